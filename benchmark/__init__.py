@@ -1,0 +1,1 @@
+"""Datasets to queries over HTTP to metrics: a client of the running service that imports nothing of ours."""

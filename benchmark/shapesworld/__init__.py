@@ -1,0 +1,1 @@
+"""ShapesWorld: the drawn demo dataset, in M-BEIR layout."""

@@ -1,0 +1,67 @@
+"""Everything `encoder` raises on purpose.
+
+EncoderError
+  InvalidItemError (ValueError)      the caller's item; says which item and why
+    EmptyItemError                   neither text nor image
+    ItemTooLargeError                over a limit on bytes, pixels, characters or images
+    UndecodableImageError            bytes that are no image we read
+    UnsupportedModalityError         this model cannot take it
+  CheckpointError                    the checkpoint named by the caller
+    CheckpointNotFoundError          nothing there
+    CheckpointCorruptError           there, but damaged or not what it says it is
+  DeviceUnavailableError             the device or precision asked for is not to be had
+"""
+
+
+class EncoderError(Exception):
+    """Root of this package's errors."""
+
+
+class InvalidItemError(EncoderError, ValueError):
+    """An item cannot be embedded; its neighbours can.
+
+    Attributes:
+        reason: What is wrong with the item, without its position.
+        position: The item's place in the batch, from 0; `None` for a single item.
+    """
+
+    def __init__(self, reason: str, position: int | None = None) -> None:
+        self.reason = reason
+        self.position = position
+        super().__init__(reason if position is None else f"item {position}: {reason}")
+
+    def at(self, position: int | None) -> "InvalidItemError":
+        """The same error with the item's place in the batch."""
+        return type(self)(self.reason, position)
+
+
+class EmptyItemError(InvalidItemError):
+    """The item has neither text nor image."""
+
+
+class ItemTooLargeError(InvalidItemError):
+    """The item is over a limit on bytes, pixels, characters or images."""
+
+
+class UndecodableImageError(InvalidItemError):
+    """The bytes are no image that can be read."""
+
+
+class UnsupportedModalityError(InvalidItemError):
+    """The loaded model cannot take this kind of item."""
+
+
+class CheckpointError(EncoderError):
+    """The checkpoint cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """There is no checkpoint at the place named."""
+
+
+class CheckpointCorruptError(CheckpointError):
+    """A file of the checkpoint is damaged, missing, or belongs to another model."""
+
+
+class DeviceUnavailableError(EncoderError):
+    """The device or the precision asked for is not available here."""

@@ -1,0 +1,202 @@
+"""What every AnyKey command shares: settings from flags, environment and TOML, and how it ends on an error.
+
+`benchmark/program.py` is this file again, byte for byte (a test compares them): the benchmark is a client
+that imports nothing of ours, and everybody else may import `encoder`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+from rich.console import Console
+
+EXIT_ENVIRONMENT = 1  # files, devices, ports, other programs
+EXIT_USAGE = 2  # what the caller asked for; argparse exits with the same code
+
+SettingsT = TypeVar("SettingsT", bound="ProgramSettings")
+
+
+class UsageError(ValueError):
+    """A setting is unknown, missing or out of bounds; the message names it and its source."""
+
+
+class ProgramSettings(BaseSettings):
+    """One program's settings; a flag beats the environment, which beats the TOML file, which beats the default."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        protected_namespaces=(),
+        enable_decoding=False,
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def split_lists(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reads a list from `a,b`, as flags and environment variables spell it; commas inside braces do not split."""
+        annotation = str(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, str) and annotation.startswith(("list", "tuple")):
+            return [part.strip() for part in re.split(r",(?![^{]*})", value) if part.strip()]
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Orders the sources; the command line, when there is one, is put in front by `load_settings`."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: the settings it reads and what it does with them.
+
+    Attributes:
+        settings: The settings class; its docstring is the command's `--help` text.
+        run: Does the work and returns the exit code; raises one of the program's error types.
+    """
+
+    settings: type[ProgramSettings]
+    run: Callable[[Any], int]
+
+
+def load_settings(settings: type[SettingsT], prog: str, argv: list[str]) -> SettingsT:
+    """Reads one program's settings from flags, environment and TOML file.
+
+    Args:
+        settings: The settings class; `env_prefix` in its `model_config` names its environment variables.
+        prog: Program name for `--help` and messages.
+        argv: Command-line arguments without the program name.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        UsageError: a value is out of bounds, a TOML key is unknown, or the TOML file cannot be read.
+        SystemExit: `--help` was asked for (0), or a flag is unknown (2), as argparse does it.
+    """
+    path = _config_path(settings, argv)
+    if path is not None and not path.is_file():
+        raise UsageError(f"settings file {path} does not exist")
+    model_config = SettingsConfigDict(cli_prog_name=prog, toml_file=path)
+    namespace = {
+        "model_config": model_config,
+        "__module__": settings.__module__,
+        "__doc__": settings.__doc__,
+    }
+    program = type(settings.__name__, (settings,), namespace)
+    try:
+        return CliApp.run(program, cli_args=argv)
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentences(error, settings))) from error
+    except (SettingsError, ValueError) as error:  # a broken TOML file, or a value that is no JSON
+        raise UsageError(f"cannot read the settings{f' of {path}' if path else ''}: {error}") from error
+
+
+def run_program(
+    prog: str,
+    commands: Mapping[str, Command],
+    argv: list[str] | None,
+    usage_errors: tuple[type[Exception], ...],
+    environment_errors: tuple[type[Exception], ...],
+    default: str | None = None,
+) -> int:
+    """Runs the subcommand that `argv` names and turns its errors into one line and an exit code.
+
+    Args:
+        prog: Program name, as a person types it.
+        commands: Subcommands by name.
+        argv: Arguments without the program name; `sys.argv[1:]` when absent.
+        usage_errors: The caller's fault: exit code 2.
+        environment_errors: Files, devices, ports: exit code 1.
+        default: Subcommand meant when the first argument is no subcommand.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments and arguments[0] in commands else default
+    if name is None:
+        return _show_commands(prog, commands, arguments)
+    rest = arguments[1:] if arguments and arguments[0] == name else arguments
+    full_name = prog if name == default else f"{prog} {name}"
+    command = commands[name]
+    usage: tuple[type[Exception], ...] = (UsageError, *usage_errors)
+    try:
+        return command.run(load_settings(command.settings, full_name, rest))
+    except usage as error:
+        return fail(full_name, str(error), EXIT_USAGE)
+    except environment_errors as error:
+        return fail(full_name, str(error), EXIT_ENVIRONMENT)
+    except KeyboardInterrupt:
+        return fail(full_name, "interrupted", 130)
+
+
+def fail(prog: str, message: str, code: int) -> int:
+    """Writes `prog: error: message` to stderr as one line and gives `code` back."""
+    line = " ".join(message.split())
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{prog}: error: {line}")
+    return code
+
+
+def _config_path(settings: type[ProgramSettings], argv: list[str]) -> Path | None:
+    """The TOML file named by `--config FILE`, `--config=FILE` or the environment."""
+    for position, argument in enumerate(argv):
+        if argument == "--config" and position + 1 < len(argv):
+            return Path(argv[position + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    value = os.environ.get(f"{settings.model_config.get('env_prefix', '')}CONFIG")
+    return Path(value) if value else None
+
+
+def _sentences(error: ValidationError, settings: type[BaseModel]) -> list[str]:
+    """One sentence per wrong setting: which, what is wrong, what came."""
+    sentences = []
+    for detail in error.errors(include_url=False):
+        name = ".".join(str(part) for part in detail["loc"]) or settings.__name__
+        known = detail["type"] != "extra_forbidden"
+        came = "" if detail["type"] == "missing" else f" (got {detail['input']!r})"
+        message = f"{detail['msg']}{came}" if known else "unknown setting"
+        sentences.append(f"setting '{name}': {message}")
+    return sentences
+
+
+def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[str]) -> int:
+    """Lists the subcommands; an error unless help was asked for."""
+    if arguments and arguments[0] not in ("-h", "--help"):
+        return fail(
+            prog,
+            f"unknown command '{arguments[0]}', expected one of: {', '.join(commands)}",
+            EXIT_USAGE,
+        )
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"usage: {prog} COMMAND [options]\n")
+    for name, command in commands.items():
+        summary = (command.settings.__doc__ or "").strip().splitlines()[0]
+        console.print(f"  {name:<14}{summary}")
+    console.print(f"\n{prog} COMMAND --help shows a command's settings.")
+    return 0 if arguments else EXIT_USAGE

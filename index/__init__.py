@@ -1,0 +1,1 @@
+"""Corpus to vectors to a searchable, published index of keys."""

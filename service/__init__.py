@@ -1,0 +1,1 @@
+"""The HTTP service: `POST /search` and what an operator needs around it."""
