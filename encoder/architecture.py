@@ -1,0 +1,178 @@
+"""Which network an encoder is, and how it is built with open_clip."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import open_clip
+from open_clip.transform import PreprocessCfg
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+
+BUILT_IN_DIR = Path(__file__).parent / "architectures"
+
+
+class Padding(StrEnum):
+    """How a convolutional image tower pads its strided convolutions.
+
+    `SAME` is TensorFlow's rule; weights that come from TensorFlow need it, and open_clip's configuration
+    cannot ask timm for it.
+    """
+
+    SYMMETRIC = "symmetric"
+    SAME = "same"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights.
+
+    Attributes:
+        name: For people; an open_clip name or a file's stem.
+        model_cfg: open_clip's model configuration.
+        preprocess_cfg: Overrides of open_clip's `PreprocessCfg`: `mean`, `std`, `resize_mode`, ...
+        padding: How the image tower pads.
+    """
+
+    name: str
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any] = field(default_factory=dict)
+    padding: Padding = Padding.SYMMETRIC
+
+    @property
+    def width(self) -> int:
+        """D, the vectors' width."""
+        return int(self.model_cfg["embed_dim"])
+
+    @property
+    def uses_timm(self) -> bool:
+        """Whether the image tower comes from timm."""
+        return "timm_model_name" in self.model_cfg.get("vision_cfg", {})
+
+
+def register_built_in() -> None:
+    """Makes `anykey-tiny` known to open_clip under that name."""
+    if "anykey-tiny" not in open_clip.list_models():
+        open_clip.add_model_config(BUILT_IN_DIR)
+
+
+def read_architecture(source: str | Path) -> Architecture:
+    """Finds an architecture by open_clip name or reads it from a JSON file.
+
+    Args:
+        source: `ViT-B-32`, `anykey-tiny`, ..., or a path to an open_clip model configuration, either bare
+            or as `{"model_cfg": ..., "preprocess_cfg": ...}`.
+
+    Raises:
+        CheckpointNotFoundError: neither a known name nor a file.
+        CheckpointCorruptError: the file is no open_clip configuration.
+    """
+    register_built_in()
+    path = Path(source)
+    if path.suffix == ".json":
+        return _read_json(path)
+    model_cfg = open_clip.get_model_config(str(source).replace("/", "-"))
+    if model_cfg is None:
+        raise CheckpointNotFoundError(
+            f"'{source}' is no open_clip architecture and no .json file (anykey-tiny, ViT-B-32, ... are known)"
+        )
+    return Architecture(str(source), model_cfg)
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """Builds the network with random weights; `model.visual.preprocess_cfg` holds its preprocessing.
+
+    Raises:
+        CheckpointCorruptError: open_clip cannot build this configuration.
+    """
+    with TemporaryDirectory() as folder, _quiet():
+        write_open_clip_config(architecture, Path(folder))
+        try:
+            model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            raise CheckpointCorruptError(f"open_clip cannot build architecture {architecture.name}: {error}") from error
+    if architecture.padding is Padding.SAME:
+        use_same_padding(model.visual)  # type: ignore[arg-type]
+    return model
+
+
+def write_open_clip_config(architecture: Architecture, folder: Path) -> None:
+    """Writes `open_clip_config.json`, from which open_clip's `local-dir:` builds the same network."""
+    model_cfg = deepcopy(architecture.model_cfg)
+    if architecture.uses_timm:
+        model_cfg["vision_cfg"]["timm_model_pretrained"] = False
+    preprocess_cfg = preprocessing(architecture)
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {**asdict(preprocess_cfg), "size": preprocess_cfg.size}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def preprocessing(architecture: Architecture) -> PreprocessCfg:
+    """open_clip's preprocessing for this architecture: its defaults, then the overrides, then the tower's size."""
+    overrides = {"size": architecture.model_cfg["vision_cfg"].get("image_size", 224), **architecture.preprocess_cfg}
+    defaults = asdict(PreprocessCfg())
+    unknown = set(overrides) - set(defaults)
+    if unknown:
+        raise CheckpointCorruptError(f"unknown preprocessing keys {sorted(unknown)}, known: {sorted(defaults)}")
+    return PreprocessCfg(**{**defaults, **overrides})
+
+
+def use_same_padding(tower: nn.Module) -> None:
+    """Gives every strided convolution of `tower` TensorFlow's SAME padding, in place; weights are kept."""
+    for name, convolution in list(tower.named_modules()):
+        if type(convolution) is not nn.Conv2d or convolution.stride == (1, 1):
+            continue
+        same = Conv2dSame(
+            convolution.in_channels,
+            convolution.out_channels,
+            _pair(convolution.kernel_size),
+            stride=_pair(convolution.stride),
+            dilation=_pair(convolution.dilation),
+            groups=convolution.groups,
+            bias=convolution.bias is not None,
+        )
+        same.weight, same.bias = convolution.weight, convolution.bias
+        tower.set_submodule(name, same)
+
+
+def _pair(size: tuple[int, ...]) -> tuple[int, int]:
+    height, width = size
+    return height, width
+
+
+def with_padding(architecture: Architecture, padding: Padding) -> Architecture:
+    """The same architecture, padded otherwise."""
+    return replace(architecture, padding=padding)
+
+
+def _read_json(path: Path) -> Architecture:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(f"architecture file {path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointCorruptError(f"{path} is not a JSON file: {error}") from error
+    model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
+    if not isinstance(model_cfg, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model_cfg):
+        raise CheckpointCorruptError(f"{path} is no open_clip configuration: needs embed_dim, vision_cfg, text_cfg")
+    return Architecture(path.stem, model_cfg, config.get("preprocess_cfg", {}))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences open_clip's remarks on the root logger, such as that weights are random before we load them."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

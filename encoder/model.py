@@ -1,0 +1,330 @@
+"""The encoder: items in, unit vectors out.
+
+Shape legend: B = batch, D = width, T = tokens, C, H, W = channels, height, width of an image,
+F = images of all items of a batch together.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import image_transform_v2
+from torch import Tensor
+
+from encoder.architecture import Architecture, build, preprocessing, read_architecture
+from encoder.checkpoint import Checkpoint, fingerprint, load_weights, read_checkpoint
+from encoder.errors import CheckpointNotFoundError, DeviceUnavailableError, InvalidItemError, ItemTooLargeError
+from encoder.fusion import Fusion, fuse
+from encoder.images import ImageLimits, decode_image
+from encoder.item import Item, Modality
+from encoder.text import encode_text
+
+MAX_TEXT_CHARS = 100_000
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class PreparedItem:
+    """An item decoded, resized and tokenised: all that can be done without the model.
+
+    Attributes:
+        images: Normalised pixels `[C, H, W]`, one tensor for each image.
+        tokens_T: Token ids padded to the context length, or `None` without text.
+    """
+
+    images: tuple[Tensor, ...]
+    tokens_T: Tensor | None
+
+    @property
+    def modality(self) -> Modality:
+        """Which of the three kinds the item is."""
+        if not self.images:
+            return Modality.TEXT
+        return Modality.IMAGE if self.tokens_T is None else Modality.FUSED
+
+
+@dataclass(frozen=True)
+class Features:
+    """The towers' outputs before normalisation; a row of an absent part is zero.
+
+    Attributes:
+        image_BD: Image features, the mean over an item's images.
+        text_BD: Text features.
+        has_image_B: Which items have images.
+        has_text_B: Which items have a text.
+    """
+
+    image_BD: Tensor
+    text_BD: Tensor
+    has_image_B: Tensor
+    has_text_B: Tensor
+
+
+class Encoder:
+    """Embeds texts, images and both into one space.
+
+    `prepare` may run in any thread; the model itself serves one thread at a time.
+
+    Attributes:
+        name: The architecture's name.
+        width: D.
+        fusion: How image and text features are added.
+        fingerprint: Equal fingerprints give equal vectors.
+        provenance: What made the weights, as the checkpoint tells.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: str = "auto",
+        limits: ImageLimits | None = None,
+    ) -> None:
+        self.device = _choose_device(device)
+        self._dtype = _choose_dtype(precision, self.device)
+        self.architecture = checkpoint.architecture
+        self.name = checkpoint.architecture.name
+        self.width = checkpoint.architecture.width
+        self.fusion = checkpoint.fusion
+        self.fingerprint = checkpoint.fingerprint
+        self.provenance = checkpoint.provenance
+        self.limits = limits or ImageLimits()
+        self.model: Any = checkpoint.model.to(self.device).eval().requires_grad_(False)
+        if self.architecture.uses_timm:  # convolutions: about twice as fast on the CPU
+            self.model.visual.to(memory_format=torch.channels_last)
+        self._preprocess_cfg = preprocessing(self.architecture)
+        self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
+        self._tokenizer = tokenizer(self.architecture)
+        self._tokenizer_lock = threading.Lock()  # Hugging Face tokenizers refuse concurrent use
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        limits: ImageLimits | None = None,
+        fusion: Fusion | None = None,
+    ) -> "Encoder":
+        """Loads an encoder.
+
+        Args:
+            source: A checkpoint directory; `ARCHITECTURE@FILE`, an open_clip architecture (or `.json`
+                configuration) with a local weights file; or `ARCHITECTURE/TAG`, open_clip's pretrained
+                weights, the only form that may use the network.
+            device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
+            precision: `auto` (fp16 on a GPU, else fp32), `fp32`, `bf16` or `fp16`.
+            limits: Largest images accepted.
+            fusion: Overrides the checkpoint's fusion; the fingerprint changes with it.
+
+        Returns:
+            The encoder, ready to embed.
+
+        Raises:
+            CheckpointNotFoundError: nothing there under that name.
+            CheckpointCorruptError: there, but damaged or not what it says it is.
+            DeviceUnavailableError: no such device, or it lacks the precision.
+        """
+        checkpoint = load_checkpoint(source)
+        if fusion is not None and fusion is not checkpoint.fusion:
+            identity = fingerprint(checkpoint.architecture, checkpoint.model.state_dict(), fusion)
+            checkpoint = Checkpoint(
+                checkpoint.architecture, checkpoint.model, fusion, identity, dict(checkpoint.provenance)
+            )
+        return cls(checkpoint, device, precision, limits)
+
+    def prepare(self, item: Item, position: int | None = None) -> PreparedItem:
+        """Decodes, resizes and tokenises one item, on the CPU; safe in any thread.
+
+        Args:
+            item: The item.
+            position: Its place in the batch, for error messages.
+
+        Raises:
+            InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
+        """
+        try:
+            size = self._preprocess_cfg.size
+            target_px = size if isinstance(size, int) else max(size)
+            images = [decode_image(image, self.limits, target_px) for image in item.images]
+            tokens_T = self._tokenize(item.text) if item.text is not None and item.has_text else None
+            return PreparedItem(tuple(self._preprocess(image) for image in images), tokens_T)
+        except InvalidItemError as error:
+            if position is None:
+                raise
+            raise error.at(position) from error
+
+    def features(self, prepared: Sequence[PreparedItem]) -> Features:
+        """Runs the towers that the batch needs, and only on the items that need them.
+
+        Args:
+            prepared: At least one prepared item.
+
+        Returns:
+            The features, float32, on the encoder's device.
+        """
+        has_image_B = torch.tensor([bool(item.images) for item in prepared], device=self.device)
+        has_text_B = torch.tensor([item.tokens_T is not None for item in prepared], device=self.device)
+        zeros_BD = torch.zeros(len(prepared), self.width, device=self.device)
+        with torch.inference_mode(), self._autocast():
+            image_BD = self._image_features(prepared, zeros_BD) if has_image_B.any() else zeros_BD
+            text_BD = self._text_features(prepared, zeros_BD, has_text_B) if has_text_B.any() else zeros_BD
+        return Features(image_BD, text_BD, has_image_B, has_text_B)
+
+    def fuse(self, features: Features, text_weight: float | Sequence[float] = 0.5) -> Tensor:
+        """Unit vectors `[B, D]` of features; an item with one part only is that part.
+
+        Args:
+            features: What `features` gave.
+            text_weight: The text's share in a fused item, in [0, 1]; one number, or one for each item.
+        """
+        num_items = features.has_text_B.shape[0]
+        weights = [text_weight] * num_items if isinstance(text_weight, (int, float)) else list(text_weight)
+        if len(weights) != num_items:
+            raise ValueError(f"expected {num_items} text weights, one for each item, got {len(weights)}")
+        if not all(0.0 <= weight <= 1.0 for weight in weights):
+            raise ValueError("a text weight must be within [0, 1]")
+        weight_B = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        weight_B = torch.where(features.has_image_B, weight_B, 1.0)
+        weight_B = torch.where(features.has_text_B, weight_B, 0.0)
+        return fuse(features.image_BD, features.text_BD, self.fusion, weight_B)
+
+    def encode_prepared(
+        self, prepared: Sequence[PreparedItem], text_weight: float | Sequence[float] = 0.5
+    ) -> NDArray[np.float32]:
+        """Embeds prepared items in one batch.
+
+        Args:
+            prepared: Prepared items, any mix of modalities; none give an empty array.
+            text_weight: The text's share in a fused item, in [0, 1]; one number, or one for each item.
+
+        Returns:
+            Unit vectors `[B, D]`, float32.
+        """
+        if not prepared:
+            return np.empty((0, self.width), dtype=np.float32)
+        vectors_BD: NDArray[np.float32] = self.fuse(self.features(prepared), text_weight).cpu().numpy()
+        return vectors_BD
+
+    def encode(self, items: Sequence[Item], text_weight: float = 0.5, batch_size: int = 64) -> NDArray[np.float32]:
+        """Embeds items.
+
+        Args:
+            items: Items, any mix of modalities.
+            text_weight: The text's share in a fused item, in [0, 1].
+            batch_size: Items the model sees at once.
+
+        Returns:
+            Unit vectors `[B, D]`, float32, in the order of the items.
+
+        Raises:
+            InvalidItemError: names the first item that cannot be embedded, and why.
+        """
+        batches = [np.empty((0, self.width), dtype=np.float32)]
+        for start in range(0, len(items), batch_size):
+            batch = enumerate(items[start : start + batch_size], start)
+            batches.append(self.encode_prepared([self.prepare(item, i) for i, item in batch], text_weight))
+        return np.concatenate(batches)
+
+    def _tokenize(self, text: str) -> Tensor:
+        if len(text) > MAX_TEXT_CHARS:
+            raise ItemTooLargeError(f"text has {len(text)} characters, at most {MAX_TEXT_CHARS} are accepted")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
+        with self._tokenizer_lock:
+            tokens_1T: Tensor = self._tokenizer([text])
+        return tokens_1T[0]
+
+    def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
+        owners = [i for i, item in enumerate(prepared) for _ in item.images]
+        pixels_FCHW = torch.stack([image for item in prepared for image in item.images]).to(self.device)
+        features_FD = self.model.encode_image(pixels_FCHW).float()
+        owner_F = torch.tensor(owners, device=self.device)
+        counts_B = torch.bincount(owner_F, minlength=len(prepared)).clamp(min=1)
+        return zeros_BD.index_add(0, owner_F, features_FD) / counts_B[:, None]
+
+    def _text_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor, has_text_B: Tensor) -> Tensor:
+        tokens_BT = torch.stack([item.tokens_T for item in prepared if item.tokens_T is not None])
+        features_BD = encode_text(self.model, tokens_BT.to(self.device)).float()
+        return zeros_BD.index_copy(0, has_text_B.nonzero().flatten(), features_BD)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)
+
+
+def load_checkpoint(source: str | Path) -> Checkpoint:
+    """Reads a checkpoint from any source that `Encoder.load` takes; the model is on the CPU.
+
+    Raises:
+        CheckpointNotFoundError: nothing there under that name.
+        CheckpointCorruptError: there, but damaged or not what it says it is.
+    """
+    text = str(source)
+    if Path(source).is_dir():
+        return read_checkpoint(Path(source))
+    name, at, weights = text.rpartition("@")
+    if at:
+        architecture = read_architecture(name)
+        model = build(architecture)
+        load_weights(model, Path(weights))
+        return _from_open_clip(architecture, model, {"weights": weights})
+    name, _, tag = text.rpartition("/")
+    if (name, tag) in open_clip.list_pretrained():
+        return _from_tag(name, tag)
+    raise CheckpointNotFoundError(
+        f"no checkpoint '{source}': expected a directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG"
+    )
+
+
+def tokenizer(architecture: Architecture) -> Any:
+    """open_clip's tokenizer for this architecture: texts to padded token rows `[B, T]`."""
+    text_cfg = architecture.model_cfg["text_cfg"]
+    if text_cfg.get("hf_tokenizer_name"):
+        return open_clip.get_tokenizer(architecture.name)
+    options = text_cfg.get("tokenizer_kwargs", {})
+    return open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77), **options)
+
+
+def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str, Any]) -> Checkpoint:
+    identity = fingerprint(architecture, model.state_dict(), Fusion.RAW)
+    return Checkpoint(architecture, model, Fusion.RAW, identity, provenance)
+
+
+def _from_tag(name: str, tag: str) -> Checkpoint:
+    try:
+        model = open_clip.create_model(name, pretrained=tag)
+    except (RuntimeError, OSError) as error:
+        raise CheckpointNotFoundError(f"cannot fetch the pretrained weights {name}/{tag}: {error}") from error
+    architecture = Architecture(name, read_architecture(name).model_cfg, dict(model.visual.preprocess_cfg))
+    return _from_open_clip(architecture, model, {"pretrained": f"{name}/{tag}"})
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceUnavailableError(f"device '{device}' is not available: {reason}") from error
+    return chosen
+
+
+def _choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else None
+    if precision not in PRECISIONS:
+        raise DeviceUnavailableError(f"unknown precision '{precision}', expected auto, {', '.join(PRECISIONS)}")
+    return PRECISIONS[precision]
