@@ -1,0 +1,104 @@
+"""Stand-ins that implement the same surface as the real thing, computable by hand.
+
+Shape legend: B = batch, D = width.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoder.errors import InvalidItemError
+from encoder.images import ImageLimits, decode_image
+from encoder.item import Item
+
+
+@dataclass(frozen=True)
+class FakePrepared:
+    """An item's features before fusion; what is absent is `None`."""
+
+    image_D: NDArray[np.float32] | None
+    text_D: NDArray[np.float32] | None
+
+
+class FakeEncoder:
+    """Eight numbers per item: the image's mean colour, and how long the text's words are.
+
+    Dims 0-2 hold the mean of red, green and blue over all pixels and images, as `(mean + 1) / 256`, so that
+    a black image has a direction too. Dims 3-7 count the words: each adds 1 to dim `3 + len(word) % 5`.
+    Both are scaled to unit length, and an item with both is `(1 - text_weight) * image + text_weight * text`,
+    scaled to unit length again.
+
+    Attributes:
+        batches: Sizes of the batches that `encode_prepared` was given, in order.
+    """
+
+    width = 8
+
+    def __init__(
+        self,
+        name: str = "fake",
+        fingerprint: str | None = None,
+        fusion: str = "raw",
+        limits: ImageLimits | None = None,
+    ) -> None:
+        self.name = name
+        self.fingerprint = fingerprint or "sha256:" + hashlib.sha256(name.encode()).hexdigest()
+        self.fusion = fusion
+        self.limits = limits or ImageLimits()
+        self.batches: list[int] = []
+
+    def prepare(self, item: Item, position: int | None = None) -> FakePrepared:
+        """Decodes the images and counts the words; raises `InvalidItemError` for a bad item."""
+        colours = [self._mean_colour(image, position) for image in item.images]
+        image_D = _unit(np.pad(np.mean(colours, axis=0), (0, 5))) if colours else None
+        text_D = _unit(_word_lengths(item.text or "")) if item.has_text else None
+        return FakePrepared(image_D, text_D)
+
+    def encode_prepared(
+        self, prepared: Sequence[FakePrepared], text_weight: float | Sequence[float] = 0.5
+    ) -> NDArray[np.float32]:
+        """Fuses each item's features: `[B, 8]`, unit norm."""
+        weights_B = np.broadcast_to(np.asarray(text_weight, dtype=np.float32), (len(prepared),))
+        vectors = [_fuse(item, float(weight)) for item, weight in zip(prepared, weights_B, strict=True)]
+        self.batches.append(len(prepared))
+        return np.array(vectors, dtype=np.float32).reshape(len(prepared), self.width)
+
+    def encode(self, items: Sequence[Item], text_weight: float | Sequence[float] = 0.5) -> NDArray[np.float32]:
+        """Prepares and encodes: `[B, 8]`, unit norm."""
+        return self.encode_prepared([self.prepare(item, position) for position, item in enumerate(items)], text_weight)
+
+    def _mean_colour(self, source: bytes | str | Path | Image.Image, position: int | None) -> NDArray[np.float32]:
+        """Mean red, green and blue of one image, each in (0, 1]."""
+        try:
+            pixels = np.asarray(decode_image(source, self.limits), dtype=np.float32)
+        except InvalidItemError as error:
+            raise error.at(position) from error
+        return np.asarray((pixels.mean(axis=(0, 1)) + 1) / 256, dtype=np.float32)
+
+
+def _word_lengths(text: str) -> NDArray[np.float32]:
+    """Dims 3-7: how many words have length 0, 1, 2, 3, 4 modulo 5."""
+    vector_D = np.zeros(FakeEncoder.width, dtype=np.float32)
+    for word in text.split():
+        vector_D[3 + len(word) % 5] += 1
+    return vector_D
+
+
+def _fuse(item: FakePrepared, text_weight: float) -> NDArray[np.float32]:
+    """One unit vector from what the item has."""
+    if item.image_D is None:
+        assert item.text_D is not None
+        return item.text_D
+    if item.text_D is None:
+        return item.image_D
+    return _unit((1 - text_weight) * item.image_D + text_weight * item.text_D)
+
+
+def _unit(vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vector scaled to unit length."""
+    return np.asarray(vector_D / np.linalg.norm(vector_D), dtype=np.float32)
