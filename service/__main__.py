@@ -1,0 +1,115 @@
+"""`anykey-serve`: serves one index until SIGTERM or Ctrl-C."""
+
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from encoder.program import Command, run_program
+from service.app import create_app
+from service.errors import StartupError
+from service.lifecycle import Lifecycle
+from service.logs import LogEvent, configure_logging
+from service.settings import ServiceSettings
+
+PROG = "anykey-serve"
+BACKLOG = 2048
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the service.
+
+    Args:
+        argv: Arguments without the program name; `sys.argv[1:]` when absent.
+
+    Returns:
+        0 after an orderly stop; 1 when the port is taken or a part cannot be loaded; 2 for wrong settings.
+    """
+    commands = {"serve": Command(ServiceSettings, serve)}
+    return run_program(PROG, commands, argv, (), (StartupError,), default="serve")
+
+
+def serve(settings: ServiceSettings) -> int:
+    """Listens and serves until told to stop; requests under way are answered first.
+
+    Args:
+        settings: The service's settings.
+
+    Returns:
+        0.
+
+    Raises:
+        StartupError: the port is taken, or a part cannot be loaded.
+    """
+    configure_logging(settings.log_level)
+    logger.info("starting", extra={"event": LogEvent.STARTING, "settings": settings.model_dump(mode="json")})
+    with listen(settings.host, settings.port) as listener:
+        stop: list[Callable[[], None]] = []
+        app = create_app(settings, on_failure=lambda: stop[0]())
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
+            )
+        )
+        stop.append(lambda: setattr(server, "should_exit", True))
+        host, port = listener.getsockname()[:2]
+        logger.info(
+            "listening on http://%s:%d", host, port, extra={"event": LogEvent.LISTENING, "host": host, "port": port}
+        )
+        run_until_signal(server, listener)
+    return _outcome(app.state.lifecycle)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: Address or name.
+        port: 0 picks a free one.
+
+    Raises:
+        StartupError: the port is taken or not allowed, or the host is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(f"port {port} on {host} is in use; choose another with --port or ANYKEY_PORT") from error
+        raise StartupError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+def run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal does not wait.
+
+    The server raises the signals it caught once more when it is done; here that must not end the process.
+    """
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _outcome(lifecycle: Lifecycle) -> int:
+    """0, or the reason why the start failed, raised."""
+    if lifecycle.failure is None:
+        return 0
+    if isinstance(lifecycle.failure, StartupError):
+        raise lifecycle.failure
+    raise StartupError("the service failed to start; the log above says why") from lifecycle.failure
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

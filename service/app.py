@@ -1,0 +1,89 @@
+"""Puts the application together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.context import RequestContext, error_response
+from service.errors import InvalidRequestError, ServiceError, from_status
+from service.lifecycle import Lifecycle
+from service.openapi import describe
+from service.routes import router
+from service.searcher import QueryEncoder, SearchableIndex
+from service.settings import ServiceSettings
+
+DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
+
+
+def create_app(
+    settings: ServiceSettings,
+    *,
+    encoder: QueryEncoder | None = None,
+    index: SearchableIndex | None = None,
+    on_failure: Callable[[], None] | None = None,
+) -> FastAPI:
+    """The ASGI application; nothing is loaded before its lifespan begins.
+
+    Args:
+        settings: The service's settings.
+        encoder: Used instead of loading `settings.checkpoint`.
+        index: Used instead of opening `settings.index`; the caller closes it.
+        on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
+
+    Returns:
+        The application. With both parts given it is ready when its lifespan has begun; else it loads in the
+        background and `/readyz` tells.
+    """
+    lifecycle = Lifecycle(settings, encoder, index, on_failure)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with lifecycle.running():
+            yield
+
+    app = FastAPI(
+        title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    )
+    app.state.lifecycle = lifecycle
+    app.include_router(router)
+    _answer_errors(app, settings.retry_after_s)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(RequestContext, retry_after_s=settings.retry_after_s)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    return app
+
+
+def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
+    """Gives every expected error the documented shape; the unforeseen ones belong to `RequestContext`."""
+
+    async def on_service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        return error_response(request.scope, error, retry_after_s)
+
+    async def on_invalid_parameter(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        message = f"{first['loc'][-1]}: {first['msg']}"
+        return error_response(request.scope, InvalidRequestError(message), retry_after_s)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = {
+            404: "no such address; /docs lists those there are",
+            405: f"this address takes {(error.headers or {}).get('Allow', 'another method')}, not this method",
+        }.get(error.status_code, str(error.detail))
+        return error_response(request.scope, from_status(error.status_code, message), retry_after_s, error.headers)
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    app.add_exception_handler(HTTPException, on_http_error)

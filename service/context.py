@@ -1,0 +1,111 @@
+"""Around every request: its id, its log line, and the answer when something unforeseen fails."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import STATUS_WITH_RETRY_AFTER, InternalError, ServiceError
+from service.logs import LogEvent
+from service.schemas import ErrorDetail, ErrorResponse
+
+REQUEST_ID = "anykey.request_id"
+LOG_FIELDS = "anykey.log_fields"
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLIENT_GONE = 499  # logged only; nobody is there to receive it
+
+logger = logging.getLogger(__name__)
+
+
+def error_response(
+    scope: Scope, error: ServiceError, retry_after_s: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The documented answer for an error, and a note of it for the request's log line.
+
+    Args:
+        scope: The request's.
+        error: What went wrong.
+        retry_after_s: Sent where the status calls for it.
+        headers: More headers, such as `Allow`.
+    """
+    scope.setdefault(LOG_FIELDS, {})["error_type"] = error.type
+    request_id = str(scope.get(REQUEST_ID, ""))
+    body = ErrorResponse(error=ErrorDetail(type=error.type, message=error.message, request_id=request_id))
+    response = JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+    if error.status in STATUS_WITH_RETRY_AFTER:
+        response.headers["retry-after"] = str(retry_after_s)
+    return response
+
+
+def note(request: Request, **fields: Any) -> None:
+    """Adds fields to the request's log line; never contents of user data."""
+    request.scope.setdefault(LOG_FIELDS, {}).update(fields)
+
+
+class RequestContext:
+    """Outermost ASGI layer.
+
+    Takes `X-Request-ID` from the client when it is 1 to 128 letters, digits, dots, dashes or underscores, else makes
+    one; sends it back; logs one line per request; answers an unforeseen exception with `internal`.
+    """
+
+    def __init__(self, app: ASGIApp, retry_after_s: int) -> None:
+        self._app = app
+        self._retry_after_s = retry_after_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if ACCEPTED_ID.fullmatch(sent) else uuid.uuid4().hex
+        scope[REQUEST_ID] = request_id
+        scope[LOG_FIELDS] = {}
+        started_s = time.monotonic()
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            scope[LOG_FIELDS]["error_type"] = "client_gone"
+            status = CLIENT_GONE
+        except Exception:
+            logger.exception("request failed", extra={"event": LogEvent.REQUEST_FAILED, "request_id": request_id})
+            if status is None:
+                error = InternalError("something unforeseen went wrong; report the request id")
+                await error_response(scope, error, self._retry_after_s)(scope, receive, send_with_id)
+        _log(scope, request_id, status, time.monotonic() - started_s)
+
+
+def _log(scope: Scope, request_id: str, status: int | None, duration_s: float) -> None:
+    """One line per request; its route, not its path, which may hold a key."""
+    route = getattr(scope.get("route"), "path", "")
+    is_probe = route in ("/livez", "/readyz") and status == 200
+    logger.log(
+        logging.DEBUG if is_probe else logging.INFO,
+        "request",
+        extra={
+            "event": LogEvent.REQUEST,
+            "request_id": request_id,
+            "method": scope["method"] if scope["method"].isalpha() else "?",
+            "route": route,
+            "status": status,
+            "duration_ms": round(duration_s * 1000, 3),
+            **scope[LOG_FIELDS],
+        },
+    )

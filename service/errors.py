@@ -1,0 +1,152 @@
+"""Everything `service` raises on purpose, and the only table from error type to HTTP status.
+
+ServiceError
+  InvalidRequestError        invalid_request         the request fails validation
+  UnsupportedMediaTypeError  unsupported_media_type  the body is neither JSON nor multipart
+  ItemTooLargeError          item_too_large          body, image or text over a limit
+  UndecodableImageError      undecodable_image       the bytes are no image we read
+  UnsupportedModalityError   unsupported_modality    the loaded model cannot take it
+  NotFoundError              not_found               no such key, image or address
+  MethodNotAllowedError      method_not_allowed      the address exists, the method does not
+  OverloadedError            overloaded              no place in the queue
+  DeadlineExceededError      deadline_exceeded       waited too long
+  NotReadyError              not_ready               model or index not loaded, or shutting down
+  InternalError              internal                anything else
+StartupError                 the service cannot start; ends the program, never reaches the wire
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import encoder.errors as encoder_errors
+
+STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
+    {
+        "invalid_request": 400,
+        "not_found": 404,
+        "method_not_allowed": 405,
+        "item_too_large": 413,
+        "unsupported_media_type": 415,
+        "undecodable_image": 422,
+        "unsupported_modality": 422,
+        "overloaded": 429,
+        "internal": 500,
+        "not_ready": 503,
+        "deadline_exceeded": 504,
+    }
+)
+STATUS_WITH_RETRY_AFTER = frozenset({429, 503})
+
+
+class StartupError(Exception):
+    """The service cannot start; one line says what is missing or wrong and what to do about it."""
+
+
+class ServiceError(Exception):
+    """Root of what a client is told.
+
+    Attributes:
+        type: The error's name on the wire; stable.
+        message: One sentence: what was expected, what came, where. No contents of user data.
+    """
+
+    type: ClassVar[str] = "internal"
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of this error."""
+        return STATUS_BY_TYPE[self.type]
+
+
+class InvalidRequestError(ServiceError):
+    """The request fails validation; the client should fix it."""
+
+    type = "invalid_request"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body's Content-Type is neither JSON nor multipart."""
+
+    type = "unsupported_media_type"
+
+
+class ItemTooLargeError(ServiceError):
+    """The body, an image or a text is over a limit."""
+
+    type = "item_too_large"
+
+
+class UndecodableImageError(ServiceError):
+    """The bytes are no image that can be read."""
+
+    type = "undecodable_image"
+
+
+class UnsupportedModalityError(ServiceError):
+    """The loaded model cannot take this kind of query."""
+
+    type = "unsupported_modality"
+
+
+class NotFoundError(ServiceError):
+    """There is no such key, image or address."""
+
+    type = "not_found"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The address exists but takes another method."""
+
+    type = "method_not_allowed"
+
+
+class OverloadedError(ServiceError):
+    """There is no place in the queue; the client should retry later."""
+
+    type = "overloaded"
+
+
+class DeadlineExceededError(ServiceError):
+    """The request was not answered within its deadline."""
+
+    type = "deadline_exceeded"
+
+
+class NotReadyError(ServiceError):
+    """Model or index are not loaded, or the service is shutting down."""
+
+    type = "not_ready"
+
+
+class InternalError(ServiceError):
+    """Anything else; the client should report the request id."""
+
+    type = "internal"
+
+
+_BY_ENCODER_ERROR: tuple[tuple[type[encoder_errors.InvalidItemError], type[ServiceError]], ...] = (
+    (encoder_errors.EmptyItemError, InvalidRequestError),
+    (encoder_errors.ItemTooLargeError, ItemTooLargeError),
+    (encoder_errors.UndecodableImageError, UndecodableImageError),
+    (encoder_errors.UnsupportedModalityError, UnsupportedModalityError),
+)
+
+
+def from_item_error(error: encoder_errors.InvalidItemError) -> ServiceError:
+    """The wire error for an item the encoder refuses; a subclass of the listed ones maps as its parent."""
+    for encoder_type, service_type in _BY_ENCODER_ERROR:
+        if isinstance(error, encoder_type):
+            return service_type(error.reason)
+    return InvalidRequestError(error.reason)
+
+
+def from_status(status: int, message: str) -> ServiceError:
+    """The wire error for a status the web framework chose (404, 405, other 4xx)."""
+    by_status: dict[int, type[ServiceError]] = {404: NotFoundError, 405: MethodNotAllowedError}
+    fallback = InternalError if status >= 500 else InvalidRequestError
+    return by_status.get(status, fallback)(message)

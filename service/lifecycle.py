@@ -1,0 +1,107 @@
+"""Whether the service is ready, and how it becomes so and stops being so."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from service.errors import NotReadyError, StartupError
+from service.logs import LogEvent
+from service.parts import Parts, check_match, load_encoder, load_index, open_parts
+from service.searcher import QueryEncoder, SearchableIndex
+from service.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Loads the parts, hands them to the routes, and closes them.
+
+    Life: `running` is the application's lifespan. The parts are loaded in the background, so that the health
+    checks answer meanwhile; until then, after a failure, and while shutting down `parts` raises
+    `NotReadyError` with the reason. On leaving, what is under way is drained and the parts are closed in reverse order.
+
+    Attributes:
+        settings: The service's settings.
+        failure: Why the start failed, or `None`.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        encoder: QueryEncoder | None = None,
+        index: SearchableIndex | None = None,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepares; nothing is loaded yet.
+
+        Args:
+            settings: The service's settings.
+            encoder: Used instead of loading the checkpoint.
+            index: Used instead of opening the index directory; stays open afterwards.
+            on_failure: Called once when the start fails.
+        """
+        self.settings = settings
+        self.failure: BaseException | None = None
+        self._encoder = encoder
+        self._index = index
+        self._on_failure = on_failure
+        self._parts: Parts | None = None
+        self._reason = "starting: the encoder and the index are being loaded"
+
+    def parts(self) -> Parts:
+        """What the routes need.
+
+        Raises:
+            NotReadyError: not loaded, shutting down, or the encoder's worker died; says which.
+        """
+        if self._parts is None:
+            raise NotReadyError(self._reason)
+        if not self._parts.batcher.is_alive:
+            raise NotReadyError("the encoder's worker has died; restart the service")
+        return self._parts
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Loads in the background, then closes in reverse order; with both parts given, ready at once."""
+        async with AsyncExitStack() as stack:
+            loading = asyncio.create_task(self._load(stack))
+            loading.add_done_callback(self._note_outcome)
+            if self._encoder is not None and self._index is not None:
+                await asyncio.wait([loading])
+            yield
+            logger.info("stopping", extra={"event": LogEvent.STOPPING})
+            self._parts, self._reason = None, "the service is shutting down"
+            loading.cancel()
+            await asyncio.wait([loading])
+        logger.info("stopped", extra={"event": LogEvent.STOPPED})
+
+    async def _load(self, stack: AsyncExitStack) -> Parts:
+        index = self._index
+        if index is None:
+            index = await asyncio.to_thread(load_index, self.settings)
+            stack.push_async_callback(asyncio.to_thread, index.close)
+        encoder = self._encoder
+        if encoder is None:
+            encoder = await asyncio.to_thread(load_encoder, self.settings)
+        check_match(encoder, index)
+        return await open_parts(self.settings, encoder, index, stack)
+
+    def _note_outcome(self, loading: "asyncio.Task[Parts]") -> None:
+        if loading.cancelled():
+            return
+        self.failure = loading.exception()
+        if self.failure is None:
+            self._parts = loading.result()
+            logger.info("ready", extra={"event": LogEvent.READY, "index_version": self._parts.index.manifest.version})
+            return
+        is_known = isinstance(self.failure, StartupError)
+        self._reason = str(self.failure) if is_known else "the service failed to start; its log says why"
+        logger.error(
+            "start failed: %s",
+            self._reason,
+            extra={"event": LogEvent.START_FAILED},
+            exc_info=None if is_known else self.failure,
+        )
+        if self._on_failure:
+            self._on_failure()

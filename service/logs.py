@@ -1,0 +1,58 @@
+"""Log lines: one JSON object each, no contents of user data."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class LogEvent(StrEnum):
+    """Every event the service logs by name; `docs/operations.md` says what to do about each."""
+
+    STARTING = "starting"
+    LISTENING = "listening"
+    READY = "ready"
+    START_FAILED = "start_failed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    REQUEST = "request"
+    REQUEST_FAILED = "request_failed"
+    BATCH_FAILED = "batch_failed"
+    WORKER_DIED = "worker_died"
+    CACHE_PAUSED = "cache_paused"
+    CACHE_RESUMED = "cache_resumed"
+    IMAGE_UNAVAILABLE = "image_unavailable"
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON: time, level, event, message, and the record's `extra` fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of ASCII JSON."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Sends the log of the whole process to stderr as JSON lines, from `level` up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True

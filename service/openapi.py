@@ -1,0 +1,113 @@
+"""What OpenAPI cannot learn from the routes: the two bodies of POST /search and the errors with examples."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
+from service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
+
+REF = "#/components/schemas/{model}"
+EXAMPLE_MESSAGES = {
+    "invalid_request": "k must be a whole number from 1 to 1000, got 0",
+    "not_found": "no such key",
+    "method_not_allowed": "this address takes POST, not GET",
+    "item_too_large": "image is 30000 x 30000 = 900000000 pixels, at most 64000000 are accepted",
+    "unsupported_media_type": "expected Content-Type application/json or multipart/form-data, got 'text/plain'",
+    "undecodable_image": "cannot decode 19 bytes as an image (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF are read)",
+    "unsupported_modality": "the loaded model takes text only",
+    "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
+    "internal": "something unforeseen went wrong; report the request id",
+    "not_ready": "starting: the encoder and the index are being loaded",
+    "deadline_exceeded": "no answer within 10000 ms",
+}
+MEANINGS = {
+    400: "The request is wrong",
+    404: "No such key or image",
+    413: "Body, image or text over a limit",
+    415: "Neither JSON nor multipart",
+    422: "The image or the modality cannot be used",
+    429: "The queue is full",
+    500: "Unforeseen failure",
+    503: "Not ready",
+    504: "Not answered in time",
+}
+SEARCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": REF.format(model="SearchRequest")},
+                "examples": {
+                    "text": {"value": {"text": "a small red circle", "k": 5}},
+                    "image": {"value": {"image": "data:image/png;base64,iVBORw0KGgo...", "modalities": ["text"]}},
+                    "fused": {"value": {"text": "the same, but blue", "image": "iVBORw0KGgo...", "text_weight": 0.6}},
+                },
+            },
+            "multipart/form-data": {"schema": {"$ref": REF.format(model="SearchForm")}},
+        },
+    }
+}
+
+
+def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for these error types, with an example of each, by status."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for name in types:
+        status = STATUS_BY_TYPE[name]
+        response = responses.setdefault(
+            status,
+            {
+                "model": ErrorResponse,
+                "description": MEANINGS[status],
+                "content": {"application/json": {"examples": {}}},
+            },
+        )
+        if status in STATUS_WITH_RETRY_AFTER:
+            response["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+        error = {"type": name, "message": EXAMPLE_MESSAGES[name], "request_id": EXAMPLE_REQUEST_ID}
+        response["content"]["application/json"]["examples"][name] = {"value": {"error": error}}
+    return responses
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The whole OpenAPI document of the application; made once and kept."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        request = SearchRequest.model_json_schema(ref_template=REF)
+        schemas.update(request.pop("$defs", {}))
+        schemas["SearchRequest"] = request
+        schemas["SearchForm"] = _form(request)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _drop_framework_validation(operation["responses"])
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _form(request: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body's schema as a form: images as files."""
+    form = {name: value for name, value in request.items() if name != "examples"}
+    image = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "description": "Image files; several are frames of one item. A part without a file name is read as base64.",
+    }
+    form["properties"] = {**request["properties"], "image": image}
+    form["title"] = "SearchForm"
+    form["description"] = (
+        "The same as a form. `modalities` and `exclude` may be repeated, and are split at commas; a key that "
+        "contains a comma can be excluded in JSON only. Any other field may be given once."
+    )
+    return form
+
+
+def _drop_framework_validation(responses: dict[str, Any]) -> None:
+    """The framework documents an error shape of its own for 422, which is never sent."""
+    content = responses.get("422", {}).get("content", {}).get("application/json", {})
+    if "HTTPValidationError" in content.get("schema", {}).get("$ref", ""):
+        del responses["422"]

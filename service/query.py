@@ -1,0 +1,215 @@
+"""One validated query, however it was sent."""
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from encoder.item import Item, Modality
+from service.errors import InvalidRequestError, ItemTooLargeError
+from service.schemas import Limits, SearchRequest
+
+MAX_SHOWN_CHARS = 40
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to search for and among which keys.
+
+    Attributes:
+        item: The text, the encoded images, or both.
+        text_weight: The text's share in [0, 1]; used when `item` is fused.
+        k: How many hits, from 1.
+        modalities: Only keys of these; `None` for all.
+        pool: Only keys of this pool; `None` for the whole corpus.
+        exclude: Keys that must not come back.
+    """
+
+    item: Item
+    text_weight: float = 0.5
+    k: int = 10
+    modalities: frozenset[Modality] | None = None
+    pool: str | None = None
+    exclude: frozenset[str] = frozenset()
+
+    def content_hash(self, fingerprint: str) -> str:
+        """SHA-256 (hex) of the model fingerprint and of all that decides the query's vector.
+
+        Two queries with the same hash have the same vector: every part is preceded by its length, and the
+        text weight counts only where it is used.
+        """
+        weight = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
+        text = (self.item.text or "") if self.item.has_text else ""
+        parts = [fingerprint.encode(), weight.encode(), text.encode()]
+        parts += [image for image in self.item.images if isinstance(image, bytes)]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+        return digest.hexdigest()
+
+
+def query_from_json(body: bytes, limits: Limits) -> Query:
+    """Reads a query from a JSON body.
+
+    Args:
+        body: The whole body.
+        limits: What a request may ask for.
+
+    Raises:
+        InvalidRequestError: no JSON object, an unknown or repeated field, a value out of bounds, broken base64.
+        ItemTooLargeError: an image or the text is over a limit.
+    """
+    try:
+        fields = json.loads(body.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the body must be UTF-8, byte {error.start} is not") from error
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(
+            f"the body must be JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequestError("the body must be JSON nested at most a few levels deep") from error
+    except ValueError as error:  # a number with more digits than Python converts
+        raise InvalidRequestError("the body must be JSON with numbers of ordinary length") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
+    return query_from_fields(fields, (), limits)
+
+
+def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Limits) -> Query:
+    """Reads a query from fields by name and images that came as files.
+
+    Args:
+        fields: As in `SearchRequest`.
+        files: Encoded images, before those of the `image` field.
+        limits: What a request may ask for.
+
+    Raises:
+        InvalidRequestError: an unknown field, a value of the wrong type or out of bounds, broken base64,
+            or neither text nor image.
+        ItemTooLargeError: an image or the text is over a limit.
+    """
+    try:
+        request = SearchRequest.model_validate(fields)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details[:5])) from error
+    if not 1 <= request.k <= limits.max_k:
+        raise InvalidRequestError(_expected_k(limits, request.k))
+    if len(request.exclude) > limits.max_exclude:
+        raise InvalidRequestError(f"exclude: at most {limits.max_exclude} keys, got {len(request.exclude)}")
+    text = request.text
+    if text is not None and len(text) > limits.max_text_chars:
+        raise ItemTooLargeError(f"text has {len(text)} characters, at most {limits.max_text_chars} are accepted")
+    images = files + _images_of(request, limits)
+    _check_images(images, limits)
+    if not images and not (text and text.strip()):
+        raise InvalidRequestError("expected text, image, or both; both are absent or empty")
+    return Query(
+        item=Item(text=text, images=images),
+        text_weight=request.text_weight,
+        k=request.k,
+        modalities=frozenset(request.modalities) if request.modalities is not None else None,
+        pool=request.pool,
+        exclude=frozenset(request.exclude),
+    )
+
+
+def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
+    """Bytes of a base64 string or a `data:` URI; white space in it is ignored.
+
+    Args:
+        text: What the client sent.
+        where: The field, for the message.
+        max_bytes: Largest result.
+
+    Raises:
+        InvalidRequestError: not base64, or an address to fetch.
+        ItemTooLargeError: the result would be larger than `max_bytes`; nothing was decoded.
+    """
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise InvalidRequestError(f"{where}: expected a data URI of the form data:image/...;base64,...")
+    elif text.startswith(("http://", "https://", "file:")):
+        raise InvalidRequestError(f"{where}: addresses are not fetched; send the image as base64 or as a file part")
+    if len(text) * 3 // 4 > 2 * max_bytes:  # twice: white space may be half of it
+        raise ItemTooLargeError(f"{where} has about {len(text) * 3 // 4} bytes, at most {max_bytes} are accepted")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError(f"{where}: not valid base64 ({len(text)} characters)") from error
+
+
+def _images_of(request: SearchRequest, limits: Limits) -> tuple[bytes, ...]:
+    """The images of the `image` field, decoded from base64."""
+    encoded = [request.image] if isinstance(request.image, str) else request.image or []
+    if len(encoded) > limits.max_images:
+        raise ItemTooLargeError(f"{len(encoded)} images, at most {limits.max_images} are accepted")
+    names = ["image"] if isinstance(request.image, str) else [f"image[{i}]" for i in range(len(encoded))]
+    return tuple(decode_base64(text, name, limits.max_image_bytes) for text, name in zip(encoded, names, strict=True))
+
+
+def _check_images(images: tuple[bytes, ...], limits: Limits) -> None:
+    if len(images) > limits.max_images:
+        raise ItemTooLargeError(f"{len(images)} images, at most {limits.max_images} are accepted")
+    for position, image in enumerate(images):
+        if not image:
+            raise InvalidRequestError(f"image {position} is empty")
+        if len(image) > limits.max_image_bytes:
+            raise ItemTooLargeError(
+                f"image {position} has {len(image)} bytes, at most {limits.max_image_bytes} are accepted"
+            )
+
+
+def _sentence(detail: ErrorDetails, limits: Limits) -> str:
+    """What is wrong with one field, without repeating long or private contents."""
+    name = str(detail["loc"][0]) if detail["loc"] else "body"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field {_shown(name)}; known: {', '.join(SearchRequest.model_fields)}"
+    if name == "k":
+        return _expected_k(limits, detail["input"])
+    if name == "modalities" and detail["type"] == "enum":
+        return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
+    if name == "text_weight":
+        return f"text_weight must be a number from 0 to 1, got {_shown(detail['input'])}"
+    place = "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
+    return f"{name}{place}: {detail['msg']}"
+
+
+def _expected_k(limits: Limits, came: object) -> str:
+    return f"k must be a whole number from 1 to {limits.max_k}, got {_shown(came)}"
+
+
+def _shown(value: object) -> str:
+    """A short ASCII form of a value for a message; containers by type only."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + "...")
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**18 else "a larger number"
+    return (
+        repr(value)
+        if isinstance(value, float)
+        else {"dict": "an object", "list": "a list"}.get(type(value).__name__, type(value).__name__)
+    )
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InvalidRequestError(f"field {_shown(repeated)} is given more than once")
+    return fields
+
+
+def _refuse_constant(name: str) -> float:
+    raise InvalidRequestError(f"the body must be JSON: {name} is no JSON number")

@@ -1,0 +1,281 @@
+"""The HTTP routes. Each validates, calls one part, and shapes the answer."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Coroutine
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, unquote_to_bytes
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from index.errors import ImageUnavailableError, KeyNotFoundError
+from index.hits import Hit, Payload, StoredImage
+from service.body import parser_for, read_body
+from service.context import note
+from service.errors import InvalidRequestError, NotFoundError
+from service.lifecycle import Lifecycle
+from service.logs import LogEvent
+from service.openapi import SEARCH_BODY, error_responses
+from service.parts import Parts
+from service.schemas import (
+    HitPayload,
+    IndexInfo,
+    InfoResponse,
+    KeyResponse,
+    Limits,
+    ModelInfo,
+    SearchResponse,
+    StatusResponse,
+    Timings,
+    WireHit,
+)
+from service.searcher import SearchResult
+
+T = TypeVar("T")
+IMAGE_MEDIA_TYPES = frozenset(
+    {"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif"}
+)
+SEARCH_ERRORS = (
+    "invalid_request",
+    "item_too_large",
+    "unsupported_media_type",
+    "undecodable_image",
+    "unsupported_modality",
+    "overloaded",
+    "internal",
+    "not_ready",
+    "deadline_exceeded",
+)
+KEY_ERRORS = ("invalid_request", "not_found", "overloaded", "internal", "not_ready")
+
+router = APIRouter()
+logger = logging.getLogger(__name__)
+
+
+@router.post("/search", responses=error_responses(*SEARCH_ERRORS), openapi_extra=SEARCH_BODY, tags=["search"])
+async def search(request: Request) -> SearchResponse:
+    """Finds the keys that match a text, an image, or both best.
+
+    Send JSON, or multipart/form-data with the image as a file. Text and image together are embedded as one
+    fused query; `text_weight` shifts the balance.
+    """
+    started_s = time.monotonic()
+    lifecycle = _lifecycle(request)
+    parts = lifecycle.parts()
+    parse = parser_for(request.headers.get("content-type", ""), limits_of(lifecycle))
+    body = await read_body(request, lifecycle.settings.max_body_bytes)
+    query = await parts.decode_threads.run(parse, body)
+    read_s = time.monotonic() - started_s
+    note(request, body_bytes=len(body), query_modality=query.item.modality, k=query.k)
+    del body
+    result = await _unless_client_leaves(request, parts.searcher.search(query))
+    timings = _timings(result, read_s, time.monotonic() - started_s)
+    note(request, cached=result.is_cached, num_hits=len(result.hits), timings_ms=timings.model_dump())
+    return SearchResponse(
+        hits=[_wire_hit(hit) for hit in result.hits],
+        query_modality=result.modality,
+        cached=result.is_cached,
+        index_version=parts.index.manifest.version,
+        model_fingerprint=parts.encoder.fingerprint,
+        timings_ms=timings,
+    )
+
+
+@router.get("/info", responses=error_responses("internal", "not_ready"), tags=["operation"])
+async def info(request: Request) -> InfoResponse:
+    """Says which index version and which model are served, and what a request may ask for."""
+    lifecycle = _lifecycle(request)
+    parts = lifecycle.parts()
+    manifest, encoder = parts.index.manifest, parts.encoder
+    return InfoResponse(
+        name="anykey",
+        version=_own_version(),
+        index=IndexInfo(
+            version=manifest.version,
+            created_at=manifest.created_at,
+            num_keys=manifest.num_keys,
+            modalities={str(name): count for name, count in manifest.modalities.items()},
+            pools=manifest.pools,
+        ),
+        model=ModelInfo(
+            name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width, fusion=str(encoder.fusion)
+        ),
+        limits=limits_of(lifecycle),
+        counters={"batcher": parts.batcher.counters(), "cache": parts.cache.counters()},
+    )
+
+
+@router.get("/livez", tags=["operation"])
+async def livez() -> StatusResponse:
+    """Answers as long as the process serves requests at all."""
+    return StatusResponse(status="alive")
+
+
+@router.get("/readyz", responses=error_responses("not_ready"), tags=["operation"])
+async def readyz(request: Request) -> StatusResponse:
+    """Answers 200 when searches are answered, else 503 with the reason."""
+    _lifecycle(request).parts()
+    return StatusResponse(status="ready")
+
+
+KeyPath = Annotated[str, Path(description="The key, percent-encoded (a slash in it as %2F).")]
+
+
+@router.get(
+    "/keys/{key:path}/image",
+    responses={
+        200: {"description": "The image as it was indexed.", "content": {"image/*": {"schema": {"type": "string"}}}},
+        304: {"description": "The image is the one named in If-None-Match."},
+        **error_responses(*KEY_ERRORS),
+    },
+    response_class=Response,
+    tags=["keys"],
+)
+async def get_image(
+    request: Request,
+    key: KeyPath,
+    position: Annotated[int, Query(ge=0, le=1_000_000, description="Which of the key's images, from 0.")] = 0,
+) -> Response:
+    """Gives one image of a key, as it was indexed."""
+    parts = _lifecycle(request).parts()
+    name, is_image = key_in_path(request)
+    if not is_image:  # the key itself ends with "/image"
+        return Response((await _key(parts, name)).model_dump_json(), media_type="application/json")
+    try:
+        image = await parts.search_threads.run(parts.index.image, name, position)
+    except KeyNotFoundError as error:
+        raise NotFoundError(f"no such key, or it has no image {position}") from error
+    except ImageUnavailableError as error:
+        logger.warning("an image is gone: %s", error, extra={"event": LogEvent.IMAGE_UNAVAILABLE})
+        raise NotFoundError("the key's image is no longer where the index says it is") from error
+    return _image_response(request, image)
+
+
+@router.get("/keys/{key:path}", responses=error_responses(*KEY_ERRORS), tags=["keys"])
+async def get_key(request: Request, key: KeyPath) -> KeyResponse:
+    """Gives one key with its modality, pools and payload."""
+    parts = _lifecycle(request).parts()
+    return await _key(parts, key_in_path(request)[0])
+
+
+def key_in_path(request: Request) -> tuple[str, bool]:
+    """The key a `/keys/...` path names, and whether the path asks for its image.
+
+    Reads the path as it was sent, because decoding makes `/keys/a%2Fimage` (the key `a/image`) and
+    `/keys/a/image` (the image of `a`) the same.
+
+    Raises:
+        InvalidRequestError: the key is not percent-encoded UTF-8.
+        NotFoundError: the key is empty.
+    """
+    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    raw = raw.partition(b"?")[0].partition(b"/keys/")[2]
+    encoded = raw.removesuffix(b"/image")
+    try:
+        key = unquote_to_bytes(encoded).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("the key in the path must be percent-encoded UTF-8") from error
+    if not key:
+        raise NotFoundError("the path names no key; expected /keys/KEY")
+    return key, len(encoded) < len(raw)
+
+
+def limits_of(lifecycle: Lifecycle) -> Limits:
+    """What a request may ask for, from the settings."""
+    return Limits.model_validate(lifecycle.settings.model_dump(include=set(Limits.model_fields)))
+
+
+def image_urls(key: str, num_images: int) -> list[str]:
+    """Addresses of a key's images, relative to the service."""
+    address = f"/keys/{quote(key, safe='')}/image"
+    return [address if position == 0 else f"{address}?position={position}" for position in range(num_images)]
+
+
+def _lifecycle(request: Request) -> Lifecycle:
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    return lifecycle
+
+
+async def _key(parts: Parts, key: str) -> KeyResponse:
+    try:
+        stored = await parts.search_threads.run(parts.index.get, key)
+    except KeyNotFoundError as error:
+        raise NotFoundError("no such key") from error
+    return KeyResponse(
+        key=stored.key,
+        modality=stored.modality,
+        pools=list(stored.pools),
+        payload=_wire_payload(stored.key, stored.payload),
+    )
+
+
+def _image_response(request: Request, image: StoredImage) -> Response:
+    """The image with what keeps a browser from running it and lets it keep it."""
+    if image.media_type not in IMAGE_MEDIA_TYPES:
+        raise NotFoundError("the key's image is of a type that is not shown")
+    etag = f'"{hashlib.sha256(image.data).hexdigest()[:32]}"'
+    headers = {
+        "etag": etag,
+        "cache-control": "public, max-age=60",
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "default-src 'none'",
+    }
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in known or known == ["*"]:
+        return Response(status_code=304, headers=headers)
+    return Response(image.data, media_type=image.media_type, headers=headers)
+
+
+def _wire_hit(hit: Hit) -> WireHit:
+    return WireHit(
+        key=hit.key,
+        score=hit.score,
+        rank=hit.rank,
+        modality=hit.modality,
+        payload=_wire_payload(hit.key, hit.payload),
+    )
+
+
+def _wire_payload(key: str, payload: Payload) -> HitPayload:
+    return HitPayload(text=payload.text, metadata=payload.metadata, image_urls=image_urls(key, payload.num_images))
+
+
+def _timings(result: SearchResult, read_s: float, total_s: float) -> Timings:
+    stages = result.stages
+    seconds = (read_s, stages.decode, stages.queue, stages.encode, stages.search, total_s)
+    return Timings(**dict(zip(Timings.model_fields, (round(s * 1000, 3) for s in seconds), strict=True)))
+
+
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; the work is cancelled when the client goes away first.
+
+    Raises:
+        ClientDisconnect: the client went away.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.wait([working, watching])
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _own_version() -> str:
+    try:
+        return version("anykey")
+    except PackageNotFoundError:
+        return "0+unknown"

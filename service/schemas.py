@@ -1,0 +1,156 @@
+"""The wire format: what requests and responses look like. Imports no torch.
+
+Validation here knows no settings: bounds that operators choose are checked in `service.query`.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+
+from encoder.item import Modality
+
+EXAMPLE_REQUEST_ID = "5e0a4c6f2b7d4d1e9a3b8c7d6e5f4a3b"
+
+
+class SearchRequest(BaseModel):
+    """A query: a text, one or several images, or both fused. Unknown fields are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        title="SearchRequest",
+        json_schema_extra={"examples": [{"text": "a small red circle", "k": 5, "modalities": ["image", "fused"]}]},
+    )
+
+    text: StrictStr | None = Field(None, description="Text of the query. White space only counts as absent.")
+    image: StrictStr | list[StrictStr] | None = Field(
+        None, description="Image, base64 or `data:image/...;base64,` URI; a list for several frames of one item."
+    )
+    k: StrictInt = Field(10, description="How many hits, from 1 to `limits.max_k` of GET /info.")
+    modalities: list[Modality] | None = Field(
+        None, min_length=1, description="Only keys of these modalities. Absent: all."
+    )
+    pool: StrictStr | None = Field(None, description="Only keys of this pool, see GET /info. Absent: the whole corpus.")
+    exclude: list[StrictStr] = Field(
+        default_factory=list, description="Keys that must not come back; k hits are returned all the same."
+    )
+    text_weight: StrictFloat = Field(
+        0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
+    )
+
+
+class SearchForm(SearchRequest):
+    """The same as multipart/form-data: images as file parts, lists repeated or separated by commas."""
+
+    model_config = ConfigDict(title="SearchForm")
+
+
+class HitPayload(BaseModel):
+    """What the corpus says about a key."""
+
+    text: str | None = Field(description="The key's text, if it has one.")
+    metadata: dict[str, Any] = Field(description="The corpus row's metadata, as it was indexed.")
+    image_urls: list[str] = Field(description="Addresses of the key's images, relative to this service.")
+
+
+class WireHit(BaseModel):
+    """One hit."""
+
+    key: str
+    score: float = Field(description="Cosine similarity, higher is better.")
+    rank: int = Field(description="Place in the answer, from 1.")
+    modality: Modality
+    payload: HitPayload
+
+
+class Timings(BaseModel):
+    """Milliseconds each stage took; zero for a stage that was skipped."""
+
+    read: float = Field(description="Receiving and parsing the body.")
+    decode: float = Field(description="Decoding images and splitting text into tokens, waiting included.")
+    queue: float = Field(description="Waiting for a place in an encoder batch.")
+    encode: float = Field(description="The encoder batch this query was part of.")
+    search: float = Field(description="Searching the index, waiting included.")
+    total: float = Field(description="From the first byte read to the hits.")
+
+
+class SearchResponse(BaseModel):
+    """Hits, best first."""
+
+    hits: list[WireHit]
+    query_modality: Modality = Field(description="What the query was: text, image, or fused (both).")
+    cached: bool = Field(description="Whether the query's vector came from the cache.")
+    index_version: str
+    model_fingerprint: str
+    timings_ms: Timings
+
+
+class KeyResponse(BaseModel):
+    """One key of the corpus."""
+
+    key: str
+    modality: Modality
+    pools: list[str]
+    payload: HitPayload
+
+
+class IndexInfo(BaseModel):
+    """The published index version being served."""
+
+    version: str
+    created_at: str
+    num_keys: int
+    modalities: dict[str, int] = Field(description="Number of keys of each modality.")
+    pools: dict[str, int] = Field(description="Number of keys in each pool.")
+
+
+class ModelInfo(BaseModel):
+    """The loaded encoder."""
+
+    name: str
+    fingerprint: str
+    width: int
+    fusion: str
+
+
+class Limits(BaseModel):
+    """What a request may ask for."""
+
+    max_k: int
+    max_body_bytes: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_images: int
+    max_text_chars: int
+    max_exclude: int
+    request_deadline_ms: float
+
+
+class InfoResponse(BaseModel):
+    """What is being served."""
+
+    name: str
+    version: str
+    index: IndexInfo
+    model: ModelInfo
+    limits: Limits
+    counters: dict[str, dict[str, int]] = Field(description="Batcher and cache counters since start.")
+
+
+class StatusResponse(BaseModel):
+    """Answer of the health checks."""
+
+    status: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(description="Stable name of the error.")
+    message: str = Field(description="What was expected, what came, where.")
+    request_id: str = Field(description="Also in the X-Request-ID header and in the service's log.")
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail

@@ -1,0 +1,197 @@
+"""One query to its hits, with the time each stage took.
+
+Shape legend: Q = queries, D = width.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.errors import InvalidItemError
+from encoder.item import Item, Modality
+from index.errors import InvalidSearchError
+from index.hits import Hit, StoredImage, StoredKey
+from index.manifest import Manifest
+from service.batcher import Batcher, EncodesPrepared
+from service.cache import VectorCache
+from service.errors import DeadlineExceededError, InvalidRequestError, from_item_error
+from service.query import Query
+from service.threads import BoundedThreads
+
+Vector = NDArray[np.float32]
+MAX_NAMES_SHOWN = 20
+
+
+class QueryEncoder(EncodesPrepared[Any], Protocol):
+    """What the service needs of an encoder; `encoder.Encoder` has it."""
+
+    name: str
+    fingerprint: str
+    fusion: Any
+
+    def prepare(self, item: Item, position: int | None = None) -> Any:
+        """Decodes, resizes and splits into tokens; in any thread."""
+        ...
+
+
+class SearchableIndex(Protocol):
+    """What the service needs of an index; safe to call from several threads."""
+
+    manifest: Manifest
+
+    def search(
+        self,
+        vectors_QD: Vector,
+        k: int,
+        *,
+        modalities: Collection[Modality] | None = None,
+        pool: str | None = None,
+        exclude: Collection[str] = (),
+    ) -> list[list[Hit]]:
+        """The best `k` keys for each query."""
+        ...
+
+    def get(self, key: str) -> StoredKey:
+        """One key."""
+        ...
+
+    def image(self, key: str, position: int = 0) -> StoredImage:
+        """One image of a key."""
+        ...
+
+    def close(self) -> None:
+        """Releases files and memory."""
+        ...
+
+
+@dataclass
+class StageSeconds:
+    """How long each stage took; zero for a stage that was skipped."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    search: float = 0.0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits of one query.
+
+    Attributes:
+        hits: Best first.
+        modality: What the query was.
+        is_cached: Whether its vector came from the cache.
+        stages: How long each stage took.
+    """
+
+    hits: list[Hit]
+    modality: Modality
+    is_cached: bool
+    stages: StageSeconds
+
+
+class Searcher:
+    """Answers queries: cache, else decode and encode in a shared batch; then the index.
+
+    Belongs to one event loop, which it never blocks: images are decoded in `decode_threads`, encoded in the
+    batcher's thread, searched for in `search_threads`. Owns none of its parts; who made them closes them.
+    """
+
+    def __init__(
+        self,
+        encoder: QueryEncoder,
+        index: SearchableIndex,
+        batcher: Batcher[Any],
+        cache: VectorCache,
+        *,
+        decode_threads: BoundedThreads,
+        search_threads: BoundedThreads,
+        deadline_s: float,
+    ) -> None:
+        """Joins the parts.
+
+        Args:
+            encoder: Prepares items; must be the batcher's.
+            index: Built by the same encoder.
+            batcher: Encodes what is prepared.
+            cache: Of vectors of this encoder's width.
+            decode_threads: For `encoder.prepare`.
+            search_threads: For `index.search`.
+            deadline_s: Longest time for one query.
+        """
+        self._encoder = encoder
+        self._index = index
+        self._batcher = batcher
+        self._cache = cache
+        self._decode_threads = decode_threads
+        self._search_threads = search_threads
+        self._deadline_s = deadline_s
+
+    async def search(self, query: Query) -> SearchResult:
+        """The hits of one query.
+
+        Raises:
+            InvalidRequestError: the index has no such pool.
+            ItemTooLargeError: an image is over a limit.
+            UndecodableImageError: an image cannot be read.
+            UnsupportedModalityError: the model cannot take the query.
+            OverloadedError: no place in the queue.
+            DeadlineExceededError: not answered within the deadline; the query is dropped.
+            NotReadyError: shutting down, or the encoder's worker died.
+            InternalError: the encoder failed on the query's batch.
+        """
+        self._check_pool(query.pool)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._search(query)
+        except TimeoutError as error:
+            raise DeadlineExceededError(f"no answer within {self._deadline_s * 1000:g} ms") from error
+
+    async def _search(self, query: Query) -> SearchResult:
+        stages = StageSeconds()
+        key = query.content_hash(self._encoder.fingerprint)
+        vector_D = await self._cache.get(key)
+        is_cached = vector_D is not None
+        if vector_D is None:
+            vector_D = await self._encode(query, stages)
+            self._cache.put(key, vector_D)
+        started_s = time.monotonic()
+        hits = await self._search_threads.run(self._search_index, vector_D, query)
+        stages.search = time.monotonic() - started_s
+        return SearchResult(hits, query.item.modality, is_cached, stages)
+
+    async def _encode(self, query: Query, stages: StageSeconds) -> Vector:
+        """The query's vector from a shared batch; the place is taken before the decoding."""
+        deadline_s = time.monotonic() + self._deadline_s
+        with self._batcher.reserve() as place:
+            started_s = time.monotonic()
+            try:
+                prepared = await self._decode_threads.run(self._encoder.prepare, query.item)
+            except InvalidItemError as error:
+                raise from_item_error(error) from error
+            stages.decode = time.monotonic() - started_s
+            encoded = await asyncio.wrap_future(place.submit(prepared, query.text_weight, deadline_s))
+        stages.queue, stages.encode = encoded.queue_s, encoded.encode_s
+        return encoded.vector_D
+
+    def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
+        try:
+            return self._index.search(
+                vector_D[None, :], query.k, modalities=query.modalities, pool=query.pool, exclude=query.exclude
+            )[0]
+        except InvalidSearchError as error:
+            raise InvalidRequestError(str(error)) from error
+
+    def _check_pool(self, pool: str | None) -> None:
+        known = self._index.manifest.pools
+        if pool is None or pool in known:
+            return
+        shown = ", ".join(sorted(known)[:MAX_NAMES_SHOWN]) or "none"
+        more = f" and {len(known) - MAX_NAMES_SHOWN} more" if len(known) > MAX_NAMES_SHOWN else ""
+        raise InvalidRequestError(f"unknown pool {pool[:40]!a}; known: {shown}{more}")

@@ -1,0 +1,81 @@
+"""The service's settings: flag, environment variable (`ANYKEY_...`), TOML file or default, in that order."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from encoder.program import ProgramSettings
+
+MIB = 1024 * 1024
+
+
+class ServiceSettings(ProgramSettings):
+    """Serves one index over HTTP: POST /search, GET /info, /keys, /livez, /readyz, /docs."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_")
+
+    checkpoint: str = Field(
+        "runs/demo/best",
+        min_length=1,
+        description="checkpoint directory that embeds the queries; must be the one the index was built with",
+    )
+    index: Path = Field(Path("indexes/demo"), description="index directory; its published version is served")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
+    device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number format of the encoder; auto: fp16 on a GPU, else fp32"
+    )
+
+    max_k: int = Field(1000, ge=1, le=100_000, description="most hits one request may ask for")
+    max_body_bytes: int = Field(
+        64 * MIB, ge=1024, description="largest request body; enforced while it arrives, with or without a length"
+    )
+    max_image_bytes: int = Field(20 * MIB, ge=64, description="largest encoded image")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="most pixels in an image, read from its header")
+    max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
+    max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
+    max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
+
+    max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
+    max_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        description="how long an idle encoder waits for more queries after the first; 0 embeds at once. "
+        "Longer fills batches better under light load, and delays a lone query by as much",
+    )
+    max_queue_items: int = Field(
+        256, ge=1, le=100_000, description="most queries waiting to be embedded; one more is refused with 429"
+    )
+    request_deadline_ms: float = Field(
+        10_000, ge=1, le=600_000, description="longest time from the whole request read to its hits; then 504"
+    )
+    drain_ms: float = Field(
+        20_000, ge=0, le=600_000, description="on SIGTERM, longest wait for requests that are under way"
+    )
+    retry_after_s: int = Field(1, ge=1, le=3600, description="Retry-After sent with 429 and 503")
+    decode_threads: int = Field(
+        max(1, min(8, os.cpu_count() or 1)), ge=1, le=256, description="threads that parse bodies and decode images"
+    )
+    search_threads: int = Field(2, ge=1, le=256, description="threads that search the index")
+
+    cache_entries: int = Field(10_000, ge=0, description="query vectors kept in this process; 0 keeps none")
+    cache_ttl_s: float = Field(3600, gt=0, description="how long a query vector is kept, here and in Redis")
+    redis_url: SecretStr | None = Field(
+        None, description="Redis that shares query vectors between processes, redis://host:6379/0; absent: none"
+    )
+    redis_timeout_ms: float = Field(
+        50, ge=1, le=10_000, description="longest wait for Redis; a miss afterwards, never an error"
+    )
+    redis_pause_s: float = Field(
+        5, ge=0, le=3600, description="how long Redis is left alone after it failed or was too slow"
+    )
+
+    cors_origins: list[str] = Field(
+        default_factory=list, description="web origins that may call from a browser; none by default, * for all"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")

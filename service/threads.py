@@ -1,0 +1,61 @@
+"""A thread pool that refuses work instead of hoarding it."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from service.errors import NotReadyError, OverloadedError
+
+T = TypeVar("T")
+
+
+class BoundedThreads:
+    """Runs blocking calls off the event loop, at most so many waiting.
+
+    Life: ready when made. `close` refuses new calls, lets those running and waiting finish, and returns when the
+    threads have ended. A caller that is cancelled while its call waits takes the call out of the queue; a
+    call that runs already is finished and its result thrown away.
+    """
+
+    def __init__(self, name: str, num_threads: int, max_pending: int) -> None:
+        """Makes the pool; threads start with the first calls.
+
+        Args:
+            name: What the threads do, for messages and thread names.
+            num_threads: Threads.
+            max_pending: Most calls running and waiting together; at least `num_threads` are allowed.
+        """
+        self._name = name
+        self._max_pending = max(max_pending, num_threads)
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """The function's result, computed in a thread.
+
+        Raises:
+            OverloadedError: too many calls are waiting.
+            NotReadyError: the pool is closed.
+        """
+        with self._lock:
+            if self._pending >= self._max_pending:
+                raise OverloadedError(f"{self._pending} requests are waiting for {self._name}, the most accepted")
+            self._pending += 1
+        try:
+            future = self._executor.submit(function, *args)
+        except RuntimeError as error:
+            self._release()
+            raise NotReadyError("the service is shutting down") from error
+        future.add_done_callback(self._release)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Finishes the calls under way and ends the threads; blocks until then."""
+        self._executor.shutdown(wait=True)
+
+    def _release(self, _future: Future[Any] | None = None) -> None:
+        with self._lock:
+            self._pending -= 1
