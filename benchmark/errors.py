@@ -1,0 +1,66 @@
+"""Errors of the benchmark.
+
+BenchmarkError
+  DatasetError (ValueError)            the caller's input
+    DatasetFormatError                 a file of a dataset does not hold what its format says: file, line, reason
+    DatasetExistsError                 an output directory is in use by something else
+    PairsError                         image-caption pairs cannot be turned into a dataset
+  EndpointError                        the environment
+    EndpointUnreachableError           nothing answers at the URL
+    EndpointNotReadyError              the service answers but did not become ready in time
+    EndpointMismatchError              the service's index does not hold the dataset's pools
+    RequestFailedError                 a query got no answer that can be scored
+"""
+
+from pathlib import Path
+
+
+class BenchmarkError(Exception):
+    """Any failure of the benchmark that has a reason to tell."""
+
+
+class DatasetError(BenchmarkError, ValueError):
+    """A dataset, or a request for one, is wrong."""
+
+
+class DatasetFormatError(DatasetError):
+    """A file of a dataset does not hold what its format says.
+
+    Attributes:
+        path: The file.
+        line: Line number from 1, or None where the whole file is meant.
+        reason: What was expected and what came.
+    """
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        self.path, self.line, self.reason = path, line, reason
+        place = f"{path}:{line}" if line else f"{path}"
+        super().__init__(f"{place}: {reason}")
+
+
+class DatasetExistsError(DatasetError):
+    """The output directory holds something this program did not write."""
+
+
+class PairsError(DatasetError):
+    """The pairs cannot be read, or are too few or too alike for a dataset."""
+
+
+class EndpointError(BenchmarkError):
+    """The service under measurement cannot be measured."""
+
+
+class EndpointUnreachableError(EndpointError):
+    """Nothing answers at the URL."""
+
+
+class EndpointNotReadyError(EndpointError):
+    """The service answers, but did not become ready in time."""
+
+
+class EndpointMismatchError(EndpointError):
+    """The service's index does not hold the pools of the dataset."""
+
+
+class RequestFailedError(EndpointError):
+    """A query got an error, or an answer that cannot be scored; the message names the query."""
