@@ -291,7 +291,7 @@ def _related(first: str, direction: str, second: str, rng: random.Random) -> str
     """`first` lies in `direction` of `second`, in one of several wordings."""
     there = f"{rng.choice(DIRECTION_WORDS[direction])} {second}"
     back = f"{rng.choice(DIRECTION_WORDS[OPPOSITE[direction]])} {first}"
-    side = f"{second} has {first} on its {direction}" if direction in ("left", "right") else f"{second} {back}"
+    side = f"{second} with {first} on its {direction}" if direction in ("left", "right") else f"{second} {back}"
     return rng.choice((f"{first} {there}", f"{first} {there}", f"{second} {back}", f"{first} that is {there}", side))
 
 
