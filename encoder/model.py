@@ -87,7 +87,7 @@ class Encoder:
         precision: str = "auto",
         limits: ImageLimits | None = None,
     ) -> None:
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         self._dtype = _choose_dtype(precision, self.device)
         self.architecture = checkpoint.architecture
         self.name = checkpoint.architecture.name
@@ -310,7 +310,12 @@ def _from_tag(name: str, tag: str) -> Checkpoint:
     return _from_open_clip(architecture, model, {"pretrained": f"{name}/{tag}"})
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device named, or for `auto` a GPU when there is one.
+
+    Raises:
+        DeviceUnavailableError: no such device here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,0 +1,48 @@
+"""Everything `training` raises on purpose.
+
+TrainingError
+  InvalidPairsError (ValueError)     the caller's data
+    NoPairsError                     nothing was found under the names given
+    InvalidRowError                  one row is no pair; says file, row and reason
+    TooManyBadRowsError              more rows were skipped than the settings allow
+  InvalidRecipeError (ValueError)    settings that contradict each other or the model
+  DivergedError                      the loss is no longer a finite number
+"""
+
+
+class TrainingError(Exception):
+    """Root of this package's errors."""
+
+
+class InvalidPairsError(TrainingError, ValueError):
+    """The training data cannot be used."""
+
+
+class NoPairsError(InvalidPairsError):
+    """No pairs were found under the names given."""
+
+
+class InvalidRowError(InvalidPairsError):
+    """One row is no pair; the others may be.
+
+    Attributes:
+        where: File and row.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"{where}: {reason}")
+
+
+class TooManyBadRowsError(InvalidPairsError):
+    """More rows were skipped than the settings allow."""
+
+
+class InvalidRecipeError(TrainingError, ValueError):
+    """Settings contradict each other or the model."""
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a finite number."""

@@ -1,0 +1,92 @@
+"""The folder of one training run: what went in, what was measured, what came out.
+
+settings.json     the resolved settings, and a digest of them and the data
+metrics.jsonl     one line a measurement: step, pairs seen, numbers
+events.out...     the same for TensorBoard
+bad_rows.jsonl    rows that were skipped, and why
+best/, last/      checkpoint directories
+finished.json     written last: the digest, and the best measurement
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training.settings import TrainSettings
+from training.table import BadRow
+
+# What may change without changing the result.
+_IRRELEVANT = {"config", "output", "num_workers", "cache_images_bytes", "feature_cache"}
+
+
+class RunFolder:
+    """Writes a run's files; use as a context manager, so that the event file is closed."""
+
+    def __init__(self, path: Path, settings: TrainSettings, digest: str) -> None:
+        """Starts the folder over: `finished.json` goes, the logs begin anew, checkpoints stay until replaced.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.path = path
+        self._digest = digest
+        path.mkdir(parents=True, exist_ok=True)
+        for stale in (path / "finished.json", path / "metrics.jsonl", path / "bad_rows.jsonl"):
+            stale.unlink(missing_ok=True)
+        for events in path.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._writer = SummaryWriter(log_dir=str(path))
+        resolved = {"digest": digest, "settings": settings.model_dump(mode="json")}
+        (path / "settings.json").write_text(json.dumps(resolved, indent=2) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def log(self, step: int, num_pairs: int, numbers: Mapping[str, float]) -> None:
+        """Appends one measurement to `metrics.jsonl` and TensorBoard."""
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "pairs": num_pairs, **numbers}) + "\n")
+
+    def log_bad_rows(self, rows: Iterable[BadRow]) -> None:
+        """Appends skipped rows to `bad_rows.jsonl`."""
+        lines = [json.dumps(asdict(row)) + "\n" for row in rows]
+        if lines:
+            with (self.path / "bad_rows.jsonl").open("a") as file:
+                file.writelines(lines)
+
+    def finish(self, best: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        (self.path / "finished.json").write_text(json.dumps({"digest": self._digest, **best}, indent=2) + "\n")
+
+
+def run_digest(settings: TrainSettings, data_files: Iterable[Path]) -> str:
+    """Digest of everything a run's result depends on: settings, and the data files' sizes and times."""
+    relevant = {name: value for name, value in settings.model_dump(mode="json").items() if name not in _IRRELEVANT}
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())
+    for path in data_files:
+        stat = path.stat()
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def finished_run(path: Path, digest: str) -> dict[str, Any] | None:
+    """What a finished run with this digest reported, or `None` when the folder holds no such run."""
+    try:
+        report = json.loads((path / "finished.json").read_text())
+    except (OSError, ValueError):
+        return None
+    complete = (path / "best" / "encoder.json").is_file()
+    return report if complete and isinstance(report, dict) and report.get("digest") == digest else None
