@@ -3,12 +3,25 @@
 Validation here knows no settings: bounds that operators choose are checked in `service.query`.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
 from encoder.item import Modality
 
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "lone_surrogate", "half a surrogate pair at character {start}", {"start": error.start}
+        ) from error
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_encodable)]
 EXAMPLE_REQUEST_ID = "5e0a4c6f2b7d4d1e9a3b8c7d6e5f4a3b"
 
 
@@ -21,7 +34,7 @@ class SearchRequest(BaseModel):
         json_schema_extra={"examples": [{"text": "a small red circle", "k": 5, "modalities": ["image", "fused"]}]},
     )
 
-    text: StrictStr | None = Field(None, description="Text of the query. White space only counts as absent.")
+    text: Text | None = Field(None, description="Text of the query. White space only counts as absent.")
     image: StrictStr | list[StrictStr] | None = Field(
         None, description="Image, base64 or `data:image/...;base64,` URI; a list for several frames of one item."
     )
@@ -29,8 +42,8 @@ class SearchRequest(BaseModel):
     modalities: list[Modality] | None = Field(
         None, min_length=1, description="Only keys of these modalities. Absent: all."
     )
-    pool: StrictStr | None = Field(None, description="Only keys of this pool, see GET /info. Absent: the whole corpus.")
-    exclude: list[StrictStr] = Field(
+    pool: Text | None = Field(None, description="Only keys of this pool, see GET /info. Absent: the whole corpus.")
+    exclude: list[Text] = Field(
         default_factory=list, description="Keys that must not come back; k hits are returned all the same."
     )
     text_weight: StrictFloat = Field(

@@ -1,0 +1,180 @@
+"""A real server in a thread, and parts whose timing a test decides with events."""
+
+import socket
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from numpy.typing import NDArray
+
+from encoder.item import Item, Modality
+from index.errors import KeyNotFoundError
+from index.hits import Hit, Payload, StoredImage, StoredKey
+from index.manifest import EncoderFacts, Manifest
+from service.__main__ import listen
+from service.app import create_app
+from service.searcher import QueryEncoder, SearchableIndex
+from service.settings import ServiceSettings
+from tests.fakes import FakeEncoder
+
+WAIT_S = 20.0  # far longer than anything takes; only a hang reaches it
+
+
+class GatedEncoder(FakeEncoder):
+    """A fake encoder that waits inside each batch until the test lets it go.
+
+    Attributes:
+        entered: Released once for each batch begun.
+        gate: Batches wait until it is set; set from the start.
+        failures: Exceptions to raise, one for each coming batch; `None` for a batch that works.
+    """
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failures: list[BaseException | None] = []
+
+    def encode_prepared(
+        self, prepared: Sequence[Any], text_weight: float | Sequence[float] = 0.5
+    ) -> NDArray[np.float32]:
+        """Waits for the gate, then fails or encodes."""
+        self.entered.release()
+        assert self.gate.wait(WAIT_S), "the test never opened the gate"
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
+        return super().encode_prepared(prepared, text_weight)
+
+    def wait_until_entered(self) -> None:
+        """Blocks until a batch has begun that was not waited for before."""
+        assert self.entered.acquire(timeout=WAIT_S), "no batch began"
+
+
+class MemoryIndex:
+    """An index of a few keys, searched by sorting all scores; the slow, obvious twin."""
+
+    def __init__(self, encoder: QueryEncoder, keys: Sequence[tuple[StoredKey, Item]], **facts: Any) -> None:
+        self.keys = [key for key, _ in keys]
+        self._items = {key.key: item for key, item in keys}
+        prepared = [encoder.prepare(item) for _, item in keys]
+        self._vectors_ND = encoder.encode_prepared(prepared) if keys else np.zeros((0, encoder.width), np.float32)
+        pools = sorted({pool for key in self.keys for pool in key.pools})
+        self.manifest = Manifest(
+            format_version=1,
+            version="1",
+            created_at="2026-01-01T00:00:00+00:00",
+            encoder=EncoderFacts(
+                name=encoder.name,
+                width=facts.get("width", encoder.width),
+                fingerprint=facts.get("fingerprint", encoder.fingerprint),
+                fusion=facts.get("fusion", str(encoder.fusion)),
+            ),
+            num_keys=len(keys),
+            modalities={m: sum(key.modality is m for key in self.keys) for m in Modality},
+            pools={pool: sum(pool in key.pools for key in self.keys) for pool in pools},
+            num_bad_rows=0,
+            seq=len(keys),
+            files={},
+            corpus=[],
+            settings={},
+            libraries={},
+        )
+
+    def search(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        *,
+        modalities: Collection[Modality] | None = None,
+        pool: str | None = None,
+        exclude: Collection[str] = (),
+    ) -> list[list[Hit]]:
+        """The best `k` keys for each query, equal scores in corpus order."""
+        rows = [
+            row
+            for row, key in enumerate(self.keys)
+            if (modalities is None or key.modality in modalities)
+            and (pool is None or pool in key.pools)
+            and key.key not in exclude
+        ]
+        found = []
+        for vector_D in vectors_QD:
+            scores = {row: float(self._vectors_ND[row] @ vector_D) for row in rows}
+            best = sorted(rows, key=lambda row: -scores[row])[:k]
+            found.append(
+                [
+                    Hit(self.keys[row].key, scores[row], rank, self.keys[row].modality, self.keys[row].payload)
+                    for rank, row in enumerate(best, 1)
+                ]
+            )
+        return found
+
+    def get(self, key: str) -> StoredKey:
+        """One key."""
+        for stored in self.keys:
+            if stored.key == key:
+                return stored
+        raise KeyNotFoundError(f"no key {key!r}")
+
+    def image(self, key: str, position: int = 0) -> StoredImage:
+        """One image of a key."""
+        self.get(key)
+        images = self._items[key].images
+        if position >= len(images) or not isinstance(images[position], bytes):
+            raise KeyNotFoundError(f"key {key!r} has no image {position}")
+        data = images[position]
+        assert isinstance(data, bytes)
+        return StoredImage(data, "image/png" if data.startswith(b"\x89PNG") else "text/html")
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def stored(key: str, item: Item, pools: tuple[str, ...] = (), **metadata: Any) -> tuple[StoredKey, Item]:
+    """A key for `MemoryIndex`."""
+    return StoredKey(key, item.modality, Payload(item.text, metadata, len(item.images)), pools), item
+
+
+def make_settings(**values: Any) -> ServiceSettings:
+    """Settings for a test: small, quick, no Redis."""
+    return ServiceSettings(**{"max_wait_ms": 1.0, "decode_threads": 2, "drain_ms": 10_000, **values})
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[httpx.Client]:
+    """Serves the application on a free port; gives a client whose base address it is."""
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
+        thread.start()
+        address = f"http://127.0.0.1:{port_of(listener)}"
+        try:
+            with httpx.Client(base_url=address, timeout=WAIT_S, trust_env=False) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join(WAIT_S)
+            assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def serving(
+    encoder: QueryEncoder | None = None, index: SearchableIndex | None = None, **settings: Any
+) -> Iterator[httpx.Client]:
+    """Serves these parts on a free port."""
+    with running(create_app(make_settings(**settings), encoder=encoder, index=index)) as client:
+        yield client
+
+
+def port_of(listener: socket.socket) -> int:
+    """The port a socket is bound to."""
+    port: int = listener.getsockname()[1]
+    return port

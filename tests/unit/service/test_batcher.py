@@ -1,0 +1,270 @@
+"""Protects the batcher's contract, sentence by sentence: triggers, places, dropping, failure, shutdown, counters."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoder.item import Item
+from service.batcher import Batcher, Encoded
+from service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from tests.service_inputs import png
+from tests.serving import WAIT_S, GatedEncoder
+
+FOREVER = float("inf")
+
+
+@pytest.fixture
+def encoder() -> Iterator[GatedEncoder]:
+    encoder = GatedEncoder()
+    yield encoder
+    encoder.gate.set()
+
+
+@pytest.fixture
+def make_batcher(encoder: GatedEncoder) -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def make(**values: Any) -> Batcher[Any]:
+            settings = {"max_batch_items": 8, "max_wait_s": 0.0, "max_queue_items": 64, **values}
+            batcher: Batcher[Any] = Batcher(encoder, **settings)
+            stack.callback(lambda: (encoder.gate.set(), batcher.close(WAIT_S)))
+            return batcher
+
+        yield make
+
+
+def submit(batcher: Batcher[Any], text: str, text_weight: float = 0.5, deadline_s: float = FOREVER) -> Future[Encoded]:
+    with batcher.reserve() as place:
+        return place.submit(GatedEncoder().prepare(Item(text=text)), text_weight, deadline_s)
+
+
+def block(batcher: Batcher[Any], encoder: GatedEncoder) -> Future[Encoded]:
+    """Occupies the worker with one item until the gate is set."""
+    encoder.gate.clear()
+    future = submit(batcher, "blocker")
+    encoder.wait_until_entered()
+    return future
+
+
+def test_a_single_item_comes_out_as_the_encoder_makes_it(make_batcher: Any, encoder: GatedEncoder) -> None:
+    encoded = submit(make_batcher(), "red circle").result(WAIT_S)
+    np.testing.assert_array_equal(encoded.vector_D, GatedEncoder().encode([Item(text="red circle")])[0])
+    assert encoded.batch_items == 1
+
+
+def test_items_that_waited_while_a_batch_computed_leave_together(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    blocker = block(batcher, encoder)
+    futures = [submit(batcher, f"text {n}") for n in range(5)]
+    encoder.gate.set()
+    assert [future.result(WAIT_S).batch_items for future in futures] == [5] * 5
+    assert blocker.result(WAIT_S).batch_items == 1
+    assert encoder.batches == [1, 5]
+
+
+def test_a_full_batch_leaves_without_waiting_for_the_clock(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=3, max_wait_s=1000.0)  # waiting for the time would hang this test
+    futures = [submit(batcher, f"text {n}") for n in range(3)]
+    assert [future.result(WAIT_S).batch_items for future in futures] == [3, 3, 3]
+
+
+def test_no_batch_is_larger_than_its_cap(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=4)
+    block(batcher, encoder)
+    futures = [submit(batcher, f"text {n}") for n in range(10)]
+    encoder.gate.set()
+    for future in futures:
+        future.result(WAIT_S)
+    assert encoder.batches == [1, 4, 4, 2]
+
+
+def test_the_oldest_item_waits_no_longer_than_the_longest_wait(make_batcher: Any, encoder: GatedEncoder) -> None:
+    encoded = submit(make_batcher(max_batch_items=1000, max_wait_s=0.01), "alone").result(WAIT_S)
+    assert encoded.batch_items == 1
+    assert 0.01 <= encoded.queue_s < WAIT_S
+
+
+def test_each_item_keeps_its_own_text_weight_in_a_shared_batch(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    block(batcher, encoder)
+    image = png((250, 10, 10))
+    item = Item(text="red circle", images=(image,))
+    futures = []
+    for weight in (0.0, 0.3, 1.0):
+        with batcher.reserve() as place:
+            futures.append(place.submit(encoder.prepare(item), weight, FOREVER))
+    encoder.gate.set()
+    for weight, future in zip((0.0, 0.3, 1.0), futures, strict=True):
+        np.testing.assert_allclose(future.result(WAIT_S).vector_D, GatedEncoder().encode([item], weight)[0], rtol=1e-6)
+    assert encoder.batches == [1, 3]
+
+
+def test_a_full_queue_rejects_at_once(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_queue_items=2)
+    block(batcher, encoder)
+    waiting = [submit(batcher, "one"), submit(batcher, "two")]
+    with pytest.raises(OverloadedError):
+        batcher.reserve()
+    assert batcher.counters()["rejected"] == 1
+    encoder.gate.set()
+    assert all(future.result(WAIT_S) for future in waiting)
+
+
+def test_a_place_counts_from_before_the_decoding(make_batcher: Any) -> None:
+    batcher = make_batcher(max_queue_items=1)
+    with batcher.reserve(), pytest.raises(OverloadedError):
+        batcher.reserve()
+
+
+def test_a_place_left_unused_is_given_back(make_batcher: Any) -> None:
+    batcher = make_batcher(max_queue_items=1)
+    with pytest.raises(ZeroDivisionError), batcher.reserve():
+        raise ZeroDivisionError  # the decoding failed
+    submit(batcher, "next").result(WAIT_S)
+    assert batcher.counters()["places_taken"] == 0
+
+
+def test_the_batch_that_computes_holds_no_place(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_queue_items=1)
+    block(batcher, encoder)
+    submit(batcher, "takes the only place")
+    assert batcher.counters()["places_taken"] == 1
+
+
+def test_cancelled_items_are_dropped_and_counted_when_the_batch_is_formed(
+    make_batcher: Any, encoder: GatedEncoder
+) -> None:
+    batcher = make_batcher()
+    block(batcher, encoder)
+    futures = [submit(batcher, f"text {n}") for n in range(3)]
+    assert futures[1].cancel()
+    encoder.gate.set()
+    assert futures[0].result(WAIT_S).batch_items == 2
+    assert futures[2].result(WAIT_S).batch_items == 2
+    assert encoder.batches == [1, 2]
+    assert batcher.counters()["dropped"] == 1
+
+
+def test_a_batch_of_cancelled_items_never_reaches_the_encoder(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    block(batcher, encoder)
+    submit(batcher, "gone").cancel()
+    encoder.gate.set()
+    batcher.close(WAIT_S)
+    assert encoder.batches == [1]
+
+
+def test_items_past_their_deadline_are_not_encoded(make_batcher: Any, encoder: GatedEncoder) -> None:
+    now_s = [0.0]
+    batcher = make_batcher(clock=lambda: now_s[0])
+    block(batcher, encoder)
+    late, in_time = submit(batcher, "late", deadline_s=5.0), submit(batcher, "in time", deadline_s=50.0)
+    now_s[0] = 10.0
+    encoder.gate.set()
+    assert in_time.result(WAIT_S).batch_items == 1
+    with pytest.raises(DeadlineExceededError):
+        late.result(WAIT_S)
+    assert batcher.counters()["expired"] == 1
+
+
+def test_a_failing_batch_fails_every_item_in_it_and_the_worker_lives_on(
+    make_batcher: Any, encoder: GatedEncoder
+) -> None:
+    batcher = make_batcher()
+    encoder.failures = [None, RuntimeError("out of device memory")]
+    block(batcher, encoder)
+    futures = [submit(batcher, f"text {n}") for n in range(3)]
+    encoder.gate.set()
+    errors = [future.exception(WAIT_S) for future in futures]
+    assert all(isinstance(error, InternalError) for error in errors)
+    assert len({id(error) for error in errors}) == 3, "each future needs an error of its own"
+    assert all(isinstance(error.__cause__, RuntimeError) for error in errors if error)
+    assert batcher.counters()["failed"] == 3
+    assert batcher.is_alive
+    assert submit(batcher, "after").result(WAIT_S).batch_items == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((2, 8)), np.zeros((1, 7)), np.full((1, 8), np.nan)], ids=["rows", "width", "nan"]
+)
+def test_an_encoder_that_answers_nonsense_is_a_failing_batch(wrong: Any) -> None:
+    class Nonsense:
+        width = 8
+
+        def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+            return wrong
+
+    batcher: Batcher[Any] = Batcher(Nonsense(), max_batch_items=1, max_wait_s=0, max_queue_items=9)
+    assert isinstance(submit(batcher, "text").exception(WAIT_S), InternalError)
+    batcher.close(WAIT_S)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_is_seen_and_leaves_nobody_waiting(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=1)
+    encoder.failures = [SystemExit()]
+    first = block(batcher, encoder)
+    behind = submit(batcher, "behind")
+    encoder.gate.set()
+    for future in (first, behind):
+        assert isinstance(future.exception(WAIT_S), NotReadyError)
+    assert not batcher.is_alive
+    with pytest.raises(NotReadyError):
+        batcher.reserve()
+
+
+def test_closing_encodes_what_is_queued(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_wait_s=1000.0)  # close must not sit out the waiting time
+    futures = [submit(batcher, f"text {n}") for n in range(5)]
+    batcher.close(WAIT_S)
+    assert all(future.done() and future.exception() is None for future in futures)
+    assert batcher.counters()["encoded"] == 5
+
+
+def test_closing_answers_what_it_cannot_drain_in_time(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    computing = block(batcher, encoder)
+    queued = submit(batcher, "queued")
+    batcher.close(drain_s=0.0)
+    for future in (computing, queued):
+        assert isinstance(future.exception(WAIT_S), NotReadyError)
+    assert batcher.counters()["abandoned"] == 2
+    encoder.gate.set()  # the worker comes back to a batch that was answered for it
+
+
+def test_a_closed_batcher_takes_nothing(make_batcher: Any) -> None:
+    batcher = make_batcher()
+    place = batcher.reserve()
+    batcher.close(WAIT_S)
+    batcher.close(WAIT_S)
+    with pytest.raises(NotReadyError), place:
+        place.submit(GatedEncoder().prepare(Item(text="late")), 0.5, FOREVER)
+    with pytest.raises(NotReadyError):
+        batcher.reserve()
+    assert batcher.counters()["places_taken"] == 0
+
+
+def test_many_threads_lose_nothing(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=7, max_queue_items=1000)
+    results: dict[int, Encoded] = {}
+
+    def client(first: int) -> None:
+        for n in range(first, first + 25):
+            results[n] = submit(batcher, "a" * (n % 5 + 1)).result(WAIT_S)
+
+    threads = [threading.Thread(target=client, args=(25 * i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(results) == 200
+    for n, encoded in results.items():
+        assert encoded.vector_D[3 + (n % 5 + 1) % 5] == 1.0, "an item got its neighbour's vector"
+    counters = batcher.counters()
+    assert (counters["encoded"], counters["places_taken"]) == (200, 0)
+    assert max(encoder.batches) <= 7

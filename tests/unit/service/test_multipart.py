@@ -1,0 +1,140 @@
+"""Protects the reading of forms: files, values, repeats, and bodies that are no form."""
+
+import httpx
+import pytest
+
+from encoder.item import Item, Modality
+from service.errors import InvalidRequestError, ItemTooLargeError
+from service.multipart import parse_parts, query_from_multipart
+from service.query import Query
+from service.schemas import Limits
+from tests.service_inputs import as_base64, jpeg, png
+
+TYPE = "multipart/form-data; boundary=edge"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """A body of parts, each given as its header lines and its contents."""
+    return b"".join(b"--edge\r\n%s\r\n\r\n%s\r\n" % (head.encode(), data) for head, data in parts) + b"--edge--\r\n"
+
+
+def field(name: str, value: bytes | str) -> tuple[str, bytes]:
+    return f'Content-Disposition: form-data; name="{name}"', value.encode() if isinstance(value, str) else value
+
+
+def file(name: str, data: bytes, filename: str = "x.jpg") -> tuple[str, bytes]:
+    head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: image/jpeg'
+    return head, data
+
+
+def read(limits: Limits, *parts: tuple[str, bytes]) -> Query:
+    return query_from_multipart(form(*parts), TYPE, limits)
+
+
+def test_every_field_reaches_the_query(limits: Limits) -> None:
+    query = read(
+        limits,
+        file("image", png()),
+        file("image", jpeg()),
+        field("text", "a c\u00e4t"),
+        field("k", "7"),
+        field("modalities", "image, fused"),
+        field("modalities", "text"),
+        field("exclude", "a,b"),
+        field("exclude", "c"),
+        field("pool", "pets"),
+        field("text_weight", "0.25"),
+    )
+    assert query == Query(
+        item=Item(text="a c\u00e4t", images=(png(), jpeg())),
+        text_weight=0.25,
+        k=7,
+        modalities=frozenset(Modality),
+        pool="pets",
+        exclude=frozenset("abc"),
+    )
+
+
+def test_what_httpx_sends_is_read(limits: Limits) -> None:
+    request = httpx.Request(
+        "POST", "http://x/", data={"text": "a", "exclude": ["k1", "k2"]}, files={"image": ("p.png", png())}
+    )
+    query = query_from_multipart(request.read(), request.headers["content-type"], limits)
+    assert query.item == Item(text="a", images=(png(),))
+    assert query.exclude == {"k1", "k2"}
+
+
+def test_an_image_without_a_file_name_is_read_as_base64(limits: Limits) -> None:
+    assert read(limits, field("image", as_base64(png()))).item.images == (png(),)
+
+
+def test_boxes_and_files_a_browser_leaves_empty_are_absent(limits: Limits) -> None:
+    parts = [file("image", b"", filename=""), field("text", "a"), field("k", ""), field("pool", "")]
+    assert read(limits, *parts) == Query(Item(text="a"))
+
+
+@pytest.mark.parametrize("name", ["text", "k", "pool", "text_weight"])
+def test_a_value_given_twice_is_refused(limits: Limits, name: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"field {name} is given more than once"):
+        read(limits, file("image", png()), field(name, "1"), field(name, "1"))
+
+
+@pytest.mark.parametrize("k", ["0", "-3", "1000000000", "9" * 5000, "x", "1.5", "1e3", "\u0665"])
+def test_a_wrong_k_is_refused_with_its_bounds(limits: Limits, k: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"k must be a whole number from 1 to 1000, got "):
+        read(limits, field("text", "a"), field("k", k))
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "-1", "x"])
+def test_a_wrong_text_weight_is_refused(limits: Limits, weight: str) -> None:
+    with pytest.raises(InvalidRequestError, match="text_weight must be a number from 0 to 1"):
+        read(limits, field("text", "a"), field("text_weight", weight))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [field("text", "a"), field("colour", "red")],
+        [file("picture", b"x")],
+        [file("text", b"a cat")],
+        [field("text", b"\xff\xfe")],
+        [file("image", b"")],
+        [field("", "a")],
+        [("X-Other: 1", b"a")],
+        [field("modalities", "video")],
+    ],
+    ids=lambda parts: ascii(parts)[:50],
+)
+def test_a_form_that_makes_no_query_is_refused(limits: Limits, parts: list[tuple[str, bytes]]) -> None:
+    with pytest.raises(InvalidRequestError):
+        read(limits, *parts)
+
+
+def test_a_file_over_the_limit_is_too_large(limits: Limits) -> None:
+    with pytest.raises(ItemTooLargeError, match="image 0 has 10001 bytes, at most 10000"):
+        read(limits, file("image", b"x" * 10_001))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"hello", b"--edge", b"--edge\r\n", form(field("text", "a"))[:-8], b"--other\r\n\r\n--other--", b"\r\n" * 50],
+    ids=ascii,
+)
+def test_a_malformed_body_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse_parts(body, TYPE)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "x" * 300],
+)
+def test_a_missing_or_absurd_boundary_is_refused(content_type: str) -> None:
+    with pytest.raises(InvalidRequestError, match="boundary"):
+        parse_parts(form(field("text", "a")), content_type)
+
+
+def test_too_many_parts_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="more than 4096 parts"):
+        parse_parts(form(*[field("exclude", "a")] * 4097), TYPE)

@@ -1,0 +1,180 @@
+"""Protects the reading of JSON queries: what is accepted, what is refused and with which words, and the cache key."""
+
+import json
+from typing import Any
+
+import pytest
+
+from encoder.item import Item, Modality
+from service.errors import InvalidRequestError, ItemTooLargeError
+from service.query import Query, decode_base64, query_from_json
+from service.schemas import Limits
+from tests.service_inputs import as_base64, png
+
+
+def read(fields: Any, limits: Limits) -> Query:
+    return query_from_json(json.dumps(fields).encode(), limits)
+
+
+def test_every_field_reaches_the_query(limits: Limits) -> None:
+    query = read(
+        {
+            "text": "a cat",
+            "image": [as_base64(png()), "data:image/png;base64," + as_base64(png((0, 0, 0)))],
+            "k": 3,
+            "modalities": ["image", "fused"],
+            "pool": "pets",
+            "exclude": ["a", "b", "a"],
+            "text_weight": 1,
+        },
+        limits,
+    )
+    assert query == Query(
+        item=Item(text="a cat", images=(png(), png((0, 0, 0)))),
+        text_weight=1.0,
+        k=3,
+        modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
+        pool="pets",
+        exclude=frozenset({"a", "b"}),
+    )
+
+
+def test_null_is_as_good_as_absent(limits: Limits) -> None:
+    assert read({"text": "a", "image": None, "modalities": None, "pool": None}, limits) == read({"text": "a"}, limits)
+
+
+@pytest.mark.parametrize("k", [0, -1, 10**9, 10**30, "x", "5", True, 2.5, 10.0, None, [1], {}])
+def test_a_wrong_k_is_refused_with_its_bounds(limits: Limits, k: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"k must be a whole number from 1 to 1000, got "):
+        read({"text": "a", "k": k}, limits)
+
+
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "-Infinity", "1e999", "-0.1", "1.1", '"0.5"', "true", "[]"])
+def test_a_text_weight_outside_0_to_1_is_refused(limits: Limits, weight: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"text_weight must be a number from 0 to 1|is no JSON number"):
+        query_from_json(f'{{"text": "a", "text_weight": {weight}}}'.encode(), limits)
+
+
+def test_an_unknown_modality_is_refused_with_those_known(limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=r"unknown modality 'video'; known: text, image, fused"):
+        read({"text": "a", "modalities": ["image", "video"]}, limits)
+
+
+def test_an_unknown_field_is_refused_by_name(limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=r"unknown field 'top_k'; known: text, image, k,"):
+        read({"text": "a", "top_k": 5}, limits)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"text": ""},
+        {"text": " \n\t"},
+        {"image": []},
+        {"text": "", "image": None},
+        {"text": 5},
+        {"text": ["a"]},
+        {"text": "a", "modalities": []},
+        {"text": "a", "modalities": "image"},
+        {"text": "a", "exclude": "key"},
+        {"text": "a", "exclude": [1]},
+        {"text": "a", "exclude": ["1", "2", "3", "4"]},
+        {"text": "a", "pool": 5},
+        {"image": ""},
+        {"image": {"data": "x"}},
+    ],
+    ids=str,
+)
+def test_fields_that_make_no_query_are_refused(limits: Limits, fields: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        read(fields, limits)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"5",
+        b'"text"',
+        b"[]",
+        b"{",
+        b'{"text": "a"',
+        b'{"text": "a"}}',
+        b"\xff\xfe",
+        b'{"text": "\xff"}',
+        b'{"text": "a", "text": "b"}',
+        b'{"text": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b'{"text": "a", "pool": "\\udfff"}',
+        b'{"text": "a", "exclude": ["\\ud800"]}',
+        b'{"text": "a", "k": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"text": ' * 20_000,
+        b'{"a":' * 500 + b"1" + b"}" * 500,
+        '{"text": "a"}'.encode("utf-16"),
+        b"\x00",
+    ],
+    ids=lambda body: ascii(body[:30]),
+)
+def test_a_body_that_is_no_json_query_is_refused(limits: Limits, body: bytes) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        query_from_json(body, limits)
+    assert caught.value.message.isascii(), "a message must survive any encoding"
+    assert len(caught.value.message) < 300
+
+
+def test_messages_do_not_repeat_long_contents(limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read({"text": "a", "k": "secret" * 1000}, limits)
+    assert len(caught.value.message) < 200
+
+
+def test_a_text_over_the_limit_is_too_large(limits: Limits) -> None:
+    assert read({"text": "a" * 100}, limits).item.text == "a" * 100
+    with pytest.raises(ItemTooLargeError, match="101 characters, at most 100"):
+        read({"text": "a" * 101}, limits)
+
+
+def test_more_images_than_the_limit_are_too_large(limits: Limits) -> None:
+    with pytest.raises(ItemTooLargeError, match="3 images, at most 2"):
+        read({"image": [as_base64(png())] * 3}, limits)
+
+
+def test_an_image_over_the_limit_is_too_large_before_it_is_decoded(limits: Limits) -> None:
+    assert read({"image": as_base64(b"x" * 10_000)}, limits).item.images == (b"x" * 10_000,)
+    for num_bytes in (10_001, 100_000):
+        with pytest.raises(ItemTooLargeError, match="at most 10000"):
+            read({"image": as_base64(b"x" * num_bytes)}, limits)
+
+
+@pytest.mark.parametrize(
+    "text", ["%%%", "abc", "ab=c", "data:image/png,abc", "data:image/png;base64", "http://host/cat.jpg", "\u00e9\u00e9"]
+)
+def test_what_is_no_base64_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^image\[1\]"):
+        decode_base64(text, "image[1]", 1000)
+
+
+def test_line_breaks_in_base64_are_ignored() -> None:
+    assert decode_base64("aGVs\r\nbG8=\n", "image", 1000) == b"hello"
+
+
+def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> None:
+    image, other = png(), png((1, 2, 3))
+    queries = [
+        Query(Item(text="a")),
+        Query(Item(text="b")),
+        Query(Item(images=(image,))),
+        Query(Item(images=(other,))),
+        Query(Item(images=(image, other))),
+        Query(Item(images=(other, image))),
+        Query(Item(images=(image + other,))),
+        Query(Item(text="a", images=(image,))),
+        Query(Item(text="a", images=(image,)), text_weight=0.6),
+    ]
+    assert len({query.content_hash("model") for query in queries}) == len(queries)
+    assert queries[0].content_hash("model") != queries[0].content_hash("other model")
+    assert Query(Item(text="a"), 0.6, k=3, pool="p").content_hash("model") == queries[0].content_hash("model")
+    assert Query(Item(text="  ", images=(image,))).content_hash("model") == queries[2].content_hash("model")
