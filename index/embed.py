@@ -1,0 +1,222 @@
+"""The embedding loop: images are read and decoded in threads, ahead of the encoder's batches.
+
+Shape legend: B = batch, D = width.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from encoder.errors import InvalidItemError
+from encoder.item import Item
+from index.encoding import EncoderSource
+from index.errors import InvalidRowError
+from index.plan import ImageStamp, PlannedEntry
+from index.settings import BuildSettings, ImageStorage
+from index.store import Known, NewImage, NewKey, Refusal, SeenImage
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+_MEDIA_TYPES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+
+@dataclass(frozen=True)
+class ReadyKey:
+    """A key with its images read; `prepared` is `None` if its vector is already stored."""
+
+    entry: PlannedEntry
+    content_sha256: bytes
+    images: tuple[NewImage, ...]
+    prepared: Any | None
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """What one batch of the loop gives to the store.
+
+    Attributes:
+        keys: Keys to store.
+        refusals: Keys that the encoder refused, to be remembered.
+        unreadable: Keys whose images could not be read this time.
+        bad_rows: Every row of the batch that is skipped, with its entry.
+        num_embedded: How many of the keys went through the encoder.
+    """
+
+    keys: list[NewKey]
+    refusals: list[Refusal]
+    unreadable: list[str]
+    bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
+    num_embedded: int
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries the batch settled."""
+        return len(self.keys) + len(self.bad_rows)
+
+
+def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings) -> bool:
+    """Whether the store holds the key as the corpus has it, or has refused it and would again.
+
+    A file with the size and time of last time counts as unchanged; any other is read and its content compared.
+    """
+    if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
+        return False
+    if known.reason is not None and known.limits != _limits(settings):
+        return False
+    if len(known.images) != len(entry.images):
+        return False
+    return all(map(_is_same_image, entry.images, known.images))
+
+
+def embed(
+    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: BuildSettings
+) -> Iterator[EmbeddedBatch]:
+    """Embeds entries in batches, in order.
+
+    An entry whose content is known keeps its stored vector. A bad item is a bad row; its neighbours go on.
+
+    Args:
+        entries: What to embed, each with what the store knows of its key.
+        source: The encoder; loaded when the first entry needs it.
+        settings: Batch size, threads, limits, and what to keep of the images.
+
+    Yields:
+        One batch after the other, to be committed before the next is asked for.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded.
+    """
+
+    def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
+        return _make_ready(*task, source, settings)
+
+    batch: list[ReadyKey | _Refused] = []
+    for ready in _ahead(make_ready, entries, settings.decode_threads, 2 * settings.batch_size):
+        batch.append(ready)
+        if len(batch) == settings.batch_size:
+            yield _embed_batch(batch, source, settings)
+            batch = []
+    if batch:
+        yield _embed_batch(batch, source, settings)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A key that cannot be embedded; `images` are known if it was the encoder who refused."""
+
+    entry: PlannedEntry
+    reason: str
+    images: tuple[SeenImage, ...] | None
+
+
+def _ahead(function: Callable[[_In], _Out], inputs: Iterable[_In], num_threads: int, window: int) -> Iterator[_Out]:
+    """Maps in threads, in order, never more than `window` results ahead of the consumer."""
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
+    pending: deque[Future[_Out]] = deque()
+    try:
+        for value in inputs:
+            pending.append(pool.submit(function, value))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_ready(
+    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: BuildSettings
+) -> ReadyKey | _Refused:
+    """Reads an entry's images and prepares it for the encoder; runs in a thread."""
+    try:
+        contents = [_read(stamp) for stamp in entry.images]
+    except OSError as error:
+        return _Refused(entry, f"cannot read image {error.filename}: {error.strerror}", None)
+    seen = tuple(
+        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(entry.images, contents, strict=True)
+    )
+    content_sha256 = _content_digest(entry.text, seen)
+    keeps_bytes = settings.images is ImageStorage.COPY
+    images = tuple(
+        NewImage(image, _media_type(data), data if keeps_bytes else None)
+        for image, data in zip(seen, contents, strict=True)
+    )
+    if known is not None and known.content_sha256 == content_sha256:
+        return ReadyKey(entry, content_sha256, images, None)
+    try:
+        prepared = source.load().prepare(Item(entry.text, tuple(contents)))
+    except InvalidItemError as error:
+        paths = ", ".join(stamp.path for stamp in entry.images)
+        return _Refused(entry, f"{error.reason}{f' in {paths}' if paths else ''}", seen)
+    return ReadyKey(entry, content_sha256, images, prepared)
+
+
+def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: BuildSettings) -> EmbeddedBatch:
+    ready = [item for item in batch if isinstance(item, ReadyKey)]
+    fresh = [item for item in ready if item.prepared is not None]
+    vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
+    keys = [
+        NewKey(
+            entry=item.entry,
+            payload_sha256=item.entry.payload_digest(settings.images),
+            content_sha256=item.content_sha256,
+            images=item.images,
+            vector_D=None if item.prepared is None else next(vectors),
+        )
+        for item in ready
+    ]
+    refused = [item for item in batch if isinstance(item, _Refused)]
+    refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
+    unreadable = [item.entry.key for item in refused if item.images is None]
+    bad_rows = [(item.entry, InvalidRowError(item.entry.where, item.reason, item.entry.key)) for item in refused]
+    return EmbeddedBatch(keys, refusals, unreadable, bad_rows, len(fresh))
+
+
+def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: BuildSettings) -> Refusal:
+    return Refusal(entry, entry.payload_digest(settings.images), images, _limits(settings), reason)
+
+
+def _read(stamp: ImageStamp) -> bytes:
+    return Path(stamp.path).read_bytes()
+
+
+def _is_same_image(stamp: ImageStamp, seen: SeenImage) -> bool:
+    if stamp == seen.stamp:
+        return True
+    if stamp.size_bytes != seen.stamp.size_bytes:
+        return False
+    try:
+        with Path(stamp.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == seen.sha256
+    except OSError:
+        return False
+
+
+def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
+    """SHA-256 of what the encoder sees of a key."""
+    parts = ["" if text is None else hashlib.sha256(text.encode()).hexdigest(), *(image.sha256 for image in images)]
+    return hashlib.sha256(" ".join(parts).encode()).digest()
+
+
+def _limits(settings: BuildSettings) -> str:
+    return f"{settings.max_image_bytes} bytes, {settings.max_image_px} px"
+
+
+def _media_type(data: bytes) -> str:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "image/avif"
+    return next((name for magic, name in _MEDIA_TYPES if data.startswith(magic)), "application/octet-stream")

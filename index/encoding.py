@@ -1,0 +1,100 @@
+"""Where vectors come from: the encoder as this package sees it, loaded only when something needs embedding.
+
+Shape legend: B = batch, D = width.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Item
+from index.errors import EncoderMismatchError
+from index.settings import BuildSettings
+
+
+class VectorEncoder(Protocol):
+    """What a build needs of an encoder; `encoder.Encoder` is one."""
+
+    @property
+    def name(self) -> str:
+        """Human-readable name."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal vectors."""
+
+    @property
+    def fusion(self) -> str:
+        """How image and text features are added."""
+
+    def prepare(self, item: Item, position: int | None = None) -> Any:
+        """Decodes one item, in any thread; raises `InvalidItemError`."""
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """Unit vectors `[B, D]`; called from one thread at a time."""
+
+
+class EncoderSource(Protocol):
+    """An encoder that may not be loaded yet."""
+
+    def fingerprint(self) -> str:
+        """The encoder's fingerprint, without loading it where that is possible."""
+
+    def load(self) -> VectorEncoder:
+        """The encoder, loaded on the first call; safe in any thread."""
+
+
+class CheckpointSource:
+    """The encoder that the settings name."""
+
+    def __init__(self, settings: BuildSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._encoder: VectorEncoder | None = None
+
+    def fingerprint(self) -> str:
+        """What the checkpoint directory says of itself, or else what its weights give."""
+        return self._written_fingerprint() or self.load().fingerprint
+
+    def load(self) -> VectorEncoder:
+        """Loads the encoder once.
+
+        Raises:
+            EncoderError: there is no such checkpoint, it is damaged, or the device is not to be had.
+            EncoderMismatchError: the weights are not those that the checkpoint's `encoder.json` names.
+        """
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._load()
+            return self._encoder
+
+    def _load(self) -> VectorEncoder:
+        from encoder.images import ImageLimits
+        from encoder.model import Encoder
+
+        settings = self._settings
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_px)
+        encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits)
+        written = self._written_fingerprint()
+        if written is not None and written != encoder.fingerprint:
+            raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
+        return encoder
+
+    def _written_fingerprint(self) -> str | None:
+        """The fingerprint in `encoder.json`; `None` where there is none, or nothing to trust."""
+        path = Path(self._settings.checkpoint) / "encoder.json"
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        value = content.get("fingerprint") if isinstance(content, dict) else None
+        return value if isinstance(value, str) else None

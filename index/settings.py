@@ -1,0 +1,61 @@
+"""Settings of `anykey-index`, one class per command."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from encoder.program import ProgramSettings
+
+
+class ImageStorage(StrEnum):
+    """What the store keeps of a key's images."""
+
+    COPY = "copy"
+    REFERENCE = "reference"
+
+
+class BuildSettings(ProgramSettings):
+    """Embeds a corpus and publishes it as the next version of an index.
+
+    A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    corpus: list[Path] = Field(
+        min_length=1,
+        description="JSONL files, M-BEIR candidate files or M-BEIR dataset directories; comma-separated or repeated",
+    )
+    checkpoint: str = Field(
+        min_length=1,
+        description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
+    )
+    output: Path = Field(description="Index directory; made if absent")
+    strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
+    images: ImageStorage = Field(
+        ImageStorage.COPY,
+        description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="Keys embedded and committed at once")
+    decode_threads: int = Field(
+        min(8, os.cpu_count() or 1),
+        ge=1,
+        le=256,
+        description="Threads that read and decode images ahead of the encoder",
+    )
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Larger image files are bad rows")
+    max_image_px: int = Field(64_000_000, ge=1, description="Images with more pixels (width x height) are bad rows")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: str = Field("auto", description="auto, fp32, bf16 or fp16")
+
+
+class InfoSettings(ProgramSettings):
+    """Shows what the published version of an index holds and what made it."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    index: Path = Field(description="Index directory")
+    json_output: bool = Field(False, alias="json", description="Print the manifest as JSON")
