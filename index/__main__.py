@@ -45,7 +45,7 @@ def info(settings: InfoSettings) -> int:
     version = open_published(settings.index)
     version.release()
     console = _console()
-    if settings.json_output:
+    if settings.as_json:
         console.print(version.manifest.model_dump_json(indent=2))
         return 0
     for name, value in _facts(version.manifest, str(version.path)):
@@ -62,7 +62,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = {"build": Command(BuildSettings, build), "info": Command(InfoSettings, info)}
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
-    return run_program("anykey-index", commands, argv, (InvalidCorpusError,), environment_errors)
+    arguments = _repeat_flag("--corpus", sys.argv[1:] if argv is None else argv)
+    return run_program("anykey-index", commands, arguments, (InvalidCorpusError,), environment_errors)
+
+
+def _repeat_flag(flag: str, argv: list[str]) -> list[str]:
+    """Lets one flag take several values: `--flag a b` becomes `--flag a --flag b`."""
+    arguments: list[str] = []
+    takes_values = False
+    for argument in argv:
+        if argument.startswith("-"):
+            takes_values = argument == flag
+        elif takes_values and arguments[-1] != flag:
+            arguments.append(flag)
+        arguments.append(argument)
+    return arguments
 
 
 def _console() -> Console:

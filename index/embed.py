@@ -16,7 +16,7 @@ from encoder.item import Item
 from index.encoding import EncoderSource
 from index.errors import InvalidRowError
 from index.plan import ImageStamp, PlannedEntry
-from index.settings import BuildSettings, ImageStorage
+from index.settings import BuildSettings
 from index.store import Known, NewImage, NewKey, Refusal, SeenImage
 
 _In = TypeVar("_In")
@@ -148,7 +148,7 @@ def _make_ready(
         SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(entry.images, contents, strict=True)
     )
     content_sha256 = _content_digest(entry.text, seen)
-    keeps_bytes = settings.images is ImageStorage.COPY
+    keeps_bytes = settings.images == "copy"
     images = tuple(
         NewImage(image, _media_type(data), data if keeps_bytes else None)
         for image, data in zip(seen, contents, strict=True)

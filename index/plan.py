@@ -72,7 +72,7 @@ class PlannedEntry:
 
     def payload_digest(self, images: ImageStorage) -> bytes:
         """SHA-256 of all that the store holds of the key besides vector and image bytes."""
-        paths = [image.path for image in self.images] if images is ImageStorage.REFERENCE else len(self.images)
+        paths = [image.path for image in self.images] if images == "reference" else len(self.images)
         facts = [self.text, self.metadata, self.pools, images, paths]
         return hashlib.sha256(json.dumps(facts).encode()).digest()
 

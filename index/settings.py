@@ -1,20 +1,15 @@
 """Settings of `anykey-index`, one class per command."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 
-
-class ImageStorage(StrEnum):
-    """What the store keeps of a key's images."""
-
-    COPY = "copy"
-    REFERENCE = "reference"
+ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
 class BuildSettings(ProgramSettings):
@@ -27,7 +22,7 @@ class BuildSettings(ProgramSettings):
 
     corpus: list[Path] = Field(
         min_length=1,
-        description="JSONL files, M-BEIR candidate files or M-BEIR dataset directories; comma-separated or repeated",
+        description="JSONL files, M-BEIR candidate files or M-BEIR dataset directories; one or several",
     )
     checkpoint: str = Field(
         min_length=1,
@@ -36,7 +31,7 @@ class BuildSettings(ProgramSettings):
     output: Path = Field(description="Index directory; made if absent")
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
     images: ImageStorage = Field(
-        ImageStorage.COPY,
+        "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",
     )
     batch_size: int = Field(64, ge=1, le=65_536, description="Keys embedded and committed at once")
@@ -58,4 +53,4 @@ class InfoSettings(ProgramSettings):
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
     index: Path = Field(description="Index directory")
-    json_output: bool = Field(False, alias="json", description="Print the manifest as JSON")
+    as_json: bool = Field(False, description="Print the whole manifest as JSON")
