@@ -1,0 +1,305 @@
+"""Protects the wire over a live server: answers, refusals of bad input, headers, and the shape of every error."""
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service_inputs import as_base64, jpeg, png, png_header
+from tests.unit.service.conftest import MAX_PIXELS
+
+TEXT_FILE = b"this is a text file named like a picture"
+
+
+def check_error(response: httpx.Response, status: int, kind: str) -> str:
+    """The documented shape; gives the message back."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"type", "message", "request_id"}
+    assert body["error"]["type"] == kind
+    assert body["error"]["request_id"] == response.headers["x-request-id"]
+    message = body["error"]["message"]
+    assert isinstance(message, str)
+    assert message
+    return message
+
+
+def search(client: httpx.Client, **fields: Any) -> Any:
+    response = client.post("/search", json=fields)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def keys_of(answer: Any) -> list[str]:
+    return [hit["key"] for hit in answer["hits"]]
+
+
+def test_a_text_finds_keys(client: httpx.Client) -> None:
+    answer = search(client, text="five words of some length", k=3)
+    assert answer["query_modality"] == "text"
+    first = answer["hits"][0]
+    assert (first["key"], first["rank"], first["modality"]) == ("note", 1, "text")
+    assert first["score"] == pytest.approx(1.0)
+    assert first["payload"] == {"text": "five words of some length", "metadata": {}, "image_urls": []}
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    assert answer["index_version"] == "1"
+    assert answer["model_fingerprint"].startswith("sha256:")
+
+
+def test_an_image_finds_keys_as_json_and_as_a_file(client: httpx.Client) -> None:
+    as_json = search(client, image=as_base64(png((250, 0, 0))), k=2)
+    form = client.post("/search", files={"image": ("q.png", png((250, 0, 0)))}, data={"k": "2"}).json()
+    assert as_json["query_modality"] == form["query_modality"] == "image"
+    assert keys_of(as_json)[0] == "red"
+    assert as_json["hits"] == form["hits"]
+    assert as_json["hits"][0]["payload"] == {"text": None, "metadata": {"price": 3}, "image_urls": ["/keys/red/image"]}
+
+
+def test_text_and_image_are_fused_and_the_weight_moves_the_balance(client: httpx.Client) -> None:
+    query = {"text": "a red page", "image": as_base64(png((250, 0, 0))), "k": 1}
+    assert keys_of(search(client, **query)) == ["page"]
+    assert search(client, **query)["query_modality"] == "fused"
+    assert keys_of(search(client, **query, text_weight=0)) == ["red"]
+
+
+def test_several_images_are_frames_of_one_item(client: httpx.Client) -> None:
+    frames = [as_base64(png((250, 0, 0))), as_base64(png((0, 0, 250)))]
+    assert keys_of(search(client, image=frames, k=1)) == ["two frames"]
+
+
+def test_modalities_pool_and_exclude_restrict_the_answer(client: httpx.Client) -> None:
+    image = as_base64(png((250, 0, 0)))
+    assert keys_of(search(client, image=image, modalities=["text"], pool="pages")) == ["note"]
+    assert set(keys_of(search(client, image=image, pool="pictures"))) == {"red", "blue"}
+    assert keys_of(search(client, image=image, k=2, pool="pictures", exclude=["red"])) == ["blue"]
+
+
+def test_stage_times_are_given_and_add_up(client: httpx.Client) -> None:
+    times = search(client, text="never asked before, so not cached")["timings_ms"]
+    assert list(times) == ["read", "decode", "queue", "encode", "search", "total"]
+    assert all(time >= 0 for time in times.values())
+    assert sum(times.values()) - times["total"] <= times["total"] + 0.01
+
+
+def test_a_repeated_query_comes_from_the_cache_with_the_same_hits(client: httpx.Client) -> None:
+    query = {"text": "asked twice", "image": as_base64(png((7, 7, 7)))}
+    first, second = search(client, **query), search(client, **query)
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["hits"] == second["hits"]
+    assert [second["timings_ms"][stage] for stage in ("decode", "queue", "encode")] == [0, 0, 0]
+    assert search(client, **query, text_weight=0.7)["cached"] is False
+    assert search(client, **query, k=1, modalities=["text"])["cached"] is True
+
+
+@pytest.mark.parametrize("k", [0, 10**9, "x", True, -1, 1.5, None])
+def test_a_wrong_k_names_its_bounds(client: httpx.Client, k: Any) -> None:
+    message = check_error(client.post("/search", json={"text": "a", "k": k}), 400, "invalid_request")
+    assert "from 1 to 1000" in message
+
+
+def test_an_unknown_modality_or_pool_is_refused_with_those_known(client: httpx.Client) -> None:
+    modality = client.post("/search", json={"text": "a", "modalities": ["video"]})
+    assert "text, image, fused" in check_error(modality, 400, "invalid_request")
+    pool = client.post("/search", json={"text": "a", "pool": "nowhere\u2603"})
+    assert "known: pages, pictures" in check_error(pool, 400, "invalid_request")
+
+
+@pytest.mark.parametrize("fields", [{}, {"text": ""}, {"text": "  "}, {"k": 3}, {"text": None, "image": None}], ids=str)
+def test_a_query_without_text_and_image_is_refused(client: httpx.Client, fields: Any) -> None:
+    assert "text, image, or both" in check_error(client.post("/search", json=fields), 400, "invalid_request")
+    form = {name: str(value) for name, value in fields.items() if value is not None}
+    files = {"image": ("", b"")}
+    check_error(client.post("/search", data=form, files=files), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [TEXT_FILE, jpeg()[:-200], png()[:30], b"\x89PNG\r\n\x1a\n", b"GIF89a", bytes(500)],
+    ids=lambda d: ascii(d[:8]),
+)
+def test_what_is_no_whole_image_cannot_be_decoded(client: httpx.Client, data: bytes) -> None:
+    check_error(client.post("/search", files={"image": ("photo.jpg", data, "image/jpeg")}), 422, "undecodable_image")
+    check_error(client.post("/search", json={"image": as_base64(data), "text": "a"}), 422, "undecodable_image")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(client: httpx.Client) -> None:
+    bomb = png_header(30_000, 30_000)
+    assert len(bomb) < 200
+    for response in (
+        client.post("/search", files={"image": ("big.png", bomb)}),
+        client.post("/search", json={"image": as_base64(bomb)}),
+    ):
+        check_error(response, 413, "item_too_large")
+    message = check_error(
+        client.post("/search", files={"image": ("big.png", png_header(1001, 1000))}), 413, "item_too_large"
+    )
+    assert f"at most {MAX_PIXELS}" in message
+
+
+def test_texts_images_and_bodies_over_a_limit_are_refused(client: httpx.Client) -> None:
+    check_error(client.post("/search", json={"text": "a" * 501}), 413, "item_too_large")
+    check_error(client.post("/search", json={"image": as_base64(bytes(200_001))}), 413, "item_too_large")
+    check_error(client.post("/search", json={"image": [as_base64(png())] * 9}), 413, "item_too_large")
+    check_error(client.post("/search", json={"text": "a" * 1_000_001}), 413, "item_too_large")
+
+
+def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_long(client: httpx.Client) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 3_000_000:
+            sent += 50_000
+            yield b" " * 50_000
+
+    response = client.post("/search", content=endless(), headers={"content-type": "application/json"})
+    assert "more than 1000000 bytes" in check_error(response, 413, "item_too_large")
+
+
+def test_a_chunked_body_within_the_limit_is_read(client: httpx.Client) -> None:
+    chunks = iter([b'{"text"', b': "plain", "k', b'": 1}'])
+    response = client.post("/search", content=chunks, headers={"content-type": "application/json"})
+    assert keys_of(response.json()) == ["plain"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "image/jpeg", "\u00e9"]
+)
+def test_another_content_type_is_refused(client: httpx.Client, content_type: str) -> None:
+    response = client.post("/search", content=b"{}", headers=[(b"content-type", content_type.encode("latin-1"))])
+    check_error(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe\x00", b'{"text": NaN}', b"[" * 50_000, gzip.compress(b'{"text": "a"}')],
+    ids=lambda b: ascii(b[:9]),
+)
+def test_a_broken_body_is_refused(client: httpx.Client, body: bytes) -> None:
+    for content_type in ("application/json", "multipart/form-data; boundary=x", "multipart/form-data"):
+        response = client.post("/search", content=body, headers={"content-type": content_type})
+        check_error(response, 400, "invalid_request")
+
+
+def test_one_bad_image_does_not_harm_its_neighbours(client: httpx.Client) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    bodies = [{"text": f"good {n}"} if n % 2 else {"image": as_base64(TEXT_FILE)} for n in range(20)]
+    with ThreadPoolExecutor(10) as pool:
+        statuses = list(pool.map(lambda body: client.post("/search", json=body).status_code, bodies))
+    assert statuses == [422, 200] * 10
+
+
+def test_a_key_is_shown_with_its_payload(client: httpx.Client) -> None:
+    assert client.get("/keys/red").json() == {
+        "key": "red",
+        "modality": "image",
+        "pools": ["pictures"],
+        "payload": {"text": None, "metadata": {"price": 3}, "image_urls": ["/keys/red/image"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/keys/a%2Fb%3Ac", "a/b:c"),
+        ("/keys/a/b:c", "a/b:c"),
+        ("/keys/shelf%2Fimage", "shelf/image"),
+        ("/keys/Schl%C3%BCssel%20%E9%8D%B5%20%2541", "Schl\u00fcssel \u9375 %41"),
+        ("/keys/two%20frames", "two frames"),
+    ],
+)
+def test_a_key_of_any_letters_is_found(client: httpx.Client, path: str, key: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200, response.text
+    assert response.json()["key"] == key
+
+
+def test_the_addresses_in_a_hit_lead_to_the_images(client: httpx.Client) -> None:
+    for hit in search(client, text="a", k=100)["hits"]:
+        for address in hit["payload"]["image_urls"]:
+            assert client.get(address).headers["content-type"] == "image/png"
+
+
+def test_an_image_is_sent_as_it_was_indexed_and_only_as_an_image(client: httpx.Client) -> None:
+    response = client.get("/keys/two%20frames/image?position=1")
+    assert response.content == png((0, 0, 250))
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in response.headers["cache-control"]
+    etag = response.headers["etag"]
+    again = client.get("/keys/two%20frames/image?position=1", headers={"if-none-match": f'"x", W/{etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    other = client.get("/keys/two%20frames/image", headers={"if-none-match": etag})
+    assert other.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/keys/none", "/keys/none/image", "/keys/note/image", "/keys/red/image?position=1", "/keys/", "/keys", "/nowhere"],
+)
+def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
+    check_error(client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("position", ["-1", "x", "1e9", "99999999999999999999", "1.5"])
+def test_a_wrong_position_is_refused(client: httpx.Client, position: str) -> None:
+    assert "position" in check_error(client.get(f"/keys/red/image?position={position}"), 400, "invalid_request")
+
+
+def test_a_path_that_is_no_utf8_is_refused(client: httpx.Client) -> None:
+    check_error(client.get("/keys/%ff%fe"), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/search"), ("DELETE", "/keys/red"), ("POST", "/info"), ("PATCH", "/")]
+)
+def test_another_method_is_refused_in_the_documented_shape(client: httpx.Client, method: str, path: str) -> None:
+    response = client.request(method, path)
+    if path == "/":
+        check_error(response, 404, "not_found")
+    else:
+        check_error(response, 405, "method_not_allowed")
+        assert "allow" in response.headers
+
+
+def test_info_says_what_is_served(client: httpx.Client) -> None:
+    info = client.get("/info").json()
+    assert info["name"] == "anykey"
+    assert info["index"]["modalities"] == {"text": 3, "image": 3, "fused": 3}
+    assert info["index"]["pools"] == {"pages": 2, "pictures": 2}
+    assert info["model"]["width"] == 8
+    assert info["limits"]["max_k"] == 1000
+    assert {"batcher", "cache"} == set(info["counters"])
+
+
+def test_health_checks_answer(client: httpx.Client) -> None:
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("request_id", ["abc-123", "A" * 128, "0.1_2"])
+def test_a_request_id_is_kept(client: httpx.Client, request_id: str) -> None:
+    for path in ("/livez", "/nowhere"):
+        assert client.get(path, headers={"x-request-id": request_id}).headers["x-request-id"] == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", "A" * 129, "a b", "<script>", "\u00e9"])
+def test_an_unusable_request_id_is_replaced(client: httpx.Client, request_id: str) -> None:
+    headers = [(b"x-request-id", request_id.encode("latin-1"))]
+    made = client.get("/livez", headers=headers).headers["x-request-id"]
+    assert len(made) == 32
+    assert made.isalnum()
+
+
+def test_other_origins_are_not_allowed_by_default(client: httpx.Client) -> None:
+    response = client.get("/info", headers={"origin": "http://elsewhere.example"})
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_the_documentation_page_is_there(client: httpx.Client) -> None:
+    assert "swagger" in client.get("/docs").text.lower()
