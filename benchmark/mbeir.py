@@ -25,6 +25,7 @@ TASK_NAMES = {
     7: "image,text -> image",
     8: "image,text -> image,text",
 }
+WORDS = {"text": "text", "image": "image", "image,text": "fused", "text,image": "fused"}
 FASHION = ("fashion200k", "fashioniq")  # their headline number is at 10, everybody else's at 5
 FASHION_HEADLINE_K = 10
 HEADLINE_K = 5
@@ -164,7 +165,15 @@ class Dataset:
         Raises:
             DatasetFormatError: As for `pool`.
         """
-        return self._candidates(self.root / "cand_pool" / "global" / f"mbeir_union_{self.split}_cand_pool.jsonl")
+        return self._candidates(self._global_path())
+
+    def global_size(self) -> int | None:
+        """Number of rows of the global pool, or None where the dataset has no such file."""
+        path = self._global_path()
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
 
     def qrels(self, task: Task) -> dict[str, dict[str, int]]:
         """The task's judgements: query id to key to grade, only grades above 0 (as M-BEIR's evaluator keeps them).
@@ -193,6 +202,9 @@ class Dataset:
                 prompts[f"{row[3]}, {row[0]}, {row[1]}"] = row[4]
         return prompts
 
+    def _global_path(self) -> Path:
+        return self.root / "cand_pool" / "global" / f"mbeir_union_{self.split}_cand_pool.jsonl"
+
     def _candidates(self, path: Path) -> list[Candidate]:
         candidates: dict[str, Candidate] = {}
         for line, row in read_jsonl(path):
@@ -216,7 +228,7 @@ class Dataset:
 def format_string(text: str | None) -> str:
     """M-BEIR's normal form of a text: trimmed, unquoted, with a capital first letter and an end mark.
 
-    >>> format_string('  "two dogs"\\r')
+    >>> format_string('  "two dogs" ')
     'Two dogs.'
     >>> format_string(None)
     ''
@@ -307,7 +319,6 @@ def _check_modality(declared: object, text: object, image: object, path: Path, l
     present = "fused" if text and image else "text" if text else "image" if image else None
     if present is None:
         raise DatasetFormatError(path, line, "the row has neither text nor image")
-    said = {"text": "text", "image": "image", "image,text": "fused", "text,image": "fused"}.get(str(declared), present)
-    if said != present:
+    if declared is not None and WORDS.get(str(declared)) != present:
         raise DatasetFormatError(path, line, f"modality is '{declared}', but the row holds {present}")
     return present

@@ -57,7 +57,7 @@ def recall_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequen
     """
     _check(ranked_keys_QK, relevant_keys_Q, k)
     pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
-    return _mean([len(relevant.intersection(ranked[:k])) / len(relevant) for ranked, relevant in pairs])
+    return _mean([len(relevant & set(ranked[:k])) / len(relevant) for ranked, relevant in pairs])
 
 
 def mean_reciprocal_rank(

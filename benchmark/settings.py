@@ -1,8 +1,9 @@
 """Settings of the benchmark's commands, one class each. Environment prefix: `ANYKEY_BENCH_`."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from benchmark.program import ProgramSettings
@@ -26,3 +27,56 @@ class ShapesWorldSettings(ProgramSettings):
     shard_size: int = Field(2000, ge=1, description="pairs per WebDataset shard")
     workers: int = Field(0, ge=0, le=256, description="processes that draw; 0 means one per core, 8 at most")
     redraw: bool = Field(False, description="draw again even when the output is up to date")
+
+
+class QualitySettings(ProgramSettings):
+    """Sends every query of an M-BEIR dataset to a running service and scores the answers."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_")
+
+    dataset: Path = Field(Path("data/shapesworld"), description="dataset directory in M-BEIR layout")
+    url: str = Field("http://127.0.0.1:8000", description="address of the running service")
+    output: Path = Field(Path("runs/quality"), description="directory for results.json, results.md and run files")
+    split: Literal["test", "val"] = Field("test", description="which queries are sent")
+    tasks: list[str] = Field([], description="task numbers or names such as mscoco_task0; default: all of the dataset")
+    pools: list[Literal["local", "global"]] = Field(
+        ["local", "global"], min_length=1, description="search each task's own pool, the whole corpus, or both"
+    )
+    k: list[int] = Field([1, 5, 10, 50], min_length=1, description="cut-off ranks of success@k and recall@k")
+    limit: int | None = Field(None, ge=1, description="only the first so many queries of each task")
+    concurrency: int = Field(8, ge=1, le=256, description="requests under way at the same time")
+    text_weight: float | None = Field(
+        None, ge=0, le=1, description="share of the text in fused queries; default: the service's"
+    )
+    instructions: bool = Field(False, description="put the dataset's first prompt in front of every query text")
+    exclude_reference: bool = Field(
+        False, description="never return the query's own image (as CIRR does; M-BEIR does not)"
+    )
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="longest wait for one answer")
+    ready_timeout_s: float = Field(60.0, ge=0, le=3600, description="longest wait until the service is ready")
+    max_attempts: int = Field(8, ge=1, le=100, description="tries per query while the service is overloaded")
+
+    @field_validator("k", mode="after")
+    @classmethod
+    def order_cutoffs(cls, value: list[int]) -> list[int]:
+        """Cut-offs in ascending order, each once, all at least 1."""
+        if min(value) < 1:
+            raise ValueError("every cut-off must be at least 1")
+        return sorted(set(value))
+
+
+class FromPairsSettings(ProgramSettings):
+    """Turns held-out image-caption pairs into a dataset in M-BEIR layout."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_")
+
+    shards: list[str] = Field(
+        ..., min_length=1, description="WebDataset tar files; * and ? and {00000..00009} are patterns"
+    )
+    output: Path = Field(..., description="directory of the dataset")
+    name: str = Field(..., pattern=r"^[a-z0-9]+$", description="dataset name: lower-case letters and digits")
+    dataset_id: int = Field(90, ge=0, le=9999, description="first part of every id; M-BEIR's own are 0 to 9")
+    text_keys: Literal["first", "all"] = Field(
+        "first", description="captions that are keys of image -> text: the first of each image, or all"
+    )
+    limit: int | None = Field(None, ge=2, description="only the first so many images")

@@ -1,0 +1,186 @@
+"""What a quality run leaves behind: results.json, results.md, and the table on the terminal."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmark.directory import read_manifest
+from benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
+from benchmark.scoring import TaskResult, averages
+from benchmark.settings import QualitySettings
+
+CAPTION = (
+    "success@k: a relevant key is among the first k; M-BEIR prints this as Recall@k and quotes "
+    f"k = {HEADLINE_K}, or {FASHION_HEADLINE_K} for Fashion200K and FashionIQ. recall@k: share of the relevant keys. "
+    "Local: the task's own pool; global: all pools together, images, texts and pages. "
+    "Other modality: share of the first 10 hits (or the largest k below) of a modality the task does not look for."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one quality run found.
+
+    Attributes:
+        parameters: The run's settings.
+        environment: Where and when the client ran.
+        service: What GET /info said before the first query.
+        dataset: The dataset's manifest, or None.
+        results: One entry per task and pool.
+        warnings: What the reader should know before believing the numbers.
+        depth: Hits asked for per query; the reciprocal rank looks no further.
+    """
+
+    parameters: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    service: Mapping[str, Any]
+    dataset: Mapping[str, Any] | None
+    results: Sequence[TaskResult]
+    warnings: Sequence[str]
+    depth: int
+
+    @classmethod
+    def of(
+        cls,
+        settings: QualitySettings,
+        info: Mapping[str, Any],
+        results: Sequence[TaskResult],
+        warnings: Sequence[str],
+        depth: int,
+    ) -> "Report":
+        """Puts a report together from a finished run."""
+        parameters = settings.model_dump(mode="json", exclude={"config"})
+        if settings.limit:
+            warnings = [*warnings, f"only the first {settings.limit} queries of each task were sent"]
+        manifest = read_manifest(settings.dataset)
+        return cls(parameters, environment(), info, manifest, results, warnings, depth)
+
+    def pools(self) -> Iterator[tuple[str, list[TaskResult]]]:
+        """Results by pool, in the order they were measured."""
+        for pool in dict.fromkeys(result.pool for result in self.results):
+            yield pool, [result for result in self.results if result.pool == pool]
+
+
+def environment() -> dict[str, Any]:
+    """The machine and versions the client ran with, and the time."""
+    try:
+        version = importlib.metadata.version("anykey")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    return {
+        "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "anykey": version,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def write_report(output: Path, report: Report) -> None:
+    """Writes results.md and then results.json, each complete or not at all."""
+    output.mkdir(parents=True, exist_ok=True)
+    _write_whole(output / "results.md", markdown(report))
+    _write_whole(output / "results.json", json.dumps(as_json(report), indent=2) + "\n")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain data."""
+    return {
+        "parameters": report.parameters,
+        "environment": report.environment,
+        "service": report.service,
+        "dataset": report.dataset,
+        "warnings": list(report.warnings),
+        "depth": report.depth,
+        "averages": {pool: averages(results) for pool, results in report.pools()},
+        "results": [
+            {**asdict(result), "task_name": TASK_NAMES[result.task.number], "headline_k": result.task.headline_k}
+            for result in report.results
+        ],
+    }
+
+
+def table(report: Report) -> Table:
+    """The table for the terminal: every task, pool by pool, with success@k, MRR and nDCG."""
+    names = [name for name in report.results[0].metrics if not name.startswith("recall@")]
+    grid = Table(title=f"Quality at {report.parameters['url']}", caption=CAPTION, caption_justify="left")
+    for column in ("task", "pool"):
+        grid.add_column(column, no_wrap=True)
+    for column in ("keys", "queries", *names, "other modality"):
+        grid.add_column(column, justify="right")
+    for pool, results in report.pools():
+        for result in results:
+            numbers = [f"{result.metrics[name]:.3f}" for name in names]
+            grid.add_row(_label(result), pool, str(result.num_keys), str(result.num_queries), *numbers, _other(result))
+        means = averages(results)["over_tasks"]
+        grid.add_row("mean over tasks", pool, "", "", *(f"{means[name]:.3f}" for name in names), "", style="bold")
+        grid.add_section()
+    return grid
+
+
+def markdown(report: Report) -> str:
+    """The report as a Markdown page: one table per pool, and where the numbers come from."""
+    model, index = report.service.get("model", {}), report.service["index"]
+    lines = [
+        f"# Quality of {report.parameters['dataset']} at {report.parameters['url']}",
+        "",
+        f"- measured {report.environment['time_utc']} with anykey {report.environment['anykey']}, Python "
+        f"{report.environment['python']}, {report.environment['platform']}, {report.environment['num_cpus']} CPUs",
+        f"- model {model.get('name')}, fusion {model.get('fusion')}, fingerprint `{model.get('fingerprint')}`",
+        f"- index version {index.get('version')}, {index.get('num_keys')} keys: {_counts(index.get('modalities'))}",
+        f"- first {report.depth} hits of each query; reference images excluded: "
+        f"{'yes' if report.parameters['exclude_reference'] else 'no'}; "
+        f"instructions: {'yes' if report.parameters['instructions'] else 'no'}",
+        *(f"- warning: {warning}" for warning in report.warnings),
+    ]
+    for pool, results in report.pools():
+        lines += ["", f"## {pool.capitalize()} pool", "", *_markdown_table(results)]
+    lines += ["", CAPTION, ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(results: Sequence[TaskResult]) -> list[str]:
+    """One pool's table, with the mean over tasks last."""
+    names = list(results[0].metrics)
+    header = ["task", "keys", "queries", *names, "other modality", "p50 ms", "p99 ms"]
+    lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * (len(header) - 1)}|"]
+    for result in results:
+        latency = result.serving["latency_ms"]
+        cells = [_label(result), str(result.num_keys), str(result.num_queries)]
+        cells += [f"{result.metrics[name]:.4f}" for name in names]
+        cells += [_other(result), f"{latency['p50']:.1f}", f"{latency['p99']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    means = averages(results)["over_tasks"]
+    mean_cells = ["mean over tasks", "", "", *(f"{means[name]:.4f}" for name in names), "", "", ""]
+    return [*lines, f"| {' | '.join(mean_cells)} |"]
+
+
+def _label(result: TaskResult) -> str:
+    """Task as a reader knows it: "shapesworld 0 text -> image"."""
+    return f"{result.task.dataset} {result.task.number} {TASK_NAMES[result.task.number]}"
+
+
+def _other(result: TaskResult) -> str:
+    """Share of other modalities among the first ten hits, or at the largest cut-off below ten."""
+    cutoffs = [int(k) for k in result.wrong_modality]
+    chosen = max((k for k in cutoffs if k <= 10), default=min(cutoffs))
+    return f"{result.wrong_modality[str(chosen)]:.0%}"
+
+
+def _counts(modalities: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{count} {modality}" for modality, count in (modalities or {}).items()) or "unknown"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file aside and renames it, so that its name never holds half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
