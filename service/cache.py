@@ -24,6 +24,7 @@ from service.logs import LogEvent
 Vector = NDArray[np.float32]
 KEY_PREFIX = "anykey:vector:1:"
 MAX_PENDING_WRITES = 64
+MAX_NORM_ERROR = 1e-3
 
 logger = logging.getLogger(__name__)
 
@@ -285,4 +286,4 @@ def _from_bytes(value: object, key: str, width: int) -> Vector | None:
     if not isinstance(value, bytes) or len(value) != len(digest) + 4 * width or not value.startswith(digest):
         return None
     vector_D = np.frombuffer(value, dtype="<f4", offset=len(digest)).astype(np.float32)
-    return vector_D if bool(np.isfinite(vector_D).all()) else None
+    return vector_D if abs(float(np.linalg.norm(vector_D)) - 1) < MAX_NORM_ERROR else None

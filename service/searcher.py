@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
-from index.errors import InvalidSearchError
 from index.hits import Hit, StoredImage, StoredKey
 from index.manifest import Manifest
 from service.batcher import Batcher, EncodesPrepared
@@ -181,12 +180,9 @@ class Searcher:
         return encoded.vector_D
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
-        try:
-            return self._index.search(
-                vector_D[None, :], query.k, modalities=query.modalities, pool=query.pool, exclude=query.exclude
-            )[0]
-        except InvalidSearchError as error:
-            raise InvalidRequestError(str(error)) from error
+        return self._index.search(
+            vector_D[None, :], query.k, modalities=query.modalities, pool=query.pool, exclude=query.exclude
+        )[0]
 
     def _check_pool(self, pool: str | None) -> None:
         known = self._index.manifest.pools

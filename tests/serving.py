@@ -1,9 +1,12 @@
 """A real server in a thread, and parts whose timing a test decides with events."""
 
+import json
 import socket
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,11 +14,14 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from rich.console import Console
 
 from encoder.item import Item, Modality
+from index.build import build_index
 from index.errors import KeyNotFoundError
 from index.hits import Hit, Payload, StoredImage, StoredKey
 from index.manifest import EncoderFacts, Manifest
+from index.settings import BuildSettings
 from service.__main__ import listen
 from service.app import create_app
 from service.searcher import QueryEncoder, SearchableIndex
@@ -57,7 +63,7 @@ class GatedEncoder(FakeEncoder):
 
 
 class MemoryIndex:
-    """An index of a few keys, searched by sorting all scores; the slow, obvious twin."""
+    """An index of a few keys, searched by sorting all scores; the slow, obvious twin of the real one."""
 
     def __init__(self, encoder: QueryEncoder, keys: Sequence[tuple[StoredKey, Item]], **facts: Any) -> None:
         self.keys = [key for key, _ in keys]
@@ -139,6 +145,40 @@ class MemoryIndex:
 def stored(key: str, item: Item, pools: tuple[str, ...] = (), **metadata: Any) -> tuple[StoredKey, Item]:
     """A key for `MemoryIndex`."""
     return StoredKey(key, item.modality, Payload(item.text, metadata, len(item.images)), pools), item
+
+
+@dataclass
+class ReadyEncoder:
+    """An encoder for the index builder that is loaded already."""
+
+    encoder: QueryEncoder
+
+    def fingerprint(self) -> str:
+        """The encoder's."""
+        return self.encoder.fingerprint
+
+    def load(self) -> Any:
+        """The encoder."""
+        return self.encoder
+
+
+def build_real_index(directory: Path, encoder: QueryEncoder, keys: Sequence[tuple[StoredKey, Item]]) -> Path:
+    """Builds an index of these keys with the builder; gives its directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (key, item) in enumerate(keys):
+        images = []
+        for position, image in enumerate(item.images):
+            assert isinstance(image, bytes)
+            images.append(f"{number}-{position}.png")
+            (directory / images[-1]).write_bytes(image)
+        row = {"key": key.key, "text": item.text, "image": images, "metadata": key.payload.metadata}
+        rows.append({name: value for name, value in row.items() if value} | {"pool": list(key.pools)})
+    corpus = directory / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = BuildSettings(corpus=[corpus], checkpoint="given", output=directory / "index", strict=True)
+    build_index(settings, ReadyEncoder(encoder), Console(quiet=True))
+    return settings.output
 
 
 def make_settings(**values: Any) -> ServiceSettings:
