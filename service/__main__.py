@@ -13,6 +13,7 @@ from service.app import create_app
 from service.errors import StartupError
 from service.lifecycle import Lifecycle
 from service.logs import LogEvent, configure_logging
+from service.searcher import QueryEncoder, SearchableIndex
 from service.settings import ServiceSettings
 
 PROG = "anykey-serve"
@@ -34,11 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     return run_program(PROG, commands, argv, (), (StartupError,), default="serve")
 
 
-def serve(settings: ServiceSettings) -> int:
+def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index: SearchableIndex | None = None) -> int:
     """Listens and serves until told to stop; requests under way are answered first.
 
     Args:
         settings: The service's settings.
+        encoder: Used instead of loading the checkpoint.
+        index: Used instead of opening the index directory.
 
     Returns:
         0.
@@ -50,7 +53,7 @@ def serve(settings: ServiceSettings) -> int:
     logger.info("starting", extra={"event": LogEvent.STARTING, "settings": settings.model_dump(mode="json")})
     with listen(settings.host, settings.port) as listener:
         stop: list[Callable[[], None]] = []
-        app = create_app(settings, on_failure=lambda: stop[0]())
+        app = create_app(settings, encoder=encoder, index=index, on_failure=lambda: stop[0]())
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -3,7 +3,8 @@
 import json
 import socket
 import threading
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,10 @@ class MemoryIndex:
         assert isinstance(data, bytes)
         return StoredImage(data, "image/png" if data.startswith(b"\x89PNG") else "text/html")
 
+    def replace_image(self, key: str, data: bytes) -> None:
+        """Puts other bytes where the key's image was."""
+        self._items[key] = Item(images=(data,))
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -212,6 +217,19 @@ def serving(
     """Serves these parts on a free port."""
     with running(create_app(make_settings(**settings), encoder=encoder, index=index)) as client:
         yield client
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Asks again and again until the condition holds; fails after `WAIT_S`."""
+    give_up_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < give_up_s, f"never happened: {what}"
+
+
+def counters(client: httpx.Client, part: str) -> dict[str, int]:
+    """The batcher's or the cache's counters."""
+    found: dict[str, int] = client.get("/info").json()["counters"][part]
+    return found
 
 
 def port_of(listener: socket.socket) -> int:

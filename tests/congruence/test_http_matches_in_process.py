@@ -1,0 +1,107 @@
+"""A query over HTTP has the hits the searcher gives in this process, and those of an exhaustive search."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.item import Item, Modality
+from index.faiss_index import FaissIndex
+from index.hits import Hit
+from service.parts import open_parts
+from service.query import Query
+from tests.fakes import FakeEncoder
+from tests.service_inputs import as_base64, png
+from tests.serving import MemoryIndex, build_real_index, make_settings, serving, stored
+
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (120, 120, 120)]
+TEXTS = ["a red circle", "something blue and square", "grey", "one two three four"]
+KEYS = [
+    *(stored(f"text {n}", Item(text=text), ("texts",)) for n, text in enumerate(TEXTS)),
+    *(stored(f"image {n}", Item(images=(png(colour),)), ("images",)) for n, colour in enumerate(COLOURS)),
+    *(
+        stored(f"page {n}", Item(text=text, images=(png(colour),)), nr=n)
+        for n, (text, colour) in enumerate(zip(TEXTS, COLOURS, strict=True))
+    ),
+]
+QUERIES = [
+    Query(Item(text="a green triangle")),
+    Query(Item(images=(png((210, 40, 20)),)), k=3),
+    Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.2, k=12),
+    Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.8, k=12),
+    Query(Item(text="grey"), k=12, modalities=frozenset({Modality.IMAGE, Modality.FUSED})),
+    Query(Item(text="grey"), k=2, pool="texts", exclude=frozenset({"text 2"})),
+]
+
+
+def as_fields(query: Query) -> dict[str, Any]:
+    """The query as a JSON body."""
+    images = [as_base64(image) for image in query.item.images if isinstance(image, bytes)]
+    return {
+        "text": query.item.text,
+        "image": images or None,
+        "k": query.k,
+        "modalities": sorted(query.modalities) if query.modalities else None,
+        "pool": query.pool,
+        "exclude": sorted(query.exclude),
+        "text_weight": query.text_weight,
+    }
+
+
+def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
+    """Each query's hits from the searcher, called directly."""
+
+    async def search_all() -> list[list[Hit]]:
+        async with AsyncExitStack() as stack:
+            parts = await open_parts(make_settings(), encoder, index, stack)
+            return [(await parts.searcher.search(query)).hits for query in QUERIES]
+
+    return asyncio.run(search_all())
+
+
+def by_score(hits: list[Hit]) -> dict[float, set[str]]:
+    """Keys grouped by score: inside a group they may permute."""
+    groups: dict[float, set[str]] = {}
+    for hit in hits:
+        groups.setdefault(round(hit.score, 5), set()).add(hit.key)
+    return groups
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> FaissIndex:
+    return FaissIndex.open(build_real_index(tmp_path, FakeEncoder(), KEYS))
+
+
+def test_http_matches_in_process(index: FaissIndex) -> None:
+    with index, serving(FakeEncoder(), index) as client:
+        direct = in_process(FakeEncoder(), index)
+        for query, hits in zip(QUERIES, direct, strict=True):
+            answer = client.post("/search", json=as_fields(query)).json()
+            assert answer["query_modality"] == query.item.modality
+            assert [
+                (
+                    hit["key"],
+                    hit["score"],
+                    hit["rank"],
+                    hit["modality"],
+                    hit["payload"]["text"],
+                    hit["payload"]["metadata"],
+                )
+                for hit in answer["hits"]
+            ] == [(h.key, h.score, h.rank, h.modality, h.payload.text, h.payload.metadata) for h in hits]
+
+
+def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
+    encoder = FakeEncoder()
+    with index:
+        for query, hits in zip(QUERIES, in_process(encoder, index), strict=True):
+            vector_QD = encoder.encode([query.item], query.text_weight)
+            (exact,) = MemoryIndex(encoder, KEYS).search(
+                vector_QD, len(KEYS), modalities=query.modalities, pool=query.pool, exclude=query.exclude
+            )
+            expected = by_score(exact)
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)
+            for score, keys in by_score(hits).items():
+                assert keys <= expected[score]

@@ -1,0 +1,227 @@
+"""Overload, impatience and failure over HTTP: quick refusals, nothing hangs, and the service recovers."""
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from encoder.item import Item
+from service.logs import JsonFormatter
+from tests.fakes import FakeEncoder
+from tests.service_inputs import as_base64, png
+from tests.serving import GatedEncoder, MemoryIndex, counters, serving, stored, until
+
+KEYS = [stored("red", Item(images=(png(),))), stored("note", Item(text="a note"))]
+
+
+@pytest.fixture
+def encoder() -> Iterator[GatedEncoder]:
+    encoder = GatedEncoder()
+    yield encoder
+    encoder.gate.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def make_index(encoder: GatedEncoder) -> MemoryIndex:
+    index = MemoryIndex(encoder, KEYS)
+    encoder.wait_until_entered()
+    return index
+
+
+def ask(client: httpx.Client, text: str) -> httpx.Response:
+    return client.post("/search", json={"text": text})
+
+
+def block(client: httpx.Client, pool: ThreadPoolExecutor, encoder: GatedEncoder) -> Future[httpx.Response]:
+    """Occupies the encoder with one query until the gate is set."""
+    encoder.gate.clear()
+    future = pool.submit(ask, client, "blocker")
+    encoder.wait_until_entered()
+    return future
+
+
+def test_a_full_queue_answers_429_with_retry_after_at_once(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:
+    with serving(encoder, make_index(encoder), max_queue_items=2, retry_after_s=7) as client:
+        accepted = [block(client, pool, encoder)]
+        accepted += [pool.submit(ask, client, f"waiting {n}") for n in range(2)]
+        until(lambda: counters(client, "batcher")["places_taken"] == 2, "both places are taken")
+        refused = ask(client, "one too many")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
+        assert refused.json()["error"]["type"] == "overloaded"
+        encoder.gate.set()
+        assert [future.result().status_code for future in accepted] == [200] * 3
+        assert ask(client, "now there is room").status_code == 200
+
+
+def test_a_cached_query_is_answered_while_the_queue_is_full(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:
+    with serving(encoder, make_index(encoder), max_queue_items=1) as client:
+        ask(client, "asked before")
+        encoder.wait_until_entered()
+        block(client, pool, encoder)
+        pool.submit(ask, client, "takes the only place")
+        until(lambda: counters(client, "batcher")["places_taken"] == 1, "the place is taken")
+        assert ask(client, "asked before").json()["cached"] is True
+        encoder.gate.set()
+
+
+def test_a_query_that_waits_too_long_is_answered_504_and_never_encoded(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor
+) -> None:
+    with serving(encoder, make_index(encoder), request_deadline_ms=100) as client:
+        blocked = block(client, pool, encoder)
+        late = ask(client, "late")
+        assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
+        assert blocked.result().status_code == 504
+        encoder.gate.set()
+        until(lambda: counters(client, "batcher")["dropped"] == 1, "the late query is dropped")
+        assert ask(client, "in time").status_code == 200
+    assert encoder.batches == [2, 1, 1], "the corpus, the blocker, the one in time"
+
+
+def test_a_query_whose_client_left_is_dropped(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="service")
+    with serving(encoder, make_index(encoder)) as client:
+        blocked = block(client, pool, encoder)
+        body = b'{"text": "impatient"}'
+        head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
+            connection.sendall(head % len(body) + body)
+            until(lambda: counters(client, "batcher")["places_taken"] == 1, "the query waits")
+        until(
+            lambda: any(getattr(r, "error_type", "") == "client_gone" for r in caplog.records),
+            "the server learns that the client left",
+        )
+        encoder.gate.set()
+        until(lambda: counters(client, "batcher")["dropped"] == 1, "the query is dropped")
+        assert blocked.result().status_code == 200
+
+
+def test_a_failing_batch_is_500_for_all_in_it_and_the_next_works(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(encoder, make_index(encoder)) as client:
+        encoder.failures = [None, RuntimeError("device lost")]
+        blocked = block(client, pool, encoder)
+        unlucky = [pool.submit(ask, client, f"unlucky {n}") for n in range(3)]
+        until(lambda: counters(client, "batcher")["places_taken"] == 3, "all wait")
+        encoder.gate.set()
+        for response in (future.result() for future in unlucky):
+            assert response.status_code == 500
+            assert response.json()["error"]["type"] == "internal"
+            assert "device lost" not in response.text
+        assert blocked.result().status_code == 200
+        assert ask(client, "afterwards").status_code == 200
+    assert "device lost" in caplog.text, "the log keeps the traceback"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_worker_makes_the_service_unready_and_hangs_nobody(encoder: GatedEncoder) -> None:
+    with serving(encoder, make_index(encoder), retry_after_s=3) as client:
+        assert client.get("/readyz").status_code == 200
+        encoder.failures = [SystemExit()]
+        assert ask(client, "fatal").status_code == 503
+        for response in (client.get("/readyz"), ask(client, "after")):
+            assert (response.status_code, response.headers["retry-after"]) == (503, "3")
+            assert "worker has died" in response.json()["error"]["message"]
+        assert client.get("/livez").status_code == 200
+
+
+def test_an_unforeseen_failure_is_500_with_a_request_id_and_a_traceback_in_the_log(
+    encoder: GatedEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BrokenIndex(MemoryIndex):
+        def search(self, *args: Any, **options: Any) -> Any:
+            raise KeyError("a bug of ours")
+
+    with serving(encoder, BrokenIndex(encoder, KEYS)) as client:
+        response = client.post("/search", json={"text": "a"}, headers={"x-request-id": "trace-me"})
+        assert response.status_code == 500
+        error = response.json()["error"]
+        assert (error["type"], error["request_id"]) == ("internal", "trace-me")
+        assert "a bug of ours" not in response.text
+        assert client.get("/livez").status_code == 200
+    (record,) = [record for record in caplog.records if getattr(record, "event", "") == "request_failed"]
+    line = json.loads(JsonFormatter().format(record))
+    assert line["request_id"] == "trace-me"
+    assert "a bug of ours" in line["traceback"]
+
+
+def test_log_lines_are_json_and_hold_nothing_a_user_sent(
+    encoder: GatedEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="service")
+    secret = "confidential"
+    with serving(encoder, MemoryIndex(encoder, KEYS)) as client:
+        client.post("/search", json={"text": f"{secret} plans", "exclude": [secret]})
+        client.post("/search", json={"text": "a", "pool": secret})
+        client.post("/search", json={"text": "a", secret: 1})
+        client.post("/search", json={"image": as_base64(secret.encode())})
+        client.get(f"/keys/{secret}?{secret}=1")
+        client.get(f"/{secret}", headers={"user-agent": secret})
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("service")]
+    assert secret not in "".join(lines)
+    requests = [line for line in map(json.loads, lines) if line.get("event") == "request"]
+    assert [line["status"] for line in requests] == [200, 400, 400, 422, 404, 404]
+    first = requests[0]
+    assert (first["method"], first["route"], first["num_hits"], first["query_modality"]) == (
+        "POST",
+        "/search",
+        2,
+        "text",
+    )
+    assert first["timings_ms"]["total"] >= 0
+    assert [line.get("error_type") for line in requests[1:3]] == ["invalid_request", "invalid_request"]
+    assert requests[4]["route"] == "/keys/{key:path}"
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"fingerprint": "sha256:other"}, ["sha256:other", FakeEncoder().fingerprint]),
+        ({"width": 16}, ["16", "8"]),
+        ({"fusion": "unit"}, ["unit", "raw"]),
+    ],
+    ids=["fingerprint", "width", "fusion"],
+)
+def test_an_encoder_and_an_index_that_do_not_match_never_become_ready(
+    facts: dict[str, Any], expected: list[str]
+) -> None:
+    encoder = FakeEncoder()
+    with serving(encoder, MemoryIndex(encoder, KEYS, **facts)) as client:
+        for response in (client.get("/readyz"), ask(client, "a"), client.get("/info"), client.get("/keys/red")):
+            assert response.status_code == 503
+            assert "retry-after" in response.headers
+            assert response.json()["error"]["type"] == "not_ready"
+            assert all(value in response.json()["error"]["message"] for value in expected)
+        assert client.get("/livez").status_code == 200
+
+
+def test_an_image_of_another_type_is_never_sent() -> None:
+    encoder = FakeEncoder()
+    index = MemoryIndex(encoder, KEYS)
+    index.replace_image("red", b"<script>alert(1)</script>")
+    with serving(encoder, index) as client:
+        response = client.get("/keys/red/image")
+        assert response.status_code == 404
+        assert "script" not in response.text
+
+
+def test_chosen_origins_may_call_from_a_browser() -> None:
+    encoder = FakeEncoder()
+    with serving(encoder, MemoryIndex(encoder, KEYS), cors_origins=["http://shop.example"]) as client:
+        allowed = client.get("/livez", headers={"origin": "http://shop.example"})
+        assert allowed.headers["access-control-allow-origin"] == "http://shop.example"
+        refused = client.get("/livez", headers={"origin": "http://else.example"})
+        assert "access-control-allow-origin" not in refused.headers
