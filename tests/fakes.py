@@ -102,3 +102,25 @@ def _fuse(item: FakePrepared, text_weight: float) -> NDArray[np.float32]:
 def _unit(vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
     """The vector scaled to unit length."""
     return np.asarray(vector_D / np.linalg.norm(vector_D), dtype=np.float32)
+
+
+class FakeEncoderSource:
+    """An encoder that counts how often a build asked for it.
+
+    Attributes:
+        encoder: What `load` gives.
+        num_loads: How often it was asked for.
+    """
+
+    def __init__(self, encoder: FakeEncoder | None = None) -> None:
+        self.encoder = encoder or FakeEncoder()
+        self.num_loads = 0
+
+    def fingerprint(self) -> str:
+        """The fingerprint, which costs no load."""
+        return self.encoder.fingerprint
+
+    def load(self) -> FakeEncoder:
+        """The encoder."""
+        self.num_loads += 1
+        return self.encoder

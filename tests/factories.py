@@ -1,0 +1,66 @@
+"""Small things that many tests need, made the same way each time."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from index.build import BuildReport, build_index
+from index.settings import BuildSettings
+from tests.fakes import FakeEncoder, FakeEncoderSource
+
+Colour = tuple[int, int, int]
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def image_bytes(colour: Colour = RED, size_px: int = 8, image_format: str = "PNG") -> bytes:
+    """A square of one colour, encoded."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (size_px, size_px), colour).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
+    """A JSONL file; a row that is a string is written as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def build_settings(corpus: Path | list[Path], output: Path, **changes: Any) -> BuildSettings:
+    """Settings of a small build; the checkpoint is never read."""
+    paths = corpus if isinstance(corpus, list) else [corpus]
+    return BuildSettings(corpus=paths, checkpoint="unused", output=output, **{"decode_threads": 2, **changes})
+
+
+def build_with(
+    corpus: Path | list[Path], output: Path, encoder: FakeEncoder | None = None, **changes: Any
+) -> BuildReport:
+    """Builds an index with a fake encoder, without showing progress."""
+    source = FakeEncoderSource(encoder)
+    return build_index(build_settings(corpus, output, **changes), source, Console(quiet=True))
+
+
+def mixed_corpus(directory: Path, num_keys: int = 9) -> Path:
+    """A JSONL corpus that takes turns between text, image and fused keys; `key-0`, `key-1`, ...
+
+    Every key is in the pool `even` or `odd`, and has its number in its metadata.
+    """
+    (directory / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(num_keys):
+        row: dict[str, Any] = {"key": f"key-{number}", "metadata": {"number": number}}
+        row["pool"] = "odd" if number % 2 else "even"
+        if number % 3 != 1:
+            row["text"] = " ".join("w" * (1 + number * step % 7) for step in range(1, 5))
+        if number % 3:
+            row["image"] = f"images/{number}.png"
+            colour = (number * 37 % 256, number * 91 % 256, number * 151 % 256)
+            (directory / row["image"]).write_bytes(image_bytes(colour))
+        rows.append(row)
+    return write_jsonl(directory / "corpus.jsonl", rows)

@@ -1,0 +1,136 @@
+"""The plan: one entry per key, whatever the corpus repeats; images looked at before anything is embedded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.item import Modality
+from index.corpus import CorpusEntry
+from index.errors import DuplicateKeyError, InvalidRowError
+from index.plan import PAGE_ROWS, Plan
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Iterator[Plan]:
+    plan = Plan(tmp_path / "plan.sqlite", max_image_bytes=100)
+    yield plan
+    plan.close()
+
+
+def entry(key: str, where: str = "a.jsonl:1", **changes: Any) -> CorpusEntry:
+    return CorpusEntry(**{"key": key, "text": "t", "images": (), "where": where, **changes})
+
+
+def test_entries_come_back_in_order_beyond_one_page(plan: Plan) -> None:
+    keys = [f"k{number}" for number in range(2 * PAGE_ROWS + 1)]
+    for key in keys:
+        plan.next_row()
+        plan.add(entry(key))
+
+    assert [planned.key for planned in plan.entries()] == keys
+    assert plan.count() == len(keys)
+
+
+def test_entry_keeps_text_metadata_pools_and_modality(plan: Plan, tmp_path: Path) -> None:
+    image = tmp_path / "i.png"
+    image.write_bytes(b"12345")
+
+    plan.add(entry("k", images=(image,), metadata={"b": 1, "a": "\u00e9"}, pools=("p",)))
+
+    (planned,) = plan.entries()
+    assert (planned.text, planned.metadata, planned.pools) == ("t", '{"a": "\u00e9", "b": 1}', ("p",))
+    assert planned.modality is Modality.FUSED
+    assert (planned.images[0].path, planned.images[0].size_bytes) == (str(image), 5)
+
+
+def test_duplicate_key_names_the_first_place(plan: Plan) -> None:
+    plan.add(entry("k", "a.jsonl:3"))
+
+    with pytest.raises(DuplicateKeyError, match=r"b\.jsonl:9: duplicate key 'k', first at a\.jsonl:3"):
+        plan.add(entry("k", "b.jsonl:9"))
+
+
+def test_same_candidate_in_two_mbeir_files_is_one_key_in_two_pools(plan: Plan) -> None:
+    plan.add(entry("1:1", "a.jsonl:1", pools=("a",), may_repeat=True))
+    plan.add(entry("1:1", "b.jsonl:1", pools=("b",), may_repeat=True))
+
+    (planned,) = plan.entries()
+    assert planned.pools == ("a", "b")
+
+
+def test_differing_candidates_with_one_did_are_refused(plan: Plan) -> None:
+    plan.add(entry("1:1", "a.jsonl:1", may_repeat=True))
+
+    with pytest.raises(DuplicateKeyError, match=r"differs from the row with the same did at a\.jsonl:1"):
+        plan.add(entry("1:1", "b.jsonl:1", text="other", may_repeat=True))
+
+
+def test_candidate_twice_in_one_mbeir_file_is_a_duplicate(plan: Plan) -> None:
+    plan.add(entry("1:1", "a.jsonl:1", may_repeat=True))
+
+    with pytest.raises(DuplicateKeyError, match="duplicate key"):
+        plan.add(entry("1:1", "a.jsonl:2", may_repeat=True))
+
+
+def test_images_that_are_missing_no_file_or_too_large_are_refused(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(101))
+    cases = {"none.png": "No such file", ".": "is no file", "large.png": "has 101 bytes, at most 100", "\0": "null"}
+
+    for name, reason in cases.items():
+        with pytest.raises(InvalidRowError, match=reason):
+            plan.add(entry("k", images=(tmp_path / name,)))
+    assert plan.count() == 0
+
+
+def test_bad_rows_come_in_the_order_of_the_corpus(plan: Plan) -> None:
+    for line in (1, 2, 3):
+        plan.next_row()
+        if line != 2:
+            plan.add(entry(f"k{line}", f"a.jsonl:{line}"))
+        else:
+            plan.add_bad_row(InvalidRowError("a.jsonl:2", "no key"))
+    first, _ = plan.entries()
+    plan.add_bad_row(InvalidRowError(first.where, "undecodable", first.key), first.position)
+
+    assert [str(row) for row in plan.bad_rows()] == ["a.jsonl:1: undecodable", "a.jsonl:2: no key"]
+
+
+def test_remembered_bad_rows_can_be_taken_back(plan: Plan) -> None:
+    plan.add_bad_row(InvalidRowError("a.jsonl:1", "from the corpus"))
+    plan.add_bad_row(InvalidRowError("a.jsonl:2", "from a store"), 2, is_remembered=True)
+
+    plan.forget_remembered()
+
+    assert [row.reason for row in plan.bad_rows()] == ["from the corpus"]
+
+
+def test_stale_entries_can_be_listed_alone(plan: Plan) -> None:
+    for key in "abc":
+        plan.next_row()
+        plan.add(entry(key))
+    for planned in plan.entries():
+        plan.mark(planned.position, is_stale=planned.key != "b")
+
+    assert [planned.key for planned in plan.entries(only_stale=True)] == ["a", "c"]
+    assert plan.count(only_stale=True) == 2
+
+
+def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"same")
+        plan.next_row()
+        plan.add(entry(name, images=(tmp_path / name,)))
+    first, second = plan.entries()
+
+    assert first.payload_digest("copy") == second.payload_digest("copy")
+    assert first.payload_digest("reference") != second.payload_digest("reference")
+
+
+def test_closing_deletes_the_scratch_file(tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "p.sqlite", 1)
+    plan.close()
+    plan.close()
+
+    assert not (tmp_path / "p.sqlite").exists()
