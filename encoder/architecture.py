@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,8 +97,8 @@ def build(architecture: Architecture) -> nn.Module:
     with TemporaryDirectory() as folder, _quiet():
         write_open_clip_config(architecture, Path(folder))
         try:
-            model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
             raise CheckpointCorruptError(f"open_clip cannot build architecture {architecture.name}: {error}") from error
     if architecture.padding is Padding.SAME:
         use_same_padding(model.visual)  # type: ignore[arg-type]
@@ -107,12 +107,20 @@ def build(architecture: Architecture) -> nn.Module:
 
 def write_open_clip_config(architecture: Architecture, folder: Path) -> None:
     """Writes `open_clip_config.json`, from which open_clip's `local-dir:` builds the same network."""
+    preprocess_cfg = preprocessing(architecture)
+    config = {
+        "model_cfg": open_clip_cfg(architecture),
+        "preprocess_cfg": {**asdict(preprocess_cfg), "size": preprocess_cfg.size},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def open_clip_cfg(architecture: Architecture) -> dict[str, Any]:
+    """open_clip's model configuration, a copy; no tower fetches weights of its own."""
     model_cfg = deepcopy(architecture.model_cfg)
     if architecture.uses_timm:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
-    preprocess_cfg = preprocessing(architecture)
-    config = {"model_cfg": model_cfg, "preprocess_cfg": {**asdict(preprocess_cfg), "size": preprocess_cfg.size}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return model_cfg
 
 
 def preprocessing(architecture: Architecture) -> PreprocessCfg:
@@ -148,11 +156,6 @@ def _pair(size: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-def with_padding(architecture: Architecture, padding: Padding) -> Architecture:
-    """The same architecture, padded otherwise."""
-    return replace(architecture, padding=padding)
-
-
 def _read_json(path: Path) -> Architecture:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -161,9 +164,15 @@ def _read_json(path: Path) -> Architecture:
     except (OSError, ValueError) as error:
         raise CheckpointCorruptError(f"{path} is not a JSON file: {error}") from error
     model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
-    if not isinstance(model_cfg, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model_cfg):
-        raise CheckpointCorruptError(f"{path} is no open_clip configuration: needs embed_dim, vision_cfg, text_cfg")
-    return Architecture(path.stem, model_cfg, config.get("preprocess_cfg", {}))
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    if not isinstance(model_cfg, dict) or not all(isinstance(model_cfg.get(name), kinds[name]) for name in kinds):
+        raise CheckpointCorruptError(
+            f"{path} is no open_clip configuration: needs embed_dim (a number), vision_cfg and text_cfg (objects)"
+        )
+    preprocess_cfg = config.get("preprocess_cfg", {})
+    if not isinstance(preprocess_cfg, dict):
+        raise CheckpointCorruptError(f"{path}: preprocess_cfg must be an object")
+    return Architecture(path.stem, model_cfg, preprocess_cfg)
 
 
 @contextmanager

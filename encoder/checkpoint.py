@@ -8,6 +8,7 @@ encoder.json                  what open_clip does not know: fusion, padding, fin
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from encoder.architecture import Architecture, Padding, build, preprocessing, read_architecture, write_open_clip_config
+from encoder.architecture import (
+    Architecture,
+    Padding,
+    build,
+    open_clip_cfg,
+    preprocessing,
+    read_architecture,
+    write_open_clip_config,
+)
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 
@@ -28,6 +37,17 @@ CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 MANIFEST_NAME = "encoder.json"
 FORMAT = 1
+# What safetensors, torch and numpy raise on a file that holds no weights.
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ def fingerprint(architecture: Architecture, weights: Mapping[str, Tensor], fusio
     """
     digest = hashlib.sha256()
     facts = {
-        "model": architecture.model_cfg,
+        "model": open_clip_cfg(architecture),
         "preprocess": asdict(preprocessing(architecture)),
         "padding": architecture.padding,
         "fusion": fusion,
@@ -102,7 +122,7 @@ def save_checkpoint(
     try:
         identity = fingerprint(architecture, weights, fusion)
         write_open_clip_config(architecture, aside)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, aside / WEIGHTS_NAME)
+        _write_weights(weights, aside / WEIGHTS_NAME)
         manifest = {
             "format": FORMAT,
             "name": architecture.name,
@@ -172,12 +192,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
             model.load_state_dict(load_file(path), strict=True)
         else:
             open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True, device="cpu")
-    except (SafetensorError, OSError, ValueError, KeyError, EOFError) as error:
-        raise CheckpointCorruptError(f"{path} is damaged or no weights file: {error}") from error
+    except _UNREADABLE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointCorruptError(f"{path} is damaged or no weights file: {reason}") from error
     except RuntimeError as error:
         lines = str(error).splitlines()
         detail = "; ".join(line.strip() for line in lines[:3])
         raise CheckpointCorruptError(f"{path} does not fit the architecture: {detail}") from error
+
+
+def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _find_weights(directory: Path) -> Path:
@@ -204,7 +232,13 @@ def _put_in_place(aside: Path, directory: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    if directory.exists():
-        directory.rename(old)
-    aside.rename(directory)
+    if not directory.exists():
+        aside.rename(directory)
+        return
+    directory.rename(old)
+    try:
+        aside.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Encoded bytes to an upright RGB picture, with limits checked before anything is decoded."""
 
+import stat
 import struct
 from dataclasses import dataclass
 from io import BytesIO
@@ -66,13 +67,20 @@ def decode_image(
     """
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
-        _check_pixels(source, limits)
-        return _as_rgb(source)
+        return _decode(source, f"a {source.mode} image", limits, None)
     data = source if isinstance(source, bytes) else _read(Path(source), limits)
     if len(data) > limits.max_bytes:
         raise ItemTooLargeError(f"image has {len(data)} bytes, at most {limits.max_bytes} are accepted")
+    name = f"{len(data)} bytes" if isinstance(source, bytes) else f"{str(source)!r} ({len(data)} bytes)"
+    return _decode(data, name, limits, target_px)
+
+
+def _decode(source: bytes | Image.Image, name: str, limits: ImageLimits, target_px: int | None) -> Image.Image:
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        if isinstance(source, Image.Image):
+            _check_pixels(source, limits)
+            return _as_rgb(source)
+        with Image.open(BytesIO(source), formats=FORMATS) as image:
             _check_pixels(image, limits)
             if target_px is not None:
                 image.draft("RGB", (2 * target_px, 2 * target_px))
@@ -82,26 +90,23 @@ def decode_image(
     except InvalidItemError:
         raise
     except _DECODER_ERRORS as error:
-        raise UndecodableImageError(
-            f"cannot decode {_describe(source, data)} as an image ({', '.join(FORMATS)} are read)"
-        ) from error
+        raise UndecodableImageError(f"cannot decode {name} as an image ({', '.join(FORMATS)} are read)") from error
 
 
 def _read(path: Path, limits: ImageLimits) -> bytes:
+    name = repr(str(path))  # quoted, so that a stray byte in a name cannot break the message
     try:
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            raise ItemTooLargeError(f"{path} has {size} bytes, at most {limits.max_bytes} are accepted")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
+            raise UndecodableImageError(f"cannot read {name}: not a regular file")
+        if status.st_size > limits.max_bytes:
+            raise ItemTooLargeError(f"{name} has {status.st_size} bytes, at most {limits.max_bytes} are accepted")
         return path.read_bytes()
+    except InvalidItemError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InvalidItemError):
-            raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise UndecodableImageError(f"cannot read {path}: {reason}") from error
-
-
-def _describe(source: bytes | str | Path, data: bytes) -> str:
-    return f"{len(data)} bytes" if isinstance(source, bytes) else f"{source} ({len(data)} bytes)"
+        raise UndecodableImageError(f"cannot read {name}: {reason}") from error
 
 
 def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
@@ -116,14 +121,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         upright = _to_8_bit(upright)
-    if upright.mode == "RGB":
-        upright.load()
-        return upright
-    if upright.has_transparency_data:
+    if upright.has_transparency_data:  # an alpha channel, or a colour declared transparent
         layer = upright.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return upright.convert("RGB")
+    if upright.mode != "RGB":
+        return upright.convert("RGB")
+    upright.load()
+    return upright
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

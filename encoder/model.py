@@ -4,7 +4,6 @@ Shape legend: B = batch, D = width, T = tokens, C, H, W = channels, height, widt
 F = images of all items of a batch together.
 """
 
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from encoder.fusion import Fusion, fuse
 from encoder.images import ImageLimits, decode_image
 from encoder.item import Item, Modality
 from encoder.text import encode_text
+from encoder.tokens import Tokenizer
 
 MAX_TEXT_CHARS = 100_000
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,8 +101,7 @@ class Encoder:
             self.model.visual.to(memory_format=torch.channels_last)
         self._preprocess_cfg = preprocessing(self.architecture)
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
-        self._tokenizer = tokenizer(self.architecture)
-        self._tokenizer_lock = threading.Lock()  # Hugging Face tokenizers refuse concurrent use
+        self._tokenizer = Tokenizer(self.architecture)
 
     @classmethod
     def load(
@@ -240,9 +239,7 @@ class Encoder:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
-        with self._tokenizer_lock:
-            tokens_1T: Tensor = self._tokenizer([text])
-        return tokens_1T[0]
+        return self._tokenizer([text])[0]
 
     def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
         owners = [i for i, item in enumerate(prepared) for _ in item.images]
@@ -287,15 +284,6 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     )
 
 
-def tokenizer(architecture: Architecture) -> Any:
-    """open_clip's tokenizer for this architecture: texts to padded token rows `[B, T]`."""
-    text_cfg = architecture.model_cfg["text_cfg"]
-    if text_cfg.get("hf_tokenizer_name"):
-        return open_clip.get_tokenizer(architecture.name)
-    options = text_cfg.get("tokenizer_kwargs", {})
-    return open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77), **options)
-
-
 def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str, Any]) -> Checkpoint:
     identity = fingerprint(architecture, model.state_dict(), Fusion.RAW)
     return Checkpoint(architecture, model, Fusion.RAW, identity, provenance)
@@ -320,7 +308,7 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceUnavailableError(f"device '{device}' is not available: {reason}") from error

@@ -30,7 +30,8 @@ from encoder.architecture import preprocessing
 from encoder.checkpoint import save_checkpoint
 from encoder.fusion import fuse
 from encoder.images import ImageLimits
-from encoder.model import choose_device, tokenizer
+from encoder.model import choose_device
+from encoder.tokens import Tokenizer
 from training.batches import Batch, DrawnPairs, EpochDraws, leave_out_words, make_loader
 from training.errors import DivergedError, InvalidRecipeError
 from training.features import trunk_features
@@ -288,7 +289,7 @@ def _read_table(
     config = preprocessing(start.architecture)
     table = read_table(
         source=pairs,
-        tokenize=tokenizer(start.architecture),
+        tokenize=Tokenizer(start.architecture),
         reader=ImageReader(config, ImageLimits(settings.max_image_bytes, settings.max_image_pixels)),
         cache_images_bytes=settings.cache_images_bytes,
         max_bad_share=settings.max_bad_share,
