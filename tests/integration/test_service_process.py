@@ -1,0 +1,157 @@
+"""The service as a process: SIGTERM drains, a taken port and missing files end it with one clear line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from encoder.item import Item
+from service.__main__ import listen
+from tests.fakes import FakeEncoder
+from tests.serving import WAIT_S, build_real_index, counters, port_of, stored, until
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith("ANYKEY_")}, "OMP_NUM_THREADS": "1"}
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines_until(process: subprocess.Popen[str], name: str, value: str) -> dict[str, Any]:
+    """Reads the log up to the line with this field."""
+    assert process.stderr is not None
+    for text in process.stderr:
+        line: dict[str, Any] = json.loads(text)
+        if value in str(line.get(name, "")):
+            return line
+    raise AssertionError(f"the process ended without logging {name} {value}")
+
+
+@pytest.fixture
+def gated() -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A service whose encoder waits for a line on standard input, and a client of it."""
+    process = start("tests.integration.gated_server")
+    try:
+        port = lines_until(process, "event", "listening")["port"]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S, trust_env=False) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_loses_nothing(
+    gated: tuple[subprocess.Popen[str], httpx.Client], number: signal.Signals
+) -> None:
+    process, client = gated
+
+    def ask(n: int) -> httpx.Response:
+        return httpx.post(f"{client.base_url}/search", json={"text": f"query {n}"}, timeout=WAIT_S, trust_env=False)
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = [pool.submit(ask, n) for n in range(10)]
+
+        def all_admitted() -> bool:
+            now = counters(client, "batcher")
+            return now["places_taken"] >= 6  # ten, less a first batch of at most four
+
+        until(all_admitted, "all queries are admitted")
+        process.send_signal(number)
+        lines_until(process, "message", "Shutting down")
+        with pytest.raises(httpx.ConnectError):
+            ask(99)
+        assert not any(answer.done() for answer in answers), "the gate is closed, so nothing can be answered yet"
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert [answer.result().status_code for answer in answers] == [200] * 10
+    lines_until(process, "event", "stopped")
+    assert process.wait(WAIT_S) == 0
+
+
+def test_an_idle_service_stops_at_once(gated: tuple[subprocess.Popen[str], httpx.Client]) -> None:
+    process, _ = gated
+    lines_until(process, "event", "ready")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT_S) == 0
+
+
+def fails(*arguments: str) -> tuple[int, str]:
+    """Exit code and last line on stderr of the service started with these arguments."""
+    process = start("service", *arguments)
+    _, stderr = process.communicate(timeout=WAIT_S * 3)
+    lines = stderr.strip().splitlines()
+    assert not any(line.startswith("Traceback") for line in lines), stderr
+    assert [line for line in lines if not line.startswith("{")] == lines[-1:], "one line besides the log"
+    return process.returncode, lines[-1]
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = port_of(taken)
+        code, line = fails("--port", str(port))
+    assert code == 1
+    assert line.startswith(f"anykey-serve: error: port {port} on 127.0.0.1 is in use; choose another with --port")
+
+
+def test_a_missing_index_says_how_to_make_one(tmp_path: Path) -> None:
+    code, line = fails("--port", "0", "--index", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert "nowhere" in line
+    assert "make index" in line
+
+
+def test_a_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
+    index = build_real_index(tmp_path, FakeEncoder(), [stored("note", Item(text="a note"))])
+    code, line = fails("--port", "0", "--index", str(index), "--checkpoint", str(tmp_path / "gone"))
+    assert code == 1
+    assert "gone" in line
+    assert "make train" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--max-k", "0"], "max_k"),
+        (["--port", "70000"], "port"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: list[str], expected: str) -> None:
+    code, line = fails(*arguments)
+    assert code == 2
+    assert expected in line
+
+
+def test_a_host_that_is_not_ours_is_one_clear_line() -> None:
+    code, line = fails("--host", "192.0.2.1", "--port", "0")
+    assert code == 1
+    assert "cannot listen on 192.0.2.1" in line
+
+
+def test_the_port_can_be_used_again_at_once() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = port_of(first)
+        with socket.create_connection(("127.0.0.1", port)):
+            first.accept()[0].close()
+    with listen("127.0.0.1", port) as second:
+        assert port_of(second) == port
