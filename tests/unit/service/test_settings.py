@@ -1,0 +1,84 @@
+"""Protects the service's settings: every one documented, bounded, secret where it should be, and read in order."""
+
+from pathlib import Path
+
+import pytest
+
+from encoder.program import UsageError, load_settings
+from service.batcher import BatcherCounters
+from service.cache import CacheCounters
+from service.logs import LogEvent
+from service.schemas import Limits
+from service.settings import ServiceSettings
+
+OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ServiceSettings.model_fields)
+def test_every_setting_is_documented_as_flag_and_variable(name: str) -> None:
+    assert f"| `--{name.replace('_', '-')}` | `ANYKEY_{name.upper()}` |" in OPERATIONS
+
+
+@pytest.mark.parametrize("name", ServiceSettings.model_fields)
+def test_every_setting_says_what_it_is(name: str) -> None:
+    description = ServiceSettings.model_fields[name].description
+    assert description is not None
+    assert f"| {description} |" in OPERATIONS, "the documentation and --help say the same"
+
+
+@pytest.mark.parametrize("event", LogEvent)
+def test_every_log_event_is_documented(event: LogEvent) -> None:
+    assert f"`{event}`" in OPERATIONS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"batcher.{name}" for name in vars(BatcherCounters())] + [f"cache.{name}" for name in vars(CacheCounters())],
+)
+def test_every_counter_is_documented(name: str) -> None:
+    assert f"`{name}`" in OPERATIONS
+
+
+def test_every_limit_on_the_wire_is_a_setting() -> None:
+    assert Limits.model_fields.keys() <= ServiceSettings.model_fields.keys()
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "service.toml"
+    file.write_text("max_k = 10\nport = 10\nretry_after_s = 10\n")
+    monkeypatch.setenv("ANYKEY_MAX_K", "20")
+    monkeypatch.setenv("ANYKEY_PORT", "20")
+    settings = load_settings(ServiceSettings, "anykey-serve", ["--config", str(file), "--max-k", "30"])
+    assert (settings.max_k, settings.port, settings.retry_after_s, settings.max_images) == (30, 20, 10, 8)
+
+
+def test_another_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYKEY_INDEX_OUTPUT", "/elsewhere")
+    monkeypatch.setenv("ANYKEY_TRAIN_SEED", "5")
+    assert load_settings(ServiceSettings, "anykey-serve", []).index == Path("indexes/demo")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--port", "-1"),
+        ("--max-wait-ms", "-1"),
+        ("--max-queue-items", "0"),
+        ("--precision", "int8"),
+        ("--port", "http"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(flag: str, value: str) -> None:
+    with pytest.raises(UsageError, match=flag[2:].replace("-", "_")):
+        load_settings(ServiceSettings, "anykey-serve", [flag, value])
+
+
+def test_the_password_of_redis_is_never_shown() -> None:
+    settings = ServiceSettings(redis_url="redis://:hunter2@host:6379/0")
+    assert "hunter2" not in f"{settings!r} {settings.model_dump(mode='json')}"
+
+
+def test_lists_are_read_from_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYKEY_CORS_ORIGINS", "http://a.example, http://b.example")
+    settings = load_settings(ServiceSettings, "anykey-serve", [])
+    assert settings.cors_origins == ["http://a.example", "http://b.example"]
