@@ -346,9 +346,9 @@ def test_copied_index_can_be_moved_without_its_corpus(tmp_path: Path) -> None:
 def test_second_builder_is_refused(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
 
-    with IndexDirectory(tmp_path / "i").locked_for_building():
-        with pytest.raises(IndexLockedError, match=f"is being built by process {os.getpid()}"):
-            build_with(corpus, tmp_path / "i")
+    refused = pytest.raises(IndexLockedError, match=f"is being built by process {os.getpid()}")
+    with IndexDirectory(tmp_path / "i").locked_for_building(), refused:
+        build_with(corpus, tmp_path / "i")
     assert build_with(corpus, tmp_path / "i").is_new
 
 
