@@ -1,0 +1,154 @@
+"""The command: what a person types, sees, and gets as exit code. The encoder is real, its weights are random."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoder.architecture import build, read_architecture
+from encoder.checkpoint import save_checkpoint
+from encoder.fusion import Fusion
+from index import FaissIndex
+from index.__main__ import main
+from index.versions import IndexDirectory
+from tests.factories import mixed_corpus, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    architecture = read_architecture("anykey-tiny")
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_checkpoint(path, architecture, build(architecture).state_dict(), Fusion.RAW, {})
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_build_then_info_then_build_again(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = mixed_corpus(tmp_path, 6)
+    with corpus.open("a") as file:
+        file.write('{"text": "no key"}\n')
+    arguments = ("build", "--corpus", corpus, "--checkpoint", checkpoint, "--output", tmp_path / "i")
+
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert f"skipped {corpus}:7: no key" in out
+    assert f"1 bad rows skipped, listed in {tmp_path}/i/versions/1/bad_rows.jsonl" in out
+    assert "published version 1" in out
+    assert "6 keys (2 text, 2 image, 2 fused); 6 embedded in this run, 0 kept" in out
+    assert "embedding: 6 of 6" in err
+
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert "is up to date: version 1, 6 keys" in out
+    assert "embedding" not in err
+
+    code, out, _ = run(capsys, "info", "--index", tmp_path / "i")
+    assert code == 0
+    assert "anykey-tiny" in out
+    assert "even (3), odd (3)" in out
+
+    code, out, _ = run(capsys, "info", "--index", tmp_path / "i", "--as-json")
+    assert json.loads(out)["num_keys"] == 6
+
+
+def test_built_index_finds_each_key_by_its_own_vector(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from encoder import Encoder, Item
+
+    write_jsonl(tmp_path / "c.jsonl", [{"key": word, "text": word} for word in ("red", "green", "blue")])
+    run(capsys, "build", "--corpus", tmp_path / "c.jsonl", "--checkpoint", checkpoint, "--output", tmp_path / "i")
+    encoder = Encoder.load(checkpoint)
+
+    with FaissIndex.open(tmp_path / "i") as index:
+        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+        (hits,) = index.search(encoder.encode([Item("green")]), 1)
+    assert hits[0].key == "green"
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_several_corpora_follow_one_flag(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [{"key": name, "text": name}]) for name in "ab"]
+
+    code, out, _ = run(capsys, "build", "--corpus", *paths, "--checkpoint", checkpoint, "--output", tmp_path / "i")
+
+    assert (code, "2 keys (2 text)" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"--corpus": "nowhere.jsonl"}, 2, "corpus nowhere.jsonl does not exist"),
+        ({"--batch-size": "0"}, 2, "setting 'batch_size'"),
+        ({"--checkpoint": "nowhere"}, 1, "no checkpoint 'nowhere'"),
+        ({"--images": "link"}, 2, "setting 'images'"),
+        ({"--output": "file"}, 1, "file"),
+    ],
+)
+def test_bad_settings_end_as_one_line(
+    tmp_path: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no directory")
+    write_jsonl(tmp_path / "c.jsonl", [{"key": "k", "text": "t"}])
+    chosen = {"--corpus": "c.jsonl", "--checkpoint": str(checkpoint), "--output": "i", **changes}
+
+    exit_code, _, err = run(capsys, "build", *(part for pair in chosen.items() for part in pair))
+
+    assert exit_code == code
+    assert err.splitlines()[-1].startswith("anykey-index build: error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_strict_ends_as_one_line_and_publishes_nothing(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"key": "k", "text": "t"}, {"text": "t"}])
+
+    code, _, err = run(
+        capsys, "build", "--corpus", corpus, "--checkpoint", checkpoint, "--output", tmp_path / "i", "--strict"
+    )
+
+    assert code == 2
+    assert f"anykey-index build: error: {corpus}:2: no key" in err
+    assert IndexDirectory(tmp_path / "i").current() is None
+
+
+def test_info_without_an_index_says_how_to_build_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "info", "--index", tmp_path)
+
+    assert code == 1
+    assert "build one with `anykey-index build" in err
+
+
+def test_settings_come_from_the_environment_too(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"key": "k", "text": "t"}])
+    for name, value in {"CORPUS": corpus, "CHECKPOINT": checkpoint, "OUTPUT": tmp_path / "i"}.items():
+        monkeypatch.setenv(f"ANYKEY_INDEX_{name}", str(value))
+
+    assert run(capsys, "build")[0] == 0
+
+
+def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["build", "--help"])
+
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all(flag in out for flag in ("--corpus", "--strict", "--images {copy,reference}", "--decode-threads"))
