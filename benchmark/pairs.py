@@ -197,7 +197,9 @@ def _write_images(root: Path, photos: Iterator[Photo], settings: FromPairsSettin
                 raise PairsError(f"sample '{photo.name}' comes a second time")
             image = folder / f"{len(entries):06d}.{photo.extension}"
             (root / image).write_bytes(photo.data)
-            captions = tuple(dict.fromkeys(map(format_string, photo.captions)))
+            captions = tuple(dict.fromkeys(text for text in map(format_string, photo.captions) if text))
+            if not captions:
+                raise PairsError(f"sample '{photo.name}' has no caption with a word in it")
             entries[photo.name] = Entry(photo.name, image.as_posix(), captions)
             bar.advance(progress)
             if len(entries) == settings.limit:

@@ -74,7 +74,7 @@ async def measure(settings: QualitySettings) -> Report:
     """
     dataset = Dataset(settings.dataset, settings.split)
     tasks = chosen_tasks(dataset.tasks(), settings.tasks)
-    depth = max([*settings.k, NDCG_K])
+    depth = max([*settings.cutoffs, NDCG_K])
     async with SearchClient(settings.url, settings.timeout_s, settings.concurrency, settings.max_attempts) as client:
         await client.wait_until_ready(settings.ready_timeout_s)
         info = await client.info()
@@ -84,7 +84,7 @@ async def measure(settings: QualitySettings) -> Report:
         for task in tasks:
             for planned in rounds(dataset, task, info, settings, warnings):
                 answers = await ask_all(client, planned, dataset, settings, depth, _versions(info))
-                result = score(task, planned.pool, planned.num_keys, answers, planned.qrels, settings.k)
+                result = score(task, planned.pool, planned.num_keys, answers, planned.qrels, settings.cutoffs)
                 _write_run(settings.output, result, answers, depth)
                 results.append(result)
     return Report.of(settings, info, results, warnings, depth)
@@ -123,7 +123,9 @@ def check_endpoint(info: Mapping[str, Any], tasks: Sequence[Task], pools: Sequen
         )
     max_k = info.get("limits", {}).get("max_k", depth)
     if depth > max_k:
-        raise EndpointMismatchError(f"the service at {url} gives at most {max_k} hits, {depth} are needed: lower --k")
+        raise EndpointMismatchError(
+            f"the service at {url} gives at most {max_k} hits, {depth} are needed: lower --cutoffs"
+        )
 
 
 def size_warnings(info: Mapping[str, Any], dataset: Dataset) -> list[str]:

@@ -32,7 +32,7 @@ class ShapesWorldSettings(ProgramSettings):
 class QualitySettings(ProgramSettings):
     """Sends every query of an M-BEIR dataset to a running service and scores the answers."""
 
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_")
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_", cli_shortcuts={"cutoffs": "k"})
 
     dataset: Path = Field(Path("data/shapesworld"), description="dataset directory in M-BEIR layout")
     url: str = Field("http://127.0.0.1:8000", description="address of the running service")
@@ -42,7 +42,7 @@ class QualitySettings(ProgramSettings):
     pools: list[Literal["local", "global"]] = Field(
         ["local", "global"], min_length=1, description="search each task's own pool, the whole corpus, or both"
     )
-    k: list[int] = Field([1, 5, 10, 50], min_length=1, description="cut-off ranks of success@k and recall@k")
+    cutoffs: list[int] = Field([1, 5, 10, 50], min_length=1, description="every k of success@k and recall@k")
     limit: int | None = Field(None, ge=1, description="only the first so many queries of each task")
     concurrency: int = Field(8, ge=1, le=256, description="requests under way at the same time")
     text_weight: float | None = Field(
@@ -56,7 +56,7 @@ class QualitySettings(ProgramSettings):
     ready_timeout_s: float = Field(60.0, ge=0, le=3600, description="longest wait until the service is ready")
     max_attempts: int = Field(8, ge=1, le=100, description="tries per query while the service is overloaded")
 
-    @field_validator("k", mode="after")
+    @field_validator("cutoffs", mode="after")
     @classmethod
     def order_cutoffs(cls, value: list[int]) -> list[int]:
         """Cut-offs in ascending order, each once, all at least 1."""

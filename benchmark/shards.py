@@ -53,15 +53,15 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     """Shard files named by patterns: `{00000..00009}` counts, `*`, `?` and `[...]` match.
 
     Raises:
-        PairsError: a pattern names no file.
+        PairsError: a pattern, or one of the numbers it counts, names no file.
 
     >>> expand(["no-such-{0..1}.tar"])
     Traceback (most recent call last):
-    benchmark.errors.PairsError: no shard matches 'no-such-{0..1}.tar'
+    benchmark.errors.PairsError: no shard matches 'no-such-0.tar'
     """
     paths: list[Path] = []
-    for pattern in patterns:
-        found = [Path(match) for plain in _counted(pattern) for match in sorted(glob.glob(plain))]
+    for pattern in [plain for counted in patterns for plain in _counted(counted)]:
+        found = [Path(match) for match in sorted(glob.glob(pattern))]
         if not found:
             raise PairsError(f"no shard matches '{pattern}'")
         paths += found

@@ -7,6 +7,7 @@ so two pictures of one scene differ in style only. The same picture always gives
 import io
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -106,6 +107,11 @@ def encode_jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
+
+
+def draw_jpegs(image_size_px: int, pictures: Sequence[Picture]) -> list[bytes]:
+    """JPEG bytes of several pictures; lives here so that a drawing process imports little else."""
+    return [encode_jpeg(draw(picture, image_size_px)) for picture in pictures]
 
 
 def _backdrop(name: str, side_px: int, rng: random.Random) -> Image.Image:

@@ -21,7 +21,7 @@ from benchmark.directory import built_aside, is_current, write_manifest
 from benchmark.progress import tracked
 from benchmark.settings import ShapesWorldSettings
 from benchmark.shapesworld.captions import training_captions
-from benchmark.shapesworld.draw import Picture, draw, encode_jpeg
+from benchmark.shapesworld.draw import Picture, draw_jpegs
 from benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
 from benchmark.shapesworld.scene import Scene, sample_scene
 from benchmark.shapesworld.tasks import TASKS, Task, World, build_task
@@ -153,7 +153,7 @@ def _drawn(pictures: Sequence[Picture], settings: ShapesWorldSettings, descripti
 
 def _flattened(chunks: list[Sequence[Picture]], image_size_px: int, processes: int) -> Iterator[bytes]:
     """The chunks' JPEG bytes, one after another."""
-    paint = partial(_draw_chunk, image_size_px)
+    paint = partial(draw_jpegs, image_size_px)
     if processes < 2:
         yield from _joined(map(paint, chunks))
         return
@@ -164,8 +164,3 @@ def _flattened(chunks: list[Sequence[Picture]], image_size_px: int, processes: i
 def _joined(chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
     for chunk in chunks:
         yield from chunk
-
-
-def _draw_chunk(image_size_px: int, pictures: Sequence[Picture]) -> list[bytes]:
-    """What one process does: draws some pictures."""
-    return [encode_jpeg(draw(picture, image_size_px)) for picture in pictures]

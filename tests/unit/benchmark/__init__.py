@@ -1,0 +1,1 @@
+"""Tests of the benchmark: metrics, formats, the drawn dataset, and the harness."""

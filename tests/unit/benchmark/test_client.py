@@ -1,0 +1,144 @@
+"""The client retries what asks for it, and believes no answer that is not a ranking."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from benchmark.client import Answer, SearchClient, _pause_s
+from benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
+from tests.unit.benchmark.fake_service import FINGERPRINT, VERSION, FakeService, Hits, serving
+
+GOOD = [("1:1", 0.9, "image"), ("1:2", 0.5, "text")]
+
+
+def service(hits: Hits = GOOD) -> FakeService:
+    return FakeService(lambda body: hits, {"p": 2}, 2)
+
+
+def search(url: str, max_attempts: int = 3, body: dict[str, Any] | None = None) -> Answer:
+    async def ask() -> Answer:
+        async with SearchClient(url, max_attempts=max_attempts) as client:
+            return await client.search("q1", body or {"text": "A dog.", "k": 10})
+
+    return asyncio.run(ask())
+
+
+def wait(url: str, timeout_s: float) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        async with SearchClient(url) as client:
+            await client.wait_until_ready(timeout_s)
+            return await client.info()
+
+    return asyncio.run(ask())
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[str]:
+    with socket.socket() as held:  # bound and not listening: connections are refused, nobody else gets the port
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_an_answer_carries_hits_timings_and_versions() -> None:
+    with serving(service()) as fake:
+        answer = search(fake.url)
+    assert answer.keys == ["1:1", "1:2"]
+    assert [hit.modality for hit in answer.hits] == ["image", "text"]
+    assert answer.timings_ms == {"encode": 2.0, "search": 1.0, "total": 3.0}
+    assert answer.versions == (VERSION, FINGERPRINT)
+    assert answer.latency_s > 0
+    assert answer.num_retries == 0
+
+
+def test_an_overloaded_service_is_asked_again() -> None:
+    with serving(service()) as fake:
+        fake.turned_away = 2
+        answer = search(fake.url)
+    assert answer.num_retries == 2
+    assert len(fake.bodies) == 3
+
+
+def test_a_service_that_stays_overloaded_fails_the_query_by_name() -> None:
+    with serving(service()) as fake:
+        fake.turned_away = 99
+        with pytest.raises(RequestFailedError, match=r"query q1: 429 overloaded: .* after 3 tries"):
+            search(fake.url)
+    assert len(fake.bodies) == 3
+
+
+def test_a_refused_query_is_not_asked_again() -> None:
+    with serving(service()) as fake:
+        fake.failures["A dog."] = (422, {"error": {"type": "undecodable_image", "message": "no image"}})
+        with pytest.raises(RequestFailedError, match="query q1: 422 undecodable_image: no image"):
+            search(fake.url)
+    assert len(fake.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "attempt", "pause_s"),
+    [
+        ("3", 0, 3.0),
+        ("0", 5, 0.0),
+        ("9999", 0, 30.0),
+        ("-1", 0, 0.0),
+        (None, 0, 0.25),
+        (None, 2, 1.0),
+        ("soon", 1, 0.5),
+    ],
+)
+def test_retry_after_decides_the_pause_within_bounds(header: str | None, attempt: int, pause_s: float) -> None:
+    assert _pause_s(header, attempt) == pause_s
+
+
+@pytest.mark.parametrize(
+    ("hits", "said"),
+    [
+        ([], "no hits"),
+        ([("1:1", 0.9, "image"), ("1:1", 0.5, "image")], "a key comes twice"),
+        ([("1:1", 0.5, "image"), ("1:2", 0.9, "image")], "not finite and falling"),
+        ([("1:1", float("nan"), "image")], "not finite and falling"),
+    ],
+)
+def test_hits_that_are_no_ranking_fail_the_query(hits: Hits, said: str) -> None:
+    with serving(service(hits)) as fake, pytest.raises(RequestFailedError, match=f"query q1: .*{said}"):
+        search(fake.url)
+
+
+@pytest.mark.parametrize("body", [None, [], {"hits": 3}, {"hits": [{"key": "1:1"}]}, {"hits": []}])
+def test_a_body_of_another_shape_fails_the_query(body: Any) -> None:
+    with serving(service()) as fake:
+        fake.failures["A dog."] = (200, body)
+        with pytest.raises(RequestFailedError, match="query q1: the answer lacks or garbles"):
+            search(fake.url)
+
+
+def test_waiting_ends_when_the_service_becomes_ready() -> None:
+    with serving(service()) as fake:
+        fake.ready_after = 1
+        info = wait(fake.url, timeout_s=30)
+    assert info["index"]["pools"] == {"p": 2}
+
+
+def test_a_service_that_is_not_ready_in_time_is_named() -> None:
+    with serving(service()) as fake:
+        fake.ready_after = 10**6
+        with pytest.raises(EndpointNotReadyError, match=r"was not ready in 0 s: 503 not_ready: loading"):
+            wait(fake.url, timeout_s=0)
+
+
+def test_an_address_where_nothing_listens_is_named() -> None:
+    with closed_port() as url:
+        with pytest.raises(EndpointUnreachableError, match=f"nothing answers at {url}"):
+            wait(url, timeout_s=0)
+        with pytest.raises(EndpointUnreachableError, match="query q1: no answer"):
+            search(url, max_attempts=1)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://[", ""])
+def test_an_address_that_is_no_http_url_is_named(url: str) -> None:
+    with pytest.raises(EndpointUnreachableError):
+        wait(url, timeout_s=0)

@@ -1,0 +1,91 @@
+"""The command line: settings from every source, errors in one line, and no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.__main__ import COMMANDS, main
+from benchmark.settings import QualitySettings
+from tests.unit.benchmark.conftest import small_settings
+
+SMALL = [
+    f"--{name.replace('_', '-')}={value}"
+    for name, value in small_settings(Path("x")).model_dump(exclude={"config", "output", "redraw"}).items()
+]
+
+
+def test_the_dataset_is_drawn_from_the_command_line(tmp_path: Path) -> None:
+    assert main(["shapesworld", "--output", str(tmp_path / "out"), *SMALL]) == 0
+    assert (tmp_path / "out/dataset.json").is_file()
+
+
+def test_help_shows_every_setting_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in COMMANDS.items():
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        for field, info in command.settings.model_fields.items():
+            assert f"--{field.replace('_', '-')}" in shown
+            assert info.description
+            assert " ".join(info.description.split()) in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["shapesworld", "--seed", "-1"], "setting 'seed'", 2),
+        (["shapesworld", "--image-size-px", "8"], "setting 'image_size_px'", 2),
+        (["quality", "--cutoffs", "0"], "every cut-off must be at least 1", 2),
+        (["quality", "--pools", "global,mixed"], "pools", 2),
+        (["quality", "--dataset", "no/such"], "no/such is no M-BEIR dataset", 2),
+        (["from-pairs", "--shards", "no-such.tar", "--output", "x", "--name", "farm"], "no shard matches", 2),
+        (["from-pairs", "--shards", "no-such.tar", "--output", "x", "--name", "Farm 1"], "setting 'name'", 2),
+        (["speed"], "unknown command 'speed', expected one of: quality, shapesworld, from-pairs", 2),
+    ],
+)
+def test_wrong_input_ends_in_one_line(
+    arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("anykey-bench")
+    assert said in error
+
+
+def test_an_endpoint_that_is_down_is_an_environment_error(
+    shapesworld_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", str(shapesworld_dir), "--output", str(tmp_path), "--ready-timeout-s", "0"]
+    assert main(["quality", "--url", "http://127.0.0.1:1", *given]) == 1
+    assert "nothing answers at http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_environment_and_file_set_what_flags_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.program import load_settings
+
+    config = tmp_path / "bench.toml"
+    config.write_text('cutoffs = [3]\nconcurrency = 2\nurl = "http://file"\n', encoding="utf-8")
+    monkeypatch.setenv("ANYKEY_BENCH_URL", "http://environment")
+    monkeypatch.setenv("ANYKEY_BENCH_CONCURRENCY", "3")
+    chosen = load_settings(QualitySettings, "p", ["--config", str(config), "--concurrency", "4"])
+    assert (chosen.cutoffs, chosen.url, chosen.concurrency) == ([3], "http://environment", 4)
+
+
+def test_lists_are_given_with_commas_sorted_and_once() -> None:
+    from benchmark.program import load_settings
+
+    chosen = load_settings(QualitySettings, "p", ["-k", "10,1,10", "--tasks", "0,mscoco_task3", "--pools", "local"])
+    assert (chosen.cutoffs, chosen.tasks, chosen.pools) == ([1, 10], ["0", "mscoco_task3"], ["local"])
+
+
+@pytest.mark.parametrize(
+    "module", ["benchmark", "benchmark.metrics", "benchmark.quality", "benchmark.shapesworld.write"]
+)
+def test_the_benchmark_loads_neither_torch_nor_any_other_package_of_ours(module: str) -> None:
+    loaded = f"import sys, {module}; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
+    assert not set(output.split()) & {"torch", "faiss", "open_clip", "encoder", "training", "index", "service"}
