@@ -175,12 +175,13 @@ class _Build:
         """Compares a store with the plan; marks what is stale, and skips what was refused and would be again."""
         num_current = num_stale = num_stored = 0
         is_in_order = True
-        self._plan.forget_remembered()
+        self._plan.forget_comparison()
         for entry in self._plan.entries():
             stored = known(entry.key)
             is_stale = not is_current(entry, stored, self._settings)
-            self._plan.mark(entry.position, is_stale)
-            num_stale += is_stale
+            if is_stale:
+                self._plan.mark_stale(entry.position)
+                num_stale += 1
             if stored is not None and stored.reason is None:
                 is_in_order &= stored.row == num_stored
                 num_stored += 1

@@ -125,20 +125,21 @@ class Plan:
         Args:
             row: The row, and what is wrong with it.
             position: The position of its entry; that of the row just begun when absent.
-            is_remembered: Whether a store remembers it; `forget_remembered` takes such rows back.
+            is_remembered: Whether a store remembers it; `forget_comparison` takes such rows back.
         """
         self._db.execute(
             "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?)",
             (self._position if position is None else position, row.where, row.key, row.reason, is_remembered),
         )
 
-    def forget_remembered(self) -> None:
-        """Takes back the bad rows that came from a store."""
+    def forget_comparison(self) -> None:
+        """Takes back what was noted while the plan was compared with a store."""
         self._db.execute("DELETE FROM bad_rows WHERE is_remembered")
+        self._db.execute("UPDATE entries SET is_stale = 0 WHERE is_stale")
 
-    def mark(self, position: int, is_stale: bool) -> None:
-        """Notes whether an entry is yet to be stored as the corpus has it."""
-        self._db.execute("UPDATE entries SET is_stale = ? WHERE position = ?", (is_stale, position))
+    def mark_stale(self, position: int) -> None:
+        """Notes that an entry is yet to be stored as the corpus has it."""
+        self._db.execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
 
     def entries(self, only_stale: bool = False) -> Iterator[PlannedEntry]:
         """All entries, or the stale ones, in the corpus's order; the plan may be changed meanwhile."""

@@ -97,24 +97,28 @@ def test_bad_rows_come_in_the_order_of_the_corpus(plan: Plan) -> None:
     assert [str(row) for row in plan.bad_rows()] == ["a.jsonl:1: undecodable", "a.jsonl:2: no key"]
 
 
-def test_remembered_bad_rows_can_be_taken_back(plan: Plan) -> None:
-    plan.add_bad_row(InvalidRowError("a.jsonl:1", "from the corpus"))
-    plan.add_bad_row(InvalidRowError("a.jsonl:2", "from a store"), 2, is_remembered=True)
-
-    plan.forget_remembered()
-
-    assert [row.reason for row in plan.bad_rows()] == ["from the corpus"]
-
-
 def test_stale_entries_can_be_listed_alone(plan: Plan) -> None:
     for key in "abc":
         plan.next_row()
         plan.add(entry(key))
     for planned in plan.entries():
-        plan.mark(planned.position, is_stale=planned.key != "b")
+        if planned.key != "b":
+            plan.mark_stale(planned.position)
 
     assert [planned.key for planned in plan.entries(only_stale=True)] == ["a", "c"]
     assert plan.count(only_stale=True) == 2
+
+
+def test_comparison_with_a_store_can_be_taken_back(plan: Plan) -> None:
+    plan.add(entry("k"))
+    plan.mark_stale(0)
+    plan.add_bad_row(InvalidRowError("a.jsonl:1", "from the corpus"))
+    plan.add_bad_row(InvalidRowError("a.jsonl:2", "from a store"), 2, is_remembered=True)
+
+    plan.forget_comparison()
+
+    assert [row.reason for row in plan.bad_rows()] == ["from the corpus"]
+    assert plan.count(only_stale=True) == 0
 
 
 def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan, tmp_path: Path) -> None:
