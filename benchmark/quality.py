@@ -13,7 +13,7 @@ from benchmark.client import Answer, SearchClient
 from benchmark.errors import DatasetError, EndpointMismatchError
 from benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task, format_string
 from benchmark.progress import progress_bar
-from benchmark.report import Report, table, write_report
+from benchmark.report import Report, forget_report, table, write_report
 from benchmark.runs import write_run
 from benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
 from benchmark.settings import QualitySettings
@@ -80,6 +80,7 @@ async def measure(settings: QualitySettings) -> Report:
         info = await client.info()
         check_endpoint(info, tasks, settings.pools, depth, settings.url)
         warnings = size_warnings(info, dataset) if "global" in settings.pools else []
+        forget_report(settings.output)
         results: list[TaskResult] = []
         for task in tasks:
             for planned in rounds(dataset, task, info, settings, warnings):

@@ -91,6 +91,12 @@ def write_report(output: Path, report: Report) -> None:
     _write_whole(output / "results.json", json.dumps(as_json(report), indent=2) + "\n")
 
 
+def forget_report(output: Path) -> None:
+    """Removes the results and run files of an earlier run: what a failing run leaves must not look like its own."""
+    for path in (output / "results.md", output / "results.json", *(output / "runs").glob("*_run.txt")):
+        path.unlink(missing_ok=True)
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain data."""
     return {

@@ -126,6 +126,8 @@ def test_a_failing_query_fails_the_run_by_name_and_leaves_no_results(oracle: Ora
     victim = oracle.dataset.queries(oracle.tasks[0])[2]
     assert victim.text is not None
     with serving(oracle.service(perfect=True)) as fake:
+        run(settings(oracle, fake.url, tmp_path, tasks=["0"]))
+        assert (tmp_path / "results.json").exists()
         fake.failures[victim.text] = (500, {"error": {"type": "internal", "message": "boom"}})
         with pytest.raises(RequestFailedError, match=rf"query {victim.qid} of mbeir_shapesworld_task0 .*500 internal"):
             run(settings(oracle, fake.url, tmp_path))
