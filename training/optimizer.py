@@ -17,7 +17,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=learning_rate, betas=(0.9, beta2), eps=1e-6)
+    return AdamW(groups, lr=learning_rate, betas=(0.9, beta2), eps=1e-6, fused=True)
 
 
 def make_schedule(optimizer: AdamW, num_steps: int, warmup_share: float) -> LambdaLR:

@@ -1,0 +1,95 @@
+# AnyKey: every step a person or CI takes is a target here; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# What the steps work on; override on the command line: make train DATA='my/*.tar' CONFIG=my.toml RUN=runs/mine
+DEMO_DATASET := data/shapesworld
+DATA ?= $(DEMO_DATASET)/train/*.tar
+VAL_DATA ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),$(DEMO_DATASET)/val/*.tar)
+CONFIG ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),training/recipes/shapesworld.toml)
+RUN ?= runs/demo
+CHECKPOINT ?= $(RUN)/best
+CORPUS ?= $(DEMO_DATASET)
+INDEX ?= indexes/demo
+DATASET ?= $(DEMO_DATASET)
+PORT ?= 8000
+URL ?= http://127.0.0.1:$(PORT)
+REPORT ?= $(RUN)/benchmark
+
+.PHONY: help
+help: ## Show this list
+	@echo "usage: make TARGET [VARIABLE=value]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
+	@$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT) --log-level WARNING & server=$$!; \
+	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
+	sleep 1; kill -0 $$server 2>/dev/null || { wait $$server; exit 1; }; \
+	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT); \
+	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
+	echo "Serving at $(URL) until Ctrl-C. Try: curl $(URL)/search --json '{\"text\": \"a large red star\", \"k\": 3}'"; \
+	wait $$server
+
+.PHONY: setup
+setup: $(INSTALLED) ## Create .venv and install AnyKey into it (FAISS for the GPU when an NVIDIA driver answers)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	faiss=cpu; if nvidia-smi >/dev/null 2>&1; then faiss=gpu; fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,dev]"
+	touch $@
+
+.PHONY: data
+data: setup ## Draw the demo dataset (ShapesWorld) unless it is there
+	$(BIN)/anykey-bench shapesworld --output $(DEMO_DATASET)
+
+.PHONY: train
+train: setup $(if $(filter $(DEMO_DATASET)/%,$(DATA)),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN=
+	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN)
+
+.PHONY: index
+index: setup $(if $(filter $(DEMO_DATASET),$(CORPUS)),data) ## Embed a corpus and publish its index: CORPUS= CHECKPOINT= INDEX=
+	$(BIN)/anykey-index build --corpus $(CORPUS) --checkpoint $(CHECKPOINT) --output $(INDEX)
+
+.PHONY: serve
+serve: setup ## Serve an index: CHECKPOINT= INDEX= PORT=
+	$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT)
+
+.PHONY: bench
+bench: setup ## Measure a running service through its endpoint: DATASET= URL= REPORT=
+	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT)
+
+.PHONY: lint
+lint: setup ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: setup redis-server ## Run the tests (about five minutes on two cores)
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+.PHONY: test-slow
+test-slow: setup redis-server ## Run the slower proofs
+	$(BIN)/python -m pytest -m slow
+
+# The cache is tested against a real Redis; Debian's package, when it is missing and we may install it.
+.PHONY: redis-server
+redis-server:
+	@command -v redis-server >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } \
+	|| echo "redis-server is missing and could not be installed: its tests will be skipped"
+
+.PHONY: clean
+clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches
+	rm -rf $(VENV) $(DEMO_DATASET) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
