@@ -1,0 +1,1 @@
+"""Tests of `index`, one file for each module."""

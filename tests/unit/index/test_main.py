@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from encoder.architecture import build, read_architecture
 from encoder.checkpoint import save_checkpoint
 from encoder.fusion import Fusion
 from index import FaissIndex
 from index.__main__ import main
+from index.settings import BuildSettings, InfoSettings
 from index.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
 
@@ -152,3 +154,13 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert caught.value.code == 0
     assert all(flag in out for flag in ("--corpus", "--strict", "--images {copy,reference}", "--decode-threads"))
+
+
+@pytest.mark.parametrize("settings", [BuildSettings, InfoSettings])
+def test_every_setting_is_in_the_docs(settings: type[BaseModel]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "index-format.md").read_text()
+
+    for name, field in settings.model_fields.items():
+        if name != "config":
+            assert f"| `--{name.replace('_', '-')}`, `ANYKEY_INDEX_{name.upper()}` |" in page
+            assert f"| {field.description} |" in page
