@@ -80,7 +80,8 @@ def read_architecture(source: str | Path) -> Architecture:
     path = Path(source)
     if path.suffix == ".json":
         return _read_json(path)
-    model_cfg = open_clip.get_model_config(str(source).replace("/", "-"))
+    name = str(source).replace("/", "-")
+    model_cfg = open_clip.get_model_config(name) if name in open_clip.list_models() else None  # never `hf-hub:`
     if model_cfg is None:
         raise CheckpointNotFoundError(
             f"'{source}' is no open_clip architecture and no .json file (anykey-tiny, ViT-B-32, ... are known)"

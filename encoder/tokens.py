@@ -13,7 +13,7 @@ from torch import Tensor
 from encoder.architecture import Architecture
 from encoder.errors import CheckpointNotFoundError
 
-MAX_HEAD_CHARS = 4_000  # a context of 77 tokens ends long before
+MAX_HEAD_CHARS = 2_500  # more than 75 tokens of CLIP's vocabulary, at most 32 characters each, and the spaces between
 MAX_CACHED_WORDS = 100_000
 
 

@@ -13,15 +13,25 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses connections that would leave this machine, as an unplugged cable would."""
-    connect = socket.socket.connect
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
 
-    def local_only(self: socket.socket, address: Any) -> None:
-        host = address[0] if isinstance(address, tuple) else ""
-        if isinstance(host, str) and (host in ("", "localhost", "::1") or host.startswith("127.")):
-            return connect(self, address)
-        raise OSError(f"tests may not connect to {address}")
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and not _is_local(address[0]):
+            raise OSError(f"tests may not connect to {address}")
+        connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", local_only)
+    def look_up_locally(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not _is_local(host):
+            raise socket.gaierror(f"tests may not look up {host}")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_locally)
+
+
+def _is_local(host: Any) -> bool:
+    name = host.decode() if isinstance(host, bytes) else str(host or "")
+    return name in ("", "localhost", "::1", "0.0.0.0") or name.startswith("127.")
 
 
 @pytest.fixture(scope="session")
