@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -111,7 +111,7 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str]) -> Sett
     try:
         return CliApp.run(program, cli_args=argv)
     except ValidationError as error:
-        raise UsageError("; ".join(_sentences(error, settings))) from error
+        raise UsageError("; ".join(_sentences(error))) from error
     except (SettingsError, ValueError) as error:  # a broken TOML file, or a value that is no JSON
         raise UsageError(f"cannot read the settings{f' of {path}' if path else ''}: {error}") from error
 
@@ -173,11 +173,14 @@ def _config_path(settings: type[ProgramSettings], argv: list[str]) -> Path | Non
     return Path(value) if value else None
 
 
-def _sentences(error: ValidationError, settings: type[BaseModel]) -> list[str]:
+def _sentences(error: ValidationError) -> list[str]:
     """One sentence per wrong setting: which, what is wrong, what came."""
     sentences = []
     for detail in error.errors(include_url=False):
-        name = ".".join(str(part) for part in detail["loc"]) or settings.__name__
+        name = ".".join(str(part) for part in detail["loc"])
+        if not name:  # settings that contradict each other
+            sentences.append(detail["msg"].removeprefix("Value error, "))
+            continue
         known = detail["type"] != "extra_forbidden"
         came = "" if detail["type"] == "missing" else f" (got {detail['input']!r})"
         message = f"{detail['msg']}{came}" if known else "unknown setting"

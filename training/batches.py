@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from encoder.errors import InvalidItemError
+from training.errors import InvalidRowError
 from training.table import BadRow, PairTable
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One pair's place in a batch: which row, which of its captions, mirrored or not, which words are left out."""
+    """One pair's place in a batch: which row, which of its captions, mirrored or not."""
 
     row: int
     caption: int
@@ -81,8 +81,8 @@ class DrawnPairs(Dataset[Any]):
             return draw, self._features[int(draw.mirrored), draw.row]
         try:
             pixels_CHW = self._table.pixels(draw.row)
-        except InvalidItemError as error:
-            return BadRow(f"row {int(self._table.position_P[draw.row])}", error.reason)
+        except InvalidRowError as error:
+            return BadRow(error.where, error.reason)
         return draw, pixels_CHW.flip(-1) if draw.mirrored else pixels_CHW
 
     def collate(self, samples: list[tuple[Draw, Tensor] | BadRow]) -> Batch:

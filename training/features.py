@@ -59,8 +59,10 @@ def _embed(towers: Towers, table: PairTable, mirrored: bool, advance: Advance) -
 
 
 def _digest(towers: Towers, table: PairTable, mirror: bool) -> str:
-    """Depends on the trunk's weights and modules (padding), the normalisation, and the decoded pixels."""
-    digest = hashlib.sha256(f"{mirror} {towers.trunk} {towers.normalize(torch.zeros(1, 3, 1, 1).byte())}".encode())
+    """Depends on the trunk's weights, modules (padding) and precision, the normalisation, and the decoded pixels."""
+    digest = hashlib.sha256(
+        f"{mirror} {towers.dtype} {towers.trunk} {towers.normalize(torch.zeros(1, 3, 1, 1).byte())}".encode()
+    )
     for name, tensor in sorted(towers.trunk.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

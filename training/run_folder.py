@@ -73,13 +73,23 @@ class RunFolder:
 
 
 def run_digest(settings: TrainSettings, data_files: Iterable[Path]) -> str:
-    """Digest of everything a run's result depends on: settings, and the data files' sizes and times."""
+    """Digest of everything a run's result depends on: settings, and the named files' sizes and times."""
     relevant = {name: value for name, value in settings.model_dump(mode="json").items() if name not in _IRRELEVANT}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())
-    for path in data_files:
+    for path in [*data_files, *_start_files(settings)]:
         stat = path.stat()
         digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
+
+
+def _start_files(settings: TrainSettings) -> list[Path]:
+    """The files a run starts from: a checkpoint trained anew under the same name is another start."""
+    named = [Path(settings.architecture)]
+    if settings.image_weights is not None:
+        named.append(settings.image_weights)
+    if settings.start is not None:
+        named += [*sorted(Path(settings.start).glob("*")), Path(settings.start.rpartition("@")[2])]
+    return [path for path in named if path.is_file()]
 
 
 def finished_run(path: Path, digest: str) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ class TrainSettings(ProgramSettings):
     learn_temperature: bool = Field(True, description="train the temperature, down to 0.01 at the lowest")
 
     batch_size: int = Field(256, ge=2, le=65_536, description="pairs in a step")
-    num_epochs: float = Field(10.0, gt=0, description="passes over the training pairs")
+    num_epochs: float = Field(10.0, gt=0, le=100_000, description="passes over the training pairs")
     learning_rate: float = Field(1e-3, gt=0, le=1.0, description="AdamW's peak learning rate")
     weight_decay: float = Field(0.1, ge=0, le=10.0, description="AdamW's weight decay, matrices only")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second momentum")
@@ -83,7 +83,9 @@ class TrainSettings(ProgramSettings):
     max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
     max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
     max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
-    val_every_epochs: float = Field(1.0, gt=0, description="passes between two measurements on the held-out pairs")
+    val_every_epochs: float = Field(
+        1.0, gt=0, le=100_000, description="passes between two measurements on the held-out pairs"
+    )
 
     @model_validator(mode="after")
     def check(self) -> Self:

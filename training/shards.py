@@ -5,12 +5,9 @@ order, and any number of workers without duplicated or dropped samples, which st
 """
 
 import json
-import os
 import tarfile
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from webdataset.tariterators import base_plus_ext
 
@@ -43,7 +40,6 @@ class Shard:
         """
         self._path = path
         self._samples = _index(path)
-        self._local = threading.local()
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -63,12 +59,6 @@ class Shard:
             raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found}")
         return Pair(sample.name, self._read(sample, image), self._captions(sample, text, where))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"_path": self._path, "_samples": self._samples}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _local=threading.local())
-
     def _captions(self, sample: _Sample, extension: str, where: str) -> tuple[str, ...]:
         try:
             text = self._read(sample, extension).decode("utf-8")
@@ -78,17 +68,9 @@ class Shard:
 
     def _read(self, sample: _Sample, extension: str) -> bytes:
         offset, length = sample.members[extension]
-        file = self._file()
-        file.seek(offset)
-        return file.read(length)
-
-    def _file(self) -> BinaryIO:
-        """This thread's own handle in this process: a shared one would lose its position."""
-        if getattr(self._local, "owner", None) != os.getpid():
-            self._local.file = self._path.open("rb")
-            self._local.owner = os.getpid()
-        file: BinaryIO = self._local.file
-        return file
+        with self._path.open("rb") as file:  # no handle is kept: threads and processes would share its position
+            file.seek(offset)
+            return file.read(length)
 
 
 def _index(path: Path) -> list[_Sample]:

@@ -90,11 +90,14 @@ class PairTable:
         return len(self.position_P)
 
     def pixels(self, row: int) -> Tensor:
-        """Pixels `[C, H, W]`, uint8, of one pair; raises `InvalidItemError` when the image cannot be read."""
+        """Pixels `[C, H, W]`, uint8, of one pair; raises `InvalidRowError` when the image cannot be read."""
         if self.pixels_PCHW is not None:
             return self.pixels_PCHW[row]
         pair = self.source[int(self.position_P[row])]
-        return torch.from_numpy(self.reader(pair.image))
+        try:
+            return torch.from_numpy(self.reader(pair.image))
+        except InvalidItemError as error:
+            raise InvalidRowError(pair.name, error.reason) from error
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,14 @@ from encoder.images import ImageLimits
 from encoder.model import choose_device
 from encoder.tokens import Tokenizer
 from training.batches import Batch, DrawnPairs, EpochDraws, leave_out_words, make_loader
-from training.errors import DivergedError, InvalidRecipeError
+from training.errors import DivergedError, InvalidRecipeError, NoPairsError
 from training.features import trunk_features
 from training.losses import clip_loss, duplicate_pairs, gcl_loss, pairwise_loss
 from training.optimizer import clamp_temperature, make_optimizer, make_schedule
 from training.pairs import expand, open_pairs
 from training.run_folder import RunFolder, finished_run, run_digest
 from training.settings import TrainSettings
-from training.table import ImageReader, PairTable, check_bad_share, read_table
+from training.table import BadRow, ImageReader, PairTable, check_bad_share, read_table
 from training.towers import Start, Towers, open_start
 from training.validation import SELECTION_METRIC, embed_held_out, measure
 
@@ -78,7 +78,7 @@ class _Progress:
 
     step: int = 0
     num_pairs: int = 0
-    num_bad: int = 0
+    bad_rows: dict[str, BadRow] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
 
 
@@ -169,29 +169,31 @@ class _Loop:
         epoch = 0
         while self._at.step < self._num_steps:
             self._draws.epoch = epoch
+            first_step = self._at.step
             for batch in self._loader:
                 self._count_bad(batch)
                 if len(batch.image_id_N) >= 2:
                     yield batch
                 if self._at.step >= self._num_steps:
                     return
+            if self._at.step == first_step:
+                raise NoPairsError("no batch has two readable images left, see bad_rows.jsonl")
             epoch += 1
 
     def _count_bad(self, batch: Batch) -> None:
-        self._folder.log_bad_rows(batch.bad_rows)
-        self._at.num_bad += len(batch.bad_rows)
-        if batch.bad_rows:
-            check_bad_share(list(batch.bad_rows), len(self._data.train), self._settings.max_bad_share)
+        """Lists rows that turned out bad in this batch, each once, and stops the run when there are too many."""
+        new = {row.where: row for row in batch.bad_rows if row.where not in self._at.bad_rows}
+        if new:
+            self._folder.log_bad_rows(new.values())
+            self._at.bad_rows.update(new)
+            check_bad_share(list(self._at.bad_rows.values()), len(self._data.train), self._settings.max_bad_share)
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; the numbers worth logging."""
         self._towers.train()
         loss, scale = self._loss(batch)
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} at step {self._at.step + 1}: lower the learning rate "
-                f"({self._settings.learning_rate:g}) or raise the temperature; last/ holds the last good weights"
-            )
+            raise self._diverged(f"the loss is {loss.item()}")
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
@@ -225,6 +227,12 @@ class _Loop:
         if settings.loss == "pairwise":
             return pairwise_loss(unit_image_ND, unit_text_ND, fused_ND, scale, duplicates_NN), scale
         return gcl_loss(unit_image_ND, unit_text_ND, fused_ND, scale, settings.reading, duplicates_NN), scale
+
+    def _diverged(self, fact: str) -> DivergedError:
+        return DivergedError(
+            f"{fact} at step {self._at.step + 1}: lower the learning rate ({self._settings.learning_rate:g}) "
+            "or raise the temperature; last/ holds the last good weights"
+        )
 
     def _measure(self) -> None:
         """Measures on the held-out pairs and saves `last`, and `best` when it is."""
@@ -261,6 +269,8 @@ class _Loop:
             "held_out": {key: round(value, 4) for key, value in numbers.items()},
         }
         weights = self._towers.model.state_dict()
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise self._diverged("weights are no longer finite numbers")
         save_checkpoint(self._folder.path / name, self._start.architecture, weights, self._start.fusion, provenance)
 
 
