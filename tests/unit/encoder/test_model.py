@@ -146,7 +146,7 @@ def test_an_image_counts_whether_it_comes_as_bytes_a_path_or_decoded(tiny_encode
 
 def test_a_bad_item_is_named_by_its_place_across_batches(tiny_encoder: Encoder) -> None:
     items = [Item(text="fine")] * 5 + [Item(images=(b"no image",))]
-    with pytest.raises(UndecodableImageError, match="^item 5: cannot decode 8 bytes") as caught:
+    with pytest.raises(UndecodableImageError, match=r"^item 5: cannot decode 8 bytes") as caught:
         tiny_encoder.encode(items, batch_size=2)
     assert (caught.value.position, isinstance(caught.value, EncoderError)) == (5, True)
 

@@ -1,0 +1,94 @@
+"""Image-caption pairs drawn in memory and written as training data: small, plain, learnable in seconds."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from tests.pictures import encoded
+
+PAINT = {
+    "red": (220, 30, 35),
+    "green": (30, 150, 50),
+    "blue": (35, 75, 225),
+    "yellow": (250, 220, 30),
+    "purple": (135, 40, 175),
+    "cyan": (40, 200, 215),
+    "white": (250, 250, 250),
+    "orange": (255, 135, 10),
+}
+SHAPES = ("circle", "square", "bar", "column")
+
+
+@dataclass(frozen=True)
+class DrawnPair:
+    """One drawing, encoded, and two sentences about it."""
+
+    name: str
+    image: bytes
+    captions: tuple[str, str]
+
+
+def drawn_pairs(count: int = 32) -> list[DrawnPair]:
+    """Up to 32 different drawings: eight colours of four shapes."""
+    kinds = itertools.islice(itertools.product(SHAPES, PAINT), count)
+    return [
+        DrawnPair(
+            f"{colour}-{shape}",
+            encoded(draw(colour, shape), "PNG"),
+            (f"a {colour} {shape}", f"there is one {shape}, painted {colour}"),
+        )
+        for shape, colour in kinds
+    ]
+
+
+def draw(colour: str, shape: str, size_px: int = 64) -> Image.Image:
+    """One shape on black."""
+    image = Image.new("RGB", (size_px, size_px))
+    pen, near, far = ImageDraw.Draw(image), size_px // 5, size_px * 4 // 5
+    boxes = {
+        "circle": (near, near, far, far),
+        "square": (near, near, far, far),
+        "bar": (2, size_px // 2 - 6, size_px - 2, size_px // 2 + 6),
+        "column": (size_px // 2 - 6, 2, size_px // 2 + 6, size_px - 2),
+    }
+    (pen.ellipse if shape == "circle" else pen.rectangle)(boxes[shape], fill=PAINT[colour])
+    return image
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """A tar file of named members, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def write_shard(path: Path, pairs: Sequence[DrawnPair]) -> Path:
+    """A WebDataset shard: `<name>.png` beside `<name>.json` with both captions."""
+    members = []
+    for pair in pairs:
+        members += [(f"{pair.name}.png", pair.image)]
+        members += [(f"{pair.name}.json", json.dumps({"captions": list(pair.captions)}).encode())]
+    return write_tar(path, members)
+
+
+def write_manifest(path: Path, pairs: Sequence[DrawnPair]) -> Path:
+    """A JSONL manifest beside a folder of pictures."""
+    folder = path.parent / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for pair in pairs:
+        (folder / f"{pair.name}.png").write_bytes(pair.image)
+        row = {"name": pair.name, "image": f"pictures/{pair.name}.png", "captions": list(pair.captions)}
+        rows.append(json.dumps(row))
+    path.write_text("\n".join(rows) + "\n")
+    return path
