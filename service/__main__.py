@@ -19,7 +19,7 @@ from service.settings import ServiceSettings
 PROG = "anykey-serve"
 BACKLOG = 2048
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("service")  # `__name__` would be "__main__" under `python -m`
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -156,9 +156,10 @@ class Batcher(Generic[PreparedT]):
         return self._is_alive and not self._is_closing
 
     def counters(self) -> dict[str, int]:
-        """A consistent copy of `BatcherCounters`, and the places taken now."""
+        """A consistent copy of `BatcherCounters`, and as they are now: places taken, and items decoded and queued."""
         with self._changed:
-            return {**asdict(self._counters), "places_taken": self._places_taken}
+            now = {"places_taken": self._places_taken, "queued": len(self._queue)}
+            return {**asdict(self._counters), **now}
 
     def reserve(self) -> "Place[PreparedT]":
         """Takes a place in the queue, to be used as a context manager.

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from encoder.errors import CheckpointNotFoundError, EncoderError
@@ -15,6 +16,9 @@ from service.errors import StartupError
 from service.searcher import QueryEncoder, SearchableIndex, Searcher
 from service.settings import ServiceSettings
 from service.threads import BoundedThreads
+
+
+MAKE_CHECKPOINT = "train one with `make train` or `anykey-train`, or name one with --checkpoint or ANYKEY_CHECKPOINT"
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,23 @@ def load_encoder(settings: ServiceSettings) -> QueryEncoder:
     Raises:
         StartupError: missing, damaged, or the device is not to be had; says how to make a checkpoint.
     """
+    if _is_missing_path(settings.checkpoint):  # known in milliseconds; loading torch takes seconds
+        raise StartupError(f"there is no checkpoint at {settings.checkpoint}; {MAKE_CHECKPOINT}")
     from encoder.model import Encoder
 
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     try:
         return Encoder.load(settings.checkpoint, device=settings.device, precision=settings.precision, limits=limits)
     except CheckpointNotFoundError as error:
-        raise StartupError(
-            f"{error}; train one with `make train` or `anykey-train`, or name one with --checkpoint or "
-            "ANYKEY_CHECKPOINT"
-        ) from error
+        raise StartupError(f"{error}; {MAKE_CHECKPOINT}") from error
     except (EncoderError, OSError) as error:
         raise StartupError(str(error)) from error
+
+
+def _is_missing_path(source: str) -> bool:
+    """Whether the source can only be a path, not `ARCHITECTURE/TAG` or `ARCHITECTURE@FILE`, and nothing is there."""
+    is_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+    return is_path and "@" not in source and not Path(source).exists()
 
 
 def check_match(encoder: QueryEncoder, index: SearchableIndex) -> None:

@@ -120,7 +120,7 @@ class Searcher:
             index: Built by the same encoder.
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
-            decode_threads: For `encoder.prepare`.
+            decode_threads: For `encoder.prepare` and for hashing images.
             search_threads: For `index.search`.
             deadline_s: Longest time for one query.
         """
@@ -154,7 +154,7 @@ class Searcher:
 
     async def _search(self, query: Query) -> SearchResult:
         stages = StageSeconds()
-        key = query.content_hash(self._encoder.fingerprint)
+        key = await self._cache_key(query)
         vector_D = await self._cache.get(key)
         is_cached = vector_D is not None
         if vector_D is None:
@@ -164,6 +164,12 @@ class Searcher:
         hits = await self._search_threads.run(self._search_index, vector_D, query)
         stages.search = time.monotonic() - started_s
         return SearchResult(hits, query.item.modality, is_cached, stages)
+
+    async def _cache_key(self, query: Query) -> str:
+        """The query's content hash; megabytes of images are hashed in a thread."""
+        if query.item.images:
+            return await self._decode_threads.run(query.content_hash, self._encoder.fingerprint)
+        return query.content_hash(self._encoder.fingerprint)
 
     async def _encode(self, query: Query, stages: StageSeconds) -> Vector:
         """The query's vector from a shared batch; the place is taken before the decoding."""

@@ -33,7 +33,7 @@ def test_batched_matches_single() -> None:
         blocker = pool.submit(hits, client, {"text": "blocker"})
         together.wait_until_entered()
         answers = [pool.submit(hits, client, body) for body in BODIES]
-        until(lambda: counters(client, "batcher")["places_taken"] == len(BODIES), "all queries wait")
+        until(lambda: counters(client, "batcher")["queued"] == len(BODIES), "all queries wait")
         together.gate.set()
         assert [answer.result() for answer in answers] == expected
         assert blocker.result()

@@ -19,7 +19,7 @@ def main() -> int:
         encoder.gate.set()
 
     threading.Thread(target=open_gate, daemon=True).start()
-    return serve(make_settings(port=0, max_batch_items=4), encoder=encoder, index=index)
+    return serve(make_settings(port=0, max_batch_items=1), encoder=encoder, index=index)
 
 
 if __name__ == "__main__":

@@ -70,11 +70,7 @@ def test_a_signal_drains_and_loses_nothing(
     with ThreadPoolExecutor(10) as pool:
         answers = [pool.submit(ask, n) for n in range(10)]
 
-        def all_admitted() -> bool:
-            now = counters(client, "batcher")
-            return now["places_taken"] >= 6  # ten, less a first batch of at most four
-
-        until(all_admitted, "all queries are admitted")
+        until(lambda: counters(client, "batcher")["queued"] == 9, "one is being encoded, the others wait")
         process.send_signal(number)
         lines_until(process, "message", "Shutting down")
         with pytest.raises(httpx.ConnectError):

@@ -54,7 +54,7 @@ def test_a_full_queue_answers_429_with_retry_after_at_once(encoder: GatedEncoder
     with serving(encoder, make_index(encoder), max_queue_items=2, retry_after_s=7) as client:
         accepted = [block(client, pool, encoder)]
         accepted += [pool.submit(ask, client, f"waiting {n}") for n in range(2)]
-        until(lambda: counters(client, "batcher")["places_taken"] == 2, "both places are taken")
+        until(lambda: counters(client, "batcher")["queued"] == 2, "both places are taken")
         refused = ask(client, "one too many")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
         assert refused.json()["error"]["type"] == "overloaded"
@@ -69,7 +69,7 @@ def test_a_cached_query_is_answered_while_the_queue_is_full(encoder: GatedEncode
         encoder.wait_until_entered()
         block(client, pool, encoder)
         pool.submit(ask, client, "takes the only place")
-        until(lambda: counters(client, "batcher")["places_taken"] == 1, "the place is taken")
+        until(lambda: counters(client, "batcher")["queued"] == 1, "the place is taken")
         assert ask(client, "asked before").json()["cached"] is True
         encoder.gate.set()
 
@@ -98,7 +98,7 @@ def test_a_query_whose_client_left_is_dropped(
         head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
             connection.sendall(head % len(body) + body)
-            until(lambda: counters(client, "batcher")["places_taken"] == 1, "the query waits")
+            until(lambda: counters(client, "batcher")["queued"] == 1, "the query waits")
         until(
             lambda: any(getattr(r, "error_type", "") == "client_gone" for r in caplog.records),
             "the server learns that the client left",
@@ -115,7 +115,7 @@ def test_a_failing_batch_is_500_for_all_in_it_and_the_next_works(
         encoder.failures = [None, RuntimeError("device lost")]
         blocked = block(client, pool, encoder)
         unlucky = [pool.submit(ask, client, f"unlucky {n}") for n in range(3)]
-        until(lambda: counters(client, "batcher")["places_taken"] == 3, "all wait")
+        until(lambda: counters(client, "batcher")["queued"] == 3, "all wait")
         encoder.gate.set()
         for response in (future.result() for future in unlucky):
             assert response.status_code == 500

@@ -32,7 +32,8 @@ def make_batcher(encoder: GatedEncoder) -> Iterator[Any]:
         def make(**values: Any) -> Batcher[Any]:
             settings = {"max_batch_items": 8, "max_wait_s": 0.0, "max_queue_items": 64, **values}
             batcher: Batcher[Any] = Batcher(encoder, **settings)
-            stack.callback(lambda: (encoder.gate.set(), batcher.close(WAIT_S)))
+            stack.callback(batcher.close, WAIT_S)
+            stack.callback(encoder.gate.set)
             return batcher
 
         yield make

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from service.openapi import EXAMPLE_MESSAGES, MEANINGS
 API_DOC = Path(__file__).parents[3] / "docs" / "api.md"
 
 
-def subclasses(root: type) -> Iterator[type]:
+def subclasses(root: type[Any]) -> Iterator[type[Any]]:
     for child in root.__subclasses__():
         yield child
         yield from subclasses(child)
@@ -53,7 +54,10 @@ def test_every_error_type_has_an_example_and_a_meaning() -> None:
 
 
 def test_every_error_an_item_can_have_becomes_a_client_error() -> None:
-    kinds = [encoder.errors.InvalidItemError, *subclasses(encoder.errors.InvalidItemError)]
+    kinds: list[type[encoder.errors.InvalidItemError]] = [
+        encoder.errors.InvalidItemError,
+        *subclasses(encoder.errors.InvalidItemError),
+    ]
     for kind in kinds:
         assert 400 <= errors.from_item_error(kind("the reason", 3)).status < 500
     assert errors.from_item_error(encoder.errors.ItemTooLargeError("r")).type == "item_too_large"
