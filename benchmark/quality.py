@@ -57,7 +57,7 @@ def run(settings: QualitySettings) -> int:
     report = asyncio.run(measure(settings))
     write_report(settings.output, report)
     out = Console()
-    out = out if out.is_terminal else Console(width=132)
+    out = out if out.is_terminal else Console(width=110)
     out.print(table(report))
     for warning in report.warnings:
         Console(stderr=True, highlight=False).print(f"[yellow]warning:[/yellow] {warning}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from benchmark.directory import read_manifest
@@ -18,10 +19,10 @@ from benchmark.scoring import TaskResult, averages
 from benchmark.settings import QualitySettings
 
 CAPTION = (
-    "success@k: a relevant key is among the first k; M-BEIR prints this as Recall@k and quotes "
+    "success@k (S@k): a relevant key is among the first k; M-BEIR prints this as Recall@k and quotes "
     f"k = {HEADLINE_K}, or {FASHION_HEADLINE_K} for Fashion200K and FashionIQ. recall@k: share of the relevant keys. "
     "Local: the task's own pool; global: all pools together, images, texts and pages. "
-    "Other modality: share of the first 10 hits (or the largest k below) of a modality the task does not look for."
+    "Other (modality): share of the first 10 hits (or the largest k below) of a modality the task does not look for."
 )
 
 
@@ -117,15 +118,19 @@ def as_json(report: Report) -> dict[str, Any]:
 def table(report: Report) -> Table:
     """The table for the terminal: every task, pool by pool, with success@k, MRR and nDCG."""
     names = [name for name in report.results[0].metrics if not name.startswith("recall@")]
-    grid = Table(title=f"Quality at {report.parameters['url']}", caption=CAPTION, caption_justify="left")
+    several = len({result.task.dataset for result in report.results}) > 1
+    grid = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption=CAPTION, caption_justify="left")
+    grid.title = f"Quality at {report.parameters['url']}"
     for column in ("task", "pool"):
         grid.add_column(column, no_wrap=True)
-    for column in ("keys", "queries", *names, "other modality"):
-        grid.add_column(column, justify="right")
+    for column in ("keys", "queries", *names, "other"):
+        heading = column.replace("success", "S")
+        grid.add_column(heading, justify="right", no_wrap=True, min_width=max(5, len(heading)))
     for pool, results in report.pools():
         for result in results:
             numbers = [f"{result.metrics[name]:.3f}" for name in names]
-            grid.add_row(_label(result), pool, str(result.num_keys), str(result.num_queries), *numbers, _other(result))
+            label = _label(result) if several else _label(result).partition(" ")[2]
+            grid.add_row(label, pool, str(result.num_keys), str(result.num_queries), *numbers, _other(result))
         means = averages(results)["over_tasks"]
         grid.add_row("mean over tasks", pool, "", "", *(f"{means[name]:.3f}" for name in names), "", style="bold")
         grid.add_section()

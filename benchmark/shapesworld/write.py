@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -157,8 +158,16 @@ def _flattened(chunks: list[Sequence[Picture]], image_size_px: int, processes: i
     if processes < 2:
         yield from _joined(map(paint, chunks))
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,  # Ctrl-C is for the parent alone to answer
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
         yield from _joined(pool.map(paint, chunks))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _joined(chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
