@@ -17,7 +17,6 @@ from service.searcher import QueryEncoder, SearchableIndex, Searcher
 from service.settings import ServiceSettings
 from service.threads import BoundedThreads
 
-
 MAKE_CHECKPOINT = "train one with `make train` or `anykey-train`, or name one with --checkpoint or ANYKEY_CHECKPOINT"
 
 
