@@ -21,7 +21,7 @@ class Manifest:
         """
         self._path = path
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): captions may hold U+2028
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidPairsError(f"cannot read {path} as UTF-8 JSONL: {error}") from error
         self._lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

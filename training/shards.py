@@ -76,6 +76,8 @@ class Shard:
 def _index(path: Path) -> list[_Sample]:
     samples: dict[str, _Sample] = {}
     try:
+        if path.stat().st_size % tarfile.BLOCKSIZE:  # tarfile itself takes a header cut in two for the end
+            raise tarfile.ReadError("cut short")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name, extension = base_plus_ext(member.name)
