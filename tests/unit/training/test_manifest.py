@@ -54,7 +54,9 @@ def test_a_row_that_is_no_pair_says_why(tmp_path: Path, line: str, reason: str) 
 
 
 def test_a_separator_inside_a_caption_does_not_end_the_line(tmp_path: Path) -> None:
-    manifest = manifest_of(tmp_path, '{"image": "a.jpg", "caption": "one\u2028two\x85three"}', '{"image": "b.jpg", "text": "x"}')
+    manifest = manifest_of(
+        tmp_path, '{"image": "a.jpg", "caption": "one\u2028two\x85three"}', '{"image": "b.jpg", "text": "x"}'
+    )
     assert len(manifest) == 2
     assert manifest[0].captions == ("one\u2028two\x85three",)
 

@@ -98,7 +98,9 @@ def test_captions_are_found_under_three_names(row: dict[str, object], captions: 
     assert captions_of(row) == captions
 
 
-@pytest.mark.parametrize("row", [{}, [], "text", None, 3, {"captions": [1]}, {"caption": ""}, {"text": [" "]}, {"text": {"a": 1}}])
+@pytest.mark.parametrize(
+    "row", [{}, [], "text", None, 3, {"captions": [1]}, {"caption": ""}, {"text": [" "]}, {"text": {"a": 1}}]
+)
 def test_a_row_without_captions_is_refused(row: object) -> None:
     with pytest.raises(ValueError, match="expected an object with non-empty 'captions', 'caption' or 'text'"):
         captions_of(row)

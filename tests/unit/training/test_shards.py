@@ -52,9 +52,13 @@ def test_json_beats_txt_and_other_members_are_ignored(tmp_path: Path) -> None:
 
 
 def test_names_end_at_the_first_dot_of_the_last_part_as_webdataset_has_it(tmp_path: Path) -> None:
-    shard = shard_of(tmp_path, ("set.v2/a.jpg", IMAGE), ("set.v2/a.txt", b"one"), ("b.left.jpg", IMAGE), ("b.txt", b"two"))
+    shard = shard_of(
+        tmp_path, ("set.v2/a.jpg", IMAGE), ("set.v2/a.txt", b"one"), ("b.left.jpg", IMAGE), ("b.txt", b"two")
+    )
     assert (len(shard), shard[0].name) == (2, "set.v2/a")
-    with pytest.raises(InvalidRowError, match=r"sample 'b': expected an image and a \.json or \.txt, found left\.jpg, txt"):
+    with pytest.raises(
+        InvalidRowError, match=r"sample 'b': expected an image and a \.json or \.txt, found left\.jpg, txt"
+    ):
         shard[1]
 
 
@@ -73,9 +77,7 @@ def test_directories_and_hidden_files_are_no_samples(tmp_path: Path) -> None:
         ([("a.jpg", IMAGE), ("a.txt", b" \n")], "expected an object with non-empty"),
     ],
 )
-def test_a_sample_that_is_no_pair_is_one_bad_row(
-    tmp_path: Path, members: list[tuple[str, bytes]], reason: str
-) -> None:
+def test_a_sample_that_is_no_pair_is_one_bad_row(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
     shard = shard_of(tmp_path, *members, ("good.jpg", IMAGE), ("good.txt", b"fine"))
     with pytest.raises(InvalidRowError, match=reason) as caught:
         shard[0]

@@ -1,0 +1,70 @@
+"""Tables, towers and settings of small training runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from encoder.architecture import preprocessing
+from encoder.fusion import Fusion
+from encoder.images import ImageLimits
+from encoder.tokens import Tokenizer
+from tests.networks import TIMM_VISION, build_seeded, small_architecture
+from training.errors import InvalidRowError
+from training.pairs import Pair
+from training.settings import TrainSettings
+from training.table import ImageReader, PairTable, read_table
+from training.towers import Start, Towers
+
+ARCHITECTURE = small_architecture()
+CPU = torch.device("cpu")
+
+
+@dataclass
+class ListedPairs:
+    """Pairs in a list; an entry that is an error is a bad row."""
+
+    rows: Sequence[Pair | InvalidRowError]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Pair:
+        """The pair, or its error."""
+        row = self.rows[position]
+        if isinstance(row, InvalidRowError):
+            raise row
+        return row
+
+
+def make_table(
+    rows: Sequence[Pair | InvalidRowError],
+    cache_images_bytes: int = 10**9,
+    max_bad_share: float = 1.0,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> PairTable:
+    """A table of the rows for the small architecture."""
+    reader = ImageReader(preprocessing(ARCHITECTURE), ImageLimits())
+    return read_table(ListedPairs(rows), Tokenizer(ARCHITECTURE), reader, cache_images_bytes, max_bad_share, advance)
+
+
+def make_towers(timm: bool = False, lock_image: bool = False, batch_norm: str = "auto", **facts: Any) -> Towers:
+    """Towers of a small network with random weights; the same ones each time."""
+    architecture = small_architecture(vision=TIMM_VISION) if timm else ARCHITECTURE
+    is_pretrained = facts.get("is_pretrained", False)
+    start = Start(architecture, build_seeded(architecture), Fusion.RAW, is_pretrained, {})
+    return Towers(start, CPU, facts.get("dtype"), lock_image, batch_norm)
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's state that later steps do not change."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def make_settings(data: Path, output: Path, **changes: Any) -> TrainSettings:
+    """Settings of a run of a few small steps on the CPU."""
+    small = {"batch_size": 8, "num_epochs": 2.0, "device": "cpu", "learning_rate": 1e-3}
+    return TrainSettings(**{"data": [str(data)], "output": output, **small, **changes})
