@@ -196,9 +196,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointCorruptError(f"{path} is damaged or no weights file: {reason}") from error
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        detail = "; ".join(line.strip() for line in lines[:3])
-        raise CheckpointCorruptError(f"{path} does not fit the architecture: {detail}") from error
+        raise CheckpointCorruptError(f"{path} does not fit the architecture: {mismatch(error)}") from error
+
+
+def mismatch(error: RuntimeError) -> str:
+    """What torch says differs between weights and network, in one line: the first few names of each kind."""
+    lines = (line.strip() for line in str(error).splitlines()[1:3])
+    return "; ".join(line if len(line) <= 200 else f"{line[:200]} ..." for line in lines)
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:

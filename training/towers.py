@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encoder.architecture import Architecture, build, preprocessing, read_architecture
+from encoder.checkpoint import mismatch
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 from encoder.model import load_checkpoint
@@ -178,5 +179,6 @@ def _load_trunk(model: Any, architecture: Architecture, settings: TrainSettings)
     except (SafetensorError, OSError) as error:
         raise CheckpointCorruptError(f"{path} is damaged or no safetensors file: {error}") from error
     except RuntimeError as error:
-        detail = "; ".join(line.strip() for line in str(error).splitlines()[:3])
-        raise CheckpointCorruptError(f"{path} does not fit the image trunk of {architecture.name}: {detail}") from error
+        raise CheckpointCorruptError(
+            f"{path} does not fit the image trunk of {architecture.name}: {mismatch(error)}"
+        ) from error

@@ -24,7 +24,7 @@ from tests.networks import TIMM_VISION, VISION, build_seeded, small_architecture
 
 def test_anykey_tiny_is_built_in() -> None:
     architecture = read_architecture("anykey-tiny")
-    assert (architecture.width, architecture.uses_timm) == (128, False)
+    assert architecture.width == 128
     assert preprocessing(architecture).size == 64
 
 

@@ -39,7 +39,7 @@ def test_names_keep_their_order_and_may_repeat(shards: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["absent.tar", "absent-*.tar", "train-{00010..00013}.tar", "nowhere/*.tar"])
 def test_a_pattern_without_a_file_is_named(shards: Path, pattern: str) -> None:
-    with pytest.raises(NoPairsError, match="no file '.*(absent|00012|nowhere)"):
+    with pytest.raises(NoPairsError, match=r"no file '.*(absent|00012|nowhere)"):
         expand([f"{shards}/{pattern}"])
 
 

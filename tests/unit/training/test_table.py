@@ -62,7 +62,7 @@ def test_bad_rows_are_left_out_and_listed_with_place_and_reason() -> None:
 def test_uncached_images_are_found_bad_when_they_are_needed() -> None:
     table = make_table([PAIRS[0], NO_IMAGE], cache_images_bytes=0)
     assert len(table) == 2
-    with pytest.raises(InvalidRowError, match="^broken: cannot decode 8 bytes"):
+    with pytest.raises(InvalidRowError, match=r"^broken: cannot decode 8 bytes"):
         table.pixels(1)
 
 

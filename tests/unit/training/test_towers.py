@@ -1,0 +1,209 @@
+"""Locking locks, batch normalisation keeps its statistics where it should, and a pretrained trunk is whole."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from encoder.architecture import Padding, preprocessing, read_architecture
+from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from encoder.fusion import Fusion
+from tests.networks import small_architecture
+from tests.training_runs import make_settings, make_towers, weights_of
+from training.errors import InvalidRecipeError
+from training.settings import TrainSettings
+from training.towers import Towers, open_start
+
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "flickr8k-mobilenetv1.json"
+
+
+def pixels(count: int = 4, size_px: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size_px, size_px), dtype=torch.uint8, generator=generator)
+
+
+def step(towers: Towers) -> None:
+    """One large optimiser step on everything that may train."""
+    towers.train()
+    trained = [parameter for parameter in towers.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.5)
+    (towers.image_features(pixels()) * torch.linspace(-1, 1, 16)).sum().backward()
+    optimizer.step()
+
+
+def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_a_step_changes_an_unlocked_trunk() -> None:
+    """Shows that the tests of locking below can fail."""
+    towers = make_towers(timm=True)
+    before = weights_of(towers.trunk)
+    step(towers)
+    names = changed(before, towers.trunk)
+    assert any(name.endswith("conv.weight") or "conv" in name for name in names)
+    assert any("running_mean" in name for name in names)
+
+
+@pytest.mark.parametrize("timm_tower", [False, True])
+def test_a_locked_trunk_is_unchanged_by_a_step_but_the_projection_learns(timm_tower: bool) -> None:
+    towers = make_towers(timm=timm_tower, lock_image=True)
+    trunk, whole = weights_of(towers.trunk), weights_of(towers.model)
+    if timm_tower:
+        step(towers)
+        assert changed(whole, towers.model) == {"visual.head.proj.weight"}
+    else:
+        towers.train()
+        assert not towers.image_features(pixels()).requires_grad
+    assert not changed(trunk, towers.trunk)
+
+
+def test_a_locked_trunk_keeps_its_activations() -> None:
+    """open_clip's own lock with frozen statistics replaces timm's norm-and-activation layers and so drops ReLU6."""
+    locked, free = make_towers(timm=True, lock_image=True), make_towers(timm=True)
+    locked.eval()
+    free.eval()
+    assert torch.equal(locked.trunk_features(pixels()), free.trunk_features(pixels()))
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "is_pretrained", "uses_batch_statistics"),
+    [("auto", False, True), ("auto", True, False), ("eval", False, False), ("train", True, True)],
+)
+def test_batch_normalisation_follows_the_setting(
+    batch_norm: str, is_pretrained: bool, uses_batch_statistics: bool
+) -> None:
+    towers = make_towers(timm=True, batch_norm=batch_norm, is_pretrained=is_pretrained)
+    before = weights_of(towers.trunk)
+    towers.train()
+    towers.image_features(pixels())
+    assert bool(changed(before, towers.trunk)) is uses_batch_statistics
+
+
+def test_inference_mode_uses_no_batch_statistics() -> None:
+    towers = make_towers(timm=True)
+    towers.train()
+    towers.eval()
+    with torch.no_grad():
+        together, alone = towers.image_features(pixels()), towers.image_features(pixels()[:1])
+    torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=0)
+
+
+def test_pixels_are_normalised_as_the_architecture_says() -> None:
+    towers = make_towers()
+    config = preprocessing(small_architecture())
+    found = towers.normalize(pixels())
+    for channel in range(3):
+        expected = (pixels()[:, channel] / 255.0 - config.mean[channel]) / config.std[channel]
+        torch.testing.assert_close(found[:, channel], expected)
+
+
+@pytest.mark.parametrize("timm_tower", [False, True])
+def test_cached_features_through_the_head_are_the_full_forward_pass(timm_tower: bool) -> None:
+    towers = make_towers(timm=timm_tower, lock_image=True)
+    towers.eval()
+    with torch.no_grad():
+        full = towers.image_features(pixels())
+        cached = towers.image_features(towers.trunk_features(pixels()))
+    torch.testing.assert_close(cached, full, atol=1e-6, rtol=0)
+
+
+def test_half_precision_features_come_back_as_float32() -> None:
+    towers = make_towers(dtype=torch.bfloat16)
+    towers.eval()
+    with torch.no_grad():
+        half, full = towers.image_features(pixels()), make_towers().image_features(pixels())
+    assert half.dtype is torch.float32
+    assert not torch.equal(half, full)
+    assert torch.cosine_similarity(half, full).min() > 0.99
+
+
+@pytest.fixture(scope="module")
+def trunk_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a whole timm trunk, as they are published."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
+    save_file(timm.create_model("mobilenetv1_100", num_classes=0).state_dict(), path)
+    return path
+
+
+def recipe(tmp_path: Path, **changes: object) -> TrainSettings:
+    return make_settings(tmp_path / "data.tar", tmp_path / "run", **{"architecture": str(RECIPE), **changes})
+
+
+def test_a_pretrained_trunk_is_loaded_with_its_own_mean_and_padding(tmp_path: Path, trunk_weights: Path) -> None:
+    start = open_start(recipe(tmp_path, image_weights=trunk_weights, image_padding="same"))
+    reference = timm.create_model("mobilenetv1_100", num_classes=0, pad_type="same").eval()
+    reference.load_state_dict({name: tensor for name, tensor in start.model.visual.trunk.state_dict().items()})
+    batch = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(start.model.eval().visual.trunk(batch), reference(batch))
+    config = preprocessing(start.architecture)
+    published = timm.get_pretrained_cfg("mobilenetv1_100")
+    assert (tuple(config.mean), tuple(config.std)) == (tuple(published.mean), tuple(published.std))
+    assert start.architecture.padding is Padding.SAME
+    assert start.is_pretrained
+
+
+def test_the_settings_beat_timms_mean(tmp_path: Path, trunk_weights: Path) -> None:
+    own = {"image_mean": (0.1, 0.2, 0.3), "image_std": (0.4, 0.4, 0.4), "resize_mode": "squash"}
+    config = preprocessing(open_start(recipe(tmp_path, image_weights=trunk_weights, **own)).architecture)
+    assert (config.mean, config.std, config.resize_mode) == ((0.1, 0.2, 0.3), (0.4, 0.4, 0.4), "squash")
+
+
+def test_without_weights_the_start_is_not_pretrained_and_keeps_clips_mean(tmp_path: Path) -> None:
+    start = open_start(recipe(tmp_path))
+    assert not start.is_pretrained
+    assert preprocessing(start.architecture).mean == preprocessing(read_architecture("ViT-B-32")).mean
+
+
+def test_trunk_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointCorruptError, match="does not fit the image trunk of flickr8k-mobilenetv1: .*Missing"):
+        open_start(recipe(tmp_path, image_weights=tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize("data", [b"", b"rubbish" * 10])
+def test_trunk_weights_that_are_none_are_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "rubbish.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointCorruptError, match="damaged or no safetensors file"):
+        open_start(recipe(tmp_path, image_weights=tmp_path / "rubbish.safetensors"))
+
+
+def test_missing_trunk_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match=r"image weights .*absent\.safetensors do not exist"):
+        open_start(recipe(tmp_path, image_weights=tmp_path / "absent.safetensors"))
+
+
+def test_trunk_weights_need_a_timm_tower(tmp_path: Path, trunk_weights: Path) -> None:
+    settings = recipe(tmp_path, image_weights=trunk_weights, architecture="ViT-S-32")
+    with pytest.raises(InvalidRecipeError, match="needs a timm image tower, ViT-S-32 has none"):
+        open_start(settings)
+
+
+def test_a_start_is_seeded(tmp_path: Path) -> None:
+    first, again, other = (
+        weights_of(open_start(make_settings(tmp_path, tmp_path, seed=seed)).model) for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path, tiny_checkpoint: Path, tiny_encoder: object) -> None:
+    start = open_start(make_settings(tmp_path, tmp_path, start=str(tiny_checkpoint), temperature=0.02))
+    assert start.is_pretrained
+    assert start.fusion is Fusion.RAW
+    assert start.provenance["start_fingerprint"] == tiny_encoder.fingerprint
+    assert start.model.logit_scale.exp().item() == pytest.approx(50.0)
+    expected = tiny_encoder.model.state_dict()
+    found = start.model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected if name != "logit_scale")
+
+
+@pytest.mark.parametrize("own", [{"image_mean": (0.5,) * 3}, {"resize_mode": "squash"}, {"image_padding": "same"}])
+def test_a_start_brings_its_own_preprocessing(tmp_path: Path, own: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="--start brings its own preprocessing"):
+        make_settings(tmp_path, tmp_path, start="somewhere", **own)

@@ -1,0 +1,124 @@
+"""Held-out numbers against loops over every query and key, and the rule that a query never shares a caption."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from encoder.fusion import Fusion
+from tests.drawn_pairs import drawn_pairs
+from tests.training_runs import make_table, make_towers
+from training.features import trunk_features
+from training.pairs import Pair
+from training.validation import COMBINATIONS, CUTOFFS, SELECTION_METRIC, HeldOut, embed_held_out, measure
+
+PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(9)]
+ORDER = ("i", "t", "it")
+
+
+def random_held_out(num_pairs: int = 23, noise: float = 1.6) -> HeldOut:
+    """Vectors that find their partner often but not always."""
+    generator = torch.Generator().manual_seed(4)
+    base = torch.randn(num_pairs, 12, generator=generator)
+
+    def noisy() -> Tensor:
+        return functional.normalize(base + noise * torch.randn(num_pairs, 12, generator=generator), dim=-1)
+
+    return HeldOut({name: noisy() for name in ORDER}, {name: noisy() for name in ORDER})
+
+
+def slow_success(query_D: Tensor, pool: list[Tensor], own: int, k: int) -> float:
+    scores = [float(query_D @ key_D) for key_D in pool]
+    return float(sum(score > scores[own] for score in scores) < k)
+
+
+def slow_numbers(held_out: HeldOut) -> dict[str, float]:
+    num_pairs = len(held_out.keys["i"])
+    mixed_pool = [held_out.keys[ORDER[row % 3]][row] for row in range(num_pairs)]
+    numbers: dict[str, float] = {}
+    for name in COMBINATIONS:
+        query, key = name.split(">")
+        for k in CUTOFFS:
+            queries, pool = held_out.queries[query], list(held_out.keys[key])
+            local = [slow_success(queries[row], pool, row, k) for row in range(num_pairs)]
+            rows = [row for row in range(num_pairs) if ORDER[row % 3] == key]
+            mixed = [slow_success(queries[row], mixed_pool, row, k) for row in rows]
+            numbers[f"local/{name}/success@{k}"] = sum(local) / len(local)
+            numbers[f"mixed/{name}/success@{k}"] = sum(mixed) / len(mixed)
+    for pool_name in ("local", "mixed"):
+        for k in CUTOFFS:
+            values = [numbers[f"{pool_name}/{name}/success@{k}"] for name in COMBINATIONS]
+            numbers[f"{pool_name}/mean/success@{k}"] = sum(values) / 5
+    return numbers
+
+
+def test_success_equals_a_loop_over_every_query_and_key() -> None:
+    held_out = random_held_out()
+    expected, found = slow_numbers(held_out), measure(held_out)
+    assert 0.1 < expected[SELECTION_METRIC] < 0.99  # neither trivial
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert len(found) == len(expected) + 3 + len(COMBINATIONS)
+
+
+def test_the_gap_is_the_distance_of_the_mean_vectors() -> None:
+    held_out = random_held_out()
+    found = measure(held_out)
+    for first, second in (("i", "t"), ("i", "it"), ("t", "it")):
+        means = [sum(held_out.keys[name][row] for row in range(23)) / 23 for name in (first, second)]
+        assert found[f"gap/{first}-{second}"] == pytest.approx(float((means[0] - means[1]).norm()), abs=1e-6)
+
+
+def test_the_cosine_is_that_of_the_true_pairs() -> None:
+    held_out = random_held_out()
+    cosines = [float(held_out.queries["t"][row] @ held_out.keys["i"][row]) for row in range(23)]
+    assert measure(held_out)["cosine/t>i"] == pytest.approx(sum(cosines) / 23, abs=1e-6)
+
+
+def test_perfect_vectors_score_1_everywhere_but_against_their_own_fusion() -> None:
+    eye = torch.eye(30)
+    found = measure(HeldOut(dict.fromkeys(ORDER, eye), dict.fromkeys(ORDER, eye)))
+    assert all(value == 1.0 for name, value in found.items() if "success" in name)
+
+
+@pytest.mark.parametrize("num_pairs", [1, 2, 3])
+def test_few_pairs_are_measured_too(num_pairs: int) -> None:
+    found = measure(random_held_out(num_pairs))
+    assert SELECTION_METRIC in found
+    assert all(0.0 <= value <= 1.0 for name, value in found.items() if "success" in name)
+
+
+def test_combinations_in_which_query_and_key_share_the_image_are_left_out() -> None:
+    assert set(COMBINATIONS) == {"t>i", "i>t", "t>t", "t>it", "it>t"}
+
+
+def test_queries_use_the_second_caption_and_keys_the_first() -> None:
+    towers, table = make_towers(), make_table(PAIRS)
+    held_out = embed_held_out(towers, table, None, Fusion.RAW)
+    towers.eval()
+    with torch.no_grad():
+        images = towers.image_features(torch.stack([table.pixels(row) for row in range(9)]))
+        first, second = (towers.text_features(table.tokens_ST[side::2].long()) for side in (0, 1))
+    unit = functional.normalize
+    torch.testing.assert_close(held_out.queries["t"], unit(second, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(held_out.keys["t"], unit(first, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(held_out.queries["it"], unit(images + second, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(held_out.keys["it"], unit(images + first, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(held_out.keys["i"], unit(images, dim=-1), atol=1e-5, rtol=0)
+
+
+def test_more_captions_change_nothing_and_a_single_one_serves_both_sides() -> None:
+    longer = [Pair(pair.name, pair.image, (*pair.captions, "one more")) for pair in PAIRS]
+    single = [Pair(pair.name, pair.image, pair.captions[:1]) for pair in PAIRS]
+    towers = make_towers()
+    two, three, one = (embed_held_out(towers, make_table(rows), None, Fusion.RAW) for rows in (PAIRS, longer, single))
+    torch.testing.assert_close(three.queries["t"], two.queries["t"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.queries["t"], two.keys["t"], atol=1e-5, rtol=0)
+
+
+def test_a_locked_trunks_features_give_the_same_vectors(tmp_path: object) -> None:
+    towers, table = make_towers(timm=True, lock_image=True), make_table(PAIRS)
+    features = trunk_features(towers, table, False, tmp_path, lambda steps: None)
+    cached = embed_held_out(towers, table, features, Fusion.RAW)
+    full = embed_held_out(towers, table, None, Fusion.RAW)
+    for name in ORDER:
+        torch.testing.assert_close(cached.keys[name], full.keys[name], atol=1e-5, rtol=0)
