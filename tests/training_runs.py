@@ -64,7 +64,7 @@ def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def make_settings(data: Path, output: Path, **changes: Any) -> TrainSettings:
+def make_settings(data: Path, output: Path, /, **changes: Any) -> TrainSettings:
     """Settings of a run of a few small steps on the CPU."""
     small = {"batch_size": 8, "num_epochs": 2.0, "device": "cpu", "learning_rate": 1e-3}
     return TrainSettings(**{"data": [str(data)], "output": output, **small, **changes})

@@ -1,0 +1,259 @@
+"""A whole run in miniature: it learns, it writes what it promises, it repeats itself exactly, it fails in the open."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from encoder.architecture import write_open_clip_config
+from encoder.item import Item
+from encoder.model import Encoder
+from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard
+from tests.networks import TEXT, TIMM_VISION, small_architecture
+from tests.training_runs import make_settings
+from training.errors import DivergedError, InvalidRecipeError, NoPairsError, TooManyBadRowsError
+from training.settings import TrainSettings
+from training.trainer import TrainResult, train
+from training.validation import SELECTION_METRIC
+
+WEIGHTS = "open_clip_model.safetensors"
+PAIRS = drawn_pairs(32)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a training shard, a held-out shard and two small architectures."""
+    folder = tmp_path_factory.mktemp("data")
+    write_shard(folder / "train.tar", PAIRS)
+    write_shard(folder / "val.tar", PAIRS[::2])
+    for name, vision in (("plain", None), ("timm", {**TIMM_VISION})):
+        architecture = small_architecture(**({"vision": vision} if vision else {}), text={**TEXT, "layers": 1})
+        (folder / name).mkdir()
+        write_open_clip_config(architecture, folder / name)
+        (folder / name / "open_clip_config.json").rename(folder / f"{name}.json")
+    return folder
+
+
+def settings_of(shards: Path, output: Path, **changes: Any) -> TrainSettings:
+    """A run of two epochs of four steps on a network of a few thousand weights beside its vocabulary."""
+    small = {"architecture": str(shards / "plain.json"), "val_data": [str(shards / "val.tar")]}
+    return make_settings(shards / "train.tar", output, **{**small, **changes})
+
+
+def run(settings: TrainSettings) -> TrainResult:
+    return train(settings, Console(quiet=True))
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of anykey-tiny after some steps; read only."""
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = settings_of(shards, output, architecture="anykey-tiny", num_epochs=8.0, val_every_epochs=4.0)
+    run(settings)
+    return output
+
+
+def test_training_lowers_the_loss_and_finds_the_right_picture(trained: Path) -> None:
+    losses = [row["train/loss"] for row in log_of(trained) if "train/loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    measured = [row for row in log_of(trained) if f"val/{SELECTION_METRIC}" in row]
+    assert measured[-1]["val/local/t>i/success@1"] > measured[0]["val/local/t>i/success@1"]
+
+
+def test_every_promised_file_is_written(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"best", "last", "metrics.jsonl", "settings.json", "finished.json"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert {path.name for path in (trained / "best").iterdir()} == {
+        "encoder.json",
+        "open_clip_config.json",
+        WEIGHTS,
+    }
+
+
+def test_the_log_holds_steps_rates_and_measurements(trained: Path) -> None:
+    rows = log_of(trained)
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(steps)
+    assert steps[-1] == 32
+    assert [row["step"] for row in rows if f"val/{SELECTION_METRIC}" in row] == [0, 16, 32]
+    last = [row for row in rows if "train/loss" in row][-1]
+    assert last["pairs"] == 256
+    assert {"train/temperature", "train/gradient_norm", "train/learning_rate", "train/pairs_per_s"} <= last.keys()
+
+
+def test_tensorboard_reads_the_same_numbers(trained: Path) -> None:
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    logged = {row["step"]: row["train/loss"] for row in log_of(trained) if "train/loss" in row}
+    shown = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert shown == pytest.approx(logged)
+    assert f"val/{SELECTION_METRIC}" in events.Tags()["scalars"]
+
+
+def test_the_best_checkpoint_is_an_encoder_and_tells_what_made_it(trained: Path) -> None:
+    encoder = Encoder.load(trained / "best")
+    pictures = encoder.encode([Item(images=(pair.image,)) for pair in PAIRS])
+    captions = encoder.encode([Item(text=pair.captions[0]) for pair in PAIRS])
+    ranks = (captions @ pictures.T).argsort(axis=1)[:, ::-1]
+    found = sum(row in ranks[row, :5] for row in range(32))
+    assert found > 12  # by chance: 5
+    assert encoder.provenance["made_by"].startswith("anykey ")
+    assert encoder.provenance["step"] == json.loads((trained / "finished.json").read_text())["step"]
+    assert encoder.provenance["loss"] == "gcl"
+
+
+def test_the_best_is_the_best_measured(trained: Path) -> None:
+    measured = {
+        row["step"]: row[f"val/{SELECTION_METRIC}"] for row in log_of(trained) if f"val/{SELECTION_METRIC}" in row
+    }
+    report = json.loads((trained / "finished.json").read_text())
+    assert report[SELECTION_METRIC] == pytest.approx(max(measured.values()))
+    assert measured[report["step"]] == pytest.approx(max(measured.values()))
+
+
+def test_a_finished_run_is_not_repeated_until_something_changes(shards: Path, tmp_path: Path) -> None:
+    settings = settings_of(shards, tmp_path / "run", num_epochs=1.0)
+    assert run(settings).is_new
+    before = (tmp_path / "run" / "best" / WEIGHTS).stat().st_mtime_ns
+    again = run(settings)
+    assert not again.is_new
+    assert again.best["step"] == 4
+    assert (tmp_path / "run" / "best" / WEIGHTS).stat().st_mtime_ns == before
+    assert run(settings_of(shards, tmp_path / "run", num_epochs=1.0, seed=1)).is_new
+
+
+def weights_after(settings: TrainSettings) -> dict[str, torch.Tensor]:
+    run(settings)
+    return load_file(settings.output / "last" / WEIGHTS)
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_seed_gives_identical_weights_whatever_the_caches(shards: Path, tmp_path: Path) -> None:
+    options = {"mirror_images": True, "drop_tokens": 0.2}
+    first = weights_after(settings_of(shards, tmp_path / "a", **options))
+    torch.manual_seed(99)
+    assert equal(weights_after(settings_of(shards, tmp_path / "b", **options, cache_images_bytes=0)), first)
+    assert not equal(weights_after(settings_of(shards, tmp_path / "c", **options, seed=1)), first)
+
+
+@pytest.mark.parametrize("changes", [{"loss": "clip"}, {"loss": "pairwise"}, {"reading": "R4"}, {"fusion": "unit"}])
+def test_losses_and_fusions_train_and_differ(shards: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    weights = weights_after(settings_of(shards, tmp_path / "run", num_epochs=1.0, **changes))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert not equal(weights, weights_after(settings_of(shards, tmp_path / "plain", num_epochs=1.0)))
+
+
+def test_a_fixed_temperature_stays_where_it_is(shards: Path, tmp_path: Path) -> None:
+    settings = settings_of(shards, tmp_path / "run", temperature=0.05, learn_temperature=False)
+    assert weights_after(settings)["logit_scale"].exp().item() == pytest.approx(20.0)
+    learned = settings_of(shards, tmp_path / "learned", temperature=0.05)
+    assert weights_after(learned)["logit_scale"].exp().item() != pytest.approx(20.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_norm", ["auto", "train"])
+def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, batch_norm: str) -> None:
+    options = {"architecture": str(shards / "timm.json"), "lock_image": True, "mirror_images": True}
+    start = weights_after(settings_of(shards, tmp_path / "start", **options, num_epochs=0.01, learning_rate=1e-9))
+    weights = weights_after(settings_of(shards, tmp_path / "run", **options, batch_norm=batch_norm))
+    trunk = [name for name in weights if name.startswith("visual.trunk")]
+    assert len(trunk) > 100
+    assert all(torch.equal(weights[name], start[name]) for name in trunk)
+    assert not torch.equal(weights["visual.head.proj.weight"], start["visual.head.proj.weight"])
+    assert len(list((tmp_path / "run" / "features").glob("*.safetensors"))) == 2
+
+
+def test_a_locked_trunk_learns_the_same_without_the_pixel_cache(shards: Path, tmp_path: Path) -> None:
+    options = {"architecture": str(shards / "timm.json"), "lock_image": True, "feature_cache": tmp_path / "features"}
+    first = weights_after(settings_of(shards, tmp_path / "a", **options))
+    assert equal(weights_after(settings_of(shards, tmp_path / "b", **options, cache_images_bytes=0)), first)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_run_needs_no_held_out_pairs(shards: Path, tmp_path: Path) -> None:
+    result = run(settings_of(shards, tmp_path / "run", val_data=[]))
+    assert result.best == {"step": 8}
+    assert Encoder.load(tmp_path / "run" / "best").provenance["step"] == 8
+
+
+def test_a_manifest_trains_like_a_shard(shards: Path, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "pairs.jsonl", PAIRS)
+    from_shard = weights_after(settings_of(shards, tmp_path / "a"))
+    assert equal(weights_after(settings_of(shards, tmp_path / "b", data=[str(manifest)])), from_shard)
+
+
+def test_fine_tuning_starts_where_the_checkpoint_ended(shards: Path, trained: Path, tmp_path: Path) -> None:
+    settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", start=str(trained / "last"))
+    run(settings)
+    first = log_of(tmp_path / "run")[0]
+    end = [row for row in log_of(trained) if f"val/{SELECTION_METRIC}" in row][-1]
+    assert first["step"] == 0
+    assert {name: first[name] for name in first if "local" in name} == pytest.approx(
+        {name: end[name] for name in first if "local" in name}, abs=0.07
+    )
+    assert Encoder.load(tmp_path / "run" / "best").provenance["start"] == str(trained / "last")
+
+
+def test_a_run_that_diverges_stops_and_leaves_the_last_good_weights(shards: Path, tmp_path: Path) -> None:
+    explosive = {"learning_rate": 1.0, "weight_decay": 10.0, "num_epochs": 40.0, "warmup_share": 0.0}
+    with pytest.raises(DivergedError, match=r"at step \d+: lower the learning rate \(1\).* last/ holds the last good"):
+        run(settings_of(shards, tmp_path / "run", **explosive, val_every_epochs=0.25))
+    weights = load_file(tmp_path / "run" / "last" / WEIGHTS)
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    Encoder.load(tmp_path / "run" / "last")
+    assert not (tmp_path / "run" / "finished.json").exists()
+
+
+def damaged(pairs: list[DrawnPair], count: int) -> list[DrawnPair]:
+    return [DrawnPair(f"broken-{n}", b"no image", pair.captions) for n, pair in enumerate(pairs[:count])] + pairs[
+        count:
+    ]
+
+
+@pytest.mark.parametrize("cache_images_bytes", [10**9, 0])
+def test_bad_images_are_skipped_and_listed_once(shards: Path, tmp_path: Path, cache_images_bytes: int) -> None:
+    write_shard(tmp_path / "train.tar", damaged(PAIRS, 3))
+    options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": cache_images_bytes, "max_bad_share": 0.1}
+    run(settings_of(shards, tmp_path / "run", **options, num_epochs=5.0, batch_size=4))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
+    assert sorted(row["where"] for row in rows) == ["broken-0", "broken-1", "broken-2"]
+
+
+@pytest.mark.parametrize("cache_images_bytes", [10**9, 0])
+def test_too_many_bad_images_stop_the_run(shards: Path, tmp_path: Path, cache_images_bytes: int) -> None:
+    write_shard(tmp_path / "train.tar", damaged(PAIRS, 8))
+    options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": cache_images_bytes, "max_bad_share": 0.2}
+    with pytest.raises(TooManyBadRowsError, match="of 32 rows are bad, more than the share of 0.2 allowed"):
+        run(settings_of(shards, tmp_path / "run", **options, num_epochs=5.0, batch_size=4))
+
+
+def test_data_without_a_readable_image_do_not_loop_for_ever(shards: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.tar", damaged(PAIRS, 32))
+    options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": 0, "max_bad_share": 1.0}
+    with pytest.raises(NoPairsError, match="no batch has two readable images"):
+        run(settings_of(shards, tmp_path / "run", **options))
+
+
+def test_a_single_pair_is_not_enough(shards: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "one.tar", PAIRS[:1])
+    with pytest.raises(InvalidRecipeError, match="at least 2 pairs, found 1"):
+        run(settings_of(shards, tmp_path / "run", data=[str(tmp_path / "one.tar")]))
+
+
+def test_identical_captions_train(shards: Path, tmp_path: Path) -> None:
+    same = [DrawnPair(pair.name, pair.image, ("the same", "The  same")) for pair in PAIRS]
+    write_shard(tmp_path / "same.tar", same)
+    weights = weights_after(settings_of(shards, tmp_path / "run", data=[str(tmp_path / "same.tar")]))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
