@@ -235,7 +235,7 @@ def test_bad_images_are_skipped_and_listed_once(shards: Path, tmp_path: Path, ca
 def test_too_many_bad_images_stop_the_run(shards: Path, tmp_path: Path, cache_images_bytes: int) -> None:
     write_shard(tmp_path / "train.tar", damaged(PAIRS, 8))
     options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": cache_images_bytes, "max_bad_share": 0.2}
-    with pytest.raises(TooManyBadRowsError, match="of 32 rows are bad, more than the share of 0.2 allowed"):
+    with pytest.raises(TooManyBadRowsError, match=r"of 32 rows are bad, more than the share of 0\.2 allowed"):
         run(settings_of(shards, tmp_path / "run", **options, num_epochs=5.0, batch_size=4))
 
 

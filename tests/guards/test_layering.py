@@ -1,0 +1,97 @@
+"""The arrows between packages, read from every import statement; nothing else may be imported of ours.
+
+training -> encoder, benchmark.metrics; index -> encoder; service -> encoder, index; encoder and benchmark -> nothing.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guards.checkout import PACKAGES, ROOT, modules
+
+ALLOWED = {
+    "encoder": (),
+    "benchmark": (),
+    "training": ("encoder", "benchmark.metrics"),
+    "index": ("encoder",),
+    "service": ("encoder", "index"),
+}
+OURS = (*PACKAGES, "tests")
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Full names of everything imported absolutely, wherever in the module, by statement or by call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func)
+            if called.endswith(("import_module", "__import__")):
+                yield str(node.args[0].value)
+
+
+def is_within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def violations(root: Path) -> list[str]:
+    """Imports against the arrows, as `file: name`."""
+    found = []
+    for path in modules(root):
+        package = path.relative_to(root).parts[0]
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
+            if is_within(name, OURS) and not is_within(name, (package, *ALLOWED[package])):
+                found.append(f"{path.relative_to(root)}: {name}")
+    return found
+
+
+def test_packages_import_only_what_the_arrows_allow() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_arrow_is_used() -> None:
+    """An arrow nobody needs would only invite imports."""
+    used = {
+        (path.relative_to(ROOT).parts[0], arrow)
+        for path in modules(ROOT)
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8")))
+        for arrow in ALLOWED[path.relative_to(ROOT).parts[0]]
+        if is_within(name, (arrow,))
+    }
+    assert used == {(package, arrow) for package, arrows in ALLOWED.items() for arrow in arrows}
+
+
+@pytest.mark.parametrize(
+    ("package", "statement", "is_allowed"),
+    [
+        ("encoder", "import index", False),
+        ("encoder", "from service.errors import ServiceError", False),
+        ("encoder", "from encoder.item import Item", True),
+        ("encoder", "from .item import Item", True),
+        ("encoder", "import indexed_bzip2, torch", True),
+        ("benchmark", "import encoder", False),
+        ("benchmark", "def late():\n    from encoder import Item", False),
+        ("benchmark", "if TYPE_CHECKING:\n    from encoder import Item", False),
+        ("benchmark", "import importlib\nimportlib.import_module('encoder.item')", False),
+        ("training", "from benchmark.metrics import success_at_k", True),
+        ("training", "from benchmark import metrics", True),
+        ("training", "from benchmark import mbeir", False),
+        ("training", "import benchmark", False),
+        ("training", "from index.hits import Hit", False),
+        ("index", "from encoder.model import Encoder", True),
+        ("index", "from training.table import PairTable", False),
+        ("index", "from service import app", False),
+        ("service", "from index.faiss_index import FaissIndex\nimport encoder", True),
+        ("service", "import training.trainer", False),
+        ("service", "from benchmark.metrics import success_at_k", False),
+        ("service", "from tests.fakes import FakeEncoder", False),
+    ],
+)
+def test_the_guard_sees_every_kind_of_import(tmp_path: Path, package: str, statement: str, is_allowed: bool) -> None:
+    (tmp_path / package / "inner").mkdir(parents=True)
+    (tmp_path / package / "inner" / "module.py").write_text(statement)
+    assert (violations(tmp_path) == []) is is_allowed

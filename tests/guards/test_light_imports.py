@@ -1,0 +1,38 @@
+"""Clients and schemas load neither torch nor FAISS: importing them is a matter of milliseconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.guards.checkout import ROOT
+
+HEAVY = ("torch", "faiss", "open_clip", "timm")
+
+
+def heavy_modules_of(statement: str) -> set[str]:
+    """What of the heavy libraries a fresh interpreter has loaded after the statement."""
+    code = f"import sys\n{statement}\nsys.stdout.write(' '.join(set({HEAVY!r}) & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import benchmark, benchmark.metrics, benchmark.mbeir, benchmark.__main__",
+        "import service.schemas",
+        "import encoder\nfrom encoder import Item, Modality, InvalidItemError",
+        "import encoder.program, encoder.images",
+        "import index, index.errors, index.hits",
+        "import training",
+        "import service",
+    ],
+)
+def test_light_modules_load_no_heavy_library(statement: str) -> None:
+    assert heavy_modules_of(statement) == set()
+
+
+def test_the_guard_notices_a_heavy_module() -> None:
+    assert {"torch", "open_clip"} <= heavy_modules_of("import encoder\nencoder.Encoder")
