@@ -6,6 +6,7 @@ from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -48,8 +49,8 @@ def create_app(
         async with lifecycle.running():
             yield
 
-    app = FastAPI(
-        title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None, redirect_slashes=False
+    app = FastAPIOffline(  # serves the scripts of /docs itself instead of naming a CDN
+        redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
     app.include_router(router)
