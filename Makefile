@@ -30,7 +30,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
-	@$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT) --log-level WARNING & server=$$!; \
+	@$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT) --log-level warning & server=$$!; \
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
 	sleep 1; kill -0 $$server 2>/dev/null || { wait $$server; exit 1; }; \
 	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT); \

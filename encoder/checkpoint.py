@@ -182,11 +182,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
         path: A safetensors file, or a file that open_clip reads.
 
     Raises:
-        CheckpointNotFoundError: no such file.
-        CheckpointCorruptError: unreadable, or of another architecture; the message says what differs.
+        CheckpointNotFoundError: no such file, or not readable by this user.
+        CheckpointCorruptError: damaged, or of another architecture; the message says what differs.
     """
     if not path.is_file():
         raise CheckpointNotFoundError(f"weights file {path} does not exist")
+    if not os.access(path, os.R_OK):  # safetensors would call it missing
+        raise CheckpointNotFoundError(f"weights file {path} may not be read by this user")
     try:
         if path.suffix == ".safetensors":
             model.load_state_dict(load_file(path), strict=True)
@@ -210,6 +212,7 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
     except SafetensorError as error:  # how it reports a full disk
         raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod((path.parent / CONFIG_NAME).stat().st_mode)  # safetensors makes it private to this user
 
 
 def _find_weights(directory: Path) -> Path:

@@ -54,9 +54,7 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
     try:
         index: SearchableIndex = FaissIndex.open(settings.index)
     except IndexNotFoundError as error:
-        raise StartupError(
-            f"{error}; build one with `make index` or `anykey-index`, or name one with --index or ANYKEY_INDEX"
-        ) from error
+        raise StartupError(f"{error}, or name one with --index or ANYKEY_INDEX") from error
     except (KeyIndexError, OSError) as error:
         raise StartupError(str(error)) from error
     return index

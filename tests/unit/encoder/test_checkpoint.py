@@ -189,6 +189,10 @@ def test_a_directory_of_open_clip_without_our_manifest_is_read_with_raw_fusion(s
     assert (checkpoint.fusion, checkpoint.fingerprint) == (Fusion.RAW, identity)
 
 
+def test_every_file_may_be_read_by_the_same_users(saved: Path) -> None:
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+
+
 def test_saving_again_replaces_the_checkpoint_and_leaves_nothing_behind(saved: Path) -> None:
     second = save(saved, seed=1)
     assert read_checkpoint(saved).fingerprint == second
