@@ -51,7 +51,7 @@ def test_a_failed_start_is_told_once_and_stays_the_reason(tmp_path: Path) -> Non
             async with asyncio.timeout(WAIT_S):
                 await failed.wait()
             assert isinstance(lifecycle.failure, StartupError)
-            with pytest.raises(NotReadyError, match="make index"):
+            with pytest.raises(NotReadyError, match="build one with"):
                 lifecycle.parts()
 
     asyncio.run(scenario())
