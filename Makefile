@@ -29,14 +29,19 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
+demo: port-is-free data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
 	@$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT) --log-level warning & server=$$!; \
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
-	sleep 1; kill -0 $$server 2>/dev/null || { wait $$server; exit 1; }; \
 	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
 	echo "Serving at $(URL) until Ctrl-C. Try: curl $(URL)/search --json '{\"text\": \"a large red star\", \"k\": 3}'"; \
 	wait $$server
+
+# Before minutes of training, and so that no other server is measured in place of ours.
+.PHONY: port-is-free
+port-is-free: setup
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
+	|| { echo "port $(PORT) is in use: choose another with make demo PORT=..." >&2; exit 1; }
 
 .PHONY: setup
 setup: $(INSTALLED) ## Create .venv and install AnyKey into it (FAISS for the GPU when an NVIDIA driver answers)
@@ -45,7 +50,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	faiss=cpu; if nvidia-smi >/dev/null 2>&1; then faiss=gpu; fi; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,dev]"
 	touch $@
 
 .PHONY: data

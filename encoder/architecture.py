@@ -18,7 +18,7 @@ from torch import nn
 
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 
-BUILT_IN_DIR = Path(__file__).parent / "architectures"
+BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
 
 
 class Padding(StrEnum):
@@ -61,8 +61,8 @@ class Architecture:
 
 def register_built_in() -> None:
     """Makes `anykey-tiny` known to open_clip under that name."""
-    if "anykey-tiny" not in open_clip.list_models():
-        open_clip.add_model_config(BUILT_IN_DIR)
+    if BUILT_IN.stem not in open_clip.list_models():
+        open_clip.add_model_config(BUILT_IN)
 
 
 def read_architecture(source: str | Path) -> Architecture:

@@ -20,7 +20,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from torch import Tensor
@@ -157,7 +156,7 @@ class _Loop:
                 rate = self._at.num_pairs / (monotonic() - began)
                 self._folder.log(self._at.step, self._at.num_pairs, numbers | {"train/pairs_per_s": rate})
                 loss, temperature = numbers["train/loss"], numbers["train/temperature"]
-                facts = f"loss {loss:.3f}  temperature {temperature:.3f}  {rate:.0f} pairs/s"
+                facts = f"loss {loss:.2f}, temperature {temperature:.3f}, {rate:.0f}/s"
                 self._progress.update(task, facts=facts)
             self._progress.advance(task)
             if self._at.step % self._val_steps == 0 or self._at.step == self._num_steps:
@@ -202,7 +201,8 @@ class _Loop:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step()
-        clamp_temperature(self._towers.model)
+        if self._settings.learn_temperature:
+            clamp_temperature(self._towers.model)
         self._at.step += 1
         self._at.num_pairs += len(batch.image_id_N)
         return {
@@ -325,13 +325,12 @@ def _train_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _progress_bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[facts]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
         console=console,
         refresh_per_second=2,
     )
