@@ -48,8 +48,9 @@ def drawn_pairs(count: int = 32) -> list[DrawnPair]:
 
 
 def draw(colour: str, shape: str, size_px: int = 64) -> Image.Image:
-    """One shape on black."""
+    """One shape on black, grey to the left, so that no drawing is its own mirror image."""
     image = Image.new("RGB", (size_px, size_px))
+    image.paste((90, 90, 90), (0, 0, size_px // 6, size_px))
     pen, near, far = ImageDraw.Draw(image), size_px // 5, size_px * 4 // 5
     boxes = {
         "circle": (near, near, far, far),

@@ -216,6 +216,21 @@ def test_a_full_disk_leaves_the_old_checkpoint_usable(saved: Path, full_disk: No
     assert [path.name for path in saved.parent.iterdir()] == ["best"]
 
 
+def test_a_failed_last_rename_puts_the_old_checkpoint_back(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = read_checkpoint(saved).fingerprint, Path.rename
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise PermissionError("the file system says no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(PermissionError, match="the file system says no"):
+        save(saved, seed=1)
+    assert read_checkpoint(saved).fingerprint == before
+    assert [path.name for path in saved.parent.iterdir()] == ["best"]
+
+
 def test_provenance_that_is_no_json_leaves_the_old_checkpoint_usable(saved: Path) -> None:
     architecture = small_architecture()
     with pytest.raises(TypeError):

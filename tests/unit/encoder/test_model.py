@@ -99,6 +99,13 @@ def test_a_fused_vector_is_the_fusion_of_the_two_towers_features(tiny_encoder: E
     np.testing.assert_allclose(tiny_encoder.encode([MIXED[2]])[0], (expected / expected.norm()).cpu(), atol=1e-5)
 
 
+def test_a_text_fuses_with_the_mean_of_several_images(tiny_encoder: Encoder) -> None:
+    singles = [tiny_encoder.prepare(Item(images=(PHOTOS[n],))) for n in (0, 3)]
+    features = tiny_encoder.features([*singles, tiny_encoder.prepare(Item(text="two frames"))])
+    expected = features.image_BD[:2].mean(0) + features.text_BD[2]
+    np.testing.assert_allclose(tiny_encoder.encode([MIXED[4]])[0], (expected / expected.norm()).cpu(), atol=1e-5)
+
+
 def test_rows_of_absent_parts_are_zero(tiny_encoder: Encoder) -> None:
     features = tiny_encoder.features([tiny_encoder.prepare(item) for item in MIXED[:2]])
     assert features.image_BD[0].abs().max() == 0

@@ -163,6 +163,16 @@ def test_a_fixed_temperature_stays_where_it_is(shards: Path, tmp_path: Path) -> 
     assert weights_after(learned)["logit_scale"].exp().item() != pytest.approx(20.0, abs=1e-4)
 
 
+def test_a_learned_temperature_is_kept_above_a_hundredth_and_a_fixed_one_is_left_alone(
+    shards: Path, tmp_path: Path
+) -> None:
+    cold = {"temperature": 0.002, "num_epochs": 1.0}
+    learned = weights_after(settings_of(shards, tmp_path / "learned", **cold))
+    assert learned["logit_scale"].exp().item() <= 100.001
+    fixed = weights_after(settings_of(shards, tmp_path / "fixed", **cold, learn_temperature=False))
+    assert fixed["logit_scale"].exp().item() == pytest.approx(500.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("batch_norm", ["auto", "train"])
 def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, batch_norm: str) -> None:
     options = {"architecture": str(shards / "timm.json"), "lock_image": True, "mirror_images": True}
