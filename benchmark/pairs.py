@@ -3,6 +3,9 @@
 Four tasks come out. text -> image: every caption asks for its image among all. image -> text, text -> text and
 text -> page (image with text): the keys hold the first caption of each image, and a caption that is a key's
 text is never a query. Captions with the same wording are one query, or one key, with several answers.
+
+With `--keys once` an image is one key only, in turn an image, a text or a page, so that the global pool holds every
+image once and the modalities compete on equal terms; each task then asks for its own third.
 """
 
 import json
@@ -22,7 +25,7 @@ from benchmark.settings import FromPairsSettings
 from benchmark.shards import Photo, expand, read_photos
 
 GENERATOR = "anykey-bench from-pairs"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,16 @@ class Builder:
     """Turns entries into tasks; ids are given out as keys and queries are made.
 
     Attributes:
-        entries: The images.
+        as_image: Entries that have an image key.
+        as_text: Entries that have a text key.
+        as_page: Entries that have a page key.
         dids: Numbering of the keys.
         qids: Numbering of the queries; all tasks share it, as in M-BEIR.
     """
 
-    entries: list[Entry]
+    as_image: list[Entry]
+    as_text: list[Entry]
+    as_page: list[Entry]
     dids: Numbering
     qids: Numbering
     images: dict[str, Row] = field(init=False)
@@ -71,10 +78,10 @@ class Builder:
     texts: dict[str, Row] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.images = {e.name: self._key(None, e.image, e.name) for e in self.entries}
-        self.pages = {e.name: self._key(e.captions[0], e.image, e.name) for e in self.entries}
+        self.images = {e.name: self._key(None, e.image, e.name) for e in self.as_image}
+        self.pages = {e.name: self._key(e.captions[0], e.image, e.name) for e in self.as_page}
         self.texts = {}
-        self._add_texts((e.captions[0], e.name) for e in self.entries)
+        self._add_texts((e.captions[0], e.name) for e in self.as_text)
         self.first_texts = dict(self.texts)
 
     def tasks(self, all_texts: bool) -> Iterator[tuple[int, list[Row], list[Row]]]:
@@ -83,14 +90,15 @@ class Builder:
         Args:
             all_texts: Whether every caption is a key of image -> text, instead of the first of each image.
         """
-        every = self._by_caption(e for e in self.entries)
-        asking = {text: entries for text, entries in every.items() if text not in self.first_texts}
+        for_texts = self._by_other_caption(self.as_text)
+        for_pages = self._by_other_caption(self.as_page)
         if all_texts:
-            self._add_texts((caption, e.name) for e in self.entries for caption in e.captions)
-        yield 0, self._text_queries(every, 0), list(self.images.values())
-        if asking:
-            yield 1, self._text_queries(asking, 1), list(self.first_texts.values())
-            yield 2, self._text_queries(asking, 2), list(self.pages.values())
+            self._add_texts((caption, e.name) for e in self.as_text for caption in e.captions)
+        yield 0, self._text_queries(self._by_caption(self.as_image), 0), list(self.images.values())
+        if for_texts:
+            yield 1, self._text_queries(for_texts, 1), list(self.first_texts.values())
+        if for_pages:
+            yield 2, self._text_queries(for_pages, 2), list(self.pages.values())
         yield 3, self._image_queries(), list(self.texts.values())
 
     def _key(self, text: str | None, image: str | None, name: str) -> Row:
@@ -110,6 +118,11 @@ class Builder:
                 found.setdefault(caption, []).append(entry)
         return found
 
+    def _by_other_caption(self, entries: list[Entry]) -> dict[str, list[Entry]]:
+        """Entries by wording of those captions that are the text of none of their keys."""
+        taken = {e.captions[0] for e in entries}
+        return {text: found for text, found in self._by_caption(entries).items() if text not in taken}
+
     def _text_queries(self, asking: dict[str, list[Entry]], task: int) -> list[Row]:
         """A query per wording, answered by the keys of all entries it describes."""
         rows = []
@@ -126,7 +139,7 @@ class Builder:
     def _image_queries(self) -> list[Row]:
         """A query per image, answered by all its captions that are keys."""
         rows = []
-        for entry in self.entries:
+        for entry in self.as_text:
             positives = {self.texts[caption]["did"] for caption in entry.captions if caption in self.texts}
             rows.append(query_row(self.qids.next(), None, entry.image, positives, 3, {"id": entry.name}))
         return rows
@@ -174,7 +187,12 @@ def write_dataset(root: Path, shards: list[Path], settings: FromPairsSettings) -
     entries = _write_images(root, read_photos(shards), settings)
     if len(entries) < 2:
         raise PairsError(f"expected at least two images to tell apart, got {len(entries)}")
-    builder = Builder(entries, Numbering(settings.dataset_id), Numbering(settings.dataset_id))
+    as_image, as_text, as_page = entries, entries, entries
+    if settings.keys == "once":
+        as_image, as_text, as_page = entries[0::3], entries[1::3], entries[2::3]
+    if not as_page:
+        raise PairsError(f"expected at least three images, one for each kind of key, got {len(entries)}")
+    builder = Builder(as_image, as_text, as_page, Numbering(settings.dataset_id), Numbering(settings.dataset_id))
     union: list[Row] = []
     counts = {}
     for task, queries, candidates in builder.tasks(settings.text_keys == "all"):

@@ -79,4 +79,9 @@ class FromPairsSettings(ProgramSettings):
     text_keys: Literal["first", "all"] = Field(
         "first", description="captions that are keys of image -> text: the first of each image, or all"
     )
+    keys: Literal["each", "once"] = Field(
+        "each",
+        description="each image is three keys (image, text, page), or one, in turn: then the global pool is a mixed "
+        "pool in which every image competes once",
+    )
     limit: int | None = Field(None, ge=2, description="only the first so many images")

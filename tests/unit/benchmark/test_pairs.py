@@ -92,6 +92,17 @@ def test_the_global_pool_is_the_union_with_every_key_once(tmp_path: Path) -> Non
     assert len(set(qids)) == len(qids)
 
 
+def test_with_keys_once_every_image_is_one_key_of_the_global_pool(tmp_path: Path) -> None:
+    run(settings(tmp_path, keys="once"))
+    dataset = Dataset(tmp_path / "out")
+    tasks = {task.number: task for task in dataset.tasks()}
+    assert judged(dataset, tasks[0]) == {"Two dogs.": {"dogs"}, "Dogs run.": {"dogs"}, "A lawn.": {"dogs"}}
+    assert judged(dataset, tasks[1]) == {"An animal.": {"A cat."}, "A lawn.": {"A cat."}}
+    assert judged(dataset, tasks[2]) == {"A cat.": {"A cow.+cow"}, "An animal.": {"A cow.+cow"}}
+    assert judged(dataset, tasks[3]) == {"cat": {"A cat."}}
+    assert [candidate.modality for candidate in dataset.global_pool()] == ["image", "fused", "text"]
+
+
 def test_images_are_copied_byte_by_byte(tmp_path: Path) -> None:
     run(settings(tmp_path))
     images = sorted((tmp_path / "out/mbeir_images/farm_images").iterdir())
