@@ -22,7 +22,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None
 
 
 def test_a_missing_index_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="make index"):
+    with pytest.raises(StartupError, match="anykey-index build"):
         load_index(make_settings(index=tmp_path / "none"))
 
 
