@@ -81,11 +81,11 @@ lint: setup ## Check style and types
 
 .PHONY: test
 test: setup redis-server ## Run the tests (about five minutes on two cores)
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest
 
-.PHONY: test-slow
-test-slow: setup redis-server ## Run the slower proofs
-	$(BIN)/python -m pytest -m slow
+.PHONY: test-gpu
+test-gpu: setup ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu -rs
 
 # The cache is tested against a real Redis; Debian's package, when it is missing and we may install it.
 .PHONY: redis-server
