@@ -26,6 +26,9 @@ KEY_PREFIX = "anykey:vector:1:"
 MAX_PENDING_WRITES = 64
 MAX_NORM_ERROR = 1e-3
 
+# RuntimeError is uvloop's word for a connection that was closed while a command was being written to it.
+REDIS_FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
+
 logger = logging.getLogger(__name__)
 
 
@@ -139,7 +142,7 @@ class RedisVectors:
         try:
             async with asyncio.timeout(self._timeout_s):
                 value = await self._client.get(KEY_PREFIX + key)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAILURES as error:
             self._pause(error)
             return None
         self._resume()
@@ -167,14 +170,14 @@ class RedisVectors:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._client.aclose()
-        except (RedisError, OSError, TimeoutError):
+        except REDIS_FAILURES:
             self._counters.redis_errors += 1
 
     async def _write(self, key: str, value: bytes) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._client.set(KEY_PREFIX + key, value, px=self._ttl_ms)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAILURES as error:
             self._pause(error)
         else:
             self._resume()

@@ -146,7 +146,10 @@ def test_a_value_of_another_query_is_a_miss() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("failure", [RedisConnectionError(), ResponseError(), OSError(), TimeoutError()], ids=repr)
+FAILURES = [RedisConnectionError(), ResponseError(), OSError(), TimeoutError(), RuntimeError("the handler is closed")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
 def test_redis_that_fails_is_a_miss_and_is_left_alone_for_a_while(failure: Exception) -> None:
     async def scenario() -> None:
         clock, redis = Clock(), DictRedis()
