@@ -9,15 +9,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# What the steps work on; override on the command line: make train DATA='my/*.tar' CONFIG=my.toml RUN=runs/mine
+# What the steps work on; override on the command line: make train DATA='my/*.tar' CONFIG=my.toml
+# With data or a corpus of your own, runs and indexes go to runs/mine and indexes/mine unless you name others.
 DEMO_DATASET := data/shapesworld
 DATA ?= $(DEMO_DATASET)/train/*.tar
 VAL_DATA ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),$(DEMO_DATASET)/val/*.tar)
 CONFIG ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),training/recipes/shapesworld.toml)
-RUN ?= runs/demo
-CHECKPOINT ?= $(RUN)/best
 CORPUS ?= $(DEMO_DATASET)
-INDEX ?= indexes/demo
+WHOSE := $(if $(filter $(DEMO_DATASET)/%,$(DATA)),$(if $(filter $(DEMO_DATASET),$(CORPUS)),demo,mine),mine)
+RUN ?= runs/$(WHOSE)
+CHECKPOINT ?= $(RUN)/best
+INDEX ?= indexes/$(WHOSE)
 DATASET ?= $(DEMO_DATASET)
 PORT ?= 8000
 URL ?= http://127.0.0.1:$(PORT)

@@ -133,7 +133,7 @@ def save_checkpoint(
             "provenance": dict(provenance),
         }
         (aside / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
-        _put_in_place(aside, directory)
+        replace_directory(aside, directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return identity
@@ -234,7 +234,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _put_in_place(aside: Path, directory: Path) -> None:
+def replace_directory(aside: Path, directory: Path) -> None:
+    """Renames `aside` to `directory`, whose old content goes only when the new is in place.
+
+    Raises:
+        OSError: a rename failed; the old content is where it was.
+    """
     for path in aside.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

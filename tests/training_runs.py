@@ -45,10 +45,13 @@ def make_table(
     cache_images_bytes: int = 10**9,
     max_bad_share: float = 1.0,
     advance: Callable[[int], None] = lambda steps: None,
+    check_images: bool = False,
 ) -> PairTable:
     """A table of the rows for the small architecture."""
     reader = ImageReader(preprocessing(ARCHITECTURE), ImageLimits())
-    return read_table(ListedPairs(rows), Tokenizer(ARCHITECTURE), reader, cache_images_bytes, max_bad_share, advance)
+    return read_table(
+        ListedPairs(rows), Tokenizer(ARCHITECTURE), reader, cache_images_bytes, max_bad_share, advance, check_images
+    )
 
 
 def make_towers(timm: bool = False, lock_image: bool = False, batch_norm: str = "auto", **facts: Any) -> Towers:

@@ -107,20 +107,19 @@ def make_loader(draws: EpochDraws, pairs: DrawnPairs, num_workers: int, pin_memo
     )
 
 
-def leave_out_words(tokens_NT: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def leave_out_words(tokens_NT: Tensor, ends_N: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Drops tokens at random, closing the gaps; the first token and the end-of-text token stay.
 
     Args:
-        tokens_NT: Token ids, the end-of-text id being the largest in each row, zeros after it.
+        tokens_NT: Token ids, zeros after the end-of-text token.
+        ends_N: Position of each row's end-of-text token.
         share: Probability that a token is dropped.
         generator: Source of randomness, on the CPU.
 
     Returns:
         Token ids of the same shape.
     """
-    if share == 0.0:
-        return tokens_NT
-    end_N1 = tokens_NT.argmax(dim=1, keepdim=True)
+    end_N1 = ends_N[:, None]
     position_T = torch.arange(tokens_NT.shape[1])
     inner_NT = (position_T > 0) & (position_T < end_N1)
     dropped_NT = inner_NT & (torch.rand(tokens_NT.shape, generator=generator) < share)

@@ -4,12 +4,14 @@ settings.json     the resolved settings, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
-best/, last/      checkpoint directories
+unfinished/       best/ and last/ of a run that goes on or was stopped
+best/, last/      checkpoint directories of the finished run
 finished.json     written last: the digest, and the best measurement
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +20,11 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from encoder.checkpoint import replace_directory
 from training.settings import TrainSettings
 from training.table import BadRow
 
+UNFINISHED = "unfinished"
 # What may change without changing the result.
 _IRRELEVANT = {"config", "output", "num_workers", "cache_images_bytes", "feature_cache"}
 
@@ -29,7 +33,7 @@ class RunFolder:
     """Writes a run's files; use as a context manager, so that the event file is closed."""
 
     def __init__(self, path: Path, settings: TrainSettings, digest: str) -> None:
-        """Starts the folder over: `finished.json` goes, the logs begin anew, checkpoints stay until replaced.
+        """Starts the folder over: the logs begin anew; the last finished run's checkpoints stay until this one ends.
 
         Raises:
             OSError: the folder cannot be written.
@@ -37,6 +41,7 @@ class RunFolder:
         self.path = path
         self._digest = digest
         path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(path / UNFINISHED, ignore_errors=True)
         for stale in (path / "finished.json", path / "metrics.jsonl", path / "bad_rows.jsonl"):
             stale.unlink(missing_ok=True)
         for events in path.glob("events.out.tfevents.*"):
@@ -67,8 +72,19 @@ class RunFolder:
             with (self.path / "bad_rows.jsonl").open("a") as file:
                 file.writelines(lines)
 
+    def checkpoint_dir(self, name: str) -> Path:
+        """Where the run keeps its checkpoint of this name until it is finished."""
+        return self.path / UNFINISHED / name
+
     def finish(self, best: Mapping[str, Any]) -> None:
-        """Marks the run as finished."""
+        """Puts the checkpoints in place of an earlier run's and marks the run as finished.
+
+        Raises:
+            OSError: a rename failed; the earlier run's checkpoint is where it was.
+        """
+        for aside in sorted((self.path / UNFINISHED).iterdir()):
+            replace_directory(aside, self.path / aside.name)
+        (self.path / UNFINISHED).rmdir()
         (self.path / "finished.json").write_text(json.dumps({"digest": self._digest, **best}, indent=2) + "\n")
 
 

@@ -94,6 +94,8 @@ class TrainSettings(ProgramSettings):
             raise ValueError("no training data: set --data to .tar shards or .jsonl manifests")
         if self.start and self.image_weights:
             raise ValueError("--start already holds image weights: give it or --image-weights, not both")
+        if self.lock_image and not self.start and not self.image_weights:
+            raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
         given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
         if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
             raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")

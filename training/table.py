@@ -67,7 +67,7 @@ class PairTable:
     Attributes:
         source: Where they come from.
         position_P: Each pair's position in the source; bad rows are left out.
-        tokens_ST: All captions' tokens, cut to the longest.
+        tokens_ST: All captions' tokens, padded to the model's context length.
         caption_start_P: First caption of each pair in `tokens_ST`; one more entry marks the end.
         image_id_P: Equal numbers mean equal images.
         text_id_S: Equal numbers mean equal captions, but for case and white space.
@@ -117,6 +117,7 @@ def read_table(
     cache_images_bytes: int,
     max_bad_share: float,
     advance: Advance,
+    check_images: bool = False,
 ) -> PairTable:
     """Reads every pair once.
 
@@ -127,6 +128,7 @@ def read_table(
         cache_images_bytes: Decoded images are kept if all of them fit in this.
         max_bad_share: Largest share of bad rows that is accepted.
         advance: Told after each pair.
+        check_images: Decode every image now even if it is not kept, where a bad one could not be left out later.
 
     Raises:
         TooManyBadRowsError: the data are worse than `max_bad_share`.
@@ -135,7 +137,7 @@ def read_table(
     keep_pixels = reader.num_bytes * len(source) <= cache_images_bytes
     rows: list[_Row] = []
     bad_rows: list[BadRow] = []
-    for row in _read_rows(source, reader if keep_pixels else None, advance):
+    for row in _read_rows(source, reader if keep_pixels or check_images else None, keep_pixels, advance):
         if isinstance(row, BadRow):
             bad_rows.append(row)
         else:
@@ -168,7 +170,9 @@ def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float)
         )
 
 
-def _read_rows(source: PairSource, reader: ImageReader | None, advance: Advance) -> Iterator[_Row | BadRow]:
+def _read_rows(
+    source: PairSource, reader: ImageReader | None, keep_pixels: bool, advance: Advance
+) -> Iterator[_Row | BadRow]:
     """Reads in source order, a few threads decoding ahead."""
 
     def read(position: int) -> _Row | BadRow:
@@ -179,7 +183,7 @@ def _read_rows(source: PairSource, reader: ImageReader | None, advance: Advance)
             return BadRow(error.where, error.reason)
         except InvalidItemError as error:
             return BadRow(pair.name, error.reason)
-        return _Row(position, pair.captions, _digest(pair), pixels_CHW)
+        return _Row(position, pair.captions, _digest(pair), pixels_CHW if keep_pixels else None)
 
     positions = iter(range(len(source)))
     with ThreadPoolExecutor(max_workers=4) as pool:

@@ -18,10 +18,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,6 +33,7 @@ from encoder.checkpoint import save_checkpoint
 from encoder.fusion import fuse
 from encoder.images import ImageLimits
 from encoder.model import choose_device
+from encoder.text import can_trim, end_positions
 from encoder.tokens import Tokenizer
 from training.batches import Batch, DrawnPairs, EpochDraws, leave_out_words, make_loader
 from training.errors import DivergedError, InvalidRecipeError, NoPairsError
@@ -105,6 +109,10 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
     device = choose_device(settings.device)
     dtype = _train_dtype(settings.precision, device)
     start = open_start(settings)
+    if settings.drop_tokens and not can_trim(start.model):
+        raise InvalidRecipeError(
+            f"--drop-tokens needs a text tower read at its end-of-text token, {start.architecture.name} has another"
+        )
     towers = Towers(start, device, dtype, settings.lock_image, settings.batch_norm)
     with _progress_bar(console) as progress, RunFolder(settings.output, settings, digest) as folder:
         data = _read_data(settings, start, towers, progress, folder)
@@ -156,7 +164,7 @@ class _Loop:
                 rate = self._at.num_pairs / (monotonic() - began)
                 self._folder.log(self._at.step, self._at.num_pairs, numbers | {"train/pairs_per_s": rate})
                 loss, temperature = numbers["train/loss"], numbers["train/temperature"]
-                facts = f"loss {loss:.2f}, temperature {temperature:.3f}, {rate:.0f}/s"
+                facts = f"loss {loss:.2f}, temperature {temperature:.3f}"
                 self._progress.update(task, facts=facts)
             self._progress.advance(task)
             if self._at.step % self._val_steps == 0 or self._at.step == self._num_steps:
@@ -214,7 +222,10 @@ class _Loop:
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         settings, device = self._settings, self._towers.device
-        tokens_NT = leave_out_words(batch.tokens_NT, settings.drop_tokens, self._words)
+        tokens_NT = batch.tokens_NT
+        if settings.drop_tokens:
+            ends_N = end_positions(self._towers.model, tokens_NT)
+            tokens_NT = leave_out_words(tokens_NT, ends_N, settings.drop_tokens, self._words)
         image_ND = self._towers.image_features(batch.images_N)
         text_ND = self._towers.text_features(tokens_NT)
         scale = self._towers.model.logit_scale.exp()
@@ -231,7 +242,7 @@ class _Loop:
     def _diverged(self, fact: str) -> DivergedError:
         return DivergedError(
             f"{fact} at step {self._at.step + 1}: lower the learning rate ({self._settings.learning_rate:g}) "
-            "or raise the temperature; last/ holds the last good weights"
+            "or raise the temperature; unfinished/last holds the last good weights"
         )
 
     def _measure(self) -> None:
@@ -271,17 +282,19 @@ class _Loop:
         weights = self._towers.model.state_dict()
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise self._diverged("weights are no longer finite numbers")
-        save_checkpoint(self._folder.path / name, self._start.architecture, weights, self._start.fusion, provenance)
+        save_checkpoint(
+            self._folder.checkpoint_dir(name), self._start.architecture, weights, self._start.fusion, provenance
+        )
 
 
 def _read_data(settings: TrainSettings, start: Start, towers: Towers, progress: Progress, folder: RunFolder) -> _Data:
     """Reads, decodes and, for a locked trunk, embeds the pairs."""
-    train_table = _read_table(settings, start, "read pairs", settings.data, progress, folder)
+    train_table = _read_table(settings, start, "read pairs", settings.data, settings.lock_image, progress, folder)
     if len(train_table) < 2:
         raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
     data = _Data(train_table)
     if settings.val_data:
-        data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, progress, folder)
+        data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, True, progress, folder)
     if settings.lock_image:
         cache_dir = settings.feature_cache or settings.output / "features"
         num_images = len(train_table) * (2 if settings.mirror_images else 1) + (len(data.val) if data.val else 0)
@@ -293,7 +306,13 @@ def _read_data(settings: TrainSettings, start: Start, towers: Towers, progress: 
 
 
 def _read_table(
-    settings: TrainSettings, start: Start, name: str, sources: list[str], progress: Progress, folder: RunFolder
+    settings: TrainSettings,
+    start: Start,
+    name: str,
+    sources: list[str],
+    check_images: bool,
+    progress: Progress,
+    folder: RunFolder,
 ) -> PairTable:
     pairs = open_pairs(sources)
     config = preprocessing(start.architecture)
@@ -303,6 +322,7 @@ def _read_table(
         reader=ImageReader(config, ImageLimits(settings.max_image_bytes, settings.max_image_pixels)),
         cache_images_bytes=settings.cache_images_bytes,
         max_bad_share=settings.max_bad_share,
+        check_images=check_images,
         advance=_advance(progress, progress.add_task(name, total=len(pairs), facts="")),
     )
     folder.log_bad_rows(table.bad_rows)
@@ -323,11 +343,21 @@ def _train_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+class RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """The recent rate, or nothing before there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
+
+
 def _progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
+        RateColumn(),
         TextColumn("{task.fields[facts]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),

@@ -1,7 +1,7 @@
 """What is measured on held-out pairs while a model trains.
 
 A query never shares its image or its caption with the key it is to find: texts of queries are a pair's
-second caption, texts of keys its first.
+second caption, texts of keys its first. A pair with one caption is no query where both sides hold a text.
 
 Shape legend: P = held-out pairs, D = width, K = keys kept for a query.
 """
@@ -28,10 +28,23 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Unit vectors `[P, D]` of the held-out pairs, by modality: as queries and as keys."""
+    """Unit vectors `[P, D]` of the held-out pairs, by modality.
+
+    Attributes:
+        queries: As queries.
+        keys: As keys.
+        has_second_P: Which pairs have a second caption; the queries of the others repeat the first.
+    """
 
     queries: Mapping[str, Tensor]
     keys: Mapping[str, Tensor]
+    has_second_P: Tensor
+
+    def askable(self, combination: str) -> Tensor:
+        """Which pairs `[P]` may be asked for: all, or where both sides hold a text those with a second caption."""
+        query, key = combination.split(">")
+        both_hold_text = "t" in query and "t" in key
+        return self.has_second_P if both_hold_text else torch.ones_like(self.has_second_P)
 
 
 def embed_held_out(towers: Towers, table: PairTable, features_P: Tensor | None, fusion: Fusion) -> HeldOut:
@@ -39,7 +52,7 @@ def embed_held_out(towers: Towers, table: PairTable, features_P: Tensor | None, 
 
     Args:
         towers: The towers.
-        table: Held-out pairs; one with a single caption uses it on both sides.
+        table: Held-out pairs.
         features_P: A locked trunk's features `[1 or 2, P, F...]`, or `None`.
         fusion: How features are added.
     """
@@ -52,6 +65,7 @@ def embed_held_out(towers: Towers, table: PairTable, features_P: Tensor | None, 
         query_text_PD = _texts(towers, table.tokens_ST[second])
         unit_image_PD = functional.normalize(image_PD, dim=-1)
         return HeldOut(
+            has_second_P=second > starts,
             queries={
                 "i": unit_image_PD,
                 "t": functional.normalize(query_text_PD, dim=-1),
@@ -80,17 +94,20 @@ def measure(held_out: HeldOut) -> dict[str, float]:
         numbers[f"gap/{first}-{second}"] = float(gap.norm())
     for combination in COMBINATIONS:
         query, key = combination.split(">")
-        numbers[f"cosine/{combination}"] = float((held_out.queries[query] * held_out.keys[key]).sum(-1).mean())
+        cosine_P = (held_out.queries[query] * held_out.keys[key]).sum(-1)[held_out.askable(combination)]
+        if len(cosine_P):
+            numbers[f"cosine/{combination}"] = float(cosine_P.mean())
     return numbers
 
 
 def _local(held_out: HeldOut) -> dict[str, float]:
     numbers = {}
-    num_pairs = held_out.keys["i"].shape[0]
     for combination in COMBINATIONS:
         query, key = combination.split(">")
-        ranked = _rank(held_out.queries[query], held_out.keys[key])
-        numbers.update(_score(f"local/{combination}", ranked, list(range(num_pairs))))
+        rows = held_out.askable(combination).nonzero().flatten()
+        if len(rows):
+            ranked = _rank(held_out.queries[query][rows], held_out.keys[key])
+            numbers.update(_score(f"local/{combination}", ranked, rows.tolist()))
     return numbers | _means("local", numbers)
 
 
@@ -102,7 +119,7 @@ def _mixed(held_out: HeldOut) -> dict[str, float]:
     numbers = {}
     for combination in COMBINATIONS:
         query, key = combination.split(">")
-        rows = (modality_P == MIXED_ORDER.index(key)).nonzero().flatten()
+        rows = ((modality_P == MIXED_ORDER.index(key)) & held_out.askable(combination)).nonzero().flatten()
         if len(rows):
             ranked = _rank(held_out.queries[query][rows], pool_PD)
             numbers.update(_score(f"mixed/{combination}", ranked, rows.tolist()))

@@ -70,14 +70,15 @@ def test_weights_beside_an_architecture_count_as_a_start(data: Path, tmp_path: P
     assert digest(data, start=f"anykey-tiny@{path}") != before
 
 
-def finished_folder(data: Path, output: Path) -> None:
+def finished_folder(data: Path, output: Path, content: str = "{}") -> None:
     settings = make_settings(data, output)
     with RunFolder(output, settings, "abc") as folder:
         folder.log(10, 80, {"train/loss": 1.5})
         folder.log_bad_rows([BadRow("a.tar: sample 'x'", "no caption")])
         folder.log_bad_rows([])
-        (output / "best").mkdir(exist_ok=True)
-        (output / "best" / "encoder.json").write_text("{}")
+        for name in ("best", "last"):
+            folder.checkpoint_dir(name).mkdir(parents=True)
+            (folder.checkpoint_dir(name) / "encoder.json").write_text(content)
         folder.finish({"step": 10})
 
 
@@ -100,6 +101,17 @@ def test_starting_over_clears_the_logs_and_the_mark_of_an_end(data: Path, tmp_pa
         assert (run / "best" / "encoder.json").exists()
         folder.log(1, 8, {"train/loss": 2.0})
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+def test_an_earlier_runs_checkpoint_stays_until_the_next_one_ends(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finished_folder(data, run, "first")
+    with RunFolder(run, make_settings(data, run), "def") as stopped:
+        stopped.checkpoint_dir("best").mkdir(parents=True)
+    assert (run / "best" / "encoder.json").read_text() == "first"
+    finished_folder(data, run, "second")
+    assert (run / "best" / "encoder.json").read_text() == "second"
+    assert not (run / "unfinished").exists()
 
 
 def test_a_finished_run_is_found_by_its_digest_only(data: Path, tmp_path: Path) -> None:

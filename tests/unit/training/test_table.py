@@ -118,3 +118,13 @@ def test_grey_images_have_three_channels() -> None:
     reader = ImageReader(preprocessing(ARCHITECTURE), ImageLimits())
     assert reader(encoded(Image.new("L", (40, 40), 9), "PNG")).shape == (3, 32, 32)
     assert reader.num_bytes == 3 * 32 * 32
+
+
+def test_images_that_are_not_kept_are_checked_where_asked() -> None:
+    rows = [*PAIRS[:3], Pair("broken", b"no image", ("one",))]
+    unchecked = make_table(rows, cache_images_bytes=0)
+    checked = make_table(rows, cache_images_bytes=0, check_images=True)
+    assert (len(unchecked), unchecked.bad_rows) == (4, [])
+    assert [row.where for row in checked.bad_rows] == ["broken"]
+    assert len(checked) == 3
+    assert checked.pixels_PCHW is None

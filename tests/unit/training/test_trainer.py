@@ -175,8 +175,8 @@ def test_a_learned_temperature_is_kept_above_a_hundredth_and_a_fixed_one_is_left
 
 @pytest.mark.parametrize("batch_norm", ["auto", "train"])
 def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, batch_norm: str) -> None:
-    options = {"architecture": str(shards / "timm.json"), "lock_image": True, "mirror_images": True}
-    start = weights_after(settings_of(shards, tmp_path / "start", **options, num_epochs=0.01, learning_rate=1e-9))
+    start = weights_after(settings_of(shards, tmp_path / "start", architecture=str(shards / "timm.json")))
+    options = {"start": str(tmp_path / "start" / "last"), "lock_image": True, "mirror_images": True}
     weights = weights_after(settings_of(shards, tmp_path / "run", **options, batch_norm=batch_norm))
     trunk = [name for name in weights if name.startswith("visual.trunk")]
     assert len(trunk) > 100
@@ -186,7 +186,9 @@ def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, 
 
 
 def test_a_locked_trunk_learns_the_same_without_the_pixel_cache(shards: Path, tmp_path: Path) -> None:
-    options = {"architecture": str(shards / "timm.json"), "lock_image": True, "feature_cache": tmp_path / "features"}
+    run(settings_of(shards, tmp_path / "start", architecture=str(shards / "timm.json")))
+    start = str(tmp_path / "start" / "last")
+    options = {"start": start, "lock_image": True, "feature_cache": tmp_path / "features"}
     first = weights_after(settings_of(shards, tmp_path / "a", **options))
     assert equal(weights_after(settings_of(shards, tmp_path / "b", **options, cache_images_bytes=0)), first)
     assert len(list((tmp_path / "features").iterdir())) == 2
@@ -218,11 +220,13 @@ def test_fine_tuning_starts_where_the_checkpoint_ended(shards: Path, trained: Pa
 
 def test_a_run_that_diverges_stops_and_leaves_the_last_good_weights(shards: Path, tmp_path: Path) -> None:
     explosive = {"learning_rate": 1.0, "weight_decay": 10.0, "num_epochs": 40.0, "warmup_share": 0.0}
-    with pytest.raises(DivergedError, match=r"at step \d+: lower the learning rate \(1\).* last/ holds the last good"):
+    with pytest.raises(
+        DivergedError, match=r"at step \d+: lower the learning rate \(1\).*unfinished/last holds the last good"
+    ):
         run(settings_of(shards, tmp_path / "run", **explosive, val_every_epochs=0.25))
-    weights = load_file(tmp_path / "run" / "last" / WEIGHTS)
+    weights = load_file(tmp_path / "run" / "unfinished" / "last" / WEIGHTS)
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    Encoder.load(tmp_path / "run" / "last")
+    Encoder.load(tmp_path / "run" / "unfinished" / "last")
     assert not (tmp_path / "run" / "finished.json").exists()
 
 

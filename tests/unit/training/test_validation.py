@@ -24,7 +24,8 @@ def random_held_out(num_pairs: int = 23, noise: float = 1.6) -> HeldOut:
     def noisy() -> Tensor:
         return functional.normalize(base + noise * torch.randn(num_pairs, 12, generator=generator), dim=-1)
 
-    return HeldOut({name: noisy() for name in ORDER}, {name: noisy() for name in ORDER})
+    every = torch.ones(num_pairs, dtype=torch.bool)
+    return HeldOut({name: noisy() for name in ORDER}, {name: noisy() for name in ORDER}, every)
 
 
 def slow_success(query_D: Tensor, pool: list[Tensor], own: int, k: int) -> float:
@@ -76,7 +77,7 @@ def test_the_cosine_is_that_of_the_true_pairs() -> None:
 
 def test_perfect_vectors_score_1_everywhere_but_against_their_own_fusion() -> None:
     eye = torch.eye(30)
-    found = measure(HeldOut(dict.fromkeys(ORDER, eye), dict.fromkeys(ORDER, eye)))
+    found = measure(HeldOut(dict.fromkeys(ORDER, eye), dict.fromkeys(ORDER, eye), torch.ones(30, dtype=torch.bool)))
     assert all(value == 1.0 for name, value in found.items() if "success" in name)
 
 
@@ -85,6 +86,30 @@ def test_few_pairs_are_measured_too(num_pairs: int) -> None:
     found = measure(random_held_out(num_pairs))
     assert SELECTION_METRIC in found
     assert all(0.0 <= value <= 1.0 for name, value in found.items() if "success" in name)
+
+
+def test_a_pair_with_one_caption_is_no_query_where_both_sides_hold_a_text() -> None:
+    held_out = random_held_out(23)
+    some = measure(HeldOut(held_out.queries, held_out.keys, torch.arange(23) < 9))
+    first = HeldOut(
+        {name: vectors[:9] for name, vectors in held_out.queries.items()},
+        held_out.keys,
+        torch.ones(9, dtype=torch.bool),
+    )
+    scores_QK = first.queries["t"] @ held_out.keys["t"].T
+    own_Q = scores_QK.diagonal()
+    expected = float(((scores_QK > own_Q[:, None]).sum(1) < 5).float().mean())
+    assert some["local/t>t/success@5"] == pytest.approx(expected)
+    assert some["local/t>i/success@5"] == measure(held_out)["local/t>i/success@5"]
+
+
+def test_without_second_captions_texts_are_not_measured_against_texts() -> None:
+    held_out = random_held_out(23)
+    found = measure(HeldOut(held_out.queries, held_out.keys, torch.zeros(23, dtype=torch.bool)))
+    measured = {name.split("/")[1] for name in found if name.endswith("success@10")}
+    assert measured == {"t>i", "i>t", "mean"}
+    both = (found["mixed/t>i/success@10"] + found["mixed/i>t/success@10"]) / 2
+    assert found[SELECTION_METRIC] == pytest.approx(both)
 
 
 def test_combinations_in_which_query_and_key_share_the_image_are_left_out() -> None:
