@@ -1,4 +1,4 @@
-"""Settings of the benchmark's commands, one class each. Environment prefix: `ANYKEY_BENCH_`."""
+"""Settings of the benchmark's commands, one class and one environment prefix each."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from benchmark.program import ProgramSettings
 class ShapesWorldSettings(ProgramSettings):
     """Draws the demo dataset: training pairs and eight test tasks in M-BEIR layout."""
 
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_")
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_SHAPESWORLD_")
 
     output: Path = Field(Path("data/shapesworld"), description="directory of the dataset")
     seed: int = Field(0, ge=0, description="the same seed and settings give the same bytes")
@@ -20,7 +20,7 @@ class ShapesWorldSettings(ProgramSettings):
     val_scenes: int = Field(400, ge=0, le=1_000_000, description="held-out scenes for measuring during training")
     queries_per_task: int = Field(100, ge=1, le=50_000, description="test queries of each of the eight tasks")
     near_misses_per_query: int = Field(
-        2, ge=0, le=20, description="keys per query that differ from its positive in one detail"
+        5, ge=0, le=20, description="keys per query that differ from its positive in one detail"
     )
     distractors_per_task: int = Field(100, ge=0, le=1_000_000, description="unrelated keys in each local pool")
     image_size_px: int = Field(64, ge=32, le=1024, description="side of the square images")
@@ -32,7 +32,7 @@ class ShapesWorldSettings(ProgramSettings):
 class QualitySettings(ProgramSettings):
     """Sends every query of an M-BEIR dataset to a running service and scores the answers."""
 
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_", cli_shortcuts={"cutoffs": "k"})
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_QUALITY_", cli_shortcuts={"cutoffs": "k"})
 
     dataset: Path = Field(Path("data/shapesworld"), description="dataset directory in M-BEIR layout")
     url: str = Field("http://127.0.0.1:8000", description="address of the running service")
@@ -68,7 +68,7 @@ class QualitySettings(ProgramSettings):
 class FromPairsSettings(ProgramSettings):
     """Turns held-out image-caption pairs into a dataset in M-BEIR layout."""
 
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_")
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_FROM_PAIRS_")
 
     shards: list[str] = Field(
         ..., min_length=1, description="WebDataset tar files; * and ? and {00000..00009} are patterns"

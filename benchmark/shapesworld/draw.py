@@ -19,9 +19,6 @@ from benchmark.shapesworld.scene import GRID, Figure, Scene
 SUPERSAMPLING = 3
 JPEG_QUALITY = 90
 RADIUS = {"small": 0.102, "large": 0.150}  # of the image's side
-JITTER = 0.016  # of the image's side, each way
-MAX_TURN_DEGREES = 9.0
-NOISE_LEVEL = 5.0  # standard deviation, of 255, at most
 
 Rgb: TypeAlias = tuple[int, int, int]
 Point: TypeAlias = tuple[float, float]
@@ -86,20 +83,47 @@ OUTLINES: dict[str, list[Point]] = {  # within about one unit of the origin, y d
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How far styles may differ; sizes, colours and places stay further apart than any style moves them.
+
+    Attributes:
+        jitter: Shift of a figure, each way, as a share of the image's side.
+        turn_degrees: Turn of a figure, each way.
+        noise: Grain's standard deviation, of 255, at most.
+        scale: Bounds of a figure's size.
+        paint: Bounds of a figure's lightness.
+        backdrop: Bounds of the background's lightness.
+    """
+
+    jitter: float
+    turn_degrees: float
+    noise: float
+    scale: tuple[float, float]
+    paint: tuple[float, float]
+    backdrop: tuple[float, float]
+
+
+MILD = Variation(0.016, 9.0, 5.0, scale=(0.94, 1.04), paint=(0.94, 1.06), backdrop=(0.90, 1.06))
+STRONG = Variation(0.040, 18.0, 16.0, scale=(0.84, 1.00), paint=(0.82, 1.12), backdrop=(0.80, 1.10))
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A scene and the seed of its style."""
+    """A scene, the seed of its style, and how far that style may go."""
 
     scene: Scene
     style: str
+    variation: Variation = MILD
 
 
 def draw(picture: Picture, image_size_px: int) -> Image.Image:
     """The picture as a square RGB image with a side of `image_size_px`."""
     rng = random.Random(picture.style)
-    canvas = _backdrop(picture.scene.background, image_size_px * SUPERSAMPLING, rng)
+    shade = rng.uniform(*picture.variation.backdrop)
+    canvas = _backdrop(picture.scene.background, image_size_px * SUPERSAMPLING, shade)
     for figure in picture.scene.figures:
-        _paint_figure(canvas, figure, rng)
-    return _with_noise(canvas.reduce(SUPERSAMPLING), rng)
+        _paint_figure(canvas, figure, picture.variation, rng)
+    return _with_noise(canvas.reduce(SUPERSAMPLING), picture.variation.noise, rng)
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
@@ -114,9 +138,8 @@ def draw_jpegs(image_size_px: int, pictures: Sequence[Picture]) -> list[bytes]:
     return [encode_jpeg(draw(picture, image_size_px)) for picture in pictures]
 
 
-def _backdrop(name: str, side_px: int, rng: random.Random) -> Image.Image:
-    """A plain or graded canvas, a little lighter or darker each time."""
-    shade = rng.uniform(0.90, 1.06)
+def _backdrop(name: str, side_px: int, shade: float) -> Image.Image:
+    """A plain or graded canvas, made darker (`shade` below 1) or lighter."""
     rows = 16
     column = Image.new("RGB", (1, rows))
     top, bottom = BACKDROPS[name]
@@ -127,16 +150,16 @@ def _backdrop(name: str, side_px: int, rng: random.Random) -> Image.Image:
     return column.resize((side_px, side_px), Image.Resampling.BILINEAR)
 
 
-def _paint_figure(canvas: Image.Image, figure: Figure, rng: random.Random) -> None:
+def _paint_figure(canvas: Image.Image, figure: Figure, variation: Variation, rng: random.Random) -> None:
     """Draws one figure into its cell of the canvas."""
     side = canvas.width
-    radius = RADIUS[figure.size] * side * rng.uniform(0.94, 1.04)
+    radius = RADIUS[figure.size] * side * rng.uniform(*variation.scale)
     cell = side / GRID
-    x = (figure.column + 0.5) * cell + rng.uniform(-JITTER, JITTER) * side
-    y = (figure.row + 0.5) * cell + rng.uniform(-JITTER, JITTER) * side
+    x = (figure.column + 0.5) * cell + rng.uniform(-1, 1) * variation.jitter * side
+    y = (figure.row + 0.5) * cell + rng.uniform(-1, 1) * variation.jitter * side
     half = math.ceil(1.15 * radius)
-    outline = _turned(OUTLINES[figure.shape], radius, half, math.radians(rng.uniform(-1, 1) * MAX_TURN_DEGREES))
-    colour = _shaded(PAINT[figure.colour], rng.uniform(0.94, 1.06))
+    outline = _turned(OUTLINES[figure.shape], radius, half, math.radians(rng.uniform(-1, 1) * variation.turn_degrees))
+    colour = _shaded(PAINT[figure.colour], rng.uniform(*variation.paint))
     tile = _tile(figure, colour, 2 * half, side / 64, rng)
     mask = Image.new("L", tile.size, 0)
     width = max(1, round(0.034 * side)) if figure.texture == "hollow" else max(1, round(0.012 * side))
@@ -182,9 +205,9 @@ def _tile(figure: Figure, colour: Rgb, side_px: int, px: float, rng: random.Rand
     return tile
 
 
-def _with_noise(image: Image.Image, rng: random.Random) -> Image.Image:
+def _with_noise(image: Image.Image, max_level: float, rng: random.Random) -> Image.Image:
     """The image with a little grain, the same for the same style."""
-    level = rng.uniform(0.0, NOISE_LEVEL)
+    level = rng.uniform(0.0, max_level)
     generator = np.random.default_rng(rng.getrandbits(64))
     pixels = np.asarray(image, dtype=np.float32)
     grain = generator.standard_normal(pixels.shape, dtype=np.float32) * level

@@ -9,7 +9,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import TypeAlias
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "arrow", "crescent")
@@ -67,11 +67,23 @@ class Scene:
     background: str
     figures: tuple[Figure, ...]
 
-    @property
+    @cached_property
     def code(self) -> str:
         """Canonical form: equal for equal scenes, different for different ones."""
         figures = ";".join(f"{f.cell} {f.size} {f.texture} {f.colour} {f.shape}" for f in self.figures)
         return f"{self.background};{figures}"
+
+    @cached_property
+    def descriptions(self) -> frozenset[Description]:
+        """Every description, however partial, that is true of some figure of the scene."""
+        return frozenset(
+            (size, texture, colour, shape)
+            for figure in self.figures
+            for size in (None, figure.size)
+            for texture in (None, figure.texture)
+            for colour in (None, figure.colour)
+            for shape in (None, figure.shape)
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Facts:
         """Whether some choice of different figures makes every claim true."""
         if self.background not in (None, scene.background) or self.count not in (None, len(scene.figures)):
             return False
-        if not set(self.descriptions) <= descriptions_of(scene):
+        if not scene.descriptions.issuperset(self.descriptions):
             return False
         chosen = itertools.permutations(scene.figures, len(self.descriptions))
         return any(self._fits(figures) for figures in chosen)
@@ -118,19 +130,6 @@ def holds(first: Figure, relation: str, second: Figure) -> bool:
     if relation == "above":
         return first.row < second.row
     raise ValueError(f"relation must be 'left' or 'above', got {relation!r}")
-
-
-@lru_cache(maxsize=65536)
-def descriptions_of(scene: Scene) -> frozenset[Description]:
-    """Every description, however partial, that is true of some figure of the scene."""
-    return frozenset(
-        (size, texture, colour, shape)
-        for figure in scene.figures
-        for size in (None, figure.size)
-        for texture in (None, figure.texture)
-        for colour in (None, figure.colour)
-        for shape in (None, figure.shape)
-    )
 
 
 def sample_scene(rng: random.Random, min_figures: int = 1) -> Scene:

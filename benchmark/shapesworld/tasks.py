@@ -23,7 +23,7 @@ from benchmark.shapesworld.captions import (
     removal_text,
     statement,
 )
-from benchmark.shapesworld.draw import Picture
+from benchmark.shapesworld.draw import MILD, STRONG, Picture, Variation
 from benchmark.shapesworld.scene import (
     ATTRIBUTES,
     Facts,
@@ -119,9 +119,9 @@ class Draw:
         """A random scene."""
         return sample_scene(self.rng, min_figures)
 
-    def picture(self, scene: Scene) -> Picture:
+    def picture(self, scene: Scene, variation: Variation = MILD) -> Picture:
         """The scene in a style of its own."""
-        return Picture(scene, f"{self.rng.getrandbits(64):016x}")
+        return Picture(scene, f"{self.rng.getrandbits(64):016x}", variation)
 
     def asked_scene(self, min_questions: int = 1) -> tuple[Scene, list[Question]]:
         """A scene with three or four figures and its questions, in random order."""
@@ -188,7 +188,7 @@ def matches_query(query: Query, key: Key) -> bool:
         return True
     if query.facts is not None and query.facts.is_true_of(key.scene):
         return True
-    return key.picture is not None and key.scene == query.target
+    return key.picture is not None and key.scene.code == query.target.code
 
 
 def build_task(world: World, number: int, seed: int, num_queries: int, num_rivals: int, num_distractors: int) -> Task:
@@ -274,10 +274,10 @@ def _image_to_text(draw: Draw) -> Bundle:
 def _image_to_image(draw: Draw) -> Bundle:
     """A picture finds the same scene in another style."""
     scene = draw.scene()
-    query = Query(scene, picture=draw.picture(scene))
+    query = Query(scene, picture=draw.picture(scene, STRONG))
 
     def image_key(scene: Scene) -> Key:
-        return Key(scene, picture=draw.picture(scene))
+        return Key(scene, picture=draw.picture(scene, STRONG))
 
     rivals = draw.rivals(query, lambda: near_miss(scene, draw.rng), image_key)
     return Bundle(query, (image_key(scene),), rivals)

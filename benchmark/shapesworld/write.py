@@ -29,7 +29,7 @@ from benchmark.shapesworld.tasks import TASKS, Task, World, build_task
 from benchmark.shards import Member, write_shard
 
 GENERATOR = "anykey-bench shapesworld"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 CHUNK = 100  # pictures one process draws at a time
 
 

@@ -69,10 +69,15 @@ def test_environment_and_file_set_what_flags_do_not(tmp_path: Path, monkeypatch:
 
     config = tmp_path / "bench.toml"
     config.write_text('cutoffs = [3]\nconcurrency = 2\nurl = "http://file"\n', encoding="utf-8")
-    monkeypatch.setenv("ANYKEY_BENCH_URL", "http://environment")
-    monkeypatch.setenv("ANYKEY_BENCH_CONCURRENCY", "3")
+    monkeypatch.setenv("ANYKEY_BENCH_QUALITY_URL", "http://environment")
+    monkeypatch.setenv("ANYKEY_BENCH_QUALITY_CONCURRENCY", "3")
     chosen = load_settings(QualitySettings, "p", ["--config", str(config), "--concurrency", "4"])
     assert (chosen.cutoffs, chosen.url, chosen.concurrency) == ([3], "http://environment", 4)
+
+
+def test_each_command_has_an_environment_prefix_of_its_own() -> None:
+    prefixes = {name: command.settings.model_config.get("env_prefix") for name, command in COMMANDS.items()}
+    assert prefixes == {name: f"ANYKEY_BENCH_{name.replace('-', '_').upper()}_" for name in COMMANDS}
 
 
 def test_lists_are_given_with_commas_sorted_and_once() -> None:

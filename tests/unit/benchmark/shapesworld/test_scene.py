@@ -15,7 +15,6 @@ from benchmark.shapesworld.scene import (
     Facts,
     Figure,
     Scene,
-    descriptions_of,
     holds,
     near_miss,
     sample_scene,
@@ -65,8 +64,8 @@ def test_an_unknown_relation_is_refused() -> None:
 
 
 def test_a_figure_has_sixteen_descriptions() -> None:
-    assert len(descriptions_of(Scene("sky", (SQUARE,)))) == 16
-    assert len(descriptions_of(SCENE)) == 31  # the empty description fits both
+    assert len(Scene("sky", (SQUARE,)).descriptions) == 16
+    assert len(SCENE.descriptions) == 31  # the empty description fits both
 
 
 @given(st.integers(0, 10**9))

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmark.shapesworld.captions import Caption
-from benchmark.shapesworld.draw import Picture
+from benchmark.shapesworld.draw import MILD, STRONG, Picture
 from benchmark.shapesworld.scene import Facts, Figure, Scene
 from benchmark.shapesworld.tasks import (
     TASKS,
@@ -90,6 +90,13 @@ def test_no_key_holds_the_text_or_the_picture_of_a_query_but_for_edits(built: tu
         for query, _ in task.queries:
             assert query.text not in texts
             assert (query.picture in pictures) == (task.number == 7)
+
+
+def test_only_pictures_of_image_to_image_differ_strongly_in_style(built: tuple[World, list[Task]]) -> None:
+    for task in built[1]:
+        things = [*task.pool, *(query for query, _ in task.queries)]
+        found = {thing.picture.variation for thing in things if thing.picture}
+        assert found <= ({STRONG} if task.number == 4 else {MILD})
 
 
 def test_an_edited_scene_has_its_reference_among_the_keys(built: tuple[World, list[Task]]) -> None:
