@@ -15,7 +15,7 @@ from typing import Any
 from benchmark.errors import DatasetExistsError
 
 MANIFEST = "dataset.json"
-PARTS = {MANIFEST, "query", "cand_pool", "qrels", "instructions", "mbeir_images", "train", "val"}
+PARTS = {MANIFEST, "bad_rows.jsonl", "query", "cand_pool", "qrels", "instructions", "mbeir_images", "train", "val"}
 
 
 def read_manifest(dataset_dir: Path) -> dict[str, Any] | None:

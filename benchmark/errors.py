@@ -5,6 +5,7 @@ BenchmarkError
     DatasetFormatError                 a file of a dataset does not hold what its format says: file, line, reason
     DatasetExistsError                 an output directory is in use by something else
     PairsError                         image-caption pairs cannot be turned into a dataset
+      InvalidRowError                  one row is no pair; says file, row and reason
   EndpointError                        the environment
     EndpointUnreachableError           nothing answers at the URL
     EndpointNotReadyError              the service answers but did not become ready in time
@@ -44,6 +45,19 @@ class DatasetExistsError(DatasetError):
 
 class PairsError(DatasetError):
     """The pairs cannot be read, or are too few or too alike for a dataset."""
+
+
+class InvalidRowError(PairsError):
+    """One row is no pair; the others may be.
+
+    Attributes:
+        where: File and row.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where, self.reason = where, reason
+        super().__init__(f"{where}: {reason}")
 
 
 class EndpointError(BenchmarkError):

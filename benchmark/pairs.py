@@ -4,28 +4,50 @@ Four tasks come out. text -> image: every caption asks for its image among all. 
 text -> page (image with text): the keys hold the first caption of each image, and a caption that is a key's
 text is never a query. Captions with the same wording are one query, or one key, with several answers.
 
+Pairs with the same image file are one image with all their captions. Rows that are no usable pair are left out and listed.
+
 With `--keys once` an image is one key only, in turn an image, a text or a page, so that the global pool holds every
 image once and the modalities compete on equal terms; each task then asks for its own third.
 """
 
+import hashlib
+import io
 import json
+import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 
 from benchmark.directory import built_aside, is_current, write_manifest
-from benchmark.errors import PairsError
+from benchmark.errors import InvalidRowError, PairsError
 from benchmark.mbeir import format_string
-from benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_task
+from benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
+from benchmark.pair_files import Photo, expand, read_photos
 from benchmark.progress import progress_bar
 from benchmark.settings import FromPairsSettings
-from benchmark.shards import Photo, expand, read_photos
 
 GENERATOR = "anykey-bench from-pairs"
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
+BAD_ROWS = "bad_rows.jsonl"
+MAX_SHOWN_BAD_ROWS = 10
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what the encoder reads
+DECODER_ERRORS = (  # what Pillow raises on damaged bytes
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +55,8 @@ class Entry:
     """One image of the dataset.
 
     Attributes:
-        name: The sample's name in its shard.
-        image: Path of the image relative to the dataset's root.
+        name: The pair's name in its source; need not be unique.
+        image: Path of the image relative to the dataset's root; unique.
         captions: Captions in M-BEIR's normal form, without repeats.
     """
 
@@ -78,8 +100,8 @@ class Builder:
     texts: dict[str, Row] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.images = {e.name: self._key(None, e.image, e.name) for e in self.as_image}
-        self.pages = {e.name: self._key(e.captions[0], e.image, e.name) for e in self.as_page}
+        self.images = {e.image: self._key(None, e.image, e.name) for e in self.as_image}
+        self.pages = {e.image: self._key(e.captions[0], e.image, e.name) for e in self.as_page}
         self.texts = {}
         self._add_texts((e.captions[0], e.name) for e in self.as_text)
         self.first_texts = dict(self.texts)
@@ -131,7 +153,7 @@ class Builder:
                 positives = {self.first_texts[e.captions[0]]["did"] for e in entries}
             else:
                 keys = self.images if task == 0 else self.pages
-                positives = {keys[e.name]["did"] for e in entries}
+                positives = {keys[e.image]["did"] for e in entries}
             source = {"id": entries[0].name}
             rows.append(query_row(self.qids.next(), text, None, positives, task, source))
         return rows
@@ -152,41 +174,42 @@ def run(settings: FromPairsSettings) -> int:
         The exit code, 0.
 
     Raises:
-        PairsError: the shards cannot be read or hold fewer than two images.
+        PairsError: the files cannot be read or hold fewer than two usable images.
         DatasetExistsError: the output directory holds something else.
     """
-    console = Console(stderr=True, highlight=False)
-    shards = expand(settings.shards)
-    recipe = recipe_of(settings, shards)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    files = expand(settings.pairs)
+    recipe = recipe_of(settings, files)
     if is_current(settings.output, recipe):
         console.print(f"{settings.name} is up to date in {settings.output}")
         return 0
     with built_aside(settings.output) as root:
-        contents = write_dataset(root, shards, settings)
+        contents = write_dataset(root, files, settings, console)
         write_manifest(root, GENERATOR, recipe, contents)
     console.print(f"{settings.name} is in {settings.output}: {json.dumps(contents['tasks'])}")
     return 0
 
 
-def recipe_of(settings: FromPairsSettings, shards: list[Path]) -> dict[str, Any]:
-    """What decides the dataset's bytes; shards by name, size and time of change."""
-    chosen = settings.model_dump(mode="json", exclude={"config", "output", "shards"})
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in shards]
-    return {"version": GENERATOR_VERSION, **chosen, "shards": files}
+def recipe_of(settings: FromPairsSettings, files: list[Path]) -> dict[str, Any]:
+    """What decides the dataset's bytes; files by name, size and time of change."""
+    chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs"})
+    states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return {"version": GENERATOR_VERSION, **chosen, "pairs": states}
 
 
-def write_dataset(root: Path, shards: list[Path], settings: FromPairsSettings) -> dict[str, Any]:
+def write_dataset(root: Path, files: list[Path], settings: FromPairsSettings, console: Console) -> dict[str, Any]:
     """Writes images, tasks and the global pool below `root`.
 
     Returns:
         What the dataset holds, for its manifest.
 
     Raises:
-        PairsError: the shards cannot be read, repeat a sample, or hold fewer than two images.
+        PairsError: the files cannot be read, or hold fewer than two usable images.
     """
-    entries = _write_images(root, read_photos(shards), settings)
+    entries, bad_rows = _write_images(root, read_photos(files), settings)
+    _report_bad_rows(root, bad_rows, console)
     if len(entries) < 2:
-        raise PairsError(f"expected at least two images to tell apart, got {len(entries)}")
+        raise PairsError(f"expected at least two images to tell apart, got {len(entries)} ({len(bad_rows)} bad rows)")
     as_image, as_text, as_page = entries, entries, entries
     if settings.keys == "once":
         as_image, as_text, as_page = entries[0::3], entries[1::3], entries[2::3]
@@ -200,26 +223,60 @@ def write_dataset(root: Path, shards: list[Path], settings: FromPairsSettings) -
         union += candidates
         counts[f"mbeir_{settings.name}_task{task}"] = {"queries": len(queries), "keys": len(candidates)}
     write_global_pool(root, union)
-    return {"name": settings.name, "dataset_id": settings.dataset_id, "images": len(entries), "tasks": counts}
+    totals = {"images": len(entries), "bad_rows": len(bad_rows)}
+    return {"name": settings.name, "dataset_id": settings.dataset_id, **totals, "tasks": counts}
 
 
-def _write_images(root: Path, photos: Iterator[Photo], settings: FromPairsSettings) -> list[Entry]:
-    """Copies the image files as they are, under numbers, since names in shards may be anything."""
-    entries: dict[str, Entry] = {}
+def _write_images(
+    root: Path, rows: Iterator[Photo | InvalidRowError], settings: FromPairsSettings
+) -> tuple[list[Entry], list[InvalidRowError]]:
+    """Copies the image files as they are, under numbers, since names in shards may be anything.
+
+    Returns:
+        An entry for every different image, with the captions of all pairs that have it; and the rows left out.
+    """
+    entries: dict[bytes, Entry] = {}
+    bad_rows: list[InvalidRowError] = []
     folder = Path("mbeir_images") / f"{settings.name}_images"
     (root / folder).mkdir(parents=True)
     with progress_bar("images") as bar:
         progress = bar.add_task("reading pairs", total=settings.limit)
-        for photo in photos:
-            if photo.name in entries:
-                raise PairsError(f"sample '{photo.name}' comes a second time")
-            image = folder / f"{len(entries):06d}.{photo.extension}"
-            (root / image).write_bytes(photo.data)
-            captions = tuple(dict.fromkeys(text for text in map(format_string, photo.captions) if text))
-            if not captions:
-                raise PairsError(f"sample '{photo.name}' has no caption with a word in it")
-            entries[photo.name] = Entry(photo.name, image.as_posix(), captions)
-            bar.advance(progress)
-            if len(entries) == settings.limit:
-                break
-    return list(entries.values())
+        for row in rows:
+            photo = row if isinstance(row, InvalidRowError) else _usable(row)
+            if isinstance(photo, InvalidRowError):
+                bad_rows.append(photo)
+                continue
+            digest = hashlib.sha256(photo.data).digest()
+            if digest not in entries:
+                if len(entries) == settings.limit:
+                    break
+                image = folder / f"{len(entries):06d}{photo.suffix}"
+                (root / image).write_bytes(photo.data)
+                entries[digest] = Entry(photo.name, image.as_posix(), ())
+                bar.advance(progress)
+            known = entries[digest]
+            entries[digest] = replace(known, captions=tuple(dict.fromkeys(known.captions + photo.captions)))
+    return list(entries.values()), bad_rows
+
+
+def _usable(photo: Photo) -> Photo | InvalidRowError:
+    """The photo with its captions in M-BEIR's normal form, if one is left and the image can be decoded."""
+    captions = tuple(text for text in map(format_string, photo.captions) if text)
+    if not captions:
+        return InvalidRowError(photo.where, "no caption has a word in it")
+    try:
+        with Image.open(io.BytesIO(photo.data), formats=IMAGE_FORMATS) as image:
+            image.load()
+    except DECODER_ERRORS as error:
+        return InvalidRowError(photo.where, f"cannot decode the image: {error}")
+    return replace(photo, captions=captions)
+
+
+def _report_bad_rows(root: Path, bad_rows: list[InvalidRowError], console: Console) -> None:
+    """Lists what was left out: all in `bad_rows.jsonl`, the first on the terminal."""
+    if not bad_rows:
+        return
+    write_jsonl(root / BAD_ROWS, ({"where": row.where, "reason": row.reason} for row in bad_rows))
+    console.print(f"{len(bad_rows)} rows are no usable pairs and are left out; the dataset's {BAD_ROWS} lists them all")
+    for row in bad_rows[:MAX_SHOWN_BAD_ROWS]:
+        console.print(f"  {row}")

@@ -1,5 +1,6 @@
 """What training consumes: pairs of one image and its captions, by position."""
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,7 @@ def open_pairs(names: Sequence[str]) -> PairSource:
     """Opens pair sources by name.
 
     Args:
-        names: Paths, with `{00000..00009}` and `*` patterns: `.tar` files are WebDataset shards,
-            `.jsonl` files manifests.
+        names: Paths and patterns, see `expand`: `.tar` files are WebDataset shards, `.jsonl` files manifests.
 
     Returns:
         All pairs, in the order of the names.
@@ -76,24 +76,26 @@ def open_pairs(names: Sequence[str]) -> PairSource:
 
 
 def expand(names: Sequence[str]) -> list[Path]:
-    """Expands `{00000..00009}` and `*` patterns to existing files, sorted within a `*` pattern.
+    """Files named by paths with `{00000..00009}` and `{a,b}` braces and `*`, `?`, `[...]` patterns in any part.
+
+    The benchmark reads pairs by the same rules with code of its own; a test compares the two.
 
     Raises:
-        NoPairsError: a pattern matches nothing, or a file does not exist.
+        NoPairsError: a name without a file.
         InvalidPairsError: unbalanced braces.
     """
     paths: list[Path] = []
     for name in names:
         try:
-            expanded = list(braceexpand(name))
+            patterns = list(braceexpand(name))
         except ValueError as error:
             raise InvalidPairsError(f"unbalanced braces in '{name}'") from error
-        for text in expanded:
-            path = Path(text)
-            found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-            paths += [match for match in found if match.is_file()]
-            if not found or not found[0].is_file():
-                raise NoPairsError(f"no file '{text}' (from '{name}')")
+        for pattern in patterns:
+            matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+            files = [path for path in map(Path, matches) if path.is_file()]
+            if not files:
+                raise NoPairsError(f"no file '{pattern}' (from '{name}')")
+            paths += files
     if not paths:
         raise NoPairsError("no data named: expected WebDataset shards (.tar) or a manifest (.jsonl)")
     return paths

@@ -29,7 +29,7 @@ class _Sample:
 class Shard:
     """One tar file of samples `<name>.jpg|jpeg|png|webp` beside `<name>.json` or `<name>.txt`.
 
-    The JSON holds `captions` (list), or `caption` or `text` (string); a `.txt` is one caption.
+    The JSON holds `captions` (list), or `caption` or `text` (string); each line of a `.txt` is a caption.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class Shard:
     def _captions(self, sample: _Sample, extension: str, where: str) -> tuple[str, ...]:
         try:
             text = self._read(sample, extension).decode("utf-8")
-            return captions_of(json.loads(text) if extension == "json" else {"text": text})
+            return captions_of(json.loads(text) if extension == "json" else {"captions": text.split("\n")})
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
@@ -81,7 +81,7 @@ def _index(path: Path) -> list[_Sample]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name, extension = base_plus_ext(member.name)
-                if member.isfile() and name:
+                if member.isfile() and name and not name.endswith("/"):  # else it is a hidden file
                     sample = samples.setdefault(name, _Sample(name))
                     sample.members[extension.lower()] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:

@@ -10,11 +10,13 @@ from benchmark.mbeir import Dataset, Task
 from benchmark.pairs import run
 from benchmark.settings import FromPairsSettings
 from benchmark.shards import Member, write_shard
+from tests.pictures import encoded, plain
 
+IMAGES = {name: encoded(plain(name), "PNG") for name in ("red", "green", "blue")}
 CAPTIONS = {
-    "dogs": ["two dogs", "dogs run", "a lawn"],
-    "cat": ["a cat", "an animal", "a lawn"],  # shares a caption with the dogs
-    "cow": ["a cow", "a cat", "an animal"],  # one of its captions is the cat's key
+    "red": ["two dogs", "dogs run", "a lawn"],
+    "green": ["a cat", "an animal", "a lawn"],  # shares a caption with the first
+    "blue": ["a cow", "a cat", "an animal"],  # one of its captions is the key of the second
 }
 
 
@@ -24,17 +26,17 @@ def settings(tmp_path: Path, **changes: object) -> FromPairsSettings:
     if not shard.exists():
         members = []
         for name, texts in CAPTIONS.items():
-            members += [Member(f"{name}.jpg", name.encode())]
+            members += [Member(f"{name}.png", IMAGES[name])]
             members += [Member(f"{name}.json", json.dumps({"captions": texts}).encode())]
         write_shard(shard, members)
-    given = {"shards": [str(shard)], "output": tmp_path / "out", "name": "farm", **changes}
+    given = {"pairs": [str(shard)], "output": tmp_path / "out", "name": "farm", **changes}
     return FromPairsSettings.model_validate(given)
 
 
 def judged(dataset: Dataset, task: Task) -> dict[str, set[str]]:
     """Query (its text or image) to what its relevant keys hold (text or image names joined by +)."""
     pool = {candidate.did: candidate for candidate in dataset.pool(task)}
-    names = {f"{i:06d}.jpg": name for i, name in enumerate(CAPTIONS)}
+    names = {f"{i:06d}.png": name for i, name in enumerate(CAPTIONS)}
     qrels = dataset.qrels(task)
 
     def held(text: str | None, image: Path | None) -> str:
@@ -52,12 +54,12 @@ def test_four_tasks_are_judged_as_the_captions_say(tmp_path: Path) -> None:
     tasks = {task.number: task for task in dataset.tasks()}
     assert sorted(tasks) == [0, 1, 2, 3]
     assert judged(dataset, tasks[0]) == {
-        "Two dogs.": {"dogs"},
-        "Dogs run.": {"dogs"},
-        "A lawn.": {"dogs", "cat"},
-        "A cat.": {"cat", "cow"},
-        "An animal.": {"cat", "cow"},
-        "A cow.": {"cow"},
+        "Two dogs.": {"red"},
+        "Dogs run.": {"red"},
+        "A lawn.": {"red", "green"},
+        "A cat.": {"green", "blue"},
+        "An animal.": {"green", "blue"},
+        "A cow.": {"blue"},
     }
     assert judged(dataset, tasks[1]) == {
         "Dogs run.": {"Two dogs."},
@@ -65,18 +67,18 @@ def test_four_tasks_are_judged_as_the_captions_say(tmp_path: Path) -> None:
         "An animal.": {"A cat.", "A cow."},
     }
     assert judged(dataset, tasks[2]) == {
-        "Dogs run.": {"Two dogs.+dogs"},
-        "A lawn.": {"Two dogs.+dogs", "A cat.+cat"},
-        "An animal.": {"A cat.+cat", "A cow.+cow"},
+        "Dogs run.": {"Two dogs.+red"},
+        "A lawn.": {"Two dogs.+red", "A cat.+green"},
+        "An animal.": {"A cat.+green", "A cow.+blue"},
     }
-    assert judged(dataset, tasks[3]) == {"dogs": {"Two dogs."}, "cat": {"A cat."}, "cow": {"A cow.", "A cat."}}
+    assert judged(dataset, tasks[3]) == {"red": {"Two dogs."}, "green": {"A cat."}, "blue": {"A cow.", "A cat."}}
 
 
 def test_all_captions_are_text_keys_when_wanted(tmp_path: Path) -> None:
     run(settings(tmp_path, text_keys="all"))
     dataset = Dataset(tmp_path / "out")
     tasks = {task.number: task for task in dataset.tasks()}
-    assert judged(dataset, tasks[3])["dogs"] == {"Two dogs.", "Dogs run.", "A lawn."}
+    assert judged(dataset, tasks[3])["red"] == {"Two dogs.", "Dogs run.", "A lawn."}
     assert len(dataset.pool(tasks[3])) == 6
     assert len(dataset.pool(tasks[1])) == 3
 
@@ -96,17 +98,17 @@ def test_with_keys_once_every_image_is_one_key_of_the_global_pool(tmp_path: Path
     run(settings(tmp_path, keys="once"))
     dataset = Dataset(tmp_path / "out")
     tasks = {task.number: task for task in dataset.tasks()}
-    assert judged(dataset, tasks[0]) == {"Two dogs.": {"dogs"}, "Dogs run.": {"dogs"}, "A lawn.": {"dogs"}}
+    assert judged(dataset, tasks[0]) == {"Two dogs.": {"red"}, "Dogs run.": {"red"}, "A lawn.": {"red"}}
     assert judged(dataset, tasks[1]) == {"An animal.": {"A cat."}, "A lawn.": {"A cat."}}
-    assert judged(dataset, tasks[2]) == {"A cat.": {"A cow.+cow"}, "An animal.": {"A cow.+cow"}}
-    assert judged(dataset, tasks[3]) == {"cat": {"A cat."}}
+    assert judged(dataset, tasks[2]) == {"A cat.": {"A cow.+blue"}, "An animal.": {"A cow.+blue"}}
+    assert judged(dataset, tasks[3]) == {"green": {"A cat."}}
     assert [candidate.modality for candidate in dataset.global_pool()] == ["image", "fused", "text"]
 
 
 def test_images_are_copied_byte_by_byte(tmp_path: Path) -> None:
     run(settings(tmp_path))
     images = sorted((tmp_path / "out/mbeir_images/farm_images").iterdir())
-    assert [image.read_bytes().decode() for image in images] == list(CAPTIONS)
+    assert [image.read_bytes() for image in images] == list(IMAGES.values())
 
 
 def test_a_current_dataset_is_left_alone_until_the_shard_changes(tmp_path: Path) -> None:
@@ -119,27 +121,60 @@ def test_a_current_dataset_is_left_alone_until_the_shard_changes(tmp_path: Path)
     assert len(list((tmp_path / "out/mbeir_images/farm_images").iterdir())) == 2
 
 
+def write_pairs(path: Path, *pairs: tuple[str, bytes, str]) -> list[str]:
+    """A shard of these names, images and texts, as the setting names it."""
+    members: list[Member] = []
+    for name, image, text in pairs:
+        members += [Member(f"{name}.png", image), Member(f"{name}.txt", text.encode())]
+    write_shard(path, members)
+    return [str(path)]
+
+
 def test_pairs_with_one_caption_each_give_the_two_cross_modal_tasks(tmp_path: Path) -> None:
-    shard = tmp_path / "one.tar"
-    write_shard(shard, [Member("1.jpg", b"1"), Member("1.txt", b"one"), Member("2.jpg", b"2"), Member("2.txt", b"two")])
-    run(settings(tmp_path, shards=[str(shard)]))
+    named = write_pairs(tmp_path / "one.tar", ("1", IMAGES["red"], "one"), ("2", IMAGES["blue"], "two"))
+    run(settings(tmp_path, pairs=named))
     assert [task.number for task in Dataset(tmp_path / "out").tasks()] == [0, 3]
 
 
-@pytest.mark.parametrize(
-    ("members", "said"),
-    [
-        ([("1.jpg", b"1"), ("1.txt", b"one")], "at least two images"),
-        (
-            [("1.jpg", b"1"), ("1.txt", b"one"), ("2.jpg", b""), ("2.txt", b"b"), ("1.jpg", b"1"), ("1.txt", b"one")],
-            "'1' comes a second time",
-        ),
-        ([("1.jpg", b"1"), ("1.txt", b'""')], "'1' has no caption with a word"),
-    ],
-)
-def test_pairs_that_make_no_dataset_are_refused(tmp_path: Path, members: list[tuple[str, bytes]], said: str) -> None:
-    shard = tmp_path / "bad.tar"
-    write_shard(shard, [Member(*member) for member in members])
-    with pytest.raises(PairsError, match=said):
-        run(settings(tmp_path, shards=[str(shard)]))
+def test_pairs_of_one_image_are_one_image_with_all_their_captions(tmp_path: Path) -> None:
+    rows = [("red", "dogs run"), ("red", "two dogs"), ("blue", "a cow"), ("red", "two dogs")]
+    lines = [json.dumps({"image": f"{name}.png", "caption": text}) for name, text in rows]
+    for name, image in IMAGES.items():
+        (tmp_path / f"{name}.png").write_bytes(image)
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    run(settings(tmp_path, pairs=[str(tmp_path / "rows.jsonl")]))
+    dataset = Dataset(tmp_path / "out")
+    first = dataset.tasks()[0]
+    assert [len(keys) for keys in dataset.qrels(first).values()] == [1, 1, 1]
+    assert len(dataset.pool(first)) == 2
+
+
+def test_samples_of_two_shards_may_have_the_same_name(tmp_path: Path) -> None:
+    first = write_pairs(tmp_path / "a.tar", ("0", IMAGES["red"], "one"))
+    second = write_pairs(tmp_path / "b.tar", ("0", IMAGES["blue"], "two"))
+    run(settings(tmp_path, pairs=first + second))
+    dataset = Dataset(tmp_path / "out")
+    assert len(dataset.pool(dataset.tasks()[0])) == 2
+
+
+def test_bad_samples_are_left_out_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [("x", b"no image", "one"), ("y", IMAGES["green"], " \n"), ("z", IMAGES["green"], '""')]
+    named = write_pairs(tmp_path / "a.tar", ("1", IMAGES["red"], "a"), *bad, ("2", IMAGES["blue"], "b"))
+    assert run(settings(tmp_path, pairs=named)) == 0
+    listed = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
+    assert [row["where"] for row in listed] == [f"{named[0]}: sample '{name}'" for name in "xyz"]
+    reasons = ("cannot decode the image", "expected an object with non-empty 'captions'", "no caption has a word")
+    assert all(row["reason"].startswith(reason) for row, reason in zip(listed, reasons, strict=True))
+    manifest = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert (manifest["images"], manifest["bad_rows"]) == (2, 3)
+    said = capsys.readouterr().err
+    assert "3 rows are no usable pairs" in said
+    assert f"{named[0]}: sample 'x': cannot decode" in said
+    assert run(settings(tmp_path, pairs=named, limit=2)) == 0  # a dataset with bad rows can be replaced
+
+
+def test_pairs_without_two_usable_images_are_refused(tmp_path: Path) -> None:
+    named = write_pairs(tmp_path / "a.tar", ("1", IMAGES["red"], "one"), ("2", b"", "two"))
+    with pytest.raises(PairsError, match=r"at least two images to tell apart, got 1 \(1 bad rows\)"):
+        run(settings(tmp_path, pairs=named))
     assert not (tmp_path / "out").exists()

@@ -32,6 +32,15 @@ def test_stars_expand_sorted(shards: Path) -> None:
     assert names(expand([f"{shards}/train-0000*.tar"])) == [f"train-{n:05}.tar" for n in range(10)]
 
 
+def test_patterns_match_in_any_part_of_a_name_and_a_file_of_that_very_name_wins(shards: Path) -> None:
+    assert names(expand([f"{shards.parent}/{shards.name[:-1]}?/train-0000[12].tar"])) == [
+        "train-00001.tar",
+        "train-00002.tar",
+    ]
+    (shards / "odd[1].tar").touch()
+    assert names(expand([f"{shards}/odd[1].tar"])) == ["odd[1].tar"]
+
+
 def test_names_keep_their_order_and_may_repeat(shards: Path) -> None:
     given = [f"{shards}/train-00002.tar", f"{shards}/train-00001.tar", f"{shards}/train-00002.tar"]
     assert [str(path) for path in expand(given)] == given

@@ -41,6 +41,10 @@ def test_image_extensions(tmp_path: Path, extension: str) -> None:
     assert shard_of(tmp_path, (f"a.{extension}", IMAGE), ("a.txt", b"one caption\n"))[0].captions == ("one caption",)
 
 
+def test_every_line_of_a_txt_is_a_caption(tmp_path: Path) -> None:
+    assert shard_of(tmp_path, ("a.jpg", IMAGE), ("a.txt", b"one\r\n\n two \n"))[0].captions == ("one", "two")
+
+
 def test_members_of_a_sample_need_not_be_neighbours(tmp_path: Path) -> None:
     shard = shard_of(tmp_path, ("a.jpg", IMAGE), ("b.jpg", b"other"), ("b.txt", b"two"), ("a.txt", b"one"))
     assert [(shard[n].name, shard[n].captions) for n in (0, 1)] == [("a", ("one",)), ("b", ("two",))]
@@ -63,7 +67,14 @@ def test_names_end_at_the_first_dot_of_the_last_part_as_webdataset_has_it(tmp_pa
 
 
 def test_directories_and_hidden_files_are_no_samples(tmp_path: Path) -> None:
-    assert len(shard_of(tmp_path, ("a.jpg", IMAGE), ("a.txt", b"one"), ("._a.jpg", b"x"), ("README", b"x"))) == 1
+    assert (
+        len(
+            shard_of(
+                tmp_path, ("a.jpg", IMAGE), ("a.txt", b"one"), ("._a.jpg", b"x"), ("b/._a.jpg", b"x"), ("README", b"x")
+            )
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
