@@ -5,7 +5,6 @@ EncoderError
     EmptyItemError                   neither text nor image
     ItemTooLargeError                over a limit on bytes, pixels, characters or images
     UndecodableImageError            bytes that are no image we read
-    UnsupportedModalityError         this model cannot take it
   CheckpointError                    the checkpoint named by the caller
     CheckpointNotFoundError          nothing there
     CheckpointCorruptError           there, but damaged or not what it says it is
@@ -45,10 +44,6 @@ class ItemTooLargeError(InvalidItemError):
 
 class UndecodableImageError(InvalidItemError):
     """The bytes are no image that can be read."""
-
-
-class UnsupportedModalityError(InvalidItemError):
-    """The loaded model cannot take this kind of item."""
 
 
 class CheckpointError(EncoderError):

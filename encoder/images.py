@@ -12,8 +12,6 @@ from PIL import Image, ImageOps
 from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Pillow refuses to open anything larger, whatever our own limit says.
-PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 # What Pillow's decoders raise on damaged bytes, found by fuzzing them.
 _DECODER_ERRORS = (
     OSError,
@@ -35,7 +33,7 @@ class ImageLimits:
 
     Attributes:
         max_bytes: Encoded size.
-        max_pixels: Width times height, read from the header.
+        max_pixels: Width times height, read from the header; Pillow itself opens none above 178 million.
     """
 
     max_bytes: int = 20 * 1024 * 1024

@@ -5,7 +5,7 @@ ServiceError
   UnsupportedMediaTypeError  unsupported_media_type  the body is neither JSON nor multipart
   ItemTooLargeError          item_too_large          body, image or text over a limit
   UndecodableImageError      undecodable_image       the bytes are no image we read
-  UnsupportedModalityError   unsupported_modality    the loaded model cannot take it
+  UnsupportedModalityError   unsupported_modality    the loaded model cannot take it (open_clip's all can)
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
   OverloadedError            overloaded              no place in the queue
@@ -88,7 +88,7 @@ class UndecodableImageError(ServiceError):
 
 
 class UnsupportedModalityError(ServiceError):
-    """The loaded model cannot take this kind of query."""
+    """The loaded model cannot take this kind of query; not raised by open_clip's, which all take text and images."""
 
     type = "unsupported_modality"
 
@@ -133,7 +133,6 @@ _BY_ENCODER_ERROR: tuple[tuple[type[encoder_errors.InvalidItemError], type[Servi
     (encoder_errors.EmptyItemError, InvalidRequestError),
     (encoder_errors.ItemTooLargeError, ItemTooLargeError),
     (encoder_errors.UndecodableImageError, UndecodableImageError),
-    (encoder_errors.UnsupportedModalityError, UnsupportedModalityError),
 )
 
 

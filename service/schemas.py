@@ -51,12 +51,6 @@ class SearchRequest(BaseModel):
     )
 
 
-class SearchForm(SearchRequest):
-    """The same as multipart/form-data: images as file parts, lists repeated or separated by commas."""
-
-    model_config = ConfigDict(title="SearchForm")
-
-
 class HitPayload(BaseModel):
     """What the corpus says about a key."""
 

@@ -139,7 +139,6 @@ class Searcher:
             InvalidRequestError: the index has no such pool.
             ItemTooLargeError: an image is over a limit.
             UndecodableImageError: an image cannot be read.
-            UnsupportedModalityError: the model cannot take the query.
             OverloadedError: no place in the queue.
             DeadlineExceededError: not answered within the deadline; the query is dropped.
             NotReadyError: shutting down, or the encoder's worker died.

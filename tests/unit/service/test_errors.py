@@ -62,7 +62,6 @@ def test_every_error_an_item_can_have_becomes_a_client_error() -> None:
         assert 400 <= errors.from_item_error(kind("the reason", 3)).status < 500
     assert errors.from_item_error(encoder.errors.ItemTooLargeError("r")).type == "item_too_large"
     assert errors.from_item_error(encoder.errors.UndecodableImageError("r")).type == "undecodable_image"
-    assert errors.from_item_error(encoder.errors.UnsupportedModalityError("r")).type == "unsupported_modality"
 
 
 def test_the_position_in_a_batch_is_not_told_to_a_single_client() -> None:
