@@ -16,7 +16,8 @@ from open_clip.transform import PreprocessCfg
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError, MissingPartError
+from encoder.hugging_face import require_transformers, without_network
 
 BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
 
@@ -41,17 +42,24 @@ class Architecture:
         model_cfg: open_clip's model configuration.
         preprocess_cfg: Overrides of open_clip's `PreprocessCfg`: `mean`, `std`, `resize_mode`, ...
         padding: How the image tower pads.
+        tokenizer_dir: Holds the files of its Hugging Face tokenizer; `None`: they are in Hugging Face's cache.
     """
 
     name: str
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any] = field(default_factory=dict)
     padding: Padding = Padding.SYMMETRIC
+    tokenizer_dir: Path | None = None
 
     @property
     def width(self) -> int:
         """D, the vectors' width."""
         return int(self.model_cfg["embed_dim"])
+
+    @property
+    def hf_tokenizer_name(self) -> str:
+        """The Hugging Face tokenizer of the texts; empty for CLIP's own."""
+        return str(self.model_cfg["text_cfg"].get("hf_tokenizer_name") or "")
 
     @property
     def uses_timm(self) -> bool:
@@ -90,15 +98,24 @@ def read_architecture(source: str | Path) -> Architecture:
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """Builds the network with random weights; `model.visual.preprocess_cfg` holds its preprocessing.
+    """Builds the network with random weights, without network; `model.visual.preprocess_cfg` is its preprocessing.
 
     Raises:
         CheckpointCorruptError: open_clip cannot build this configuration.
+        MissingPartError: its text tower comes from Hugging Face, and library or configuration are not here.
     """
-    with TemporaryDirectory() as folder, _quiet():
+    hf_model_name = architecture.model_cfg["text_cfg"].get("hf_model_name")
+    if hf_model_name:
+        require_transformers(architecture.name)
+    with TemporaryDirectory() as folder, _quiet(), without_network():
         write_open_clip_config(architecture, Path(folder))
         try:
             model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+        except OSError as error:
+            raise MissingPartError(
+                f"{architecture.name} needs Hugging Face's configuration of {hf_model_name}, which is not on this "
+                f"machine; fetch it once with `hf download {hf_model_name} config.json`"
+            ) from error
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
             raise CheckpointCorruptError(f"open_clip cannot build architecture {architecture.name}: {error}") from error
     if architecture.padding is Padding.SAME:

@@ -3,6 +3,7 @@
 open_clip_config.json         model and preprocessing configuration
 open_clip_model.safetensors   weights; with the file above, what open_clip's `local-dir:` loads
 encoder.json                  what open_clip does not know: fusion, padding, fingerprint, provenance
+tokenizer_config.json, ...    the tokenizer, where it is one of Hugging Face's
 """
 
 import hashlib
@@ -32,6 +33,8 @@ from encoder.architecture import (
 )
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
+from encoder.hugging_face import holds_tokenizer
+from encoder.tokens import Tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -113,6 +116,7 @@ def save_checkpoint(
         The fingerprint.
 
     Raises:
+        MissingPartError: its Hugging Face tokenizer is not on this machine.
         OSError: the disk is full or not writable; what was there before is untouched.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,8 @@ def save_checkpoint(
         identity = fingerprint(architecture, weights, fusion)
         write_open_clip_config(architecture, aside)
         _write_weights(weights, aside / WEIGHTS_NAME)
+        if architecture.hf_tokenizer_name:
+            Tokenizer(architecture).save(aside)
         manifest = {
             "format": FORMAT,
             "name": architecture.name,
@@ -147,6 +153,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     Raises:
         CheckpointNotFoundError: no such directory, or no `open_clip_config.json` in it.
         CheckpointCorruptError: a file is damaged, or does not belong to the others.
+        MissingPartError: its text tower needs files of Hugging Face that are not on this machine.
     """
     if not (directory / CONFIG_NAME).is_file():
         raise CheckpointNotFoundError(f"{directory} holds no checkpoint: expected {CONFIG_NAME} in it")
@@ -158,7 +165,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     except ValueError as error:
         raise CheckpointCorruptError(f"{directory / MANIFEST_NAME}: {error}") from error
     name = str(manifest.get("name", directory.name))
-    architecture = Architecture(name, config.model_cfg, config.preprocess_cfg, padding)
+    tokenizer_dir = directory if config.hf_tokenizer_name and holds_tokenizer(directory) else None
+    architecture = Architecture(name, config.model_cfg, config.preprocess_cfg, padding, tokenizer_dir)
     if manifest.get("width", architecture.width) != architecture.width:
         raise CheckpointCorruptError(
             f"{directory}: {MANIFEST_NAME} says width {manifest['width']}, {CONFIG_NAME} says {architecture.width}"

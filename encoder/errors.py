@@ -8,6 +8,7 @@ EncoderError
   CheckpointError                    the checkpoint named by the caller
     CheckpointNotFoundError          nothing there
     CheckpointCorruptError           there, but damaged or not what it says it is
+    MissingPartError                 needs a library or files of Hugging Face that are not on this machine
   DeviceUnavailableError             the device or precision asked for is not to be had
 """
 
@@ -56,6 +57,10 @@ class CheckpointNotFoundError(CheckpointError):
 
 class CheckpointCorruptError(CheckpointError):
     """A file of the checkpoint is damaged, missing, or belongs to another model."""
+
+
+class MissingPartError(CheckpointError):
+    """The checkpoint needs a tokenizer, a configuration or a library that is not on this machine; says which."""
 
 
 class DeviceUnavailableError(EncoderError):

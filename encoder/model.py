@@ -24,7 +24,7 @@ from encoder.fusion import Fusion, fuse
 from encoder.images import ImageLimits, decode_image
 from encoder.item import Item, Modality
 from encoder.text import encode_text
-from encoder.tokens import Tokenizer
+from encoder.tokens import Tokenizer, fetch_tokenizer
 
 MAX_TEXT_CHARS = 100_000
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,6 +129,7 @@ class Encoder:
         Raises:
             CheckpointNotFoundError: nothing there under that name.
             CheckpointCorruptError: there, but damaged or not what it says it is.
+            MissingPartError: it needs a library or files of Hugging Face that are not on this machine.
             DeviceUnavailableError: no such device, or it lacks the precision.
         """
         checkpoint = load_checkpoint(source)
@@ -266,6 +267,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     Raises:
         CheckpointNotFoundError: nothing there under that name.
         CheckpointCorruptError: there, but damaged or not what it says it is.
+        MissingPartError: it needs a library or files of Hugging Face that are not on this machine.
     """
     text = str(source)
     if Path(source).is_dir():
@@ -290,11 +292,13 @@ def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str
 
 
 def _from_tag(name: str, tag: str) -> Checkpoint:
+    architecture = read_architecture(name)
+    fetch_tokenizer(architecture)
     try:
         model = open_clip.create_model(name, pretrained=tag)
     except (RuntimeError, OSError) as error:
         raise CheckpointNotFoundError(f"cannot fetch the pretrained weights {name}/{tag}: {error}") from error
-    architecture = Architecture(name, read_architecture(name).model_cfg, dict(model.visual.preprocess_cfg))
+    architecture = Architecture(name, architecture.model_cfg, dict(model.visual.preprocess_cfg))
     return _from_open_clip(architecture, model, {"pretrained": f"{name}/{tag}"})
 
 

@@ -5,16 +5,22 @@ Shape legend: B = batch, T = tokens.
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
 from encoder.architecture import Architecture
-from encoder.errors import CheckpointNotFoundError
+from encoder.errors import MissingPartError
+from encoder.hugging_face import require_transformers, without_network
 
 MAX_HEAD_CHARS = 2_500  # more than 75 tokens of CLIP's vocabulary, at most 32 characters each, and the spaces between
 MAX_CACHED_WORDS = 100_000
+# What transformers raises where there is no tokenizer, or a damaged one.
+_UNLOADABLE = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 class Tokenizer:
@@ -29,9 +35,11 @@ class Tokenizer:
         """Builds the tokenizer.
 
         Raises:
-            CheckpointNotFoundError: the architecture needs a Hugging Face tokenizer that is not there.
+            MissingPartError: the architecture needs a Hugging Face tokenizer that is not on this machine.
         """
-        self._tokenize = _open_clip_tokenizer(architecture)
+        self._tokenize: Any = (
+            _hugging_face(architecture) if architecture.hf_tokenizer_name else _byte_pairs(architecture)
+        )
         self._lock = threading.Lock()  # Hugging Face tokenizers refuse concurrent use
         self._known_words = dict(getattr(self._tokenize, "cache", {}))
 
@@ -44,20 +52,58 @@ class Tokenizer:
                 self._tokenize.cache = dict(self._known_words)
         return tokens_BT
 
+    def save(self, directory: Path) -> None:
+        """Writes a Hugging Face tokenizer's files, where open_clip's `local-dir:` finds them; CLIP's own has none."""
+        if isinstance(self._tokenize, HFTokenizer):
+            self._tokenize.save_pretrained(directory)
+
 
 def _head(text: str) -> str:
     return text if len(text) <= MAX_HEAD_CHARS else " ".join(text.split())[:MAX_HEAD_CHARS]
 
 
-def _open_clip_tokenizer(architecture: Architecture) -> Any:
+def fetch_tokenizer(architecture: Architecture) -> None:
+    """Brings a Hugging Face tokenizer into Hugging Face's cache; may use the network, unlike all else here.
+
+    Raises:
+        MissingPartError: it cannot be had.
+    """
+    if architecture.hf_tokenizer_name:
+        _hugging_face(architecture, local_files_only=False)
+
+
+def _byte_pairs(architecture: Architecture) -> Any:
     text_cfg = architecture.model_cfg["text_cfg"]
-    if not text_cfg.get("hf_tokenizer_name"):
-        options = text_cfg.get("tokenizer_kwargs", {})
-        return open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77), **options)
+    return open_clip.SimpleTokenizer(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
+
+
+def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> HFTokenizer:
+    """The tokenizer that the configuration names, or none: another one's tokens would give wrong vectors."""
+    require_transformers(architecture.name)
+    text_cfg = architecture.model_cfg["text_cfg"]
+    name = architecture.hf_tokenizer_name
+    options = {
+        **text_cfg.get("tokenizer_kwargs", {}),
+        "local_files_only": local_files_only,
+        "trust_remote_code": False,
+    }
     try:
-        return open_clip.get_tokenizer(architecture.name)
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointNotFoundError(
-            f"{architecture.name} needs the Hugging Face tokenizer {text_cfg['hf_tokenizer_name']}: {reason}"
+        with without_network() if local_files_only else nullcontext():
+            return HFTokenizer(
+                str(architecture.tokenizer_dir or name),
+                context_length=_context_length(text_cfg),
+                tokenizer_mode=text_cfg.get("tokenizer_mode"),
+                **options,
+            )
+    except _UNLOADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = architecture.tokenizer_dir or "Hugging Face's cache"
+        raise MissingPartError(
+            f"{architecture.name} needs the Hugging Face tokenizer {name}, which cannot be loaded from {place} "
+            f"({reason}); put its files beside the weights in a checkpoint directory, or fetch it once with "
+            f"`hf download {name}`"
         ) from error
+
+
+def _context_length(text_cfg: dict[str, Any]) -> int:
+    return int(text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))

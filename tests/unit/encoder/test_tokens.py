@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from encoder import tokens
-from encoder.errors import CheckpointNotFoundError
 from encoder.tokens import Tokenizer
 from tests.networks import TEXT, small_architecture
 
@@ -72,9 +71,3 @@ def test_many_threads_get_the_same_tokens() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda text: fresh([text]), texts * 3))
     assert all(torch.equal(a, b) for a, b in zip(found, expected * 3, strict=True))
-
-
-def test_a_hugging_face_tokenizer_that_is_not_there_is_named() -> None:
-    architecture = small_architecture(text={**TEXT, "hf_tokenizer_name": "nobody/nothing"})
-    with pytest.raises(CheckpointNotFoundError, match="needs the Hugging Face tokenizer nobody/nothing"):
-        Tokenizer(type(architecture)("ViT-B-16-SigLIP", architecture.model_cfg))
