@@ -27,6 +27,7 @@ from encoder.text import encode_text
 from encoder.tokens import Tokenizer, fetch_tokenizer
 
 MAX_TEXT_CHARS = 100_000
+MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -243,9 +244,11 @@ class Encoder:
         return self._tokenizer([text])[0]
 
     def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
+        images = [image for item in prepared for image in item.images]
         owners = [i for i, item in enumerate(prepared) for _ in item.images]
-        pixels_FCHW = torch.stack([image for item in prepared for image in item.images]).to(self.device)
-        features_FD = self.model.encode_image(pixels_FCHW).float()
+        chunks = (images[start : start + MAX_IMAGES_AT_ONCE] for start in range(0, len(images), MAX_IMAGES_AT_ONCE))
+        features = [self.model.encode_image(torch.stack(chunk).to(self.device)).float() for chunk in chunks]
+        features_FD = torch.cat(features)
         owner_F = torch.tensor(owners, device=self.device)
         counts_B = torch.bincount(owner_F, minlength=len(prepared)).clamp(min=1)
         return zeros_BD.index_add(0, owner_F, features_FD) / counts_B[:, None]

@@ -116,7 +116,7 @@ class _Build:
         self._source = source
         self._console = console
         self._directory = directory
-        self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes)
+        self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes, settings.max_images)
         self._published, self._is_sound = _open_base(directory)
 
     def run(self) -> BuildReport:

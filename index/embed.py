@@ -102,13 +102,8 @@ def embed(
     def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
         return _make_ready(*task, source, settings)
 
-    batch: list[ReadyKey | _Refused] = []
-    for ready in _ahead(make_ready, entries, settings.decode_threads, 2 * settings.batch_size):
-        batch.append(ready)
-        if len(batch) == settings.batch_size:
-            yield _embed_batch(batch, source, settings)
-            batch = []
-    if batch:
+    ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+    for batch in _batches(ahead, settings.batch_size):
         yield _embed_batch(batch, source, settings)
 
 
@@ -121,19 +116,52 @@ class _Refused:
     images: tuple[SeenImage, ...] | None
 
 
-def _ahead(function: Callable[[_In], _Out], inputs: Iterable[_In], num_threads: int, window: int) -> Iterator[_Out]:
-    """Maps in threads, in order, never more than `window` results ahead of the consumer."""
+def _cost(task: tuple[PlannedEntry, Known | None]) -> int:
+    """What an entry takes of a batch's memory: its images, or one for a text."""
+    return max(1, len(task[0].images))
+
+
+def _ahead(
+    function: Callable[[_In], _Out],
+    inputs: Iterable[_In],
+    cost: Callable[[_In], int],
+    num_threads: int,
+    window: int,
+) -> Iterator[tuple[_Out, int]]:
+    """Maps in threads, in order; gives results and costs, never more than a cost of `window` ahead of the consumer."""
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
-    pending: deque[Future[_Out]] = deque()
+    pending: deque[tuple[Future[_Out], int]] = deque()
+    cost_ahead = 0
     try:
         for value in inputs:
-            pending.append(pool.submit(function, value))
-            if len(pending) >= window:
-                yield pending.popleft().result()
+            pending.append((pool.submit(function, value), cost(value)))
+            cost_ahead += pending[-1][1]
+            while cost_ahead >= window:
+                result, spent = pending.popleft()
+                cost_ahead -= spent
+                yield result.result(), spent
         while pending:
-            yield pending.popleft().result()
+            result, spent = pending.popleft()
+            yield result.result(), spent
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _batches(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[list[_Out]]:
+    """Groups results until they cost `batch_size` together; one that costs more is a batch of its own."""
+    batch: list[_Out] = []
+    spent = 0
+    for result, cost in results:
+        if batch and spent + cost > batch_size:
+            yield batch
+            batch, spent = [], 0
+        batch.append(result)
+        spent += cost
+        if spent >= batch_size:
+            yield batch
+            batch, spent = [], 0
+    if batch:
+        yield batch
 
 
 def _make_ready(
@@ -211,7 +239,7 @@ def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
 
 
 def _limits(settings: BuildSettings) -> str:
-    return f"{settings.max_image_bytes} bytes, {settings.max_image_px} px"
+    return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px"
 
 
 def _media_type(data: bytes) -> str:

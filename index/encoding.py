@@ -78,23 +78,27 @@ class CheckpointSource:
             return self._encoder
 
     def _load(self) -> VectorEncoder:
+        from encoder.fusion import Fusion
         from encoder.images import ImageLimits
         from encoder.model import Encoder
 
         settings = self._settings
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_px)
-        encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits)
+        fusion = Fusion(settings.fusion) if settings.fusion else None
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
         written = self._written_fingerprint()
         if written is not None and written != encoder.fingerprint:
             raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
         return encoder
 
     def _written_fingerprint(self) -> str | None:
-        """The fingerprint in `encoder.json`; `None` where there is none, or nothing to trust."""
+        """The fingerprint in `encoder.json`; `None` where there is none to trust, or the settings change the fusion."""
         path = Path(self._settings.checkpoint) / "encoder.json"
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
-        value = content.get("fingerprint") if isinstance(content, dict) else None
+        if not isinstance(content, dict) or self._settings.fusion not in (None, content.get("fusion")):
+            return None
+        value = content.get("fingerprint")
         return value if isinstance(value, str) else None

@@ -84,10 +84,11 @@ class Plan:
         path: The file.
     """
 
-    def __init__(self, path: Path, max_image_bytes: int) -> None:
+    def __init__(self, path: Path, max_image_bytes: int, max_images: int) -> None:
         path.unlink(missing_ok=True)
         self.path = path
         self._max_image_bytes = max_image_bytes
+        self._max_images = max_images
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
@@ -104,7 +105,7 @@ class Plan:
 
         Raises:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
-            InvalidRowError: an image is missing, no file, or too large.
+            InvalidRowError: an image is missing, no file, or too large, or there are too many.
         """
         earlier = self._db.execute(
             "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
@@ -172,6 +173,8 @@ class Plan:
 
     def _stamps(self, entry: CorpusEntry) -> list[ImageStamp]:
         try:
+            if len(entry.images) > self._max_images:
+                raise ValueError(f"{len(entry.images)} images, at most {self._max_images} are accepted")
             return [_stamp(path, self._max_image_bytes) for path in entry.images]
         except ValueError as error:
             raise InvalidRowError(entry.where, str(error), entry.key) from error

@@ -34,7 +34,9 @@ class BuildSettings(ProgramSettings):
         "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",
     )
-    batch_size: int = Field(64, ge=1, le=65_536, description="Keys embedded and committed at once")
+    batch_size: int = Field(
+        64, ge=1, le=65_536, description="Keys embedded and committed at once; one of several images counts as so many"
+    )
     decode_threads: int = Field(
         min(8, os.cpu_count() or 1),
         ge=1,
@@ -42,9 +44,16 @@ class BuildSettings(ProgramSettings):
         description="Threads that read and decode images ahead of the encoder",
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Larger image files are bad rows")
-    max_image_px: int = Field(64_000_000, ge=1, description="Images with more pixels (width x height) are bad rows")
+    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="Larger images are bad rows")
+    max_images: int = Field(64, ge=1, le=4096, description="Keys with more images are bad rows")
+    fusion: Literal["raw", "unit"] | None = Field(
+        None,
+        description="How image and text features are added; default: as the checkpoint has it, raw if it does not say",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: str = Field("auto", description="auto, fp32, bf16 or fp16")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
+    )
 
 
 class InfoSettings(ProgramSettings):

@@ -68,11 +68,13 @@ def load_encoder(settings: ServiceSettings) -> QueryEncoder:
     """
     if _is_missing_path(settings.checkpoint):  # known in milliseconds; loading torch takes seconds
         raise StartupError(f"there is no checkpoint at {settings.checkpoint}; {MAKE_CHECKPOINT}")
+    from encoder.fusion import Fusion
     from encoder.model import Encoder
 
+    fusion = Fusion(settings.fusion) if settings.fusion else None
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     try:
-        return Encoder.load(settings.checkpoint, device=settings.device, precision=settings.precision, limits=limits)
+        return Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
     except CheckpointNotFoundError as error:
         raise StartupError(f"{error}; {MAKE_CHECKPOINT}") from error
     except (EncoderError, OSError) as error:
@@ -95,7 +97,7 @@ def check_match(encoder: QueryEncoder, index: SearchableIndex) -> None:
         index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
     except EncoderMismatchError as error:
         raise StartupError(
-            f"{error}; serve the checkpoint the index was built with, or build the index again"
+            f"{error}; serve the checkpoint and fusion the index was built with, or build the index again"
         ) from error
 
 

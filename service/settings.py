@@ -26,6 +26,10 @@ class ServiceSettings(ProgramSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
     device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")
+    fusion: Literal["raw", "unit"] | None = Field(
+        None,
+        description="how image and text features are added, as the index has it; default: as the checkpoint has it",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="number format of the encoder; auto: fp16 on a GPU, else fp32"
     )
@@ -35,7 +39,9 @@ class ServiceSettings(ProgramSettings):
         64 * MIB, ge=1024, description="largest request body; enforced while it arrives, with or without a length"
     )
     max_image_bytes: int = Field(20 * MIB, ge=64, description="largest encoded image")
-    max_image_pixels: int = Field(64_000_000, ge=1, description="most pixels in an image, read from its header")
+    max_image_pixels: int = Field(
+        64_000_000, ge=1024, le=178_000_000, description="most pixels in an image, read from its header"
+    )
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")

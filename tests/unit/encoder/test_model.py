@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoder import Encoder, EncoderError
+from encoder import Encoder, EncoderError, model
 from encoder.errors import (
     CheckpointNotFoundError,
     DeviceUnavailableError,
@@ -70,6 +70,17 @@ def test_each_tower_sees_only_the_items_that_need_it(tiny_encoder: Encoder) -> N
     with rows_through_towers(tiny_encoder) as rows:
         tiny_encoder.encode(MIXED)
     assert rows == {"image": [6], "text": [3]}
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5])
+def test_images_pass_the_tower_in_chunks_with_the_same_result(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    whole = tiny_encoder.encode(MIXED)
+    monkeypatch.setattr(model, "MAX_IMAGES_AT_ONCE", at_once)
+    with rows_through_towers(tiny_encoder) as rows:
+        np.testing.assert_allclose(tiny_encoder.encode(MIXED), whole, atol=1e-6)
+    assert rows["image"] == {1: [1] * 6, 4: [4, 2], 5: [5, 1]}[at_once]
 
 
 def test_a_mixed_batch_keeps_the_order_of_its_items(tiny_encoder: Encoder) -> None:

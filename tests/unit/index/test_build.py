@@ -251,7 +251,7 @@ def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Pat
     (tmp_path / "i.png").write_bytes(b"broken")
     assert len(build_with(corpus, tmp_path / "i").bad_rows) == 1
 
-    assert build_with(corpus, tmp_path / "i", max_image_px=10**6).manifest.num_keys == 1
+    assert build_with(corpus, tmp_path / "i", max_image_pixels=10**6).manifest.num_keys == 1
     (tmp_path / "i.png").write_bytes(image_bytes())
     report = build_with(corpus, tmp_path / "i")
 

@@ -36,6 +36,27 @@ def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
     assert [batch.num_embedded for batch in batches] == [3, 3, 2]
 
 
+@pytest.mark.parametrize(
+    ("nums_images", "batches"),
+    [
+        ([2, 2, 2], [2, 1]),
+        ([0, 3, 0, 1, 4], [2, 2, 1]),
+        ([9, 0, 0, 9], [1, 2, 1]),  # more than fits is a batch of its own
+        ([0] * 4 + [1], [4, 1]),
+    ],
+)
+def test_a_key_of_several_images_counts_as_many(tmp_path: Path, nums_images: list[int], batches: list[int]) -> None:
+    (tmp_path / "i.png").write_bytes(image_bytes())
+    stamp = ImageStamp(str(tmp_path / "i.png"), 1, 1)
+    entries = [PlannedEntry(n, f"k{n}", "c", "t", "{}", (), (stamp,) * count) for n, count in enumerate(nums_images)]
+    source = FakeEncoderSource()
+
+    found = list(embed([(entry, None) for entry in entries], source, build_settings(tmp_path, tmp_path, batch_size=4)))
+
+    assert source.encoder.batches == batches
+    assert [key.entry.key for batch in found for key in batch.keys] == [entry.key for entry in entries]
+
+
 def test_bad_item_does_not_fail_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     entries = [*text_entries(2), (image_entry(tmp_path / "bad.png"), None)]
@@ -111,6 +132,18 @@ def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
 
     for number, _ in enumerate(batches, start=1):
         assert encoder.num_prepared <= 4 * number + 8
+
+
+def test_images_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
+    (tmp_path / "i.png").write_bytes(image_bytes())
+    images = (ImageStamp(str(tmp_path / "i.png"), 1, 1),) * 4
+    entries = [(PlannedEntry(n, f"k{n}", "c", None, "{}", (), images), None) for n in range(20)]
+    encoder = _CountingEncoder()
+
+    for number, _ in enumerate(
+        embed(entries, FakeEncoderSource(encoder), build_settings(tmp_path, tmp_path, batch_size=4)), 1
+    ):
+        assert encoder.num_prepared <= number + 2
 
 
 def test_encoder_works_while_items_are_prepared(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from index.plan import PAGE_ROWS, Plan
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Iterator[Plan]:
-    plan = Plan(tmp_path / "plan.sqlite", max_image_bytes=100)
+    plan = Plan(tmp_path / "plan.sqlite", max_image_bytes=100, max_images=3)
     yield plan
     plan.close()
 
@@ -132,8 +132,17 @@ def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan
     assert first.payload_digest("reference") != second.payload_digest("reference")
 
 
+def test_key_with_too_many_images_is_a_bad_row(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "i.png").write_bytes(b"12345")
+    plan.add(entry("most", images=(tmp_path / "i.png",) * 3))
+
+    with pytest.raises(InvalidRowError, match=r"a\.jsonl:1: 4 images, at most 3 are accepted"):
+        plan.add(entry("more", images=(tmp_path / "i.png",) * 4))
+    assert plan.count() == 1
+
+
 def test_closing_deletes_the_scratch_file(tmp_path: Path) -> None:
-    plan = Plan(tmp_path / "p.sqlite", 1)
+    plan = Plan(tmp_path / "p.sqlite", 1, 1)
     plan.close()
     plan.close()
 

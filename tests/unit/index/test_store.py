@@ -32,7 +32,7 @@ def new_key(name: str, **changes: Any) -> NewKey:
 
 
 def follow(store: Store, tmp_path: Path, names: str) -> None:
-    plan = Plan(tmp_path / "plan.sqlite", 1)
+    plan = Plan(tmp_path / "plan.sqlite", 1, 1)
     for name in names:
         plan.next_row()
         plan.add(CorpusEntry(name, "t", (), "c.jsonl:1"))

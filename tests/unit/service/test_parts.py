@@ -31,3 +31,8 @@ def test_a_damaged_index_is_refused_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "CURRENT").write_text("1\n")
     with pytest.raises(StartupError, match=r"manifest\.json"):
         load_index(make_settings(index=tmp_path))
+
+
+@pytest.mark.parametrize(("fusion", "expected"), [(None, "raw"), ("raw", "raw"), ("unit", "unit")])
+def test_the_encoder_has_the_fusion_of_the_settings(tiny_checkpoint: Path, fusion: str | None, expected: str) -> None:
+    assert load_encoder(make_settings(checkpoint=str(tiny_checkpoint), fusion=fusion)).fusion == expected
