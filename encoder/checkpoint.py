@@ -62,7 +62,7 @@ class Checkpoint:
         model: The open_clip model, on the CPU, float32.
         fusion: How image and text features are added.
         fingerprint: `sha256:` of weights, configuration, preprocessing and fusion: equal fingerprints give
-            equal vectors.
+            equal vectors, up to the precision they are computed in.
         provenance: What made it: data, settings, steps; free form.
     """
 

@@ -77,7 +77,9 @@ class Encoder:
         name: The architecture's name.
         width: D.
         fusion: How image and text features are added.
-        fingerprint: Equal fingerprints give equal vectors.
+        fingerprint: Equal fingerprints give equal vectors, up to the precision they are computed in.
+        device: Where the model is.
+        precision: What the towers compute in: `fp32`, `bf16` or `fp16`; features are added in float32.
         provenance: What made the weights, as the checkpoint tells.
     """
 
@@ -89,7 +91,7 @@ class Encoder:
         limits: ImageLimits | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self._dtype = _choose_dtype(precision, self.device)
+        self.precision = _choose_precision(precision, self.device)
         self.architecture = checkpoint.architecture
         self.name = checkpoint.architecture.name
         self.width = checkpoint.architecture.width
@@ -259,9 +261,8 @@ class Encoder:
         return zeros_BD.index_copy(0, has_text_B.nonzero().flatten(), features_BD)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self._dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype)
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
@@ -322,9 +323,9 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def _choose_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
-        return torch.float16 if device.type == "cuda" else None
+        return "fp16" if device.type == "cuda" else "fp32"
     if precision not in PRECISIONS:
         raise DeviceUnavailableError(f"unknown precision '{precision}', expected auto, {', '.join(PRECISIONS)}")
-    return PRECISIONS[precision]
+    return precision

@@ -100,6 +100,7 @@ def _facts(manifest: Manifest, path: str) -> list[tuple[str, str]]:
         ("bad rows", f"{manifest.num_bad_rows:,}"),
         ("encoder", f"{encoder.name}, width {encoder.width}, {encoder.fusion} fusion"),
         ("fingerprint", encoder.fingerprint),
+        ("computed in", ", ".join(encoder.computed_in) or "unknown"),
         ("structure", "exact (FAISS IndexFlatIP)"),
         ("sequence", str(manifest.seq)),
         ("corpus", ", ".join(manifest.corpus)),

@@ -5,6 +5,7 @@ build of the same index goes on from there.
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import sqlite3
@@ -246,6 +247,8 @@ class _Build:
     def _note_encoder(self, store: Store) -> None:
         encoder = self._source.load()
         store.note(fingerprint=encoder.fingerprint, name=encoder.name, width=encoder.width, fusion=str(encoder.fusion))
+        computed_in = {*json.loads(store.meta.get("computed_in", "[]")), f"{encoder.precision} on {encoder.device}"}
+        store.note(computed_in=json.dumps(sorted(computed_in)))
 
     def _keep(self, base: OpenVersion, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""

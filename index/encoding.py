@@ -30,11 +30,19 @@ class VectorEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal vectors."""
+        """Equal fingerprints give equal vectors, up to the precision they are computed in."""
 
     @property
     def fusion(self) -> str:
         """How image and text features are added."""
+
+    @property
+    def precision(self) -> str:
+        """Number format that the towers compute in: fp32, bf16 or fp16."""
+
+    @property
+    def device(self) -> Any:
+        """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
     def prepare(self, item: Item, position: int | None = None) -> Any:
         """Decodes one item, in any thread; raises `InvalidItemError`."""

@@ -26,12 +26,14 @@ class EncoderFacts(_Record):
         fingerprint: `sha256:...` of weights, preprocessing and fusion.
         width: Length of a vector.
         fusion: How image and text features are added.
+        computed_in: Precision and device of each build that embedded keys, such as `fp16 on cuda`; for people.
     """
 
     name: str
     fingerprint: str
     width: int
     fusion: str
+    computed_in: list[str] = []
 
 
 class FileFacts(_Record):

@@ -42,7 +42,11 @@ def publish_store(store: Store, plan: Plan, directory: IndexDirectory, settings:
     _write_bad_rows(bad_rows, building / BAD_ROWS_NAME)
     meta = store.meta
     encoder = EncoderFacts(
-        name=meta["name"], fingerprint=meta["fingerprint"], width=meta["width"], fusion=meta["fusion"]
+        name=meta["name"],
+        fingerprint=meta["fingerprint"],
+        width=meta["width"],
+        fusion=meta["fusion"],
+        computed_in=json.loads(meta.get("computed_in", "[]")),
     )
     _write_vectors(store, encoder.width, building / VECTORS_NAME)
     counts = {

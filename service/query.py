@@ -37,15 +37,15 @@ class Query:
     pool: str | None = None
     exclude: frozenset[str] = frozenset()
 
-    def content_hash(self, fingerprint: str) -> str:
-        """SHA-256 (hex) of the model fingerprint and of all that decides the query's vector.
+    def content_hash(self, model: str) -> str:
+        """SHA-256 (hex) of the model (its fingerprint and precision) and of all that decides the query's vector.
 
         Two queries with the same hash have the same vector: every part is preceded by its length, and the
         text weight counts only where it is used.
         """
         weight = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
         text = (self.item.text or "") if self.item.has_text else ""
-        parts = [fingerprint.encode(), weight.encode(), text.encode()]
+        parts = [model.encode(), weight.encode(), text.encode()]
         parts += [image for image in self.item.images if isinstance(image, bytes)]
         digest = hashlib.sha256()
         for part in parts:

@@ -32,6 +32,7 @@ class QueryEncoder(EncodesPrepared[Any], Protocol):
     name: str
     fingerprint: str
     fusion: Any
+    precision: str
 
     def prepare(self, item: Item, position: int | None = None) -> Any:
         """Decodes, resizes and splits into tokens; in any thread."""
@@ -166,9 +167,10 @@ class Searcher:
 
     async def _cache_key(self, query: Query) -> str:
         """The query's content hash; megabytes of images are hashed in a thread."""
+        model = f"{self._encoder.fingerprint} {self._encoder.precision}"
         if query.item.images:
-            return await self._decode_threads.run(query.content_hash, self._encoder.fingerprint)
-        return query.content_hash(self._encoder.fingerprint)
+            return await self._decode_threads.run(query.content_hash, model)
+        return query.content_hash(model)
 
     async def _encode(self, query: Query, stages: StageSeconds) -> Vector:
         """The query's vector from a shared batch; the place is taken before the decoding."""

@@ -45,10 +45,13 @@ class FakeEncoder:
         fingerprint: str | None = None,
         fusion: str = "raw",
         limits: ImageLimits | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint or "sha256:" + hashlib.sha256(name.encode()).hexdigest()
         self.fusion = fusion
+        self.precision = precision
+        self.device = "cpu"
         self.limits = limits or ImageLimits()
         self.batches: list[int] = []
 

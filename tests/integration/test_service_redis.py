@@ -112,10 +112,11 @@ def test_two_services_share_vectors(redis: RedisServer) -> None:
         assert second["hits"] == first["hits"]
 
 
-def test_services_with_other_models_do_not_share(redis: RedisServer) -> None:
+@pytest.mark.parametrize("other_encoder", [FakeEncoder("other"), FakeEncoder("one", precision="fp16")])
+def test_services_with_other_models_or_precision_do_not_share(redis: RedisServer, other_encoder: FakeEncoder) -> None:
     with ExitStack() as stack:
         one = start_service(stack, redis, FakeEncoder("one"))
-        other = start_service(stack, redis, FakeEncoder("other"))
+        other = start_service(stack, redis, other_encoder)
         same_as_one = start_service(stack, redis, FakeEncoder("one"))
         ask(one, "shared")
         until(lambda: ask(same_as_one, "shared").json()["cached"], "the vector arrives in Redis")

@@ -238,7 +238,9 @@ def test_an_unknown_precision_is_refused_with_those_known(tiny_checkpoint: Path)
 def test_half_precision_gives_nearly_the_same_unit_vectors(
     tiny_checkpoint: Path, tiny_encoder: Encoder, precision: str
 ) -> None:
-    vectors_BD = Encoder.load(tiny_checkpoint, device="cpu", precision=precision).encode(MIXED)
+    encoder = Encoder.load(tiny_checkpoint, device="cpu", precision=precision)
+    vectors_BD = encoder.encode(MIXED)
+    assert encoder.precision == precision
     assert vectors_BD.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors_BD, axis=1), 1.0, atol=1e-6)
     assert (vectors_BD * tiny_encoder.encode(MIXED)).sum(1).min() > 0.99

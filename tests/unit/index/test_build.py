@@ -90,6 +90,7 @@ def test_manifest_tells_what_made_the_version(tmp_path: Path) -> None:
 
     assert manifest.encoder.fingerprint == FakeEncoder().fingerprint
     assert (manifest.encoder.width, manifest.encoder.fusion, manifest.encoder.name) == (8, "raw", "fake")
+    assert manifest.encoder.computed_in == ["fp32 on cpu"]
     assert (manifest.num_keys, manifest.seq, manifest.num_bad_rows) == (9, 9, 0)
     assert manifest.modalities == {"text": 3, "image": 3, "fused": 3}
     assert manifest.pools == {"even": 5, "odd": 4}
@@ -256,6 +257,16 @@ def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Pat
     report = build_with(corpus, tmp_path / "i")
 
     assert (report.bad_rows, report.num_embedded, keys_of(tmp_path / "i")) == ([], 1, ["t", "i"])
+
+
+def test_manifest_names_every_precision_that_vectors_were_computed_in(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    edit(corpus, key="key-0", text="entirely new words")
+
+    manifest = build_with(corpus, tmp_path / "i", FakeEncoder(precision="bf16")).manifest
+
+    assert manifest.encoder.computed_in == ["bf16 on cpu", "fp32 on cpu"]
 
 
 def test_another_encoder_starts_over(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_build_then_info_then_build_again(tmp_path: Path, checkpoint: Path, caps
     assert code == 0
     assert "anykey-tiny" in out
     assert "even (3), odd (3)" in out
+    assert "computed in fp" in out
 
     code, out, _ = run(capsys, "info", "--index", tmp_path / "i", "--as-json")
     assert json.loads(out)["num_keys"] == 6
