@@ -81,13 +81,14 @@ def build_index(
     source = source or CheckpointSource(settings)
     console = console or Console(stderr=True, highlight=False)
     directory = IndexDirectory(settings.output)
-    find_files(settings.corpus)  # before anything is written
+    find_files(settings.corpus)  # this and the checkpoint before anything is read or written
+    fingerprint = source.fingerprint()
     with directory.locked_for_building():
         directory.recover()
         directory.building_dir.mkdir(exist_ok=True)
         build = _Build(settings, source, console, directory)
         try:
-            return build.run()
+            return build.run(fingerprint)
         finally:
             build.close()
 
@@ -120,10 +121,9 @@ class _Build:
         self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes, settings.max_images)
         self._published, self._is_sound = _open_base(directory)
 
-    def run(self) -> BuildReport:
-        """Does what `build_index` promises."""
+    def run(self, fingerprint: str) -> BuildReport:
+        """Does what `build_index` promises, with the encoder of this fingerprint."""
         self._read_corpus()
-        fingerprint = self._source.fingerprint()
         base, difference = self._compare_with_published(fingerprint)
         if base is not None and difference is not None and self._is_up_to_date(base, difference):
             return self._keep(base)

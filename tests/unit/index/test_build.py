@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from encoder.errors import CheckpointNotFoundError
 from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.build import build_index
@@ -267,6 +268,14 @@ def test_manifest_names_every_precision_that_vectors_were_computed_in(tmp_path: 
     manifest = build_with(corpus, tmp_path / "i", FakeEncoder(precision="bf16")).manifest
 
     assert manifest.encoder.computed_in == ["bf16 on cpu", "fp32 on cpu"]
+
+
+def test_without_a_checkpoint_nothing_is_read_or_left_behind(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "no key, which strict would refuse"}])
+
+    with pytest.raises(CheckpointNotFoundError, match="no checkpoint 'unused'"):
+        build_index(build_settings(corpus, tmp_path / "new" / "i", strict=True), console=Console(quiet=True))
+    assert list(tmp_path.iterdir()) == [corpus]
 
 
 def test_another_encoder_starts_over(tmp_path: Path) -> None:
