@@ -4,7 +4,8 @@ Four tasks come out. text -> image: every caption asks for its image among all. 
 text -> page (image with text): the keys hold the first caption of each image, and a caption that is a key's
 text is never a query. Captions with the same wording are one query, or one key, with several answers.
 
-Pairs with the same image file are one image with all their captions. Rows that are no usable pair are left out and listed.
+Pairs with the same image file are one image with all their captions. Rows that are no usable pair are left out and
+listed.
 
 With `--keys once` an image is one key only, in turn an image, a text or a page, so that the global pool holds every
 image once and the modalities compete on equal terms; each task then asks for its own third.

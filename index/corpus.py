@@ -10,6 +10,7 @@ from index.errors import InvalidCorpusError, InvalidRowError
 
 POOL_FOLDER = "cand_pool"
 POOL_SUFFIX = "_cand_pool"
+OTHER_SPLITS = ("_val", "_train")  # of pools that differ by split; M-BEIR's global pool holds the test ones
 MBEIR_MODALITIES = ("text", "image", "image,text", "text,image")
 
 
@@ -56,7 +57,7 @@ def find_files(paths: Sequence[Path]) -> list[CorpusFile]:
 
     Args:
         paths: JSONL files, M-BEIR candidate files, and M-BEIR dataset directories, whose
-            `cand_pool/local/*.jsonl` are read in the order of their names.
+            `cand_pool/local/*.jsonl` are read in the order of their names, but for pools of other splits than test.
 
     Raises:
         InvalidCorpusError: a path does not exist, or is a directory without candidate files.
@@ -81,9 +82,25 @@ def read_file(file: CorpusFile) -> Iterator[CorpusEntry | InvalidRowError]:
         raise InvalidCorpusError(f"cannot read corpus file {file.path}: {error.strerror}") from error
 
 
+def format_string(text: str | None) -> str:
+    """M-BEIR's normal form of a text, which it gives queries and candidates before they are embedded.
+
+    >>> format_string('  "two dogs" ')
+    'Two dogs.'
+    >>> format_string(None)
+    ''
+    """
+    text = (text or "").replace("\r", "").strip().strip('"')
+    if not text:
+        return ""
+    text = text[0].upper() + text[1:]
+    return text if text[-1] in ".?!" else f"{text}."
+
+
 def _find(path: Path) -> list[CorpusFile]:
     if path.is_dir():
-        found = sorted((path / POOL_FOLDER / "local").glob("*.jsonl"))
+        local = sorted((path / POOL_FOLDER / "local").glob("*.jsonl"))
+        found = [file for file in local if not _pool_name(file).endswith(OTHER_SPLITS)]
         if not found:
             raise InvalidCorpusError(
                 f"corpus directory {path} is no M-BEIR dataset: expected {POOL_FOLDER}/local/*.jsonl in it"
@@ -100,7 +117,11 @@ def _locate(path: Path) -> CorpusFile:
     pool_folder = next((parent for parent in [folder, *folder.parents] if parent.name == POOL_FOLDER), None)
     root = pool_folder.parent if pool_folder else folder
     is_global = pool_folder is not None and folder == pool_folder / "global"
-    return CorpusFile(path, root, None if is_global else path.stem.removesuffix(POOL_SUFFIX))
+    return CorpusFile(path, root, None if is_global else _pool_name(path))
+
+
+def _pool_name(path: Path) -> str:
+    return path.stem.removesuffix(POOL_SUFFIX)
 
 
 def _read_line(line: bytes, file: CorpusFile, where: str) -> CorpusEntry | InvalidRowError:
@@ -145,7 +166,7 @@ def _jsonl_entry(row: Mapping[str, Any], file: CorpusFile, where: str) -> Corpus
 def _mbeir_entry(row: Mapping[str, Any], file: CorpusFile, where: str) -> CorpusEntry:
     """What the row has decides the key's modality; `modality` is only checked to be one M-BEIR knows."""
     key = _key(row, "did")
-    text = _optional_text(row, "txt", key)
+    text = format_string(_optional_text(row, "txt", key)) or None
     path = _optional_text(row, "img_path", key)
     images = (file.image_root / path,) if path else ()
     _require_content(text, images, key, ("txt", "img_path"))

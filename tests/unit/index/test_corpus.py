@@ -130,6 +130,28 @@ def test_mbeir_directory_gives_its_local_pools_by_file_name(tmp_path: Path) -> N
     assert found == [("2:1", a_pool), ("4:1", a_pool), ("9:1", b_pool), ("4:1", b_pool)]
 
 
+def test_mbeir_texts_take_mbeir_s_form_and_other_texts_stay(tmp_path: Path) -> None:
+    (mbeir,) = read(write_jsonl(tmp_path / "m.jsonl", [{"did": "1:1", "txt": ' "two dogs"\r '}]))
+    (other,) = read(write_jsonl(tmp_path / "o.jsonl", [{"key": "1:1", "text": "two dogs"}]))
+    (empty,) = read(write_jsonl(tmp_path / "e.jsonl", [{"did": "1:1", "txt": '""'}]))
+
+    assert isinstance(mbeir, CorpusEntry)
+    assert isinstance(other, CorpusEntry)
+    assert (mbeir.text, other.text) == ("Two dogs.", "two dogs")
+    assert isinstance(empty, InvalidRowError)
+
+
+def test_mbeir_directory_stands_for_its_test_pools_and_files_for_themselves(tmp_path: Path) -> None:
+    local = tmp_path / "cand_pool" / "local"
+    stems = ("mbeir_mscoco_task0_test", "mbeir_mscoco_task0_val", "mbeir_x_task0_train", "mbeir_nights_task4")
+    for stem in stems:
+        write_jsonl(local / f"{stem}_cand_pool.jsonl", [{"did": "9:1", "txt": "x"}])
+    val = local / "mbeir_mscoco_task0_val_cand_pool.jsonl"
+
+    assert [file.pool for file in find_files([tmp_path])] == ["mbeir_mscoco_task0_test", "mbeir_nights_task4"]
+    assert [file.pool for file in find_files([tmp_path, val])][2:] == ["mbeir_mscoco_task0_val"]
+
+
 def test_mbeir_image_paths_start_from_the_dataset_root(tmp_path: Path) -> None:
     root = mbeir_dataset(tmp_path / "data")
 
