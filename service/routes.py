@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from index.errors import ImageUnavailableError, KeyNotFoundError
 from index.hits import Hit, Payload, StoredImage
 from service.body import parser_for, read_body
-from service.context import note
+from service.context import REQUEST_ID, note
 from service.errors import InvalidRequestError, NotFoundError
 from service.lifecycle import Lifecycle
 from service.logs import LogEvent
@@ -150,7 +150,8 @@ async def get_image(
     except KeyNotFoundError as error:
         raise NotFoundError(f"no such key, or it has no image {position}") from error
     except ImageUnavailableError as error:
-        logger.warning("an image is gone: %s", error, extra={"event": LogEvent.IMAGE_UNAVAILABLE})
+        fields = {"event": LogEvent.IMAGE_UNAVAILABLE, "request_id": request.scope.get(REQUEST_ID)}
+        logger.warning("an image that the index refers to is gone", extra=fields)
         raise NotFoundError("the key's image is no longer where the index says it is") from error
     return _image_response(request, image)
 

@@ -1,13 +1,20 @@
 """Protects the wire over a live server: answers, refusals of bad input, headers, and the shape of every error."""
 
 import gzip
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from index.faiss_index import FaissIndex
+from service.logs import JsonFormatter
+from tests.factories import build_with, write_jsonl
+from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, jpeg, png, png_header
+from tests.serving import serving
 from tests.unit.service.conftest import MAX_PIXELS
 
 TEXT_FILE = b"this is a text file named like a picture"
@@ -275,6 +282,24 @@ def test_info_says_what_is_served(client: httpx.Client) -> None:
     assert info["model"]["width"] == 8
     assert info["limits"]["max_k"] == 1000
     assert {"batcher", "cache"} == set(info["counters"])
+
+
+def test_an_image_that_is_gone_is_not_found_and_its_key_and_path_are_not_logged(
+    tmp_path: Path, wire_encoder: FakeEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = tmp_path / "photo.png"
+    image.write_bytes(png())
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"key": "my key", "image": "photo.png"}])
+    build_with(corpus, tmp_path / "index", wire_encoder, images="reference")
+    image.unlink()
+    with FaissIndex.open(tmp_path / "index") as index, serving(wire_encoder, index) as client:
+        answer = client.get("/keys/my%20key/image", headers={"x-request-id": "r-1"})
+    check_error(answer, 404, "not_found")
+    (record,) = [record for record in caplog.records if getattr(record, "event", "") == "image_unavailable"]
+    line = JsonFormatter().format(record)
+    assert json.loads(line)["request_id"] == "r-1"
+    assert "my key" not in line
+    assert "photo" not in line
 
 
 def test_health_checks_answer(client: httpx.Client) -> None:
