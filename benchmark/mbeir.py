@@ -157,19 +157,20 @@ class Dataset:
         Raises:
             DatasetFormatError: a row is wrong, a did repeats, or an image file is missing.
         """
-        return self._candidates(self.root / "cand_pool" / "local" / f"{task.pool}_cand_pool.jsonl")
-
-    def global_pool(self) -> list[Candidate]:
-        """The split's global pool in file order.
-
-        Raises:
-            DatasetFormatError: As for `pool`.
-        """
-        return self._candidates(self._global_path())
+        path = self.root / "cand_pool" / "local" / f"{task.pool}_cand_pool.jsonl"
+        candidates: dict[str, Candidate] = {}
+        for line, row in read_jsonl(path):
+            did = _required_id(row, "did", path, line)
+            text, image = row.get("txt") or None, row.get("img_path") or None
+            modality = _check_modality(row.get("modality"), text, image, path, line)
+            if did in candidates:
+                raise DatasetFormatError(path, line, f"did '{did}' comes a second time")
+            candidates[did] = Candidate(did, text, self._image(image, path, line, must_exist=False), modality)
+        return list(candidates.values())
 
     def global_size(self) -> int | None:
-        """Number of rows of the global pool, or None where the dataset has no such file."""
-        path = self._global_path()
+        """Number of rows of the split's global pool, or None where the dataset has no such file."""
+        path = self.root / "cand_pool" / "global" / f"mbeir_union_{self.split}_cand_pool.jsonl"
         if not path.is_file():
             return None
         with path.open("rb") as file:
@@ -201,20 +202,6 @@ class Dataset:
                     raise DatasetFormatError(path, line, f"expected at least 5 columns, got {len(row)}")
                 prompts[f"{row[3]}, {row[0]}, {row[1]}"] = row[4]
         return prompts
-
-    def _global_path(self) -> Path:
-        return self.root / "cand_pool" / "global" / f"mbeir_union_{self.split}_cand_pool.jsonl"
-
-    def _candidates(self, path: Path) -> list[Candidate]:
-        candidates: dict[str, Candidate] = {}
-        for line, row in read_jsonl(path):
-            did = _required_id(row, "did", path, line)
-            text, image = row.get("txt") or None, row.get("img_path") or None
-            modality = _check_modality(row.get("modality"), text, image, path, line)
-            if did in candidates:
-                raise DatasetFormatError(path, line, f"did '{did}' comes a second time")
-            candidates[did] = Candidate(did, text, self._image(image, path, line, must_exist=False), modality)
-        return list(candidates.values())
 
     def _image(self, name: str | None, path: Path, line: int, must_exist: bool = True) -> Path | None:
         if name is None:

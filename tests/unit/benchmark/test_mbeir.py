@@ -111,8 +111,8 @@ def test_a_repeated_key_is_refused(dataset: Dataset) -> None:
 
 
 def test_a_missing_pool_file_is_named(dataset: Dataset) -> None:
-    with pytest.raises(DatasetFormatError, match=r"mbeir_union_test_cand_pool.jsonl: the file does not exist"):
-        dataset.global_pool()
+    with pytest.raises(DatasetFormatError, match=r"mbeir_nights_task4_cand_pool.jsonl: the file does not exist"):
+        dataset.pool(Task("mbeir_nights_task4", "nights", 4, "test"))
     assert dataset.global_size() is None
 
 

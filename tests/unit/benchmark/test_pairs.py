@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmark.errors import PairsError
-from benchmark.mbeir import Dataset, Task
+from benchmark.mbeir import Dataset, Task, read_jsonl
 from benchmark.pairs import run
 from benchmark.settings import FromPairsSettings
 from benchmark.shards import Member, write_shard
@@ -48,6 +49,11 @@ def judged(dataset: Dataset, task: Task) -> dict[str, set[str]]:
     }
 
 
+def global_pool(root: Path) -> list[dict[str, Any]]:
+    """Rows of the global candidate file."""
+    return [row for _, row in read_jsonl(root / "cand_pool/global/mbeir_union_test_cand_pool.jsonl")]
+
+
 def test_four_tasks_are_judged_as_the_captions_say(tmp_path: Path) -> None:
     assert run(settings(tmp_path)) == 0
     dataset = Dataset(tmp_path / "out")
@@ -86,7 +92,7 @@ def test_all_captions_are_text_keys_when_wanted(tmp_path: Path) -> None:
 def test_the_global_pool_is_the_union_with_every_key_once(tmp_path: Path) -> None:
     run(settings(tmp_path))
     dataset = Dataset(tmp_path / "out")
-    union = [candidate.did for candidate in dataset.global_pool()]
+    union = [row["did"] for row in global_pool(tmp_path / "out")]
     local = {candidate.did for task in dataset.tasks() for candidate in dataset.pool(task)}
     assert len(union) == len(set(union)) == 9
     assert set(union) == local
@@ -102,7 +108,7 @@ def test_with_keys_once_every_image_is_one_key_of_the_global_pool(tmp_path: Path
     assert judged(dataset, tasks[1]) == {"An animal.": {"A cat."}, "A lawn.": {"A cat."}}
     assert judged(dataset, tasks[2]) == {"A cat.": {"A cow.+blue"}, "An animal.": {"A cow.+blue"}}
     assert judged(dataset, tasks[3]) == {"green": {"A cat."}}
-    assert [candidate.modality for candidate in dataset.global_pool()] == ["image", "fused", "text"]
+    assert [row["modality"] for row in global_pool(tmp_path / "out")] == ["image", "image,text", "text"]
 
 
 def test_images_are_copied_byte_by_byte(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Oracle:
         self.dataset = Dataset(root)
         self.tasks = self.dataset.tasks()
         self.pools: dict[str, list[Candidate]] = {task.pool: self.dataset.pool(task) for task in self.tasks}
-        self.union = self.dataset.global_pool()
+        self.union = [candidate for pool in self.pools.values() for candidate in pool]
         self.queries: dict[tuple[str | None, str | None], list[tuple[Task, Query]]] = {}
         for task in self.tasks:
             for query in self.dataset.queries(task):
