@@ -45,4 +45,4 @@ class Manifest:
         image = row.get("image")
         if not isinstance(image, str) or not image:
             raise InvalidRowError(where, "expected 'image', a path relative to the manifest")
-        return Pair(str(row.get("name", image)), self._path.parent / image, captions)
+        return Pair(str(row.get("name", image)), self._path.parent / image, captions, where)

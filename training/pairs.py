@@ -19,11 +19,13 @@ class Pair:
         name: The pair's name in its source.
         image: Encoded bytes or a path.
         captions: At least one non-empty text.
+        where: File and row, for messages; the name alone where there is none.
     """
 
     name: str
     image: bytes | Path
     captions: tuple[str, ...]
+    where: str = ""
 
 
 class PairSource(Protocol):

@@ -22,7 +22,9 @@ class TrainSettings(ProgramSettings):
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_TRAIN_")
 
-    data: list[str] = Field([], description="training pairs: .tar shards and .jsonl manifests, {0..9} and * patterns")
+    data: list[str] = Field(
+        [], description="training pairs: .tar shards and .jsonl manifests; {a,b} {0..9} * ? [] are patterns"
+    )
     val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
     output: Path = Field(Path("runs/default"), description="run folder")
 

@@ -57,7 +57,7 @@ class Shard:
         if image is None or text is None:
             found = ", ".join(sample.members) or "nothing"
             raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found}")
-        return Pair(sample.name, self._read(sample, image), self._captions(sample, text, where))
+        return Pair(sample.name, self._read(sample, image), self._captions(sample, text, where), where)
 
     def _captions(self, sample: _Sample, extension: str, where: str) -> tuple[str, ...]:
         try:

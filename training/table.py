@@ -97,7 +97,7 @@ class PairTable:
         try:
             return torch.from_numpy(self.reader(pair.image))
         except InvalidItemError as error:
-            raise InvalidRowError(pair.name, error.reason) from error
+            raise InvalidRowError(pair.where or pair.name, error.reason) from error
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,12 @@ def _read_rows(
         try:
             pair = source[position]
             pixels_CHW = reader(pair.image) if reader else None
+            digest = _digest(pair)
         except InvalidRowError as error:
             return BadRow(error.where, error.reason)
         except InvalidItemError as error:
-            return BadRow(pair.name, error.reason)
-        return _Row(position, pair.captions, _digest(pair), pixels_CHW if keep_pixels else None)
+            return BadRow(pair.where or pair.name, error.reason)
+        return _Row(position, pair.captions, digest, pixels_CHW if keep_pixels else None)
 
     positions = iter(range(len(source)))
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -194,8 +195,13 @@ def _read_rows(
 
 
 def _digest(pair: Pair) -> bytes:
-    content = pair.image if isinstance(pair.image, bytes) else str(pair.image).encode()
-    return hashlib.sha256(content).digest()
+    """Of the image's bytes: one photo under two names is one image."""
+    if isinstance(pair.image, bytes):
+        return hashlib.sha256(pair.image).digest()
+    try:
+        return hashlib.sha256(pair.image.read_bytes()).digest()
+    except OSError as error:
+        raise InvalidRowError(pair.where or pair.name, f"cannot read {pair.image}: {error.strerror}") from error
 
 
 def _pixels(row: _Row) -> NDArray[np.uint8]:

@@ -128,3 +128,14 @@ def test_images_that_are_not_kept_are_checked_where_asked() -> None:
     assert [row.where for row in checked.bad_rows] == ["broken"]
     assert len(checked) == 3
     assert checked.pixels_PCHW is None
+
+
+def test_a_photo_under_two_names_is_one_image_and_a_missing_one_is_a_bad_row(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_bytes(PAIRS[0].image)
+    (tmp_path / "three.png").write_bytes(PAIRS[1].image)
+    names = ("one.png", "two.png", "three.png", "gone.png")
+    rows = [Pair(name, tmp_path / name, ("a photo",), f"pairs.jsonl:{n}") for n, name in enumerate(names, 1)]
+    table = make_table(rows, cache_images_bytes=0)
+    assert table.image_id_P.tolist() == [0, 0, 1]
+    assert [row.where for row in table.bad_rows] == ["pairs.jsonl:4"]

@@ -242,7 +242,8 @@ def test_bad_images_are_skipped_and_listed_once(shards: Path, tmp_path: Path, ca
     options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": cache_images_bytes, "max_bad_share": 0.1}
     run(settings_of(shards, tmp_path / "run", **options, num_epochs=5.0, batch_size=4))
     rows = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
-    assert sorted(row["where"] for row in rows) == ["broken-0", "broken-1", "broken-2"]
+    assert sorted(row["where"].partition("sample ")[2] for row in rows) == ["'broken-0'", "'broken-1'", "'broken-2'"]
+    assert all(row["where"].startswith(str(tmp_path / "train.tar")) for row in rows)
 
 
 @pytest.mark.parametrize("cache_images_bytes", [10**9, 0])
