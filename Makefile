@@ -60,8 +60,8 @@ data: setup ## Draw the demo dataset (ShapesWorld) unless it is there
 	$(BIN)/anykey-bench shapesworld --output $(DEMO_DATASET)
 
 .PHONY: train
-train: setup $(if $(filter $(DEMO_DATASET)/%,$(DATA)),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN=
-	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN)
+train: setup $(if $(filter $(DEMO_DATASET)/%,$(DATA)),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN= TRAIN_FLAGS=
+	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN) $(TRAIN_FLAGS)
 
 .PHONY: index
 index: setup $(if $(filter $(DEMO_DATASET),$(CORPUS)),data) ## Embed a corpus and publish its index: CORPUS= CHECKPOINT= INDEX=
