@@ -88,7 +88,11 @@ def test_a_second_run_says_it_is_finished(capsys: pytest.CaptureFixture[str]) ->
         (["--data", "empty.tar"], 2, "no pairs in empty.tar"),
         (["--data", "text.tar"], 2, "text.tar is no readable tar file"),
         (["--data", "small.json"], 2, "cannot read pairs from small.json: expected a .tar shard or a .jsonl manifest"),
-        (["--data", "broken.tar"], 2, "rows are bad, more than the share of 0.05 allowed; the first: broken.tar: sample 'red-circle'"),
+        (
+            ["--data", "broken.tar"],
+            2,
+            "more than the share of 0.05 allowed; the first: broken.tar: sample 'red-circle'",
+        ),
         ([*DATA, "--val-data", "absent.tar"], 2, "no file 'absent.tar'"),
         ([*DATA, "--batch-size", "1"], 2, "setting 'batch_size': Input should be greater than or equal to 2 (got '1')"),
         ([*DATA, "--num-epochs", "inf"], 2, "setting 'num_epochs'"),
