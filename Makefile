@@ -89,11 +89,12 @@ test: setup redis-server ## Run the tests (about five minutes on two cores)
 test-gpu: setup ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -rs
 
-# The cache is tested against a real Redis; Debian's package, when it is missing and we may install it.
+# The cache is tested against a real Redis: Debian's package, when it is missing and we may install it. RUNLEVEL=1
+# keeps the package from starting a server of its own; the tests start theirs.
 .PHONY: redis-server
 redis-server:
 	@command -v redis-server >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
-	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } \
 	|| echo "redis-server is missing and could not be installed: its tests will be skipped"
 
 .PHONY: clean
