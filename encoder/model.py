@@ -100,7 +100,7 @@ class Encoder:
         self.provenance = checkpoint.provenance
         self.limits = limits or ImageLimits()
         self.model: Any = checkpoint.model.to(self.device).eval().requires_grad_(False)
-        if self.architecture.uses_timm:  # convolutions: about twice as fast on the CPU
+        if self.architecture.uses_timm:  # convolutions run faster so on the CPU
             self.model.visual.to(memory_format=torch.channels_last)
         self._preprocess_cfg = preprocessing(self.architecture)
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
