@@ -1,31 +1,46 @@
-"""What training consumes: pairs of one image and its captions, by position."""
+"""What training consumes: pairs by position, and what a pair is made of.
 
-import glob
-from collections.abc import Sequence
+A source of pairs is any object with a length and an item for every position; `training.sources` opens them by name.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from braceexpand import braceexpand
 
-from training.errors import InvalidPairsError, NoPairsError
+@dataclass(frozen=True)
+class Side:
+    """One item: an image, texts of which one is drawn each time, or both.
+
+    Attributes:
+        image: Encoded bytes or a path.
+        texts: Non-empty texts; each of them would do.
+    """
+
+    image: bytes | Path | None = None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and what people say of it.
+    """An image and what people say of it, or one of the two; and maybe what asks for it.
 
     Attributes:
-        name: The pair's name in its source.
-        image: Encoded bytes or a path.
-        captions: At least one non-empty text.
+        name: The pair's name in its source; need not be unique.
+        image: Encoded bytes or a path; `None` for a text without an image.
+        captions: Non-empty texts, of which one is drawn each time; none for an image without a text.
         where: File and row, for messages; the name alone where there is none.
+        query: What asks for the item, where the data say so (M-BEIR); without one the item is taken apart into its
+            image, its text and both.
+        negatives: Items that look right and are wrong, for this pair alone.
     """
 
     name: str
-    image: bytes | Path
+    image: bytes | Path | None
     captions: tuple[str, ...]
     where: str = ""
+    query: Side | None = None
+    negatives: tuple[Side, ...] = ()
 
 
 class PairSource(Protocol):
@@ -36,101 +51,3 @@ class PairSource(Protocol):
     def __getitem__(self, position: int) -> Pair:
         """Reads the pair at `position`; raises `InvalidRowError` when the row is no pair."""
         ...
-
-
-class ConcatenatedPairs:
-    """Several sources, one after the other."""
-
-    def __init__(self, sources: Sequence[PairSource]) -> None:
-        self._sources = list(sources)
-
-    def __len__(self) -> int:
-        return sum(len(source) for source in self._sources)
-
-    def __getitem__(self, position: int) -> Pair:
-        """Reads the pair at `position`; raises `InvalidRowError` when the row is no pair."""
-        for source in self._sources:
-            if position < len(source):
-                return source[position]
-            position -= len(source)
-        raise IndexError(position)
-
-
-def open_pairs(names: Sequence[str]) -> PairSource:
-    """Opens pair sources by name.
-
-    Args:
-        names: Paths and patterns, see `expand`: `.tar` files are WebDataset shards, `.jsonl` files manifests.
-
-    Returns:
-        All pairs, in the order of the names.
-
-    Raises:
-        NoPairsError: a pattern matches nothing, or the files hold no pairs.
-        InvalidPairsError: a file of another kind, or a damaged one.
-    """
-    paths = expand(names)
-    sources = [_open(path) for path in paths]
-    pairs = sources[0] if len(sources) == 1 else ConcatenatedPairs(sources)
-    if len(pairs) == 0:
-        raise NoPairsError(f"no pairs in {', '.join(str(path) for path in paths)}")
-    return pairs
-
-
-def expand(names: Sequence[str]) -> list[Path]:
-    """Files named by paths with `{00000..00009}` and `{a,b}` braces and `*`, `?`, `[...]` patterns in any part.
-
-    The benchmark reads pairs by the same rules with code of its own; a test compares the two.
-
-    Raises:
-        NoPairsError: a name without a file.
-        InvalidPairsError: unbalanced braces.
-    """
-    paths: list[Path] = []
-    for name in names:
-        try:
-            patterns = list(braceexpand(name))
-        except ValueError as error:
-            raise InvalidPairsError(f"unbalanced braces in '{name}'") from error
-        for pattern in patterns:
-            matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-            files = [path for path in map(Path, matches) if path.is_file()]
-            if not files:
-                raise NoPairsError(f"no file '{pattern}' (from '{name}')")
-            paths += files
-    if not paths:
-        raise NoPairsError("no data named: expected WebDataset shards (.tar) or a manifest (.jsonl)")
-    return paths
-
-
-def _open(path: Path) -> PairSource:
-    from training.manifest import Manifest
-    from training.shards import Shard
-
-    if path.suffix == ".tar":
-        return Shard(path)
-    if path.suffix == ".jsonl":
-        return Manifest(path)
-    raise InvalidPairsError(f"cannot read pairs from {path}: expected a .tar shard or a .jsonl manifest")
-
-
-def captions_of(value: object) -> tuple[str, ...]:
-    """The captions in a JSON row: `captions` (list), or `caption` or `text` (string).
-
-    Args:
-        value: A decoded JSON value.
-
-    Returns:
-        The non-empty captions, stripped.
-
-    Raises:
-        ValueError: there are none; the message says what was expected.
-    """
-    if isinstance(value, dict):
-        found: object = next((value[name] for name in ("captions", "caption", "text") if value.get(name)), [])
-        listed = [found] if isinstance(found, str) else found
-        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
-            captions = tuple(text.strip() for text in listed if text.strip())
-            if captions:
-                return captions
-    raise ValueError("expected an object with non-empty 'captions', 'caption' or 'text'")

@@ -40,9 +40,9 @@ from training.errors import DivergedError, InvalidRecipeError, NoPairsError
 from training.features import trunk_features
 from training.losses import clip_loss, duplicate_pairs, gcl_loss, pairwise_loss
 from training.optimizer import clamp_temperature, make_optimizer, make_schedule
-from training.pairs import expand, open_pairs
 from training.run_folder import RunFolder, finished_run, run_digest
 from training.settings import TrainSettings
+from training.sources import expand, open_pairs
 from training.table import BadRow, ImageReader, PairTable, check_bad_share, read_table
 from training.towers import Start, Towers, open_start
 from training.validation import SELECTION_METRIC, embed_held_out, measure

@@ -12,7 +12,7 @@ from benchmark.pair_files import expand as benchmark_expand
 from benchmark.pair_files import read_photos
 from tests.drawn_pairs import write_tar
 from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import expand, open_pairs
+from training.sources import expand, open_pairs
 
 ROWS = [
     {"captions": ["one", " two\r\n", "", "one"]},
@@ -39,6 +39,7 @@ def as_training_reads(*names: str) -> list[tuple[object, ...]]:
     for position in range(len(pairs)):
         try:
             pair = pairs[position]
+            assert pair.image is not None
             image = pair.image if isinstance(pair.image, bytes) else pair.image.read_bytes()
             found.append((pair.name, pair.captions, image))
         except InvalidRowError as error:

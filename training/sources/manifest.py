@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair, captions_of
+from training.pairs import Pair
+from training.sources.rows import captions_of
 
 
 class Manifest:

@@ -7,7 +7,8 @@ import pytest
 
 from tests.drawn_pairs import drawn_pairs, write_manifest, write_shard, write_tar
 from training.errors import InvalidPairsError, NoPairsError
-from training.pairs import captions_of, expand, open_pairs
+from training.sources import expand, open_pairs
+from training.sources.rows import captions_of
 
 
 @pytest.fixture

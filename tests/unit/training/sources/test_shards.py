@@ -10,7 +10,7 @@ import pytest
 
 from tests.drawn_pairs import drawn_pairs, write_shard, write_tar
 from training.errors import InvalidPairsError, InvalidRowError
-from training.shards import Shard
+from training.sources.shards import Shard
 
 IMAGE = b"the image's bytes"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from webdataset.tariterators import base_plus_ext
 
 from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair, captions_of
+from training.pairs import Pair
+from training.sources.rows import captions_of
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TEXT_EXTENSIONS = ("json", "txt")

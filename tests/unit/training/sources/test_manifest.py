@@ -6,7 +6,7 @@ import pytest
 
 from tests.drawn_pairs import drawn_pairs, write_manifest
 from training.errors import InvalidPairsError, InvalidRowError
-from training.manifest import Manifest
+from training.sources.manifest import Manifest
 
 
 def manifest_of(path: Path, *lines: str) -> Manifest:
