@@ -1,0 +1,139 @@
+"""The layer groups of an open_clip model, from input to output: what locking and layer-wise rates go by."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timm.models import group_parameters
+from torch import nn
+
+SCALES = frozenset({"logit_scale", "logit_bias"})  # the loss's own: of neither tower
+# What open_clip adds to a trunk that comes from elsewhere, to reach the width of the vectors.
+_ADDED_HEADS = ("visual.head.", "text.proj.")
+# First part of a parameter's name within an open_clip transformer: before the blocks, or after them.
+_STEM = {"conv1", "class_embedding", "positional_embedding", "ln_pre", "token_embedding", "cls_emb"}
+_OUTPUT = {"proj", "text_projection", "text_decoder"}
+_RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4", "attnpool")
+
+
+@dataclass(frozen=True)
+class TowerGroups:
+    """Parameter names of both towers, in groups from the input to the output.
+
+    Every parameter is in one group, but for those of `SCALES`.
+
+    Attributes:
+        image: The image tower's groups.
+        text: The text tower's groups.
+    """
+
+    image: list[list[str]]
+    text: list[list[str]]
+
+
+def tower_groups(model: nn.Module) -> TowerGroups:
+    """Divides an open_clip model's parameters into layer groups.
+
+    - open_clip's transformers: stem, each block, projection. The norm behind the last block goes with that block,
+      as in open_clip's own locks.
+    - timm trunks: by timm's group matcher, then the head that open_clip adds.
+    - open_clip's ResNets: stem, each stage, attention pool.
+    - anything else, such as Hugging Face's text towers: one group, then the head that open_clip adds.
+    """
+    names = [name for name, _ in model.named_parameters() if name not in SCALES]
+    image = [name for name in names if name.startswith("visual.")]
+    text = [name for name in names if not name.startswith("visual.")]
+    return TowerGroups(_in_order(image, _image_place(model)), _in_order(text, _text_place(model)))
+
+
+def lock_tower(model: nn.Module, tower: Literal["image", "text"], unlocked_groups: int = 0) -> None:
+    """Freezes a tower's parameters but for its last groups, and leaves its modules as they are.
+
+    open_clip's own lock with frozen statistics replaces timm's norm layers, and so drops the activations that
+    timm fuses into them.
+
+    Args:
+        model: An open_clip model.
+        tower: Which tower.
+        unlocked_groups: How many groups at the output stay free, counted as for open_clip's
+            `--lock-image-unlocked-groups` and `--lock-text-unlocked-layers`: the head that open_clip adds to a
+            trunk of timm or Hugging Face is always free and does not count.
+    """
+    groups: list[list[str]] = getattr(tower_groups(model), tower)
+    own_groups = [group for group in groups if not group[0].startswith(_ADDED_HEADS)]
+    for group in own_groups[: max(0, len(own_groups) - unlocked_groups)]:
+        for name in group:
+            model.get_parameter(name).requires_grad_(False)
+
+
+def locked_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Batch normalisation whose parameters are all frozen: its statistics are to stay as they are too."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _is_frozen(module)
+    ]
+
+
+_Place = Callable[[str], int]  # from a parameter's name to its group's position; gaps do not matter
+
+
+def _in_order(names: list[str], place: _Place) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        groups.setdefault(place(name), []).append(name)
+    return [groups[position] for position in sorted(groups)]
+
+
+def _image_place(model: nn.Module) -> _Place:
+    visual: Any = model.visual
+    if hasattr(visual, "trunk"):
+        return _trunk_place(visual.trunk)
+    return _resnet_place if hasattr(visual, "attnpool") else _blocks_place(visual)
+
+
+def _text_place(model: nn.Module) -> _Place:
+    """`CLIP` keeps the text tower flat on itself, the others in `.text`."""
+    text = getattr(model, "text", None)
+    return _blocks_place(text if isinstance(text, nn.Module) else model)
+
+
+def _trunk_place(trunk: Any) -> _Place:
+    if not hasattr(trunk, "group_matcher"):
+        return _one_place
+    places: dict[str, int] = group_parameters(trunk, trunk.group_matcher(), reverse=True)
+    return lambda name: places.get(name.removeprefix("visual.trunk."), len(places))
+
+
+def _one_place(name: str) -> int:
+    return int(name.startswith(_ADDED_HEADS))
+
+
+def _resnet_place(name: str) -> int:
+    part = name.split(".")[1]
+    return 1 + _RESNET_STAGES.index(part) if part in _RESNET_STAGES else 0
+
+
+def _blocks_place(tower: nn.Module) -> _Place:
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    if blocks is None:
+        return _one_place
+    num_blocks = len(blocks)
+
+    def place(name: str) -> int:
+        inner = name.removeprefix("visual.").removeprefix("text.")
+        part = inner.split(".")[0]
+        if part in _STEM:
+            return 0
+        if part in _OUTPUT:
+            return num_blocks + 1
+        block = re.match(r"transformer\.resblocks\.(\d+)\.", inner)
+        return 1 + int(block[1]) if block else num_blocks
+
+    return place
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
