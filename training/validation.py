@@ -1,29 +1,37 @@
 """What is measured on held-out pairs while a model trains.
 
-A query never shares its image or its caption with the key it is to find: texts of queries are a pair's
-second caption, texts of keys its first. A pair with one caption is no query where both sides hold a text.
+A query never shares its caption with the key it is to find: texts of queries are a pair's second caption, texts
+of keys its first. A pair with one caption is no query where both sides hold a text. Nor do query and key share
+the image in `COMBINATIONS`, the ones a model is judged by; the other four may be measured, but enter no mean.
 
-Shape legend: P = held-out pairs, D = width, K = keys kept for a query.
+Equal scores are no order: a query whose own key scores like others counts for the mean over all orders of the equals
+(McSherry and Najork, ECIR 2008), so that neither a key's position nor a collapsed encoder wins anything.
+
+Shape legend: P = held-out pairs, D = width, Q = queries, R = ranks from 0.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.metrics import success_at_k
 from encoder.fusion import Fusion, fuse
 from training.table import PairTable
 from training.towers import Towers
 
 CUTOFFS = (1, 5, 10)
-# query > key; i = image, t = text, it = fused. Combinations whose query and key share the image are left out.
+MODALITIES = ("i", "t", "it")
+# query > key; i = image, t = text, it = fused.
+ALL_COMBINATIONS = ("i>i", "i>t", "i>it", "t>i", "t>t", "t>it", "it>i", "it>t", "it>it")
 COMBINATIONS = ("t>i", "i>t", "t>t", "t>it", "it>t")
-MIXED_ORDER = ("i", "t", "it")
+MODALITY_PAIRS = (("i", "t"), ("i", "it"), ("t", "it"))
 SELECTION_METRIC = "mixed/mean/success@10"
+# Scores closer than this are equal: float32 sums of one and the same vector differ by less from place to place.
+TIE = 1e-6
 _BATCH = 256
+_QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -79,70 +87,110 @@ def embed_held_out(towers: Towers, table: PairTable, features_P: Tensor | None, 
         )
 
 
-def measure(held_out: HeldOut) -> dict[str, float]:
+def shares_image(combination: str) -> bool:
+    """Whether query and key of a combination hold the same image, so that finding the key shows little.
+
+    >>> shares_image("it>i"), shares_image("it>t")
+    (True, False)
+    """
+    return all("i" in side for side in combination.split(">"))
+
+
+def measure(
+    held_out: HeldOut,
+    combinations: Sequence[str] = COMBINATIONS,
+    cutoffs: Sequence[int] = CUTOFFS,
+    ndcg_cutoffs: Sequence[int] = (),
+) -> dict[str, float]:
     """All numbers of one measurement, by name.
 
     `local/t>i/success@5`: text queries against the pool of all image keys. `mixed/...`: against one pool in
-    which each photo is once, as image, text or fused key in turn. `gap/i-t`: distance of the modalities'
-    mean vectors. `cosine/t>i`: mean cosine of the true pairs.
+    which each photo is once, as image, text or fused key in turn. `.../ndcg@10`: with the one relevant key.
+    `.../mean/...`: over those of `combinations` that do not share the image. `gap/i-t`: see `centroid_gaps`.
+
+    Args:
+        held_out: Vectors of the held-out pairs.
+        combinations: Which of `ALL_COMBINATIONS`. One for which no pair may be asked is left out.
+        cutoffs: Ranks k, at least 1, of success@k.
+        ndcg_cutoffs: Ranks k, at least 1, of nDCG@k.
     """
+    gains = _gains(cutoffs, ndcg_cutoffs)
     numbers: dict[str, float] = {}
-    numbers.update(_local(held_out))
-    numbers.update(_mixed(held_out))
-    for first, second in (("i", "t"), ("i", "it"), ("t", "it")):
-        gap = held_out.keys[first].mean(0) - held_out.keys[second].mean(0)
-        numbers[f"gap/{first}-{second}"] = float(gap.norm())
-    for combination in COMBINATIONS:
-        query, key = combination.split(">")
-        cosine_P = (held_out.queries[query] * held_out.keys[key]).sum(-1)[held_out.askable(combination)]
-        if len(cosine_P):
-            numbers[f"cosine/{combination}"] = float(cosine_P.mean())
-    return numbers
+    for pool in ("local", "mixed"):
+        scores = {combination: _score(held_out, pool, combination, gains) for combination in combinations}
+        measured = {combination: score for combination, score in scores.items() if score}
+        for combination, score in measured.items():
+            numbers.update({f"{pool}/{combination}/{metric}": value for metric, value in score.items()})
+        judged = [score for combination, score in measured.items() if not shares_image(combination)]
+        if judged:
+            means = {metric: sum(score[metric] for score in judged) / len(judged) for metric in gains}
+            numbers.update({f"{pool}/mean/{metric}": value for metric, value in means.items()})
+    return numbers | centroid_gaps(held_out)
 
 
-def _local(held_out: HeldOut) -> dict[str, float]:
-    numbers = {}
-    for combination in COMBINATIONS:
-        query, key = combination.split(">")
-        rows = held_out.askable(combination).nonzero().flatten()
-        if len(rows):
-            ranked = _rank(held_out.queries[query][rows], held_out.keys[key])
-            numbers.update(_score(f"local/{combination}", ranked, rows.tolist()))
-    return numbers | _means("local", numbers)
+def centroid_gaps(held_out: HeldOut) -> dict[str, float]:
+    """Distance of the mean key vectors of two modalities (Liang et al., NeurIPS 2022), as `gap/i-t`."""
+    means = {name: held_out.keys[name].mean(0) for name in MODALITIES}
+    return {f"gap/{first}-{second}": float((means[first] - means[second]).norm()) for first, second in MODALITY_PAIRS}
 
 
-def _mixed(held_out: HeldOut) -> dict[str, float]:
-    num_pairs = held_out.keys["i"].shape[0]
-    modality_P = torch.arange(num_pairs) % len(MIXED_ORDER)
-    stacked = torch.stack([held_out.keys[name] for name in MIXED_ORDER])
-    pool_PD = stacked[modality_P, torch.arange(num_pairs)]
-    numbers = {}
-    for combination in COMBINATIONS:
-        query, key = combination.split(">")
-        rows = ((modality_P == MIXED_ORDER.index(key)) & held_out.askable(combination)).nonzero().flatten()
-        if len(rows):
-            ranked = _rank(held_out.queries[query][rows], pool_PD)
-            numbers.update(_score(f"mixed/{combination}", ranked, rows.tolist()))
-    return numbers | _means("mixed", numbers)
+def mixed_pool(held_out: HeldOut) -> tuple[Tensor, Tensor]:
+    """One pool of keys in which each photo is once, as image, text or fused key in turn.
+
+    Returns:
+        The pool's vectors `[P, D]`, and which of `MODALITIES` each is `[P]`.
+    """
+    rows_P = torch.arange(held_out.keys["i"].shape[0])
+    modality_P = rows_P % len(MODALITIES)
+    stacked = torch.stack([held_out.keys[name] for name in MODALITIES])
+    return stacked[modality_P, rows_P], modality_P
 
 
-def _rank(query_QD: Tensor, key_PD: Tensor) -> list[list[str]]:
-    top = min(max(CUTOFFS), key_PD.shape[0])
-    ranked_QK = (query_QD @ key_PD.T).topk(top, dim=1).indices
-    return [[str(row) for row in ranked] for ranked in ranked_QK.tolist()]
+def mixed_rows(held_out: HeldOut, combination: str) -> Tensor:
+    """Positions `[Q]` of the pairs that may be asked for in the mixed pool: their key has the modality looked for."""
+    modality_P = torch.arange(held_out.keys["i"].shape[0]) % len(MODALITIES)
+    wanted_P = modality_P == MODALITIES.index(combination.split(">")[1])
+    return (wanted_P & held_out.askable(combination)).nonzero().flatten()
 
 
-def _score(name: str, ranked: list[list[str]], own: list[int]) -> dict[str, float]:
-    relevant = [{str(row)} for row in own]
-    return {f"{name}/success@{k}": success_at_k(ranked, relevant, k) for k in CUTOFFS}
+def _score(held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]) -> dict[str, float]:
+    """Metrics of one combination in one pool; empty where no pair may be asked for."""
+    query, key = combination.split(">")
+    if pool == "mixed":
+        pool_PD, own_Q = mixed_pool(held_out)[0], mixed_rows(held_out, combination)
+    else:
+        pool_PD, own_Q = held_out.keys[key], held_out.askable(combination).nonzero().flatten()
+    if not len(own_Q):
+        return {}
+    better_Q, equal_Q = _places(held_out.queries[query][own_Q], pool_PD, own_Q)
+    return {metric: _expected(gain_R, better_Q, equal_Q) for metric, gain_R in gains.items()}
 
 
-def _means(pool: str, numbers: Mapping[str, float]) -> dict[str, float]:
-    means = {}
-    for k in CUTOFFS:
-        values = [value for name, value in numbers.items() if name.endswith(f"/success@{k}")]
-        means[f"{pool}/mean/success@{k}"] = sum(values) / len(values)
-    return means
+def _places(query_QD: Tensor, key_PD: Tensor, own_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """How many keys score above each query's own, and how many like it, itself included. Both `[Q]`."""
+    better, equal = [], []
+    for start in range(0, len(own_Q), _QUERIES_AT_ONCE):
+        some = slice(start, start + _QUERIES_AT_ONCE)
+        score_QP = query_QD[some] @ key_PD.T
+        own_Q1 = score_QP.gather(1, own_Q[some, None])
+        better_Q = (score_QP > own_Q1 + TIE).sum(1)
+        better.append(better_Q)
+        equal.append((score_QP >= own_Q1 - TIE).sum(1) - better_Q)
+    return torch.cat(better), torch.cat(equal)
+
+
+def _gains(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[str, Tensor]:
+    """What each metric gives for its one relevant key at rank 1, 2, ... `[R]`; nothing beyond."""
+    success = {f"success@{k}": torch.ones(k, dtype=torch.float64) for k in cutoffs}
+    ndcg = {f"ndcg@{k}": 1 / torch.arange(2, k + 2, dtype=torch.float64).log2() for k in ndcg_cutoffs}
+    return success | ndcg
+
+
+def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> float:
+    """Mean gain where each query's own key is equally likely at any of its `equal_Q` ranks after `better_Q`."""
+    total_R = functional.pad(gain_R.cumsum(0), (1, 0))
+    first_Q, last_Q = (places_Q.clamp(max=len(gain_R)) for places_Q in (better_Q, better_Q + equal_Q))
+    return float(((total_R[last_Q] - total_R[first_Q]) / equal_Q).mean())
 
 
 def _image_batches(towers: Towers, table: PairTable, features_P: Tensor | None) -> Iterator[Tensor]:
