@@ -1,23 +1,72 @@
-"""AdamW, its learning rate over the run, and the temperature's bounds."""
+"""AdamW, its learning rate by layer and over the run, and the temperature's bounds."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+from training.layers import tower_groups
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, beta2: float) -> AdamW:
-    """AdamW over the parameters that train; vectors and scalars (gains, biases, temperature) do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+def make_optimizer(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    beta2: float,
+    layer_decay: float = 1.0,
+    scales: Sequence[nn.Parameter] = (),
+) -> AdamW:
+    """AdamW over the parameters that train; vectors, scalars (gains, biases) and temperatures do not decay.
+
+    With `layer_decay` below 1 a layer learns by that factor more slowly than the one behind it, counted from each
+    tower's output (BEiT, arXiv 2106.08254): what lies near the pixels is the most general and changes the least.
+
+    Args:
+        model: An open_clip model.
+        learning_rate: The peak, at which the output groups and the temperatures learn.
+        weight_decay: AdamW's, of matrices.
+        beta2: AdamW's.
+        layer_decay: Rate of a layer group as a share of the next one's.
+        scales: Temperatures outside the model, of any shape.
+
+    Returns:
+        The optimizer; each of its groups has a `rate_share`, its rate as a share of `learning_rate`.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    shares = _rate_shares(model, layer_decay)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((shares.get(name, 1.0), parameter.ndim >= 2), []).append(parameter)
+    groups.setdefault((1.0, False), []).extend(scale for scale in scales if scale.requires_grad)
+    options: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": learning_rate * share,
+            "rate_share": share,
+        }
+        for (share, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        if parameters
     ]
-    return AdamW(groups, lr=learning_rate, betas=(0.9, beta2), eps=1e-6, fused=True)
+    return AdamW(options, lr=learning_rate, betas=(0.9, beta2), eps=1e-6, fused=True)
+
+
+def set_learning_rate(optimizer: AdamW, step: int, num_steps: int, peak: float, warmup_share: float) -> float:
+    """Sets every group's rate for `step` (from 0), a function of the step alone.
+
+    Returns:
+        The rate of the groups that learn at the peak rate.
+    """
+    rate = peak * rate_factor(step, num_steps, warmup_share)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_share"]
+    return rate
 
 
 def make_schedule(optimizer: AdamW, num_steps: int, warmup_share: float) -> LambdaLR:
@@ -26,7 +75,7 @@ def make_schedule(optimizer: AdamW, num_steps: int, warmup_share: float) -> Lamb
 
 
 def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
-    """The learning rate at `step` (from 0) as a share of its peak.
+    """The learning rate at `step` (from 0) as a share of its peak: a linear rise, then half a cosine down to 0.
 
     >>> [round(rate_factor(step, 10, 0.2), 2) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.04]
@@ -39,6 +88,22 @@ def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
 
 
 def clamp_temperature(model: nn.Module) -> None:
-    """Keeps the inverse temperature within [1, 100], as CLIP does."""
+    """Keeps the model's inverse temperature within [1, 100], as CLIP does."""
+    clamp_log_scale(model.logit_scale)  # type: ignore[arg-type]
+
+
+def clamp_log_scale(log_scale: Tensor) -> None:
+    """Keeps logarithms of inverse temperatures, of any shape, within [0, log 100], in place."""
     with torch.no_grad():
-        model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+        log_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+
+
+def _rate_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Rate of each of the towers' parameters as a share of the peak."""
+    towers = tower_groups(model)
+    return {
+        name: layer_decay**distance
+        for groups in (towers.image, towers.text)
+        for distance, group in enumerate(reversed(groups))
+        for name in group
+    }

@@ -1,14 +1,36 @@
-"""The learning rate's course on paper, what decays, and the temperature's bounds."""
+"""The learning rate's course on paper and by layer, what decays, and the temperature's bounds."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
-from tests.networks import build_seeded, small_architecture
-from training.optimizer import clamp_temperature, make_optimizer, make_schedule, rate_factor
+from tests.networks import VISION, build_seeded, small_architecture
+from training.layers import lock_tower, tower_groups
+from training.optimizer import (
+    clamp_log_scale,
+    clamp_temperature,
+    make_optimizer,
+    make_schedule,
+    rate_factor,
+    set_learning_rate,
+)
+
+DEEP = small_architecture(vision={**VISION, "layers": 3})
+
+
+def step(model: nn.Module, optimizer: AdamW, seed: int) -> None:
+    """One step with random gradients that depend on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
 
 
 def test_the_rate_rises_evenly_then_falls_along_half_a_cosine() -> None:
@@ -57,3 +79,80 @@ def test_the_temperature_stays_between_a_hundredth_and_1(before: float, after: f
         model.logit_scale.fill_(before)
     clamp_temperature(model)
     assert model.logit_scale.item() == pytest.approx(after)
+
+
+def test_without_layer_decay_a_step_is_that_of_plain_adamw_bit_for_bit() -> None:
+    """The plain twin: all matrices, then all vectors, one rate, torch's own scheduler."""
+    ours, plain = build_seeded(DEEP), build_seeded(DEEP)
+    groups = [
+        {"params": [parameter for parameter in plain.parameters() if parameter.ndim >= 2], "weight_decay": 0.1},
+        {"params": [parameter for parameter in plain.parameters() if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    twin = AdamW(groups, lr=0.01, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    schedule = LambdaLR(twin, lambda at: rate_factor(at, 5, 0.4))
+    optimizer = make_optimizer(ours, 0.01, 0.1, 0.98)
+    for at in range(5):
+        set_learning_rate(optimizer, at, 5, 0.01, 0.4)
+        step(ours, optimizer, seed=at)
+        step(plain, twin, seed=at)
+        schedule.step()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight), name
+    untrained = build_seeded(DEEP).state_dict()
+    assert not any(torch.equal(weight, untrained[name]) for name, weight in ours.named_parameters())
+
+
+def test_a_layer_learns_more_slowly_than_the_one_behind_it() -> None:
+    """With zero moments AdamW's first step is the rate itself, whatever the gradient: the rates can be read off."""
+    model = build_seeded(DEEP)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    optimizer = make_optimizer(model, 0.01, weight_decay=0.0, beta2=0.98, layer_decay=0.5)
+    step(model, optimizer, seed=0)
+    moved = {name: (weight - before[name]).abs().median().item() for name, weight in model.named_parameters()}
+    groups = tower_groups(model)
+    for tower in (groups.image, groups.text):
+        for distance, group in enumerate(reversed(tower)):
+            assert [moved[name] for name in group] == pytest.approx([0.01 * 0.5**distance] * len(group), rel=1e-2)
+    assert moved["logit_scale"] == pytest.approx(0.01, rel=1e-2)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
+def test_every_parameter_that_trains_is_in_one_group(layer_decay: float) -> None:
+    model = build_seeded(DEEP)
+    lock_tower(model, "image", unlocked_groups=2)
+    optimizer = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay)
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    assert all(
+        (group["weight_decay"] == 0.1) == (parameter.ndim >= 2)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+
+
+def test_temperatures_beside_the_model_learn_at_the_peak_and_do_not_decay() -> None:
+    scales, fixed = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.zeros(3, 3), requires_grad=False)
+    optimizer = make_optimizer(build_seeded(DEEP), 0.01, 0.1, 0.98, layer_decay=0.5, scales=[scales, fixed])
+    facts: list[dict[str, Any]] = [
+        group for group in optimizer.param_groups if any(parameter is scales for parameter in group["params"])
+    ]
+    assert [(group["weight_decay"], group["rate_share"]) for group in facts] == [(0.0, 1.0)]
+    assert not any(parameter is fixed for group in optimizer.param_groups for parameter in group["params"])
+
+
+def test_the_rate_of_a_step_does_not_depend_on_the_steps_before_it() -> None:
+    model = build_seeded(DEEP)
+    optimizer = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay=0.5)
+    for at in range(7):
+        set_learning_rate(optimizer, at, 10, 0.01, 0.2)
+    resumed = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay=0.5)
+    assert set_learning_rate(resumed, 6, 10, 0.01, 0.2) == pytest.approx(0.01 * 0.5)
+    assert [group["lr"] for group in resumed.param_groups] == [group["lr"] for group in optimizer.param_groups]
+    assert min(group["lr"] for group in resumed.param_groups) < 0.01 * 0.5
+
+
+def test_scales_of_any_shape_are_clamped_each_for_itself() -> None:
+    scales = nn.Parameter(torch.tensor([[-1.0, 2.0], [5.0, 4.6]]))
+    clamp_log_scale(scales)
+    assert scales.tolist() == [pytest.approx([0.0, 2.0]), pytest.approx([math.log(100), 4.6])]
+    assert scales.requires_grad
