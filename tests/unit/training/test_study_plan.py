@@ -1,0 +1,118 @@
+"""A plan is one start a seed and from it every variant, alike in all but what the variant says."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from encoder.fusion import Fusion
+from tests.study_runs import study_settings, write_study_data
+from training.errors import InvalidRecipeError
+from training.study.plan import Run, make_plan
+from training.study.run_settings import run_settings, toml_text
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study_data(tmp_path_factory.mktemp("data"))
+
+
+def plan_of(data: Path, **changes: Any) -> list[Run]:
+    return make_plan(study_settings(data, Path("study"), **changes))
+
+
+def test_a_variant_whose_loss_knows_no_fused_vectors_runs_once_for_all_fusions(data: Path) -> None:
+    plan = plan_of(data, seeds=[0, 1], fusions=["raw", "unit"])
+    both = (Fusion.RAW, Fusion.UNIT)
+    assert [(run.variant, run.seed, run.fusions) for run in plan] == [
+        ("start", 0, both),
+        ("start", 1, both),
+        ("clip", 0, both),
+        ("gcl-R2", 0, (Fusion.RAW,)),
+        ("gcl-R2", 0, (Fusion.UNIT,)),
+        ("clip", 1, both),
+        ("gcl-R2", 1, (Fusion.RAW,)),
+        ("gcl-R2", 1, (Fusion.UNIT,)),
+    ]
+    assert len({run.folder for run in plan}) == len(plan)
+
+
+def test_a_run_starts_from_the_last_weights_of_the_start_with_its_seed(data: Path) -> None:
+    folders = {run.seed: run.folder for run in plan_of(data, seeds=[3, 5]) if run.variant == "start"}
+    tuned = [run for run in plan_of(data, seeds=[3, 5]) if run.variant != "start"]
+    assert len(tuned) == 4
+    for run in tuned:
+        assert run.needs == folders[run.seed]
+        assert run.settings.start == str(folders[run.seed] / "last")
+        assert run.settings.seed == run.seed
+
+
+def test_a_variant_wins_over_the_plans_common_settings_and_changes_nothing_else(data: Path) -> None:
+    variants = [{"name": "warm", "settings": {"loss": "gcl", "temperature": 0.05}}, {"name": "cold"}]
+    _, warm, cold = plan_of(data, variants=variants)
+    assert (warm.settings.temperature, cold.settings.temperature) == (0.05, 0.01)
+    differing = {
+        name for name, value in warm.settings.model_dump().items() if getattr(cold.settings, name) != value
+    } - {"output"}
+    assert differing == {"temperature"}
+
+
+def test_the_environment_changes_no_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYKEY_TRAIN_LEARNING_RATE", "0.5")
+    monkeypatch.setenv("ANYKEY_TRAIN_MIRROR_IMAGES", "true")
+    assert {(run.settings.learning_rate, run.settings.mirror_images) for run in plan_of(data)} == {(1e-3, False)}
+
+
+def test_only_leaves_the_other_variants_out_but_not_the_start(data: Path) -> None:
+    assert [run.variant for run in plan_of(data, only=["gcl-R2"])] == ["start", "gcl-R2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": [{"name": "x", "settings": {"num_epochs": 9}}]}, "'x' of the plan sets num_epochs, which the co"),
+        ({"variants": [{"name": "x", "settings": {"seed": 9}}]}, "'x' of the plan sets seed, which the study decides"),
+        ({"common": {"device": "cpu"}}, r"\[common\] of the plan sets device"),
+        ({"variants": [{"name": "x", "settings": {"reading": "R9"}}]}, "settings of x/raw: reading: "),
+        ({"start": {"no_such": 1}}, "settings of start, seed 0: no_such: "),
+    ],
+)
+def test_a_plan_that_compares_unlike_runs_or_cannot_run_is_refused(
+    data: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRecipeError, match=message):
+        plan_of(data, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": []}, "no variants"),
+        ({"test_data": []}, "no --test-data"),
+        ({"variants": [{"name": "start"}]}, "names of their own"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "names of their own"),
+        ({"variants": [{"name": "a/b"}]}, "should match pattern"),
+        ({"only": ["b"]}, "--only names no variant of the plan: b"),
+    ],
+)
+def test_settings_without_a_comparison_are_refused(data: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        plan_of(data, **changes)
+
+
+def test_settings_written_as_toml_read_back_equal() -> None:
+    given = {
+        "data": ['a "quoted"\\path\n', "b\u00e9\U0001f600"],
+        "output": Path("runs/x"),
+        "learning_rate": 1e-05,
+        "image_mean": (0.5, 0.25, 1.0),
+        "lock_image": False,
+        "reading": "R4",
+        "val_data": [],
+    }
+    settings = run_settings("it", given)
+    again = run_settings("it", tomllib.loads(toml_text(settings)))
+    assert again == settings
+    assert again.model_fields_set == given.keys()

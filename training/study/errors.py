@@ -1,0 +1,7 @@
+"""What goes wrong in a study beside what goes wrong in a run."""
+
+from training.errors import TrainingError
+
+
+class RunFailedError(TrainingError):
+    """A run in a process of its own ended with an error; the message is its last line."""
