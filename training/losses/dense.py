@@ -1,4 +1,4 @@
-"""The training losses: pure functions of unit vectors and an inverse temperature.
+"""The losses over triples of equal length, with the whole matrix of logits in memory.
 
 Generalized Contrastive Learning (GCL, Lee et al., NeurIPS 2025, arXiv 2509.25638) treats the image, the
 text and the fused vector of a pair as three candidates in one pool: each of the 3N vectors is an anchor,
@@ -7,29 +7,13 @@ its positives are the other two vectors of its pair, and its denominator runs ov
 Shape legend: N = pairs in the batch, D = width, M = 3N rows: images, then texts, then fused.
 """
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.losses.reading import Reading
+
 MODALITIES = 3
-
-
-class Reading(StrEnum):
-    """Which candidates an anchor's denominator holds; the paper leaves this open.
-
-    `R1` all 3N, the anchor itself included (the formula to the letter). `R2` all but the anchor (the
-    default; SupCon with three views). `R3` as R2, without the positive that is not this term's target.
-    `R4` the other two modalities only. `R5` the target's modality only: the pairwise loss, whose
-    denominators never compare candidates of different modalities.
-    """
-
-    R1 = "R1"
-    R2 = "R2"
-    R3 = "R3"
-    R4 = "R4"
-    R5 = "R5"
 
 
 def gcl_loss(

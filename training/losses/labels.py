@@ -1,0 +1,116 @@
+"""Row labels in the form the losses compare: small dense codes.
+
+Shape legend: R = rows, K = columns of "alike", A = anchors, E = edges (an anchor and a row it meets).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.losses.rows import NUM_MODALITIES, Rows
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What decides who meets whom.
+
+    Attributes:
+        modality_R: As in `Rows`.
+        instance_R: Instances numbered from 0, int32.
+        met_by_R: The instance whose anchors meet this row one by one: its own, or a hard negative's owner.
+        is_hard_R: Whether the row is a hard negative.
+        alike: Those columns of "alike" that hold a duplicate, int32 and without negative entries that
+            could agree: as anchor and as candidate.
+    """
+
+    modality_R: Tensor
+    instance_R: Tensor
+    met_by_R: Tensor
+    is_hard_R: Tensor
+    alike: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Pairs of rows that are looked at one by one, sorted by anchor.
+
+    Attributes:
+        anchor_E: Anchor, as a position among the anchors.
+        left_E: The anchor's row.
+        right_E: The row it meets.
+    """
+
+    anchor_E: Tensor
+    left_E: Tensor
+    right_E: Tensor
+
+    def where(self, keep_E: Tensor) -> "Edges":
+        """The edges that are kept."""
+        return Edges(self.anchor_E[keep_E], self.left_E[keep_E], self.right_E[keep_E])
+
+
+def make_labels(rows: Rows) -> Labels:
+    """Numbers instances and leaves out what cannot matter."""
+    owner_R = torch.full_like(rows.instance_R, -1) if rows.owner_R is None else rows.owner_R
+    is_hard_R = owner_R >= 0
+    met_by_R = torch.where(is_hard_R, owner_R, rows.instance_R)
+    instance_R, met_by_R = _codes(torch.cat([rows.instance_R, met_by_R])).chunk(2)
+    # A hard negative means what no other row means, whatever instance it is said to be of.
+    meaning_R = torch.where(is_hard_R, -1 - torch.arange(len(rows), device=owner_R.device), instance_R)
+    alike = () if rows.alike_RK is None else _duplicates(rows.alike_RK, meaning_R)
+    return Labels(rows.modality_R, instance_R, met_by_R, is_hard_R, alike)
+
+
+def positives_per_modality(labels: Labels) -> Tensor:
+    """How many positives each row has in each modality, `[R, 3]`; none for hard negatives."""
+    slot_R = labels.instance_R.long() * NUM_MODALITIES + labels.modality_R
+    num_instances = int(labels.instance_R.max()) + 1 if len(slot_R) else 0
+    count_I3 = slot_R[~labels.is_hard_R].bincount(minlength=num_instances * NUM_MODALITIES).view(-1, NUM_MODALITIES)
+    count_R3 = count_I3[labels.instance_R.long()]
+    count_R3 = count_R3 - torch.nn.functional.one_hot(labels.modality_R, NUM_MODALITIES)
+    return count_R3.masked_fill(labels.is_hard_R[:, None], 0)
+
+
+def meetings(labels: Labels, row_A: Tensor) -> Edges:
+    """Every anchor with each row of its instance, itself included, and with each hard negative it owns."""
+    order_R = labels.met_by_R.argsort(stable=True)
+    count_I = labels.met_by_R.bincount(minlength=int(labels.instance_R.max()) + 1)
+    start_I = count_I.cumsum(0) - count_I
+    instance_A = labels.instance_R[row_A].long()
+    count_A = count_I[instance_A]
+    anchor_E = torch.arange(len(row_A), device=row_A.device).repeat_interleave(count_A)
+    offset_A = start_I[instance_A] - (count_A.cumsum(0) - count_A)
+    position_E = torch.arange(len(anchor_E), device=row_A.device) + offset_A[anchor_E]
+    return Edges(anchor_E, row_A[anchor_E], order_R[position_E])
+
+
+def are_alike(labels: Labels, edges: Edges) -> Tensor:
+    """Boolean `[E]`: whether the two rows agree in a column of "alike"."""
+    alike_E = torch.zeros_like(edges.left_E, dtype=torch.bool)
+    for as_anchor_R, as_candidate_R in labels.alike:
+        alike_E |= as_anchor_R[edges.left_E] == as_candidate_R[edges.right_E]
+    return alike_E
+
+
+def _duplicates(alike_RK: Tensor, meaning_R: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    columns = []
+    for column_R in alike_RK.unbind(1):
+        if _has_duplicates(column_R, meaning_R):
+            codes_R = _codes(column_R)
+            columns.append((codes_R.masked_fill(column_R < 0, -1), codes_R.masked_fill(column_R < 0, -2)))
+    return tuple(columns)
+
+
+def _has_duplicates(column_R: Tensor, meaning_R: Tensor) -> bool:
+    """Whether two rows that mean different things agree. In sorted order such rows lie side by side somewhere."""
+    column_R, order_R = column_R.sort()
+    meaning_R = meaning_R[order_R]
+    agree = (column_R[1:] == column_R[:-1]) & (column_R[1:] >= 0) & (meaning_R[1:] != meaning_R[:-1])
+    return bool(agree.any())
+
+
+def _codes(values: Tensor) -> Tensor:
+    """Equal values become equal numbers from 0."""
+    codes: Tensor = torch.unique(values, return_inverse=True)[1]
+    return codes.int()
