@@ -60,6 +60,7 @@ class StudySettings(ProgramSettings):
     common: CliSuppress[dict[str, Any]] = Field({}, description="anykey-train's settings of every run")
     start: CliSuppress[dict[str, Any]] = Field({}, description="settings of the start, beside `common`")
     fine_tune: CliSuppress[dict[str, Any]] = Field({}, description="settings of every variant, beside `common`")
+    picture: str = Field("", description="variant whose space is drawn beside the start's")
     variants: CliSuppress[list[Variant]] = Field([], description="ways to fine-tune: name, why, settings")
 
     @model_validator(mode="after")

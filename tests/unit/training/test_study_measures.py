@@ -1,0 +1,91 @@
+"""Averages over the three ways to deal out the mixed pool, against a loop; means that know nothing of the test."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.errors import InvalidPairsError
+from training.study.measures import measure_centrings, measure_rotations
+from training.study.plots import principal_components
+from training.study.results import Spread
+from training.validation import COMBINATIONS, MODALITIES, HeldOut
+
+
+def held_out_of(num_pairs: int, seed: int = 0, gap: float = 0.0, noise: float = 1.0) -> HeldOut:
+    """Vectors that often find their partner; modalities `gap` apart."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(num_pairs, 12, generator=generator)
+    away = {name: gap * torch.eye(12)[place] for place, name in enumerate(MODALITIES)}
+
+    def side() -> dict[str, Tensor]:
+        return {
+            name: functional.normalize(
+                base + noise * torch.randn(num_pairs, 12, generator=generator) + away[name], dim=-1
+            )
+            for name in MODALITIES
+        }
+
+    return HeldOut(side(), side(), torch.ones(num_pairs, dtype=torch.bool))
+
+
+def slow_mixed(held_out: HeldOut, num_pairs: int, combination: str, k: int) -> float:
+    """Each pair as the wanted kind of key once, the others as the other kinds in turn."""
+    query, wanted = combination.split(">")
+    hits = []
+    for shift in range(3):
+        kinds = [MODALITIES[(row + shift) % 3] for row in range(num_pairs)]
+        pool = [held_out.keys[kind][row] for row, kind in enumerate(kinds)]
+        for row in range(num_pairs):
+            if kinds[row] == wanted:
+                scores = [float(held_out.queries[query][row] @ key) for key in pool]
+                hits.append(sum(score > scores[row] for score in scores) < k)
+    assert len(hits) == num_pairs
+    return sum(hits) / num_pairs
+
+
+def test_each_pair_is_asked_for_in_each_role_once() -> None:
+    held_out = held_out_of(23, noise=1.6)
+    found = measure_rotations(held_out)
+    for combination in COMBINATIONS:
+        for k in (1, 10):
+            expected = slow_mixed(held_out, 21, combination, k)
+            assert 0 < expected < 1
+            assert found[f"mixed/{combination}/success@{k}"] == pytest.approx(expected)
+    assert {"local/t>i/ndcg@10", "mixed/mean/success@50", "gap/i-t", "confusion/t>i", "covariance/i-t"} <= found.keys()
+
+
+def test_fewer_pairs_than_kinds_of_keys_are_refused() -> None:
+    with pytest.raises(InvalidPairsError, match="at least 3 pairs, found 2"):
+        measure_rotations(held_out_of(2))
+
+
+def test_centring_closes_a_gap_with_means_from_other_pairs() -> None:
+    test, validation = held_out_of(60, gap=9.0), held_out_of(60, seed=1, gap=9.0)
+    numbers = measure_centrings(test, validation)
+    plain, centred, own = (numbers[name] for name in ("plain", "gr-clip", "own-means"))
+    assert plain["gap/i-t"] > 1.0
+    assert max(centred["gap/i-t"], own["gap/i-t"]) < 0.5 * plain["gap/i-t"]
+    assert min(centred["mixed/t>i/success@10"], own["mixed/t>i/success@10"]) > plain["mixed/t>i/success@10"]
+    assert centred["gap/i-t"] == own["gap/i-t"]
+    assert centred["local/t>it/success@10"] != own["local/t>it/success@10"]
+    assert numbers == measure_centrings(test, validation)
+    flattered = measure_centrings(test, test)
+    assert flattered["gr-clip"]["gap/i-t"] < centred["gap/i-t"]
+
+
+def test_a_spread_is_paired_by_seed_and_says_no_deviation_of_one_seed() -> None:
+    ours, theirs = Spread({0: 0.5, 1: 0.7}), Spread({1: 0.6, 0: 0.1, 2: 0.9})
+    assert ours.text() == "0.600 (0.141)"
+    assert ours.minus(theirs).text("+.2f") == "+0.25 (0.21)"
+    assert Spread({4: 0.25}).text() == "0.250"
+
+
+def test_principal_components_hold_the_largest_variances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strengths = torch.tensor([5.0, 0.1, 3.0, 0.1])
+    vectors_PD = torch.randn(400, 4, generator=generator) * strengths + 7.0
+    points_P2, share = principal_components(vectors_PD)
+    assert points_P2.std(0).tolist() == pytest.approx([5.0, 3.0], rel=0.1)
+    assert share == pytest.approx(34.0 / 34.02, abs=0.01)
+    assert torch.pdist(points_P2[:20]).allclose(torch.pdist(vectors_PD[:20][:, [0, 2]].double()), atol=0.5)

@@ -1,0 +1,126 @@
+"""The report says what the runs' checkpoints reach on the test pairs, and leaves the machine's paths out."""
+
+import json
+import tomllib
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from torch.nn import functional
+
+from encoder.fusion import Fusion
+from encoder.item import Item
+from encoder.model import Encoder
+from tests.study_runs import PAIRS, study_settings, write_study_data
+from training.errors import NoPairsError
+from training.study import command
+from training.study.evaluation import Evaluator
+from training.study.plan import make_plan
+from training.study.settings import StudySettings
+
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "gcl-study.toml"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudySettings:
+    """A finished study of two seeds and both fusions; read only."""
+    folder = tmp_path_factory.mktemp("study")
+    changes = {"seeds": [0, 1], "fusions": ["raw", "unit"], "picture": "gcl-R2", "machine": "a small machine"}
+    settings = study_settings(write_study_data(folder / "data"), folder / "out", **changes)
+    assert command.run(settings) == 0
+    return settings
+
+
+def rows_of(settings: StudySettings) -> list[dict[str, Any]]:
+    return list(json.loads((settings.output / "report" / "gcl-study.json").read_text())["rows"])
+
+
+def test_every_variant_is_measured_with_every_fusion_and_centring_of_every_seed(study: StudySettings) -> None:
+    found = [(row["variant"], row["fusion"], row["centring"], row["seed"]) for row in rows_of(study)]
+    assert len(found) == len(set(found)) == 3 * 2 * 3 * 2
+    assert {name for name, *_ in found} == {"start", "clip", "gcl-R2"}
+
+
+def test_a_number_is_what_the_checkpoint_gives_through_the_encoder(study: StudySettings) -> None:
+    run = next(run for run in make_plan(study) if (run.variant, run.seed, run.fusions) == ("gcl-R2", 1, ("unit",)))
+    encoder = Encoder.load(run.checkpoint)
+    pairs = PAIRS[23:]
+    pictures = encoder.encode([Item(images=(pair.image,)) for pair in pairs])
+    queries = encoder.encode([Item(text=pair.captions[1]) for pair in pairs])
+    pages = encoder.encode([Item(text=pair.captions[0], images=(pair.image,)) for pair in pairs])
+    for key, keys in (("i", pictures), ("it", pages)):
+        scores = queries @ keys.T
+        found = mean(float((row > row[own]).sum() == 0) for own, row in enumerate(scores))
+        (row,) = [row for row in rows_of(study) if where(row) == ("gcl-R2", 1, "unit", "plain")]
+        assert row["numbers"][f"local/t>{key}/success@1"] == pytest.approx(found)
+
+
+def where(row: dict[str, Any]) -> tuple[str, int, str, str]:
+    return row["variant"], row["seed"], row["fusion"], row["centring"]
+
+
+def test_the_page_shows_mean_and_deviation_over_the_seeds(study: StudySettings) -> None:
+    page = (study.output / "report" / "gcl-study.md").read_text()
+    values = [
+        row["numbers"]["mixed/mean/success@10"]
+        for row in rows_of(study)
+        if (row["variant"], row["fusion"], row["centring"]) == ("gcl-R2", "raw", "plain")
+    ]
+    assert f"| {mean(values):.3f} ({stdev(values):.3f}) |" in page
+    assert "on a small machine" in page
+    assert str(study.output) not in page
+
+
+def test_the_pictures_are_there_and_the_page_shows_them(study: StudySettings) -> None:
+    folder = study.output / "report"
+    page = (folder / "gcl-study.md").read_text()
+    for path in folder.glob("*.png"):
+        assert f"({path.name})" in page
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+    assert len([*folder.glob("*.png")]) == 3
+
+
+def test_a_measurement_is_kept_until_the_weights_change(study: StudySettings) -> None:
+    run = make_plan(study)[0]
+    kept = run.folder / "evaluation.json"
+    before = kept.stat().st_mtime_ns
+    evaluator = Evaluator(study, Console(quiet=True))
+    rows = evaluator.measure(run)
+    assert kept.stat().st_mtime_ns == before
+    assert {row.fusion for row in rows} == {Fusion.RAW, Fusion.UNIT}
+    kept.write_text(kept.read_text().replace('"key": "', '"key": "0'))
+    assert evaluator.measure(run) == rows
+    assert kept.stat().st_mtime_ns != before
+
+
+def test_fused_vectors_follow_the_fusion_asked_for(study: StudySettings) -> None:
+    run = next(run for run in make_plan(study) if run.variant == "clip")
+    evaluator = Evaluator(study, Console(quiet=True))
+    raw, unit = (evaluator.embed(run, fusion, "test") for fusion in (Fusion.RAW, Fusion.UNIT))
+    assert raw.keys["i"].equal(unit.keys["i"])
+    summed = functional.normalize(unit.keys["i"] + unit.keys["t"], dim=-1)
+    assert unit.keys["it"].allclose(summed, atol=1e-5)
+    assert not raw.keys["it"].allclose(summed, atol=1e-3)
+
+
+def test_a_report_without_a_finished_run_is_refused(study: StudySettings, tmp_path: Path) -> None:
+    elsewhere = study.model_copy(update={"output": tmp_path, "report_only": True})
+    with pytest.raises(NoPairsError, match="no run of the plan is finished"):
+        command.run(elsewhere)
+
+
+def test_the_recipe_is_a_plan_of_three_starts_and_its_variants(tmp_path: Path) -> None:
+    values = tomllib.loads(RECIPE.read_text())
+    trained = [name["name"] for name in values["variants"]]
+    places = {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
+    settings = StudySettings(**values, **places, image_weights=tmp_path / "trunk.safetensors")
+    plan = make_plan(settings)
+    counts = {name: sum(run.variant == name for run in plan) for name in ("start", *trained)}
+    assert counts.pop("start") == counts["clip"] == counts["alignclip"] == 3
+    assert {counts[name] for name in trained if name not in ("clip", "alignclip")} == {6}
+    assert {run.settings.temperature for run in plan} == {0.01}
+    assert [run.variant for run in plan if run.settings.learn_temperature] == ["gcl-R2-learned-temperature"] * 6

@@ -1,0 +1,132 @@
+"""Measures what a run left on the test pairs; results are kept beside the run until something changes.
+
+Shape legend: P = held-out pairs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from encoder.architecture import Architecture, open_clip_cfg, preprocessing
+from encoder.checkpoint import MANIFEST_NAME
+from encoder.fusion import Fusion
+from encoder.images import ImageLimits
+from encoder.model import choose_device, load_checkpoint
+from encoder.tokens import Tokenizer
+from training.features import trunk_features
+from training.settings import TrainSettings
+from training.sources import expand, open_pairs
+from training.study.measures import measure_centrings
+from training.study.plan import Run
+from training.study.settings import StudySettings
+from training.table import ImageReader, PairTable, read_table
+from training.towers import Start, Towers
+from training.validation import HeldOut, embed_held_out
+
+FILE_NAME = "evaluation.json"
+_FORMAT = 1  # raised when the numbers mean something else than before
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one encoder reaches in one way of use.
+
+    Attributes:
+        variant: The run's variant.
+        seed: The run's seed.
+        fusion: How image and text features are added.
+        centring: One of `measures.CENTRINGS`.
+        numbers: Everything measured, by name.
+    """
+
+    variant: str
+    seed: int
+    fusion: Fusion
+    centring: str
+    numbers: dict[str, float]
+
+
+class Evaluator:
+    """Measures runs; tables of pairs are read once for all of them."""
+
+    def __init__(self, settings: StudySettings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._device = choose_device(settings.device)
+        self._tables: dict[tuple[str, str], PairTable] = {}
+
+    def measure(self, run: Run) -> list[Row]:
+        """Everything about one finished run: a row for each fusion and centring.
+
+        Raises:
+            EncoderError: its checkpoint cannot be read.
+            InvalidPairsError: the validation or test pairs cannot be used.
+            OSError: the result cannot be written beside the run.
+        """
+        key = self._key(run)
+        measured = _kept(run.folder / FILE_NAME, key)
+        if measured is None:
+            self._console.print(f"measure {run.folder}")
+            measured = {
+                fusion: measure_centrings(self.embed(run, fusion, "test"), self.embed(run, fusion, "validation"))
+                for fusion in run.fusions
+            }
+            (run.folder / FILE_NAME).write_text(json.dumps({"key": key, "measured": measured}, indent=1) + "\n")
+        return list(_rows(run, measured))
+
+    def embed(self, run: Run, fusion: Fusion, split: str) -> HeldOut:
+        """Vectors of the `test` or `validation` pairs from the weights that the run left."""
+        checkpoint = load_checkpoint(run.checkpoint)
+        start = Start(checkpoint.architecture, checkpoint.model, fusion, True, {})
+        towers = Towers(start, self._device, None, run.settings.lock_image, run.settings.batch_norm)
+        table = self._table(checkpoint.architecture, run.settings, split)
+        features_P = None
+        if run.settings.lock_image:
+            cache_dir = run.settings.feature_cache or run.folder / "features"
+            features_P = trunk_features(towers, table, False, cache_dir, lambda done: None)
+        return embed_held_out(towers, table, features_P, fusion)
+
+    def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
+        key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)}")
+        if key not in self._tables:
+            self._tables[key] = read_table(
+                source=open_pairs(self._settings.test_data if split == "test" else self._settings.val_data),
+                tokenize=Tokenizer(architecture),
+                reader=ImageReader(
+                    preprocessing(architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+                ),
+                cache_images_bytes=settings.cache_images_bytes,
+                max_bad_share=settings.max_bad_share,
+                advance=lambda done: None,
+                check_images=True,
+            )
+        return self._tables[key]
+
+    def _key(self, run: Run) -> str:
+        """Digest of what the numbers depend on: weights, ways of use, and the pairs' files."""
+        manifest = json.loads((run.checkpoint / MANIFEST_NAME).read_text())
+        digest = hashlib.sha256(f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]}".encode())
+        for names in (self._settings.val_data, self._settings.test_data):
+            for path in expand(names):
+                stat = path.stat()
+                digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} ".encode())
+        return digest.hexdigest()
+
+
+def _kept(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return kept["measured"] if isinstance(kept, dict) and kept.get("key") == key else None
+
+
+def _rows(run: Run, measured: dict[str, dict[str, dict[str, float]]]) -> Iterator[Row]:
+    for fusion, by_centring in measured.items():
+        for centring, numbers in by_centring.items():
+            yield Row(run.variant, run.seed, Fusion(fusion), centring, numbers)

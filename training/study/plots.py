@@ -1,0 +1,96 @@
+"""A study's pictures, as PNG; colours of Okabe and Ito, told apart by the colour-blind, and never by colour alone.
+
+Shape legend: P = held-out pairs, D = width.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from encoder.fusion import Fusion
+from training.study.measures import GR_CLIP, PLAIN
+from training.study.results import Results
+from training.validation import MODALITIES, HeldOut
+
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+_SKY, _YELLOW, _BLACK = "#56B4E9", "#F0E442", "#000000"
+_COLOURS = (_BLACK, _BLUE, _SKY, _PURPLE, _ORANGE, _RED, _GREEN, _YELLOW)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+_DPI = 130
+LOCAL, MIXED, GAP = "local/mean/success@10", "mixed/mean/success@10", "gap/i-t"
+
+
+def plot_bars(results: Results, path: Path) -> None:
+    """Success@10 by variant: local pools, mixed pool, mixed pool after centring; a panel for each fusion."""
+    bars = (
+        ("local pools", PLAIN, LOCAL, _BLUE, ""),
+        ("mixed pool", PLAIN, MIXED, _ORANGE, "//"),
+        ("mixed pool, centred", GR_CLIP, MIXED, _GREEN, ".."),
+    )
+    num_rows = max(len(results.variants_with(fusion)) for fusion in results.fusions)
+    figure = Figure(figsize=(4.6 * len(results.fusions) + 1.2, 0.55 * num_rows + 1.6), layout="constrained")
+    axes = figure.subplots(1, len(results.fusions), sharex=True, squeeze=False)[0]
+    for axis, fusion in zip(axes, results.fusions, strict=True):
+        for place, (label, centring, name, colour, hatch) in enumerate(bars):
+            _bars(axis, results, fusion, centring, name, place, label=label, color=colour, hatch=hatch)
+        variants = results.variants_with(fusion)
+        axis.set_yticks([row + 0.26 for row in range(len(variants))], variants)
+        axis.invert_yaxis()
+        axis.set(title=f"{fusion} fusion", xlabel="success@10, mean of five combinations")
+        axis.grid(axis="x", alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_gap(results: Results, path: Path) -> None:
+    """Distance of the image and text centroids against success@10 in the mixed pool: a mark for each seed."""
+    figure = Figure(figsize=(4.6 * len(results.fusions) + 1.2, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(results.fusions), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, fusion in zip(axes, results.fusions, strict=True):
+        for place, variant in enumerate(results.variants):
+            gap, mixed = (results.spread(variant, fusion, PLAIN, name) for name in (GAP, MIXED))
+            if gap is None or mixed is None:
+                continue
+            style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+            axis.scatter([*gap.values.values()], [*mixed.values.values()], label=variant, alpha=0.8, **style)
+        axis.set(title=f"{fusion} fusion", xlabel="centroid gap, image to text")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mixed pool, success@10")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_spaces(encoders: Mapping[str, HeldOut], path: Path) -> None:
+    """The keys of the three modalities on the first two principal components, a panel for each encoder."""
+    figure = Figure(figsize=(4.4 * len(encoders) + 0.6, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(encoders), squeeze=False)[0]
+    names = {"i": "image", "t": "text", "it": "image and text"}
+    styles = {"i": (_BLUE, "o"), "t": (_ORANGE, "^"), "it": (_GREEN, "s")}
+    for axis, (title, held_out) in zip(axes, encoders.items(), strict=True):
+        points, share = principal_components(torch.cat([held_out.keys[name] for name in MODALITIES]))
+        for name, part in zip(MODALITIES, points.chunk(len(MODALITIES)), strict=True):
+            colour, marker = styles[name]
+            axis.scatter(*part.T.tolist(), s=5, alpha=0.5, color=colour, marker=marker, label=names[name])
+        axis.set(title=title, xlabel=f"two components: {share:.0%} of the variance", aspect="equal")
+    axes[0].legend(markerscale=3)
+    figure.savefig(path, dpi=_DPI)
+
+
+def principal_components(vectors_PD: Tensor) -> tuple[Tensor, float]:
+    """Coordinates `[P, 2]` on the two directions of largest variance, and the share of the variance that they hold."""
+    centred_PD = vectors_PD.double() - vectors_PD.double().mean(0)
+    left_PD, strength_D, _ = torch.linalg.svd(centred_PD, full_matrices=False)
+    variance_D = strength_D.square()
+    return left_PD[:, :2] * strength_D[:2], float(variance_D[:2].sum() / variance_D.sum())
+
+
+def _bars(axis: Any, results: Results, fusion: Fusion, centring: str, name: str, place: int, **style: Any) -> None:
+    spreads = [results.spread(variant, fusion, centring, name) for variant in results.variants_with(fusion)]
+    rows = [row + 0.26 * place for row, spread in enumerate(spreads) if spread]
+    means = [spread.mean for spread in spreads if spread]
+    errors = [spread.deviation or 0.0 for spread in spreads if spread]
+    axis.barh(rows, means, 0.24, xerr=errors, edgecolor="white", error_kw={"capsize": 2}, **style)

@@ -1,0 +1,164 @@
+"""Writes a study's report: pages of tables, pictures, and every number as JSON."""
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.study import tables
+from training.study.evaluation import Evaluator
+from training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
+from training.study.plan import Run
+from training.study.plots import plot_bars, plot_gap, plot_spaces
+from training.study.results import Results
+from training.study.settings import START, StudySettings
+from training.validation import COMBINATIONS
+
+PAGE, FULL_PAGE, NUMBERS = "gcl-study.md", "gcl-study-full.md", "gcl-study.json"
+BARS, GAP, SPACES = "gcl-study-pools.png", "gcl-study-gap.png", "gcl-study-spaces.png"
+
+_COMBINATIONS = ", ".join(f"`{name}`" for name in COMBINATIONS)
+_CENTRING_NAMES = {
+    PLAIN: "as trained",
+    GR_CLIP: "after mean-centring (GR-CLIP: fused is the sum of the centred halves)",
+    OWN_MEANS: "after subtracting each modality's mean, fused vectors' own too",
+}
+
+
+def write_report(settings: StudySettings, runs: Sequence[Run], results: Results, evaluator: Evaluator) -> Path:
+    """Writes `<output>/report/`.
+
+    Args:
+        settings: The study.
+        runs: The finished runs.
+        results: What they reach.
+        evaluator: Embeds the pairs for the picture of the spaces.
+
+    Returns:
+        The report's page.
+    """
+    folder = settings.output / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(settings, runs, results)
+    rows = [asdict(row) for row in results.rows]
+    (folder / NUMBERS).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    plot_bars(results, folder / BARS)
+    plot_gap(results, folder / GAP)
+    plot_spaces(
+        {run.variant: evaluator.embed(run, run.fusions[-1], "test") for run in _pictured(settings, runs)},
+        folder / SPACES,
+    )
+    (folder / PAGE).write_text("\n".join(_page(settings, facts, results)))
+    (folder / FULL_PAGE).write_text("\n".join(_full_page(results)))
+    return folder / PAGE
+
+
+def _page(settings: StudySettings, facts: dict[str, Any], results: Results) -> Iterator[str]:
+    yield "# Losses compared from one start\n"
+    yield from _what_was_run(settings, facts)
+    yield f"![Success@10 by loss, in local pools and in the mixed pool]({BARS})\n"
+    yield f"![Centroid gap against success@10 in the mixed pool]({GAP})\n"
+    yield f"![The three modalities on two principal components]({SPACES})\n"
+    baseline = next((name for name in results.variants if name != START), START)
+    for fusion in results.fusions:
+        yield f"## {fusion.capitalize()} fusion\n"
+        yield "As trained:\n"
+        yield tables.overview(results, fusion, PLAIN)
+        yield "After mean-centring (GR-CLIP):\n"
+        yield tables.overview(results, fusion, GR_CLIP)
+        yield f"Difference from `{baseline}` without centring, seed by seed:\n"
+        yield tables.differences(results, fusion, baseline)
+        for pool in ("local", "mixed"):
+            for centring, suffix in ((PLAIN, ""), (GR_CLIP, ", after mean-centring")):
+                yield f"success@10 in the {pool} pool{'s' * (pool == 'local')}{suffix}:\n"
+                yield tables.by_combination(results, fusion, centring, pool, "success@10")
+    yield f"All metrics and gap measures: `{FULL_PAGE}`; every number of every seed: `{NUMBERS}`.\n"
+
+
+def _full_page(results: Results) -> Iterator[str]:
+    yield "# Losses compared from one start: all tables\n"
+    yield f"Terms and set-up: `{PAGE}`. Mean and, in brackets, standard deviation over the seeds.\n"
+    for fusion in results.fusions:
+        for centring in CENTRINGS:
+            yield f"## {fusion.capitalize()} fusion, {_CENTRING_NAMES[centring]}\n"
+            sections = (
+                *tables.every_combination(results, fusion, centring),
+                *tables.gap_tables(results, fusion, centring),
+            )
+            for title, table in sections:
+                yield f"{title}:\n\n{table}"
+
+
+def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[str]:
+    yield f"Made by {facts['made_by']}, torch {facts['torch']}, on {facts['machine']}.\n"
+    yield f"```bash\n{facts['command']}\n```\n"
+    yield (
+        f"Seeds {', '.join(str(seed) for seed in facts['seeds'])}: each has a start of its own, and each variant is "
+        f"fine-tuned from the start of its seed for equally many steps; the last weights count. "
+        f"{facts['num_runs']} runs, {facts['training_minutes']:.0f} minutes of training steps in all.\n"
+    )
+    yield (
+        "Numbers are the mean and, in brackets, the standard deviation over the seeds; the test pairs are the same for "
+        f"all. Means are over {_COMBINATIONS} (query > key; i image, t text, it both); "
+        "a query holds another caption than the key. Local pools hold keys of one modality; in the mixed pool each "
+        "pair is once, as an image, a text or both, and results are averaged over the three ways to deal them out. "
+        "Mean-centring takes its means from the validation pairs.\n"
+    )
+    for name in ("common", "start", "fine_tune"):
+        yield f"`{name}`: {_inline(getattr(settings, name))}\n"
+    used = [variant for variant in settings.variants if variant.name in facts["variants"]]
+    rows = [[variant.name, _inline(variant.settings), variant.why] for variant in used]
+    yield tables.markdown(["variant", "settings", "why"], rows).replace("---:", "---")
+
+
+def _inline(values: dict[str, Any]) -> str:
+    return ", ".join(f"`{name} = {json.dumps(value)}`" for name, value in values.items())
+
+
+def _facts(settings: StudySettings, runs: Sequence[Run], results: Results) -> dict[str, Any]:
+    return {
+        "made_by": f"anykey {version('anykey')}",
+        "torch": torch.__version__,
+        "machine": settings.machine or f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "command": _command(settings),
+        "seeds": results.seeds,
+        "variants": results.variants,
+        "num_runs": len(runs),
+        "training_minutes": sum(_minutes(run) for run in runs),
+        "plan": settings.model_dump(mode="json", include={"fusions", "common", "start", "fine_tune", "variants"}),
+    }
+
+
+def _command(settings: StudySettings) -> str:
+    """The command as one would type it elsewhere: files by their names, without this machine's folders."""
+    words = ["anykey-train", "study", "--config", str(settings.config or "PLAN.toml")]
+    for flag, names in (
+        ("--data", settings.data),
+        ("--val-data", settings.val_data),
+        ("--test-data", settings.test_data),
+    ):
+        words += [flag, ",".join(Path(name).name for name in names)]
+    if settings.image_weights is not None:
+        words += ["--image-weights", settings.image_weights.name]
+    return shlex.join(words)
+
+
+def _minutes(run: Run) -> float:
+    """Minutes of training steps, from the rate that the run logged last."""
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    rated = [line for line in lines if "train/pairs_per_s" in line]
+    return rated[-1]["pairs"] / rated[-1]["train/pairs_per_s"] / 60 if rated else 0.0
+
+
+def _pictured(settings: StudySettings, runs: Sequence[Run]) -> list[Run]:
+    """The start and the plan's `picture`, of the first seed; with several fusions, the last."""
+    first = [run for run in runs if run.seed == settings.seeds[0]]
+    by_name = {run.variant: run for run in first if run.variant in (START, settings.picture)}
+    return list(by_name.values())
