@@ -1,0 +1,59 @@
+"""Every recipe is read whole, and the network that it names can be built."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+
+from encoder.architecture import Architecture, build, read_architecture
+from encoder.program import load_settings
+from tests.guards.checkout import ROOT
+from training.settings import TrainSettings
+
+FOLDER = ROOT / "training" / "recipes"
+# Those of other commands say so in their names.
+RECIPES = sorted(path for path in FOLDER.glob("*.toml") if not path.stem.endswith(("-study", "-sweep")))
+TOO_LARGE = {"ViT-L-14-quickgelu"}  # 1.7 GB of random weights
+# What a recipe leaves to the user.
+GIVEN = {
+    "flickr8k": ["--image-weights", "trunk.safetensors"],
+    "flickr8k-unlocked": ["--start", "training/recipes/flickr8k-mobilenetv1.json@weights.safetensors"],
+    "folder": ["--start", "ViT-B-32@weights.safetensors"],
+}
+
+
+def settings_of(recipe: Path) -> TrainSettings:
+    flags = ["--config", str(recipe), "--data", "pairs.tar", *GIVEN.get(recipe.stem, [])]
+    return load_settings(TrainSettings, "anykey-train", flags)
+
+
+def architecture_of(settings: TrainSettings) -> Architecture:
+    if settings.start is None:
+        return read_architecture(settings.architecture)
+    name, at, _ = settings.start.rpartition("@")
+    if at:
+        return read_architecture(name)
+    name, _, tag = settings.start.rpartition("/")
+    assert (name, tag) in open_clip.list_pretrained()
+    return read_architecture(name)
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes name their configurations from where the repository was checked out."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_read_and_its_network_can_be_built(recipe: Path) -> None:
+    architecture = architecture_of(settings_of(recipe))
+    if architecture.name not in TOO_LARGE:
+        build(architecture)
+
+
+def test_tinyclip_has_the_parameters_in_its_name() -> None:
+    """39 million in the image tower, 19 in the text tower's blocks, as the authors count them."""
+    model = build(read_architecture(FOLDER / "tinyclip-vit-39m-16-text-19m.json"))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert round(sum(size for name, size in sizes.items() if name.startswith("visual.")) / 1e6) == 39
+    assert round(sum(size for name, size in sizes.items() if name.startswith("transformer.")) / 1e6) == 19
