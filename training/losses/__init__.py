@@ -1,9 +1,11 @@
 """The training losses: pure functions of rows of unit vectors and an inverse temperature."""
 
-from training.losses.contrastive import CLIP_WEIGHTS, CROSS_MODALITY, Terms, contrastive_loss
+from training.losses.contrastive import contrastive_loss
 from training.losses.dense import clip_loss, duplicate_pairs, gcl_loss, pairwise_loss
 from training.losses.reading import Reading
 from training.losses.rows import FUSED, IMAGE, TEXT, Rows, concatenate, triples
+from training.losses.separation import caption_semantics, separation_loss
+from training.losses.terms import CLIP_WEIGHTS, CROSS_MODALITY, Terms
 
 __all__ = [
     "CLIP_WEIGHTS",
@@ -14,11 +16,13 @@ __all__ = [
     "Reading",
     "Rows",
     "Terms",
+    "caption_semantics",
     "clip_loss",
     "concatenate",
     "contrastive_loss",
     "duplicate_pairs",
     "gcl_loss",
     "pairwise_loss",
+    "separation_loss",
     "triples",
 ]

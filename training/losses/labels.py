@@ -31,25 +31,6 @@ class Labels:
     alike: tuple[tuple[Tensor, Tensor], ...]
 
 
-@dataclass(frozen=True)
-class Edges:
-    """Pairs of rows that are looked at one by one, sorted by anchor.
-
-    Attributes:
-        anchor_E: Anchor, as a position among the anchors.
-        left_E: The anchor's row.
-        right_E: The row it meets.
-    """
-
-    anchor_E: Tensor
-    left_E: Tensor
-    right_E: Tensor
-
-    def where(self, keep_E: Tensor) -> "Edges":
-        """The edges that are kept."""
-        return Edges(self.anchor_E[keep_E], self.left_E[keep_E], self.right_E[keep_E])
-
-
 def make_labels(rows: Rows) -> Labels:
     """Numbers instances and leaves out what cannot matter."""
     owner_R = torch.full_like(rows.instance_R, -1) if rows.owner_R is None else rows.owner_R
@@ -72,24 +53,28 @@ def positives_per_modality(labels: Labels) -> Tensor:
     return count_R3.masked_fill(labels.is_hard_R[:, None], 0)
 
 
-def meetings(labels: Labels, row_A: Tensor) -> Edges:
-    """Every anchor with each row of its instance, itself included, and with each hard negative it owns."""
+def meetings(labels: Labels, row_A: Tensor) -> tuple[Tensor, Tensor]:
+    """Every anchor with each row of its instance, itself included, and with each hard negative it owns.
+
+    Returns:
+        The anchors' rows `[E]`, in order, and the rows they meet `[E]`.
+    """
     order_R = labels.met_by_R.argsort(stable=True)
     count_I = labels.met_by_R.bincount(minlength=int(labels.instance_R.max()) + 1)
     start_I = count_I.cumsum(0) - count_I
     instance_A = labels.instance_R[row_A].long()
     count_A = count_I[instance_A]
-    anchor_E = torch.arange(len(row_A), device=row_A.device).repeat_interleave(count_A)
     offset_A = start_I[instance_A] - (count_A.cumsum(0) - count_A)
-    position_E = torch.arange(len(anchor_E), device=row_A.device) + offset_A[anchor_E]
-    return Edges(anchor_E, row_A[anchor_E], order_R[position_E])
+    position_E = offset_A.repeat_interleave(count_A)
+    position_E += torch.arange(len(position_E), device=row_A.device)
+    return row_A.repeat_interleave(count_A), order_R[position_E]
 
 
-def are_alike(labels: Labels, edges: Edges) -> Tensor:
+def are_alike(labels: Labels, left_E: Tensor, right_E: Tensor) -> Tensor:
     """Boolean `[E]`: whether the two rows agree in a column of "alike"."""
-    alike_E = torch.zeros_like(edges.left_E, dtype=torch.bool)
+    alike_E = torch.zeros_like(left_E, dtype=torch.bool)
     for as_anchor_R, as_candidate_R in labels.alike:
-        alike_E |= as_anchor_R[edges.left_E] == as_candidate_R[edges.right_E]
+        alike_E |= as_anchor_R[left_E] == as_candidate_R[right_E]
     return alike_E
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from training.losses import CLIP_WEIGHTS, CROSS_MODALITY, Reading, Rows, Terms
 
+EXACT = {"atol": 1e-10, "rtol": 0}
 ANY_WEIGHTS = (
     CROSS_MODALITY,
     CLIP_WEIGHTS,
@@ -110,3 +111,11 @@ def loop_over_terms(rows: Rows, scale: Tensor, terms: Terms, anchors: slice | No
 def with_grad(rows: Rows) -> Rows:
     """The same rows with vectors of their own that collect a gradient."""
     return replace(rows, vectors_RD=rows.vectors_RD.detach().clone().requires_grad_())
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def gradients(loss: Tensor, rows: Rows, scale: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, (rows.vectors_RD, scale), allow_unused=True, materialize_grads=True)

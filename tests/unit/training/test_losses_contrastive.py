@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from tests.unit.training.loss_cases import drawn_rows, drawn_terms, loop_over_terms, unit_vectors, with_grad
+from tests.unit.training.loss_cases import (
+    EXACT,
+    drawn_rows,
+    drawn_terms,
+    gradients,
+    loop_over_terms,
+    number,
+    unit_vectors,
+    with_grad,
+)
 from training.errors import InvalidRecipeError
 from training.losses import (
     CLIP_WEIGHTS,
@@ -32,19 +41,10 @@ FLOORS = {
     Reading.R4: math.log(2),
     Reading.R5: 0.0,
 }
-EXACT = {"atol": 1e-10, "rtol": 0}
 
 
 def random_triples(num_pairs: int, seed: int = 0, alike_NK: Tensor | None = None) -> Rows:
     return triples(*unit_vectors(3 * num_pairs, seed=seed).chunk(3), alike_NK)
-
-
-def number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def gradients(loss: Tensor, rows: Rows, scale: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, (rows.vectors_RD, scale), allow_unused=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("reading", Reading)
