@@ -10,13 +10,14 @@ Equal scores are no order: a query whose own key scores like others counts for t
 Shape legend: P = held-out pairs, D = width, Q = queries, R = ranks from 0.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.metrics import ndcg_at_k, success_at_k
 from encoder.fusion import Fusion, fuse
 from training.table import PairTable
 from training.towers import Towers
@@ -181,9 +182,13 @@ def _places(query_QD: Tensor, key_PD: Tensor, own_Q: Tensor) -> tuple[Tensor, Te
 
 def _gains(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[str, Tensor]:
     """What each metric gives for its one relevant key at rank 1, 2, ... `[R]`; nothing beyond."""
-    success = {f"success@{k}": torch.ones(k, dtype=torch.float64) for k in cutoffs}
-    ndcg = {f"ndcg@{k}": 1 / torch.arange(2, k + 2, dtype=torch.float64).log2() for k in ndcg_cutoffs}
-    return success | ndcg
+    success = {f"success@{k}": _gain(success_at_k, k) for k in cutoffs}
+    return success | {f"ndcg@{k}": _gain(ndcg_at_k, k) for k in ndcg_cutoffs}
+
+
+def _gain(metric: Callable[[list[list[str]], list[set[str]], int], float], k: int) -> Tensor:
+    keys = [str(rank) for rank in range(k)]
+    return torch.tensor([metric([keys], [{own}], k) for own in keys], dtype=torch.float64)
 
 
 def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> float:
