@@ -1,0 +1,311 @@
+"""The report: what a snapshot keeps, what the curves are read from, and a page that stands alone."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from training.gaps import measure_gaps
+from training.report import Snapshot, write_report
+from training.report.history import MAX_POINTS, read_history, thinned
+from training.report.projection import Plane
+from training.report.snapshot import BIN_EDGES, MAX_PHOTOS
+from training.report.tables import gap_tables, headline_tables, success_tables
+from training.validation import ALL_COMBINATIONS, HeldOut, measure
+
+ORDER = ("i", "t", "it")
+SETTINGS = {"data": ["a.tar", "b.tar"], "start": None, "lock_image": True, "learning_rate": 1e-5, "loss": "gcl"}
+
+
+def held_out(num_pairs: int = 40, gap: float = 2.0, seed: int = 1) -> HeldOut:
+    """Pairs whose modalities lie `gap` apart."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(num_pairs, 12, generator=generator)
+
+    def side() -> dict[str, Tensor]:
+        image, text = (
+            functional.normalize(base + torch.randn(num_pairs, 12, generator=generator) + gap * offset, dim=-1)
+            for offset in torch.eye(12)[:2]
+        )
+        return {"i": image, "t": text, "it": functional.normalize(image + text, dim=-1)}
+
+    return HeldOut(side(), side(), torch.ones(num_pairs, dtype=torch.bool))
+
+
+def write_metrics(path: Path) -> Path:
+    rows = [
+        {"step": step, "pairs": step * 8, "train/loss": 3 - step / 20, "train/temperature": 0.07, "train/entropy": step}
+        for step in range(10, 50, 10)
+    ]
+    rows += [
+        {"step": step, "pairs": step * 8, "val/mixed/mean/success@10": step / 40, "val/gap/i-t": 1.0}
+        for step in (0, 20, 40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_page(folder: Path, before: Snapshot | None, after: Snapshot | None, run_name: str = "a run") -> str:
+    metrics = write_metrics(folder / "metrics.jsonl")
+    write_report(folder / "report.html", run_name, SETTINGS, metrics, before, after, {"Bad rows": "3 of 90"})
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Everything a page loads, its ids, its words, and whether its elements are closed."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._look_at(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._look_at(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+    def _look_at(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.loads.append(str(value))
+            self.loads += re.findall(r"url\(([^)]*)\)", str(value))
+
+
+# Snapshots.
+
+
+def test_a_snapshot_holds_what_was_measured_of_all_nine_combinations() -> None:
+    vectors = held_out()
+    snapshot = Snapshot.of(vectors)
+    assert snapshot.num_pairs == 40
+    assert snapshot.numbers == measure(vectors, ALL_COMBINATIONS, (1, 5, 10, 50), (10,)) | measure_gaps(vectors)
+
+
+def test_two_snapshots_keep_the_same_photos_and_not_too_many() -> None:
+    before, after = (Snapshot.of(held_out(MAX_PHOTOS + 60, gap)) for gap in (2.0, 2.0))
+    assert before.vectors["it"].shape == (MAX_PHOTOS, 12)
+    assert np.array_equal(before.vectors["t"], after.vectors["t"])
+
+
+def test_a_saved_snapshot_comes_back(tmp_path: Path) -> None:
+    snapshot = Snapshot.of(held_out())
+    snapshot.save(tmp_path / "before.npz")
+    loaded = Snapshot.load(tmp_path / "before.npz")
+    assert (loaded.num_pairs, loaded.numbers) == (snapshot.num_pairs, snapshot.numbers)
+    for name in ORDER:
+        np.testing.assert_allclose(loaded.vectors[name], snapshot.vectors[name], atol=1e-3)
+    for name, counts in snapshot.histograms.items():
+        assert np.array_equal(loaded.histograms[name], counts)
+    assert [path.name for path in tmp_path.iterdir()] == ["before.npz"]
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "before.npz"
+    Snapshot.of(held_out()).save(path)
+    (tmp_path / f".before.npz.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(OSError, match="tmp"):
+        Snapshot.of(held_out(20)).save(path)
+    assert Snapshot.load(path).num_pairs == 40
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"[1, 2]"])
+def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: object) -> None:
+    path = tmp_path / "before.npz"
+    Snapshot.of(held_out()).save(path)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(OSError, match="no snapshot"):
+        Snapshot.load(path)
+    np.savez(path, about=np.array(json.dumps({"format": 99})))
+    with pytest.raises(OSError, match="format 99"):
+        Snapshot.load(path)
+
+
+def test_histograms_count_every_pair_of_photos_once() -> None:
+    vectors = held_out(7)
+    expected = {name: np.zeros(len(BIN_EDGES) - 1) for name in ("true_same", "true_cross", "random_same")}
+    for query in ORDER:
+        for key in ORDER:
+            for row in range(7):
+                for other in range(7):
+                    cosine = float(vectors.queries[query][row] @ vectors.keys[key][other])
+                    position = int(np.searchsorted(BIN_EDGES, cosine, side="right")) - 1
+                    if row != other and query == key:
+                        expected["random_same"][position] += 1
+                    elif row == other and f"{query}>{key}" in ("t>i", "i>t", "t>it", "it>t"):
+                        expected["true_cross"][position] += 1
+                    elif row == other and f"{query}>{key}" == "t>t":
+                        expected["true_same"][position] += 1
+    found = Snapshot.of(vectors).histograms
+    for name, counts in expected.items():
+        assert np.abs(found[name] - counts).sum() <= 2  # one cosine may round across an edge
+    assert found["random_cross"].sum() == 6 * 7 * 6
+
+
+# Curves and planes.
+
+
+def test_a_resumed_run_and_half_a_line_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [(10, 3.0), (20, 2.0), (30, 9.0), (20, 2.5), (30, float("nan")), (40, 1.0)]
+    lines = [json.dumps({"step": step, "pairs": 1, "train/loss": loss, "note": "text"}) for step, loss in rows]
+    path.write_text("\n".join([*lines[:3], "[]", '{"pairs": 1}', *lines[3:], '{"step": 50, "train/lo']))
+    history = read_history(path)
+    assert set(history) == {"train/loss"}
+    steps, values = history["train/loss"]
+    assert steps.tolist() == [10, 20, 30, 40]
+    assert values.tolist() == [3.0, 2.5, 9.0, 1.0]
+    assert read_history(tmp_path / "missing.jsonl") == {}
+
+
+def test_a_long_curve_becomes_the_means_of_neighbours() -> None:
+    steps = np.arange(2 * MAX_POINTS + 1, dtype=np.float64)
+    thin_steps, thin_values = thinned((steps, steps * 2))
+    assert len(thin_steps) == -(-len(steps) // 3)
+    assert thin_steps[:2].tolist() == [1.0, 4.0]
+    assert thin_values[:2].tolist() == [2.0, 8.0]
+    assert thin_steps[-1] == steps[-1]
+    short = (np.arange(3.0), np.arange(3.0))
+    assert thinned(short) is short
+
+
+def test_the_plane_is_that_of_a_singular_value_decomposition() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32) @ np.diag(np.arange(9, 0, -1.0))
+    plane = Plane.fit(rows)
+    _, values, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    assert plane.share == pytest.approx((values[:2] ** 2).sum() / (values**2).sum())
+    np.testing.assert_allclose(np.abs(plane.points(rows)), np.abs((rows - rows.mean(0)) @ axes[:2].T), atol=1e-4)
+
+
+def test_rows_that_are_all_alike_lie_in_one_point() -> None:
+    plane = Plane.fit(np.ones((5, 3), dtype=np.float32))
+    assert plane.share == 1.0
+    assert np.abs(plane.points(np.ones((5, 3), dtype=np.float32))).max() == 0.0
+
+
+# Tables.
+
+
+def test_a_change_has_its_sign_and_says_whether_it_is_good() -> None:
+    before = Snapshot(1, {"local/mean/success@10": 0.4, "mixed/mean/success@10": 0.3, "gap/i-t": 0.8}, {}, {})
+    after = Snapshot(1, {"local/mean/success@10": 0.381, "mixed/mean/success@10": 0.30001, "gap/i-t": 0.3}, {}, {})
+    (table,) = headline_tables({"before": before, "after": after})
+    local, mixed, gap = (row.values[0] for row in table.rows)
+    assert (list(local.texts), local.change, local.verdict) == (["40.0", "38.1"], "-1.9", "worse")
+    assert (mixed.change, mixed.verdict) == ("0.0", "")
+    assert (list(gap.texts), gap.change, gap.verdict) == (["0.800", "0.300"], "-0.500", "")
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    (table,) = headline_tables({"after": Snapshot(1, {"gap/i-t": 0.5}, {}, {})})
+    assert [list(row.values[0].texts) for row in table.rows] == [["-"], ["-"], ["0.500"]]
+
+
+def test_the_five_that_are_judged_come_first_then_their_mean() -> None:
+    states = {"before": Snapshot.of(held_out()), "after": Snapshot.of(held_out(gap=0.0))}
+    tables = success_tables(states)
+    assert [table.title for table in tables] == [
+        *(f"Success@{k} (%)" for k in (1, 5, 10, 50)),
+        "nDCG@10 (%)",
+    ]
+    roles = [row.role for row in tables[2].rows]
+    assert roles == [""] * 5 + ["mean"] + ["muted"] * 4
+    expected = f"{100 * states['after'].numbers['mixed/t>it/success@10']:.1f}"
+    (row,) = [row for row in tables[2].rows if row.label == "text > fused"]
+    assert row.values[1].texts[1] == expected
+    assert len(gap_tables(states)) == 4
+
+
+# The page.
+
+
+def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path, Snapshot.of(held_out()), Snapshot.of(held_out(gap=0.0))))
+    assert page.open == []
+    assert [load for load in page.loads if not load.startswith("#")] == []
+    assert {load[1:] for load in page.loads} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+
+
+def test_the_page_shows_both_states_the_curves_and_the_settings(tmp_path: Path) -> None:
+    before, after = Snapshot.of(held_out()), Snapshot.of(held_out(gap=0.0))
+    words = Page(write_page(tmp_path, before, after)).words
+    for name in ("local/t>i/success@10", "mixed/t>it/success@1", "mixed/mean/ndcg@10"):
+        for state in (before, after):
+            assert f"{100 * state.numbers[name]:.1f}" in words
+    charts = {"Loss", "Temperature", "Held-out success@10, means", "Distance of mean vectors", "train/entropy"}
+    assert charts <= set(words)
+    assert "Learning rate" not in words  # the run did not log it
+    assert {"3 of 90", "a.tar, b.tar", "1e-05", "yes"} <= set(words)
+    assert any(f"--checkpoint {tmp_path / 'best'}" in word for word in words)
+
+
+def test_without_held_out_pairs_the_page_says_so(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", "bare", {}, tmp_path / "none.jsonl", None, None, {})
+    text = (tmp_path / "report.html").read_text()
+    assert "no held-out pairs" in text
+    assert "No measurements were found" in text
+    assert Page(text).open == []
+
+
+def test_a_state_alone_has_no_changes(tmp_path: Path) -> None:
+    text = write_page(tmp_path, None, Snapshot.of(held_out(1)))
+    assert "change" not in Page(text).words
+    assert "after" in Page(text).words
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    text = write_page(tmp_path, None, None, run_name="<script>alert('x')</script> & co")
+    assert "script" not in Page(text).tags
+    assert "&lt;script&gt;" in text
+
+
+def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    write_page(tmp_path, None, Snapshot.of(held_out()))
+    assert dict(mpl.rcParams) == before
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_paints_the_pictures_in_the_pages_colours(tmp_path: Path) -> None:
+    write_page(tmp_path, Snapshot.of(held_out(300)), Snapshot.of(held_out(300, gap=0.0)))
+    picture = tmp_path / "page.png"
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1000,4000", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in ((0x0B, 0x6B, 0xCB), (0xD9, 0x58, 0x0D), (0x0A, 0x8F, 0x62)):
+        assert (np.abs(pixels - colour).max(1) < 40).sum() > 200

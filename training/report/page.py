@@ -1,0 +1,132 @@
+"""One self-contained page about a run: `report.html` needs no network and no other file."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from training.report.files import replace_file
+from training.report.history import Curve, read_history, thinned
+from training.report.pictures import MODALITY_NAMES, common_plane, draw_curves, draw_histograms, draw_planes
+from training.report.snapshot import MAX_PHOTOS, Snapshot
+from training.report.tables import gap_tables, headline_tables, success_grids, success_tables
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """One chart of the curves: what it shows, and under which names `metrics.jsonl` has it."""
+
+    title: str
+    curves: Mapping[str, str]
+    percent: bool = False
+
+
+_CHARTS = (
+    _Chart("Loss", {"loss": "train/loss"}),
+    _Chart("Temperature", {"temperature": "train/temperature"}),
+    _Chart("Gradient norm, before clipping", {"gradient norm": "train/gradient_norm"}),
+    _Chart("Learning rate", {"learning rate": "train/learning_rate"}),
+    _Chart("Pairs per second", {"rate": "train/pairs_per_s"}),
+    _Chart(
+        "Held-out success@10, means",
+        {"local pools": "val/local/mean/success@10", "mixed pool": "val/mixed/mean/success@10"},
+        percent=True,
+    ),
+    _Chart(
+        "Distance of mean vectors",
+        {
+            "image - text": "val/gap/i-t",
+            "image - fused": "val/gap/i-it",
+            "text - fused": "val/gap/t-it",
+            "image - text, batch": "train/gap",
+        },
+    ),
+)
+
+
+def write_report(
+    path: Path,
+    run_name: str,
+    settings: Mapping[str, Any],
+    metrics_jsonl: Path,
+    before: Snapshot | None,
+    after: Snapshot | None,
+    facts: Mapping[str, str],
+) -> None:
+    """Writes the page, aside and then renamed.
+
+    Args:
+        path: Where to, in the run folder: the page names the checkpoint `best` beside it.
+        run_name: What the run is called.
+        settings: The resolved settings, as JSON has them.
+        metrics_jsonl: The run's measurements; may be missing, or end in half a line.
+        before: The start on the held-out pairs; `None` without held-out pairs.
+        after: The checkpoint `best` on them.
+        facts: What else the reader should know, such as the number of bad rows, by name.
+
+    Raises:
+        OSError: the page cannot be written, or the measurements not read.
+    """
+    states = {name: state for name, state in (("before", before), ("after", after)) if state is not None}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["arrow"] = _arrow
+    template = environment.from_string((files("training.report") / "template.html").read_text(encoding="utf-8"))
+    page = template.render(
+        run_name=run_name,
+        facts=facts,
+        settings=[(name, _setting(value)) for name, value in settings.items()],
+        charts=_charts(read_history(metrics_jsonl)),
+        states=list(states),
+        checkpoint=shlex.quote(str(path.parent / "best")),
+        version=version("anykey"),
+        **(_held_out(states) if states else {}),
+    )
+    replace_file(path, page.encode())
+
+
+def _held_out(states: Mapping[str, Snapshot]) -> dict[str, Any]:
+    """What the page says about the held-out pairs."""
+    plane = common_plane(states)
+    last = list(states.values())[-1]
+    return {
+        "num_pairs": last.num_pairs,
+        "num_photos": min(last.num_pairs, MAX_PHOTOS),
+        "modalities": list(MODALITY_NAMES.values()),
+        "headlines": headline_tables(states),
+        "grids": success_grids(states),
+        "success": success_tables(states),
+        "gaps": gap_tables(states),
+        "planes": draw_planes(plane, states),
+        "plane_share": plane.share,
+        "histograms": draw_histograms(states),
+    }
+
+
+def _charts(history: Mapping[str, Curve]) -> Sequence[tuple[str, Markup]]:
+    """A chart for each kind of number there is; one nobody planned for gets its own."""
+    planned = {name for chart in _CHARTS for name in chart.curves.values()}
+    others = [_Chart(name, {name: name}) for name in history if name.startswith("train/") and name not in planned]
+    drawn = []
+    for number, chart in enumerate([*_CHARTS, *others]):
+        curves = {label: thinned(history[name]) for label, name in chart.curves.items() if name in history}
+        if curves:
+            drawn.append((chart.title, draw_curves(f"curve{number}", chart.title, curves, chart.percent)))
+    return drawn
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(part) for part in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _arrow(label: str) -> Markup:
+    return Markup(" &rarr; ").join(escape(part) for part in label.split(" > "))

@@ -1,0 +1,187 @@
+"""The report's tables: what was measured before and after, side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from training.report.pictures import MODALITY_NAMES
+from training.report.snapshot import CUTOFFS, NDCG_CUTOFFS, Snapshot
+from training.validation import ALL_COMBINATIONS, COMBINATIONS, MODALITIES, MODALITY_PAIRS, shares_image
+
+States = Mapping[str, Snapshot]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number in every state.
+
+    Attributes:
+        texts: As printed, a state each; a dash where it was not measured.
+        change: The difference, with its sign; empty where there is none to give.
+        verdict: `better`, `worse`, or empty where neither can be said.
+    """
+
+    texts: Sequence[str]
+    change: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        label: What the numbers are about; an arrow stands between query and key.
+        values: One for each of the table's groups.
+        role: `muted` where it is there for completeness only, `mean` of the rows above, or empty.
+    """
+
+    label: str
+    values: Sequence[Value]
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers of all states: a group of columns for each of `groups`."""
+
+    title: str
+    groups: Sequence[str]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination in a grid: the number as printed, and from 0 to 1 for the shade."""
+
+    text: str
+    shade: float
+    muted: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The nine combinations of one pool in one state: a row for each query, a column for each key."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How one kind of number is printed, and which way is good (0: neither)."""
+
+    text: Callable[[float], str]
+    good: int = 0
+    factor: float = 1.0
+
+
+_PERCENT = _Scale("{:.1f}".format, good=1, factor=100.0)
+_SHARE = _Scale("{:.1f}".format, factor=100.0)
+_PLAIN = _Scale("{:.3f}".format)
+_SMALL = _Scale("{:.2e}".format)
+
+
+def headline_tables(states: States) -> list[Table]:
+    """What a reader looks for first."""
+    lines = (
+        ("Mean success@10, local pools (%)", "local/mean/success@10", _PERCENT),
+        ("Mean success@10, mixed pool (%)", "mixed/mean/success@10", _PERCENT),
+        ("Distance of mean image and text", "gap/i-t", _PLAIN),
+    )
+    return [Table("", [""], [Row(label, [_value(states, name, scale)]) for label, name, scale in lines])]
+
+
+def success_tables(states: States) -> list[Table]:
+    """One table a metric: the nine combinations, in the local and in the mixed pool, and their mean."""
+    metrics = [f"success@{k}" for k in CUTOFFS] + [f"ndcg@{k}" for k in NDCG_CUTOFFS]
+    return [_success_table(states, metric) for metric in metrics]
+
+
+def gap_tables(states: States) -> list[Table]:
+    """The measures of the modality gap."""
+    pairs = [
+        Row(
+            f"{MODALITY_NAMES[first]} - {MODALITY_NAMES[second]}",
+            [
+                _value(states, f"gap/{first}-{second}", _PLAIN),
+                _value(states, f"covariance/{first}-{second}", _SMALL),
+            ],
+        )
+        for first, second in MODALITY_PAIRS
+    ]
+    combinations = [
+        Row(
+            combination_name(name),
+            [_value(states, f"cosine/{name}", _PLAIN), _value(states, f"confusion/{name}", _SHARE)],
+            _role(name),
+        )
+        for name in _judged_first()
+    ]
+    first_hits = [
+        Row(f"{MODALITY_NAMES[query]} queries", [_value(states, f"rank1/{query}/{name}", _SHARE) for name in MODALITIES])
+        for query in MODALITIES
+    ]
+    names = {**MODALITY_NAMES, "mixed": "mixed pool"}
+    spread = [Row(name, [_value(states, f"uniformity/{key}", _PLAIN)]) for key, name in names.items()]
+    return [
+        Table("Between modalities", ["Distance of means", "Distance of covariances"], pairs),
+        Table("Between query and key", ["Cosine of true pairs", "Other modality in the first 10 (%)"], combinations),
+        Table("First hit in the mixed pool (%)", [f"is {MODALITY_NAMES[name]}" for name in MODALITIES], first_hits),
+        Table("Uniformity (lower: more evenly spread)", [""], spread),
+    ]
+
+
+def success_grids(states: States, metric: str = "success@10") -> list[Grid]:
+    """The nine combinations at a glance: a grid for each pool and state."""
+    grids = []
+    for pool in ("local", "mixed"):
+        for name, state in states.items():
+            title = f"{'Local pools' if pool == 'local' else 'Mixed pool'}, {name}"
+            rows = [
+                (MODALITY_NAMES[query], [_cell(state, pool, f"{query}>{key}", metric) for key in MODALITIES])
+                for query in MODALITIES
+            ]
+            grids.append(Grid(title, rows))
+    return grids
+
+
+def combination_name(combination: str) -> str:
+    """A combination in words; the page sets an arrow for `>`."""
+    query, key = combination.split(">")
+    return f"{MODALITY_NAMES[query]} > {MODALITY_NAMES[key]}"
+
+
+def _success_table(states: States, metric: str) -> Table:
+    def row(label: str, name: str, role: str) -> Row:
+        return Row(label, [_value(states, f"{pool}/{name}/{metric}", _PERCENT) for pool in ("local", "mixed")], role)
+
+    rows = [row(combination_name(name), name, _role(name)) for name in _judged_first()]
+    rows.insert(len(COMBINATIONS), row("mean of these", "mean", "mean"))
+    title = metric.replace("ndcg", "nDCG").replace("success", "Success")
+    return Table(f"{title} (%)", ["Local pools", "Mixed pool"], rows)
+
+
+def _judged_first() -> list[str]:
+    return sorted(ALL_COMBINATIONS, key=shares_image)
+
+
+def _role(combination: str) -> str:
+    return "muted" if shares_image(combination) else ""
+
+
+def _value(states: States, name: str, scale: _Scale) -> Value:
+    found = [state.numbers.get(name) for state in states.values()]
+    texts = ["-" if number is None else scale.text(number * scale.factor) for number in found]
+    if len(found) < 2 or found[0] is None or found[-1] is None:
+        return Value(texts, "", "")
+    difference = (found[-1] - found[0]) * scale.factor
+    change = scale.text(difference)
+    is_nothing = float(change) == 0
+    verdict = "" if is_nothing or not scale.good else ("better" if difference * scale.good > 0 else "worse")
+    return Value(texts, change.lstrip("-") if is_nothing else ("" if difference < 0 else "+") + change, verdict)
+
+
+def _cell(state: Snapshot, pool: str, combination: str, metric: str) -> Cell:
+    number = state.numbers.get(f"{pool}/{combination}/{metric}")
+    text = "-" if number is None else _PERCENT.text(number * _PERCENT.factor)
+    return Cell(text, number or 0.0, shares_image(combination))
