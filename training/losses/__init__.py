@@ -2,9 +2,11 @@
 
 from training.losses.contrastive import contrastive_loss
 from training.losses.dense import clip_loss, duplicate_pairs, gcl_loss, pairwise_loss
+from training.losses.normalized import normalized_loss
 from training.losses.reading import Reading
 from training.losses.rows import FUSED, IMAGE, TEXT, Rows, concatenate, triples
 from training.losses.separation import caption_semantics, separation_loss
+from training.losses.sigmoid import sigmoid_loss
 from training.losses.terms import CLIP_WEIGHTS, CROSS_MODALITY, Terms
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "contrastive_loss",
     "duplicate_pairs",
     "gcl_loss",
+    "normalized_loss",
     "pairwise_loss",
     "separation_loss",
+    "sigmoid_loss",
     "triples",
 ]

@@ -12,7 +12,7 @@ positives.
 import torch
 from torch import Tensor
 
-from training.losses.lse import grouped_lse, negatives_lse
+from training.losses.lse import lse_with_edges, negatives_lse
 from training.losses.negatives import Negatives
 from training.losses.pool import Pool, make_pool
 from training.losses.reading import Reading
@@ -58,29 +58,19 @@ def contrastive_loss(
         negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size)
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         logit_E = pool.logits()
-        denominator_P = denominators(pool, terms.reading, negatives_R3, logit_E)
+        denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)
         share_P, logit_P = pool.share_E[pool.is_positive_E], logit_E[pool.is_positive_E]
         return (share_P * (denominator_P - logit_P)).sum()
 
 
-def denominators(pool: Pool, reading: Reading, negatives_R3: Tensor, logit_E: Tensor) -> Tensor:
+def _denominators(pool: Pool, reading: Reading, negatives_R3: Tensor, logit_E: Tensor) -> Tensor:
     """Log-sum-exp of the denominator of each edge to a positive, `[P]`."""
     left_P = pool.left_E[pool.is_positive_E]
     if reading is Reading.R3:
-        rivals_R = _with_edges(negatives_R3, logit_E, pool, ~pool.is_positive_E)
+        is_rival_E = ~pool.is_positive_E
+        rivals_R = lse_with_edges(negatives_R3, logit_E[is_rival_E], pool.left_E[is_rival_E])
         return torch.logaddexp(rivals_R[left_P], logit_E[pool.is_positive_E])
     if reading is not Reading.R5:
-        return _with_edges(negatives_R3, logit_E, pool, torch.ones_like(pool.is_positive_E))[left_P]
-    target_E = pool.labels.modality_R[pool.right_E]
-    group_E = pool.left_E * NUM_MODALITIES + target_E
-    group_V = torch.cat([torch.arange(negatives_R3.numel(), device=group_E.device), group_E])
-    lse_G = grouped_lse(torch.cat([negatives_R3.flatten(), logit_E]), group_V, negatives_R3.numel())
-    return lse_G[group_E[pool.is_positive_E]]
-
-
-def _with_edges(negatives_R3: Tensor, logit_E: Tensor, pool: Pool, keep_E: Tensor) -> Tensor:
-    """Log-sum-exp over the negatives of all slots and some edges, `[R]`."""
-    row_R3 = torch.arange(len(negatives_R3), device=logit_E.device)[:, None].expand_as(negatives_R3)
-    value_V = torch.cat([negatives_R3.flatten(), logit_E[keep_E]])
-    group_V = torch.cat([row_R3.flatten(), pool.left_E[keep_E]])
-    return grouped_lse(value_V, group_V, len(negatives_R3))
+        return lse_with_edges(negatives_R3, logit_E, pool.left_E)[left_P]
+    cell_E = pool.left_E * NUM_MODALITIES + pool.labels.modality_R[pool.right_E]
+    return lse_with_edges(negatives_R3.view(-1, 1), logit_E, cell_E)[cell_E[pool.is_positive_E]]

@@ -4,7 +4,8 @@ The forward pass keeps one number for each anchor and modality; the backward pas
 as FlashAttention (arXiv 2205.14135) and Inf-CL (arXiv 2410.17243) do. The mask is applied inside the tile:
 what is left out cannot be subtracted afterwards, since all digits are lost when it dominates the sum.
 
-Shape legend: R = rows, D = width, T = anchors in a tile, S = candidates in a tile, V = values, G = groups.
+Shape legend: R = rows, D = width, T = anchors in a tile, S = candidates in a tile, G = groups of
+values, K = values of a group, E = further values.
 """
 
 from typing import Any
@@ -32,12 +33,21 @@ def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) ->
     return lse_R3
 
 
-def grouped_lse(value_V: Tensor, group_V: Tensor, num_groups: int) -> Tensor:
-    """Log-sum-exp of the values of each group; -inf, without a gradient, where it has none above -inf."""
-    top_G = value_V.new_full((num_groups,), -torch.inf)
-    top_G = top_G.scatter_reduce(0, group_V, value_V.detach(), "amax")
+def lse_with_edges(negatives_GK: Tensor, value_E: Tensor, group_E: Tensor) -> Tensor:
+    """Log-sum-exp of each row of a matrix and of the values that belong to it.
+
+    Args:
+        negatives_GK: Some values of each group.
+        value_E: Further values.
+        group_E: The group of each of these.
+
+    Returns:
+        `[G]`; -inf, without a gradient, where a group has no value above -inf.
+    """
+    top_G = negatives_GK.detach().amax(1).scatter_reduce(0, group_E, value_E.detach(), "amax")
     base_G = top_G.masked_fill(top_G == -torch.inf, 0)
-    sum_G = torch.zeros_like(base_G).index_add(0, group_V, (value_V - base_G[group_V]).exp())
+    sum_G = (negatives_GK - base_G[:, None]).exp().sum(1)
+    sum_G = sum_G.index_add(0, group_E, (value_E - base_G[group_E]).exp())
     is_empty_G = sum_G == 0
     return torch.where(is_empty_G, -torch.inf, base_G + sum_G.masked_fill(is_empty_G, 1).log())
 

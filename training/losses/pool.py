@@ -26,6 +26,7 @@ class Pool:
         is_uniform: Whether all these temperatures are one number.
         labels: The rows' labels.
         row_A: Anchors that have a term, in order.
+        num_anchors: How many such anchors the whole pool has.
         left_E: The anchor of each edge.
         right_E: A row that it meets: a positive, a hard negative that its instance owns or, under R1, itself.
         is_positive_E: Whether that is a positive.
@@ -37,6 +38,7 @@ class Pool:
     is_uniform: bool
     labels: Labels
     row_A: Tensor
+    num_anchors: int
     left_E: Tensor
     right_E: Tensor
     is_positive_E: Tensor
@@ -65,13 +67,25 @@ def make_pool(rows: Rows, scale: Tensor, terms: Terms, anchors: slice | None) ->
     scale_33 = scale.to(vectors_RD).expand(NUM_MODALITIES, NUM_MODALITIES)
     labels = make_labels(rows)
     share_R3 = _shares(labels, terms, vectors_RD)
-    row_A = _anchors(share_R3, anchors)
+    has_term_R = (share_R3 > 0).any(1)
+    row_A = _inside(has_term_R, anchors).nonzero()[:, 0]
     left_E, right_E = meetings(labels, row_A)
     keep_E = _kept(labels, left_E, right_E, terms)
     left_E, right_E = left_E[keep_E], right_E[keep_E]
     is_positive_E = ~labels.is_hard_R[right_E] & (left_E != right_E)
     share_E = share_R3[left_E, labels.modality_R[right_E]]
-    return Pool(vectors_RD, scale_33, scale.numel() == 1, labels, row_A, left_E, right_E, is_positive_E, share_E)
+    return Pool(
+        vectors_RD=vectors_RD,
+        scale_33=scale_33,
+        is_uniform=scale.numel() == 1,
+        labels=labels,
+        row_A=row_A,
+        num_anchors=int(has_term_R.sum()),
+        left_E=left_E,
+        right_E=right_E,
+        is_positive_E=is_positive_E,
+        share_E=share_E,
+    )
 
 
 def full_precision(vectors: Tensor) -> Tensor:
@@ -95,14 +109,13 @@ def _positives(labels: Labels) -> Tensor:
     return count_R3.masked_fill(labels.is_hard_R[:, None], 0)
 
 
-def _anchors(share_R3: Tensor, anchors: slice | None) -> Tensor:
-    """Rows in the slice that have a term."""
-    has_term_R = (share_R3 > 0).any(1)
-    if anchors is not None:
-        inside_R = torch.zeros_like(has_term_R)
-        inside_R[anchors] = True
-        has_term_R &= inside_R
-    return has_term_R.nonzero()[:, 0]
+def _inside(has_term_R: Tensor, anchors: slice | None) -> Tensor:
+    """The rows that have a term and are in the slice."""
+    if anchors is None:
+        return has_term_R
+    inside_R = torch.zeros_like(has_term_R)
+    inside_R[anchors] = True
+    return has_term_R & inside_R
 
 
 def _kept(labels: Labels, left_E: Tensor, right_E: Tensor, terms: Terms) -> Tensor:

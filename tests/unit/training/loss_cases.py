@@ -117,5 +117,6 @@ def number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def gradients(loss: Tensor, rows: Rows, scale: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, (rows.vectors_RD, scale), allow_unused=True, materialize_grads=True)
+def gradients(loss: Tensor, rows: Rows, *others: Tensor) -> tuple[Tensor, ...]:
+    inputs = (rows.vectors_RD, *others)
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)

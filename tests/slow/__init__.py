@@ -1,0 +1,1 @@
+"""Proofs that take minutes: run by `make test-slow`, not by `make test`."""
