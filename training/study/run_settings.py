@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,9 +44,9 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
         raise InvalidRecipeError(f"settings of {name}: {'; '.join(faults)}") from error
 
 
-def toml_text(settings: TrainSettings) -> str:
+def toml_text(settings: TrainSettings, leave_out: AbstractSet[str] = frozenset()) -> str:
     """The settings that were given, as a TOML file for `anykey-train --config`; a line each, sorted by name."""
-    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude=set(leave_out))
     # JSON's strings, numbers, booleans and arrays of them are TOML as they stand.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in sorted(values.items())]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,5 @@
 """Runs a plan, one training after the other or several at once; what is finished already is left as it is."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import monotonic, sleep
@@ -12,6 +9,7 @@ from rich.console import Console
 from training.run_folder import finished_run, run_digest
 from training.settings import TrainSettings
 from training.sources import expand
+from training.study.child import Child, threads_each
 from training.study.errors import RunFailedError
 from training.study.plan import Run
 from training.trainer import train
@@ -60,9 +58,10 @@ def _in_processes(waiting: list[Run], workers: int, console: Console) -> None:
                 if is_finished(run.settings):
                     done.add(run.folder)
                 else:
-                    working.append(_Worker(run, _threads(workers)))
+                    working.append(_Worker(run, threads_each(workers)))
             for worker in [worker for worker in working if worker.is_done()]:
                 working.remove(worker)
+                worker.end()
                 done.add(worker.run.folder)
                 console.print(f"{total - len(waiting) - len(working)} of {total}: {worker.summary()}")
             sleep(_POLL_S)
@@ -80,54 +79,24 @@ class _Worker:
 
     def __init__(self, run: Run, num_threads: int) -> None:
         self.run = run
-        self._log = run.folder / LOG_NAME
         self._began = monotonic()
-        run.folder.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
-        with self._log.open("w") as log:
-            # Its own session: Ctrl-C reaches the study alone, which then ends its workers.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "training.study.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
-        assert self._process.stdin is not None
-        self._process.stdin.write(run.settings.model_dump_json(exclude_unset=True) + "\n")
-        self._process.stdin.flush()
+        line = run.settings.model_dump_json(exclude_unset=True)
+        self._child = Child("training.study.worker", line, run.folder / LOG_NAME, num_threads)
 
     def is_done(self) -> bool:
         """Whether it has ended well; raises `RunFailedError` when it ended otherwise."""
-        code = self._process.poll()
-        if code is not None:
-            self._close()
-        if code:
-            lines = self._log.read_text().split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-            raise RunFailedError(f"{self._name()}: {last.removeprefix('anykey-train: error: ')}; see {self._log}")
-        return code == 0
+        try:
+            return self._child.is_done()
+        except RunFailedError as error:
+            raise RunFailedError(f"{self._name()}: {error}") from error
 
     def summary(self) -> str:
         """Which run, and how long it took."""
         return f"{self._name()}, {(monotonic() - self._began) / 60:.1f} min"
 
     def end(self) -> None:
-        """Ends the process if it still runs, and waits for its end."""
-        self._process.kill()
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """Ends the process if it still runs."""
+        self._child.end()
 
     def _name(self) -> str:
         return f"{self.run.variant}, seed {self.run.seed}"
-
-
-def _threads(workers: int) -> int:
-    """Each worker's share of the cores; a number set in the environment wins."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)

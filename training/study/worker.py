@@ -1,38 +1,26 @@
-"""One training run in a process of its own: `python -m training.study.worker`, settings as one line of JSON on stdin.
-
-It ends when stdin closes, so that a run never outlives the study that started it, however that ended.
-"""
+"""One training run in a process of its own: `python -m training.study.worker`, its settings as JSON on stdin."""
 
 import json
-import os
 import sys
-import threading
 
 from rich.console import Console
 
-from encoder.errors import DeviceUnavailableError, EncoderError
-from encoder.program import EXIT_ENVIRONMENT, EXIT_USAGE, fail
-from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
+from encoder.errors import EncoderError
+from encoder.program import EXIT_ENVIRONMENT, fail
+from training.errors import TrainingError
+from training.study.child import job
 from training.study.run_settings import run_settings
 from training.trainer import train
 
 
 def main() -> int:
     """Trains; gives the exit code back."""
-    settings = run_settings("the run", json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    settings = run_settings("the run", json.loads(job()))
     try:
         train(settings, Console(highlight=False, soft_wrap=True))
-    except (InvalidPairsError, InvalidRecipeError) as error:
-        return fail("anykey-train", str(error), EXIT_USAGE)
-    except (TrainingError, EncoderError, DeviceUnavailableError, OSError) as error:
+    except (TrainingError, EncoderError, OSError) as error:
         return fail("anykey-train", str(error), EXIT_ENVIRONMENT)
     return 0
-
-
-def _end_with_stdin() -> None:
-    sys.stdin.read()
-    os._exit(EXIT_ENVIRONMENT)
 
 
 if __name__ == "__main__":

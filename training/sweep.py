@@ -1,0 +1,116 @@
+"""Searches settings with Optuna: every trial is a run of the trainer in a folder of its own."""
+
+import json
+from time import sleep
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from training.errors import DivergedError, InvalidRecipeError
+from training.study.child import Child, threads_each
+from training.study.run_settings import toml_text
+from training.sweep_settings import SweepSettings
+from training.sweep_space import base_values, distributions, trial_settings
+from training.sweep_trials import Trial, Trials
+from training.trainer import train
+from training.validation import SELECTION_METRIC
+
+_POLL_S = 0.5
+_SHOWN = 10
+
+
+def sweep(settings: SweepSettings, console: Console) -> None:
+    """Runs trials until there are `settings.trials`, then writes `best.toml` and `trials.jsonl`.
+
+    Raises:
+        TrainingError: the plan is not the record's, or not one trial came to anything.
+        EncoderError, OSError: as of `train`.
+    """
+    trials = open_trials(settings)
+    if settings.workers == 1:
+        work(settings, trials, console)
+    else:
+        _in_processes(settings, trials, console)
+    _report(settings, trials, console)
+
+
+def open_trials(settings: SweepSettings) -> Trials:
+    """The record of the sweep that the settings describe."""
+    shared = settings.model_dump(mode="json", include={"data", "val_data", "seed"})
+    space = {name: str(distribution) for name, distribution in distributions(settings).items()}
+    base = {name: str(value) for name, value in base_values(settings).items()}
+    plan = json.dumps({**shared, "base": base, "space": space}, sort_keys=True)
+    return Trials(settings.output, distributions(settings), settings.seed, plan)
+
+
+def work(settings: SweepSettings, trials: Trials, console: Console) -> None:
+    """Takes one trial after the other until there are enough."""
+    while (trial := trials.next(settings.trials)) is not None:
+        with trial:
+            console.print(f"trial {trial.number}: {_in_words(trial.params)}")
+            _run(settings, trials, trial, console)
+
+
+def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console) -> None:
+    """One trial; what its own settings make of it is a result, anything else ends the sweep."""
+    try:
+        result = train(trial_settings(settings, trial.params, trial.folder), console)
+    except (DivergedError, InvalidRecipeError, torch.OutOfMemoryError) as error:
+        trials.fail(trial, str(error))
+        console.print(f"trial {trial.number} failed: {error}")
+        return
+    trials.succeed(trial, result.best[SELECTION_METRIC], settings.keep_checkpoints)
+
+
+def _in_processes(settings: SweepSettings, trials: Trials, console: Console) -> None:
+    line = settings.model_dump_json()
+    logs = [settings.output / f"worker-{number}.log" for number in range(settings.workers)]
+    workers = [Child("training.sweep_worker", line, log, threads_each(settings.workers)) for log in logs]
+    shown: set[int] = {trial.number for trial in (*trials.ranking(), *trials.failed())}
+    try:
+        while not all([worker.is_done() for worker in workers]):
+            _show_new(trials, shown, console)
+            sleep(_POLL_S)
+        _show_new(trials, shown, console)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def _show_new(trials: Trials, shown: set[int], console: Console) -> None:
+    for trial in (*trials.ranking(), *trials.failed()):
+        if trial.number not in shown:
+            shown.add(trial.number)
+            value = "failed" if trial.value is None else f"{trial.value:.4f}"
+            console.print(f"trial {trial.number}: {value}, {_in_words(trial.params)}")
+
+
+def _report(settings: SweepSettings, trials: Trials, console: Console) -> None:
+    ranking, failed = trials.ranking(), trials.failed()
+    if not ranking:
+        why = (trials.folder_of(failed[0].number) / "error.txt").read_text().strip() if failed else "none was run"
+        raise InvalidRecipeError(f"none of {len(failed)} trials came to anything; the first: {why}")
+    lines = [{"trial": trial.number, "value": trial.value, "params": trial.params} for trial in (*ranking, *failed)]
+    (settings.output / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = Table("trial", SELECTION_METRIC, *ranking[0].params, box=None)
+    for trial in ranking[:_SHOWN]:
+        table.add_row(str(trial.number), f"{trial.value:.4f}", *(_short(value) for value in trial.params.values()))
+    console.print(table)
+    best = ranking[0]
+    chosen = trial_settings(settings, best.params, trials.folder_of(best.number))
+    path = settings.output / "best.toml"
+    head = (
+        f"# Trial {best.number}, the best of {len(ranking)}: {SELECTION_METRIC} {best.value:.4f} on the held-out pairs."
+    )
+    path.write_text(f"{head}\n{toml_text(chosen, leave_out={'output'})}")
+    console.print(f"{len(ranking)} trials, {len(failed)} more failed; best settings: {path}")
+    console.print(f"checkpoint: {trials.folder_of(best.number) / 'best'}")
+
+
+def _in_words(params: dict[str, object]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in params.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

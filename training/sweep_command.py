@@ -1,0 +1,23 @@
+"""What `anykey-train sweep` does; without Optuna, it says so."""
+
+from importlib.util import find_spec
+
+from rich.console import Console
+
+from training.study.errors import MissingLibraryError
+from training.sweep_settings import SweepSettings
+
+
+def run(settings: SweepSettings) -> int:
+    """Runs the sweep; gives the exit code back.
+
+    Raises:
+        MissingLibraryError: Optuna is not installed.
+        TrainingError, EncoderError, OSError: as of the trials.
+    """
+    if find_spec("optuna") is None:
+        raise MissingLibraryError("a sweep is guided by Optuna: pip install 'anykey[sweep]'")
+    from training.sweep import sweep
+
+    sweep(settings, Console(highlight=False, soft_wrap=True))
+    return 0
