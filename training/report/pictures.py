@@ -95,7 +95,7 @@ def draw_planes(plane: Plane, states: Mapping[str, Snapshot]) -> Markup:
         states: Snapshots by name; the points of one photo lie in the same row of each modality.
     """
     with mpl.rc_context(_STYLE):
-        figure, panels = _figure(4.6 * len(states), 4.3, len(states), share=True)
+        figure, panels = _figure(4.6 * len(states), 4.3, len(states), share_y=True)
         for axes, (name, state) in zip(panels, states.items(), strict=True):
             _draw_plane(axes, plane, state)
             axes.set_title(name)
@@ -113,7 +113,7 @@ def draw_histograms(states: Mapping[str, Snapshot]) -> Markup:
         states: Snapshots by name.
     """
     with mpl.rc_context(_STYLE):
-        figure, panels = _figure(4.6 * len(states), 3.0, len(states), share=True)
+        figure, panels = _figure(4.6 * len(states), 3.0, len(states))
         for axes, (name, state) in zip(panels, states.items(), strict=True):
             for colour, (kind, label) in zip(_SERIES, _HISTOGRAM_NAMES.items(), strict=True):
                 counts = state.histograms[kind]
@@ -149,10 +149,10 @@ def _shown_range(states: Mapping[str, Snapshot]) -> tuple[float, float]:
     return float(BIN_EDGES[:-1][used].min()) - 0.05, float(BIN_EDGES[1:][used].max()) + 0.05
 
 
-def _figure(width: float, height: float, columns: int, share: bool = False) -> tuple[Figure, Sequence[Axes]]:
+def _figure(width: float, height: float, columns: int, share_y: bool = False) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    panels = figure.subplots(1, columns, squeeze=False, sharex=share, sharey=share)
+    panels = figure.subplots(1, columns, squeeze=False, sharex=True, sharey=share_y)
     return figure, panels[0]
 
 
