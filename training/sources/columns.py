@@ -1,0 +1,57 @@
+"""Which columns of a table hold images and texts, told by their names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.errors import InvalidPairsError
+
+IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "img", "jpg")
+TEXT_COLUMNS = ("captions", "caption", "text", "title", "txt")
+_NUMBERED = re.compile(r"caption_?\d+")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that make a pair, by their names in the file.
+
+    Attributes:
+        image: The image's column; `None` where the rows are texts alone.
+        texts: The captions' columns; none where the rows are images alone.
+        name: The column of the pair's name.
+    """
+
+    image: str | None
+    texts: tuple[str, ...]
+    name: str | None
+
+
+def choose_columns(header: Sequence[str], label: str) -> Columns:
+    """The first image column and the first text column that are there, and `caption_0`, `caption1`, ... beside it.
+
+    Names are compared without regard to case and to white space around them.
+
+    Args:
+        header: The column names.
+        label: The file, for messages.
+
+    Raises:
+        InvalidPairsError: there is neither, or one of them is there twice.
+    """
+    names: dict[str, list[str]] = {}
+    for column in header:
+        names.setdefault(column.strip().lower(), []).append(column)
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    text = next((name for name in TEXT_COLUMNS if name in names), None)
+    numbered = [name for name in names if _NUMBERED.fullmatch(name)]
+    texts = [*([text] if text else []), *numbered]
+    chosen = [*([image] if image else []), *texts]
+    if not chosen:
+        known, found = ", ".join(IMAGE_COLUMNS + TEXT_COLUMNS), ", ".join(header)
+        raise InvalidPairsError(f"{label}: expected a header with one of {known}; found {found[:200] or 'none'}")
+    for name in chosen:
+        if len(names[name]) > 1:
+            raise InvalidPairsError(f"{label}: column '{name}' comes {len(names[name])} times")
+    return Columns(
+        names[image][0] if image else None, tuple(names[name][0] for name in texts), names.get("name", [None])[0]
+    )
