@@ -1,0 +1,173 @@
+"""Remote files: fetched once into a cache folder, then read like any other.
+
+`http://` and `https://` go through httpx; `pipe:COMMAND`, as WebDataset spells it, runs a command that writes a tar
+file; every other URL (`s3://`, `gs://`, `memory://`, ...) goes through fsspec and the package it asks for.
+
+A copy's name is a digest of the URL and of what the server tells of the file's version (entity tag, time, size), so a
+file that changes is fetched again. A copy is written aside and renamed, by one process at a time.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import httpx
+from filelock import FileLock
+
+from training.errors import InvalidPairsError
+from training.sources.file import DataFile
+from training.sources.waiting import call_within, run_pipe
+
+PIPE = "pipe:"
+STALL_S = 60.0
+CHUNK_BYTES = 4 * 1024**2
+# What the backends of fsspec call the things that tell one version of a file from the next.
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A file that can be fetched.
+
+    Attributes:
+        version: What tells this version from others; may be empty.
+        num_bytes: Its size, where that is told.
+        chunks: Its bytes; nothing is read before they are asked for.
+    """
+
+    version: str
+    num_bytes: int | None
+    chunks: Iterator[bytes]
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is a URL or a command instead of a path."""
+    return name.startswith(PIPE) or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
+
+
+def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) -> DataFile:
+    """Fetches a remote file, unless this version of it is there.
+
+    Args:
+        name: A URL, maybe with `#` and a part of the file, or `pipe:COMMAND`.
+        cache_dir: Where copies are kept; `None` for `anykey/data` in the user's cache folder.
+        stall_s: The longest time in which nothing may come.
+
+    Raises:
+        InvalidPairsError: it cannot be fetched whole; the message has the URL without user, password and query.
+    """
+    url, part = (name, "") if name.startswith(PIPE) else _split_part(name)
+    label = _without_secrets(url)
+    folder = cache_dir or default_cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _opener(url)(url, stall_s) as remote:
+            path = folder / _file_name(url, remote.version)
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    _keep(remote, path)
+    except Exception as error:  # each backend raises the errors of its own library
+        raise InvalidPairsError(f"cannot fetch {label}: {str(error) or type(error).__name__}") from error
+    return DataFile(path, part, label)
+
+
+def default_cache_dir() -> Path:
+    """`anykey/data` in the folder that the XDG base directory specification names for caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anykey" / "data"
+
+
+def _opener(url: str) -> Callable[[str, float], AbstractContextManager[_Remote]]:
+    if url.startswith(PIPE):
+        return _open_pipe
+    return _open_http if urlsplit(url).scheme.lower() in ("http", "https") else _open_fsspec
+
+
+@contextmanager
+def _open_http(url: str, stall_s: float) -> Iterator[_Remote]:
+    headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
+    with httpx.stream("GET", url, headers=headers, timeout=stall_s, follow_redirects=True) as response:
+        if response.is_error:
+            raise OSError(f"the server answered {response.status_code} {response.reason_phrase}")
+        told = [response.headers.get(name, "") for name in ("etag", "last-modified", "content-length")]
+        size = int(told[2]) if told[2].isdecimal() else None
+        yield _Remote("|".join(told), size, response.iter_raw(CHUNK_BYTES))
+
+
+@contextmanager
+def _open_fsspec(url: str, stall_s: float) -> Iterator[_Remote]:
+    def look_up() -> tuple[Any, str, dict[str, Any]]:
+        files, path = fsspec.core.url_to_fs(url)
+        return files, path, files.info(path)
+
+    def chunks() -> Iterator[bytes]:
+        with call_within(stall_s, lambda: files.open(path, "rb")) as file:
+            while chunk := call_within(stall_s, lambda: file.read(CHUNK_BYTES)):
+                yield chunk
+
+    files, path, info = call_within(stall_s, look_up)
+    size = info.get("size")
+    version = "|".join(str(info[key]) for key in (*_VERSION_KEYS, "size") if info.get(key) is not None)
+    yield _Remote(version, size if isinstance(size, int) else None, chunks())
+
+
+@contextmanager
+def _open_pipe(name: str, stall_s: float) -> Iterator[_Remote]:
+    chunks = run_pipe(name.removeprefix(PIPE), stall_s, CHUNK_BYTES)
+    try:
+        yield _Remote("", None, chunks)
+    finally:
+        chunks.close()  # ends the command, if it was begun
+
+
+def _keep(remote: _Remote, path: Path) -> None:
+    """Writes a file aside and renames it; the lock is held, so no one else writes there."""
+    aside = path.with_name(f"{path.name}.part")
+    num_bytes = 0
+    try:
+        with aside.open("wb") as file:
+            for chunk in remote.chunks:
+                num_bytes += file.write(chunk)
+        if remote.num_bytes not in (None, num_bytes):
+            raise OSError(f"{num_bytes} of {remote.num_bytes} bytes came")
+        if num_bytes == 0:
+            raise OSError("it is empty")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _file_name(url: str, version: str) -> str:
+    digest = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:32]
+    if url.startswith(PIPE):
+        return f"{digest}.tar"
+    return f"{digest}{PurePosixPath(urlsplit(url).path).suffix.lower()[:16]}"
+
+
+def _split_part(name: str) -> tuple[str, str]:
+    url, _, part = name.partition("#")
+    return url, part
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without user, password and query, which may hold a signature; a command stays as it is."""
+    if url.startswith(PIPE):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
