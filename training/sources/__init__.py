@@ -1,5 +1,6 @@
 """Where pairs come from: one small module for each format, and `open_pairs`, which tells them apart."""
 
-from training.sources.open import ConcatenatedPairs, expand, open_pairs
+from training.sources.concatenated import ConcatenatedPairs
+from training.sources.open import expand, open_pairs, source_states
 
-__all__ = ["ConcatenatedPairs", "expand", "open_pairs"]
+__all__ = ["ConcatenatedPairs", "expand", "open_pairs", "source_states"]

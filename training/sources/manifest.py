@@ -1,31 +1,30 @@
 """A JSONL manifest of pairs: `{"image": "photos/1.jpg", "captions": ["...", "..."]}`, one to a line."""
 
-import json
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.rows import captions_of
+from training.errors import InvalidRowError
+from training.pairs import Pair, Side
+from training.sources.file import DataFile, image_path
+from training.sources.lines import Lines
+from training.sources.rows import captions_of, pair_of, parse_json, says_nothing, side_of
 
 
 class Manifest:
     """Pairs named in a JSONL file; image paths are relative to the file.
 
-    A row holds `image` and `captions` (list), or `caption` or `text` (string), and maybe a `name`.
+    A row holds `image`, and `captions` (list), or `caption` or `text` (string), or one half alone; and maybe a `name`,
+    a `query` and a list of `negatives`, which are objects with `image`, with `text` or `texts`, or with both.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Reads the lines; they are parsed one by one later.
+    def __init__(self, file: DataFile) -> None:
+        """Finds the lines; they are parsed one by one later.
 
         Raises:
-            InvalidPairsError: the file cannot be read.
+            InvalidPairsError: the file cannot be read, or is not UTF-8.
         """
-        self._path = path
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): captions may hold U+2028
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidPairsError(f"cannot read {path} as UTF-8 JSONL: {error}") from error
-        self._lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        self._file = file
+        self._lines = Lines(file, "JSONL")
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -34,16 +33,32 @@ class Manifest:
         """Parses one row.
 
         Raises:
-            InvalidRowError: not JSON, or without an image or a caption.
+            InvalidRowError: not JSON, or not such a row.
         """
         number, line = self._lines[position]
-        where = f"{self._path}:{number}"
+        where = f"{self._file.label}:{number}"
         try:
-            row = json.loads(line)
-            captions = captions_of(row)
+            row = parse_json(line)
+            pair = self._pair(row, where)
+            return replace(pair, query=self._query(row), negatives=self._negatives(row))
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
-        image = row.get("image")
+
+    def _pair(self, row: Any, where: str) -> Pair:
+        image = row.get("image") if isinstance(row, dict) else None
+        captions = () if image is not None and says_nothing(row) else captions_of(row)
+        if image is None:
+            return pair_of(str(row.get("name", where)), None, captions, where)
         if not isinstance(image, str) or not image:
-            raise InvalidRowError(where, "expected 'image', a path relative to the manifest")
-        return Pair(str(row.get("name", image)), self._path.parent / image, captions, where)
+            raise ValueError("expected 'image', a path relative to the manifest")
+        return pair_of(str(row.get("name", image)), image_path(self._file.folder, image), captions, where)
+
+    def _query(self, row: dict[str, Any]) -> Side | None:
+        value = row.get("query")
+        return None if value is None else side_of(value, self._file, "query")
+
+    def _negatives(self, row: dict[str, Any]) -> tuple[Side, ...]:
+        values = row.get("negatives")
+        if values is not None and not isinstance(values, list):
+            raise ValueError("expected 'negatives', a list of objects")
+        return tuple(side_of(value, self._file, "negatives") for value in values or [])

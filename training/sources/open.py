@@ -1,85 +1,62 @@
 """Names become pair sources."""
 
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from braceexpand import braceexpand
-
-from training.errors import InvalidPairsError, NoPairsError
-from training.pairs import Pair, PairSource
-from training.sources.manifest import Manifest
-from training.sources.shards import Shard
-
-
-class ConcatenatedPairs:
-    """Several sources, one after the other."""
-
-    def __init__(self, sources: Sequence[PairSource]) -> None:
-        self._sources = list(sources)
-
-    def __len__(self) -> int:
-        return sum(len(source) for source in self._sources)
-
-    def __getitem__(self, position: int) -> Pair:
-        """Reads the pair at `position`; raises `InvalidRowError` when the row is no pair."""
-        for source in self._sources:
-            if position < len(source):
-                return source[position]
-            position -= len(source)
-        raise IndexError(position)
+from training.errors import NoPairsError
+from training.sources.concatenated import ConcatenatedPairs
+from training.sources.file import DataFile
+from training.sources.formats import format_of
+from training.sources.names import find_files
 
 
-def open_pairs(names: Sequence[str]) -> PairSource:
+def open_pairs(names: Sequence[str], cache_dir: Path | None = None) -> ConcatenatedPairs:
     """Opens pair sources by name.
 
     Args:
-        names: Paths and patterns, see `expand`: `.tar` files are WebDataset shards, `.jsonl` files manifests.
+        names: Paths, patterns and URLs, see `find_files`; `docs/data.md` lists the formats.
+        cache_dir: Where fetched files are kept; `None` for the user's cache folder.
 
     Returns:
-        All pairs, in the order of the names.
+        All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
 
     Raises:
-        NoPairsError: a pattern matches nothing, or the files hold no pairs.
-        InvalidPairsError: a file of another kind, or a damaged one.
+        NoPairsError: a name matches nothing, or the files hold no pairs.
+        InvalidPairsError: a file of another kind, or a damaged one, or one that cannot be fetched.
     """
-    paths = expand(names)
-    sources = [_open(path) for path in paths]
-    pairs = sources[0] if len(sources) == 1 else ConcatenatedPairs(sources)
+    groups = [find_files(name, cache_dir) for name in _some(names)]
+    pairs = ConcatenatedPairs([ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups])
     if len(pairs) == 0:
-        raise NoPairsError(f"no pairs in {', '.join(str(path) for path in paths)}")
+        raise NoPairsError(f"no pairs in {', '.join(file.label for group in groups for file in group)}")
     return pairs
 
 
-def expand(names: Sequence[str]) -> list[Path]:
-    """Files named by paths with `{00000..00009}` and `{a,b}` braces and `*`, `?`, `[...]` patterns in any part.
+def expand(names: Sequence[str], cache_dir: Path | None = None) -> list[Path]:
+    """The files and folders of all names, where they lie on this machine; see `open_pairs` for arguments and errors."""
+    return [file.path for name in _some(names) for file in find_files(name, cache_dir)]
 
-    The benchmark reads pairs by the same rules with code of its own; a test compares the two.
 
-    Raises:
-        NoPairsError: a name without a file.
-        InvalidPairsError: unbalanced braces.
+def source_states(names: Sequence[str], cache_dir: Path | None = None) -> list[str]:
+    """A line for every file that the pairs depend on, which changes when the file does.
+
+    That is the path, size and time of a local file, of each file in a folder, and of a dataset's candidates; for a
+    remote file its URL's and version's digest. Images that rows name are left out: reading them all would take as long
+    as training. See `open_pairs` for arguments and errors.
     """
-    paths: list[Path] = []
-    for name in names:
-        try:
-            patterns = list(braceexpand(name))
-        except ValueError as error:
-            raise InvalidPairsError(f"unbalanced braces in '{name}'") from error
-        for pattern in patterns:
-            matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-            files = [path for path in map(Path, matches) if path.is_file()]
-            if not files:
-                raise NoPairsError(f"no file '{pattern}' (from '{name}')")
-            paths += files
-    if not paths:
-        raise NoPairsError("no data named: expected WebDataset shards (.tar) or a manifest (.jsonl)")
-    return paths
+    return [line for name in names for file in find_files(name, cache_dir) for line in _states(file)]
 
 
-def _open(path: Path) -> PairSource:
-    if path.suffix == ".tar":
-        return Shard(path)
-    if path.suffix == ".jsonl":
-        return Manifest(path)
-    raise InvalidPairsError(f"cannot read pairs from {path}: expected a .tar shard or a .jsonl manifest")
+def _some(names: Sequence[str]) -> Sequence[str]:
+    if not names:
+        raise NoPairsError("no data named: expected files or folders of pairs, see docs/data.md")
+    return names
+
+
+def _states(file: DataFile) -> list[str]:
+    if file.url:
+        return [f"{file.path.name}#{file.part} {file.path.stat().st_size}"]
+    lines = []
+    for path in format_of(file).files(file):
+        status = path.stat()
+        lines.append(f"{path}#{file.part} {status.st_size} {status.st_mtime_ns}")
+    return lines

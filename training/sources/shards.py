@@ -4,16 +4,16 @@ A shard is indexed once by its headers; after that any sample costs one seek. Th
 order, and any number of workers without duplicated or dropped samples, which streaming shards does not.
 """
 
-import json
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from webdataset.tariterators import base_plus_ext
 
 from training.errors import InvalidPairsError, InvalidRowError
 from training.pairs import Pair
-from training.sources.rows import captions_of
+from training.sources.file import DataFile
+from training.sources.rows import captions_of, parse_json
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 TEXT_EXTENSIONS = ("json", "txt")
@@ -30,17 +30,18 @@ class _Sample:
 class Shard:
     """One tar file of samples `<name>.jpg|jpeg|png|webp` beside `<name>.json` or `<name>.txt`.
 
-    The JSON holds `captions` (list), or `caption` or `text` (string); each line of a `.txt` is a caption.
+    The JSON holds `captions` (list), or `caption` or `text` (string); each line of a `.txt` is a caption. A sample that
+    holds images and nothing else, or texts and nothing else, is that half of a pair.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: DataFile) -> None:
         """Indexes the tar file.
 
         Raises:
             InvalidPairsError: it cannot be read, or is no tar file.
         """
-        self._path = path
-        self._samples = _index(path)
+        self._file = file
+        self._samples = _index(file)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -49,42 +50,51 @@ class Shard:
         """Reads one pair.
 
         Raises:
-            InvalidRowError: the sample lacks an image or a caption.
+            InvalidRowError: the sample holds other things, or no caption where one should be.
         """
         sample = self._samples[position]
-        where = f"{self._path}: sample '{sample.name}'"
+        where = f"{self._file.label}: sample '{sample.name}'"
         image = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
         text = next((name for name in TEXT_EXTENSIONS if name in sample.members), None)
-        if image is None or text is None:
+        if (image is None or text is None) and not _is_half(sample.members):
             found = ", ".join(sample.members) or "nothing"
             raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found}")
-        return Pair(sample.name, self._read(sample, image), self._captions(sample, text, where), where)
+        data = None if image is None else self._read(sample, image)
+        return Pair(sample.name, data, () if text is None else self._captions(sample, text, where), where)
 
     def _captions(self, sample: _Sample, extension: str, where: str) -> tuple[str, ...]:
         try:
-            text = self._read(sample, extension).decode("utf-8")
-            return captions_of(json.loads(text) if extension == "json" else {"captions": text.split("\n")})
+            data = self._read(sample, extension)
+            if extension == "json":
+                return captions_of(parse_json(data))
+            return captions_of({"captions": data.decode("utf-8").split("\n")})
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
     def _read(self, sample: _Sample, extension: str) -> bytes:
         offset, length = sample.members[extension]
-        with self._path.open("rb") as file:  # no handle is kept: threads and processes would share its position
+        with self._file.path.open("rb") as file:  # no handle is kept: threads and processes would share its position
             file.seek(offset)
             return file.read(length)
 
 
-def _index(path: Path) -> list[_Sample]:
+def _is_half(extensions: Iterable[str]) -> bool:
+    """Whether a sample is plainly one half: with anything beside it, the other half may be there under a wrong name."""
+    found = set(extensions)
+    return bool(found) and (found <= set(IMAGE_EXTENSIONS) or found <= set(TEXT_EXTENSIONS))
+
+
+def _index(file: DataFile) -> list[_Sample]:
     samples: dict[str, _Sample] = {}
     try:
-        if path.stat().st_size % tarfile.BLOCKSIZE:  # tarfile itself takes a header cut in two for the end
+        if file.path.stat().st_size % tarfile.BLOCKSIZE:  # tarfile itself takes a header cut in two for the end
             raise tarfile.ReadError("cut short")
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(file.path, "r:") as tar:
             for member in tar:
                 name, extension = base_plus_ext(member.name)
                 if member.isfile() and name and not name.endswith("/"):  # else it is a hidden file
                     sample = samples.setdefault(name, _Sample(name))
                     sample.members[extension.lower()] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
-        raise InvalidPairsError(f"{path} is no readable tar file: {error}") from error
+        raise InvalidPairsError(f"{file.label} is no readable tar file: {error}") from error
     return list(samples.values())

@@ -10,13 +10,14 @@ import pytest
 
 from tests.drawn_pairs import drawn_pairs, write_shard, write_tar
 from training.errors import InvalidPairsError, InvalidRowError
+from training.sources.file import DataFile
 from training.sources.shards import Shard
 
 IMAGE = b"the image's bytes"
 
 
 def shard_of(path: Path, *members: tuple[str, bytes]) -> Shard:
-    return Shard(write_tar(path / "shard.tar", members))
+    return Shard(DataFile(write_tar(path / "shard.tar", members)))
 
 
 def captions_json(*captions: str) -> bytes:
@@ -25,7 +26,7 @@ def captions_json(*captions: str) -> bytes:
 
 def test_every_sample_is_read_at_its_position(tmp_path: Path) -> None:
     pairs = drawn_pairs(9)
-    shard = Shard(write_shard(tmp_path / "shard.tar", pairs))
+    shard = Shard(DataFile(write_shard(tmp_path / "shard.tar", pairs)))
     assert len(shard) == 9
     for position in (4, 0, 8, 4):
         found = shard[position]
@@ -80,8 +81,13 @@ def test_directories_and_hidden_files_are_no_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.txt", b"one")], "found txt"),
-        ([("a.jpg", IMAGE)], "found jpg"),
+        ([("a.jpg", IMAGE), ("a.cls", b"3")], "found jpg, cls"),
+        ([("a.txt", b"one"), ("a.gif", IMAGE)], "found txt, gif"),
+        ([("a.cls", b"3")], "found cls"),
+        ([("a.json", b'{"width": 3}')], "expected an object with non-empty"),
+        ([("a.jpg", IMAGE), ("a.json", b'{"width": 3}')], "expected an object with non-empty"),
+        ([("a.jpg", IMAGE), ("a.json", b"[" * 100_000)], "nested too deeply"),
+        ([("a.jpg", IMAGE), ("a.json", b'{"text": "\\ud800"}')], "surrogates not allowed"),
         ([("a.jpg", IMAGE), ("a.json", b"{")], "Expecting property name"),
         ([("a.jpg", IMAGE), ("a.json", b"\xff")], "codec can't decode"),
         ([("a.jpg", IMAGE), ("a.json", b"[]")], "expected an object with non-empty"),
@@ -96,6 +102,11 @@ def test_a_sample_that_is_no_pair_is_one_bad_row(tmp_path: Path, members: list[t
     assert shard[1].captions == ("fine",)
 
 
+def test_a_sample_of_images_or_of_texts_alone_is_that_half(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path, ("a.jpg", IMAGE), ("a.png", b"x"), ("b.json", captions_json("two")), ("b.txt", b"x"))
+    assert [(shard[n].image, shard[n].captions) for n in (0, 1)] == [(IMAGE, ()), (None, ("two",))]
+
+
 def test_files_that_are_no_tar_are_refused(tmp_path: Path) -> None:
     whole = write_shard(tmp_path / "whole.tar", drawn_pairs(4)).read_bytes()
     rubbish = {"text": b"not a tar" * 512, "empty": b"", "gzip": gzip.compress(whole)}
@@ -104,22 +115,22 @@ def test_files_that_are_no_tar_are_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.tar"
         path.write_bytes(data)
         with pytest.raises(InvalidPairsError, match=rf"{name}\.tar is no readable tar file"):
-            Shard(path)
+            Shard(DataFile(path))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidPairsError, match="No such file"):
-        Shard(tmp_path / "absent.tar")
+        Shard(DataFile(tmp_path / "absent.tar"))
 
 
 def test_a_shard_travels_to_another_process(tmp_path: Path) -> None:
-    shard = Shard(write_shard(tmp_path / "shard.tar", drawn_pairs(3)))
+    shard = Shard(DataFile(write_shard(tmp_path / "shard.tar", drawn_pairs(3))))
     copy = pickle.loads(pickle.dumps(shard))
     assert [copy[n] for n in range(3)] == [shard[n] for n in range(3)]
 
 
 def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
-    shard = Shard(write_shard(tmp_path / "shard.tar", drawn_pairs(32)))
+    shard = Shard(DataFile(write_shard(tmp_path / "shard.tar", drawn_pairs(32))))
     expected = [shard[n] for n in range(32)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(shard.__getitem__, list(range(32)) * 10))

@@ -1,0 +1,60 @@
+"""A query is the same text in training and in the benchmark, and a candidate the same as in the index."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from benchmark.mbeir import TASK_NAMES, Dataset
+from benchmark.mbeir import format_string as form_of_the_benchmark
+from benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
+from benchmark.quality import Round, body_of
+from benchmark.settings import QualitySettings
+from index.corpus import format_string as form_of_the_index
+from training.pairs import Pair
+from training.sources.file import DataFile
+from training.sources.mbeir import MbeirQueries
+from training.sources.mbeir_prompts import format_string
+
+QUERY_TEXTS = ["two dogs", ' "What is it?" ', " a\r\nb", '"', "\u00e9tude\u2028one."]
+
+
+@given(st.one_of(st.none(), st.text(), st.text(alphabet=' "\r\n\t.?!aB\xdf\u01c6', max_size=8)))
+@example('""')
+@example("\r")
+def test_all_three_forms_are_the_same(text: str | None) -> None:
+    assert format_string(text) == form_of_the_benchmark(text) == form_of_the_index(text)
+
+
+def write_dataset(root: Path, number: int) -> Path:
+    """One task with a query for each text, written as the benchmark writes datasets; the test split alone."""
+    asked, wanted = (words.split(",") for words in TASK_NAMES[number].split(" -> "))
+    image = "a.png" if "image" in asked else None
+    texts = [text for text in QUERY_TEXTS if image or text.strip('" ')] if "text" in asked else [None]
+    positive = candidate_row("9:1", "a key" if "text" in wanted else None, "b.png" if "image" in wanted else None, {})
+    queries = [query_row(f"9:{n}", text, image, ["9:1"], number, {}) for n, text in enumerate(texts, 1)]
+    write_task(root, "mini", number, queries, [positive])
+    write_instructions(root, "mini", 9, {number: ["  find it", "Show it!"]})
+    for name in ("a.png", "b.png"):
+        (root / name).write_bytes(b"image")
+    return root / "query" / "test" / f"mbeir_mini_task{number}_test.jsonl"
+
+
+@pytest.mark.parametrize("number", TASK_NAMES)
+@pytest.mark.parametrize("instructions", [True, False])
+def test_training_asks_with_the_text_that_the_benchmark_sends(tmp_path: Path, number: int, instructions: bool) -> None:
+    path = write_dataset(tmp_path, number)
+    source = MbeirQueries(DataFile(path, "" if instructions else "no-instructions"))
+    dataset = Dataset(tmp_path)
+    (task,) = dataset.tasks()
+    queries = dataset.queries(task)
+    settings = QualitySettings(dataset=tmp_path, instructions=instructions)
+    planned = Round(task, "global", 1, queries, {}, None, {})
+    assert len(source) == len(queries)
+    for position, query in enumerate(queries):
+        body = body_of(query, planned, settings, 1, dataset.instructions())
+        pair: Pair = source[position]
+        assert pair.query is not None
+        assert pair.query.texts[:1] == ((body["text"],) if "text" in body else ())
+        assert (pair.query.image is not None) == ("image" in body)
