@@ -33,6 +33,6 @@ def run(settings: StudySettings) -> int:
         raise NoPairsError(f"nothing to report: no run of the plan is finished in {settings.output}")
     evaluator = Evaluator(settings, console)
     results = Results(row for run in finished for row in evaluator.measure(run))
-    page = write_report(settings, finished, results, evaluator)
+    page = write_report(settings, runs, finished, results, evaluator)
     console.print(f"{len(finished)} of {len(runs)} runs measured; report: {page}")
     return 0

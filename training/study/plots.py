@@ -17,8 +17,8 @@ from training.study.results import Results
 from training.validation import MODALITIES, HeldOut
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-_SKY, _YELLOW, _BLACK = "#56B4E9", "#F0E442", "#000000"
-_COLOURS = (_BLACK, _BLUE, _SKY, _PURPLE, _ORANGE, _RED, _GREEN, _YELLOW)
+_SKY, _BLACK, _GREY = "#56B4E9", "#000000", "#777777"
+_COLOURS = (_BLACK, _BLUE, _SKY, _PURPLE, _ORANGE, _RED, _GREEN, _GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _DPI = 130
 LOCAL, MIXED, GAP = "local/mean/success@10", "mixed/mean/success@10", "gap/i-t"
@@ -31,17 +31,17 @@ def plot_bars(results: Results, path: Path) -> None:
         ("mixed pool", PLAIN, MIXED, _ORANGE, "//"),
         ("mixed pool, centred", GR_CLIP, MIXED, _GREEN, ".."),
     )
-    num_rows = max(len(results.variants_with(fusion)) for fusion in results.fusions)
-    figure = Figure(figsize=(4.6 * len(results.fusions) + 1.2, 0.55 * num_rows + 1.6), layout="constrained")
-    axes = figure.subplots(1, len(results.fusions), sharex=True, squeeze=False)[0]
+    figure = Figure(
+        figsize=(4.6 * len(results.fusions) + 1.2, 0.55 * len(results.variants) + 1.6), layout="constrained"
+    )
+    axes = figure.subplots(1, len(results.fusions), sharex=True, sharey=True, squeeze=False)[0]
     for axis, fusion in zip(axes, results.fusions, strict=True):
         for place, (label, centring, name, colour, hatch) in enumerate(bars):
             _bars(axis, results, fusion, centring, name, place, label=label, color=colour, hatch=hatch)
-        variants = results.variants_with(fusion)
-        axis.set_yticks([row + 0.26 for row in range(len(variants))], variants)
-        axis.invert_yaxis()
         axis.set(title=f"{fusion} fusion", xlabel="success@10, mean of five combinations")
         axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks([row + 0.26 for row in range(len(results.variants))], results.variants)
+    axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=_DPI)
 
@@ -59,7 +59,7 @@ def plot_gap(results: Results, path: Path) -> None:
             axis.scatter([*gap.values.values()], [*mixed.values.values()], label=variant, alpha=0.8, **style)
         axis.set(title=f"{fusion} fusion", xlabel="centroid gap, image to text")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("mixed pool, success@10")
+    axes[0].set(ylabel="mixed pool, success@10", ylim=(0, None))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=_DPI)
 
@@ -89,7 +89,7 @@ def principal_components(vectors_PD: Tensor) -> tuple[Tensor, float]:
 
 
 def _bars(axis: Any, results: Results, fusion: Fusion, centring: str, name: str, place: int, **style: Any) -> None:
-    spreads = [results.spread(variant, fusion, centring, name) for variant in results.variants_with(fusion)]
+    spreads = [results.spread(variant, fusion, centring, name) for variant in results.variants]
     rows = [row + 0.26 * place for row, spread in enumerate(spreads) if spread]
     means = [spread.mean for spread in spreads if spread]
     errors = [spread.deviation or 0.0 for spread in spreads if spread]

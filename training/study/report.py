@@ -32,12 +32,15 @@ _CENTRING_NAMES = {
 }
 
 
-def write_report(settings: StudySettings, runs: Sequence[Run], results: Results, evaluator: Evaluator) -> Path:
+def write_report(
+    settings: StudySettings, plan: Sequence[Run], runs: Sequence[Run], results: Results, evaluator: Evaluator
+) -> Path:
     """Writes `<output>/report/`.
 
     Args:
         settings: The study.
-        runs: The finished runs.
+        plan: All runs.
+        runs: The finished ones.
         results: What they reach.
         evaluator: Embeds the pairs for the picture of the spaces.
 
@@ -46,7 +49,7 @@ def write_report(settings: StudySettings, runs: Sequence[Run], results: Results,
     """
     folder = settings.output / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    facts = _facts(settings, runs, results)
+    facts = _facts(settings, runs, results) | {"num_planned": len(plan)}
     rows = [asdict(row) for row in results.rows]
     (folder / NUMBERS).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     plot_bars(results, folder / BARS)
@@ -102,7 +105,8 @@ def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[st
     yield (
         f"Seeds {', '.join(str(seed) for seed in facts['seeds'])}: each has a start of its own, and each variant is "
         f"fine-tuned from the start of its seed for equally many steps; the last weights count. "
-        f"{facts['num_runs']} runs, {facts['training_minutes']:.0f} minutes of training steps in all.\n"
+        f"{facts['num_runs']} of {facts['num_planned']} runs are finished, "
+        f"{facts['training_minutes']:.0f} minutes of training steps in all.\n"
     )
     yield (
         "Numbers are the mean and, in brackets, the standard deviation over the seeds; the test pairs are the same for "

@@ -65,12 +65,13 @@ def where(row: dict[str, Any]) -> tuple[str, int, str, str]:
 def test_the_page_shows_mean_and_deviation_over_the_seeds(study: StudySettings) -> None:
     page = (study.output / "report" / "gcl-study.md").read_text()
     values = [
-        row["numbers"]["mixed/mean/success@10"]
+        row["numbers"]["mixed/mean/ndcg@10"]
         for row in rows_of(study)
         if (row["variant"], row["fusion"], row["centring"]) == ("gcl-R2", "raw", "plain")
     ]
     assert f"| {mean(values):.3f} ({stdev(values):.3f}) |" in page
     assert "on a small machine" in page
+    assert "8 of 8 runs are finished" in page
     assert str(study.output) not in page
 
 
@@ -116,8 +117,8 @@ def test_a_report_without_a_finished_run_is_refused(study: StudySettings, tmp_pa
 def test_the_recipe_is_a_plan_of_three_starts_and_its_variants(tmp_path: Path) -> None:
     values = tomllib.loads(RECIPE.read_text())
     trained = [name["name"] for name in values["variants"]]
-    places = {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
-    settings = StudySettings(**values, **places, image_weights=tmp_path / "trunk.safetensors")
+    values |= {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
+    settings = StudySettings(**values, image_weights=tmp_path / "trunk.safetensors")
     plan = make_plan(settings)
     counts = {name: sum(run.variant == name for run in plan) for name in ("start", *trained)}
     assert counts.pop("start") == counts["clip"] == counts["alignclip"] == 3
