@@ -52,7 +52,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	faiss=cpu; if nvidia-smi >/dev/null 2>&1; then faiss=gpu; fi; \
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,sweep,dev]"
 	touch $@
 
 .PHONY: data
@@ -84,6 +84,18 @@ lint: setup ## Check style and types
 .PHONY: test
 test: setup redis-server ## Run the tests (about five minutes on two cores)
 	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+.PHONY: perf-train
+perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/
+	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
+
+.PHONY: study
+study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
+	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data '$(DATA)' --val-data '$(VAL_DATA)' --test-data '$(TEST_DATA)' --output runs/study $(STUDY_FLAGS)
 
 .PHONY: test-gpu
 test-gpu: setup ## Run the tests that need an NVIDIA GPU

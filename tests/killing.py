@@ -56,7 +56,7 @@ class LoggingEncoder(FakeEncoder):
         return vectors_BD
 
 
-class _Killer:
+class Killer:
     """An audit hook that ends the process at its N-th file operation below a directory."""
 
     def __init__(self, directory: Path, countdown: int) -> None:
@@ -99,7 +99,7 @@ def _in_child(corpus: Path, output: Path, log: Path, countdown: int | None) -> b
     child = os.fork()
     if child == 0:
         if countdown is not None:
-            sys.addaudithook(_Killer(output, countdown))
+            sys.addaudithook(Killer(output, countdown))
         build_with(corpus, output, LoggingEncoder(log), batch_size=BATCH_SIZE)
         os._exit(0)
     _, status = os.waitpid(child, 0)

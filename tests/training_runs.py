@@ -46,11 +46,18 @@ def make_table(
     max_bad_share: float = 1.0,
     advance: Callable[[int], None] = lambda steps: None,
     check_images: bool = False,
+    entry_lengths: Sequence[int] = (),
 ) -> PairTable:
     """A table of the rows for the small architecture."""
-    reader = ImageReader(preprocessing(ARCHITECTURE), ImageLimits())
     return read_table(
-        ListedPairs(rows), Tokenizer(ARCHITECTURE), reader, cache_images_bytes, max_bad_share, advance, check_images
+        ListedPairs(rows),
+        Tokenizer(ARCHITECTURE),
+        ImageReader(preprocessing(ARCHITECTURE), ImageLimits()),
+        cache_images_bytes,
+        max_bad_share,
+        advance,
+        check_images,
+        entry_lengths,
     )
 
 

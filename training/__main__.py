@@ -1,4 +1,4 @@
-"""`anykey-train`: pairs to a checkpoint."""
+"""`anykey-train`: pairs to a checkpoint, and what compares or joins checkpoints."""
 
 import sys
 
@@ -6,18 +6,26 @@ from rich.console import Console
 
 from encoder.errors import DeviceUnavailableError, EncoderError
 from encoder.program import Command, run_program
-from training.errors import DivergedError, InvalidPairsError, InvalidRecipeError
+from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
+from training.interpolate import InterpolateSettings
 from training.settings import TrainSettings
+from training.study.settings import StudySettings
+from training.sweep_settings import SweepSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code back."""
     return run_program(
         "anykey-train",
-        {"train": Command(TrainSettings, _train)},
+        {
+            "train": Command(TrainSettings, _train),
+            "interpolate": Command(InterpolateSettings, _interpolate),
+            "study": Command(StudySettings, _study),
+            "sweep": Command(SweepSettings, _sweep),
+        },
         argv,
         usage_errors=(InvalidPairsError, InvalidRecipeError),
-        environment_errors=(DivergedError, EncoderError, DeviceUnavailableError, OSError),
+        environment_errors=(TrainingError, EncoderError, DeviceUnavailableError, OSError),
         default="train",
     )
 
@@ -29,6 +37,27 @@ def _train(settings: TrainSettings) -> int:
     result = train(settings, console)
     console.print(f"checkpoint: {result.output / 'best'} (step {result.best['step']})")
     return 0
+
+
+def _interpolate(settings: InterpolateSettings) -> int:
+    from training.interpolate import interpolate_checkpoints
+
+    fingerprint = interpolate_checkpoints(settings)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"checkpoint: {settings.output} ({fingerprint})")
+    return 0
+
+
+def _study(settings: StudySettings) -> int:
+    from training.study.command import run
+
+    return run(settings)
+
+
+def _sweep(settings: SweepSettings) -> int:
+    from training.sweep_command import run
+
+    return run(settings)
 
 
 if __name__ == "__main__":

@@ -1,109 +1,321 @@
-"""Seeded batches of pairs: which pairs, which of their captions, in which order.
+"""Seeded batches of pairs: which pairs, which of their texts and negatives, in which order.
 
-Shape legend: N = pairs in the batch, T = tokens, C, H, W = image, F = width of a locked trunk's features.
+Shape legend: N = pairs in the batch, I = images, S = texts, R = rows (vectors), T = tokens, C, H, W = image,
+F = width of a locked trunk's features.
 """
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.augmentation import Augmentation
+from training.choices import CaptionSampling, Positives
 from training.errors import InvalidRowError
 from training.table import BadRow, PairTable
+
+_NUM_ALIKE = 5  # image, caption, whole item, whole query, known group
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One pair's place in a batch: which row, which of its captions, mirrored or not."""
+    """One pair's place in a batch.
 
-    row: int
-    caption: int
-    mirrored: bool
+    Attributes:
+        pair: Which pair of the table.
+        items: Its items that take part: its own, its query if it has one, some of its negatives.
+        texts: The text drawn for each item; -1 where it has none.
+        mirrored: Whether its images are mirrored.
+        seed: Seed of its augmentation.
+    """
+
+    pair: int
+    items: tuple[int, ...]
+    texts: tuple[int, ...]
+    mirrored: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on.
+    """What one step trains on: images and texts, and the rows that are made of them.
 
     Attributes:
-        images_N: uint8 pixels `[N, C, H, W]`, or a locked trunk's float features `[N, F...]`.
-        tokens_NT: Token ids of one caption each, padded to the model's context length.
-        image_id_N: Equal numbers mean equal images.
-        text_id_N: Equal numbers mean equal captions.
+        images_I: uint8 pixels `[I, C, H, W]`, or a locked trunk's float features `[I, F...]`; `[0]` if none.
+        tokens_ST: Token ids of the texts, padded to the model's context length.
+        row_image_R: Image of each row, or -1.
+        row_text_R: Text of each row, or -1; a row with both is fused.
+        instance_R: Rows with equal numbers mean the same thing.
+        alike_RK: Rows that agree in a column, from 0, are not each other's negatives.
+        owner_R: -1, or the only instance that meets this row as a negative.
+        num_pairs: How many pairs it holds.
         bad_rows: Rows that were left out of this batch.
     """
 
-    images_N: Tensor
-    tokens_NT: Tensor
-    image_id_N: Tensor
-    text_id_N: Tensor
+    images_I: Tensor
+    tokens_ST: Tensor
+    row_image_R: Tensor
+    row_text_R: Tensor
+    instance_R: Tensor
+    alike_RK: Tensor
+    owner_R: Tensor
+    num_pairs: int
     bad_rows: tuple[BadRow, ...] = ()
 
 
-class EpochDraws:
-    """The draws of one epoch, batch by batch: a function of the seed and the epoch alone."""
+@dataclass(frozen=True)
+class Sampling:
+    """How pairs are drawn.
 
-    def __init__(self, table: PairTable, batch_size: int, seed: int, mirror: bool) -> None:
+    Attributes:
+        batch_size: Pairs in a batch, over all processes.
+        seed: What everything random depends on.
+        mirror: Whether half of the pairs, at random, are mirrored.
+        captions: Which captions of an image a pass uses.
+        num_negatives: How many of a pair's hard negatives are drawn at most.
+        weights: How often a pass draws each named source's pairs; empty: once.
+    """
+
+    batch_size: int
+    seed: int
+    mirror: bool = False
+    captions: CaptionSampling = CaptionSampling.RANDOM
+    num_negatives: int = 1
+    weights: tuple[float, ...] = ()
+
+
+class EpochDraws:
+    """The draws of one epoch, batch by batch: a function of the seed and the epoch alone.
+
+    Set `epoch` before each iteration, and `first_batch` to leave out the batches before it. Of several
+    processes, each draws the same batches and keeps its own share of each.
+    """
+
+    def __init__(self, table: PairTable, sampling: Sampling, rank: int = 0, num_processes: int = 1) -> None:
         self._table = table
-        self._batch_size = min(batch_size, len(table))
-        self._seed = seed
-        self._mirror = mirror
+        self._item_start = table.item_start_P.tolist()  # lists: reading a tensor's elements one by one is slow
+        self._item_text = table.item_text_J.tolist()
+        self._has_query = table.has_query_P.tolist()
+        self._sampling = sampling
+        self._rank = rank
+        self._num_processes = num_processes
         self.epoch = 0
+        self.first_batch = 0
+        self._num_draws = sum(len(part) for part in self._choose_units(torch.Generator()))
+        self._batch_size = min(sampling.batch_size, self._num_draws)
 
     def __len__(self) -> int:
-        return len(self._table) // self._batch_size
+        return self._num_draws // self._batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self._table), generator=generator)
-        starts = self._table.caption_start_P
-        counts = starts[1:] - starts[:-1]
-        picks = (torch.rand(len(order), generator=generator) * counts).long() + starts[:-1]
-        mirrored = torch.rand(len(order), generator=generator) < (0.5 if self._mirror else 0.0)
-        for first in range(0, len(self) * self._batch_size, self._batch_size):
-            rows = order[first : first + self._batch_size].tolist()
-            yield [Draw(row, int(picks[row]), bool(mirrored[row])) for row in rows]
+        generator = torch.Generator().manual_seed(self._sampling.seed * 1_000_003 + self.epoch)
+        units = torch.cat(self._choose_units(generator))
+        units = units[torch.randperm(len(units), generator=generator)]
+        pairs, captions = self._pairs_and_captions(units)
+        mirrored = torch.rand(len(units), generator=generator) < (0.5 if self._sampling.mirror else 0.0)
+        seeds = torch.randint(2**31, (len(units),), generator=generator)
+        for batch in range(self.first_batch, len(self)):
+            end = (batch + 1) * self._batch_size
+            share = slice(end - self._batch_size + self._rank, end, self._num_processes)
+            facts = (pairs[share], captions[share], mirrored[share], seeds[share])
+            yield [self._draw(*fact) for fact in zip(*(column.tolist() for column in facts), strict=True)]
+
+    def _choose_units(self, generator: torch.Generator) -> list[Tensor]:
+        """Numbers of the units of this epoch, source by source, each as often as its weight says."""
+        unit_pair_U, _ = self._pairs_and_captions(None)
+        entry_U = self._table.entry_P[unit_pair_U]
+        weights = self._sampling.weights or (1.0,) * (int(entry_U.max()) + 1)
+        chosen = []
+        for entry, weight in enumerate(weights):
+            units = (entry_U == entry).nonzero().flatten()
+            whole, rest = divmod(round(weight * len(units)), max(1, len(units)))
+            chosen += [units] * whole + [units[torch.randperm(len(units), generator=generator)[:rest]]]
+        return chosen
+
+    def _pairs_and_captions(self, units: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pair and fixed caption (-1: to be drawn) of units; a unit is a pair, or one caption of a pair."""
+        table = self._table
+        own_P = table.item_start_P[:-1]
+        first_P, count_P = table.item_text_J[own_P], table.item_text_J[own_P + 1] - table.item_text_J[own_P]
+        pair_U = torch.arange(len(table))
+        caption_U = torch.full_like(pair_U, -1)
+        if self._sampling.captions is CaptionSampling.FIRST:
+            caption_U = torch.where(count_P > 0, first_P, -1)
+        elif self._sampling.captions is CaptionSampling.ALL:
+            repeats_P = count_P.clamp(min=1)
+            pair_U = pair_U.repeat_interleave(repeats_P)
+            place_U = torch.arange(len(pair_U)) - (repeats_P.cumsum(0) - repeats_P)[pair_U]
+            caption_U = torch.where(count_P[pair_U] > 0, first_P[pair_U] + place_U, -1)
+        return (pair_U, caption_U) if units is None else (pair_U[units], caption_U[units])
+
+    def _draw(self, pair: int, caption: int, mirrored: bool, seed: int) -> Draw:
+        first, end = self._item_start[pair], self._item_start[pair + 1]
+        first_negative = first + (2 if self._has_query[pair] else 1)
+        chance = random.Random(seed)
+        negatives = range(first_negative, end)
+        drawn = chance.sample(negatives, min(self._sampling.num_negatives, len(negatives)))
+        items = [*range(first, first_negative), *drawn]
+        texts = [caption if item == first and caption >= 0 else self._text(item, chance) for item in items]
+        return Draw(pair, tuple(items), tuple(texts), mirrored, seed)
+
+    def _text(self, item: int, chance: random.Random) -> int:
+        first, end = self._item_text[item], self._item_text[item + 1]
+        return chance.randrange(first, end) if end > first else -1
+
+
+class _Sample(NamedTuple):
+    """A draw and its items' images, in order."""
+
+    draw: Draw
+    images: list[Tensor]
 
 
 class DrawnPairs(Dataset[Any]):
     """Turns a draw into tensors; an unreadable image becomes a `BadRow` instead of ending the run."""
 
-    def __init__(self, table: PairTable, features_P: Tensor | None = None) -> None:
-        """Reads from `table`, or from a locked trunk's features `[2, P, F...]` (as is, mirrored)."""
+    def __init__(
+        self,
+        table: PairTable,
+        features_I: Tensor | None = None,
+        positives: Positives = Positives.OWN,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        """Reads from `table`, or from a locked trunk's features `[1 or 2, I, F...]` (as is, mirrored)."""
         self._table = table
-        self._features = features_P
+        self._item_image = table.item_image_J.tolist()  # lists: reading a tensor's elements one by one is slow
+        self._item_id = table.item_id_J.tolist()
+        self._image_id = table.image_id_I.tolist()
+        self._text_id = table.text_id_S.tolist()
+        self._has_query = table.has_query_P.tolist()
+        self._group = table.group_P.tolist()
+        self._features = features_I
+        self._positives = positives
+        self._augmentation = augmentation
 
-    def __getitem__(self, draw: Draw) -> tuple[Draw, Tensor] | BadRow:
+    def __getitem__(self, draw: Draw) -> _Sample | BadRow:
+        numbers = [self._item_image[item] for item in draw.items if self._item_image[item] >= 0]
         if self._features is not None:
-            return draw, self._features[int(draw.mirrored), draw.row]
+            return _Sample(draw, [self._features[int(draw.mirrored), image] for image in numbers])
         try:
-            pixels_CHW = self._table.pixels(draw.row)
+            return _Sample(draw, [self._pixels(image, draw, place) for place, image in enumerate(numbers)])
         except InvalidRowError as error:
             return BadRow(error.where, error.reason)
-        return draw, pixels_CHW.flip(-1) if draw.mirrored else pixels_CHW
 
-    def collate(self, samples: list[tuple[Draw, Tensor] | BadRow]) -> Batch:
+    def collate(self, samples: list[_Sample | BadRow]) -> Batch:
         """Stacks what could be read."""
         good = [sample for sample in samples if not isinstance(sample, BadRow)]
-        bad = tuple(sample for sample in samples if isinstance(sample, BadRow))
-        rows = torch.tensor([draw.row for draw, _ in good], dtype=torch.long)
-        captions = torch.tensor([draw.caption for draw, _ in good], dtype=torch.long)
-        table = self._table
-        images_N = torch.stack([image for _, image in good]) if good else torch.empty(0)
-        return Batch(images_N, table.tokens_ST[captions].long(), table.image_id_P[rows], table.text_id_S[captions], bad)
+        rows: list[_Row] = []
+        images: list[Tensor] = []
+        texts: list[int] = []
+        for draw, own_images in good:
+            rows += self._rows(draw, len(images), len(texts))
+            images += own_images
+            texts += [text for text in draw.texts if text >= 0]
+        return Batch(
+            images_I=torch.stack(images) if images else torch.empty(0),
+            tokens_ST=self._table.tokens_ST[_integers(texts)].long(),
+            row_image_R=_integers([row.image for row in rows]),
+            row_text_R=_integers([row.text for row in rows]),
+            instance_R=_integers([row.instance for row in rows]),
+            alike_RK=_integers([row.alike for row in rows]).view(-1, _NUM_ALIKE),
+            owner_R=_integers([row.owner for row in rows]),
+            num_pairs=len(good),
+            bad_rows=tuple(sample for sample in samples if isinstance(sample, BadRow)),
+        )
+
+    def _pixels(self, image: int, draw: Draw, place: int) -> Tensor:
+        pixels_CHW = self._table.pixels(image)
+        if draw.mirrored:
+            pixels_CHW = pixels_CHW.flip(-1)
+        return pixels_CHW if self._augmentation is None else self._augmentation(pixels_CHW, draw.seed + place)
+
+    def _rows(self, draw: Draw, num_images: int, num_texts: int) -> list["_Row"]:
+        """The rows of one pair, whose images and texts come after those already in the batch."""
+        places = []
+        for item, text in zip(draw.items, draw.texts, strict=True):
+            has_image, has_text = self._item_image[item] >= 0, text >= 0
+            places.append((num_images if has_image else -1, num_texts if has_text else -1))
+            num_images, num_texts = num_images + has_image, num_texts + has_text
+        instance = self._instance(draw)
+        has_query = self._has_query[draw.pair]
+        num_fixed = 2 if has_query else 1
+        own = places[:2] if has_query else _taken_apart(*places[0])
+        alike = self._alike(draw, has_query)
+        rows = [_Row(image, text, instance, alike, -1) for image, text in own]
+        for item, (image, text) in zip(draw.items[num_fixed:], places[num_fixed:], strict=True):
+            same_item = (-1, -1, self._item_id[item], -1, -1)
+            rows.append(_Row(image, text, instance, same_item, instance))
+        return rows
+
+    def _instance(self, draw: Draw) -> int:
+        """The pair's number, or one that all pairs of the same image or caption have."""
+        image, text = self._own_ids(draw)
+        if self._positives is Positives.IMAGE and image >= 0:
+            return len(self._table) + image
+        if self._positives is Positives.CAPTION and text >= 0:
+            return len(self._table) + text
+        return draw.pair
+
+    def _alike(self, draw: Draw, has_query: bool) -> tuple[int, ...]:
+        """Image, caption, whole item, whole query and known group of a pair: equal ones do not compete.
+
+        A pair that is taken apart is alike to every other of the same image or caption. A pair with a query
+        is alike to those of the same item or the same query: two items may well show one photo.
+        """
+        group = self._group[draw.pair]
+        if has_query:
+            own, query = (self._item_id[item] for item in draw.items[:2])
+            return (-1, -1, own, query, group)
+        return (*self._own_ids(draw), -1, -1, group)
+
+    def _own_ids(self, draw: Draw) -> tuple[int, int]:
+        image, text = self._item_image[draw.items[0]], draw.texts[0]
+        return (self._image_id[image] if image >= 0 else -1, self._text_id[text] if text >= 0 else -1)
 
 
-def make_loader(draws: EpochDraws, pairs: DrawnPairs, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """A loader whose every iteration is one epoch; set `draws.epoch` before each."""
+class _Row(NamedTuple):
+    """One vector of the batch, as in `Batch`."""
+
+    image: int
+    text: int
+    instance: int
+    alike: tuple[int, ...]
+    owner: int
+
+
+def _integers(numbers: Sequence[Any]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.long)
+
+
+def _taken_apart(image: int, text: int) -> list[tuple[int, int]]:
+    """An item as image, as text, and as both, as far as it has them."""
+    halves = [(image, -1)] * (image >= 0) + [(-1, text)] * (text >= 0)
+    return [*halves, (image, text)] if len(halves) == 2 else halves
+
+
+def make_loader(
+    draws: EpochDraws, pairs: DrawnPairs, num_workers: int, pin_memory: bool, timeout_s: float = 0.0
+) -> DataLoader[Any]:
+    """A loader whose every iteration is one epoch; set `draws.epoch` before each.
+
+    Args:
+        draws: Which pairs.
+        pairs: What they are.
+        num_workers: Processes that decode images.
+        pin_memory: Whether batches go to a GPU.
+        timeout_s: How long a worker may take over one batch; 0: for ever.
+    """
     return DataLoader(
         pairs,
         batch_sampler=draws,
         collate_fn=pairs.collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        timeout=timeout_s if num_workers else 0.0,
     )
 
 

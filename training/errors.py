@@ -7,6 +7,8 @@ TrainingError
     TooManyBadRowsError              more rows were skipped than the settings allow
   InvalidRecipeError (ValueError)    settings that contradict each other or the model
   DivergedError                      the loss is no longer a finite number
+  DamagedStateError                  a saved state cannot be gone on from; says which is left
+  WorkerError                        a process that reads images died or hangs
 """
 
 
@@ -46,3 +48,11 @@ class InvalidRecipeError(TrainingError, ValueError):
 
 class DivergedError(TrainingError):
     """The loss is no longer a finite number."""
+
+
+class DamagedStateError(TrainingError):
+    """A saved state cannot be gone on from; the message says which is left."""
+
+
+class WorkerError(TrainingError):
+    """A process that reads images died or hangs."""

@@ -1,6 +1,6 @@
 """A locked trunk's features, computed once and kept on disk.
 
-Shape legend: P = pairs, C, H, W = image, F = the trunk's output (any number of axes).
+Shape legend: I = images, C, H, W = image, F = the trunk's output (any number of axes).
 """
 
 import hashlib
@@ -29,12 +29,12 @@ def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Pa
         advance: Told how many images are done.
 
     Returns:
-        float32 `[1 or 2, P, F...]` on the CPU: the images as they are and, if wanted, mirrored.
+        float32 `[1 or 2, I, F...]` on the CPU: the images as they are and, if wanted, mirrored.
     """
     path = cache_dir / f"{_digest(towers, table, mirror)}.safetensors"
     try:
         features: Tensor = load_file(path)["features"]
-        advance(len(table) * (2 if mirror else 1))
+        advance(table.num_images * (2 if mirror else 1))
         return features
     except (FileNotFoundError, SafetensorError, KeyError):
         pass  # not there yet, or cut short by a crash: computed again
@@ -50,11 +50,11 @@ def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Pa
 
 def _embed(towers: Towers, table: PairTable, mirrored: bool, advance: Advance) -> Tensor:
     parts = []
-    for start in range(0, len(table), _BATCH):
-        rows = range(start, min(start + _BATCH, len(table)))
-        pixels = torch.stack([table.pixels(row) for row in rows])
+    for start in range(0, table.num_images, _BATCH):
+        images = range(start, min(start + _BATCH, table.num_images))
+        pixels = torch.stack([table.pixels(image) for image in images])
         parts.append(towers.trunk_features(pixels.flip(-1) if mirrored else pixels).cpu())
-        advance(len(rows))
+        advance(len(images))
     return torch.cat(parts)
 
 
@@ -66,6 +66,6 @@ def _digest(towers: Towers, table: PairTable, mirror: bool) -> str:
     for name, tensor in sorted(towers.trunk.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    for row in range(len(table)):
-        digest.update(table.pixels(row).numpy().data)
+    for image in range(table.num_images):
+        digest.update(table.pixels(image).numpy().data)
     return digest.hexdigest()[:32]

@@ -33,6 +33,7 @@ class Pair:
         query: What asks for the item, where the data say so (M-BEIR); without one the item is taken apart into its
             image, its text and both.
         negatives: Items that look right and are wrong, for this pair alone.
+        group: Pairs of one group are known to be alike (near-duplicates, one product): not each other's negatives.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Pair:
     where: str = ""
     query: Side | None = None
     negatives: tuple[Side, ...] = ()
+    group: str | None = None
 
 
 class PairSource(Protocol):

@@ -4,7 +4,9 @@ settings.json     the resolved settings, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
-unfinished/       best/ and last/ of a run that goes on or was stopped
+unfinished/       best/, last/ and state/ of a run that goes on or was stopped
+before.npz, after.npz   what the report shows of the model before and after
+report.html       the report
 best/, last/      checkpoint directories of the finished run
 finished.json     written last: the digest, and the best measurement
 """
@@ -16,39 +18,57 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any, Self
 
 from encoder.checkpoint import replace_directory
 from training.settings import TrainSettings
+from training.sources import source_states
 from training.table import BadRow
+from training.trackers import TensorBoardTracker, Tracker, WandbTracker
+from training.validation import HeldOut
+
+if TYPE_CHECKING:
+    from training.report import Snapshot
 
 UNFINISHED = "unfinished"
+SETTINGS = "settings.json"
 # What may change without changing the result.
-_IRRELEVANT = {"config", "output", "num_workers", "cache_images_bytes", "feature_cache"}
+_IRRELEVANT = {
+    "config",
+    "output",
+    "num_workers",
+    "worker_timeout_s",
+    "cache_images_bytes",
+    "feature_cache",
+    "data_cache",
+    "save_every_steps",
+    "wandb_project",
+}
 
 
 class RunFolder:
-    """Writes a run's files; use as a context manager, so that the event file is closed."""
+    """Writes a run's files; use as a context manager, so that the event file is closed.
 
-    def __init__(self, path: Path, settings: TrainSettings, digest: str) -> None:
-        """Starts the folder over: the logs begin anew; the last finished run's checkpoints stay until this one ends.
+    Of several processes the main one writes; the others' calls do nothing.
+    """
+
+    def __init__(self, path: Path, settings: TrainSettings, digest: str, is_main: bool = True) -> None:
+        """Opens the folder: a stopped run with the same digest goes on, another is started over.
+
+        The last finished run's checkpoints stay until this one ends.
 
         Raises:
+            InvalidRecipeError: Weights & Biases is wanted and not installed.
             OSError: the folder cannot be written.
         """
         self.path = path
+        self._settings = settings
         self._digest = digest
-        path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(path / UNFINISHED, ignore_errors=True)
-        for stale in (path / "finished.json", path / "metrics.jsonl", path / "bad_rows.jsonl"):
-            stale.unlink(missing_ok=True)
-        for events in path.glob("events.out.tfevents.*"):
-            events.unlink()
-        self._writer = SummaryWriter(log_dir=str(path))
-        resolved = {"digest": digest, "settings": settings.model_dump(mode="json")}
-        (path / "settings.json").write_text(json.dumps(resolved, indent=2) + "\n")
+        self._is_main = is_main
+        self._trackers: list[Tracker] = []
+        self._first_step = 0
+        if is_main:
+            self._prepare()
 
     def __enter__(self) -> Self:
         return self
@@ -56,19 +76,39 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    @property
+    def states(self) -> Path:
+        """Where the run keeps the states it can go on from."""
+        return self.path / UNFINISHED / "state"
+
+    def go_on(self, step: int, bad_rows: Iterable[BadRow]) -> None:
+        """Takes back what was logged after `step`, and lists the rows found bad until then."""
+        self._first_step = step + 1
+        self.log_bad_rows(bad_rows)
+        if not self._is_main:
+            return
+        metrics = self.path / "metrics.jsonl"
+        kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] <= step]
+        aside = metrics.with_suffix(".new")
+        aside.write_text("".join(kept))
+        aside.replace(metrics)
 
     def log(self, step: int, num_pairs: int, numbers: Mapping[str, float]) -> None:
-        """Appends one measurement to `metrics.jsonl` and TensorBoard."""
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+        """Appends one measurement to `metrics.jsonl`, TensorBoard and, if wanted, Weights & Biases."""
+        if not self._is_main:
+            return
+        for tracker in self._trackers or self._open_trackers():
+            tracker.log(step, numbers)
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "pairs": num_pairs, **numbers}) + "\n")
 
     def log_bad_rows(self, rows: Iterable[BadRow]) -> None:
         """Appends skipped rows to `bad_rows.jsonl`."""
         lines = [json.dumps(asdict(row)) + "\n" for row in rows]
-        if lines:
+        if lines and self._is_main:
             with (self.path / "bad_rows.jsonl").open("a") as file:
                 file.writelines(lines)
 
@@ -76,23 +116,103 @@ class RunFolder:
         """Where the run keeps its checkpoint of this name until it is finished."""
         return self.path / UNFINISHED / name
 
+    def save_snapshot(self, name: str, held_out: HeldOut) -> None:
+        """Keeps what the report shows of the model `before` or `after` training."""
+        from training.report import Snapshot
+
+        if self._is_main:
+            Snapshot.of(held_out).save(self.path / f"{name}.npz")
+
     def finish(self, best: Mapping[str, Any]) -> None:
-        """Puts the checkpoints in place of an earlier run's and marks the run as finished.
+        """Puts the checkpoints in place of an earlier run's, writes the report and marks the run as finished.
 
         Raises:
             OSError: a rename failed; the earlier run's checkpoint is where it was.
         """
-        for aside in sorted((self.path / UNFINISHED).iterdir()):
-            replace_directory(aside, self.path / aside.name)
-        (self.path / UNFINISHED).rmdir()
+        if not self._is_main:
+            return
+        self._write_report(best)
+        for name in ("last", "best"):
+            aside = self.checkpoint_dir(name)
+            if aside.is_dir():  # else a run that was stopped while it finished has renamed it
+                replace_directory(aside, self.path / name)
         (self.path / "finished.json").write_text(json.dumps({"digest": self._digest, **best}, indent=2) + "\n")
+        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)  # last: until here a stopped run could go on
+
+    def _prepare(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "finished.json").unlink(missing_ok=True)
+        (self.path / "bad_rows.jsonl").unlink(missing_ok=True)
+        if not (self.states.is_dir() and self._digest_there() == self._digest):
+            self._start_over()
+        resolved = {"digest": self._digest, "settings": self._settings.model_dump(mode="json")}
+        (self.path / SETTINGS).write_text(json.dumps(resolved, indent=2) + "\n")
+
+    def _start_over(self) -> None:
+        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
+        for name in ("metrics.jsonl", "before.npz", "after.npz", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
+
+    def _digest_there(self) -> str | None:
+        try:
+            digest: str | None = json.loads((self.path / SETTINGS).read_text()).get("digest")
+        except (OSError, ValueError):
+            return None
+        return digest
+
+    def _open_trackers(self) -> list[Tracker]:
+        """Opens them with the first number, when it is known from which step the run goes on."""
+        self._trackers = [TensorBoardTracker(self.path, self._first_step or None)]
+        if self._settings.wandb_project is not None:
+            settings = self._settings.model_dump(mode="json")
+            self._trackers.append(
+                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._digest[:16], self.path)
+            )
+        return self._trackers
+
+    def _write_report(self, best: Mapping[str, Any]) -> None:
+        from training.report import write_report  # loads matplotlib
+
+        write_report(
+            self.path / "report.html",
+            str(self.path),
+            self._settings.model_dump(mode="json"),
+            self.path / "metrics.jsonl",
+            self._snapshot("before"),
+            self._snapshot("after"),
+            {"best step": str(best["step"]), "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl"},
+        )
+
+    def _snapshot(self, name: str) -> "Snapshot | None":
+        from training.report import Snapshot
+
+        path = self.path / f"{name}.npz"
+        return Snapshot.load(path) if path.is_file() else None
+
+    def _num_bad_rows(self) -> int:
+        return len(_whole_lines(self.path / "bad_rows.jsonl"))
 
 
-def run_digest(settings: TrainSettings, data_files: Iterable[Path]) -> str:
-    """Digest of everything a run's result depends on: settings, and the named files' sizes and times."""
+def _whole_lines(path: Path) -> list[str]:
+    """A log's lines, without one that a crash cut short."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def run_digest(settings: TrainSettings) -> str:
+    """Digest of everything a run's result depends on: settings, and the named files' sizes and times.
+
+    Raises:
+        InvalidPairsError: the data named are not there.
+    """
     relevant = {name: value for name, value in settings.model_dump(mode="json").items() if name not in _IRRELEVANT}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())
-    for path in [*data_files, *_start_files(settings)]:
+    for line in source_states([*settings.data, *settings.val_data], settings.data_cache):
+        digest.update(line.encode())
+    for path in _start_files(settings):
         stat = path.stat()
         digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from encoder.architecture import Padding
 from encoder.fusion import Fusion
 from encoder.program import ProgramSettings
+from training.choices import CaptionSampling, Loss, Positives, parse_pair_weights
 from training.losses import Reading
 
 
@@ -23,9 +24,14 @@ class TrainSettings(ProgramSettings):
     model_config = SettingsConfigDict(env_prefix="ANYKEY_TRAIN_")
 
     data: list[str] = Field(
-        [], description="training pairs: .tar shards and .jsonl manifests; {a,b} {0..9} * ? [] are patterns"
+        [],
+        description="training pairs: folders, .tar, .jsonl, .csv, .tsv, .parquet and .json files, URLs, pipe:COMMAND; "
+        "{a,b} {0..9} * ? [] are patterns",
     )
     val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
+    data_cache: Path | None = Field(
+        None, description="folder where remote data files are kept; default: in the user's cache folder"
+    )
     output: Path = Field(Path("runs/default"), description="run folder")
 
     start: str | None = Field(
@@ -48,6 +54,16 @@ class TrainSettings(ProgramSettings):
         None, description="how an image becomes square: crop, pad or squash"
     )
     lock_image: bool = Field(False, description="keep the image trunk as it is and compute its features only once")
+    unlocked_image_groups: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="with --lock-image: how many of the trunk's last layer groups train after all",
+    )
+    lock_text: bool = Field(False, description="keep the text tower as it is")
+    unlocked_text_groups: int = Field(
+        0, ge=0, le=1000, description="with --lock-text: how many of its last layer groups train after all"
+    )
     feature_cache: Path | None = Field(
         None, description="folder for a locked trunk's features, to share between runs; default: in the run folder"
     )
@@ -55,21 +71,54 @@ class TrainSettings(ProgramSettings):
         "auto", description="batch normalisation by running ('eval') or batch statistics; auto: eval if pretrained"
     )
 
-    loss: Literal["gcl", "clip", "pairwise"] = Field("gcl", description="what is minimised")
+    loss: Loss = Field(Loss.GCL, description="what is minimised")
     reading: Reading = Field(Reading.R2, description="which candidates the GCL denominators hold")
+    pair_weights: list[str] = Field(
+        [], description="weights of the loss's terms, as t>i=2,i>t=0.5; default: 1 between modalities, 0 within one"
+    )
+    positives: Positives = Field(
+        Positives.OWN, description="positives beside a pair's own: of pairs with the same image, or the same caption"
+    )
+    separation_weight: float = Field(
+        0.5, ge=0, le=100, description="loss alignclip: weight of the separation within images and within texts"
+    )
     fusion: Fusion | None = Field(None, description="how features are added; default: raw, or as --start has it")
     temperature: float | None = Field(
         None, gt=0.001, le=1.0, description="softmax temperature at the start; default: the model's own (0.07 if new)"
     )
     learn_temperature: bool = Field(True, description="train the temperature, down to 0.01 at the lowest")
 
-    batch_size: int = Field(256, ge=2, le=65_536, description="pairs in a step")
+    temperature_per_pair: bool = Field(False, description="learn one temperature for each pair of modalities")
+
+    batch_size: int = Field(256, ge=2, le=1_048_576, description="pairs in a step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="pairs that a process holds in memory at a time; the step is that of the whole batch"
+    )
     num_epochs: float = Field(10.0, gt=0, le=100_000, description="passes over the training pairs")
     learning_rate: float = Field(1e-3, gt=0, le=1.0, description="AdamW's peak learning rate")
     weight_decay: float = Field(0.1, ge=0, le=10.0, description="AdamW's weight decay, matrices only")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second momentum")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of a layer group, as a share of the next one's towards the output",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="measure and save an exponential moving average of the weights"
+    )
+    data_weights: list[float] = Field(
+        [], description="how often a pass draws each --data entry's pairs, one number an entry; default: once each"
+    )
+    caption_sampling: CaptionSampling = Field(
+        CaptionSampling.RANDOM, description="captions a pass uses: one at random, the first, or all, each in a pair"
+    )
+    hard_negatives: int = Field(1, ge=0, le=1000, description="listed negatives drawn for a pair at most")
+    min_crop: float = Field(1.0, gt=0, le=1, description="smallest share of an image that a random crop keeps; 1: none")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="largest random change of colours")
+    gray_share: float = Field(0.0, ge=0, le=1, description="share of images that lose their colour at random")
     mirror_images: bool = Field(False, description="mirror images at random; wrong for captions that say left or right")
     drop_tokens: float = Field(0.0, ge=0, lt=1, description="share of caption words left out at random")
 
@@ -78,26 +127,45 @@ class TrainSettings(ProgramSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="forward pass; logits stay float32. auto: bf16 or fp16 on a GPU, else fp32"
     )
+    checkpoint_activations: bool = Field(False, description="recompute activations in backward: less memory, slower")
+    compile: bool = Field(False, description="compile the towers' blocks with torch.compile")
+    shard: bool = Field(False, description="with torchrun: each process holds a part of the weights (FSDP2)")
     num_workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
     cache_images_bytes: int = Field(
         4 * 1024**3, ge=0, description="decoded training images are kept in memory if they fit in this many bytes"
     )
+    worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
     max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
     max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
     max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
     val_every_epochs: float = Field(
         1.0, gt=0, le=100_000, description="passes between two measurements on the held-out pairs"
     )
+    save_every_steps: int = Field(
+        500, ge=1, description="steps between two saved states, from which a stopped run goes on"
+    )
+    wandb_project: str | None = Field(None, description="Weights & Biases project to log to; needs the extra wandb")
 
     @model_validator(mode="after")
     def check(self) -> Self:
         """Refuses combinations that cannot be honoured."""
         if not self.data:
-            raise ValueError("no training data: set --data to .tar shards or .jsonl manifests")
+            raise ValueError("no training data: set --data to a folder, files or URLs (docs/data.md)")
         if self.start and self.image_weights:
             raise ValueError("--start already holds image weights: give it or --image-weights, not both")
         if self.lock_image and not self.start and not self.image_weights:
             raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"--data-weights needs one number for each of the {len(self.data)} --data entries")
+        if any(weight <= 0 for weight in self.data_weights):
+            raise ValueError("--data-weights must be above 0: leave out a source instead")
+        if self.unlocked_image_groups and not self.lock_image:
+            raise ValueError("--unlocked-image-groups needs --lock-image")
+        if self.unlocked_text_groups and not self.lock_text:
+            raise ValueError("--unlocked-text-groups needs --lock-text")
+        if self.temperature_per_pair and not (self.learn_temperature and self.loss in (Loss.GCL, Loss.PAIRWISE)):
+            raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
+        parse_pair_weights(self.pair_weights)
         given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
         if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
             raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")

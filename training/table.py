@@ -1,14 +1,15 @@
-"""Pairs made ready for training: captions tokenised once, images decoded once where memory allows.
+"""Pairs made ready for training: texts tokenised once, images decoded once where memory allows.
 
-Shape legend: P = pairs, S = captions of all pairs together, T = tokens, C, H, W = image.
+Shape legend: P = pairs, J = items of all pairs together, I = images, S = texts, T = tokens, C, H, W = image.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torchvision.transforms import Compose, Normalize
 from encoder.errors import InvalidItemError
 from encoder.images import ImageLimits, decode_image
 from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from training.pairs import Pair, PairSource
+from training.pairs import Pair, PairSource, Side
 
 _TOKENIZE_CHUNK = 1024
 
@@ -62,52 +63,93 @@ class ImageReader:
 
 @dataclass
 class PairTable:
-    """The pairs that can be used, by position.
+    """The pairs that can be used, by position, each with its items: its own, its query, its negatives.
 
     Attributes:
         source: Where they come from.
         position_P: Each pair's position in the source; bad rows are left out.
-        tokens_ST: All captions' tokens, padded to the model's context length.
-        caption_start_P: First caption of each pair in `tokens_ST`; one more entry marks the end.
-        image_id_P: Equal numbers mean equal images.
-        text_id_S: Equal numbers mean equal captions, but for case and white space.
-        pixels_PCHW: Decoded images, or `None` when they are decoded anew each time.
+        entry_P: Which named source, in the order of the names, each pair is from.
+        item_start_P: First item of each pair; one more entry marks the end. A pair's own item comes first.
+        has_query_P: Whether a pair's second item is its query.
+        group_P: Equal numbers, from 0, mean that two pairs are known to be alike; -1 where nothing is known.
+        item_image_J: Each item's image, or -1.
+        item_text_J: First text of each item in `tokens_ST`; one more entry marks the end.
+        item_id_J: Equal numbers mean equal items.
+        tokens_ST: All texts' tokens, padded to the model's context length.
+        text_id_S: Equal numbers mean equal texts, but for case and white space.
+        image_pair_I: Pair of each image.
+        image_part_I: Place of each image's item among its pair's items.
+        image_id_I: Equal numbers mean equal images.
+        pixels_ICHW: Decoded images, or `None` when they are decoded anew each time.
         reader: Decodes an image.
         bad_rows: The rows left out.
     """
 
     source: PairSource
     position_P: Tensor
+    entry_P: Tensor
+    item_start_P: Tensor
+    has_query_P: Tensor
+    group_P: Tensor
+    item_image_J: Tensor
+    item_text_J: Tensor
+    item_id_J: Tensor
     tokens_ST: Tensor
-    caption_start_P: Tensor
-    image_id_P: Tensor
     text_id_S: Tensor
-    pixels_PCHW: Tensor | None
+    image_pair_I: Tensor
+    image_part_I: Tensor
+    image_id_I: Tensor
+    pixels_ICHW: Tensor | None
     reader: ImageReader
     bad_rows: list[BadRow]
 
     def __len__(self) -> int:
         return len(self.position_P)
 
-    def pixels(self, row: int) -> Tensor:
-        """Pixels `[C, H, W]`, uint8, of one pair; raises `InvalidRowError` when the image cannot be read."""
-        if self.pixels_PCHW is not None:
-            return self.pixels_PCHW[row]
-        pair = self.source[int(self.position_P[row])]
+    @property
+    def num_images(self) -> int:
+        """How many images there are; one that two pairs share counts twice."""
+        return len(self.image_id_I)
+
+    def pixels(self, image: int) -> Tensor:
+        """Pixels `[C, H, W]`, uint8, of one image; raises `InvalidRowError` when it cannot be read."""
+        if self.pixels_ICHW is not None:
+            return self.pixels_ICHW[image]
+        pair = self.source[int(self.position_P[self.image_pair_I[image]])]
+        encoded = _sides(pair)[int(self.image_part_I[image])].image
         try:
-            return torch.from_numpy(self.reader(pair.image))
+            return torch.from_numpy(self.reader(encoded))
         except InvalidItemError as error:
             raise InvalidRowError(pair.where or pair.name, error.reason) from error
+
+    def captioned(self) -> "CaptionedImages":
+        """The pairs whose own item has both an image and a text."""
+        own_P = self.item_start_P[:-1]
+        first_P, end_P = self.item_text_J[own_P], self.item_text_J[own_P + 1]
+        image_P = self.item_image_J[own_P]
+        both_P = (image_P >= 0) & (end_P > first_P)
+        first_P, end_P = first_P[both_P], end_P[both_P]
+        return CaptionedImages(image_P[both_P], first_P, torch.minimum(first_P + 1, end_P - 1))
+
+
+class CaptionedImages(NamedTuple):
+    """Pairs of an image and captions: numbers of the image, the first caption, and the second or else the first."""
+
+    image_P: Tensor
+    first_text_P: Tensor
+    second_text_P: Tensor
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is kept of a pair while the table is made."""
+    """What is kept of a pair while the table is made; the tuples have an entry for each item."""
 
     position: int
-    captions: tuple[str, ...]
-    image_digest: bytes
-    pixels_CHW: NDArray[np.uint8] | None
+    texts: tuple[tuple[str, ...], ...]
+    image_digests: tuple[bytes | None, ...]
+    pixels_CHW: tuple[NDArray[np.uint8], ...]
+    has_query: bool
+    group: str | None
 
 
 def read_table(
@@ -118,6 +160,7 @@ def read_table(
     max_bad_share: float,
     advance: Advance,
     check_images: bool = False,
+    entry_lengths: Sequence[int] = (),
 ) -> PairTable:
     """Reads every pair once.
 
@@ -129,35 +172,29 @@ def read_table(
         max_bad_share: Largest share of bad rows that is accepted.
         advance: Told after each pair.
         check_images: Decode every image now even if it is not kept, where a bad one could not be left out later.
+        entry_lengths: How many pairs each named source has, where their shares matter.
 
     Raises:
         TooManyBadRowsError: the data are worse than `max_bad_share`.
         NoPairsError: not one pair is left.
     """
+    # Pairs with several images are rare: when they do not fit after all, what was kept is let go again.
     keep_pixels = reader.num_bytes * len(source) <= cache_images_bytes
     rows: list[_Row] = []
     bad_rows: list[BadRow] = []
+    num_images = 0
     for row in _read_rows(source, reader if keep_pixels or check_images else None, keep_pixels, advance):
         if isinstance(row, BadRow):
             bad_rows.append(row)
-        else:
-            rows.append(row)
+            continue
+        num_images += sum(digest is not None for digest in row.image_digests)
+        if keep_pixels and reader.num_bytes * num_images > cache_images_bytes:
+            keep_pixels = False
+        rows.append(row if keep_pixels else replace(row, pixels_CHW=()))
     check_bad_share(bad_rows, len(source), max_bad_share)
     if not rows:
         raise NoPairsError("every row of the data is bad")
-    captions = [caption for row in rows for caption in row.captions]
-    pixels = torch.from_numpy(np.stack([_pixels(row) for row in rows])) if keep_pixels else None
-    return PairTable(
-        source=source,
-        position_P=torch.tensor([row.position for row in rows]),
-        tokens_ST=_tokenize(captions, tokenize),
-        caption_start_P=torch.tensor([0, *(len(row.captions) for row in rows)]).cumsum(0),
-        image_id_P=_identify([row.image_digest for row in rows]),
-        text_id_S=_identify([" ".join(caption.lower().split()) for caption in captions]),
-        pixels_PCHW=pixels,
-        reader=reader,
-        bad_rows=bad_rows,
-    )
+    return _assemble(source, rows, tokenize, reader, entry_lengths or [len(source)], keep_pixels, bad_rows)
 
 
 def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float) -> None:
@@ -170,6 +207,54 @@ def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float)
         )
 
 
+def _assemble(
+    source: PairSource,
+    rows: list[_Row],
+    tokenize: Callable[[list[str]], Tensor],
+    reader: ImageReader,
+    entry_lengths: Sequence[int],
+    keep_pixels: bool,
+    bad_rows: list[BadRow],
+) -> PairTable:
+    """Lays the rows' items, texts and images end to end."""
+    texts = [text for row in rows for texts in row.texts for text in texts]
+    places = [(p, part) for p, row in enumerate(rows) for part, d in enumerate(row.image_digests) if d is not None]
+    has_image_J = torch.tensor([digest is not None for row in rows for digest in row.image_digests])
+    pixels = [pixels for row in rows for pixels in row.pixels_CHW]
+    item_image_J = torch.where(has_image_J, has_image_J.cumsum(0) - 1, -1)
+    image_id_I = _identify([digest for row in rows for digest in row.image_digests if digest is not None])
+    text_id_S = _identify([" ".join(text.lower().split()) for text in texts])
+    item_text_J = torch.tensor([0, *(len(texts) for row in rows for texts in row.texts)]).cumsum(0)
+    position_P = torch.tensor([row.position for row in rows])
+    groups = {group: number for number, group in enumerate(dict.fromkeys(row.group for row in rows if row.group))}
+    return PairTable(
+        source=source,
+        position_P=position_P,
+        entry_P=torch.searchsorted(torch.tensor(entry_lengths).cumsum(0), position_P, right=True),
+        item_start_P=torch.tensor([0, *(len(row.texts) for row in rows)]).cumsum(0),
+        has_query_P=torch.tensor([row.has_query for row in rows]),
+        group_P=torch.tensor([groups[row.group] if row.group else -1 for row in rows]),
+        item_image_J=item_image_J,
+        item_text_J=item_text_J,
+        item_id_J=_identify_items(item_image_J, image_id_I, item_text_J, text_id_S),
+        tokens_ST=_tokenize(texts, tokenize),
+        text_id_S=text_id_S,
+        image_pair_I=torch.tensor([pair for pair, _ in places], dtype=torch.long),
+        image_part_I=torch.tensor([part for _, part in places], dtype=torch.long),
+        image_id_I=image_id_I,
+        pixels_ICHW=torch.from_numpy(np.stack(pixels)) if keep_pixels and pixels else None,
+        reader=reader,
+        bad_rows=bad_rows,
+    )
+
+
+def _identify_items(item_image_J: Tensor, image_id_I: Tensor, item_text_J: Tensor, text_id_S: Tensor) -> Tensor:
+    texts = text_id_S.tolist()
+    starts = item_text_J.tolist()
+    images = [int(image_id_I[image]) if image >= 0 else -1 for image in item_image_J.tolist()]
+    return _identify([(image, *texts[starts[item] : starts[item + 1]]) for item, image in enumerate(images)])
+
+
 def _read_rows(
     source: PairSource, reader: ImageReader | None, keep_pixels: bool, advance: Advance
 ) -> Iterator[_Row | BadRow]:
@@ -177,14 +262,9 @@ def _read_rows(
 
     def read(position: int) -> _Row | BadRow:
         try:
-            pair = source[position]
-            pixels_CHW = reader(pair.image) if reader else None
-            digest = _digest(pair)
+            return _read_row(position, source[position], reader, keep_pixels)
         except InvalidRowError as error:
             return BadRow(error.where, error.reason)
-        except InvalidItemError as error:
-            return BadRow(pair.where or pair.name, error.reason)
-        return _Row(position, pair.captions, digest, pixels_CHW if keep_pixels else None)
 
     positions = iter(range(len(source)))
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -194,29 +274,41 @@ def _read_rows(
                 yield row
 
 
-def _digest(pair: Pair) -> bytes:
+def _read_row(position: int, pair: Pair, reader: ImageReader | None, keep_pixels: bool) -> _Row:
+    sides = _sides(pair)
+    digests = tuple(None if side.image is None else _digest(pair, side.image) for side in sides)
+    pixels: list[NDArray[np.uint8]] = []
+    if reader is not None:
+        try:
+            pixels = [reader(side.image) for side in sides if side.image is not None]
+        except InvalidItemError as error:
+            raise InvalidRowError(pair.where or pair.name, error.reason) from error
+    kept = tuple(pixels) if keep_pixels else ()
+    return _Row(position, tuple(side.texts for side in sides), digests, kept, pair.query is not None, pair.group)
+
+
+def _sides(pair: Pair) -> list[Side]:
+    """The pair's items: its own, then its query, then its negatives."""
+    query = [] if pair.query is None else [pair.query]
+    return [Side(pair.image, pair.captions), *query, *pair.negatives]
+
+
+def _digest(pair: Pair, image: bytes | Path) -> bytes:
     """Of the image's bytes: one photo under two names is one image."""
-    if isinstance(pair.image, bytes):
-        return hashlib.sha256(pair.image).digest()
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
     try:
-        return hashlib.sha256(pair.image.read_bytes()).digest()
+        return hashlib.sha256(image.read_bytes()).digest()
     except OSError as error:
-        raise InvalidRowError(pair.where or pair.name, f"cannot read {pair.image}: {error.strerror}") from error
-
-
-def _pixels(row: _Row) -> NDArray[np.uint8]:
-    assert row.pixels_CHW is not None
-    return row.pixels_CHW
+        raise InvalidRowError(pair.where or pair.name, f"cannot read {image}: {error.strerror}") from error
 
 
 def _identify(values: list[Any]) -> Tensor:
     """Numbers the distinct values in order of appearance."""
     numbers: dict[Any, int] = {}
-    return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values])
+    return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values], dtype=torch.long)
 
 
-def _tokenize(captions: list[str], tokenize: Callable[[list[str]], Tensor]) -> Tensor:
-    chunks = [
-        tokenize(captions[start : start + _TOKENIZE_CHUNK]).int() for start in range(0, len(captions), _TOKENIZE_CHUNK)
-    ]
-    return torch.cat(chunks)
+def _tokenize(texts: list[str], tokenize: Callable[[list[str]], Tensor]) -> Tensor:
+    chunks = [tokenize(texts[start : start + _TOKENIZE_CHUNK]).int() for start in range(0, len(texts), _TOKENIZE_CHUNK)]
+    return torch.cat(chunks) if chunks else tokenize([""])[:0].int()

@@ -3,19 +3,21 @@
 Weights of a timm trunk come with four traps, all handled here: TensorFlow padding, batch normalisation
 folded into the convolutions, locking that must leave activations in place, and their own pixel mean.
 
-Shape legend: N = pairs in the batch, C, H, W = image, D = width, F = width of the trunk's features.
+Shape legend: I = images, S = texts, T = tokens, C, H, W = image, D = width, F = width of the trunk's features.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from encoder.architecture import Architecture, build, preprocessing, read_architecture
 from encoder.checkpoint import mismatch
@@ -24,6 +26,7 @@ from encoder.fusion import Fusion
 from encoder.model import load_checkpoint
 from encoder.text import encode_text
 from training.errors import InvalidRecipeError
+from training.layers import locked_batch_norms
 from training.settings import TrainSettings
 
 
@@ -81,6 +84,7 @@ class Towers:
         dtype: What the forward pass computes in, or `None` for float32.
         lock_image: Whether the image trunk stays as it is.
         trunk: The image tower without its projection.
+        is_sharded: Whether each process holds a part of the weights only.
     """
 
     def __init__(
@@ -91,12 +95,14 @@ class Towers:
         self.device = device
         self.lock_image = lock_image
         self.dtype = dtype
+        self.is_sharded = False
+        self._width = start.architecture.width
         self._batch_norm_eval = batch_norm == "eval" or (batch_norm == "auto" and start.is_pretrained)
         if start.architecture.uses_timm:
             self.model.visual.to(memory_format=torch.channels_last)
         visual: Any = self.model.visual
         self.trunk: nn.Module = visual.trunk if start.architecture.uses_timm else visual
-        self._head: nn.Module | None = visual.head if start.architecture.uses_timm else None
+        self._network = _Network(self.model, visual.head if start.architecture.uses_timm else nn.Identity())
         config = preprocessing(start.architecture)
         self._mean_C11 = torch.tensor(config.mean, device=device)[:, None, None]
         self._std_C11 = torch.tensor(config.std, device=device)[:, None, None]
@@ -105,42 +111,86 @@ class Towers:
             self.trunk.requires_grad_(False)
 
     def train(self) -> None:
-        """Switches to training; a locked trunk and pretrained batch normalisation keep their statistics."""
+        """Switches to training; locked layers and pretrained batch normalisation keep their statistics."""
         self.model.train()
         if self.lock_image:
             self.trunk.eval()
-        if self._batch_norm_eval:
-            for module in self._batch_norms():
+        frozen = set(locked_batch_norms(self.model))
+        for module in self._batch_norms():
+            if self._batch_norm_eval or module in frozen:
                 module.eval()
 
     def eval(self) -> None:
         """Switches to inference."""
         self.model.eval()
 
-    def image_features(self, images_N: Tensor) -> Tensor:
-        """Features `[N, D]`, float32, of uint8 pixels `[N, C, H, W]` or of a locked trunk's output."""
-        with self.autocast():
-            if images_N.dtype is torch.uint8:
-                features_ND: Tensor = self.model.encode_image(self.normalize(images_N))
-            else:
-                trunk_NF = images_N.to(self.device, non_blocking=True)
-                features_ND = self._head(trunk_NF) if self._head is not None else trunk_NF
-        return features_ND.float()
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether an image's features in training depend on the other images of its batch."""
+        self.train()
+        return any(module.training for module in self._batch_norms())
 
-    def text_features(self, tokens_NT: Tensor) -> Tensor:
-        """Features `[N, D]`, float32, of padded token rows."""
-        with self.autocast():
-            return encode_text(self.model, tokens_NT.to(self.device, non_blocking=True)).float()
+    def shard(self) -> None:
+        """Gives each process a part of the weights (FSDP2), block by block; the temperature stays whole."""
+        for block in _blocks(self.model):
+            fully_shard(block)
+        scalars = {parameter for parameter in self.model.parameters() if parameter.ndim == 0}
+        fully_shard(self._network, ignored_params=scalars)
+        for module in self._network.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # the sum over processes, not their mean
+                module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo can do as well
+        self.is_sharded = True
 
-    def trunk_features(self, pixels_NCHW: Tensor) -> Tensor:
-        """The trunk's output `[N, F...]`, float32, without gradient: what a locked trunk's cache holds."""
+    def compile(self) -> None:
+        """Compiles the towers' blocks in place; the weights keep their names."""
+        for block in _blocks(self.model):
+            block.compile()
+
+    def synchronize(self, wanted: bool) -> None:
+        """Whether the next backward pass of sharded weights sums their gradients over the processes."""
+        if self.is_sharded:
+            cast(FSDPModule, self._network).set_requires_gradient_sync(wanted)
+
+    def features(self, images_I: Tensor, tokens_ST: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[I, D]` and `[S, D]`, float32, in one forward pass; either may be empty.
+
+        Args:
+            images_I: uint8 pixels `[I, C, H, W]` or a locked trunk's output `[I, F...]`.
+            tokens_ST: Padded token rows.
+        """
+        num_images, num_texts = len(images_I), len(tokens_ST)
+        if self.is_sharded and num_images == 0:  # every process must take part in every exchange of weights
+            images_I = torch.zeros(1, *self._image_shape, dtype=torch.uint8)
+        if self.is_sharded and num_texts == 0:
+            tokens_ST = torch.zeros(1, tokens_ST.shape[1], dtype=torch.long)
+        with self.autocast():
+            is_pixels = images_I.dtype is torch.uint8
+            inputs_I = self.normalize(images_I) if is_pixels else images_I.to(self.device, non_blocking=True)
+            image_ID, text_SD = self._network(inputs_I, is_pixels, tokens_ST.to(self.device, non_blocking=True))
+        empty = torch.zeros(0, self._width, device=self.device)
+        return (
+            empty if image_ID is None else image_ID.float()[:num_images],
+            empty if text_SD is None else text_SD.float()[:num_texts],
+        )
+
+    def image_features(self, images_I: Tensor) -> Tensor:
+        """Features `[I, D]`, float32, of uint8 pixels `[I, C, H, W]` or of a locked trunk's output."""
+        return self.features(images_I, torch.empty(0, 1, dtype=torch.long))[0]
+
+    def text_features(self, tokens_ST: Tensor) -> Tensor:
+        """Features `[S, D]`, float32, of padded token rows."""
+        return self.features(torch.empty(0), tokens_ST)[1]
+
+    def trunk_features(self, pixels_ICHW: Tensor) -> Tensor:
+        """The trunk's output `[I, F...]`, float32, without gradient: what a locked trunk's cache holds."""
         with torch.inference_mode(), self.autocast():
-            features: Tensor = self.trunk(self.normalize(pixels_NCHW))
+            features: Tensor = self.trunk(self.normalize(pixels_ICHW))
         return features.float()
 
-    def normalize(self, pixels_NCHW: Tensor) -> Tensor:
+    def normalize(self, pixels_ICHW: Tensor) -> Tensor:
         """uint8 pixels to the image tower's input, on the device."""
-        pixels = pixels_NCHW.to(self.device, non_blocking=True).float() / 255.0
+        pixels = pixels_ICHW.to(self.device, non_blocking=True).float() / 255.0
         return (pixels - self._mean_C11) / self._std_C11
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -149,10 +199,51 @@ class Towers:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def weights(self) -> dict[str, Tensor]:
+        """The open_clip model's whole state on the CPU; of sharded weights, all processes must ask for it."""
+        if not self.is_sharded:
+            state: dict[str, Tensor] = self.model.state_dict()
+            return state
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, Tensor], get_model_state_dict(self.model, options=options))
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        size = self.model.visual.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return 3, height, width
+
     def _batch_norms(self) -> Iterator[nn.Module]:
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 yield module
+
+
+class _Network(nn.Module):
+    """Both towers in one forward pass, which is where sharded weights come together."""
+
+    def __init__(self, model: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._head = [head]  # in a list: it is the model's already
+
+    def forward(self, images_I: Tensor, is_pixels: bool, tokens_ST: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Features of normalised pixels or a locked trunk's output, and of tokens; `None` of nothing."""
+        image_ID = text_SD = None
+        if len(images_I):
+            image_ID = self.model.encode_image(images_I) if is_pixels else self._head[0](images_I)
+        if len(tokens_ST):
+            text_SD = encode_text(self.model, tokens_ST)
+        return image_ID, text_SD
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The towers' repeated blocks: what is sharded and compiled one by one."""
+    for name, child in module.named_children():
+        if name in ("resblocks", "blocks", "stages") and isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from child
+        else:
+            yield from _blocks(child)
 
 
 def _configure(settings: TrainSettings) -> Architecture:

@@ -7,7 +7,7 @@ the image in `COMBINATIONS`, the ones a model is judged by; the other four may b
 Equal scores are no order: a query whose own key scores like others counts for the mean over all orders of the equals
 (McSherry and Najork, ECIR 2008), so that neither a key's position nor a collapsed encoder wins anything.
 
-Shape legend: P = held-out pairs, D = width, Q = queries, R = ranks from 0.
+Shape legend: P = held-out pairs, I = images, D = width, Q = queries, R = ranks from 0.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,25 +56,24 @@ class HeldOut:
         return self.has_second_P if both_hold_text else torch.ones_like(self.has_second_P)
 
 
-def embed_held_out(towers: Towers, table: PairTable, features_P: Tensor | None, fusion: Fusion) -> HeldOut:
-    """Embeds the pairs of `table`, each as an image, two texts, and two fused items.
+def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, fusion: Fusion) -> HeldOut:
+    """Embeds the captioned images of `table`, each as an image, two texts, and two fused items.
 
     Args:
         towers: The towers.
-        table: Held-out pairs.
-        features_P: A locked trunk's features `[1 or 2, P, F...]`, or `None`.
+        table: Held-out pairs; those without an image or a caption are not measured.
+        features_I: A locked trunk's features `[1 or 2, I, F...]` of the table's images, or `None`.
         fusion: How features are added.
     """
     towers.eval()
-    starts, ends = table.caption_start_P[:-1], table.caption_start_P[1:]
-    second = torch.minimum(starts + 1, ends - 1)
+    captioned = table.captioned()
     with torch.inference_mode():
-        image_PD = torch.cat(list(_image_batches(towers, table, features_P)))
-        key_text_PD = _texts(towers, table.tokens_ST[starts])
-        query_text_PD = _texts(towers, table.tokens_ST[second])
+        image_PD = torch.cat(list(_image_batches(towers, table, captioned.image_P, features_I)))
+        key_text_PD = _texts(towers, table.tokens_ST[captioned.first_text_P])
+        query_text_PD = _texts(towers, table.tokens_ST[captioned.second_text_P])
         unit_image_PD = functional.normalize(image_PD, dim=-1)
         return HeldOut(
-            has_second_P=second > starts,
+            has_second_P=captioned.second_text_P > captioned.first_text_P,
             queries={
                 "i": unit_image_PD,
                 "t": functional.normalize(query_text_PD, dim=-1),
@@ -198,13 +197,12 @@ def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> float:
     return float(((total_R[last_Q] - total_R[first_Q]) / equal_Q).mean())
 
 
-def _image_batches(towers: Towers, table: PairTable, features_P: Tensor | None) -> Iterator[Tensor]:
-    for start in range(0, len(table), _BATCH):
-        rows = range(start, min(start + _BATCH, len(table)))
-        if features_P is not None:
-            yield towers.image_features(features_P[0, rows.start : rows.stop]).cpu()
+def _image_batches(towers: Towers, table: PairTable, image_P: Tensor, features_I: Tensor | None) -> Iterator[Tensor]:
+    for batch in torch.split(image_P, _BATCH):
+        if features_I is not None:
+            yield towers.image_features(features_I[0, batch]).cpu()
         else:
-            yield towers.image_features(torch.stack([table.pixels(row) for row in rows])).cpu()
+            yield towers.image_features(torch.stack([table.pixels(image) for image in batch.tolist()])).cpu()
 
 
 def _texts(towers: Towers, tokens_PT: Tensor) -> Tensor:

@@ -137,7 +137,9 @@ def _draw_plane(axes: Axes, plane: Plane, state: Snapshot) -> None:
         axes.plot([image[0], text[0]], [image[1], text[1]], color=_INK, linewidth=0.5, alpha=0.35, zorder=1)
     for colour, (name, of_photos) in zip(_SERIES, points.items(), strict=False):
         label = MODALITY_NAMES[name]
-        axes.scatter(of_photos[:, 0], of_photos[:, 1], s=9, color=colour, alpha=0.65, linewidths=0, label=label, zorder=2)
+        axes.scatter(
+            of_photos[:, 0], of_photos[:, 1], s=9, color=colour, alpha=0.65, linewidths=0, label=label, zorder=2
+        )
     axes.set_aspect("equal", adjustable="box")
 
 

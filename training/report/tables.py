@@ -118,7 +118,9 @@ def gap_tables(states: States) -> list[Table]:
         for name in _judged_first()
     ]
     first_hits = [
-        Row(f"{MODALITY_NAMES[query]} queries", [_value(states, f"rank1/{query}/{name}", _SHARE) for name in MODALITIES])
+        Row(
+            f"{MODALITY_NAMES[query]} queries", [_value(states, f"rank1/{query}/{name}", _SHARE) for name in MODALITIES]
+        )
         for query in MODALITIES
     ]
     names = {**MODALITY_NAMES, "mixed": "mixed pool"}

@@ -8,7 +8,6 @@ from rich.console import Console
 
 from training.run_folder import finished_run, run_digest
 from training.settings import TrainSettings
-from training.sources import expand
 from training.study.child import Child, threads_each
 from training.study.errors import RunFailedError
 from training.study.plan import Run
@@ -20,8 +19,7 @@ LOG_NAME = "log.txt"
 
 def is_finished(settings: TrainSettings) -> bool:
     """Whether the run folder holds a finished run with these settings and data."""
-    files = expand([*settings.data, *settings.val_data])
-    return finished_run(settings.output, run_digest(settings, files)) is not None
+    return finished_run(settings.output, run_digest(settings)) is not None
 
 
 def run_plan(runs: Sequence[Run], workers: int, console: Console) -> None:

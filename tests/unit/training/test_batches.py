@@ -1,6 +1,8 @@
 """Batches depend on the seed and the epoch alone, hold every pair once, and keep what belongs together together."""
 
+from collections import Counter
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor
 from encoder.tokens import Tokenizer
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import ARCHITECTURE, make_table
-from training.batches import Batch, Draw, DrawnPairs, EpochDraws, leave_out_words, make_loader
-from training.pairs import Pair
+from training.augmentation import Augmentation
+from training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader
+from training.choices import CaptionSampling, Positives
+from training.pairs import Pair, Side
 from training.table import PairTable
 
 PAIRS = [
@@ -25,8 +29,8 @@ def table() -> PairTable:
     return make_table(PAIRS)
 
 
-def epoch(table: PairTable, number: int, seed: int = 0, batch_size: int = 4, mirror: bool = False) -> list[list[Draw]]:
-    draws = EpochDraws(table, batch_size, seed, mirror)
+def epoch(table: PairTable, number: int, seed: int = 0, batch_size: int = 4, **changes: Any) -> list[list[Draw]]:
+    draws = EpochDraws(table, Sampling(batch_size, seed, **changes))
     draws.epoch = number
     return list(draws)
 
@@ -41,17 +45,33 @@ def test_an_epoch_is_a_function_of_seed_and_epoch_alone(table: PairTable) -> Non
     assert epoch(table, 3, seed=1) != first
 
 
+def test_an_epoch_can_be_entered_anywhere(table: PairTable) -> None:
+    draws = EpochDraws(table, Sampling(3, 0))
+    draws.epoch, draws.first_batch = 2, 1
+    assert list(draws) == epoch(table, 2, batch_size=3)[1:]
+
+
+def test_processes_share_each_batch(table: PairTable) -> None:
+    whole = epoch(table, 1, batch_size=4)
+    shares = [list(EpochDraws(table, Sampling(4, 0), rank, 2)) for rank in range(2)]
+    again = epoch(table, 0, batch_size=4)
+    for batch, first, second in zip(again, *shares, strict=True):
+        assert len(first) == len(second) == 2
+        assert {draw.pair for draw in batch} == {draw.pair for draw in first + second}
+    assert whole != again
+
+
 def test_an_epoch_holds_every_pair_at_most_once_and_drops_less_than_a_batch(table: PairTable) -> None:
     batches = epoch(table, 0)
-    rows = [draw.row for draw in chain(*batches)]
+    pairs = [draw.pair for draw in chain(*batches)]
     assert [len(batch) for batch in batches] == [4, 4]
-    assert len(set(rows)) == 8
-    seen = {draw.row for number in range(12) for draw in chain(*epoch(table, number))}
+    assert len(set(pairs)) == 8
+    seen = {draw.pair for number in range(12) for draw in chain(*epoch(table, number))}
     assert seen == set(range(11))
 
 
 def test_a_batch_size_that_divides_the_pairs_holds_each_once(table: PairTable) -> None:
-    assert sorted(draw.row for draw in chain(*epoch(table, 0, batch_size=11))) == list(range(11))
+    assert sorted(draw.pair for draw in chain(*epoch(table, 0, batch_size=11))) == list(range(11))
 
 
 def test_a_batch_larger_than_the_data_is_the_data(table: PairTable) -> None:
@@ -59,13 +79,34 @@ def test_a_batch_larger_than_the_data_is_the_data(table: PairTable) -> None:
 
 
 def test_captions_belong_to_their_pair_and_each_has_its_turn(table: PairTable) -> None:
-    starts = table.caption_start_P.tolist()
+    starts = table.item_text_J.tolist()
     used = set()
     for number in range(40):
         for draw in chain(*epoch(table, number, batch_size=11)):
-            assert starts[draw.row] <= draw.caption < starts[draw.row + 1]
-            used.add(draw.caption)
+            assert starts[draw.pair] <= draw.texts[0] < starts[draw.pair + 1]
+            used.add(draw.texts[0])
     assert used == set(range(starts[-1]))
+
+
+def test_the_first_caption_only_where_asked(table: PairTable) -> None:
+    draws = list(chain(*epoch(table, 0, batch_size=11, captions=CaptionSampling.FIRST)))
+    assert {draw.pair: draw.texts[0] for draw in draws} == dict(enumerate(table.item_text_J.tolist()[:-1]))
+
+
+def test_all_captions_are_pairs_of_their_own_where_asked(table: PairTable) -> None:
+    num_texts = int(table.item_text_J[-1])
+    draws = list(chain(*epoch(table, 0, batch_size=num_texts, captions=CaptionSampling.ALL)))
+    assert sorted(draw.texts[0] for draw in draws) == list(range(num_texts))
+    assert all(table.item_text_J[draw.pair] <= draw.texts[0] < table.item_text_J[draw.pair + 1] for draw in draws)
+
+
+def test_sources_are_drawn_as_often_as_their_weights_say() -> None:
+    table = make_table(PAIRS, entry_lengths=[4, 7])
+    drawn = Counter(draw.pair for draw in chain(*epoch(table, 0, batch_size=1, weights=(2.5, 0.5))))
+    assert sum(drawn[pair] for pair in range(4)) == 10
+    assert sum(drawn[pair] for pair in range(4, 11)) == 4
+    assert {drawn[pair] for pair in range(4)} == {2, 3}
+    assert {drawn[pair] for pair in range(4, 11)} == {0, 1}
 
 
 def test_images_are_mirrored_about_half_the_time_and_only_when_asked(table: PairTable) -> None:
@@ -75,48 +116,130 @@ def test_images_are_mirrored_about_half_the_time_and_only_when_asked(table: Pair
     assert 0.3 < sum(mirrored) / len(mirrored) < 0.7
 
 
-def batches_of(table: PairTable, num_workers: int = 0) -> list[Batch]:
-    draws = EpochDraws(table, 4, 0, mirror=True)
-    return list(make_loader(draws, DrawnPairs(table), num_workers, pin_memory=False))
+def batches_of(table: PairTable, num_workers: int = 0, augmentation: Augmentation | None = None) -> list[Batch]:
+    draws = EpochDraws(table, Sampling(4, 0, mirror=True))
+    pairs = DrawnPairs(table, augmentation=augmentation)
+    return list(make_loader(draws, pairs, num_workers, pin_memory=False))
 
 
-def test_a_batch_holds_the_drawn_pixels_tokens_and_numbers(table: PairTable) -> None:
+def test_a_batch_holds_the_drawn_pixels_and_tokens(table: PairTable) -> None:
     for draws, batch in zip(epoch(table, 0, mirror=True), batches_of(table), strict=True):
+        assert batch.num_pairs == len(draws)
         for place, draw in enumerate(draws):
-            pixels = table.pixels(draw.row)
-            assert torch.equal(batch.images_N[place], pixels.flip(-1) if draw.mirrored else pixels)
-            assert torch.equal(batch.tokens_NT[place], table.tokens_ST[draw.caption].long())
-            assert batch.image_id_N[place] == table.image_id_P[draw.row]
-            assert batch.text_id_N[place] == table.text_id_S[draw.caption]
+            pixels = table.pixels(draw.pair)
+            assert torch.equal(batch.images_I[place], pixels.flip(-1) if draw.mirrored else pixels)
+            assert torch.equal(batch.tokens_ST[place], table.tokens_ST[draw.texts[0]].long())
+
+
+def rows_of(batch: Batch) -> list[tuple[int, ...]]:
+    """Image, text, instance and owner of each row."""
+    columns = (batch.row_image_R, batch.row_text_R, batch.instance_R, batch.owner_R)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def collate(pairs: list[Pair], draws: list[Draw], **changes: Any) -> Batch:
+    drawn = DrawnPairs(make_table(pairs), **changes)
+    return drawn.collate([drawn[draw] for draw in draws])
+
+
+def test_a_captioned_image_is_taken_apart_into_image_text_and_both() -> None:
+    batch = collate(PAIRS[:2], [Draw(1, (1,), (2,)), Draw(0, (0,), (1,))])
+    assert rows_of(batch) == [
+        (0, -1, 1, -1),
+        (-1, 0, 1, -1),
+        (0, 0, 1, -1),
+        (1, -1, 0, -1),
+        (-1, 1, 0, -1),
+        (1, 1, 0, -1),
+    ]
+
+
+def test_rows_without_an_image_or_a_text_are_one_row() -> None:
+    pairs = [Pair("image", PAIRS[0].image, ()), Pair("text", None, ("words",))]
+    batch = collate(pairs, [Draw(0, (0,), (-1,)), Draw(1, (1,), (0,))])
+    assert rows_of(batch) == [(0, -1, 0, -1), (-1, 0, 1, -1)]
+
+
+def test_a_query_and_its_item_stay_whole_and_negatives_belong_to_them() -> None:
+    negatives = (Side(texts=("never",)), Side(PAIRS[2].image, ("no",)))
+    asked = Pair("asked", PAIRS[0].image, ("a page",), "", Side(texts=("find it",)), negatives)
+    batch = collate([asked], [Draw(0, (0, 1, 3), (0, 1, 3))])
+    assert rows_of(batch) == [(0, 0, 0, -1), (-1, 1, 0, -1), (1, 2, 0, 0)]
+    assert len(batch.images_I) == 2
+
+
+def test_negatives_are_drawn_up_to_the_number_asked_for() -> None:
+    negatives = tuple(Side(texts=(f"no {n}",)) for n in range(5))
+    table = make_table([Pair("asked", None, ("key",), "", Side(texts=("query",)), negatives), PAIRS[0]])
+    for wanted in (0, 2, 9):
+        draws = [next(d for d in chain(*epoch(table, n, num_negatives=wanted)) if d.pair == 0) for n in range(20)]
+        assert {len(draw.items) - 2 for draw in draws} == {min(wanted, 5)}
+        assert all(len(set(draw.items)) == len(draw.items) and set(draw.items) <= set(range(7)) for draw in draws)
+        assert {item for draw in draws for item in draw.items[2:]} == (set(range(2, 7)) if wanted else set())
+
+
+def alike(batch: Batch, first: int, second: int) -> bool:
+    both = batch.alike_RK[first], batch.alike_RK[second]
+    return bool(((both[0] == both[1]) & (both[0] >= 0)).any())
+
+
+def test_pairs_of_one_image_caption_or_group_are_alike() -> None:
+    pairs = [
+        Pair("a", PAIRS[0].image, ("a red circle",)),
+        Pair("b", PAIRS[0].image, ("round",)),
+        Pair("c", PAIRS[1].image, ("A red  circle",)),
+        Pair("d", PAIRS[2].image, ("square",), group="x"),
+        Pair("e", PAIRS[3].image, ("column",), group="x"),
+    ]
+    batch = collate(pairs, [Draw(n, (n,), (n,)) for n in range(5)])
+    found = {(a, b) for a in range(5) for b in range(a) if alike(batch, 3 * a, 3 * b + 1)}
+    assert found == {(1, 0), (2, 0), (4, 3)}
+
+
+def test_pairs_with_a_query_are_alike_when_item_or_query_are_equal() -> None:
+    def asked(image: bytes, query: str) -> Pair:
+        return Pair("", image, ("a page",), "", Side(texts=(query,)))
+
+    pairs = [asked(PAIRS[0].image, "one"), asked(PAIRS[0].image, "two"), asked(PAIRS[1].image, "two")]
+    batch = collate(pairs, [Draw(n, (2 * n, 2 * n + 1), (2 * n, 2 * n + 1)) for n in range(3)])
+    assert [alike(batch, 0, 3), alike(batch, 2, 5), alike(batch, 0, 5)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("positives", "expected"), [("own", 3), ("image", 2), ("caption", 2)])
+def test_other_pairs_of_the_image_or_the_caption_are_positives_where_asked(positives: str, expected: int) -> None:
+    pairs = [Pair("a", PAIRS[0].image, ("x",)), Pair("b", PAIRS[0].image, ("y",)), Pair("c", PAIRS[1].image, ("y",))]
+    batch = collate(pairs, [Draw(n, (n,), (n,)) for n in range(3)], positives=Positives(positives))
+    assert len(set(batch.instance_R.tolist())) == expected
 
 
 def test_a_worker_process_gives_the_same_batches(table: PairTable) -> None:
-    for ours, theirs in zip(batches_of(table), batches_of(table, num_workers=1), strict=True):
-        assert torch.equal(ours.images_N, theirs.images_N)
-        assert torch.equal(ours.tokens_NT, theirs.tokens_NT)
+    augmentation = Augmentation((32, 32), 0.3, 0.5, 0.2)
+    for ours, theirs in zip(batches_of(table, 0, augmentation), batches_of(table, 1, augmentation), strict=True):
+        assert torch.equal(ours.images_I, theirs.images_I)
+        assert torch.equal(ours.tokens_ST, theirs.tokens_ST)
 
 
 def test_a_locked_trunks_features_take_the_pixels_place(table: PairTable) -> None:
     features = torch.arange(2 * 11 * 5, dtype=torch.float32).view(2, 11, 5)
     pairs = DrawnPairs(table, features)
-    draws = [Draw(3, 7, False), Draw(5, 11, True)]
+    draws = [Draw(3, (3,), (7,), False), Draw(5, (5,), (11,), True)]
     batch = pairs.collate([pairs[draw] for draw in draws])
-    assert torch.equal(batch.images_N, torch.stack([features[0, 3], features[1, 5]]))
+    assert torch.equal(batch.images_I, torch.stack([features[0, 3], features[1, 5]]))
 
 
 def test_an_unreadable_image_leaves_the_batch_and_is_listed() -> None:
     rows = [*PAIRS[:2], Pair("broken", b"no image", ("one",))]
     pairs = DrawnPairs(make_table(rows, cache_images_bytes=0))
     starts = [0, 2, 5]
-    batch = pairs.collate([pairs[Draw(row, starts[row], False)] for row in (2, 0, 1)])
-    assert batch.images_N.shape[0] == len(batch.tokens_NT) == len(batch.image_id_N) == 2
+    batch = pairs.collate([pairs[Draw(row, (row,), (starts[row],))] for row in (2, 0, 1)])
+    assert batch.images_I.shape[0] == len(batch.tokens_ST) == batch.num_pairs == 2
     assert [row.where for row in batch.bad_rows] == ["broken"]
 
 
 def test_a_batch_of_unreadable_images_only_is_empty() -> None:
     pairs = DrawnPairs(make_table([PAIRS[0], Pair("broken", b"no image", ("one",))], cache_images_bytes=0))
-    batch = pairs.collate([pairs[Draw(1, 2, False)]])
-    assert len(batch.image_id_N) == len(batch.tokens_NT) == 0
+    batch = pairs.collate([pairs[Draw(1, (1,), (2,))]])
+    assert batch.num_pairs == len(batch.tokens_ST) == len(batch.instance_R) == 0
     assert len(batch.bad_rows) == 1
 
 

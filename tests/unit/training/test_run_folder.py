@@ -18,7 +18,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def digest(data: Path, **changes: object) -> str:
-    return run_digest(make_settings(data, data.parent / "run", **changes), [data])
+    return run_digest(make_settings(data, data.parent / "run", **changes))
 
 
 def test_equal_settings_and_data_have_equal_digests(data: Path) -> None:
@@ -36,7 +36,7 @@ def test_settings_that_cannot_change_the_result_do_not_count(data: Path, changes
 
 
 def test_the_run_folders_own_place_does_not_count(data: Path) -> None:
-    there = run_digest(make_settings(data, data.parent / "elsewhere"), [data])
+    there = run_digest(make_settings(data, data.parent / "elsewhere"))
     assert there == digest(data)
 
 

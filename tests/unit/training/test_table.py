@@ -1,5 +1,6 @@
 """What the table holds is what the source holds, less its bad rows, which are listed with their reasons."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.networks import small_architecture
 from tests.pictures import encoded, photo
 from tests.training_runs import ARCHITECTURE, make_table
 from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from training.pairs import Pair
+from training.pairs import Pair, Side
 from training.table import ImageReader
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(6)]
@@ -27,15 +28,15 @@ NO_IMAGE = Pair("broken", b"no image", ("a caption",))
 def test_captions_are_tokenised_in_order() -> None:
     table = make_table(PAIRS)
     tokenizer = Tokenizer(ARCHITECTURE)
-    assert table.caption_start_P.tolist() == [0, 2, 4, 6, 8, 10, 12]
+    assert table.item_text_J.tolist() == [0, 2, 4, 6, 8, 10, 12]
     expected = tokenizer([caption for pair in PAIRS for caption in pair.captions])
     assert torch.equal(table.tokens_ST.long(), expected)
 
 
 def test_cached_pixels_are_those_decoded_anew() -> None:
     cached, uncached = make_table(PAIRS), make_table(PAIRS, cache_images_bytes=0)
-    assert cached.pixels_PCHW is not None
-    assert uncached.pixels_PCHW is None
+    assert cached.pixels_ICHW is not None
+    assert uncached.pixels_ICHW is None
     for row in range(6):
         assert torch.equal(cached.pixels(row), uncached.pixels(row))
         assert cached.pixels(row).shape == (3, 32, 32)
@@ -44,8 +45,8 @@ def test_cached_pixels_are_those_decoded_anew() -> None:
 
 def test_pixels_are_cached_exactly_when_all_fit() -> None:
     fits = 6 * 3 * 32 * 32
-    assert make_table(PAIRS, cache_images_bytes=fits).pixels_PCHW is not None
-    assert make_table(PAIRS, cache_images_bytes=fits - 1).pixels_PCHW is None
+    assert make_table(PAIRS, cache_images_bytes=fits).pixels_ICHW is not None
+    assert make_table(PAIRS, cache_images_bytes=fits - 1).pixels_ICHW is None
 
 
 def test_bad_rows_are_left_out_and_listed_with_place_and_reason() -> None:
@@ -91,7 +92,7 @@ def test_equal_captions_and_images_have_equal_numbers() -> None:
         Pair("c", PAIRS[0].image, ("square\n", "Round")),
     ]
     table = make_table(rows)
-    assert table.image_id_P.tolist() == [0, 1, 0]
+    assert table.image_id_I.tolist() == [0, 1, 0]
     assert table.text_id_S.tolist() == [0, 1, 0, 2, 1]
 
 
@@ -99,7 +100,7 @@ def test_files_have_equal_numbers_when_they_are_one_file(tmp_path: Path) -> None
     for name in ("one.png", "two.png"):
         (tmp_path / name).write_bytes(PAIRS[0].image)
     rows = [Pair(name, tmp_path / f"{name}.png", (name,)) for name in ("one", "two", "one")]
-    ids = make_table(rows).image_id_P.tolist()
+    ids = make_table(rows).image_id_I.tolist()
     assert ids[0] == ids[2]
 
 
@@ -127,7 +128,7 @@ def test_images_that_are_not_kept_are_checked_where_asked() -> None:
     assert (len(unchecked), unchecked.bad_rows) == (4, [])
     assert [row.where for row in checked.bad_rows] == ["broken"]
     assert len(checked) == 3
-    assert checked.pixels_PCHW is None
+    assert checked.pixels_ICHW is None
 
 
 def test_a_photo_under_two_names_is_one_image_and_a_missing_one_is_a_bad_row(tmp_path: Path) -> None:
@@ -137,5 +138,62 @@ def test_a_photo_under_two_names_is_one_image_and_a_missing_one_is_a_bad_row(tmp
     names = ("one.png", "two.png", "three.png", "gone.png")
     rows = [Pair(name, tmp_path / name, ("a photo",), f"pairs.jsonl:{n}") for n, name in enumerate(names, 1)]
     table = make_table(rows, cache_images_bytes=0)
-    assert table.image_id_P.tolist() == [0, 0, 1]
+    assert table.image_id_I.tolist() == [0, 0, 1]
     assert [row.where for row in table.bad_rows] == ["pairs.jsonl:4"]
+
+
+QUERY = Side(texts=("find it", "where is it?"))
+ASKED = Pair("asked", PAIRS[0].image, (), "file:1", QUERY, (Side(PAIRS[1].image, ("no",)), Side(texts=("never",))))
+
+
+def test_queries_and_negatives_are_items_after_the_pairs_own() -> None:
+    table = make_table([PAIRS[2], ASKED, Pair("words", None, ("only words",))])
+    assert table.item_start_P.tolist() == [0, 1, 5, 6]
+    assert table.has_query_P.tolist() == [False, True, False]
+    assert table.item_image_J.tolist() == [0, 1, -1, 2, -1, -1]
+    assert table.item_text_J.tolist() == [0, 2, 2, 4, 5, 6, 7]
+    assert (table.image_pair_I.tolist(), table.image_part_I.tolist()) == ([0, 1, 1], [0, 0, 2])
+
+
+@pytest.mark.parametrize("cache_images_bytes", [10**9, 0])
+def test_each_image_has_its_own_pixels(cache_images_bytes: int) -> None:
+    table = make_table([PAIRS[2], ASKED], cache_images_bytes=cache_images_bytes)
+    expected = make_table([PAIRS[2], PAIRS[0], PAIRS[1]])
+    assert table.num_images == 3
+    assert all(torch.equal(table.pixels(image), expected.pixels(image)) for image in range(3))
+
+
+def test_more_images_than_pairs_are_not_kept_beyond_the_limit() -> None:
+    table = make_table([PAIRS[2], ASKED], cache_images_bytes=2 * 3 * 32 * 32)
+    assert table.pixels_ICHW is None
+    assert table.pixels(2).shape == (3, 32, 32)
+
+
+def test_equal_items_have_equal_numbers() -> None:
+    same = Side(PAIRS[0].image, ("A  photo",))
+    table = make_table([Pair("a", PAIRS[0].image, ("a photo",), "", same), Pair("b", PAIRS[0].image, ())])
+    assert table.item_id_J.tolist() == [0, 0, 1]
+
+
+def test_only_pairs_with_both_halves_are_captioned() -> None:
+    rows = [
+        Pair("image", PAIRS[0].image, ()),
+        PAIRS[1],
+        Pair("text", None, ("a", "b")),
+        Pair("x", PAIRS[2].image, ("c",)),
+    ]
+    images, firsts, seconds = make_table(rows).captioned()
+    assert (images.tolist(), firsts.tolist(), seconds.tolist()) == ([1, 2], [0, 4], [1, 4])
+
+
+def test_named_groups_and_sources_are_numbered() -> None:
+    rows = [replace(PAIRS[0], group="x"), PAIRS[1], replace(PAIRS[2], group="x"), replace(PAIRS[3], group="y")]
+    table = make_table(rows, entry_lengths=[1, 0, 3])
+    assert table.group_P.tolist() == [0, -1, 0, 1]
+    assert table.entry_P.tolist() == [0, 2, 2, 2]
+
+
+def test_a_bad_negative_makes_its_row_bad() -> None:
+    table = make_table([PAIRS[0], replace(PAIRS[1], negatives=(Side(b"no image"),))])
+    assert len(table) == 1
+    assert "cannot decode" in table.bad_rows[0].reason

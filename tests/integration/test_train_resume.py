@@ -1,0 +1,158 @@
+"""A run that is killed and started again ends with the weights of one that was not, bit for bit."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from encoder.architecture import write_open_clip_config
+from tests.drawn_pairs import drawn_pairs, write_shard
+from tests.guards.checkout import ROOT
+from tests.killed_training import settings
+from tests.networks import TEXT, VISION, small_architecture
+from training.distributed import Processes
+from training.errors import DamagedStateError
+from training.resume import load_state, save_state
+from training.trainer import train
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Data and a small network that leaves out patches at random."""
+    architecture = small_architecture(vision={**VISION, "patch_dropout": 0.3}, text={**TEXT, "layers": 1})
+    write_open_clip_config(architecture, tmp_path)
+    (tmp_path / "open_clip_config.json").rename(tmp_path / "small.json")
+    write_shard(tmp_path / "train.tar", drawn_pairs(32))
+    write_shard(tmp_path / "val.tar", drawn_pairs(6))
+    return tmp_path
+
+
+def kills(folder: Path, stride: int, timeout_s: int) -> list[str]:
+    """Lines of the killing program."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.killed_training", str(folder), str(stride)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def test_killed_runs_end_with_the_weights_of_the_uninterrupted_one(folder: Path) -> None:
+    lines = kills(folder, 31, 170)
+    assert len(lines) > 5
+    assert [line for line in lines if not line.endswith("True")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_runs_killed_at_every_step_and_every_third_file_operation_go_on(folder: Path) -> None:
+    lines = kills(folder, 3, 3600)
+    assert len(lines) > 40
+    assert [line for line in lines if not line.endswith("True")] == []
+
+
+def test_the_log_of_a_run_that_went_on_has_every_step_once(folder: Path) -> None:
+    interrupted = settings(folder, "run")
+    stop_at(folder, interrupted, 5)
+    train(interrupted, Console(quiet=True))
+    whole = settings(folder, "whole")
+    train(whole, Console(quiet=True))
+    assert [_facts(row) for row in log_of(interrupted.output)] == [_facts(row) for row in log_of(whole.output)]
+    assert not (interrupted.output / "unfinished").exists()
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def _facts(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what depends on the clock."""
+    return {name: value for name, value in row.items() if name != "train/pairs_per_s"}
+
+
+def stop_at(folder: Path, run: Any, step: int) -> None:
+    """Ends a run with an error in the middle of it."""
+    data = folder / "train.tar"
+    assert data.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.loop.save_state", _failing_after(step))
+        with pytest.raises(OSError, match="no space"):
+            train(run, Console(quiet=True))
+
+
+def _failing_after(step: int) -> Any:
+    """The real function, on a disk that is full from a step on."""
+
+    def save(states: Path, at: int, *rest: Any) -> None:
+        if at >= step:
+            raise OSError(28, "no space left on device")
+        save_state(states, at, *rest)
+
+    return save
+
+
+def test_a_damaged_state_is_an_error_that_names_the_one_before(folder: Path) -> None:
+    run = settings(folder, "run")
+    stop_at(folder, run, 6)
+    states = sorted((run.output / "unfinished" / "state").iterdir())
+    assert [path.name for path in states] == ["step-000000002", "step-000000004"]
+    damaged = states[-1] / "rank-0.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(DamagedStateError, match=r"step-000000004.*remove it to go on from step-000000002"):
+        train(run, Console(quiet=True))
+    for file in states[-1].iterdir():
+        file.unlink()
+    states[-1].rmdir()
+    train(run, Console(quiet=True))
+    whole = settings(folder, "whole")
+    train(whole, Console(quiet=True))
+    for name in ("best", "last"):
+        file = Path(name) / "open_clip_model.safetensors"
+        assert (run.output / file).read_bytes() == (whole.output / file).read_bytes()
+
+
+def test_a_full_disk_leaves_the_states_before(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk: the kernel refuses the write in the middle."""
+    save_state(tmp_path, 1, {"weights": torch.zeros(10)}, Processes())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"rank-0\.pt"):
+            save_state(tmp_path, 2, {"weights": torch.zeros(1_000_000)}, Processes())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    state = load_state(tmp_path, Processes())
+    assert state is not None
+    assert torch.equal(state["weights"], torch.zeros(10))
+
+
+def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 10):
+        save_state(tmp_path, step, {"step": step}, Processes())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000010"]
+    assert load_state(tmp_path, Processes()) == {"step": 10}
+
+
+def test_a_state_of_several_processes_is_not_gone_on_from_by_one(tmp_path: Path) -> None:
+    save_state(tmp_path, 1, {"step": 1}, Processes())
+    sums = tmp_path / "step-000000001" / "sums.json"
+    sums.write_text(json.dumps({"rank-0.pt": "x", "rank-1.pt": "y"}))
+    with pytest.raises(DamagedStateError, match="saved by 2 processes and cannot be continued by 1"):
+        load_state(tmp_path, Processes())
+
+
+def test_other_settings_start_over(folder: Path) -> None:
+    run = settings(folder, "run")
+    stop_at(folder, run, 6)
+    other = run.model_copy(update={"learning_rate": 5e-4})
+    stop_at(folder, other, 4)
+    assert [path.name for path in (run.output / "unfinished" / "state").iterdir()] == ["step-000000002"]

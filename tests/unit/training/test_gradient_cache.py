@@ -1,0 +1,74 @@
+"""A batch that goes through the towers in chunks has the gradient of the batch that goes through at once."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from encoder.fusion import Fusion, fuse
+from tests.distributed_step import gradients
+from tests.drawn_pairs import drawn_pairs
+from tests.networks import VISION, build_seeded, small_architecture
+from tests.training_runs import CPU, make_table
+from training.batches import Batch, DrawnPairs, EpochDraws, Sampling
+from training.gradient_cache import backward
+from training.pairs import Pair
+from training.seeds import derive_seed
+from training.towers import Start, Towers
+
+
+@pytest.mark.parametrize("num_chunks", [2, 3, 8, 30])
+def test_chunks_give_the_gradient_of_the_whole_batch(num_chunks: int) -> None:
+    """More chunks than images or texts leave some chunks empty."""
+    loss, expected = gradients("whole", 1)
+    chunked_loss, found = gradients("whole", num_chunks)
+    assert chunked_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def loss_of(image_ID: Tensor, text_SD: Tensor) -> Tensor:
+    fused = fuse(image_ID, text_SD, Fusion.RAW)
+    return ((image_ID @ text_SD.T).sigmoid() @ fused).square().mean()
+
+
+def random_towers() -> Towers:
+    """An image tower that leaves out patches at random."""
+    architecture = small_architecture(vision={**VISION, "patch_dropout": 0.5})
+    return Towers(Start(architecture, build_seeded(architecture), Fusion.RAW, False, {}), CPU, None, False, "auto")
+
+
+def batch_of_six() -> Batch:
+    table = make_table([Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(6)])
+    drawn = DrawnPairs(table)
+    (draws,) = EpochDraws(table, Sampling(6, 0))
+    return drawn.collate([drawn[draw] for draw in draws])
+
+
+def test_what_is_random_in_a_chunk_is_the_same_in_both_passes() -> None:
+    """The twin keeps the graph of every chunk; equal bit for bit."""
+    batch, towers, twin = batch_of_six(), random_towers(), random_towers()
+    towers.train()
+    twin.train()
+    loss = backward(towers, batch, 3, 7, loss_of)
+    parts = []
+    for number, chunk in enumerate(zip(batch.images_I.chunk(3), batch.tokens_ST.chunk(3), strict=True)):
+        torch.manual_seed(derive_seed(7, number))
+        parts.append(twin.features(*chunk))
+    expected = loss_of(torch.cat([image for image, _ in parts]), torch.cat([text for _, text in parts]))
+    expected.backward()
+    assert torch.equal(loss, expected)
+    for (name, found), wanted in zip(towers.model.named_parameters(), twin.model.parameters(), strict=True):
+        if wanted.grad is not None:
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-8, msg=name)
+    torch.manual_seed(8)
+    assert not torch.equal(twin.features(batch.images_I, batch.tokens_ST)[0], torch.cat([image for image, _ in parts]))
+
+
+def test_the_gradient_is_scaled_for_half_precision() -> None:
+    batch, plain, scaled = batch_of_six(), random_towers(), random_towers()
+    for towers, factor in ((plain, 1.0), (scaled, 1024.0)):
+        towers.train()
+        backward(towers, batch, 2, 0, loss_of, factor)
+    for one, other in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad * 1024.0, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,150 @@
+"""Rows are the vectors the service would compute, and the settings choose the loss they say."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from encoder.fusion import Fusion, fuse
+from tests.distributed_step import pairs
+from tests.training_runs import make_settings, make_table, make_towers
+from training.batches import Batch, DrawnPairs, EpochDraws, Sampling
+from training.distributed import Processes
+from training.losses import (
+    CLIP_WEIGHTS,
+    CROSS_MODALITY,
+    FUSED,
+    IMAGE,
+    TEXT,
+    Reading,
+    Rows,
+    Terms,
+    caption_semantics,
+    contrastive_loss,
+    separation_loss,
+)
+from training.objective import Objective, make_rows
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """Captioned images, one repeated, a text alone, and a query with a negative."""
+    table = make_table(pairs())
+    drawn = DrawnPairs(table)
+    (draws,) = EpochDraws(table, Sampling(len(table), 0))
+    return drawn.collate([drawn[draw] for draw in draws])
+
+
+@pytest.fixture(scope="module")
+def features(batch: Batch) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(batch.images_I), 16, generator=generator), torch.randn(
+        len(batch.tokens_ST), 16, generator=generator
+    )
+
+
+def loss_of(batch: Batch, features: tuple[Tensor, Tensor], has_queries: bool = True, **changes: Any) -> Tensor:
+    objective = Objective(make_settings(Path("-"), Path("-"), **changes), Fusion.RAW, make_towers().model, has_queries)
+    loss: Tensor = objective(*features, batch, Processes())
+    return loss
+
+
+@pytest.mark.parametrize("fusion", Fusion)
+def test_rows_are_unit_vectors_of_images_texts_and_both(
+    batch: Batch, features: tuple[Tensor, Tensor], fusion: Fusion
+) -> None:
+    rows = make_rows(*features, batch, fusion)
+    image_ID, text_SD = features
+    expected = {}
+    for place, (image, text) in enumerate(zip(batch.row_image_R.tolist(), batch.row_text_R.tolist(), strict=True)):
+        if image >= 0 and text >= 0:
+            vector, modality = fuse(image_ID[image][None], text_SD[text][None], fusion)[0], FUSED
+        elif image >= 0:
+            vector, modality = functional.normalize(image_ID[image], dim=-1), IMAGE
+        else:
+            vector, modality = functional.normalize(text_SD[text], dim=-1), TEXT
+        expected[place] = (modality, int(batch.instance_R[place]), int(batch.owner_R[place]), vector)
+    assert len(rows) == len(expected)
+    assert rows.modality_R.tolist() == sorted(modality for modality, *_ in expected.values())
+    found = sorted(zip(rows.modality_R.tolist(), rows.instance_R.tolist(), rows.owner_R.tolist(), strict=True))
+    assert found == sorted((modality, instance, owner) for modality, instance, owner, _ in expected.values())
+    for *labels, vector in expected.values():
+        matches = (rows.vectors_RD @ vector > 1 - 1e-5).nonzero().flatten().tolist()
+        assert labels in [[int(c[m]) for c in (rows.modality_R, rows.instance_R, rows.owner_R)] for m in matches]
+
+
+def direct(batch: Batch, features: tuple[Tensor, Tensor], terms: Terms, with_fused: bool = True) -> Tensor:
+    rows = make_rows(*features, batch, Fusion.RAW, with_fused)
+    scale = make_towers().model.logit_scale.detach().exp()
+    return contrastive_loss(
+        Rows(rows.vectors_RD, rows.modality_R, rows.instance_R, rows.alike_RK, rows.owner_R), scale, terms
+    )
+
+
+@pytest.mark.parametrize("reading", [Reading.R1, Reading.R2, Reading.R3, Reading.R5])
+def test_pairs_with_queries_count_within_a_modality_too(
+    batch: Batch, features: tuple[Tensor, Tensor], reading: Reading
+) -> None:
+    everything = ((1.0, 1.0, 1.0),) * 3
+    assert loss_of(batch, features, reading=reading) == direct(batch, features, Terms(everything, reading))
+
+
+@pytest.mark.parametrize("reading", Reading)
+def test_without_queries_only_pairs_of_modalities_count(
+    batch: Batch, features: tuple[Tensor, Tensor], reading: Reading
+) -> None:
+    found = loss_of(batch, features, has_queries=False, reading=reading)
+    assert found == direct(batch, features, Terms(CROSS_MODALITY, reading))
+
+
+def test_pairwise_is_reading_r5_and_clip_has_no_fused_rows(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    r5 = Terms(CROSS_MODALITY, Reading.R5)
+    assert loss_of(batch, features, has_queries=False, loss="pairwise") == direct(batch, features, r5)
+    clip = direct(batch, features, Terms(CLIP_WEIGHTS, Reading.R5), with_fused=False)
+    assert loss_of(batch, features, loss="clip") == clip
+
+
+def test_weights_of_pairs_are_taken_by_name(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    weights = ((0.0, 1.0, 1.0), (3.0, 0.0, 1.0), (1.0, 0.0, 0.0))
+    found = loss_of(batch, features, has_queries=False, pair_weights=["t>i=3", "it>t=0"])
+    assert found == direct(batch, features, Terms(weights, Reading.R2))
+
+
+@pytest.mark.parametrize("entry", ["t>x=1", "t=1", "t>i", "t>i=-1", "t>i=nan", "t>i=inf", ""])
+def test_a_malformed_weight_is_refused(entry: str) -> None:
+    with pytest.raises(ValidationError, match="pair weight"):
+        make_settings(Path("-"), Path("-"), pair_weights=[entry])
+
+
+def test_one_temperature_a_pair_starts_as_the_models_and_learns_apart(
+    batch: Batch, features: tuple[Tensor, Tensor]
+) -> None:
+    model = make_towers().model
+    objective = Objective(make_settings(Path("-"), Path("-"), temperature_per_pair=True), Fusion.RAW, model, True)
+    loss = objective(*features, batch, Processes())
+    torch.testing.assert_close(loss, loss_of(batch, features))
+    loss.backward()
+    assert objective.log_scales is not None
+    assert objective.log_scales.grad is not None
+    assert len(objective.log_scales.grad.unique()) > 5
+
+
+def test_alignclip_adds_the_separation_of_images_and_of_texts(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    """Semantics by hand: the captions in the order of the instances' numbers."""
+    rows = make_rows(*features, batch, Fusion.RAW, with_fused=False)
+    numbers = sorted(set(rows.instance_R.tolist()))
+    is_own_text = (batch.row_text_R >= 0) & (batch.row_image_R < 0) & (batch.owner_R < 0)
+    own = is_own_text.nonzero().flatten().tolist()
+    texts = {int(batch.instance_R[row]): int(batch.row_text_R[row]) for row in own}
+    tokens = torch.stack([batch.tokens_ST[texts[n]] if n in texts else batch.tokens_ST[0] * 0 for n in numbers])
+    numbered = replace(rows, instance_R=torch.tensor([numbers.index(n) for n in rows.instance_R.tolist()]))
+    scale = make_towers().model.logit_scale.detach().exp()
+    separation = separation_loss(numbered, scale, caption_semantics(tokens))
+    found = loss_of(batch, features, loss="alignclip", separation_weight=0.25)
+    torch.testing.assert_close(found, loss_of(batch, features, loss="clip") + 0.25 * separation)
+    assert separation > 0.1

@@ -1,0 +1,113 @@
+"""The pairs of a run, read, decoded and, for a locked trunk, embedded.
+
+Shape legend: I = images, F = width of a locked trunk's features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from encoder.architecture import preprocessing
+from encoder.images import ImageLimits
+from encoder.tokens import Tokenizer
+from training.distributed import Processes
+from training.errors import InvalidRecipeError
+from training.features import trunk_features
+from training.progress import ProgressDisplay
+from training.run_folder import RunFolder
+from training.settings import TrainSettings
+from training.sources import open_pairs
+from training.table import ImageReader, PairTable, read_table
+from training.towers import Start, Towers
+
+
+@dataclass
+class RunData:
+    """Pairs ready for the loop; features are there when the trunk is wholly locked.
+
+    Attributes:
+        train: What is trained on.
+        val: What is held out.
+        train_features: float32 `[1 or 2, I, F...]`: as they are and, if wanted, mirrored.
+        val_features: float32 `[1, I, F...]`.
+    """
+
+    train: PairTable
+    val: PairTable | None = None
+    train_features: Tensor | None = None
+    val_features: Tensor | None = None
+
+
+def read_data(
+    settings: TrainSettings,
+    start: Start,
+    towers: Towers,
+    progress: ProgressDisplay,
+    folder: RunFolder,
+    processes: Processes,
+) -> RunData:
+    """Reads the training and held-out pairs.
+
+    Raises:
+        InvalidPairsError: the data cannot be used.
+        InvalidRecipeError: too few pairs for contrastive training.
+    """
+    is_cached = settings.lock_image and not settings.unlocked_image_groups
+    train = _read_table(settings, start, "read pairs", settings.data, is_cached, progress, folder)
+    if len(train) < 2:
+        raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
+    data = RunData(train)
+    if settings.val_data:
+        data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, True, progress, folder)
+        if not len(data.val.captioned().image_P):
+            raise InvalidRecipeError("--val-data needs pairs of an image and a caption to measure on, found none")
+    if is_cached:
+        if not processes.is_main:  # one process computes, the others find it done
+            processes.wait()
+        _embed_images(data, settings, towers, progress)
+        if processes.is_main:
+            processes.wait()
+    return data
+
+
+def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progress: ProgressDisplay) -> None:
+    cache_dir = settings.feature_cache or settings.output / "features"
+    num_images = data.train.num_images * (2 if settings.mirror_images else 1)
+    task = progress.add("embed images", num_images + (data.val.num_images if data.val else 0))
+
+    def advance(count: int) -> None:
+        progress.advance(task, count)
+
+    data.train_features = trunk_features(towers, data.train, settings.mirror_images, cache_dir, advance)
+    if data.val is not None:
+        data.val_features = trunk_features(towers, data.val, False, cache_dir, advance)
+
+
+def _read_table(
+    settings: TrainSettings,
+    start: Start,
+    name: str,
+    sources: Sequence[str],
+    check_images: bool,
+    progress: ProgressDisplay,
+    folder: RunFolder,
+) -> PairTable:
+    pairs = open_pairs(sources, settings.data_cache)
+    task = progress.add(name, len(pairs))
+    table = read_table(
+        source=pairs,
+        tokenize=Tokenizer(start.architecture),
+        reader=ImageReader(
+            preprocessing(start.architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        ),
+        cache_images_bytes=settings.cache_images_bytes,
+        max_bad_share=settings.max_bad_share,
+        advance=lambda count: progress.advance(task, count),
+        check_images=check_images,
+        entry_lengths=pairs.lengths,
+    )
+    folder.log_bad_rows(table.bad_rows)
+    if table.bad_rows:
+        progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")
+    return table

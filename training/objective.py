@@ -1,0 +1,164 @@
+"""From features to the loss of a run: rows of all modalities, the temperature, and the loss that was chosen.
+
+Shape legend: I = images, S = texts, R = rows, D = width, T = tokens.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from encoder.fusion import Fusion, fuse
+from training.batches import Batch
+from training.choices import Loss, parse_pair_weights
+from training.distributed import Processes, gather
+from training.losses import (
+    CLIP_WEIGHTS,
+    CROSS_MODALITY,
+    FUSED,
+    IMAGE,
+    TEXT,
+    Reading,
+    Rows,
+    Terms,
+    caption_semantics,
+    contrastive_loss,
+    normalized_loss,
+    separation_loss,
+    sigmoid_loss,
+)
+from training.settings import TrainSettings
+
+_SIGMOID_BIAS = -10.0  # SigLIP's: at the start nearly every two rows do not belong together
+_WITHOUT_FUSED = (Loss.CLIP, Loss.ALIGNCLIP)
+
+
+class Objective(nn.Module):
+    """The loss of a run, with what it learns beside the towers.
+
+    Attributes:
+        log_scales: Logarithms of the inverse temperatures `[3, 3]`, by modality of anchor and candidate, if each
+            pair has its own; else the model's one `logit_scale` counts.
+        bias: The sigmoid loss's bias.
+    """
+
+    def __init__(self, settings: TrainSettings, fusion: Fusion, model: Any, has_queries: bool) -> None:
+        """Sets it up.
+
+        Args:
+            settings: Which loss.
+            fusion: How features are added.
+            model: The open_clip model, whose temperature is used and trained.
+            has_queries: Whether pairs have queries of their own, which may be of their item's modality.
+        """
+        super().__init__()
+        self._loss = settings.loss
+        self._separation_weight = settings.separation_weight
+        self._fusion = fusion
+        self._model = [model]  # in a list: the towers own its parameters
+        self._terms = _terms(settings, has_queries)
+        self.log_scales: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
+        if settings.temperature_per_pair:
+            self.log_scales = nn.Parameter(model.logit_scale.detach().clone().expand(3, 3).contiguous())
+        if settings.loss is Loss.SIGMOID:
+            self.bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=model.logit_scale.device))
+
+    def scale(self) -> Tensor:
+        """The inverse temperature: a scalar, or `[3, 3]`."""
+        parameter = self._model[0].logit_scale if self.log_scales is None else self.log_scales
+        scale: Tensor = parameter.exp()
+        return scale
+
+    def forward(self, image_ID: Tensor, text_SD: Tensor, batch: Batch, processes: Processes) -> Tensor:
+        """This process's share of the loss; the sum over processes is the loss of the whole batch.
+
+        Args:
+            image_ID: Features of the batch's images, before normalisation.
+            text_SD: Features of its texts.
+            batch: Which rows are made of them.
+            processes: Whose rows are candidates too.
+        """
+        rows = make_rows(image_ID, text_SD, batch, self._fusion, self._loss not in _WITHOUT_FUSED)
+        assert rows.alike_RK is not None
+        assert rows.owner_R is not None
+        tensors = [rows.vectors_RD, rows.modality_R, rows.instance_R, rows.alike_RK, rows.owner_R]
+        (vectors_RD, modality_R, instance_R, alike_RK, owner_R), anchors = gather(tensors, processes)
+        pool = Rows(vectors_RD, modality_R, instance_R, alike_RK, owner_R)
+        if self._loss is Loss.SIGMOID:
+            assert self.bias is not None
+            return sigmoid_loss(pool, self.scale(), self.bias, self._terms, anchors)
+        if self._loss is Loss.NORMALIZED:
+            return normalized_loss(pool, self.scale(), self._terms, anchors=anchors)
+        loss = contrastive_loss(pool, self.scale(), self._terms, anchors)
+        if self._loss is Loss.ALIGNCLIP:
+            (tokens_RT,), _ = gather([_row_tokens(batch, rows)], processes)
+            numbered, semantics_NS = _with_semantics(pool, tokens_RT)
+            loss = loss + self._separation_weight * separation_loss(numbered, self.scale(), semantics_NS, anchors)
+        return loss
+
+
+def make_rows(image_ID: Tensor, text_SD: Tensor, batch: Batch, fusion: Fusion, with_fused: bool = True) -> Rows:
+    """Unit vectors of a batch's rows: images, then texts, then fused ones.
+
+    Args:
+        image_ID: Features of the batch's images, before normalisation.
+        text_SD: Features of its texts.
+        batch: Which rows are made of them.
+        fusion: How features are added.
+        with_fused: Whether fused rows are wanted.
+    """
+    has_image_R, has_text_R = batch.row_image_R >= 0, batch.row_text_R >= 0
+    image_R = (has_image_R & ~has_text_R).nonzero().flatten()
+    text_R = (has_text_R & ~has_image_R).nonzero().flatten()
+    fused_R = (has_image_R & has_text_R).nonzero().flatten() if with_fused else image_R[:0]
+    order_R = torch.cat([image_R, text_R, fused_R])
+    sizes = torch.tensor([len(image_R), len(text_R), len(fused_R)])
+    device = image_ID.device
+    fused_image_RD, fused_text_RD = image_ID[batch.row_image_R[fused_R]], text_SD[batch.row_text_R[fused_R]]
+    vectors = [
+        functional.normalize(image_ID[batch.row_image_R[image_R]], dim=-1),
+        functional.normalize(text_SD[batch.row_text_R[text_R]], dim=-1),
+        fuse(fused_image_RD, fused_text_RD, fusion),
+    ]
+    return Rows(
+        torch.cat(vectors),
+        torch.tensor([IMAGE, TEXT, FUSED]).repeat_interleave(sizes).to(device),
+        batch.instance_R[order_R].to(device),
+        batch.alike_RK[order_R].to(device),
+        batch.owner_R[order_R].to(device),
+    )
+
+
+def _row_tokens(batch: Batch, rows: Rows) -> Tensor:
+    """The caption `[R, T]` of each text row, and nothing of the image rows before them."""
+    text_R = ((batch.row_text_R >= 0) & (batch.row_image_R < 0)).nonzero().flatten()
+    tokens_RT = batch.tokens_ST.new_zeros(len(rows), batch.tokens_ST.shape[1])
+    tokens_RT[len(rows) - len(text_R) :] = batch.tokens_ST[batch.row_text_R[text_R]]
+    return tokens_RT.to(rows.vectors_RD.device)
+
+
+def _with_semantics(rows: Rows, tokens_RT: Tensor) -> tuple[Rows, Tensor]:
+    """Rows whose instances are numbered from 0, and what each instance's caption means."""
+    assert rows.owner_R is not None
+    instances, instance_R = torch.unique(rows.instance_R, return_inverse=True)
+    tokens_NT = tokens_RT.new_zeros(len(instances), tokens_RT.shape[1])
+    is_text_R = (rows.modality_R == TEXT) & (rows.owner_R < 0)  # not a hard negative's
+    tokens_NT[instance_R[is_text_R]] = tokens_RT[is_text_R]
+    return replace(rows, instance_R=instance_R), caption_semantics(tokens_NT)
+
+
+def _terms(settings: TrainSettings, has_queries: bool) -> Terms:
+    """Which terms count: all between modalities, and of pairs with queries those within one too."""
+    if settings.loss in _WITHOUT_FUSED:
+        return Terms(CLIP_WEIGHTS, Reading.R5)
+    reading = Reading.R5 if settings.loss is Loss.PAIRWISE else settings.reading
+    weights = [list(row) for row in CROSS_MODALITY]
+    if has_queries and reading is not Reading.R4:
+        for modality in (IMAGE, TEXT, FUSED):
+            weights[modality][modality] = 1.0
+    for (anchor, target), weight in parse_pair_weights(settings.pair_weights).items():
+        weights[anchor][target] = weight
+    return Terms(tuple((row[0], row[1], row[2]) for row in weights), reading)

@@ -1,0 +1,163 @@
+"""One optimiser step: gradient of the whole batch, clipping, update, temperature, average."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoder.text import end_positions
+from training.averaging import Average
+from training.batches import Batch, leave_out_words
+from training.distributed import Processes, clip_gradients, sum_gradients
+from training.errors import DivergedError
+from training.gradient_cache import backward
+from training.objective import Objective
+from training.optimizer import clamp_log_scale, make_optimizer, set_learning_rate
+from training.seeds import derive_seed
+from training.settings import TrainSettings
+from training.towers import Towers
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What one step is worth logging for."""
+
+    loss: float
+    temperature: float
+    gradient_norm: float
+    learning_rate: float
+    gap: float
+
+    def by_name(self) -> dict[str, float]:
+        """The numbers as they are logged."""
+        return {f"train/{name}": value for name, value in vars(self).items()}
+
+
+class Stepper:
+    """Makes steps, and knows everything that a later step depends on.
+
+    What is random in a step is seeded by the run's seed and the step's number, so that a run that goes on
+    from a saved state does what the uninterrupted one would have done.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, towers: Towers, objective: Objective, num_steps: int, processes: Processes
+    ) -> None:
+        self._settings = settings
+        self._towers = towers
+        self._objective = objective
+        self._num_steps = num_steps
+        self._processes = processes
+        learns = settings.learn_temperature
+        towers.model.logit_scale.requires_grad_(learns and objective.log_scales is None)
+        self._optimizer = make_optimizer(
+            towers.model,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.beta2,
+            settings.layer_decay,
+            list(objective.parameters()),
+        )
+        self._trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        self._scaler = torch.amp.GradScaler(towers.device.type, enabled=towers.dtype is torch.float16)
+        self.average = _average(towers, settings.ema_decay)
+        share = settings.batch_size / processes.count
+        self._num_chunks = 1 if settings.micro_batch_size is None else -int(-share // settings.micro_batch_size)
+
+    def step(self, batch: Batch, step: int) -> StepNumbers:
+        """Makes step number `step`, from 0.
+
+        Raises:
+            DivergedError: the loss is no longer a finite number.
+        """
+        settings = self._settings
+        self._towers.train()
+        seed = derive_seed(settings.seed, step, self._processes.rank)
+        set_learning_rate(self._optimizer, step, self._num_steps, settings.learning_rate, settings.warmup_share)
+        self._optimizer.zero_grad(set_to_none=True)
+        batch = self._without_words(batch, seed)
+        loss_of = _Loss(self._objective, batch, self._processes)
+        factor = float(self._scaler.scale(torch.ones((), device=self._towers.device)))
+        share = backward(self._towers, batch, self._num_chunks, seed, loss_of, factor)
+        loss = self._processes.sum(float(share), self._towers.device)
+        if not torch.isfinite(torch.tensor(loss)):
+            raise diverged(f"the loss is {loss}", step + 1, settings.learning_rate)
+        norm = self._update()
+        return StepNumbers(
+            loss=loss,
+            temperature=1.0 / self._objective.scale().detach().mean().item(),
+            gradient_norm=norm,
+            learning_rate=max(group["lr"] for group in self._optimizer.param_groups),
+            gap=loss_of.gap,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later step depends on."""
+        return {
+            "model": self._towers.model.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to where `state_dict` was called."""
+        self._towers.model.load_state_dict(state["model"])
+        self._objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _without_words(self, batch: Batch, seed: int) -> Batch:
+        share = self._settings.drop_tokens
+        if not share or not len(batch.tokens_ST):
+            return batch
+        ends_S = end_positions(self._towers.model, batch.tokens_ST)
+        generator = torch.Generator().manual_seed(seed)
+        return replace(batch, tokens_ST=leave_out_words(batch.tokens_ST, ends_S, share, generator))
+
+    def _update(self) -> float:
+        """Applies the gradient; gives its norm before clipping."""
+        sum_gradients(self._trained, self._processes)
+        self._scaler.unscale_(self._optimizer)
+        norm = clip_gradients(self._trained, self._settings.max_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._settings.learn_temperature:
+            log_scales = self._objective.log_scales
+            clamp_log_scale(self._towers.model.logit_scale if log_scales is None else log_scales)
+        if self.average is not None:
+            self.average.update()
+        return norm
+
+
+def _average(towers: Towers, decay: float | None) -> Average | None:
+    return None if decay is None else Average(towers.model.named_parameters(), decay)
+
+
+class _Loss:
+    """The loss of one batch's features; keeps the modality gap it saw, for the log."""
+
+    def __init__(self, objective: Objective, batch: Batch, processes: Processes) -> None:
+        self._objective = objective
+        self._batch = batch
+        self._processes = processes
+        self.gap = 0.0
+
+    def __call__(self, image_ID: Tensor, text_SD: Tensor) -> Tensor:
+        if len(image_ID) and len(text_SD):
+            means = [nn.functional.normalize(part.detach(), dim=-1).mean(0) for part in (image_ID, text_SD)]
+            self.gap = float((means[0] - means[1]).norm())
+        loss: Tensor = self._objective(image_ID, text_SD, self._batch, self._processes)
+        return loss
+
+
+def diverged(fact: str, step: int, learning_rate: float) -> DivergedError:
+    """What to do about a run whose numbers are no longer finite."""
+    return DivergedError(
+        f"{fact} at step {step}: lower the learning rate ({learning_rate:g}) or raise the temperature; "
+        "unfinished/last holds the last good weights"
+    )
