@@ -44,7 +44,7 @@ def contrastive_loss(
         terms: What is averaged; GCL with reading R2 unless said otherwise.
         anchors: The rows that are anchors here; None: all. The mean is always over the anchors of the whole
             pool, so the sum of the losses of slices that make up the pool is the loss of the pool.
-        tile_size: Anchors and candidates computed at a time. None: all if they are few, else 1,024.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
 
     Returns:
         Scalar, float32 whatever the inputs' precision (float64 stays float64); 0, with a graph, when there is
@@ -56,21 +56,21 @@ def contrastive_loss(
         if len(pool.row_A) == 0:
             return pool.zero()
         negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size)
-        negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
+        negatives_RK = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         logit_E = pool.logits()
-        denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)
+        denominator_P = _denominators(pool, terms.reading, negatives_RK, logit_E)
         share_P, logit_P = pool.share_E[pool.is_positive_E], logit_E[pool.is_positive_E]
         return (share_P * (denominator_P - logit_P)).sum()
 
 
-def _denominators(pool: Pool, reading: Reading, negatives_R3: Tensor, logit_E: Tensor) -> Tensor:
+def _denominators(pool: Pool, reading: Reading, negatives_RK: Tensor, logit_E: Tensor) -> Tensor:
     """Log-sum-exp of the denominator of each edge to a positive, `[P]`."""
     left_P = pool.left_E[pool.is_positive_E]
     if reading is Reading.R3:
         is_rival_E = ~pool.is_positive_E
-        rivals_R = lse_with_edges(negatives_R3, logit_E[is_rival_E], pool.left_E[is_rival_E])
+        rivals_R = lse_with_edges(negatives_RK, logit_E[is_rival_E], pool.left_E[is_rival_E])
         return torch.logaddexp(rivals_R[left_P], logit_E[pool.is_positive_E])
     if reading is not Reading.R5:
-        return lse_with_edges(negatives_R3, logit_E, pool.left_E)[left_P]
+        return lse_with_edges(negatives_RK, logit_E, pool.left_E)[left_P]
     cell_E = pool.left_E * NUM_MODALITIES + pool.labels.modality_R[pool.right_E]
-    return lse_with_edges(negatives_R3.view(-1, 1), logit_E, cell_E)[cell_E[pool.is_positive_E]]
+    return lse_with_edges(negatives_RK.view(-1, 1), logit_E, cell_E)[cell_E[pool.is_positive_E]]

@@ -1,6 +1,6 @@
 """Row labels in the form the losses compare: small dense codes.
 
-Shape legend: R = rows, K = columns of "alike", A = anchors, E = edges (an anchor and a row it meets).
+Shape legend: R = rows, K = columns of "alike", C = candidates, A = anchors, E = edges (an anchor and a row it meets).
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,20 @@ class Labels:
     Attributes:
         modality_R: As in `Rows`.
         instance_R: Instances numbered from 0, int32.
+        num_instances: How many numbers there are.
         met_by_R: The instance whose anchors meet this row one by one: its own, or a hard negative's owner.
         is_hard_R: Whether the row is a hard negative.
+        row_C: All rows but the hard negatives: candidates of any anchor.
         alike: Those columns of "alike" that hold a duplicate, int32 and without negative entries that
             could agree: as anchor and as candidate.
     """
 
     modality_R: Tensor
     instance_R: Tensor
+    num_instances: int
     met_by_R: Tensor
     is_hard_R: Tensor
+    row_C: Tensor
     alike: tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -36,11 +40,20 @@ def make_labels(rows: Rows) -> Labels:
     owner_R = torch.full_like(rows.instance_R, -1) if rows.owner_R is None else rows.owner_R
     is_hard_R = owner_R >= 0
     met_by_R = torch.where(is_hard_R, owner_R, rows.instance_R)
-    instance_R, met_by_R = _codes(torch.cat([rows.instance_R, met_by_R])).chunk(2)
+    codes_2R = _codes(torch.cat([rows.instance_R, met_by_R]))
+    instance_R, met_by_R = codes_2R.chunk(2)
     # A hard negative means what no other row means, whatever instance it is said to be of.
     meaning_R = torch.where(is_hard_R, -1 - torch.arange(len(rows), device=owner_R.device), instance_R)
     alike = () if rows.alike_RK is None else _duplicates(rows.alike_RK, meaning_R)
-    return Labels(rows.modality_R, instance_R, met_by_R, is_hard_R, alike)
+    return Labels(
+        modality_R=rows.modality_R,
+        instance_R=instance_R,
+        num_instances=int(codes_2R.max()) + 1 if len(codes_2R) else 0,
+        met_by_R=met_by_R,
+        is_hard_R=is_hard_R,
+        row_C=(~is_hard_R).nonzero()[:, 0],
+        alike=alike,
+    )
 
 
 def positives_per_modality(labels: Labels) -> Tensor:
@@ -60,7 +73,7 @@ def meetings(labels: Labels, row_A: Tensor) -> tuple[Tensor, Tensor]:
         The anchors' rows `[E]`, in order, and the rows they meet `[E]`.
     """
     order_R = labels.met_by_R.argsort(stable=True)
-    count_I = labels.met_by_R.bincount(minlength=int(labels.instance_R.max()) + 1)
+    count_I = labels.met_by_R.bincount(minlength=labels.num_instances)
     start_I = count_I.cumsum(0) - count_I
     instance_A = labels.instance_R[row_A].long()
     count_A = count_I[instance_A]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.losses.negatives import Negatives, Tile
 from training.losses.rows import NUM_MODALITIES
+from training.losses.square import square_lse
 
 
 def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) -> Tensor:
@@ -26,9 +27,11 @@ def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) ->
         scale_33: Inverse temperature for each modality of an anchor and of a candidate.
 
     Returns:
-        `[R, 3]`, -inf where a row is no anchor or meets no negatives. The sum over the three is what counts:
-        all modalities share the first slot where they can.
+        `[R, 3]`, or `[R, 1]` where all modalities can share one slot; -inf where there are no negatives. The
+        numbers of rows that are no anchors mean nothing.
     """
+    if negatives.is_square():
+        return square_lse(negatives, vectors_RD, scale_33[0, 0])[:, None]
     lse_R3: Tensor = _NegativesLse.apply(vectors_RD, scale_33, negatives)
     return lse_R3
 
@@ -58,7 +61,7 @@ class _NegativesLse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors_RD: Tensor, scale_33: Tensor, negatives: Negatives) -> Tensor:
         kept: list[Tensor] = []
-        keep = negatives.are_few() and any(ctx.needs_input_grad)
+        keep = negatives.keeps_logits() and any(ctx.needs_input_grad)
         lse_R3 = vectors_RD.new_full((len(vectors_RD), NUM_MODALITIES), -torch.inf)
         for strip in negatives.strips():
             scale_T1 = scale_33[negatives.labels.modality_R[strip.rows], strip.slot, None]

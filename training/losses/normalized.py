@@ -45,7 +45,7 @@ def normalized_loss(
         num_iterations: Of Sinkhorn's algorithm; 0 gives `contrastive_loss`.
         anchors: The rows that are anchors here, as in `contrastive_loss`: slices add up to the pool. The biases
             are the whole pool's, so every process computes them all.
-        tile_size: Anchors and candidates computed at a time. None: all if they are few, else 1,024.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
 
     Returns:
         Scalar, float32 whatever the inputs' precision (float64 stays float64).
@@ -110,13 +110,15 @@ class _Group:
         left_E, right_E, logit_E = pool.left_E[inside_E], pool.right_E[inside_E], pool.logits()[inside_E]
         is_positive_E = pool.is_positive_E[inside_E]
         row_A = torch.unique_consecutive(left_E[is_positive_E])
-        row_C = (~pool.labels.is_hard_R).nonzero()[:, 0]
         answered = tuple(zip(*self.needed, strict=True))
         for _ in range(num_iterations):
-            found_R3 = negatives_lse(self._negatives(row_A, self.needed, bias_R), pool.vectors_RD, pool.scale_33)
+            found = self._negatives(row_A, self.needed, bias_R)
+            found_R3 = negatives_lse(found, pool.vectors_RD, pool.scale_33)
             found_R = lse_with_edges(found_R3, logit_E + bias_R[right_E], left_E)
             anchor_bias_R = torch.full_like(found_R, -torch.inf).index_copy(0, row_A, -found_R[row_A])
-            asked_R3 = negatives_lse(self._negatives(row_C, answered, anchor_bias_R), pool.vectors_RD, pool.scale_33.T)
+            asked_R3 = negatives_lse(
+                self._negatives(pool.labels.row_C, answered, anchor_bias_R), pool.vectors_RD, pool.scale_33.T
+            )
             value_E = (logit_E + anchor_bias_R[left_E])[is_positive_E]
             bias_R = _centred(-lse_with_edges(asked_R3, value_E, right_E[is_positive_E]))
         return bias_R

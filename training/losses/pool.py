@@ -103,8 +103,8 @@ def _shares(labels: Labels, terms: Terms, like: Tensor) -> Tensor:
 def _positives(labels: Labels) -> Tensor:
     """How many positives each row has in each modality, `[R, 3]`; none for hard negatives."""
     slot_R = labels.instance_R.long() * NUM_MODALITIES + labels.modality_R
-    num_instances = int(labels.instance_R.max()) + 1 if len(slot_R) else 0
-    count_I3 = slot_R[~labels.is_hard_R].bincount(minlength=num_instances * NUM_MODALITIES).view(-1, NUM_MODALITIES)
+    num_slots = labels.num_instances * NUM_MODALITIES
+    count_I3 = slot_R[~labels.is_hard_R].bincount(minlength=num_slots).view(-1, NUM_MODALITIES)
     count_R3 = count_I3[labels.instance_R.long()] - functional.one_hot(labels.modality_R, NUM_MODALITIES)
     return count_R3.masked_fill(labels.is_hard_R[:, None], 0)
 

@@ -42,7 +42,7 @@ def separation_loss(
         scale: Inverse temperature: a scalar, or `[3, 3]` for each modality of an anchor and of a candidate.
         semantics_NS: Unit vectors of meaning; row `n` belongs to the rows of instance `n`. None: D is 1.
         anchors: The rows that are anchors here, as in `contrastive_loss`: slices add up to the pool.
-        tile_size: Anchors and candidates computed at a time. None: all if they are few, else 1,024.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
 
     Returns:
         Scalar, float32 whatever the inputs' precision (float64 stays float64).

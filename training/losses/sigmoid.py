@@ -45,7 +45,7 @@ def sigmoid_loss(
         terms: Which pairs of modalities are positives (weights beyond 0 and not 0 do not matter), and which negatives
             an anchor meets: other modalities only (R4), only modalities that hold positives (R5), else all.
         anchors: The rows that are anchors here, as in `contrastive_loss`: slices add up to the pool.
-        tile_size: Anchors and candidates computed at a time. None: all if they are few, else 1,024.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
 
     Returns:
         Scalar, float32 whatever the inputs' precision (float64 stays float64).
@@ -76,7 +76,7 @@ class _NegativesSoftplus(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors_RD: Tensor, scale_33: Tensor, bias: Tensor, negatives: Negatives) -> Tensor:
         kept: list[Tensor] = []
-        keep = negatives.are_few() and any(ctx.needs_input_grad)
+        keep = negatives.keeps_logits() and any(ctx.needs_input_grad)
         total = vectors_RD.new_zeros(())
         for strip in negatives.strips():
             scale_T1 = scale_33[negatives.labels.modality_R[strip.rows], strip.slot, None]

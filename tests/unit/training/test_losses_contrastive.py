@@ -91,6 +91,15 @@ def test_tiles_change_neither_value_nor_gradient(reading: Reading) -> None:
         torch.testing.assert_close(one, other, **EXACT)
 
 
+@pytest.mark.parametrize("reading", [Reading.R2, Reading.R5])
+def test_many_rows_give_what_one_tile_of_all_gives(reading: Reading) -> None:
+    rows, scale = with_grad(triples(*unit_vectors(1800, width=3).chunk(3))), number(5.0).requires_grad_()
+    found, expected = (contrastive_loss(rows, scale, Terms(reading=reading), tile_size=size) for size in (None, 1800))
+    torch.testing.assert_close(found, expected, **EXACT)
+    for one, other in zip(gradients(found, rows, scale), gradients(expected, rows, scale), strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+
+
 def test_r2_is_supervised_contrastive_learning_with_three_views() -> None:
     """SupCon's L_out (Khosla et al. 2020), one class for each pair."""
     rows = random_triples(8)
