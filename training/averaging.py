@@ -25,7 +25,7 @@ class Average:
         """Starts at the present weights.
 
         Args:
-            named_parameters: A model's; those that do not train are left alone.
+            named_parameters: A model's, sharded already if it is to be; those that do not train are left alone.
             decay: What the average keeps of itself in a step, once it is warm.
         """
         trained = {name: parameter for name, parameter in named_parameters if parameter.requires_grad}
@@ -41,7 +41,8 @@ class Average:
         """Takes the present weights in; to be called after each optimizer step."""
         assert not self._is_swapped, "the model holds the average"
         kept = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self._averages, [parameter.detach() for parameter in self._parameters], 1.0 - kept)
+        for averages, parameters in self._by_kind():
+            torch._foreach_lerp_(averages, parameters, 1.0 - kept)
         self.num_updates += 1
 
     @contextmanager
@@ -71,6 +72,13 @@ class Average:
             for name, average in zip(self._names, self._averages, strict=True):
                 average.copy_(weights[name])
         self.num_updates = int(state["num_updates"])
+
+    def _by_kind(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Averages and parameters, plain tensors apart from sharded ones: torch takes no mixed lists."""
+        for kind in {type(average) for average in self._averages}:
+            pairs = zip(self._averages, self._parameters, strict=True)
+            of_kind = [(average, parameter.detach()) for average, parameter in pairs if type(average) is kind]
+            yield [average for average, _ in of_kind], [parameter for _, parameter in of_kind]
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -38,12 +38,13 @@ def make_optimizer(
     Returns:
         The optimizer; each of its groups has a `rate_share`, its rate as a share of `learning_rate`.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     shares = _rate_shares(model, layer_decay)
-    for name, parameter in model.named_parameters():
+    named = [(shares.get(name, 1.0), parameter.ndim >= 2, parameter) for name, parameter in model.named_parameters()]
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for share, decays, parameter in [*named, *((1.0, False, scale) for scale in scales)]:
         if parameter.requires_grad:
-            groups.setdefault((shares.get(name, 1.0), parameter.ndim >= 2), []).append(parameter)
-    groups.setdefault((1.0, False), []).extend(scale for scale in scales if scale.requires_grad)
+            is_plain = type(parameter.data) is Tensor  # the fused step takes no list that mixes them with sharded ones
+            groups.setdefault((share, decays, is_plain), []).append(parameter)
     options: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -51,8 +52,7 @@ def make_optimizer(
             "lr": learning_rate * share,
             "rate_share": share,
         }
-        for (share, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
-        if parameters
+        for (share, decays, _), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
     return AdamW(options, lr=learning_rate, betas=(0.9, beta2), eps=1e-6, fused=True)
 

@@ -1,17 +1,23 @@
 """The moving average by hand, swapping that leaves no trace, exact resume, and the line between two models."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 from tests.training_runs import weights_of
 from training.averaging import Average, interpolate
 from training.errors import InvalidRecipeError
+from training.optimizer import make_optimizer
 
 
 def one_weight(value: float = 0.0) -> nn.Linear:
@@ -111,6 +117,35 @@ def test_a_resumed_average_is_the_same_to_the_last_bit() -> None:
     assert resumed.num_updates == 20
     for name, weight in whole.state_dict()["weights"].items():
         assert torch.equal(resumed.state_dict()["weights"][name], weight), name
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_sharded_weights_learn_and_are_averaged_beside_plain_ones() -> None:
+    plain, sharded = build_seeded(small_architecture()), build_seeded(small_architecture())
+    for block in sharded.transformer.resblocks:
+        fully_shard(block, mesh=init_device_mesh("cpu", (1,)))
+    found = []
+    for model in (plain, sharded):
+        optimizer, average = make_optimizer(model, 1e-2, 0.1, 0.98), Average(model.named_parameters(), decay=0.9)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.encode_text(torch.arange(1, 78)[None]).square().sum().backward()
+            optimizer.step()
+            average.update()
+        found.append(average.state_dict()["weights"])
+    kinds = {type(weight) for weight in found[1].values()}
+    assert kinds == {torch.Tensor, DTensor}
+    for name, weight in found[1].items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        torch.testing.assert_close(whole, found[0][name], msg=name)
 
 
 def test_an_average_of_other_weights_is_refused() -> None:
