@@ -91,6 +91,7 @@ test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywh
 
 .PHONY: perf-train
 perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[perf]"
 	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
 
 .PHONY: study

@@ -13,11 +13,17 @@ from benchmark.__main__ import COMMANDS as BENCH_COMMANDS
 from encoder.program import ProgramSettings
 from index.settings import BuildSettings, InfoSettings
 from service.settings import ServiceSettings
+from training.interpolate import InterpolateSettings
 from training.settings import TrainSettings
+from training.study.settings import StudySettings
+from training.sweep_settings import SweepSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 PROGRAMS: dict[str, type[ProgramSettings]] = {
     "anykey-train": TrainSettings,
+    "anykey-train interpolate": InterpolateSettings,
+    "anykey-train study": StudySettings,
+    "anykey-train sweep": SweepSettings,
     "anykey-index build": BuildSettings,
     "anykey-index info": InfoSettings,
     "anykey-serve": ServiceSettings,
