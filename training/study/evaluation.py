@@ -83,10 +83,11 @@ class Evaluator:
         """Vectors of the `test` or `validation` pairs from the weights that the run left."""
         checkpoint = load_checkpoint(run.checkpoint)
         start = Start(checkpoint.architecture, checkpoint.model, fusion, True, {})
-        towers = Towers(start, self._device, None, run.settings.lock_image, run.settings.batch_norm)
+        is_locked = run.settings.lock_image and not run.settings.unlocked_image_groups
+        towers = Towers(start, self._device, None, is_locked, run.settings.batch_norm)
         table = self._table(checkpoint.architecture, run.settings, split)
         features_P = None
-        if run.settings.lock_image:
+        if is_locked:
             cache_dir = run.settings.feature_cache or run.folder / "features"
             features_P = trunk_features(towers, table, False, cache_dir, lambda done: None)
         return embed_held_out(towers, table, features_P, fusion)
