@@ -19,11 +19,13 @@ class Columns:
         image: The image's column; `None` where the rows are texts alone.
         texts: The captions' columns; none where the rows are images alone.
         name: The column of the pair's name.
+        group: The column of the group whose pairs are known to be alike.
     """
 
     image: str | None
     texts: tuple[str, ...]
     name: str | None
+    group: str | None = None
 
 
 def choose_columns(header: Sequence[str], label: str) -> Columns:
@@ -53,5 +55,8 @@ def choose_columns(header: Sequence[str], label: str) -> Columns:
         if len(names[name]) > 1:
             raise InvalidPairsError(f"{label}: column '{name}' comes {len(names[name])} times")
     return Columns(
-        names[image][0] if image else None, tuple(names[name][0] for name in texts), names.get("name", [None])[0]
+        names[image][0] if image else None,
+        tuple(names[name][0] for name in texts),
+        names["name"][0] if "name" in names else None,
+        names["group"][0] if "group" in names else None,
     )

@@ -8,6 +8,7 @@ import csv
 import io
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedReader
 
 from training.errors import InvalidPairsError, InvalidRowError
@@ -81,7 +82,8 @@ class CsvRows:
                 raise ValueError(f"expected an image in '{columns.image}', found none")
             image = image_path(self._file.folder, cells[columns.image].strip())
         name = cells[columns.name] if columns.name else ""
-        return pair_of(name or cells.get(columns.image or "", where), image, texts, where)
+        group = cells[columns.group].strip() if columns.group else ""
+        return replace(pair_of(name or cells.get(columns.image or "", where), image, texts, where), group=group or None)
 
 
 class _CountedLines:

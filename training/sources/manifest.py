@@ -13,8 +13,8 @@ from training.sources.rows import captions_of, pair_of, parse_json, says_nothing
 class Manifest:
     """Pairs named in a JSONL file; image paths are relative to the file.
 
-    A row holds `image`, and `captions` (list), or `caption` or `text` (string), or one half alone; and maybe a `name`,
-    a `query` and a list of `negatives`, which are objects with `image`, with `text` or `texts`, or with both.
+    A row holds `image`, and `captions` (list), or `caption` or `text` (string), or one half alone; maybe a `name`,
+    a `group`, a `query` and a list of `negatives`, which are objects with `image`, with `text` or `texts`, or both.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -40,7 +40,13 @@ class Manifest:
         try:
             row = parse_json(line)
             pair = self._pair(row, where)
-            return replace(pair, query=self._query(row), negatives=self._negatives(row))
+            group = row.get("group")
+            return replace(
+                pair,
+                query=self._query(row),
+                negatives=self._negatives(row),
+                group=None if group is None else str(group),
+            )
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 

@@ -8,6 +8,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ class ParquetRows:
         except (OSError, pyarrow.ArrowException) as error:
             raise InvalidPairsError(f"{file.label} is no readable Parquet file: {error}") from error
         self._columns = choose_columns(header, file.label)
-        chosen = [name for name in (self._columns.image, *self._columns.texts, self._columns.name) if name]
+        chosen = [
+            name
+            for name in (self._columns.image, *self._columns.texts, self._columns.name, self._columns.group)
+            if name
+        ]
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         _refuse_large(groups, chosen, file)
         self._ends = list(accumulate(group.num_rows for group in groups))
@@ -75,7 +80,9 @@ class ParquetRows:
         value = cells[columns.image] if columns.image else None
         held = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
         name = (cells[columns.name] if columns.name else None) or held or where
-        return pair_of(str(name), _image(value, self._file.folder), texts, where)
+        group = cells[columns.group] if columns.group else None
+        pair = pair_of(str(name), _image(value, self._file.folder), texts, where)
+        return replace(pair, group=None if group is None else str(group))
 
 
 class _Groups:
