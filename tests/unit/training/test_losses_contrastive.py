@@ -30,6 +30,7 @@ from training.losses import (
     Reading,
     Rows,
     Terms,
+    concatenate,
     contrastive_loss,
     triples,
 )
@@ -223,6 +224,17 @@ def test_a_hard_negative_troubles_its_owner_alone() -> None:
             rows, number(5.0), anchors=here
         )
         assert (difference.item() > 1e-6) == (anchor % 4 == 2)
+
+
+@pytest.mark.parametrize("reading", Reading)
+def test_hard_negatives_of_every_modality_follow_the_reading(reading: Reading) -> None:
+    vectors = unit_vectors(15)
+    hard = Rows(vectors[12:], torch.arange(3), torch.tensor([90, 91, 92]), owner_R=torch.tensor([2, 2, 0]))
+    rows = concatenate([triples(*vectors[:12].chunk(3)), hard])
+    terms = Terms(reading=reading)
+    torch.testing.assert_close(
+        contrastive_loss(rows, number(5.0), terms), loop_over_terms(rows, number(5.0), terms), **EXACT
+    )
 
 
 def test_a_hard_negative_that_is_alike_with_its_anchor_is_left_out() -> None:
