@@ -56,21 +56,21 @@ def contrastive_loss(
         if len(pool.row_A) == 0:
             return pool.zero()
         negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size)
-        negatives_RK = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
+        negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         logit_E = pool.logits()
-        denominator_P = _denominators(pool, terms.reading, negatives_RK, logit_E)
+        denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)
         share_P, logit_P = pool.share_E[pool.is_positive_E], logit_E[pool.is_positive_E]
         return (share_P * (denominator_P - logit_P)).sum()
 
 
-def _denominators(pool: Pool, reading: Reading, negatives_RK: Tensor, logit_E: Tensor) -> Tensor:
+def _denominators(pool: Pool, reading: Reading, negatives_R3: Tensor, logit_E: Tensor) -> Tensor:
     """Log-sum-exp of the denominator of each edge to a positive, `[P]`."""
     left_P = pool.left_E[pool.is_positive_E]
     if reading is Reading.R3:
         is_rival_E = ~pool.is_positive_E
-        rivals_R = lse_with_edges(negatives_RK, logit_E[is_rival_E], pool.left_E[is_rival_E])
+        rivals_R = lse_with_edges(negatives_R3, logit_E[is_rival_E], pool.left_E[is_rival_E])
         return torch.logaddexp(rivals_R[left_P], logit_E[pool.is_positive_E])
     if reading is not Reading.R5:
-        return lse_with_edges(negatives_RK, logit_E, pool.left_E)[left_P]
+        return lse_with_edges(negatives_R3, logit_E, pool.left_E)[left_P]
     cell_E = pool.left_E * NUM_MODALITIES + pool.labels.modality_R[pool.right_E]
-    return lse_with_edges(negatives_RK.view(-1, 1), logit_E, cell_E)[cell_E[pool.is_positive_E]]
+    return lse_with_edges(negatives_R3.view(-1, 1), logit_E, cell_E)[cell_E[pool.is_positive_E]]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.losses.negatives import Negatives, Tile
 from training.losses.rows import NUM_MODALITIES
-from training.losses.square import square_lse
+from training.losses.symmetric import symmetric_lse
 
 
 def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) -> Tensor:
@@ -27,11 +27,11 @@ def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) ->
         scale_33: Inverse temperature for each modality of an anchor and of a candidate.
 
     Returns:
-        `[R, 3]`, or `[R, 1]` where all modalities can share one slot; -inf where there are no negatives. The
-        numbers of rows that are no anchors mean nothing.
+        `[R, 3]`, -inf where there are no negatives. All modalities share slot 0 where they can. The numbers of
+        rows that are no anchors mean nothing.
     """
-    if negatives.is_square():
-        return square_lse(negatives, vectors_RD, scale_33[0, 0])[:, None]
+    if negatives.is_symmetric():
+        return symmetric_lse(negatives, vectors_RD, scale_33[0, 0])
     lse_R3: Tensor = _NegativesLse.apply(vectors_RD, scale_33, negatives)
     return lse_R3
 

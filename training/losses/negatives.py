@@ -108,10 +108,19 @@ class Negatives:
             return max(1, num_rows)
         return TILE_SIZE if self.labels.modality_R.device.type == "cpu" else _ACCELERATOR_TILE_SIZE
 
-    def is_square(self) -> bool:
-        """Whether it is less work to take every row as an anchor, since half the products do then."""
-        is_plain = self.is_uniform and self.bias_R is None and self.semantics is None
-        return is_plain and all(all(row) for row in self.needed) and 2 * len(self.row_A) > len(self.labels.row_C)
+    def meets_all(self) -> bool:
+        """Whether all modalities can share one block: one temperature, and no anchor that leaves any out."""
+        return self.is_uniform and all(all(row) for row in self.needed)
+
+    def is_symmetric(self) -> bool:
+        """Whether to take every row as an anchor: half the products do then, if whoever meets a row is met by it."""
+        is_plain = self.is_uniform and self.bias_R is None and tuple(zip(*self.needed, strict=True)) == self.needed
+        return is_plain and 2 * len(self.row_A) > self._num_met()
+
+    def _num_met(self) -> int:
+        """Candidates of modalities that any anchor meets."""
+        is_met_3 = torch.tensor([any(row) for row in self.needed], device=self.row_A.device)
+        return int(is_met_3[self.labels.modality_R[self.labels.row_C]].sum())
 
     def strips(self) -> Iterator[Strip]:
         """Everything to compute, a strip of anchors at a time."""
@@ -123,7 +132,7 @@ class Negatives:
 
     def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Slot, anchors and candidates. One temperature and no anchor that leaves any out: a single block."""
-        if self.is_uniform and all(all(row) for row in self.needed):
+        if self.meets_all():
             yield 0, self.row_A, self.labels.row_C
             return
         modality_R = self.labels.modality_R

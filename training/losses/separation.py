@@ -19,7 +19,7 @@ from training.losses.rows import Rows
 from training.losses.terms import CLIP_WEIGHTS, Needed, Terms
 
 _PARTNERS = Terms(CLIP_WEIGHTS, Reading.R3)
-_OWN_MODALITY: Needed = ((True, False, False), (False, True, False), (False, False, True))
+_OWN_MODALITY: Needed = ((True, False, False), (False, True, False), (False, False, False))
 
 
 def separation_loss(
@@ -54,7 +54,7 @@ def separation_loss(
         semantics = None
         if semantics_NS is not None:
             semantics = Semantics(semantics_NS.to(pool.vectors_RD), rows.instance_R)
-        negatives = Negatives(pool.labels, pool.row_A, _OWN_MODALITY, tile_size=tile_size, semantics=semantics)
+        negatives = Negatives(pool.labels, pool.row_A, _OWN_MODALITY, pool.is_uniform, tile_size, semantics=semantics)
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         left_P = pool.left_E[pool.is_positive_E]
         logit_P = pool.logits()[pool.is_positive_E]
