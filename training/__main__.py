@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def _train(settings: TrainSettings) -> int:
     from training.trainer import train
 
-    console = Console(highlight=False, soft_wrap=True)
-    result = train(settings, console)
-    console.print(f"checkpoint: {result.output / 'best'} (step {result.best['step']})")
+    train(settings, Console(highlight=False, soft_wrap=True))
     return 0
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from training.layers import tower_groups
 
@@ -69,11 +68,6 @@ def set_learning_rate(optimizer: AdamW, step: int, num_steps: int, peak: float, 
     return rate
 
 
-def make_schedule(optimizer: AdamW, num_steps: int, warmup_share: float) -> LambdaLR:
-    """A linear rise over the first share of the steps, then half a cosine down to 0."""
-    return LambdaLR(optimizer, lambda step: rate_factor(step, num_steps, warmup_share))
-
-
 def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
     """The learning rate at `step` (from 0) as a share of its peak: a linear rise, then half a cosine down to 0.
 
@@ -85,11 +79,6 @@ def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
         return (step + 1) / num_warmup
     progress = (step - num_warmup) / max(1, num_steps - num_warmup)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def clamp_temperature(model: nn.Module) -> None:
-    """Keeps the model's inverse temperature within [1, 100], as CLIP does."""
-    clamp_log_scale(model.logit_scale)  # type: ignore[arg-type]
 
 
 def clamp_log_scale(log_scale: Tensor) -> None:

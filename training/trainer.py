@@ -56,6 +56,7 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
     report = finished_run(settings.output, digest)
     if report is not None:
         console.print(f"{settings.output}: finished already with these settings and data")
+        console.print(_outcome(settings, report))
         return TrainResult(settings.output, False, report)
     device = choose_device(settings.device)
     with join_processes(device) as processes:
@@ -76,7 +77,12 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
                 towers.shard()
             best = Loop(settings, start, towers, data, folder, progress, processes).run()
             folder.finish(best)
+        console.print(_outcome(settings, best))
     return TrainResult(settings.output, True, best)
+
+
+def _outcome(settings: TrainSettings, best: dict[str, Any]) -> str:
+    return f"checkpoint: {settings.output / 'best'} (step {best['step']}), report: {settings.output / 'report.html'}"
 
 
 def _make_towers(settings: TrainSettings, start: Start, device: torch.device, processes: Processes) -> Towers:

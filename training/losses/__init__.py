@@ -1,10 +1,9 @@
 """The training losses: pure functions of rows of unit vectors and an inverse temperature."""
 
 from training.losses.contrastive import contrastive_loss
-from training.losses.dense import clip_loss, duplicate_pairs, gcl_loss, pairwise_loss
 from training.losses.normalized import normalized_loss
 from training.losses.reading import Reading
-from training.losses.rows import FUSED, IMAGE, TEXT, Rows, concatenate, triples
+from training.losses.rows import FUSED, IMAGE, TEXT, Rows, triples
 from training.losses.separation import caption_semantics, separation_loss
 from training.losses.sigmoid import sigmoid_loss
 from training.losses.terms import CLIP_WEIGHTS, CROSS_MODALITY, Terms
@@ -19,13 +18,8 @@ __all__ = [
     "Rows",
     "Terms",
     "caption_semantics",
-    "clip_loss",
-    "concatenate",
     "contrastive_loss",
-    "duplicate_pairs",
-    "gcl_loss",
     "normalized_loss",
-    "pairwise_loss",
     "separation_loss",
     "sigmoid_loss",
     "triples",

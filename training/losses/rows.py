@@ -3,7 +3,6 @@
 Shape legend: R = rows, D = width, K = columns of "alike", N = instances.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,36 +65,3 @@ def triples(
         instance_N.repeat(len(parts)),
         None if alike_NK is None else alike_NK.repeat(len(parts), 1),
     )
-
-
-def concatenate(parts: Sequence[Rows]) -> Rows:
-    """All rows, in order. Parts without "alike" or owners get -1 there where another part has them.
-
-    Raises:
-        ValueError: parts with "alike" differ in its number of columns.
-    """
-    return Rows(
-        torch.cat([part.vectors_RD for part in parts]),
-        torch.cat([part.modality_R for part in parts]),
-        torch.cat([part.instance_R for part in parts]),
-        _joined_alike(parts),
-        _joined_owners(parts),
-    )
-
-
-def _joined_alike(parts: Sequence[Rows]) -> Tensor | None:
-    widths = {part.alike_RK.shape[1] for part in parts if part.alike_RK is not None}
-    if not widths:
-        return None
-    if len(widths) > 1:
-        raise ValueError(f"parts differ in their columns of alike_RK: {sorted(widths)}")
-    (width,) = widths
-    return torch.cat(
-        [part.instance_R.new_full((len(part), width), -1) if part.alike_RK is None else part.alike_RK for part in parts]
-    )
-
-
-def _joined_owners(parts: Sequence[Rows]) -> Tensor | None:
-    if all(part.owner_R is None for part in parts):
-        return None
-    return torch.cat([torch.full_like(part.instance_R, -1) if part.owner_R is None else part.owner_R for part in parts])

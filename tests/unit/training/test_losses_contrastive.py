@@ -30,7 +30,6 @@ from training.losses import (
     Reading,
     Rows,
     Terms,
-    concatenate,
     contrastive_loss,
     triples,
 )
@@ -229,8 +228,12 @@ def test_a_hard_negative_troubles_its_owner_alone() -> None:
 @pytest.mark.parametrize("reading", Reading)
 def test_hard_negatives_of_every_modality_follow_the_reading(reading: Reading) -> None:
     vectors = unit_vectors(15)
-    hard = Rows(vectors[12:], torch.arange(3), torch.tensor([90, 91, 92]), owner_R=torch.tensor([2, 2, 0]))
-    rows = concatenate([triples(*vectors[:12].chunk(3)), hard])
+    rows = Rows(
+        vectors,
+        torch.cat([torch.arange(3).repeat_interleave(4), torch.arange(3)]),
+        torch.tensor([*(list(range(4)) * 3), 90, 91, 92]),
+        owner_R=torch.tensor([-1] * 12 + [2, 2, 0]),
+    )
     terms = Terms(reading=reading)
     torch.testing.assert_close(
         contrastive_loss(rows, number(5.0), terms), loop_over_terms(rows, number(5.0), terms), **EXACT

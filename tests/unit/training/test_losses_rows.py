@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.training.loss_cases import unit_vectors
-from training.losses import FUSED, IMAGE, TEXT, Rows, concatenate, contrastive_loss, triples
+from training.losses import FUSED, IMAGE, TEXT, Rows, contrastive_loss, triples
 
 
 def test_triples_come_by_modality_with_the_instance_of_each() -> None:
@@ -16,18 +16,6 @@ def test_triples_come_by_modality_with_the_instance_of_each() -> None:
     assert rows.alike_RK is not None
     assert rows.alike_RK.tolist() == [[7], [8], [7], [8], [7], [8]]
     assert len(triples(image, text)) == 4
-
-
-def test_parts_without_duplicates_and_owners_get_none() -> None:
-    plain = triples(*unit_vectors(2).chunk(2))
-    hard = Rows(unit_vectors(1), torch.tensor([FUSED]), torch.tensor([9]), torch.tensor([[3, 4]]), torch.tensor([0]))
-    rows = concatenate([plain, hard])
-    assert rows.alike_RK is not None
-    assert rows.owner_R is not None
-    assert rows.alike_RK.tolist() == [[-1, -1], [-1, -1], [3, 4]]
-    assert rows.owner_R.tolist() == [-1, -1, 0]
-    assert rows.instance_R.tolist() == [0, 0, 9]
-    assert concatenate([plain, plain]).alike_RK is None
 
 
 def test_no_rows_have_no_loss() -> None:
@@ -50,9 +38,3 @@ def test_shapes_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     good = {"vectors_RD": torch.zeros(3, 4), "modality_R": torch.zeros(3), "instance_R": torch.zeros(3)}
     with pytest.raises(ValueError, match=message):
         Rows(**(good | change))
-
-
-def test_parts_that_differ_in_columns_are_refused() -> None:
-    one, two = (triples(*unit_vectors(2).chunk(2), alike_NK=torch.zeros(1, k, dtype=torch.long)) for k in (1, 2))
-    with pytest.raises(ValueError, match="columns"):
-        concatenate([one, two])

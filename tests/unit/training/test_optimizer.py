@@ -15,9 +15,7 @@ from tests.networks import VISION, build_seeded, small_architecture
 from training.layers import lock_tower, tower_groups
 from training.optimizer import (
     clamp_log_scale,
-    clamp_temperature,
     make_optimizer,
-    make_schedule,
     rate_factor,
     set_learning_rate,
 )
@@ -48,18 +46,6 @@ def test_the_rate_stays_within_0_and_1(num_steps: int, warmup_share: float, step
     assert rate_factor(0, num_steps, warmup_share) > 0
 
 
-def test_the_schedule_moves_the_optimizers_rate() -> None:
-    model = build_seeded(small_architecture())
-    optimizer = make_optimizer(model, 0.01, 0.1, 0.98)
-    schedule = make_schedule(optimizer, 10, 0.2)
-    seen = []
-    for _ in range(3):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert seen == pytest.approx([0.005, 0.01, 0.01])
-
-
 def test_matrices_decay_and_vectors_do_not_and_locked_parameters_are_left_out() -> None:
     model = build_seeded(small_architecture())
     model.visual.requires_grad_(False)
@@ -77,7 +63,7 @@ def test_the_temperature_stays_between_a_hundredth_and_1(before: float, after: f
     model = build_seeded(small_architecture())
     with torch.no_grad():
         model.logit_scale.fill_(before)
-    clamp_temperature(model)
+    clamp_log_scale(model.logit_scale)
     assert model.logit_scale.item() == pytest.approx(after)
 
 

@@ -73,7 +73,8 @@ def test_a_failing_run_stops_the_study_and_says_why(
 
 
 STUDY = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from training.study.command import run
 from training.study.settings import StudySettings
 run(StudySettings(**json.load(open(sys.argv[1])), workers=2))
