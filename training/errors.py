@@ -9,6 +9,8 @@ TrainingError
   DivergedError                      the loss is no longer a finite number
   DamagedStateError                  a saved state cannot be gone on from; says which is left
   WorkerError                        a process that reads images died or hangs
+  RunFailedError                     a run in a process of its own ended with an error; its last line
+  MissingLibraryError                a command needs a library that is not installed; says which extra brings it
 """
 
 
@@ -56,3 +58,11 @@ class DamagedStateError(TrainingError):
 
 class WorkerError(TrainingError):
     """A process that reads images died or hangs."""
+
+
+class RunFailedError(TrainingError):
+    """A run in a process of its own ended with an error; the message is its last line."""
+
+
+class MissingLibraryError(TrainingError):
+    """A command needs a library that is not installed; says which extra brings it."""

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
-from training.study.errors import MissingLibraryError
+from training.errors import MissingLibraryError
 from training.sweep_settings import SweepSettings
 
 

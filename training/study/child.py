@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encoder.program import EXIT_ENVIRONMENT
-from training.study.errors import RunFailedError
+from training.errors import RunFailedError
 
 
 class Child:

@@ -1,13 +1,11 @@
 """What `anykey-train study` does."""
 
-from importlib.util import find_spec
-
 from rich.console import Console
 
 from training.errors import NoPairsError
-from training.study.errors import MissingLibraryError
 from training.study.evaluation import Evaluator
 from training.study.plan import make_plan
+from training.study.report import write_report
 from training.study.results import Results
 from training.study.runner import is_finished, run_plan
 from training.study.settings import StudySettings
@@ -17,13 +15,8 @@ def run(settings: StudySettings) -> int:
     """Trains what is not trained yet and writes the report; gives the exit code back.
 
     Raises:
-        MissingLibraryError: there is no matplotlib; said before anything is trained.
         TrainingError, EncoderError, OSError: as of the runs.
     """
-    if find_spec("matplotlib") is None:
-        raise MissingLibraryError("a study draws its report with matplotlib: pip install 'anykey[study]'")
-    from training.study.report import write_report
-
     console = Console(highlight=False, soft_wrap=True)
     runs = make_plan(settings)
     if not settings.report_only:

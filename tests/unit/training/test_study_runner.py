@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.study_runs import study_settings, write_study_data
-from training.errors import TooManyBadRowsError
-from training.study.errors import RunFailedError
+from training.errors import RunFailedError, TooManyBadRowsError
 from training.study.plan import Run, make_plan
 from training.study.runner import is_finished, run_plan
 

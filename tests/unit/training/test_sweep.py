@@ -15,9 +15,8 @@ from rich.console import Console
 from encoder.program import load_settings
 from tests.study_runs import write_study_data
 from training import sweep_command
-from training.errors import InvalidRecipeError
+from training.errors import InvalidRecipeError, MissingLibraryError
 from training.settings import TrainSettings
-from training.study.errors import MissingLibraryError
 from training.sweep import open_trials, sweep
 from training.sweep_settings import SweepSettings
 from training.validation import SELECTION_METRIC
