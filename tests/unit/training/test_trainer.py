@@ -149,11 +149,72 @@ def test_the_same_seed_gives_identical_weights_whatever_the_caches(shards: Path,
     assert not equal(weights_after(settings_of(shards, tmp_path / "c", **options, seed=1)), first)
 
 
-@pytest.mark.parametrize("changes", [{"loss": "clip"}, {"loss": "pairwise"}, {"reading": "R4"}, {"fusion": "unit"}])
-def test_losses_and_fusions_train_and_differ(shards: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights after one epoch of the default recipe."""
+    return weights_after(settings_of(shards, tmp_path_factory.mktemp("runs") / "plain", num_epochs=1.0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "clip"},
+        {"loss": "pairwise"},
+        {"loss": "alignclip"},
+        {"loss": "sigmoid"},
+        {"loss": "normalized"},
+        {"reading": "R4"},
+        {"fusion": "unit"},
+        {"pair_weights": ["t>i=3"]},
+        {"temperature_per_pair": True},
+        {"ema_decay": 0.9},
+        {"layer_decay": 0.5},
+        {"min_crop": 0.5, "color_jitter": 0.3, "gray_share": 0.2},
+        {"caption_sampling": "all"},
+        {"data_weights": [0.5]},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_options_train_and_differ(
+    shards: Path, tmp_path: Path, changes: dict[str, Any], plain: dict[str, torch.Tensor]
+) -> None:
     weights = weights_after(settings_of(shards, tmp_path / "run", num_epochs=1.0, **changes))
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    assert not equal(weights, weights_after(settings_of(shards, tmp_path / "plain", num_epochs=1.0)))
+    assert not equal(weights, plain)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"checkpoint_activations": True},
+        {"micro_batch_size": 3},
+        pytest.param({"compile": True}, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_ways_to_save_memory_or_time_train_the_same(
+    shards: Path, tmp_path: Path, changes: dict[str, Any], plain: dict[str, torch.Tensor]
+) -> None:
+    weights = weights_after(settings_of(shards, tmp_path / "run", num_epochs=1.0, **changes))
+    for name, weight in plain.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-4, msg=name)
+
+
+def test_locked_towers_and_groups_keep_their_weights(shards: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    start = load_file(tiny_checkpoint / WEIGHTS)
+    options = {"lock_image": True, "unlocked_image_groups": 1, "lock_text": True, "start": str(tiny_checkpoint)}
+    settings = make_settings(shards / "train.tar", tmp_path / "run", num_epochs=1.0, **options)
+    weights = weights_after(settings)
+    moved = {name for name in weights if not torch.equal(weights[name], start[name])}
+    assert moved
+    assert all(name.startswith("visual.") or name == "logit_scale" for name in moved)
+    assert any(name.startswith("visual.trunk.") for name in weights.keys() - moved)
+
+
+def test_batch_statistics_forbid_micro_batches(shards: Path, tmp_path: Path) -> None:
+    settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", micro_batch_size=4)
+    with pytest.raises(InvalidRecipeError, match="set --batch-norm eval"):
+        run(settings)
 
 
 def test_a_fixed_temperature_stays_where_it_is(shards: Path, tmp_path: Path) -> None:
