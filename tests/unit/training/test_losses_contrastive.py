@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.unit.training.loss_cases import (
+    ANY_TERMS,
     EXACT,
     drawn_rows,
     drawn_terms,
@@ -53,6 +54,15 @@ def test_default_weights_give_the_formula(reading: Reading, tile_size: int | Non
     rows, terms = random_triples(5), Terms(reading=reading)
     found = contrastive_loss(rows, number(9.0), terms, tile_size=tile_size)
     torch.testing.assert_close(found, loop_over_terms(rows, number(9.0), terms), **EXACT)
+
+
+@pytest.mark.parametrize("terms", ANY_TERMS, ids=str)
+def test_any_terms_give_the_loops(terms: Terms) -> None:
+    generator = torch.Generator().manual_seed(1)
+    modality_R, instance_R, owner_R = (torch.randint(n, (24,), generator=generator) for n in (3, 4, 16))
+    rows = Rows(unit_vectors(24), modality_R, instance_R, owner_R=torch.where(owner_R < 4, owner_R, -1))
+    found = contrastive_loss(rows, number(6.0), terms)
+    torch.testing.assert_close(found, loop_over_terms(rows, number(6.0), terms), **EXACT)
 
 
 @settings(max_examples=150, deadline=None)
