@@ -67,7 +67,7 @@ def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, 
     """
     towers.eval()
     captioned = table.captioned()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode, in which sharded weights cannot come together
         image_PD = torch.cat(list(_image_batches(towers, table, captioned.image_P, features_I)))
         key_text_PD = _texts(towers, table.tokens_ST[captioned.first_text_P])
         query_text_PD = _texts(towers, table.tokens_ST[captioned.second_text_P])
