@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wandb_bytes(folder: Path) -> bytes:
-    """What W&B would sync, as it lies on the disk."""
+    """What W&B would sync, as it lies on the disk once its own process has written it."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60
+    while b"2.71828" not in path.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     return path.read_bytes()
 
 
