@@ -92,7 +92,7 @@ class Loop:
             is_last = self._at.step == self._num_steps
             if self._at.step % _LOG_EVERY_STEPS == 0 or is_last:
                 self._log(numbers, (self._at.num_pairs - num_before) / (monotonic() - began))
-            self._progress.advance(task, facts=f"loss {numbers.loss:.2f}, temperature {numbers.temperature:.3f}")
+            self._progress.advance(task, facts=numbers.in_short())
             if self._at.step % self._val_steps == 0 or is_last:
                 self._measure()
                 self._save_state()

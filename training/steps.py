@@ -33,6 +33,13 @@ class StepNumbers:
         """The numbers as they are logged."""
         return {f"train/{name}": value for name, value in vars(self).items()}
 
+    def in_short(self) -> str:
+        """The numbers as they are shown beside the progress."""
+        return (
+            f"loss {self.loss:.2f}, temperature {self.temperature:.3f}, "
+            f"gradient norm {self.gradient_norm:.2f}, gap {self.gap:.2f}"
+        )
+
 
 class Stepper:
     """Makes steps, and knows everything that a later step depends on.

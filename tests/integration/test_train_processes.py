@@ -45,21 +45,62 @@ def losses_of(output: Path) -> list[float]:
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
+def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
+    """Two processes that train as `settings_of` says."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    command += ["--data", str(folder / "train.tar"), "--val-data", str(folder / "val.tar"), "--device", "cpu"]
+    command += ["--architecture", str(folder / "small.json"), "--batch-size", "8", "--num-epochs", "5"]
+    command += ["--output", str(folder / name), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.parametrize("flag", ["--no-shard", "--shard"])
 def test_two_processes_train_as_one_does(folder: Path, flag: str) -> None:
     train(settings_of(folder, "one"), Console(quiet=True))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
-    command += ["--data", str(folder / "train.tar"), "--val-data", str(folder / "val.tar"), "--device", "cpu", flag]
-    command += ["--architecture", str(folder / "small.json"), "--batch-size", "8", "--num-epochs", "5"]
-    command += ["--output", str(folder / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("checkpoint: ") == 1
+    with torchrun(folder, "two", flag) as running:
+        output, errors = running.communicate(timeout=170)
+    assert running.returncode == 0, errors[-3000:]
+    assert output.count("checkpoint: ") == 1
     assert losses_of(folder / "two") == pytest.approx(losses_of(folder / "one"), rel=0.02)
     ours, theirs = (Encoder.load(str(folder / name / "last"), device="cpu") for name in ("one", "two"))
     items = [Item("a red circle"), Item("there is one bar, painted blue")]
     assert ((ours.encode(items) * theirs.encode(items)).sum(1) > 0.99).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("flag", ["--no-shard", "--shard"])
+def test_killed_processes_go_on(folder: Path, flag: str) -> None:
+    with torchrun(folder, "whole", flag) as whole:
+        whole.communicate()
+    with torchrun(folder, "killed", flag, "--save-every-steps", "2") as running:
+        while not list((folder / "killed").glob("unfinished/state/step-*")):
+            time.sleep(0.01)
+        for pid in processes_of(folder / "killed"):
+            os.kill(pid, signal.SIGKILL)
+        running.communicate()
+    assert not (folder / "killed" / "finished.json").exists()
+    with torchrun(folder, "killed", flag, "--save-every-steps", "2") as again:
+        output, errors = again.communicate()
+    assert again.returncode == 0, errors[-3000:]
+    assert "goes on from step" in output
+    weights = Path("last") / "open_clip_model.safetensors"
+    assert (folder / "killed" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
+
+
+def processes_of(output: Path) -> list[int]:
+    """Processes that were started for this run folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(output) in path.read_text().split("\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # ended meanwhile
+    return found
 
 
 def test_shards_need_several_processes(folder: Path) -> None:
