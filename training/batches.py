@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.augmentation import Augmentation
 from training.choices import CaptionSampling, Positives
-from training.errors import InvalidRowError
+from training.errors import InvalidRecipeError, InvalidRowError
 from training.table import BadRow, PairTable
 
 _NUM_ALIKE = 5  # image, caption, whole item, whole query, known group
@@ -96,6 +96,11 @@ class EpochDraws:
     """
 
     def __init__(self, table: PairTable, sampling: Sampling, rank: int = 0, num_processes: int = 1) -> None:
+        """Counts the draws of an epoch.
+
+        Raises:
+            InvalidRecipeError: the weights leave less than two.
+        """
         self._table = table
         self._item_start = table.item_start_P.tolist()  # lists: reading a tensor's elements one by one is slow
         self._item_text = table.item_text_J.tolist()
@@ -106,6 +111,8 @@ class EpochDraws:
         self.epoch = 0
         self.first_batch = 0
         self._num_draws = sum(len(part) for part in self._choose_units(torch.Generator()))
+        if self._num_draws < 2:
+            raise InvalidRecipeError(f"--data-weights leave {self._num_draws} pairs to draw, expected at least 2")
         self._batch_size = min(sampling.batch_size, self._num_draws)
 
     def __len__(self) -> int:

@@ -115,10 +115,8 @@ class Towers:
         self.model.train()
         if self.lock_image:
             self.trunk.eval()
-        frozen = set(locked_batch_norms(self.model))
-        for module in self._batch_norms():
-            if self._batch_norm_eval or module in frozen:
-                module.eval()
+        for module in set(self._batch_norms()) - self._by_batch():
+            module.eval()
 
     def eval(self) -> None:
         """Switches to inference."""
@@ -127,8 +125,7 @@ class Towers:
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether an image's features in training depend on the other images of its batch."""
-        self.train()
-        return any(module.training for module in self._batch_norms())
+        return bool(self._by_batch())
 
     def shard(self) -> None:
         """Gives each process a part of the weights (FSDP2), block by block; the temperature stays whole."""
@@ -212,6 +209,10 @@ class Towers:
         size = self.model.visual.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return 3, height, width
+
+    def _by_batch(self) -> set[nn.Module]:
+        """Batch normalisation that uses the batch's statistics in training."""
+        return set() if self._batch_norm_eval else set(self._batch_norms()) - set(locked_batch_norms(self.model))
 
     def _batch_norms(self) -> Iterator[nn.Module]:
         for module in self.model.modules():

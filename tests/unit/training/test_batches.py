@@ -16,6 +16,7 @@ from tests.training_runs import ARCHITECTURE, make_table
 from training.augmentation import Augmentation
 from training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader
 from training.choices import CaptionSampling, Positives
+from training.errors import InvalidRecipeError
 from training.pairs import Pair, Side
 from training.table import PairTable
 
@@ -107,6 +108,11 @@ def test_sources_are_drawn_as_often_as_their_weights_say() -> None:
     assert sum(drawn[pair] for pair in range(4, 11)) == 4
     assert {drawn[pair] for pair in range(4)} == {2, 3}
     assert {drawn[pair] for pair in range(4, 11)} == {0, 1}
+
+
+def test_weights_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(InvalidRecipeError, match="leave 0 pairs to draw"):
+        EpochDraws(make_table(PAIRS), Sampling(4, 0, weights=(0.01,)))
 
 
 def test_images_are_mirrored_about_half_the_time_and_only_when_asked(table: PairTable) -> None:
