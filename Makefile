@@ -82,8 +82,8 @@ lint: setup ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: test
-test: setup redis-server ## Run the tests (about five minutes on two cores)
-	$(BIN)/python -m pytest
+test: setup redis-server ## Run the tests, one process a core, at most four
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
