@@ -23,6 +23,11 @@ from training.validation import SELECTION_METRIC
 
 WEIGHTS = "open_clip_model.safetensors"
 PAIRS = drawn_pairs(32)
+COMPILED = (
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # torch's own, while it traces
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +193,7 @@ def test_options_train_and_differ(
     [
         {"checkpoint_activations": True},
         {"micro_batch_size": 3},
-        pytest.param({"compile": True}, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param({"compile": True}, marks=COMPILED),
     ],
     ids=lambda changes: "-".join(changes),
 )
