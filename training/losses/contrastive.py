@@ -55,7 +55,8 @@ def contrastive_loss(
         pool = make_pool(rows, scale, terms, anchors)
         if len(pool.row_A) == 0:
             return pool.zero()
-        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size)
+        is_apart = terms.reading is Reading.R5
+        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, is_apart, tile_size)
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         logit_E = pool.logits()
         denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)

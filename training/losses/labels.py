@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.losses.rows import NUM_MODALITIES, Rows
+from training.losses.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,6 @@ def make_labels(rows: Rows) -> Labels:
         row_C=(~is_hard_R).nonzero()[:, 0],
         alike=alike,
     )
-
-
-def positives_per_modality(labels: Labels) -> Tensor:
-    """How many positives each row has in each modality, `[R, 3]`; none for hard negatives."""
-    slot_R = labels.instance_R.long() * NUM_MODALITIES + labels.modality_R
-    num_instances = int(labels.instance_R.max()) + 1 if len(slot_R) else 0
-    count_I3 = slot_R[~labels.is_hard_R].bincount(minlength=num_instances * NUM_MODALITIES).view(-1, NUM_MODALITIES)
-    count_R3 = count_I3[labels.instance_R.long()]
-    count_R3 = count_R3 - torch.nn.functional.one_hot(labels.modality_R, NUM_MODALITIES)
-    return count_R3.masked_fill(labels.is_hard_R[:, None], 0)
 
 
 def meetings(labels: Labels, row_A: Tensor) -> tuple[Tensor, Tensor]:

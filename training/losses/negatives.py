@@ -82,6 +82,7 @@ class Negatives:
         row_A: The anchors' rows, in order.
         needed: For each modality of an anchor, whether it meets candidates of each modality.
         is_uniform: Whether all temperatures are one number.
+        is_apart: Whether each modality of candidates needs a sum of its own.
         tile_size: Anchors and candidates of a tile; None: what is fast. Given, no logits are kept.
         bias_R: Added to the logits of each candidate, without a gradient; None: nothing.
         semantics: What a logit is multiplied with; None: nothing.
@@ -91,6 +92,7 @@ class Negatives:
     row_A: Tensor
     needed: Needed
     is_uniform: bool = False
+    is_apart: bool = False
     tile_size: int | None = None
     bias_R: Tensor | None = None
     semantics: Semantics | None = None
@@ -109,8 +111,8 @@ class Negatives:
         return TILE_SIZE if self.labels.modality_R.device.type == "cpu" else _ACCELERATOR_TILE_SIZE
 
     def meets_all(self) -> bool:
-        """Whether all modalities can share one block: one temperature, and no anchor that leaves any out."""
-        return self.is_uniform and all(all(row) for row in self.needed)
+        """Whether all modalities share one block: one temperature, one sum, and no anchor that leaves any out."""
+        return self.is_uniform and not self.is_apart and all(all(row) for row in self.needed)
 
     def is_symmetric(self) -> bool:
         """Whether to take every row as an anchor: half the products do then, if whoever meets a row is met by it."""
@@ -131,7 +133,7 @@ class Negatives:
                 yield Strip(part(rows, begin, end), candidates, slot, len(row_C))
 
     def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Slot, anchors and candidates. One temperature and no anchor that leaves any out: a single block."""
+        """Slot, anchors and candidates: a single block, or one for each modality of candidates."""
         if self.meets_all():
             yield 0, self.row_A, self.labels.row_C
             return

@@ -130,7 +130,7 @@ class _Group:
         return needed_33[modality_R[self.pool.left_E], modality_R[self.pool.right_E]]
 
     def _negatives(self, row_A: Tensor, needed: Needed, bias_R: Tensor) -> Negatives:
-        return Negatives(self.pool.labels, row_A, needed, self.pool.is_uniform, self.tile_size, bias_R)
+        return Negatives(self.pool.labels, row_A, needed, self.pool.is_uniform, tile_size=self.tile_size, bias_R=bias_R)
 
 
 def _centred(bias_R: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def separation_loss(
         semantics = None
         if semantics_NS is not None:
             semantics = Semantics(semantics_NS.to(pool.vectors_RD), rows.instance_R)
-        negatives = Negatives(pool.labels, pool.row_A, _OWN_MODALITY, pool.is_uniform, tile_size, semantics=semantics)
+        negatives = Negatives(
+            pool.labels, pool.row_A, _OWN_MODALITY, pool.is_uniform, tile_size=tile_size, semantics=semantics
+        )
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         left_P = pool.left_E[pool.is_positive_E]
         logit_P = pool.logits()[pool.is_positive_E]

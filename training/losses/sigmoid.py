@@ -55,7 +55,7 @@ def sigmoid_loss(
         bias = bias.to(pool.vectors_RD)
         if len(pool.row_A) == 0:
             return pool.zero() + bias * 0
-        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size)
+        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size=tile_size)
         negatives_sum: Tensor = _NegativesSoftplus.apply(pool.vectors_RD, pool.scale_33, bias, negatives)
         return (negatives_sum + _edges_sum(pool, bias, terms)) / pool.num_anchors
 

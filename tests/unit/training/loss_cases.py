@@ -15,6 +15,7 @@ ANY_WEIGHTS = (
     CLIP_WEIGHTS,
     ((0.0, 2.0, 0.5), (1.0, 0.0, 0.0), (0.25, 3.0, 0.0)),
     ((0.0, 1.0, 0.0), (1.0, 0.5, 1.0), (0.0, 0.0, 2.0)),
+    ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
 )
 # R4 leaves out the anchor's modality, so it has no weights of a modality to itself.
 ANY_TERMS = [
