@@ -11,6 +11,7 @@ from torch import Tensor
 from encoder.architecture import preprocessing
 from encoder.images import ImageLimits
 from encoder.tokens import Tokenizer
+from training.choices import Loss, Positives
 from training.distributed import Processes
 from training.errors import InvalidRecipeError
 from training.features import trunk_features
@@ -57,6 +58,7 @@ def read_data(
     train = _read_table(settings, start, "read pairs", settings.data, is_cached, progress, folder)
     if len(train) < 2:
         raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
+    _check_terms(train, settings)
     data = RunData(train)
     if settings.val_data:
         data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, True, progress, folder)
@@ -69,6 +71,18 @@ def read_data(
         if processes.is_main:
             processes.wait()
     return data
+
+
+def _check_terms(table: PairTable, settings: TrainSettings) -> None:
+    """Refuses data of which the loss has nothing to learn."""
+    has_image_P, has_text_P = table.has_sides()
+    has_both_P = has_image_P & has_text_P
+    num_images, num_texts = int((~has_text_P).sum()), int((~has_image_P).sum())
+    counts = f"of {len(table)} pairs {num_images} have no text and {num_texts} have no image"
+    if settings.loss in (Loss.CLIP, Loss.ALIGNCLIP) and not has_both_P.any():
+        raise InvalidRecipeError(f"loss {settings.loss} needs pairs with an image and a text: {counts}")
+    if settings.positives is Positives.OWN and not (has_both_P | table.has_query_P).any():
+        raise InvalidRecipeError(f"no pair has two sides that belong together: {counts}")
 
 
 def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progress: ProgressDisplay) -> None:

@@ -130,6 +130,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> N
     if processes.count == 1:
         return
     whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    if not whole:
+        return
     for parameter in whole:
         if parameter.grad is None:  # this process's share may lack a modality
             parameter.grad = torch.zeros_like(parameter)

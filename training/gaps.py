@@ -2,7 +2,7 @@
 
 A gap is not bad in itself: read these numbers beside success in the local and the mixed pool, never as a goal.
 
-Shape legend: P = held-out pairs, D = width, Q = queries, K = keys looked at.
+Shape legend: P = held-out pairs, D = width, Q = queries, M = modalities.
 """
 
 import math
@@ -48,10 +48,11 @@ def measure_gaps(held_out: HeldOut) -> dict[str, float]:
             continue
         wanted = MODALITIES.index(key)
         num_wanted = int((modality_P == wanted).sum())
-        found_QK = _found(held_out.queries[query][own_Q], pool_PD, modality_P, min(CONFUSION_K, num_wanted))
-        numbers[f"confusion/{combination}"] = float((found_QK != wanted).double().mean())
+        queries_QD = held_out.queries[query][own_Q]
+        found_QM = _found(queries_QD, pool_PD, modality_P, min(CONFUSION_K, num_wanted))
+        numbers[f"confusion/{combination}"] = 1 - float(found_QM[:, wanted].mean())
         if combination in COMBINATIONS:
-            first_by_query[query].append(found_QK[:, 0])
+            first_by_query[query].append(_found(queries_QD, pool_PD, modality_P, 1))
     return numbers | _rank1_shares(first_by_query)
 
 
@@ -120,16 +121,22 @@ def _covariance_distances(held_out: HeldOut) -> dict[str, float]:
 
 
 def _found(query_QD: Tensor, pool_PD: Tensor, modality_P: Tensor, k: int) -> Tensor:
-    """Modalities of each query's first `k` keys `[Q, K]`."""
-    batches = query_QD.split(_ROWS_AT_ONCE)  # type: ignore[no-untyped-call]
-    return torch.cat([modality_P[(batch @ pool_PD.T).topk(k, dim=1).indices] for batch in batches])
+    """Share of each modality among each query's first `k` keys `[Q, M]`: the mean over all orders of equal scores."""
+    is_of_PM = functional.one_hot(modality_P, len(MODALITIES)).double()
+    parts = []
+    for start in range(0, len(query_QD), _ROWS_AT_ONCE):
+        score_QP = query_QD[start : start + _ROWS_AT_ONCE] @ pool_PD.T
+        last_Q1 = score_QP.topk(k, dim=1).values[:, -1:]
+        above_QP, tied_QP = (score_QP > last_Q1).double(), (score_QP == last_Q1).double()
+        share_Q1 = (k - above_QP.sum(1, keepdim=True)) / tied_QP.sum(1, keepdim=True)
+        parts.append((above_QP + share_Q1 * tied_QP) @ is_of_PM / k)
+    return torch.cat(parts)
 
 
 def _rank1_shares(first_by_query: dict[str, list[Tensor]]) -> dict[str, float]:
     numbers = {}
     for query, first in first_by_query.items():
         if first:
-            counts = torch.cat(first).bincount(minlength=len(MODALITIES))
-            shares = (counts / counts.sum()).tolist()
+            shares = torch.cat(first).mean(0).tolist()
             numbers.update({f"rank1/{query}/{name}": share for name, share in zip(MODALITIES, shares, strict=True)})
     return numbers

@@ -84,7 +84,7 @@ class Loop:
         if not self._go_on():
             self._measure(is_first=True)
         task = self._progress.add("train", self._num_steps, self._at.step)
-        began, num_before = monotonic(), self._at.num_pairs
+        began, num_before = monotonic(), self._at.num_pairs  # of the steps since the last line of the log
         for batch, num_pairs in self._batches():
             numbers = self._stepper.step(batch, self._at.step)
             self._at.step += 1
@@ -92,12 +92,15 @@ class Loop:
             is_last = self._at.step == self._num_steps
             if self._at.step % _LOG_EVERY_STEPS == 0 or is_last:
                 self._log(numbers, (self._at.num_pairs - num_before) / (monotonic() - began))
+                began, num_before = monotonic(), self._at.num_pairs
             self._progress.advance(task, facts=numbers.in_short())
+            paused = monotonic()
             if self._at.step % self._val_steps == 0 or is_last:
                 self._measure()
                 self._save_state()
             elif self._at.step % self._settings.save_every_steps == 0:
                 self._save_state()
+            began += monotonic() - paused
         return self._at.best
 
     def _go_on(self) -> bool:

@@ -29,6 +29,7 @@ from training.losses import (
     separation_loss,
     sigmoid_loss,
 )
+from training.optimizer import MAX_LOGIT_SCALE, clamp_log_scale
 from training.settings import TrainSettings
 
 _SIGMOID_BIAS = -10.0  # SigLIP's: at the start nearly every two rows do not belong together
@@ -41,7 +42,7 @@ class Objective(nn.Module):
     Attributes:
         log_scales: Logarithms of the inverse temperatures `[3, 3]`, by modality of anchor and candidate, if each
             pair has its own; else the model's one `logit_scale` counts.
-        bias: The sigmoid loss's bias.
+        own_bias: The sigmoid loss's bias if the model has no `logit_bias`; a checkpoint does not keep it.
     """
 
     def __init__(self, settings: TrainSettings, fusion: Fusion, model: Any, has_queries: bool) -> None:
@@ -60,11 +61,32 @@ class Objective(nn.Module):
         self._model = [model]  # in a list: the towers own its parameters
         self._terms = _terms(settings, has_queries)
         self.log_scales: nn.Parameter | None = None
-        self.bias: nn.Parameter | None = None
+        self.own_bias: nn.Parameter | None = None
+        self._highest = max(MAX_LOGIT_SCALE, float(model.logit_scale.detach()))
         if settings.temperature_per_pair:
             self.log_scales = nn.Parameter(model.logit_scale.detach().clone().expand(3, 3).contiguous())
-        if settings.loss is Loss.SIGMOID:
-            self.bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=model.logit_scale.device))
+        if settings.loss is Loss.SIGMOID and model.logit_bias is None:
+            self.own_bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=model.logit_scale.device))
+
+    def choose_what_learns(self, learn_temperature: bool) -> None:
+        """Says of the model's own temperature and bias whether they train."""
+        model = self._model[0]
+        model.logit_scale.requires_grad_(learn_temperature and self.log_scales is None)
+        if model.logit_bias is not None:
+            model.logit_bias.requires_grad_(self._loss is Loss.SIGMOID)
+
+    def bound_temperatures(self) -> None:
+        """Keeps temperatures at 0.01 or above, or at the start's if that is lower.
+
+        Where each pair of modalities has its own, the model's becomes their geometric mean: what a checkpoint keeps.
+        """
+        logit_scale = self._model[0].logit_scale
+        if self.log_scales is None:
+            clamp_log_scale(logit_scale, self._highest)
+            return
+        clamp_log_scale(self.log_scales, self._highest)
+        with torch.no_grad():
+            logit_scale.copy_(self.log_scales.mean())
 
     def scale(self) -> Tensor:
         """The inverse temperature: a scalar, or `[3, 3]`."""
@@ -88,8 +110,8 @@ class Objective(nn.Module):
         (vectors_RD, modality_R, instance_R, alike_RK, owner_R), anchors = gather(tensors, processes)
         pool = Rows(vectors_RD, modality_R, instance_R, alike_RK, owner_R)
         if self._loss is Loss.SIGMOID:
-            assert self.bias is not None
-            return sigmoid_loss(pool, self.scale(), self.bias, self._terms, anchors)
+            bias = self._model[0].logit_bias if self.own_bias is None else self.own_bias
+            return sigmoid_loss(pool, self.scale(), bias, self._terms, anchors)
         if self._loss is Loss.NORMALIZED:
             return normalized_loss(pool, self.scale(), self._terms, anchors=anchors)
         loss = contrastive_loss(pool, self.scale(), self._terms, anchors)

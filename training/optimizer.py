@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from training.errors import InvalidRecipeError
 from training.layers import tower_groups
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
@@ -36,6 +37,9 @@ def make_optimizer(
 
     Returns:
         The optimizer; each of its groups has a `rate_share`, its rate as a share of `learning_rate`.
+
+    Raises:
+        InvalidRecipeError: nothing is left to train.
     """
     shares = _rate_shares(model, layer_decay)
     named = [(shares.get(name, 1.0), parameter.ndim >= 2, parameter) for name, parameter in model.named_parameters()]
@@ -44,6 +48,8 @@ def make_optimizer(
         if parameter.requires_grad:
             is_plain = type(parameter.data) is Tensor  # the fused step takes no list that mixes them with sharded ones
             groups.setdefault((share, decays, is_plain), []).append(parameter)
+    if not groups:
+        raise InvalidRecipeError("both towers are locked, with no projection or temperature to train: nothing learns")
     options: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -56,16 +62,11 @@ def make_optimizer(
     return AdamW(options, lr=learning_rate, betas=(0.9, beta2), eps=1e-6, fused=True)
 
 
-def set_learning_rate(optimizer: AdamW, step: int, num_steps: int, peak: float, warmup_share: float) -> float:
-    """Sets every group's rate for `step` (from 0), a function of the step alone.
-
-    Returns:
-        The rate of the groups that learn at the peak rate.
-    """
+def set_learning_rate(optimizer: AdamW, step: int, num_steps: int, peak: float, warmup_share: float) -> None:
+    """Sets every group's rate for `step` (from 0), a function of the step alone."""
     rate = peak * rate_factor(step, num_steps, warmup_share)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_share"]
-    return rate
 
 
 def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
@@ -81,10 +82,10 @@ def rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def clamp_log_scale(log_scale: Tensor) -> None:
-    """Keeps logarithms of inverse temperatures, of any shape, within [0, log 100], in place."""
+def clamp_log_scale(log_scale: Tensor, highest: float = MAX_LOGIT_SCALE) -> None:
+    """Keeps logarithms of inverse temperatures, of any shape, between 0 and the highest, in place."""
     with torch.no_grad():
-        log_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        log_scale.clamp_(0.0, highest)
 
 
 def _rate_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:

@@ -74,7 +74,9 @@ class TrainSettings(ProgramSettings):
     loss: Loss = Field(Loss.GCL, description="what is minimised")
     reading: Reading = Field(Reading.R2, description="which candidates the GCL denominators hold")
     pair_weights: list[str] = Field(
-        [], description="weights of the loss's terms, as t>i=2,i>t=0.5; default: 1 between modalities, 0 within one"
+        [],
+        description="weights of the loss's terms, as t>i=2,i>t=0.5; default: 1 between modalities; within one 0, or 1 "
+        "where pairs have queries",
     )
     positives: Positives = Field(
         Positives.OWN, description="positives beside a pair's own: of pairs with the same image, or the same caption"
@@ -86,8 +88,9 @@ class TrainSettings(ProgramSettings):
     temperature: float | None = Field(
         None, gt=0.001, le=1.0, description="softmax temperature at the start; default: the model's own (0.07 if new)"
     )
-    learn_temperature: bool = Field(True, description="train the temperature, down to 0.01 at the lowest")
-
+    learn_temperature: bool = Field(
+        True, description="train the temperature, down to 0.01 or the start's if that is lower"
+    )
     temperature_per_pair: bool = Field(False, description="learn one temperature for each pair of modalities")
 
     batch_size: int = Field(256, ge=2, le=1_048_576, description="pairs in a step, over all processes")
@@ -151,22 +154,48 @@ class TrainSettings(ProgramSettings):
         """Refuses combinations that cannot be honoured."""
         if not self.data:
             raise ValueError("no training data: set --data to a folder, files or URLs (docs/data.md)")
-        if self.start and self.image_weights:
-            raise ValueError("--start already holds image weights: give it or --image-weights, not both")
-        if self.lock_image and not self.start and not self.image_weights:
-            raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise ValueError(f"--data-weights needs one number for each of the {len(self.data)} --data entries")
         if any(weight <= 0 for weight in self.data_weights):
             raise ValueError("--data-weights must be above 0: leave out a source instead")
+        self._check_start()
+        self._check_locks()
+        self._check_terms()
+        return self
+
+    def _check_start(self) -> None:
+        """Refuses two starts, and preprocessing beside a start."""
+        if self.start and self.image_weights:
+            raise ValueError("--start already holds image weights: give it or --image-weights, not both")
+        given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
+        if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
+            raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
+
+    def _check_locks(self) -> None:
+        """Refuses locks of what is not there, and changed images where each is seen once."""
+        if self.lock_image and not self.start and not self.image_weights:
+            raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
         if self.unlocked_image_groups and not self.lock_image:
             raise ValueError("--unlocked-image-groups needs --lock-image")
         if self.unlocked_text_groups and not self.lock_text:
             raise ValueError("--unlocked-text-groups needs --lock-text")
+        is_augmented = self.min_crop < 1 or self.color_jitter > 0 or self.gray_share > 0
+        if self.lock_image and not self.unlocked_image_groups and is_augmented:
+            raise ValueError(
+                "--lock-image computes each image's features once: --min-crop, --color-jitter and --gray-share "
+                "need --unlocked-image-groups"
+            )
+
+    def _check_terms(self) -> None:
+        """Refuses readings, weights and temperatures that the loss does not have."""
+        weights = parse_pair_weights(self.pair_weights)
         if self.temperature_per_pair and not (self.learn_temperature and self.loss in (Loss.GCL, Loss.PAIRWISE)):
             raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
-        parse_pair_weights(self.pair_weights)
-        given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
-        if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
-            raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
-        return self
+        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights:
+            raise ValueError(f"--pair-weights: loss {self.loss} has two terms of equal weight, i>t and t>i")
+        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP, Loss.PAIRWISE) and self.reading not in (Reading.R2, Reading.R5):
+            raise ValueError(f"--reading {self.reading}: loss {self.loss} has denominators of its own (those of R5)")
+        if self.loss is Loss.NORMALIZED and self.reading not in (Reading.R2, Reading.R5):
+            raise ValueError(f"--reading {self.reading}: loss normalized has readings R2 and R5")
+        if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
+            raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")

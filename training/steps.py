@@ -13,7 +13,7 @@ from training.distributed import Processes, clip_gradients, sum_gradients
 from training.errors import DivergedError
 from training.gradient_cache import backward
 from training.objective import Objective
-from training.optimizer import clamp_log_scale, make_optimizer, set_learning_rate
+from training.optimizer import make_optimizer, set_learning_rate
 from training.seeds import derive_seed
 from training.settings import TrainSettings
 from training.towers import Towers
@@ -56,8 +56,7 @@ class Stepper:
         self._objective = objective
         self._num_steps = num_steps
         self._processes = processes
-        learns = settings.learn_temperature
-        towers.model.logit_scale.requires_grad_(learns and objective.log_scales is None)
+        objective.choose_what_learns(settings.learn_temperature)
         self._optimizer = make_optimizer(
             towers.model,
             settings.learning_rate,
@@ -134,8 +133,7 @@ class Stepper:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._settings.learn_temperature:
-            log_scales = self._objective.log_scales
-            clamp_log_scale(self._towers.model.logit_scale if log_scales is None else log_scales)
+            self._objective.bound_temperatures()
         if self.average is not None:
             self.average.update()
         return norm

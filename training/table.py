@@ -122,6 +122,14 @@ class PairTable:
         except InvalidItemError as error:
             raise InvalidRowError(pair.where or pair.name, error.reason) from error
 
+    def has_sides(self) -> tuple[Tensor, Tensor]:
+        """Whether each pair has an image, and whether it has a text, in its own item or its query `[P]`."""
+        item_P = self.item_start_P[:-1]
+        query_P = item_P + self.has_query_P.long()
+        has_image_J = self.item_image_J >= 0
+        has_text_J = self.item_text_J[1:] > self.item_text_J[:-1]
+        return has_image_J[item_P] | has_image_J[query_P], has_text_J[item_P] | has_text_J[query_P]
+
     def captioned(self) -> "CaptionedImages":
         """The pairs whose own item has both an image and a text."""
         own_P = self.item_start_P[:-1]

@@ -57,10 +57,14 @@ def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("flag", ["--no-shard", "--shard"])
-def test_two_processes_train_as_one_does(folder: Path, flag: str) -> None:
-    train(settings_of(folder, "one"), Console(quiet=True))
-    with torchrun(folder, "two", flag) as running:
+@pytest.mark.parametrize(
+    ("flags", "learns"),
+    [(["--no-shard"], True), (["--shard", "--no-learn-temperature"], False)],
+    ids=["whole", "shards"],
+)
+def test_two_processes_train_as_one_does(folder: Path, flags: list[str], learns: bool) -> None:
+    train(settings_of(folder, "one", learn_temperature=learns), Console(quiet=True))
+    with torchrun(folder, "two", *flags) as running:
         output, errors = running.communicate(timeout=170)
     assert running.returncode == 0, errors[-3000:]
     assert output.count("checkpoint: ") == 1

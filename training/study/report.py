@@ -155,10 +155,12 @@ def _command(settings: StudySettings) -> str:
 
 
 def _minutes(run: Run) -> float:
-    """Minutes of training steps, from the rate that the run logged last."""
+    """Minutes of training steps, from the rates that the run logged."""
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     rated = [line for line in lines if "train/pairs_per_s" in line]
-    return rated[-1]["pairs"] / rated[-1]["train/pairs_per_s"] / 60 if rated else 0.0
+    before = [0, *(line["pairs"] for line in rated)]
+    seconds = [(line["pairs"] - start) / line["train/pairs_per_s"] for start, line in zip(before, rated, strict=False)]
+    return float(sum(seconds)) / 60
 
 
 def _pictured(settings: StudySettings, runs: Sequence[Run]) -> list[Run]:

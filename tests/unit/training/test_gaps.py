@@ -92,6 +92,16 @@ def test_rank_1_shares_count_the_modality_of_the_first_hit() -> None:
             assert found[f"rank1/{query}/{name}"] == pytest.approx(first.count(name) / len(first))
 
 
+def test_equal_scores_share_the_first_places() -> None:
+    """In a collapsed space no modality is first: the mean over all orders is the pool's own mixture."""
+    side = {name: torch.ones(6, 4) / 2 for name in ORDER}
+    found = measure_gaps(HeldOut(side, side, torch.ones(6, dtype=torch.bool)))
+    for query in ORDER:
+        for name in ORDER:
+            assert found[f"rank1/{query}/{name}"] == pytest.approx(1 / 3)
+            assert found[f"confusion/{query}>{name}"] == pytest.approx(2 / 3)
+
+
 def test_modalities_far_apart_are_confused_and_centred_ones_less() -> None:
     held_out = gapped(gap=6.0)
     before, after = measure_gaps(held_out), measure_gaps(centre(held_out))

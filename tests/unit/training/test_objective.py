@@ -1,5 +1,6 @@
 """Rows are the vectors the service would compute, and the settings choose the loss they say."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from encoder.fusion import Fusion, fuse
 from tests.distributed_step import pairs
+from tests.networks import build_seeded, small_architecture
 from tests.training_runs import make_settings, make_table, make_towers
 from training.batches import Batch, DrawnPairs, EpochDraws, Sampling
 from training.distributed import Processes
@@ -27,6 +29,7 @@ from training.losses import (
     caption_semantics,
     contrastive_loss,
     separation_loss,
+    sigmoid_loss,
 )
 from training.objective import Objective, make_rows
 
@@ -132,6 +135,54 @@ def test_one_temperature_a_pair_starts_as_the_models_and_learns_apart(
     assert objective.log_scales is not None
     assert objective.log_scales.grad is not None
     assert len(objective.log_scales.grad.unique()) > 5
+    with torch.no_grad():
+        objective.log_scales += torch.arange(9.0).view(3, 3)
+    objective.bound_temperatures()
+    bounded = objective.log_scales.detach()
+    assert float(bounded.max()) == pytest.approx(math.log(100))
+    assert model.logit_scale.item() == pytest.approx(float(bounded.mean()))
+
+
+def test_a_start_colder_than_a_hundredth_is_not_warmed(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    model = make_towers().model
+    model.logit_scale.data.fill_(math.log(117.0))
+    objective = Objective(make_settings(Path("-"), Path("-")), Fusion.RAW, model, True)
+    objective.bound_temperatures()
+    assert model.logit_scale.item() == pytest.approx(math.log(117.0))
+    model.logit_scale.data.fill_(math.log(120.0))
+    objective.bound_temperatures()
+    assert model.logit_scale.item() == pytest.approx(math.log(117.0))
+
+
+def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    model = build_seeded(small_architecture(init_logit_bias=-7.0))
+    for loss in ("gcl", "sigmoid"):
+        objective = Objective(make_settings(Path("-"), Path("-"), loss=loss), Fusion.RAW, model, False)
+        objective.choose_what_learns(learn_temperature=True)
+        assert model.logit_bias.requires_grad == (loss == "sigmoid")
+    rows = make_rows(*features, batch, Fusion.RAW)
+    found = objective(*features, batch, Processes())
+    torch.testing.assert_close(found, sigmoid_loss(rows, model.logit_scale.exp(), torch.tensor(-7.0)))
+    found.backward()
+    assert model.logit_bias.grad.abs() > 0
+    assert objective.own_bias is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "clip", "pair_weights": ["i>t=2"]}, "loss clip has two terms of equal weight"),
+        ({"loss": "alignclip", "reading": "R1"}, "loss alignclip has denominators of its own"),
+        ({"loss": "pairwise", "reading": "R4"}, "loss pairwise has denominators of its own"),
+        ({"loss": "normalized", "reading": "R3"}, "loss normalized has readings R2 and R5"),
+        ({"reading": "R4", "pair_weights": ["i>i=1"]}, "no --pair-weights within a modality"),
+        ({"loss": "sigmoid", "temperature_per_pair": True}, "needs a learned temperature and loss gcl or pairwise"),
+        ({"start": "x", "lock_image": True, "min_crop": 0.5}, "--min-crop.* need --unlocked-image-groups"),
+    ],
+)
+def test_settings_that_the_loss_cannot_honour_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_settings(Path("-"), Path("-"), **changes)
 
 
 def test_alignclip_adds_the_separation_of_images_and_of_texts(batch: Batch, features: tuple[Tensor, Tensor]) -> None:

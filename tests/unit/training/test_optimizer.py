@@ -132,7 +132,8 @@ def test_the_rate_of_a_step_does_not_depend_on_the_steps_before_it() -> None:
     for at in range(7):
         set_learning_rate(optimizer, at, 10, 0.01, 0.2)
     resumed = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay=0.5)
-    assert set_learning_rate(resumed, 6, 10, 0.01, 0.2) == pytest.approx(0.01 * 0.5)
+    set_learning_rate(resumed, 6, 10, 0.01, 0.2)
+    assert max(group["lr"] for group in resumed.param_groups) == pytest.approx(0.01 * 0.5)
     assert [group["lr"] for group in resumed.param_groups] == [group["lr"] for group in optimizer.param_groups]
     assert min(group["lr"] for group in resumed.param_groups) < 0.01 * 0.5
 
