@@ -92,7 +92,11 @@ class EpochDraws:
     """The draws of one epoch, batch by batch: a function of the seed and the epoch alone.
 
     Set `epoch` before each iteration, and `first_batch` to leave out the batches before it. Of several
-    processes, each draws the same batches and keeps its own share of each.
+    processes, each draws the same batches and keeps its own share of each. Draws that do not fill a last batch are
+    left out of their epoch, other ones in each.
+
+    Attributes:
+        batch_size: Pairs of a batch, over all processes: as asked for, or all draws where there are fewer.
     """
 
     def __init__(self, table: PairTable, sampling: Sampling, rank: int = 0, num_processes: int = 1) -> None:
@@ -113,10 +117,10 @@ class EpochDraws:
         self._num_draws = sum(len(part) for part in self._choose_units(torch.Generator()))
         if self._num_draws < 2:
             raise InvalidRecipeError(f"--data-weights leave {self._num_draws} pairs to draw, expected at least 2")
-        self._batch_size = min(sampling.batch_size, self._num_draws)
+        self.batch_size = min(sampling.batch_size, self._num_draws)
 
     def __len__(self) -> int:
-        return self._num_draws // self._batch_size
+        return self._num_draws // self.batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = torch.Generator().manual_seed(self._sampling.seed * 1_000_003 + self.epoch)
@@ -126,8 +130,8 @@ class EpochDraws:
         mirrored = torch.rand(len(units), generator=generator) < (0.5 if self._sampling.mirror else 0.0)
         seeds = torch.randint(2**31, (len(units),), generator=generator)
         for batch in range(self.first_batch, len(self)):
-            end = (batch + 1) * self._batch_size
-            share = slice(end - self._batch_size + self._rank, end, self._num_processes)
+            end = (batch + 1) * self.batch_size
+            share = slice(end - self.batch_size + self._rank, end, self._num_processes)
             facts = (pairs[share], captions[share], mirrored[share], seeds[share])
             yield [self._draw(*fact) for fact in zip(*(column.tolist() for column in facts), strict=True)]
 

@@ -40,7 +40,7 @@ def parse_pair_weights(entries: Sequence[str]) -> dict[tuple[int, int], float]:
     {(1, 0): 2.0, (2, 1): 0.0}
 
     Raises:
-        ValueError: an entry of another form, or a weight below 0.
+        ValueError: an entry of another form, a weight below 0, or a second weight of a pair.
     """
     weights = {}
     for entry in entries:
@@ -53,5 +53,7 @@ def parse_pair_weights(entries: Sequence[str]) -> dict[tuple[int, int], float]:
             raise ValueError(f"pair weight '{entry}': expected anchor>target=weight with i, t, it, as t>i=2") from None
         if not 0 <= weight < float("inf"):
             raise ValueError(f"pair weight '{entry}': expected a weight of 0 or more")
+        if key in weights:
+            raise ValueError(f"pair weight '{entry}': {pair.strip()} has a weight already")
         weights[key] = weight
     return weights

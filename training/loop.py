@@ -77,7 +77,9 @@ class Loop:
         self._val_steps = max(1, round(settings.val_every_epochs * len(self._draws)))
         has_queries = bool(data.train.has_query_P.any())
         objective = Objective(settings, start.fusion, towers.model, has_queries)
-        self._stepper = Stepper(settings, towers, objective, self._num_steps, processes)
+        self._stepper = Stepper(settings, towers, objective, self._num_steps, self._draws.batch_size, processes)
+        if self._draws.batch_size < settings.batch_size:
+            progress.print(f"--batch-size {settings.batch_size}: a pass has {self._draws.batch_size} pairs, one batch")
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, from the saved state if there is one; gives the best measurement back."""

@@ -197,5 +197,9 @@ class TrainSettings(ProgramSettings):
             raise ValueError(f"--reading {self.reading}: loss {self.loss} has denominators of its own (those of R5)")
         if self.loss is Loss.NORMALIZED and self.reading not in (Reading.R2, Reading.R5):
             raise ValueError(f"--reading {self.reading}: loss normalized has readings R2 and R5")
+        if self.loss is Loss.SIGMOID and self.reading in (Reading.R1, Reading.R3):
+            raise ValueError(f"--reading {self.reading}: loss sigmoid has no denominators, only R2, R4 and R5 differ")
+        if self.loss is not Loss.ALIGNCLIP and self.separation_weight != 0.5:
+            raise ValueError(f"--separation-weight: only loss alignclip separates, got loss {self.loss}")
         if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
             raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")

@@ -49,8 +49,24 @@ class Stepper:
     """
 
     def __init__(
-        self, settings: TrainSettings, towers: Towers, objective: Objective, num_steps: int, processes: Processes
+        self,
+        settings: TrainSettings,
+        towers: Towers,
+        objective: Objective,
+        num_steps: int,
+        batch_size: int,
+        processes: Processes,
     ) -> None:
+        """Sets it up.
+
+        Args:
+            settings: How it learns.
+            towers: What learns.
+            objective: What is minimised.
+            num_steps: Of the whole run: the learning rate falls until then.
+            batch_size: Pairs of a step, over all processes.
+            processes: Whose gradients are summed.
+        """
         self._settings = settings
         self._towers = towers
         self._objective = objective
@@ -68,8 +84,8 @@ class Stepper:
         self._trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._scaler = torch.amp.GradScaler(towers.device.type, enabled=towers.dtype is torch.float16)
         self.average = _average(towers, settings.ema_decay)
-        share = settings.batch_size / processes.count
-        self._num_chunks = 1 if settings.micro_batch_size is None else -int(-share // settings.micro_batch_size)
+        share, micro = batch_size / processes.count, settings.micro_batch_size
+        self._num_chunks = 1 if micro is None else -int(-share // micro)
 
     def step(self, batch: Batch, step: int) -> StepNumbers:
         """Makes step number `step`, from 0.

@@ -31,7 +31,7 @@ class Range(BaseModel):
 Choices = list[Any]
 DEFAULT_SPACE: dict[str, Range | Choices] = {
     "temperature": Range(low=0.01, high=0.1, log=True),
-    "learning_rate": Range(low=1e-4, high=3e-3, log=True),
+    "learning_rate": Range(low=5e-6, high=3e-3, log=True),
     "reading": ["R1", "R2", "R3", "R4"],
     "fusion": ["raw", "unit"],
     # All alike; more of image and text; more of text and fused; without the pairs that share the image.

@@ -129,6 +129,7 @@ class Towers:
 
     def shard(self) -> None:
         """Gives each process a part of the weights (FSDP2), block by block; the temperature stays whole."""
+        self.model.visual.to(memory_format=torch.contiguous_format)  # FSDP2 takes no channels-last weights
         for block in _blocks(self.model):
             fully_shard(block)
         scalars = {parameter for parameter in self.model.parameters() if parameter.ndim == 0}

@@ -120,7 +120,9 @@ def _check_recipe(settings: TrainSettings, start: Start, processes: Processes) -
             f"--batch-size {settings.batch_size} cannot be divided among {processes.count} processes"
         )
     if settings.shard and processes.count == 1:
-        raise InvalidRecipeError("--shard needs several processes: start with torchrun --nproc-per-node N -m training")
+        raise InvalidRecipeError(
+            "--shard needs several processes: start with torchrun --nproc-per-node N -m -- training"
+        )
 
 
 def _train_dtype(precision: str, device: torch.device) -> torch.dtype | None:

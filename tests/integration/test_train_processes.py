@@ -17,19 +17,22 @@ from encoder.item import Item
 from encoder.model import Encoder
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.guards.checkout import ROOT
-from tests.networks import TEXT, small_architecture
+from tests.networks import TEXT, TIMM_VISION, VISION, small_architecture
 from tests.training_runs import make_settings
 from training.batches import DrawnPairs
 from training.errors import InvalidRecipeError, WorkerError
 from training.settings import TrainSettings
 from training.trainer import train
 
+PATHS = ("start", "architecture")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Data and a small network."""
-    write_open_clip_config(small_architecture(text={**TEXT, "layers": 1}), tmp_path)
-    (tmp_path / "open_clip_config.json").rename(tmp_path / "small.json")
+    """Data and two small networks."""
+    for name, vision in (("small", VISION), ("timm", TIMM_VISION)):
+        write_open_clip_config(small_architecture(vision=vision, text={**TEXT, "layers": 1}), tmp_path)
+        (tmp_path / "open_clip_config.json").rename(tmp_path / f"{name}.json")
     write_shard(tmp_path / "train.tar", drawn_pairs(32))
     write_shard(tmp_path / "val.tar", drawn_pairs(6))
     return tmp_path
@@ -47,9 +50,12 @@ def losses_of(output: Path) -> list[float]:
 
 def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
     """Two processes that train as `settings_of` says."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "--", "training"]  # what stands behind -- is not torchrun's: it would take --start for its own
     command += ["--data", str(folder / "train.tar"), "--val-data", str(folder / "val.tar"), "--device", "cpu"]
-    command += ["--architecture", str(folder / "small.json"), "--batch-size", "8", "--num-epochs", "5"]
+    if "--architecture" not in flags:
+        command += ["--architecture", str(folder / "small.json")]
+    command += ["--batch-size", "8", "--num-epochs", "5"]
     command += ["--output", str(folder / name), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -58,13 +64,19 @@ def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "learns"),
-    [(["--no-shard"], True), (["--shard", "--no-learn-temperature"], False)],
+    "options",
+    [
+        {"start": "begun/last"},
+        {"architecture": "timm.json", "batch_norm": "eval", "shard": True, "learn_temperature": False},
+    ],
     ids=["whole", "shards"],
 )
-def test_two_processes_train_as_one_does(folder: Path, flags: list[str], learns: bool) -> None:
-    train(settings_of(folder, "one", learn_temperature=learns), Console(quiet=True))
-    with torchrun(folder, "two", *flags) as running:
+def test_two_processes_train_as_one_does(folder: Path, options: dict[str, Any]) -> None:
+    if "start" in options:
+        train(settings_of(folder, "begun", num_epochs=0.25), Console(quiet=True))
+    options = {name: str(folder / value) if name in PATHS else value for name, value in options.items()}
+    train(settings_of(folder, "one", **{**options, "shard": False}), Console(quiet=True))
+    with torchrun(folder, "two", *flags_of(options)) as running:
         output, errors = running.communicate(timeout=170)
     assert running.returncode == 0, errors[-3000:]
     assert output.count("checkpoint: ") == 1
@@ -72,6 +84,15 @@ def test_two_processes_train_as_one_does(folder: Path, flags: list[str], learns:
     ours, theirs = (Encoder.load(str(folder / name / "last"), device="cpu") for name in ("one", "two"))
     items = [Item("a red circle"), Item("there is one bar, painted blue")]
     assert ((ours.encode(items) * theirs.encode(items)).sum(1) > 0.99).all()
+
+
+def flags_of(options: dict[str, Any]) -> list[str]:
+    """Settings as a command line gives them."""
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        flags += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", value]
+    return flags
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from training.pairs import Pair
 from training.sources.file import DataFile
 from training.sources.rows import captions_of, parse_json
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+# Photos that cannot be read are listed as such, not passed over.
+_OTHER_PHOTOS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")
 
 
 class ImageFolder:
@@ -26,7 +28,7 @@ class ImageFolder:
             InvalidPairsError: a folder below cannot be read.
         """
         self._root = file.path
-        self._images = [path for path in list_files(file) if path.suffix.lower() in IMAGE_SUFFIXES]
+        self._images = [path for path in list_files(file) if path.suffix.lower() in IMAGE_SUFFIXES + _OTHER_PHOTOS]
 
     def __len__(self) -> int:
         return len(self._images)

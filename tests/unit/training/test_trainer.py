@@ -216,6 +216,14 @@ def test_locked_towers_and_groups_keep_their_weights(shards: Path, tmp_path: Pat
     assert any(name.startswith("visual.trunk.") for name in weights.keys() - moved)
 
 
+def test_a_batch_larger_than_the_data_is_said_to_be_and_keeps_its_micro_batches(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"batch_size": 4096, "micro_batch_size": 16}
+    train(settings_of(shards, tmp_path / "run", **sizes, num_epochs=1.0), Console())
+    assert "--batch-size 4096: a pass has 32 pairs, one batch" in capsys.readouterr().out
+
+
 def test_batch_statistics_forbid_micro_batches(shards: Path, tmp_path: Path) -> None:
     settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", micro_batch_size=4)
     with pytest.raises(InvalidRecipeError, match="set --batch-norm eval"):

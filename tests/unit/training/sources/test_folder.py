@@ -72,6 +72,15 @@ def test_hidden_files_lone_texts_and_other_files_are_left_aside(tmp_path: Path) 
     assert len(folder_with(tmp_path, files)) == 1
 
 
+def test_photos_in_formats_that_cannot_be_read_are_pairs_to_be_listed_as_bad(tmp_path: Path) -> None:
+    files = {"a.heic": b"A", "a.txt": b"one", "b.NEF": b"B", "b.txt": b"two", "c.gif": b"C", "c.txt": b"three"}
+    assert [row.name for row in read_all(folder_with(tmp_path, files)) if isinstance(row, Pair)] == [
+        "a.heic",
+        "b.NEF",
+        "c.gif",
+    ]
+
+
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
     folder_with(tmp_path / "data", {"a.jpg": b"A", "a.txt": b"one"})
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
