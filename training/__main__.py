@@ -10,7 +10,7 @@ from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
 from training.interpolate import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
-from training.sweep_settings import SweepSettings
+from training.sweep.settings import SweepSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def _study(settings: StudySettings) -> int:
 
 
 def _sweep(settings: SweepSettings) -> int:
-    from training.sweep_command import run
+    from training.sweep.command import run
 
     return run(settings)
 

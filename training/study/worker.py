@@ -7,9 +7,9 @@ from rich.console import Console
 
 from encoder.errors import EncoderError
 from encoder.program import EXIT_ENVIRONMENT, fail
+from training.child import job
 from training.errors import TrainingError
-from training.study.child import job
-from training.study.run_settings import run_settings
+from training.run_settings import run_settings
 from training.trainer import train
 
 

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from encoder.program import load_settings
 from tests.study_runs import write_study_data
-from training import sweep_command
 from training.errors import InvalidRecipeError, MissingLibraryError
 from training.settings import TrainSettings
-from training.sweep import open_trials, sweep
-from training.sweep_settings import SweepSettings
+from training.sweep import command
+from training.sweep.runner import open_trials, sweep
+from training.sweep.settings import SweepSettings
 from training.validation import SELECTION_METRIC
 
 QUIET = Console(quiet=True)
@@ -133,8 +133,8 @@ def test_workers_share_the_trials_between_them(data: Path, tmp_path: Path) -> No
 SWEEP = """
 import sys
 from rich.console import Console
-from training.sweep import sweep
-from training.sweep_settings import SweepSettings
+from training.sweep.runner import sweep
+from training.sweep.settings import SweepSettings
 sweep(SweepSettings.model_validate_json(sys.argv[1]), Console(quiet=True))
 """
 
@@ -176,4 +176,4 @@ def test_a_trial_that_somebody_works_on_is_not_taken(data: Path, tmp_path: Path)
 def test_without_optuna_the_extra_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingLibraryError, match=r"anykey\[sweep\]"):
-        sweep_command.run(sweep_settings(data, tmp_path))
+        command.run(sweep_settings(data, tmp_path))

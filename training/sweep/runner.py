@@ -7,12 +7,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from training.child import Child, threads_each
 from training.errors import DivergedError, InvalidRecipeError
-from training.study.child import Child, threads_each
-from training.study.run_settings import toml_text
-from training.sweep_settings import SweepSettings
-from training.sweep_space import base_values, distributions, trial_settings
-from training.sweep_trials import Trial, Trials
+from training.run_settings import toml_text
+from training.sweep.settings import SweepSettings
+from training.sweep.space import base_values, distributions, trial_settings
+from training.sweep.trials import Trial, Trials
 from training.trainer import train
 from training.validation import SELECTION_METRIC
 
@@ -66,7 +66,7 @@ def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console
 def _in_processes(settings: SweepSettings, trials: Trials, console: Console) -> None:
     line = settings.model_dump_json()
     logs = [settings.output / f"worker-{number}.log" for number in range(settings.workers)]
-    workers = [Child("training.sweep_worker", line, log, threads_each(settings.workers)) for log in logs]
+    workers = [Child("training.sweep.worker", line, log, threads_each(settings.workers)) for log in logs]
     shown: set[int] = {trial.number for trial in (*trials.ranking(), *trials.failed())}
     try:
         while not all([worker.is_done() for worker in workers]):

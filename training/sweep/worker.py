@@ -1,4 +1,4 @@
-"""One worker of a sweep in a process of its own: `python -m training.sweep_worker`, its settings as JSON on stdin."""
+"""One worker of a sweep in a process of its own: `python -m training.sweep.worker`, its settings as JSON on stdin."""
 
 import sys
 
@@ -6,10 +6,10 @@ from rich.console import Console
 
 from encoder.errors import EncoderError
 from encoder.program import EXIT_ENVIRONMENT, fail
+from training.child import job
 from training.errors import TrainingError
-from training.study.child import job
-from training.sweep import open_trials, work
-from training.sweep_settings import SweepSettings
+from training.sweep.runner import open_trials, work
+from training.sweep.settings import SweepSettings
 
 
 def main() -> int:
