@@ -1,6 +1,7 @@
 """The report says what the runs' checkpoints reach on the test pairs, and leaves the machine's paths out."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from statistics import mean, stdev
@@ -96,6 +97,22 @@ def test_a_measurement_is_kept_until_the_weights_change(study: StudySettings) ->
     kept.write_text(kept.read_text().replace('"key": "', '"key": "0'))
     assert evaluator.measure(run) == rows
     assert kept.stat().st_mtime_ns != before
+
+
+def test_a_changed_caption_in_a_folder_of_test_pairs_is_measured_again(study: StudySettings, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for pair in PAIRS[23:]:
+        (photos / f"{pair.name}.png").write_bytes(pair.image)
+        (photos / f"{pair.name}.txt").write_text("\n".join(pair.captions))
+    shutil.copytree(study.output / "runs/start", tmp_path / "out/runs/start")
+    changes = {"output": tmp_path / "out", "test_data": [str(photos)], "seeds": [0], "fusions": ["raw"]}
+    elsewhere = StudySettings(**{**study.model_dump(exclude_unset=True), **changes})
+    run = make_plan(elsewhere)[0]
+    before = Evaluator(elsewhere, Console(quiet=True)).measure(run)
+    (photos / f"{PAIRS[23].name}.txt").write_text("something else\nnothing like it")
+    after = Evaluator(elsewhere, Console(quiet=True)).measure(run)
+    assert after != before
 
 
 def test_fused_vectors_follow_the_fusion_asked_for(study: StudySettings) -> None:
