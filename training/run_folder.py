@@ -4,7 +4,7 @@ settings.json     the resolved settings, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
-unfinished/       best/, last/ and state/ of a run that goes on or was stopped
+unfinished/       best/, last/ and state/ of a run that goes on or was stopped, and its id at Weights & Biases
 before.npz, after.npz   what the report shows of the model before and after
 report.html       the report
 best/, last/      checkpoint directories of the finished run
@@ -13,6 +13,7 @@ finished.json     written last: the digest, and the best measurement
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from training.report import Snapshot
 
 UNFINISHED = "unfinished"
+WANDB_ID = "wandb_id.txt"
 SETTINGS = "settings.json"
 # What may change without changing the result.
 _IRRELEVANT = {
@@ -168,9 +170,17 @@ class RunFolder:
         if self._settings.wandb_project is not None:
             settings = self._settings.model_dump(mode="json")
             self._trackers.append(
-                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._digest[:16], self.path)
+                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._wandb_id(), self.path)
             )
         return self._trackers
+
+    def _wandb_id(self) -> str:
+        """Drawn once for a run from its start to its end: nothing else tells two runs with equal settings apart."""
+        path = self.path / UNFINISHED / WANDB_ID
+        if not path.is_file() or not path.read_text():  # empty: a crash came between
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(secrets.token_hex(8))
+        return path.read_text()
 
     def _write_report(self, best: Mapping[str, Any]) -> None:
         from training.report import write_report  # loads matplotlib

@@ -1,7 +1,10 @@
 """A run folder tells what went in; the digest changes exactly when the result could."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,3 +132,43 @@ def test_a_damaged_mark_means_unfinished(data: Path, tmp_path: Path, content: st
     finished_folder(data, tmp_path / "run")
     (tmp_path / "run" / "finished.json").write_text(content)
     assert finished_run(tmp_path / "run", "abc") is None
+
+
+@pytest.fixture
+def wandb_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids under which runs were begun or gone on with at W&B; its package need not be installed."""
+    ids: list[str] = []
+
+    def init(**options: object) -> SimpleNamespace:
+        ids.append(str(options["id"]))
+        return SimpleNamespace(step=0, log=lambda numbers, step: None, finish=lambda: None)
+
+    package = SimpleNamespace(init=init, Settings=lambda **options: None, Error=RuntimeError)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return ids
+
+
+def log_one(data: Path, run: Path, digest: str = "abc", *, is_whole: bool = False) -> None:
+    """A run that logs one step and keeps a state, then stops or ends."""
+    with RunFolder(run, make_settings(data, run, wandb_project="anykey"), digest) as folder:
+        folder.log(1, 8, {"train/loss": 2.0})
+        folder.states.mkdir(parents=True, exist_ok=True)
+        if is_whole:
+            folder.finish({"step": 1})
+
+
+def test_a_run_that_goes_on_goes_on_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
+    for _ in range(3):
+        log_one(data, tmp_path / "run")
+    assert len(wandb_ids) == 3
+    assert len(set(wandb_ids)) == 1
+
+
+def test_runs_that_do_not_go_on_are_other_runs_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
+    log_one(data, tmp_path / "a")
+    log_one(data, tmp_path / "b")
+    shutil.rmtree(tmp_path / "b")
+    log_one(data, tmp_path / "b")
+    log_one(data, tmp_path / "b", "other settings", is_whole=True)
+    log_one(data, tmp_path / "b", "other settings")
+    assert len(set(wandb_ids)) == len(wandb_ids) == 5
