@@ -155,10 +155,15 @@ def run_program(
         return fail(full_name, "interrupted", 130)
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: a path may hold `[/b]` or `:bug:`, and lines are not cut."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def fail(prog: str, message: str, code: int) -> int:
     """Writes `prog: error: message` to stderr as one line and gives `code` back."""
     line = " ".join(message.split())
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{prog}: error: {line}")
+    plain_console(stderr=True).print(f"{prog}: error: {line}")
     return code
 
 
@@ -196,7 +201,7 @@ def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[s
             f"unknown command '{arguments[0]}', expected one of: {', '.join(commands)}",
             EXIT_USAGE,
         )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"usage: {prog} COMMAND [options]\n")
     for name, command in commands.items():
         summary = (command.settings.__doc__ or "").strip().splitlines()[0]

@@ -2,8 +2,7 @@
 
 from importlib.util import find_spec
 
-from rich.console import Console
-
+from encoder.program import plain_console
 from training.errors import MissingLibraryError
 from training.sweep.settings import SweepSettings
 
@@ -19,5 +18,5 @@ def run(settings: SweepSettings) -> int:
         raise MissingLibraryError("a sweep is guided by Optuna: pip install 'anykey[sweep]'")
     from training.sweep.runner import sweep
 
-    sweep(settings, Console(highlight=False, soft_wrap=True))
+    sweep(settings, plain_console())
     return 0

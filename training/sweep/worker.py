@@ -2,10 +2,8 @@
 
 import sys
 
-from rich.console import Console
-
 from encoder.errors import EncoderError
-from encoder.program import EXIT_ENVIRONMENT, fail
+from encoder.program import EXIT_ENVIRONMENT, fail, plain_console
 from training.child import job
 from training.errors import TrainingError
 from training.sweep.runner import open_trials, work
@@ -16,7 +14,7 @@ def main() -> int:
     """Works on trials until there are enough; gives the exit code back."""
     settings = SweepSettings.model_validate_json(job())
     try:
-        work(settings, open_trials(settings), Console(highlight=False, soft_wrap=True))
+        work(settings, open_trials(settings), plain_console())
     except (TrainingError, EncoderError, OSError) as error:
         return fail("anykey-train sweep", str(error), EXIT_ENVIRONMENT)
     return 0
