@@ -199,6 +199,14 @@ def test_a_console_prints_text_as_it_is_and_uncut(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == (f"{line}\n", f"{line}\n")
 
 
+def test_the_default_commands_help_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "Counts the ships of a fleet.\n\nOther commands: sail. fleet COMMAND --help shows their settings.\n"
+    for argv, is_default in ((["--help"], True), (["count", "--help"], True), (["sail", "--help"], False)):
+        with pytest.raises(SystemExit):
+            run(None, argv)
+        assert (said in capsys.readouterr().out) == is_default
+
+
 def without_default(argv: list[str]) -> int:
     return run_program("fleet", {"count": Command(FleetSettings, lambda settings: 0)}, argv, (), ())
 
