@@ -119,7 +119,7 @@ def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[st
         yield f"`{name}`: {_inline(getattr(settings, name))}\n"
     used = [variant for variant in settings.variants if variant.name in facts["variants"]]
     rows = [[variant.name, _inline(variant.settings), variant.why] for variant in used]
-    yield tables.markdown(["variant", "settings", "why"], rows).replace("---:", "---")
+    yield tables.markdown(["variant", "settings", "why"], rows, align="left")
 
 
 def _inline(values: dict[str, Any]) -> str:

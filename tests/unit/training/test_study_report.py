@@ -21,6 +21,7 @@ from training.study import command
 from training.study.evaluation import Evaluator
 from training.study.plan import make_plan
 from training.study.settings import StudySettings
+from training.study.tables import markdown
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "gcl-study.toml"
 
@@ -74,6 +75,16 @@ def test_the_page_shows_mean_and_deviation_over_the_seeds(study: StudySettings) 
     assert "on a small machine" in page
     assert "8 of 8 runs are finished" in page
     assert str(study.output) not in page
+
+
+def test_the_page_gives_a_variants_reason_as_it_stands(study: StudySettings) -> None:
+    page = (study.output / "report" / "gcl-study.md").read_text()
+    assert '| clip | `loss = "clip"` | images \\| texts ---: no more |\n' in page
+    assert "| variant | settings | why |\n| --- | --- | --- |\n" in page
+
+
+def test_a_text_ends_neither_its_cell_nor_its_row() -> None:
+    assert markdown(["a|b", "n"], [["two\nlines", "1"]]) == "| a\\|b | n |\n| --- | ---: |\n| two lines | 1 |\n"
 
 
 def test_the_pictures_are_there_and_the_page_shows_them(study: StudySettings) -> None:
