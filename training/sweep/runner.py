@@ -56,11 +56,22 @@ def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console
     """One trial; what its own settings make of it is a result, anything else ends the sweep."""
     try:
         result = train(trial_settings(settings, trial.params, trial.folder), console)
-    except (DivergedError, InvalidRecipeError, torch.OutOfMemoryError) as error:
-        trials.fail(trial, str(error))
-        console.print(f"trial {trial.number} failed: {error}")
+    except (DivergedError, InvalidRecipeError) as error:
+        reason = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = f"does not fit into memory: {error}".rstrip(": ")  # Python's own says no more
+    else:
+        trials.succeed(trial, result.best[SELECTION_METRIC], settings.keep_checkpoints)
         return
-    trials.succeed(trial, result.best[SELECTION_METRIC], settings.keep_checkpoints)
+    trials.fail(trial, reason)
+    console.print(f"trial {trial.number} failed: {reason}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, of the machine or of the GPU; for the machine's, torch has no class of error."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _in_processes(settings: SweepSettings, trials: Trials, console: Console) -> None:
