@@ -16,7 +16,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -192,8 +192,17 @@ class RunFolder:
             self.path / "metrics.jsonl",
             self._snapshot("before"),
             self._snapshot("after"),
-            {"best step": str(best["step"]), "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl"},
+            self._facts(best),
         )
+
+    def _facts(self, best: Mapping[str, Any]) -> dict[str, str]:
+        done = effort(self.path)
+        return {
+            "best step": str(best["step"]),
+            "pairs seen": f"{done.num_pairs:,}",
+            "training steps": f"{done.minutes:.1f} minutes, measuring and saving left out",
+            "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl",
+        }
 
     def _snapshot(self, name: str) -> "Snapshot | None":
         from training.report import Snapshot
@@ -210,6 +219,30 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a run's training steps took.
+
+    Attributes:
+        num_pairs: Pairs in all its batches; one that came in two epochs counts twice.
+        minutes: Time of the steps and of waiting for their batches; measuring and saving is left out.
+    """
+
+    num_pairs: int
+    minutes: float
+
+
+def effort(path: Path) -> Effort:
+    """What the run in this folder took, from the rates that it logged."""
+    lines = [json.loads(line) for line in _whole_lines(path / "metrics.jsonl")]
+    num_pairs, seconds = 0, 0.0
+    for line in lines:
+        if "train/pairs_per_s" in line:
+            seconds += (line["pairs"] - num_pairs) / line["train/pairs_per_s"]
+            num_pairs = line["pairs"]
+    return Effort(num_pairs, seconds / 60)
 
 
 def run_digest(settings: TrainSettings) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.training_runs import make_settings
-from training.run_folder import RunFolder, finished_run, run_digest
+from training.run_folder import Effort, RunFolder, effort, finished_run, run_digest
 from training.table import BadRow
 
 
@@ -92,6 +92,20 @@ def test_what_went_in_and_came_out_is_written(data: Path, tmp_path: Path) -> Non
     assert json.loads((run / "metrics.jsonl").read_text()) == {"step": 10, "pairs": 80, "train/loss": 1.5}
     assert json.loads((run / "bad_rows.jsonl").read_text()) == {"where": "a.tar: sample 'x'", "reason": "no caption"}
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+def test_the_report_says_how_many_pairs_and_minutes_the_steps_took(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run, make_settings(data, run), "abc") as folder:
+        folder.log(0, 0, {"val/gap/i-t": 1.0})
+        folder.log(10, 1800, {"train/pairs_per_s": 20.0})
+        folder.log(20, 3000, {"train/pairs_per_s": 10.0})
+        folder.log(20, 3000, {"val/gap/i-t": 0.5})
+        folder.finish({"step": 20})
+    page = (run / "report.html").read_text()
+    assert '<tr><th scope="row">pairs seen</th><td>3,000</td></tr>' in page
+    assert '<tr><th scope="row">training steps</th><td>3.5 minutes, ' in page
+    assert effort(tmp_path / "none") == Effort(0, 0.0)
 
 
 def test_starting_over_clears_the_logs_and_the_mark_of_an_end(data: Path, tmp_path: Path) -> None:
