@@ -28,6 +28,7 @@ from benchmark.errors import InvalidRowError, PairsError
 from benchmark.mbeir import format_string
 from benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
 from benchmark.pair_files import Photo, expand, read_photos
+from benchmark.program import plain_console
 from benchmark.progress import progress_bar
 from benchmark.settings import FromPairsSettings
 
@@ -178,7 +179,7 @@ def run(settings: FromPairsSettings) -> int:
         PairsError: the files cannot be read or hold fewer than two usable images.
         DatasetExistsError: the output directory holds something else.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = plain_console(stderr=True)
     files = expand(settings.pairs)
     recipe = recipe_of(settings, files)
     if is_current(settings.output, recipe):

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
 from benchmark.client import Answer, SearchClient
 from benchmark.errors import DatasetError, EndpointMismatchError
 from benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task, format_string
+from benchmark.program import plain_console
 from benchmark.progress import progress_bar
 from benchmark.report import Report, forget_report, table, write_report
 from benchmark.runs import write_run
@@ -56,12 +57,13 @@ def run(settings: QualitySettings) -> int:
     """
     report = asyncio.run(measure(settings))
     write_report(settings.output, report)
-    out = Console()
-    out = out if out.is_terminal else Console(width=110)
-    out.print(table(report))
+    out = plain_console()
+    if not out.is_terminal:
+        out.width = 110
+    out.print(table(report), highlight=True, soft_wrap=False)
     for warning in report.warnings:
-        Console(stderr=True, highlight=False).print(f"[yellow]warning:[/yellow] {warning}")
-    out.print(f"Details, latencies and run files: {settings.output}", highlight=False, soft_wrap=True)
+        plain_console(stderr=True).print(Text.assemble(("warning:", "yellow"), f" {warning}"))
+    out.print(f"Details, latencies and run files: {settings.output}")
     return 0
 
 

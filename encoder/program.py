@@ -4,6 +4,7 @@
 that imports nothing of ours, and everybody else may import `encoder`.
 """
 
+import inspect
 import os
 import re
 import sys
@@ -83,13 +84,14 @@ class Command:
     run: Callable[[Any], int]
 
 
-def load_settings(settings: type[SettingsT], prog: str, argv: list[str]) -> SettingsT:
+def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog: str = "") -> SettingsT:
     """Reads one program's settings from flags, environment and TOML file.
 
     Args:
         settings: The settings class; `env_prefix` in its `model_config` names its environment variables.
         prog: Program name for `--help` and messages.
         argv: Command-line arguments without the program name.
+        epilog: What `--help` says after the description of the program.
 
     Returns:
         The validated settings.
@@ -105,7 +107,7 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str]) -> Sett
     namespace = {
         "model_config": model_config,
         "__module__": settings.__module__,
-        "__doc__": settings.__doc__,
+        "__doc__": f"{inspect.cleandoc(settings.__doc__ or '')}\n\n{epilog}".strip(),
     }
     program = type(settings.__name__, (settings,), namespace)
     try:
@@ -144,9 +146,10 @@ def run_program(
     rest = arguments[1:] if arguments and arguments[0] == name else arguments
     full_name = prog if name == default else f"{prog} {name}"
     command = commands[name]
+    epilog = _other_commands(prog, commands, name) if name == default else ""
     usage: tuple[type[Exception], ...] = (UsageError, *usage_errors)
     try:
-        return command.run(load_settings(command.settings, full_name, rest))
+        return command.run(load_settings(command.settings, full_name, rest, epilog))
     except usage as error:
         return fail(full_name, str(error), EXIT_USAGE)
     except environment_errors as error:
@@ -155,10 +158,15 @@ def run_program(
         return fail(full_name, "interrupted", 130)
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: a path may hold `[/b]` or `:bug:`, and lines are not cut."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def fail(prog: str, message: str, code: int) -> int:
     """Writes `prog: error: message` to stderr as one line and gives `code` back."""
     line = " ".join(message.split())
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"{prog}: error: {line}")
+    plain_console(stderr=True).print(f"{prog}: error: {line}")
     return code
 
 
@@ -188,6 +196,12 @@ def _sentences(error: ValidationError) -> list[str]:
     return sentences
 
 
+def _other_commands(prog: str, commands: Mapping[str, Command], default: str) -> str:
+    """What the help of the default command says of those it would hide."""
+    others = ", ".join(name for name in commands if name != default)
+    return f"Other commands: {others}. {prog} COMMAND --help shows their settings." if others else ""
+
+
 def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[str]) -> int:
     """Lists the subcommands; an error unless help was asked for."""
     if arguments and arguments[0] not in ("-h", "--help"):
@@ -196,7 +210,7 @@ def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[s
             f"unknown command '{arguments[0]}', expected one of: {', '.join(commands)}",
             EXIT_USAGE,
         )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"usage: {prog} COMMAND [options]\n")
     for name, command in commands.items():
         summary = (command.settings.__doc__ or "").strip().splitlines()[0]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
-from encoder.program import Command, run_program
+from encoder.program import Command, plain_console, run_program
 from index.errors import InvalidCorpusError, KeyIndexError
 from index.manifest import Manifest
 from index.settings import BuildSettings, InfoSettings
@@ -21,7 +21,7 @@ def build(settings: BuildSettings) -> int:
     from index.build import build_index
 
     report = build_index(settings)
-    console = _console()
+    console = plain_console()
     manifest = report.manifest
     for row in report.bad_rows[:BAD_ROWS_SHOWN]:
         console.print(f"skipped {row}")
@@ -44,7 +44,7 @@ def info(settings: InfoSettings) -> int:
 
     version = open_published(settings.index)
     version.release()
-    console = _console()
+    console = plain_console()
     if settings.as_json:
         console.print(version.manifest.model_dump_json(indent=2))
         return 0
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
     commands = {"build": Command(BuildSettings, build), "info": Command(InfoSettings, info)}
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
@@ -77,10 +77,6 @@ def _repeat_flag(flag: str, argv: list[str]) -> list[str]:
             arguments.append(flag)
         arguments.append(argument)
     return arguments
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def _count(manifest: Manifest) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from encoder.program import plain_console
 from index.corpus import find_files, read_file
 from index.embed import embed, is_current
 from index.encoding import CheckpointSource, EncoderSource
@@ -79,7 +80,7 @@ def build_index(
         OSError: the disk is full or not writable.
     """
     source = source or CheckpointSource(settings)
-    console = console or Console(stderr=True, highlight=False)
+    console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
     find_files(settings.corpus)  # this and the checkpoint before anything is read or written
     fingerprint = source.fingerprint()

@@ -34,7 +34,12 @@ def study_settings(data: Path, output: Path, /, **changes: Any) -> StudySettings
         "start": {"architecture": str(data / "open_clip_config.json"), "loss": "clip", "num_epochs": 2},
         "fine_tune": {"num_epochs": 1},
         "variants": [
-            {"name": "clip", "fusion_matters": False, "settings": {"loss": "clip"}},
+            {
+                "name": "clip",
+                "why": "images | texts ---: no more",
+                "fusion_matters": False,
+                "settings": {"loss": "clip"},
+            },
             {"name": "gcl-R2", "settings": {"loss": "gcl", "reading": "R2"}},
         ],
     }

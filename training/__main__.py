@@ -2,15 +2,13 @@
 
 import sys
 
-from rich.console import Console
-
 from encoder.errors import DeviceUnavailableError, EncoderError
-from encoder.program import Command, run_program
+from encoder.program import Command, plain_console, run_program
 from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
 from training.interpolate import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
-from training.sweep_settings import SweepSettings
+from training.sweep.settings import SweepSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 def _train(settings: TrainSettings) -> int:
     from training.trainer import train
 
-    train(settings, Console(highlight=False, soft_wrap=True))
+    train(settings, plain_console())
     return 0
 
 
@@ -41,7 +39,7 @@ def _interpolate(settings: InterpolateSettings) -> int:
     from training.interpolate import interpolate_checkpoints
 
     fingerprint = interpolate_checkpoints(settings)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     console.print(f"checkpoint: {settings.output} ({fingerprint})")
     return 0
 
@@ -53,7 +51,7 @@ def _study(settings: StudySettings) -> int:
 
 
 def _sweep(settings: SweepSettings) -> int:
-    from training.sweep_command import run
+    from training.sweep.command import run
 
     return run(settings)
 

@@ -4,7 +4,7 @@ settings.json     the resolved settings, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
-unfinished/       best/, last/ and state/ of a run that goes on or was stopped
+unfinished/       best/, last/ and state/ of a run that goes on or was stopped, and its id at Weights & Biases
 before.npz, after.npz   what the report shows of the model before and after
 report.html       the report
 best/, last/      checkpoint directories of the finished run
@@ -13,9 +13,10 @@ finished.json     written last: the digest, and the best measurement
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from training.report import Snapshot
 
 UNFINISHED = "unfinished"
+WANDB_ID = "wandb_id.txt"
 SETTINGS = "settings.json"
 # What may change without changing the result.
 _IRRELEVANT = {
@@ -168,9 +170,17 @@ class RunFolder:
         if self._settings.wandb_project is not None:
             settings = self._settings.model_dump(mode="json")
             self._trackers.append(
-                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._digest[:16], self.path)
+                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._wandb_id(), self.path)
             )
         return self._trackers
+
+    def _wandb_id(self) -> str:
+        """Drawn once for a run from its start to its end: nothing else tells two runs with equal settings apart."""
+        path = self.path / UNFINISHED / WANDB_ID
+        if not path.is_file() or not path.read_text():  # empty: a crash came between
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(secrets.token_hex(8))
+        return path.read_text()
 
     def _write_report(self, best: Mapping[str, Any]) -> None:
         from training.report import write_report  # loads matplotlib
@@ -182,8 +192,17 @@ class RunFolder:
             self.path / "metrics.jsonl",
             self._snapshot("before"),
             self._snapshot("after"),
-            {"best step": str(best["step"]), "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl"},
+            self._facts(best),
         )
+
+    def _facts(self, best: Mapping[str, Any]) -> dict[str, str]:
+        done = effort(self.path)
+        return {
+            "best step": str(best["step"]),
+            "pairs seen": f"{done.num_pairs:,}",
+            "training steps": f"{done.minutes:.1f} minutes, measuring and saving left out",
+            "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl",
+        }
 
     def _snapshot(self, name: str) -> "Snapshot | None":
         from training.report import Snapshot
@@ -200,6 +219,30 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a run's training steps took.
+
+    Attributes:
+        num_pairs: Pairs in all its batches; one that came in two epochs counts twice.
+        minutes: Time of the steps and of waiting for their batches; measuring and saving is left out.
+    """
+
+    num_pairs: int
+    minutes: float
+
+
+def effort(path: Path) -> Effort:
+    """What the run in this folder took, from the rates that it logged."""
+    lines = [json.loads(line) for line in _whole_lines(path / "metrics.jsonl")]
+    num_pairs, seconds = 0, 0.0
+    for line in lines:
+        if "train/pairs_per_s" in line:
+            seconds += (line["pairs"] - num_pairs) / line["train/pairs_per_s"]
+            num_pairs = line["pairs"]
+    return Effort(num_pairs, seconds / 60)
 
 
 def run_digest(settings: TrainSettings) -> str:

@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmark.directory import built_aside, is_current, write_manifest
+from benchmark.program import plain_console
 from benchmark.progress import tracked
 from benchmark.settings import ShapesWorldSettings
 from benchmark.shapesworld.captions import training_captions
@@ -51,7 +50,7 @@ def run(settings: ShapesWorldSettings) -> int:
     Raises:
         DatasetExistsError: the output directory holds something else.
     """
-    console = Console(stderr=True, highlight=False)
+    console = plain_console(stderr=True)
     recipe = recipe_of(settings)
     if is_current(settings.output, recipe) and not settings.redraw:
         console.print(f"ShapesWorld is up to date in {settings.output}")

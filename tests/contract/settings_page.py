@@ -16,7 +16,7 @@ from service.settings import ServiceSettings
 from training.interpolate import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
-from training.sweep_settings import SweepSettings
+from training.sweep.settings import SweepSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 PROGRAMS: dict[str, type[ProgramSettings]] = {

@@ -6,6 +6,7 @@ Another distribution may bring a module `index` or `benchmark`; whichever lies f
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def test_python_m_runs_our_package(package: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"anykey-{'bench' if package == 'benchmark' else package}" in done.stdout
+
+
+def test_an_installation_holds_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    inits = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
+    assert {*project["tool"]["setuptools"]["packages"]} == there
 
 
 def test_the_guard_notices_a_foreign_package(tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def is_stub(node: Definition) -> bool:
     return len(node.body) == 1 and ast.unparse(node.body[0]) == "..."
 
 
+def faults_in_call(node: ast.Call) -> list[str]:
+    """A bare print, or a console that reads `[/b]` in a path as markup and raises."""
+    name, given = ast.unparse(node.func), {ast.unparse(keyword) for keyword in node.keywords}
+    if name == "print":
+        return [f"line {node.lineno} prints"]
+    if name == "Console" and not given & {"markup=False", "quiet=True"}:
+        return [f"line {node.lineno} has a console that reads markup, use plain_console"]
+    return []
+
+
 def faults_in_module(source: str) -> list[str]:
     """Everything wrong with one module's text, a line each."""
     tree = ast.parse(source)
@@ -50,8 +60,8 @@ def faults_in_module(source: str) -> list[str]:
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 faults.append(f"{node.name} has {length} lines, at most {MAX_FUNCTION_LINES}")
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
-            faults.append(f"line {node.lineno} prints")
+        elif isinstance(node, ast.Call):
+            faults += faults_in_call(node)
     undocumented = [node.name for node in public_definitions(tree) if not ast.get_docstring(node) and not is_stub(node)]
     return faults + [f"{name} has no docstring" for name in undocumented]
 
@@ -91,6 +101,8 @@ GOOD = '"""A module."""\n\n\ndef work() -> None:\n    """Works."""\n'
         (GOOD + '\n\nclass Thing:\n    """A thing."""\n\n    def _act(self) -> None:\n        pass\n', None),
         (GOOD + "\n\ndef _more() -> None:\n    pass\n", None),
         (GOOD + "    print(1)\n", "line 6 prints"),
+        (GOOD + "    Console(stderr=True)\n", "line 6 has a console that reads markup, use plain_console"),
+        (GOOD + "    Console(stderr=True, markup=False)\n", None),
         (GOOD + "    x = 1\n" * 79, "work has 81 lines, at most 80"),
         (GOOD + "    x = 1\n" * 78, None),
         (GOOD + "# filler\n" * 396, "401 lines, at most 400"),

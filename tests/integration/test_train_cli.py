@@ -71,6 +71,11 @@ def test_a_run_from_toml_environment_and_flags_as_a_process(folder: Path) -> Non
     assert (settings["seed"], settings["num_epochs"], settings["batch_size"]) == (6, 1.0, 8)
 
 
+def test_brackets_and_colons_in_a_path_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, *DATA, "--output", "y[/z]:bug:") == 0
+    assert "checkpoint: y[/z]:bug:/best (step 2)" in capsys.readouterr().out
+
+
 def test_a_second_run_says_it_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*SMALL, *DATA, "--output", "run") == 0
     capsys.readouterr()

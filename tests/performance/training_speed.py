@@ -19,6 +19,7 @@ from statistics import median
 from rich.console import Console
 
 from encoder.architecture import preprocessing, read_architecture
+from encoder.program import plain_console
 from tests.performance.loss_time import anykey_loss_seconds, open_clip_loss_seconds
 from tests.performance.speed_report import Measured, Run, write_report
 from tests.performance.synthetic_pairs import Captions, write_pairs
@@ -71,7 +72,7 @@ def main() -> int:
         arguments.precision,
         arguments.threads,
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     with tempfile.TemporaryDirectory() as folder:
         runs = measure(plan, Path(folder), console)
     step_seconds = median(plan.batch_size / run.pairs_per_s for run in runs if run.captions == "full")

@@ -1,7 +1,6 @@
 """What `anykey-train study` does."""
 
-from rich.console import Console
-
+from encoder.program import plain_console
 from training.errors import NoPairsError
 from training.study.evaluation import Evaluator
 from training.study.plan import make_plan
@@ -17,7 +16,7 @@ def run(settings: StudySettings) -> int:
     Raises:
         TrainingError, EncoderError, OSError: as of the runs.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     runs = make_plan(settings)
     if not settings.report_only:
         run_plan(runs, settings.workers, console)

@@ -20,7 +20,7 @@ from encoder.model import choose_device, load_checkpoint
 from encoder.tokens import Tokenizer
 from training.features import trunk_features
 from training.settings import TrainSettings
-from training.sources import expand, open_pairs
+from training.sources import open_pairs, source_states
 from training.study.measures import measure_centrings
 from training.study.plan import Run
 from training.study.settings import StudySettings
@@ -55,10 +55,17 @@ class Evaluator:
     """Measures runs; tables of pairs are read once for all of them."""
 
     def __init__(self, settings: StudySettings, console: Console) -> None:
+        """Notes the state of the pairs' files before any is read: what changes later is measured the next time.
+
+        Raises:
+            InvalidPairsError: the validation or test pairs are not there.
+            DeviceUnavailableError: the device asked for is not there.
+        """
         self._settings = settings
         self._console = console
         self._device = choose_device(settings.device)
         self._tables: dict[tuple[str, str], PairTable] = {}
+        self._pairs = [source_states(names) for names in (settings.val_data, settings.test_data)]
 
     def measure(self, run: Run) -> list[Row]:
         """Everything about one finished run: a row for each fusion and centring.
@@ -111,12 +118,8 @@ class Evaluator:
     def _key(self, run: Run) -> str:
         """Digest of what the numbers depend on: weights, ways of use, and the pairs' files."""
         manifest = json.loads((run.checkpoint / MANIFEST_NAME).read_text())
-        digest = hashlib.sha256(f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]}".encode())
-        for names in (self._settings.val_data, self._settings.test_data):
-            for path in expand(names):
-                stat = path.stat()
-                digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} ".encode())
-        return digest.hexdigest()
+        parts = f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]} {self._pairs}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def _kept(path: Path, key: str) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from encoder.fusion import Fusion
 from training.errors import InvalidRecipeError
+from training.run_settings import run_settings
 from training.settings import TrainSettings
-from training.study.run_settings import run_settings
 from training.study.settings import START, StudySettings, Variant
 
 # What the study decides, and what a comparison holds equal.

@@ -1,17 +1,14 @@
-"""A study's pictures, as PNG; colours of Okabe and Ito, told apart by the colour-blind, and never by colour alone.
-
-Shape legend: P = held-out pairs, D = width.
-"""
+"""A study's pictures, as PNG; colours of Okabe and Ito, told apart by the colour-blind, and never by colour alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from encoder.fusion import Fusion
+from training.report.projection import Plane
 from training.study.measures import GR_CLIP, PLAIN
 from training.study.results import Results
 from training.validation import MODALITIES, HeldOut
@@ -71,21 +68,14 @@ def plot_spaces(encoders: Mapping[str, HeldOut], path: Path) -> None:
     names = {"i": "image", "t": "text", "it": "image and text"}
     styles = {"i": (_BLUE, "o"), "t": (_ORANGE, "^"), "it": (_GREEN, "s")}
     for axis, (title, held_out) in zip(axes, encoders.items(), strict=True):
-        points, share = principal_components(torch.cat([held_out.keys[name] for name in MODALITIES]))
-        for name, part in zip(MODALITIES, points.chunk(len(MODALITIES)), strict=True):
+        keys = {name: held_out.keys[name].float().cpu().numpy() for name in MODALITIES}
+        plane = Plane.fit(np.concatenate([*keys.values()]))
+        for name, rows in keys.items():
             colour, marker = styles[name]
-            axis.scatter(*part.T.tolist(), s=5, alpha=0.5, color=colour, marker=marker, label=names[name])
-        axis.set(title=title, xlabel=f"two components: {share:.0%} of the variance", aspect="equal")
+            axis.scatter(*plane.points(rows).T, s=5, alpha=0.5, color=colour, marker=marker, label=names[name])
+        axis.set(title=title, xlabel=f"two components: {plane.share:.0%} of the variance", aspect="equal")
     axes[0].legend(markerscale=3)
     figure.savefig(path, dpi=_DPI)
-
-
-def principal_components(vectors_PD: Tensor) -> tuple[Tensor, float]:
-    """Coordinates `[P, 2]` on the two directions of largest variance, and the share of the variance that they hold."""
-    centred_PD = vectors_PD.double() - vectors_PD.double().mean(0)
-    left_PD, strength_D, _ = torch.linalg.svd(centred_PD, full_matrices=False)
-    variance_D = strength_D.square()
-    return left_PD[:, :2] * strength_D[:2], float(variance_D[:2].sum() / variance_D.sum())
 
 
 def _bars(axis: Any, results: Results, fusion: Fusion, centring: str, name: str, place: int, **style: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from training.run_folder import effort
 from training.study import tables
 from training.study.evaluation import Evaluator
 from training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
@@ -119,7 +120,7 @@ def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[st
         yield f"`{name}`: {_inline(getattr(settings, name))}\n"
     used = [variant for variant in settings.variants if variant.name in facts["variants"]]
     rows = [[variant.name, _inline(variant.settings), variant.why] for variant in used]
-    yield tables.markdown(["variant", "settings", "why"], rows).replace("---:", "---")
+    yield tables.markdown(["variant", "settings", "why"], rows, align="left")
 
 
 def _inline(values: dict[str, Any]) -> str:
@@ -135,7 +136,7 @@ def _facts(settings: StudySettings, runs: Sequence[Run], results: Results) -> di
         "seeds": results.seeds,
         "variants": results.variants,
         "num_runs": len(runs),
-        "training_minutes": sum(_minutes(run) for run in runs),
+        "training_minutes": sum(effort(run.folder).minutes for run in runs),
         "plan": settings.model_dump(mode="json", include={"fusions", "common", "start", "fine_tune", "variants"}),
     }
 
@@ -152,15 +153,6 @@ def _command(settings: StudySettings) -> str:
     if settings.image_weights is not None:
         words += ["--image-weights", settings.image_weights.name]
     return shlex.join(words)
-
-
-def _minutes(run: Run) -> float:
-    """Minutes of training steps, from the rates that the run logged."""
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    rated = [line for line in lines if "train/pairs_per_s" in line]
-    before = [0, *(line["pairs"] for line in rated)]
-    seconds = [(line["pairs"] - start) / line["train/pairs_per_s"] for start, line in zip(before, rated, strict=False)]
-    return float(sum(seconds)) / 60
 
 
 def _pictured(settings: StudySettings, runs: Sequence[Run]) -> list[Run]:

@@ -6,10 +6,10 @@ from time import monotonic, sleep
 
 from rich.console import Console
 
+from training.child import Child, threads_each
 from training.errors import RunFailedError
 from training.run_folder import finished_run, run_digest
 from training.settings import TrainSettings
-from training.study.child import Child, threads_each
 from training.study.plan import Run
 from training.trainer import train
 

@@ -1,6 +1,7 @@
 """A study's tables, in Markdown: a row for each variant, mean and standard deviation over the seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from encoder.fusion import Fusion
 from training.study.measures import GR_CLIP, METRICS, PLAIN
@@ -68,10 +69,16 @@ def every_combination(results: Results, fusion: Fusion, centring: str) -> Iterat
             )
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; numbers to the right of the first column."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], align: Literal["left", "right"] = "right") -> str:
+    """A table; right of the first column, numbers stand to the `right` and texts to the `left`."""
+    rules = ["---", *["---:" if align == "right" else "---"] * (len(head) - 1)]
+    lines = [_cells(head), rules, *map(_cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cells(texts: Sequence[str]) -> list[str]:
+    """Texts that end neither their cell nor their line."""
+    return [" ".join(text.split()).replace("|", "\\|") for text in texts]
 
 
 def _table(results: Results, fusion: Fusion, centring: str, columns: Mapping[str, str], form: str = ".3f") -> str:

@@ -3,13 +3,11 @@
 import json
 import sys
 
-from rich.console import Console
-
 from encoder.errors import EncoderError
-from encoder.program import EXIT_ENVIRONMENT, fail
+from encoder.program import EXIT_ENVIRONMENT, fail, plain_console
+from training.child import job
 from training.errors import TrainingError
-from training.study.child import job
-from training.study.run_settings import run_settings
+from training.run_settings import run_settings
 from training.trainer import train
 
 
@@ -17,7 +15,7 @@ def main() -> int:
     """Trains; gives the exit code back."""
     settings = run_settings("the run", json.loads(job()))
     try:
-        train(settings, Console(highlight=False, soft_wrap=True))
+        train(settings, plain_console())
     except (TrainingError, EncoderError, OSError) as error:
         return fail("anykey-train", str(error), EXIT_ENVIRONMENT)
     return 0

@@ -21,6 +21,11 @@ def test_the_dataset_is_drawn_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "out/dataset.json").is_file()
 
 
+def test_brackets_in_a_path_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shapesworld", "--output", str(tmp_path / "y[/z]"), *SMALL]) == 0
+    assert f"ShapesWorld is in {tmp_path / 'y[/z]'}\n" in capsys.readouterr().err
+
+
 def test_help_shows_every_setting_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     for name, command in COMMANDS.items():
         with pytest.raises(SystemExit) as stopped:

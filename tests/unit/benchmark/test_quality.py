@@ -246,6 +246,17 @@ def test_queries_and_judgements_must_cover_each_other(
         run(settings(oracle, fake.url, tmp_path / "out", dataset=root, tasks=["0"]))
 
 
+def test_brackets_in_a_path_are_printed_as_they_are(
+    oracle: Oracle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "y[/z]"
+    with serving(oracle.service(perfect=True)) as fake:
+        run(settings(oracle, fake.url, output, tasks=["0"], limit=2))
+    said = capsys.readouterr()
+    assert f"run files: {output}\n" in said.out
+    assert "warning: only the first 2 queries of each task were sent\n" in said.err
+
+
 def test_an_unknown_task_is_refused_with_those_there_are(oracle: Oracle) -> None:
     with pytest.raises(DatasetError, match=r"no task '5', it has: shapesworld_task0, .*shapesworld_task8"):
         chosen_tasks(oracle.tasks, ["0", "5"])

@@ -15,6 +15,7 @@ from encoder.program import (
     ProgramSettings,
     UsageError,
     load_settings,
+    plain_console,
     run_program,
 )
 
@@ -189,6 +190,21 @@ def test_a_bug_keeps_its_traceback() -> None:
 def test_square_brackets_in_a_message_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(None, ["--num-ships", "[bold]"]) == EXIT_USAGE
     assert "[bold]" in capsys.readouterr().err
+
+
+def test_a_console_prints_text_as_it_is_and_uncut(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"y[/z] [bold] :bug: {'a path/' * 40}"
+    plain_console().print(line)
+    plain_console(stderr=True).print(line)
+    assert capsys.readouterr() == (f"{line}\n", f"{line}\n")
+
+
+def test_the_default_commands_help_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "Counts the ships of a fleet.\n\nOther commands: sail. fleet COMMAND --help shows their settings.\n"
+    for argv, is_default in ((["--help"], True), (["count", "--help"], True), (["sail", "--help"], False)):
+        with pytest.raises(SystemExit):
+            run(None, argv)
+        assert (said in capsys.readouterr().out) == is_default
 
 
 def without_default(argv: list[str]) -> int:

@@ -206,6 +206,15 @@ def test_the_plane_is_that_of_a_singular_value_decomposition() -> None:
     np.testing.assert_allclose(np.abs(plane.points(rows)), np.abs((rows - rows.mean(0)) @ axes[:2].T), atol=1e-4)
 
 
+def test_the_plane_lies_along_the_largest_variances() -> None:
+    strengths = np.array([5.0, 0.1, 3.0, 0.1])
+    rows = (np.random.default_rng(0).normal(size=(400, 4)) * strengths + 7.0).astype(np.float32)
+    plane = Plane.fit(rows)
+    assert plane.points(rows).std(0).tolist() == pytest.approx([5.0, 3.0], rel=0.1)
+    assert plane.share == pytest.approx(34.0 / 34.02, abs=0.01)
+    np.testing.assert_allclose(plane.points(rows), rows[:, [0, 2]] - plane.mean_D[[0, 2]], atol=0.6)
+
+
 def test_rows_that_are_all_alike_lie_in_one_point() -> None:
     plane = Plane.fit(np.ones((5, 3), dtype=np.float32))
     assert plane.share == 1.0

@@ -1,12 +1,15 @@
 """A run folder tells what went in; the digest changes exactly when the result could."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.training_runs import make_settings
-from training.run_folder import RunFolder, finished_run, run_digest
+from training.run_folder import Effort, RunFolder, effort, finished_run, run_digest
 from training.table import BadRow
 
 
@@ -91,6 +94,20 @@ def test_what_went_in_and_came_out_is_written(data: Path, tmp_path: Path) -> Non
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
 
 
+def test_the_report_says_how_many_pairs_and_minutes_the_steps_took(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run, make_settings(data, run), "abc") as folder:
+        folder.log(0, 0, {"val/gap/i-t": 1.0})
+        folder.log(10, 1800, {"train/pairs_per_s": 20.0})
+        folder.log(20, 3000, {"train/pairs_per_s": 10.0})
+        folder.log(20, 3000, {"val/gap/i-t": 0.5})
+        folder.finish({"step": 20})
+    page = (run / "report.html").read_text()
+    assert '<tr><th scope="row">pairs seen</th><td>3,000</td></tr>' in page
+    assert '<tr><th scope="row">training steps</th><td>3.5 minutes, ' in page
+    assert effort(tmp_path / "none") == Effort(0, 0.0)
+
+
 def test_starting_over_clears_the_logs_and_the_mark_of_an_end(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finished_folder(data, run)
@@ -129,3 +146,43 @@ def test_a_damaged_mark_means_unfinished(data: Path, tmp_path: Path, content: st
     finished_folder(data, tmp_path / "run")
     (tmp_path / "run" / "finished.json").write_text(content)
     assert finished_run(tmp_path / "run", "abc") is None
+
+
+@pytest.fixture
+def wandb_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids under which runs were begun or gone on with at W&B; its package need not be installed."""
+    ids: list[str] = []
+
+    def init(**options: object) -> SimpleNamespace:
+        ids.append(str(options["id"]))
+        return SimpleNamespace(step=0, log=lambda numbers, step: None, finish=lambda: None)
+
+    package = SimpleNamespace(init=init, Settings=lambda **options: None, Error=RuntimeError)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return ids
+
+
+def log_one(data: Path, run: Path, digest: str = "abc", *, is_whole: bool = False) -> None:
+    """A run that logs one step and keeps a state, then stops or ends."""
+    with RunFolder(run, make_settings(data, run, wandb_project="anykey"), digest) as folder:
+        folder.log(1, 8, {"train/loss": 2.0})
+        folder.states.mkdir(parents=True, exist_ok=True)
+        if is_whole:
+            folder.finish({"step": 1})
+
+
+def test_a_run_that_goes_on_goes_on_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
+    for _ in range(3):
+        log_one(data, tmp_path / "run")
+    assert len(wandb_ids) == 3
+    assert len(set(wandb_ids)) == 1
+
+
+def test_runs_that_do_not_go_on_are_other_runs_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
+    log_one(data, tmp_path / "a")
+    log_one(data, tmp_path / "b")
+    shutil.rmtree(tmp_path / "b")
+    log_one(data, tmp_path / "b")
+    log_one(data, tmp_path / "b", "other settings", is_whole=True)
+    log_one(data, tmp_path / "b", "other settings")
+    assert len(set(wandb_ids)) == len(wandb_ids) == 5

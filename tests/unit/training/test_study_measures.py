@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from training.errors import InvalidPairsError
 from training.study.measures import measure_centrings, measure_rotations
-from training.study.plots import principal_components
 from training.study.results import Spread
 from training.validation import COMBINATIONS, MODALITIES, HeldOut
 
@@ -79,13 +78,3 @@ def test_a_spread_is_paired_by_seed_and_says_no_deviation_of_one_seed() -> None:
     assert ours.text() == "0.600 (0.141)"
     assert ours.minus(theirs).text("+.2f") == "+0.25 (0.21)"
     assert Spread({4: 0.25}).text() == "0.250"
-
-
-def test_principal_components_hold_the_largest_variances() -> None:
-    generator = torch.Generator().manual_seed(0)
-    strengths = torch.tensor([5.0, 0.1, 3.0, 0.1])
-    vectors_PD = torch.randn(400, 4, generator=generator) * strengths + 7.0
-    points_P2, share = principal_components(vectors_PD)
-    assert points_P2.std(0).tolist() == pytest.approx([5.0, 3.0], rel=0.1)
-    assert share == pytest.approx(34.0 / 34.02, abs=0.01)
-    assert torch.pdist(points_P2[:20]).allclose(torch.pdist(vectors_PD[:20][:, [0, 2]].double()), atol=0.5)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from encoder.fusion import Fusion
 from tests.study_runs import study_settings, write_study_data
 from training.errors import InvalidRecipeError
+from training.run_settings import run_settings, toml_text
 from training.study.plan import Run, make_plan
-from training.study.run_settings import run_settings, toml_text
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The report says what the runs' checkpoints reach on the test pairs, and leaves the machine's paths out."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,6 +21,7 @@ from training.study import command
 from training.study.evaluation import Evaluator
 from training.study.plan import make_plan
 from training.study.settings import StudySettings
+from training.study.tables import markdown
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "gcl-study.toml"
 
@@ -75,6 +77,16 @@ def test_the_page_shows_mean_and_deviation_over_the_seeds(study: StudySettings) 
     assert str(study.output) not in page
 
 
+def test_the_page_gives_a_variants_reason_as_it_stands(study: StudySettings) -> None:
+    page = (study.output / "report" / "gcl-study.md").read_text()
+    assert '| clip | `loss = "clip"` | images \\| texts ---: no more |\n' in page
+    assert "| variant | settings | why |\n| --- | --- | --- |\n" in page
+
+
+def test_a_text_ends_neither_its_cell_nor_its_row() -> None:
+    assert markdown(["a|b", "n"], [["two\nlines", "1"]]) == "| a\\|b | n |\n| --- | ---: |\n| two lines | 1 |\n"
+
+
 def test_the_pictures_are_there_and_the_page_shows_them(study: StudySettings) -> None:
     folder = study.output / "report"
     page = (folder / "gcl-study.md").read_text()
@@ -96,6 +108,22 @@ def test_a_measurement_is_kept_until_the_weights_change(study: StudySettings) ->
     kept.write_text(kept.read_text().replace('"key": "', '"key": "0'))
     assert evaluator.measure(run) == rows
     assert kept.stat().st_mtime_ns != before
+
+
+def test_a_changed_caption_in_a_folder_of_test_pairs_is_measured_again(study: StudySettings, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for pair in PAIRS[23:]:
+        (photos / f"{pair.name}.png").write_bytes(pair.image)
+        (photos / f"{pair.name}.txt").write_text("\n".join(pair.captions))
+    shutil.copytree(study.output / "runs/start", tmp_path / "out/runs/start")
+    changes = {"output": tmp_path / "out", "test_data": [str(photos)], "seeds": [0], "fusions": ["raw"]}
+    elsewhere = StudySettings(**{**study.model_dump(exclude_unset=True), **changes})
+    run = make_plan(elsewhere)[0]
+    before = Evaluator(elsewhere, Console(quiet=True)).measure(run)
+    (photos / f"{PAIRS[23].name}.txt").write_text("something else\nnothing like it")
+    after = Evaluator(elsewhere, Console(quiet=True)).measure(run)
+    assert after != before
 
 
 def test_fused_vectors_follow_the_fusion_asked_for(study: StudySettings) -> None:

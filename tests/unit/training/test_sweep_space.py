@@ -8,8 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import ValidationError
 
 from training.errors import InvalidRecipeError
-from training.sweep_settings import SweepSettings
-from training.sweep_space import distributions, proposed_values, trial_settings
+from training.sweep.settings import SweepSettings
+from training.sweep.space import distributions, proposed_values, trial_settings
 
 
 def settings_of(tmp_path: Path, **changes: Any) -> SweepSettings:

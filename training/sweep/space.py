@@ -9,9 +9,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from training.errors import InvalidRecipeError
+from training.run_settings import run_settings
 from training.settings import TrainSettings
-from training.study.run_settings import run_settings
-from training.sweep_settings import Choices, Range, SweepSettings
+from training.sweep.settings import Choices, Range, SweepSettings
 
 _DECIDED = ("config", "data", "val_data", "output", "feature_cache", "device", "seed")
 

@@ -2,10 +2,9 @@
 
 from importlib.util import find_spec
 
-from rich.console import Console
-
+from encoder.program import plain_console
 from training.errors import MissingLibraryError
-from training.sweep_settings import SweepSettings
+from training.sweep.settings import SweepSettings
 
 
 def run(settings: SweepSettings) -> int:
@@ -17,7 +16,7 @@ def run(settings: SweepSettings) -> int:
     """
     if find_spec("optuna") is None:
         raise MissingLibraryError("a sweep is guided by Optuna: pip install 'anykey[sweep]'")
-    from training.sweep import sweep
+    from training.sweep.runner import sweep
 
-    sweep(settings, Console(highlight=False, soft_wrap=True))
+    sweep(settings, plain_console())
     return 0

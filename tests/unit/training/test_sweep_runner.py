@@ -4,21 +4,25 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from encoder.program import load_settings
 from tests.study_runs import write_study_data
-from training import sweep_command
 from training.errors import InvalidRecipeError, MissingLibraryError
 from training.settings import TrainSettings
-from training.sweep import open_trials, sweep
-from training.sweep_settings import SweepSettings
+from training.sweep import command, runner
+from training.sweep.runner import open_trials, sweep
+from training.sweep.settings import SweepSettings
+from training.trainer import TrainResult
 from training.validation import SELECTION_METRIC
 
 QUIET = Console(quiet=True)
@@ -110,6 +114,49 @@ def test_a_trial_that_cannot_run_is_recorded_and_the_sweep_goes_on(data: Path, t
     assert len(record_of(settings)) == 5
 
 
+def train_that(fails: Callable[[], object]) -> Callable[[TrainSettings, Console], TrainResult]:
+    """A training that reaches the same with every reading but R1, and there fails."""
+
+    def train(settings: TrainSettings, console: Console) -> TrainResult:
+        if settings.reading == "R1":
+            fails()
+        return TrainResult(settings.output, True, {SELECTION_METRIC: 0.5})
+
+    return train
+
+
+MORE_BYTES_THAN_ADDRESSES = 2**50
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(MORE_BYTES_THAN_ADDRESSES, dtype=torch.uint8),
+        lambda: np.empty(MORE_BYTES_THAN_ADDRESSES, np.uint8),
+        lambda: bytes(MORE_BYTES_THAN_ADDRESSES),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_a_trial_that_does_not_fit_into_memory_is_recorded_and_the_sweep_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
+) -> None:
+    monkeypatch.setattr(runner, "train", train_that(allocate))
+    settings = sweep_settings(data, tmp_path, trials=6, space={"reading": ["R1", "R2"]})
+    sweep(settings, QUIET)
+    states = {(trial.params["reading"], trial.state) for trial in record_of(settings)}
+    assert states == {("R1", TrialState.FAIL), ("R2", TrialState.COMPLETE)}
+    (reason, *_) = (path.read_text() for path in tmp_path.glob("trials/*/error.txt"))
+    assert reason.startswith("does not fit into memory")
+
+
+def test_an_error_that_no_setting_explains_ends_the_sweep(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "train", train_that(lambda: torch.ones(2) @ torch.ones(3)))
+    with pytest.raises(RuntimeError, match=r"same size|inconsistent"):
+        sweep(sweep_settings(data, tmp_path, trials=6, space={"reading": ["R1", "R2"]}), QUIET)
+
+
 def test_a_sweep_of_failures_ends_with_the_reason(data: Path, tmp_path: Path) -> None:
     space = {"lock_image": [True, "true"]}
     with pytest.raises(InvalidRecipeError, match=r"none of 2 trials came to anything; the first: .*image tower"):
@@ -133,8 +180,8 @@ def test_workers_share_the_trials_between_them(data: Path, tmp_path: Path) -> No
 SWEEP = """
 import sys
 from rich.console import Console
-from training.sweep import sweep
-from training.sweep_settings import SweepSettings
+from training.sweep.runner import sweep
+from training.sweep.settings import SweepSettings
 sweep(SweepSettings.model_validate_json(sys.argv[1]), Console(quiet=True))
 """
 
@@ -176,4 +223,4 @@ def test_a_trial_that_somebody_works_on_is_not_taken(data: Path, tmp_path: Path)
 def test_without_optuna_the_extra_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingLibraryError, match=r"anykey\[sweep\]"):
-        sweep_command.run(sweep_settings(data, tmp_path))
+        command.run(sweep_settings(data, tmp_path))

@@ -7,12 +7,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from training.child import Child, threads_each
 from training.errors import DivergedError, InvalidRecipeError
-from training.study.child import Child, threads_each
-from training.study.run_settings import toml_text
-from training.sweep_settings import SweepSettings
-from training.sweep_space import base_values, distributions, trial_settings
-from training.sweep_trials import Trial, Trials
+from training.run_settings import toml_text
+from training.sweep.settings import SweepSettings
+from training.sweep.space import base_values, distributions, trial_settings
+from training.sweep.trials import Trial, Trials
 from training.trainer import train
 from training.validation import SELECTION_METRIC
 
@@ -56,17 +56,28 @@ def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console
     """One trial; what its own settings make of it is a result, anything else ends the sweep."""
     try:
         result = train(trial_settings(settings, trial.params, trial.folder), console)
-    except (DivergedError, InvalidRecipeError, torch.OutOfMemoryError) as error:
-        trials.fail(trial, str(error))
-        console.print(f"trial {trial.number} failed: {error}")
+    except (DivergedError, InvalidRecipeError) as error:
+        reason = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = f"does not fit into memory: {error}".rstrip(": ")  # Python's own says no more
+    else:
+        trials.succeed(trial, result.best[SELECTION_METRIC], settings.keep_checkpoints)
         return
-    trials.succeed(trial, result.best[SELECTION_METRIC], settings.keep_checkpoints)
+    trials.fail(trial, reason)
+    console.print(f"trial {trial.number} failed: {reason}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, of the machine or of the GPU; for the machine's, torch has no class of error."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _in_processes(settings: SweepSettings, trials: Trials, console: Console) -> None:
     line = settings.model_dump_json()
     logs = [settings.output / f"worker-{number}.log" for number in range(settings.workers)]
-    workers = [Child("training.sweep_worker", line, log, threads_each(settings.workers)) for log in logs]
+    workers = [Child("training.sweep.worker", line, log, threads_each(settings.workers)) for log in logs]
     shown: set[int] = {trial.number for trial in (*trials.ranking(), *trials.failed())}
     try:
         while not all([worker.is_done() for worker in workers]):
