@@ -7,7 +7,7 @@ from rich.console import Console
 from encoder.errors import DeviceUnavailableError, EncoderError
 from encoder.program import Command, run_program
 from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
-from training.interpolate import InterpolateSettings
+from training.interpolate_settings import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
 from training.sweep_settings import SweepSettings

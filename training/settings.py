@@ -6,11 +6,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.architecture import Padding
 from encoder.fusion import Fusion
+from encoder.padding import Padding
 from encoder.program import ProgramSettings
-from training.choices import CaptionSampling, Loss, Positives, parse_pair_weights
-from training.losses import Reading
+from training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 
 class TrainSettings(ProgramSettings):
