@@ -1,6 +1,6 @@
 """The folder of one training run: what went in, what was measured, what came out.
 
-settings.json     the resolved settings, and a digest of them and the data
+settings.json     the resolved settings, without secrets, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from encoder.checkpoint import replace_directory
 from training.settings import TrainSettings
-from training.sources import source_states
+from training.sources import source_states, without_secrets
 from training.table import BadRow
 from training.trackers import TensorBoardTracker, Tracker, WandbTracker
 from training.validation import HeldOut
@@ -145,7 +145,7 @@ class RunFolder:
         (self.path / "bad_rows.jsonl").unlink(missing_ok=True)
         if not (self.states.is_dir() and self._digest_there() == self._digest):
             self._start_over()
-        resolved = {"digest": self._digest, "settings": self._settings.model_dump(mode="json")}
+        resolved = {"digest": self._digest, "settings": publishable(self._settings)}
         (self.path / SETTINGS).write_text(json.dumps(resolved, indent=2) + "\n")
 
     def _start_over(self) -> None:
@@ -166,7 +166,7 @@ class RunFolder:
         """Opens them with the first number, when it is known from which step the run goes on."""
         self._trackers = [TensorBoardTracker(self.path, self._first_step or None)]
         if self._settings.wandb_project is not None:
-            settings = self._settings.model_dump(mode="json")
+            settings = publishable(self._settings)
             self._trackers.append(
                 WandbTracker(self._settings.wandb_project, self.path.name, settings, self._digest[:16], self.path)
             )
@@ -178,7 +178,7 @@ class RunFolder:
         write_report(
             self.path / "report.html",
             str(self.path),
-            self._settings.model_dump(mode="json"),
+            publishable(self._settings),
             self.path / "metrics.jsonl",
             self._snapshot("before"),
             self._snapshot("after"),
@@ -200,6 +200,12 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def publishable(settings: TrainSettings) -> dict[str, Any]:
+    """The resolved settings, as JSON has them, without the secrets in the names of data."""
+    values = settings.model_dump(mode="json")
+    return {**values, **{name: [without_secrets(entry) for entry in values[name]] for name in ("data", "val_data")}}
 
 
 def run_digest(settings: TrainSettings) -> str:

@@ -2,5 +2,6 @@
 
 from training.sources.concatenated import ConcatenatedPairs
 from training.sources.open import expand, open_pairs, source_states
+from training.sources.remote import without_secrets
 
-__all__ = ["ConcatenatedPairs", "expand", "open_pairs", "source_states"]
+__all__ = ["ConcatenatedPairs", "expand", "open_pairs", "source_states", "without_secrets"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training_runs import make_settings
-from training.run_folder import RunFolder, finished_run, run_digest
+from training.run_folder import RunFolder, finished_run, publishable, run_digest
 from training.table import BadRow
 
 
@@ -89,6 +89,23 @@ def test_what_went_in_and_came_out_is_written(data: Path, tmp_path: Path) -> Non
     assert json.loads((run / "metrics.jsonl").read_text()) == {"step": 10, "pairs": 80, "train/loss": 1.5}
     assert json.loads((run / "bad_rows.jsonl").read_text()) == {"where": "a.tar: sample 'x'", "reason": "no caption"}
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+def test_what_is_published_of_the_settings_holds_no_secrets(data: Path) -> None:
+    changes = {"data": ["https://me:secret@host/a.tar?signature=secret"], "val_data": ["s3://me:secret@bucket/b.tar"]}
+    settings = make_settings(data, data.parent / "run", **changes)
+    shown = {"data": ["https://host/a.tar"], "val_data": ["s3://bucket/b.tar"]}
+    assert publishable(settings) == settings.model_dump(mode="json") | shown
+
+
+def test_a_stopped_run_whose_names_hold_secrets_goes_on(data: Path, tmp_path: Path) -> None:
+    settings = make_settings(data, tmp_path / "run", data=["https://me:secret@host/a.tar"])
+    with RunFolder(tmp_path / "run", settings, "abc") as stopped:
+        stopped.states.mkdir(parents=True)
+        stopped.log(1, 8, {"train/loss": 2.0})
+    with RunFolder(tmp_path / "run", settings, "abc") as folder:
+        assert folder.states.is_dir()
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_starting_over_clears_the_logs_and_the_mark_of_an_end(data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from rich.console import Console
@@ -83,6 +84,24 @@ def test_every_promised_file_is_written(trained: Path) -> None:
         "open_clip_config.json",
         WEIGHTS,
     }
+
+
+def test_no_file_of_a_run_holds_the_secrets_of_its_data(shards: Path, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("train", "val"):
+        files.pipe(f"/user:SECRET@host/{name}.tar?signature=HIDDEN", (shards / f"{name}.tar").read_bytes())
+    names = {name: f"memory://user:SECRET@host/{name}.tar?signature=HIDDEN" for name in ("train", "val")}
+    command = f"pipe:cat {shards}/train.tar # https://user:SECRET@host/?signature=HIDDEN"
+    options = {"data": [names["train"], command], "val_data": [names["val"]], "data_cache": tmp_path / "cache"}
+    settings = settings_of(shards, tmp_path / "run", **options, num_epochs=0.1)
+    run(settings)
+    for path in tmp_path.joinpath("run").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not [secret for secret in (b"SECRET", b"HIDDEN") if secret in content], path
+    told = json.loads((tmp_path / "run" / "best" / "encoder.json").read_text())["provenance"]["data"]
+    assert told == ["memory://host/train.tar", f"pipe:cat {shards}/train.tar # https://host/"]
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["data"] == told
+    assert not run(settings).is_new
 
 
 def test_the_log_holds_steps_rates_and_measurements(trained: Path) -> None:
