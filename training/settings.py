@@ -131,7 +131,10 @@ class TrainSettings(ProgramSettings):
     shard: bool = Field(False, description="with torchrun: each process holds a part of the weights (FSDP2)")
     num_workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
     cache_images_bytes: int = Field(
-        4 * 1024**3, ge=0, description="decoded training images are kept in memory if they fit in this many bytes"
+        4 * 1024**3,
+        ge=0,
+        description="decoded images are kept in memory if they fit in this many bytes; for each of the training and "
+        "the held-out pairs, and in each of torchrun's processes",
     )
     worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
     max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
