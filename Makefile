@@ -61,7 +61,7 @@ data: setup ## Draw the demo dataset (ShapesWorld) unless it is there
 
 .PHONY: train
 train: setup $(if $(filter $(DEMO_DATASET)/%,$(DATA)),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN= TRAIN_FLAGS=
-	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN) $(TRAIN_FLAGS)
+	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN) $(if $(filter demo,$(WHOSE)),--overwrite) $(TRAIN_FLAGS)
 
 .PHONY: index
 index: setup $(if $(filter $(DEMO_DATASET),$(CORPUS)),data) ## Embed a corpus and publish its index: CORPUS= CHECKPOINT= INDEX=

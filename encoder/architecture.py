@@ -6,31 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
 from open_clip.transform import PreprocessCfg
-from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError, MissingPartError
 from encoder.hugging_face import require_transformers, without_network
+from encoder.padding import Padding, use_same_padding
 
 BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
-
-
-class Padding(StrEnum):
-    """How a convolutional image tower pads its strided convolutions.
-
-    `SAME` is TensorFlow's rule; weights that come from TensorFlow need it, and open_clip's configuration
-    cannot ask timm for it.
-    """
-
-    SYMMETRIC = "symmetric"
-    SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -149,29 +137,6 @@ def preprocessing(architecture: Architecture) -> PreprocessCfg:
     if unknown:
         raise CheckpointCorruptError(f"unknown preprocessing keys {sorted(unknown)}, known: {sorted(defaults)}")
     return PreprocessCfg(**{**defaults, **overrides})
-
-
-def use_same_padding(tower: nn.Module) -> None:
-    """Gives every strided convolution of `tower` TensorFlow's SAME padding, in place; weights are kept."""
-    for name, convolution in list(tower.named_modules()):
-        if type(convolution) is not nn.Conv2d or convolution.stride == (1, 1):
-            continue
-        same = Conv2dSame(
-            convolution.in_channels,
-            convolution.out_channels,
-            _pair(convolution.kernel_size),
-            stride=_pair(convolution.stride),
-            dilation=_pair(convolution.dilation),
-            groups=convolution.groups,
-            bias=convolution.bias is not None,
-        )
-        same.weight, same.bias = convolution.weight, convolution.bias
-        tower.set_submodule(name, same)
-
-
-def _pair(size: tuple[int, ...]) -> tuple[int, int]:
-    height, width = size
-    return height, width
 
 
 def _read_json(path: Path) -> Architecture:

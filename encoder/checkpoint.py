@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from encoder.architecture import (
     Architecture,
-    Padding,
     build,
     open_clip_cfg,
     preprocessing,
@@ -34,6 +33,7 @@ from encoder.architecture import (
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 from encoder.hugging_face import holds_tokenizer
+from encoder.padding import Padding
 from encoder.tokens import Tokenizer
 
 CONFIG_NAME = "open_clip_config.json"

@@ -1,13 +1,15 @@
 """How an image and a text become one vector: score fusion, after UniIR's CLIP-SF (arXiv 2311.17136).
 
+Light, so that settings can be read without torch, which the first call loads.
+
 Shape legend: B = batch, D = width.
 """
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Fusion(StrEnum):
@@ -17,7 +19,7 @@ class Fusion(StrEnum):
     UNIT = "unit"
 
 
-def fuse(image_BD: Tensor, text_BD: Tensor, fusion: Fusion, text_weight: float | Tensor = 0.5) -> Tensor:
+def fuse(image_BD: "Tensor", text_BD: "Tensor", fusion: Fusion, text_weight: "float | Tensor" = 0.5) -> "Tensor":
     """Adds image and text features and scales the sum to unit norm.
 
     Args:
@@ -30,6 +32,9 @@ def fuse(image_BD: Tensor, text_BD: Tensor, fusion: Fusion, text_weight: float |
     Returns:
         Unit vectors `[B, D]`, float32.
     """
+    import torch
+    from torch.nn import functional
+
     image_BD, text_BD = image_BD.float(), text_BD.float()
     if fusion is Fusion.UNIT:
         image_BD, text_BD = functional.normalize(image_BD, dim=-1), functional.normalize(text_BD, dim=-1)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from tests.pictures import encoded
 from training.errors import InvalidRowError
 from training.pairs import Pair, PairSource
+from training.sources.names import find_files
 
 PAINT = {
     "red": (220, 30, 35),
@@ -106,3 +107,8 @@ def read_all(source: PairSource) -> list[Pair | str]:
         except InvalidRowError as error:
             found.append(error.reason)
     return found
+
+
+def expand(names: Sequence[str]) -> list[Path]:
+    """The files and folders of all names."""
+    return [file.path for name in names for file in find_files(name)]

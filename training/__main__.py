@@ -5,7 +5,7 @@ import sys
 from encoder.errors import DeviceUnavailableError, EncoderError
 from encoder.program import Command, plain_console, run_program
 from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
-from training.interpolate import InterpolateSettings
+from training.interpolate_settings import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
 from training.sweep.settings import SweepSettings

@@ -32,9 +32,9 @@ class Augmentation:
         self._steps = steps
 
     def __call__(self, pixels_CHW: Tensor, seed: int) -> Tensor:
-        """Changes uint8 pixels `[C, H, W]`; the caller's random state stays as it is."""
+        """Changes uint8 pixels `[C, H, W]` on the CPU; the caller's random state stays as it is, a GPU's too."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
             for step in self._steps:
                 pixels_CHW = step(pixels_CHW)
         return pixels_CHW

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encoder.architecture import preprocessing
+from encoder.architecture import Architecture, preprocessing
 from encoder.images import ImageLimits
 from encoder.tokens import Tokenizer
 from training.choices import Loss, Positives
@@ -18,8 +18,8 @@ from training.features import trunk_features
 from training.progress import ProgressDisplay
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
-from training.sources import open_pairs
-from training.table import ImageReader, PairTable, read_table
+from training.sources import ConcatenatedPairs, open_pairs
+from training.table import Advance, ImageReader, PairTable, read_table
 from training.towers import Start, Towers
 
 
@@ -52,13 +52,15 @@ def read_data(
 
     Raises:
         InvalidPairsError: the data cannot be used.
-        InvalidRecipeError: too few pairs for contrastive training.
+        InvalidRecipeError: too few pairs for contrastive training, or no image for a locked trunk.
     """
     is_cached = settings.lock_image and not settings.unlocked_image_groups
     train = _read_table(settings, start, "read pairs", settings.data, is_cached, progress, folder)
     if len(train) < 2:
         raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
     _check_terms(train, settings)
+    if is_cached and train.num_images == 0:
+        raise InvalidRecipeError("--lock-image needs images to compute the features of, --data has texts alone")
     data = RunData(train)
     if settings.val_data:
         data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, True, progress, folder)
@@ -98,6 +100,40 @@ def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progre
         data.val_features = trunk_features(towers, data.val, False, cache_dir, advance)
 
 
+def open_table(
+    pairs: ConcatenatedPairs,
+    architecture: Architecture,
+    settings: TrainSettings,
+    check_images: bool = True,
+    advance: Advance = lambda count: None,
+) -> PairTable:
+    """Reads opened pairs once, as a run with these settings does for this network.
+
+    Args:
+        pairs: What `open_pairs` gives.
+        architecture: Has the tokenizer and the preprocessing.
+        settings: Limits of images, the memory for them, and the largest share of bad rows.
+        check_images: Decode every image now, where a bad one could not be left out later.
+        advance: Told after each pair.
+
+    Raises:
+        TooManyBadRowsError: the data are worse than the settings allow.
+        NoPairsError: not one pair is left.
+    """
+    return read_table(
+        source=pairs,
+        tokenize=Tokenizer(architecture),
+        reader=ImageReader(
+            preprocessing(architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        ),
+        cache_images_bytes=settings.cache_images_bytes,
+        max_bad_share=settings.max_bad_share,
+        advance=advance,
+        check_images=check_images,
+        entry_lengths=pairs.lengths,
+    )
+
+
 def _read_table(
     settings: TrainSettings,
     start: Start,
@@ -109,18 +145,7 @@ def _read_table(
 ) -> PairTable:
     pairs = open_pairs(sources, settings.data_cache)
     task = progress.add(name, len(pairs))
-    table = read_table(
-        source=pairs,
-        tokenize=Tokenizer(start.architecture),
-        reader=ImageReader(
-            preprocessing(start.architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        ),
-        cache_images_bytes=settings.cache_images_bytes,
-        max_bad_share=settings.max_bad_share,
-        advance=lambda count: progress.advance(task, count),
-        check_images=check_images,
-        entry_lengths=pairs.lengths,
-    )
+    table = open_table(pairs, start.architecture, settings, check_images, lambda count: progress.advance(task, count))
     folder.log_bad_rows(table.bad_rows)
     if table.bad_rows:
         progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")

@@ -5,6 +5,8 @@ Shape legend: I = images, C, H, W = image, F = the trunk's output (any number of
 
 import hashlib
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -15,17 +17,19 @@ from torch import Tensor
 from training.table import Advance, PairTable
 from training.towers import Towers
 
+_FORMAT = 2  # raised when the same images and trunk give other features than before
 _BATCH = 32
+_THREADS = 4
 
 
 def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Path, advance: Advance) -> Tensor:
-    """Features of every image of a table, from the cache when they are there.
+    """Features of every image of a table, from the cache when they are there; then no image is decoded.
 
     Args:
         towers: The towers, trunk locked.
         table: The pairs.
         mirror: Whether the mirrored images' features are wanted too.
-        cache_dir: Where they are kept, by a digest of the trunk and the images.
+        cache_dir: Where they are kept, by a digest of the trunk, the preprocessing and the images' bytes.
         advance: Told how many images are done.
 
     Returns:
@@ -38,9 +42,7 @@ def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Pa
         return features
     except (FileNotFoundError, SafetensorError, KeyError):
         pass  # not there yet, or cut short by a crash: computed again
-    towers.eval()
-    sides = [_embed(towers, table, mirrored, advance) for mirrored in ((False, True) if mirror else (False,))]
-    features = torch.stack(sides)
+    features = _embed(towers, table, mirror, advance)
     cache_dir.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, aside)
@@ -48,24 +50,40 @@ def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Pa
     return features
 
 
-def _embed(towers: Towers, table: PairTable, mirrored: bool, advance: Advance) -> Tensor:
-    parts = []
-    for start in range(0, table.num_images, _BATCH):
-        images = range(start, min(start + _BATCH, table.num_images))
-        pixels = torch.stack([table.pixels(image) for image in images])
-        parts.append(towers.trunk_features(pixels.flip(-1) if mirrored else pixels).cpu())
-        advance(len(images))
-    return torch.cat(parts)
+def _embed(towers: Towers, table: PairTable, mirror: bool, advance: Advance) -> Tensor:
+    towers.eval()
+    sides: list[list[Tensor]] = [[], []] if mirror else [[]]
+    for pixels_ICHW in _decode(table):
+        for parts, pixels in zip(sides, (pixels_ICHW, pixels_ICHW.flip(-1)), strict=False):
+            parts.append(towers.trunk_features(pixels).cpu())
+            advance(len(pixels))
+    return torch.stack([torch.cat(parts) for parts in sides])
+
+
+def _decode(table: PairTable) -> Iterator[Tensor]:
+    """All images' pixels, in batches; while the trunk works on one, a few threads decode the next."""
+    batches = [range(first, min(first + _BATCH, table.num_images)) for first in range(0, table.num_images, _BATCH)]
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        decoding = pool.map(table.pixels, batches[0])
+        for following in [*batches[1:], range(0)]:
+            pixels_ICHW = torch.stack(list(decoding))
+            decoding = pool.map(table.pixels, following)
+            yield pixels_ICHW
 
 
 def _digest(towers: Towers, table: PairTable, mirror: bool) -> str:
-    """Depends on the trunk's weights, modules (padding) and precision, the normalisation, and the decoded pixels."""
+    """Depends on all that features depend on.
+
+    That is the images' bytes, how they become pixels and those the trunk's input, and the trunk's modules (padding),
+    weights, precision and kind of device.
+    """
+    extremes_2CHW = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    inputs = towers.normalize(extremes_2CHW).flatten().tolist()
     digest = hashlib.sha256(
-        f"{mirror} {towers.dtype} {towers.trunk} {towers.normalize(torch.zeros(1, 3, 1, 1).byte())}".encode()
+        f"{_FORMAT} {mirror} {towers.dtype} {towers.device.type} {inputs} {towers.trunk} "
+        f"{table.reader.identity} {table.images_digest}".encode()
     )
     for name, tensor in sorted(towers.trunk.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    for image in range(table.num_images):
-        digest.update(table.pixels(image).numpy().data)
     return digest.hexdigest()[:32]

@@ -27,6 +27,7 @@ from training.progress import ProgressDisplay
 from training.resume import load_state, save_state
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
+from training.sources import without_secrets
 from training.steps import StepNumbers, Stepper, diverged
 from training.table import BadRow, check_bad_share
 from training.towers import Start, Towers
@@ -209,7 +210,7 @@ class Loop:
             "made_by": f"anykey {version('anykey')}",
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "data": self._settings.data,
+            "data": [without_secrets(name) for name in self._settings.data],
             "loss": self._settings.loss,
             "reading": self._settings.reading,
             "step": self._at.step,

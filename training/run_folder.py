@@ -1,6 +1,6 @@
 """The folder of one training run: what went in, what was measured, what came out.
 
-settings.json     the resolved settings, and a digest of them and the data
+settings.json     the resolved settings, without secrets, and a digest of them and the data
 metrics.jsonl     one line a measurement: step, pairs seen, numbers
 events.out...     the same for TensorBoard
 bad_rows.jsonl    rows that were skipped, and why
@@ -13,6 +13,7 @@ finished.json     written last: the digest, and the best measurement
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,8 +23,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from encoder.checkpoint import replace_directory
+from training.claim import Claim
+from training.errors import InvalidRecipeError
 from training.settings import TrainSettings
-from training.sources import source_states
+from training.sources import source_states, without_secrets
 from training.table import BadRow
 from training.trackers import TensorBoardTracker, Tracker, WandbTracker
 from training.validation import HeldOut
@@ -45,6 +48,7 @@ _IRRELEVANT = {
     "data_cache",
     "save_every_steps",
     "wandb_project",
+    "overwrite",
 }
 
 
@@ -60,7 +64,7 @@ class RunFolder:
         The last finished run's checkpoints stay until this one ends.
 
         Raises:
-            InvalidRecipeError: Weights & Biases is wanted and not installed.
+            InvalidRecipeError: another process is writing there.
             OSError: the folder cannot be written.
         """
         self.path = path
@@ -69,6 +73,7 @@ class RunFolder:
         self._is_main = is_main
         self._trackers: list[Tracker] = []
         self._first_step = 0
+        self._claim = Claim(path) if is_main else None
         if is_main:
             self._prepare()
 
@@ -80,6 +85,8 @@ class RunFolder:
     ) -> None:
         for tracker in self._trackers:
             tracker.close()
+        if self._claim is not None:
+            self._claim.release()
 
     @property
     def states(self) -> Path:
@@ -99,13 +106,17 @@ class RunFolder:
         aside.replace(metrics)
 
     def log(self, step: int, num_pairs: int, numbers: Mapping[str, float]) -> None:
-        """Appends one measurement to `metrics.jsonl`, TensorBoard and, if wanted, Weights & Biases."""
+        """Appends one measurement to `metrics.jsonl`, TensorBoard and, if wanted, Weights & Biases.
+
+        JSON has no word for infinity, which is the gradient norm of a float16 step that is left out.
+        """
         if not self._is_main:
             return
         for tracker in self._trackers or self._open_trackers():
             tracker.log(step, numbers)
+        finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "pairs": num_pairs, **numbers}) + "\n")
+            file.write(json.dumps({"step": step, "pairs": num_pairs, **finite}) + "\n")
 
     def log_bad_rows(self, rows: Iterable[BadRow]) -> None:
         """Appends skipped rows to `bad_rows.jsonl`."""
@@ -142,12 +153,11 @@ class RunFolder:
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)  # last: until here a stopped run could go on
 
     def _prepare(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "finished.json").unlink(missing_ok=True)
         (self.path / "bad_rows.jsonl").unlink(missing_ok=True)
-        if not (self.states.is_dir() and self._digest_there() == self._digest):
+        if not (self.states.is_dir() and _settings_there(self.path).get("digest") == self._digest):
             self._start_over()
-        resolved = {"digest": self._digest, "settings": self._settings.model_dump(mode="json")}
+        resolved = {"digest": self._digest, "settings": publishable(self._settings)}
         (self.path / SETTINGS).write_text(json.dumps(resolved, indent=2) + "\n")
 
     def _start_over(self) -> None:
@@ -157,18 +167,11 @@ class RunFolder:
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
 
-    def _digest_there(self) -> str | None:
-        try:
-            digest: str | None = json.loads((self.path / SETTINGS).read_text()).get("digest")
-        except (OSError, ValueError):
-            return None
-        return digest
-
     def _open_trackers(self) -> list[Tracker]:
         """Opens them with the first number, when it is known from which step the run goes on."""
         self._trackers = [TensorBoardTracker(self.path, self._first_step or None)]
         if self._settings.wandb_project is not None:
-            settings = self._settings.model_dump(mode="json")
+            settings = publishable(self._settings)
             self._trackers.append(
                 WandbTracker(self._settings.wandb_project, self.path.name, settings, self._wandb_id(), self.path)
             )
@@ -188,7 +191,7 @@ class RunFolder:
         write_report(
             self.path / "report.html",
             str(self.path),
-            self._settings.model_dump(mode="json"),
+            publishable(self._settings),
             self.path / "metrics.jsonl",
             self._snapshot("before"),
             self._snapshot("after"),
@@ -245,6 +248,12 @@ def effort(path: Path) -> Effort:
     return Effort(num_pairs, seconds / 60)
 
 
+def publishable(settings: TrainSettings) -> dict[str, Any]:
+    """The resolved settings, as JSON has them, without the secrets in the names of data."""
+    values = settings.model_dump(mode="json")
+    return {**values, **{name: [without_secrets(entry) for entry in values[name]] for name in ("data", "val_data")}}
+
+
 def run_digest(settings: TrainSettings) -> str:
     """Digest of everything a run's result depends on: settings, and the named files' sizes and times.
 
@@ -269,6 +278,35 @@ def _start_files(settings: TrainSettings) -> list[Path]:
     if settings.start is not None:
         named += [*sorted(Path(settings.start).glob("*")), Path(settings.start.rpartition("@")[2])]
     return [path for path in named if path.is_file()]
+
+
+def refuse_another_run(path: Path, settings: TrainSettings, digest: str) -> None:
+    """Refuses a folder with another run in it, finished or stopped: to drop it is for the user to say.
+
+    Raises:
+        InvalidRecipeError: there is one, and the settings do not say that it may be overwritten.
+    """
+    is_stopped, is_finished = (path / UNFINISHED / "state").is_dir(), (path / "finished.json").is_file()
+    there = _settings_there(path)
+    if settings.overwrite or there.get("digest") == digest or not (is_stopped or is_finished):
+        return
+    before, now = there.get("settings", {}), publishable(settings)
+    differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    relevant = ", ".join(name for name in differing if name not in _IRRELEVANT)
+    what = f"with other settings ({relevant})" if relevant else "whose data or start have changed since"
+    raise InvalidRecipeError(
+        f"{path} holds a {'stopped' if is_stopped else 'finished'} run {what}: "
+        "choose another --output, or drop that run with --overwrite"
+    )
+
+
+def _settings_there(path: Path) -> dict[str, Any]:
+    """What `settings.json` holds; nothing where there is none that can be read."""
+    try:
+        found = json.loads((path / SETTINGS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def finished_run(path: Path, digest: str) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
         InvalidRecipeError: a setting is unknown, out of bounds or contradicts another; says which run and which.
     """
     try:
-        return RunSettings(**values)
+        return RunSettings(**{"overwrite": True, **values})  # the command knows which runs are its own
     except ValidationError as error:
         faults = [
             f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}".removeprefix(": ")
@@ -46,7 +46,7 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
 
 def toml_text(settings: TrainSettings, leave_out: AbstractSet[str] = frozenset()) -> str:
     """The settings that were given, as a TOML file for `anykey-train --config`; a line each, sorted by name."""
-    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude=set(leave_out))
+    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"overwrite", *leave_out})
     # JSON's strings, numbers, booleans and arrays of them are TOML as they stand.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in sorted(values.items())]
     return "\n".join(lines) + "\n"

@@ -6,11 +6,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.architecture import Padding
 from encoder.fusion import Fusion
+from encoder.padding import Padding
 from encoder.program import ProgramSettings
-from training.choices import CaptionSampling, Loss, Positives, parse_pair_weights
-from training.losses import Reading
+from training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 
 class TrainSettings(ProgramSettings):
@@ -33,6 +32,7 @@ class TrainSettings(ProgramSettings):
         None, description="folder where remote data files are kept; default: in the user's cache folder"
     )
     output: Path = Field(Path("runs/default"), description="run folder")
+    overwrite: bool = Field(False, description="drop the run of other settings or data that --output holds")
 
     start: str | None = Field(
         None, description="encoder to fine-tune: checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
@@ -135,7 +135,10 @@ class TrainSettings(ProgramSettings):
     shard: bool = Field(False, description="with torchrun: each process holds a part of the weights (FSDP2)")
     num_workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
     cache_images_bytes: int = Field(
-        4 * 1024**3, ge=0, description="decoded training images are kept in memory if they fit in this many bytes"
+        4 * 1024**3,
+        ge=0,
+        description="decoded images are kept in memory if they fit in this many bytes; for each of the training and "
+        "the held-out pairs, and in each of torchrun's processes",
     )
     worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
     max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import open_clip
+import PIL
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -43,6 +45,7 @@ class ImageReader:
 
     Attributes:
         num_bytes: Memory that one image takes.
+        identity: Readers of one identity make the same pixels of the same bytes; limits only refuse some.
     """
 
     def __init__(self, preprocess_cfg: PreprocessCfg, limits: ImageLimits) -> None:
@@ -53,6 +56,7 @@ class ImageReader:
         self.num_bytes = 3 * height * width
         self._target_px = max(height, width)
         self._limits = limits
+        self.identity = f"{preprocess_cfg} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
 
     def __call__(self, image: Any) -> NDArray[np.uint8]:
         """Decodes and resizes; raises `InvalidItemError` when the image cannot be read."""
@@ -80,6 +84,7 @@ class PairTable:
         image_pair_I: Pair of each image.
         image_part_I: Place of each image's item among its pair's items.
         image_id_I: Equal numbers mean equal images.
+        images_digest: Of all images' bytes, in order.
         pixels_ICHW: Decoded images, or `None` when they are decoded anew each time.
         reader: Decodes an image.
         bad_rows: The rows left out.
@@ -99,6 +104,7 @@ class PairTable:
     image_pair_I: Tensor
     image_part_I: Tensor
     image_id_I: Tensor
+    images_digest: str
     pixels_ICHW: Tensor | None
     reader: ImageReader
     bad_rows: list[BadRow]
@@ -230,7 +236,8 @@ def _assemble(
     has_image_J = torch.tensor([digest is not None for row in rows for digest in row.image_digests])
     pixels = [pixels for row in rows for pixels in row.pixels_CHW]
     item_image_J = torch.where(has_image_J, has_image_J.cumsum(0) - 1, -1)
-    image_id_I = _identify([digest for row in rows for digest in row.image_digests if digest is not None])
+    digests = [digest for row in rows for digest in row.image_digests if digest is not None]
+    image_id_I = _identify(digests)
     text_id_S = _identify([" ".join(text.lower().split()) for text in texts])
     item_text_J = torch.tensor([0, *(len(texts) for row in rows for texts in row.texts)]).cumsum(0)
     position_P = torch.tensor([row.position for row in rows])
@@ -250,6 +257,7 @@ def _assemble(
         image_pair_I=torch.tensor([pair for pair, _ in places], dtype=torch.long),
         image_part_I=torch.tensor([part for _, part in places], dtype=torch.long),
         image_id_I=image_id_I,
+        images_digest=hashlib.sha256(b"".join(digests)).hexdigest(),
         pixels_ICHW=torch.from_numpy(np.stack(pixels)) if keep_pixels and pixels else None,
         reader=reader,
         bad_rows=bad_rows,

@@ -44,6 +44,21 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+def import_wandb() -> Any:
+    """The package.
+
+    Raises:
+        InvalidRecipeError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise InvalidRecipeError(
+            "numbers are to go to Weights & Biases, but the package wandb is not installed: pip install 'anykey[wandb]'"
+        ) from error
+    return wandb
+
+
 class WandbTracker:
     """A run at Weights & Biases. A resumed run goes on under the same id.
 
@@ -64,13 +79,7 @@ class WandbTracker:
         Raises:
             InvalidRecipeError: wandb is not installed, or refuses: no key, no network, a name it cannot use.
         """
-        try:
-            import wandb
-        except ImportError as error:
-            raise InvalidRecipeError(
-                "numbers are to go to Weights & Biases, but the package wandb is not installed: "
-                "pip install 'anykey[wandb]'"
-            ) from error
+        wandb = import_wandb()
         try:
             self._run = wandb.init(
                 project=project,

@@ -15,9 +15,10 @@ from training.errors import InvalidRecipeError
 from training.layers import lock_tower
 from training.loop import Loop
 from training.progress import open_progress
-from training.run_folder import RunFolder, finished_run, run_digest
+from training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
 from training.settings import TrainSettings
 from training.towers import Start, Towers, open_start
+from training.trackers import import_wandb
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class TrainResult:
 def train(settings: TrainSettings, console: Console) -> TrainResult:
     """Trains an encoder and writes its run folder; a run that was stopped goes on.
 
-    Started by `torchrun`, every process calls this and trains on its share of each batch.
+    A folder that holds another run is refused, unless the settings say that it may be overwritten. Started by
+    `torchrun`, every process calls this and trains on its share of each batch.
 
     Args:
         settings: Everything about the run.
@@ -52,6 +54,7 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
         EncoderError: the start or the device cannot be used.
         OSError: the run folder cannot be written; a checkpoint already there stays usable.
     """
+    _check_output(settings)
     digest = run_digest(settings)
     report = finished_run(settings.output, digest)
     if report is not None:
@@ -65,6 +68,8 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             torch.cuda.set_device(device)
         if not processes.is_main:
             console = Console(quiet=True)
+        if processes.is_main:
+            refuse_another_run(settings.output, settings, digest)
         start = open_start(settings)
         towers = _make_towers(settings, start, device, processes)
         with (
@@ -79,6 +84,13 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             folder.finish(best)
         console.print(_outcome(settings, best))
     return TrainResult(settings.output, True, best)
+
+
+def _check_output(settings: TrainSettings) -> None:
+    """Refuses a run folder among the pairs, where its files would count as data."""
+    for name in [*settings.data, *settings.val_data]:
+        if Path(name).is_dir() and settings.output.resolve().is_relative_to(Path(name).resolve()):
+            raise InvalidRecipeError(f"--output {settings.output} lies inside the data {name}: choose another place")
 
 
 def _outcome(settings: TrainSettings, best: dict[str, Any]) -> str:
@@ -115,6 +127,8 @@ def _check_recipe(settings: TrainSettings, start: Start, processes: Processes) -
         raise InvalidRecipeError(
             f"--drop-tokens needs a text tower read at its end-of-text token, {start.architecture.name} has another"
         )
+    if settings.wandb_project is not None:
+        import_wandb()  # known now, not after the data are read
     if settings.batch_size % processes.count:
         raise InvalidRecipeError(
             f"--batch-size {settings.batch_size} cannot be divided among {processes.count} processes"

@@ -13,9 +13,9 @@ from benchmark.errors import InvalidRowError as BenchmarkRowError
 from benchmark.errors import PairsError
 from benchmark.pair_files import expand as benchmark_expand
 from benchmark.pair_files import read_photos
-from tests.drawn_pairs import write_tar
+from tests.drawn_pairs import expand, write_tar
 from training.errors import InvalidPairsError, InvalidRowError
-from training.sources import expand, open_pairs
+from training.sources import open_pairs
 
 ROWS = [
     {"captions": ["one", " two\r\n", "", "one"]},

@@ -13,7 +13,7 @@ from benchmark.__main__ import COMMANDS as BENCH_COMMANDS
 from encoder.program import ProgramSettings
 from index.settings import BuildSettings, InfoSettings
 from service.settings import ServiceSettings
-from training.interpolate import InterpolateSettings
+from training.interpolate_settings import InterpolateSettings
 from training.settings import TrainSettings
 from training.study.settings import StudySettings
 from training.sweep.settings import SweepSettings

@@ -18,7 +18,7 @@ from tests.guards.checkout import ROOT
 from tests.killed_training import settings
 from tests.networks import TEXT, VISION, small_architecture
 from training.distributed import Processes
-from training.errors import DamagedStateError
+from training.errors import DamagedStateError, InvalidRecipeError
 from training.resume import load_state, save_state
 from training.trainer import train
 
@@ -150,9 +150,12 @@ def test_a_state_of_several_processes_is_not_gone_on_from_by_one(tmp_path: Path)
         load_state(tmp_path, Processes())
 
 
-def test_other_settings_start_over(folder: Path) -> None:
+def test_other_settings_start_over_when_asked_to(folder: Path) -> None:
     run = settings(folder, "run")
     stop_at(folder, run, 6)
     other = run.model_copy(update={"learning_rate": 5e-4})
-    stop_at(folder, other, 4)
+    with pytest.raises(InvalidRecipeError, match=r"holds a stopped run with other settings \(learning_rate\)"):
+        train(other, Console(quiet=True))
+    assert load_state(run.output / "unfinished" / "state", Processes()) is not None
+    stop_at(folder, other.model_copy(update={"overwrite": True}), 4)
     assert [path.name for path in (run.output / "unfinished" / "state").iterdir()] == ["step-000000002"]

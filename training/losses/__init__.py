@@ -1,8 +1,8 @@
 """The training losses: pure functions of rows of unit vectors and an inverse temperature."""
 
+from training.choices import Reading
 from training.losses.contrastive import contrastive_loss
 from training.losses.normalized import normalized_loss
-from training.losses.reading import Reading
 from training.losses.rows import FUSED, IMAGE, TEXT, Rows, triples
 from training.losses.separation import caption_semantics, separation_loss
 from training.losses.sigmoid import sigmoid_loss

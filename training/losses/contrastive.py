@@ -12,10 +12,10 @@ positives.
 import torch
 from torch import Tensor
 
+from training.choices import Reading
 from training.losses.lse import lse_with_edges, negatives_lse
 from training.losses.negatives import Negatives
 from training.losses.pool import Pool, make_pool
-from training.losses.reading import Reading
 from training.losses.rows import NUM_MODALITIES, Rows
 from training.losses.terms import Terms
 

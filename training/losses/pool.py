@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.choices import Reading
 from training.losses.dots import pair_dots
 from training.losses.labels import Labels, are_alike, make_labels, meetings
-from training.losses.reading import Reading
 from training.losses.rows import NUM_MODALITIES, Rows
 from training.losses.terms import Terms
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.choices import Reading
 from training.losses.lse import negatives_lse
 from training.losses.negatives import Negatives, Semantics
 from training.losses.pool import make_pool
-from training.losses.reading import Reading
 from training.losses.rows import Rows
 from training.losses.terms import CLIP_WEIGHTS, Needed, Terms
 

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from training.choices import Reading
 from training.errors import InvalidRecipeError
-from training.losses.reading import Reading
 from training.losses.rows import NUM_MODALITIES
 
 Weights = tuple[tuple[float, float, float], ...]

@@ -1,6 +1,7 @@
 """Where pairs come from: one small module for each format, and `open_pairs`, which tells them apart."""
 
 from training.sources.concatenated import ConcatenatedPairs
-from training.sources.open import expand, open_pairs, source_states
+from training.sources.open import open_pairs, source_states
+from training.sources.remote import without_secrets
 
-__all__ = ["ConcatenatedPairs", "expand", "open_pairs", "source_states"]
+__all__ = ["ConcatenatedPairs", "open_pairs", "source_states", "without_secrets"]

@@ -8,7 +8,7 @@ from braceexpand import braceexpand
 from training.errors import InvalidPairsError, NoPairsError
 from training.sources.file import DataFile
 from training.sources.mbeir import query_files
-from training.sources.remote import fetch, is_remote
+from training.sources.remote import fetch, is_remote, without_secrets
 
 
 def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
@@ -30,7 +30,7 @@ def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
     try:
         patterns = list(braceexpand(name))
     except ValueError as error:
-        raise InvalidPairsError(f"unbalanced braces in '{name}'") from error
+        raise InvalidPairsError(f"unbalanced braces in '{without_secrets(name)}'") from error
     found: list[DataFile] = []
     for pattern in patterns:
         found += [fetch(pattern, cache_dir)] if is_remote(pattern) else _local_files(pattern, name)
@@ -43,7 +43,7 @@ def _local_files(pattern: str, name: str) -> list[DataFile]:
         found = [DataFile(match, chosen) for match in _matches(path)]
         if found:
             return [inner for file in found for inner in query_files(file) or [file]]
-    raise NoPairsError(f"no file '{pattern}' (from '{name}')")
+    raise NoPairsError(f"no file '{pattern}' (from '{without_secrets(name)}')")
 
 
 def _matches(pattern: str) -> list[Path]:

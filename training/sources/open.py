@@ -31,11 +31,6 @@ def open_pairs(names: Sequence[str], cache_dir: Path | None = None) -> Concatena
     return pairs
 
 
-def expand(names: Sequence[str], cache_dir: Path | None = None) -> list[Path]:
-    """The files and folders of all names, where they lie on this machine; see `open_pairs` for arguments and errors."""
-    return [file.path for name in _some(names) for file in find_files(name, cache_dir)]
-
-
 def source_states(names: Sequence[str], cache_dir: Path | None = None) -> list[str]:
     """A line for every file that the pairs depend on, which changes when the file does.
 

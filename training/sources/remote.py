@@ -41,6 +41,12 @@ _VERSION_KEYS = (
     "created",
 )
 
+# What follows `://`: to the end of a name, or to the end of a word of a command.
+_ADDRESS = re.compile(r"(?<=://).+", re.DOTALL)
+_ADDRESSES_IN_COMMAND = re.compile(r"(?<=://)[^\s'\"]+")
+_USER = re.compile(r"(?:^|(?<=://))[^/?#]*@")  # names with braces, and chained ones, hold several
+_PART = re.compile(r"[\w.,{}-]+")
+
 
 @dataclass(frozen=True)
 class _Remote:
@@ -74,7 +80,7 @@ def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) ->
         InvalidPairsError: it cannot be fetched whole; the message has the URL without user, password and query.
     """
     url, part = (name, "") if name.startswith(PIPE) else _split_part(name)
-    label = _without_secrets(url)
+    label = without_secrets(url)
     folder = cache_dir or default_cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,8 +90,23 @@ def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) ->
                 if not path.exists():
                     _keep(remote, path)
     except Exception as error:  # each backend raises the errors of its own library
-        raise InvalidPairsError(f"cannot fetch {label}: {str(error) or type(error).__name__}") from error
+        reason = _without_secrets_of(url, str(error)) or type(error).__name__
+        raise InvalidPairsError(f"cannot fetch {label}: {reason}") from error
     return DataFile(path, part, label)
+
+
+def without_secrets(name: str) -> str:
+    """A name of data as it may be shown and published: its URLs without user, password and query.
+
+    A query may hold a signature. The URLs in a command are cut in the same way, and the rest of it stays as it is;
+    so do the names of local files.
+
+    >>> without_secrets("https://me:secret@host/{0..9}.json?signature=secret#val")
+    'https://host/{0..9}.json#val'
+    >>> without_secrets("pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar?signature=secret' | pv")
+    "pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar' | pv"
+    """
+    return _addresses(name).sub(lambda match: _bare(match[0]), name)
 
 
 def default_cache_dir() -> Path:
@@ -165,9 +186,22 @@ def _split_part(name: str) -> tuple[str, str]:
     return url, part
 
 
-def _without_secrets(url: str) -> str:
-    """The URL without user, password and query, which may hold a signature; a command stays as it is."""
-    if url.startswith(PIPE):
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def _addresses(name: str) -> re.Pattern[str]:
+    return _ADDRESSES_IN_COMMAND if name.startswith(PIPE) else _ADDRESS
+
+
+def _bare(address: str) -> str:
+    """What follows `://`, without what may be secret; the part of the file stays if it looks like one."""
+    rest, _, part = address.partition("#")
+    rest = _USER.sub("", rest.partition("?")[0])
+    return f"{rest}#{part}" if _PART.fullmatch(part) else rest
+
+
+def _without_secrets_of(name: str, message: str) -> str:
+    """A library's message without the user, password and query of a name, which some of them repeat."""
+    for address in _addresses(name).findall(name):
+        place, _, query = address.partition("?")
+        user = place.partition("/")[0].rpartition("@")[0]
+        for secret in (query, f"{user}@" if user else "", user if ":" in user else ""):
+            message = message.replace(secret, "...") if secret else message
+    return message

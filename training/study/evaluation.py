@@ -15,16 +15,15 @@ from rich.console import Console
 from encoder.architecture import Architecture, open_clip_cfg, preprocessing
 from encoder.checkpoint import MANIFEST_NAME
 from encoder.fusion import Fusion
-from encoder.images import ImageLimits
 from encoder.model import choose_device, load_checkpoint
-from encoder.tokens import Tokenizer
+from training.data import open_table
 from training.features import trunk_features
 from training.settings import TrainSettings
 from training.sources import open_pairs, source_states
 from training.study.measures import measure_centrings
 from training.study.plan import Run
 from training.study.settings import StudySettings
-from training.table import ImageReader, PairTable, read_table
+from training.table import PairTable
 from training.towers import Start, Towers
 from training.validation import HeldOut, embed_held_out
 
@@ -100,19 +99,11 @@ class Evaluator:
         return embed_held_out(towers, table, features_P, fusion)
 
     def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
-        key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)}")
+        limits = (settings.max_image_bytes, settings.max_image_pixels, settings.max_bad_share)
+        key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")
         if key not in self._tables:
-            self._tables[key] = read_table(
-                source=open_pairs(self._settings.test_data if split == "test" else self._settings.val_data),
-                tokenize=Tokenizer(architecture),
-                reader=ImageReader(
-                    preprocessing(architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-                ),
-                cache_images_bytes=settings.cache_images_bytes,
-                max_bad_share=settings.max_bad_share,
-                advance=lambda done: None,
-                check_images=True,
-            )
+            names = self._settings.test_data if split == "test" else self._settings.val_data
+            self._tables[key] = open_table(open_pairs(names, settings.data_cache), architecture, settings)
         return self._tables[key]
 
     def _key(self, run: Run) -> str:

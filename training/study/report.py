@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from training.run_folder import effort
+from training.sources import without_secrets
 from training.study import tables
 from training.study.evaluation import Evaluator
 from training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
@@ -149,7 +150,7 @@ def _command(settings: StudySettings) -> str:
         ("--val-data", settings.val_data),
         ("--test-data", settings.test_data),
     ):
-        words += [flag, ",".join(Path(name).name for name in names)]
+        words += [flag, ",".join(Path(without_secrets(name)).name for name in names)]
     if settings.image_weights is not None:
         words += ["--image-weights", settings.image_weights.name]
     return shlex.join(words)

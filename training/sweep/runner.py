@@ -10,6 +10,7 @@ from rich.table import Table
 from training.child import Child, threads_each
 from training.errors import DivergedError, InvalidRecipeError
 from training.run_settings import toml_text
+from training.sources import without_secrets
 from training.sweep.settings import SweepSettings
 from training.sweep.space import base_values, distributions, trial_settings
 from training.sweep.trials import Trial, Trials
@@ -37,7 +38,8 @@ def sweep(settings: SweepSettings, console: Console) -> None:
 
 def open_trials(settings: SweepSettings) -> Trials:
     """The record of the sweep that the settings describe."""
-    shared = settings.model_dump(mode="json", include={"data", "val_data", "seed"})
+    data = [[without_secrets(name) for name in names] for names in (settings.data, settings.val_data)]
+    shared = {"data": data[0], "val_data": data[1], "seed": settings.seed}
     space = {name: str(distribution) for name, distribution in distributions(settings).items()}
     base = {name: str(value) for name, value in base_values(settings).items()}
     plan = json.dumps({**shared, "base": base, "space": space}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Networks are built as configured, padded as asked, and refused with the reason."""
+"""Networks are built as configured, or refused with the reason."""
 
 import json
 import logging
@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
-import torch
-from torch import nn
 
 from encoder.architecture import (
-    Padding,
     build,
     open_clip_cfg,
     preprocessing,
     read_architecture,
-    use_same_padding,
 )
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from tests.networks import TIMM_VISION, VISION, build_seeded, small_architecture
+from tests.networks import TIMM_VISION, VISION, small_architecture
 
 
 def test_anykey_tiny_is_built_in() -> None:
@@ -113,36 +108,3 @@ def test_building_leaves_the_root_logger_as_it_was() -> None:
         build(small_architecture(bogus=1))
     build(small_architecture())
     assert root.level == level
-
-
-def test_same_padding_is_timms_pad_type_same_bit_for_bit() -> None:
-    torch.manual_seed(3)
-    reference = timm.create_model("mobilenetv1_100", num_classes=0, pad_type="same").eval()
-    converted = timm.create_model("mobilenetv1_100", num_classes=0).eval()
-    converted.load_state_dict(reference.state_dict())
-    pixels = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert not torch.equal(converted(pixels), reference(pixels))
-        use_same_padding(converted)
-        assert torch.equal(converted(pixels), reference(pixels))
-    assert sorted(converted.state_dict()) == sorted(reference.state_dict())
-
-
-def test_same_padding_keeps_the_weights_and_skips_stride_1() -> None:
-    tower = nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2, bias=True), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2, groups=4)
-    )
-    before = [(convolution.weight, convolution.bias) for convolution in tower]
-    use_same_padding(tower)
-    assert [type(convolution).__name__ for convolution in tower] == ["Conv2dSame", "Conv2d", "Conv2dSame"]
-    assert all(new.weight is weight and new.bias is bias for new, (weight, bias) in zip(tower, before, strict=True))
-    assert tower(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 3, 3)
-
-
-def test_an_architecture_with_same_padding_is_built_with_it() -> None:
-    symmetric = build_seeded(small_architecture(vision=TIMM_VISION))
-    same = build_seeded(small_architecture(vision=TIMM_VISION, padding=Padding.SAME))
-    same.load_state_dict(symmetric.state_dict())
-    pixels = torch.randn(1, 3, 32, 32)
-    with torch.inference_mode():
-        assert (same.encode_image(pixels) - symmetric.encode_image(pixels)).abs().max() > 1e-4

@@ -31,6 +31,16 @@ def test_the_callers_random_state_stays() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_no_gpu_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its draws, such as dropout's, would be the same in every step."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(3)
+    assert seeds == [3]  # so this is where a GPU's seed would come from
+    Augmentation((32, 24), 0.3, 0.5, 0.5)(PIXELS, 0)
+    assert seeds == [3]
+
+
 def test_nothing_wanted_changes_nothing() -> None:
     assert torch.equal(Augmentation((32, 24), 1.0, 0.0, 0.0)(PIXELS, 0), PIXELS)
 

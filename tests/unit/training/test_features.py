@@ -1,16 +1,26 @@
 """A locked trunk's features are computed once, reused only while nothing they depend on changed."""
 
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from encoder.architecture import Architecture, preprocessing
+from encoder.fusion import Fusion
+from encoder.images import ImageLimits
+from encoder.padding import Padding
 from tests.drawn_pairs import drawn_pairs
-from tests.training_runs import make_table, make_towers
+from tests.networks import TIMM_VISION, build_seeded, small_architecture
+from tests.training_runs import ARCHITECTURE, CPU, make_table, make_towers
 from training.features import trunk_features
 from training.pairs import Pair
-from training.table import PairTable
-from training.towers import Towers
+from training.table import ImageReader, PairTable
+from training.towers import Start, Towers
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(5)]
 
@@ -33,6 +43,28 @@ def compute(towers: Towers, table: PairTable, cache_dir: Path, mirror: bool = Fa
         return trunk_features(towers, table, mirror, cache_dir, lambda steps: None), sum(passed)
     finally:
         handle.remove()
+
+
+class CountingReader(ImageReader):
+    """Counts the images it decodes."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(replace(preprocessing(ARCHITECTURE), **changes), ImageLimits())
+        self.num_decoded = 0
+
+    def __call__(self, image: Any) -> np.ndarray:
+        self.num_decoded += 1
+        return super().__call__(image)
+
+
+def uncached(reader: ImageReader) -> PairTable:
+    """The pairs, whose images are decoded each time they are asked for."""
+    return replace(make_table(PAIRS, cache_images_bytes=0), reader=reader)
+
+
+def timm_towers(architecture: Architecture) -> Towers:
+    start = Start(architecture, build_seeded(architecture), Fusion.RAW, False, {})
+    return Towers(start, CPU, None, True, "auto")
 
 
 def test_features_are_the_trunks_output_for_each_image_and_its_mirror_image(
@@ -59,6 +91,23 @@ def test_the_cache_is_used_again(towers: Towers, table: PairTable, tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_images_are_decoded_once_and_not_at_all_when_the_features_are_there(towers: Towers, tmp_path: Path) -> None:
+    reader = CountingReader()
+    compute(towers, uncached(reader), tmp_path, mirror=True)
+    assert reader.num_decoded == 5
+    _, num_passed = compute(towers, uncached(reader), tmp_path, mirror=True)
+    assert (num_passed, reader.num_decoded) == (0, 5)
+
+
+def test_more_images_than_a_batch_stay_in_order(towers: Towers, tmp_path: Path) -> None:
+    table = make_table([PAIRS[n % 5] for n in range(70)], cache_images_bytes=0)
+    features, num_passed = compute(towers, table, tmp_path)
+    assert num_passed == 70
+    for row in range(70):
+        torch.testing.assert_close(features[0, row], features[0, row % 5], atol=1e-5, rtol=1e-4)
+    assert (features[0, 0] - features[0, 1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"rubbish"])
 def test_a_damaged_cache_file_is_computed_again(
     towers: Towers, table: PairTable, tmp_path: Path, damage: object
@@ -83,6 +132,42 @@ def test_other_images_weights_precision_or_sides_are_computed_anew(
     with torch.no_grad():
         next(towers.trunk.parameters()).mul_(1.001)
     assert compute(towers, table, tmp_path)[1] == 5
+
+
+@pytest.mark.parametrize("changes", [{"size": 40}, {"resize_mode": "squash"}, {"resize_mode": "longest"}])
+def test_other_pixels_of_the_same_images_are_computed_anew(
+    towers: Towers, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    compute(towers, uncached(CountingReader()), tmp_path)
+    assert compute(towers, uncached(CountingReader(**changes)), tmp_path)[1] == 5
+
+
+def test_other_bytes_of_an_image_are_computed_anew(towers: Towers, table: PairTable, tmp_path: Path) -> None:
+    """Of the first image alone, and even where its pixels stay: bytes are what is compared."""
+    compute(towers, table, tmp_path)
+    again = BytesIO()
+    Image.open(BytesIO(PAIRS[0].image)).save(again, "BMP")
+    assert compute(towers, make_table([replace(PAIRS[0], image=again.getvalue()), *PAIRS[1:]]), tmp_path)[1] == 5
+    assert compute(towers, make_table([replace(PAIRS[0], image=PAIRS[1].image), *PAIRS[1:]]), tmp_path)[1] == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preprocess_cfg": {"mean": (0.25, 0.25, 0.25), "std": (0.25, 0.25, 0.25)}},  # black stays the same
+        {"preprocess_cfg": {"mean": (0.5, 0.5, 0.500001), "std": (0.5, 0.5, 0.5)}},
+        {"preprocess_cfg": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.6)}},
+        {"padding": Padding.SAME},
+    ],
+)
+def test_another_normalisation_or_padding_is_computed_anew(
+    table: PairTable, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    half = (0.5, 0.5, 0.5)
+    architecture = replace(small_architecture(vision=TIMM_VISION), preprocess_cfg={"mean": half, "std": half})
+    compute(timm_towers(architecture), table, tmp_path)
+    assert compute(timm_towers(architecture), table, tmp_path)[1] == 0
+    assert compute(timm_towers(replace(architecture, **changes)), table, tmp_path)[1] == 5
 
 
 def test_uncached_pixels_give_the_same_features(towers: Towers, table: PairTable, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from encoder.fusion import Fusion
 from encoder.program import UsageError, load_settings
 from tests.networks import TEXT, VISION, build_seeded, small_architecture
 from training.errors import InvalidRecipeError
-from training.interpolate import InterpolateSettings, interpolate_checkpoints
+from training.interpolate import interpolate_checkpoints
+from training.interpolate_settings import InterpolateSettings
 
 
 def save(path: Path, seed: int, architecture: Architecture | None = None, fusion: Fusion = Fusion.RAW) -> Path:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.training_runs import make_settings
-from training.run_folder import Effort, RunFolder, effort, finished_run, run_digest
+from training.run_folder import Effort, RunFolder, effort, finished_run, publishable, run_digest
 from training.table import BadRow
 
 
@@ -106,6 +106,23 @@ def test_the_report_says_how_many_pairs_and_minutes_the_steps_took(data: Path, t
     assert '<tr><th scope="row">pairs seen</th><td>3,000</td></tr>' in page
     assert '<tr><th scope="row">training steps</th><td>3.5 minutes, ' in page
     assert effort(tmp_path / "none") == Effort(0, 0.0)
+
+
+def test_what_is_published_of_the_settings_holds_no_secrets(data: Path) -> None:
+    changes = {"data": ["https://me:secret@host/a.tar?signature=secret"], "val_data": ["s3://me:secret@bucket/b.tar"]}
+    settings = make_settings(data, data.parent / "run", **changes)
+    shown = {"data": ["https://host/a.tar"], "val_data": ["s3://bucket/b.tar"]}
+    assert publishable(settings) == settings.model_dump(mode="json") | shown
+
+
+def test_a_stopped_run_whose_names_hold_secrets_goes_on(data: Path, tmp_path: Path) -> None:
+    settings = make_settings(data, tmp_path / "run", data=["https://me:secret@host/a.tar"])
+    with RunFolder(tmp_path / "run", settings, "abc") as stopped:
+        stopped.states.mkdir(parents=True)
+        stopped.log(1, 8, {"train/loss": 2.0})
+    with RunFolder(tmp_path / "run", settings, "abc") as folder:
+        assert folder.states.is_dir()
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_starting_over_clears_the_logs_and_the_mark_of_an_end(data: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoder.architecture import Padding, preprocessing, read_architecture
+from encoder.architecture import preprocessing, read_architecture
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
+from encoder.padding import Padding
 from tests.networks import small_architecture
 from tests.training_runs import make_settings, make_towers, weights_of
 from training.errors import InvalidRecipeError

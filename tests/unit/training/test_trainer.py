@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from rich.console import Console
@@ -16,6 +17,7 @@ from encoder.model import Encoder
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
 from tests.training_runs import make_settings
+from training.claim import Claim
 from training.errors import DivergedError, InvalidRecipeError, NoPairsError, TooManyBadRowsError
 from training.settings import TrainSettings
 from training.trainer import TrainResult, train
@@ -85,6 +87,24 @@ def test_every_promised_file_is_written(trained: Path) -> None:
     }
 
 
+def test_no_file_of_a_run_holds_the_secrets_of_its_data(shards: Path, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("train", "val"):
+        files.pipe(f"/user:SECRET@host/{name}.tar?signature=HIDDEN", (shards / f"{name}.tar").read_bytes())
+    names = {name: f"memory://user:SECRET@host/{name}.tar?signature=HIDDEN" for name in ("train", "val")}
+    command = f"pipe:cat {shards}/train.tar # https://user:SECRET@host/?signature=HIDDEN"
+    options = {"data": [names["train"], command], "val_data": [names["val"]], "data_cache": tmp_path / "cache"}
+    settings = settings_of(shards, tmp_path / "run", **options, num_epochs=0.1)
+    run(settings)
+    for path in tmp_path.joinpath("run").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not [secret for secret in (b"SECRET", b"HIDDEN") if secret in content], path
+    told = json.loads((tmp_path / "run" / "best" / "encoder.json").read_text())["provenance"]["data"]
+    assert told == ["memory://host/train.tar", f"pipe:cat {shards}/train.tar # https://host/"]
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["data"] == told
+    assert not run(settings).is_new
+
+
 def test_the_log_holds_steps_rates_and_measurements(trained: Path) -> None:
     rows = log_of(trained)
     steps = [row["step"] for row in rows]
@@ -134,7 +154,39 @@ def test_a_finished_run_is_not_repeated_until_something_changes(shards: Path, tm
     assert not again.is_new
     assert again.best["step"] == 4
     assert (tmp_path / "run" / "best" / WEIGHTS).stat().st_mtime_ns == before
-    assert run(settings_of(shards, tmp_path / "run", num_epochs=1.0, seed=1)).is_new
+    other = {"num_epochs": 1.0, "seed": 1, "loss": "clip", "cache_images_bytes": 0}
+    with pytest.raises(
+        InvalidRecipeError, match=r"holds a finished run with other settings \(loss, seed\).*--overwrite"
+    ):
+        run(settings_of(shards, tmp_path / "run", **other))
+    assert not run(settings).is_new
+    assert run(settings_of(shards, tmp_path / "run", **other, overwrite=True)).is_new
+
+
+def test_a_finished_run_whose_data_changed_is_not_dropped_unasked(shards: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.tar", PAIRS)
+    settings = settings_of(shards, tmp_path / "run", num_epochs=0.25, data=[str(tmp_path / "train.tar")])
+    run(settings)
+    write_shard(tmp_path / "train.tar", PAIRS[:16])
+    with pytest.raises(InvalidRecipeError, match="holds a finished run whose data or start have changed since"):
+        run(settings)
+
+
+def test_a_run_folder_among_the_pairs_is_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    settings = settings_of(shards, tmp_path / "photos" / "runs" / "one", data=[str(tmp_path / "photos")])
+    with pytest.raises(InvalidRecipeError, match=r"one lies inside the data .*photos: choose another place"):
+        run(settings)
+    assert not list((tmp_path / "photos").iterdir())
+
+
+def test_a_folder_that_a_run_is_writing_to_is_refused(shards: Path, tmp_path: Path) -> None:
+    claim = Claim(tmp_path / "run")
+    settings = settings_of(shards, tmp_path / "run", num_epochs=0.25)
+    with pytest.raises(InvalidRecipeError, match="another run is writing to"):
+        run(settings)
+    claim.release()
+    assert run(settings).is_new
 
 
 def weights_after(settings: TrainSettings) -> dict[str, torch.Tensor]:

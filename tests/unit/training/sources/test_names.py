@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.drawn_pairs import expand
 from training.errors import InvalidPairsError, NoPairsError
-from training.sources import expand
 from training.sources.file import DataFile
 from training.sources.names import find_files
 

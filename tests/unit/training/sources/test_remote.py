@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.drawn_pairs import drawn_pairs, write_shard
-from training.errors import InvalidPairsError
-from training.sources import open_pairs, source_states
+from training.errors import InvalidPairsError, NoPairsError
+from training.sources import open_pairs, source_states, without_secrets
 from training.sources.remote import default_cache_dir, fetch, is_remote
 
 
@@ -150,6 +150,46 @@ def test_a_server_that_is_not_there_is_named_without_secrets(tmp_path: Path, sit
     assert f"cannot fetch {site.url('/a.tar')}: " in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory://user:secret@bucket/a.tar?signature=hidden",  # its library repeats the whole address
+        "pipe:echo http://user:secret@host/a.tar?signature=hidden >&2; exit 1",  # as the command does
+        "http://user:secret@host/{a.tar?signature=hidden",
+        "{absent.tar,http://user:secret@host/a.tar?signature=hidden}",
+    ],
+)
+def test_every_failure_is_told_without_secrets(tmp_path: Path, name: str) -> None:
+    with pytest.raises((InvalidPairsError, NoPairsError)) as caught:
+        open_pairs([name], tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("https://host:8443/a-{00..09}.tar", "https://host:8443/a-{00..09}.tar"),
+        ("https://user:secret@host/a.json?signature=secret#val,test", "https://host/a.json#val,test"),
+        ("s3://key:secret@bucket/my photos?.tar", "s3://bucket/my photos"),
+        ("hf://datasets/me/photos@main/a.tar", "hf://datasets/me/photos@main/a.tar"),
+        ("https://host/a.tar#access_token=secret", "https://host/a.tar"),
+        ("https://host/{a.json#val,b.json?signature=secret}", "https://host/{a.json"),
+        ("{http,https}://user:secret@host/a.tar", "{http,https}://host/a.tar"),
+        ("{https://u:secret@one/a.tar,https://u:secret@two/a.tar}", "{https://one/a.tar,https://two/a.tar}"),
+        ("zip://a.csv::https://user:secret@host/a.zip", "zip://a.csv::https://host/a.zip"),
+        ("photos/me@home/shard?-{0..9}.tar#val", "photos/me@home/shard?-{0..9}.tar#val"),
+        ("pipe:cat a?.tar | pv", "pipe:cat a?.tar | pv"),
+        (
+            "pipe:curl -H \"T: $TOKEN\" 'https://user:secret@host/a?s=secret' http://host/b?s=secret | pv",
+            "pipe:curl -H \"T: $TOKEN\" 'https://host/a' http://host/b | pv",
+        ),
+    ],
+)
+def test_a_name_is_shown_without_secrets(name: str, shown: str) -> None:
+    assert without_secrets(name) == shown
 
 
 def test_several_readers_at_once_fetch_one_copy(tmp_path: Path, site: Site, shard: bytes) -> None:

@@ -1,0 +1,57 @@
+"""Pairs are read as the settings say, for a run and for whoever measures it afterwards."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from encoder.architecture import write_open_clip_config
+from tests.drawn_pairs import drawn_pairs, write_shard
+from tests.networks import TEXT, TIMM_VISION, small_architecture
+from tests.training_runs import ARCHITECTURE, make_settings
+from training.data import open_table
+from training.errors import InvalidRecipeError, TooManyBadRowsError
+from training.sources import open_pairs
+from training.trainer import train
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> list[str]:
+    """Two shards: three pairs, and two."""
+    return [str(write_shard(tmp_path / f"{count}.tar", drawn_pairs(count))) for count in (3, 2)]
+
+
+def test_a_table_knows_its_sources_and_keeps_to_the_settings(names: list[str], tmp_path: Path) -> None:
+    told: list[int] = []
+    settings = make_settings(tmp_path, tmp_path / "run", cache_images_bytes=0)
+    table = open_table(open_pairs(names), ARCHITECTURE, settings, advance=told.append)
+    assert (table.entry_P.tolist(), sum(told), table.pixels_ICHW) == ([0, 0, 0, 1, 1], 5, None)
+    assert table.pixels(4).shape == (3, 32, 32)
+
+
+def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, tmp_path / "run", cache_images_bytes=0, max_image_pixels=1024)
+    pairs = open_pairs(names)
+    with pytest.raises(TooManyBadRowsError, match="5 of 5 rows are bad"):
+        open_table(pairs, ARCHITECTURE, settings)
+    assert len(open_table(pairs, ARCHITECTURE, settings, check_images=False)) == 5
+
+
+def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
+    write_open_clip_config(small_architecture(vision=TIMM_VISION, text={**TEXT, "layers": 1}), tmp_path)
+    (tmp_path / "open_clip_config.json").rename(tmp_path / "small.json")
+    start = train(
+        make_settings(
+            write_shard(tmp_path / "train.tar", drawn_pairs(8)),
+            tmp_path / "start",
+            architecture=str(tmp_path / "small.json"),
+            num_epochs=1,
+        ),
+        Console(quiet=True),
+    )
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"captions": [f"text {n}", f"number {n}"]}) + "\n" for n in range(8)))
+    settings = make_settings(texts, tmp_path / "run", start=str(start.output / "last"), lock_image=True)
+    with pytest.raises(InvalidRecipeError, match="--data has texts alone"):
+        train(settings, Console(quiet=True))
