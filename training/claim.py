@@ -1,34 +1,32 @@
 """A run folder is written by one run at a time."""
 
 import fcntl
+import os
 from pathlib import Path
-from typing import TextIO
 
 from training.errors import InvalidRecipeError
 
-_LOCK = ".running"
-
 
 class Claim:
-    """A lock on a run folder; the kernel frees it when the process ends, however that comes about."""
+    """A lock on a run folder itself; the kernel frees it when the process ends, however that comes about."""
 
     def __init__(self, path: Path) -> None:
         """Takes it; the folder is made if it is not there.
 
         Raises:
             InvalidRecipeError: another run is writing there.
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be made or opened.
         """
         path.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = (path / _LOCK).open("w")
+        self._fd = os.open(path, os.O_RDONLY)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
+            self.release()
             raise InvalidRecipeError(
                 f"another run is writing to {path}: wait for it, or choose another --output"
             ) from None
 
     def release(self) -> None:
         """Lets others have it."""
-        self._file.close()
+        os.close(self._fd)

@@ -46,7 +46,7 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
 
 def toml_text(settings: TrainSettings, leave_out: AbstractSet[str] = frozenset()) -> str:
     """The settings that were given, as a TOML file for `anykey-train --config`; a line each, sorted by name."""
-    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"overwrite", *leave_out})
+    values = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude=set(leave_out))
     # JSON's strings, numbers, booleans and arrays of them are TOML as they stand.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in sorted(values.items())]
     return "\n".join(lines) + "\n"

@@ -116,7 +116,7 @@ def _report(settings: SweepSettings, trials: Trials, console: Console) -> None:
     head = (
         f"# Trial {best.number}, the best of {len(ranking)}: {SELECTION_METRIC} {best.value:.4f} on the held-out pairs."
     )
-    path.write_text(f"{head}\n{toml_text(chosen, leave_out={'output'})}")
+    path.write_text(f"{head}\n{toml_text(chosen, leave_out={'output', 'overwrite'})}")
     console.print(f"{len(ranking)} trials, {len(failed)} more failed; best settings: {path}")
     console.print(f"checkpoint: {trials.folder_of(best.number) / 'best'}")
 

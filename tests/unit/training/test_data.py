@@ -52,6 +52,8 @@ def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
     )
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"captions": [f"text {n}", f"number {n}"]}) + "\n" for n in range(8)))
-    settings = make_settings(texts, tmp_path / "run", start=str(start.output / "last"), lock_image=True)
+    settings = make_settings(
+        texts, tmp_path / "run", start=str(start.output / "last"), lock_image=True, positives="caption"
+    )
     with pytest.raises(InvalidRecipeError, match="--data has texts alone"):
         train(settings, Console(quiet=True))

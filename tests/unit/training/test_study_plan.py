@@ -115,4 +115,4 @@ def test_settings_written_as_toml_read_back_equal() -> None:
     settings = run_settings("it", given)
     again = run_settings("it", tomllib.loads(toml_text(settings)))
     assert again == settings
-    assert again.model_fields_set == given.keys()
+    assert again.model_fields_set == given.keys() | {"overwrite"}

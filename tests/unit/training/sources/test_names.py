@@ -7,6 +7,7 @@ import pytest
 
 from tests.drawn_pairs import expand
 from training.errors import InvalidPairsError, NoPairsError
+from training.sources import open_pairs
 from training.sources.file import DataFile
 from training.sources.names import find_files
 
@@ -80,7 +81,7 @@ def test_unbalanced_braces_are_refused(shards: Path) -> None:
 @pytest.mark.parametrize("given", [[], [""]])
 def test_no_names_are_refused(given: list[str]) -> None:
     with pytest.raises(NoPairsError, match=r"no data named|no file ''"):
-        expand(given)
+        open_pairs(given)
 
 
 def test_relative_names_are_relative_to_where_the_program_runs(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
