@@ -273,5 +273,6 @@ def _load_trunk(model: Any, architecture: Architecture, settings: TrainSettings)
         raise CheckpointCorruptError(f"{path} is damaged or no safetensors file: {error}") from error
     except RuntimeError as error:
         raise CheckpointCorruptError(
-            f"{path} does not fit the image trunk of {architecture.name}: {mismatch(error)}"
+            f"{path} does not fit the image trunk of {architecture.name} (--architecture names another network): "
+            f"{mismatch(error)}"
         ) from error
