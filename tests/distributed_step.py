@@ -1,6 +1,8 @@
-"""One gradient of a small batch, by one process or by several; run by `torchrun`, so that they are real ones.
+"""Gradients of a small batch, by one process or by several; run by `torchrun`, so that they are real ones.
 
-python -m torch.distributed.run --standalone --nproc-per-node N -m tests.distributed_step whole|sharded CHUNKS OUTPUT
+python -m torch.distributed.run --standalone --nproc-per-node N -m tests.distributed_step OUTPUT CASE...
+
+A case is `whole` or `sharded`, the number of chunks and a recipe of `RECIPES`: sharded-2-sigmoid.
 """
 
 import os
@@ -14,13 +16,25 @@ from torch.distributed.tensor import DTensor
 from encoder.fusion import Fusion
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_settings, make_table, make_towers
-from training.batches import DrawnPairs, EpochDraws, Sampling
-from training.distributed import join_processes, sum_gradients
+from training.batches import Draw, DrawnPairs, EpochDraws, Sampling
+from training.distributed import Processes, join_processes, sum_gradients
 from training.gradient_cache import backward
 from training.objective import Objective
 from training.pairs import Pair, Side
+from training.table import PairTable
 
 BATCH_SIZE = 8
+ROUNDING = 2e-5  # of a gradient's largest number; measured: up to 2e-6
+RECIPES: dict[str, dict[str, Any]] = {
+    "gcl": {},
+    "pairwise": {"loss": "pairwise"},
+    "clip": {"loss": "clip"},
+    "alignclip": {"loss": "alignclip"},
+    "sigmoid": {"loss": "sigmoid"},
+    "normalized": {"loss": "normalized"},
+    "same_image": {"positives": "image"},
+    "temperatures": {"temperature_per_pair": True},
+}
 
 
 def pairs() -> list[Pair]:
@@ -30,35 +44,55 @@ def pairs() -> list[Pair]:
     return [*plain, Pair("again", plain[1].image, ("the same",)), Pair("text", None, ("only words",)), asked]
 
 
-def gradients(kind: str, num_chunks: int, **changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients, by name, of the whole batch."""
+def share_of(table: PairTable, rank: int, count: int) -> list[Draw]:
+    """The draws of one process."""
+    (draws,) = EpochDraws(table, Sampling(BATCH_SIZE, 0), rank, count)
+    return draws
+
+
+def gradients(case: str, processes: Processes | None = None) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients, by name, of the whole batch; by this process alone unless there are others."""
+    kind, num_chunks, recipe = case.split("-")
+    processes = processes or Processes()
+    settings = make_settings(Path("-"), Path("-"), **RECIPES[recipe])
+    towers = make_towers()
+    if kind == "sharded":
+        towers.shard()
+    towers.train()
+    objective = Objective(settings, Fusion.RAW, towers.model, True)
+    table = make_table(pairs())
+    drawn = DrawnPairs(table, positives=settings.positives)
+    batch = drawn.collate([drawn[draw] for draw in share_of(table, processes.rank, processes.count)])
+
+    def loss_of(image_ID: torch.Tensor, text_SD: torch.Tensor) -> torch.Tensor:
+        share: torch.Tensor = objective(image_ID, text_SD, batch, processes)
+        return share
+
+    share = backward(towers, batch, int(num_chunks), 0, loss_of)
+    named = [*towers.model.named_parameters(), *objective.named_parameters()]
+    sum_gradients([parameter for _, parameter in named], processes)
+    grads = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    whole = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
+    return processes.sum(float(share), towers.device), whole
+
+
+def check_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str) -> None:
+    """Refuses gradients that differ by more than rounding; small numbers are sums of large ones that cancel."""
+    assert found.keys() == expected.keys(), what
+    for name, gradient in expected.items():
+        atol = ROUNDING * float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=atol, msg=f"{what}: {name}")
+
+
+def main(output: Path, cases: list[str]) -> None:
+    """Writes what the processes find together, case by case."""
+    torch.set_num_threads(1)
     with join_processes(torch.device("cpu")) as processes:
-        table = make_table(pairs())
-        towers = make_towers()
-        objective = Objective(make_settings(Path("-"), Path("-"), **changes), Fusion.RAW, towers.model, True)
-        (draws,) = EpochDraws(table, Sampling(BATCH_SIZE, 0), processes.rank, processes.count)
-        drawn = DrawnPairs(table)
-        batch = drawn.collate([drawn[draw] for draw in draws])
-        if kind == "sharded":
-            towers.shard()
-        towers.train()
-
-        def loss_of(image_ID: torch.Tensor, text_SD: torch.Tensor) -> torch.Tensor:
-            share: torch.Tensor = objective(image_ID, text_SD, batch, processes)
-            return share
-
-        share = backward(towers, batch, num_chunks, 0, loss_of)
-        named = [*towers.model.named_parameters(), *objective.named_parameters()]
-        sum_gradients([parameter for _, parameter in named], processes)
-        grads = {name: parameter.grad for name, parameter in named}
-        whole = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
-        return processes.sum(float(share), towers.device), whole
+        found = {case: gradients(case, processes) for case in cases}
+    aside = output.with_suffix(f".{os.getpid()}")
+    torch.save(found, aside)
+    aside.replace(output)  # every process has the same
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    loss, found = gradients(sys.argv[1], int(sys.argv[2]))
-    output = Path(sys.argv[3])
-    aside = output.with_suffix(f".{os.getpid()}")
-    torch.save({"loss": loss, "gradients": found}, aside)
-    aside.replace(output)  # every process has the same
+    main(Path(sys.argv[1]), sys.argv[2:])

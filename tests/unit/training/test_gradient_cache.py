@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from encoder.fusion import Fusion, fuse
-from tests.distributed_step import gradients
+from tests.distributed_step import check_gradients, gradients
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import VISION, build_seeded, small_architecture
 from tests.training_runs import CPU, make_table
@@ -19,11 +19,10 @@ from training.towers import Start, Towers
 @pytest.mark.parametrize("num_chunks", [2, 3, 8, 30])
 def test_chunks_give_the_gradient_of_the_whole_batch(num_chunks: int) -> None:
     """More chunks than images or texts leave some chunks empty."""
-    loss, expected = gradients("whole", 1)
-    chunked_loss, found = gradients("whole", num_chunks)
+    loss, expected = gradients("whole-1-gcl")
+    chunked_loss, found = gradients(f"whole-{num_chunks}-gcl")
     assert chunked_loss == pytest.approx(loss, rel=1e-6)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    check_gradients(found, expected, f"{num_chunks} chunks")
 
 
 def loss_of(image_ID: Tensor, text_SD: Tensor) -> Tensor:

@@ -1,15 +1,22 @@
 """A whole run in miniature: it learns, it writes what it promises, it repeats itself exactly, it fails in the open."""
 
+import functools
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from encoder.architecture import write_open_clip_config
 from encoder.item import Item
@@ -25,11 +32,8 @@ from training.validation import SELECTION_METRIC
 
 WEIGHTS = "open_clip_model.safetensors"
 PAIRS = drawn_pairs(32)
-COMPILED = (
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # torch's own, while it traces
-)
+TORCHS_OWN = "ignore:The .grad attribute of a Tensor"  # a warning while it traces
+COMPILED = (pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings(TORCHS_OWN))
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +259,45 @@ def test_ways_to_save_memory_or_time_train_the_same(
     weights = weights_after(settings_of(shards, tmp_path / "run", num_epochs=1.0, **changes))
     for name, weight in plain.items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-4, msg=name)
+
+
+def one_step(shards: Path, output: Path, **changes: Any) -> None:
+    run(settings_of(shards, output, num_epochs=0.25, val_data=[], **changes))
+
+
+@pytest.mark.parametrize("network", ["plain", "timm"])
+def test_checkpointed_blocks_are_computed_again_in_the_backward_pass(
+    shards: Path, tmp_path: Path, network: str
+) -> None:
+    """Entries to each block in one step: of both towers once, and twice when activations are not kept."""
+    kinds = (ResidualAttentionBlock, DepthwiseSeparableConv)
+    for is_checkpointed in (False, True):
+        entries: Counter[nn.Module] = Counter()
+        with register_module_forward_pre_hook(lambda module, _, seen=entries: seen.update([module])):
+            changes = {"architecture": str(shards / f"{network}.json"), "checkpoint_activations": is_checkpointed}
+            one_step(shards, tmp_path / str(is_checkpointed), **changes)
+        blocks = {module: count for module, count in entries.items() if isinstance(module, kinds)}
+        assert len(blocks) == {"plain": 1 + 1, "timm": 13 + 1}[network]
+        assert set(blocks.values()) == {2 if is_checkpointed else 1}
+
+
+@pytest.mark.filterwarnings(TORCHS_OWN)
+def test_compile_compiles_the_blocks_of_both_towers(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch traces as always; what it traced is counted and run as it is, which takes seconds and not minutes."""
+    torch.compiler.reset()
+    traced: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        traced.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+    one_step(shards, tmp_path / "plain")
+    assert not traced
+    one_step(shards, tmp_path / "compiled", compile=True)
+    assert len(traced) == 2
 
 
 def test_locked_towers_and_groups_keep_their_weights(shards: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
