@@ -114,10 +114,14 @@ def _make_towers(settings: TrainSettings, start: Start, device: torch.device, pr
         start.model.set_grad_checkpointing(True)  # type: ignore[operator]
     if settings.compile:
         towers.compile()
-    if towers.uses_batch_statistics and (processes.count > 1 or settings.micro_batch_size is not None):
+    embeds_in_parts_or_twice = (
+        processes.count > 1 or settings.micro_batch_size is not None or settings.checkpoint_activations
+    )
+    if towers.uses_batch_statistics and embeds_in_parts_or_twice:
         raise InvalidRecipeError(
-            f"{start.architecture.name} normalises by batch statistics, which several processes or micro-batches "
-            "would change: set --batch-norm eval, or use an architecture without batch normalisation"
+            f"{start.architecture.name} normalises by batch statistics, which several processes, micro-batches or "
+            "--checkpoint-activations (a second update of its running statistics in every step) would change: set "
+            "--batch-norm eval, or use an architecture without batch normalisation"
         )
     return towers
 

@@ -77,7 +77,7 @@ def test_every_recipe_has_a_loss_or_a_gradient_of_its_own() -> None:
     losses = {recipe: round(found_by_one(recipe)[0], 4) for recipe in RECIPES if recipe != "temperatures"}
     assert len(set(losses.values())) == len(losses), losses
     assert "log_scales" in found_by_one("temperatures")[1]
-    assert "bias" in found_by_one("sigmoid")[1]
+    assert "own_bias" in found_by_one("sigmoid")[1]
 
 
 @pytest.mark.parametrize("count", [2, 4])

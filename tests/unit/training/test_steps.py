@@ -32,7 +32,8 @@ def sizes_of_a_step(micro_batch_size: int | None) -> dict[str, list[int]]:
     (words,) = (module for module in towers.model.modules() if isinstance(module, nn.Embedding))
     patches.register_forward_pre_hook(lambda _, arguments: count("images", *arguments))
     words.register_forward_pre_hook(lambda _, arguments: count("texts", *arguments))
-    stepper = Stepper(settings, towers, Objective(settings, Fusion.RAW, towers.model, False), 10, Processes())
+    objective = Objective(settings, Fusion.RAW, towers.model, False)
+    stepper = Stepper(settings, towers, objective, 10, 8, Processes())
     numbers = stepper.step(drawn.collate([drawn[draw] for draw in draws]), 0)
     assert torch.tensor(numbers.loss).isfinite()
     return seen

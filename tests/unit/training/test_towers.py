@@ -164,7 +164,8 @@ def test_without_weights_the_start_is_not_pretrained_and_keeps_clips_mean(tmp_pa
 def test_trunk_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        CheckpointCorruptError, match=r"does not fit the image trunk of flickr8k-mobilenetv1: .*Missing"
+        CheckpointCorruptError,
+        match=r"does not fit the image trunk of flickr8k-mobilenetv1 \(--architecture .*\): Missing",
     ):
         open_start(recipe(tmp_path, image_weights=tmp_path / "other.safetensors"))
 

@@ -274,8 +274,8 @@ def test_checkpointed_blocks_are_computed_again_in_the_backward_pass(
     for is_checkpointed in (False, True):
         entries: Counter[nn.Module] = Counter()
         with register_module_forward_pre_hook(lambda module, _, seen=entries: seen.update([module])):
-            changes = {"architecture": str(shards / f"{network}.json"), "checkpoint_activations": is_checkpointed}
-            one_step(shards, tmp_path / str(is_checkpointed), **changes)
+            changes = {"architecture": str(shards / f"{network}.json"), "batch_norm": "eval"}
+            one_step(shards, tmp_path / str(is_checkpointed), **changes, checkpoint_activations=is_checkpointed)
         blocks = {module: count for module, count in entries.items() if isinstance(module, kinds)}
         assert len(blocks) == {"plain": 1 + 1, "timm": 13 + 1}[network]
         assert set(blocks.values()) == {2 if is_checkpointed else 1}
@@ -319,8 +319,9 @@ def test_a_batch_larger_than_the_data_is_said_to_be_and_keeps_its_micro_batches(
     assert "--batch-size 4096: a pass has 32 pairs, one batch" in capsys.readouterr().out
 
 
-def test_batch_statistics_forbid_micro_batches(shards: Path, tmp_path: Path) -> None:
-    settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", micro_batch_size=4)
+@pytest.mark.parametrize("saving", [{"micro_batch_size": 4}, {"checkpoint_activations": True}])
+def test_batch_statistics_forbid_parts_and_second_passes(shards: Path, tmp_path: Path, saving: dict[str, Any]) -> None:
+    settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", **saving)
     with pytest.raises(InvalidRecipeError, match="set --batch-norm eval"):
         run(settings)
 
