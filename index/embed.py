@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from encoder.errors import InvalidItemError
 from encoder.item import Item
 from index.encoding import EncoderSource
 from index.errors import InvalidRowError
 from index.plan import ImageStamp, PlannedEntry
 from index.settings import BuildSettings
-from index.store import Known, NewImage, NewKey, Refusal, SeenImage
+from index.store import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -37,7 +40,7 @@ class ReadyKey:
     """A key with its images read; `prepared` is `None` if its vector is already stored."""
 
     entry: PlannedEntry
-    content_sha256: bytes
+    built: BuildFacts
     images: tuple[NewImage, ...]
     prepared: Any | None
 
@@ -47,14 +50,14 @@ class EmbeddedBatch:
     """What one batch of the loop gives to the store.
 
     Attributes:
-        keys: Keys to store.
+        records: Keys to store.
         refusals: Keys that the encoder refused, to be remembered.
         unreadable: Keys whose images could not be read this time.
         bad_rows: Every row of the batch that is skipped, with its entry.
         num_embedded: How many of the keys went through the encoder.
     """
 
-    keys: list[NewKey]
+    records: list[Record]
     refusals: list[Refusal]
     unreadable: list[str]
     bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
@@ -63,7 +66,7 @@ class EmbeddedBatch:
     @property
     def num_entries(self) -> int:
         """How many entries the batch settled."""
-        return len(self.keys) + len(self.bad_rows)
+        return len(self.records) + len(self.bad_rows)
 
 
 def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings) -> bool:
@@ -178,42 +181,48 @@ def _make_ready(
     content_sha256 = _content_digest(entry.text, seen)
     keeps_bytes = settings.images == "copy"
     images = tuple(
-        NewImage(image, _media_type(data), data if keeps_bytes else None)
-        for image, data in zip(seen, contents, strict=True)
+        NewImage(_media_type(data), None, data) if keeps_bytes else NewImage(_media_type(data), stamp.path, None)
+        for stamp, data in zip(entry.images, contents, strict=True)
     )
+    built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
-        return ReadyKey(entry, content_sha256, images, None)
+        return ReadyKey(entry, built, images, None)
     try:
         prepared = source.load().prepare(Item(entry.text, tuple(contents)))
     except InvalidItemError as error:
         paths = ", ".join(stamp.path for stamp in entry.images)
         return _Refused(entry, f"{error.reason}{f' in {paths}' if paths else ''}", seen)
-    return ReadyKey(entry, content_sha256, images, prepared)
+    return ReadyKey(entry, built, images, prepared)
 
 
 def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: BuildSettings) -> EmbeddedBatch:
     ready = [item for item in batch if isinstance(item, ReadyKey)]
     fresh = [item for item in ready if item.prepared is not None]
     vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
-    keys = [
-        NewKey(
-            entry=item.entry,
-            payload_sha256=item.entry.payload_digest(settings.images),
-            content_sha256=item.content_sha256,
-            images=item.images,
-            vector_D=None if item.prepared is None else next(vectors),
-        )
-        for item in ready
-    ]
+    records = [_record(item, None if item.prepared is None else next(vectors)) for item in ready]
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     unreadable = [item.entry.key for item in refused if item.images is None]
     bad_rows = [(item.entry, InvalidRowError(item.entry.where, item.reason, item.entry.key)) for item in refused]
-    return EmbeddedBatch(keys, refusals, unreadable, bad_rows, len(fresh))
+    return EmbeddedBatch(records, refusals, unreadable, bad_rows, len(fresh))
+
+
+def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
+    entry = ready.entry
+    return Record(
+        key=entry.key,
+        modality=entry.modality,
+        text=entry.text,
+        metadata=entry.metadata,
+        pools=entry.pools,
+        images=ready.images,
+        vector_D=vector_D,
+        built=ready.built,
+    )
 
 
 def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: BuildSettings) -> Refusal:
-    return Refusal(entry, entry.payload_digest(settings.images), images, _limits(settings), reason)
+    return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
 
 
 def _read(stamp: ImageStamp) -> bytes:

@@ -8,10 +8,14 @@ KeyIndexError
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
+  LiveKeysError                        keys that were stored live would be lost
+  IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
-  IndexLockedError                     another builder is at work on the same index
+  IndexLockedError                     another writer is at work on the same index
+  InvalidKeyError (ValueError)         a key that was handed over cannot be stored
+  ReadOnlyError                        a change was asked of an index that was opened for reading
 """
 
 from pathlib import Path
@@ -82,4 +86,24 @@ class EncoderMismatchError(KeyIndexError):
 
 
 class IndexLockedError(KeyIndexError):
-    """Another builder is at work on the same index."""
+    """Another writer is at work on the same index."""
+
+
+class IndexExistsError(KeyIndexError):
+    """There is an index where a new one was to be made."""
+
+
+class LiveKeysError(KeyIndexError):
+    """A build would lose keys that were stored live, or may have been; says what to do."""
+
+
+class InvalidKeyError(KeyIndexError, ValueError):
+    """A key cannot be stored as it is given; says which and why."""
+
+
+class ReadOnlyError(KeyIndexError):
+    """The index was opened for reading only."""
+
+
+class InvalidFilterError(InvalidSearchError):
+    """Stand-in."""

@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,12 @@ class Plan:
         """Number of entries, or of stale ones."""
         condition = "WHERE is_stale" if only_stale else ""
         return int(self._db.execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
+
+    def lacking(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are not in the plan."""
+        for key in keys:
+            if self._db.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is None:
+                yield key
 
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 
+VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
@@ -30,6 +31,12 @@ class BuildSettings(ProgramSettings):
     )
     output: Path = Field(description="Index directory; made if absent")
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
+    anew: bool = Field(
+        False,
+        description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
+        "that were stored live are dropped with it",
+    )
+    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
     images: ImageStorage = Field(
         "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",

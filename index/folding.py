@@ -1,0 +1,199 @@
+"""Folding: the files of the next version from the store. A build ends with it; compaction is nothing else.
+
+Shape legend: B = batch, D = width, N = keys.
+"""
+
+import json
+import platform
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from encoder.item import Modality
+from index.errors import IndexCorruptError, InvalidRowError
+from index.exact import write_exact
+from index.folded import FIELDS_NAME, ROWS_NAME, VECTORS_NAME
+from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts, read_manifest
+from index.postings import write_postings
+from index.store_reader import StoreReader
+from index.versions import STORE_NAME, IndexDirectory
+
+BAD_ROWS_NAME = "bad_rows.jsonl"
+BATCH_SIZE = 4096
+
+Attributes = tuple[Modality, Sequence[str], Mapping[str, Any]]  # of a key: what filters look at
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a version's keys come from, for its manifest; compaction hands it on.
+
+    Attributes:
+        corpus: Corpus paths, as they were given to the last build.
+        settings: That build's settings.
+        bad_rows: The rows it skipped.
+    """
+
+    corpus: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    bad_rows: Sequence[InvalidRowError] = ()
+
+
+def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, provenance: Provenance) -> Manifest:
+    """Writes the files of the next version from a store as it is now, into `folding/`.
+
+    The store may be changed meanwhile; those changes are not in the version.
+
+    Args:
+        directory: Where the index is.
+        reader: The store.
+        store_name: What it is called when the version is published.
+        provenance: Where its keys come from.
+
+    Returns:
+        The manifest, to be published.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        OSError: the disk is full or not writable.
+    """
+    folder = directory.folding_dir
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    counts = _Counts()
+    with reader.snapshot() as snapshot:
+        seq, meta = snapshot.seq, snapshot.meta()
+        encoder = encoder_facts(meta)
+        np.save(folder / ROWS_NAME, snapshot.rows())
+        write_exact(folder / VECTORS_NAME, encoder.width, meta["vector_type"], snapshot.vectors(BATCH_SIZE))
+        write_postings(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
+    _write_bad_rows(provenance.bad_rows, folder / BAD_ROWS_NAME)
+    names = (ROWS_NAME, VECTORS_NAME, FIELDS_NAME, BAD_ROWS_NAME)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        version=directory.next_name(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        encoder=encoder,
+        num_keys=counts.num_keys,
+        modalities={modality: counts.of_modality[modality] for modality in Modality},
+        pools=dict(sorted(counts.of_pool.items())),
+        num_bad_rows=len(provenance.bad_rows),
+        store=store_name,
+        store_id=meta["store_id"],
+        seq=seq,
+        files={name: file_facts(folder / name) for name in names},
+        corpus=list(provenance.corpus),
+        settings=dict(provenance.settings),
+        libraries={
+            "faiss": faiss.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+        },
+    )
+
+
+def publish_built(directory: IndexDirectory, provenance: Provenance) -> Manifest:
+    """Makes the store that is complete in `building/` one of the index's, and publishes a version of it.
+
+    A kill at any point leaves either what was published before or the new version; in the first case the store is
+    back in `building/` after `IndexDirectory.recover`.
+
+    Raises:
+        OSError: the disk is full or not writable; what was published stays.
+    """
+    reader = StoreReader(directory.building_dir / STORE_NAME)
+    name = directory.next_store_name()
+    try:
+        manifest = fold(directory, reader, name, provenance)
+    finally:
+        reader.close()
+    directory.adopt_built_store(name)
+    directory.publish(manifest)
+    return manifest
+
+
+def publish_next(
+    directory: IndexDirectory, store_path: Path, store_name: str, provenance: Provenance
+) -> tuple[Manifest, int]:
+    """Publishes a version of a store of the index as it is now, and deletes versions that nobody needs any more.
+
+    Returns:
+        The version's manifest, and the number of the last change that all versions left cover.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        OSError: the disk is full or not writable; what was published stays.
+    """
+    reader = StoreReader(store_path)
+    try:
+        manifest = fold(directory, reader, store_name, provenance)
+    finally:
+        reader.close()
+    directory.publish(manifest)
+    directory.remove_old()
+    seqs = (read_manifest(directory.version_dir(name)).seq for name in directory.names())
+    return manifest, min(seqs)
+
+
+def provenance_of(manifest: Manifest, version_dir: Path) -> Provenance:
+    """Where the keys of a version come from.
+
+    Raises:
+        IndexCorruptError: its list of bad rows is missing or damaged.
+    """
+    return Provenance(manifest.corpus, manifest.settings, read_bad_rows(version_dir))
+
+
+def encoder_facts(meta: Mapping[str, Any]) -> EncoderFacts:
+    """The encoder that made a store's vectors, from what was noted in it."""
+    return EncoderFacts(
+        name=meta["name"],
+        fingerprint=meta["fingerprint"],
+        width=meta["width"],
+        fusion=meta["fusion"],
+        computed_in=json.loads(meta.get("computed_in", "[]")),
+    )
+
+
+def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
+    """The bad rows that a version's `bad_rows.jsonl` lists.
+
+    Raises:
+        IndexCorruptError: the file is missing or damaged.
+    """
+    path = version_dir / BAD_ROWS_NAME
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise IndexCorruptError(path, str(error)) from error
+
+
+class _Counts:
+    """Keys per modality and pool, counted while they go by."""
+
+    def __init__(self) -> None:
+        self.num_keys = 0
+        self.of_modality: Counter[str] = Counter()
+        self.of_pool: Counter[str] = Counter()
+
+    def counting(self, keys: Iterable[Attributes]) -> Iterator[Attributes]:
+        for modality, pools, metadata in keys:
+            self.num_keys += 1
+            self.of_modality[modality] += 1
+            self.of_pool.update(pools)
+            yield modality, pools, metadata
+
+
+def _write_bad_rows(rows: Sequence[InvalidRowError], path: Path) -> None:
+    lines = (json.dumps({"where": row.where, "key": row.key, "reason": row.reason}) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
