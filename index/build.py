@@ -23,11 +23,12 @@ from index.encoding import CheckpointSource, EncoderSource
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.folding import Provenance, publish_built, read_bad_rows
 from index.manifest import Manifest
+from index.options import FoldOptions
 from index.plan import Plan, PlannedEntry
 from index.progress import progress
 from index.settings import BuildSettings
 from index.store import Known, Record, Store
-from index.versions import STORE_NAME, IndexDirectory
+from index.versions import STORE_NAME, IndexDirectory, OpenVersion
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)
@@ -117,8 +118,11 @@ class _Build:
             self._require_keys(staged)
             if base is None:
                 staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
-            elif not self._take_over(base.store, staged) and base.is_sound and self._has_same_bad_rows(base):
-                return self._keep(base, num_embedded)
+                staged.note(**self._options(staged).facts())
+            else:
+                self._take_over(base.store, staged)
+        if base is not None and not self._is_new(base):
+            return self._keep(base, num_embedded)
         manifest = self._publish(base)
         return BuildReport(manifest, self._directory.version_dir(manifest.version), True, num_embedded)
 
@@ -168,10 +172,20 @@ class _Build:
 
     def _is_anything_to_do(self, base: Base) -> bool:
         """Whether the index differs from what this build would make; decided without the encoder."""
-        if not base.is_sound or self._plan.count(only_stale=True):
-            return True
+        is_any_stale = self._plan.count(only_stale=True) > 0
         is_any_gone = any(True for _ in self._plan.lacking(base.store.keys("corpus")))
-        return is_any_gone or not self._has_same_bad_rows(base)
+        return is_any_stale or is_any_gone or self._is_new(base)
+
+    def _is_new(self, base: Base) -> bool:
+        """Whether a version of the store as it is now would differ from the published one, or that one is damaged."""
+        if base.version is None or not base.is_sound or base.store.seq != base.version.manifest.seq:
+            return True
+        are_options_new = self._options(base.store) != base.version.manifest.options
+        return are_options_new or not self._has_same_bad_rows(base.version)
+
+    def _options(self, store: Store) -> FoldOptions:
+        """How the next version is to be derived from a store."""
+        return FoldOptions.of(store.meta).changed_by(self._settings)
 
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
@@ -228,9 +242,8 @@ class _Build:
         if num_bad == self._plan.count():
             raise InvalidCorpusError(self._nothing_left())
 
-    def _take_over(self, store: Store, staged: Store) -> bool:
-        """Brings the index's store up to the corpus in one transaction; says whether that changed any key."""
-        seq = store.seq
+    def _take_over(self, store: Store, staged: Store) -> None:
+        """Brings the index's store up to the corpus in one transaction."""
         entries = [entry.key for entry in self._plan.entries(only_stale=True)]
         refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
         records = (staged.record(key) for key in entries if staged.has(key))
@@ -238,7 +251,6 @@ class _Build:
         store.forget_refusals(self._plan.lacking(store.refused()))
         if staged.meta.get("computed_in"):
             store.note_computed_in(json.loads(staged.meta["computed_in"]))
-        return store.seq != seq
 
     def _publish(self, base: Base | None) -> Manifest:
         settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
@@ -246,6 +258,7 @@ class _Build:
         self._plan.close()
         if base is None:
             return publish_built(self._directory, provenance)
+        base.store.note(**self._options(base.store).facts())
         manifest = base.publish(self._directory, provenance)
         _delete_store(self._directory.building_dir / STORE_NAME)
         return manifest
@@ -262,10 +275,8 @@ class _Build:
         staged.note(fusion=str(encoder.fusion))
         staged.note_computed_in([f"{encoder.precision} on {encoder.device}"])
 
-    def _has_same_bad_rows(self, base: Base) -> bool:
-        if base.version is None:
-            return False
-        return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(base.version.path)))
+    def _has_same_bad_rows(self, version: OpenVersion) -> bool:
+        return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
 
 
 def _resume(path: Path, fingerprint: str) -> Store | None:

@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.item import Modality
 from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
 from index.folding import Provenance, publish_built
 from index.generation import Generation
@@ -80,13 +81,19 @@ class FaissIndex:
         return self._generation.version.manifest
 
     def search(
-        self, vectors_QD: NDArray[np.float32], k: int, scope: Scope = EVERYTHING, *, exact: bool = False
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query; equal scores of an exact search by time of change.
 
         Raises:
-            InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, or there is
-                no such pool or modality.
+            InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, there is no such
+                pool or modality, or a calibrated index is not told the queries' modalities.
             IndexCorruptError: the store turns out to be damaged.
         """
         queries_QD = self._check_vectors(vectors_QD)
@@ -96,6 +103,7 @@ class FaissIndex:
             view.check(scope)
             if not len(queries_QD):
                 return []
+            queries_QD = view.calibrated(queries_QD, query_modalities)
             scores_QK, rows_QK = view.search(queries_QD, int(k), scope, snapshot, exact)
             return _hits(scores_QK, rows_QK, snapshot)
 

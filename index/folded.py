@@ -13,6 +13,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from index.calibration import Calibration, read_calibration
 from index.errors import IndexCorruptError
 from index.exact import ExactVectors
 from index.filters import to_json
@@ -24,6 +25,7 @@ from index.versions import OpenVersion
 ROWS_NAME = "rows.npy"
 VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
+CALIBRATION_NAME = "calibration.npy"
 MOST_REMEMBERED_BYTES = 64 * 2**20  # of the positions that scopes were found to hold
 
 
@@ -32,10 +34,19 @@ class Folded:
 
     Attributes:
         manifest: What the version says about itself.
+        calibration: What its vectors and those of queries are centred by, if they are.
     """
 
-    def __init__(self, manifest: Manifest, rows_N: NDArray[np.int64], exact: ExactVectors, fields: Postings) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows_N: NDArray[np.int64],
+        exact: ExactVectors,
+        fields: Postings,
+        calibration: Calibration | None,
+    ) -> None:
         self.manifest = manifest
+        self.calibration = calibration
         self._rows_N = rows_N
         self._exact = exact
         self._fields = fields
@@ -57,7 +68,15 @@ class Folded:
                 version.path / VECTORS_NAME,
                 f"it holds {exact.num_vectors} vectors of width {exact.width}, the manifest says {num_keys} of {width}",
             )
-        return cls(version.manifest, rows_N, exact, Postings(version.path / FIELDS_NAME))
+        calibration = None
+        if CALIBRATION_NAME in version.manifest.files:
+            calibration = read_calibration(version.path / CALIBRATION_NAME, width)
+        return cls(version.manifest, rows_N, exact, Postings(version.path / FIELDS_NAME), calibration)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows `[N]` that the version covers, ascending."""
+        return self._rows_N
 
     @property
     def num_keys(self) -> int:

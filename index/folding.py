@@ -16,14 +16,17 @@ from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.calibration import Calibration
 from index.errors import IndexCorruptError, InvalidRowError
 from index.exact import write_exact
-from index.folded import FIELDS_NAME, ROWS_NAME, VECTORS_NAME
+from index.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts, read_manifest
+from index.options import FoldOptions
 from index.postings import write_postings
-from index.store_reader import StoreReader
+from index.store_reader import Snapshot, StoreReader
 from index.versions import STORE_NAME, IndexDirectory
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
@@ -71,12 +74,16 @@ def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, proven
     counts = _Counts()
     with reader.snapshot() as snapshot:
         seq, meta = snapshot.seq, snapshot.meta()
-        encoder = encoder_facts(meta)
+        encoder, options = encoder_facts(meta), FoldOptions.of(meta)
         np.save(folder / ROWS_NAME, snapshot.rows())
-        write_exact(folder / VECTORS_NAME, encoder.width, meta["vector_type"], snapshot.vectors(BATCH_SIZE))
+        vectors = snapshot.vectors(BATCH_SIZE)
+        if options.calibrate == "modality-mean":
+            calibration = _calibrate(snapshot, encoder.width)
+            calibration.write(folder / CALIBRATION_NAME)
+            vectors = _calibrated(calibration, snapshot)
+        write_exact(folder / VECTORS_NAME, encoder.width, meta["vector_type"], vectors)
         write_postings(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     _write_bad_rows(provenance.bad_rows, folder / BAD_ROWS_NAME)
-    names = (ROWS_NAME, VECTORS_NAME, FIELDS_NAME, BAD_ROWS_NAME)
     return Manifest(
         format_version=FORMAT_VERSION,
         version=directory.next_name(),
@@ -88,8 +95,9 @@ def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, proven
         num_bad_rows=len(provenance.bad_rows),
         store=store_name,
         store_id=meta["store_id"],
+        options=options,
         seq=seq,
-        files={name: file_facts(folder / name) for name in names},
+        files={path.name: file_facts(path) for path in sorted(folder.iterdir())},
         corpus=list(provenance.corpus),
         settings=dict(provenance.settings),
         libraries={
@@ -176,6 +184,24 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+def _calibrate(snapshot: Snapshot, width: int) -> Calibration:
+    return Calibration.of(_by_modality(snapshot), width)
+
+
+def _calibrated(calibration: Calibration, snapshot: Snapshot) -> Iterator[NDArray[np.float32]]:
+    for vectors_BD, codes_B in _by_modality(snapshot):
+        yield calibration.apply(vectors_BD, codes_B)
+
+
+def _by_modality(snapshot: Snapshot) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """All vectors in the order of their rows, with their modalities' positions."""
+    codes_N = snapshot.modalities()
+    start = 0
+    for vectors_BD in snapshot.vectors(BATCH_SIZE):
+        yield vectors_BD, codes_N[start : start + len(vectors_BD)]
+        start += len(vectors_BD)
 
 
 class _Counts:

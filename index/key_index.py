@@ -95,7 +95,13 @@ class KeyIndex(Protocol):
     """
 
     def search(
-        self, vectors_QD: NDArray[np.float32], k: int, scope: Scope = EVERYTHING, *, exact: bool = False
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query.
 
@@ -104,6 +110,7 @@ class KeyIndex(Protocol):
             k: Most hits per query. `k` hits come back whenever the scope has `k` keys.
             scope: Which keys may be hits.
             exact: Compares the queries with every key of the scope.
+            query_modalities: What each query is; an index that is calibrated by modality needs it.
 
         Returns:
             Per query, hits best first.

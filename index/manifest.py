@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from encoder.item import Modality
 from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
+from index.options import FoldOptions
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -62,6 +63,7 @@ class Manifest(_Record):
         num_bad_rows: Corpus rows that were skipped; `bad_rows.jsonl` lists them.
         store: Name of the store that the version is derived from, a decimal number.
         store_id: What that store calls itself, so that no other is taken for it.
+        options: How the version was derived from it.
         seq: Number of the last change of the store that the version covers.
         files: Every other file of the version, by name.
         corpus: Corpus paths, as they were given to the builder.
@@ -79,6 +81,7 @@ class Manifest(_Record):
     num_bad_rows: int
     store: str
     store_id: str
+    options: FoldOptions
     seq: int
     files: dict[str, FileFacts]
     corpus: list[str]

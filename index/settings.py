@@ -37,6 +37,11 @@ class BuildSettings(ProgramSettings):
         "that were stored live are dropped with it",
     )
     vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+    calibrate: Literal["none", "modality-mean"] | None = Field(
+        None,
+        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
+        "corpus by modality; default: as the index has it, none for a new one",
+    )
     images: ImageStorage = Field(
         "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.calibration import MODALITIES
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
 from index.store import NewImage, naming_damage, open_read_only, payload_checksum, read_meta, vector_dtype
@@ -144,6 +145,12 @@ class Snapshot:
         while batch := cursor.fetchmany(batch_size):
             data = b"".join(self._checked_vector(*row) for row in batch)
             yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1)
+
+    def modalities(self) -> NDArray[np.uint8]:
+        """Each key's modality, as its position in `MODALITIES`, in the order of the rows."""
+        codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
+        found = self._all("SELECT modality FROM keys ORDER BY row")
+        return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
 
     def attributes(self) -> Iterator[tuple[Modality, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their rows.

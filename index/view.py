@@ -3,6 +3,7 @@
 Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.calibration import codes_of
 from index.errors import InvalidSearchError
 from index.folded import Folded
 from index.key_index import Scope
@@ -44,6 +46,9 @@ class View:
     def after(self, changes: Changes) -> "View":
         """The view after some changes; only the latest view may be asked."""
         removed = self.folded.positions_of_rows(changes.removed)
+        if self.folded.calibration is not None:
+            codes = codes_of([key.modality for key in changes.keys])
+            changes = replace(changes, vectors_RD=self.folded.calibration.apply(changes.vectors_RD, codes))
         return replace(
             self,
             seq=changes.seq,
@@ -60,6 +65,21 @@ class View:
     def num_unfolded(self) -> int:
         """What the next version will fold in: rows that came and rows that went."""
         return self.recent.num_rows + len(self.removed)
+
+    def calibrated(self, queries_QD: NDArray[np.float32], modalities: Sequence[Modality] | None) -> NDArray[np.float32]:
+        """Queries as this view's keys are compared with them.
+
+        Raises:
+            InvalidSearchError: the keys are centred by modality, and the queries' modalities are not told.
+        """
+        if self.folded.calibration is None:
+            return queries_QD
+        if modalities is None or len(modalities) != len(queries_QD):
+            raise InvalidSearchError(
+                f"the index is calibrated by modality: expected the modality of each of {len(queries_QD)} queries, got "
+                f"{'none' if modalities is None else len(modalities)}"
+            )
+        return self.folded.calibration.apply(queries_QD, codes_of(modalities))
 
     def search(self, queries_QD: NDArray[np.float32], k: int, scope: Scope, snapshot: Snapshot, exact: bool) -> Found:
         """The best keys of a scope; `snapshot` is of the same moment."""

@@ -5,6 +5,7 @@ Shape legend: Q = queries, D = width.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,7 +48,15 @@ class SearchableIndex(Protocol):
         """What the published version says about itself."""
         ...
 
-    def search(self, vectors_QD: Vector, k: int, scope: Scope = EVERYTHING, *, exact: bool = False) -> list[list[Hit]]:
+    def search(
+        self,
+        vectors_QD: Vector,
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
+    ) -> list[list[Hit]]:
         """The best `k` keys of the scope for each query."""
         ...
 
@@ -183,7 +192,7 @@ class Searcher:
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
         scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
-        return self._index.search(vector_D[None, :], query.k, scope)[0]
+        return self._index.search(vector_D[None, :], query.k, scope, query_modalities=[query.item.modality])[0]
 
     def _check_pool(self, pool: str | None) -> None:
         known = self._index.manifest.pools
