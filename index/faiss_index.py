@@ -23,7 +23,7 @@ from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
 from index.records import to_record
 from index.settings import VectorType
-from index.store import Store
+from index.store import Record, Store
 from index.store_reader import Snapshot, is_encodable
 from index.versions import STORE_NAME, IndexDirectory
 from index.view import View
@@ -114,9 +114,16 @@ class FaissIndex:
             InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
             ReadOnlyError: the index was opened for reading.
         """
-        writer = self._checked_writer()
         width = self.manifest.encoder.width
-        writer.commit([to_record(key, width) for key in keys])
+        self.store_records([to_record(key, width) for key in keys])
+
+    def store_records(self, records: Sequence[Record]) -> None:
+        """Stores keys that have been checked, as `upsert` does.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+        """
+        self._checked_writer().commit(records)
 
     def delete(self, keys: Collection[str]) -> int:
         """Deletes keys, all or nothing, on disk when it returns; gives the number that were there.
