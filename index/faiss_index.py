@@ -21,6 +21,7 @@ from index.generation import Generation
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
+from index.options import FoldOptions
 from index.records import to_record
 from index.settings import VectorType
 from index.store import Record, Store
@@ -279,13 +280,16 @@ class FaissIndex:
         return queries_QD
 
 
-def create_index(index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32") -> None:
+def create_index(
+    index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32", options: FoldOptions | None = None
+) -> None:
     """Publishes an index without keys, to be filled by `FaissIndex.upsert`.
 
     Args:
         index_dir: Where; must hold no index.
         encoder: The encoder whose vectors will be stored.
         vector_type: How they are stored.
+        options: How its versions are derived.
 
     Raises:
         IndexExistsError: there is an index already.
@@ -299,6 +303,7 @@ def create_index(index_dir: Path, encoder: EncoderFacts, vector_type: VectorType
         directory.building_dir.mkdir()
         store = Store(directory.building_dir / STORE_NAME, vector_type)
         store.note_encoder(encoder)
+        store.note(**(options or FoldOptions()).facts())
         store.close()
         publish_built(directory, Provenance())
 
