@@ -1,5 +1,7 @@
-"""Drawn metadata and conditions, full of the values that engines confuse: 1, 1.0 and true; integers that no double
-holds; strings that UTF-16 sorts otherwise than code points; strings and paths at the limits.
+"""Drawn metadata and conditions, full of what engines confuse.
+
+That is: 1, 1.0 and true; integers that no double holds; strings that UTF-16 sorts otherwise than code points do;
+strings and paths at the limits.
 """
 
 from typing import Any
