@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from index.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
 from index.errors import IndexCorruptError
 from index.postings import CHUNK, Posted, Postings, write_postings
-from tests.unit.index.filter_cases import conditions, metadata
+from tests.unit.index.filter_cases import BEYOND, WITHIN, cases
 
 COLOURS = ("red", "green", "blue")
 
@@ -71,17 +71,34 @@ SOME_CONDITIONS: list[Condition] = [
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(metadata, max_size=8), st.lists(conditions, min_size=1, max_size=8), st.sampled_from([1, 2000, 2**20]))
+@given(cases(), st.sampled_from([1, 2000, 2**20]))
 def test_postings_agree_with_matches_on_every_row(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Any], wanted: list[Condition], memory_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]], memory_bytes: int
 ) -> None:
+    rows, wanted = case
     folder = tmp_path_factory.mktemp("postings")
-    with posted(folder, [row(each) for each in found], memory_bytes=memory_bytes) as postings:
+    with posted(folder, [row(each) for each in rows], memory_bytes=memory_bytes) as postings:
         for condition in wanted:
-            expected = [position for position, each in enumerate(found) if matches(condition, each)]
+            expected = [position for position, each in enumerate(rows) if matches(condition, each)]
             positions = postings.positions(condition)
             assert positions.dtype == np.int64
             assert positions.tolist() == expected, condition
+
+
+@pytest.mark.parametrize("value", [*WITHIN, *BEYOND])
+def test_every_comparison_of_every_kind_of_value_agrees_with_matches(tmp_path: Path, value: Any) -> None:
+    rows = [{"a": value}, {"a": [None, value]}, {"a": True}, {"a": 1}, {"a": "b"}]
+    compared = [*(Equals(("a",), each) for each in WITHIN)]
+    bounded = [
+        Range(("a",), **{name: each})
+        for name in ("gt", "gte", "lt", "lte")
+        for each in WITHIN
+        if not isinstance(each, bool)
+    ]
+    with posted(tmp_path, [row(each) for each in rows]) as postings:
+        for condition in [*compared, *bounded]:
+            expected = [position for position, each in enumerate(rows) if matches(condition, each)]
+            assert postings.positions(condition).tolist() == expected, condition
 
 
 def test_postings_over_many_chunks_and_runs_agree_with_matches(tmp_path: Path) -> None:
