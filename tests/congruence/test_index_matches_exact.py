@@ -103,9 +103,9 @@ def test_shorter_result_is_the_beginning_of_a_longer_one(
 ) -> None:
     query_1D = exact.vectors_ND[row : row + 1].astype(np.float32)  # a stored vector: many ties
 
-    (longest,) = index.search(query_1D, NUM_KEYS, scope)
+    (longest,) = index.search(query_1D, NUM_KEYS, scope, exact=True)
 
-    assert index.search(query_1D, k, scope) == [longest[:k]]
+    assert index.search(query_1D, k, scope, exact=True) == [longest[:k]]
 
 
 def test_comparison_can_fail(index: FaissIndex, exact: Exact) -> None:
