@@ -64,7 +64,7 @@ def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base |
     store = None
     try:
         with naming_damage(store_path):
-            check_store(store_path, version and version.manifest)
+            check_store(store_path, None if version is None else version.manifest)
             store = Store(store_path)
             if store.meta.get("fingerprint") == fingerprint:
                 return Base(store, version, is_sound)

@@ -17,8 +17,8 @@ from encoder.errors import CheckpointNotFoundError
 from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.build import build_index
-from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError, KeyNotFoundError, LiveKeysError
-from index.key_index import NewKey, Scope
+from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError
+from index.key_index import Scope
 from index.versions import IndexDirectory
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -348,28 +348,6 @@ def test_damaged_faiss_file_is_rebuilt_from_the_store(tmp_path: Path, caplog: py
     assert "vectors.faiss is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["no database", "cut", "empty", "missing", "another store"])
-def test_damaged_store_is_refused_and_built_anew_only_on_demand(tmp_path: Path, damage: str) -> None:
-    corpus = mixed_corpus(tmp_path)
-    build_with(corpus, tmp_path / "i")
-    path = tmp_path / "i" / "stores" / "1" / "store.sqlite"
-    if damage == "missing":
-        path.unlink()
-    elif damage == "another store":
-        build_with(corpus, tmp_path / "other")
-        shutil.copy(tmp_path / "other" / "stores" / "1" / "store.sqlite", path)
-    else:
-        path.write_bytes({"no database": b"x" * 5000, "cut": path.read_bytes()[:4096], "empty": b""}[damage])
-    before = path.read_bytes() if path.exists() else None
-
-    with pytest.raises(LiveKeysError, match=r"store\.sqlite is damaged: .*--anew"):
-        build_with(corpus, tmp_path / "i")
-    assert (path.read_bytes() if path.exists() else None) == before
-    assert build_with(corpus, tmp_path / "i", anew=True).num_embedded == 9
-    assert len(contents(tmp_path / "i")) == 9
-    assert not build_with(corpus, tmp_path / "i").is_new
-
-
 def test_images_can_be_referred_to_and_copied_later(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     referring = build_with(corpus, tmp_path / "i", images="reference")
@@ -415,6 +393,19 @@ def test_mbeir_dataset_is_built_as_it_is(tmp_path: Path) -> None:
     assert report.bad_rows == []
     assert report.manifest.pools == {"mbeir_x_task0": 1, "mbeir_x_task1": 2}
     assert keys_of(tmp_path / "i") == ["9:1", "9:2"]
+
+
+@pytest.mark.parametrize("vectors", ["float32", "float16"])
+def test_vectors_are_kept_as_asked_for(tmp_path: Path, vectors: str) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i", vectors=vectors)
+    dtype = np.dtype(vectors)
+    with FaissIndex.open(tmp_path / "i") as index:
+        for stored in index.scan():
+            vector_D = index.vector(stored.key)
+            assert (vector_D == vector_D.astype(dtype)).all()
+        expected = FakeEncoder().encode([Item(index.get("key-0").payload.text)])[0]
+        assert index.vector("key-0") == pytest.approx(expected, abs=1e-6 if vectors == "float32" else 1e-3)
 
 
 class _Stop(BaseException):
