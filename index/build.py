@@ -83,6 +83,7 @@ def build_index(
     fingerprint = source.fingerprint()
     with directory.locked_for_writing():
         directory.recover()
+        directory.take_back_store()
         directory.building_dir.mkdir(exist_ok=True)
         build = _Build(settings, source, console, directory)
         try:

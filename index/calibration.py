@@ -72,7 +72,7 @@ def read_calibration(path: Path, width: int) -> Calibration:
     """
     try:
         means_MD = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise IndexCorruptError(path, str(error)) from error
     expected = (len(MODALITIES), width)
     if means_MD.shape != expected or means_MD.dtype != np.float32 or not np.isfinite(means_MD).all():

@@ -14,6 +14,9 @@ KeyIndexError
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
   IndexLockedError                     another writer is at work on the same index
+  OutputExistsError                    something is where a new file or folder was to be written
+  InvalidShardError                    a file is no shard of keys, or damaged
+  InvalidSnapshotError                 a file is no snapshot, or damaged
   InvalidKeyError (ValueError)         a key that was handed over cannot be stored
   ReadOnlyError                        a change was asked of an index that was opened for reading
 """
@@ -95,6 +98,18 @@ class IndexExistsError(KeyIndexError):
 
 class LiveKeysError(KeyIndexError):
     """A build would lose keys that were stored live, or may have been; says what to do."""
+
+
+class OutputExistsError(KeyIndexError):
+    """Something is where a new file or folder was to be written."""
+
+
+class InvalidShardError(KeyIndexError):
+    """A file is no shard of keys, or damaged."""
+
+
+class InvalidSnapshotError(KeyIndexError):
+    """A file is no snapshot of an index, or damaged."""
 
 
 class InvalidKeyError(KeyIndexError, ValueError):

@@ -21,9 +21,10 @@ from index.generation import Generation
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
+from index.options import FoldOptions
 from index.records import to_record
 from index.settings import VectorType
-from index.store import Store
+from index.store import Record, Store
 from index.store_reader import Snapshot, is_encodable
 from index.versions import STORE_NAME, IndexDirectory
 from index.view import View
@@ -114,9 +115,16 @@ class FaissIndex:
             InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
             ReadOnlyError: the index was opened for reading.
         """
-        writer = self._checked_writer()
         width = self.manifest.encoder.width
-        writer.commit([to_record(key, width) for key in keys])
+        self.store_records([to_record(key, width) for key in keys])
+
+    def store_records(self, records: Sequence[Record]) -> None:
+        """Stores keys that have been checked, as `upsert` does.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+        """
+        self._checked_writer().commit(records)
 
     def delete(self, keys: Collection[str]) -> int:
         """Deletes keys, all or nothing, on disk when it returns; gives the number that were there.
@@ -272,13 +280,16 @@ class FaissIndex:
         return queries_QD
 
 
-def create_index(index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32") -> None:
+def create_index(
+    index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32", options: FoldOptions | None = None
+) -> None:
     """Publishes an index without keys, to be filled by `FaissIndex.upsert`.
 
     Args:
         index_dir: Where; must hold no index.
         encoder: The encoder whose vectors will be stored.
         vector_type: How they are stored.
+        options: How its versions are derived.
 
     Raises:
         IndexExistsError: there is an index already.
@@ -292,6 +303,7 @@ def create_index(index_dir: Path, encoder: EncoderFacts, vector_type: VectorType
         directory.building_dir.mkdir()
         store = Store(directory.building_dir / STORE_NAME, vector_type)
         store.note_encoder(encoder)
+        store.note(**(options or FoldOptions()).facts())
         store.close()
         publish_built(directory, Provenance())
 

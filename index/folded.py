@@ -83,6 +83,16 @@ class Folded:
         """N."""
         return len(self._rows_N)
 
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors at some positions, as the version has them."""
+        return self._exact.vectors(positions)
+
+    def as_stored(self, vectors_BD: NDArray[np.float32], codes_B: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the version keeps of the encoder's vectors, given their modalities' positions: centred and rounded."""
+        if self.calibration is not None:
+            vectors_BD = self.calibration.apply(vectors_BD, codes_B)
+        return vectors_BD.astype(self._exact.dtype).astype(np.float32)
+
     def positions_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of those of some rows that the version covers, ascending."""
         if not self.num_keys:
@@ -159,7 +169,7 @@ class Folded:
 def _read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:
     try:
         rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise IndexCorruptError(path, str(error)) from error
     if rows_N.shape != (num_keys,) or rows_N.dtype != np.int64:
         raise IndexCorruptError(path, f"expected {num_keys} rows as int64, got {rows_N.shape} of {rows_N.dtype}")

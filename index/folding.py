@@ -3,6 +3,7 @@
 Shape legend: B = batch, D = width, N = keys.
 """
 
+import itertools
 import json
 import platform
 import shutil
@@ -16,17 +17,16 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.calibration import Calibration
 from index.errors import IndexCorruptError, InvalidRowError
 from index.exact import write_exact
 from index.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
-from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts, read_manifest
+from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.options import FoldOptions
 from index.postings import write_postings
-from index.store_reader import Snapshot, StoreReader
+from index.store_reader import StoreReader
 from index.versions import STORE_NAME, IndexDirectory
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
@@ -78,10 +78,10 @@ def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, proven
         np.save(folder / ROWS_NAME, snapshot.rows())
         vectors = snapshot.vectors(BATCH_SIZE)
         if options.calibrate == "modality-mean":
-            calibration = _calibrate(snapshot, encoder.width)
+            calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), encoder.width)
             calibration.write(folder / CALIBRATION_NAME)
-            vectors = _calibrated(calibration, snapshot)
-        write_exact(folder / VECTORS_NAME, encoder.width, meta["vector_type"], vectors)
+            vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
+        write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         write_postings(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     _write_bad_rows(provenance.bad_rows, folder / BAD_ROWS_NAME)
     return Manifest(
@@ -113,7 +113,7 @@ def publish_built(directory: IndexDirectory, provenance: Provenance) -> Manifest
     """Makes the store that is complete in `building/` one of the index's, and publishes a version of it.
 
     A kill at any point leaves either what was published before or the new version; in the first case the store is
-    back in `building/` after `IndexDirectory.recover`.
+    back in `building/` after `IndexDirectory.take_back_store`.
 
     Raises:
         OSError: the disk is full or not writable; what was published stays.
@@ -148,8 +148,7 @@ def publish_next(
         reader.close()
     directory.publish(manifest)
     directory.remove_old()
-    seqs = (read_manifest(directory.version_dir(name)).seq for name in directory.names())
-    return manifest, min(seqs)
+    return manifest, directory.oldest_seq()
 
 
 def provenance_of(manifest: Manifest, version_dir: Path) -> Provenance:
@@ -184,24 +183,6 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
-
-
-def _calibrate(snapshot: Snapshot, width: int) -> Calibration:
-    return Calibration.of(_by_modality(snapshot), width)
-
-
-def _calibrated(calibration: Calibration, snapshot: Snapshot) -> Iterator[NDArray[np.float32]]:
-    for vectors_BD, codes_B in _by_modality(snapshot):
-        yield calibration.apply(vectors_BD, codes_B)
-
-
-def _by_modality(snapshot: Snapshot) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """All vectors in the order of their rows, with their modalities' positions."""
-    codes_N = snapshot.modalities()
-    start = 0
-    for vectors_BD in snapshot.vectors(BATCH_SIZE):
-        yield vectors_BD, codes_N[start : start + len(vectors_BD)]
-        start += len(vectors_BD)
 
 
 class _Counts:

@@ -68,10 +68,57 @@ class BuildSettings(ProgramSettings):
     )
 
 
-class InfoSettings(ProgramSettings):
-    """Shows what the published version of an index holds and what made it."""
+class IndexSettings(ProgramSettings):
+    """Names an index."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
     index: Path = Field(description="Index directory")
-    as_json: bool = Field(False, description="Print the whole manifest as JSON")
+
+
+class InfoSettings(IndexSettings):
+    """Shows what an index holds, what made it, and what was measured."""
+
+    as_json: bool = Field(False, description="Print all of it as JSON")
+
+
+class CompactSettings(IndexSettings):
+    """Folds the changes since the published version into a new one."""
+
+
+class VerifySettings(IndexSettings):
+    """Reads every byte of an index and says what is damaged; exit code 1 if anything is."""
+
+
+class RepairSettings(IndexSettings):
+    """Derives a new version from the store, whatever is damaged of the published one."""
+
+
+class ExportSettings(IndexSettings):
+    """Writes the keys and vectors of an index, as they are at one moment."""
+
+    output: Path = Field(description="Folder to write to; must be empty if it exists")
+    form: Literal["parquet", "faiss"] = Field(
+        "parquet", description="parquet: shards that `load` reads; faiss: a FAISS file, and the keys as JSON lines"
+    )
+
+
+class LoadSettings(IndexSettings):
+    """Stores keys with their vectors from Parquet shards, in a new index or one that is there."""
+
+    shards: list[Path] = Field(
+        min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them"
+    )
+    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+
+
+class SnapshotSettings(IndexSettings):
+    """Writes an index, as it is at one moment, to a tar file that `restore` unpacks elsewhere."""
+
+    output: Path = Field(description="The tar file; must not exist")
+
+
+class RestoreSettings(IndexSettings):
+    """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
+
+    snapshot: Path = Field(description="What `snapshot` wrote")

@@ -86,9 +86,13 @@ class Snapshot:
             rows.append(row)
             vectors.append(self._checked_vector(vector, checksum))
             keys.append(self._stored_key(*payload))
-        removed = self._rows("SELECT row FROM removals WHERE seq > ?", seq)
+        removed = self.removed_since(seq)
         vectors_RD = np.frombuffer(b"".join(vectors), vector_dtype(meta)).astype(np.float32)
         return Changes(self.seq, np.array(rows, np.int64), vectors_RD.reshape(len(rows), meta["width"]), keys, removed)
+
+    def removed_since(self, seq: int) -> NDArray[np.int64]:
+        """Rows that went after change number `seq`."""
+        return self._rows("SELECT row FROM removals WHERE seq > ?", seq)
 
     def get(self, key: str) -> StoredKey:
         """One key as it is stored.
@@ -148,8 +152,15 @@ class Snapshot:
             data = b"".join(self._checked_vector(*row) for row in batch)
             yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1)
 
-    def modalities(self) -> NDArray[np.uint8]:
-        """Each key's modality, as its position in `MODALITIES`, in the order of the rows."""
+    def vectors_by_modality(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`."""
+        codes_N = self._modalities()
+        start = 0
+        for vectors_BD in self.vectors(batch_size):
+            yield vectors_BD, codes_N[start : start + len(vectors_BD)]
+            start += len(vectors_BD)
+
+    def _modalities(self) -> NDArray[np.uint8]:
         codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
         found = self._all("SELECT modality FROM keys ORDER BY row")
         return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))

@@ -135,7 +135,15 @@ def _differences(version: OpenVersion) -> list[IndexCorruptError]:
 def _compare(version: OpenVersion, folded: Folded, snapshot: Snapshot) -> Iterator[IndexCorruptError]:
     covered = snapshot.rows()
     covered = covered[covered <= version.manifest.seq]
-    removed = snapshot.changes_since(version.manifest.seq).removed
+    removed = snapshot.removed_since(version.manifest.seq)
     expected = np.setdiff1d(folded.rows, removed)
     if not np.array_equal(covered, expected):
         yield IndexCorruptError(version.path, f"it has other rows than its store: {len(expected)} for {len(covered)}")
+        return
+    positions = folded.positions_of_rows(covered)
+    for vectors_BD, codes_B in snapshot.vectors_by_modality(BATCH_SIZE):
+        here, positions = positions[: len(vectors_BD)], positions[len(vectors_BD) :]
+        expected_BD = folded.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])
+        if not np.array_equal(folded.vectors(here), expected_BD):
+            yield IndexCorruptError(version.path, f"its vectors differ from the store's {version.store_path}")
+            return

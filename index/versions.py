@@ -155,13 +155,16 @@ class IndexDirectory:
         """Ends what a writer was stopped in.
 
         A complete version that was not announced is announced: it is complete from the moment it has its name. Half a
-        version is cleared away. A built store that no version has been derived from goes on being built.
+        version is cleared away.
         """
         shutil.rmtree(self.folding_dir, ignore_errors=True)
         names = self.names()
         current = self._current_or_damaged()
         if names and (current is None or int(names[-1]) > int(current)):
             self._point_to(names[-1])
+
+    def take_back_store(self) -> None:
+        """Makes a built store that no version was derived from, as its builder was stopped, one that is being built."""
         for name in self._unused_stores()[-1:]:
             if not self.building_dir.exists():
                 os.rename(self.stores_dir / name, self.building_dir)
@@ -173,13 +176,23 @@ class IndexDirectory:
         for name in self._unused_stores():
             shutil.rmtree(self.stores_dir / name)
 
+    def oldest_seq(self) -> int:
+        """Number of the last change that all versions cover; one that cannot be read, nobody can open."""
+        return min(manifest.seq for manifest in self._manifests() if manifest is not None)
+
+    def _manifests(self) -> Iterator[Manifest | None]:
+        """The versions' manifests; `None` for one that is damaged or of another format."""
+        for name in self.names():
+            try:
+                yield read_manifest(self.version_dir(name))
+            except (IndexCorruptError, IndexFormatError):
+                yield None
+
     def _unused_stores(self) -> list[str]:
         """Stores that no version is derived from, oldest first; none where that cannot be told."""
-        try:
-            used = {read_manifest(self.version_dir(name)).store for name in self.names()}
-        except (IndexCorruptError, IndexFormatError):
-            return []
-        return [name for name in self.store_names() if name not in used]
+        manifests = list(self._manifests())
+        used = {manifest.store for manifest in manifests if manifest is not None}
+        return [] if None in manifests else [name for name in self.store_names() if name not in used]
 
     def _current_or_damaged(self) -> str | None:
         try:
