@@ -8,6 +8,7 @@ from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
 from index.folding import Provenance, publish_next
 from index.manifest import Manifest
 from index.store import Store, naming_damage
+from index.store_reader import check_store
 from index.versions import IndexDirectory, OpenVersion, open_published
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base |
     store = None
     try:
         with naming_damage(store_path):
-            store = _open_store(store_path)
+            check_store(store_path, None if version is None else version.manifest)
+            store = Store(store_path)
             if store.meta.get("fingerprint") == fingerprint:
                 return Base(store, version, is_sound)
             num_live = sum(1 for _ in store.keys("live"))
@@ -99,12 +101,6 @@ def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:
 def _newest_store(directory: IndexDirectory) -> Path | None:
     names = directory.store_names()
     return directory.store_path(names[-1]) if names else None
-
-
-def _open_store(path: Path) -> Store:
-    if not path.is_file():
-        raise IndexCorruptError(path, "it is missing")
-    return Store(path)
 
 
 def _release(store: Store | None, version: OpenVersion | None) -> None:

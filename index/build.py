@@ -116,7 +116,7 @@ class _Build:
             return self._keep(base)
         with contextlib.closing(self._open_staged(fingerprint)) as staged:
             num_embedded = self._embed(staged)
-            self._require_keys(staged)
+            self._require_keys()
             if base is None:
                 staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
                 staged.note(**self._options(staged).facts())
@@ -237,10 +237,9 @@ class _Build:
             return record
         return replace(record, vector_D=self._base.store.record(record.key).vector_D)
 
-    def _require_keys(self, staged: Store) -> None:
+    def _require_keys(self) -> None:
         """Refuses to end with an index that holds nothing of the corpus."""
-        num_bad = len({row.key for row in self._plan.bad_rows()} & {entry.key for entry in self._plan.entries()})
-        if num_bad == self._plan.count():
+        if self._plan.num_usable() == 0:
             raise InvalidCorpusError(self._nothing_left())
 
     def _take_over(self, store: Store, staged: Store) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.errors import IndexCorruptError
 from index.folded import Folded
 from index.store_reader import Snapshot, StoreReader
 from index.versions import OpenVersion, open_published
@@ -43,8 +42,8 @@ class Generation:
         try:
             folded = Folded.open(version)
             reader = StoreReader(version.store_path)
+            reader.check(version.manifest)
             generation = cls(version, reader, folded)
-            generation._check_store()
             with generation.moment():
                 return generation
         except BaseException:
@@ -97,16 +96,3 @@ class Generation:
                 if view.seq < snapshot.seq:
                     view = self._view = view.after(snapshot.changes_since(view.seq))
         return view if view.seq == snapshot.seq else None
-
-    def _check_store(self) -> None:
-        manifest = self.version.manifest
-        with self.reader.snapshot() as snapshot:
-            meta = snapshot.meta()
-        if meta.get("store_id") != manifest.store_id:
-            raise IndexCorruptError(self.reader.path, f"it is not the store that version {manifest.version} names")
-        if int(meta["seq"]) < manifest.seq:
-            raise IndexCorruptError(
-                self.reader.path,
-                f"it ends with change {meta['seq']}, version {manifest.version} was made after change {manifest.seq}: "
-                "is it an older copy?",
-            )

@@ -156,6 +156,11 @@ class Plan:
         condition = "WHERE is_stale" if only_stale else ""
         return int(self._db.execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
 
+    def num_usable(self) -> int:
+        """Number of entries that did not turn out to be bad rows."""
+        query = "SELECT count(*) FROM entries WHERE position NOT IN (SELECT position FROM bad_rows)"
+        return int(self._db.execute(query).fetchone()[0])
+
     def lacking(self, keys: Iterable[str]) -> Iterator[str]:
         """Those of some keys that are not in the plan."""
         for key in keys:

@@ -404,6 +404,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     Raises:
         IndexCorruptError: the file is no store.
     """
+    if not path.is_file():
+        raise IndexCorruptError(path, "it is missing")
     with naming_damage(path):
         db = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",

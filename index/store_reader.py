@@ -3,6 +3,7 @@
 Shape legend: R = rows read, D = width.
 """
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from encoder.item import Modality
 from index.calibration import MODALITIES
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
+from index.manifest import Manifest
 from index.store import NewImage, naming_damage, open_read_only, payload_checksum, read_meta, vector_dtype
 
 SCAN_PAGE = 256
@@ -232,6 +234,23 @@ class StoreReader:
         self._connections: list[sqlite3.Connection] = []
         self._connection()
 
+    def check(self, manifest: Manifest) -> None:
+        """Makes sure that a version may be used with this store.
+
+        Raises:
+            IndexCorruptError: it is another store, or an older state of the one that the version is derived from.
+        """
+        with self.snapshot() as snapshot:
+            meta = snapshot.meta()
+        if meta.get("store_id") != manifest.store_id:
+            raise IndexCorruptError(self.path, f"it is not the store that version {manifest.version} names")
+        if int(meta["seq"]) < manifest.seq:
+            raise IndexCorruptError(
+                self.path,
+                f"it ends with change {meta['seq']}, version {manifest.version} was made after change {manifest.seq}: "
+                "is it an older copy?",
+            )
+
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """The store as it is now, unchanged until the end of the block, whatever is written meanwhile.
@@ -265,6 +284,21 @@ class StoreReader:
             with self._lock:
                 self._connections.append(connection)
         return connection
+
+
+def check_store(path: Path, manifest: Manifest | None) -> None:
+    """Makes sure, without changing it, that a file is a store that may be opened for writing.
+
+    Args:
+        path: The file.
+        manifest: Of the version that is derived from it, if that can be told.
+
+    Raises:
+        IndexCorruptError: it is missing, no store, or not the version's.
+    """
+    with contextlib.closing(StoreReader(path)) as reader:
+        if manifest is not None:
+            reader.check(manifest)
 
 
 def is_encodable(key: str) -> bool:

@@ -9,6 +9,7 @@ from index.errors import KeyIndexError
 from index.folding import provenance_of, publish_next
 from index.manifest import Manifest
 from index.store import Record, Store
+from index.store_reader import check_store
 from index.versions import IndexDirectory, open_published
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Writer:
             version = open_published(directory.path)
             stack.callback(version.release)
             self._folded_seq = version.manifest.seq
+            check_store(version.store_path, version.manifest)
             self._store = Store(version.store_path)
             stack.callback(self._store.close)
             self._resources = stack.pop_all()

@@ -109,6 +109,21 @@ def test_stale_entries_can_be_listed_alone(plan: Plan) -> None:
     assert plan.count(only_stale=True) == 2
 
 
+def test_entry_that_turned_out_bad_is_not_usable_but_a_repeated_one_is(plan: Plan) -> None:
+    for line, key in enumerate("aab", start=1):
+        plan.next_row()
+        try:
+            plan.add(entry(key, f"a.jsonl:{line}"))
+        except DuplicateKeyError as error:
+            plan.add_bad_row(error)
+    assert (plan.count(), plan.num_usable()) == (2, 2)
+
+    last = list(plan.entries())[-1]
+    plan.add_bad_row(InvalidRowError(last.where, "undecodable", last.key), last.position)
+
+    assert (plan.count(), plan.num_usable()) == (2, 1)
+
+
 def test_comparison_with_a_store_can_be_taken_back(plan: Plan) -> None:
     plan.add(entry("k"))
     plan.mark_stale(0)
