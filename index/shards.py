@@ -1,7 +1,7 @@
 """Keys with their vectors as Parquet files: what `export` and `embed` write, and `load` reads.
 
 One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, and `images`, each
-with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder (`anykey.encoder`, JSON).
+with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder as JSON.
 """
 
 import json

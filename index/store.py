@@ -439,16 +439,18 @@ def naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
         if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
             raise OSError(f"cannot read {path}: {error}") from error
         raise IndexCorruptError(path, str(error)) from error
 
 
 def _read_images(db: sqlite3.Connection, identity: int) -> Iterator[NewImage]:
-    query = "SELECT media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
-    for media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
+    query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
+    for expected, (position, media_type, path, data, checksum) in enumerate(db.execute(query, (identity,)).fetchall()):
         image = NewImage(media_type, path, data)
-        if image.checksum != checksum:
+        if position != expected or image.checksum != checksum:
             raise IndexCorruptError(_path_of(db), "an image differs from its checksum")
         yield image
 

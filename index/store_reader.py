@@ -165,7 +165,7 @@ class Snapshot:
         found = self._all("SELECT modality FROM keys ORDER BY row")
         return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
 
-    def attributes(self) -> Iterator[tuple[Modality, list[str], dict[str, Any]]]:
+    def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their rows.
 
         Raises:
