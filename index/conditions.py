@@ -4,7 +4,7 @@ Every condition is checked when it is made, so whatever evaluates one may trust 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -147,7 +147,7 @@ class Not:
 Condition = Equals | In | Range | Exists | And | Or | Not
 
 
-def matches(condition: Condition, metadata: Mapping[str, Any]) -> bool:
+def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
     """Whether a condition holds of one key's metadata (JSON, as the corpus had it).
 
     This is what conditions mean; every faster evaluation agrees with it. Values are strings, numbers and booleans: null
@@ -194,11 +194,11 @@ def describe(item: Any) -> str:
     return "a list" if isinstance(item, (list, tuple)) else "an object"
 
 
-def _at(path: Path, metadata: Mapping[str, Any]) -> list[Any]:
+def _at(path: Path, metadata: dict[str, Any]) -> list[Any]:
     """All that is at a path, lists replaced by their elements."""
     found: list[Any] = [metadata]
     for name in path:
-        inner = [item[name] for item in found if isinstance(item, Mapping) and name in item]
+        inner = [item[name] for item in found if isinstance(item, dict) and name in item]
         found = list(_flatten(inner))
     return found
 
@@ -219,7 +219,7 @@ def _holds_value(item: Any) -> bool:
     pending = [item]
     while pending:
         item = pending.pop()
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             pending.extend(item.values())
         elif isinstance(item, list):
             pending.extend(item)

@@ -5,6 +5,7 @@ KeyIndexError
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
+    InvalidFilterError                 its condition on metadata; says where in the filter and why
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
@@ -54,6 +55,24 @@ class DuplicateKeyError(InvalidRowError):
 
 class InvalidSearchError(KeyIndexError, ValueError):
     """A search asks for something that does not exist or makes no sense."""
+
+
+class InvalidFilterError(InvalidSearchError):
+    """A filter is no condition on metadata, or one beyond the limits.
+
+    Attributes:
+        where: The place in the filter's JSON, such as `and[1].in[3]`; empty for the whole filter.
+        reason: What was expected there, and what came.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"filter at {where}: {reason}" if where else f"filter: {reason}")
+
+    def inside(self, place: str) -> "InvalidFilterError":
+        """The same error, told from the condition that has this one at `place`."""
+        return InvalidFilterError(f"{place}.{self.where}" if self.where else place, self.reason)
 
 
 class KeyNotFoundError(KeyIndexError, LookupError):

@@ -17,8 +17,9 @@ import itertools
 import sqlite3
 import threading
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ SCHEMA_VERSION = 1
 CHUNK = 16_384  # positions, 64 KiB
 POSITION_BYTES = 4
 CHUNK_BYTES = POSITION_BYTES * CHUNK
-RUN_TERMS, RUN_POSTINGS = 250_000, 4_000_000  # what a writer holds in memory: together some 100 MiB
+MEMORY_BYTES = 64 * 2**20
+TERM_BYTES = 250  # what a term in memory costs besides its own bytes and its positions
 TERMS_PER_QUERY = 500
 
-Posted = tuple[str, Sequence[str], Mapping[str, Any]]  # one key's modality, pools and metadata
+Posted = tuple[str, Sequence[str], dict[str, Any]]  # one key's modality, pools and metadata
 Span = tuple[int, int]  # a slice of the array of all postings: start, stop
 
 _SCHEMA = f"""
@@ -52,26 +54,28 @@ CREATE TABLE chunks (number INTEGER PRIMARY KEY, positions BLOB NOT NULL);
 """
 
 
-def write_postings(path: Path, rows: Iterable[Posted]) -> int:
-    """Writes the postings of keys; needs little memory however many they are, and scratch space beside the file.
+def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMORY_BYTES) -> int:
+    """Writes the postings of keys, with scratch space beside the file.
 
     Args:
         path: The file, made anew; the caller forces it to disk. After an error it may be there and incomplete.
         rows: Modality, pools and metadata (JSON) of the keys at positions 0, 1, 2, ...
+        memory_bytes: What is held in memory at once, however many keys there are; about.
 
     Returns:
         The number of keys.
     """
     path.unlink(missing_ok=True)
-    with closing(_Runs(path.with_name(f"{path.name}.runs"))) as runs, closing(_open_scratch(path)) as db:
+    with closing(_Runs(path.with_name(f"{path.name}.runs"), memory_bytes)) as runs, closing(_open_scratch(path)) as db:
         position = -1
         for position, (modality, pools, metadata) in enumerate(rows):
-            terms = {modality_term(modality), *map(pool_term, pools), *terms_of(metadata)}
-            runs.add(position, terms)
+            runs.add(position, {modality_term(modality), *map(pool_term, pools)} | terms_of(metadata))
         db.executescript(_SCHEMA)
         db.execute("BEGIN")
-        num_postings = _write_terms(db, runs.merged())
-        db.execute("INSERT INTO facts VALUES (?, ?)", (position + 1, num_postings))
+        chunks = _Chunks(db)
+        db.executemany("INSERT INTO terms VALUES (?, ?, ?)", _place(runs.merged(), chunks))
+        chunks.finish()
+        db.execute("INSERT INTO facts VALUES (?, ?)", (position + 1, chunks.num_postings))
         db.execute("COMMIT")
     return position + 1
 
@@ -154,7 +158,7 @@ class Postings:
             case Range():
                 return self._between(condition)
             case Equals(path) | In(path):
-                return self._with_any([value_term(path, value) for _, value in condition.wanted])
+                return self._with_any(sorted(value_term(path, value) for _, value in condition.wanted))
 
     def _with_any(self, terms: Sequence[bytes]) -> Selection:
         """The keys that have one of the terms."""
@@ -231,35 +235,29 @@ class _Runs:
         path: A scratch file, deleted by `close`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, memory_bytes: int) -> None:
         path.unlink(missing_ok=True)
         self.path = path
+        self._memory_bytes = memory_bytes
         self._db = _open_scratch(path)
         self._db.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, term BLOB NOT NULL, positions BLOB NOT NULL)")
         self._db.execute("BEGIN")
         self._ends = [0]
-        self._held: dict[bytes, array[int]] = {}
-        self._num_held = 0
+        self._held = _Held()
 
-    def add(self, position: int, terms: Iterable[bytes]) -> None:
+    def add(self, position: int, terms: Collection[bytes]) -> None:
         """Takes the terms of the next position."""
         for term in terms:
-            positions = self._held.get(term)
-            if positions is None:
-                self._held[term] = array("I", (position,))
-            else:
-                positions.append(position)
-            self._num_held += 1
-        if len(self._held) >= RUN_TERMS or self._num_held >= RUN_POSTINGS:
+            self._held[term].append(position)
+        self._held.num_bytes += POSITION_BYTES * len(terms)
+        if self._held.num_bytes >= self._memory_bytes:
             self._write_run()
 
-    def merged(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-        """All terms in their order, each with its positions, ascending, in parts; to be used up in this order."""
+    def merged(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """All there is: term, a number that rises, and positions; terms in order, positions ascending in each."""
         self._write_run()
         query = "SELECT term, id, positions FROM runs WHERE id > ? AND id <= ? ORDER BY id"
-        runs = [self._db.execute(query, ends) for ends in itertools.pairwise(self._ends)]
-        for term, group in itertools.groupby(heapq.merge(*runs), key=lambda row: row[0]):
-            yield term, (positions for _, _, positions in group)
+        return heapq.merge(*(self._db.execute(query, ends) for ends in itertools.pairwise(self._ends)))
 
     def close(self) -> None:
         """Deletes the scratch file."""
@@ -270,27 +268,52 @@ class _Runs:
         rows = ((term, self._held[term].tobytes()) for term in sorted(self._held))
         self._db.executemany("INSERT INTO runs (term, positions) VALUES (?, ?)", rows)
         self._ends.append(self._ends[-1] + len(self._held))
-        self._held.clear()
-        self._num_held = 0
+        self._held = _Held()
 
 
-def _write_terms(db: sqlite3.Connection, terms: Iterable[tuple[bytes, Iterable[bytes]]]) -> int:
-    """Writes terms and chunks; gives the number of postings."""
-    num_postings = num_chunks = 0
-    waiting = bytearray()
-    for term, parts in terms:
-        start = num_postings
-        for part in parts:
-            waiting += part
-            num_postings += len(part) // POSITION_BYTES
-            while len(waiting) >= CHUNK_BYTES:
-                db.execute("INSERT INTO chunks VALUES (?, ?)", (num_chunks, waiting[:CHUNK_BYTES]))
-                del waiting[:CHUNK_BYTES]
-                num_chunks += 1
-        db.execute("INSERT INTO terms VALUES (?, ?, ?)", (term, start, num_postings))
-    if waiting:
-        db.execute("INSERT INTO chunks VALUES (?, ?)", (num_chunks, waiting))
-    return num_postings
+class _Held(dict[bytes, "array[int]"]):
+    """The positions of each term met so far, and about how many bytes that takes."""
+
+    num_bytes = 0
+
+    def __missing__(self, term: bytes) -> "array[int]":
+        self.num_bytes += TERM_BYTES + len(term)
+        positions = self[term] = array("I")
+        return positions
+
+
+class _Chunks:
+    """The array of all postings, written as it grows."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.num_postings = 0
+        self._db = db
+        self._waiting = bytearray()
+        self._num_written = 0
+
+    def add(self, positions: bytes) -> None:
+        self._waiting += positions
+        self.num_postings += len(positions) // POSITION_BYTES
+        while len(self._waiting) >= CHUNK_BYTES:
+            self._write()
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._write()
+
+    def _write(self) -> None:
+        self._db.execute("INSERT INTO chunks VALUES (?, ?)", (self._num_written, self._waiting[:CHUNK_BYTES]))
+        del self._waiting[:CHUNK_BYTES]
+        self._num_written += 1
+
+
+def _place(postings: Iterable[tuple[bytes, int, bytes]], chunks: _Chunks) -> Iterator[tuple[bytes, int, int]]:
+    """Puts the postings into the array; gives each term's slice of it."""
+    for term, parts in itertools.groupby(postings, key=itemgetter(0)):
+        start = chunks.num_postings
+        for _, _, part in parts:
+            chunks.add(part)
+        yield term, start, chunks.num_postings
 
 
 def _open_scratch(path: Path) -> sqlite3.Connection:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-DENSE = 16  # from one position in so many on, going over all N beats sorting
+DENSE = 32  # from one position in so many on, going over all N beats sorting
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def _arrange(positions: NDArray[np.uint32], size: int) -> NDArray[np.uint32]:
     if np.all(positions[1:] > positions[:-1]):
         return positions
     if len(positions) * DENSE < size:
-        return np.unique(positions)
+        ascending = np.sort(positions)
+        is_new = np.append(True, ascending[1:] > ascending[:-1])
+        return np.compress(is_new, ascending)
     return np.flatnonzero(_mark(positions, size)).astype(np.uint32)
 
 

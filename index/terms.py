@@ -10,27 +10,19 @@ bytes is the order of code points.
 
 import math
 import struct
-from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from index.conditions import (
-    MAX_PATH_BYTES,
-    MAX_PATH_NAMES,
-    MAX_STRING_BYTES,
-    Kind,
-    Path,
-    Scalar,
-    is_value,
-    kind_of,
-)
+from index.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES, Kind, Path, Scalar
 
 _NAME_END = b"\xff"
 _PATH_END = b"\xfe"
 _EXISTS = _PATH_END + b"e"
 _MODALITY = _PATH_END + b"m"
 _POOL = _PATH_END + b"p"
-_VALUE: dict[Kind, bytes] = {kind: _PATH_END + kind[:1].encode() for kind in ("boolean", "number", "string")}
-_AFTER_VALUE: dict[Kind, bytes] = {kind: marks[:1] + bytes([marks[1] + 1]) for kind, marks in _VALUE.items()}
+_BOOLEAN = _PATH_END + b"b"
+_NUMBER, _AFTER_NUMBER = _PATH_END + b"n", _PATH_END + b"o"
+_STRING, _AFTER_STRING = _PATH_END + b"s", _PATH_END + b"t"
 _LAST_EXACT = 2**53  # up to here every integer is a double
 _DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
 _SIGN_BIT, _ALL_BITS = 2**63, 2**64 - 1
@@ -57,38 +49,56 @@ def value_term(path: Path, value: Scalar) -> bytes:
 
 
 def kind_range(path: Path, kind: Kind) -> tuple[bytes, bytes]:
-    """The bytes that all values of a kind at the path are not below, and the bytes that they are below."""
+    """What all numbers or all strings at the path are not below, and what they are below."""
     start = _start(path)
-    return start + _VALUE[kind], start + _AFTER_VALUE[kind]
+    if kind == "number":
+        return start + _NUMBER, start + _AFTER_NUMBER
+    return start + _STRING, start + _AFTER_STRING
 
 
-def terms_of(metadata: Mapping[str, Any]) -> set[bytes]:
-    """The terms of all that a condition can find in a metadata object.
+def terms_of(metadata: dict[str, Any]) -> set[bytes]:
+    """The terms of all that a condition can find in a metadata object (JSON).
 
-    Paths that no condition can name count as a value below the last one it can.
+    Paths that no condition can name count as values below the last one it can.
     """
     terms: set[bytes] = set()
-    pending: list[tuple[tuple[bytes, ...], bool, Any]] = [((), True, metadata)]
+    pending: list[tuple[_Place, Any]] = [(_Place(), metadata)]
     while pending:
-        starts, is_named, item = pending.pop()  # the path's beginnings, the longest last; whether it goes on unnamed
-        if isinstance(item, Mapping):
-            for name, inner in item.items():
-                longer = _longer(starts, name) if is_named else None
-                pending.append((starts, False, inner) if longer is None else ((*starts, longer), True, inner))
+        place, item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend((_below(place, name), inner) for name, inner in item.items())
         elif isinstance(item, list):
-            pending.extend((starts, is_named, inner) for inner in item)
-        elif is_value(item):
-            terms.update(start + _EXISTS for start in starts)
-            if is_named:
-                terms.add(starts[-1] + _encode(item))
+            pending.extend((place, inner) for inner in item)
+        elif item is not None:
+            terms.update(place.exists)
+            if place.is_named:
+                terms.add(place.start + _encode(item))
     return terms
 
 
-def _longer(starts: tuple[bytes, ...], name: str) -> bytes | None:
-    """The beginning of the terms one name further down; `None` for a path that no condition can name."""
-    longer = (starts[-1] if starts else b"") + _utf8(name) + _NAME_END
-    num_names = len(starts) + 1
-    return longer if num_names <= MAX_PATH_NAMES and len(longer) - num_names <= MAX_PATH_BYTES else None
+class _Place(NamedTuple):
+    """Where in a metadata object something is.
+
+    Attributes:
+        start: The beginning of the terms of the path, or of the last path above that a condition can name.
+        exists: What a value here makes true: that there is one at the path, and below all paths above.
+        num_names: Length of the path.
+        is_named: Whether a condition can name the path itself.
+    """
+
+    start: bytes = b""
+    exists: tuple[bytes, ...] = ()
+    num_names: int = 0
+    is_named: bool = True
+
+
+@lru_cache(maxsize=4096)  # most keys have the same few fields
+def _below(place: _Place, name: str) -> _Place:
+    """The place one name further down."""
+    start, num_names = place.start + _utf8(name) + _NAME_END, place.num_names + 1
+    if not place.is_named or num_names > MAX_PATH_NAMES or len(start) - num_names > MAX_PATH_BYTES:
+        return place._replace(is_named=False)
+    return _Place(start, (*place.exists, start + _EXISTS), num_names)
 
 
 def _start(path: Path) -> bytes:
@@ -97,10 +107,9 @@ def _start(path: Path) -> bytes:
 
 def _encode(value: Scalar) -> bytes:
     """Kind and value; values that no condition can name only keep their order relative to those it can."""
-    kind = kind_of(value)
     if isinstance(value, str):
-        return _VALUE[kind] + _utf8(value)[: MAX_STRING_BYTES + 1]
-    return _VALUE[kind] + (_encode_number(value) if kind == "number" else bytes([value]))
+        return _STRING + _utf8(value)[: MAX_STRING_BYTES + 1]
+    return _BOOLEAN + bytes([value]) if isinstance(value, bool) else _NUMBER + _encode_number(value)
 
 
 def _encode_number(value: int | float) -> bytes:
