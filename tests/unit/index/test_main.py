@@ -58,7 +58,7 @@ def test_build_then_info_then_build_again(tmp_path: Path, checkpoint: Path, caps
     assert "computed in fp" in out
 
     code, out, _ = run(capsys, "info", "--index", tmp_path / "i", "--as-json")
-    assert json.loads(out)["num_keys"] == 6
+    assert json.loads(out)["manifest"]["num_keys"] == json.loads(out)["index"]["num_keys"] == 6
 
 
 def test_built_index_finds_each_key_by_its_own_vector(
