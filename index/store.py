@@ -109,10 +109,10 @@ class NewImage:
     path: str | None
     data: bytes | None
 
-    @property
-    def checksum(self) -> int:
-        """Of what is stored of it."""
-        return zlib.crc32(self.data or b"", zlib.crc32(f"{self.media_type} {self.path}".encode()))
+    def checksum(self, key: str, position: int) -> int:
+        """Of what is stored of it, as the image of a key at a position."""
+        facts = json.dumps([key, position, self.media_type, self.path])
+        return zlib.crc32(self.data or b"", zlib.crc32(facts.encode()))
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class Store:
             "content_sha256": built and built.content_sha256,
             "payload_sha256": built and built.payload_sha256,
             "stamps": built and _dump_images(built.images),
-            "checksum": payload_checksum(record.key, *payload),
+            "checksum": payload_checksum(seq, record.key, *payload),
         }
         found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
         if found is None:
@@ -314,11 +314,12 @@ class Store:
     def _write_parts(self, identity: int, record: Record) -> None:
         if record.vector_D is not None:
             vector = record.vector_D.astype(self._dtype).tobytes()
-            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (identity, vector, zlib.crc32(vector)))
+            checksum = vector_checksum(record.key, vector)
+            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
         self._db.executemany(
             "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (identity, position, image.media_type, image.path, image.data, image.checksum)
+                (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
                 for position, image in enumerate(record.images)
             ),
         )
@@ -359,9 +360,16 @@ def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
     return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
 
 
-def payload_checksum(key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int) -> int:
-    """CRC-32 of what a key carries besides vector and images."""
-    return zlib.crc32(json.dumps([key, modality, text, metadata, pools, num_images]).encode())
+def payload_checksum(
+    row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
+) -> int:
+    """CRC-32 of a key's row and of what it carries besides vector and images."""
+    return zlib.crc32(json.dumps([row, key, modality, text, metadata, pools, num_images]).encode())
+
+
+def vector_checksum(key: str, vector: bytes) -> int:
+    """CRC-32 of a key's vector as it is stored."""
+    return zlib.crc32(vector, zlib.crc32(key.encode()))
 
 
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:
@@ -382,15 +390,16 @@ def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] =
     """
     dtype = vector_dtype(read_meta(db))
     query = (
-        "SELECT id, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256, content_sha256,"
-        f" stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) WHERE {where} ORDER BY row"
+        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256,"
+        f" content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) WHERE {where} ORDER BY row"
     )
-    for identity, key, modality, text, metadata, pools, num_images, checksum, *rest in db.execute(query, parameters):
-        payload_sha256, content_sha256, stamps, vector, vector_checksum = rest
-        payload = (key, modality, text, metadata, pools, num_images)
-        if vector is None or (checksum, vector_checksum) != (payload_checksum(*payload), zlib.crc32(vector)):
+    for identity, row, key, *facts in db.execute(query, parameters):
+        modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
+        payload_sha256, content_sha256, stamps = built_facts
+        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
+        if vector is None or checksums != (checksum, vector_checksum(key, vector)):
             raise IndexCorruptError(_path_of(db), f"the record of key {key!r} differs from its checksum")
-        images = tuple(_read_images(db, identity))
+        images = tuple(_read_images(db, identity, key))
         if len(images) != num_images:
             raise IndexCorruptError(_path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
         built = None if stamps is None else BuildFacts(payload_sha256, content_sha256, _load_images(stamps))
@@ -439,19 +448,17 @@ def naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if not path.exists():
-            raise IndexCorruptError(path, "it is missing") from error
         if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
             raise OSError(f"cannot read {path}: {error}") from error
         raise IndexCorruptError(path, str(error)) from error
 
 
-def _read_images(db: sqlite3.Connection, identity: int) -> Iterator[NewImage]:
+def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:
     query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
-    for expected, (position, media_type, path, data, checksum) in enumerate(db.execute(query, (identity,)).fetchall()):
+    for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
         image = NewImage(media_type, path, data)
-        if position != expected or image.checksum != checksum:
-            raise IndexCorruptError(_path_of(db), "an image differs from its checksum")
+        if image.checksum(key, position) != checksum:
+            raise IndexCorruptError(_path_of(db), f"image {position} of key {key!r} differs from its checksum")
         yield image
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import sqlite3
 import threading
-import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,18 @@ from index.calibration import MODALITIES
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
 from index.manifest import Manifest
-from index.store import NewImage, naming_damage, open_read_only, payload_checksum, read_meta, vector_dtype
+from index.store import (
+    NewImage,
+    naming_damage,
+    open_read_only,
+    payload_checksum,
+    read_meta,
+    vector_checksum,
+    vector_dtype,
+)
 
 SCAN_PAGE = 256
-_PAYLOAD = "key, modality, text, metadata, pools, num_images, checksum"
+_PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,9 @@ class Snapshot:
         Raises:
             IndexCorruptError: one of them differs from its checksum.
         """
-        query = f"SELECT row, {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
+        query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
         found = self._all(query, json.dumps(sorted(set(rows))))
-        return {row: self._stored_key(*payload) for row, *payload in found}
+        return {payload[0]: self._stored_key(*payload) for payload in found}
 
     def changes_since(self, seq: int) -> Changes:
         """What came after change number `seq`."""
@@ -82,10 +89,10 @@ class Snapshot:
             " FROM keys JOIN vectors USING (id) WHERE row > ? ORDER BY row"
         )
         rows, vectors, keys = [], [], []
-        for row, *payload, vector, checksum in self._all(query, seq):
+        for row, key, *payload, vector, checksum in self._all(query, seq):
             rows.append(row)
-            vectors.append(self._checked_vector(vector, checksum))
-            keys.append(self._stored_key(*payload))
+            vectors.append(self._checked_vector(key, vector, checksum))
+            keys.append(self._stored_key(row, key, *payload))
         removed = self.removed_since(seq)
         vectors_RD = np.frombuffer(b"".join(vectors), vector_dtype(meta)).astype(np.float32)
         return Changes(self.seq, np.array(rows, np.int64), vectors_RD.reshape(len(rows), meta["width"]), keys, removed)
@@ -110,7 +117,7 @@ class Snapshot:
         """
         (identity,) = self._find(key, "id")
         found = self._all("SELECT vector, checksum FROM vectors WHERE id = ?", identity) or [(None, None)]
-        return np.frombuffer(self._checked_vector(*found[0]), vector_dtype(self.meta())).astype(np.float32)
+        return np.frombuffer(self._checked_vector(key, *found[0]), vector_dtype(self.meta())).astype(np.float32)
 
     def image(self, key: str, position: int) -> StoredImage:
         """One image of a key.
@@ -127,7 +134,7 @@ class Snapshot:
         if not found:
             raise IndexCorruptError(self._path, "an image of a key is missing")
         media_type, path, data, checksum = found[0]
-        if NewImage(media_type, path, data).checksum != checksum:
+        if NewImage(media_type, path, data).checksum(key, position) != checksum:
             raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
         return StoredImage(_read_file(path, key) if data is None else data, media_type)
 
@@ -146,7 +153,7 @@ class Snapshot:
             IndexCorruptError: one of them is missing or differs from its checksum.
         """
         dtype = vector_dtype(self.meta())
-        query = "SELECT vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
+        query = "SELECT key, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
         cursor = self._db.execute(query)
         while batch := cursor.fetchmany(batch_size):
             data = b"".join(self._checked_vector(*row) for row in batch)
@@ -190,19 +197,18 @@ class Snapshot:
         counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
         return {modality: counts.get(modality, 0) for modality in Modality}
 
-    def _stored_key(
-        self, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int, checksum: int
-    ) -> StoredKey:
-        if checksum != payload_checksum(key, modality, text, metadata, pools, num_images):
+    def _stored_key(self, row: int, key: str, modality: str, *rest: Any) -> StoredKey:
+        text, metadata, pools, num_images, checksum = rest
+        if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
             raise IndexCorruptError(self._path, f"the payload of key {key!r} differs from its checksum")
         payload = Payload(text, json.loads(metadata), num_images)
         return StoredKey(key, Modality(modality), payload, tuple(json.loads(pools)))
 
-    def _checked_vector(self, vector: bytes | None, checksum: int | None) -> bytes:
+    def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None:
-            raise IndexCorruptError(self._path, "a key has no vector")
-        if zlib.crc32(vector) != checksum:
-            raise IndexCorruptError(self._path, "a vector differs from its checksum")
+            raise IndexCorruptError(self._path, f"key {key!r} has no vector")
+        if vector_checksum(key, vector) != checksum:
+            raise IndexCorruptError(self._path, f"the vector of key {key!r} differs from its checksum")
         return vector
 
     def _find(self, key: str, columns: str) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ class Writer:
         self._fold_lock = threading.Lock()
         self._folding: threading.Thread | None = None
         self._is_closing = False
+        open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
         with ExitStack() as stack:
             stack.enter_context(directory.locked_for_writing())
             directory.recover()

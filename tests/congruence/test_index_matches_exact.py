@@ -17,10 +17,10 @@ from index.conditions import Range
 from index.key_index import EVERYTHING, Scope
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
+from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope
 
 NUM_KEYS = 150
-TOLERANCE = 1e-6
 KEYS = [f"key-{number}" for number in range(NUM_KEYS)]
 
 key_sets = st.lists(st.sampled_from([*KEYS, "unknown"]), max_size=NUM_KEYS)
@@ -62,15 +62,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaissIndex]:
 @pytest.fixture(scope="module")
 def exact(index: FaissIndex) -> Exact:
     return Exact(index)
-
-
-def assert_same_ranking(hits: list[Hit], expected: list[tuple[str, float]], scores: dict[str, float]) -> None:
-    """Same scores rank by rank; a key may stand elsewhere only among equal scores."""
-    assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
-    assert len({hit.key for hit in hits}) == len(hits)
-    for hit, (_, score) in zip(hits, expected, strict=True):
-        assert hit.score == pytest.approx(score, abs=TOLERANCE)
-        assert hit.score == pytest.approx(scores[hit.key], abs=TOLERANCE)
 
 
 @settings(max_examples=150, deadline=None)

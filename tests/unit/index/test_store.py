@@ -245,6 +245,7 @@ def test_store_that_others_read_is_closed_without_loss(tmp_path: Path) -> None:
     "damage",
     [
         "UPDATE keys SET text = 'other'",
+        "UPDATE keys SET row = 7",
         "UPDATE keys SET metadata = '{}'",
         "UPDATE keys SET modality = 'text'",
         "UPDATE keys SET pools = '[]'",
