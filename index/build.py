@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from encoder.program import plain_console
-from index.corpus import find_files, read_file
+from index.corpus import find_files, read_corpus
 from index.embed import embed, is_current
 from index.encoding import CheckpointSource, EncoderSource
 from index.errors import (
@@ -26,6 +26,7 @@ from index.errors import (
     InvalidCorpusError,
     InvalidRowError,
 )
+from index.locations import without_secrets
 from index.manifest import Manifest
 from index.plan import Plan, PlannedEntry
 from index.progress import progress
@@ -119,7 +120,7 @@ class _Build:
         self._source = source
         self._console = console
         self._directory = directory
-        self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes, settings.max_images)
+        self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._published, self._is_sound = _open_base(directory)
 
     def run(self, fingerprint: str) -> BuildReport:
@@ -149,16 +150,15 @@ class _Build:
 
     def _read_corpus(self) -> None:
         with progress(self._console, "reading the corpus", None) as advance:
-            for file in find_files(self._settings.corpus):
-                for row in read_file(file):
-                    self._plan.next_row()
-                    try:
-                        if isinstance(row, InvalidRowError):
-                            raise row
-                        self._plan.add(row)
-                    except InvalidRowError as error:
-                        self._skip(error)
-                    advance()
+            for row in read_corpus(self._settings):
+                self._plan.next_row()
+                try:
+                    if isinstance(row, InvalidRowError):
+                        raise row
+                    self._plan.add(row.entry, row.images)
+                except InvalidRowError as error:
+                    self._skip(error)
+                advance()
         if self._plan.count() == 0:
             raise InvalidCorpusError(self._nothing_left())
 
@@ -169,7 +169,7 @@ class _Build:
 
     def _nothing_left(self) -> str:
         bad_rows = self._plan.bad_rows()
-        paths = ", ".join(map(str, self._settings.corpus))
+        paths = ", ".join(map(without_secrets, self._settings.corpus))
         first = f"; the first is {bad_rows[0]}" if bad_rows else ""
         return f"nothing to index in {paths}: no usable row, {len(bad_rows)} bad rows{first}"
 

@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from index.errors import IndexCorruptError, InvalidRowError
+from index.locations import without_secrets
 from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.plan import Plan
 from index.settings import BuildSettings
@@ -66,7 +67,7 @@ def publish_store(store: Store, plan: Plan, directory: IndexDirectory, settings:
             "encoder": encoder,
             **counts,
             "files": {name: file_facts(building / name) for name in (STORE_NAME, VECTORS_NAME, BAD_ROWS_NAME)},
-            "corpus": [str(path) for path in settings.corpus],
+            "corpus": list(map(without_secrets, settings.corpus)),
             "settings": settings.model_dump(mode="json", exclude={"corpus", "config"}),
             "libraries": {
                 "faiss": faiss.__version__,

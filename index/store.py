@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.errors import IndexCorruptError
-from index.plan import ImageStamp, PlannedEntry
+from index.images import ImageStamp
+from index.plan import PlannedEntry
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 1
@@ -245,7 +246,7 @@ class Store:
                     identity,
                     position,
                     image.media_type,
-                    image.seen.stamp.path if image.data is None else None,
+                    image.seen.stamp.location if image.data is None else None,
                     image.data,
                 )
                 for position, image in enumerate(new.images)
@@ -328,9 +329,9 @@ def naming_damage(path: Path) -> Iterator[None]:
 
 
 def _dump_images(images: Sequence[SeenImage]) -> str:
-    stamps = ((image.stamp.path, image.stamp.size_bytes, image.stamp.mtime_ns, image.sha256) for image in images)
+    stamps = ((image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256) for image in images)
     return json.dumps(list(stamps))
 
 
 def _load_images(stamps: str) -> tuple[SeenImage, ...]:
-    return tuple(SeenImage(ImageStamp(path, size, mtime), sha256) for path, size, mtime, sha256 in json.loads(stamps))
+    return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in json.loads(stamps))

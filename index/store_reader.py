@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
+from index.files import reason_of
 from index.hits import Payload, StoredImage, StoredKey
+from index.images import read_image
+from index.locations import describe
 from index.store import naming_damage, open_read_only
 
 MODALITIES = tuple(Modality)  # a key's modality is kept as its position here
@@ -138,10 +141,11 @@ def _payload(text: str | None, metadata: str, num_images: int) -> Payload:
 
 def _read_file(path: str, key: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_image(path)
     except OSError as error:
         raise ImageUnavailableError(
-            f"the index refers to the image of key '{key}' at {path}, which cannot be read: {error.strerror}"
+            f"the index refers to the image of key '{key}' at {describe(path)}, "
+            f"which cannot be read: {reason_of(error)}"
         ) from error
 
 
