@@ -40,8 +40,8 @@ class InlineImages:
         with self._lock:
             try:
                 images = images_in(self._column(location).cell(location.row - 1))
-            except (LookupError, ValueError, pyarrow.ArrowException) as error:
-                raise OSError(f"cannot read row {location.row}: {error}") from error
+            except (LookupError, ValueError, OSError, pyarrow.ArrowException) as error:
+                raise OSError(f"cannot read row {location.row}: {' '.join(str(error).split())}") from error
         if location.position >= len(images) or not isinstance(images[location.position], bytes):
             raise OSError(f"row {location.row} holds no image any more")
         data: bytes = images[location.position]
@@ -101,7 +101,11 @@ class _Column:
         if kept is None:
             if not self._next_row <= row < self._group_of(self._next_row).stop:
                 self._begin(row)
-            kept = self._read_to(row)
+            try:
+                kept = self._read_to(row)
+            except BaseException:
+                self._next_row = self._starts[-1]  # the next row begins anew
+                raise
         start, batch = kept
         return batch.column(0)[row - start].as_py()
 
@@ -129,7 +133,9 @@ class _Column:
     def _read_to(self, row: int) -> "tuple[int, RecordBatch]":
         """Reads on to the batch that has a row."""
         while True:
-            batch = next(self._batches)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise LookupError("its row group ends too early")
             self._kept.append((self._next_row, batch))
             self._next_row += batch.num_rows
             while len(self._kept) > 2 and self._keeps_too_much():

@@ -63,7 +63,8 @@ def _read_group(
                 yield _read_row(batch, offset, row + 1, columns, file)
                 row += 1
     except (OSError, pyarrow.ArrowException) as error:
-        yield InvalidRowError(f"{file.label}: rows {row + 1} to {rows.stop}", f"cannot read row group {group}: {error}")
+        reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
+        yield InvalidRowError(f"{file.label}: rows {row + 1} to {rows.stop}", reason)
 
 
 def _read_row(

@@ -149,7 +149,7 @@ def _damage_at(opened: BinaryIO, offset: int, last: str) -> str:
     """What is wrong where a tar file ends: `tarfile` takes a broken or half header for the end."""
     opened.seek(offset)
     block = opened.read(tarfile.BLOCKSIZE)
-    if not block or block == bytes(tarfile.BLOCKSIZE):
+    if not block.strip(b"\0"):
         return ""
     fault = "it is cut short" if len(block) < tarfile.BLOCKSIZE else f"the header at byte {offset} is damaged"
     return f"what follows {last} is lost: {fault}"

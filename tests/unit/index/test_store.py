@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.corpus import CorpusEntry
 from index.errors import IndexCorruptError
-from index.plan import ImageStamp, Plan, PlannedEntry
+from index.images import ImageStamp
+from index.plan import Plan, PlannedEntry
+from index.readers.entry import CorpusEntry
 from index.store import NewImage, NewKey, Refusal, SeenImage, Store, open_read_only
 from index.store_reader import StoreReader
 
@@ -23,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def new_key(name: str, **changes: Any) -> NewKey:
-    stamp = ImageStamp(f"/{name}.png", 3, 7)
+    stamp = ImageStamp(f"/{name}.png", 3, "7")
     entry = PlannedEntry(1, name, "c.jsonl:1", "text", '{"n": 1}', ("p",), (stamp,))
     image = NewImage(SeenImage(stamp, "00"), "image/png", b"png")
     vector_D = np.full(4, 0.5, dtype=np.float32)
@@ -32,7 +33,7 @@ def new_key(name: str, **changes: Any) -> NewKey:
 
 
 def follow(store: Store, tmp_path: Path, names: str) -> None:
-    plan = Plan(tmp_path / "plan.sqlite", 1, 1)
+    plan = Plan(tmp_path / "plan.sqlite")
     for name in names:
         plan.next_row()
         plan.add(CorpusEntry(name, "t", (), "c.jsonl:1"))
@@ -67,7 +68,7 @@ def test_known_key_is_told_with_digests_and_images(store: Store) -> None:
 
     assert known is not None
     assert (known.payload_sha256, known.content_sha256, known.row, known.reason) == (b"p", b"c", None, None)
-    assert known.images == (SeenImage(ImageStamp("/a.png", 3, 7), "00"),)
+    assert known.images == (SeenImage(ImageStamp("/a.png", 3, "7"), "00"),)
     assert store.known("b") is None
 
 
