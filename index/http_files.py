@@ -1,21 +1,31 @@
 """Files over HTTP: their state, their bytes or a part of them, and a reader that asks again only after a jump.
 
-Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed.
+Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed. A state or a read that
+fails for a passing reason (a lost connection, 429, 5xx) is tried again twice.
 """
 
+import atexit
 import functools
 import io
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import httpx
 
 SILENCE_S = 60.0
+PAUSES_S = (0.2, 1.0)  # before another try
 CHUNK_BYTES = 256 * 1024
 BUFFER_BYTES = 1024 * 1024
 SKIPPED_BYTES = 1024 * 1024  # a jump ahead that is no longer than this is read over: cheaper than asking again
+
+T = TypeVar("T")
+
+
+class _PassingError(OSError):
+    """A failure that may be gone in a moment."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,7 @@ def http_state(url: str) -> FileState:
     Raises:
         OSError: there is no such file, or no answer.
     """
-    with _get(url, "bytes=0-0", accepted=(416,)) as response:
-        headers = response.headers
-        tag = headers.get("etag") or headers.get("last-modified")
-        total = headers.get("content-range", "").rpartition("/")[2]
-        has_ranges = response.status_code in (206, 416)
-        size = total if has_ranges else headers.get("content-length", "")
-        return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+    return _tried(lambda: _state(url))
 
 
 def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
@@ -60,17 +64,7 @@ def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | Non
     Raises:
         OSError: it cannot be read whole, is longer than `max_bytes`, or the server serves no parts of files.
     """
-    span = None if size_bytes is None else f"bytes={start}-{start + size_bytes - 1}"
-    parts, num_bytes = [], 0
-    with _get(url, span, part_only=span is not None) as response:
-        for chunk in response.iter_raw(CHUNK_BYTES):
-            parts.append(chunk)
-            num_bytes += len(chunk)
-            if max_bytes is not None and num_bytes > max_bytes:
-                raise OSError(f"it has more than {max_bytes} bytes")
-    if size_bytes is not None and num_bytes != size_bytes:
-        raise OSError(f"expected {size_bytes} bytes from byte {start}, got {num_bytes}")
-    return b"".join(parts)
+    return _tried(lambda: _read(url, start, size_bytes, max_bytes))
 
 
 def open_http(url: str) -> BinaryIO:
@@ -152,6 +146,39 @@ class _HttpFile(io.RawIOBase):
         return taken
 
 
+def _state(url: str) -> FileState:
+    with _get(url, "bytes=0-0", accepted=(416,)) as response:
+        headers = response.headers
+        tag = headers.get("etag") or headers.get("last-modified")
+        total = headers.get("content-range", "").rpartition("/")[2]
+        has_ranges = response.status_code in (206, 416)
+        size = total if has_ranges else headers.get("content-length", "")
+        return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+
+
+def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
+    span = None if size_bytes is None else f"bytes={start}-{start + size_bytes - 1}"
+    parts, num_bytes = [], 0
+    with _get(url, span, part_only=span is not None) as response:
+        for chunk in response.iter_raw(CHUNK_BYTES):
+            parts.append(chunk)
+            num_bytes += len(chunk)
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise OSError(f"it has more than {max_bytes} bytes")
+    if size_bytes is not None and num_bytes != size_bytes:
+        raise OSError(f"expected {size_bytes} bytes from byte {start}, got {num_bytes}")
+    return b"".join(parts)
+
+
+def _tried(call: Callable[[], T]) -> T:
+    for pause_s in PAUSES_S:
+        try:
+            return call()
+        except _PassingError:
+            time.sleep(pause_s)
+    return call()
+
+
 def _answer(url: str, start: int) -> Generator[bytes, None, None]:
     span = f"bytes={start}-" if start else None
     with _get(url, span, part_only=start > 0) as response:
@@ -160,8 +187,10 @@ def _answer(url: str, start: int) -> Generator[bytes, None, None]:
 
 @functools.cache
 def _client() -> httpx.Client:
-    transport = httpx.HTTPTransport(retries=2, limits=httpx.Limits(max_connections=None))
-    return httpx.Client(transport=transport, timeout=SILENCE_S, follow_redirects=True)
+    transport = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
+    client = httpx.Client(transport=transport, timeout=SILENCE_S, follow_redirects=True)
+    atexit.register(client.close)
+    return client
 
 
 @contextmanager
@@ -175,10 +204,18 @@ def _get(
     try:
         with _client().stream("GET", url, headers=headers) as response:
             if response.is_error and response.status_code not in accepted:
-                kind = FileNotFoundError if response.status_code in (404, 410) else OSError
-                raise kind(f"the server answered {response.status_code} {response.reason_phrase}")
+                raise _kind_of(response.status_code)(
+                    f"the server answered {response.status_code} {response.reason_phrase}"
+                )
             if part_only and response.status_code != 206:
                 raise OSError("the server does not serve parts of files (range requests)")
             yield response
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OSError(str(error) or type(error).__name__) from error
+        kind = _PassingError if isinstance(error, httpx.TransportError) else OSError
+        raise kind(str(error) or type(error).__name__) from error
+
+
+def _kind_of(status_code: int) -> type[OSError]:
+    if status_code in (404, 410):
+        return FileNotFoundError
+    return _PassingError if status_code == 429 or status_code >= 500 else OSError

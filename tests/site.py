@@ -16,6 +16,7 @@ class Site(ThreadingHTTPServer):
         has_ranges: Whether parts of pages are served.
         tells_sizes: Whether whole pages come with their size.
         requests: Path and `Range` header of every request.
+        num_failures: How many of the next requests are answered by 503.
     """
 
     daemon_threads = True
@@ -25,6 +26,7 @@ class Site(ThreadingHTTPServer):
         self.tags: dict[str, str] = {}
         self.has_ranges = True
         self.tells_sizes = True
+        self.num_failures = 0
         self.requests: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -45,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, span))
         if path.startswith("/moved"):
             self._answer(302, b"", {"Location": path.removeprefix("/moved")})
-        elif path.startswith("/broken"):
+        elif path.startswith("/broken") or self.server.num_failures > 0:
+            self.server.num_failures -= 1
             self._answer(503, b"")
         elif (body := self.server.pages.get(path.removeprefix("/cut"))) is None:
             self._answer(404, b"")
@@ -72,9 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        if code != 200 or self.server.tells_sizes:
+        is_told = code != 200 or self.server.tells_sizes
+        if is_told:
             self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
+        if cut or not is_told:
+            self.send_header("Connection", "close")
         self.end_headers()
         with suppress(ConnectionError):  # the reader has jumped elsewhere
             self.wfile.write(body[: len(body) // 2] if cut else body)

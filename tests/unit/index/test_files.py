@@ -139,6 +139,28 @@ def test_redirects_are_followed(site: Site) -> None:
     assert read_file(site.url("/moved/f?signature=x")) == BODY
 
 
+@pytest.mark.parametrize(("num_failures", "succeeds"), [(2, True), (3, False)])
+def test_passing_failures_are_tried_again_twice(site: Site, num_failures: int, succeeds: bool) -> None:
+    site.pages["/f"] = BODY
+    for ask in (read_file, file_state):
+        site.num_failures = num_failures
+        if succeeds:
+            ask(site.url("/f"))
+        else:
+            with pytest.raises(OSError, match="the server answered 503"):
+                ask(site.url("/f"))
+    assert len(site.requests) == 6
+
+
+def test_connection_that_is_lost_is_tried_again_and_a_missing_page_is_not(site: Site) -> None:
+    site.pages["/f"] = BODY
+    for path, num_requests in (("/cut/f", 3), ("/none", 1)):
+        site.requests.clear()
+        with pytest.raises(OSError, match=r"peer closed connection|404"):
+            read_file(site.url(path))
+        assert len(site.requests) == num_requests
+
+
 def test_failures_say_why_and_hide_secrets(tmp_path: Path, site: Site, memory: fsspec.AbstractFileSystem) -> None:
     site.pages["/f"] = BODY
     cases = {
