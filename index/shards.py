@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index.checking import check_record
 from index.errors import InvalidShardError
 from index.manifest import EncoderFacts
-from index.records import check_record
+from index.records import NewImage, Record
 from index.settings import VectorType
-from index.store import NewImage, Record
 
 ENCODER_FIELD = b"anykey.encoder"
 BATCH_SIZE = 1024

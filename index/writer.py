@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from index.errors import KeyIndexError
 from index.folding import provenance_of, publish_next
 from index.manifest import Manifest
-from index.store import Record, Store
+from index.records import Record
+from index.store import Store
 from index.store_reader import check_store
 from index.versions import IndexDirectory, open_published
 
