@@ -15,6 +15,7 @@ KeyIndexError
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
   IndexLockedError                     another writer is at work on the same index
+  MissingExtraError                    an optional library is not installed
   OutputExistsError                    something is where a new file or folder was to be written
   InvalidShardError                    a file is no shard of keys, or damaged
   InvalidSnapshotError                 a file is no snapshot, or damaged
@@ -129,6 +130,10 @@ class InvalidShardError(KeyIndexError):
 
 class InvalidSnapshotError(KeyIndexError):
     """A file is no snapshot of an index, or damaged."""
+
+
+class MissingExtraError(KeyIndexError):
+    """An optional library is not installed; says which extra brings it."""
 
 
 class InvalidKeyError(KeyIndexError, ValueError):
