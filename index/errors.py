@@ -8,10 +8,14 @@ KeyIndexError
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
+  IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
-  IndexLockedError                     another builder is at work on the same index
+  IndexLockedError                     another writer is at work on the same index
+  IndexUnavailableError                the server that holds the index cannot be reached, or fails
+  InvalidKeyError (ValueError)         a key that was handed over cannot be stored
+  MissingLibraryError                  the engine needs a library that only an extra installs
 """
 
 from pathlib import Path
@@ -61,6 +65,10 @@ class IndexNotFoundError(KeyIndexError):
     """There is no published index at the place named."""
 
 
+class IndexExistsError(KeyIndexError):
+    """There is an index already where a new one was to be made."""
+
+
 class IndexCorruptError(KeyIndexError):
     """A file of the index is missing or damaged.
 
@@ -82,4 +90,16 @@ class EncoderMismatchError(KeyIndexError):
 
 
 class IndexLockedError(KeyIndexError):
-    """Another builder is at work on the same index."""
+    """Another writer is at work on the same index."""
+
+
+class IndexUnavailableError(KeyIndexError):
+    """The server that holds the index cannot be reached, or fails; says which and how."""
+
+
+class InvalidKeyError(KeyIndexError, ValueError):
+    """A key cannot be stored as it is given; says which and why."""
+
+
+class MissingLibraryError(KeyIndexError):
+    """The engine needs a library that is not installed; says how to install it."""

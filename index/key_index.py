@@ -63,6 +63,9 @@ class Scope:
     exclude: Collection[str] = ()
 
 
+EVERYTHING = Scope()
+
+
 @dataclass(frozen=True)
 class IndexInfo:
     """What an index is at this moment.
@@ -92,7 +95,7 @@ class KeyIndex(Protocol):
     """
 
     def search(
-        self, vectors_QD: NDArray[np.float32], k: int, scope: Scope = Scope(), *, exact: bool = False
+        self, vectors_QD: NDArray[np.float32], k: int, scope: Scope = EVERYTHING, *, exact: bool = False
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query.
 
@@ -155,7 +158,7 @@ class KeyIndex(Protocol):
         """
         ...
 
-    def count(self, scope: Scope = Scope()) -> int:
+    def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""
         ...
 
