@@ -109,8 +109,9 @@ class Collection:
             **{"collection_name": name, "schema": schema, "consistency_level": _STRONG, "properties": {_FACTS: noted}},
         )
         structure = facts.structure
-        parameters = {"metric_type": "COSINE", "params": structure.build_parameters()}
-        _add_index(connection, name, "vector", index_type=structure.kind, **parameters)
+        # The client unpacks the outer `params`; Milvus Lite, unlike a server, only reads what is in an inner one.
+        build = {"params": structure.build_parameters()}
+        _add_index(connection, name, "vector", index_type=structure.kind, metric_type="COSINE", params=build)
         _index_filters(connection, name)
         connection.call("load_collection", collection_name=name)
         return cls(connection, name, facts)

@@ -151,7 +151,8 @@ def _check_inside(metadata: dict[str, Any]) -> None:
 def _size_bytes(row: dict[str, Any]) -> int:
     """About what a row weighs in a message."""
     texts = (row["key"], row["text"], *row["pools"], *row["terms"])
-    return row["vector"].nbytes + sum(len(text.encode()) + 4 for text in texts) + len(json.dumps(row["metadata"]))
+    documents = json.dumps([row["metadata"], row["images"]])
+    return int(row["vector"].nbytes) + sum(len(text.encode()) + 4 for text in texts) + len(documents)
 
 
 def _shorten(text: str) -> str:

@@ -43,7 +43,7 @@ def other_term(path: Path, kind: Kind) -> str:
 
 def terms_of(metadata: Mapping[str, Any]) -> set[str]:
     """All terms of a metadata object."""
-    terms = set()
+    terms: set[str] = set()
     for path, value, is_single in _values(metadata):
         terms.update(exists_term(path[:length]) for length in range(1, len(path) + 1))
         terms.add(value_term(path, value))
