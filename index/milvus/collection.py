@@ -225,7 +225,7 @@ def _add_index(connection: Connection, name: str, field: str, **parameters: Any)
 
     indexes = MilvusClient.prepare_index_params()
     indexes.add_index(field, **parameters)
-    connection.call("create_index", collection_name=name, index_params=indexes)
+    connection.call("create_index", collection_name=name, index_params=indexes, sync=False)  # there are no rows yet
 
 
 def _index_filters(connection: Connection, name: str) -> None:
