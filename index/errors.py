@@ -15,7 +15,8 @@ KeyIndexError
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
   IndexLockedError                     another writer is at work on the same index
-  MissingExtraError                    an optional library is not installed
+  MissingLibraryError                  a library is not installed that only an extra brings
+  IndexUnavailableError                the server that holds the index cannot be reached, or fails
   OutputExistsError                    something is where a new file or folder was to be written
   InvalidShardError                    a file is no shard of keys, or damaged
   InvalidSnapshotError                 a file is no snapshot, or damaged
@@ -88,6 +89,10 @@ class IndexNotFoundError(KeyIndexError):
     """There is no published index at the place named."""
 
 
+class IndexExistsError(KeyIndexError):
+    """There is an index already where a new one was to be made."""
+
+
 class IndexCorruptError(KeyIndexError):
     """A file of the index is missing or damaged.
 
@@ -112,10 +117,6 @@ class IndexLockedError(KeyIndexError):
     """Another writer is at work on the same index."""
 
 
-class IndexExistsError(KeyIndexError):
-    """There is an index where a new one was to be made."""
-
-
 class LiveKeysError(KeyIndexError):
     """A build would lose keys that were stored live, or may have been; says what to do."""
 
@@ -132,8 +133,12 @@ class InvalidSnapshotError(KeyIndexError):
     """A file is no snapshot of an index, or damaged."""
 
 
-class MissingExtraError(KeyIndexError):
-    """An optional library is not installed; says which extra brings it."""
+class MissingLibraryError(KeyIndexError):
+    """A library is not installed that only an extra brings; says which."""
+
+
+class IndexUnavailableError(KeyIndexError):
+    """The server that holds the index cannot be reached, or fails; says which and how."""
 
 
 class InvalidKeyError(KeyIndexError, ValueError):

@@ -13,7 +13,7 @@ import fsspec
 from index.blocks import Block
 from index.embedding_job import Embedded, embed_block
 from index.encoding import CheckpointSource
-from index.errors import MissingExtraError
+from index.errors import MissingLibraryError
 from index.settings import EmbedSettings
 
 WORK_FOLDER = ".work"  # beside the shards: the blocks, for the workers to fetch
@@ -36,7 +36,7 @@ def run_on_ray(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[Emb
     """Embeds blocks on a Ray cluster, as a Ray Data job of `settings.workers` workers; gives each when it is done.
 
     Raises:
-        MissingExtraError: Ray is not installed.
+        MissingLibraryError: Ray is not installed.
     """
     ray = _import_ray()
     if not ray.is_initialized():
@@ -78,5 +78,5 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingExtraError("--ray needs Ray: pip install 'anykey[ray]'") from error
+        raise MissingLibraryError("--ray needs Ray: pip install 'anykey[ray]'") from error
     return ray

@@ -28,6 +28,7 @@ from index.records import NewImage
 from index.store import naming_damage, open_read_only, payload_checksum, read_meta, vector_checksum, vector_dtype
 
 SCAN_PAGE = 256
+MOST_PARAMETERS = 10_000  # of one statement
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
 
 
@@ -64,8 +65,12 @@ class Snapshot:
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
-        query = "SELECT row FROM keys WHERE key IN (SELECT value FROM json_each(?)) ORDER BY row"
-        return self._rows(query, json.dumps([key for key in keys if is_encodable(key)]))
+        names = [key for key in dict.fromkeys(keys) if is_encodable(key)]
+        found = [np.empty(0, np.int64)]
+        for start in range(0, len(names), MOST_PARAMETERS):
+            part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
+            found.append(self._rows(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
+        return np.sort(np.concatenate(found))
 
     def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
         """Keys by their rows, those of them that are there, in one query.
