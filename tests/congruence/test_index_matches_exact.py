@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from encoder.item import Item, Modality
-from index import FaissIndex, Hit
+from index import FaissIndex
 from index.conditions import Range
 from index.key_index import EVERYTHING, Scope
 from tests.factories import build_with, mixed_corpus
