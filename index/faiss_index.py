@@ -208,9 +208,9 @@ class FaissIndex:
         with self._close_lock:
             if self._is_open:
                 self._is_open = False
+                self._generation.release()  # first, for a store that is read cannot be closed as one file
                 if self._writer is not None:
                     self._writer.close()
-                self._generation.release()
 
     def __enter__(self) -> "FaissIndex":
         return self
