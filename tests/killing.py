@@ -1,8 +1,8 @@
 """Processes that are killed with SIGKILL at chosen points; run as a program, so that only it dies.
 
 python -m tests.killing after-batches CORPUS OUTPUT LOG N   build; stop before batch N+1, say so, wait to be killed
-python -m tests.killing sweep CORPUS OLD|- DIRECTORY        kill a build at every step in turn, finish each
-python -m tests.killing sweep-changes OLD DIRECTORY         kill a writer at every step in turn, look at each
+python -m tests.killing sweep CORPUS OLD|- DIRECTORY N      kill a build at every N-th step in turn, finish each
+python -m tests.killing sweep-changes OLD DIRECTORY N       kill a writer at every N-th step in turn, look at each
 python -m tests.killing at-random DIRECTORY SECONDS SEED    kill writers at random moments, look at each
 """
 
@@ -87,8 +87,8 @@ class Killer:
             self.count()
 
 
-def sweep(corpus: Path, old: Path | None, directory: Path) -> None:
-    """Kills a build at its 1st, 2nd, ... step; after each, looks, and lets another process finish it."""
+def sweep(corpus: Path, old: Path | None, directory: Path, stride: int) -> None:
+    """Kills a build at one step after the other; each time looks, and lets another process finish it."""
 
     def build(output: Path) -> None:
         build_with(corpus, output, LoggingEncoder(Path(f"{output}.log")), batch_size=BATCH_SIZE)
@@ -97,12 +97,12 @@ def sweep(corpus: Path, old: Path | None, directory: Path) -> None:
         seen.write_text(str(_num_keys_seen(output)))
         in_child(lambda: build(output))
 
-    _kill_at_every_step(old, directory, build, finish)
+    _kill_at_steps(stride, old, directory, build, finish)
 
 
-def sweep_changes(old: Path, directory: Path) -> None:
-    """Kills a writer at its 1st, 2nd, ... step; looks at each index, and writes down what is wrong."""
-    _kill_at_every_step(old, directory, make_changes, look_after)
+def sweep_changes(old: Path, directory: Path, stride: int) -> None:
+    """Kills a writer at one step after the other; each time looks at the index and makes one more change."""
+    _kill_at_steps(stride, old, directory, make_changes, look_after)
 
 
 def in_child(work: Callable[[], None]) -> bool:
@@ -121,10 +121,10 @@ def in_child(work: Callable[[], None]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def _kill_at_every_step(
-    old: Path | None, directory: Path, work: Callable[[Path], None], look: Callable[[Path, Path], None]
+def _kill_at_steps(
+    stride: int, old: Path | None, directory: Path, work: Callable[[Path], None], look: Callable[[Path, Path], None]
 ) -> None:
-    for countdown in range(10_000):
+    for countdown in range(0, 10_000, stride):
         output = directory / f"killed-{countdown}"
         if old is not None:
             shutil.copytree(old, output)
@@ -153,9 +153,9 @@ def _num_keys_seen(output: Path) -> int:
 if __name__ == "__main__":
     mode, arguments = sys.argv[1], [Path(argument) for argument in sys.argv[2:]]
     if mode == "sweep":
-        sweep(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2])
+        sweep(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
     elif mode == "sweep-changes":
-        sweep_changes(arguments[0], arguments[1])
+        sweep_changes(arguments[0], arguments[1], int(sys.argv[4]))
     elif mode == "at-random":
         kill_at_random(arguments[0], float(sys.argv[3]), int(sys.argv[4]))
     else:
