@@ -141,6 +141,19 @@ def restore(settings: RestoreSettings) -> int:
     return 0
 
 
+COMMANDS = {
+    "build": Command(BuildSettings, build),
+    "info": Command(InfoSettings, info),
+    "compact": Command(CompactSettings, compact),
+    "verify": Command(VerifySettings, verify),
+    "repair": Command(RepairSettings, repair),
+    "export": Command(ExportSettings, export),
+    "load": Command(LoadSettings, load),
+    "snapshot": Command(SnapshotSettings, snapshot),
+    "restore": Command(RestoreSettings, restore),
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs `anykey-index`; gives its exit code."""
     logging.basicConfig(
@@ -148,22 +161,11 @@ def main(argv: list[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
-    commands = {
-        "build": Command(BuildSettings, build),
-        "info": Command(InfoSettings, info),
-        "compact": Command(CompactSettings, compact),
-        "verify": Command(VerifySettings, verify),
-        "repair": Command(RepairSettings, repair),
-        "export": Command(ExportSettings, export),
-        "load": Command(LoadSettings, load),
-        "snapshot": Command(SnapshotSettings, snapshot),
-        "restore": Command(RestoreSettings, restore),
-    }
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
     for flag in ("--corpus", "--shards"):
         arguments = _repeat_flag(flag, arguments)
-    return run_program("anykey-index", commands, arguments, (InvalidCorpusError,), environment_errors)
+    return run_program("anykey-index", COMMANDS, arguments, (InvalidCorpusError,), environment_errors)
 
 
 def _repeat_flag(flag: str, argv: list[str]) -> list[str]:

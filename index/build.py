@@ -17,17 +17,19 @@ from rich.console import Console
 
 from encoder.program import plain_console
 from index.base import Base, open_base
-from index.corpus import find_files, read_file
+from index.corpus import find_files, read_corpus
 from index.embed import embed, is_current
 from index.encoding import CheckpointSource, EncoderSource
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.folding import Provenance, publish_built, read_bad_rows
+from index.locations import without_secrets
 from index.manifest import Manifest
 from index.options import FoldOptions
 from index.plan import Plan, PlannedEntry
 from index.progress import progress
+from index.records import Known, Record
 from index.settings import BuildSettings
-from index.store import Known, Record, Store
+from index.store import Store
 from index.versions import STORE_NAME, IndexDirectory, OpenVersion
 
 PLAN_NAME = "plan.sqlite"
@@ -102,7 +104,7 @@ class _Build:
         self._source = source
         self._console = console
         self._directory = directory
-        self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes, settings.max_images)
+        self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._base: Base | None = None
         self._unreadable: list[str] = []
 
@@ -138,16 +140,15 @@ class _Build:
 
     def _read_corpus(self) -> None:
         with progress(self._console, "reading the corpus", None) as advance:
-            for file in find_files(self._settings.corpus):
-                for row in read_file(file):
-                    self._plan.next_row()
-                    try:
-                        if isinstance(row, InvalidRowError):
-                            raise row
-                        self._plan.add(row)
-                    except InvalidRowError as error:
-                        self._skip(error)
-                    advance()
+            for row in read_corpus(self._settings):
+                self._plan.next_row()
+                try:
+                    if isinstance(row, InvalidRowError):
+                        raise row
+                    self._plan.add(row.entry, row.images)
+                except InvalidRowError as error:
+                    self._skip(error)
+                advance()
         if self._plan.count() == 0:
             raise InvalidCorpusError(self._nothing_left())
 
@@ -158,7 +159,7 @@ class _Build:
 
     def _nothing_left(self) -> str:
         bad_rows = self._plan.bad_rows()
-        paths = ", ".join(map(str, self._settings.corpus))
+        paths = ", ".join(map(without_secrets, self._settings.corpus))
         first = f"; the first is {bad_rows[0]}" if bad_rows else ""
         return f"nothing to index in {paths}: no usable row, {len(bad_rows)} bad rows{first}"
 
@@ -254,7 +255,7 @@ class _Build:
 
     def _publish(self, base: Base | None) -> Manifest:
         settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
-        provenance = Provenance([str(path) for path in self._settings.corpus], settings, self._plan.bad_rows())
+        provenance = Provenance(list(map(without_secrets, self._settings.corpus)), settings, self._plan.bad_rows())
         self._plan.close()
         if base is None:
             return publish_built(self._directory, provenance)

@@ -3,12 +3,12 @@
 Shape legend: B = batch, D = width.
 """
 
+import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +18,12 @@ from encoder.errors import InvalidItemError
 from encoder.item import Item
 from index.encoding import EncoderSource
 from index.errors import InvalidRowError
-from index.plan import ImageStamp, PlannedEntry
+from index.files import reason_of
+from index.images import ImageReader, ImageStamp, read_image
+from index.locations import describe
+from index.plan import PlannedEntry
+from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 from index.settings import BuildSettings
-from index.store import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -72,7 +75,8 @@ class EmbeddedBatch:
 def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings) -> bool:
     """Whether the store holds the key as the corpus has it, or has refused it and would again.
 
-    A file with the size and time of last time counts as unchanged; any other is read and its content compared.
+    An image with the location, size and version of last time counts as unchanged; any other is read and its content
+    compared.
     """
     if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
         return False
@@ -80,7 +84,7 @@ def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings
         return False
     if len(known.images) != len(entry.images):
         return False
-    return all(map(_is_same_image, entry.images, known.images))
+    return all(_is_same_image(*pair, settings) for pair in zip(entry.images, known.images, strict=True))
 
 
 def embed(
@@ -101,13 +105,15 @@ def embed(
     Raises:
         EncoderError: the encoder cannot be loaded.
     """
+    with ImageReader() as reader:
 
-    def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
-        return _make_ready(*task, source, settings)
+        def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
+            return _make_ready(*task, source, settings, reader)
 
-    ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
-    for batch in _batches(ahead, settings.batch_size):
-        yield _embed_batch(batch, source, settings)
+        ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+        with contextlib.closing(ahead):  # its threads end before the reader does
+            for batch in _batches(ahead, settings.batch_size):
+                yield _embed_batch(batch, source, settings)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def _ahead(
     cost: Callable[[_In], int],
     num_threads: int,
     window: int,
-) -> Iterator[tuple[_Out, int]]:
+) -> Generator[tuple[_Out, int], None, None]:
     """Maps in threads, in order; gives results and costs, never more than a cost of `window` ahead of the consumer."""
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
     pending: deque[tuple[Future[_Out], int]] = deque()
@@ -168,21 +174,22 @@ def _batches(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[l
 
 
 def _make_ready(
-    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: BuildSettings
+    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: BuildSettings, reader: ImageReader
 ) -> ReadyKey | _Refused:
     """Reads an entry's images and prepares it for the encoder; runs in a thread."""
     try:
-        contents = [_read(stamp) for stamp in entry.images]
+        contents = [_read(stamp, reader, settings) for stamp in entry.images]
     except OSError as error:
-        return _Refused(entry, f"cannot read image {error.filename}: {error.strerror}", None)
+        return _Refused(entry, str(error), None)
+    stored = [stamp.stored(settings.images) for stamp in entry.images]
     seen = tuple(
-        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(entry.images, contents, strict=True)
+        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(stored, contents, strict=True)
     )
     content_sha256 = _content_digest(entry.text, seen)
     keeps_bytes = settings.images == "copy"
     images = tuple(
-        NewImage(_media_type(data), None, data) if keeps_bytes else NewImage(_media_type(data), stamp.path, None)
-        for stamp, data in zip(entry.images, contents, strict=True)
+        NewImage(_media_type(data), None, data) if keeps_bytes else NewImage(_media_type(data), stamp.location, None)
+        for stamp, data in zip(stored, contents, strict=True)
     )
     built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
@@ -190,8 +197,8 @@ def _make_ready(
     try:
         prepared = source.load().prepare(Item(entry.text, tuple(contents)))
     except InvalidItemError as error:
-        paths = ", ".join(stamp.path for stamp in entry.images)
-        return _Refused(entry, f"{error.reason}{f' in {paths}' if paths else ''}", seen)
+        places = ", ".join(describe(stamp.location) for stamp in entry.images)
+        return _Refused(entry, f"{error.reason}{f': {places}' if places else ''}", seen)
     return ReadyKey(entry, built, images, prepared)
 
 
@@ -225,18 +232,24 @@ def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, se
     return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
 
 
-def _read(stamp: ImageStamp) -> bytes:
-    return Path(stamp.path).read_bytes()
+def _read(stamp: ImageStamp, reader: ImageReader, settings: BuildSettings) -> bytes:
+    """Raises `OSError` with a whole sentence."""
+    try:
+        return reader.read(stamp.location, settings.max_image_bytes)
+    except OSError as error:
+        raise OSError(f"cannot read image {describe(stamp.location)}: {reason_of(error)}") from error
 
 
-def _is_same_image(stamp: ImageStamp, seen: SeenImage) -> bool:
-    if stamp == seen.stamp:
+def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: BuildSettings) -> bool:
+    if stamp.stored(settings.images) == seen.stamp:
         return True
     if stamp.size_bytes != seen.stamp.size_bytes:
         return False
+    is_told = stamp.has_bytes(seen.sha256)
+    if is_told is not None:
+        return is_told
     try:
-        with Path(stamp.path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == seen.sha256
+        return hashlib.sha256(read_image(stamp.location, settings.max_image_bytes)).hexdigest() == seen.sha256
     except OSError:
         return False
 

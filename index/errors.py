@@ -137,7 +137,3 @@ class InvalidKeyError(KeyIndexError, ValueError):
 
 class ReadOnlyError(KeyIndexError):
     """The index was opened for reading only."""
-
-
-class InvalidFilterError(InvalidSearchError):
-    """Stand-in."""

@@ -133,7 +133,7 @@ class ExactVectors:
         return scores_QK[:, :k], positions_QK[:, :k]
 
     def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores `[Q, K]` of the vectors at positions, each query with its own; minus infinity where a position is -1."""
+        """Scores `[Q, K]` of the vectors at positions, each query with its own; minus infinity at position -1."""
         scores_QK = np.full(positions_QK.shape, -np.inf, dtype=np.float32)
         step = max(1, DECODED_BYTES // (4 * self.width * max(positions_QK.shape[1], 1)))
         for start in range(0, len(queries_QD), step):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.checking import to_record
 from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
 from index.folding import Provenance, publish_built
 from index.generation import Generation
@@ -22,9 +23,9 @@ from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
 from index.options import FoldOptions
-from index.records import to_record
+from index.records import Record
 from index.settings import VectorType
-from index.store import Record, Store
+from index.store import Store
 from index.store_reader import Snapshot, is_encodable
 from index.versions import STORE_NAME, IndexDirectory
 from index.view import View

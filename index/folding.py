@@ -32,7 +32,7 @@ from index.versions import STORE_NAME, IndexDirectory
 BAD_ROWS_NAME = "bad_rows.jsonl"
 BATCH_SIZE = 4096
 
-Attributes = tuple[Modality, Sequence[str], Mapping[str, Any]]  # of a key: what filters look at
+Attributes = tuple[str, Sequence[str], dict[str, Any]]  # of a key: what filters look at
 
 
 @dataclass(frozen=True)

@@ -1,88 +1,101 @@
-"""A key that was handed over to be stored, checked and in the form that the store takes."""
+"""What a store holds of a key, in memory.
+
+Shape legend: D = width.
+"""
 
 import json
-import math
-from collections.abc import Collection, Iterable
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
-from index.errors import InvalidKeyError
-from index.key_index import NewKey
-from index.store import NewImage, Record
-from index.store_reader import is_encodable
-
-MAX_NORM_ERROR = 1e-3
+from index.images import ImageStamp
 
 
-def to_record(new: NewKey, width: int) -> Record:
-    """Checks a key; raises as `check_record` does."""
-    images = tuple(NewImage(image.media_type, None, image.data) for image in new.images)
-    return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width)
+@dataclass(frozen=True)
+class SeenImage:
+    """An image file as it was when it was read: its stamp then, and its content."""
+
+    stamp: ImageStamp
+    sha256: str
 
 
-def check_record(
-    key: str,
-    text: str | None,
-    metadata: dict[str, Any],
-    pools: Iterable[str],
-    images: tuple[NewImage, ...],
-    vector_D: NDArray[np.floating[Any]],
-    width: int,
-) -> Record:
-    """Checks the parts of a key and joins them.
+@dataclass(frozen=True)
+class Known:
+    """What a store knows of a key that a build stored or refused.
 
-    Args:
-        key: Its name.
-        text: Its text, or `None`.
-        metadata: Its metadata object.
-        pools: Its pools.
-        images: Its images.
-        vector_D: Its vector.
-        width: Length of the index's vectors.
-
-    Raises:
-        InvalidKeyError: its name, text or a pool's name is blank or no Unicode, its metadata are no standard JSON
-            object, its vector is no unit vector of that width, or it has neither text nor image.
+    Attributes:
+        payload_sha256: Digest of the payload it was stored with.
+        images: Its image files as they were read.
+        content_sha256: Digest of what the encoder saw; `None` for a refused key.
+        limits: The limits that a refused key was tried with.
+        reason: Why the key was refused, or `None` if it was embedded.
     """
-    try:
-        sorted_pools = tuple(sorted(set(pools)))
-        _check_names(key, [] if text is None else [text], sorted_pools)
-        if text is None and not images:
-            raise ValueError("it has neither text nor image")
-        if any(image.path is None and image.data is None for image in images):
-            raise ValueError("an image has neither data nor path")
-        _check_vector(np.asarray(vector_D), width)
-        dumped = _dump(metadata)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidKeyError(f"key {key!r} cannot be stored: {error}") from error
-    modality = Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED
-    return Record(key, modality, text, dumped, sorted_pools, images, np.asarray(vector_D))
+
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    content_sha256: bytes | None = None
+    limits: str | None = None
+    reason: str | None = None
 
 
-def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> None:
-    for what, values in (("key", [key]), ("text", texts), ("pool", pools)):
-        for value in values:
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"expected its {what} to be a string that is not blank, got {value!r}")
-            if not is_encodable(value):
-                raise ValueError(f"its {what} is no Unicode text")
+@dataclass(frozen=True)
+class NewImage:
+    """One image to be stored: its bytes, or its path alone."""
+
+    media_type: str
+    path: str | None
+    data: bytes | None
+
+    def checksum(self, key: str, position: int) -> int:
+        """Of what is stored of it, as the image of a key at a position."""
+        facts = json.dumps([key, position, self.media_type, self.path])
+        return zlib.crc32(self.data or b"", zlib.crc32(facts.encode()))
 
 
-def _check_vector(vector_D: NDArray[np.floating[Any]], width: int) -> None:
-    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
-        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
-    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
-    if not math.isclose(norm, 1, abs_tol=MAX_NORM_ERROR):  # false for NaN
-        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a build remembers of a key, to know it again: digests of payload and content, and the image files."""
+
+    payload_sha256: bytes
+    content_sha256: bytes
+    images: tuple[SeenImage, ...]
 
 
-def _dump(metadata: dict[str, Any]) -> str:
-    """Metadata as canonical JSON."""
-    if not isinstance(metadata, dict):
-        raise TypeError(f"expected metadata to be an object, got {type(metadata).__name__}")
-    dumped = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    dumped.encode()
-    return dumped
+@dataclass(frozen=True)
+class Record:
+    """One key to be stored in place of whatever has its name.
+
+    Attributes:
+        key: Its name.
+        modality: Its modality.
+        text: Its text, or `None`.
+        metadata: Its metadata object as JSON.
+        pools: Its pools, sorted.
+        images: Its images.
+        vector_D: Its unit vector; `None` keeps the one that is stored.
+        built: What a build remembers of it; `None` for a key that was stored live.
+    """
+
+    key: str
+    modality: Modality
+    text: str | None
+    metadata: str
+    pools: tuple[str, ...]
+    images: tuple[NewImage, ...]
+    vector_D: NDArray[np.floating[Any]] | None
+    built: BuildFacts | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
+
+    key: str
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    limits: str
+    reason: str

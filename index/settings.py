@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
+from index.readers.columns import parse_columns
 
 VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
@@ -21,9 +22,18 @@ class BuildSettings(ProgramSettings):
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
-    corpus: list[Path] = Field(
+    corpus: list[str] = Field(
         min_length=1,
-        description="JSONL files, M-BEIR candidate files or M-BEIR dataset directories; one or several",
+        description="JSONL, CSV, TSV and Parquet files, WebDataset shards, folders of images, M-BEIR datasets or "
+        "candidate files; paths, patterns with * and {000..099}, URLs; one or several",
+    )
+    columns: list[str] = Field(
+        [],
+        description="What a row's fields are called, such as key=sku,text=title; the fields are key, text, image, "
+        "metadata and pool",
+    )
+    prefix_keys: bool = Field(
+        False, description="Begin the keys of shards and folders with the shard's or folder's name and a slash"
     )
     checkpoint: str = Field(
         min_length=1,
@@ -44,7 +54,7 @@ class BuildSettings(ProgramSettings):
     )
     images: ImageStorage = Field(
         "copy",
-        description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",
+        description="copy: the store holds the images' bytes and can be moved; reference: it holds where they are",
     )
     batch_size: int = Field(
         64, ge=1, le=65_536, description="Keys embedded and committed at once; one of several images counts as so many"
@@ -66,6 +76,19 @@ class BuildSettings(ProgramSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
     )
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def name_paths(cls, value: Any) -> Any:
+        """Takes paths as the names they are."""
+        return [str(name) if isinstance(name, Path) else name for name in value] if isinstance(value, list) else value
+
+    @field_validator("columns")
+    @classmethod
+    def check_columns(cls, value: list[str]) -> list[str]:
+        """Refuses what is no `field=column`."""
+        parse_columns(value)
+        return value
 
 
 class IndexSettings(ProgramSettings):

@@ -1,7 +1,7 @@
 """Keys with their vectors as Parquet files: what `export` and `embed` write, and `load` reads.
 
 One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, and `images`, each
-with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder (`anykey.encoder`, JSON).
+with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder as JSON.
 """
 
 import json
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index.checking import check_record
 from index.errors import InvalidShardError
 from index.manifest import EncoderFacts
-from index.records import check_record
+from index.records import NewImage, Record
 from index.settings import VectorType
-from index.store import NewImage, Record
 
 ENCODER_FIELD = b"anykey.encoder"
 BATCH_SIZE = 1024

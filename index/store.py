@@ -16,17 +16,16 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.errors import IndexCorruptError
+from index.images import ImageStamp
 from index.manifest import EncoderFacts
-from index.plan import ImageStamp
+from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 from index.settings import VectorType
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
@@ -72,92 +71,6 @@ CREATE TABLE failures (
 );
 """
 _SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES}"
-
-
-@dataclass(frozen=True)
-class SeenImage:
-    """An image file as it was when it was read: its stamp then, and its content."""
-
-    stamp: ImageStamp
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a store knows of a key that a build stored or refused.
-
-    Attributes:
-        payload_sha256: Digest of the payload it was stored with.
-        images: Its image files as they were read.
-        content_sha256: Digest of what the encoder saw; `None` for a refused key.
-        limits: The limits that a refused key was tried with.
-        reason: Why the key was refused, or `None` if it was embedded.
-    """
-
-    payload_sha256: bytes
-    images: tuple[SeenImage, ...]
-    content_sha256: bytes | None = None
-    limits: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class NewImage:
-    """One image to be stored: its bytes, or its path alone."""
-
-    media_type: str
-    path: str | None
-    data: bytes | None
-
-    def checksum(self, key: str, position: int) -> int:
-        """Of what is stored of it, as the image of a key at a position."""
-        facts = json.dumps([key, position, self.media_type, self.path])
-        return zlib.crc32(self.data or b"", zlib.crc32(facts.encode()))
-
-
-@dataclass(frozen=True)
-class BuildFacts:
-    """What a build remembers of a key, to know it again: digests of payload and content, and the image files."""
-
-    payload_sha256: bytes
-    content_sha256: bytes
-    images: tuple[SeenImage, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One key to be stored in place of whatever has its name.
-
-    Attributes:
-        key: Its name.
-        modality: Its modality.
-        text: Its text, or `None`.
-        metadata: Its metadata object as JSON.
-        pools: Its pools, sorted.
-        images: Its images.
-        vector_D: Its unit vector; `None` keeps the one that is stored.
-        built: What a build remembers of it; `None` for a key that was stored live.
-    """
-
-    key: str
-    modality: Modality
-    text: str | None
-    metadata: str
-    pools: tuple[str, ...]
-    images: tuple[NewImage, ...]
-    vector_D: NDArray[np.floating[Any]] | None
-    built: BuildFacts | None = None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
-
-    key: str
-    payload_sha256: bytes
-    images: tuple[SeenImage, ...]
-    limits: str
-    reason: str
 
 
 class Store:
@@ -391,7 +304,8 @@ def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] =
     dtype = vector_dtype(read_meta(db))
     query = (
         "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256,"
-        f" content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) WHERE {where} ORDER BY row"
+        " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
+        f" WHERE {where} ORDER BY row"
     )
     for identity, row, key, *facts in db.execute(query, parameters):
         modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
@@ -448,6 +362,8 @@ def naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
         if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
             raise OSError(f"cannot read {path}: {error}") from error
         raise IndexCorruptError(path, str(error)) from error
@@ -467,9 +383,9 @@ def _path_of(db: sqlite3.Connection) -> Path:
 
 
 def _dump_images(images: Sequence[SeenImage]) -> str:
-    stamps = ((image.stamp.path, image.stamp.size_bytes, image.stamp.mtime_ns, image.sha256) for image in images)
+    stamps = ((image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256) for image in images)
     return json.dumps(list(stamps))
 
 
 def _load_images(stamps: str) -> tuple[SeenImage, ...]:
-    return tuple(SeenImage(ImageStamp(path, size, mtime), sha256) for path, size, mtime, sha256 in json.loads(stamps))
+    return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in json.loads(stamps))

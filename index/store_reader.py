@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.calibration import MODALITIES
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
+from index.files import reason_of
 from index.hits import Payload, StoredImage, StoredKey
+from index.images import read_image
+from index.locations import describe
 from index.manifest import Manifest
-from index.store import (
-    NewImage,
-    naming_damage,
-    open_read_only,
-    payload_checksum,
-    read_meta,
-    vector_checksum,
-    vector_dtype,
-)
+from index.records import NewImage
+from index.store import naming_damage, open_read_only, payload_checksum, read_meta, vector_checksum, vector_dtype
 
 SCAN_PAGE = 256
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
@@ -172,7 +168,7 @@ class Snapshot:
         found = self._all("SELECT modality FROM keys ORDER BY row")
         return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
 
-    def attributes(self) -> Iterator[tuple[Modality, list[str], dict[str, Any]]]:
+    def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their rows.
 
         Raises:
@@ -318,8 +314,9 @@ def is_encodable(key: str) -> bool:
 
 def _read_file(path: str, key: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_image(path)
     except OSError as error:
         raise ImageUnavailableError(
-            f"the index refers to the image of key '{key}' at {path}, which cannot be read: {error.strerror}"
+            f"the index refers to the image of key '{key}' at {describe(path)}, "
+            f"which cannot be read: {reason_of(error)}"
         ) from error

@@ -8,18 +8,20 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from index.errors import EncoderMismatchError, InvalidShardError, OutputExistsError
+from index.exact import write_exact
 from index.faiss_index import FaissIndex, create_index
 from index.folding import encoder_facts
 from index.manifest import EncoderFacts
+from index.records import Record
 from index.settings import VectorType
 from index.shards import read_encoder, read_shard, write_shard
-from index.store import Record, naming_damage, open_read_only, read_meta, read_records
+from index.store import naming_damage, open_read_only, read_meta, read_records
 from index.versions import IndexDirectory, open_published
 
 Advance = Callable[[int], None]
@@ -39,9 +41,9 @@ def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: i
     Raises:
         OutputExistsError: there are files in the folder.
     """
-    _make_empty(output)
     num_keys = 0
     with _keys_of(index_dir) as (records, encoder, vector_type):
+        _make_empty(output)
         for number, shard in enumerate(_split(records, shard_keys)):
             written = write_shard(output / f"keys-{number:05}.parquet", shard, encoder, vector_type)
             num_keys += written
@@ -61,15 +63,11 @@ def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
     Raises:
         OutputExistsError: there are files in the folder.
     """
-    _make_empty(output)
-    with _keys_of(index_dir) as (records, encoder, _), (output / KEYS_NAME).open("w", encoding="utf-8") as lines:
-        vectors = faiss.IndexFlatIP(encoder.width)
-        for record in records:
-            vectors.add(np.asarray(record.vector_D, np.float32)[None])
-            lines.write(json.dumps(_line(record), ensure_ascii=False) + "\n")
-            advance(1)
-    faiss.write_index(vectors, str(output / FAISS_NAME))
-    return int(vectors.ntotal)
+    with _keys_of(index_dir) as (records, encoder, _):
+        _make_empty(output)
+        with (output / KEYS_NAME).open("w", encoding="utf-8") as lines:
+            vectors_BD = (_vector_after_line(record, lines, advance) for record in records)
+            return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
 def load_shards(shards: Sequence[Path], index_dir: Path, advance: Advance, vector_type: VectorType) -> int:
@@ -100,6 +98,13 @@ def load_shards(shards: Sequence[Path], index_dir: Path, advance: Advance, vecto
             advance(len(batch))
         index.compact()
     return num_keys
+
+
+def _vector_after_line(record: Record, lines: TextIO, advance: Advance) -> NDArray[np.float32]:
+    """A key's vector `[1, D]`, once its line is written."""
+    lines.write(json.dumps(_line(record), ensure_ascii=False) + "\n")
+    advance(1)
+    return np.asarray(record.vector_D, np.float32)[None]
 
 
 def _line(record: Record) -> dict[str, Any]:

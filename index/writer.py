@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from index.errors import KeyIndexError
 from index.folding import provenance_of, publish_next
 from index.manifest import Manifest
-from index.store import Record, Store
+from index.records import Record
+from index.store import Store
 from index.store_reader import check_store
 from index.versions import IndexDirectory, open_published
 
@@ -35,6 +36,7 @@ class Writer:
         self._fold_lock = threading.Lock()
         self._folding: threading.Thread | None = None
         self._is_closing = False
+        open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
         with ExitStack() as stack:
             stack.enter_context(directory.locked_for_writing())
             directory.recover()

@@ -11,6 +11,7 @@ from encoder.item import Item
 from index import FaissIndex
 from index.key_index import NewKey
 from index.versions import IndexDirectory
+from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.killing import BATCH_SIZE
@@ -29,8 +30,14 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Path) -> None:
-    corpus, log = mixed_corpus(tmp_path, 18), tmp_path / "log"
+@pytest.mark.parametrize("corpus_format", ["jsonl", "shards", "parquet"])
+def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Path, corpus_format: str) -> None:
+    writers = {
+        "jsonl": lambda folder: mixed_corpus(folder, 18),
+        "shards": lambda folder: as_shards(small_rows(18), folder),
+        "parquet": lambda folder: as_parquet(small_rows(18), folder, is_inline=True),
+    }
+    corpus, log = writers[corpus_format](tmp_path), tmp_path / "log"
     arguments = command("after-batches", corpus, tmp_path / "i", log, "3")
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

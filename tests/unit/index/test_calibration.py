@@ -25,8 +25,8 @@ def gapped(meaning_ND: NDArray[np.float32], modality: Modality) -> NDArray[np.fl
     return np.asarray(shifted_ND / np.linalg.norm(shifted_ND, axis=1, keepdims=True), np.float32)
 
 
-@pytest.fixture
-def meaning_ND() -> NDArray[np.float32]:
+@pytest.fixture(name="meaning_ND")
+def make_meanings() -> NDArray[np.float32]:
     """Twenty directions in the last five of eight dimensions: nothing that tells modalities apart."""
     vectors_ND = np.zeros((20, 8), np.float32)
     vectors_ND[:, 3:] = unit_vectors(20, width=5)

@@ -8,8 +8,9 @@ import pytest
 
 from encoder.item import Item
 from index.embed import embed
-from index.plan import ImageStamp, PlannedEntry
-from index.store import Known
+from index.images import ImageStamp
+from index.plan import PlannedEntry
+from index.records import Known
 from tests.factories import build_settings, image_bytes
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
 
@@ -22,7 +23,7 @@ def text_entries(count: int) -> Iterator[tuple[PlannedEntry, Known | None]]:
 
 
 def image_entry(path: Path) -> PlannedEntry:
-    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, 1),))
+    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, "1"),))
 
 
 def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
 )
 def test_a_key_of_several_images_counts_as_many(tmp_path: Path, nums_images: list[int], batches: list[int]) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
-    stamp = ImageStamp(str(tmp_path / "i.png"), 1, 1)
+    stamp = ImageStamp(str(tmp_path / "i.png"), 1, "1")
     entries = [PlannedEntry(n, f"k{n}", "c", "t", "{}", (), (stamp,) * count) for n, count in enumerate(nums_images)]
     source = FakeEncoderSource()
 
@@ -138,7 +139,7 @@ def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
 
 def test_images_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
-    images = (ImageStamp(str(tmp_path / "i.png"), 1, 1),) * 4
+    images = (ImageStamp(str(tmp_path / "i.png"), 1, "1"),) * 4
     entries = [(PlannedEntry(n, f"k{n}", "c", None, "{}", (), images), None) for n in range(20)]
     encoder = _CountingEncoder()
 

@@ -9,10 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES
 from index.errors import InvalidFilterError
-from index.filters import And, Condition, Equals, Exists, In, Not, Or, Range, matches, parse_condition, to_json
+from index.filters import (
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    MAX_IN_VALUES,
+    And,
+    Condition,
+    Equals,
+    Exists,
+    In,
+    Not,
+    Or,
+    Range,
+    matches,
+    parse_condition,
+    to_json,
+)
+from tests.guards.checkout import ROOT
 from tests.unit.index.filter_cases import conditions, metadata
 
+DOCS = ROOT / "docs" / "filters.md"
 EQ = {"field": "a", "eq": 1}
 BESIDE_FIELD = "expected one of 'eq', 'in', 'exists', or bounds 'gt', 'gte', 'lt', 'lte' beside 'field'"
 COMPARISONS = "'field', 'eq', 'in', 'exists', 'gt', 'gte', 'lt', 'lte'"
@@ -176,3 +194,23 @@ json_values = st.recursive(
 def test_any_json_is_a_condition_or_refused(document: Any) -> None:
     with contextlib.suppress(InvalidFilterError):
         parse_condition(document)
+
+
+def test_documented_filters_are_read_and_the_documented_error_is_told() -> None:
+    documented = DOCS.read_text(encoding="utf-8")
+    blocks = documented.split("```")
+    examples = [json.loads(line) for line in blocks[1].splitlines()[1:]]
+    assert len([parse_condition(example) for example in examples]) == 8
+
+    with pytest.raises(InvalidFilterError) as error:
+        parse_condition({"and": [EQ, {"field": "a", "in": [1, 2, 3, None]}]})
+    assert str(error.value) == blocks[-2].strip()
+
+
+def test_documented_limits_are_those_that_hold() -> None:
+    documented = DOCS.read_text(encoding="utf-8")
+    assert f"how deep they nest | {MAX_CONDITIONS:,}; {MAX_DEPTH} |" in documented
+    assert f"`in` lists of a filter | {MAX_IN_VALUES:,} |" in documented
+    assert f"(UTF-8) | {MAX_STRING_BYTES:,} bytes |" in documented
+    assert f"names in a field | {MAX_PATH_NAMES} |" in documented
+    assert MAX_PATH_BYTES == MAX_STRING_BYTES

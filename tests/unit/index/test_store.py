@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.errors import IndexCorruptError
+from index.images import ImageStamp
 from index.manifest import EncoderFacts
-from index.plan import ImageStamp
-from index.store import BuildFacts, NewImage, Record, Refusal, SeenImage, Store, open_read_only
+from index.records import BuildFacts, NewImage, Record, Refusal, SeenImage
+from index.store import Store, open_read_only
 from index.store_reader import Changes, StoreReader
 
 ENCODER = EncoderFacts(name="n", fingerprint="sha256:0", width=4, fusion="raw")
-SEEN = SeenImage(ImageStamp("/a.png", 3, 7), "00")
+SEEN = SeenImage(ImageStamp("/a.png", 3, "7"), "00")
 
 
 @pytest.fixture
