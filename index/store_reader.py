@@ -64,8 +64,11 @@ class Snapshot:
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
-        query = "SELECT row FROM keys WHERE key IN (SELECT value FROM json_each(?)) ORDER BY row"
-        return self._rows(query, json.dumps([key for key in keys if is_encodable(key)]))
+        query = "SELECT row FROM keys WHERE key IN (SELECT value FROM json_each(?))"
+        rows = self._rows(query, json.dumps([key for key in keys if "\0" not in key and is_encodable(key)]))
+        others = {key for key in keys if "\0" in key and is_encodable(key)}  # json_each ends them at the null
+        found = [self._rows("SELECT row FROM keys WHERE key = ?", key) for key in others]
+        return np.sort(np.concatenate([rows, *found]))
 
     def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
         """Keys by their rows, those of them that are there, in one query.
