@@ -209,9 +209,9 @@ class FaissIndex:
         with self._close_lock:
             if self._is_open:
                 self._is_open = False
+                self._generation.release()  # first, for a store that is read cannot be closed as one file
                 if self._writer is not None:
                     self._writer.close()
-                self._generation.release()
 
     def __enter__(self) -> "FaissIndex":
         return self
@@ -233,12 +233,15 @@ class FaissIndex:
 
     def _acquire(self) -> Generation:
         """The published generation, kept open until it is released."""
-        if self._directory.current_stamp() != self._seen_stamp:
-            self._move_on()
+        self._follow()
         while True:
             generation = self._generation
             if generation.acquire():
                 return generation
+
+    def _follow(self) -> None:
+        if self._directory.current_stamp() != self._seen_stamp:
+            self._move_on()
 
     def _move_on(self) -> None:
         """Opens the version that was published meanwhile; what cannot be used leaves things as they are."""
@@ -266,6 +269,7 @@ class FaissIndex:
     def _checked_writer(self) -> Writer:
         if self._writer is None:
             raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
+        self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
 
     def _check_vectors(self, vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ class Writer:
             stack.enter_context(directory.locked_for_writing())
             directory.recover()
             version = open_published(directory.path)
-            stack.callback(version.release)
+            version.release()  # the lock keeps its store, and nothing else of it is needed
             self._folded_seq = version.manifest.seq
             check_store(version.store_path, version.manifest)
             self._store = Store(version.store_path)

@@ -101,6 +101,16 @@ def test_filters_still_give_k_hits(shop: FaissIndex) -> None:
     assert found(shop, 9, pool="a", modalities=[Modality.TEXT], exclude=["same-0"]) == []
 
 
+def test_keys_that_hold_a_null_are_told_from_their_beginning(tmp_path: Path) -> None:
+    rows = [{"key": key, "text": "one two three"} for key in ("a", "a\0b", "a\0c", "\0")]
+    build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
+
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert found(index, 9, exclude=["a\0b", "a\0d"]) == ["a", "a\0c", "\0"]
+        assert found(index, 9, within=["a\0b", "a\0", "\0"]) == ["a\0b", "\0"]
+        assert found(index, 9, within=["a"]) == ["a"]
+
+
 def test_no_modality_at_all_matches_nothing(shop: FaissIndex) -> None:
     assert found(shop, 5, modalities=[]) == []
 
