@@ -16,6 +16,7 @@ KeyIndexError
   EncoderMismatchError                 the index was built by another encoder
   IndexLockedError                     another writer is at work on the same index
   MissingLibraryError                  a library is not installed that only an extra brings
+  EmbeddingFailedError                 a worker on another machine cannot embed a block
   IndexUnavailableError                the server that holds the index cannot be reached, or fails
   OutputExistsError                    something is where a new file or folder was to be written
   InvalidShardError                    a file is no shard of keys, or damaged
@@ -135,6 +136,10 @@ class InvalidSnapshotError(KeyIndexError):
 
 class MissingLibraryError(KeyIndexError):
     """A library is not installed that only an extra brings; says which."""
+
+
+class EmbeddingFailedError(KeyIndexError):
+    """A worker on another machine cannot embed a block; says why."""
 
 
 class IndexUnavailableError(KeyIndexError):
