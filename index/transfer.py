@@ -135,7 +135,7 @@ def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
 
 def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if list(folder.iterdir()):
         raise OutputExistsError(f"{folder} is not empty: choose another place")
 
 
