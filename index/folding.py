@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,14 +119,12 @@ def publish_built(directory: IndexDirectory, provenance: Provenance) -> Manifest
     Raises:
         OSError: the disk is full or not writable; what was published stays.
     """
-    reader = StoreReader(directory.building_dir / STORE_NAME)
     name = directory.next_store_name()
-    try:
-        manifest = fold(directory, reader, name, provenance)
-    finally:
-        reader.close()
-    directory.adopt_built_store(name)
-    directory.publish(manifest)
+    with _clearing_up(directory):
+        with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
+            manifest = fold(directory, reader, name, provenance)
+        directory.adopt_built_store(name)
+        directory.publish(manifest)
     return manifest
 
 
@@ -141,12 +140,10 @@ def publish_next(
         IndexCorruptError: the store is damaged.
         OSError: the disk is full or not writable; what was published stays.
     """
-    reader = StoreReader(store_path)
-    try:
-        manifest = fold(directory, reader, store_name, provenance)
-    finally:
-        reader.close()
-    directory.publish(manifest)
+    with _clearing_up(directory):
+        with closing(StoreReader(store_path)) as reader:
+            manifest = fold(directory, reader, store_name, provenance)
+        directory.publish(manifest)
     directory.remove_old()
     return manifest, directory.oldest_seq()
 
@@ -189,6 +186,16 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+@contextmanager
+def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
+    """Leaves no half of a version behind when the block fails; the disk may be full of it."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(directory.folding_dir, ignore_errors=True)
+        raise
 
 
 class _Counts:

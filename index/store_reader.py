@@ -73,14 +73,17 @@ class Snapshot:
         return np.sort(np.concatenate(found))
 
     def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
-        """Keys by their rows, those of them that are there, in one query.
+        """Keys by their rows, in one query.
 
         Raises:
-            IndexCorruptError: one of them differs from its checksum.
+            IndexCorruptError: one of them is not there, or differs from its checksum.
         """
+        asked = set(rows)
         query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
-        found = self._all(query, json.dumps(sorted(set(rows))))
-        return {payload[0]: self._stored_key(*payload) for payload in found}
+        found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
+        if missing := asked - found.keys():
+            raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
+        return {row: self._stored_key(*payload) for row, payload in found.items()}
 
     def changes_since(self, seq: int) -> Changes:
         """What came after change number `seq`."""
