@@ -134,7 +134,7 @@ class ExactVectors:
         return scores_QK[:, :k], positions_QK[:, :k]
 
     def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores `[Q, K]` of the vectors at positions, each query with its own; minus infinity where a position is -1."""
+        """Scores `[Q, K]` of each query with the vectors at its positions; minus infinity where a position is -1."""
         scores_QK = np.full(positions_QK.shape, -np.inf, dtype=np.float32)
         step = max(1, DECODED_BYTES // (4 * self.width * max(positions_QK.shape[1], 1)))
         for start in range(0, len(queries_QD), step):
@@ -179,9 +179,7 @@ class _Part:
         self._parameters = parameters
         self._positions_P = positions_P
 
-    def search(
-        self, queries_QD: NDArray[np.float32], depth: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `depth` best, of which there must be so many."""
         scores_QK, positions_QK = self._structure.search(queries_QD, depth, params=self._parameters)
         if self._positions_P is not None:

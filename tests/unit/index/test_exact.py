@@ -17,19 +17,14 @@ from numpy.typing import NDArray
 from index import exact
 from index.errors import IndexCorruptError
 from index.exact import ExactVectors, VectorType, write_exact
+from tests.unit.index.vectors import clustered, written
 
 WIDTH = 16
 TYPES: list[VectorType] = ["float32", "float16"]
 
 
 def unit_vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
-    vectors_ND = np.random.default_rng(seed).standard_normal((count, WIDTH), dtype=np.float32)
-    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-
-
-def written(path: Path, vectors_ND: NDArray[np.float32], dtype: VectorType = "float32") -> ExactVectors:
-    write_exact(path, np.array_split(vectors_ND, 3), vectors_ND.shape[1], dtype)
-    return ExactVectors.open(path)
+    return clustered(count, WIDTH, clusters=3, seed=seed)
 
 
 def best(
@@ -43,7 +38,7 @@ def best(
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_file_is_what_faiss_itself_writes(tmp_path: Path, dtype: VectorType, count: int) -> None:
-    vectors_ND = unit_vectors(count)
+    vectors_ND = unit_vectors(count).astype(dtype).astype(np.float32)  # FAISS rounds halves another way
     index = faiss.IndexFlatIP(WIDTH)
     if dtype == "float16":
         index = faiss.IndexScalarQuantizer(WIDTH, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
@@ -159,9 +154,7 @@ def test_threads_get_the_answers_they_get_alone(tmp_path: Path) -> None:
 
     def work(i: int) -> bool:
         start.wait()
-        return all(
-            vectors.search(queries_QD[i : i + 1], 5, allowed[i])[1].tolist() == expected[i] for _ in range(20)
-        )
+        return all(vectors.search(queries_QD[i : i + 1], 5, allowed[i])[1].tolist() == expected[i] for _ in range(20))
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(work, range(8)))
