@@ -68,4 +68,6 @@ def _lists(num_vectors: int) -> tuple[str, int]:
 
 def _num_codes(width: int, numbers_per_code: int) -> int:
     """The most 4-bit codes that divide the width and stand for at least so many numbers each."""
-    return max(codes for codes in range(1, width + 1) if width % codes == 0 and codes * numbers_per_code <= width)
+    return max(
+        codes for codes in range(1, width + 1) if width % codes == 0 and codes <= max(1, width // numbers_per_code)
+    )

@@ -79,6 +79,7 @@ class ExactVectors:
         self.num_vectors: int = structure.ntotal
         self.width: int = structure.d
         self.dtype: VectorType = "float32" if isinstance(structure, faiss.IndexFlat) else "float16"
+        self._codes_NB = _codes(structure)
 
     @classmethod
     def open(cls, path: Path) -> "ExactVectors":
@@ -162,13 +163,8 @@ class ExactVectors:
         if self.dtype == "float32":  # FAISS scores only these; for other types this selector is a trap: N x P steps
             return _Part(self.structure, _faiss.SearchParameters(sel=_faiss.IDSelectorArray(positions_P)))
         few = _empty(self.width, self.dtype)
-        few.add_sa_codes(self._codes()[positions_P])
+        few.add_sa_codes(self._codes_NB[positions_P])
         return _Part(few, positions_P=positions_P)
-
-    def _codes(self) -> NDArray[np.uint8]:
-        codes = self.structure.codes
-        codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
-        return codes_NB.reshape(self.num_vectors, self.structure.code_size)
 
 
 class _Part:
@@ -204,6 +200,15 @@ def _empty(width: int, dtype: VectorType) -> Any:
     if dtype == "float32":
         return faiss.IndexFlatIP(width)
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _codes(structure: Any) -> NDArray[np.uint8]:
+    """The codes `[N, bytes]` inside the structure, which must outlive them."""
+    codes = structure.codes
+    if structure.ntotal == 0:
+        return np.zeros((0, structure.code_size), dtype=np.uint8)
+    codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
+    return codes_NB.reshape(structure.ntotal, structure.code_size)
 
 
 def _break_tie(

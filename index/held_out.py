@@ -80,8 +80,7 @@ class HeldOut:
         """Scores of each query's first `k` answers without its own vector, falling; missing ones minus infinity."""
         scores_QK, positions_QK = search(self.queries_QD, k + 1)
         is_none_QK = (positions_QK < 0) | (positions_QK == self.own_Q[:, None])
-        answers_QK: NDArray[np.float32] = -np.sort(-np.where(is_none_QK, np.float32(-np.inf), scores_QK), axis=1)
-        return answers_QK[:, :k]
+        return _falling(np.where(is_none_QK, np.float32(-np.inf), scores_QK))[:, :k]
 
     def _part(self, queries: slice) -> "HeldOut":
         return HeldOut(self.queries_QD[queries], self.own_Q[queries], self.best_QK[queries], self.exact_ms)
@@ -126,7 +125,7 @@ def read_query_vectors(path: Path) -> NDArray[np.float32]:
     try:
         queries_QD = np.load(path, allow_pickle=False, mmap_mode="r")
         return queries_QD.astype(np.float32)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise InvalidStructureError(f"cannot read query vectors from {path}, expected a .npy file: {error}") from error
 
 
@@ -134,6 +133,11 @@ def _answered(exact: ExactVectors, queries_QD: NDArray[np.float32], own_Q: NDArr
     start_s = time.perf_counter()
     scores_QK, positions_QK = exact.search(queries_QD, DEPTH + 1)
     exact_ms = 1e3 * (time.perf_counter() - start_s) / len(own_Q)
-    others_QK = np.where(positions_QK == own_Q[:, None], -np.inf, scores_QK)
+    others_QK = np.where(positions_QK == own_Q[:, None], np.float32(-np.inf), scores_QK)
     num_others = exact.num_vectors - int(own_Q[0] >= 0)
-    return HeldOut(queries_QD, own_Q, -np.sort(-others_QK, axis=1)[:, : min(DEPTH, num_others)], exact_ms)
+    return HeldOut(queries_QD, own_Q, _falling(others_QK)[:, : min(DEPTH, num_others)], exact_ms)
+
+
+def _falling(scores_QK: NDArray[np.float32]) -> NDArray[np.float32]:
+    sorted_QK: NDArray[np.float32] = np.sort(scores_QK, axis=1)[:, ::-1]
+    return sorted_QK

@@ -39,7 +39,7 @@ class ApproximateIndex:
     """
 
     def __init__(self, structure: Any, exact: ExactVectors, parameters: SearchParameters = LEAST) -> None:
-        """Joins both; `build` and `open` make the structure."""
+        """Joins a FAISS structure with its vectors; use `build` or `open`."""
         self.exact = exact
         self.parameters = parameters
         self._structure = structure
@@ -48,6 +48,7 @@ class ApproximateIndex:
         if self._is_graph_over_exact:
             self._core.storage = exact.structure
             self._core.own_fields = False
+            exact.structure.thisown = True  # the assignment took it from Python
         self._reranked = _faiss.IndexRefine(structure, exact.structure)
 
     @classmethod
@@ -55,24 +56,30 @@ class ApproximateIndex:
         cls,
         factory: str,
         exact: ExactVectors,
+        path: Path,
         seed: int = 0,
         centroids_CD: NDArray[np.float32] | None = None,
         on_progress: Callable[[int], None] = lambda count: None,
     ) -> "ApproximateIndex":
-        """Trains a structure on a sample and adds all vectors; memory beyond the structure is bounded.
+        """Trains a structure on a sample, adds all vectors and writes it; memory beyond the structure is bounded.
 
         Args:
             factory: FAISS factory string, such as `IVF1024,PQ64x4fs`. A graph over whole vectors (`HNSW32`) is
                 built over their 8-bit codes and searched over the exact vectors, of which it keeps no copy.
             exact: The vectors.
+            path: The file to write.
             seed: Decides the sample.
             centroids_CD: Centres of the inverted lists, from a structure with the same number of them over the same
                 vectors; they are trained when absent.
             on_progress: Called with the number of vectors that were added.
 
+        Returns:
+            The structure, opened from its file.
+
         Raises:
             InvalidStructureError: FAISS has no such structure for inner products of this width, or it cannot be
                 trained on so few vectors.
+            OSError: the disk is full or not writable.
         """
         structure = make_structure(factory, exact.width)
         is_whole_graph = isinstance(structure, faiss.IndexHNSWFlat)
@@ -89,13 +96,13 @@ class ApproximateIndex:
         except RuntimeError as error:
             message = f"structure '{factory}' cannot be built over {exact.num_vectors} vectors: {_reason(error)}"
             raise InvalidStructureError(message) from error
-        if is_whole_graph:
-            _drop_storage(structure)
-        return cls(structure, exact)
+        _write(structure, path, faiss.IO_FLAG_SKIP_STORAGE if is_whole_graph else 0)
+        del structure
+        return cls.open(path, exact)
 
     @classmethod
     def open(cls, path: Path, exact: ExactVectors, parameters: SearchParameters = LEAST) -> "ApproximateIndex":
-        """Opens what `write` wrote, memory-mapped where FAISS can.
+        """Opens what `build` wrote, memory-mapped where FAISS can.
 
         Args:
             path: The file.
@@ -136,18 +143,6 @@ class ApproximateIndex:
     def walks_exact(self) -> bool:
         """Whether searches walk over the exact vectors, which must then be in memory to be fast."""
         return self._is_graph_over_exact
-
-    def write(self, path: Path) -> None:
-        """Writes the structure, without the exact vectors.
-
-        Raises:
-            OSError: the disk is full or not writable.
-        """
-        flags = faiss.IO_FLAG_SKIP_STORAGE if self._is_graph_over_exact else 0
-        try:
-            _faiss.write_index(self._structure, str(path), flags)
-        except RuntimeError as error:
-            raise OSError(f"cannot write {path}: {_reason(error)}") from error
 
     def search(
         self,
@@ -274,15 +269,16 @@ def _graph_over_codes(graph: Any, width: int) -> Any:
     return over_codes
 
 
-def _drop_storage(graph: Any) -> None:
-    storage = graph.storage
-    graph.storage = None
-    storage.thisown = True  # Python frees it with the name
-
-
 def _effort_of_filter(share: float) -> float:
     """Allowed vectors are rarer among the near ones, so as many of them lie further away."""
     return 1 / math.sqrt(share)
+
+
+def _write(structure: Any, path: Path, flags: int) -> None:
+    try:
+        _faiss.write_index(structure, str(path), flags)
+    except RuntimeError as error:
+        raise OSError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def _num_to_train(core: Any) -> int:

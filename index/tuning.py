@@ -197,18 +197,6 @@ class _Chooser:
 
     def _build(self, factory: str) -> None:
         path = self._path.with_name(f"{self._path.name}.candidate-{len(self._built)}")
-        start_s = time.perf_counter()
-        self._write(factory, path)
-        build_seconds = time.perf_counter() - start_s
-        index = ApproximateIndex.open(path, self._exact)
-        memory_bytes = path.stat().st_size + (self._exact.num_bytes if index.walks_exact else 0)
-        candidate = Candidate(factory=factory, memory_bytes=memory_bytes, build_seconds=build_seconds)
-        built = _Built(candidate, path, lambda parameters: _search_with(index, parameters), [])
-        self._built.append(built)
-        built.points.extend(self._sweep(index, built))
-
-    def _write(self, factory: str, path: Path) -> None:
-        """Builds a structure and lets go of it: it is measured as it will be served, from the file."""
         total, done = self._exact.num_vectors, 0
 
         def on_progress(count: int) -> None:
@@ -216,12 +204,18 @@ class _Chooser:
             done += count
             self._report(f"building {factory}", done, total)
 
-        self._report(f"building {factory}", 0, total)
+        on_progress(0)
+        start_s = time.perf_counter()
         centroids_CD = self._centroids.get(_num_lists(factory))
-        index = ApproximateIndex.build(factory, self._exact, self._seed, centroids_CD, on_progress)
-        if (centroids_CD := index.centroids()) is not None:
-            self._centroids[len(centroids_CD)] = centroids_CD
-        index.write(path)
+        index = ApproximateIndex.build(factory, self._exact, path, self._seed, centroids_CD, on_progress)
+        build_seconds = time.perf_counter() - start_s
+        if (trained_CD := index.centroids()) is not None:
+            self._centroids[len(trained_CD)] = trained_CD
+        memory_bytes = path.stat().st_size + (self._exact.num_bytes if index.walks_exact else 0)
+        candidate = Candidate(factory=factory, memory_bytes=memory_bytes, build_seconds=build_seconds)
+        built = _Built(candidate, path, lambda parameters: _search_with(index, parameters), [])
+        self._built.append(built)
+        built.points.extend(self._sweep(index, built))
 
     def _sweep(self, index: ApproximateIndex, built: _Built) -> Iterator[Point]:
         """Measures ever wider searches until nothing is to be gained."""
