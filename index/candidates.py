@@ -38,8 +38,9 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
     """
     if num_vectors < EXACT_BELOW:
         return []
-    lists, num_lists = _lists(num_vectors)
-    per_list = num_lists * 4 * width * (2 if num_lists >= COARSE_GRAPH_FROM else 1)
+    count = num_lists(num_vectors)
+    lists = f"IVF{count}" + ("_HNSW32" if count >= COARSE_GRAPH_FROM else "")
+    per_list = 4 * width * count
     sizes = [(_num_codes(width, share), share) for share in (2, 4, 8)]
     proposals = [
         Proposal(f"{lists},PQ{sizes[0][0]}x4fs", num_vectors * (sizes[0][0] // 2 + 8) + per_list, False),
@@ -60,10 +61,11 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
     return proposals
 
 
-def _lists(num_vectors: int) -> tuple[str, int]:
-    """About 2 sqrt(N) inverted lists, a power of two."""
-    num_lists = max(FEWEST_LISTS, 2 ** round(math.log2(2 * math.sqrt(num_vectors))))
-    return f"IVF{num_lists}" + ("_HNSW32" if num_lists >= COARSE_GRAPH_FROM else ""), num_lists
+def num_lists(num_vectors: int) -> int:
+    """About 2 sqrt(N) inverted lists, a power of two, and no more than there are vectors."""
+    if num_vectors < FEWEST_LISTS:
+        return 1
+    return int(max(FEWEST_LISTS, 2 ** round(math.log2(2 * math.sqrt(num_vectors)))))
 
 
 def _num_codes(width: int, numbers_per_code: int) -> int:

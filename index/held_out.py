@@ -123,8 +123,7 @@ def read_query_vectors(path: Path) -> NDArray[np.float32]:
         InvalidStructureError: the file is missing, or holds no numbers.
     """
     try:
-        queries_QD = np.load(path, allow_pickle=False, mmap_mode="r")
-        return queries_QD.astype(np.float32)
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
     except (OSError, EOFError, ValueError) as error:
         raise InvalidStructureError(f"cannot read query vectors from {path}, expected a .npy file: {error}") from error
 

@@ -89,7 +89,7 @@ class ApproximateIndex:
             structure.quantizer.train(centroids_CD)
             structure.quantizer.add(centroids_CD)
         try:
-            structure.train(_sample(exact, _num_to_train(_core(structure)), seed))
+            train(structure, exact, seed)
             for vectors_BD in _batches(exact):
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
@@ -231,6 +231,11 @@ def make_structure(factory: str, width: int) -> Any:
         raise InvalidStructureError(f"structure '{factory}' is of no use here: {reason}")
     _silence(core)
     return structure
+
+
+def train(structure: Any, exact: ExactVectors, seed: int = 0) -> None:
+    """Trains an empty structure on a sample of the vectors, the same one for the same seed."""
+    structure.train(_sample(exact, _num_to_train(_core(structure)), seed))
 
 
 def _why_not(core: Any) -> str | None:
