@@ -13,7 +13,6 @@ META_NAME = "options"  # in the store
 AUTO = "auto"
 
 
-
 class FoldOptions(BaseModel):
     """How versions are derived from a store.
 

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.item import Modality
 from index import FaissIndex
-from index.errors import IndexCorruptError, IndexNotFoundError, KeyIndexError, KeyNotFoundError
-from index.key_index import Scope
+from index.errors import IndexCorruptError
 from tests.killed_writers import contents_of, numbered_key, numbered_vector
 from tests.live_index import WIDTH, make_index
 
@@ -45,7 +43,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def places_of(path: Path, content: bytes) -> list[int]:
-    """Where some bytes lie in a file; each of these places is tried, for SQLite does not wipe what it no longer needs."""
+    """Where some bytes lie in a file; each place is tried, for SQLite does not wipe what it no longer needs."""
     data = path.read_bytes()
     places = [place for place in range(len(data)) if data.startswith(content, place)]
     assert places, content
