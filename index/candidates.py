@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from index.targets import Targets
 
-EXACT_BELOW = 20_000  # vectors; exact search of so few takes about as long as an approximate one
+EXACT_BELOW = 20_000  # vectors; exact search of so few takes 3 ms at width 512, less than encoding a query
+ALWAYS_EXACT_BELOW = 2000  # vectors; too few to train a structure on
 CHEAP_GRAPH_BELOW = 100_000  # vectors; above, a graph takes several times as long to build as lists
 GRAPH_LINKS = 32
 FEWEST_LISTS = 64
@@ -28,7 +29,7 @@ class Proposal:
 
 
 def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) -> list[Proposal]:
-    """The structures to build for a corpus, the most promising first; none for a small one.
+    """The structures to build for a corpus, the most promising first; a small one gets costly ones, or none.
 
     Args:
         num_vectors: N.
@@ -36,27 +37,24 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
         exact_bytes: Bytes of the exact vectors, which a graph walks over.
         targets: What is asked for.
     """
-    if num_vectors < EXACT_BELOW:
+    if num_vectors < ALWAYS_EXACT_BELOW:
         return []
     count = num_lists(num_vectors)
     lists = f"IVF{count}" + ("_HNSW32" if count >= COARSE_GRAPH_FROM else "")
     per_list = 4 * width * count
-    sizes = [(_num_codes(width, share), share) for share in (2, 4, 8)]
+    sizes = [_num_codes(width, share) for share in (2, 4, 8)]
+    is_small, graph_bytes = num_vectors < EXACT_BELOW, exact_bytes + num_vectors * (8 * GRAPH_LINKS + 24)
     proposals = [
-        Proposal(f"{lists},PQ{sizes[0][0]}x4fs", num_vectors * (sizes[0][0] // 2 + 8) + per_list, False),
-        Proposal(f"{lists},RaBitQfs", num_vectors * (width // 8 + 16) + per_list, False),
-        Proposal(
-            f"HNSW{GRAPH_LINKS}",
-            exact_bytes + num_vectors * (8 * GRAPH_LINKS + 24),
-            num_vectors >= CHEAP_GRAPH_BELOW,
-        ),
+        Proposal(f"{lists},PQ{sizes[0]}x4fs", num_vectors * (sizes[0] // 2 + 8) + per_list, is_small),
+        Proposal(f"{lists},RaBitQfs", num_vectors * (width // 8 + 16) + per_list, is_small),
+        Proposal(f"HNSW{GRAPH_LINKS}", graph_bytes, is_small or num_vectors >= CHEAP_GRAPH_BELOW),
         Proposal(f"{lists},SQ8", num_vectors * (width + 8) + per_list, True),
     ]
     if targets.memory_bytes is not None:
         proposals += [
             Proposal(f"{lists},PQ{codes}x4fs", num_vectors * (codes // 2 + 8) + per_list, True)
-            for codes, _ in sizes[1:]
-            if codes < sizes[0][0]
+            for codes in sizes[1:]
+            if codes < sizes[0]
         ]
     return proposals
 

@@ -53,11 +53,16 @@ class HeldOut:
         An answer counts if its score is that of the exactly k-th or better, whichever of equal vectors it is. With
         fewer than `k` vectors it is the share of all of them; with none, 1.
         """
+        return float(np.mean(self.recalls(search, k)))
+
+    def recalls(self, search: Search, k: int) -> NDArray[np.float64]:
+        """The recall of each query."""
         k = min(k, self.best_QK.shape[1])
         if k == 0:
-            return 1.0
-        found_QK = self._answers(search, k)
-        return float(np.mean(found_QK >= self.best_QK[:, k - 1 : k] - TIE))
+            return np.ones(len(self.own_Q))
+        is_found_QK = self._answers(search, k) >= self.best_QK[:, k - 1 : k] - TIE
+        recalls_Q: NDArray[np.float64] = np.mean(is_found_QK, axis=1, dtype=np.float64)
+        return recalls_Q
 
     def latencies_ms(self, search: Search, k: int, runs: int = LATENCY_RUNS) -> NDArray[np.float64]:
         """Milliseconds of single queries, one after another; the first few warm up and are not counted."""

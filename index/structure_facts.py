@@ -51,6 +51,7 @@ class Point(_Record):
         search: The parameters.
         memory_bytes: Bytes that searching keeps in memory.
         recall_at_10: Its recall.
+        recall_error: Standard error of that: how far other queries' recall may well be from it.
         latency_p50_ms: Its typical latency.
     """
 
@@ -58,6 +59,7 @@ class Point(_Record):
     search: SearchParameters
     memory_bytes: int
     recall_at_10: float
+    recall_error: float = 0.0
     latency_p50_ms: float
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from index import candidates
 from index.candidates import Proposal, propose
 from index.errors import InvalidStructureError
 from index.exact import ExactVectors
@@ -94,12 +95,13 @@ def choose_structure(
 def rank(points: Sequence[Point], targets: Targets) -> list[Point]:
     """Orders points by how well they keep to the targets, best first.
 
-    By what is missing of the memory, then of the recall, then of the latency; those that miss equally much (nothing,
-    mostly) by latency, then by recall.
+    By what is missing of the memory, then of the recall less its standard error, then of the latency; those that miss
+    equally much (nothing, mostly) by latency, then by recall.
     """
 
     def key(point: Point) -> tuple[float, ...]:
-        misses = _misses(point.memory_bytes, point.recall_at_10, point.latency_p50_ms, targets)
+        sure_recall = point.recall_at_10 - point.recall_error
+        misses = _misses(point.memory_bytes, sure_recall, point.latency_p50_ms, targets)
         return (*misses, point.latency_p50_ms, -point.recall_at_10, point.memory_bytes)
 
     return sorted(points, key=key)
@@ -174,10 +176,14 @@ class _Chooser:
         budget_bytes = self._targets.memory_bytes
         if budget_bytes is not None and proposal.memory_bytes > budget_bytes:
             return "does not fit into the memory"
-        approximate = [point for point in self._points() if point.factory != EXACT]
-        if proposal.is_costly and any(_is_met(point, self._targets) for point in approximate):
-            return "a structure that is cheaper to build meets the targets"
+        if proposal.is_costly and any(_is_met(point, self._targets) for point in self._cheap_points()):
+            return "what is cheaper to build meets the targets"
         return None
+
+    def _cheap_points(self) -> list[Point]:
+        """What makes a costly structure needless; exact search of a large corpus does not, only of a small one."""
+        is_small = self._exact.num_vectors < candidates.EXACT_BELOW
+        return [point for point in self._points() if is_small or point.factory != EXACT]
 
     def _points(self) -> list[Point]:
         return [point for built in self._built for point in built.points]
@@ -236,11 +242,13 @@ class _Chooser:
     def _measure(self, built: _Built, parameters: SearchParameters) -> Point:
         search = built.search(parameters)
         latencies_ms = self._choosing.latencies_ms(search, 10, SWEPT_LATENCY_RUNS)
+        recalls_Q = self._choosing.recalls(search, 10)
         return Point(
             factory=built.candidate.factory,
             search=parameters,
             memory_bytes=built.candidate.memory_bytes,
-            recall_at_10=self._choosing.recall(search, 10),
+            recall_at_10=float(np.mean(recalls_Q)),
+            recall_error=float(np.std(recalls_Q) / math.sqrt(len(recalls_Q))),
             latency_p50_ms=float(np.median(latencies_ms)),
         )
 

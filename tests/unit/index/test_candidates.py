@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from index.candidates import CHEAP_GRAPH_BELOW, EXACT_BELOW, propose
+from index.candidates import ALWAYS_EXACT_BELOW, CHEAP_GRAPH_BELOW, EXACT_BELOW, propose
 from index.structures import ApproximateIndex, make_structure
 from index.targets import Targets
 from tests.unit.index.vectors import clustered, written
 
 
-def test_small_corpora_are_searched_exactly() -> None:
-    assert propose(EXACT_BELOW - 1, 512, 10**6, Targets()) == []
+def test_small_corpora_get_costly_structures_and_tiny_ones_none() -> None:
+    assert all(proposal.is_costly for proposal in propose(EXACT_BELOW - 1, 512, 10**6, Targets()))
+    assert not all(proposal.is_costly for proposal in propose(EXACT_BELOW, 512, 10**6, Targets()))
+    assert propose(ALWAYS_EXACT_BELOW - 1, 512, 10**6, Targets()) == []
 
 
 @pytest.mark.parametrize("width", [1, 7, 16, 100, 384, 512, 768])
-@pytest.mark.parametrize("num_vectors", [EXACT_BELOW, 10**6, 10**8])
+@pytest.mark.parametrize("num_vectors", [ALWAYS_EXACT_BELOW, 10**6, 10**8])
 def test_faiss_knows_all_proposals(width: int, num_vectors: int) -> None:
     for proposal in propose(num_vectors, width, 10**9, Targets(memory_bytes=10**8)):
         make_structure(proposal.factory, width)

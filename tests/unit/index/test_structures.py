@@ -5,7 +5,6 @@ Shape legend: Q = queries, D = width, N = vectors, K = results per query.
 
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,10 +42,8 @@ QUERIES = clustered(20, seed=1)
 
 
 @pytest.fixture(autouse=True)
-def few_are_searched_approximately() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structures, "EXACT_ALLOWED", 50)
-        yield
+def few_are_searched_approximately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structures, "EXACT_ALLOWED", 50)
 
 
 @pytest.fixture(scope="module")

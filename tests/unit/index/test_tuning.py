@@ -1,6 +1,6 @@
 """Choosing a structure: the best of what was measured, and said plainly where it is not good enough."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,21 @@ def test_memory_goes_before_recall_and_recall_before_latency(tried: list[Point],
         assert first.recall_at_10 >= targets.recall
 
 
+def test_recall_that_may_be_luck_is_not_enough() -> None:
+    lucky, sure = (
+        Point(
+            factory="HNSW32",
+            search=SearchParameters(probes=probes),
+            memory_bytes=1,
+            recall_at_10=recall,
+            recall_error=0.01,
+            latency_p50_ms=probes,
+        )
+        for probes, recall in ((1, 0.985), (2, 0.995))
+    )
+    assert rank([lucky, sure], Targets(recall=0.98)) == [sure, lucky]
+
+
 @given(points)
 def test_front_is_all_that_nothing_beats(tried: list[Point]) -> None:
     values = {(p.recall_at_10, p.latency_p50_ms, p.memory_bytes) for p in tried if not any(beats(q, p) for q in tried)}
@@ -91,11 +106,9 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> ExactVectors:
 
 
 @pytest.fixture(autouse=True)
-def small_corpora_count_as_large() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "EXACT_BELOW", 1000)
-        patch.setattr(structures, "EXACT_ALLOWED", 100)
-        yield
+def small_corpora_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "EXACT_BELOW", 1000)
+    monkeypatch.setattr(structures, "EXACT_ALLOWED", 100)
 
 
 @pytest.fixture
@@ -174,8 +187,21 @@ def test_exact_search_can_be_asked_for(choose: Callable[..., StructureFacts], tm
     assert not (tmp_path / "a.faiss").exists()
 
 
+def test_small_corpora_get_a_structure_only_where_exact_search_does_not_do(
+    exact: ExactVectors, choose: Callable[..., StructureFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "EXACT_BELOW", NUM_VECTORS + 1)
+
+    enough, too_large = choose(), choose(memory_bytes=exact.num_bytes // 2)
+
+    assert enough.is_exact
+    assert all(candidate.skipped for candidate in enough.candidates[1:])
+    assert not too_large.is_exact
+    assert too_large.shortfalls == []
+
+
 @pytest.mark.parametrize("count", [1, 2, 30, 999])
-def test_small_corpora_are_exact(tmp_path: Path, count: int) -> None:
+def test_tiny_corpora_are_exact(tmp_path: Path, count: int) -> None:
     facts = choose_structure(written(tmp_path / "v.faiss", clustered(count)), tmp_path / "a.faiss", Targets())
 
     assert (facts.is_exact, facts.measured.recall_at_10, facts.num_queries) == (
