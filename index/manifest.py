@@ -84,7 +84,7 @@ class Manifest(_Record):
     store: str
     store_id: str
     options: FoldOptions
-    structure: StructureFacts | None
+    structure: StructureFacts | None = None
     seq: int
     files: dict[str, FileFacts]
     corpus: list[str]

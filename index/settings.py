@@ -80,6 +80,8 @@ class EmbeddingSettings(ProgramSettings):
 class FoldSettings(ProgramSettings):
     """How versions are derived; what is not given stays as the index has it."""
 
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
     calibrate: Literal["none", "modality-mean"] | None = Field(
         None,
         description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
