@@ -115,6 +115,7 @@ class FaissIndex:
         Raises:
             InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
             ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
         width = self.manifest.encoder.width
         self.store_records([to_record(key, width) for key in keys])
@@ -132,6 +133,7 @@ class FaissIndex:
 
         Raises:
             ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_encodable(key)])
 

@@ -83,7 +83,7 @@ def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, proven
             calibration.write(folder / CALIBRATION_NAME)
             vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
-        write_postings(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
+        _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     _write_bad_rows(provenance.bad_rows, folder / BAD_ROWS_NAME)
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -180,6 +180,13 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
+    try:
+        write_postings(path, keys)
+    except sqlite3.Error as error:  # not of the store, which names its own
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 @contextmanager
