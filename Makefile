@@ -51,8 +51,8 @@ setup: $(INSTALLED) ## Create .venv and install AnyKey into it (FAISS for the GP
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	faiss=cpu; if nvidia-smi >/dev/null 2>&1; then faiss=gpu; fi; \
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,sweep,dev]"
+	engines=cpu,milvus-lite; if nvidia-smi >/dev/null 2>&1; then engines=gpu,milvus; fi; \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$engines,ray,sweep,dev]"
 	touch $@
 
 .PHONY: data

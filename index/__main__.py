@@ -1,5 +1,6 @@
 """The command `anykey-index`."""
 
+import functools
 import json
 import logging
 import sqlite3
@@ -17,6 +18,7 @@ from index.progress import progress
 from index.settings import (
     BuildSettings,
     CompactSettings,
+    EmbedSettings,
     ExportSettings,
     InfoSettings,
     LoadSettings,
@@ -113,6 +115,23 @@ def export(settings: ExportSettings) -> int:
     return 0
 
 
+def embed(settings: EmbedSettings) -> int:
+    """Embeds a corpus into shards and says what was done."""
+    from index.embedding_job import embed_corpus
+    from index.ray_job import run_on_ray
+
+    run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
+    report = embed_corpus(settings, run=run)
+    console = plain_console()
+    if report.num_bad_rows:
+        console.print(f"{report.num_bad_rows:,} bad rows skipped, listed in {settings.output}/bad_rows.jsonl")
+    console.print(
+        f"{report.num_keys:,} keys in {report.num_shards:,} shards in {settings.output}; "
+        f"{report.num_made:,} shards made in this run"
+    )
+    return 0
+
+
 def load(settings: LoadSettings) -> int:
     """Stores the keys of shards and says how many."""
     from index.transfer import load_shards
@@ -148,6 +167,7 @@ COMMANDS = {
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
     "export": Command(ExportSettings, export),
+    "embed": Command(EmbedSettings, embed),
     "load": Command(LoadSettings, load),
     "snapshot": Command(SnapshotSettings, snapshot),
     "restore": Command(RestoreSettings, restore),

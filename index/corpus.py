@@ -12,7 +12,7 @@ from index.readers.columns import parse_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.formats import format_of
 from index.readers.names import find_files
-from index.settings import BuildSettings
+from index.settings import EmbeddingSettings
 from index.threads import map_in_threads
 
 __all__ = ["StampedEntry", "find_files", "read_corpus", "read_file"]
@@ -33,7 +33,7 @@ class StampedEntry:
     images: tuple[ImageStamp, ...] = ()
 
 
-def read_corpus(settings: BuildSettings) -> Iterator[StampedEntry | InvalidRowError]:
+def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidRowError]:
     """Reads the corpus of a build, file by file; a bad row comes as the error it is, and reading goes on.
 
     Images on other machines are looked at in threads.
@@ -58,7 +58,7 @@ def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Itera
         raise InvalidCorpusError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
 
 
-def stamp_row(row: CorpusEntry | InvalidRowError, settings: BuildSettings) -> StampedEntry | InvalidRowError:
+def stamp_row(row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings) -> StampedEntry | InvalidRowError:
     """Looks at the images of a row; where they cannot be used, the row is a bad one."""
     if isinstance(row, InvalidRowError):
         return row
@@ -70,7 +70,7 @@ def stamp_row(row: CorpusEntry | InvalidRowError, settings: BuildSettings) -> St
         return InvalidRowError(row.where, str(error), row.key)
 
 
-def _stamp(image: str | ImageStamp, settings: BuildSettings) -> ImageStamp:
+def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
     """Raises `ValueError` with a sentence for what is no usable image."""
     location = image.location if isinstance(image, ImageStamp) else image
     if settings.images == "reference" and isinstance(parse_location(location), InlineLocation):

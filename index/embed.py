@@ -23,7 +23,7 @@ from index.images import ImageReader, ImageStamp, read_image
 from index.locations import describe
 from index.plan import PlannedEntry
 from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
-from index.settings import BuildSettings
+from index.settings import EmbeddingSettings
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -72,7 +72,7 @@ class EmbeddedBatch:
         return len(self.records) + len(self.bad_rows)
 
 
-def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings) -> bool:
+def is_current(entry: PlannedEntry, known: Known | None, settings: EmbeddingSettings) -> bool:
     """Whether the store holds the key as the corpus has it, or has refused it and would again.
 
     An image with the location, size and version of last time counts as unchanged; any other is read and its content
@@ -88,7 +88,7 @@ def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings
 
 
 def embed(
-    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: BuildSettings
+    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: EmbeddingSettings
 ) -> Iterator[EmbeddedBatch]:
     """Embeds entries in batches, in order.
 
@@ -174,7 +174,7 @@ def _batches(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[l
 
 
 def _make_ready(
-    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: BuildSettings, reader: ImageReader
+    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: EmbeddingSettings, reader: ImageReader
 ) -> ReadyKey | _Refused:
     """Reads an entry's images and prepares it for the encoder; runs in a thread."""
     try:
@@ -202,7 +202,7 @@ def _make_ready(
     return ReadyKey(entry, built, images, prepared)
 
 
-def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: BuildSettings) -> EmbeddedBatch:
+def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: EmbeddingSettings) -> EmbeddedBatch:
     ready = [item for item in batch if isinstance(item, ReadyKey)]
     fresh = [item for item in ready if item.prepared is not None]
     vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
@@ -228,11 +228,11 @@ def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
     )
 
 
-def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: BuildSettings) -> Refusal:
+def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: EmbeddingSettings) -> Refusal:
     return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
 
 
-def _read(stamp: ImageStamp, reader: ImageReader, settings: BuildSettings) -> bytes:
+def _read(stamp: ImageStamp, reader: ImageReader, settings: EmbeddingSettings) -> bytes:
     """Raises `OSError` with a whole sentence."""
     try:
         return reader.read(stamp.location, settings.max_image_bytes)
@@ -240,7 +240,7 @@ def _read(stamp: ImageStamp, reader: ImageReader, settings: BuildSettings) -> by
         raise OSError(f"cannot read image {describe(stamp.location)}: {reason_of(error)}") from error
 
 
-def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: BuildSettings) -> bool:
+def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettings) -> bool:
     if stamp.stored(settings.images) == seen.stamp:
         return True
     if stamp.size_bytes != seen.stamp.size_bytes:
@@ -260,7 +260,7 @@ def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
     return hashlib.sha256(" ".join(parts).encode()).digest()
 
 
-def _limits(settings: BuildSettings) -> str:
+def _limits(settings: EmbeddingSettings) -> str:
     return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px"
 
 

@@ -15,6 +15,9 @@ KeyIndexError
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
   IndexLockedError                     another writer is at work on the same index
+  MissingLibraryError                  a library is not installed that only an extra brings
+  EmbeddingFailedError                 a worker on another machine cannot embed a block
+  IndexUnavailableError                the server that holds the index cannot be reached, or fails
   OutputExistsError                    something is where a new file or folder was to be written
   InvalidShardError                    a file is no shard of keys, or damaged
   InvalidSnapshotError                 a file is no snapshot, or damaged
@@ -87,6 +90,10 @@ class IndexNotFoundError(KeyIndexError):
     """There is no published index at the place named."""
 
 
+class IndexExistsError(KeyIndexError):
+    """There is an index already where a new one was to be made."""
+
+
 class IndexCorruptError(KeyIndexError):
     """A file of the index is missing or damaged.
 
@@ -111,10 +118,6 @@ class IndexLockedError(KeyIndexError):
     """Another writer is at work on the same index."""
 
 
-class IndexExistsError(KeyIndexError):
-    """There is an index where a new one was to be made."""
-
-
 class LiveKeysError(KeyIndexError):
     """A build would lose keys that were stored live, or may have been; says what to do."""
 
@@ -129,6 +132,18 @@ class InvalidShardError(KeyIndexError):
 
 class InvalidSnapshotError(KeyIndexError):
     """A file is no snapshot of an index, or damaged."""
+
+
+class MissingLibraryError(KeyIndexError):
+    """A library is not installed that only an extra brings; says which."""
+
+
+class EmbeddingFailedError(KeyIndexError):
+    """A worker on another machine cannot embed a block; says why."""
+
+
+class IndexUnavailableError(KeyIndexError):
+    """The server that holds the index cannot be reached, or fails; says which and how."""
 
 
 class InvalidKeyError(KeyIndexError, ValueError):

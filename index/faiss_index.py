@@ -195,7 +195,7 @@ class FaissIndex:
                 encoder=manifest.encoder,
                 num_keys=view.num_keys,
                 modalities=snapshot.count_by_modality(),
-                pools={pool: view.count(Scope(pool=pool), snapshot) for pool in sorted(view.pools)},
+                pools={pool: count for pool in sorted(view.pools) if (count := view.count(Scope(pool=pool), snapshot))},
                 details={
                     "version": manifest.version,
                     "created_at": manifest.created_at,

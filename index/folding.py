@@ -84,7 +84,7 @@ def fold(directory: IndexDirectory, reader: StoreReader, store_name: str, proven
             vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
-    _write_bad_rows(provenance.bad_rows, folder / BAD_ROWS_NAME)
+    (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
         format_version=FORMAT_VERSION,
         version=directory.next_name(),
@@ -168,6 +168,12 @@ def encoder_facts(meta: Mapping[str, Any]) -> EncoderFacts:
     )
 
 
+def bad_row_lines(rows: Iterable[InvalidRowError]) -> Iterator[str]:
+    """Bad rows as lines of JSON, as `bad_rows.jsonl` holds them."""
+    for row in rows:
+        yield json.dumps({"where": row.where, "key": row.key, "reason": row.reason}) + "\n"
+
+
 def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
     """The bad rows that a version's `bad_rows.jsonl` lists.
 
@@ -213,8 +219,3 @@ class _Counts:
             self.of_modality[modality] += 1
             self.of_pool.update(pools)
             yield modality, pools, metadata
-
-
-def _write_bad_rows(rows: Sequence[InvalidRowError], path: Path) -> None:
-    lines = (json.dumps({"where": row.where, "key": row.key, "reason": row.reason}) for row in rows)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -14,11 +14,8 @@ VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
-class BuildSettings(ProgramSettings):
-    """Embeds a corpus and publishes it as the next version of an index.
-
-    A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
-    """
+class EmbeddingSettings(ProgramSettings):
+    """A corpus, the encoder that embeds it, and how."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
@@ -39,19 +36,7 @@ class BuildSettings(ProgramSettings):
         min_length=1,
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
     )
-    output: Path = Field(description="Index directory; made if absent")
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
-    anew: bool = Field(
-        False,
-        description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
-        "that were stored live are dropped with it",
-    )
-    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
-    calibrate: Literal["none", "modality-mean"] | None = Field(
-        None,
-        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
-        "corpus by modality; default: as the index has it, none for a new one",
-    )
     images: ImageStorage = Field(
         "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds where they are",
@@ -89,6 +74,45 @@ class BuildSettings(ProgramSettings):
         """Refuses what is no `field=column`."""
         parse_columns(value)
         return value
+
+
+class BuildSettings(EmbeddingSettings):
+    """Embeds a corpus and publishes it as the next version of an index.
+
+    A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
+    """
+
+    output: Path = Field(description="Index directory; made if absent")
+    anew: bool = Field(
+        False,
+        description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
+        "that were stored live are dropped with it",
+    )
+    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+    calibrate: Literal["none", "modality-mean"] | None = Field(
+        None,
+        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
+        "corpus by modality; default: as the index has it, none for a new one",
+    )
+
+
+class EmbedSettings(EmbeddingSettings):
+    """Embeds a corpus into Parquet shards of keys and vectors, here or on a Ray cluster; `load` stores them.
+
+    A run that was stopped, or over a changed corpus, embeds only the shards that are missing or changed.
+    """
+
+    output: str = Field(description="Folder for the shards; a path or URL that all workers can write to")
+    shard_keys: int = Field(10_000, ge=1, le=1_000_000, description="Keys in a shard, which is embedded as a whole")
+    vectors: VectorType = Field("float16", description="How the shards keep vectors")
+    ray: str | None = Field(
+        None, description="Runs on Ray: auto for the cluster of this machine, or one that is started; ray://HOST:PORT"
+    )
+    workers: int = Field(
+        2, ge=1, le=10_000, description="On Ray: processes that embed, each with an encoder of its own"
+    )
+    worker_cpus: float = Field(1, gt=0, description="On Ray: CPUs of a worker")
+    worker_gpus: float = Field(0, ge=0, description="On Ray: GPUs of a worker; 0.5 lets two share one")
 
 
 class IndexSettings(ProgramSettings):
@@ -129,8 +153,8 @@ class ExportSettings(IndexSettings):
 class LoadSettings(IndexSettings):
     """Stores keys with their vectors from Parquet shards, in a new index or one that is there."""
 
-    shards: list[Path] = Field(
-        min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them"
+    shards: list[str] = Field(
+        min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them; paths or URLs"
     )
     vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
 

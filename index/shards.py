@@ -1,87 +1,153 @@
 """Keys with their vectors as Parquet files: what `export` and `embed` write, and `load` reads.
 
 One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, and `images`, each
-with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder as JSON.
+with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder and other facts as
+JSON. Shards are read and written wherever fsspec can.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.checking import check_record
 from index.errors import InvalidShardError
+from index.files import open_file
+from index.locations import without_secrets
 from index.manifest import EncoderFacts
 from index.records import NewImage, Record
 from index.settings import VectorType
 
-ENCODER_FIELD = b"anykey.encoder"
+ENCODER_FIELD, FACTS_FIELD = b"anykey.encoder", b"anykey.facts"
 BATCH_SIZE = 1024
 _IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
 _COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
 
 
-def write_shard(path: Path, records: Iterable[Record], encoder: EncoderFacts, vector_type: VectorType) -> int:
-    """Writes keys to one Parquet file, aside first; gives their number.
+def write_shard(
+    location: str,
+    records: Iterable[Record],
+    encoder: EncoderFacts,
+    vector_type: VectorType,
+    facts: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes keys to one Parquet file, in one step for every reader; gives their number.
+
+    Args:
+        location: Path or URL of the file.
+        records: The keys, with their vectors.
+        encoder: What made the vectors.
+        vector_type: How they are kept.
+        facts: What else the file shall say, as `read_facts` gives it back.
 
     Raises:
-        OSError: the disk is full or not writable; nothing is left at `path`.
+        OSError: it cannot be written; nothing is left there.
     """
-    schema = _schema(encoder, vector_type)
-    aside = path.with_name(f".{path.name}.part")
     num_keys = 0
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            for batch in _batches(records):
-                writer.write_batch(_to_arrow(batch, schema))
-                num_keys += len(batch)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        _replacing(location) as file,
+        pq.ParquetWriter(file, _schema(encoder, vector_type), compression="zstd") as writer,
+    ):
+        for batch in _batches(records):
+            writer.write_batch(_to_arrow(batch, writer.schema))
+            num_keys += len(batch)
+        writer.add_key_value_metadata({FACTS_FIELD: json.dumps(dict(facts or {}))})
     return num_keys
 
 
-def read_encoder(path: Path) -> EncoderFacts:
+def find_shards(names: Iterable[str]) -> list[str]:
+    """Locations of shards: files as they are named, folders as the `*.parquet` in them, by name.
+
+    Raises:
+        InvalidShardError: there are none.
+        OSError: a folder cannot be read.
+    """
+    found = [location for name in names for location in _find(name)]
+    if not found:
+        raise InvalidShardError(f"no *.parquet in {', '.join(map(without_secrets, names))}")
+    return found
+
+
+def read_encoder(location: str) -> EncoderFacts:
     """The encoder that made a shard's vectors.
 
     Raises:
         InvalidShardError: the file is no shard; says why.
     """
-    schema = _open(path).schema_arrow
-    missing = [name for name in _COLUMNS if name not in schema.names]
-    if missing or ENCODER_FIELD not in (schema.metadata or {}):
-        what = f"it has no column {', '.join(missing)}" if missing else "its schema does not name the encoder"
-        raise InvalidShardError(f"{path} is no shard of keys: {what}")
-    try:
-        return EncoderFacts.model_validate_json(schema.metadata[ENCODER_FIELD])
-    except ValueError as error:
-        raise InvalidShardError(f"{path} is no shard of keys: its encoder cannot be read ({error})") from error
+    with _open(location) as shard:
+        return _encoder(shard, location)
 
 
-def read_shard(path: Path, batch_size: int = BATCH_SIZE) -> Iterator[list[Record]]:
+def read_facts(location: str) -> dict[str, Any]:
+    """What `write_shard` was told to say of a shard.
+
+    Raises:
+        InvalidShardError: the file is no shard; says why.
+    """
+    with _open(location) as shard:
+        return dict(json.loads((shard.metadata.metadata or {}).get(FACTS_FIELD, b"{}")))
+
+
+def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Record]]:
     """Reads a shard, checked, batch by batch.
 
     Raises:
         InvalidShardError: the file is no shard, or damaged.
         InvalidKeyError: a key in it cannot be stored.
     """
-    width = read_encoder(path).width
-    try:
-        for batch in _open(path).iter_batches(batch_size, columns=list(_COLUMNS)):
+    with _open(location) as shard:
+        width = _encoder(shard, location).width
+        for batch in shard.iter_batches(batch_size, columns=list(_COLUMNS)):
             yield [_to_record(row, width) for row in batch.to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidShardError(f"{path} cannot be read: {error}") from error
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _open(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; what goes wrong with it in the block is said of it."""
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        with open_file(location) as file:
+            yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise InvalidShardError(f"{path} is no Parquet file that can be read: {error}") from error
+        raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {error}") from error
+
+
+@contextmanager
+def _replacing(location: str) -> Iterator[BinaryIO]:
+    """A file to write that is at its place when the block has ended, whole, or not at all."""
+    files, path = fsspec.url_to_fs(location)
+    aside = f"{path}.part"
+    try:
+        with files.open(aside, "wb") as file:
+            yield cast(BinaryIO, file)
+        files.mv(aside, path)
+    except BaseException:
+        if files.exists(aside):
+            files.rm(aside)
+        raise
+
+
+def _find(name: str) -> list[str]:
+    files, path = fsspec.url_to_fs(name)
+    if not files.isdir(path):
+        return [name]
+    return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
+
+
+def _encoder(shard: pq.ParquetFile, location: str) -> EncoderFacts:
+    schema = shard.schema_arrow
+    missing = [name for name in _COLUMNS if name not in schema.names]
+    if missing or ENCODER_FIELD not in (schema.metadata or {}):
+        what = f"it has no column {', '.join(missing)}" if missing else "its schema does not name the encoder"
+        raise InvalidShardError(f"{without_secrets(location)} is no shard of keys: {what}")
+    try:
+        return EncoderFacts.model_validate_json(schema.metadata[ENCODER_FIELD])
+    except ValueError as error:
+        raise InvalidShardError(f"the encoder in {without_secrets(location)} cannot be read: {error}") from error
 
 
 def _schema(encoder: EncoderFacts, vector_type: VectorType) -> pa.Schema:

@@ -53,7 +53,7 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
         InvalidSnapshotError: the file is no snapshot, or damaged.
         OSError: the file cannot be read, or the disk is full.
     """
-    if index_dir.exists() and any(index_dir.iterdir()):
+    if index_dir.exists() and list(index_dir.iterdir()):
         raise OutputExistsError(f"{index_dir} is not empty: choose another place")
     aside = index_dir.with_name(f".{index_dir.name}.part")
     shutil.rmtree(aside, ignore_errors=True)

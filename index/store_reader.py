@@ -29,6 +29,7 @@ from index.settings import VectorType
 from index.store import naming_damage, open_read_only, payload_checksum, read_meta, vector_checksum, vector_dtype
 
 SCAN_PAGE = 256
+MOST_PARAMETERS = 10_000  # of one statement
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
 
 
@@ -68,11 +69,12 @@ class Snapshot:
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
-        query = "SELECT row FROM keys WHERE key IN (SELECT value FROM json_each(?))"
-        rows = self._rows(query, json.dumps([key for key in keys if "\0" not in key and is_encodable(key)]))
-        others = {key for key in keys if "\0" in key and is_encodable(key)}  # json_each ends them at the null
-        found = [self._rows("SELECT row FROM keys WHERE key = ?", key) for key in others]
-        return np.sort(np.concatenate([rows, *found]))
+        names = [key for key in dict.fromkeys(keys) if is_encodable(key)]
+        found = [np.empty(0, np.int64)]
+        for start in range(0, len(names), MOST_PARAMETERS):
+            part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
+            found.append(self._rows(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
+        return np.sort(np.concatenate(found))
 
     def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
         """Keys by their rows, in one query.

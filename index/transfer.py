@@ -5,7 +5,7 @@ Shape legend: N = keys, D = width.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,14 +13,15 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import EncoderMismatchError, InvalidShardError, OutputExistsError
+from index.errors import EncoderMismatchError, OutputExistsError
 from index.exact import write_exact
 from index.faiss_index import FaissIndex, create_index
 from index.folding import encoder_facts
+from index.locations import without_secrets
 from index.manifest import EncoderFacts
 from index.records import Record
 from index.settings import VectorType
-from index.shards import read_encoder, read_shard, write_shard
+from index.shards import find_shards, read_encoder, read_shard, write_shard
 from index.store import naming_damage, open_read_only, read_meta, read_records
 from index.versions import IndexDirectory, open_published
 
@@ -45,7 +46,7 @@ def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: i
     with _keys_of(index_dir) as (records, encoder, vector_type):
         _make_empty(output)
         for number, shard in enumerate(_split(records, shard_keys)):
-            written = write_shard(output / f"keys-{number:05}.parquet", shard, encoder, vector_type)
+            written = write_shard(str(output / f"keys-{number:05}.parquet"), shard, encoder, vector_type)
             num_keys += written
             advance(written)
     return num_keys
@@ -70,13 +71,13 @@ def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
             return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
-def load_shards(shards: Sequence[Path], index_dir: Path, advance: Advance, vector_type: VectorType) -> int:
+def load_shards(shards: Sequence[str], index_dir: Path, advance: Advance, vector_type: VectorType) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
 
     Keys that the index has are replaced. A load that was stopped is run again.
 
     Args:
-        shards: Parquet files, or folders of them.
+        shards: Parquet files, or folders of them; paths or URLs.
         index_dir: The index.
         advance: Told how many keys have been stored since it was last told.
         vector_type: How a new index keeps vectors.
@@ -85,7 +86,7 @@ def load_shards(shards: Sequence[Path], index_dir: Path, advance: Advance, vecto
         InvalidShardError: a file is no shard.
         EncoderMismatchError: shards, or shards and index, have different encoders.
     """
-    files = _shard_files(shards)
+    files = find_shards(shards)
     encoder = _common_encoder(files)
     if IndexDirectory(index_dir).current() is None:
         create_index(index_dir, encoder, vector_type)
@@ -134,21 +135,16 @@ def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
 
 def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if list(folder.iterdir()):
         raise OutputExistsError(f"{folder} is not empty: choose another place")
 
 
-def _shard_files(paths: Iterable[Path]) -> list[Path]:
-    files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
-    if not files:
-        raise InvalidShardError(f"no *.parquet in {', '.join(map(str, paths))}")
-    return files
-
-
-def _common_encoder(files: Sequence[Path]) -> EncoderFacts:
+def _common_encoder(files: Sequence[str]) -> EncoderFacts:
     first = read_encoder(files[0])
     for file in files[1:]:
         other = read_encoder(file)
         if (other.fingerprint, other.width, other.fusion) != (first.fingerprint, first.width, first.fusion):
-            raise EncoderMismatchError(f"{files[0]} and {file} were made by different encoders")
+            raise EncoderMismatchError(
+                f"{without_secrets(files[0])} and {without_secrets(file)} were made by different encoders"
+            )
     return first

@@ -4,25 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from encoder.architecture import build, read_architecture
-from encoder.checkpoint import save_checkpoint
-from encoder.fusion import Fusion
 from index import FaissIndex
 from index.__main__ import main
 from index.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
+from tests.models import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    architecture = read_architecture("anykey-tiny")
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    save_checkpoint(path, architecture, build(architecture).state_dict(), Fusion.RAW, {})
-    return path
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -40,7 +40,7 @@ def test_exported_keys_are_loaded_as_they_were(tmp_path: Path, vector_type: Any)
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
         f"keys-{number:05}.parquet" for number in range(3)
     ]
-    assert load_shards([tmp_path / "out"], tmp_path / "other", ignore, vector_type) == 10
+    assert load_shards([str(tmp_path / "out")], tmp_path / "other", ignore, vector_type) == 10
 
     assert everything(tmp_path / "other") == everything(tmp_path / "i")
     with FaissIndex.open(tmp_path / "other") as index:
@@ -53,7 +53,7 @@ def test_loading_replaces_keys_of_the_same_name_and_keeps_others(tmp_path: Path)
     make_index(tmp_path / "other", new_keys(6, seed=2))
     export_shards(tmp_path / "i", tmp_path / "out", ignore)
 
-    load_shards([tmp_path / "out"], tmp_path / "other", ignore, "float32")
+    load_shards([str(tmp_path / "out")], tmp_path / "other", ignore, "float32")
 
     first, second, found = everything(tmp_path / "i"), new_keys(6, seed=2), everything(tmp_path / "other")
     assert {key: found[key] for key in first} == first
@@ -93,20 +93,20 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 def test_shards_of_another_encoder_are_refused(tmp_path: Path) -> None:
     make_index(tmp_path / "i", new_keys(3))
     export_shards(tmp_path / "i", tmp_path / "out", ignore)
-    records = next(read_shard(tmp_path / "out" / "keys-00000.parquet"))
+    records = next(read_shard(str(tmp_path / "out" / "keys-00000.parquet")))
     other = ENCODER.model_copy(update={"fingerprint": "sha256:other"})
-    write_shard(tmp_path / "other.parquet", records, other, "float32")
+    write_shard(str(tmp_path / "other.parquet"), records, other, "float32")
 
     with pytest.raises(EncoderMismatchError, match="made by different encoders"):
-        load_shards([tmp_path / "out", tmp_path / "other.parquet"], tmp_path / "new", ignore, "float32")
+        load_shards([str(tmp_path / "out"), str(tmp_path / "other.parquet")], tmp_path / "new", ignore, "float32")
     with pytest.raises(EncoderMismatchError, match="fingerprint"):
-        load_shards([tmp_path / "other.parquet"], tmp_path / "i", ignore, "float32")
+        load_shards([str(tmp_path / "other.parquet")], tmp_path / "i", ignore, "float32")
 
 
 def test_what_is_no_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "rubbish.parquet").write_bytes(b"rubbish")
     with pytest.raises(InvalidShardError, match=r"rubbish\.parquet is no Parquet file that can be read"):
-        load_shards([tmp_path / "rubbish.parquet"], tmp_path / "new", ignore, "float32")
+        load_shards([str(tmp_path / "rubbish.parquet")], tmp_path / "new", ignore, "float32")
     make_index(tmp_path / "i", new_keys(3))
     export_shards(tmp_path / "i", tmp_path / "out", ignore)
     table = pq.read_table(tmp_path / "out" / "keys-00000.parquet")
@@ -115,19 +115,19 @@ def test_what_is_no_shard_is_named(tmp_path: Path) -> None:
 
     for name, reason in (("columns", "it has no column vector"), ("encoder", "its schema does not name the encoder")):
         with pytest.raises(InvalidShardError, match=reason):
-            load_shards([tmp_path / f"{name}.parquet"], tmp_path / "new", ignore, "float32")
+            load_shards([str(tmp_path / f"{name}.parquet")], tmp_path / "new", ignore, "float32")
     with pytest.raises(InvalidShardError, match=r"no \*\.parquet in"):
-        load_shards([tmp_path / "i"], tmp_path / "new", ignore, "float32")
+        load_shards([str(tmp_path / "i")], tmp_path / "new", ignore, "float32")
     assert not (tmp_path / "new").exists()
 
 
 def test_damaged_vector_is_refused_by_its_key(tmp_path: Path) -> None:
     make_index(tmp_path / "i", new_keys(2))
     export_shards(tmp_path / "i", tmp_path / "out", ignore)
-    (record, other) = next(read_shard(tmp_path / "out" / "keys-00000.parquet"))
+    (record, other) = next(read_shard(str(tmp_path / "out" / "keys-00000.parquet")))
     assert record.vector_D is not None
     long = type(record)(**{**vars(record), "vector_D": 2 * record.vector_D})
-    write_shard(tmp_path / "long.parquet", [other, long], ENCODER, "float32")
+    write_shard(str(tmp_path / "long.parquet"), [other, long], ENCODER, "float32")
 
     with pytest.raises(InvalidKeyError, match="key 'k0' cannot be stored: expected a unit vector, got norm 2"):
-        load_shards([tmp_path / "long.parquet"], tmp_path / "new", ignore, "float32")
+        load_shards([str(tmp_path / "long.parquet")], tmp_path / "new", ignore, "float32")
