@@ -242,6 +242,8 @@ class FaissIndex:
                 return generation
 
     def _follow(self) -> None:
+        if not self._is_open:
+            raise ValueError(f"index {self._directory.path} is closed")
         if self._directory.current_stamp() != self._seen_stamp:
             self._move_on()
 

@@ -267,6 +267,15 @@ def test_closing_twice_is_fine(shop_dir: Path) -> None:
     index.close()
 
 
+def test_closed_index_refuses_calls(shop_dir: Path) -> None:
+    with FaissIndex.open(shop_dir, writable=True) as index:
+        pass
+
+    for call in (lambda: found(index, 1), lambda: index.get("red"), lambda: index.delete(["red"]), index.compact):
+        with pytest.raises(ValueError, match="index .* is closed"):
+            call()
+
+
 def test_reader_moves_to_each_version_that_is_published(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path, 3)
     build_with(corpus, tmp_path / "i")
