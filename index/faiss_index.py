@@ -144,7 +144,9 @@ class FaissIndex:
             ReadOnlyError: the index was opened for reading.
             OSError: the disk is full or not writable; the published version stays.
         """
-        return self._checked_writer().compact()
+        manifest = self._checked_writer().compact()
+        self._follow()
+        return manifest
 
     def get(self, key: str) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""

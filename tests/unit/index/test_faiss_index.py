@@ -272,7 +272,7 @@ def test_closed_index_refuses_calls(shop_dir: Path) -> None:
         pass
 
     for call in (lambda: found(index, 1), lambda: index.get("red"), lambda: index.delete(["red"]), index.compact):
-        with pytest.raises(ValueError, match="index .* is closed"):
+        with pytest.raises(ValueError, match=r"index .* is closed"):
             call()
 
 
