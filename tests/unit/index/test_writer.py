@@ -151,9 +151,7 @@ def test_key_that_cannot_be_stored_is_refused_with_all_others(
 ) -> None:
     with FaissIndex.open(index_dir, writable=True) as index:
         with pytest.raises(InvalidKeyError, match=reason):
-            index.upsert(
-                [key("good"), key(**{"name": "bad", **{("name" if n == "key" else n): v for n, v in changes.items()}})]
-            )
+            index.upsert([key("good"), key("bad", **changes)])
         assert index.count() == 6
         assert index.info().details["num_unfolded"] == 0
 
