@@ -116,6 +116,7 @@ class FaissIndex:
         Raises:
             InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
             ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
         width = self.manifest.encoder.width
         self.store_records([to_record(key, width) for key in keys])
@@ -133,6 +134,7 @@ class FaissIndex:
 
         Raises:
             ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_encodable(key)])
 
@@ -147,7 +149,9 @@ class FaissIndex:
             ReadOnlyError: the index was opened for reading.
             OSError: the disk is full or not writable; the published version stays.
         """
-        return self._checked_writer().compact(options, report)
+        manifest = self._checked_writer().compact(options, report)
+        self._follow()
+        return manifest
 
     def get(self, key: str) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""
@@ -246,6 +250,8 @@ class FaissIndex:
                 return generation
 
     def _follow(self) -> None:
+        if not self._is_open:
+            raise ValueError(f"index {self._directory.path} is closed")
         if self._directory.current_stamp() != self._seen_stamp:
             self._move_on()
 

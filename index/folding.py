@@ -102,7 +102,7 @@ def fold(
             calibration.write(folder / CALIBRATION_NAME)
             vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
-        write_postings(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
+        _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     structure = None
     if counts.num_keys:
         factory = _factory(options, provenance.previous, counts.num_keys)
@@ -221,6 +221,13 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
+    try:
+        write_postings(path, keys)
+    except sqlite3.Error as error:  # not of the store, which names its own
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 @contextmanager

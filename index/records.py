@@ -5,6 +5,7 @@ Shape legend: D = width.
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.images import ImageStamp
+
+
+def checksum_of(facts: Sequence[Any], data: bytes | None = None) -> int:
+    """CRC-32 of facts and bytes; of what is of another type than it was, in a damaged store, another one."""
+    data = data if isinstance(data, bytes) else repr(data).encode()
+    return zlib.crc32(data, zlib.crc32(json.dumps(facts, default=repr).encode()))
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,7 @@ class NewImage:
 
     def checksum(self, key: str, position: int) -> int:
         """Of what is stored of it, as the image of a key at a position."""
-        facts = json.dumps([key, position, self.media_type, self.path])
-        return zlib.crc32(self.data or b"", zlib.crc32(facts.encode()))
+        return checksum_of([key, position, self.media_type, self.path], self.data)
 
 
 @dataclass(frozen=True)

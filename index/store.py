@@ -13,7 +13,6 @@ Shape legend: B = batch, D = width.
 import json
 import sqlite3
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +24,16 @@ from encoder.item import Modality
 from index.errors import IndexCorruptError
 from index.images import ImageStamp
 from index.manifest import EncoderFacts
-from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
+from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage, checksum_of
 from index.settings import VectorType
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
 
-_NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY", "SQLITE_NOMEM")
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
+)
 
 Origin = Literal["corpus", "live"]
 
@@ -257,10 +258,11 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
 
 def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
@@ -277,12 +279,12 @@ def payload_checksum(
     row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
 ) -> int:
     """CRC-32 of a key's row and of what it carries besides vector and images."""
-    return zlib.crc32(json.dumps([row, key, modality, text, metadata, pools, num_images]).encode())
+    return checksum_of([row, key, modality, text, metadata, pools, num_images])
 
 
 def vector_checksum(key: str, vector: bytes) -> int:
     """CRC-32 of a key's vector as it is stored."""
-    return zlib.crc32(vector, zlib.crc32(key.encode()))
+    return checksum_of([key], vector)
 
 
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:
@@ -357,15 +359,17 @@ def naming_damage(path: Path) -> Iterator[None]:
 
     Raises:
         IndexCorruptError: the file is damaged.
-        OSError: it cannot be opened or read for another reason, such as its permissions.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
     """
     try:
         yield
+    except UnicodeDecodeError as error:  # of a name that SQLite complains about
+        raise IndexCorruptError(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         if not path.exists():
             raise IndexCorruptError(path, "it is missing") from error
         if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
-            raise OSError(f"cannot read {path}: {error}") from error
+            raise OSError(f"cannot read or write {path}: {error}") from error
         raise IndexCorruptError(path, str(error)) from error
 
 

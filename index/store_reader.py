@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from index.images import read_image
 from index.locations import describe
 from index.manifest import Manifest
 from index.records import NewImage
+from index.settings import VectorType
 from index.store import naming_damage, open_read_only, payload_checksum, read_meta, vector_checksum, vector_dtype
 
 SCAN_PAGE = 256
@@ -61,7 +62,10 @@ class Snapshot:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self._path = path
-        self.seq = int(self._all("SELECT value FROM meta WHERE name = 'seq'")[0][0])
+        found = self._all("SELECT value FROM meta WHERE name = 'seq'")
+        if not found or not isinstance(found[0][0], int):
+            raise IndexCorruptError(path, "it does not tell its last change")
+        self.seq: int = found[0][0]
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
@@ -182,9 +186,10 @@ class Snapshot:
         Raises:
             IndexCorruptError: one of them differs from its checksum.
         """
-        for payload in self._db.execute(f"SELECT {_PAYLOAD} FROM keys ORDER BY row"):
-            key = self._stored_key(*payload)
-            yield key.modality, list(key.pools), key.payload.metadata
+        with naming_damage(self._path):  # and nothing that happens where they are used
+            for payload in self._db.execute(f"SELECT {_PAYLOAD} FROM keys ORDER BY row"):
+                key = self._stored_key(*payload)
+                yield key.modality, list(key.pools), key.payload.metadata
 
     def page(self, after: str | None) -> list[StoredKey]:
         """The next keys by name, at most `SCAN_PAGE`."""
@@ -251,13 +256,18 @@ class StoreReader:
             IndexCorruptError: it is another store, or an older state of the one that the version is derived from.
         """
         with self.snapshot() as snapshot:
-            meta = snapshot.meta()
+            seq, meta = snapshot.seq, snapshot.meta()
         if meta.get("store_id") != manifest.store_id:
             raise IndexCorruptError(self.path, f"it is not the store that version {manifest.version} names")
-        if int(meta["seq"]) < manifest.seq:
+        encoder = manifest.encoder
+        if (meta.get("fingerprint"), meta.get("width")) != (encoder.fingerprint, encoder.width):
+            raise IndexCorruptError(self.path, f"it is of another encoder than version {manifest.version}")
+        if meta.get("vector_type") not in get_args(VectorType):
+            raise IndexCorruptError(self.path, f"it keeps vectors as {meta.get('vector_type')!r}")
+        if seq < manifest.seq:
             raise IndexCorruptError(
                 self.path,
-                f"it ends with change {meta['seq']}, version {manifest.version} was made after change {manifest.seq}: "
+                f"it ends with change {seq}, version {manifest.version} was made after change {manifest.seq}: "
                 "is it an older copy?",
             )
 

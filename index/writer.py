@@ -10,7 +10,7 @@ from index.folding import provenance_of, publish_next, quietly
 from index.manifest import Manifest
 from index.options import FoldOptions
 from index.records import Record
-from index.store import Store
+from index.store import Store, naming_damage
 from index.store_reader import check_store
 from index.tuning import Report
 from index.versions import IndexDirectory, open_published
@@ -51,8 +51,13 @@ class Writer:
             self._resources = stack.pop_all()
 
     def commit(self, records: Sequence[Record], gone: Collection[str] = ()) -> int:
-        """Stores and deletes keys, all or nothing and durably; gives the number deleted."""
-        with self._store_lock:
+        """Stores and deletes keys, all or nothing and durably; gives the number deleted.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        with self._store_lock, naming_damage(self._store.path):
             num_deleted = self._store.commit(records, gone=gone)
             num_changes = self._store.seq - self._folded_seq
         if self._compact_after and num_changes >= self._compact_after:
@@ -82,7 +87,7 @@ class Writer:
                 version.release()
             manifest, oldest_seq = publish_next(self._directory, version.store_path, provenance, options, report)
             self._folded_seq = manifest.seq
-            with self._store_lock:
+            with self._store_lock, naming_damage(self._store.path):
                 self._store.note(**options.facts())
                 self._store.prune_removals(oldest_seq)
             return manifest

@@ -5,16 +5,19 @@ python -m tests.live_process INDEX read|write USER_ID     one JSON request a lin
 
 import json
 import os
+import resource
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from index.errors import KeyIndexError
 from index.faiss_index import FaissIndex
-from index.key_index import Scope
+from index.hits import StoredImage
 from tests.killed_writers import numbered_key, numbered_vector
 
 ROOT = Path(__file__).parents[1]
@@ -41,11 +44,20 @@ class Process:
         self._answer()
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """Asks for something and gives the answer; raises `RuntimeError` with what went wrong."""
+        """Asks for something and gives the answer.
+
+        Raises:
+            OSError: what was asked for failed for want of room; the process goes on.
+            RuntimeError: it failed otherwise, and the process ended.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([name, *arguments]) + "\n")
         self.process.stdin.flush()
         return self._answer()
+
+    def limit(self, size_bytes: int = resource.RLIM_INFINITY) -> None:
+        """Lets none of its files grow beyond a size, as a full disk would."""
+        self.ask("limit", size_bytes)
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""
@@ -65,6 +77,8 @@ class Process:
     def _answer(self) -> Any:
         assert self.process.stdout is not None
         kind, answer = json.loads(self.process.stdout.readline() or '["error", "it died"]')
+        if kind == "failed":
+            raise OSError(answer)
         if kind == "error":
             with self.process:
                 self.kill()
@@ -72,47 +86,53 @@ class Process:
         return answer
 
 
-def requests(index: FaissIndex) -> dict[str, Callable[..., Any]]:
-    """What can be asked of a process: numbered keys are stored, and told by their numbers."""
+class Requests:
+    """What a process can be asked: numbered keys are stored, and told by their numbers."""
 
-    def upsert(numbers: dict[str, int]) -> None:
-        index.upsert([numbered_key(key, number) for key, number in numbers.items()])
+    def __init__(self, index: FaissIndex) -> None:
+        self._index = index
 
-    def contents() -> dict[str, int]:
-        return {stored.key: int(stored.payload.metadata["number"]) for stored in index.scan()}
+    def upsert(self, numbers: dict[str, int]) -> None:
+        self._index.upsert([numbered_key(key, number) for key, number in numbers.items()])
 
-    def best(number: int) -> list[str]:
-        (hits,) = index.search(numbered_vector(number)[None], 1)
+    def upsert_large(self, key: str, size_bytes: int) -> None:
+        images = (StoredImage(bytes(size_bytes), "image/png"),)
+        self._index.upsert([replace(numbered_key(key, 0), images=images)] * 2)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        return self._index.delete(keys)
+
+    def compact(self) -> str:
+        return self._index.compact().version
+
+    def contents(self) -> dict[str, int]:
+        return {stored.key: int(stored.payload.metadata["number"]) for stored in self._index.scan()}
+
+    def best(self, number: int) -> list[str]:
+        (hits,) = self._index.search(numbered_vector(number)[None], 1)
         return [hit.key for hit in hits]
 
-    def image_of(key: str) -> str:
-        return index.image(key).data.decode()
+    def image_of(self, key: str) -> str:
+        return self._index.image(key).data.decode()
 
-    def version() -> str:
-        return str(index.info().details["version"])
+    def version(self) -> str:
+        return str(self._index.info().details["version"])
 
-    def count(pool: str) -> int:
-        return index.count(Scope(pool=pool))
-
-    def delete(keys: Sequence[str]) -> int:
-        return index.delete(keys)
-
-    def compact() -> str:
-        return index.compact().version
-
-    return {
-        function.__name__: function for function in (upsert, contents, best, image_of, version, count, delete, compact)
-    }
+    def limit(self, size_bytes: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
 
 def serve(index_dir: Path, mode: str) -> None:
     """Opens the index and answers until stdin ends; then closes it."""
     with FaissIndex.open(index_dir, writable=mode == "write") as index:
         _tell("done", None)
-        functions = requests(index)
+        requests = Requests(index)
         for line in sys.stdin:
             name, *arguments = json.loads(line)
-            _tell("done", functions[name](*arguments))
+            try:
+                _tell("done", getattr(requests, name)(*arguments))
+            except (OSError, sqlite3.Error) as error:
+                _tell("failed", f"{type(error).__name__}: {error}")
 
 
 def _tell(kind: str, answer: Any) -> None:

@@ -40,6 +40,7 @@ def shop_dir(tmp_path: Path) -> Path:
         {"key": "same-2", "text": "three one two"},
         {"key": "same-3", "text": "three two one"},
         {"key": "far", "text": "four"},
+        {"text": "a bad row, so that all files of the version hold something"},
     ]
     build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
     return tmp_path / "i"
@@ -218,7 +219,7 @@ def test_missing_file_is_named(shop_dir: Path, name: str) -> None:
         FaissIndex.open(shop_dir)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "rows.npy", "vectors.faiss", "fields.sqlite"])
+@pytest.mark.parametrize("name", ["manifest.json", "rows.npy", "vectors.faiss", "fields.sqlite", "bad_rows.jsonl"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_damaged_file_is_named(shop_dir: Path, name: str, damage: str) -> None:
     path = shop_dir / "versions" / "1" / name
@@ -264,6 +265,15 @@ def test_closing_twice_is_fine(shop_dir: Path) -> None:
     index = FaissIndex.open(shop_dir)
     index.close()
     index.close()
+
+
+def test_closed_index_refuses_calls(shop_dir: Path) -> None:
+    with FaissIndex.open(shop_dir, writable=True) as index:
+        pass
+
+    for call in (lambda: found(index, 1), lambda: index.get("red"), lambda: index.delete(["red"]), index.compact):
+        with pytest.raises(ValueError, match=r"index .* is closed"):
+            call()
 
 
 def test_reader_moves_to_each_version_that_is_published(tmp_path: Path) -> None:
