@@ -14,7 +14,8 @@ from encoder.program import Command, plain_console, run_program
 from index.errors import InvalidCorpusError, KeyIndexError
 from index.key_index import IndexInfo
 from index.manifest import Manifest
-from index.progress import progress
+from index.measured import front_lines, structure_lines
+from index.progress import progress, step_lines
 from index.settings import (
     BuildSettings,
     CompactSettings,
@@ -48,6 +49,8 @@ def build(settings: BuildSettings) -> int:
             f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
             f"{report.num_embedded:,} embedded in this run, {kept:,} kept"
         )
+        for line in structure_lines(manifest.structure):
+            console.print(line)
     else:
         console.print(f"{settings.output} is up to date: version {manifest.version}, {_count(manifest)}")
     return 0
@@ -66,6 +69,8 @@ def info(settings: InfoSettings) -> int:
         return 0
     for name, value in _facts(facts, manifest):
         console.print(f"{name:<12}{value}")
+    for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
+        console.print(line)
     return 0
 
 
@@ -75,10 +80,14 @@ def compact(settings: CompactSettings) -> int:
 
     with FaissIndex.open(settings.index, writable=True, compact_after=0) as index:
         num_unfolded = index.info().details["num_unfolded"]
-        manifest = index.compact()
-    plain_console().print(
+        options = index.manifest.options.changed_by(settings)
+        manifest = index.compact(options, step_lines(plain_console(stderr=True)))
+    console = plain_console()
+    console.print(
         f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
     )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
     return 0
 
 
@@ -137,7 +146,7 @@ def load(settings: LoadSettings) -> int:
     from index.transfer import load_shards
 
     with progress(plain_console(stderr=True), "loading", None) as advance:
-        num_keys = load_shards(settings.shards, settings.index, advance, settings.vectors)
+        num_keys = load_shards(settings.shards, settings.index, advance, settings.vectors, settings)
     plain_console().print(f"{num_keys:,} keys stored in {settings.index}")
     return 0
 
@@ -221,7 +230,6 @@ def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
         ("fingerprint", encoder.fingerprint),
         ("computed in", ", ".join(encoder.computed_in) or "unknown"),
         ("calibration", manifest.options.calibrate),
-        ("structure", "exact (FAISS IndexFlatIP)"),
         ("corpus", ", ".join(manifest.corpus) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),
     ]

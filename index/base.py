@@ -7,8 +7,10 @@ from pathlib import Path
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
 from index.folding import Provenance, publish_next
 from index.manifest import Manifest
+from index.options import FoldOptions
 from index.store import Store, naming_damage
 from index.store_reader import check_store
+from index.tuning import Report
 from index.versions import IndexDirectory, OpenVersion, open_published
 
 logger = logging.getLogger(__name__)
@@ -28,14 +30,12 @@ class Base:
     version: OpenVersion | None
     is_sound: bool
 
-    @property
-    def store_name(self) -> str:
-        """The store's name in the index."""
-        return self.store.path.parent.name
-
-    def publish(self, directory: IndexDirectory, provenance: Provenance) -> Manifest:
+    def publish(
+        self, directory: IndexDirectory, provenance: Provenance, options: FoldOptions, report: Report
+    ) -> Manifest:
         """Publishes the next version of the store, and clears away what nobody needs any more."""
-        manifest, oldest_seq = publish_next(directory, self.store.path, self.store_name, provenance)
+        manifest, oldest_seq = publish_next(directory, self.store.path, provenance, options, report)
+        self.store.note(**options.facts())
         self.store.prune_removals(oldest_seq)
         return manifest
 

@@ -24,12 +24,14 @@ from index.errors import InvalidCorpusError, InvalidRowError
 from index.folding import Provenance, publish_built, read_bad_rows
 from index.locations import without_secrets
 from index.manifest import Manifest
-from index.options import FoldOptions
+from index.options import AUTO, FoldOptions
 from index.plan import Plan, PlannedEntry
-from index.progress import progress
+from index.progress import progress, step_lines
 from index.records import Known, Record
 from index.settings import BuildSettings
 from index.store import Store
+from index.structure_facts import EXACT
+from index.structures import make_structure
 from index.versions import STORE_NAME, IndexDirectory, OpenVersion
 
 PLAN_NAME = "plan.sqlite"
@@ -112,8 +114,10 @@ class _Build:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
         self._read_corpus()
         self._base = open_base(self._directory, fingerprint, self._settings.anew)
-        self._compare()
         base = self._base
+        if base is not None:
+            self._check_structure(base.store.meta["width"])
+        self._compare()
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
         with contextlib.closing(self._open_staged(fingerprint)) as staged:
@@ -121,7 +125,6 @@ class _Build:
             self._require_keys()
             if base is None:
                 staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
-                staged.note(**self._options(staged).facts())
             else:
                 self._take_over(base.store, staged)
         if base is not None and not self._is_new(base):
@@ -189,6 +192,11 @@ class _Build:
         """How the next version is to be derived from a store."""
         return FoldOptions.of(store.meta).changed_by(self._settings)
 
+    def _check_structure(self, width: int) -> None:
+        """Refuses a search structure that cannot be built before anything is embedded for it."""
+        if self._settings.structure not in (None, AUTO, EXACT):
+            make_structure(self._settings.structure or "", width)
+
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
         path = self._directory.building_dir / STORE_NAME
@@ -255,12 +263,14 @@ class _Build:
 
     def _publish(self, base: Base | None) -> Manifest:
         settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
-        provenance = Provenance(list(map(without_secrets, self._settings.corpus)), settings, self._plan.bad_rows())
+        previous = None if base is None or base.version is None else base.version.manifest
+        corpus = list(map(without_secrets, self._settings.corpus))
+        provenance = Provenance(corpus, settings, self._plan.bad_rows(), previous)
         self._plan.close()
+        report = step_lines(self._console)
         if base is None:
-            return publish_built(self._directory, provenance)
-        base.store.note(**self._options(base.store).facts())
-        manifest = base.publish(self._directory, provenance)
+            return publish_built(self._directory, provenance, FoldOptions().changed_by(self._settings), report)
+        manifest = base.publish(self._directory, provenance, self._options(base.store), report)
         _delete_store(self._directory.building_dir / STORE_NAME)
         return manifest
 
@@ -274,6 +284,7 @@ class _Build:
         encoder = self._source.load()
         staged.note(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
         staged.note(fusion=str(encoder.fusion))
+        self._check_structure(encoder.width)
         staged.note_computed_in([f"{encoder.precision} on {encoder.device}"])
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:

@@ -4,6 +4,7 @@ KeyIndexError
   InvalidCorpusError (ValueError)      the caller's corpus
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
+  InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
   KeyNotFoundError (LookupError)       no such key, or no such image of it
@@ -54,6 +55,10 @@ class InvalidRowError(InvalidCorpusError):
 
 class DuplicateKeyError(InvalidRowError):
     """An earlier row of the corpus has the same key."""
+
+
+class InvalidStructureError(KeyIndexError, ValueError):
+    """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
 
 
 class InvalidSearchError(KeyIndexError, ValueError):

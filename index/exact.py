@@ -78,6 +78,7 @@ class ExactVectors:
         self.num_vectors: int = structure.ntotal
         self.width: int = structure.d
         self.dtype: VectorType = "float32" if isinstance(structure, faiss.IndexFlat) else "float16"
+        self._codes_NB = _codes(structure)
 
     @classmethod
     def open(cls, path: Path) -> "ExactVectors":
@@ -133,7 +134,7 @@ class ExactVectors:
         return scores_QK[:, :k], positions_QK[:, :k]
 
     def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores `[Q, K]` of the vectors at positions, each query with its own; minus infinity at position -1."""
+        """Scores `[Q, K]` of each query with the vectors at its positions; minus infinity where a position is -1."""
         scores_QK = np.full(positions_QK.shape, -np.inf, dtype=np.float32)
         step = max(1, DECODED_BYTES // (4 * self.width * max(positions_QK.shape[1], 1)))
         for start in range(0, len(queries_QD), step):
@@ -161,13 +162,8 @@ class ExactVectors:
         if self.dtype == "float32":  # FAISS scores only these; for other types this selector is a trap: N x P steps
             return _Part(self.structure, _faiss.SearchParameters(sel=_faiss.IDSelectorArray(positions_P)))
         few = _empty(self.width, self.dtype)
-        few.add_sa_codes(self._codes()[positions_P])
+        few.add_sa_codes(self._codes_NB[positions_P])
         return _Part(few, positions_P=positions_P)
-
-    def _codes(self) -> NDArray[np.uint8]:
-        codes = self.structure.codes
-        codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
-        return codes_NB.reshape(self.num_vectors, self.structure.code_size)
 
 
 class _Part:
@@ -203,6 +199,15 @@ def _empty(width: int, dtype: VectorType) -> Any:
     if dtype == "float32":
         return faiss.IndexFlatIP(width)
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _codes(structure: Any) -> NDArray[np.uint8]:
+    """The codes `[N, bytes]` inside the structure, which must outlive them."""
+    codes = structure.codes
+    if structure.ntotal == 0:
+        return np.zeros((0, structure.code_size), dtype=np.uint8)
+    codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
+    return codes_NB.reshape(structure.ntotal, structure.code_size)
 
 
 def _break_tie(

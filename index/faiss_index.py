@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.checking import to_record
 from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
-from index.folding import Provenance, publish_built
+from index.folding import Provenance, publish_built, quietly
 from index.generation import Generation
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
@@ -27,6 +27,7 @@ from index.records import Record
 from index.settings import VectorType
 from index.store import Store
 from index.store_reader import Snapshot, is_encodable
+from index.tuning import Report
 from index.versions import STORE_NAME, IndexDirectory
 from index.view import View
 from index.writer import Writer
@@ -137,14 +138,18 @@ class FaissIndex:
         """
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_encodable(key)])
 
-    def compact(self) -> Manifest:
-        """Folds all changes into a new version, unless there are none, and gives the published one's manifest.
+    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
+
+        Args:
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
 
         Raises:
             ReadOnlyError: the index was opened for reading.
             OSError: the disk is full or not writable; the published version stays.
         """
-        manifest = self._checked_writer().compact()
+        manifest = self._checked_writer().compact(options, report)
         self._follow()
         return manifest
 
@@ -202,6 +207,7 @@ class FaissIndex:
                     "version": manifest.version,
                     "created_at": manifest.created_at,
                     "seq": view.seq,
+                    "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
                     "num_folded": manifest.num_keys,
                     "num_unfolded": view.num_unfolded,
                     "is_writable": self._writer is not None,
@@ -314,9 +320,8 @@ def create_index(
         directory.building_dir.mkdir()
         store = Store(directory.building_dir / STORE_NAME, vector_type)
         store.note_encoder(encoder)
-        store.note(**(options or FoldOptions()).facts())
         store.close()
-        publish_built(directory, Provenance())
+        publish_built(directory, Provenance(), options or FoldOptions())
 
 
 def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: Snapshot) -> list[list[Hit]]:

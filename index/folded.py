@@ -20,11 +20,13 @@ from index.filters import to_json
 from index.key_index import Scope
 from index.manifest import Manifest
 from index.postings import Postings
+from index.structures import ApproximateIndex
 from index.versions import OpenVersion
 
 ROWS_NAME = "rows.npy"
 VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
+STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
 MOST_REMEMBERED_BYTES = 64 * 2**20  # of the positions that scopes were found to hold
 
@@ -42,6 +44,7 @@ class Folded:
         manifest: Manifest,
         rows_N: NDArray[np.int64],
         exact: ExactVectors,
+        approximate: ApproximateIndex | None,
         fields: Postings,
         calibration: Calibration | None,
     ) -> None:
@@ -49,6 +52,7 @@ class Folded:
         self.calibration = calibration
         self._rows_N = rows_N
         self._exact = exact
+        self._approximate = approximate
         self._fields = fields
         self._remembered: OrderedDict[object, NDArray[np.int64]] = OrderedDict()
         self._lock = Lock()
@@ -71,7 +75,11 @@ class Folded:
         calibration = None
         if CALIBRATION_NAME in version.manifest.files:
             calibration = read_calibration(version.path / CALIBRATION_NAME, width)
-        return cls(version.manifest, rows_N, exact, Postings(version.path / FIELDS_NAME), calibration)
+        facts, approximate = version.manifest.structure, None
+        if facts is not None and not facts.is_exact:
+            approximate = ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)
+        fields = _open_fields(version.path / FIELDS_NAME, num_keys)
+        return cls(version.manifest, rows_N, exact, approximate, fields, calibration)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -124,7 +132,7 @@ class Folded:
         allowed: NDArray[np.int64] | NDArray[np.bool_] | None,
         exact: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best keys for each query: scores and rows, best first; row -1 where there are fewer.
+        """The best keys for each query: scores and rows, best first.
 
         Args:
             queries_QD: Unit vectors.
@@ -132,7 +140,10 @@ class Folded:
             allowed: Which keys may be found: their positions, or a mask `[N]`; all when absent.
             exact: Compares with every key; equal scores then come by rising row, also where `k` cuts through them.
         """
-        scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed)
+        if exact or self._approximate is None:
+            scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed)
+        else:
+            scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed)
         return scores_QK, self._rows_N[positions_QK]
 
     def close(self) -> None:
@@ -164,6 +175,14 @@ class Folded:
             self._remembered[name] = found
             while sum(positions.nbytes for positions in self._remembered.values()) > MOST_REMEMBERED_BYTES:
                 self._remembered.popitem(last=False)
+
+
+def _open_fields(path: Path, num_keys: int) -> Postings:
+    fields = Postings(path)
+    if fields.num_positions != num_keys:
+        fields.close()
+        raise IndexCorruptError(path, f"it covers {fields.num_positions} keys, the manifest says {num_keys}")
+    return fields
 
 
 def _read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from encoder.item import Modality
 from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
 from index.options import FoldOptions
+from index.structure_facts import StructureFacts
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -64,6 +65,7 @@ class Manifest(_Record):
         store: Name of the store that the version is derived from, a decimal number.
         store_id: What that store calls itself, so that no other is taken for it.
         options: How the version was derived from it.
+        structure: Its search structure and what was measured of it; `None` if there are no keys.
         seq: Number of the last change of the store that the version covers.
         files: Every other file of the version, by name.
         corpus: Corpus paths, as they were given to the builder.
@@ -82,6 +84,7 @@ class Manifest(_Record):
     store: str
     store_id: str
     options: FoldOptions
+    structure: StructureFacts | None = None
     seq: int
     files: dict[str, FileFacts]
     corpus: list[str]

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 from index.readers.columns import parse_columns
+from index.targets import LatencyMs, MemoryBytes, Recall
 
 VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
@@ -76,7 +77,31 @@ class EmbeddingSettings(ProgramSettings):
         return value
 
 
-class BuildSettings(EmbeddingSettings):
+class FoldSettings(ProgramSettings):
+    """How versions are derived; what is not given stays as the index has it."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    calibrate: Literal["none", "modality-mean"] | None = Field(
+        None,
+        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
+        "corpus by modality; default: as the index has it, none for a new one",
+    )
+    structure: str | None = Field(
+        None,
+        description="Search structure: auto to choose by measurement, exact, or a FAISS factory string such as "
+        "IVF1024,PQ64x4fs; default: as the index has it, auto for a new one",
+    )
+    memory: MemoryBytes | None = Field(None, description="Most memory that searches may keep, such as 4GiB")
+    recall: Recall | None = Field(
+        None, description="Least recall@10 against exact search, such as 0.98, which is the default of a new index"
+    )
+    latency: LatencyMs | None = Field(
+        None, description="Most time of a typical query, such as 10ms; without it, as fast as can be"
+    )
+
+
+class BuildSettings(EmbeddingSettings, FoldSettings):
     """Embeds a corpus and publishes it as the next version of an index.
 
     A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
@@ -89,11 +114,6 @@ class BuildSettings(EmbeddingSettings):
         "that were stored live are dropped with it",
     )
     vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
-    calibrate: Literal["none", "modality-mean"] | None = Field(
-        None,
-        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
-        "corpus by modality; default: as the index has it, none for a new one",
-    )
 
 
 class EmbedSettings(EmbeddingSettings):
@@ -129,8 +149,8 @@ class InfoSettings(IndexSettings):
     as_json: bool = Field(False, description="Print all of it as JSON")
 
 
-class CompactSettings(IndexSettings):
-    """Folds the changes since the published version into a new one."""
+class CompactSettings(IndexSettings, FoldSettings):
+    """Folds the changes since the published version into a new one, or derives one in another way."""
 
 
 class VerifySettings(IndexSettings):
@@ -150,7 +170,7 @@ class ExportSettings(IndexSettings):
     )
 
 
-class LoadSettings(IndexSettings):
+class LoadSettings(IndexSettings, FoldSettings):
     """Stores keys with their vectors from Parquet shards, in a new index or one that is there."""
 
     shards: list[str] = Field(

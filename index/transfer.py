@@ -20,7 +20,7 @@ from index.folding import encoder_facts
 from index.locations import without_secrets
 from index.manifest import EncoderFacts
 from index.records import Record
-from index.settings import VectorType
+from index.settings import FoldSettings, VectorType
 from index.shards import find_shards, read_encoder, read_shard, write_shard
 from index.store import naming_damage, open_read_only, read_meta, read_records
 from index.versions import IndexDirectory, open_published
@@ -71,7 +71,13 @@ def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
             return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
-def load_shards(shards: Sequence[str], index_dir: Path, advance: Advance, vector_type: VectorType) -> int:
+def load_shards(
+    shards: Sequence[str],
+    index_dir: Path,
+    advance: Advance,
+    vector_type: VectorType = "float32",
+    settings: FoldSettings | None = None,
+) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
 
     Keys that the index has are replaced. A load that was stopped is run again.
@@ -81,6 +87,7 @@ def load_shards(shards: Sequence[str], index_dir: Path, advance: Advance, vector
         index_dir: The index.
         advance: Told how many keys have been stored since it was last told.
         vector_type: How a new index keeps vectors.
+        settings: How its versions are derived; as before when absent.
 
     Raises:
         InvalidShardError: a file is no shard.
@@ -97,7 +104,7 @@ def load_shards(shards: Sequence[str], index_dir: Path, advance: Advance, vector
             index.store_records(batch)
             num_keys += len(batch)
             advance(len(batch))
-        index.compact()
+        index.compact(None if settings is None else index.manifest.options.changed_by(settings))
     return num_keys
 
 

@@ -14,6 +14,7 @@ from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
 from index.folded import Folded
 from index.folding import Provenance, provenance_of, publish_next
 from index.manifest import Manifest
+from index.options import FoldOptions
 from index.store import Store, naming_damage, open_read_only, read_records
 from index.store_reader import Snapshot, StoreReader
 from index.versions import IndexDirectory, OpenVersion, check_file, open_published
@@ -71,8 +72,8 @@ def repair_index(index_dir: Path) -> Manifest:
         store_path, provenance = _what_is_left(directory)
         for error in _damage_of_store(store_path, lambda count: None):
             raise error
-        manifest, oldest_seq = publish_next(directory, store_path, store_path.parent.name, provenance)
         with contextlib.closing(Store(store_path)) as store:
+            manifest, oldest_seq = publish_next(directory, store_path, provenance, FoldOptions.of(store.meta))
             store.prune_removals(oldest_seq)
     return manifest
 

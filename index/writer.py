@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 from index.errors import KeyIndexError
-from index.folding import provenance_of, publish_next
+from index.folding import provenance_of, publish_next, quietly
 from index.manifest import Manifest
+from index.options import FoldOptions
 from index.records import Record
 from index.store import Store, naming_damage
 from index.store_reader import check_store
+from index.tuning import Report
 from index.versions import IndexDirectory, open_published
 
 logger = logging.getLogger(__name__)
@@ -62,8 +64,12 @@ class Writer:
             self._compact_in_background()
         return num_deleted
 
-    def compact(self) -> Manifest:
-        """Folds all changes into a new version and publishes it, unless there are none; gives the published one.
+    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Folds all changes into a new version and publishes it, unless there is nothing new; gives the published one.
+
+        Args:
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
 
         Raises:
             IndexCorruptError: the store is damaged.
@@ -73,15 +79,16 @@ class Writer:
             version = open_published(self._directory.path)
             try:
                 with self._store_lock:
-                    if self._store.seq == version.manifest.seq:
+                    options = options or FoldOptions.of(self._store.meta)
+                    if self._store.seq == version.manifest.seq and options == version.manifest.options:
                         return version.manifest
                 provenance = provenance_of(version.manifest, version.path)
             finally:
                 version.release()
-            store = version.manifest.store
-            manifest, oldest_seq = publish_next(self._directory, version.store_path, store, provenance)
+            manifest, oldest_seq = publish_next(self._directory, version.store_path, provenance, options, report)
             self._folded_seq = manifest.seq
             with self._store_lock, naming_damage(self._store.path):
+                self._store.note(**options.facts())
                 self._store.prune_removals(oldest_seq)
             return manifest
 

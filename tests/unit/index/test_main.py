@@ -161,9 +161,13 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
     assert code == 0
     assert "keys        4 (1 text, 2 image, 1 fused)" in out
     assert "changes     1 since then, of 6" in out
-    assert run(capsys, "compact", "--index", index_dir)[1].endswith(
-        "version 3, 4 keys (1 text, 2 image, 1 fused); 1 changes folded in\n"
-    )
+    out = run(capsys, "compact", "--index", index_dir)[1]
+    assert "version 3, 4 keys (1 text, 2 image, 1 fused); 1 changes folded in\n" in out
+    assert "structure   exact" in out
+    assert "measured    recall@10 1.0000" in out
+    code, out, _ = run(capsys, "compact", "--index", index_dir, "--calibrate", "modality-mean", "--recall", "0.9")
+    assert (code, "version 4, 4 keys" in out) == (0, True)
+    assert "calibration modality-mean" in run(capsys, "info", "--index", index_dir)[1]
 
     assert run(capsys, "snapshot", "--index", index_dir, "--output", tmp_path / "i.tar")[0] == 0
     assert run(capsys, "restore", "--index", tmp_path / "restored", "--snapshot", tmp_path / "i.tar")[0] == 0
@@ -175,11 +179,11 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
 
     for name in ("i", "restored", "loaded"):
         assert run(capsys, "verify", "--index", tmp_path / name)[:2] == (0, f"{tmp_path / name} is sound\n")
-    (index_dir / "versions" / "3" / "rows.npy").write_bytes(b"rubbish")
+    (index_dir / "versions" / "4" / "rows.npy").write_bytes(b"rubbish")
     code, out, _ = run(capsys, "verify", "--index", index_dir)
     assert code == 1
     assert "rows.npy is damaged" in out
-    assert "published version 4" in run(capsys, "repair", "--index", index_dir)[1]
+    assert "published version 5" in run(capsys, "repair", "--index", index_dir)[1]
     assert run(capsys, "verify", "--index", index_dir)[0] == 0
 
 
