@@ -105,7 +105,7 @@ def check_sweep(tmp_path: Path, kind: str, stride: int) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
 def test_build_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
-    check_sweep(tmp_path, kind, stride=3)
+    check_sweep(tmp_path, kind, stride=5)
 
 
 @pytest.mark.slow
