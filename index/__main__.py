@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
-from index.errors import InvalidCorpusError, KeyIndexError
+from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError
 from index.key_index import IndexInfo
 from index.manifest import Manifest
 from index.measured import front_lines, structure_lines
@@ -190,11 +190,12 @@ def main(argv: list[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
+    usage_errors = (InvalidCorpusError, InvalidStructureError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
     for flag in ("--corpus", "--shards"):
         arguments = _repeat_flag(flag, arguments)
-    return run_program("anykey-index", COMMANDS, arguments, (InvalidCorpusError,), environment_errors)
+    return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
 
 
 def _repeat_flag(flag: str, argv: list[str]) -> list[str]:

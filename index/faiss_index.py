@@ -19,6 +19,7 @@ from index.checking import to_record
 from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
 from index.folding import Provenance, publish_built, quietly
 from index.generation import Generation
+from index.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
@@ -45,23 +46,35 @@ class FaissIndex:
     `index.key_index.KeyIndex`, whose methods' contracts hold here. Made by `open` or `create`.
     """
 
-    def __init__(self, index_dir: Path, generation: Generation, writer: Writer | None) -> None:
+    def __init__(self, index_dir: Path, generation: Generation, writer: Writer | None, gpu: GpuUse) -> None:
         self._directory = IndexDirectory(index_dir)
         self._generation = generation
         self._writer = writer
+        self._gpu = gpu
         self._seen_stamp = generation.version.stamp
         self._switch_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_open = True
 
     @classmethod
-    def open(cls, index_dir: Path, *, writable: bool = False, compact_after: int = COMPACT_AFTER) -> "FaissIndex":
+    def open(
+        cls,
+        index_dir: Path,
+        *,
+        writable: bool = False,
+        compact_after: int = COMPACT_AFTER,
+        device: str = "cpu",
+        gpu_memory_bytes: int = DEFAULT_TEMPORARY_BYTES,
+    ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
         Args:
             index_dir: The directory that `anykey-index build --output` named.
             writable: Whether keys may be changed through it; an index has one writer at a time.
             compact_after: For a writer: changes after which a new version is made in the background; 0 for never.
+            device: Where to search: `cpu`, `auto` (all GPUs, if there are any), `cuda` or `cuda:0,1`.
+            gpu_memory_bytes: Memory on each GPU that a search may take beyond the vectors, so that an encoder can
+                share the GPU.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -72,7 +85,8 @@ class FaissIndex:
         index_dir = Path(index_dir)
         writer = Writer(IndexDirectory(index_dir), compact_after) if writable else None
         try:
-            return cls(index_dir, Generation.open(index_dir), writer)
+            gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
+            return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -264,7 +278,7 @@ class FaissIndex:
             if stamp == self._seen_stamp:
                 return
             self._seen_stamp = stamp
-            newer = Generation.open(self._directory.path)
+            newer = Generation.open(self._directory.path, self._gpu)
             if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
                 newer.release()
                 logger.warning("version %s is of another encoder; open the index again", newer.version.manifest.version)

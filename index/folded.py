@@ -17,6 +17,7 @@ from index.calibration import Calibration, read_calibration
 from index.errors import IndexCorruptError
 from index.exact import ExactVectors
 from index.filters import to_json
+from index.gpu import GpuIndex, GpuUse, kind_for
 from index.key_index import Scope
 from index.manifest import Manifest
 from index.postings import Postings
@@ -28,6 +29,7 @@ VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
 STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
+ON_CPU = GpuUse()
 MOST_REMEMBERED_BYTES = 64 * 2**20  # of the positions that scopes were found to hold
 
 
@@ -44,7 +46,7 @@ class Folded:
         manifest: Manifest,
         rows_N: NDArray[np.int64],
         exact: ExactVectors,
-        approximate: ApproximateIndex | None,
+        approximate: ApproximateIndex | GpuIndex | None,
         fields: Postings,
         calibration: Calibration | None,
     ) -> None:
@@ -58,8 +60,8 @@ class Folded:
         self._lock = Lock()
 
     @classmethod
-    def open(cls, version: OpenVersion) -> "Folded":
-        """Opens a version's files; they are mapped, not read.
+    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "Folded":
+        """Opens a version's files; they are mapped, not read, but for what GPUs take.
 
         Raises:
             IndexCorruptError: one of them is damaged; names it.
@@ -75,9 +77,7 @@ class Folded:
         calibration = None
         if CALIBRATION_NAME in version.manifest.files:
             calibration = read_calibration(version.path / CALIBRATION_NAME, width)
-        facts, approximate = version.manifest.structure, None
-        if facts is not None and not facts.is_exact:
-            approximate = ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)
+        approximate = _open_structure(version, exact, gpu)
         fields = _open_fields(version.path / FIELDS_NAME, num_keys)
         return cls(version.manifest, rows_N, exact, approximate, fields, calibration)
 
@@ -149,6 +149,8 @@ class Folded:
     def close(self) -> None:
         """Closes the files; the version stays locked until it is released."""
         self._fields.close()
+        if isinstance(self._approximate, GpuIndex):
+            self._approximate.close()
 
     def _find(self, scope: Scope) -> NDArray[np.int64]:
         parts = []
@@ -175,6 +177,18 @@ class Folded:
             self._remembered[name] = found
             while sum(positions.nbytes for positions in self._remembered.values()) > MOST_REMEMBERED_BYTES:
                 self._remembered.popitem(last=False)
+
+
+def _open_structure(version: OpenVersion, exact: ExactVectors, gpu: GpuUse) -> ApproximateIndex | GpuIndex | None:
+    """What finds candidates; `None` for exact search on the CPU."""
+    facts = version.manifest.structure
+    if facts is None:
+        return None
+    if gpu.gpus:
+        return GpuIndex.open(kind_for(facts), exact, list(gpu.gpus), gpu.temporary_bytes)
+    if facts.is_exact:
+        return None
+    return ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)
 
 
 def _open_fields(path: Path, num_keys: int) -> Postings:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.folded import Folded
+from index.folded import ON_CPU, Folded
+from index.gpu import GpuUse
 from index.store_reader import Snapshot, StoreReader
 from index.versions import OpenVersion, open_published
 from index.view import View
@@ -29,8 +30,8 @@ class Generation:
         self._view_lock = threading.Lock()
 
     @classmethod
-    def open(cls, index_dir: Path) -> "Generation":
-        """Opens what is published in an index directory.
+    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU) -> "Generation":
+        """Opens what is published in an index directory, to be searched on GPUs or on the CPU.
 
         Raises:
             IndexNotFoundError: nothing is published there.
@@ -40,7 +41,7 @@ class Generation:
         version = open_published(index_dir)
         folded = reader = None
         try:
-            folded = Folded.open(version)
+            folded = Folded.open(version, gpu)
             reader = StoreReader(version.store_path)
             reader.check(version.manifest)
             generation = cls(version, reader, folded)

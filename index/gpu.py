@@ -20,6 +20,7 @@ from index.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from index.candidates import num_lists
 from index.errors import InvalidStructureError
 from index.exact import ExactVectors
+from index.structure_facts import StructureFacts
 from index.structures import MIN_RERANK_PER_RESULT, make_structure, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
@@ -37,6 +38,19 @@ class GpuStructure(StrEnum):
     FLAT = "flat"
     IVF_PQ = "ivf-pq"
     CAGRA = "cagra"
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Which GPUs search, and how much of their memory searches may take.
+
+    Attributes:
+        gpus: Their numbers; none for search on the CPU.
+        temporary_bytes: Memory on each GPU that a search may take beyond the vectors.
+    """
+
+    gpus: tuple[int, ...] = ()
+    temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
 
 
 @dataclass(frozen=True)
@@ -190,6 +204,14 @@ class GpuIndex:
 
         with self._lock:
             return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
+
+
+def kind_for(facts: StructureFacts) -> GpuStructure:
+    """The GPU's counterpart of a version's search structure."""
+    if facts.is_exact:
+        return GpuStructure.FLAT
+    is_graph = "HNSW" in facts.factory and hasattr(faiss, "GpuIndexCagra")
+    return GpuStructure.CAGRA if is_graph else GpuStructure.IVF_PQ
 
 
 def _template(kind: GpuStructure, exact: ExactVectors) -> Any:

@@ -18,8 +18,10 @@ from index.errors import (
     IndexFormatError,
     IndexNotFoundError,
     InvalidSearchError,
+    InvalidStructureError,
     KeyNotFoundError,
 )
+from index.gpu import num_gpus
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
@@ -320,3 +322,15 @@ def test_reader_stays_with_its_version_when_the_next_one_is_damaged(
         assert len(found(index, 9)) == 2
         assert index.manifest.version == "1"
         assert "staying with the one in use" in caplog.text
+
+
+def test_auto_searches_on_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(shop_dir: Path) -> None:
+    if num_gpus():
+        pytest.skip("there is a GPU")
+    with FaissIndex.open(shop_dir, device="auto") as index:
+        assert found(index, 1) == ["same-0"]
+    with pytest.raises(InvalidStructureError, match=r"device 'cuda': FAISS finds no GPU"):
+        FaissIndex.open(shop_dir, device="cuda")
+    with pytest.raises(InvalidStructureError, match="expected a device such as auto"):
+        FaissIndex.open(shop_dir, device="tpu", writable=True)
+    FaissIndex.open(shop_dir, writable=True).close()  # the lock was given back
