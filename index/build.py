@@ -256,7 +256,8 @@ class _Build:
         entries = [entry.key for entry in self._plan.entries(only_stale=True)]
         refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
         records = (staged.record(key) for key in entries if staged.has(key))
-        store.commit(records, refusals, gone=[*self._unreadable, *self._plan.lacking(store.keys("corpus"))])
+        unreadable = filter(store.is_built, self._unreadable)
+        store.commit(records, refusals, gone=[*unreadable, *self._plan.lacking(store.keys("corpus"))])
         store.forget_refusals(self._plan.lacking(store.refused()))
         if staged.meta.get("computed_in"):
             store.note_computed_in(json.loads(staged.meta["computed_in"]))

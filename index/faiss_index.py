@@ -6,6 +6,7 @@ Shape legend: Q = queries, D = width.
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from index.view import View
 from index.writer import Writer
 
 MAX_NORM_ERROR = 1e-3
+RETRY_S = 1.0
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class FaissIndex:
         self._writer = writer
         self._gpu = gpu
         self._seen_stamp = generation.version.stamp
+        self._retry_at_s = 0.0  # not before that, a version that cannot be opened is tried again
         self._switch_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_open = True
@@ -275,15 +278,17 @@ class FaissIndex:
             return  # another thread is at it; this call is answered from what is open
         try:
             stamp = self._directory.current_stamp()
-            if stamp == self._seen_stamp:
+            if stamp == self._seen_stamp or time.monotonic() < self._retry_at_s:
                 return
-            self._seen_stamp = stamp
+            self._retry_at_s = time.monotonic() + RETRY_S
             newer = Generation.open(self._directory.path, self._gpu)
             if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
+                self._seen_stamp = newer.version.stamp
                 newer.release()
                 logger.warning("version %s is of another encoder; open the index again", newer.version.manifest.version)
                 return
-            older, self._generation = self._generation, newer
+            older, self._generation, self._seen_stamp = self._generation, newer, newer.version.stamp
+            self._retry_at_s = 0.0
             older.release()
         except (KeyIndexError, OSError):
             logger.exception(
@@ -330,6 +335,7 @@ def create_index(
     with directory.locked_for_writing():
         if directory.current() is not None:
             raise IndexExistsError(f"there is an index at {index_dir} already")
+        directory.recover()
         shutil.rmtree(directory.building_dir, ignore_errors=True)
         directory.building_dir.mkdir()
         store = Store(directory.building_dir / STORE_NAME, vector_type)

@@ -127,7 +127,7 @@ class Store:
         return read_known(self._db, key)
 
     def commit(self, records: Iterable[Record], refusals: Sequence[Refusal] = (), gone: Iterable[str] = ()) -> int:
-        """Stores keys, and forgets keys that are refused or gone, all or nothing.
+        """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
 
         Returns:
             How many of the keys to forget were there.
@@ -140,7 +140,8 @@ class Store:
             for refusal in refusals:
                 self._refuse(refusal)
             num_forgotten = 0
-            for key in (*(refusal.key for refusal in refusals), *gone):
+            built = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
+            for key in (*built, *gone):
                 is_there = self._forget(key, seq + 1)
                 seq += is_there
                 num_forgotten += is_there
@@ -168,6 +169,11 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether a key is stored."""
         return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+    def is_built(self, key: str) -> bool:
+        """Whether a build stored a key."""
+        query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
+        return self._db.execute(query, (key,)).fetchone() is not None
 
     def num_keys(self) -> int:
         """Number of keys."""

@@ -167,3 +167,16 @@ def test_damaged_store_is_refused_and_built_anew_only_on_demand(tmp_path: Path, 
     assert build_with(corpus, tmp_path / "i", anew=True).num_embedded == 9
     assert len(contents(tmp_path / "i")) == 9
     assert not build_with(corpus, tmp_path / "i").is_new
+
+
+def test_corpus_row_that_cannot_be_used_leaves_a_live_key_of_its_name(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", live("refused"), live("unreadable"))
+    (tmp_path / "bad.png").write_text("no picture")
+    with corpus.open("a") as file:
+        file.write('{"key": "refused", "image": "bad.png"}\n{"key": "unreadable", "image": "none.png"}\n')
+
+    for is_new in (True, False):
+        report = build_with(corpus, tmp_path / "i")
+        assert (report.is_new, report.manifest.num_keys, len(report.bad_rows)) == (is_new, 11, 2)
