@@ -94,6 +94,10 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[perf]"
 	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
 
+.PHONY: perf-index
+perf-index: setup ## Measure an index of a million keys (PERF_FLAGS=), into docs/results/
+	$(BIN)/python -m tests.performance.index_speed --output docs/results/index.md $(PERF_FLAGS)
+
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
 	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data '$(DATA)' --val-data '$(VAL_DATA)' --test-data '$(TEST_DATA)' --output runs/study $(STUDY_FLAGS)
