@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,7 +21,6 @@ from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, read_row
 
-csv.field_size_limit(2**31 - 1)
 _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
 
 
@@ -38,7 +38,8 @@ def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | I
         while True:
             where = f"{file.label}:{lines.number + 1}"
             try:
-                cells = next(reader, None)
+                with _long_cells():
+                    cells = next(reader, None)
             except csv.Error as error:
                 is_open = "unexpected end" in str(error) or not where.endswith(f":{lines.number}")
                 if is_open:  # no one can say where the next record begins
@@ -76,6 +77,16 @@ class _CountedLines:
         if self.number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         return line.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lets cells be as long as they are; the module's limit is everybody's, and is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _Table:

@@ -188,7 +188,8 @@ def page(arguments: argparse.Namespace, manifest: Manifest, findings: Findings) 
         f"# Speed of an index\n\n`make perf-index`: {arguments.num_keys:,} keys with clustered unit vectors of width "
         f"{arguments.width} (float32), three metadata fields each, through `FaissIndex`; {machine}.\n\n"
         f"Chosen structure: `{structure.factory}`, {structure.search.probes} probes, {structure.search.rerank} "
-        f"re-ranked; {structure.memory_bytes / 2**20:,.0f} MiB, built in {structure.build_seconds:.0f} s.\n\n{findings.table()}\n"
+        f"re-ranked; {structure.memory_bytes / 2**20:,.0f} MiB, built in {structure.build_seconds:.0f} s.\n\n"
+        f"{findings.table()}\n"
         "## What was tried\n\nThe Pareto front of recall, latency and memory on the queries for tuning.\n\n"
         f"| structure | probes | re-ranked | recall@10 | p50 ms | MiB |\n|---|---|---|---|---|---|\n{tried}"
     )
