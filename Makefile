@@ -51,8 +51,8 @@ setup: $(INSTALLED) ## Create .venv and install AnyKey into it (FAISS for the GP
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	faiss=cpu; if nvidia-smi >/dev/null 2>&1; then faiss=gpu; fi; \
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$faiss,sweep,dev]"
+	engines=cpu,milvus-lite; if nvidia-smi >/dev/null 2>&1; then engines=gpu,milvus; fi; \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$engines,ray,sweep,dev]"
 	touch $@
 
 .PHONY: data
@@ -93,6 +93,10 @@ test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywh
 perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[perf]"
 	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
+
+.PHONY: perf-index
+perf-index: setup ## Measure an index of a million keys (PERF_FLAGS=), into docs/results/
+	$(BIN)/python -m tests.performance.index_speed --output docs/results/index.md $(PERF_FLAGS)
 
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'

@@ -1,6 +1,7 @@
 """Corpus to vectors to a searchable, published index of keys.
 
-`FaissIndex` is loaded on first use, so that importing the names for hits and errors loads no FAISS.
+`FaissIndex` and `MilvusIndex` are loaded on first use, so that importing the names for hits and errors loads no FAISS
+and needs no pymilvus.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from index.hits import Hit, Payload, StoredImage, StoredKey
 
 if TYPE_CHECKING:
     from index.faiss_index import FaissIndex
+    from index.milvus_index import MilvusIndex
 
-__all__ = ["FaissIndex", "Hit", "KeyIndexError", "Payload", "StoredImage", "StoredKey"]
+__all__ = ["FaissIndex", "Hit", "KeyIndexError", "MilvusIndex", "Payload", "StoredImage", "StoredKey"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from index.faiss_index import FaissIndex
 
         return FaissIndex
+    if name == "MilvusIndex":
+        from index.milvus_index import MilvusIndex
+
+        return MilvusIndex
     raise AttributeError(f"module 'index' has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """The command `anykey-index`."""
 
+import functools
+import json
 import logging
 import sqlite3
 import sys
@@ -9,9 +11,23 @@ from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
-from index.errors import InvalidCorpusError, KeyIndexError
+from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError
+from index.key_index import IndexInfo
 from index.manifest import Manifest
-from index.settings import BuildSettings, InfoSettings
+from index.measured import front_lines, structure_lines
+from index.progress import progress, step_lines
+from index.settings import (
+    BuildSettings,
+    CompactSettings,
+    EmbedSettings,
+    ExportSettings,
+    InfoSettings,
+    LoadSettings,
+    RepairSettings,
+    RestoreSettings,
+    SnapshotSettings,
+    VerifySettings,
+)
 
 BAD_ROWS_SHOWN = 10
 
@@ -33,24 +49,138 @@ def build(settings: BuildSettings) -> int:
             f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
             f"{report.num_embedded:,} embedded in this run, {kept:,} kept"
         )
+        for line in structure_lines(manifest.structure):
+            console.print(line)
     else:
         console.print(f"{settings.output} is up to date: version {manifest.version}, {_count(manifest)}")
     return 0
 
 
 def info(settings: InfoSettings) -> int:
-    """Shows the published version's manifest."""
-    from index.versions import open_published
+    """Shows what an index is now and what the published version's manifest says."""
+    from index.faiss_index import FaissIndex
 
-    version = open_published(settings.index)
-    version.release()
     console = plain_console()
+    with FaissIndex.open(settings.index) as index:
+        facts, manifest = index.info(), index.manifest
     if settings.as_json:
-        console.print(version.manifest.model_dump_json(indent=2))
+        live = {"num_keys": facts.num_keys, "modalities": facts.modalities, "pools": facts.pools, **facts.details}
+        console.print(json.dumps({"index": live, "manifest": manifest.model_dump(mode="json")}, indent=2))
         return 0
-    for name, value in _facts(version.manifest, str(version.path)):
+    for name, value in _facts(facts, manifest):
         console.print(f"{name:<12}{value}")
+    for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
+        console.print(line)
     return 0
+
+
+def compact(settings: CompactSettings) -> int:
+    """Folds changes into a new version and says which is published."""
+    from index.faiss_index import FaissIndex
+
+    with FaissIndex.open(settings.index, writable=True, compact_after=0) as index:
+        num_unfolded = index.info().details["num_unfolded"]
+        options = index.manifest.options.changed_by(settings)
+        manifest = index.compact(options, step_lines(plain_console(stderr=True)))
+    console = plain_console()
+    console.print(
+        f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
+    )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def verify(settings: VerifySettings) -> int:
+    """Says what is damaged, and gives 1 if anything is."""
+    from index.verify import verify_index
+
+    console = plain_console()
+    with progress(plain_console(stderr=True), "reading the store", None) as advance:
+        damage = verify_index(settings.index, advance)
+    for error in damage:
+        console.print(str(error))
+    console.print(f"{settings.index} is {'damaged' if damage else 'sound'}")
+    return 1 if damage else 0
+
+
+def repair(settings: RepairSettings) -> int:
+    """Derives a new version and says which."""
+    from index.verify import repair_index
+
+    manifest = repair_index(settings.index)
+    plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
+    return 0
+
+
+def export(settings: ExportSettings) -> int:
+    """Writes keys and vectors and says how many."""
+    from index.transfer import export_faiss, export_shards
+
+    with progress(plain_console(stderr=True), "exporting", None) as advance:
+        write = export_shards if settings.form == "parquet" else export_faiss
+        num_keys = write(settings.index, settings.output, advance)
+    plain_console().print(f"{num_keys:,} keys written to {settings.output}")
+    return 0
+
+
+def embed(settings: EmbedSettings) -> int:
+    """Embeds a corpus into shards and says what was done."""
+    from index.embedding_job import embed_corpus
+    from index.ray_job import run_on_ray
+
+    run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
+    report = embed_corpus(settings, run=run)
+    console = plain_console()
+    if report.num_bad_rows:
+        console.print(f"{report.num_bad_rows:,} bad rows skipped, listed in {settings.output}/bad_rows.jsonl")
+    console.print(
+        f"{report.num_keys:,} keys in {report.num_shards:,} shards in {settings.output}; "
+        f"{report.num_made:,} shards made in this run"
+    )
+    return 0
+
+
+def load(settings: LoadSettings) -> int:
+    """Stores the keys of shards and says how many."""
+    from index.transfer import load_shards
+
+    with progress(plain_console(stderr=True), "loading", None) as advance:
+        num_keys = load_shards(settings.shards, settings.index, advance, settings.vectors, settings)
+    plain_console().print(f"{num_keys:,} keys stored in {settings.index}")
+    return 0
+
+
+def snapshot(settings: SnapshotSettings) -> int:
+    """Writes a snapshot and says where."""
+    from index.snapshot import write_snapshot
+
+    write_snapshot(settings.index, settings.output)
+    plain_console().print(f"snapshot of {settings.index}: {settings.output}")
+    return 0
+
+
+def restore(settings: RestoreSettings) -> int:
+    """Restores a snapshot and says where."""
+    from index.snapshot import restore_snapshot
+
+    restore_snapshot(settings.snapshot, settings.index)
+    plain_console().print(f"{settings.snapshot} restored to {settings.index}")
+    return 0
+
+
+COMMANDS = {
+    "build": Command(BuildSettings, build),
+    "info": Command(InfoSettings, info),
+    "compact": Command(CompactSettings, compact),
+    "verify": Command(VerifySettings, verify),
+    "repair": Command(RepairSettings, repair),
+    "export": Command(ExportSettings, export),
+    "embed": Command(EmbedSettings, embed),
+    "load": Command(LoadSettings, load),
+    "snapshot": Command(SnapshotSettings, snapshot),
+    "restore": Command(RestoreSettings, restore),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,10 +190,12 @@ def main(argv: list[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
-    commands = {"build": Command(BuildSettings, build), "info": Command(InfoSettings, info)}
+    usage_errors = (InvalidCorpusError, InvalidStructureError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
-    arguments = _repeat_flag("--corpus", sys.argv[1:] if argv is None else argv)
-    return run_program("anykey-index", commands, arguments, (InvalidCorpusError,), environment_errors)
+    arguments = sys.argv[1:] if argv is None else argv
+    for flag in ("--corpus", "--shards"):
+        arguments = _repeat_flag(flag, arguments)
+    return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
 
 
 def _repeat_flag(flag: str, argv: list[str]) -> list[str]:
@@ -84,22 +216,22 @@ def _count(manifest: Manifest) -> str:
     return f"{manifest.num_keys:,} keys ({parts})"
 
 
-def _facts(manifest: Manifest, path: str) -> list[tuple[str, str]]:
+def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
     encoder = manifest.encoder
-    pools = ", ".join(f"{pool} ({count:,})" for pool, count in manifest.pools.items())
+    pools = ", ".join(f"{pool} ({count:,})" for pool, count in facts.pools.items())
+    modalities = ", ".join(f"{count:,} {modality}" for modality, count in facts.modalities.items() if count)
     size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
     return [
-        ("version", f"{manifest.version}, published {manifest.created_at}"),
-        ("path", f"{path} ({size_mib:,.1f} MiB)"),
-        ("keys", _count(manifest)),
+        ("keys", f"{facts.num_keys:,} ({modalities})"),
         ("pools", pools or "none"),
+        ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
+        ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
         ("bad rows", f"{manifest.num_bad_rows:,}"),
         ("encoder", f"{encoder.name}, width {encoder.width}, {encoder.fusion} fusion"),
         ("fingerprint", encoder.fingerprint),
         ("computed in", ", ".join(encoder.computed_in) or "unknown"),
-        ("structure", "exact (FAISS IndexFlatIP)"),
-        ("sequence", str(manifest.seq)),
-        ("corpus", ", ".join(manifest.corpus)),
+        ("calibration", manifest.options.calibrate),
+        ("corpus", ", ".join(manifest.corpus) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),
     ]
 

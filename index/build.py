@@ -1,38 +1,38 @@
 """Builds an index: corpus to plan, plan to store, store to a published version.
 
-A build can be stopped at any time, kill -9 included: finished batches are in `building/store.sqlite`, and the next
-build of the same index goes on from there.
+New and changed keys are embedded into a store of their own, `building/store.sqlite`. The first build's becomes the
+index's store; later ones are taken over by the index's store in one transaction, so that searches see all of a build or
+nothing of it. A build can be stopped at any time, kill -9 included: the next one goes on from what was embedded.
 """
 
 import contextlib
 import json
 import logging
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from encoder.program import plain_console
-from index.corpus import find_files, read_file
+from index.base import Base, open_base
+from index.corpus import find_files, read_corpus
 from index.embed import embed, is_current
 from index.encoding import CheckpointSource, EncoderSource
-from index.errors import (
-    IndexCorruptError,
-    IndexFormatError,
-    IndexNotFoundError,
-    InvalidCorpusError,
-    InvalidRowError,
-)
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.folding import Provenance, publish_built, read_bad_rows
+from index.locations import without_secrets
 from index.manifest import Manifest
+from index.options import AUTO, FoldOptions
 from index.plan import Plan, PlannedEntry
-from index.progress import progress
-from index.publish import publish_store, read_bad_rows
+from index.progress import progress, step_lines
+from index.records import Known, Record
 from index.settings import BuildSettings
-from index.store import Known, Store, open_read_only, read_known
-from index.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
+from index.store import Store
+from index.structure_facts import EXACT
+from index.structures import make_structure
+from index.versions import STORE_NAME, IndexDirectory, OpenVersion
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def build_index(
     Raises:
         InvalidCorpusError: there is no corpus, nothing in it can be indexed, or `strict` met a bad row.
         EncoderError: the encoder cannot be loaded.
-        IndexLockedError: another builder is at work there.
+        IndexLockedError: the index has another writer.
+        LiveKeysError: keys that were stored live would be lost; says what to do.
         OSError: the disk is full or not writable.
     """
     source = source or CheckpointSource(settings)
@@ -84,29 +85,15 @@ def build_index(
     directory = IndexDirectory(settings.output)
     find_files(settings.corpus)  # this and the checkpoint before anything is read or written
     fingerprint = source.fingerprint()
-    with directory.locked_for_building():
+    with directory.locked_for_writing():
         directory.recover()
+        directory.take_back_store()
         directory.building_dir.mkdir(exist_ok=True)
         build = _Build(settings, source, console, directory)
         try:
             return build.run(fingerprint)
         finally:
             build.close()
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """How a store differs from the plan.
-
-    Attributes:
-        num_current: Keys that are stored as the corpus has them.
-        num_stale: Entries that are not, nor were refused and would be again; they are marked in the plan.
-        is_in_order: Whether the stored keys' rows are 0, 1, 2, ... in the plan's order.
-    """
-
-    num_current: int
-    num_stale: int
-    is_in_order: bool
 
 
 class _Build:
@@ -119,164 +106,190 @@ class _Build:
         self._source = source
         self._console = console
         self._directory = directory
-        self._plan = Plan(directory.building_dir / PLAN_NAME, settings.max_image_bytes, settings.max_images)
-        self._published, self._is_sound = _open_base(directory)
+        self._plan = Plan(directory.building_dir / PLAN_NAME)
+        self._base: Base | None = None
+        self._unreadable: list[str] = []
 
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
         self._read_corpus()
-        base, difference = self._compare_with_published(fingerprint)
-        if base is not None and difference is not None and self._is_up_to_date(base, difference):
+        self._base = open_base(self._directory, fingerprint, self._settings.anew)
+        base = self._base
+        if base is not None:
+            self._check_structure(base.store.meta["width"])
+        self._compare()
+        if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
-        with contextlib.closing(self._open_store(fingerprint, base)) as store:
-            num_embedded = self._update(store)
-            if store.num_keys() == 0:
-                raise InvalidCorpusError(self._nothing_left())
-            is_in_order = difference is not None and difference.is_in_order
-            if base is not None and is_in_order and self._is_unchanged(store, base):
-                return self._keep(base, num_embedded)
-            manifest = publish_store(store, self._plan, self._directory, self._settings)
+        with contextlib.closing(self._open_staged(fingerprint)) as staged:
+            num_embedded = self._embed(staged)
+            self._require_keys()
+            if base is None:
+                staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
+            else:
+                self._take_over(base.store, staged)
+        if base is not None and not self._is_new(base):
+            return self._keep(base, num_embedded)
+        manifest = self._publish(base)
         return BuildReport(manifest, self._directory.version_dir(manifest.version), True, num_embedded)
 
     def close(self) -> None:
-        """Leaves nothing behind but the store, if there is one to go on with, and the newest versions."""
+        """Leaves nothing behind but what was embedded, if there is something to go on with, and the newest versions."""
         self._plan.close()
-        if self._published is not None:
-            self._published.release()
+        if self._base is not None:
+            self._base.close()
         with contextlib.suppress(OSError):
             self._directory.building_dir.rmdir()  # only if it is empty
         self._directory.remove_old()
 
     def _read_corpus(self) -> None:
         with progress(self._console, "reading the corpus", None) as advance:
-            for file in find_files(self._settings.corpus):
-                for row in read_file(file):
-                    self._plan.next_row()
-                    try:
-                        if isinstance(row, InvalidRowError):
-                            raise row
-                        self._plan.add(row)
-                    except InvalidRowError as error:
-                        self._skip(error)
-                    advance()
+            for row in read_corpus(self._settings):
+                self._plan.next_row()
+                try:
+                    if isinstance(row, InvalidRowError):
+                        raise row
+                    self._plan.add(row.entry, row.images)
+                except InvalidRowError as error:
+                    self._skip(error)
+                advance()
         if self._plan.count() == 0:
             raise InvalidCorpusError(self._nothing_left())
 
-    def _skip(self, row: InvalidRowError, position: int | None = None, is_remembered: bool = False) -> None:
+    def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
         if self._settings.strict:
             raise row
-        self._plan.add_bad_row(row, position, is_remembered)
+        self._plan.add_bad_row(row, position)
 
     def _nothing_left(self) -> str:
         bad_rows = self._plan.bad_rows()
-        paths = ", ".join(map(str, self._settings.corpus))
+        paths = ", ".join(map(without_secrets, self._settings.corpus))
         first = f"; the first is {bad_rows[0]}" if bad_rows else ""
         return f"nothing to index in {paths}: no usable row, {len(bad_rows)} bad rows{first}"
 
-    def _compare(self, known: Callable[[str], Known | None]) -> _Comparison:
-        """Compares a store with the plan; marks what is stale, and skips what was refused and would be again."""
-        num_current = num_stale = num_stored = 0
-        is_in_order = True
-        self._plan.forget_comparison()
+    def _compare(self) -> None:
+        """Marks in the plan what the index does not hold as the corpus has it; skips what it would refuse again."""
         for entry in self._plan.entries():
-            stored = known(entry.key)
-            is_stale = not is_current(entry, stored, self._settings)
-            if is_stale:
+            known = None if self._base is None else self._base.store.known(entry.key)
+            if not is_current(entry, known, self._settings):
                 self._plan.mark_stale(entry.position)
-                num_stale += 1
-            if stored is not None and stored.reason is None:
-                is_in_order &= stored.row == num_stored
-                num_stored += 1
-                num_current += not is_stale
-            elif stored is not None and stored.reason is not None and not is_stale:
-                row = InvalidRowError(entry.where, stored.reason, entry.key)
-                self._skip(row, entry.position, is_remembered=True)
-        return _Comparison(num_current, num_stale, is_in_order)
+            elif known is not None and known.reason is not None:
+                self._skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
 
-    def _compare_with_published(self, fingerprint: str) -> tuple[OpenVersion | None, _Comparison | None]:
-        """The published version, if this encoder made it, and how it differs from the plan."""
-        base = self._published
-        if base is None or base.manifest.encoder.fingerprint != fingerprint:
-            return None, None
-        with contextlib.closing(open_read_only(base.path / STORE_NAME)) as db:
-            return base, self._compare(lambda key: read_known(db, key))
+    def _is_anything_to_do(self, base: Base) -> bool:
+        """Whether the index differs from what this build would make; decided without the encoder."""
+        is_any_stale = self._plan.count(only_stale=True) > 0
+        is_any_gone = any(True for _ in self._plan.lacking(base.store.keys("corpus")))
+        return is_any_stale or is_any_gone or self._is_new(base)
 
-    def _is_up_to_date(self, base: OpenVersion, difference: _Comparison) -> bool:
-        """Whether the published version is what this build would make; decided without the encoder."""
-        is_complete = difference.num_stale == 0 and difference.num_current == base.manifest.num_keys
-        return self._is_sound and is_complete and difference.is_in_order and self._has_same_bad_rows(base)
+    def _is_new(self, base: Base) -> bool:
+        """Whether a version of the store as it is now would differ from the published one, or that one is damaged."""
+        if base.version is None or not base.is_sound or base.store.seq != base.version.manifest.seq:
+            return True
+        are_options_new = self._options(base.store) != base.version.manifest.options
+        return are_options_new or not self._has_same_bad_rows(base.version)
 
-    def _open_store(self, fingerprint: str, base: OpenVersion | None) -> Store:
-        """The store to go on with: of a build that was stopped, a copy of the published one, or a new one."""
+    def _options(self, store: Store) -> FoldOptions:
+        """How the next version is to be derived from a store."""
+        return FoldOptions.of(store.meta).changed_by(self._settings)
+
+    def _check_structure(self, width: int) -> None:
+        """Refuses a search structure that cannot be built before anything is embedded for it."""
+        if self._settings.structure not in (None, AUTO, EXACT):
+            make_structure(self._settings.structure or "", width)
+
+    def _open_staged(self, fingerprint: str) -> Store:
+        """The store to embed into: what a stopped build left, or a new one."""
         path = self._directory.building_dir / STORE_NAME
         store = _resume(path, fingerprint)
-        if store is not None:
-            self._compare(store.known)
-            return store
-        if base is not None:
-            aside = path.with_suffix(".part")
-            shutil.copyfile(base.path / STORE_NAME, aside)
-            aside.rename(path)
-            store = Store(path)
-            store.note(base=base.manifest.version)
-            return store
-        self._compare(lambda key: None)
-        store = Store(path)
-        store.note(fingerprint=fingerprint)
+        if store is None:
+            store = Store(path, self._settings.vectors)
+            store.note(fingerprint=fingerprint)
         return store
 
-    def _update(self, store: Store) -> int:
-        """Embeds what is stale and makes the store hold what the plan says; gives the number embedded."""
+    def _embed(self, staged: Store) -> int:
+        """Embeds what is stale and has not been embedded by a stopped build; gives the number embedded."""
         num_embedded = 0
-        with progress(self._console, "embedding", self._plan.count(only_stale=True)) as advance:
-            for batch in embed(self._stale(store), self._source, self._settings):
+        left = [entry.position for entry in self._plan.entries(only_stale=True) if self._is_left(entry, staged)]
+        with progress(self._console, "embedding", len(left)) as advance:
+            for batch in embed(self._tasks(staged, set(left)), self._source, self._settings):
                 if batch.num_embedded and not num_embedded:
-                    self._note_encoder(store)
+                    self._note_encoder(staged)
                 num_embedded += batch.num_embedded
-                store.commit(batch.keys, batch.refusals, batch.unreadable)
+                staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
+                self._unreadable += batch.unreadable
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
-        self._plan.commit()
-        store.follow(self._plan.path)
         return num_embedded
 
-    def _stale(self, store: Store) -> Iterator[tuple[PlannedEntry, Known | None]]:
+    def _is_left(self, entry: PlannedEntry, staged: Store) -> bool:
+        """Whether a stale entry is yet to be embedded; one that a stopped build saw refused is skipped."""
+        known = staged.known(entry.key)
+        if not is_current(entry, known, self._settings):
+            return True
+        if known is not None and known.reason is not None:
+            self._skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
+        return False
+
+    def _tasks(self, staged: Store, left: set[int]) -> Iterator[tuple[PlannedEntry, Known | None]]:
+        """The entries left, each with what is known of its key."""
         for entry in self._plan.entries(only_stale=True):
-            yield entry, store.known(entry.key)
+            if entry.position in left:
+                known = staged.known(entry.key)
+                if known is None and self._base is not None:
+                    known = self._base.store.known(entry.key)
+                yield entry, known
 
-    def _note_encoder(self, store: Store) -> None:
-        encoder = self._source.load()
-        store.note(fingerprint=encoder.fingerprint, name=encoder.name, width=encoder.width, fusion=str(encoder.fusion))
-        computed_in = {*json.loads(store.meta.get("computed_in", "[]")), f"{encoder.precision} on {encoder.device}"}
-        store.note(computed_in=json.dumps(sorted(computed_in)))
+    def _with_vector(self, record: Record, staged: Store) -> Record:
+        """A record with its vector, where that is the one the index has."""
+        if record.vector_D is not None or self._base is None or staged.has(record.key):
+            return record
+        return replace(record, vector_D=self._base.store.record(record.key).vector_D)
 
-    def _keep(self, base: OpenVersion, num_embedded: int = 0) -> BuildReport:
-        """Ends a build that found nothing to change."""
+    def _require_keys(self) -> None:
+        """Refuses to end with an index that holds nothing of the corpus."""
+        if self._plan.num_usable() == 0:
+            raise InvalidCorpusError(self._nothing_left())
+
+    def _take_over(self, store: Store, staged: Store) -> None:
+        """Brings the index's store up to the corpus in one transaction."""
+        entries = [entry.key for entry in self._plan.entries(only_stale=True)]
+        refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
+        records = (staged.record(key) for key in entries if staged.has(key))
+        unreadable = filter(store.is_built, self._unreadable)
+        store.commit(records, refusals, gone=[*unreadable, *self._plan.lacking(store.keys("corpus"))])
+        store.forget_refusals(self._plan.lacking(store.refused()))
+        if staged.meta.get("computed_in"):
+            store.note_computed_in(json.loads(staged.meta["computed_in"]))
+
+    def _publish(self, base: Base | None) -> Manifest:
+        settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
+        previous = None if base is None or base.version is None else base.version.manifest
+        corpus = list(map(without_secrets, self._settings.corpus))
+        provenance = Provenance(corpus, settings, self._plan.bad_rows(), previous)
+        self._plan.close()
+        report = step_lines(self._console)
+        if base is None:
+            return publish_built(self._directory, provenance, FoldOptions().changed_by(self._settings), report)
+        manifest = base.publish(self._directory, provenance, self._options(base.store), report)
         _delete_store(self._directory.building_dir / STORE_NAME)
-        return BuildReport(base.manifest, base.path, False, num_embedded)
+        return manifest
 
-    def _is_unchanged(self, store: Store, base: OpenVersion) -> bool:
-        """Whether the store, after all, holds what the published version does (files were only touched)."""
-        is_copy = store.meta.get("base") == base.manifest.version
-        return self._is_sound and is_copy and store.seq == base.manifest.seq and self._has_same_bad_rows(base)
+    def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
+        """Ends a build that found nothing to change."""
+        assert base.version is not None
+        _delete_store(self._directory.building_dir / STORE_NAME)
+        return BuildReport(base.version.manifest, base.version.path, False, num_embedded)
 
-    def _has_same_bad_rows(self, base: OpenVersion) -> bool:
-        return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(base.path)))
+    def _note_encoder(self, staged: Store) -> None:
+        encoder = self._source.load()
+        staged.note(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
+        staged.note(fusion=str(encoder.fusion))
+        self._check_structure(encoder.width)
+        staged.note_computed_in([f"{encoder.precision} on {encoder.device}"])
 
-
-def _open_base(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:
-    """The published version, and whether all of it is sound; of a damaged one the store may still be good."""
-    try:
-        return open_published(directory.path), True
-    except IndexNotFoundError:
-        return None, False
-    except (IndexCorruptError, IndexFormatError) as error:
-        logger.warning("%s; building a new version", error)
-    try:
-        return open_published(directory.path, [STORE_NAME]), False
-    except (IndexCorruptError, IndexFormatError):
-        return None, False
+    def _has_same_bad_rows(self, version: OpenVersion) -> bool:
+        return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
 
 
 def _resume(path: Path, fingerprint: str) -> Store | None:
@@ -296,6 +309,6 @@ def _resume(path: Path, fingerprint: str) -> Store | None:
 
 
 def _delete_store(path: Path) -> None:
-    """Deletes a store with its journals and half copies."""
+    """Deletes a store with its journals."""
     for leftover in path.parent.glob(f"{path.stem}.*"):
         leftover.unlink()

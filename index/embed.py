@@ -3,21 +3,27 @@
 Shape legend: B = batch, D = width.
 """
 
+import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from encoder.errors import InvalidItemError
 from encoder.item import Item
 from index.encoding import EncoderSource
 from index.errors import InvalidRowError
-from index.plan import ImageStamp, PlannedEntry
-from index.settings import BuildSettings
-from index.store import Known, NewImage, NewKey, Refusal, SeenImage
+from index.files import reason_of
+from index.images import ImageReader, ImageStamp, read_image
+from index.locations import describe
+from index.plan import PlannedEntry
+from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
+from index.settings import EmbeddingSettings
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -37,7 +43,7 @@ class ReadyKey:
     """A key with its images read; `prepared` is `None` if its vector is already stored."""
 
     entry: PlannedEntry
-    content_sha256: bytes
+    built: BuildFacts
     images: tuple[NewImage, ...]
     prepared: Any | None
 
@@ -47,14 +53,14 @@ class EmbeddedBatch:
     """What one batch of the loop gives to the store.
 
     Attributes:
-        keys: Keys to store.
+        records: Keys to store.
         refusals: Keys that the encoder refused, to be remembered.
         unreadable: Keys whose images could not be read this time.
         bad_rows: Every row of the batch that is skipped, with its entry.
         num_embedded: How many of the keys went through the encoder.
     """
 
-    keys: list[NewKey]
+    records: list[Record]
     refusals: list[Refusal]
     unreadable: list[str]
     bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
@@ -63,13 +69,14 @@ class EmbeddedBatch:
     @property
     def num_entries(self) -> int:
         """How many entries the batch settled."""
-        return len(self.keys) + len(self.bad_rows)
+        return len(self.records) + len(self.bad_rows)
 
 
-def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings) -> bool:
+def is_current(entry: PlannedEntry, known: Known | None, settings: EmbeddingSettings) -> bool:
     """Whether the store holds the key as the corpus has it, or has refused it and would again.
 
-    A file with the size and time of last time counts as unchanged; any other is read and its content compared.
+    An image with the location, size and version of last time counts as unchanged; any other is read and its content
+    compared.
     """
     if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
         return False
@@ -77,11 +84,11 @@ def is_current(entry: PlannedEntry, known: Known | None, settings: BuildSettings
         return False
     if len(known.images) != len(entry.images):
         return False
-    return all(map(_is_same_image, entry.images, known.images))
+    return all(_is_same_image(*pair, settings) for pair in zip(entry.images, known.images, strict=True))
 
 
 def embed(
-    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: BuildSettings
+    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: EmbeddingSettings
 ) -> Iterator[EmbeddedBatch]:
     """Embeds entries in batches, in order.
 
@@ -98,13 +105,15 @@ def embed(
     Raises:
         EncoderError: the encoder cannot be loaded.
     """
+    with ImageReader() as reader:
 
-    def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
-        return _make_ready(*task, source, settings)
+        def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
+            return _make_ready(*task, source, settings, reader)
 
-    ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
-    for batch in _batches(ahead, settings.batch_size):
-        yield _embed_batch(batch, source, settings)
+        ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+        with contextlib.closing(ahead):  # its threads end before the reader does
+            for batch in _batches(ahead, settings.batch_size):
+                yield _embed_batch(batch, source, settings)
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def _ahead(
     cost: Callable[[_In], int],
     num_threads: int,
     window: int,
-) -> Iterator[tuple[_Out, int]]:
+) -> Generator[tuple[_Out, int], None, None]:
     """Maps in threads, in order; gives results and costs, never more than a cost of `window` ahead of the consumer."""
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
     pending: deque[tuple[Future[_Out], int]] = deque()
@@ -165,69 +174,82 @@ def _batches(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[l
 
 
 def _make_ready(
-    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: BuildSettings
+    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: EmbeddingSettings, reader: ImageReader
 ) -> ReadyKey | _Refused:
     """Reads an entry's images and prepares it for the encoder; runs in a thread."""
     try:
-        contents = [_read(stamp) for stamp in entry.images]
+        contents = [_read(stamp, reader, settings) for stamp in entry.images]
     except OSError as error:
-        return _Refused(entry, f"cannot read image {error.filename}: {error.strerror}", None)
+        return _Refused(entry, str(error), None)
+    stored = [stamp.stored(settings.images) for stamp in entry.images]
     seen = tuple(
-        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(entry.images, contents, strict=True)
+        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(stored, contents, strict=True)
     )
     content_sha256 = _content_digest(entry.text, seen)
     keeps_bytes = settings.images == "copy"
     images = tuple(
-        NewImage(image, _media_type(data), data if keeps_bytes else None)
-        for image, data in zip(seen, contents, strict=True)
+        NewImage(_media_type(data), None, data) if keeps_bytes else NewImage(_media_type(data), stamp.location, None)
+        for stamp, data in zip(stored, contents, strict=True)
     )
+    built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
-        return ReadyKey(entry, content_sha256, images, None)
+        return ReadyKey(entry, built, images, None)
     try:
         prepared = source.load().prepare(Item(entry.text, tuple(contents)))
     except InvalidItemError as error:
-        paths = ", ".join(stamp.path for stamp in entry.images)
-        return _Refused(entry, f"{error.reason}{f' in {paths}' if paths else ''}", seen)
-    return ReadyKey(entry, content_sha256, images, prepared)
+        places = ", ".join(describe(stamp.location) for stamp in entry.images)
+        return _Refused(entry, f"{error.reason}{f': {places}' if places else ''}", seen)
+    return ReadyKey(entry, built, images, prepared)
 
 
-def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: BuildSettings) -> EmbeddedBatch:
+def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: EmbeddingSettings) -> EmbeddedBatch:
     ready = [item for item in batch if isinstance(item, ReadyKey)]
     fresh = [item for item in ready if item.prepared is not None]
     vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
-    keys = [
-        NewKey(
-            entry=item.entry,
-            payload_sha256=item.entry.payload_digest(settings.images),
-            content_sha256=item.content_sha256,
-            images=item.images,
-            vector_D=None if item.prepared is None else next(vectors),
-        )
-        for item in ready
-    ]
+    records = [_record(item, None if item.prepared is None else next(vectors)) for item in ready]
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     unreadable = [item.entry.key for item in refused if item.images is None]
     bad_rows = [(item.entry, InvalidRowError(item.entry.where, item.reason, item.entry.key)) for item in refused]
-    return EmbeddedBatch(keys, refusals, unreadable, bad_rows, len(fresh))
+    return EmbeddedBatch(records, refusals, unreadable, bad_rows, len(fresh))
 
 
-def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: BuildSettings) -> Refusal:
-    return Refusal(entry, entry.payload_digest(settings.images), images, _limits(settings), reason)
+def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
+    entry = ready.entry
+    return Record(
+        key=entry.key,
+        modality=entry.modality,
+        text=entry.text,
+        metadata=entry.metadata,
+        pools=entry.pools,
+        images=ready.images,
+        vector_D=vector_D,
+        built=ready.built,
+    )
 
 
-def _read(stamp: ImageStamp) -> bytes:
-    return Path(stamp.path).read_bytes()
+def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: EmbeddingSettings) -> Refusal:
+    return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
 
 
-def _is_same_image(stamp: ImageStamp, seen: SeenImage) -> bool:
-    if stamp == seen.stamp:
+def _read(stamp: ImageStamp, reader: ImageReader, settings: EmbeddingSettings) -> bytes:
+    """Raises `OSError` with a whole sentence."""
+    try:
+        return reader.read(stamp.location, settings.max_image_bytes)
+    except OSError as error:
+        raise OSError(f"cannot read image {describe(stamp.location)}: {reason_of(error)}") from error
+
+
+def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettings) -> bool:
+    if stamp.stored(settings.images) == seen.stamp:
         return True
     if stamp.size_bytes != seen.stamp.size_bytes:
         return False
+    is_told = stamp.has_bytes(seen.sha256)
+    if is_told is not None:
+        return is_told
     try:
-        with Path(stamp.path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == seen.sha256
+        return hashlib.sha256(read_image(stamp.location, settings.max_image_bytes)).hexdigest() == seen.sha256
     except OSError:
         return False
 
@@ -238,7 +260,7 @@ def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
     return hashlib.sha256(" ".join(parts).encode()).digest()
 
 
-def _limits(settings: BuildSettings) -> str:
+def _limits(settings: EmbeddingSettings) -> str:
     return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px"
 
 

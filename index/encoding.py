@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Item
 from index.errors import EncoderMismatchError
-from index.settings import BuildSettings
+from index.settings import EmbeddingSettings
 
 
 class VectorEncoder(Protocol):
@@ -64,7 +64,7 @@ class EncoderSource(Protocol):
 class CheckpointSource:
     """The encoder that the settings name."""
 
-    def __init__(self, settings: BuildSettings) -> None:
+    def __init__(self, settings: EmbeddingSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._encoder: VectorEncoder | None = None

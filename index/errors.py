@@ -4,14 +4,26 @@ KeyIndexError
   InvalidCorpusError (ValueError)      the caller's corpus
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
+  InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
+    InvalidFilterError                 its condition on metadata; says where in the filter and why
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
+  LiveKeysError                        keys that were stored live would be lost
+  IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
-  IndexLockedError                     another builder is at work on the same index
+  IndexLockedError                     another writer is at work on the same index
+  MissingLibraryError                  a library is not installed that only an extra brings
+  EmbeddingFailedError                 a worker on another machine cannot embed a block
+  IndexUnavailableError                the server that holds the index cannot be reached, or fails
+  OutputExistsError                    something is where a new file or folder was to be written
+  InvalidShardError                    a file is no shard of keys, or damaged
+  InvalidSnapshotError                 a file is no snapshot, or damaged
+  InvalidKeyError (ValueError)         a key that was handed over cannot be stored
+  ReadOnlyError                        a change was asked of an index that was opened for reading
 """
 
 from pathlib import Path
@@ -45,8 +57,30 @@ class DuplicateKeyError(InvalidRowError):
     """An earlier row of the corpus has the same key."""
 
 
+class InvalidStructureError(KeyIndexError, ValueError):
+    """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
+
+
 class InvalidSearchError(KeyIndexError, ValueError):
     """A search asks for something that does not exist or makes no sense."""
+
+
+class InvalidFilterError(InvalidSearchError):
+    """A filter is no condition on metadata, or one beyond the limits.
+
+    Attributes:
+        where: The place in the filter's JSON, such as `and[1].in[3]`; empty for the whole filter.
+        reason: What was expected there, and what came.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"filter at {where}: {reason}" if where else f"filter: {reason}")
+
+    def inside(self, place: str) -> "InvalidFilterError":
+        """The same error, told from the condition that has this one at `place`."""
+        return InvalidFilterError(f"{place}.{self.where}" if self.where else place, self.reason)
 
 
 class KeyNotFoundError(KeyIndexError, LookupError):
@@ -59,6 +93,10 @@ class ImageUnavailableError(KeyIndexError):
 
 class IndexNotFoundError(KeyIndexError):
     """There is no published index at the place named."""
+
+
+class IndexExistsError(KeyIndexError):
+    """There is an index already where a new one was to be made."""
 
 
 class IndexCorruptError(KeyIndexError):
@@ -82,4 +120,40 @@ class EncoderMismatchError(KeyIndexError):
 
 
 class IndexLockedError(KeyIndexError):
-    """Another builder is at work on the same index."""
+    """Another writer is at work on the same index."""
+
+
+class LiveKeysError(KeyIndexError):
+    """A build would lose keys that were stored live, or may have been; says what to do."""
+
+
+class OutputExistsError(KeyIndexError):
+    """Something is where a new file or folder was to be written."""
+
+
+class InvalidShardError(KeyIndexError):
+    """A file is no shard of keys, or damaged."""
+
+
+class InvalidSnapshotError(KeyIndexError):
+    """A file is no snapshot of an index, or damaged."""
+
+
+class MissingLibraryError(KeyIndexError):
+    """A library is not installed that only an extra brings; says which."""
+
+
+class EmbeddingFailedError(KeyIndexError):
+    """A worker on another machine cannot embed a block; says why."""
+
+
+class IndexUnavailableError(KeyIndexError):
+    """The server that holds the index cannot be reached, or fails; says which and how."""
+
+
+class InvalidKeyError(KeyIndexError, ValueError):
+    """A key cannot be stored as it is given; says which and why."""
+
+
+class ReadOnlyError(KeyIndexError):
+    """The index was opened for reading only."""

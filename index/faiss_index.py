@@ -1,120 +1,187 @@
-"""The embedded engine: exact search with FAISS over the published version of an index.
+"""The embedded engine: a SQLite store that is the truth, and FAISS structures derived from it.
 
-Shape legend: Q = queries, D = width, N = keys in the index, K = results per query.
+Shape legend: Q = queries, D = width.
 """
 
+import logging
+import shutil
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
-from index.errors import IndexCorruptError, InvalidSearchError
+from index.checking import to_record
+from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
+from index.folding import Provenance, publish_built, quietly
+from index.generation import Generation
+from index.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
 from index.hits import Hit, StoredImage, StoredKey
-from index.manifest import Manifest
-from index.store_reader import MODALITIES, StoreReader
-from index.versions import STORE_NAME, VECTORS_NAME, OpenVersion, open_published
+from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from index.manifest import EncoderFacts, Manifest
+from index.options import FoldOptions
+from index.records import Record
+from index.settings import VectorType
+from index.store import Store
+from index.store_reader import Snapshot, is_encodable
+from index.tuning import Report
+from index.versions import STORE_NAME, IndexDirectory
+from index.view import View
+from index.writer import Writer
 
 MAX_NORM_ERROR = 1e-3
+RETRY_S = 1.0
+COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
+logger = logging.getLogger(__name__)
 
 
 class FaissIndex:
-    """A published index version, open for search; safe for use from several threads.
+    """An index directory, open for search, and for changes if asked for; safe for use from several threads.
 
-    It stays on the version it was opened on, whatever is published meanwhile, until it is closed; that version is
-    not deleted before. Made by `open`.
-
-    Attributes:
-        manifest: What the version says about itself.
+    Every answer is of one moment, that of the call: changes that were acknowledged before it, in this process or in
+    another, are in it. A newer version with the same encoder is moved to when it is published. Implements
+    `index.key_index.KeyIndex`, whose methods' contracts hold here. Made by `open` or `create`.
     """
 
-    def __init__(self, version: OpenVersion, store: StoreReader, vectors: Any) -> None:
-        self.manifest: Manifest = version.manifest
-        self._version = version
-        self._store = store
-        self._vectors = vectors
-        self._modalities_N = store.modalities(version.manifest.num_keys)
-        self._pool_masks: dict[str, NDArray[np.bool_]] = {}
+    def __init__(self, index_dir: Path, generation: Generation, writer: Writer | None, gpu: GpuUse) -> None:
+        self._directory = IndexDirectory(index_dir)
+        self._generation = generation
+        self._writer = writer
+        self._gpu = gpu
+        self._seen_stamp = generation.version.stamp
+        self._retry_at_s = 0.0  # not before that, a version that cannot be opened is tried again
+        self._switch_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_open = True
 
     @classmethod
-    def open(cls, index_dir: Path) -> "FaissIndex":
+    def open(
+        cls,
+        index_dir: Path,
+        *,
+        writable: bool = False,
+        compact_after: int = COMPACT_AFTER,
+        device: str = "cpu",
+        gpu_memory_bytes: int = DEFAULT_TEMPORARY_BYTES,
+    ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
         Args:
             index_dir: The directory that `anykey-index build --output` named.
+            writable: Whether keys may be changed through it; an index has one writer at a time.
+            compact_after: For a writer: changes after which a new version is made in the background; 0 for never.
+            device: Where to search: `cpu`, `auto` (all GPUs, if there are any), `cuda` or `cuda:0,1`.
+            gpu_memory_bytes: Memory on each GPU that a search may take beyond the vectors, so that an encoder can
+                share the GPU.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
             IndexCorruptError: a file is missing or damaged; names it.
             IndexFormatError: this release does not read its format.
+            IndexLockedError: another process, or another object of this one, has it open for writing.
         """
-        version = open_published(Path(index_dir))
-        store: StoreReader | None = None
+        index_dir = Path(index_dir)
+        writer = Writer(IndexDirectory(index_dir), compact_after) if writable else None
         try:
-            vectors = _read_vectors(version.path / VECTORS_NAME, version.manifest)
-            store = StoreReader(version.path / STORE_NAME)
-            return cls(version, store, vectors)
+            gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
+            return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu)
         except BaseException:
-            if store is not None:
-                store.close()
-            version.release()
+            if writer is not None:
+                writer.close()
             raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the version in use says about itself."""
+        return self._generation.version.manifest
 
     def search(
         self,
         vectors_QD: NDArray[np.float32],
         k: int,
+        scope: Scope = EVERYTHING,
         *,
-        modalities: Collection[Modality] | None = None,
-        pool: str | None = None,
-        exclude: Collection[str] = (),
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
-        """Finds the `k` best keys for each query, exactly.
-
-        Filters apply before the search: `k` hits come back whenever `k` keys match.
-
-        Args:
-            vectors_QD: Unit vectors of the queries.
-            k: Most hits per query; a `k` above the number of matching keys gives all of them.
-            modalities: Modalities a hit may have; all when absent.
-            pool: Named subset of the corpus to search; the whole corpus when absent.
-            exclude: Keys that are no hits; unknown ones are ignored.
-
-        Returns:
-            Per query, hits best first; equal scores in the order of the corpus.
+        """Finds the `k` best keys of the scope for each query; equal scores of an exact search by time of change.
 
         Raises:
-            InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, or there is
-                no such pool or modality.
+            InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, there is no such
+                pool or modality, or a calibrated index is not told the queries' modalities.
             IndexCorruptError: the store turns out to be damaged.
         """
         queries_QD = self._check_vectors(vectors_QD)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
-        allowed_N = self._allowed(modalities, pool, exclude)
-        num_allowed = self.manifest.num_keys if allowed_N is None else int(allowed_N.sum())
-        if num_allowed == 0 or len(queries_QD) == 0:
-            return [[] for _ in queries_QD]
-        scores_QK, rows_QK = self._nearest(queries_QD, min(int(k), num_allowed), num_allowed, _selection(allowed_N))
-        return self._hits(scores_QK, rows_QK)
+        with self._moment() as (snapshot, view):
+            view.check(scope)
+            if not len(queries_QD):
+                return []
+            queries_QD = view.calibrated(queries_QD, query_modalities)
+            scores_QK, rows_QK = view.search(queries_QD, int(k), scope, snapshot, exact)
+            return _hits(scores_QK, rows_QK, snapshot)
 
-    def get(self, key: str) -> StoredKey:
-        """Looks a key up.
+    def upsert(self, keys: Sequence[NewKey]) -> None:
+        """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
 
         Raises:
-            KeyNotFoundError: there is no such key.
+            InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
+            ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
-        return self._store.get(key)
+        width = self.manifest.encoder.width
+        self.store_records([to_record(key, width) for key in keys])
+
+    def store_records(self, records: Sequence[Record]) -> None:
+        """Stores keys that have been checked, as `upsert` does.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+        """
+        self._checked_writer().commit(records)
+
+    def delete(self, keys: Collection[str]) -> int:
+        """Deletes keys, all or nothing, on disk when it returns; gives the number that were there.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_encodable(key)])
+
+    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
+
+        Args:
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable; the published version stays.
+        """
+        manifest = self._checked_writer().compact(options, report)
+        self._follow()
+        return manifest
+
+    def get(self, key: str) -> StoredKey:
+        """Looks a key up; raises `KeyNotFoundError`."""
+        with self._moment() as (snapshot, _):
+            return snapshot.get(key)
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """The stored unit vector `[D]` of a key; raises `KeyNotFoundError`."""
+        with self._moment() as (snapshot, _):
+            return snapshot.vector(key)
 
     def image(self, key: str, position: int = 0) -> StoredImage:
-        """Gives one image of a key, as the corpus had it.
+        """Gives one image of a key, as it came.
 
         Args:
             key: The key.
@@ -124,15 +191,54 @@ class FaissIndex:
             KeyNotFoundError: there is no such key, or it has no such image.
             ImageUnavailableError: the index was built with `--images reference` and the file is gone.
         """
-        return self._store.image(key, position)
+        with self._moment() as (snapshot, _):
+            return snapshot.image(key, position)
+
+    def scan(self, after: str | None = None) -> Iterator[StoredKey]:
+        """All keys in the order of their names (by code point), those after `after` only."""
+        while True:
+            with self._moment() as (snapshot, _):
+                page = snapshot.page(after)
+            if not page:
+                return
+            yield from page
+            after = page[-1].key
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Number of keys in the scope; raises `InvalidSearchError` for a pool or modality that does not exist."""
+        with self._moment() as (snapshot, view):
+            view.check(scope)
+            return view.count(scope, snapshot)
+
+    def info(self) -> IndexInfo:
+        """What the index is at this moment."""
+        with self._moment() as (snapshot, view):
+            manifest = view.folded.manifest
+            return IndexInfo(
+                engine="faiss",
+                encoder=manifest.encoder,
+                num_keys=view.num_keys,
+                modalities=snapshot.count_by_modality(),
+                pools={pool: count for pool in sorted(view.pools) if (count := view.count(Scope(pool=pool), snapshot))},
+                details={
+                    "version": manifest.version,
+                    "created_at": manifest.created_at,
+                    "seq": view.seq,
+                    "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
+                    "num_folded": manifest.num_keys,
+                    "num_unfolded": view.num_unfolded,
+                    "is_writable": self._writer is not None,
+                },
+            )
 
     def close(self) -> None:
-        """Releases files and lets builders delete the version; no thread may be searching. Repeating it is fine."""
+        """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""
         with self._close_lock:
             if self._is_open:
                 self._is_open = False
-                self._store.close()
-                self._version.release()
+                self._generation.release()  # first, for a store that is read cannot be closed as one file
+                if self._writer is not None:
+                    self._writer.close()
 
     def __enter__(self) -> "FaissIndex":
         return self
@@ -141,6 +247,61 @@ class FaissIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _moment(self) -> Iterator[tuple[Snapshot, View]]:
+        """The index as it is now, for the length of the block."""
+        generation = self._acquire()
+        try:
+            with generation.moment() as moment:
+                yield moment
+        finally:
+            generation.release()
+
+    def _acquire(self) -> Generation:
+        """The published generation, kept open until it is released."""
+        self._follow()
+        while True:
+            generation = self._generation
+            if generation.acquire():
+                return generation
+
+    def _follow(self) -> None:
+        if not self._is_open:
+            raise ValueError(f"index {self._directory.path} is closed")
+        if self._directory.current_stamp() != self._seen_stamp:
+            self._move_on()
+
+    def _move_on(self) -> None:
+        """Opens the version that was published meanwhile; what cannot be used leaves things as they are."""
+        if not self._switch_lock.acquire(blocking=False):
+            return  # another thread is at it; this call is answered from what is open
+        try:
+            stamp = self._directory.current_stamp()
+            if stamp == self._seen_stamp or time.monotonic() < self._retry_at_s:
+                return
+            self._retry_at_s = time.monotonic() + RETRY_S
+            newer = Generation.open(self._directory.path, self._gpu)
+            if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
+                self._seen_stamp = newer.version.stamp
+                newer.release()
+                logger.warning("version %s is of another encoder; open the index again", newer.version.manifest.version)
+                return
+            older, self._generation, self._seen_stamp = self._generation, newer, newer.version.stamp
+            self._retry_at_s = 0.0
+            older.release()
+        except (KeyIndexError, OSError):
+            logger.exception(
+                "cannot open the version published at %s; staying with the one in use", self._directory.path
+            )
+        finally:
+            self._switch_lock.release()
+
+    def _checked_writer(self) -> Writer:
+        if self._writer is None:
+            raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
+        self._follow()  # or old versions could not be deleted while nothing is searched for
+        return self._writer
 
     def _check_vectors(self, vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:
         queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
@@ -154,110 +315,43 @@ class FaissIndex:
             raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
         return queries_QD
 
-    def _allowed(
-        self, modalities: Collection[Modality] | None, pool: str | None, exclude: Collection[str]
-    ) -> NDArray[np.bool_] | None:
-        """Which rows may be hits, `[N]`; `None` means all."""
-        if modalities is None and pool is None and not exclude:
-            return None
-        allowed_N = np.ones(self.manifest.num_keys, dtype=np.bool_)
-        if modalities is not None:
-            allowed_N &= np.isin(self._modalities_N, _codes(modalities))
-        if pool is not None:
-            allowed_N &= self._pool_mask(pool)
-        if exclude:
-            allowed_N[self._store.rows_of_keys(exclude)] = False
-        return allowed_N
 
-    def _pool_mask(self, pool: str) -> NDArray[np.bool_]:
-        """Which rows are in a pool, `[N]`; kept after the first use."""
-        if pool not in self.manifest.pools:
-            known = ", ".join(self.manifest.pools) or "none, the corpus names no pools"
-            raise InvalidSearchError(f"no pool {pool!r} in the index; its pools are: {known}")
-        mask_N = self._pool_masks.get(pool)
-        if mask_N is None:
-            mask_N = np.zeros(self.manifest.num_keys, dtype=np.bool_)
-            mask_N[self._store.rows_of_pool(pool)] = True
-            self._pool_masks[pool] = mask_N
-        return mask_N
+def create_index(
+    index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32", options: FoldOptions | None = None
+) -> None:
+    """Publishes an index without keys, to be filled by `FaissIndex.upsert`.
 
-    def _nearest(
-        self, queries_QD: NDArray[np.float32], k: int, num_allowed: int, parameters: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `k` best allowed rows per query, by score and then by row.
+    Args:
+        index_dir: Where; must hold no index.
+        encoder: The encoder whose vectors will be stored.
+        vector_type: How they are stored.
+        options: How its versions are derived.
 
-        FAISS returns any of the rows that share the last score, so one more is asked for; where that one ties, the
-        query is searched again, deeper, until all rows with that score are seen.
-        """
-        depth = min(k + 1, num_allowed)
-        scores_QK, rows_QK = _sorted(*self._vectors.search(queries_QD, depth, params=parameters))
-        if depth < num_allowed:
-            for query in np.flatnonzero(scores_QK[:, k - 1] == scores_QK[:, k]):
-                scores_QK[query, :k], rows_QK[query, :k] = self._break_tie(
-                    queries_QD[query : query + 1], k, num_allowed, parameters
-                )
-        return scores_QK[:, :k], rows_QK[:, :k]
+    Raises:
+        IndexExistsError: there is an index already.
+        IndexLockedError: somebody is making one.
+    """
+    directory = IndexDirectory(Path(index_dir))
+    with directory.locked_for_writing():
+        if directory.current() is not None:
+            raise IndexExistsError(f"there is an index at {index_dir} already")
+        directory.recover()
+        shutil.rmtree(directory.building_dir, ignore_errors=True)
+        directory.building_dir.mkdir()
+        store = Store(directory.building_dir / STORE_NAME, vector_type)
+        store.note_encoder(encoder)
+        store.close()
+        publish_built(directory, Provenance(), options or FoldOptions())
 
-    def _break_tie(
-        self, query_1D: NDArray[np.float32], k: int, num_allowed: int, parameters: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `k` best rows of one query, whose k-th score is shared by others."""
-        depth = k + 1
-        while True:
-            depth = min(4 * depth, num_allowed)
-            scores_1K, rows_1K = _sorted(*self._vectors.search(query_1D, depth, params=parameters))
-            if depth == num_allowed or scores_1K[0, -1] < scores_1K[0, k - 1]:
-                return scores_1K[0, :k], rows_1K[0, :k]
 
-    def _hits(self, scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64]) -> list[list[Hit]]:
-        records = self._store.records(rows_QK.ravel().tolist())
-        scores_QK = np.clip(scores_QK, -1.0, 1.0)
-        return [
-            [
-                Hit(record.key, score, rank, record.modality, record.payload)
-                for rank, (score, record) in enumerate(
-                    zip(scores_K, map(records.__getitem__, rows_K), strict=True), start=1
-                )
-            ]
-            for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: Snapshot) -> list[list[Hit]]:
+    keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
+    scores_QK = np.clip(scores_QK, -1.0, 1.0)
+    return [
+        [
+            Hit(keys[row].key, score, rank, keys[row].modality, keys[row].payload)
+            for rank, (score, row) in enumerate(zip(scores_K, rows_K, strict=True), start=1)
+            if row >= 0
         ]
-
-
-def _read_vectors(path: Path, manifest: Manifest) -> Any:
-    """The FAISS structure, after a look at whether it is the one the manifest describes."""
-    try:
-        vectors = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise IndexCorruptError(path, str(error).splitlines()[0]) from error
-    shape = (vectors.ntotal, vectors.d)
-    if shape != (manifest.num_keys, manifest.encoder.width) or vectors.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexCorruptError(
-            path,
-            f"it holds {shape[0]} vectors of width {shape[1]}, the manifest says "
-            f"{manifest.num_keys} of width {manifest.encoder.width}",
-        )
-    return vectors
-
-
-def _codes(modalities: Collection[Modality]) -> list[int]:
-    try:
-        return [MODALITIES.index(Modality(modality)) for modality in modalities]
-    except ValueError as error:
-        raise InvalidSearchError(f"unknown modality: {error}; expected some of {', '.join(MODALITIES)}") from error
-
-
-def _selection(allowed_N: NDArray[np.bool_] | None) -> Any:
-    """FAISS search parameters that only see the allowed rows."""
-    if allowed_N is None:
-        return None
-    wrapper: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
-    bitmap = wrapper.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
-    return wrapper.SearchParameters(sel=bitmap)
-
-
-def _sorted(
-    scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Each query's results by falling score; equal scores by rising row."""
-    order_QK = np.lexsort((rows_QK, -scores_QK), axis=-1)
-    return np.take_along_axis(scores_QK, order_QK, axis=-1), np.take_along_axis(rows_QK, order_QK, axis=-1)
+        for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+    ]

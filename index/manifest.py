@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from encoder.item import Modality
 from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
+from index.options import FoldOptions
+from index.structure_facts import StructureFacts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -60,7 +62,11 @@ class Manifest(_Record):
         modalities: Number of keys per modality; all three are listed.
         pools: Number of keys per named pool.
         num_bad_rows: Corpus rows that were skipped; `bad_rows.jsonl` lists them.
-        seq: Change sequence number of the store that the FAISS file covers.
+        store: Name of the store that the version is derived from, a decimal number.
+        store_id: What that store calls itself, so that no other is taken for it.
+        options: How the version was derived from it.
+        structure: Its search structure and what was measured of it; `None` if there are no keys.
+        seq: Number of the last change of the store that the version covers.
         files: Every other file of the version, by name.
         corpus: Corpus paths, as they were given to the builder.
         settings: The builder's settings.
@@ -75,6 +81,10 @@ class Manifest(_Record):
     modalities: dict[Modality, int]
     pools: dict[str, int]
     num_bad_rows: int
+    store: str
+    store_id: str
+    options: FoldOptions
+    structure: StructureFacts | None = None
     seq: int
     files: dict[str, FileFacts]
     corpus: list[str]

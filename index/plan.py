@@ -6,17 +6,16 @@ the index shall hold; the store says what has been embedded.
 
 import hashlib
 import json
-import os
 import sqlite3
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from encoder.item import Modality
-from index.corpus import CorpusEntry
 from index.errors import DuplicateKeyError, InvalidRowError
+from index.images import ImageStamp
+from index.readers.entry import CorpusEntry
 from index.settings import ImageStorage
 
 PAGE_ROWS = 512
@@ -33,26 +32,17 @@ _COLUMNS = "position, key, place, text, metadata, pools, images"
 
 
 @dataclass(frozen=True)
-class ImageStamp:
-    """What tells cheaply whether an image file is still the one that was read."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
 class PlannedEntry:
     """One key to be indexed.
 
     Attributes:
         position: Its place in the corpus.
         key: Its name.
-        where: The row that gave it, `file:line`.
+        where: The row that gave it, such as `file:line`.
         text: Its text, or `None`.
         metadata: Its metadata object as canonical JSON.
         pools: Its pools, sorted.
-        images: Its image files.
+        images: Its images.
     """
 
     position: int
@@ -72,8 +62,8 @@ class PlannedEntry:
 
     def payload_digest(self, images: ImageStorage) -> bytes:
         """SHA-256 of all that the store holds of the key besides vector and image bytes."""
-        paths = [image.path for image in self.images] if images == "reference" else len(self.images)
-        facts = [self.text, self.metadata, self.pools, images, paths]
+        places = [image.location for image in self.images] if images == "reference" else len(self.images)
+        facts = [self.text, self.metadata, self.pools, images, places]
         return hashlib.sha256(json.dumps(facts).encode()).digest()
 
 
@@ -84,11 +74,9 @@ class Plan:
         path: The file.
     """
 
-    def __init__(self, path: Path, max_image_bytes: int, max_images: int) -> None:
+    def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         self.path = path
-        self._max_image_bytes = max_image_bytes
-        self._max_images = max_images
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
@@ -100,17 +88,20 @@ class Plan:
         """Begins the next row of the corpus, good or bad."""
         self._position += 1
 
-    def add(self, entry: CorpusEntry) -> None:
-        """Takes the row's entry in, after a look at its image files.
+    def add(self, entry: CorpusEntry, stamps: Sequence[ImageStamp] = ()) -> None:
+        """Takes the row's entry in.
+
+        Args:
+            entry: What the row says.
+            stamps: What its images are now, in the entry's order.
 
         Raises:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
-            InvalidRowError: an image is missing, no file, or too large, or there are too many.
         """
         earlier = self._db.execute(
             "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
         ).fetchone()
-        images = json.dumps([[s.path, s.size_bytes, s.mtime_ns] for s in self._stamps(entry)])
+        images = json.dumps(list(map(astuple, stamps)))
         metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=False)
         if earlier is not None:
             self._repeat(entry, earlier, (entry.text, metadata, images))
@@ -156,6 +147,17 @@ class Plan:
         condition = "WHERE is_stale" if only_stale else ""
         return int(self._db.execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
 
+    def num_usable(self) -> int:
+        """Number of entries that did not turn out to be bad rows."""
+        query = "SELECT count(*) FROM entries WHERE position NOT IN (SELECT position FROM bad_rows)"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def lacking(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are not in the plan."""
+        for key in keys:
+            if self._db.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is None:
+                yield key
+
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""
         rows = self._db.execute("SELECT place, reason, key FROM bad_rows ORDER BY position, rowid").fetchall()
@@ -170,14 +172,6 @@ class Plan:
         """Closes and deletes the file."""
         self._db.close()
         self.path.unlink(missing_ok=True)
-
-    def _stamps(self, entry: CorpusEntry) -> list[ImageStamp]:
-        try:
-            if len(entry.images) > self._max_images:
-                raise ValueError(f"{len(entry.images)} images, at most {self._max_images} are accepted")
-            return [_stamp(path, self._max_image_bytes) for path in entry.images]
-        except ValueError as error:
-            raise InvalidRowError(entry.where, str(error), entry.key) from error
 
     def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
@@ -196,18 +190,3 @@ def _planned(row: tuple[Any, ...]) -> PlannedEntry:
     position, key, where, text, metadata, pools, images = row
     stamps = tuple(ImageStamp(*image) for image in json.loads(images))
     return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps)
-
-
-def _stamp(path: Path, max_bytes: int) -> ImageStamp:
-    """Raises `ValueError` with a sentence for what is no readable file."""
-    try:
-        facts = os.stat(path)
-    except OSError as error:
-        raise ValueError(f"cannot read image {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"cannot read image {str(path)!r}: {error}") from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise ValueError(f"image {path} is no file")
-    if facts.st_size > max_bytes:
-        raise ValueError(f"image {path} has {facts.st_size} bytes, at most {max_bytes} are accepted")
-    return ImageStamp(str(path), facts.st_size, facts.st_mtime_ns)

@@ -1,7 +1,7 @@
 """Progress of a long step: a bar with rate and ETA on a terminal, an occasional line elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -45,6 +45,24 @@ def progress(console: Console, title: str, total: int | None) -> Iterator[Advanc
         lines = _Lines(console, title, total)
         yield lines.advance
         lines.finish()
+
+
+def step_lines(console: Console) -> Callable[[str, int, int], None]:
+    """A line when a step of unknown length begins, and at most every `LINE_INTERVAL_S` seconds while it lasts.
+
+    Returns:
+        A function that is told the step, how much of it is done, and of how much.
+    """
+    last_step, last_line_s = "", 0.0
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal last_step, last_line_s
+        now_s = time.monotonic()
+        if step != last_step or now_s - last_line_s >= LINE_INTERVAL_S:
+            last_step, last_line_s = step, now_s
+            console.print(f"{step}: {done:,} of {total:,}" if done else step)
+
+    return show
 
 
 class _Rate(ProgressColumn):

@@ -2,37 +2,45 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
+from index.readers.columns import parse_columns
+from index.targets import LatencyMs, MemoryBytes, Recall
 
+VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
-class BuildSettings(ProgramSettings):
-    """Embeds a corpus and publishes it as the next version of an index.
-
-    A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
-    """
+class EmbeddingSettings(ProgramSettings):
+    """A corpus, the encoder that embeds it, and how."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
-    corpus: list[Path] = Field(
+    corpus: list[str] = Field(
         min_length=1,
-        description="JSONL files, M-BEIR candidate files or M-BEIR dataset directories; one or several",
+        description="JSONL, CSV, TSV and Parquet files, WebDataset shards, folders of images, M-BEIR datasets or "
+        "candidate files; paths, patterns with * and {000..099}, URLs; one or several",
+    )
+    columns: list[str] = Field(
+        [],
+        description="What a row's fields are called, such as key=sku,text=title; the fields are key, text, image, "
+        "metadata and pool",
+    )
+    prefix_keys: bool = Field(
+        False, description="Begin the keys of shards and folders with the shard's or folder's name and a slash"
     )
     checkpoint: str = Field(
         min_length=1,
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
     )
-    output: Path = Field(description="Index directory; made if absent")
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
     images: ImageStorage = Field(
         "copy",
-        description="copy: the store holds the images' bytes and can be moved; reference: it holds their paths",
+        description="copy: the store holds the images' bytes and can be moved; reference: it holds where they are",
     )
     batch_size: int = Field(
         64, ge=1, le=65_536, description="Keys embedded and committed at once; one of several images counts as so many"
@@ -55,11 +63,129 @@ class BuildSettings(ProgramSettings):
         "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
     )
 
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def name_paths(cls, value: Any) -> Any:
+        """Takes paths as the names they are."""
+        return [str(name) if isinstance(name, Path) else name for name in value] if isinstance(value, list) else value
 
-class InfoSettings(ProgramSettings):
-    """Shows what the published version of an index holds and what made it."""
+    @field_validator("columns")
+    @classmethod
+    def check_columns(cls, value: list[str]) -> list[str]:
+        """Refuses what is no `field=column`."""
+        parse_columns(value)
+        return value
+
+
+class FoldSettings(ProgramSettings):
+    """How versions are derived; what is not given stays as the index has it."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    calibrate: Literal["none", "modality-mean"] | None = Field(
+        None,
+        description="modality-mean: centre keys and queries by their modality's mean, for encoders that rank a mixed "
+        "corpus by modality; default: as the index has it, none for a new one",
+    )
+    structure: str | None = Field(
+        None,
+        description="Search structure: auto to choose by measurement, exact, or a FAISS factory string such as "
+        "IVF1024,PQ64x4fs; default: as the index has it, auto for a new one",
+    )
+    memory: MemoryBytes | None = Field(None, description="Most memory that searches may keep, such as 4GiB")
+    recall: Recall | None = Field(
+        None, description="Least recall@10 against exact search, such as 0.98, which is the default of a new index"
+    )
+    latency: LatencyMs | None = Field(
+        None, description="Most time of a typical query, such as 10ms; without it, as fast as can be"
+    )
+
+
+class BuildSettings(EmbeddingSettings, FoldSettings):
+    """Embeds a corpus and publishes it as the next version of an index.
+
+    A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
+    """
+
+    output: Path = Field(description="Index directory; made if absent")
+    anew: bool = Field(
+        False,
+        description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
+        "that were stored live are dropped with it",
+    )
+    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+
+
+class EmbedSettings(EmbeddingSettings):
+    """Embeds a corpus into Parquet shards of keys and vectors, here or on a Ray cluster; `load` stores them.
+
+    A run that was stopped, or over a changed corpus, embeds only the shards that are missing or changed.
+    """
+
+    output: str = Field(description="Folder for the shards; a path or URL that all workers can write to")
+    shard_keys: int = Field(10_000, ge=1, le=1_000_000, description="Keys in a shard, which is embedded as a whole")
+    vectors: VectorType = Field("float16", description="How the shards keep vectors")
+    ray: str | None = Field(
+        None, description="Runs on Ray: auto for the cluster of this machine, or one that is started; ray://HOST:PORT"
+    )
+    workers: int = Field(
+        2, ge=1, le=10_000, description="On Ray: processes that embed, each with an encoder of its own"
+    )
+    worker_cpus: float = Field(1, gt=0, description="On Ray: CPUs of a worker")
+    worker_gpus: float = Field(0, ge=0, description="On Ray: GPUs of a worker; 0.5 lets two share one")
+
+
+class IndexSettings(ProgramSettings):
+    """Names an index."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
     index: Path = Field(description="Index directory")
-    as_json: bool = Field(False, description="Print the whole manifest as JSON")
+
+
+class InfoSettings(IndexSettings):
+    """Shows what an index holds, what made it, and what was measured."""
+
+    as_json: bool = Field(False, description="Print all of it as JSON")
+
+
+class CompactSettings(IndexSettings, FoldSettings):
+    """Folds the changes since the published version into a new one, or derives one in another way."""
+
+
+class VerifySettings(IndexSettings):
+    """Reads every byte of an index and says what is damaged; exit code 1 if anything is."""
+
+
+class RepairSettings(IndexSettings):
+    """Derives a new version from the store, whatever is damaged of the published one."""
+
+
+class ExportSettings(IndexSettings):
+    """Writes the keys and vectors of an index, as they are at one moment."""
+
+    output: Path = Field(description="Folder to write to; must be empty if it exists")
+    form: Literal["parquet", "faiss"] = Field(
+        "parquet", description="parquet: shards that `load` reads; faiss: a FAISS file, and the keys as JSON lines"
+    )
+
+
+class LoadSettings(IndexSettings, FoldSettings):
+    """Stores keys with their vectors from Parquet shards, in a new index or one that is there."""
+
+    shards: list[str] = Field(
+        min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them; paths or URLs"
+    )
+    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+
+
+class SnapshotSettings(IndexSettings):
+    """Writes an index, as it is at one moment, to a tar file that `restore` unpacks elsewhere."""
+
+    output: Path = Field(description="The tar file; must not exist")
+
+
+class RestoreSettings(IndexSettings):
+    """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
+
+    snapshot: Path = Field(description="What `snapshot` wrote")

@@ -1,315 +1,356 @@
-"""The store: keys, payload, vectors, images, pools and the change sequence in one SQLite file.
+"""The store: keys, payload, vectors, images, pools and the change sequence in one SQLite file. It is the truth.
 
-The store is the truth; the FAISS file is derived from it. `id` names a key's record for as long as it lives and
-is never used again; `row` is the key's position in the FAISS file, and empty while it is not in there.
+Every change of a key takes the next number of one sequence. A key's `row` is the number of its last change, so that
+rows rise with time, are never used again, and a reader that has seen everything up to some number finds what came
+since: keys with a higher row, and `removals` with a higher number, each naming a row that is no longer there.
+`id` names a key's record for as long as the key exists; vector, images and pools hang on it.
+
+Each record carries a CRC-32 of what it holds, which is compared when it is read.
 
 Shape legend: B = batch, D = width.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.errors import IndexCorruptError
-from index.plan import ImageStamp, PlannedEntry
+from index.images import ImageStamp
+from index.manifest import EncoderFacts
+from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage, checksum_of
+from index.settings import VectorType
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 30.0
 
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
+)
+
+Origin = Literal["corpus", "live"]
+
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
+    row INTEGER NOT NULL UNIQUE,
     key TEXT NOT NULL UNIQUE,
-    row INTEGER UNIQUE,
-    seq INTEGER NOT NULL,
     modality TEXT NOT NULL,
     text TEXT,
     metadata TEXT NOT NULL,
+    pools TEXT NOT NULL,
     num_images INTEGER NOT NULL,
-    content_sha256 BLOB NOT NULL,
-    payload_sha256 BLOB NOT NULL,
-    stamps TEXT NOT NULL
+    origin TEXT NOT NULL,
+    content_sha256 BLOB,
+    payload_sha256 BLOB,
+    stamps TEXT,
+    checksum INTEGER NOT NULL
 );
-CREATE TABLE vectors (id INTEGER PRIMARY KEY REFERENCES keys ON DELETE CASCADE, vector BLOB NOT NULL);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES keys ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
+);
 CREATE TABLE images (
     id INTEGER NOT NULL REFERENCES keys ON DELETE CASCADE,
     position INTEGER NOT NULL,
     media_type TEXT NOT NULL,
     path TEXT,
     data BLOB,
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (id, position)
 );
-CREATE TABLE pools (
-    pool TEXT NOT NULL, id INTEGER NOT NULL REFERENCES keys ON DELETE CASCADE, PRIMARY KEY (pool, id)
-) WITHOUT ROWID;
-CREATE INDEX pools_of_key ON pools (id);
+CREATE TABLE removals (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE failures (
     key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
 );
 """
-
-
-@dataclass(frozen=True)
-class SeenImage:
-    """An image file as it was when it was read: its stamp then, and its content."""
-
-    stamp: ImageStamp
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a store knows of a key, embedded or refused.
-
-    Attributes:
-        payload_sha256: Digest of the payload it was stored with.
-        images: Its image files as they were read.
-        content_sha256: Digest of what the encoder saw; `None` for a refused key.
-        row: Its row; `None` for a key that has none yet or was refused.
-        limits: The limits that a refused key was tried with.
-        reason: Why the key was refused, or `None` if it was embedded.
-    """
-
-    payload_sha256: bytes
-    images: tuple[SeenImage, ...]
-    content_sha256: bytes | None = None
-    row: int | None = None
-    limits: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class NewImage:
-    """One image to be stored: its bytes, or its path alone."""
-
-    seen: SeenImage
-    media_type: str
-    data: bytes | None
-
-
-@dataclass(frozen=True)
-class NewKey:
-    """One key to be stored.
-
-    Attributes:
-        entry: What the corpus says.
-        payload_sha256: Digest of the payload.
-        content_sha256: Digest of what the encoder sees.
-        images: Its images.
-        vector_D: Its unit vector; `None` keeps the one that is stored.
-    """
-
-    entry: PlannedEntry
-    payload_sha256: bytes
-    content_sha256: bytes
-    images: tuple[NewImage, ...]
-    vector_D: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
-
-    entry: PlannedEntry
-    payload_sha256: bytes
-    images: tuple[SeenImage, ...]
-    limits: str
-    reason: str
+_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES}"
 
 
 class Store:
-    """A store open for writing by the one builder; for one thread.
+    """A store open for writing, by one process at a time; for one thread at a time.
 
     Attributes:
         path: The SQLite file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vector_type: VectorType = "float32") -> None:
+        """Opens the store, or makes it.
+
+        Args:
+            path: The SQLite file.
+            vector_type: How a new store keeps vectors; one that exists keeps them as it does.
+        """
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
         self._db.execute("PRAGMA foreign_keys = ON")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
-            self._db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('seq', 0); COMMIT;")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self.note(seq=0, store_id=uuid.uuid4().hex, vector_type=vector_type)
+        self._dtype = vector_dtype(self.meta)
 
     @property
     def meta(self) -> dict[str, Any]:
         """What was noted about the whole store."""
-        return dict(self._db.execute("SELECT name, value FROM meta").fetchall())
+        return read_meta(self._db)
 
     @property
     def seq(self) -> int:
-        """Sequence number of the last change."""
+        """Number of the last change."""
         return int(self.meta["seq"])
 
     def note(self, **facts: str | int) -> None:
         """Notes facts about the whole store."""
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
 
+    def note_encoder(self, encoder: EncoderFacts) -> None:
+        """Notes which encoder made the vectors."""
+        self.note(**encoder.model_dump(exclude={"computed_in"}))
+        self.note_computed_in(encoder.computed_in)
+
+    def note_computed_in(self, places: Iterable[str]) -> None:
+        """Notes in which precision and on which devices vectors were made, besides those that are noted."""
+        known = json.loads(self.meta.get("computed_in", "[]"))
+        self.note(computed_in=json.dumps(sorted({*known, *places})))
+
     def known(self, key: str) -> Known | None:
-        """What is stored about a key, embedded or refused."""
+        """What a build stored or refused of a key."""
         return read_known(self._db, key)
 
-    def commit(self, keys: Sequence[NewKey], refusals: Sequence[Refusal] = (), gone: Sequence[str] = ()) -> None:
-        """Stores keys, and forgets keys that are now refused or gone, all or nothing.
+    def commit(self, records: Iterable[Record], refusals: Sequence[Refusal] = (), gone: Iterable[str] = ()) -> int:
+        """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
 
-        Each stored or forgotten key takes the next number of the change sequence, in the order given.
+        Returns:
+            How many of the keys to forget were there.
         """
         with self._transaction():
             seq = self.seq
-            for number, key in enumerate(keys, start=1):
-                self._upsert(key, seq + number)
+            for record in records:
+                seq += 1
+                self._upsert(record, seq)
             for refusal in refusals:
                 self._refuse(refusal)
-            num_forgotten = self._forget([*(refusal.entry.key for refusal in refusals), *gone])
-            self.note(seq=seq + len(keys) + num_forgotten)
+            num_forgotten = 0
+            built = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
+            for key in (*built, *gone):
+                is_there = self._forget(key, seq + 1)
+                seq += is_there
+                num_forgotten += is_there
+            self.note(seq=seq)
+        return num_forgotten
 
-    def follow(self, plan_path: Path) -> None:
-        """Makes the store hold the plan's keys only, with rows 0, 1, 2, ... in the plan's order."""
-        self._db.execute("ATTACH ? AS plan", (str(plan_path),))
+    def forget_refusals(self, keys: Iterable[str]) -> None:
+        """Forgets why keys were refused."""
         with self._transaction():
-            gone = self._db.execute("SELECT key FROM keys WHERE key NOT IN (SELECT key FROM plan.entries)").fetchall()
-            self.note(seq=self.seq + self._forget([key for (key,) in gone]))
-            self._db.execute("DELETE FROM failures WHERE key NOT IN (SELECT key FROM plan.entries)")
-            self._number_rows()
-        self._db.execute("DETACH plan")
+            self._db.executemany("DELETE FROM failures WHERE key = ?", ((key,) for key in keys))
+
+    def prune_removals(self, seq: int) -> None:
+        """Deletes the removals that are in every published version: those up to `seq`."""
+        self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
+
+    def keys(self, origin: Origin) -> Iterator[str]:
+        """Keys that a build stored, or those that were stored live."""
+        for (key,) in self._db.execute("SELECT key FROM keys WHERE origin = ?", (origin,)):
+            yield key
+
+    def refused(self) -> list[str]:
+        """Keys that were refused."""
+        return [key for (key,) in self._db.execute("SELECT key FROM failures")]
+
+    def has(self, key: str) -> bool:
+        """Whether a key is stored."""
+        return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+    def is_built(self, key: str) -> bool:
+        """Whether a build stored a key."""
+        query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
+        return self._db.execute(query, (key,)).fetchone() is not None
 
     def num_keys(self) -> int:
         """Number of keys."""
         return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
 
-    def count_by_modality(self) -> dict[Modality, int]:
-        """Number of keys per modality; all three are there."""
-        counts = dict(self._db.execute("SELECT modality, count(*) FROM keys GROUP BY modality").fetchall())
-        return {modality: counts.get(modality, 0) for modality in Modality}
+    def record(self, key: str) -> Record:
+        """A key as it would be stored again."""
+        return next(read_records(self._db, "key = ?", (key,)))
 
-    def count_by_pool(self) -> dict[str, int]:
-        """Number of keys per pool, in the order of the pools' names."""
-        return dict(self._db.execute("SELECT pool, count(*) FROM pools GROUP BY pool ORDER BY pool").fetchall())
-
-    def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """All vectors in the order of their rows, `[B, D]` at a time."""
-        cursor = self._db.execute("SELECT vector FROM vectors JOIN keys USING (id) ORDER BY row")
-        while batch := cursor.fetchmany(batch_size):
-            yield np.frombuffer(b"".join(vector for (vector,) in batch), dtype="<f4").reshape(len(batch), -1)
-
-    def finish(self) -> None:
-        """Closes the store as one file without journal."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.execute("PRAGMA journal_mode = DELETE")
-        self._db.close()
+    def refusal(self, key: str) -> Refusal | None:
+        """A refused key as it would be refused again."""
+        known = self.known(key)
+        if known is None or known.reason is None or known.limits is None:
+            return None
+        return Refusal(key, known.payload_sha256, known.images, known.limits, known.reason)
 
     def close(self) -> None:
-        """Closes the store as it is; the next `Store` goes on with it."""
-        self._db.close()
+        """Closes the store; as one file without journal, unless others have it open."""
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError:
+            pass  # others read it: it stays as it is, and is as good
+        finally:
+            self._db.close()
 
-    def _upsert(self, new: NewKey, seq: int) -> None:
-        entry = new.entry
-        self._db.execute(
-            "INSERT INTO keys (key, seq, modality, text, metadata, num_images, content_sha256, payload_sha256, stamps)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET seq = excluded.seq,"
-            " modality = excluded.modality, text = excluded.text, metadata = excluded.metadata,"
-            " num_images = excluded.num_images, content_sha256 = excluded.content_sha256,"
-            " payload_sha256 = excluded.payload_sha256, stamps = excluded.stamps",
-            (
-                *(entry.key, seq, entry.modality, entry.text, entry.metadata, len(entry.images)),
-                *(new.content_sha256, new.payload_sha256, _dump_images([image.seen for image in new.images])),
-            ),
-        )
-        (identity,) = self._db.execute("SELECT id FROM keys WHERE key = ?", (entry.key,)).fetchone()
-        self._write_parts(identity, new)
-        self._db.execute("DELETE FROM failures WHERE key = ?", (entry.key,))
+    def _upsert(self, record: Record, seq: int) -> None:
+        built = record.built
+        metadata, pools = record.metadata, json.dumps(record.pools)
+        payload = (record.modality.value, record.text, metadata, pools, len(record.images))
+        columns = {
+            "row": seq,
+            **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
+            "origin": "live" if built is None else "corpus",
+            "content_sha256": built and built.content_sha256,
+            "payload_sha256": built and built.payload_sha256,
+            "stamps": built and _dump_images(built.images),
+            "checksum": payload_checksum(seq, record.key, *payload),
+        }
+        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
+        if found is None:
+            names = ", ".join(columns)
+            marks = ", ".join("?" * len(columns))
+            cursor = self._db.execute(
+                f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
+            )
+            identity = cursor.lastrowid or 0
+        else:
+            identity, row = found
+            self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            self._db.execute(f"UPDATE keys SET {assignments} WHERE id = ?", (*columns.values(), identity))
+            self._db.execute("DELETE FROM images WHERE id = ?", (identity,))
+        self._write_parts(identity, record)
+        self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
 
-    def _write_parts(self, identity: int, new: NewKey) -> None:
-        for table in ("images", "pools"):
-            self._db.execute(f"DELETE FROM {table} WHERE id = ?", (identity,))
-        if new.vector_D is not None:
-            vector = new.vector_D.astype("<f4").tobytes()
-            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (identity, vector))
+    def _write_parts(self, identity: int, record: Record) -> None:
+        if record.vector_D is not None:
+            vector = record.vector_D.astype(self._dtype).tobytes()
+            checksum = vector_checksum(record.key, vector)
+            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
         self._db.executemany(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (
-                    identity,
-                    position,
-                    image.media_type,
-                    image.seen.stamp.path if image.data is None else None,
-                    image.data,
-                )
-                for position, image in enumerate(new.images)
+                (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
+                for position, image in enumerate(record.images)
             ),
         )
-        self._db.executemany("INSERT INTO pools VALUES (?, ?)", ((pool, identity) for pool in new.entry.pools))
 
     def _refuse(self, refusal: Refusal) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
             (
-                *(refusal.entry.key, refusal.payload_sha256, _dump_images(refusal.images)),
+                *(refusal.key, refusal.payload_sha256, _dump_images(refusal.images)),
                 *(refusal.limits, refusal.reason),
             ),
         )
 
-    def _forget(self, keys: Sequence[str]) -> int:
-        """Deletes keys; gives the number that were there, each of which is one change."""
-        return sum(self._db.execute("DELETE FROM keys WHERE key = ?", (key,)).rowcount for key in keys)
-
-    def _number_rows(self) -> None:
-        """Numbers the rows in the plan's order, unless they are already numbered so."""
-        self._db.execute("DROP TABLE IF EXISTS temp.ranking")
-        self._db.execute("CREATE TEMP TABLE ranking (rank INTEGER PRIMARY KEY, id INTEGER UNIQUE)")
-        self._db.execute(
-            "INSERT INTO ranking (id) SELECT keys.id FROM plan.entries JOIN keys USING (key) ORDER BY position"
-        )
-        is_right = self._db.execute(
-            "SELECT NOT EXISTS (SELECT 1 FROM keys JOIN ranking USING (id) WHERE row IS NOT rank - 1)"
-        ).fetchone()[0]
-        if not is_right:
-            self._db.execute("UPDATE keys SET row = NULL")
-            self._db.execute("UPDATE keys SET row = (SELECT rank - 1 FROM ranking WHERE ranking.id = keys.id)")
+    def _forget(self, key: str, seq: int) -> bool:
+        """Deletes a key, if it is there, as change number `seq`."""
+        found = self._db.execute("DELETE FROM keys WHERE key = ? RETURNING row", (key,)).fetchall()
+        self._db.executemany("INSERT INTO removals VALUES (?, ?)", ((seq, row) for (row,) in found))
+        return bool(found)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+
+
+def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    """What was noted about a whole store."""
+    return dict(db.execute("SELECT name, value FROM meta").fetchall())
+
+
+def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
+    """How a store keeps its vectors: little-endian float32 or float16."""
+    return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
+
+
+def payload_checksum(
+    row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
+) -> int:
+    """CRC-32 of a key's row and of what it carries besides vector and images."""
+    return checksum_of([row, key, modality, text, metadata, pools, num_images])
+
+
+def vector_checksum(key: str, vector: bytes) -> int:
+    """CRC-32 of a key's vector as it is stored."""
+    return checksum_of([key], vector)
 
 
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:
-    """Reads what a store knows of a key, over any connection to it."""
-    row = db.execute("SELECT payload_sha256, stamps, content_sha256, row FROM keys WHERE key = ?", (key,)).fetchone()
+    """Reads what a build stored or refused of a key, over any connection to the store."""
+    query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
+    row = db.execute(query, (key,)).fetchone()
     if row is not None:
-        return Known(row[0], _load_images(row[1]), content_sha256=row[2], row=row[3])
+        return Known(row[0], _load_images(row[1]), content_sha256=row[2])
     row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
     return None if row is None else Known(row[0], _load_images(row[1]), limits=row[2], reason=row[3])
 
 
+def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
+    """Whole records, images and all, in the order of their rows.
+
+    Raises:
+        IndexCorruptError: one of them is damaged.
+    """
+    dtype = vector_dtype(read_meta(db))
+    query = (
+        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256,"
+        " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
+        f" WHERE {where} ORDER BY row"
+    )
+    for identity, row, key, *facts in db.execute(query, parameters):
+        modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
+        payload_sha256, content_sha256, stamps = built_facts
+        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
+        if vector is None or checksums != (checksum, vector_checksum(key, vector)):
+            raise IndexCorruptError(_path_of(db), f"the record of key {key!r} differs from its checksum")
+        images = tuple(_read_images(db, identity, key))
+        if len(images) != num_images:
+            raise IndexCorruptError(_path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
+        built = None if stamps is None else BuildFacts(payload_sha256, content_sha256, _load_images(stamps))
+        vector_D = np.frombuffer(vector, dtype)
+        yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot change the file; for whichever one thread uses it.
+    """A connection that cannot change the file; for whichever one thread uses it at a time.
 
     Raises:
         IndexCorruptError: the file is no store.
     """
+    if not path.is_file():
+        raise IndexCorruptError(path, "it is missing")
     with naming_damage(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-        identity = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            BUSY_TIMEOUT_S,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            identity = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except BaseException:
+            db.close()
+            raise
     if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
         db.close()
         raise IndexCorruptError(
@@ -320,17 +361,41 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
-    """Turns SQLite's complaints about a published file into an error that names it."""
+    """Turns SQLite's complaints about a store into an error that names it.
+
+    Raises:
+        IndexCorruptError: the file is damaged.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
+    """
     try:
         yield
+    except UnicodeDecodeError as error:  # of a name that SQLite complains about
+        raise IndexCorruptError(path, str(error)) from error
     except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
+        if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
+            raise OSError(f"cannot read or write {path}: {error}") from error
         raise IndexCorruptError(path, str(error)) from error
 
 
+def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:
+    query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
+    for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
+        image = NewImage(media_type, path, data)
+        if image.checksum(key, position) != checksum:
+            raise IndexCorruptError(_path_of(db), f"image {position} of key {key!r} differs from its checksum")
+        yield image
+
+
+def _path_of(db: sqlite3.Connection) -> Path:
+    return Path(db.execute("PRAGMA database_list").fetchone()[2])
+
+
 def _dump_images(images: Sequence[SeenImage]) -> str:
-    stamps = ((image.stamp.path, image.stamp.size_bytes, image.stamp.mtime_ns, image.sha256) for image in images)
+    stamps = ((image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256) for image in images)
     return json.dumps(list(stamps))
 
 
 def _load_images(stamps: str) -> tuple[SeenImage, ...]:
-    return tuple(SeenImage(ImageStamp(path, size, mtime), sha256) for path, size, mtime, sha256 in json.loads(stamps))
+    return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in json.loads(stamps))

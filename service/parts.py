@@ -52,7 +52,9 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
     from index.faiss_index import FaissIndex
 
     try:
-        index: SearchableIndex = FaissIndex.open(settings.index)
+        index: SearchableIndex = FaissIndex.open(
+            settings.index, device=settings.search_device, gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20
+        )
     except IndexNotFoundError as error:
         raise StartupError(f"{error}, or name one with --index or ANYKEY_INDEX") from error
     except (KeyIndexError, OSError) as error:

@@ -5,7 +5,7 @@ Shape legend: Q = queries, D = width.
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
 from index.hits import Hit, StoredImage, StoredKey
+from index.key_index import EVERYTHING, Scope
 from index.manifest import Manifest
 from service.batcher import Batcher, EncodesPrepared
 from service.cache import VectorCache
@@ -42,18 +43,21 @@ class QueryEncoder(EncodesPrepared[Any], Protocol):
 class SearchableIndex(Protocol):
     """What the service needs of an index; safe to call from several threads."""
 
-    manifest: Manifest
+    @property
+    def manifest(self) -> Manifest:
+        """What the published version says about itself."""
+        ...
 
     def search(
         self,
         vectors_QD: Vector,
         k: int,
+        scope: Scope = EVERYTHING,
         *,
-        modalities: Collection[Modality] | None = None,
-        pool: str | None = None,
-        exclude: Collection[str] = (),
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
-        """The best `k` keys for each query."""
+        """The best `k` keys of the scope for each query."""
         ...
 
     def get(self, key: str) -> StoredKey:
@@ -187,9 +191,8 @@ class Searcher:
         return encoded.vector_D
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
-        return self._index.search(
-            vector_D[None, :], query.k, modalities=query.modalities, pool=query.pool, exclude=query.exclude
-        )[0]
+        scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
+        return self._index.search(vector_D[None, :], query.k, scope, query_modalities=[query.item.modality])[0]
 
     def _check_pool(self, pool: str | None) -> None:
         known = self._index.manifest.pools

@@ -23,6 +23,12 @@ class ServiceSettings(ProgramSettings):
         description="checkpoint directory that embeds the queries; must be the one the index was built with",
     )
     index: Path = Field(Path("indexes/demo"), description="index directory; its published version is served")
+    search_device: str = Field(
+        "auto", min_length=1, description="where searches run: auto (on GPUs that FAISS finds), cpu, cuda, cuda:0,1"
+    )
+    search_gpu_memory_mib: int = Field(
+        256, ge=16, description="memory on each GPU that searches may take beyond the vectors, in MiB"
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
     device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")

@@ -1,10 +1,13 @@
 """What tests of several packages share: a small real encoder, and no network but this machine's own."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.site import Site, serve
 
 if TYPE_CHECKING:
     from encoder.model import Encoder
@@ -32,6 +35,26 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def _is_local(host: Any) -> bool:
     name = host.decode() if isinstance(host, bytes) else str(host or "")
     return name in ("", "localhost", "::1", "0.0.0.0") or name.startswith("127.")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A web server of this machine's own; readers do not pause before they ask it again."""
+    monkeypatch.setattr("index.http_files.PAUSES_S", (0.0, 0.0))
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """The file system that `memory://` URLs name, empty."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield files
+    files.store.clear()
 
 
 @pytest.fixture(scope="session")

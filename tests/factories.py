@@ -32,14 +32,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
     return path
 
 
-def build_settings(corpus: Path | list[Path], output: Path, **changes: Any) -> BuildSettings:
+def build_settings(corpus: str | Path | list[Path] | list[str], output: Path, **changes: Any) -> BuildSettings:
     """Settings of a small build; the checkpoint is never read."""
-    paths = corpus if isinstance(corpus, list) else [corpus]
+    paths = list(map(str, corpus)) if isinstance(corpus, list) else [str(corpus)]
     return BuildSettings(corpus=paths, checkpoint="unused", output=output, **{"decode_threads": 2, **changes})
 
 
 def build_with(
-    corpus: Path | list[Path], output: Path, encoder: FakeEncoder | None = None, **changes: Any
+    corpus: str | Path | list[Path] | list[str], output: Path, encoder: FakeEncoder | None = None, **changes: Any
 ) -> BuildReport:
     """Builds an index with a fake encoder, without showing progress."""
     source = FakeEncoderSource(encoder)

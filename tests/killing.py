@@ -1,14 +1,17 @@
-"""Builds that are killed with SIGKILL at chosen points; run as a program, so that only it dies.
+"""Processes that are killed with SIGKILL at chosen points; run as a program, so that only it dies.
 
-python -m tests.killing after-batches CORPUS OUTPUT LOG N   stop before batch N+1, say so, wait to be killed
-python -m tests.killing sweep CORPUS DIRECTORY              kill at every file operation in turn, finish each
+python -m tests.killing after-batches CORPUS OUTPUT LOG N   build; stop before batch N+1, say so, wait to be killed
+python -m tests.killing sweep CORPUS OLD|- DIRECTORY N      kill a build at every N-th step in turn, finish each
+python -m tests.killing sweep-changes OLD DIRECTORY N       kill a writer at every N-th step in turn, look at each
+python -m tests.killing at-random DIRECTORY SECONDS SEED    kill writers at random moments, look at each
 """
 
 import os
 import shutil
 import signal
+import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,10 @@ from index import FaissIndex
 from index.errors import IndexNotFoundError
 from tests.factories import build_with
 from tests.fakes import FakeEncoder, FakePrepared
+from tests.killed_writers import kill_at_random, look_after, make_changes
 
 BATCH_SIZE = 4
-EVENTS = (
-    "open",
-    "sqlite3.connect",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.rmdir",
-    "shutil.copyfile",
-    "shutil.rmtree",
-)
+EVENTS = ("open", "sqlite3.connect", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 
 
 class LoggingEncoder(FakeEncoder):
@@ -57,29 +52,89 @@ class LoggingEncoder(FakeEncoder):
 
 
 class Killer:
-    """An audit hook that ends the process at its N-th file operation below a directory."""
+    """Ends the process at its N-th step: a file operation below a directory, or a statement to a store in it."""
 
     def __init__(self, directory: Path, countdown: int) -> None:
         self._directory = str(directory)
         self._countdown = countdown
 
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and any(str(argument).startswith(self._directory) for argument in arguments):
-            self._countdown -= 1
-            if self._countdown < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def start(self) -> None:
+        """Begins to count; for the rest of the process's life."""
+        killer = self
+
+        class Connection(sqlite3.Connection):
+            def __init__(self, path: Any, *arguments: Any, **options: Any) -> None:
+                self.is_store = "store.sqlite" in str(path)
+                super().__init__(path, *arguments, **options)
+
+            def execute(self, *arguments: Any) -> sqlite3.Cursor:
+                if self.is_store:
+                    killer.count()
+                return super().execute(*arguments)
+
+        connect = sqlite3.connect
+        sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)  # type: ignore[assignment]
+        sys.addaudithook(self._hear)
+
+    def count(self) -> None:
+        """Takes a step."""
+        self._countdown -= 1
+        if self._countdown < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in EVENTS and any(self._directory in str(argument) for argument in arguments):
+            self.count()
 
 
-def sweep(corpus: Path, old: Path | None, directory: Path) -> None:
-    """Kills a build at its 1st, 2nd, ... file operation; after each, looks, and lets another process finish it."""
-    for countdown in range(10_000):
+def sweep(corpus: Path, old: Path | None, directory: Path, stride: int) -> None:
+    """Kills a build at one step after the other; each time looks, and lets another process finish it."""
+
+    def build(output: Path) -> None:
+        build_with(corpus, output, LoggingEncoder(Path(f"{output}.log")), batch_size=BATCH_SIZE)
+
+    def finish(output: Path, seen: Path) -> None:
+        seen.write_text(str(_num_keys_seen(output)))
+        in_child(lambda: build(output))
+
+    _kill_at_steps(stride, old, directory, build, finish)
+
+
+def sweep_changes(old: Path, directory: Path, stride: int) -> None:
+    """Kills a writer at one step after the other; each time looks at the index and makes one more change."""
+    _kill_at_steps(stride, old, directory, make_changes, look_after)
+
+
+def in_child(work: Callable[[], None]) -> bool:
+    """Works in a process of its own; gives whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+        raise RuntimeError("the child failed")
+    return os.WIFSIGNALED(status)
+
+
+def _kill_at_steps(
+    stride: int, old: Path | None, directory: Path, work: Callable[[Path], None], look: Callable[[Path, Path], None]
+) -> None:
+    for countdown in range(0, 10_000, stride):
         output = directory / f"killed-{countdown}"
-        log = directory / f"killed-{countdown}.log"
         if old is not None:
             shutil.copytree(old, output)
-        was_killed = _in_child(corpus, output, log, countdown)
-        (directory / f"killed-{countdown}.seen").write_text(str(_num_keys_seen(output)))
-        _in_child(corpus, output, log, None)
+
+        def work_until_killed(output: Path = output, countdown: int = countdown) -> None:
+            Killer(output, countdown).start()
+            work(output)
+
+        was_killed = in_child(work_until_killed)
+        look(output, directory / f"killed-{countdown}.seen")
         if not was_killed:
             return
 
@@ -89,28 +144,20 @@ def _num_keys_seen(output: Path) -> int:
     try:
         with FaissIndex.open(output) as index:
             (hits,) = index.search(FakeEncoder().encode([Item("word")]), 1000)
+            assert len(hits) == index.count()
             return len(hits)
     except IndexNotFoundError:
         return 0
 
 
-def _in_child(corpus: Path, output: Path, log: Path, countdown: int | None) -> bool:
-    """Builds in a process of its own; gives whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        if countdown is not None:
-            sys.addaudithook(Killer(output, countdown))
-        build_with(corpus, output, LoggingEncoder(log), batch_size=BATCH_SIZE)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
-        raise RuntimeError(f"build {output} failed")
-    return os.WIFSIGNALED(status)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "sweep":
-        sweep(Path(sys.argv[2]), None if sys.argv[3] == "-" else Path(sys.argv[3]), Path(sys.argv[4]))
+    mode, arguments = sys.argv[1], [Path(argument) for argument in sys.argv[2:]]
+    if mode == "sweep":
+        sweep(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
+    elif mode == "sweep-changes":
+        sweep_changes(arguments[0], arguments[1], int(sys.argv[4]))
+    elif mode == "at-random":
+        kill_at_random(arguments[0], float(sys.argv[3]), int(sys.argv[4]))
     else:
-        encoder = LoggingEncoder(Path(sys.argv[4]), int(sys.argv[5]))
-        build_with(Path(sys.argv[2]), Path(sys.argv[3]), encoder, batch_size=BATCH_SIZE)
+        encoder = LoggingEncoder(arguments[2], int(sys.argv[5]))
+        build_with(arguments[0], arguments[1], encoder, batch_size=BATCH_SIZE)

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,12 @@ from rich.console import Console
 
 from encoder.item import Item, Modality
 from index.build import build_index
+from index.conditions import matches
 from index.errors import KeyNotFoundError
 from index.hits import Hit, Payload, StoredImage, StoredKey
-from index.manifest import EncoderFacts, Manifest
+from index.key_index import EVERYTHING, Scope
+from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest
+from index.options import FoldOptions
 from index.settings import BuildSettings
 from service.__main__ import listen
 from service.app import create_app
@@ -73,7 +76,7 @@ class MemoryIndex:
         self._vectors_ND = encoder.encode_prepared(prepared) if keys else np.zeros((0, encoder.width), np.float32)
         pools = sorted({pool for key in self.keys for pool in key.pools})
         self.manifest = Manifest(
-            format_version=1,
+            format_version=FORMAT_VERSION,
             version="1",
             created_at="2026-01-01T00:00:00+00:00",
             encoder=EncoderFacts(
@@ -86,6 +89,9 @@ class MemoryIndex:
             modalities={m: sum(key.modality is m for key in self.keys) for m in Modality},
             pools={pool: sum(pool in key.pools for key in self.keys) for pool in pools},
             num_bad_rows=0,
+            store="1",
+            store_id="0",
+            options=FoldOptions(),
             seq=len(keys),
             files={},
             corpus=[],
@@ -97,19 +103,13 @@ class MemoryIndex:
         self,
         vectors_QD: NDArray[np.float32],
         k: int,
+        scope: Scope = EVERYTHING,
         *,
-        modalities: Collection[Modality] | None = None,
-        pool: str | None = None,
-        exclude: Collection[str] = (),
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
-        """The best `k` keys for each query, equal scores in corpus order."""
-        rows = [
-            row
-            for row, key in enumerate(self.keys)
-            if (modalities is None or key.modality in modalities)
-            and (pool is None or pool in key.pools)
-            and key.key not in exclude
-        ]
+        """The best `k` keys of the scope for each query, equal scores in corpus order."""
+        rows = [row for row, key in enumerate(self.keys) if is_in_scope(key, scope)]
         found = []
         for vector_D in vectors_QD:
             scores = {row: float(self._vectors_ND[row] @ vector_D) for row in rows}
@@ -145,6 +145,17 @@ class MemoryIndex:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def is_in_scope(key: StoredKey, scope: Scope) -> bool:
+    """Whether a search or a count of this scope looks at the key."""
+    return (
+        (scope.modalities is None or key.modality in scope.modalities)
+        and (scope.pool is None or scope.pool in key.pools)
+        and (scope.condition is None or matches(scope.condition, key.payload.metadata))
+        and (scope.within is None or key.key in scope.within)
+        and key.key not in scope.exclude
+    )
 
 
 def stored(key: str, item: Item, pools: tuple[str, ...] = (), **metadata: Any) -> tuple[StoredKey, Item]:

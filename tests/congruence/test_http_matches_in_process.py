@@ -10,6 +10,7 @@ import pytest
 from encoder.item import Item, Modality
 from index.faiss_index import FaissIndex
 from index.hits import Hit
+from index.key_index import Scope
 from service.parts import open_parts
 from service.query import Query
 from tests.fakes import FakeEncoder
@@ -98,9 +99,8 @@ def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
     with index:
         for query, hits in zip(QUERIES, in_process(encoder, index), strict=True):
             vector_QD = encoder.encode([query.item], query.text_weight)
-            (exact,) = MemoryIndex(encoder, KEYS).search(
-                vector_QD, len(KEYS), modalities=query.modalities, pool=query.pool, exclude=query.exclude
-            )
+            scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
+            (exact,) = MemoryIndex(encoder, KEYS).search(vector_QD, len(KEYS), scope)
             expected = by_score(exact)
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)
             for score, keys in by_score(hits).items():

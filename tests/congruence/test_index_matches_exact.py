@@ -12,20 +12,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from encoder.item import Item, Modality
-from index import FaissIndex, Hit
+from index import FaissIndex
+from index.conditions import Range
+from index.key_index import EVERYTHING, Scope
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
+from tests.rankings import assert_same_ranking
+from tests.serving import is_in_scope
 
 NUM_KEYS = 150
-TOLERANCE = 1e-6
 KEYS = [f"key-{number}" for number in range(NUM_KEYS)]
 
-filters = st.fixed_dictionaries(
-    {
-        "modalities": st.none() | st.lists(st.sampled_from(Modality), unique=True),
-        "pool": st.sampled_from([None, "even", "odd"]),
-        "exclude": st.lists(st.sampled_from([*KEYS, "unknown"]), max_size=NUM_KEYS),
-    }
+key_sets = st.lists(st.sampled_from([*KEYS, "unknown"]), max_size=NUM_KEYS)
+scopes = st.builds(
+    Scope,
+    modalities=st.none() | st.lists(st.sampled_from(Modality), unique=True),
+    pool=st.sampled_from([None, "even", "odd"]),
+    condition=st.none() | st.builds(Range, st.just(("number",)), gte=st.integers(-5, NUM_KEYS + 5)),
+    within=st.none() | key_sets,
+    exclude=key_sets,
 )
 
 
@@ -38,23 +43,10 @@ class Exact:
         items = [Item(key.payload.text, image) for key, image in zip(self.stored, images, strict=True)]
         self.vectors_ND = FakeEncoder().encode(items).astype(np.float64)
 
-    def search(
-        self,
-        query_D: NDArray[np.float32],
-        k: int,
-        modalities: list[Modality] | None,
-        pool: str | None,
-        exclude: list[str],
-    ) -> list[tuple[str, float]]:
-        """The `k` best keys and their scores; equal scores in corpus order."""
+    def search(self, query_D: NDArray[np.float32], k: int, scope: Scope = EVERYTHING) -> list[tuple[str, float]]:
+        """The `k` best keys of the scope and their scores; equal scores in corpus order."""
         scores_N = self.vectors_ND @ query_D.astype(np.float64)
-        rows = [
-            row
-            for row, key in enumerate(self.stored)
-            if (modalities is None or key.modality in modalities)
-            and (pool is None or pool in key.pools)
-            and key.key not in exclude
-        ]
+        rows = [row for row, key in enumerate(self.stored) if is_in_scope(key, scope)]
         best = sorted(rows, key=lambda row: -scores_N[row])[:k]
         return [(self.stored[row].key, float(scores_N[row])) for row in best]
 
@@ -72,55 +64,46 @@ def exact(index: FaissIndex) -> Exact:
     return Exact(index)
 
 
-def assert_same_ranking(hits: list[Hit], expected: list[tuple[str, float]], scores: dict[str, float]) -> None:
-    """Same scores rank by rank; a key may stand elsewhere only among equal scores."""
-    assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
-    assert len({hit.key for hit in hits}) == len(hits)
-    for hit, (_, score) in zip(hits, expected, strict=True):
-        assert hit.score == pytest.approx(score, abs=TOLERANCE)
-        assert hit.score == pytest.approx(scores[hit.key], abs=TOLERANCE)
-
-
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_queries=st.sampled_from([1, 2, 25]),  # FAISS computes batches of 20 and more in another way
     k=st.integers(1, NUM_KEYS + 10),
-    chosen=filters,
+    scope=scopes,
 )
 def test_search_gives_what_sorting_all_scores_gives(
-    index: FaissIndex, exact: Exact, seed: int, num_queries: int, k: int, chosen: dict[str, object]
+    index: FaissIndex, exact: Exact, seed: int, num_queries: int, k: int, scope: Scope
 ) -> None:
     queries_QD = np.random.default_rng(seed).standard_normal((num_queries, 8)).astype(np.float32)
     queries_QD /= np.linalg.norm(queries_QD, axis=1, keepdims=True)
 
-    results = index.search(queries_QD, k, **chosen)  # type: ignore[arg-type]
+    results = index.search(queries_QD, k, scope, exact=True)
 
     assert len(results) == num_queries
     for hits, query_D in zip(results, queries_QD, strict=True):
-        expected = exact.search(query_D, k, **chosen)  # type: ignore[arg-type]
+        expected = exact.search(query_D, k, scope)
         all_scores = dict(zip(KEYS, (exact.vectors_ND @ query_D).tolist(), strict=True))
         assert_same_ranking(hits, expected, all_scores)
-        assert {hit.key for hit in hits}.isdisjoint(chosen["exclude"])  # type: ignore[arg-type]
+        assert {hit.key for hit in hits}.isdisjoint(scope.exclude)
 
 
 @settings(max_examples=50, deadline=None)
-@given(row=st.integers(0, NUM_KEYS - 1), k=st.integers(1, NUM_KEYS), chosen=filters)
+@given(row=st.integers(0, NUM_KEYS - 1), k=st.integers(1, NUM_KEYS), scope=scopes)
 def test_shorter_result_is_the_beginning_of_a_longer_one(
-    index: FaissIndex, exact: Exact, row: int, k: int, chosen: dict[str, object]
+    index: FaissIndex, exact: Exact, row: int, k: int, scope: Scope
 ) -> None:
     query_1D = exact.vectors_ND[row : row + 1].astype(np.float32)  # a stored vector: many ties
 
-    (longest,) = index.search(query_1D, NUM_KEYS, **chosen)  # type: ignore[arg-type]
+    (longest,) = index.search(query_1D, NUM_KEYS, scope, exact=True)
 
-    assert index.search(query_1D, k, **chosen) == [longest[:k]]  # type: ignore[arg-type]
+    assert index.search(query_1D, k, scope, exact=True) == [longest[:k]]
 
 
 def test_comparison_can_fail(index: FaissIndex, exact: Exact) -> None:
     query_1D = np.eye(8, dtype=np.float32)[:1]
     (hits,) = index.search(query_1D, 5)
     scores = dict(zip(KEYS, (exact.vectors_ND @ query_1D[0]).tolist(), strict=True))
-    expected = exact.search(query_1D[0], 6, None, None, [])
+    expected = exact.search(query_1D[0], 6)
 
     assert_same_ranking(hits, expected[:5], scores)
     with pytest.raises(AssertionError):

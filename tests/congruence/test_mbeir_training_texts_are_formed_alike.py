@@ -11,7 +11,7 @@ from benchmark.mbeir import format_string as form_of_the_benchmark
 from benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
 from benchmark.quality import Round, body_of
 from benchmark.settings import QualitySettings
-from index.corpus import format_string as form_of_the_index
+from index.readers.mbeir import format_string as form_of_the_index
 from training.pairs import Pair
 from training.sources.file import DataFile
 from training.sources.mbeir import MbeirQueries

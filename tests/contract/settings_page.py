@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from benchmark.__main__ import COMMANDS as BENCH_COMMANDS
 from encoder.program import ProgramSettings
-from index.settings import BuildSettings, InfoSettings
+from index.__main__ import COMMANDS as INDEX_COMMANDS
 from service.settings import ServiceSettings
 from training.interpolate_settings import InterpolateSettings
 from training.settings import TrainSettings
@@ -24,8 +24,7 @@ PROGRAMS: dict[str, type[ProgramSettings]] = {
     "anykey-train interpolate": InterpolateSettings,
     "anykey-train study": StudySettings,
     "anykey-train sweep": SweepSettings,
-    "anykey-index build": BuildSettings,
-    "anykey-index info": InfoSettings,
+    **{f"anykey-index {name}": command.settings for name, command in INDEX_COMMANDS.items()},
     "anykey-serve": ServiceSettings,
     **{f"anykey-bench {name}": command.settings for name, command in BENCH_COMMANDS.items()},
 }

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from encoder.item import Item
+from index import FaissIndex
+from index.key_index import NewKey
 from index.versions import IndexDirectory
+from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.killing import BATCH_SIZE
@@ -26,8 +30,14 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Path) -> None:
-    corpus, log = mixed_corpus(tmp_path, 18), tmp_path / "log"
+@pytest.mark.parametrize("corpus_format", ["jsonl", "shards", "parquet"])
+def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Path, corpus_format: str) -> None:
+    writers = {
+        "jsonl": lambda folder: mixed_corpus(folder, 18),
+        "shards": lambda folder: as_shards(small_rows(18), folder),
+        "parquet": lambda folder: as_parquet(small_rows(18), folder, is_inline=True),
+    }
+    corpus, log = writers[corpus_format](tmp_path), tmp_path / "log"
     arguments = command("after-batches", corpus, tmp_path / "i", log, "3")
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -45,29 +55,62 @@ def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Pat
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("has_old_version", [False, True])
-def test_build_killed_at_any_file_operation_is_finished_by_the_next(tmp_path: Path, has_old_version: bool) -> None:
+def old_index(corpus: Path, output: Path, has_live_keys: bool) -> None:
+    """An index of the first four keys of the corpus; with two live keys more, one that was changed, and one gone."""
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines[:4]))
+    build_with(corpus, output)
+    corpus.write_text("".join(lines))
+    if has_live_keys:
+        with FaissIndex.open(output, writable=True) as index:
+            index.upsert([live_key("live-0"), live_key("key-0")])
+            index.compact()
+            index.upsert([live_key("live-1")])
+            index.delete(["key-3"])
+
+
+def live_key(name: str) -> NewKey:
+    return NewKey(name, FakeEncoder().encode([Item("stored live")])[0], "stored live")
+
+
+def check_sweep(tmp_path: Path, kind: str, stride: int) -> None:
+    """Kills builds over nothing, over an old version, or over one with live keys, and looks at what became of each."""
     corpus = mixed_corpus(tmp_path / "corpus", 6)
-    old = tmp_path / "old" if has_old_version else None
+    old = None if kind == "nothing" else tmp_path / "old"
     if old:
-        lines = corpus.read_text().splitlines(keepends=True)
-        corpus.write_text("".join(lines[:4]))
-        build_with(corpus, old)
-        corpus.write_text("".join(lines))
+        old_index(corpus, old, kind == "live keys")
     build_with(corpus, tmp_path / "fresh")
+    if kind == "live keys":
+        with FaissIndex.open(tmp_path / "fresh", writable=True) as index:
+            index.upsert([live_key("live-0"), live_key("live-1")])
     expected = contents(tmp_path / "fresh")
     killed = tmp_path / "killed"
     killed.mkdir()
 
-    subprocess.run(command("sweep", corpus, old or "-", killed), cwd=ROOT, check=True)
+    subprocess.run(command("sweep", corpus, old or "-", killed, str(stride)), cwd=ROOT, check=True)
 
     outputs = [path for path in killed.iterdir() if path.is_dir()]
-    assert len(outputs) > 20
+    assert len(outputs) > 60 / stride
+    most_embedded = {"nothing": 6, "old": 2, "live keys": 4}[kind] + BATCH_SIZE  # and the batch that was not committed
     for output in outputs:
         assert contents(output) == expected, output
-        embedded = len(Path(f"{output}.log").read_text().splitlines())
-        assert embedded <= (2 if old else 6) + BATCH_SIZE, output  # at most the batch that was not committed yet
-        assert sorted(os.listdir(output)) == [".lock", "CURRENT", "versions"], output
+        assert len(Path(f"{output}.log").read_text().splitlines()) <= most_embedded, output
+        assert sorted(os.listdir(output)) == [".lock", "CURRENT", "stores", "versions"], output
+        (store,) = (output / "stores").iterdir()
+        assert os.listdir(store) == ["store.sqlite"], output
     seen = {Path(f"{output}.seen").read_text() for output in outputs}
-    assert seen == ({"4", "6"} if old else {"0", "6"})  # the old version or the new one, never part of one
+    assert seen == {"nothing": {"0", "6"}, "old": {"4", "6"}, "live keys": {"5", "8"}}[kind]  # never part of a build
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
+def test_build_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
+    check_sweep(tmp_path, kind, stride=5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
+def test_build_killed_at_every_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
+    check_sweep(tmp_path, kind, stride=1)

@@ -1,6 +1,5 @@
 """Builds: what is embedded, what is kept, what is skipped, and what a reader gets to see."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,8 +18,8 @@ from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.build import build_index
 from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError
-from index.store import open_read_only
-from index.versions import IndexDirectory, open_published
+from index.key_index import Scope
+from index.versions import IndexDirectory
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 
@@ -36,25 +34,31 @@ class Content:
 
 
 def keys_of(output: Path) -> list[str]:
-    """All keys in the order of their rows."""
-    version = open_published(output)
-    version.release()
-    with contextlib.closing(open_read_only(version.path / "store.sqlite")) as db:
-        return [key for (key,) in db.execute("SELECT key FROM keys ORDER BY row")]
+    """All keys by name."""
+    with FaissIndex.open(output) as index:
+        return [stored.key for stored in index.scan()]
 
 
 def contents(output: Path) -> list[Content]:
-    """Everything in the published version, in the order of the rows."""
-    version = open_published(output)
-    version.release()
-    vectors = faiss.read_index(str(version.path / "vectors.faiss"))
+    """Everything that a reader sees, by name; every key is found by its own vector."""
     found = []
     with FaissIndex.open(output) as index:
-        for row, key in enumerate(keys_of(output)):
-            stored = index.get(key)
-            images = [index.image(key, position) for position in range(stored.payload.num_images)]
-            found.append(Content(vectors.reconstruct(row).tobytes(), stored, images))
+        for stored in index.scan():
+            vector_D = index.vector(stored.key)
+            (hits,) = index.search(vector_D[None], 1, Scope(within=[stored.key]), exact=True)
+            assert [(hit.key, hit.payload) for hit in hits] == [(stored.key, stored.payload)]
+            assert hits[0].score == pytest.approx(1, abs=1e-6)
+            images = [index.image(stored.key, position) for position in range(stored.payload.num_images)]
+            found.append(Content(vector_D.tobytes(), stored, images))
+        assert len(found) == index.count()
     return found
+
+
+def order_of_ties(output: Path, words: str) -> list[str]:
+    """The keys with these words as their text, in the order in which a search gives them."""
+    with FaissIndex.open(output) as index:
+        (hits,) = index.search(FakeEncoder().encode([Item(words)]), 100, exact=True)
+    return [hit.key for hit in hits if hit.payload.text == words]
 
 
 def edit(corpus: Path, **changes: object) -> None:
@@ -77,7 +81,7 @@ def test_vectors_payload_pools_and_images_arrive(tmp_path: Path) -> None:
     report = build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i", encoder)
 
     assert (report.is_new, report.num_embedded, report.bad_rows) == (True, 2, [])
-    text, fused = contents(tmp_path / "i")
+    fused, text = contents(tmp_path / "i")
     assert text.vector == encoder.encode([Item("two words")])[0].tobytes()
     assert (text.stored.key, text.stored.payload.metadata) == ("t", {"price": 1.5})
     assert (fused.stored.key, fused.stored.pools) == ("f", ("shop",))
@@ -97,7 +101,7 @@ def test_manifest_tells_what_made_the_version(tmp_path: Path) -> None:
     assert manifest.pools == {"even": 5, "odd": 4}
     assert manifest.corpus == [str(corpus)]
     assert manifest.settings["batch_size"] == 4
-    assert sorted(manifest.files) == ["bad_rows.jsonl", "store.sqlite", "vectors.faiss"]
+    assert sorted(manifest.files) == ["bad_rows.jsonl", "fields.sqlite", "rows.npy", "vectors.faiss"]
     assert set(manifest.libraries) == {"faiss", "numpy", "python", "sqlite"}
 
 
@@ -211,28 +215,39 @@ def test_changed_metadata_and_pools_are_stored_without_embedding(tmp_path: Path)
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
-def test_removed_and_reordered_rows_are_followed_without_embedding(tmp_path: Path) -> None:
+def test_removed_rows_are_followed_without_embedding(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     build_with(corpus, tmp_path / "i")
-    lines = corpus.read_text().splitlines(keepends=True)
-    corpus.write_text("".join(reversed(lines[2:])))
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[2:]))
     encoder = FakeEncoder()
 
     build_with(corpus, tmp_path / "i", encoder)
 
     assert encoder.batches == []
-    assert keys_of(tmp_path / "i") == [f"key-{number}" for number in range(8, 1, -1)]
+    assert keys_of(tmp_path / "i") == [f"key-{number}" for number in range(2, 9)]
     build_with(corpus, tmp_path / "fresh")
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
-def test_reordered_rows_alone_are_published(tmp_path: Path) -> None:
+def test_corpus_that_was_only_reordered_is_up_to_date(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     build_with(corpus, tmp_path / "i")
     corpus.write_text("".join(reversed(corpus.read_text().splitlines(keepends=True))))
 
-    assert build_with(corpus, tmp_path / "i").is_new
-    assert keys_of(tmp_path / "i")[0] == "key-8"
+    assert not build_with(corpus, tmp_path / "i").is_new
+
+
+def test_equal_scores_come_by_the_time_of_the_last_change(tmp_path: Path) -> None:
+    rows = [{"key": key, "text": "one two"} for key in "dbac"]
+    build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
+    assert order_of_ties(tmp_path / "i", "one two") == ["d", "b", "a", "c"]
+
+    rows = [{"key": "new", "text": "one two"}, *rows[::-1]]
+    build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
+    edit(tmp_path / "c.jsonl", key="b", metadata={"changed": True})
+    build_with(tmp_path / "c.jsonl", tmp_path / "i")
+
+    assert order_of_ties(tmp_path / "i", "one two") == ["d", "a", "c", "new", "b"]
 
 
 def test_key_whose_image_went_bad_leaves_the_index(tmp_path: Path) -> None:
@@ -257,7 +272,7 @@ def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Pat
     (tmp_path / "i.png").write_bytes(image_bytes())
     report = build_with(corpus, tmp_path / "i")
 
-    assert (report.bad_rows, report.num_embedded, keys_of(tmp_path / "i")) == ([], 1, ["t", "i"])
+    assert (report.bad_rows, report.num_embedded, keys_of(tmp_path / "i")) == ([], 1, ["i", "t"])
 
 
 def test_manifest_names_every_precision_that_vectors_were_computed_in(tmp_path: Path) -> None:
@@ -333,13 +348,6 @@ def test_damaged_faiss_file_is_rebuilt_from_the_store(tmp_path: Path, caplog: py
     assert "vectors.faiss is damaged" in caplog.text
 
 
-def test_damaged_store_is_built_anew(tmp_path: Path) -> None:
-    corpus = mixed_corpus(tmp_path)
-    (build_with(corpus, tmp_path / "i").version_dir / "store.sqlite").write_bytes(b"x")
-
-    assert build_with(corpus, tmp_path / "i").num_embedded == 9
-
-
 def test_images_can_be_referred_to_and_copied_later(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     referring = build_with(corpus, tmp_path / "i", images="reference")
@@ -348,8 +356,8 @@ def test_images_can_be_referred_to_and_copied_later(tmp_path: Path) -> None:
     copying = build_with(corpus, tmp_path / "i", encoder)
 
     assert encoder.batches == []
-    sizes = [report.manifest.files["store.sqlite"].size_bytes for report in (referring, copying)]
-    assert sizes[0] <= sizes[1]
+    assert referring.is_new
+    assert copying.is_new
     build_with(corpus, tmp_path / "fresh")
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
@@ -366,8 +374,8 @@ def test_copied_index_can_be_moved_without_its_corpus(tmp_path: Path) -> None:
 def test_second_builder_is_refused(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
 
-    refused = pytest.raises(IndexLockedError, match=f"is being built by process {os.getpid()}")
-    with IndexDirectory(tmp_path / "i").locked_for_building(), refused:
+    refused = pytest.raises(IndexLockedError, match=f"is being written by process {os.getpid()}")
+    with IndexDirectory(tmp_path / "i").locked_for_writing(), refused:
         build_with(corpus, tmp_path / "i")
     assert build_with(corpus, tmp_path / "i").is_new
 
@@ -385,6 +393,19 @@ def test_mbeir_dataset_is_built_as_it_is(tmp_path: Path) -> None:
     assert report.bad_rows == []
     assert report.manifest.pools == {"mbeir_x_task0": 1, "mbeir_x_task1": 2}
     assert keys_of(tmp_path / "i") == ["9:1", "9:2"]
+
+
+@pytest.mark.parametrize("vectors", ["float32", "float16"])
+def test_vectors_are_kept_as_asked_for(tmp_path: Path, vectors: str) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i", vectors=vectors)
+    dtype = np.dtype(vectors)
+    with FaissIndex.open(tmp_path / "i") as index:
+        for stored in index.scan():
+            vector_D = index.vector(stored.key)
+            assert (vector_D == vector_D.astype(dtype)).all()
+        expected = FakeEncoder().encode([Item(index.get("key-0").payload.text)])[0]
+        assert index.vector("key-0") == pytest.approx(expected, abs=1e-6 if vectors == "float32" else 1e-3)
 
 
 class _Stop(BaseException):

@@ -8,8 +8,9 @@ import pytest
 
 from encoder.item import Item
 from index.embed import embed
-from index.plan import ImageStamp, PlannedEntry
-from index.store import Known
+from index.images import ImageStamp
+from index.plan import PlannedEntry
+from index.records import Known
 from tests.factories import build_settings, image_bytes
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
 
@@ -22,7 +23,7 @@ def text_entries(count: int) -> Iterator[tuple[PlannedEntry, Known | None]]:
 
 
 def image_entry(path: Path) -> PlannedEntry:
-    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, 1),))
+    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, "1"),))
 
 
 def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
     batches = list(embed(text_entries(8), source, settings))
 
     assert source.encoder.batches == [3, 3, 2]
-    assert [key.entry.key for batch in batches for key in batch.keys] == [f"k{number}" for number in range(8)]
+    assert [record.key for batch in batches for record in batch.records] == [f"k{number}" for number in range(8)]
     assert [batch.num_embedded for batch in batches] == [3, 3, 2]
 
 
@@ -47,14 +48,14 @@ def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
 )
 def test_a_key_of_several_images_counts_as_many(tmp_path: Path, nums_images: list[int], batches: list[int]) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
-    stamp = ImageStamp(str(tmp_path / "i.png"), 1, 1)
+    stamp = ImageStamp(str(tmp_path / "i.png"), 1, "1")
     entries = [PlannedEntry(n, f"k{n}", "c", "t", "{}", (), (stamp,) * count) for n, count in enumerate(nums_images)]
     source = FakeEncoderSource()
 
     found = list(embed([(entry, None) for entry in entries], source, build_settings(tmp_path, tmp_path, batch_size=4)))
 
     assert source.encoder.batches == batches
-    assert [key.entry.key for batch in found for key in batch.keys] == [entry.key for entry in entries]
+    assert [record.key for batch in found for record in batch.records] == [entry.key for entry in entries]
 
 
 def test_bad_item_does_not_fail_its_neighbours(tmp_path: Path) -> None:
@@ -63,8 +64,8 @@ def test_bad_item_does_not_fail_its_neighbours(tmp_path: Path) -> None:
 
     (batch,) = embed(entries, FakeEncoderSource(), build_settings(tmp_path, tmp_path))
 
-    assert [key.entry.key for key in batch.keys] == ["k0", "k1"]
-    assert [refusal.entry.key for refusal in batch.refusals] == ["image"]
+    assert [record.key for record in batch.records] == ["k0", "k1"]
+    assert [refusal.key for refusal in batch.refusals] == ["image"]
     ((_, row),) = batch.bad_rows
     assert (row.where, row.key) == ("c.jsonl:1", "image")
     assert row.reason.startswith("cannot decode 10 bytes as an image")
@@ -76,7 +77,7 @@ def test_unreadable_image_is_skipped_but_not_remembered(tmp_path: Path) -> None:
 
     (batch,) = embed(entries, FakeEncoderSource(), build_settings(tmp_path, tmp_path))
 
-    assert (batch.keys, batch.refusals, batch.unreadable) == ([], [], ["image"])
+    assert (batch.records, batch.refusals, batch.unreadable) == ([], [], ["image"])
     assert batch.bad_rows[0][1].reason == f"cannot read image {tmp_path}/gone.png: No such file or directory"
 
 
@@ -85,12 +86,14 @@ def test_known_content_is_not_embedded_and_needs_no_encoder(tmp_path: Path) -> N
     settings = build_settings(tmp_path, tmp_path)
     (tmp_path / "i.png").write_bytes(image_bytes())
     entry = image_entry(tmp_path / "i.png")
-    ((key,),) = [batch.keys for batch in embed([(entry, None)], FakeEncoderSource(), settings)]
+    ((first,),) = [batch.records for batch in embed([(entry, None)], FakeEncoderSource(), settings)]
+    assert first.built is not None
 
-    (batch,) = embed([(entry, Known(b"", (), content_sha256=key.content_sha256))], source, settings)
+    (batch,) = embed([(entry, Known(b"", (), content_sha256=first.built.content_sha256))], source, settings)
 
-    assert (batch.num_embedded, batch.keys[0].vector_D, source.num_loads) == (0, None, 0)
-    assert batch.keys[0].images[0].data == image_bytes()
+    assert (batch.num_embedded, batch.records[0].vector_D, source.num_loads) == (0, None, 0)
+    assert batch.records[0].images[0].data == image_bytes()
+    assert batch.records[0].built == first.built
 
 
 def test_reference_mode_keeps_no_bytes(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_reference_mode_keeps_no_bytes(tmp_path: Path) -> None:
 
     (batch,) = embed(entries, FakeEncoderSource(), build_settings(tmp_path, tmp_path, images="reference"))
 
-    (image,) = batch.keys[0].images
+    (image,) = batch.records[0].images
     assert (image.data, image.media_type) == (None, "image/jpeg")
 
 
@@ -109,7 +112,7 @@ def test_media_type_is_told_from_the_bytes(tmp_path: Path, image_format: str) ->
 
     (batch,) = embed([(image_entry(tmp_path / "i"), None)], FakeEncoderSource(), build_settings(tmp_path, tmp_path))
 
-    assert batch.keys[0].images[0].media_type == f"image/{image_format.lower()}"
+    assert batch.records[0].images[0].media_type == f"image/{image_format.lower()}"
 
 
 class _CountingEncoder(FakeEncoder):
@@ -136,7 +139,7 @@ def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
 
 def test_images_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
-    images = (ImageStamp(str(tmp_path / "i.png"), 1, 1),) * 4
+    images = (ImageStamp(str(tmp_path / "i.png"), 1, "1"),) * 4
     entries = [(PlannedEntry(n, f"k{n}", "c", None, "{}", (), images), None) for n in range(20)]
     encoder = _CountingEncoder()
 

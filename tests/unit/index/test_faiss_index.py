@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from index.errors import (
     IndexFormatError,
     IndexNotFoundError,
     InvalidSearchError,
+    InvalidStructureError,
     KeyNotFoundError,
 )
+from index.gpu import num_gpus
+from index.key_index import Scope
 from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 
@@ -38,6 +42,7 @@ def shop_dir(tmp_path: Path) -> Path:
         {"key": "same-2", "text": "three one two"},
         {"key": "same-3", "text": "three two one"},
         {"key": "far", "text": "four"},
+        {"text": "a bad row, so that all files of the version hold something"},
     ]
     build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
     return tmp_path / "i"
@@ -49,8 +54,8 @@ def shop(shop_dir: Path) -> Iterator[FaissIndex]:
         yield index
 
 
-def found(index: FaissIndex, k: int, **filters: object) -> list[str]:
-    (hits,) = index.search(TEXT, k, **filters)  # type: ignore[arg-type]
+def found(index: FaissIndex, k: int, **parts: Any) -> list[str]:
+    (hits,) = index.search(TEXT, k, Scope(**parts), exact=True)
     return [hit.key for hit in hits]
 
 
@@ -99,6 +104,16 @@ def test_filters_still_give_k_hits(shop: FaissIndex) -> None:
     assert found(shop, 9, pool="a", modalities=[Modality.TEXT], exclude=["same-0"]) == []
 
 
+def test_keys_that_hold_a_null_are_told_from_their_beginning(tmp_path: Path) -> None:
+    rows = [{"key": key, "text": "one two three"} for key in ("a", "a\0b", "a\0c", "\0")]
+    build_with(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "i")
+
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert found(index, 9, exclude=["a\0b", "a\0d"]) == ["a", "a\0c", "\0"]
+        assert found(index, 9, within=["a\0b", "a\0", "\0"]) == ["a\0b", "\0"]
+        assert found(index, 9, within=["a"]) == ["a"]
+
+
 def test_no_modality_at_all_matches_nothing(shop: FaissIndex) -> None:
     assert found(shop, 5, modalities=[]) == []
 
@@ -109,10 +124,11 @@ def test_no_query_gives_no_results(shop: FaissIndex) -> None:
 
 def test_each_query_of_a_batch_gets_the_hits_it_gets_alone(shop: FaissIndex) -> None:
     vectors_QD = FakeEncoder().encode([Item("four"), Item("one two three"), Item(images=(image_bytes(BLUE),))])
+    scope = Scope(exclude=["same-1"])
 
-    together = shop.search(vectors_QD, 3, exclude=["same-1"])
+    together = shop.search(vectors_QD, 3, scope)
 
-    assert together == [shop.search(vectors_QD[i : i + 1], 3, exclude=["same-1"])[0] for i in range(3)]
+    assert together == [shop.search(vectors_QD[i : i + 1], 3, scope)[0] for i in range(3)]
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, None, "3"])
@@ -136,14 +152,12 @@ def test_vectors_that_are_not_of_unit_norm_are_refused(shop: FaissIndex, value: 
 
 def test_unknown_pool_is_refused_with_the_known_ones(shop: FaissIndex) -> None:
     with pytest.raises(InvalidSearchError, match="no pool 'c' in the index; its pools are: a, b"):
-        shop.search(TEXT, 1, pool="c")
+        shop.search(TEXT, 1, Scope(pool="c"))
 
 
 def test_unknown_modality_is_refused_with_the_known_ones(shop: FaissIndex) -> None:
-    with pytest.raises(
-        InvalidSearchError, match="'video' is not a valid Modality; expected some of text, image, fused"
-    ):
-        shop.search(TEXT, 1, modalities=["video"])  # type: ignore[list-item]
+    with pytest.raises(InvalidSearchError, match="unknown modality 'video'; expected some of text, image, fused"):
+        shop.search(TEXT, 1, Scope(modalities=["video"]))  # type: ignore[list-item]
 
 
 def test_get_shows_a_key_as_it_is_stored(shop: FaissIndex) -> None:
@@ -181,12 +195,13 @@ def test_referenced_image_that_is_gone_is_an_error_of_its_own(tmp_path: Path) ->
 
 
 def test_threads_search_at_the_same_time(shop: FaissIndex) -> None:
-    expected = shop.search(TEXT, 5, pool="a")
+    scope = Scope(pool="a")
+    expected = shop.search(TEXT, 5, scope)
     start = threading.Barrier(8)
 
     def work(_: int) -> bool:
         start.wait()
-        return all(shop.search(TEXT, 5, pool="a") == expected for _ in range(20))
+        return all(shop.search(TEXT, 5, scope) == expected for _ in range(20))
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(work, range(8)))
@@ -198,7 +213,7 @@ def test_missing_index_says_how_to_build_one(tmp_path: Path) -> None:
             FaissIndex.open(path)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "store.sqlite", "vectors.faiss", "bad_rows.jsonl"])
+@pytest.mark.parametrize("name", ["manifest.json", "rows.npy", "vectors.faiss", "fields.sqlite", "bad_rows.jsonl"])
 def test_missing_file_is_named(shop_dir: Path, name: str) -> None:
     (shop_dir / "versions" / "1" / name).unlink()
 
@@ -206,7 +221,7 @@ def test_missing_file_is_named(shop_dir: Path, name: str) -> None:
         FaissIndex.open(shop_dir)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "store.sqlite", "vectors.faiss"])
+@pytest.mark.parametrize("name", ["manifest.json", "rows.npy", "vectors.faiss", "fields.sqlite", "bad_rows.jsonl"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_damaged_file_is_named(shop_dir: Path, name: str, damage: str) -> None:
     path = shop_dir / "versions" / "1" / name
@@ -224,17 +239,17 @@ def rewrite_manifest(index_dir: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_store_and_vectors_that_do_not_fit_the_manifest_are_refused(shop_dir: Path) -> None:
+def test_rows_that_do_not_fit_the_manifest_are_refused(shop_dir: Path) -> None:
     rewrite_manifest(shop_dir, num_keys=8)
 
-    with pytest.raises(IndexCorruptError, match=r"vectors\.faiss .* holds 7 vectors of width 8, the manifest says 8"):
+    with pytest.raises(IndexCorruptError, match=r"rows\.npy is damaged: expected 8 rows as int64, got \(7,\)"):
         FaissIndex.open(shop_dir)
 
 
 def test_format_of_another_release_is_refused(shop_dir: Path) -> None:
     rewrite_manifest(shop_dir, format_version=99)
 
-    with pytest.raises(IndexFormatError, match="has format 99, this release reads format 1; build it again"):
+    with pytest.raises(IndexFormatError, match="has format 99, this release reads format 2; build it again"):
         FaissIndex.open(shop_dir)
 
 
@@ -254,7 +269,16 @@ def test_closing_twice_is_fine(shop_dir: Path) -> None:
     index.close()
 
 
-def test_reader_keeps_its_version_while_others_are_published(tmp_path: Path) -> None:
+def test_closed_index_refuses_calls(shop_dir: Path) -> None:
+    with FaissIndex.open(shop_dir, writable=True) as index:
+        pass
+
+    for call in (lambda: found(index, 1), lambda: index.get("red"), lambda: index.delete(["red"]), index.compact):
+        with pytest.raises(ValueError, match=r"index .* is closed"):
+            call()
+
+
+def test_reader_moves_to_each_version_that_is_published(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path, 3)
     build_with(corpus, tmp_path / "i")
     with FaissIndex.open(tmp_path / "i") as index:
@@ -264,7 +288,49 @@ def test_reader_keeps_its_version_while_others_are_published(tmp_path: Path) -> 
             build_with(corpus, tmp_path / "i")
             with ThreadPoolExecutor(1) as thread:  # a thread that has no connection to the store yet
                 assert thread.submit(found, index, 9).result() == found(index, 9)
-            assert len(found(index, 99)) == 3
-        assert sorted(path.name for path in (tmp_path / "i" / "versions").iterdir()) == ["1", "4", "5"]
+            assert len(found(index, 99)) == 4 + number
+            assert index.manifest.version == str(number + 2)
+        assert sorted(path.name for path in (tmp_path / "i" / "versions").iterdir()) == ["4", "5"]
+
+
+def test_reader_stays_with_its_version_when_another_encoder_builds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = mixed_corpus(tmp_path, 3)
+    build_with(corpus, tmp_path / "i")
     with FaissIndex.open(tmp_path / "i") as index:
-        assert len(found(index, 99)) == 7
+        for name in ("other", "another", "yet another"):
+            build_with(corpus, tmp_path / "i", FakeEncoder(name=name))
+            assert len(found(index, 9)) == 3
+        assert (index.manifest.version, index.manifest.encoder.name) == ("1", "fake")
+        assert "version 2 is of another encoder; open the index again" in caplog.text
+        assert sorted(path.name for path in (tmp_path / "i" / "versions").iterdir()) == ["1", "3", "4"]
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert index.manifest.encoder.name == "yet another"
+
+
+def test_reader_stays_with_its_version_when_the_next_one_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = mixed_corpus(tmp_path, 3)
+    build_with(corpus, tmp_path / "i")
+    with FaissIndex.open(tmp_path / "i") as index, FaissIndex.open(tmp_path / "i", writable=True) as writer:
+        writer.delete(["key-0"])
+        writer.compact()
+        (tmp_path / "i" / "versions" / "2" / "rows.npy").unlink()
+
+        assert len(found(index, 9)) == 2
+        assert index.manifest.version == "1"
+        assert "staying with the one in use" in caplog.text
+
+
+def test_auto_searches_on_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(shop_dir: Path) -> None:
+    if num_gpus():
+        pytest.skip("there is a GPU")
+    with FaissIndex.open(shop_dir, device="auto") as index:
+        assert found(index, 1) == ["same-0"]
+    with pytest.raises(InvalidStructureError, match=r"device 'cuda': FAISS finds no GPU"):
+        FaissIndex.open(shop_dir, device="cuda")
+    with pytest.raises(InvalidStructureError, match="expected a device such as auto"):
+        FaissIndex.open(shop_dir, device="tpu", writable=True)
+    FaissIndex.open(shop_dir, writable=True).close()  # the lock was given back

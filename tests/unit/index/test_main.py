@@ -4,26 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from pydantic import BaseModel
 
-from encoder.architecture import build, read_architecture
-from encoder.checkpoint import save_checkpoint
-from encoder.fusion import Fusion
 from index import FaissIndex
 from index.__main__ import main
-from index.settings import BuildSettings, InfoSettings
 from index.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
+from tests.live_index import make_index, new_keys
+from tests.models import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    architecture = read_architecture("anykey-tiny")
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    save_checkpoint(path, architecture, build(architecture).state_dict(), Fusion.RAW, {})
-    return path
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -58,7 +50,8 @@ def test_build_then_info_then_build_again(tmp_path: Path, checkpoint: Path, caps
     assert "computed in fp" in out
 
     code, out, _ = run(capsys, "info", "--index", tmp_path / "i", "--as-json")
-    assert json.loads(out)["num_keys"] == 6
+    shown = json.loads(out)
+    assert (shown["index"]["num_keys"], shown["manifest"]["num_keys"]) == (6, 6)
 
 
 def test_built_index_finds_each_key_by_its_own_vector(
@@ -157,11 +150,47 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(flag in out for flag in ("--corpus", "--strict", "--images {copy,reference}", "--decode-threads"))
 
 
-@pytest.mark.parametrize("settings", [BuildSettings, InfoSettings])
-def test_every_setting_is_in_the_docs(settings: type[BaseModel]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "index-format.md").read_text()
+def test_an_index_is_kept_moved_and_mended_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_dir = make_index(tmp_path / "i", new_keys(5))
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.delete(["k0"])
 
-    for name, field in settings.model_fields.items():
-        if name != "config":
-            assert f"| `--{name.replace('_', '-')}`, `ANYKEY_INDEX_{name.upper()}` |" in page
-            assert f"| {field.description} |" in page
+    code, out, _ = run(capsys, "info", "--index", index_dir)
+    assert code == 0
+    assert "keys        4 (1 text, 2 image, 1 fused)" in out
+    assert "changes     1 since then, of 6" in out
+    out = run(capsys, "compact", "--index", index_dir)[1]
+    assert "version 3, 4 keys (1 text, 2 image, 1 fused); 1 changes folded in\n" in out
+    assert "structure   exact" in out
+    assert "measured    recall@10 1.0000" in out
+    code, out, _ = run(capsys, "compact", "--index", index_dir, "--calibrate", "modality-mean", "--recall", "0.9")
+    assert (code, "version 4, 4 keys" in out) == (0, True)
+    assert "calibration modality-mean" in run(capsys, "info", "--index", index_dir)[1]
+
+    assert run(capsys, "snapshot", "--index", index_dir, "--output", tmp_path / "i.tar")[0] == 0
+    assert run(capsys, "restore", "--index", tmp_path / "restored", "--snapshot", tmp_path / "i.tar")[0] == 0
+    assert "4 keys written" in run(capsys, "export", "--index", index_dir, "--output", tmp_path / "out")[1]
+    code, out, _ = run(capsys, "load", "--index", tmp_path / "loaded", "--shards", tmp_path / "out")
+    assert (code, out) == (0, f"4 keys stored in {tmp_path / 'loaded'}\n")
+    code, out, _ = run(capsys, "export", "--index", index_dir, "--output", tmp_path / "faiss", "--form", "faiss")
+    assert (code, sorted(path.name for path in (tmp_path / "faiss").iterdir())) == (0, ["keys.jsonl", "vectors.faiss"])
+
+    for name in ("i", "restored", "loaded"):
+        assert run(capsys, "verify", "--index", tmp_path / name)[:2] == (0, f"{tmp_path / name} is sound\n")
+    (index_dir / "versions" / "4" / "rows.npy").write_bytes(b"rubbish")
+    code, out, _ = run(capsys, "verify", "--index", index_dir)
+    assert code == 1
+    assert "rows.npy is damaged" in out
+    assert "published version 5" in run(capsys, "repair", "--index", index_dir)[1]
+    assert run(capsys, "verify", "--index", index_dir)[0] == 0
+
+
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("info", "compact", "verify", "repair", "export", "snapshot"):
+        output = ["--output", tmp_path / "out"] if command in ("export", "snapshot") else []
+        code, _, err = run(capsys, command, "--index", tmp_path / "none", *output)
+        assert (code, err.count("\n")) == (1, 1), command
+        assert f"anykey-index {command}: error: no index at {tmp_path / 'none'}" in err
+    assert not (tmp_path / "none").exists()

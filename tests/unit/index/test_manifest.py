@@ -23,7 +23,7 @@ def test_manifest_is_read_back_as_written(tmp_path: Path) -> None:
         ("{", "it is no JSON"),
         ("\xff", "it is no JSON"),
         ("[]", "expected a JSON object"),
-        ('{"format_version": 1}', "field 'version': Field required"),
+        ('{"format_version": 2}', "field 'version': Field required"),
     ],
 )
 def test_damaged_manifest_is_refused(tmp_path: Path, content: str, reason: str) -> None:
@@ -34,9 +34,9 @@ def test_damaged_manifest_is_refused(tmp_path: Path, content: str, reason: str) 
 
 
 def test_other_format_is_refused_even_if_its_fields_differ(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 2, "shards": []}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 3, "shards": []}))
 
-    with pytest.raises(IndexFormatError, match="format 2"):
+    with pytest.raises(IndexFormatError, match="has format 3, this release reads format 2"):
         read_manifest(tmp_path)
 
 

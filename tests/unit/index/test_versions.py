@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from index.errors import IndexCorruptError, IndexLockedError, IndexNotFoundError
-from index.manifest import EncoderFacts, FileFacts, Manifest, file_facts
+from index.manifest import FORMAT_VERSION, EncoderFacts, FileFacts, Manifest, file_facts
+from index.options import FoldOptions
 from index.versions import IndexDirectory, check_file, open_published
 
 
 def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifest:
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         version=version,
         created_at="2026-01-01T00:00:00+00:00",
         encoder=EncoderFacts(name="n", fingerprint="sha256:0", width=8, fusion="raw"),
@@ -20,6 +21,9 @@ def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifes
         modalities={},
         pools={},
         num_bad_rows=0,
+        store="1",
+        store_id="0",
+        options=FoldOptions(),
         seq=0,
         files=files or {},
         corpus=[],
@@ -29,11 +33,11 @@ def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifes
 
 
 def publish(directory: IndexDirectory) -> str:
-    directory.building_dir.mkdir(parents=True)
+    directory.folding_dir.mkdir(parents=True)
     files = {}
-    for name in ("store.sqlite", "vectors.faiss"):
-        (directory.building_dir / name).write_text(name)
-        files[name] = file_facts(directory.building_dir / name)
+    for name in ("rows.npy", "vectors.faiss"):
+        (directory.folding_dir / name).write_text(name)
+        files[name] = file_facts(directory.folding_dir / name)
     version = directory.next_name()
     directory.publish(manifest(version, files))
     return version
@@ -45,10 +49,10 @@ def test_publishing_moves_the_work_and_points_to_it(tmp_path: Path) -> None:
     assert [publish(directory) for _ in range(2)] == ["1", "2"]
     assert directory.current() == "2"
     assert (tmp_path / "i" / "CURRENT").read_text() == "2\n"
-    assert not directory.building_dir.exists()
+    assert not directory.folding_dir.exists()
     assert sorted(path.name for path in directory.version_dir("2").iterdir()) == [
         "manifest.json",
-        "store.sqlite",
+        "rows.npy",
         "vectors.faiss",
     ]
 
@@ -109,9 +113,9 @@ def test_complete_version_that_was_not_announced_is_published(tmp_path: Path) ->
 def test_second_lock_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     directory = IndexDirectory(tmp_path / "i")
 
-    with directory.locked_for_building(), pytest.raises(IndexLockedError, match=f"process {os.getpid()}"):
-        directory.locked_for_building().__enter__()
-    with directory.locked_for_building():
+    with directory.locked_for_writing(), pytest.raises(IndexLockedError, match=f"process {os.getpid()}"):
+        directory.locked_for_writing().__enter__()
+    with directory.locked_for_writing():
         pass
 
 

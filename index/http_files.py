@@ -1,0 +1,221 @@
+"""Files over HTTP: their state, their bytes or a part of them, and a reader that asks again only after a jump.
+
+Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed. A state or a read that
+fails for a passing reason (a lost connection, 429, 5xx) is tried again twice.
+"""
+
+import atexit
+import functools
+import io
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import httpx
+
+SILENCE_S = 60.0
+PAUSES_S = (0.2, 1.0)  # before another try
+CHUNK_BYTES = 256 * 1024
+BUFFER_BYTES = 1024 * 1024
+SKIPPED_BYTES = 1024 * 1024  # a jump ahead that is no longer than this is read over: cheaper than asking again
+
+T = TypeVar("T")
+
+
+class _PassingError(OSError):
+    """A failure that may be gone in a moment."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells cheaply whether a file is still the one that was read.
+
+    Attributes:
+        size_bytes: Its size, where that is told.
+        version: Its time, entity tag or the like, where one is told; equal versions mean equal content.
+        has_ranges: Whether a part of it can be read without what lies before.
+    """
+
+    size_bytes: int | None
+    version: str | None
+    has_ranges: bool = True
+
+
+def http_state(url: str) -> FileState:
+    """Asks for one byte of a file, and so learns all that the server tells of it, also where `HEAD` is forbidden.
+
+    Raises:
+        OSError: there is no such file, or no answer.
+    """
+    return _tried(lambda: _state(url))
+
+
+def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
+    """Reads a file, or a part of it.
+
+    Args:
+        url: The file.
+        start: Where the part begins.
+        size_bytes: How long it is; to the end when absent.
+        max_bytes: The most that is read; a file that is longer is refused.
+
+    Raises:
+        OSError: it cannot be read whole, is longer than `max_bytes`, or the server serves no parts of files.
+    """
+    return _tried(lambda: _read(url, start, size_bytes, max_bytes))
+
+
+def open_http(url: str) -> BinaryIO:
+    """Opens a file for reading; in order it takes one request, and it can be read again elsewhere after `seek`.
+
+    Raises:
+        OSError: there is no such file, or no answer.
+    """
+    return io.BufferedReader(_HttpFile(url, http_state(url)), BUFFER_BYTES)
+
+
+class _HttpFile(io.RawIOBase):
+    """A file whose answer is read on as long as the reading goes on where it was."""
+
+    def __init__(self, url: str, state: FileState) -> None:
+        self._url = url
+        self._size = state.size_bytes
+        self._position = 0  # where the next byte is wanted
+        self._come = 0  # where the answer is
+        self._answer: Generator[bytes, None, None] | None = None
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._size is not None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        start = starts[whence]
+        if start is None:
+            raise io.UnsupportedOperation("the server does not tell the file's size")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        if self._size is not None and self._position >= self._size:
+            return 0
+        if self._answer is None or not 0 <= self._position - self._come <= SKIPPED_BYTES:
+            self._ask()
+        self._take(self._position - self._come)
+        taken = self._take(len(buffer), buffer)
+        self._position = self._come
+        return taken
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _ask(self) -> None:
+        self._drop()
+        self._come = self._position
+        self._answer = _answer(self._url, self._position)
+
+    def _drop(self) -> None:
+        answer, self._answer, self._rest = self._answer, None, memoryview(b"")
+        if answer is not None:
+            answer.close()
+
+    def _take(self, num_bytes: int, buffer: memoryview | None = None) -> int:
+        """Takes bytes from the answer; into the buffer what one chunk has, else so many are thrown away."""
+        taken = 0
+        while taken < num_bytes:
+            if not self._rest:
+                assert self._answer is not None
+                self._rest = memoryview(next(self._answer, b""))
+            part = self._rest[: num_bytes - taken]
+            if buffer is not None:
+                buffer[: len(part)] = part
+            self._rest = self._rest[len(part) :]
+            self._come += len(part)
+            taken += len(part)
+            if buffer is not None or not part:
+                break
+        return taken
+
+
+def _state(url: str) -> FileState:
+    with _get(url, "bytes=0-0", accepted=(416,)) as response:
+        headers = response.headers
+        tag = headers.get("etag") or headers.get("last-modified")
+        total = headers.get("content-range", "").rpartition("/")[2]
+        has_ranges = response.status_code in (206, 416)
+        size = total if has_ranges else headers.get("content-length", "")
+        return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+
+
+def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
+    span = None if size_bytes is None else f"bytes={start}-{start + size_bytes - 1}"
+    parts, num_bytes = [], 0
+    with _get(url, span, part_only=span is not None) as response:
+        for chunk in response.iter_raw(CHUNK_BYTES):
+            parts.append(chunk)
+            num_bytes += len(chunk)
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise OSError(f"it has more than {max_bytes} bytes")
+    if size_bytes is not None and num_bytes != size_bytes:
+        raise OSError(f"expected {size_bytes} bytes from byte {start}, got {num_bytes}")
+    return b"".join(parts)
+
+
+def _tried(call: Callable[[], T]) -> T:
+    for pause_s in PAUSES_S:
+        try:
+            return call()
+        except _PassingError:
+            time.sleep(pause_s)
+    return call()
+
+
+def _answer(url: str, start: int) -> Generator[bytes, None, None]:
+    span = f"bytes={start}-" if start else None
+    with _get(url, span, part_only=start > 0) as response:
+        yield from response.iter_raw(CHUNK_BYTES)
+
+
+@functools.cache
+def _client() -> httpx.Client:
+    transport = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
+    client = httpx.Client(transport=transport, timeout=SILENCE_S, follow_redirects=True)
+    atexit.register(client.close)
+    return client
+
+
+@contextmanager
+def _get(
+    url: str, span: str | None, part_only: bool = False, accepted: tuple[int, ...] = ()
+) -> Iterator[httpx.Response]:
+    """An answer whose body has not been read; every failure of httpx is an `OSError`."""
+    headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
+    if span is not None:
+        headers["Range"] = span
+    try:
+        with _client().stream("GET", url, headers=headers) as response:
+            if response.is_error and response.status_code not in accepted:
+                raise _kind_of(response.status_code)(
+                    f"the server answered {response.status_code} {response.reason_phrase}"
+                )
+            if part_only and response.status_code != 206:
+                raise OSError("the server does not serve parts of files (range requests)")
+            yield response
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        kind = _PassingError if isinstance(error, httpx.TransportError) else OSError
+        raise kind(str(error) or type(error).__name__) from error
+
+
+def _kind_of(status_code: int) -> type[OSError]:
+    if status_code in (404, 410):
+        return FileNotFoundError
+    return _PassingError if status_code == 429 or status_code >= 500 else OSError

@@ -1,0 +1,178 @@
+"""What every engine of an index can do: one protocol, so that an application does not see which engine answers.
+
+Shape legend: Q = queries, D = width.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.conditions import Condition
+from index.hits import Hit, StoredImage, StoredKey
+from index.manifest import EncoderFacts
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """One key to be stored in place of whatever has its name.
+
+    Attributes:
+        key: Its name.
+        vector_D: Its unit vector, from the index's encoder.
+        text: Its text, or `None`.
+        images: Its images, as they came.
+        metadata: A JSON object; what filters look at.
+        pools: Names of the pools it is in.
+    """
+
+    key: str
+    vector_D: NDArray[np.float32]
+    text: str | None = None
+    images: tuple[StoredImage, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+
+    @property
+    def modality(self) -> Modality:
+        """Which of the three kinds the key is."""
+        if not self.images:
+            return Modality.TEXT
+        return Modality.IMAGE if self.text is None else Modality.FUSED
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which keys a search or a count looks at; each part narrows it, none of them: all keys.
+
+    Attributes:
+        modalities: Modalities a key may have.
+        pool: Named subset of the corpus.
+        condition: What must hold of a key's metadata.
+        within: The keys looked at; unknown ones are ignored.
+        exclude: Keys left out; unknown ones are ignored.
+    """
+
+    modalities: Collection[Modality] | None = None
+    pool: str | None = None
+    condition: Condition | None = None
+    within: Collection[str] | None = None
+    exclude: Collection[str] = ()
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index is at this moment.
+
+    Attributes:
+        engine: `faiss` or `milvus`.
+        encoder: The encoder that made the vectors.
+        num_keys: Number of keys.
+        modalities: Number of keys per modality; all three are listed.
+        pools: Number of keys per named pool.
+        details: What is particular to the engine; JSON.
+    """
+
+    engine: str
+    encoder: EncoderFacts
+    num_keys: int
+    modalities: dict[Modality, int]
+    pools: dict[str, int]
+    details: dict[str, Any]
+
+
+class KeyIndex(Protocol):
+    """Keys that can be searched by vector, changed and looked up; safe to call from several threads.
+
+    A change that was acknowledged (its call returned) is in every later answer of the same object, and survives
+    the end of the process, however it ends.
+    """
+
+    def search(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
+    ) -> list[list[Hit]]:
+        """Finds the `k` best keys of the scope for each query.
+
+        Args:
+            vectors_QD: Unit vectors of the queries.
+            k: Most hits per query. `k` hits come back whenever the scope has `k` keys.
+            scope: Which keys may be hits.
+            exact: Compares the queries with every key of the scope.
+            query_modalities: What each query is; an index that is calibrated by modality needs it.
+
+        Returns:
+            Per query, hits best first.
+
+        Raises:
+            InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, or there is
+                no such pool or modality.
+        """
+        ...
+
+    def upsert(self, keys: Sequence[NewKey]) -> None:
+        """Stores keys in place of those of the same names, all or nothing.
+
+        Raises:
+            InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
+        """
+        ...
+
+    def delete(self, keys: Collection[str]) -> int:
+        """Deletes keys, all or nothing; gives the number that were there."""
+        ...
+
+    def get(self, key: str) -> StoredKey:
+        """Looks a key up.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        ...
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """The stored unit vector `[D]` of a key.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        ...
+
+    def image(self, key: str, position: int = 0) -> StoredImage:
+        """Gives one image of a key, as it came.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
+            ImageUnavailableError: the index only refers to the image, which cannot be read.
+        """
+        ...
+
+    def scan(self, after: str | None = None) -> Iterator[StoredKey]:
+        """All keys in the order of their names (by code point), those after `after` only.
+
+        Keys that are changed meanwhile may or may not appear.
+        """
+        ...
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Number of keys in the scope."""
+        ...
+
+    def info(self) -> IndexInfo:
+        """What the index is at this moment."""
+        ...
+
+    def close(self) -> None:
+        """Releases files and connections; no thread may be in a call. Repeating it is fine."""
+        ...

@@ -1,0 +1,179 @@
+"""Where bytes are, as strings: an absolute path, a URL, a member of a tar file, or an image inside a Parquet row.
+
+/data/photos/1.jpg
+s3://bucket/photos/1.jpg
+tar:/data/shards/0.tar!1536+20480!cats/1.jpg       20480 bytes from byte 1536
+parquet:https://host/a.parquet!17:0!image          row 17 (from 1), the first image in its column `image`
+"""
+
+import hashlib
+import os
+import posixpath
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ADDRESS = re.compile(r"(?<=://)[^!]*", re.DOTALL)  # inside a member's location it ends before the `!`
+_USER = re.compile(r"^[^/?#]*@")
+_MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>.*)", re.DOTALL)
+_INLINE = re.compile(r"parquet:(?P<file>.*?)!(?P<row>\d+):(?P<position>\d+)!(?P<column>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class MemberLocation:
+    """A member of a plain tar file: `size_bytes` bytes from byte `offset`."""
+
+    file: str
+    offset: int
+    size_bytes: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"tar:{self.file}!{self.offset}+{self.size_bytes}!{self.name}"
+
+
+@dataclass(frozen=True)
+class InlineLocation:
+    """An image that a row of a Parquet file holds: rows count from 1, the images of a row from 0."""
+
+    file: str
+    row: int
+    position: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"parquet:{self.file}!{self.row}:{self.position}!{self.column}"
+
+
+def parse_location(location: str) -> MemberLocation | InlineLocation | None:
+    """The parts of a location inside another file; `None` for a file of its own.
+
+    >>> parse_location("tar:/a.tar!512+3!b.txt")
+    MemberLocation(file='/a.tar', offset=512, size_bytes=3, name='b.txt')
+    """
+    if match := _MEMBER.fullmatch(location):
+        return MemberLocation(match["file"], int(match["offset"]), int(match["size"]), match["name"])
+    if match := _INLINE.fullmatch(location):
+        return InlineLocation(match["file"], int(match["row"]), int(match["position"]), match["column"])
+    return None
+
+
+def scheme_of(location: str) -> str:
+    """The scheme of a URL in lower case; empty for a local path.
+
+    >>> scheme_of("S3://bucket/a"), scheme_of("a/b")
+    ('s3', '')
+    """
+    match = _SCHEME.match(location)
+    return match[1].lower() if match else ""
+
+
+def is_remote(location: str) -> bool:
+    """Whether reading it, or the file it is a part of, may take a network."""
+    inner = parse_location(location)
+    return bool(scheme_of(inner.file if inner else location))
+
+
+def normal_location(name: str) -> str:
+    """A path or URL as a user writes it; `file://` becomes the path it is.
+
+    >>> normal_location("file:///data/a%20b.jsonl")
+    '/data/a b.jsonl'
+    """
+    return url2pathname(urlsplit(name).path) if scheme_of(name) == "file" else name
+
+
+def join(folder: str, name: str) -> str:
+    """The location that a name means, seen from a folder; URLs and absolute paths stand for themselves.
+
+    >>> join("s3://bucket/data", "../images/1.jpg"), join("https://host/data", "a b.jpg")
+    ('s3://bucket/images/1.jpg', 'https://host/data/a%20b.jpg')
+    """
+    if scheme_of(name):
+        return normal_location(name)
+    if not scheme_of(folder) or name.startswith("/"):
+        return str(Path(folder) / name)
+    head, path = _split_url(folder)
+    name = quote(name) if _is_http(folder) else name
+    return f"{head}/{posixpath.normpath(f'/{path}/{name}').lstrip('/')}"
+
+
+def parent(location: str) -> str:
+    """The folder that a file is in; a local one is made absolute.
+
+    >>> parent("https://host/data/a.jsonl?signature=x"), parent("s3://bucket/a.jsonl")
+    ('https://host/data', 's3://bucket')
+    """
+    if not scheme_of(location):
+        return str(Path(location).absolute().parent)
+    head, path = _split_url(location)
+    return f"{head}/{path.rpartition('/')[0]}".rstrip("/")
+
+
+def path_of(location: str) -> PurePosixPath:
+    """The path part, for looking at names and suffixes."""
+    return PurePosixPath(f"/{_split_url(location)[1]}" if scheme_of(location) else location)
+
+
+def without_secrets(location: str) -> str:
+    """A location as it may be shown and published: its URL without user, password and query, which may be a signature.
+
+    >>> without_secrets("https://me:secret@host/a.jsonl?signature=secret")
+    'https://host/a.jsonl'
+    """
+    return _ADDRESS.sub(lambda match: _USER.sub("", match[0]).partition("?")[0], location)
+
+
+def hide_secrets(message: str, location: str) -> str:
+    """A library's message without the user, password and query of a location, which some of them repeat."""
+    for address in _ADDRESS.findall(location):
+        place, _, query = address.partition("?")
+        user = _USER.match(place)
+        for secret in (query, user[0] if user else ""):
+            message = message.replace(secret, "...") if secret else message
+    return message
+
+
+def public_location(location: str) -> str:
+    """A location for an index that may be given away: what is secret in it is replaced by a digest of the whole."""
+    public = without_secrets(location)
+    return public if public == location else f"{public}#{hashlib.sha256(location.encode()).hexdigest()[:16]}"
+
+
+def describe(location: str) -> str:
+    """What messages call a location.
+
+    >>> describe("tar:/a.tar!512+3!b.jpg")
+    "'b.jpg' in /a.tar"
+    """
+    inner = parse_location(location)
+    if isinstance(inner, MemberLocation):
+        return f"'{inner.name}' in {without_secrets(inner.file)}"
+    if isinstance(inner, InlineLocation):
+        return f"in column '{inner.column}'"
+    return printable(without_secrets(location))
+
+
+def printable(name: str) -> str:
+    r"""A name that can be stored as UTF-8: stray bytes of a file name are escaped.
+
+    >>> printable(os.fsdecode(b"caf\xe9.jpg"))
+    'caf\\udce9.jpg'
+    """
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    """Scheme and host, and the path without the slash before it; what HTTP has behind the path is left out."""
+    head, _, rest = url.partition("://")
+    if _is_http(url):
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, _, path = rest.partition("/")
+    return f"{head}://{host}", path
+
+
+def _is_http(url: str) -> bool:
+    return scheme_of(url) in ("http", "https")

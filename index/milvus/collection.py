@@ -1,0 +1,254 @@
+"""The Milvus collection that holds an index: its fields, what it says about itself, and reads and changes of rows.
+
+Shape legend: Q = queries, D = width.
+"""
+
+import logging
+from collections.abc import Collection as Listed
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
+from index.manifest import EncoderFacts
+from index.milvus.connection import Connection
+from index.milvus.expressions import both, quote
+from index.milvus.terms import TERM_CHARS
+
+FORMAT_VERSION = 1
+MAX_FOUND = 16_384  # Milvus gives no more for one query of a search, and no more rows for one look-up
+MAX_TEXT_BYTES = 65_535  # of a VARCHAR
+MAX_JSON_BYTES = 65_536
+MAX_LISTED = 4_096  # elements of an ARRAY
+PAGE_ROWS = 500  # with payload and vector; the largest rows fill 100 MB then, which is what a server sends at most
+
+_FACTS = "anykey"  # the collection's property; also its description, which Milvus Lite forgets
+_STRONG = "Strong"  # every acknowledged change is seen
+_MODALITY_CHARS = 16
+
+logger = logging.getLogger(__name__)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Structure(_Record):
+    """How Milvus arranges the vectors.
+
+    Attributes:
+        kind: `FLAT` compares with every key; `IVF_FLAT` and `HNSW` with some, chosen by clusters or by a graph.
+        build: What Milvus wants to know when it builds it, such as `nlist`, or `M` and `efConstruction`.
+        search: What it wants to know for each search, such as `nprobe` or `ef`.
+    """
+
+    kind: Literal["FLAT", "IVF_FLAT", "HNSW"] = "FLAT"
+    build: dict[str, int] = {}
+    search: dict[str, int] = {}
+
+    def build_parameters(self) -> dict[str, int]:
+        """`build`, with what is missing from it."""
+        defaults = {"FLAT": {}, "IVF_FLAT": {"nlist": 1024}, "HNSW": {"M": 16, "efConstruction": 200}}
+        return {**defaults[self.kind], **self.build}
+
+    def search_parameters(self, k: int, exact: bool) -> dict[str, int]:
+        """`search`, with what is missing from it; all clusters for an exact search."""
+        if self.kind == "IVF_FLAT":
+            nlist = self.build_parameters()["nlist"]
+            return {"nprobe": nlist if exact else min(self.search.get("nprobe", 16), nlist)}
+        return {"ef": max(self.search.get("ef", 64), k)} if self.kind == "HNSW" else {}
+
+
+class CollectionFacts(_Record):
+    """What a collection says about itself.
+
+    Attributes:
+        format_version: Format of the collection; see `docs/engines.md`.
+        encoder: The encoder that made the vectors.
+        structure: How the vectors are arranged.
+        images_dir: Folder with the images' bytes; `None` if they are not kept.
+    """
+
+    format_version: int = FORMAT_VERSION
+    encoder: EncoderFacts
+    structure: Structure = Structure()
+    images_dir: str | None = None
+
+
+class Collection:
+    """One collection over one connection; safe for use from several threads.
+
+    Attributes:
+        name: Its name.
+        connection: The way to it.
+        facts: What it says about itself.
+    """
+
+    def __init__(self, connection: Connection, name: str, facts: CollectionFacts) -> None:
+        self.name = name
+        self.connection = connection
+        self.facts = facts
+
+    @classmethod
+    def create(cls, connection: Connection, name: str, facts: CollectionFacts) -> "Collection":
+        """Makes an empty collection.
+
+        Raises:
+            IndexExistsError: there is one of that name.
+            IndexUnavailableError: Milvus cannot be reached or refuses.
+        """
+        if connection.call("has_collection", collection_name=name):
+            raise IndexExistsError(f"Milvus at {connection.where} has a collection {name!r} already")
+        noted = facts.model_dump_json()
+        schema = _schema(noted, facts.encoder.width)
+        connection.call(
+            "create_collection",
+            **{"collection_name": name, "schema": schema, "consistency_level": _STRONG, "properties": {_FACTS: noted}},
+        )
+        structure = facts.structure
+        # The client unpacks the outer `params`; Milvus Lite, unlike a server, only reads what is in an inner one.
+        build = {"params": structure.build_parameters()}
+        _add_index(connection, name, "vector", index_type=structure.kind, metric_type="COSINE", params=build)
+        _index_filters(connection, name)
+        connection.call("load_collection", collection_name=name)
+        return cls(connection, name, facts)
+
+    @classmethod
+    def open(cls, connection: Connection, name: str) -> "Collection":
+        """Opens a collection.
+
+        Raises:
+            IndexNotFoundError: there is none of that name.
+            IndexFormatError: it is no index, or of a format this release does not read.
+            IndexUnavailableError: Milvus cannot be reached or refuses.
+        """
+        if not connection.call("has_collection", collection_name=name):
+            raise IndexNotFoundError(f"Milvus at {connection.where} has no collection {name!r}")
+        facts = _read_facts(connection, name)
+        connection.call("load_collection", collection_name=name)
+        return cls(connection, name, facts)
+
+    def search(
+        self, queries_QD: NDArray[np.float32], k: int, where: str, fields: Sequence[str], *, exact: bool
+    ) -> list[list[tuple[float, dict[str, Any]]]]:
+        """The best rows where an expression holds, per query: score and the fields asked for."""
+        parameters = self.facts.structure.search_parameters(k, exact)
+        found = self._call(
+            "search",
+            data=list(queries_QD),
+            anns_field="vector",
+            filter=where,
+            limit=k,
+            output_fields=list(fields),
+            search_params={"metric_type": "COSINE", "params": parameters},
+            consistency_level=_STRONG,
+        )
+        return [[(hit["distance"], dict(hit["entity"])) for hit in hits] for hits in found]
+
+    def pages(
+        self, where: str, fields: Sequence[str], after: str | None = None, page_rows: int = PAGE_ROWS
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Rows where an expression holds, in the order of their keys, some at a time; one read per page."""
+        while True:
+            follows = 'key >= ""' if after is None else f"key > {quote(after)}"
+            page = [
+                dict(row)
+                for row in self._call(
+                    "query",
+                    filter=both(part for part in (follows, where) if part),
+                    output_fields=["key", *fields],
+                    limit=page_rows,
+                    iterator="True",  # what makes Milvus sort them by key
+                    consistency_level=_STRONG,
+                )
+            ]
+            if page:
+                yield page
+            if len(page) < page_rows:
+                return
+            after = page[-1]["key"]
+
+    def rows(self, where: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Up to `MAX_FOUND` rows where an expression holds, in any order."""
+        return [
+            dict(row)
+            for row in self._call(
+                "query", filter=where, output_fields=list(fields), limit=MAX_FOUND, consistency_level=_STRONG
+            )
+        ]
+
+    def count(self, where: str) -> int:
+        """Number of rows where an expression holds."""
+        found = self._call("query", filter=where, output_fields=["count(*)"], consistency_level=_STRONG)
+        return int(found[0]["count(*)"])
+
+    def upsert(self, rows: Listed[dict[str, Any]]) -> None:
+        """Stores rows in place of those of the same keys; no key may be there twice."""
+        self._call("upsert", data=list(rows))
+
+    def delete(self, where: str) -> None:
+        """Deletes the rows where an expression over keys holds."""
+        self._call("delete", filter=where)
+
+    def flush(self) -> None:
+        """Moves what Milvus holds in memory into files."""
+        self._call("flush")
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        return self.connection.call(method, collection_name=self.name, **arguments)
+
+
+def _schema(description: str, width: int) -> Any:
+    from pymilvus import CollectionSchema, DataType, FieldSchema
+
+    text = {"dtype": DataType.VARCHAR, "max_length": MAX_TEXT_BYTES}
+    names = {"dtype": DataType.ARRAY, "element_type": DataType.VARCHAR, "max_capacity": MAX_LISTED}
+    fields = [
+        FieldSchema("key", is_primary=True, **text),
+        FieldSchema("vector", DataType.FLOAT_VECTOR, dim=width),
+        FieldSchema("modality", DataType.VARCHAR, max_length=_MODALITY_CHARS),
+        FieldSchema("text", **text),
+        FieldSchema("metadata", DataType.JSON),
+        FieldSchema("terms", max_length=TERM_CHARS, **names),
+        FieldSchema("pools", max_length=MAX_TEXT_BYTES, **names),
+        FieldSchema("num_pools", DataType.INT64),
+        FieldSchema("images", DataType.JSON),
+    ]
+    return CollectionSchema(fields, description=description, enable_dynamic_field=False)
+
+
+def _add_index(connection: Connection, name: str, field: str, **parameters: Any) -> None:
+    from pymilvus import MilvusClient
+
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index(field, **parameters)
+    connection.call("create_index", collection_name=name, index_params=indexes, sync=False)  # there are no rows yet
+
+
+def _index_filters(connection: Connection, name: str) -> None:
+    """Lets a server find the keys that a filter asks for without looking at every one; Milvus Lite does anyway."""
+    if connection.is_lite:
+        return
+    for field in ("terms", "pools", "modality"):
+        try:
+            _add_index(connection, name, field, index_type="INVERTED")
+        except IndexUnavailableError as error:
+            logger.warning("filters on %s look at every key: %s", field, error)
+
+
+def _read_facts(connection: Connection, name: str) -> CollectionFacts:
+    described = connection.call("describe_collection", collection_name=name)
+    noted = described.get("properties", {}).get(_FACTS) or described.get("description", "")
+    try:
+        facts = CollectionFacts.model_validate_json(noted)
+    except ValidationError as error:
+        raise IndexFormatError(f"collection {name!r} of Milvus at {connection.where} is no index of ours") from error
+    if facts.format_version != FORMAT_VERSION:
+        raise IndexFormatError(
+            f"collection {name!r} has format {facts.format_version}, this release reads format {FORMAT_VERSION}; "
+            "fill a new one"
+        )
+    return facts

@@ -1,0 +1,159 @@
+"""Rows of the collection: from a key that is to be stored, and back to what is known of a key."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from encoder.item import Modality
+from index.errors import InvalidKeyError
+from index.hits import Payload, StoredKey
+from index.key_index import NewKey
+from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
+from index.milvus.terms import terms_of
+
+PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
+STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
+MAX_NORM_ERROR = 1e-3
+MAX_BATCH_BYTES = 16 * 2**20  # a server takes 64 MiB at once
+MAX_BATCH_ROWS = 5_000
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+MAX_DEPTH = 100
+_SHOWN_CHARS = 80
+
+
+def check_key(new: NewKey, width: int) -> None:
+    """Makes sure that Milvus can store a key, before anything is sent.
+
+    Raises:
+        InvalidKeyError: its name, text or a pool's name is blank, no Unicode or beyond 65,535 bytes in UTF-8; it has
+            neither text nor image; its vector is no unit vector of the width; its metadata are no standard JSON object,
+            beyond 65,536 bytes, nested beyond 100 levels, have integers beyond 64 bits, or more than 4,096 terms (one
+            for each path, two for each value); it is in more than 4,096 pools.
+    """
+    try:
+        for what, texts in (("key", [new.key]), ("text", [] if new.text is None else [new.text]), ("pool", new.pools)):
+            for text in texts:
+                _check_text(what, text)
+        if new.text is None and not new.images:
+            raise ValueError("it has neither text nor image")
+        if len(set(new.pools)) > MAX_LISTED:
+            raise ValueError(f"expected at most {MAX_LISTED:,} pools, got {len(set(new.pools)):,}")
+        _check_vector(new.vector_D, width)
+        _check_metadata(new.metadata)
+    except (ValueError, TypeError) as error:
+        raise InvalidKeyError(f"key {_shorten(repr(new.key))} cannot be stored: {error}") from error
+
+
+def row_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
+    """The row of a key that was checked, with where each of its images is."""
+    pools = sorted(set(new.pools))
+    images = [
+        {"media_type": image.media_type, "location": location}
+        for image, location in zip(new.images, locations, strict=True)
+    ]
+    return {
+        "key": new.key,
+        "vector": np.asarray(new.vector_D, dtype=np.float32),
+        "modality": new.modality.value,
+        "text": new.text or "",
+        "metadata": new.metadata,
+        "terms": sorted(terms_of(new.metadata)),
+        "pools": pools,
+        "num_pools": len(pools),
+        "images": {"files": images},
+    }
+
+
+def payload_of(row: dict[str, Any]) -> Payload:
+    """What a row's key carries."""
+    text = None if row["modality"] == Modality.IMAGE else row["text"]
+    return Payload(text, row["metadata"], len(row["images"]["files"]))
+
+
+def stored_key_of(row: dict[str, Any]) -> StoredKey:
+    """All that is known of a row's key."""
+    return StoredKey(row["key"], Modality(row["modality"]), payload_of(row), tuple(row["pools"]))
+
+
+def in_batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in their order, as many at a time as a server takes at once."""
+    batch: list[dict[str, Any]] = []
+    size_bytes = 0
+    for row in rows:
+        row_bytes = _size_bytes(row)
+        if batch and (size_bytes + row_bytes > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_ROWS):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(row)
+        size_bytes += row_bytes
+    if batch:
+        yield batch
+
+
+def is_unicode(text: str) -> bool:
+    """Whether Milvus can hear of the text: not with half a surrogate pair in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_text(what: str, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"expected its {what} to be a string that is not blank, got {_shorten(repr(text))}")
+    if not is_unicode(text):
+        raise ValueError(f"its {what} is no Unicode text")
+    if (size_bytes := len(text.encode())) > MAX_TEXT_BYTES:
+        raise ValueError(f"expected its {what} to have at most {MAX_TEXT_BYTES:,} bytes in UTF-8, got {size_bytes:,}")
+
+
+def _check_vector(vector: Any, width: int) -> None:
+    vector_D = np.asarray(vector)
+    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
+        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
+    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
+    if not abs(norm - 1) <= MAX_NORM_ERROR:  # also for NaN
+        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict):
+        raise ValueError(f"expected metadata to be an object, got {type(metadata).__name__}")
+    _check_inside(metadata)
+    size_bytes = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+    if size_bytes > MAX_JSON_BYTES:
+        raise ValueError(f"expected metadata of at most {MAX_JSON_BYTES:,} bytes as JSON, got {size_bytes:,}")
+    num_terms = len(terms_of(metadata))
+    if num_terms > MAX_LISTED:
+        raise ValueError(f"expected metadata with at most {MAX_LISTED:,} terms, got {num_terms:,}")
+
+
+def _check_inside(metadata: dict[str, Any]) -> None:
+    """Refuses what JSON in Milvus cannot hold: names that are no strings, giant integers, deep nesting."""
+    pending: list[tuple[Any, int]] = [(metadata, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"expected metadata nested at most {MAX_DEPTH} levels deep, got more")
+        if isinstance(item, dict):
+            if not all(isinstance(name, str) for name in item):
+                raise ValueError("expected the names in its metadata to be strings")
+            pending.extend((inner, depth + 1) for inner in item.values())
+        elif isinstance(item, list):
+            pending.extend((inner, depth + 1) for inner in item)
+        elif isinstance(item, int) and not MIN_INTEGER <= item <= MAX_INTEGER:
+            raise ValueError("its metadata have an integer beyond 64 bits")
+
+
+def _size_bytes(row: dict[str, Any]) -> int:
+    """About what a row weighs in a message."""
+    texts = (row["key"], row["text"], *row["pools"], *row["terms"])
+    documents = json.dumps([row["metadata"], row["images"]])
+    return int(row["vector"].nbytes) + sum(len(text.encode()) + 4 for text in texts) + len(documents)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

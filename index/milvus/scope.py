@@ -1,0 +1,83 @@
+"""From the scope of a search to the Milvus expression of the keys in it."""
+
+from collections.abc import Collection as Listed
+
+from encoder.item import Modality
+from index.errors import InvalidSearchError
+from index.filters import Range, matches
+from index.key_index import Scope
+from index.milvus.collection import MAX_FOUND, Collection
+from index.milvus.expressions import both, expression_of, holds, listed
+from index.milvus.rows import is_unicode
+
+# Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
+MAX_LISTED_BY_LITE = 100
+
+
+def expression_of_scope(scope: Scope, collection: Collection) -> str | None:
+    """The expression that holds for the keys of the scope: empty for all keys, `None` if it is plain that none is.
+
+    Raises:
+        InvalidSearchError: there is no such modality.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    if scope.modalities is not None and not scope.modalities:
+        return None
+    if scope.pool is not None and not is_unicode(scope.pool):
+        return None
+    within = None if scope.within is None else {key for key in scope.within if is_unicode(key)}
+    exclude = {key for key in scope.exclude if is_unicode(key)}
+    if within is not None:
+        within, exclude = within - exclude, set()
+        if not within:
+            return None
+    filters = _filters(scope, collection)
+    if collection.connection.is_lite and filters and len(within or exclude) > MAX_LISTED_BY_LITE:
+        return _resolved(filters, within, exclude, collection)
+    keys = [] if within is None else [listed("key", within)]
+    if exclude:
+        keys.append(listed("key", exclude, are_in=False))
+    return both([*keys, *filters])
+
+
+def require_pool(pool: str, collection: Collection) -> None:
+    """Makes sure that there is such a pool; to be asked when a search of it found nothing.
+
+    Raises:
+        InvalidSearchError: no key is in a pool of that name.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    if not is_unicode(pool) or not collection.count(holds("pools", pool)):
+        raise InvalidSearchError(f"no pool {pool!r} in the index")
+
+
+def _filters(scope: Scope, collection: Collection) -> list[str]:
+    """What modality, pool and condition ask for."""
+    parts = []
+    if scope.modalities is not None:
+        parts.append(listed("modality", _names(scope.modalities)))
+    if scope.pool is not None:
+        parts.append(holds("pools", scope.pool))
+    if scope.condition is not None:
+
+        def look_up(where: str, wanted: Range) -> list[str]:
+            pages = collection.pages(where, ["metadata"])
+            return [row["key"] for page in pages for row in page if matches(wanted, row["metadata"])]
+
+        parts.append(expression_of(scope.condition, look_up))
+    return parts
+
+
+def _names(modalities: Listed[Modality]) -> list[str]:
+    try:
+        return [Modality(modality).value for modality in modalities]
+    except ValueError as error:
+        raise InvalidSearchError(f"unknown modality: {error}; expected some of {', '.join(Modality)}") from error
+
+
+def _resolved(filters: list[str], within: set[str] | None, exclude: set[str], collection: Collection) -> str | None:
+    """The same keys by name alone."""
+    pages = collection.pages(both(filters), [], page_rows=MAX_FOUND)
+    found = {row["key"] for page in pages for row in page} - exclude
+    keys = found if within is None else found & within
+    return listed("key", keys) if keys else None

@@ -1,0 +1,346 @@
+"""The engine for more than one machine: keys in a collection of Milvus, or of Milvus Lite in a file.
+
+Shape legend: Q = queries, D = width, K = results per query.
+"""
+
+import threading
+from collections.abc import Collection as Listed
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.errors import ImageUnavailableError, IndexUnavailableError, InvalidSearchError, KeyNotFoundError
+from index.hits import Hit, StoredImage, StoredKey
+from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from index.manifest import EncoderFacts
+from index.milvus.best import Scored, best_rows
+from index.milvus.collection import FORMAT_VERSION, MAX_FOUND, Collection, CollectionFacts, Structure
+from index.milvus.connection import Connection
+from index.milvus.expressions import listed
+from index.milvus.images import ImageFolder
+from index.milvus.rows import (
+    MAX_NORM_ERROR,
+    PAYLOAD_FIELDS,
+    STORED_FIELDS,
+    check_key,
+    in_batches,
+    is_unicode,
+    payload_of,
+    row_of,
+    stored_key_of,
+)
+from index.milvus.scope import expression_of_scope, require_pool
+
+__all__ = ["MilvusIndex", "Structure"]
+
+FLUSH_AFTER_ROWS = 1_000  # Milvus Lite searches rows in files ten times as fast as rows in memory
+_DELETED_AT_ONCE = 5_000
+
+
+class MilvusIndex:
+    """Keys in a Milvus collection; a `KeyIndex`. `docs/engines.md` says where it promises less than `FaissIndex`.
+
+    Made by `create` or `open`.
+
+    Attributes:
+        encoder: The encoder that made the vectors.
+    """
+
+    def __init__(self, collection: Collection, images: ImageFolder | None) -> None:
+        self.encoder: EncoderFacts = collection.facts.encoder
+        self._collection = collection
+        self._images = images
+        self._changing = threading.Lock()
+        self._num_unflushed = 0
+
+    @classmethod
+    def create(
+        cls,
+        uri: str,
+        collection: str,
+        encoder: EncoderFacts,
+        *,
+        structure: Structure | None = None,
+        images_dir: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> "MilvusIndex":
+        """Makes an index without keys.
+
+        Args:
+            uri: A server, such as `http://localhost:19530`, or a path that ends with `.db`, for Milvus Lite.
+            collection: Name of the collection: letters, digits and underscores.
+            encoder: The encoder whose vectors will be stored.
+            structure: How Milvus arranges the vectors; compares with every key when absent.
+            images_dir: Folder for the images' bytes, a path or an address that fsspec knows; when absent, they are not
+                kept, and `image` raises `ImageUnavailableError`.
+            token: What the server wants to see, such as `user:password`.
+            timeout_s: Longest time that one call to Milvus may take, in seconds.
+
+        Raises:
+            MissingLibraryError: pymilvus or Milvus Lite is not installed.
+            IndexExistsError: there is a collection of that name.
+            IndexLockedError: another process has the file open.
+            IndexUnavailableError: Milvus cannot be reached or refuses.
+        """
+        connection = Connection(uri, token, timeout_s, may_create=True)
+        try:
+            images = None if images_dir is None else ImageFolder(images_dir)
+            facts = CollectionFacts(
+                encoder=encoder, structure=structure or Structure(), images_dir=images.url if images else None
+            )
+            return cls(Collection.create(connection, collection, facts), images)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        collection: str,
+        *,
+        images_dir: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> "MilvusIndex":
+        """Opens an index for reading and changing.
+
+        Args:
+            uri: As for `create`.
+            collection: Name of the collection.
+            images_dir: Where the images' bytes are now; where they were at first when absent.
+            token: What the server wants to see, such as `user:password`.
+            timeout_s: Longest time that one call to Milvus may take, in seconds.
+
+        Raises:
+            MissingLibraryError: pymilvus or Milvus Lite is not installed.
+            IndexNotFoundError: there is no such file or collection.
+            IndexFormatError: the collection is no index, or of another format.
+            IndexLockedError: another process has the file open.
+            IndexUnavailableError: Milvus cannot be reached or refuses.
+        """
+        connection = Connection(uri, token, timeout_s)
+        try:
+            opened = Collection.open(connection, collection)
+            url = images_dir or opened.facts.images_dir
+            return cls(opened, None if url is None else ImageFolder(url))
+        except BaseException:
+            connection.close()
+            raise
+
+    def search(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality] | None = None,
+    ) -> list[list[Hit]]:
+        """Finds the `k` best keys of the scope for each query; equal scores in the order of the keys' names.
+
+        Which of the keys with the lowest score come back, if not all do, is up to Milvus. `k` beyond 16,384, and an
+        exact search in an `HNSW` structure, fetch the vectors of the whole scope.
+
+        Raises:
+            InvalidSearchError: see `KeyIndex.search`.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        queries_QD = self._check_vectors(vectors_QD)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
+        where = expression_of_scope(scope, self._collection)
+        found: list[Scored] = [[] for _ in queries_QD]
+        if where is not None and len(queries_QD):
+            found = self._best(queries_QD, int(k), where, exact)
+        if scope.pool is not None and not any(found):
+            require_pool(scope.pool, self._collection)
+        return [_hits(scored) for scored in found]
+
+    def upsert(self, keys: Sequence[NewKey]) -> None:
+        """Stores keys in place of those of the same names; of two of one name the later counts.
+
+        All keys are checked before anything is stored. They are sent in batches of up to 5,000 keys and 16 MiB. Milvus
+        has no transactions: if it or this process fails in between, the batches before are stored and the others not,
+        which the error says; repeating the call is safe.
+
+        Raises:
+            InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
+            ImageUnavailableError: an image cannot be written. Nothing was changed.
+            IndexUnavailableError: Milvus cannot be reached or fails; says how many keys were stored.
+        """
+        for new in keys:
+            check_key(new, self.encoder.width)
+        rows = [row_of(new, self._keep_images(new)) for new in {new.key: new for new in keys}.values()]
+        with self._changing:
+            num_stored = 0
+            for batch in in_batches(rows):
+                try:
+                    self._collection.upsert(batch)
+                except IndexUnavailableError as error:
+                    raise IndexUnavailableError(f"{error} ({num_stored} of {len(rows)} keys were stored)") from error
+                num_stored += len(batch)
+            self._flush_sometimes(num_stored)
+
+    def delete(self, keys: Listed[str]) -> int:
+        """Deletes keys; gives the number that were there. Sent in batches of 5,000, as `upsert` does.
+
+        Raises:
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        known = sorted({key for key in keys if is_unicode(key)})
+        num_deleted = 0
+        with self._changing:
+            for start in range(0, len(known), _DELETED_AT_ONCE):
+                chosen = listed("key", known[start : start + _DELETED_AT_ONCE])
+                num_deleted += self._collection.count(chosen)
+                self._collection.delete(chosen)
+        return num_deleted
+
+    def get(self, key: str) -> StoredKey:
+        """Looks a key up.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        return stored_key_of(self._row(key, STORED_FIELDS))
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """The stored unit vector `[D]` of a key.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        return np.asarray(self._row(key, ["vector"])["vector"], dtype=np.float32)
+
+    def image(self, key: str, position: int = 0) -> StoredImage:
+        """Gives one image of a key, as it came.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
+            ImageUnavailableError: its bytes were not kept, or cannot be read where they were.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        images = self._row(key, ["images"])["images"]["files"]
+        if not 0 <= position < len(images):
+            raise KeyNotFoundError(f"key '{key}' has {len(images)} images, there is none at position {position}")
+        location = images[position]["location"]
+        if location is None or self._images is None:
+            raise ImageUnavailableError(f"the bytes of the image of key '{key}' were not kept: there was no images_dir")
+        return StoredImage(self._images.read(location), images[position]["media_type"])
+
+    def scan(self, after: str | None = None) -> Iterator[StoredKey]:
+        """All keys in the order of their names (by code point), those after `after` only; 500 are read at a time.
+
+        Raises:
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        for page in self._collection.pages("", STORED_FIELDS, after):
+            yield from map(stored_key_of, page)
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Number of keys in the scope.
+
+        Raises:
+            InvalidSearchError: there is no such pool or modality.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        where = expression_of_scope(scope, self._collection)
+        number = 0 if where is None else self._collection.count(where)
+        if scope.pool is not None and not number:
+            require_pool(scope.pool, self._collection)
+        return number
+
+    def info(self) -> IndexInfo:
+        """What the index is at this moment; reads the pools of every key that is in some.
+
+        Raises:
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        pools: dict[str, int] = {}
+        for page in self._collection.pages("num_pools > 0", ["pools"], page_rows=MAX_FOUND // 4):
+            for row in page:
+                for pool in row["pools"]:
+                    pools[pool] = pools.get(pool, 0) + 1
+        modalities = {modality: self._collection.count(listed("modality", [modality])) for modality in Modality}
+        facts, connection = self._collection.facts, self._collection.connection
+        details: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "server": connection.where,
+            "server_version": connection.version,
+            "collection": self._collection.name,
+            "structure": facts.structure.model_dump(),
+            "images_dir": None if self._images is None else self._images.url,
+        }
+        return IndexInfo(
+            "milvus", self.encoder, sum(modalities.values()), modalities, dict(sorted(pools.items())), details
+        )
+
+    def close(self) -> None:
+        """Closes the connection, and a file that nothing else in this process has open. Repeating it is fine."""
+        self._collection.connection.close()
+
+    def __enter__(self) -> "MilvusIndex":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_vectors(self, vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:
+        queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
+        width = self.encoder.width
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
+            raise InvalidSearchError(f"expected query vectors [Q, {width}], got {list(queries_QD.shape)}")
+        norms_Q = np.linalg.norm(queries_QD, axis=1)
+        is_unit_Q = np.abs(norms_Q - 1) <= MAX_NORM_ERROR  # false for NaN
+        if not is_unit_Q.all():
+            position = int(np.argmin(is_unit_Q))
+            raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
+        return queries_QD
+
+    def _best(self, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
+        """The best rows per query, in any order; as many as there are, up to `k`."""
+        kind = self._collection.facts.structure.kind
+        if k > MAX_FOUND or (exact and kind == "HNSW"):
+            return best_rows(queries_QD, self._collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
+        found: list[Scored] = []
+        step = max(MAX_FOUND // k, 1)
+        for start in range(0, len(queries_QD), step):
+            some = queries_QD[start : start + step]
+            found += self._collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
+        if kind != "FLAT" and not exact and min(map(len, found)) < min(k, self._collection.count(where)):
+            return self._best(queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
+        return found
+
+    def _keep_images(self, new: NewKey) -> list[str | None]:
+        return [None if self._images is None else self._images.keep(image.data) for image in new.images]
+
+    def _flush_sometimes(self, num_stored: int) -> None:
+        """Keeps Milvus Lite fast; a server flushes when it sees fit."""
+        self._num_unflushed += num_stored
+        if self._collection.connection.is_lite and self._num_unflushed >= FLUSH_AFTER_ROWS:
+            self._collection.flush()
+            self._num_unflushed = 0
+
+    def _row(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
+        found = self._collection.rows(listed("key", [key]), fields) if is_unicode(key) else []
+        if not found:
+            raise KeyNotFoundError(f"no key {key!r} in the index")
+        return found[0]
+
+
+def _hits(scored: Scored) -> list[Hit]:
+    ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
+    return [
+        Hit(row["key"], min(max(score, -1.0), 1.0), rank, Modality(row["modality"]), payload_of(row))
+        for rank, (score, row) in enumerate(ordered, start=1)
+    ]

@@ -1,0 +1,133 @@
+"""CSV and TSV files with a header.
+
+Records are as RFC 4180 has them: a quoted cell may hold separators, line ends and doubled quotes. The fields `image`
+and `pool` may hold a JSON list of strings; other columns are metadata, always as strings: nothing tells whether `94110`
+is a number.
+"""
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.files import open_file
+from index.locations import path_of
+from index.readers.columns import Columns, find_columns
+from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.rows import RowError, gather_metadata, read_row
+
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
+
+
+def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads a table record by record.
+
+    Raises:
+        InvalidCorpusError: it has no header with the columns that are needed, or leaves a quote open.
+        OSError: it cannot be read.
+    """
+    with open_file(file.location) as opened:
+        lines = _CountedLines(opened)
+        table = _read_header(lines, file, options.columns)
+        reader = csv.reader(lines, delimiter=table.delimiter, strict=True)
+        while True:
+            where = f"{file.label}:{lines.number + 1}"
+            try:
+                with _long_cells():
+                    cells = next(reader, None)
+            except csv.Error as error:
+                is_open = "unexpected end" in str(error) or not where.endswith(f":{lines.number}")
+                if is_open:  # no one can say where the next record begins
+                    raise InvalidCorpusError(f"{where}: {error}: is a quote left open?") from error
+                yield InvalidRowError(where, str(error))
+                continue
+            if cells is None:
+                return
+            if cells:
+                yield _read_record(cells, table, file, where)
+
+
+@dataclass(frozen=True)
+class _Table:
+    delimiter: str
+    header: list[str]
+    columns: Columns
+
+
+class _CountedLines:
+    """The lines of an open file as text, counted; a byte order mark is skipped, and stray bytes become surrogates."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if self.number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        return line.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lets cells be as long as they are; the module's limit is everybody's, and is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _Table:
+    """Takes the separator that brings the columns to light."""
+    line = next(lines, "")
+    likely = "\t" if path_of(file.location).suffix.lower() == ".tsv" else ","
+    refusals = []
+    for delimiter in (likely, ",", "\t", ";"):
+        try:
+            header = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+            header = [name.strip() for name in header]
+            return _Table(delimiter, header, find_columns(header, columns, file.label))
+        except csv.Error as error:
+            refusals.append(InvalidCorpusError(f"{file.label}:1: {error}"))
+        except InvalidCorpusError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _read_record(cells: list[str], table: _Table, file: CorpusFile, where: str) -> CorpusEntry | InvalidRowError:
+    try:
+        if len(cells) != len(table.header):
+            raise RowError(f"expected {len(table.header)} cells, got {len(cells)}")
+        if any(map(_STRAY_BYTE.search, cells)):
+            raise RowError("not UTF-8")
+        columns = table.columns
+        row = {name: cell if cell.strip() else None for name, cell in zip(table.header, cells, strict=True)}
+        for name in (columns.image, columns.pool):
+            row[name] = _list_or_string(row.get(name))  # type: ignore[assignment]
+        return read_row(gather_metadata(row, columns), columns, file.folder, where)
+    except RowError as error:
+        return InvalidRowError(where, error.reason, error.key)
+
+
+def _list_or_string(cell: str | None) -> list[str] | str | None:
+    """A cell that is a JSON list of strings is that list; any other is one string."""
+    if cell is not None and cell.lstrip().startswith("["):
+        try:
+            values = json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+        if all(isinstance(value, str) for value in values):
+            return list(values)
+    return cell

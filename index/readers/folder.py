@@ -1,0 +1,100 @@
+"""Folders of images and texts: `cats/1.jpg`, and beside it `cats/1.txt`, `cats/1.json`, both or none."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.files import FoundFile, files_below, read_file, reason_of
+from index.images import ImageStamp, file_stamp
+from index.locations import path_of, printable, scheme_of, without_secrets
+from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.rows import RowError
+from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
+from index.threads import map_in_threads
+
+logger = logging.getLogger(__name__)
+
+
+def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads all that is below a folder, sorted by path; hidden files and links to folders are left aside.
+
+    A key is the path from the folder without suffix. Two images of one name are two rows of one key.
+
+    Raises:
+        InvalidCorpusError: there is nothing of the kind in it.
+        OSError: a folder cannot be read.
+    """
+    samples, others = _group(files_below(folder.location))
+    if not samples:
+        found = suffix_counts(others) or "nothing"
+        raise InvalidCorpusError(
+            f"corpus folder {folder.label}: expected images, .txt or .json in it, or M-BEIR's cand_pool/local/*.jsonl;"
+            f" found {found}. Files of other formats are named one by one, or by a pattern such as {folder.label}/*.tar"
+        )
+    if others:
+        logger.warning(
+            "%s: left aside %d files that are no image, .txt or .json: %s",
+            *(folder.label, len(others), suffix_counts(others)),
+        )
+    prefix = f"{path_of(folder.absolute).name}/" if options.prefix_keys else ""
+
+    def read(sample: _Sample) -> list[CorpusEntry | InvalidRowError]:
+        return _read_sample(sample, prefix, options)
+
+    for rows in map_in_threads(read, samples, options.num_threads if scheme_of(folder.location) else 1):
+        yield from rows
+
+
+@dataclass
+class _Sample:
+    name: str
+    images: list[FoundFile] = field(default_factory=list)
+    texts: dict[str, FoundFile] = field(default_factory=dict)
+
+
+def _group(files: list[FoundFile]) -> tuple[list[_Sample], list[str]]:
+    """The samples in the order of their first files, and the suffixes of all other files."""
+    samples: dict[str, _Sample] = {}
+    others = []
+    for file in files:
+        name, suffix = _split(file.name)
+        if suffix not in IMAGE_SUFFIXES | TEXT_SUFFIXES:
+            others.append(suffix)
+            continue
+        sample = samples.setdefault(name, _Sample(name))
+        if suffix in IMAGE_SUFFIXES:
+            sample.images.append(file)
+        else:
+            sample.texts[suffix] = file
+    return list(samples.values()), others
+
+
+def _split(name: str) -> tuple[str, str]:
+    path = path_of(name)
+    return str(path.with_suffix("")), path.suffix.lower().removeprefix(".")
+
+
+def _read_sample(sample: _Sample, prefix: str, options: ReadOptions) -> list[CorpusEntry | InvalidRowError]:
+    """One row an image, or one for texts alone."""
+    rows: list[CorpusEntry | InvalidRowError] = []
+    for file in sample.images or list(sample.texts.values())[:1]:
+        where = printable(without_secrets(file.location))
+        images = (_image(file),) if sample.images else ()
+        try:
+            texts = {suffix: _read_text(text) for suffix, text in sample.texts.items()}
+            rows.append(read_sample(f"{prefix}{sample.name}", images, texts, options.columns, where))
+        except RowError as error:
+            rows.append(InvalidRowError(where, error.reason, error.key))
+    return rows
+
+
+def _image(file: FoundFile) -> str | ImageStamp:
+    return (file_stamp(file.location, file.state) if file.state else None) or file.location
+
+
+def _read_text(file: FoundFile) -> bytes:
+    try:
+        return read_file(file.location, max_bytes=MAX_TEXT_BYTES)
+    except OSError as error:
+        raise RowError(f"cannot read {path_of(file.name).name}: {reason_of(error)}") from error

@@ -1,0 +1,157 @@
+"""From the values of one row to an entry: what all formats have in common."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from index.images import ImageStamp
+from index.locations import join
+from index.readers.columns import Columns
+from index.readers.entry import CorpusEntry
+
+
+class RowError(ValueError):
+    """What is wrong with a row, before its place is known.
+
+    Attributes:
+        reason: What was expected, and what came.
+        key: The row's key, when it has a usable one.
+    """
+
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        self.reason = reason
+        self.key = key
+        super().__init__(reason)
+
+
+def read_row(
+    row: Mapping[str, Any],
+    columns: Columns,
+    folder: str,
+    where: str,
+    images: tuple[str | ImageStamp, ...] | None = None,
+) -> CorpusEntry:
+    """Makes an entry of a row.
+
+    Args:
+        row: JSON values by field; others than the five are passed over.
+        columns: What the fields are called.
+        folder: What relative image names start from.
+        where: The row's place.
+        images: The row's images, where the field `image` does not tell.
+
+    Raises:
+        RowError: a field is missing or of a wrong type, or there is neither text nor image.
+    """
+    key = key_of(row, columns.key)
+    metadata = row.get(columns.metadata)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise RowError(f"'{columns.metadata}' must be an object, got {kind_of(metadata)}", key)
+    text = text_of(row, columns.text, key)
+    if images is None:
+        images = tuple(join(folder, name) for name in names_of(row, columns.image, key))
+    require_content(text, images, key, (columns.text, columns.image))
+    pools = tuple(sorted(set(names_of(row, columns.pool, key))))
+    return CorpusEntry(key, text, images, where, metadata or {}, pools)
+
+
+def gather_metadata(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """The row with all its other fields in its metadata; where names meet, the `metadata` object's own value stays.
+
+    Raises:
+        RowError: `metadata` is neither an object, nor a string that holds one as JSON.
+    """
+    own = row.get(columns.metadata)
+    own = parse_object(own, f"'{columns.metadata}'") if isinstance(own, str) and own.strip() else own or {}
+    if not isinstance(own, dict):
+        raise RowError(f"'{columns.metadata}' must be an object, got {kind_of(own)}")
+    return {**row, columns.metadata: {**columns.others(row), **own}}
+
+
+def parse_object(text: str | bytes, name: str = "") -> dict[str, Any]:
+    """Decodes a JSON object that can be written back as UTF-8 JSON.
+
+    Args:
+        text: The JSON; bytes may begin with a byte order mark.
+        name: What messages call it; a whole row has none.
+
+    Raises:
+        RowError: it is something else.
+    """
+    head = f"{name}: " if name else ""
+    try:
+        row = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeDecodeError as error:
+        raise RowError(f"{head}not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise RowError(f"{head}not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates, giant numbers, deep nesting
+        raise RowError(f"{head}not standard JSON ({type(error).__name__}: {_shorten(str(error))})") from error
+    if not isinstance(row, dict):
+        raise RowError(f"{head}expected a JSON object, got {kind_of(row)}")
+    return row
+
+
+def key_of(row: Mapping[str, Any], name: str) -> str:
+    """The row's key.
+
+    Raises:
+        RowError: there is none, or it is no usable string.
+    """
+    value = row.get(name)
+    if value is None:
+        raise RowError(f"no key: expected '{name}'" + " (or 'did' in an M-BEIR candidate file)" * (name == "key"))
+    if not isinstance(value, str):
+        raise RowError(f"'{name}' must be a string, got {kind_of(value)}")
+    if not value.strip():
+        raise RowError(f"'{name}' must not be empty")
+    return value
+
+
+def text_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
+    """A field that holds a text or null; a blank text counts as absent.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RowError(f"'{name}' must be a string or null, got {kind_of(value)}", key)
+    return value if value and value.strip() else None
+
+
+def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:
+    """A field that holds one string or a list of them.
+
+    Raises:
+        RowError: it holds something else, or an empty string.
+    """
+    value = row.get(name)
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    wrong = next((item for item in values if not isinstance(item, str)), None)
+    if wrong is not None or None in values:
+        raise RowError(f"'{name}' must be a string or a list of strings, got {kind_of(wrong)} in it", key)
+    if not all(item.strip() for item in values):
+        raise RowError(f"'{name}' must not hold an empty string", key)
+    return values
+
+
+def require_content(text: str | None, images: tuple[str | ImageStamp, ...], key: str, names: tuple[str, str]) -> None:
+    """Raises `RowError` unless there is a text or an image."""
+    if text is None and not images:
+        raise RowError(f"neither text nor image: expected '{names[0]}', '{names[1]}', or both", key)
+
+
+def kind_of(value: Any) -> str:
+    """JSON's name of a value's type; Python's where JSON has none."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "a boolean"
+    kinds = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _shorten(text: str, max_chars: int = 80) -> str:
+    return text if len(text) <= max_chars else text[:max_chars] + "..."

@@ -1,0 +1,168 @@
+"""WebDataset tar shards, read in order: samples of `<name>.jpg`, `<name>.txt` and `<name>.json`, all or any of them.
+
+Only headers and texts are read; an image stays where it is, and its location says which bytes of the shard it is.
+"""
+
+import logging
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.files import file_state, open_file
+from index.http_files import FileState
+from index.images import ImageStamp, member_stamp
+from index.locations import MemberLocation, path_of, printable
+from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.rows import RowError
+from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
+
+_FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")
+logger = logging.getLogger(__name__)
+
+
+def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads a shard's samples in the order in which they begin; their members need not be neighbours.
+
+    `<name>.0.jpg`, `<name>.1.jpg`, ... are several images of one key. What is damaged or cut off is a bad row after the
+    samples before it.
+
+    Raises:
+        InvalidCorpusError: it is no plain tar file, or lies on a server that serves no parts of files.
+        OSError: it cannot be read.
+    """
+    state = file_state(file.location)
+    if not state.has_ranges:
+        raise InvalidCorpusError(
+            f"{file.label}: expected a server that serves parts of files (range requests), "
+            "as a shard's images are read one by one; fetch the shard first"
+        )
+    with open_file(file.location) as opened:
+        contents = _read_contents(opened, file, state)
+    if others := contents.others:
+        logger.warning(
+            "%s: left aside %d members that are no image, .txt or .json: %s",
+            *(file.label, len(others), suffix_counts(others)),
+        )
+    prefix = f"{path_of(file.location).stem}/" if options.prefix_keys else ""
+    for sample in contents.samples.values():
+        yield _read_sample(sample, prefix, file, options)
+    if contents.damage:
+        yield InvalidRowError(file.label, contents.damage)
+
+
+def split_name(member: str) -> tuple[str, str]:
+    """A member's name, cut at the first dot of its last part as WebDataset does: the sample's name, and the suffix.
+
+    >>> split_name("cats/1.seg.png")
+    ('cats/1', 'seg.png')
+    """
+    folder, slash, last = member.rpartition("/")
+    name, _, suffix = last.partition(".")
+    return f"{folder}{slash}{name}", suffix
+
+
+@dataclass
+class _Sample:
+    """What belongs to one name; `fault` says why it cannot be a row."""
+
+    name: str
+    frames: list[tuple[int, str | ImageStamp]] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    suffixes: set[str] = field(default_factory=set)
+    fault: str = ""
+
+
+@dataclass
+class _Contents:
+    """What a shard holds.
+
+    Attributes:
+        samples: Its samples by name, in the order in which they begin.
+        links: The suffixes of members that are no files.
+        damage: What keeps the rest of the shard from being read; empty if nothing does.
+    """
+
+    samples: dict[str, _Sample] = field(default_factory=dict)
+    links: list[str] = field(default_factory=list)
+    damage: str = ""
+
+    @property
+    def others(self) -> list[str]:
+        """The suffixes of the members that are left aside, without being a bad row for that."""
+        samples = self.samples.values()
+        return [suffix for sample in samples if sample.frames or sample.texts for suffix in sample.others] + self.links
+
+
+def _read_contents(opened: BinaryIO, file: CorpusFile, state: FileState) -> _Contents:
+    """Reads all headers, and the texts."""
+    try:
+        tar = tarfile.open(fileobj=opened, mode="r:")  # noqa: SIM115 - the caller closes the file
+    except (tarfile.TarError, ValueError) as error:
+        raise InvalidCorpusError(f"{file.label} is no readable tar file (plain, not compressed): {error}") from error
+    contents = _Contents()
+    last = "its beginning"
+    try:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+            if state.size_bytes is not None and member.offset_data + member.size > state.size_bytes:
+                raise tarfile.ReadError("it is cut short")
+            if not member.isdir():
+                _add(contents, member, opened, file, state)
+            last = f"'{printable(member.name)}'"
+        contents.damage = _damage_at(opened, tar.offset, last)
+    except (tarfile.TarError, ValueError) as error:
+        contents.damage = f"what follows {last} is lost: {error}"
+    return contents
+
+
+def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: CorpusFile, state: FileState) -> None:
+    name, suffix = split_name(member.name)
+    if name.endswith("/") or not name:
+        return  # a hidden file
+    if not member.isfile():
+        contents.links.append(f"{suffix} link")
+        return
+    sample = contents.samples.setdefault(name, _Sample(name))
+    if suffix in sample.suffixes:
+        sample.fault = f"member '{printable(member.name)}' is there twice"
+    sample.suffixes.add(suffix)
+    frame = _FRAME.fullmatch(suffix.lower())
+    kind = frame[2] if frame else ""
+    if frame and kind in IMAGE_SUFFIXES:
+        location = MemberLocation(file.absolute, member.offset_data, member.size, member.name)
+        sample.frames.append((int(frame[1] or 0), member_stamp(location, state) or str(location)))
+    elif kind in TEXT_SUFFIXES and kind == suffix.lower():
+        if member.size > MAX_TEXT_BYTES:
+            sample.fault = f".{kind} has {member.size} bytes, at most {MAX_TEXT_BYTES} are read"
+            return
+        opened.seek(member.offset_data)
+        sample.texts[kind] = opened.read(member.size)
+    else:
+        sample.others.append(suffix)
+
+
+def _damage_at(opened: BinaryIO, offset: int, last: str) -> str:
+    """What is wrong where a tar file ends: `tarfile` takes a broken or half header for the end."""
+    opened.seek(offset)
+    block = opened.read(tarfile.BLOCKSIZE)
+    if not block.strip(b"\0"):
+        return ""
+    fault = "it is cut short" if len(block) < tarfile.BLOCKSIZE else f"the header at byte {offset} is damaged"
+    return f"what follows {last} is lost: {fault}"
+
+
+def _read_sample(sample: _Sample, prefix: str, file: CorpusFile, options: ReadOptions) -> CorpusEntry | InvalidRowError:
+    where = f"{file.label}: sample '{printable(sample.name)}'"
+    try:
+        if sample.fault:
+            raise RowError(sample.fault)
+        if not sample.frames and not sample.texts:
+            raise RowError(f"expected an image, .txt or .json, found {suffix_counts(sample.others)}")
+        images = tuple(image for _, image in sorted(sample.frames, key=lambda frame: frame[0]))
+        return read_sample(f"{prefix}{sample.name}", images, sample.texts, options.columns, where)
+    except RowError as error:
+        return InvalidRowError(where, error.reason, error.key)

@@ -1,0 +1,174 @@
+"""A store that is not what it was is named, and never answers with anything but what was stored."""
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import FaissIndex
+from index.errors import IndexCorruptError, KeyNotFoundError
+from index.verify import verify_index
+from tests.killed_writers import contents_of, numbered_key, numbered_vector
+from tests.live_index import WIDTH, make_index
+
+OLD = {f"k{number}": number for number in range(5)}
+NEWER = {"k1": 21, "new": 22}
+ALL = OLD | NEWER
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    """Five keys in the version, one of them changed and one more stored since."""
+    make_index(tmp_path / "i", [numbered_key(key, number) for key, number in OLD.items()])
+    with FaissIndex.open(tmp_path / "i", writable=True) as index:
+        index.upsert([numbered_key(key, number) for key, number in NEWER.items()])
+    return tmp_path / "i"
+
+
+@pytest.fixture
+def store(index_dir: Path) -> Path:
+    return index_dir / "stores" / "1" / "store.sqlite"
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        (value,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([value ^ 1 << bit]))
+
+
+def places_of(path: Path, content: bytes) -> list[int]:
+    """Where some bytes lie in a file; there may be several places, for SQLite does not wipe what it gave up."""
+    data = path.read_bytes()
+    places = [place for place in range(len(data)) if data.startswith(content, place)]
+    assert places, content
+    return places
+
+
+@pytest.mark.parametrize("number", [3, 22])  # in the version, and newer than it
+@pytest.mark.parametrize("part", ["text", "metadata", "pools", "vector", "image"])
+def test_flipped_byte_of_a_record_is_an_error_and_never_an_answer(store: Path, part: str, number: int) -> None:
+    content = {
+        "text": f"text {number}".encode(),
+        "metadata": f'{{"number": {number}}}'.encode(),
+        "pools": f'"p{number % 2}"'.encode(),
+        "vector": numbered_vector(number).tobytes(),
+        "image": f"image {number} image {number} ".encode(),
+    }[part]
+    for place in places_of(store, content):
+        flip(store, place + len(content) - 3)
+
+    with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged: .* differs from its checksum") as caught:
+        contents_of(store.parents[2])
+    assert caught.value.path == store
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda store: store.write_bytes(b""), "expected a store of schema 2"),
+        (lambda store: store.write_bytes(b"x" * 5000), "file is not a database"),
+        (lambda store: store.unlink(), "it is missing"),
+        (lambda store: sqlite3.connect(store).executescript("PRAGMA user_version = 9").close(), "schema 9"),
+    ],
+)
+def test_file_that_is_no_store_is_named_at_open(
+    store: Path, damage: Callable[[Path], object], reason: str, writable: bool
+) -> None:
+    damage(store)
+    before = store.read_bytes() if store.exists() else None
+
+    with pytest.raises(IndexCorruptError, match=rf"store\.sqlite is damaged: .*{reason}"):
+        FaissIndex.open(store.parents[2], writable=writable)
+    assert (store.read_bytes() if store.exists() else None) == before
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_store_that_was_cut_is_named(store: Path, writable: bool) -> None:
+    data = store.read_bytes()
+    for size_bytes in range(4096, len(data), 4096):
+        store.write_bytes(data[:size_bytes])
+        with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged: "):
+            contents_of_open(FaissIndex.open(store.parents[2], writable=writable))
+
+
+def contents_of_open(index: FaissIndex) -> list[str]:
+    with index:
+        (hits,) = index.search(np.eye(1, WIDTH, dtype=np.float32), 99)
+        return sorted(hit.key for hit in hits)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_older_store_is_named_at_open(store: Path, tmp_path: Path, writable: bool) -> None:
+    shutil.copy(store, tmp_path / "older.sqlite")
+    with FaissIndex.open(store.parents[2], writable=True) as index:
+        index.delete(["k0"])
+        index.compact()
+    shutil.copy(tmp_path / "older.sqlite", store)
+
+    with pytest.raises(IndexCorruptError, match=r"ends with change 7, version 3 was made after change 8: is it an ol"):
+        FaissIndex.open(store.parents[2], writable=writable)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_store_of_another_index_is_named_at_open(store: Path, tmp_path: Path, writable: bool) -> None:
+    make_index(tmp_path / "other", [numbered_key(f"k{number}", number) for number in range(50)])
+    shutil.copy(tmp_path / "other" / "stores" / "1" / "store.sqlite", store)
+
+    with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged: it is not the store that version 2 names"):
+        FaissIndex.open(store.parents[2], writable=writable)
+
+
+def test_damaged_record_stops_compaction_and_no_other_change(index_dir: Path, store: Path) -> None:
+    for place in places_of(store, numbered_vector(3).tobytes()):
+        flip(store, place)
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert([numbered_key("newer", 30)])
+        with pytest.raises(IndexCorruptError, match=r"the vector of key 'k3' differs from its checksum"):
+            index.compact()
+        assert (index.manifest.version, index.count()) == ("2", 7)
+        assert not (index_dir / "folding").exists()
+        index.upsert([numbered_key("k3", 31)])
+        assert index.compact().num_keys == 7
+    assert contents_of(index_dir) == ALL | {"newer": 30, "k3": 31}
+
+
+def answers(index_dir: Path) -> Iterator[object]:
+    """All kinds of answers, one after the other."""
+    with FaissIndex.open(index_dir) as index:
+        for key in ALL:
+            yield index.get(key)
+            yield index.vector(key).tolist()
+            yield index.image(key)
+        for number in ALL.values():
+            (hits,) = index.search(numbered_vector(number)[None], 2, exact=True)
+            yield [(hit.key, hit.payload, round(hit.score, 5)) for hit in hits]
+        yield list(index.scan())
+
+
+def test_any_flipped_byte_of_a_store_gives_an_error_or_the_right_answers(index_dir: Path, store: Path) -> None:
+    """Of what SQLite itself keeps to find keys a flipped byte may hide one; that is for `verify` to find."""
+    expected, data, draw = list(answers(index_dir)), store.read_bytes(), random.Random(0)
+    places = [place for place in range(len(data)) if data[place] or draw.random() < 0.01]  # most of it is empty
+    num_hidden = 0
+    for place in draw.sample(places, 500):
+        flip(store, place, bit=draw.randrange(8))
+        try:
+            is_hidden = list(answers(index_dir)) != expected
+        except IndexCorruptError:
+            is_hidden = False
+        except KeyNotFoundError:
+            is_hidden = True
+        if is_hidden:
+            num_hidden += 1
+            assert verify_index(index_dir) != [], place
+        store.write_bytes(data)
+
+    assert num_hidden < 10

@@ -1,0 +1,119 @@
+"""What an index that is changed live should hold: a dictionary, searched by comparing everything with everything.
+
+Shape legend: Q = queries, D = width.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Item
+from index import FaissIndex, Hit, Payload, StoredKey
+from index.errors import InvalidSearchError
+from index.key_index import EVERYTHING, NewKey, Scope
+from index.manifest import EncoderFacts
+from tests.fakes import FakeEncoder
+from tests.rankings import assert_same_ranking
+from tests.serving import is_in_scope
+
+TOLERANCE = 1e-5
+FAKE = FakeEncoder()
+FAKE_FACTS = EncoderFacts(name=FAKE.name, fingerprint=FAKE.fingerprint, width=FAKE.width, fusion=FAKE.fusion)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key as it should be stored, and whether a build stored it."""
+
+    new: NewKey
+    is_built: bool = False
+
+    @property
+    def stored(self) -> StoredKey:
+        """As a look-up should give it."""
+        payload = Payload(self.new.text, self.new.metadata, len(self.new.images))
+        return StoredKey(self.new.key, self.new.modality, payload, tuple(sorted(set(self.new.pools))))
+
+
+class Model:
+    """The slow, obvious twin of an index.
+
+    Attributes:
+        entries: What is stored, by key.
+    """
+
+    def __init__(self, vector_type: str = "float32") -> None:
+        self.entries: dict[str, Entry] = {}
+        self._dtype = np.dtype(vector_type)
+
+    def upsert(self, keys: Iterable[NewKey]) -> None:
+        """Stores keys live."""
+        for new in keys:
+            self.entries[new.key] = Entry(new)
+
+    def delete(self, keys: Collection[str]) -> int:
+        """Deletes keys; gives the number that were there."""
+        return sum(self.entries.pop(key, None) is not None for key in dict.fromkeys(keys))
+
+    def build(self, texts: dict[str, str]) -> None:
+        """Does what a build from a corpus of texts does."""
+        for key in [key for key, entry in self.entries.items() if entry.is_built and key not in texts]:
+            del self.entries[key]
+        for key, text in texts.items():
+            self.entries[key] = Entry(NewKey(key, FAKE.encode([Item(text)])[0], text), is_built=True)
+
+    def search(self, query_D: NDArray[np.float32], k: int, scope: Scope = EVERYTHING) -> list[tuple[str, float]]:
+        """The `k` best keys of the scope with their scores."""
+        found = [key for key, entry in self.entries.items() if is_in_scope(entry.stored, scope)]
+        scores = self.scores(query_D)
+        return [(key, scores[key]) for key in sorted(found, key=lambda key: -scores[key])[:k]]
+
+    def scores(self, query_D: NDArray[np.float32]) -> dict[str, float]:
+        """The score of each key, in double precision."""
+        wide_D = query_D.astype(np.float64)
+        return {key: float(self.vector(key).astype(np.float64) @ wide_D) for key in self.entries}
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """A key's vector as it should be stored."""
+        return self.entries[key].new.vector_D.astype(self._dtype).astype(np.float32)
+
+    def check_search(self, index: FaissIndex, queries_QD: NDArray[np.float32], k: int, scope: Scope) -> None:
+        """Compares what a search gives with what it should give."""
+        pools = {pool for entry in self.entries.values() for pool in entry.new.pools}
+        try:
+            results = index.search(queries_QD, k, scope, exact=True)
+        except InvalidSearchError:
+            assert scope.pool is not None
+            assert scope.pool not in pools
+            return
+        assert len(results) == len(queries_QD)
+        for hits, query_D in zip(results, queries_QD, strict=True):
+            self.check_hits(hits, query_D, k, scope)
+        assert index.count(scope) == len(self.search(queries_QD[0], len(self.entries), scope))
+
+    def check_hits(self, hits: Sequence[Hit], query_D: NDArray[np.float32], k: int, scope: Scope = EVERYTHING) -> None:
+        """Compares the hits of one query with what they should be."""
+        assert_same_ranking(hits, self.search(query_D, k, scope), self.scores(query_D), TOLERANCE)
+        for hit in hits:
+            stored = self.entries[hit.key].stored
+            assert (hit.modality, hit.payload) == (stored.modality, stored.payload)
+            assert is_in_scope(stored, scope)
+
+    def check_all(self, index: FaissIndex) -> None:
+        """Compares all that an index holds with what it should hold, and how many it says there are."""
+        names = sorted(self.entries)
+        assert [stored.key for stored in index.scan()] == names
+        for key, entry in self.entries.items():
+            assert index.get(key) == entry.stored
+            assert index.vector(key).tolist() == self.vector(key).tolist()
+            assert tuple(index.image(key, at) for at in range(len(entry.new.images))) == entry.new.images
+        info = index.info()
+        assert (info.num_keys, index.count()) == (len(names), len(names))
+        modalities = [entry.new.modality for entry in self.entries.values()]
+        assert info.modalities == {modality: modalities.count(modality) for modality in info.modalities}
+        assert sum(info.pools.values()) == sum(len(set(entry.new.pools)) for entry in self.entries.values())
+        query_1D = np.full((1, FAKE.width), FAKE.width**-0.5, np.float32)
+        (hits,) = index.search(query_1D, len(names) + 1, exact=True)
+        self.check_hits(hits, query_1D[0], len(names) + 1)

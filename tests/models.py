@@ -1,0 +1,18 @@
+"""Checkpoints with random weights, for tests that need a real encoder and not a good one."""
+
+from pathlib import Path
+
+import torch
+
+from encoder.architecture import build, read_architecture
+from encoder.checkpoint import save_checkpoint
+from encoder.fusion import Fusion
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    """A checkpoint directory of the smallest architecture."""
+    torch.manual_seed(0)
+    architecture = read_architecture("anykey-tiny")
+    path = folder / "tiny"
+    save_checkpoint(path, architecture, build(architecture).state_dict(), Fusion.RAW, {})
+    return path

@@ -1,0 +1,98 @@
+"""A web server of this machine's own, with range requests and entity tags, and what it was asked for."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Site(ThreadingHTTPServer):
+    """Serves pages from memory.
+
+    Attributes:
+        pages: Path to body.
+        tags: Path to entity tag; a page without one has no version.
+        has_ranges: Whether parts of pages are served.
+        tells_sizes: Whether whole pages come with their size.
+        requests: Path and `Range` header of every request.
+        num_failures: How many of the next requests are answered by 503.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.tags: dict[str, str] = {}
+        self.has_ranges = True
+        self.tells_sizes = True
+        self.num_failures = 0
+        self.requests: list[tuple[str, str | None]] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def url(self, path: str) -> str:
+        """The page's address."""
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET; a page below `/cut` stops halfway, one below `/broken` is an error, `/moved` leads to its rest."""
+
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        span = self.headers["Range"]
+        self.server.requests.append((self.path, span))
+        if path.startswith("/moved"):
+            self._answer(302, b"", {"Location": path.removeprefix("/moved")})
+        elif path.startswith("/broken") or self.server.num_failures > 0:
+            self.server.num_failures -= 1
+            self._answer(503, b"")
+        elif (body := self.server.pages.get(path.removeprefix("/cut"))) is None:
+            self._answer(404, b"")
+        else:
+            self._page(path, body, span)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keeps quiet."""
+
+    def _page(self, path: str, body: bytes, span: str | None) -> None:
+        headers = {"ETag": self.server.tags[path]} if path in self.server.tags else {}
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", span or "")
+        if match is None or not self.server.has_ranges:
+            self._answer(200, body, headers, cut=path.startswith("/cut"))
+            return
+        start, end = int(match[1]), min(int(match[2] or len(body) - 1), len(body) - 1)
+        if start >= len(body):
+            self._answer(416, b"", {**headers, "Content-Range": f"bytes */{len(body)}"})
+        else:
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+            self._answer(206, body[start : end + 1], headers, cut=path.startswith("/cut"))
+
+    def _answer(self, code: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+        self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        is_told = code != 200 or self.server.tells_sizes
+        if is_told:
+            self.send_header("Content-Length", str(len(body)))
+        if cut or not is_told:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        with suppress(ConnectionError):  # the reader has jumped elsewhere
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+
+
+@contextmanager
+def serve() -> Iterator[Site]:
+    """A running server."""
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
