@@ -105,3 +105,15 @@ class Refusal:
     images: tuple[SeenImage, ...]
     limits: str
     reason: str
+
+
+def payload_checksum(
+    row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
+) -> int:
+    """CRC-32 of a key's row and of what it carries besides vector and images."""
+    return checksum_of([row, key, modality, text, metadata, pools, num_images])
+
+
+def vector_checksum(key: str, vector: bytes) -> int:
+    """CRC-32 of a key's vector as it is stored."""
+    return checksum_of([key], vector)

@@ -24,7 +24,16 @@ from encoder.item import Modality
 from index.errors import IndexCorruptError
 from index.images import ImageStamp
 from index.manifest import EncoderFacts
-from index.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage, checksum_of
+from index.records import (
+    BuildFacts,
+    Known,
+    NewImage,
+    Record,
+    Refusal,
+    SeenImage,
+    payload_checksum,
+    vector_checksum,
+)
 from index.settings import VectorType
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
@@ -279,18 +288,6 @@ def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
 def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
     """How a store keeps its vectors: little-endian float32 or float16."""
     return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
-
-
-def payload_checksum(
-    row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
-) -> int:
-    """CRC-32 of a key's row and of what it carries besides vector and images."""
-    return checksum_of([row, key, modality, text, metadata, pools, num_images])
-
-
-def vector_checksum(key: str, vector: bytes) -> int:
-    """CRC-32 of a key's vector as it is stored."""
-    return checksum_of([key], vector)
 
 
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:

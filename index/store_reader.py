@@ -24,9 +24,9 @@ from index.hits import Payload, StoredImage, StoredKey
 from index.images import read_image
 from index.locations import describe
 from index.manifest import Manifest
-from index.records import NewImage
+from index.records import NewImage, payload_checksum, vector_checksum
 from index.settings import VectorType
-from index.store import naming_damage, open_read_only, payload_checksum, read_meta, vector_checksum, vector_dtype
+from index.store import naming_damage, open_read_only, read_meta, vector_dtype
 
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement
