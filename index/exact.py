@@ -5,8 +5,11 @@ float32 vectors are a FAISS `IndexFlatIP`, float16 ones an `IndexScalarQuantizer
 Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch, P = positions.
 """
 
+import functools
 import math
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from index.settings import VectorType
 # Shares of all vectors below which looking at the allowed ones alone is faster than passing over all of them;
 # measured at 1,000,000 x 512. float16 vectors are copied out for it, float32 ones are not.
 FEW_SHARE = {"float32": 1 / 16, "float16": 1 / 256}
+MIN_CHUNK = 1_000  # vectors scored by one core; fewer are not worth handing over
+MANY_QUERIES = 20  # are shared among the cores by FAISS itself
 DECODED_BYTES = 32 * 2**20  # of vectors that are decoded at once for scoring
 
 _COUNT_PLACE = slice(8, 16)  # of a FAISS file, after its kind and width: number of vectors
@@ -152,15 +157,15 @@ class ExactVectors:
         vectors_PD: NDArray[np.float32] = self.structure.reconstruct_batch(positions_P)
         return vectors_PD
 
-    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part":
+    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part | _Few":
         if allowed is None:
             return _Part(self.structure)
         if num_allowed > math.ceil(self.num_vectors * FEW_SHARE[self.dtype]):
             bits = as_mask(allowed, self.num_vectors)
             return _Part(self.structure, _faiss.SearchParameters(sel=bitmap_selector(bits, self.num_vectors)))
         positions_P = as_positions(allowed)
-        if self.dtype == "float32":  # FAISS scores only these; for other types this selector is a trap: N x P steps
-            return _Part(self.structure, _faiss.SearchParameters(sel=_faiss.IDSelectorArray(positions_P)))
+        if self.dtype == "float32":
+            return _Few(self.structure, positions_P)
         few = _empty(self.width, self.dtype)
         few.add_sa_codes(self._codes_NB[positions_P])
         return _Part(few, positions_P=positions_P)
@@ -180,6 +185,47 @@ class _Part:
         if self._positions_P is not None:
             positions_QK = self._positions_P[positions_QK]
         return sort_by_score(scores_QK, positions_QK)
+
+
+class _Few:
+    """Few positions of float32 vectors, of which FAISS scores only these; all cores share the work of a few queries.
+
+    For other kinds of vectors FAISS's selector of an array is a trap: it takes N x P steps.
+    """
+
+    def __init__(self, structure: Any, positions_P: NDArray[np.int64]) -> None:
+        self._structure = structure
+        self._positions_P = positions_P
+
+    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `depth` best, of which there must be so many."""
+        num_chunks = min(_num_cores(), len(self._positions_P) // MIN_CHUNK) if len(queries_QD) < MANY_QUERIES else 1
+        if num_chunks < 2:
+            return sort_by_score(*self._search(queries_QD, self._positions_P, depth))
+        chunks = np.array_split(self._positions_P, num_chunks)
+        found = list(_threads().map(lambda chunk_P: self._search(queries_QD, chunk_P, depth), chunks))
+        scores_QK, positions_QK = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        scores_QK, positions_QK = sort_by_score(scores_QK, positions_QK)
+        return scores_QK[:, :depth], positions_QK[:, :depth]
+
+    def _search(
+        self, queries_QD: NDArray[np.float32], chunk_P: NDArray[np.int64], depth: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        parameters = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(chunk_P))
+        found: tuple[NDArray[np.float32], NDArray[np.int64]] = self._structure.search(
+            queries_QD, min(depth, len(chunk_P)), params=parameters
+        )
+        return found
+
+
+def _num_cores() -> int:
+    """Cores that FAISS may use."""
+    return int(faiss.omp_get_max_threads())
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "exact-search")
 
 
 def read_faiss(path: Path, flags: int = 0) -> Any:
@@ -211,7 +257,7 @@ def _codes(structure: Any) -> NDArray[np.uint8]:
 
 
 def _break_tie(
-    part: _Part, query_1D: NDArray[np.float32], k: int, num_allowed: int
+    part: _Part | _Few, query_1D: NDArray[np.float32], k: int, num_allowed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` best of one query, whose k-th score is shared by others."""
     depth = k + 1

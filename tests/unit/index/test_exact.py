@@ -79,6 +79,7 @@ def test_vectors_come_back_as_they_are_held(tmp_path: Path, dtype: VectorType) -
     k=st.integers(1, 90),
     share=st.sampled_from([None, 0.0, 0.05, 0.5, 1.0]),
     as_mask=st.booleans(),
+    min_chunk=st.sampled_from([1, 7, 1_000]),
 )
 def test_search_gives_what_sorting_all_scores_gives(
     tmp_path_factory: pytest.TempPathFactory,
@@ -89,6 +90,7 @@ def test_search_gives_what_sorting_all_scores_gives(
     k: int,
     share: float | None,
     as_mask: bool,
+    min_chunk: int,
 ) -> None:
     vectors_ND = unit_vectors(80, seed).astype(dtype).astype(np.float32)
     queries_QD = unit_vectors(num_queries, seed + 1)
@@ -99,6 +101,8 @@ def test_search_gives_what_sorting_all_scores_gives(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(exact.FEW_SHARE, dtype, few_share)
+        patch.setattr(exact, "MIN_CHUNK", min_chunk)
+        patch.setattr(exact, "_num_cores", lambda: 3)
         scores_QK, found_QK = vectors.search(queries_QD, k, allowed)
 
     assert found_QK.shape == scores_QK.shape == (num_queries, min(k, len(positions_P)))
@@ -112,8 +116,11 @@ def test_search_gives_what_sorting_all_scores_gives(
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("allowed", [None, np.arange(2, 200), np.arange(2, 6)])
 def test_equal_scores_come_in_the_order_of_positions_where_k_cuts_them(
-    tmp_path: Path, dtype: VectorType, allowed: NDArray[np.int64] | None
+    tmp_path: Path, dtype: VectorType, allowed: NDArray[np.int64] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(exact.FEW_SHARE, dtype, 1.0)
+    monkeypatch.setattr(exact, "MIN_CHUNK", 2)
+    monkeypatch.setattr(exact, "_num_cores", lambda: 3)
     vectors = written(tmp_path / "v.faiss", np.repeat(unit_vectors(1), 200, axis=0), dtype)
 
     for k in (1, 3, 4):
