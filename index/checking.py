@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.errors import InvalidKeyError
 from index.key_index import NewKey
+from index.queries import MAX_NORM_ERROR
 from index.records import NewImage, Record
 from index.store_reader import is_encodable
-
-MAX_NORM_ERROR = 1e-3
 
 
 def to_record(new: NewKey, width: int) -> Record:

@@ -25,6 +25,7 @@ from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.manifest import EncoderFacts, Manifest
 from index.options import FoldOptions
+from index.queries import check_queries
 from index.records import Record
 from index.settings import VectorType
 from index.store import Store
@@ -34,7 +35,6 @@ from index.versions import STORE_NAME, IndexDirectory
 from index.view import View
 from index.writer import Writer
 
-MAX_NORM_ERROR = 1e-3
 RETRY_S = 1.0
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class FaissIndex:
                 pool or modality, or a calibrated index is not told the queries' modalities.
             IndexCorruptError: the store turns out to be damaged.
         """
-        queries_QD = self._check_vectors(vectors_QD)
+        queries_QD = check_queries(vectors_QD, self.manifest.encoder.width)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
         with self._moment() as (snapshot, view):
@@ -302,18 +302,6 @@ class FaissIndex:
             raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
         self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
-
-    def _check_vectors(self, vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-        queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
-        width = self.manifest.encoder.width
-        if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
-            raise InvalidSearchError(f"expected query vectors [Q, {width}], got {list(queries_QD.shape)}")
-        norms_Q = np.linalg.norm(queries_QD, axis=1)
-        is_unit_Q = np.abs(norms_Q - 1) <= MAX_NORM_ERROR  # false for NaN
-        if not is_unit_Q.all():
-            position = int(np.argmin(is_unit_Q))
-            raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
-        return queries_QD
 
 
 def create_index(

@@ -181,15 +181,6 @@ class GpuIndex:
             scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed)
         return scores_QK, positions_QK
 
-    def to_cpu(self) -> list[Any]:
-        """Each GPU's part as a FAISS structure for CPUs, to be written.
-
-        A `cagra` graph comes with a copy of the vectors, and FAISS holds about three times their size in memory
-        while it is made (facebookresearch/faiss#4607).
-        """
-        with self._lock:
-            return [_faiss.index_gpu_to_cpu(part.structure) for part in self._parts]
-
     def close(self) -> None:
         """Frees the GPUs; no thread may be searching."""
         self._threads.shutdown()

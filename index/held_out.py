@@ -6,19 +6,18 @@ Shape legend: Q = queries, D = width, N = vectors, K = results per query.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import InvalidStructureError
 from index.exact import ExactVectors
+from index.queries import MAX_NORM_ERROR
 
 DEPTH = 100  # exact answers that are known of each query
 TIE = 1e-6  # scores that differ by less are one: the same product, added up in another order
 LATENCY_RUNS = 200  # single queries that are timed, at most
 WARM_UP_RUNS = 5
-MAX_NORM_ERROR = 1e-3
 
 # From queries `[Q, D]` and the number of results to scores and positions `[Q, K]`.
 Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
@@ -119,18 +118,6 @@ def given_held_out(exact: ExactVectors, queries_QD: NDArray[np.float32], count: 
         query = int(np.argmin(is_unit_Q))
         raise InvalidStructureError(f"query vector {chosen[query]} has norm {norms_Q[query]:.4g}, expected 1")
     return _answered(exact, chosen_QD, np.full(len(chosen), -1, dtype=np.int64))
-
-
-def read_query_vectors(path: Path) -> NDArray[np.float32]:
-    """Reads query vectors `[Q, D]` from a NumPy file, `.npy`.
-
-    Raises:
-        InvalidStructureError: the file is missing, or holds no numbers.
-    """
-    try:
-        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
-    except (OSError, EOFError, ValueError) as error:
-        raise InvalidStructureError(f"cannot read query vectors from {path}, expected a .npy file: {error}") from error
 
 
 def _answered(exact: ExactVectors, queries_QD: NDArray[np.float32], own_Q: NDArray[np.int64]) -> HeldOut:

@@ -23,7 +23,6 @@ from index.milvus.connection import Connection
 from index.milvus.expressions import listed
 from index.milvus.images import ImageFolder
 from index.milvus.rows import (
-    MAX_NORM_ERROR,
     PAYLOAD_FIELDS,
     STORED_FIELDS,
     check_key,
@@ -34,6 +33,7 @@ from index.milvus.rows import (
     stored_key_of,
 )
 from index.milvus.scope import expression_of_scope, require_pool
+from index.queries import check_queries
 
 __all__ = ["MilvusIndex", "Structure"]
 
@@ -151,7 +151,7 @@ class MilvusIndex:
             InvalidSearchError: see `KeyIndex.search`.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        queries_QD = self._check_vectors(vectors_QD)
+        queries_QD = check_queries(vectors_QD, self.encoder.width)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
         where = expression_of_scope(scope, self._collection)
@@ -294,18 +294,6 @@ class MilvusIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_vectors(self, vectors_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-        queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
-        width = self.encoder.width
-        if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
-            raise InvalidSearchError(f"expected query vectors [Q, {width}], got {list(queries_QD.shape)}")
-        norms_Q = np.linalg.norm(queries_QD, axis=1)
-        is_unit_Q = np.abs(norms_Q - 1) <= MAX_NORM_ERROR  # false for NaN
-        if not is_unit_Q.all():
-            position = int(np.argmin(is_unit_Q))
-            raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
-        return queries_QD
 
     def _best(self, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
         """The best rows per query, in any order; as many as there are, up to `k`."""

@@ -25,8 +25,7 @@ CREATE TABLE entries (
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
     pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE bad_rows (position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL,
-    is_remembered INTEGER NOT NULL);
+CREATE TABLE bad_rows (position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL);
 """
 _COLUMNS = "position, key, place, text, metadata, pools, images"
 
@@ -111,23 +110,17 @@ class Plan:
             f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, entry.may_repeat)
         )
 
-    def add_bad_row(self, row: InvalidRowError, position: int | None = None, is_remembered: bool = False) -> None:
+    def add_bad_row(self, row: InvalidRowError, position: int | None = None) -> None:
         """Notes a bad row.
 
         Args:
             row: The row, and what is wrong with it.
             position: The position of its entry; that of the row just begun when absent.
-            is_remembered: Whether a store remembers it; `forget_comparison` takes such rows back.
         """
         self._db.execute(
-            "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?)",
-            (self._position if position is None else position, row.where, row.key, row.reason, is_remembered),
+            "INSERT INTO bad_rows VALUES (?, ?, ?, ?)",
+            (self._position if position is None else position, row.where, row.key, row.reason),
         )
-
-    def forget_comparison(self) -> None:
-        """Takes back what was noted while the plan was compared with a store."""
-        self._db.execute("DELETE FROM bad_rows WHERE is_remembered")
-        self._db.execute("UPDATE entries SET is_stale = 0 WHERE is_stale")
 
     def mark_stale(self, position: int) -> None:
         """Notes that an entry is yet to be stored as the corpus has it."""

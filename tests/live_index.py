@@ -5,6 +5,7 @@ Shape legend: N = keys, D = width.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,19 @@ def make_index(index_dir: Path, keys: Sequence[NewKey], vector_type: str = "floa
         index.upsert(keys)
         index.compact()
     return index_dir
+
+
+def everything(index_dir: Path) -> dict[str, Any]:
+    """What an index shows of each key: the key as it is stored, its vector's bytes, its images."""
+    with FaissIndex.open(index_dir) as index:
+        return {
+            stored.key: (
+                stored,
+                index.vector(stored.key).tobytes(),
+                [index.image(stored.key, position) for position in range(stored.payload.num_images)],
+            )
+            for stored in index.scan()
+        }
 
 
 def _new_key(number: int, vector_D: NDArray[np.float32]) -> NewKey:

@@ -12,10 +12,10 @@ from index.hits import Payload, StoredKey
 from index.key_index import NewKey
 from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
 from index.milvus.terms import terms_of
+from index.queries import MAX_NORM_ERROR
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
-MAX_NORM_ERROR = 1e-3
 MAX_BATCH_BYTES = 16 * 2**20  # a server takes 64 MiB at once
 MAX_BATCH_ROWS = 5_000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1

@@ -32,13 +32,3 @@ def test_gpu_gives_the_cpus_answers(tmp_path: Path, kind: GpuStructure, dtype: V
         if kind is GpuStructure.FLAT:
             np.testing.assert_allclose(scores_QK, expected_scores_QK, atol=1e-6)
     index.close()
-
-
-def test_lists_on_a_gpu_can_be_kept_for_the_cpu(tmp_path: Path) -> None:
-    write_exact(tmp_path / "v.faiss", [clustered(20_000, width=64)], 64, "float32")
-    index = GpuIndex.open(GpuStructure.IVF_PQ, ExactVectors.open(tmp_path / "v.faiss"), [0])
-
-    (structure,) = index.to_cpu()
-
-    assert structure.ntotal == 20_000
-    index.close()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from index import FaissIndex
 from index.embedding_job import EmbeddingReport, embed_corpus
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.settings import EmbedSettings
@@ -16,6 +15,7 @@ from index.shards import read_encoder, read_shard
 from index.transfer import load_shards
 from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.live_index import everything
 
 
 def embed(corpus: Path, output: Path | str, encoder: FakeEncoder | None = None, **changes: Any) -> EmbeddingReport:
@@ -26,18 +26,6 @@ def embed(corpus: Path, output: Path | str, encoder: FakeEncoder | None = None, 
 
 def names(output: Path) -> list[str]:
     return sorted(path.name for path in output.iterdir())
-
-
-def everything(index_dir: Path) -> dict[str, Any]:
-    with FaissIndex.open(index_dir) as index:
-        return {
-            stored.key: (
-                stored,
-                index.vector(stored.key).tobytes(),
-                [index.image(stored.key, position) for position in range(stored.payload.num_images)],
-            )
-            for stored in index.scan()
-        }
 
 
 @pytest.mark.parametrize("images", ["copy", "reference"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index.errors import InvalidStructureError
-from index.held_out import Search, given_held_out, read_query_vectors, sample_held_out
+from index.held_out import Search, given_held_out, sample_held_out
 from tests.unit.index.vectors import clustered, written
 
 QUERIES = clustered(30, seed=1)
@@ -125,16 +125,3 @@ def test_queries_of_no_use_are_refused(tmp_path: Path, queries: NDArray[np.float
     exact = written(tmp_path / "v.faiss", clustered(20))
     with pytest.raises(InvalidStructureError, match=reason):
         given_held_out(exact, queries, 10, 0)
-
-
-def test_query_vectors_come_from_a_numpy_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "q.npy", QUERIES.astype(np.float16))
-    assert read_query_vectors(tmp_path / "q.npy").dtype == np.float32
-
-
-@pytest.mark.parametrize("content", [None, b"", b"text", b"\x93NUMPY\x01\x00"])
-def test_file_of_no_query_vectors_is_named(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "q.npy").write_bytes(content)
-    with pytest.raises(InvalidStructureError, match=r"cannot read query vectors from .*q\.npy"):
-        read_query_vectors(tmp_path / "q.npy")

@@ -114,18 +114,6 @@ def test_entry_that_turned_out_bad_is_not_usable_but_a_repeated_one_is(plan: Pla
     assert (plan.count(), plan.num_usable()) == (2, 1)
 
 
-def test_comparison_with_a_store_can_be_taken_back(plan: Plan) -> None:
-    plan.add(entry("k"))
-    plan.mark_stale(0)
-    plan.add_bad_row(InvalidRowError("a.jsonl:1", "from the corpus"))
-    plan.add_bad_row(InvalidRowError("a.jsonl:2", "from a store"), 2, is_remembered=True)
-
-    plan.forget_comparison()
-
-    assert [row.reason for row in plan.bad_rows()] == ["from the corpus"]
-    assert plan.count(only_stale=True) == 0
-
-
 def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan) -> None:
     for name in "ab":
         plan.next_row()

@@ -13,23 +13,11 @@ from index import FaissIndex
 from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, OutputExistsError
 from index.shards import read_shard, write_shard
 from index.transfer import export_faiss, export_shards, load_shards
-from tests.live_index import ENCODER, make_index, new_keys
+from tests.live_index import ENCODER, everything, make_index, new_keys
 
 
 def ignore(count: int) -> None:
     """Takes progress."""
-
-
-def everything(index_dir: Path) -> dict[str, Any]:
-    with FaissIndex.open(index_dir) as index:
-        return {
-            stored.key: (
-                stored,
-                index.vector(stored.key).tobytes(),
-                [index.image(stored.key, position) for position in range(stored.payload.num_images)],
-            )
-            for stored in index.scan()
-        }
 
 
 @pytest.mark.parametrize("vector_type", ["float32", "float16"])
