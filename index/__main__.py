@@ -11,10 +11,9 @@ from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
+from index.embedded.manifest import Manifest
 from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError
 from index.key_index import IndexInfo
-from index.manifest import Manifest
-from index.measured import front_lines, structure_lines
 from index.progress import progress, step_lines
 from index.settings import (
     BuildSettings,
@@ -28,13 +27,14 @@ from index.settings import (
     SnapshotSettings,
     VerifySettings,
 )
+from index.vectors.measured import front_lines, structure_lines
 
 BAD_ROWS_SHOWN = 10
 
 
 def build(settings: BuildSettings) -> int:
     """Builds or updates an index and says what was done."""
-    from index.build import build_index
+    from index.building.build import build_index
 
     report = build_index(settings)
     console = plain_console()
@@ -93,7 +93,7 @@ def compact(settings: CompactSettings) -> int:
 
 def verify(settings: VerifySettings) -> int:
     """Says what is damaged, and gives 1 if anything is."""
-    from index.verify import verify_index
+    from index.embedded.verify import verify_index
 
     console = plain_console()
     with progress(plain_console(stderr=True), "reading the store", None) as advance:
@@ -106,7 +106,7 @@ def verify(settings: VerifySettings) -> int:
 
 def repair(settings: RepairSettings) -> int:
     """Derives a new version and says which."""
-    from index.verify import repair_index
+    from index.embedded.verify import repair_index
 
     manifest = repair_index(settings.index)
     plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
@@ -115,7 +115,7 @@ def repair(settings: RepairSettings) -> int:
 
 def export(settings: ExportSettings) -> int:
     """Writes keys and vectors and says how many."""
-    from index.transfer import export_faiss, export_shards
+    from index.building.transfer import export_faiss, export_shards
 
     with progress(plain_console(stderr=True), "exporting", None) as advance:
         write = export_shards if settings.form == "parquet" else export_faiss
@@ -126,8 +126,8 @@ def export(settings: ExportSettings) -> int:
 
 def embed(settings: EmbedSettings) -> int:
     """Embeds a corpus into shards and says what was done."""
-    from index.embedding_job import embed_corpus
-    from index.ray_job import run_on_ray
+    from index.building.embedding_job import embed_corpus
+    from index.building.ray_job import run_on_ray
 
     run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
     report = embed_corpus(settings, run=run)
@@ -143,7 +143,7 @@ def embed(settings: EmbedSettings) -> int:
 
 def load(settings: LoadSettings) -> int:
     """Stores the keys of shards and says how many."""
-    from index.transfer import load_shards
+    from index.building.transfer import load_shards
 
     with progress(plain_console(stderr=True), "loading", None) as advance:
         num_keys = load_shards(settings.shards, settings.index, advance, settings.vectors, settings)
@@ -153,7 +153,7 @@ def load(settings: LoadSettings) -> int:
 
 def snapshot(settings: SnapshotSettings) -> int:
     """Writes a snapshot and says where."""
-    from index.snapshot import write_snapshot
+    from index.embedded.snapshot import write_snapshot
 
     write_snapshot(settings.index, settings.output)
     plain_console().print(f"snapshot of {settings.index}: {settings.output}")
@@ -162,7 +162,7 @@ def snapshot(settings: SnapshotSettings) -> int:
 
 def restore(settings: RestoreSettings) -> int:
     """Restores a snapshot and says where."""
-    from index.snapshot import restore_snapshot
+    from index.embedded.snapshot import restore_snapshot
 
     restore_snapshot(settings.snapshot, settings.index)
     plain_console().print(f"{settings.snapshot} restored to {settings.index}")

@@ -16,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
-from index.checking import to_record
+from index.embedded.checking import to_record
+from index.embedded.folding import Provenance, publish_built, quietly
+from index.embedded.generation import Generation
+from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.records import Record
+from index.embedded.store import Store
+from index.embedded.store_reader import Snapshot, is_encodable
+from index.embedded.versions import STORE_NAME, IndexDirectory
+from index.embedded.view import View
+from index.embedded.writer import Writer
 from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
-from index.folding import Provenance, publish_built, quietly
-from index.generation import Generation
-from index.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.manifest import EncoderFacts, Manifest
-from index.options import FoldOptions
 from index.queries import check_queries
-from index.records import Record
 from index.settings import VectorType
-from index.store import Store
-from index.store_reader import Snapshot, is_encodable
-from index.tuning import Report
-from index.versions import STORE_NAME, IndexDirectory
-from index.view import View
-from index.writer import Writer
+from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
+from index.vectors.tuning import Report
 
 RETRY_S = 1.0
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query

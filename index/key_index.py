@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
-from index.conditions import Condition
+from index.embedded.manifest import EncoderFacts
+from index.filtering.conditions import Condition
 from index.hits import Hit, StoredImage, StoredKey
-from index.manifest import EncoderFacts
 
 
 @dataclass(frozen=True)

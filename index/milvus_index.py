@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.embedded.manifest import EncoderFacts
 from index.errors import ImageUnavailableError, IndexUnavailableError, InvalidSearchError, KeyNotFoundError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.manifest import EncoderFacts
 from index.milvus.best import Scored, best_rows
 from index.milvus.collection import FORMAT_VERSION, MAX_FOUND, Collection, CollectionFacts, Structure
 from index.milvus.connection import Connection

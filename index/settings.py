@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 from index.readers.columns import parse_columns
-from index.targets import LatencyMs, MemoryBytes, Recall
+from index.vectors.targets import LatencyMs, MemoryBytes, Recall
 
 VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images

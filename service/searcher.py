@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
+from index.embedded.manifest import Manifest
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, Scope
-from index.manifest import Manifest
 from service.batcher import Batcher, EncodesPrepared
 from service.cache import VectorCache
 from service.errors import DeadlineExceededError, InvalidRequestError, from_item_error

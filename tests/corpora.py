@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from index.corpus import find_files, read_file
+from index.building.corpus import find_files, read_file
 from index.errors import InvalidRowError
 from index.readers.entry import CorpusEntry, ReadOptions
 from tests.factories import image_bytes, write_jsonl

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from index import FaissIndex
+from index.embedded.manifest import EncoderFacts
 from index.faiss_index import create_index
 from index.hits import Hit
 from index.key_index import KeyIndex
-from index.manifest import EncoderFacts
 from index.milvus_index import MilvusIndex, Structure
 
 WIDTH = 8

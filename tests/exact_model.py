@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.embedded.manifest import EncoderFacts
 from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError
-from index.filters import matches
+from index.filtering.filters import matches
 from index.hits import Hit, Payload, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.manifest import EncoderFacts
 
 MAX_NORM_ERROR = 1e-3
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from index.build import BuildReport, build_index
+from index.building.build import BuildReport, build_index
 from index.settings import BuildSettings
 from tests.fakes import FakeEncoder, FakeEncoderSource
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import FaissIndex, StoredImage
+from index.embedded.manifest import EncoderFacts
 from index.faiss_index import create_index
 from index.key_index import NewKey
-from index.manifest import EncoderFacts
 from tests.factories import image_bytes
 
 WIDTH = 8

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from encoder.item import Item
 from index import FaissIndex, Hit, Payload, StoredKey
+from index.embedded.manifest import EncoderFacts
 from index.errors import InvalidSearchError
 from index.key_index import EVERYTHING, NewKey, Scope
-from index.manifest import EncoderFacts
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope

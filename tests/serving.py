@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from encoder.item import Item, Modality
-from index.build import build_index
-from index.conditions import matches
+from index.building.build import build_index
+from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest
+from index.embedded.options import FoldOptions
 from index.errors import KeyNotFoundError
+from index.filtering.conditions import matches
 from index.hits import Hit, Payload, StoredImage, StoredKey
 from index.key_index import EVERYTHING, Scope
-from index.manifest import FORMAT_VERSION, EncoderFacts, Manifest
-from index.options import FoldOptions
 from index.settings import BuildSettings
 from service.__main__ import listen
 from service.app import create_app

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from index.embedded.manifest import EncoderFacts
 from index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
-from index.manifest import EncoderFacts
 from index.milvus.connection import Connection
 from index.milvus.expressions import both, quote
 from index.milvus.terms import TERM_CHARS

@@ -9,7 +9,7 @@ are looked at one by one.
 import re
 from collections.abc import Callable, Iterable
 
-from index.filters import And, Condition, Equals, Exists, In, Not, Or, Path, Range, Scalar
+from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Path, Range, Scalar
 from index.milvus.terms import exists_term, is_exact, kind_of, other_term, single_term, value_term
 
 NOTHING = "key in []"

@@ -4,7 +4,7 @@ from collections.abc import Collection as Listed
 
 from encoder.item import Modality
 from index.errors import InvalidSearchError
-from index.filters import Range, matches
+from index.filtering.filters import Range, matches
 from index.key_index import Scope
 from index.milvus.collection import MAX_FOUND, Collection
 from index.milvus.expressions import both, expression_of, holds, listed

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from index.filters import Path, Scalar
+from index.filtering.filters import Path, Scalar
 
 TERM_CHARS = 22
 LAST_EXACT = 2**53  # up to here every integer is a double

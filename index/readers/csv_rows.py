@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from index.errors import InvalidCorpusError, InvalidRowError
-from index.files import open_file
-from index.locations import path_of
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, read_row
+from index.sources.files import open_file
+from index.sources.locations import path_of
 
 _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
 

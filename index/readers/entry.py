@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from index.images import ImageStamp
-from index.locations import parent, scheme_of, without_secrets
 from index.readers.columns import Columns
+from index.sources.images import ImageStamp
+from index.sources.locations import parent, scheme_of, without_secrets
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CorpusEntry:
     Attributes:
         key: The key's name.
         text: Its text, or `None`; never blank.
-        images: Where its images are, see `index.locations`; as stamps where the reader knows size and version already.
+        images: Where its images are, see `index.sources.locations`; as stamps where the reader knows size and version.
         where: The row's place, such as `file:line`, without secrets.
         metadata: The row's metadata, a JSON object.
         pools: Names of the pools that the row puts it in, sorted.

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from index.errors import InvalidCorpusError, InvalidRowError
-from index.files import FoundFile, files_below, read_file, reason_of
-from index.images import ImageStamp, file_stamp
-from index.locations import path_of, printable, scheme_of, without_secrets
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError
 from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
-from index.threads import map_in_threads
+from index.sources.files import FoundFile, files_below, read_file, reason_of
+from index.sources.images import ImageStamp, file_stamp
+from index.sources.locations import path_of, printable, scheme_of, without_secrets
+from index.sources.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 

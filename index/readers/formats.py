@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from index.errors import InvalidCorpusError, InvalidRowError
-from index.files import open_file
-from index.locations import path_of
 from index.readers.csv_rows import read_csv
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.folder import read_folder
 from index.readers.jsonl import read_jsonl
 from index.readers.shards import read_shard
+from index.sources.files import open_file
+from index.sources.locations import path_of
 
 HEAD_BYTES = 512
 Rows = Iterator[CorpusEntry | InvalidRowError]

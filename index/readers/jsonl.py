@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from index.errors import InvalidRowError
-from index.files import open_file
 from index.readers import mbeir
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, parse_object, read_row
+from index.sources.files import open_file
 
 
 def read_jsonl(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:

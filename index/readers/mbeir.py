@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from index.files import matches
-from index.locations import join, parent, path_of
 from index.readers.entry import CorpusEntry, CorpusFile
 from index.readers.rows import RowError, key_of, require_content, text_of
+from index.sources.files import matches
+from index.sources.locations import join, parent, path_of
 
 POOL_FOLDER = "cand_pool"
 POOL_SUFFIX = "_cand_pool"

@@ -16,13 +16,13 @@ import pyarrow
 from pyarrow import parquet
 
 from index.errors import InvalidCorpusError, InvalidRowError
-from index.files import open_file
-from index.images import ImageStamp, digest_stamp
-from index.inline_images import BATCH_ROWS, images_in, open_parquet
-from index.locations import InlineLocation, join
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, kind_of, read_row
+from index.sources.files import open_file
+from index.sources.images import ImageStamp, digest_stamp
+from index.sources.inline_images import BATCH_ROWS, images_in, open_parquet
+from index.sources.locations import InlineLocation, join
 
 logger = logging.getLogger(__name__)
 

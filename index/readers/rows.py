@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from index.images import ImageStamp
-from index.locations import join
 from index.readers.columns import Columns
 from index.readers.entry import CorpusEntry
+from index.sources.images import ImageStamp
+from index.sources.locations import join
 
 
 class RowError(ValueError):

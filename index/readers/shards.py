@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from index.errors import InvalidCorpusError, InvalidRowError
-from index.files import file_state, open_file
-from index.http_files import FileState
-from index.images import ImageStamp, member_stamp
-from index.locations import MemberLocation, path_of, printable
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError
 from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
+from index.sources.files import file_state, open_file
+from index.sources.http_files import FileState
+from index.sources.images import ImageStamp, member_stamp
+from index.sources.locations import MemberLocation, path_of, printable
 
 _FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")
 logger = logging.getLogger(__name__)

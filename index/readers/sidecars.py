@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from index.images import ImageStamp
 from index.readers.columns import Columns
 from index.readers.entry import CorpusEntry
 from index.readers.rows import RowError, gather_metadata, parse_object, read_row
+from index.sources.images import ImageStamp
 
 _DECODED = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 _NOT_DECODED = ("heic", "heif", "jxl", "jp2", "dng", "cr2", "nef", "arw", "svg")  # bad rows, not passed over

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from encoder.item import Modality
 from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError
-from index.filters import And, Condition, Equals, Exists, In, Not, Or, Range
+from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
 from index.hits import StoredImage
 from index.key_index import KeyIndex, NewKey, Scope
 from tests.engines import ENCODER, EVERY_ENGINE, EVERY_STRUCTURE, Place, assert_same_hits, new_index, unit_vectors

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Item, Modality
 from index import FaissIndex
-from index.conditions import Range
+from index.filtering.conditions import Range
 from index.key_index import EVERYTHING, Scope
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.exact import ExactVectors, VectorType, write_exact
-from index.gpu import GpuIndex, GpuStructure, num_gpus
-from tests.unit.index.vectors import clustered, overlap
+from index.vectors.exact import ExactVectors, VectorType, write_exact
+from index.vectors.gpu import GpuIndex, GpuStructure, num_gpus
+from tests.unit.index.drawn_vectors import clustered, overlap
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from index import FaissIndex
-from index.embedding_job import embed_corpus
+from index.building.embedding_job import embed_corpus
+from index.building.shards import read_shard
+from index.building.transfer import load_shards
 from index.settings import EmbedSettings
-from index.shards import read_shard
-from index.transfer import load_shards
 from tests.factories import write_jsonl
 from tests.models import tiny_checkpoint
 

@@ -9,13 +9,13 @@ import pytest
 
 from encoder.item import Item
 from index import FaissIndex
+from index.embedded.versions import IndexDirectory
 from index.key_index import NewKey
-from index.versions import IndexDirectory
 from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.killing import BATCH_SIZE
-from tests.unit.index.test_build import contents
+from tests.unit.index.building.test_build import contents
 
 ROOT = Path(__file__).parents[2]
 

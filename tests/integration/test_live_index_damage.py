@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from index import FaissIndex
+from index.embedded.verify import verify_index
 from index.errors import IndexCorruptError, KeyNotFoundError
-from index.verify import verify_index
 from tests.killed_writers import contents_of, numbered_key, numbered_vector
 from tests.live_index import WIDTH, make_index
 

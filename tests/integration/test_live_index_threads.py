@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from index import FaissIndex, StoredImage
-from index.conditions import Range
 from index.errors import KeyNotFoundError
+from index.filtering.conditions import Range
 from index.key_index import NewKey, Scope
 from tests.live_index import WIDTH, make_index, unit_vectors
 

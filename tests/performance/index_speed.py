@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from encoder.program import plain_console
-from index.conditions import Equals
+from index.embedded.folding import Provenance, publish_built
+from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.records import Record
+from index.embedded.store import Store
+from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.faiss_index import FaissIndex
-from index.folding import Provenance, publish_built
+from index.filtering.conditions import Equals
 from index.key_index import NewKey, Scope
-from index.manifest import EncoderFacts, Manifest
-from index.options import FoldOptions
 from index.progress import step_lines
-from index.records import Record
-from index.store import Store
-from index.targets import Targets
-from index.versions import STORE_NAME, IndexDirectory
+from index.vectors.targets import Targets
 from tests.performance.search_speed import ClusteredVectors, overlap
 
 COMMIT_KEYS = 10_000

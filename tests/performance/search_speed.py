@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from encoder.program import plain_console
-from index.exact import ExactVectors, VectorType, write_exact
-from index.structure_facts import StructureFacts
-from index.structures import ApproximateIndex
-from index.targets import Targets
-from index.tuning import choose_structure
+from index.vectors.exact import ExactVectors, VectorType, write_exact
+from index.vectors.structure_facts import StructureFacts
+from index.vectors.structures import ApproximateIndex
+from index.vectors.targets import Targets
+from index.vectors.tuning import choose_structure
 
 BATCH_SIZE = 50_000
 VECTORS_PER_CLUSTER = 250

@@ -21,8 +21,8 @@ from index.errors import (
     InvalidStructureError,
     KeyNotFoundError,
 )
-from index.gpu import num_gpus
 from index.key_index import Scope
+from index.vectors.gpu import num_gpus
 from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 

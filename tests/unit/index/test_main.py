@@ -7,7 +7,7 @@ import pytest
 
 from index import FaissIndex
 from index.__main__ import main
-from index.versions import IndexDirectory
+from index.embedded.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
 from tests.models import tiny_checkpoint

@@ -16,7 +16,7 @@ from index.errors import (
     IndexNotFoundError,
     IndexUnavailableError,
 )
-from index.filters import Range
+from index.filtering.filters import Range
 from index.hits import StoredImage
 from index.key_index import NewKey, Scope
 from index.milvus import collection as collection_module

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filters import And, Equals, Exists, In, Not, Or, Range
+from index.filtering.filters import And, Equals, Exists, In, Not, Or, Range
 from index.milvus.expressions import both, expression_of, holds, listed, quote
 from index.milvus.terms import exists_term, other_term, single_term, value_term
 

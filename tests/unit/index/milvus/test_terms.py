@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filters import Equals, Exists, matches
+from index.filtering.filters import Equals, Exists, matches
 from index.milvus.terms import TERM_CHARS, exists_term, is_exact, other_term, single_term, terms_of, value_term
 
 NAMES = st.sampled_from(["a", "b", "a/b", "", 'a"', "half \ud800"])

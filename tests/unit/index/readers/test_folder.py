@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from index.errors import InvalidCorpusError
-from index.images import ImageStamp
+from index.sources.images import ImageStamp
 from tests.corpora import bad_rows, entries, read
 
 

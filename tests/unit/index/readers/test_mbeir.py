@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from index.corpus import find_files
+from index.building.corpus import find_files
 from index.errors import InvalidRowError
 from index.readers.entry import CorpusEntry
 from index.readers.mbeir import pool_of

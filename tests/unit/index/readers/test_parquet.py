@@ -12,9 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from index.errors import InvalidCorpusError
-from index.images import ImageStamp, digest_stamp
-from index.locations import InlineLocation
 from index.readers.columns import parse_columns
+from index.sources.images import ImageStamp, digest_stamp
+from index.sources.locations import InlineLocation
 from tests.corpora import as_parquet, bad_rows, entries, read, small_rows
 from tests.site import Site
 

@@ -1,0 +1,110 @@
+"""What a build starts from: the index that is published, as far as it is sound."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from index.embedded.folding import Provenance, publish_next
+from index.embedded.manifest import Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.store import Store, naming_damage
+from index.embedded.store_reader import check_store
+from index.embedded.versions import IndexDirectory, OpenVersion, open_published
+from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
+from index.vectors.tuning import Report
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A published version and its store, open for writing.
+
+    Attributes:
+        store: The store.
+        version: The version; `None` if its manifest is damaged.
+        is_sound: Whether all of the version's files are.
+    """
+
+    store: Store
+    version: OpenVersion | None
+    is_sound: bool
+
+    def publish(
+        self, directory: IndexDirectory, provenance: Provenance, options: FoldOptions, report: Report
+    ) -> Manifest:
+        """Publishes the next version of the store, and clears away what nobody needs any more."""
+        manifest, oldest_seq = publish_next(directory, self.store.path, provenance, options, report)
+        self.store.note(**options.facts())
+        self.store.prune_removals(oldest_seq)
+        return manifest
+
+    def close(self) -> None:
+        """Closes the store and lets go of the version."""
+        self.store.close()
+        if self.version is not None:
+            self.version.release()
+
+
+def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base | None:
+    """The published index, if a build with the encoder of this fingerprint can go on from it.
+
+    Args:
+        directory: Where the index is; locked for writing.
+        fingerprint: The encoder's.
+        anew: Whether a store that cannot be gone on from may be left behind, with what was stored live in it.
+
+    Raises:
+        LiveKeysError: it cannot be gone on from, and keys that were stored live are in it, or may be.
+    """
+    version, is_sound = _open_version(directory)
+    store_path = version.store_path if version is not None else _newest_store(directory)
+    if store_path is None:
+        return None
+    store = None
+    try:
+        with naming_damage(store_path):
+            check_store(store_path, None if version is None else version.manifest)
+            store = Store(store_path)
+            if store.meta.get("fingerprint") == fingerprint:
+                return Base(store, version, is_sound)
+            num_live = sum(1 for _ in store.keys("live"))
+    except IndexCorruptError as error:
+        if not anew:
+            raise LiveKeysError(f"{error}; restore a copy, or use --anew to build from the corpus alone") from error
+        logger.warning("%s; building anew", error)
+        num_live = 0
+    if num_live and not anew:
+        _release(store, version)
+        raise LiveKeysError(
+            f"{num_live:,} keys of {directory.path} were stored live, by another encoder than this build's: export "
+            "them into the corpus, or use --anew to drop them"
+        )
+    _release(store, version)
+    return None
+
+
+def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:
+    """The published version, and whether all of it is sound."""
+    try:
+        return open_published(directory.path), True
+    except IndexNotFoundError:
+        return None, False
+    except (IndexCorruptError, IndexFormatError) as error:
+        logger.warning("%s; building a new version", error)
+    try:
+        return open_published(directory.path, files=[]), False
+    except (IndexCorruptError, IndexFormatError):
+        return None, False
+
+
+def _newest_store(directory: IndexDirectory) -> Path | None:
+    names = directory.store_names()
+    return directory.store_path(names[-1]) if names else None
+
+
+def _release(store: Store | None, version: OpenVersion | None) -> None:
+    if store is not None:
+        store.close()
+    if version is not None:
+        version.release()

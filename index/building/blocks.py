@@ -1,0 +1,59 @@
+"""A corpus cut into blocks of keys, each of which becomes one shard: the unit of work of an embedding job."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from index.building.plan import Plan, PlannedEntry
+from index.settings import EmbedSettings
+from index.sources.images import ImageStamp
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some keys of a corpus, in its order.
+
+    Attributes:
+        number: Which block, from 0.
+        entries: The keys.
+        digest: Of all that its shard depends on: a shard that bears it need not be made again.
+    """
+
+    number: int
+    entries: tuple[PlannedEntry, ...]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """File name of its shard."""
+        return f"keys-{self.number:05}.parquet"
+
+
+def cut(plan: Plan, settings: EmbedSettings, fingerprint: str) -> Iterator[Block]:
+    """Cuts a plan into blocks of `settings.shard_keys` keys.
+
+    Args:
+        plan: The corpus.
+        settings: The job's.
+        fingerprint: The encoder's.
+    """
+    entries = plan.entries()
+    number = 0
+    while block := tuple(islice(entries, settings.shard_keys)):
+        yield Block(number, block, _digest(block, settings, fingerprint))
+        number += 1
+
+
+def _digest(entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprint: str) -> str:
+    facts = [fingerprint, settings.vectors, settings.images, settings.max_image_bytes, settings.max_image_pixels]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for entry in entries:
+        digest.update(entry.key.encode() + b"\0" + entry.payload_digest(settings.images))
+        digest.update(json.dumps([_stamp(image) for image in entry.images]).encode())
+    return digest.hexdigest()
+
+
+def _stamp(image: ImageStamp) -> list[str | int]:
+    return [image.location, image.size_bytes, image.version]

@@ -1,0 +1,97 @@
+"""A corpus as a build sees it: names become files, files become rows, and images are looked at, in a fixed order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.readers.columns import parse_columns
+from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.formats import format_of
+from index.readers.names import find_files
+from index.settings import EmbeddingSettings
+from index.sources.files import reason_of
+from index.sources.images import ImageStamp, stat_image
+from index.sources.locations import InlineLocation, describe, is_remote, parse_location
+from index.sources.threads import map_in_threads
+
+__all__ = ["StampedEntry", "find_files", "read_corpus", "read_file"]
+
+DEFAULT_OPTIONS = ReadOptions()
+
+
+@dataclass(frozen=True)
+class StampedEntry:
+    """An entry whose images are there and not too large.
+
+    Attributes:
+        entry: What the corpus says.
+        images: What tells whether they change, in the entry's order.
+    """
+
+    entry: CorpusEntry
+    images: tuple[ImageStamp, ...] = ()
+
+
+def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidRowError]:
+    """Reads the corpus of a build, file by file; a bad row comes as the error it is, and reading goes on.
+
+    Images on other machines are looked at in threads.
+
+    Raises:
+        InvalidCorpusError: a file is missing, cannot be read, or is not what it should be.
+    """
+    options = ReadOptions(parse_columns(settings.columns), settings.prefix_keys, settings.decode_threads)
+    rows = (row for file in find_files(settings.corpus) for row in read_file(file, options))
+    return map_in_threads(partial(stamp_row, settings=settings), rows, settings.decode_threads, _waits)
+
+
+def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads one file or folder; a bad row comes as the error it is, and reading goes on.
+
+    Raises:
+        InvalidCorpusError: it cannot be read, or is of no known format.
+    """
+    try:
+        yield from format_of(file).read(file, options)
+    except OSError as error:
+        raise InvalidCorpusError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+
+
+def stamp_row(row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings) -> StampedEntry | InvalidRowError:
+    """Looks at the images of a row; where they cannot be used, the row is a bad one."""
+    if isinstance(row, InvalidRowError):
+        return row
+    try:
+        if len(row.images) > settings.max_images:
+            raise ValueError(f"{len(row.images)} images, at most {settings.max_images} are accepted")
+        return StampedEntry(row, tuple(_stamp(image, settings) for image in row.images))
+    except ValueError as error:
+        return InvalidRowError(row.where, str(error), row.key)
+
+
+def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
+    """Raises `ValueError` with a sentence for what is no usable image."""
+    location = image.location if isinstance(image, ImageStamp) else image
+    if settings.images == "reference" and isinstance(parse_location(location), InlineLocation):
+        raise ValueError(
+            f"the image {describe(location)} is part of the row and cannot be referred to; --images copy keeps it"
+        )
+    try:
+        location.encode()
+        stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes)
+    except OSError as error:
+        raise ValueError(f"cannot read image {describe(location)}: {reason_of(error)}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"cannot read image {describe(location)}: its name is not UTF-8") from error
+    if stamp.size_bytes > settings.max_image_bytes:
+        limit = settings.max_image_bytes
+        raise ValueError(f"image {describe(location)} has {stamp.size_bytes} bytes, at most {limit} are accepted")
+    return stamp
+
+
+def _waits(row: CorpusEntry | InvalidRowError) -> bool:
+    """Whether looking at a row's images takes another machine's answer."""
+    if isinstance(row, InvalidRowError):
+        return False
+    return any(isinstance(image, str) and is_remote(image) for image in row.images)

@@ -1,0 +1,190 @@
+"""A corpus embedded into shards, block by block: in this process, or by whoever takes the blocks.
+
+Every shard says what it was made from, so that a job that is run again makes only what is missing or would differ.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fsspec
+from rich.console import Console
+
+from encoder.program import plain_console
+from index.building.blocks import Block, cut
+from index.building.corpus import find_files, read_corpus
+from index.building.embed import embed
+from index.building.encoding import CheckpointSource, EncoderSource
+from index.building.plan import Plan
+from index.building.shards import read_facts, write_shard
+from index.embedded.folding import bad_row_lines
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import Record
+from index.errors import InvalidCorpusError, InvalidRowError, InvalidShardError
+from index.progress import progress
+from index.settings import EmbedSettings
+from index.sources.locations import without_secrets
+
+BAD_ROWS_NAME = "bad_rows.jsonl"
+
+Runner = Callable[[Iterable[Block]], Iterator["Embedded"]]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of a block.
+
+    Attributes:
+        number: Which block.
+        num_keys: Keys in its shard.
+        bad_rows: Its rows that were skipped: place, reason and key.
+    """
+
+    number: int
+    num_keys: int
+    bad_rows: list[tuple[str, str, str | None]]
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What a job did.
+
+    Attributes:
+        num_keys: Keys in all shards.
+        num_shards: Number of shards.
+        num_made: Shards that were made in this run.
+        num_bad_rows: Rows of the corpus that were skipped; `bad_rows.jsonl` beside the shards lists them.
+    """
+
+    num_keys: int
+    num_shards: int
+    num_made: int
+    num_bad_rows: int
+
+
+def embed_corpus(
+    settings: EmbedSettings,
+    source: EncoderSource | None = None,
+    run: Runner | None = None,
+    console: Console | None = None,
+) -> EmbeddingReport:
+    """Brings a folder of shards up to date with a corpus.
+
+    Args:
+        settings: The corpus, the encoder, where the shards go.
+        source: The encoder; the checkpoint that the settings name when absent.
+        run: Embeds blocks, in any order; one after the other in this process when absent.
+        console: Where progress is shown; stderr when absent.
+
+    Raises:
+        InvalidCorpusError: there is no corpus, nothing in it can be embedded, or `strict` met a bad row.
+        EncoderError: the encoder cannot be loaded.
+        OSError: the folder cannot be written to.
+    """
+    encoder = source or CheckpointSource(settings)
+    console = console or plain_console(stderr=True)
+    run = run or (lambda blocks: (embed_block(block, settings, encoder) for block in blocks))
+    find_files(settings.corpus)  # this and the checkpoint before anything is written
+    fingerprint = encoder.fingerprint()
+    fsspec.url_to_fs(settings.output)[0].makedirs(settings.output, exist_ok=True)
+    with TemporaryDirectory(prefix="anykey-embed-") as scratch:
+        plan = Plan(Path(scratch) / "plan.sqlite")
+        bad_rows = _read(plan, settings, console)
+        kept: list[Embedded] = []
+        missing = _missing(cut(plan, settings, fingerprint), settings, kept)
+        with progress(console, "embedding", plan.count()) as advance:
+            made = []
+            for embedded in run(missing):
+                made.append(embedded)
+                advance(embedded.num_keys + len(embedded.bad_rows))
+        plan.close()
+    shards = sorted([*kept, *made], key=lambda shard: shard.number)
+    bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
+    return _finish(settings, shards, len(made), bad_rows)
+
+
+def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) -> Embedded:
+    """Embeds a block and writes its shard.
+
+    Raises:
+        InvalidRowError: `strict` met a bad row; there is no shard then.
+        EncoderError: the encoder cannot be loaded.
+        OSError: the shard cannot be written.
+    """
+    bad_rows: list[tuple[str, str, str | None]] = []
+    facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows}
+    encoder = source.load()
+    encoder_facts = EncoderFacts(
+        name=encoder.name,
+        fingerprint=encoder.fingerprint,
+        width=encoder.width,
+        fusion=str(encoder.fusion),
+        computed_in=[f"{encoder.precision} on {encoder.device}"],
+    )
+
+    def records() -> Iterator[Record]:
+        for batch in embed(((entry, None) for entry in block.entries), source, settings):
+            yield from batch.records
+            for _, row in batch.bad_rows:
+                if settings.strict:
+                    raise row
+                bad_rows.append((row.where, row.reason, row.key))
+
+    location = _location(settings, block)
+    num_keys = write_shard(location, records(), encoder_facts, settings.vectors, facts)
+    return Embedded(block.number, num_keys, bad_rows)
+
+
+def _read(plan: Plan, settings: EmbedSettings, console: Console) -> list[InvalidRowError]:
+    """Reads the corpus into the plan; gives the rows that cannot be embedded."""
+    with progress(console, "reading the corpus", None) as advance:
+        for row in read_corpus(settings):
+            plan.next_row()
+            try:
+                if isinstance(row, InvalidRowError):
+                    raise row
+                plan.add(row.entry, row.images)
+            except InvalidRowError as error:
+                if settings.strict:
+                    raise
+                plan.add_bad_row(error)
+            advance()
+    plan.commit()
+    if plan.count() == 0:
+        names = ", ".join(map(without_secrets, settings.corpus))
+        raise InvalidCorpusError(f"nothing to embed in {names}: no usable row, {len(plan.bad_rows())} bad rows")
+    return plan.bad_rows()
+
+
+def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedded]) -> Iterator[Block]:
+    """The blocks whose shards have to be made; those of the others are noted as kept."""
+    for block in blocks:
+        try:
+            facts = read_facts(_location(settings, block))
+        except InvalidShardError:
+            facts = {}
+        if facts.get("digest") != block.digest:
+            yield block
+            continue
+        bad_rows = [(where, reason, key) for where, reason, key in facts["bad_rows"]]
+        kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows))
+
+
+def _finish(
+    settings: EmbedSettings, shards: list[Embedded], num_made: int, bad_rows: list[InvalidRowError]
+) -> EmbeddingReport:
+    """Deletes shards of blocks that are no longer there, and lists the bad rows."""
+    files, folder = fsspec.url_to_fs(settings.output)
+    names = {Block(shard.number, (), "").name for shard in shards}
+    for path in files.glob(f"{folder}/keys-*.parquet"):
+        if path.rpartition("/")[2] not in names:
+            files.rm(path)
+    with files.open(f"{folder}/{BAD_ROWS_NAME}", "w", encoding="utf-8") as file:
+        file.writelines(bad_row_lines(bad_rows))
+    return EmbeddingReport(sum(shard.num_keys for shard in shards), len(shards), num_made, len(bad_rows))
+
+
+def _location(settings: EmbedSettings, block: Block) -> str:
+    return f"{settings.output.rstrip('/')}/{block.name}"

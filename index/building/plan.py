@@ -1,0 +1,185 @@
+"""The plan of a build: the whole corpus, checked and without repeats, on disk in the order it was read.
+
+A plan is scratch: it is made anew by every run, and costs no memory however large the corpus is. It says what
+the index shall hold; the store says what has been embedded.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from encoder.item import Modality
+from index.errors import DuplicateKeyError, InvalidRowError
+from index.readers.entry import CorpusEntry
+from index.settings import ImageStorage
+from index.sources.images import ImageStamp
+
+PAGE_ROWS = 512
+
+_SCHEMA = """
+CREATE TABLE entries (
+    position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
+    pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE bad_rows (position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL);
+"""
+_COLUMNS = "position, key, place, text, metadata, pools, images"
+
+
+@dataclass(frozen=True)
+class PlannedEntry:
+    """One key to be indexed.
+
+    Attributes:
+        position: Its place in the corpus.
+        key: Its name.
+        where: The row that gave it, such as `file:line`.
+        text: Its text, or `None`.
+        metadata: Its metadata object as canonical JSON.
+        pools: Its pools, sorted.
+        images: Its images.
+    """
+
+    position: int
+    key: str
+    where: str
+    text: str | None
+    metadata: str
+    pools: tuple[str, ...]
+    images: tuple[ImageStamp, ...]
+
+    @property
+    def modality(self) -> Modality:
+        """Which of the three kinds the key is."""
+        if not self.images:
+            return Modality.TEXT
+        return Modality.IMAGE if self.text is None else Modality.FUSED
+
+    def payload_digest(self, images: ImageStorage) -> bytes:
+        """SHA-256 of all that the store holds of the key besides vector and image bytes."""
+        places = [image.location for image in self.images] if images == "reference" else len(self.images)
+        facts = [self.text, self.metadata, self.pools, images, places]
+        return hashlib.sha256(json.dumps(facts).encode()).digest()
+
+
+class Plan:
+    """The corpus of one build, in a scratch SQLite file; for one thread.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN")
+        self._position = 0
+
+    def next_row(self) -> None:
+        """Begins the next row of the corpus, good or bad."""
+        self._position += 1
+
+    def add(self, entry: CorpusEntry, stamps: Sequence[ImageStamp] = ()) -> None:
+        """Takes the row's entry in.
+
+        Args:
+            entry: What the row says.
+            stamps: What its images are now, in the entry's order.
+
+        Raises:
+            DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
+        """
+        earlier = self._db.execute(
+            "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
+        ).fetchone()
+        images = json.dumps(list(map(astuple, stamps)))
+        metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=False)
+        if earlier is not None:
+            self._repeat(entry, earlier, (entry.text, metadata, images))
+            return
+        row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
+        self._db.execute(
+            f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, entry.may_repeat)
+        )
+
+    def add_bad_row(self, row: InvalidRowError, position: int | None = None) -> None:
+        """Notes a bad row.
+
+        Args:
+            row: The row, and what is wrong with it.
+            position: The position of its entry; that of the row just begun when absent.
+        """
+        self._db.execute(
+            "INSERT INTO bad_rows VALUES (?, ?, ?, ?)",
+            (self._position if position is None else position, row.where, row.key, row.reason),
+        )
+
+    def mark_stale(self, position: int) -> None:
+        """Notes that an entry is yet to be stored as the corpus has it."""
+        self._db.execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
+
+    def entries(self, only_stale: bool = False) -> Iterator[PlannedEntry]:
+        """All entries, or the stale ones, in the corpus's order; the plan may be changed meanwhile."""
+        condition = "is_stale AND position > ?" if only_stale else "position > ?"
+        query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
+        last = -1
+        while page := self._db.execute(query, (last,)).fetchall():
+            last = page[-1][0]
+            yield from map(_planned, page)
+
+    def count(self, only_stale: bool = False) -> int:
+        """Number of entries, or of stale ones."""
+        condition = "WHERE is_stale" if only_stale else ""
+        return int(self._db.execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
+
+    def num_usable(self) -> int:
+        """Number of entries that did not turn out to be bad rows."""
+        query = "SELECT count(*) FROM entries WHERE position NOT IN (SELECT position FROM bad_rows)"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def lacking(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are not in the plan."""
+        for key in keys:
+            if self._db.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is None:
+                yield key
+
+    def bad_rows(self) -> list[InvalidRowError]:
+        """The bad rows in the corpus's order."""
+        rows = self._db.execute("SELECT place, reason, key FROM bad_rows ORDER BY position, rowid").fetchall()
+        return [InvalidRowError(*row) for row in rows]
+
+    def commit(self) -> None:
+        """Makes the plan visible to other connections."""
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        """Closes and deletes the file."""
+        self._db.close()
+        self.path.unlink(missing_ok=True)
+
+    def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
+        """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
+        place, text, metadata, images, may_repeat, pools, position = earlier
+        is_other_file = entry.where.rpartition(":")[0] != place.rpartition(":")[0]
+        if not (entry.may_repeat and may_repeat and is_other_file):
+            raise DuplicateKeyError(entry.where, f"duplicate key '{entry.key}', first at {place}", entry.key)
+        if content != (text, metadata, images):
+            reason = f"key '{entry.key}' differs from the row with the same did at {place}"
+            raise DuplicateKeyError(entry.where, reason, entry.key)
+        merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
+        self._db.execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+
+
+def _planned(row: tuple[Any, ...]) -> PlannedEntry:
+    position, key, where, text, metadata, pools, images = row
+    stamps = tuple(ImageStamp(*image) for image in json.loads(images))
+    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps)

@@ -1,0 +1,96 @@
+"""An embedding job on Ray: the same blocks, embedded by workers that may be on other machines.
+
+A worker that dies is started again and its block embedded again, which is safe, as a shard appears whole or not at all.
+"""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+from encoder.errors import EncoderError
+from index.building.blocks import Block
+from index.building.embedding_job import Embedded, embed_block
+from index.building.encoding import CheckpointSource
+from index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
+from index.settings import EmbedSettings
+
+WORK_FOLDER = ".work"  # beside the shards: the blocks, for the workers to fetch
+
+
+class _Worker:
+    """Embeds blocks with an encoder that it loads once."""
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        self._settings = settings
+        self._source = CheckpointSource(settings)
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Embeds the block of a task; an error that says what to do is handed on instead of ending the worker."""
+        try:
+            with fsspec.open(task["block"], "rb") as file:
+                block = pickle.load(file)  # written by `_posted`, in the job's own folder
+            return {"outcome": pickle.dumps(embed_block(block, self._settings, self._source))}
+        except (KeyIndexError, EncoderError, OSError) as error:
+            return {"outcome": pickle.dumps(str(error))}
+
+
+def run_on_ray(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[Embedded]:
+    """Embeds blocks on a Ray cluster, as a Ray Data job of `settings.workers` workers; gives each when it is done.
+
+    Raises:
+        MissingLibraryError: Ray is not installed.
+        EmbeddingFailedError: a block cannot be embedded; says why.
+    """
+    ray = _start_ray(settings)
+    with _posted(blocks, settings) as tasks:
+        if not tasks:
+            return
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+            _Worker,
+            fn_constructor_args=(settings,),
+            compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(tasks))),
+            num_cpus=settings.worker_cpus,
+            num_gpus=settings.worker_gpus,
+        )
+        for row in dataset.iter_rows():
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, str):
+                raise EmbeddingFailedError(outcome)
+            yield outcome
+
+
+@contextmanager
+def _posted(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[list[dict[str, str]]]:
+    """Writes blocks where workers can fetch them, so that no message holds a corpus; gives a task for each."""
+    files, folder = fsspec.url_to_fs(f"{settings.output.rstrip('/')}/{WORK_FOLDER}")
+    files.makedirs(folder, exist_ok=True)
+    tasks = []
+    try:
+        for block in blocks:
+            path = f"{folder}/{block.number:05}"
+            with files.open(path, "wb") as file:
+                pickle.dump(block, file)
+            tasks.append({"block": files.unstrip_protocol(path)})
+        yield tasks
+    finally:
+        files.rm(folder, recursive=True)
+
+
+def _start_ray(settings: EmbedSettings) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingLibraryError("--ray needs Ray: pip install 'anykey[ray]'") from error
+    if not ray.is_initialized():
+        address = None if settings.ray == "auto" else settings.ray
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray

@@ -1,0 +1,200 @@
+"""Keys with their vectors as Parquet files: what `export` and `embed` write, and `load` reads.
+
+One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, and `images`, each
+with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder and other facts as
+JSON. Shards are read and written wherever fsspec can.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.embedded.checking import check_record
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import NewImage, Record
+from index.errors import InvalidShardError
+from index.settings import VectorType
+from index.sources.files import open_file
+from index.sources.locations import without_secrets
+
+ENCODER_FIELD, FACTS_FIELD = b"anykey.encoder", b"anykey.facts"
+BATCH_SIZE = 1024
+_IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
+_COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
+
+
+def write_shard(
+    location: str,
+    records: Iterable[Record],
+    encoder: EncoderFacts,
+    vector_type: VectorType,
+    facts: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes keys to one Parquet file, in one step for every reader; gives their number.
+
+    Args:
+        location: Path or URL of the file.
+        records: The keys, with their vectors.
+        encoder: What made the vectors.
+        vector_type: How they are kept.
+        facts: What else the file shall say, as `read_facts` gives it back.
+
+    Raises:
+        OSError: it cannot be written; nothing is left there.
+    """
+    num_keys = 0
+    with (
+        _replacing(location) as file,
+        pq.ParquetWriter(file, _schema(encoder, vector_type), compression="zstd") as writer,
+    ):
+        for batch in _batches(records):
+            writer.write_batch(_to_arrow(batch, writer.schema))
+            num_keys += len(batch)
+        writer.add_key_value_metadata({FACTS_FIELD: json.dumps(dict(facts or {}))})
+    return num_keys
+
+
+def find_shards(names: Iterable[str]) -> list[str]:
+    """Locations of shards: files as they are named, folders as the `*.parquet` in them, by name.
+
+    Raises:
+        InvalidShardError: there are none.
+        OSError: a folder cannot be read.
+    """
+    found = [location for name in names for location in _find(name)]
+    if not found:
+        raise InvalidShardError(f"no *.parquet in {', '.join(map(without_secrets, names))}")
+    return found
+
+
+def read_encoder(location: str) -> EncoderFacts:
+    """The encoder that made a shard's vectors.
+
+    Raises:
+        InvalidShardError: the file is no shard; says why.
+    """
+    with _open(location) as shard:
+        return _encoder(shard, location)
+
+
+def read_facts(location: str) -> dict[str, Any]:
+    """What `write_shard` was told to say of a shard.
+
+    Raises:
+        InvalidShardError: the file is no shard; says why.
+    """
+    with _open(location) as shard:
+        return dict(json.loads((shard.metadata.metadata or {}).get(FACTS_FIELD, b"{}")))
+
+
+def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Record]]:
+    """Reads a shard, checked, batch by batch.
+
+    Raises:
+        InvalidShardError: the file is no shard, or damaged.
+        InvalidKeyError: a key in it cannot be stored.
+    """
+    with _open(location) as shard:
+        width = _encoder(shard, location).width
+        for batch in shard.iter_batches(batch_size, columns=list(_COLUMNS)):
+            yield [_to_record(row, width) for row in batch.to_pylist()]
+
+
+@contextmanager
+def _open(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; what goes wrong with it in the block is said of it."""
+    try:
+        with open_file(location) as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {error}") from error
+
+
+@contextmanager
+def _replacing(location: str) -> Iterator[BinaryIO]:
+    """A file to write that is at its place when the block has ended, whole, or not at all."""
+    files, path = fsspec.url_to_fs(location)
+    aside = f"{path}.part"
+    try:
+        with files.open(aside, "wb") as file:
+            yield cast(BinaryIO, file)
+        files.mv(aside, path)
+    except BaseException:
+        if files.exists(aside):
+            files.rm(aside)
+        raise
+
+
+def _find(name: str) -> list[str]:
+    files, path = fsspec.url_to_fs(name)
+    if not files.isdir(path):
+        return [name]
+    return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
+
+
+def _encoder(shard: pq.ParquetFile, location: str) -> EncoderFacts:
+    schema = shard.schema_arrow
+    missing = [name for name in _COLUMNS if name not in schema.names]
+    if missing or ENCODER_FIELD not in (schema.metadata or {}):
+        what = f"it has no column {', '.join(missing)}" if missing else "its schema does not name the encoder"
+        raise InvalidShardError(f"{without_secrets(location)} is no shard of keys: {what}")
+    try:
+        return EncoderFacts.model_validate_json(schema.metadata[ENCODER_FIELD])
+    except ValueError as error:
+        raise InvalidShardError(f"the encoder in {without_secrets(location)} cannot be read: {error}") from error
+
+
+def _schema(encoder: EncoderFacts, vector_type: VectorType) -> pa.Schema:
+    number = pa.float32() if vector_type == "float32" else pa.float16()
+    columns = {
+        "key": pa.string(),
+        "vector": pa.list_(number, encoder.width),
+        "text": pa.string(),
+        "metadata": pa.string(),
+        "pools": pa.list_(pa.string()),
+        "images": pa.list_(_IMAGE),
+    }
+    return pa.schema(columns, metadata={ENCODER_FIELD: encoder.model_dump_json().encode()})
+
+
+def _to_arrow(records: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
+    vector_type = schema.field("vector").type
+    dtype = np.float32 if vector_type.value_type == pa.float32() else np.float16
+    vectors = np.stack([np.asarray(record.vector_D, dtype) for record in records])
+    images = [
+        [{"media_type": image.media_type, "path": image.path, "data": image.data} for image in record.images]
+        for record in records
+    ]
+    arrays = [
+        pa.array([record.key for record in records], pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type),
+        pa.array([record.text for record in records], pa.string()),
+        pa.array([record.metadata for record in records], pa.string()),
+        pa.array([list(record.pools) for record in records], pa.list_(pa.string())),
+        pa.array(images, pa.list_(_IMAGE)),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _to_record(row: dict[str, Any], width: int) -> Record:
+    images = tuple(NewImage(image["media_type"], image["path"], image["data"]) for image in row["images"] or ())
+    vector_D = np.array(row["vector"], np.float32)
+    metadata = json.loads(row["metadata"] or "{}")
+    return check_record(row["key"], row["text"], metadata, row["pools"] or (), images, vector_D, width)
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == BATCH_SIZE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

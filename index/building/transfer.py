@@ -1,0 +1,157 @@
+"""Indexes in and out as Parquet shards and FAISS files.
+
+Shape legend: N = keys, D = width.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.building.shards import find_shards, read_encoder, read_shard, write_shard
+from index.embedded.folding import encoder_facts
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import Record
+from index.embedded.store import naming_damage, open_read_only, read_meta, read_records
+from index.embedded.versions import IndexDirectory, open_published
+from index.errors import EncoderMismatchError, OutputExistsError
+from index.faiss_index import FaissIndex, create_index
+from index.settings import FoldSettings, VectorType
+from index.sources.locations import without_secrets
+from index.vectors.exact import write_exact
+
+Advance = Callable[[int], None]
+SHARD_KEYS = 100_000
+KEYS_NAME, FAISS_NAME = "keys.jsonl", "vectors.faiss"
+
+
+def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: int = SHARD_KEYS) -> int:
+    """Writes all keys of an index, as they are at one moment, as Parquet shards; gives their number.
+
+    Args:
+        index_dir: The index.
+        output: Folder for `keys-00000.parquet`, `keys-00001.parquet`, ...; must be empty if it exists.
+        advance: Told how many keys have been written since it was last told.
+        shard_keys: Keys in a shard.
+
+    Raises:
+        OutputExistsError: there are files in the folder.
+    """
+    num_keys = 0
+    with _keys_of(index_dir) as (records, encoder, vector_type):
+        _make_empty(output)
+        for number, shard in enumerate(_split(records, shard_keys)):
+            written = write_shard(str(output / f"keys-{number:05}.parquet"), shard, encoder, vector_type)
+            num_keys += written
+            advance(written)
+    return num_keys
+
+
+def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
+    """Writes all vectors as a FAISS file, and their keys as JSON lines in the same order; gives their number.
+
+    Args:
+        index_dir: The index.
+        output: Folder for `vectors.faiss` (IndexFlatIP of the encoder's vectors, without calibration) and `keys.jsonl`;
+            must be empty if it exists.
+        advance: Told how many keys have been written since it was last told.
+
+    Raises:
+        OutputExistsError: there are files in the folder.
+    """
+    with _keys_of(index_dir) as (records, encoder, _):
+        _make_empty(output)
+        with (output / KEYS_NAME).open("w", encoding="utf-8") as lines:
+            vectors_BD = (_vector_after_line(record, lines, advance) for record in records)
+            return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
+
+
+def load_shards(
+    shards: Sequence[str],
+    index_dir: Path,
+    advance: Advance,
+    vector_type: VectorType = "float32",
+    settings: FoldSettings | None = None,
+) -> int:
+    """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
+
+    Keys that the index has are replaced. A load that was stopped is run again.
+
+    Args:
+        shards: Parquet files, or folders of them; paths or URLs.
+        index_dir: The index.
+        advance: Told how many keys have been stored since it was last told.
+        vector_type: How a new index keeps vectors.
+        settings: How its versions are derived; as before when absent.
+
+    Raises:
+        InvalidShardError: a file is no shard.
+        EncoderMismatchError: shards, or shards and index, have different encoders.
+    """
+    files = find_shards(shards)
+    encoder = _common_encoder(files)
+    if IndexDirectory(index_dir).current() is None:
+        create_index(index_dir, encoder, vector_type)
+    num_keys = 0
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+        for batch in chain.from_iterable(map(read_shard, files)):
+            index.store_records(batch)
+            num_keys += len(batch)
+            advance(len(batch))
+        index.compact(None if settings is None else index.manifest.options.changed_by(settings))
+    return num_keys
+
+
+def _vector_after_line(record: Record, lines: TextIO, advance: Advance) -> NDArray[np.float32]:
+    """A key's vector `[1, D]`, once its line is written."""
+    lines.write(json.dumps(_line(record), ensure_ascii=False) + "\n")
+    advance(1)
+    return np.asarray(record.vector_D, np.float32)[None]
+
+
+def _line(record: Record) -> dict[str, Any]:
+    metadata, pools = json.loads(record.metadata), list(record.pools)
+    return {"key": record.key, "modality": record.modality, "text": record.text, "metadata": metadata, "pool": pools}
+
+
+@contextlib.contextmanager
+def _keys_of(index_dir: Path) -> Iterator[tuple[Iterator[Record], EncoderFacts, VectorType]]:
+    """All keys of an index at one moment, by time of their last change."""
+    version = open_published(index_dir, files=[])
+    path = version.store_path
+    try:
+        with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+            db.execute("BEGIN")
+            meta = read_meta(db)
+            yield read_records(db, "true"), encoder_facts(meta), meta["vector_type"]
+    finally:
+        version.release()
+
+
+def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
+    """Runs of records, each to be read to its end before the next is asked for."""
+    for first in records:
+        yield chain([first], islice(records, size - 1))
+
+
+def _make_empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if list(folder.iterdir()):
+        raise OutputExistsError(f"{folder} is not empty: choose another place")
+
+
+def _common_encoder(files: Sequence[str]) -> EncoderFacts:
+    first = read_encoder(files[0])
+    for file in files[1:]:
+        other = read_encoder(file)
+        if (other.fingerprint, other.width, other.fusion) != (first.fingerprint, first.width, first.fusion):
+            raise EncoderMismatchError(
+                f"{without_secrets(files[0])} and {without_secrets(file)} were made by different encoders"
+            )
+    return first

@@ -1,0 +1,87 @@
+"""A key that was handed over to be stored, checked and in the form that the store takes."""
+
+import json
+import math
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.embedded.records import NewImage, Record
+from index.embedded.store_reader import is_encodable
+from index.errors import InvalidKeyError
+from index.key_index import NewKey
+from index.queries import MAX_NORM_ERROR
+
+
+def to_record(new: NewKey, width: int) -> Record:
+    """Checks a key; raises as `check_record` does."""
+    images = tuple(NewImage(image.media_type, None, image.data) for image in new.images)
+    return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width)
+
+
+def check_record(
+    key: str,
+    text: str | None,
+    metadata: dict[str, Any],
+    pools: Iterable[str],
+    images: tuple[NewImage, ...],
+    vector_D: NDArray[np.floating[Any]],
+    width: int,
+) -> Record:
+    """Checks the parts of a key and joins them.
+
+    Args:
+        key: Its name.
+        text: Its text, or `None`.
+        metadata: Its metadata object.
+        pools: Its pools.
+        images: Its images.
+        vector_D: Its vector.
+        width: Length of the index's vectors.
+
+    Raises:
+        InvalidKeyError: its name, text or a pool's name is blank or no Unicode, its metadata are no standard JSON
+            object, its vector is no unit vector of that width, or it has neither text nor image.
+    """
+    try:
+        sorted_pools = tuple(sorted(set(pools)))
+        _check_names(key, [] if text is None else [text], sorted_pools)
+        if text is None and not images:
+            raise ValueError("it has neither text nor image")
+        if any(image.path is None and image.data is None for image in images):
+            raise ValueError("an image has neither data nor path")
+        _check_vector(np.asarray(vector_D), width)
+        dumped = _dump(metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidKeyError(f"key {key!r} cannot be stored: {error}") from error
+    modality = Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED
+    return Record(key, modality, text, dumped, sorted_pools, images, np.asarray(vector_D))
+
+
+def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> None:
+    for what, values in (("key", [key]), ("text", texts), ("pool", pools)):
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"expected its {what} to be a string that is not blank, got {value!r}")
+            if not is_encodable(value):
+                raise ValueError(f"its {what} is no Unicode text")
+
+
+def _check_vector(vector_D: NDArray[np.floating[Any]], width: int) -> None:
+    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
+        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
+    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
+    if not math.isclose(norm, 1, abs_tol=MAX_NORM_ERROR):  # false for NaN
+        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
+
+
+def _dump(metadata: dict[str, Any]) -> str:
+    """Metadata as canonical JSON."""
+    if not isinstance(metadata, dict):
+        raise TypeError(f"expected metadata to be an object, got {type(metadata).__name__}")
+    dumped = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    dumped.encode()
+    return dumped

@@ -1,0 +1,270 @@
+"""Folding: the files of the next version from the store. A build ends with it; compaction is nothing else.
+
+Shape legend: B = batch, D = width, N = keys.
+"""
+
+import itertools
+import json
+import platform
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from encoder.item import Modality
+from index.embedded.calibration import Calibration
+from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, STRUCTURE_NAME, VECTORS_NAME
+from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
+from index.embedded.options import AUTO, FoldOptions
+from index.embedded.store import Store
+from index.embedded.store_reader import StoreReader
+from index.embedded.versions import STORE_NAME, IndexDirectory
+from index.errors import IndexCorruptError, InvalidRowError
+from index.filtering.postings import write_postings
+from index.vectors.exact import ExactVectors, write_exact
+from index.vectors.tuning import Report, choose_structure
+
+BAD_ROWS_NAME = "bad_rows.jsonl"
+BATCH_SIZE = 4096
+MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew
+
+Attributes = tuple[str, Sequence[str], dict[str, Any]]  # of a key: what filters look at
+
+
+def quietly(step: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a version's manifest says that its store does not; compaction hands it on.
+
+    Attributes:
+        corpus: Corpus paths, as they were given to the last build.
+        settings: That build's settings.
+        bad_rows: The rows it skipped.
+        previous: The version before, whose choice of a search structure may still be good.
+    """
+
+    corpus: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    bad_rows: Sequence[InvalidRowError] = ()
+    previous: Manifest | None = None
+
+
+def fold(
+    directory: IndexDirectory,
+    reader: StoreReader,
+    store_name: str,
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+) -> Manifest:
+    """Writes the files of the next version from a store as it is now, into `folding/`.
+
+    The store may be changed meanwhile; those changes are not in the version.
+
+    Args:
+        directory: Where the index is.
+        reader: The store.
+        store_name: What it is called when the version is published.
+        provenance: What else its manifest says.
+        options: How it is derived.
+        report: Told what is being done for the search structure, how much of it is done, and of how much.
+
+    Returns:
+        The manifest, to be published.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        InvalidStructureError: the search structure that the options name cannot be built.
+        OSError: the disk is full or not writable.
+    """
+    folder = directory.folding_dir
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    counts = _Counts()
+    with reader.snapshot() as snapshot:
+        seq, meta = snapshot.seq, snapshot.meta()
+        encoder = encoder_facts(meta)
+        np.save(folder / ROWS_NAME, snapshot.rows())
+        vectors = snapshot.vectors(BATCH_SIZE)
+        if options.calibrate == "modality-mean":
+            calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), encoder.width)
+            calibration.write(folder / CALIBRATION_NAME)
+            vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
+        write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
+        _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
+    structure = None
+    if counts.num_keys:
+        factory = _factory(options, provenance.previous, counts.num_keys)
+        exact = ExactVectors.open(folder / VECTORS_NAME)
+        structure = choose_structure(exact, folder / STRUCTURE_NAME, options.targets, factory=factory, report=report)
+    (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        version=directory.next_name(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        encoder=encoder,
+        num_keys=counts.num_keys,
+        modalities={modality: counts.of_modality[modality] for modality in Modality},
+        pools=dict(sorted(counts.of_pool.items())),
+        num_bad_rows=len(provenance.bad_rows),
+        store=store_name,
+        store_id=meta["store_id"],
+        options=options,
+        structure=structure,
+        seq=seq,
+        files={path.name: file_facts(path) for path in sorted(folder.iterdir())},
+        corpus=list(provenance.corpus),
+        settings=dict(provenance.settings),
+        libraries={
+            "faiss": faiss.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+        },
+    )
+
+
+def publish_built(
+    directory: IndexDirectory, provenance: Provenance, options: FoldOptions, report: Report = quietly
+) -> Manifest:
+    """Makes the store that is complete in `building/` one of the index's, and publishes a version of it.
+
+    A kill at any point leaves either what was published before or the new version; in the first case the store is
+    back in `building/` after `IndexDirectory.take_back_store`.
+
+    Raises:
+        InvalidStructureError: the search structure that the options name cannot be built; what was published stays.
+        OSError: the disk is full or not writable; what was published stays.
+    """
+    name = directory.next_store_name()
+    with _clearing_up(directory):
+        with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
+            manifest = fold(directory, reader, name, provenance, options, report)
+        with closing(Store(directory.building_dir / STORE_NAME)) as store:
+            store.note(**options.facts())
+        directory.adopt_built_store(name)
+        directory.publish(manifest)
+    return manifest
+
+
+def publish_next(
+    directory: IndexDirectory,
+    store_path: Path,
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+) -> tuple[Manifest, int]:
+    """Publishes a version of a store of the index as it is now, and deletes versions that nobody needs any more.
+
+    Returns:
+        The version's manifest, and the number of the last change that all versions left cover.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        InvalidStructureError: the search structure that the options name cannot be built; what was published stays.
+        OSError: the disk is full or not writable; what was published stays.
+    """
+    with _clearing_up(directory):
+        with closing(StoreReader(store_path)) as reader:
+            manifest = fold(directory, reader, store_path.parent.name, provenance, options, report)
+        directory.publish(manifest)
+    directory.remove_old()
+    return manifest, directory.oldest_seq()
+
+
+def provenance_of(manifest: Manifest, version_dir: Path) -> Provenance:
+    """Where the keys of a version come from.
+
+    Raises:
+        IndexCorruptError: its list of bad rows is missing or damaged.
+    """
+    return Provenance(manifest.corpus, manifest.settings, read_bad_rows(version_dir), manifest)
+
+
+def encoder_facts(meta: Mapping[str, Any]) -> EncoderFacts:
+    """The encoder that made a store's vectors, from what was noted in it."""
+    return EncoderFacts(
+        name=meta["name"],
+        fingerprint=meta["fingerprint"],
+        width=meta["width"],
+        fusion=meta["fusion"],
+        computed_in=json.loads(meta.get("computed_in", "[]")),
+    )
+
+
+def bad_row_lines(rows: Iterable[InvalidRowError]) -> Iterator[str]:
+    """Bad rows as lines of JSON, as `bad_rows.jsonl` holds them."""
+    for row in rows:
+        yield json.dumps({"where": row.where, "key": row.key, "reason": row.reason}) + "\n"
+
+
+def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
+    """The bad rows that a version's `bad_rows.jsonl` lists.
+
+    Raises:
+        IndexCorruptError: the file is missing or damaged.
+    """
+    path = version_dir / BAD_ROWS_NAME
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise IndexCorruptError(path, str(error)) from error
+
+
+def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
+    try:
+        write_postings(path, keys)
+    except sqlite3.Error as error:  # not of the store, which names its own
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+@contextmanager
+def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
+    """Leaves no half of a version behind when the block fails; the disk may be full of it."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(directory.folding_dir, ignore_errors=True)
+        raise
+
+
+def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> str | None:
+    """The search structure to build; `None` to choose one by measurement.
+
+    What was chosen before is built again, and only its search parameters are chosen anew, as long as the same is asked
+    for and the number of keys is about the same.
+    """
+    if options.structure != AUTO:
+        return options.structure
+    if previous is None or previous.structure is None or previous.options != options:
+        return None
+    is_alike = previous.num_keys / MOST_GROWTH <= num_keys <= previous.num_keys * MOST_GROWTH
+    return previous.structure.factory if is_alike else None
+
+
+class _Counts:
+    """Keys per modality and pool, counted while they go by."""
+
+    def __init__(self) -> None:
+        self.num_keys = 0
+        self.of_modality: Counter[str] = Counter()
+        self.of_pool: Counter[str] = Counter()
+
+    def counting(self, keys: Iterable[Attributes]) -> Iterator[Attributes]:
+        for modality, pools, metadata in keys:
+            self.num_keys += 1
+            self.of_modality[modality] += 1
+            self.of_pool.update(pools)
+            yield modality, pools, metadata

@@ -1,0 +1,99 @@
+"""One published version together with its store, open for searches, and the latest view of the two."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index.embedded.folded import ON_CPU, Folded
+from index.embedded.store_reader import Snapshot, StoreReader
+from index.embedded.versions import OpenVersion, open_published
+from index.embedded.view import View
+from index.vectors.gpu import GpuUse
+
+
+class Generation:
+    """A version that is closed when it has been let go of by its owner and by the last search under way on it.
+
+    Attributes:
+        version: The version.
+        reader: Its store.
+    """
+
+    def __init__(self, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
+        self.version = version
+        self.reader = reader
+        self._folded = folded
+        self._view = View.of(folded)
+        self._num_users = 1  # the owner
+        self._lock = threading.Lock()
+        self._view_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU) -> "Generation":
+        """Opens what is published in an index directory, to be searched on GPUs or on the CPU.
+
+        Raises:
+            IndexNotFoundError: nothing is published there.
+            IndexCorruptError: a file is missing or damaged.
+            IndexFormatError: this release does not read its format.
+        """
+        version = open_published(index_dir)
+        folded = reader = None
+        try:
+            folded = Folded.open(version, gpu)
+            reader = StoreReader(version.store_path)
+            reader.check(version.manifest)
+            generation = cls(version, reader, folded)
+            with generation.moment():
+                return generation
+        except BaseException:
+            if reader is not None:
+                reader.close()
+            if folded is not None:
+                folded.close()
+            version.release()
+            raise
+
+    @property
+    def view(self) -> View:
+        """The latest view that anybody asked for."""
+        return self._view
+
+    @contextmanager
+    def moment(self) -> Iterator[tuple[Snapshot, View]]:
+        """The store as it is now, and the view of the same moment, for the length of the block."""
+        while True:
+            with self.reader.snapshot() as snapshot:
+                view = self._view_at(snapshot)
+                if view is not None:
+                    yield snapshot, view
+                    return
+
+    def acquire(self) -> bool:
+        """Keeps it open until `release`; false if it has been closed."""
+        with self._lock:
+            if not self._num_users:
+                return False
+            self._num_users += 1
+            return True
+
+    def release(self) -> None:
+        """Lets go of it once; the last one closes it."""
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users:
+                return
+        self.reader.close()
+        self._folded.close()
+        self.version.release()
+
+    def _view_at(self, snapshot: Snapshot) -> View | None:
+        """The view of the snapshot's moment; `None` if another thread has moved on to a later one."""
+        view = self._view
+        if view.seq < snapshot.seq:
+            with self._view_lock:
+                view = self._view
+                if view.seq < snapshot.seq:
+                    view = self._view = view.after(snapshot.changes_since(view.seq))
+        return view if view.seq == snapshot.seq else None

@@ -1,0 +1,47 @@
+"""How versions are derived from a store: what a build was told, and what later ones and compaction keep to."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from index.settings import FoldSettings
+from index.vectors.targets import DEFAULT_RECALL, Targets
+
+META_NAME = "options"  # in the store
+AUTO = "auto"
+
+
+class FoldOptions(BaseModel):
+    """How versions are derived from a store.
+
+    Attributes:
+        calibrate: `modality-mean` centres vectors and queries by their modality's mean.
+        structure: FAISS factory string of the search structure, `exact`, or `auto` to choose by measurement.
+        targets: What the structure, or its search parameters, are chosen to keep to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibrate: Literal["none", "modality-mean"] = "none"
+    structure: str = AUTO
+    targets: Targets = Targets()
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> "FoldOptions":
+        """Those noted in a store."""
+        return cls.model_validate(json.loads(meta.get(META_NAME, "{}")))
+
+    def changed_by(self, settings: FoldSettings) -> "FoldOptions":
+        """These options, but for what is given; what is said of the structure replaces all that was said of it."""
+        changed = self if settings.calibrate is None else self.model_copy(update={"calibrate": settings.calibrate})
+        memory, recall, latency = settings.memory, settings.recall, settings.latency
+        if (settings.structure, memory, recall, latency) == (None, None, None, None):
+            return changed
+        targets = Targets(memory_bytes=memory, recall=recall or DEFAULT_RECALL, latency_ms=latency)
+        return changed.model_copy(update={"structure": settings.structure or AUTO, "targets": targets})
+
+    def facts(self) -> dict[str, str]:
+        """For a store to note."""
+        return {META_NAME: self.model_dump_json()}

@@ -1,0 +1,119 @@
+"""What a store holds of a key, in memory.
+
+Shape legend: D = width.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.sources.images import ImageStamp
+
+
+def checksum_of(facts: Sequence[Any], data: bytes | None = None) -> int:
+    """CRC-32 of facts and bytes; of what is of another type than it was, in a damaged store, another one."""
+    data = data if isinstance(data, bytes) else repr(data).encode()
+    return zlib.crc32(data, zlib.crc32(json.dumps(facts, default=repr).encode()))
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image file as it was when it was read: its stamp then, and its content."""
+
+    stamp: ImageStamp
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a store knows of a key that a build stored or refused.
+
+    Attributes:
+        payload_sha256: Digest of the payload it was stored with.
+        images: Its image files as they were read.
+        content_sha256: Digest of what the encoder saw; `None` for a refused key.
+        limits: The limits that a refused key was tried with.
+        reason: Why the key was refused, or `None` if it was embedded.
+    """
+
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    content_sha256: bytes | None = None
+    limits: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """One image to be stored: its bytes, or its path alone."""
+
+    media_type: str
+    path: str | None
+    data: bytes | None
+
+    def checksum(self, key: str, position: int) -> int:
+        """Of what is stored of it, as the image of a key at a position."""
+        return checksum_of([key, position, self.media_type, self.path], self.data)
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a build remembers of a key, to know it again: digests of payload and content, and the image files."""
+
+    payload_sha256: bytes
+    content_sha256: bytes
+    images: tuple[SeenImage, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One key to be stored in place of whatever has its name.
+
+    Attributes:
+        key: Its name.
+        modality: Its modality.
+        text: Its text, or `None`.
+        metadata: Its metadata object as JSON.
+        pools: Its pools, sorted.
+        images: Its images.
+        vector_D: Its unit vector; `None` keeps the one that is stored.
+        built: What a build remembers of it; `None` for a key that was stored live.
+    """
+
+    key: str
+    modality: Modality
+    text: str | None
+    metadata: str
+    pools: tuple[str, ...]
+    images: tuple[NewImage, ...]
+    vector_D: NDArray[np.floating[Any]] | None
+    built: BuildFacts | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
+
+    key: str
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    limits: str
+    reason: str
+
+
+def payload_checksum(
+    row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
+) -> int:
+    """CRC-32 of a key's row and of what it carries besides vector and images."""
+    return checksum_of([row, key, modality, text, metadata, pools, num_images])
+
+
+def vector_checksum(key: str, vector: bytes) -> int:
+    """CRC-32 of a key's vector as it is stored."""
+    return checksum_of([key], vector)

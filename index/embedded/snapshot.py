@@ -1,0 +1,91 @@
+"""Snapshots: an index at one moment as one tar file, which is an index directory when it is unpacked."""
+
+import contextlib
+import io
+import os
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+
+from index.embedded.store import naming_damage, open_read_only
+from index.embedded.verify import verify_index
+from index.embedded.versions import CURRENT_NAME, OpenVersion, open_published, sync
+from index.errors import InvalidSnapshotError, OutputExistsError
+
+
+def write_snapshot(index_dir: Path, path: Path) -> None:
+    """Writes what is published in an index, and its store as it is now, to a tar file; writers may go on meanwhile.
+
+    Args:
+        index_dir: The index.
+        path: The tar file; must not exist. As much room again is needed beside it for a moment.
+
+    Raises:
+        OutputExistsError: the file is there.
+        OSError: the disk is full or not writable; nothing is left.
+    """
+    if path.exists():
+        raise OutputExistsError(f"{path} is there already: choose another name")
+    aside, store = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.store")
+    version = open_published(index_dir)
+    try:
+        _copy_store(version.store_path, store)
+        with tarfile.open(aside, "w") as tar:
+            _add_all(tar, version, store)
+        sync(aside)
+        os.rename(aside, path)
+    finally:
+        version.release()
+        for leftover in (aside, store):
+            leftover.unlink(missing_ok=True)
+
+
+def restore_snapshot(path: Path, index_dir: Path) -> None:
+    """Unpacks a snapshot and looks at every byte of it before it becomes an index.
+
+    Args:
+        path: What `write_snapshot` wrote.
+        index_dir: Where the index will be; must not exist or be empty.
+
+    Raises:
+        OutputExistsError: something is there.
+        InvalidSnapshotError: the file is no snapshot, or damaged.
+        OSError: the file cannot be read, or the disk is full.
+    """
+    if index_dir.exists() and list(index_dir.iterdir()):
+        raise OutputExistsError(f"{index_dir} is not empty: choose another place")
+    aside = index_dir.with_name(f".{index_dir.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        try:
+            with tarfile.open(path) as tar:
+                tar.extractall(aside, filter="data")
+        except tarfile.TarError as error:
+            raise InvalidSnapshotError(f"{path} is no snapshot: {error}") from error
+        for damage in verify_index(aside):
+            raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
+        with contextlib.suppress(FileNotFoundError):
+            index_dir.rmdir()
+        os.rename(aside, index_dir)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_store(path: Path, target: Path) -> None:
+    """Copies a store as it is at one moment, though others write to it."""
+    copying = contextlib.closing(sqlite3.connect(target))
+    with naming_damage(path), contextlib.closing(open_read_only(path)) as source, copying as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _add_all(tar: tarfile.TarFile, version: OpenVersion, store: Path) -> None:
+    index_dir = version.path.parents[1]
+    for file in sorted(version.path.iterdir()):
+        tar.add(file, file.relative_to(index_dir))
+    tar.add(store, version.store_path.relative_to(index_dir))
+    name = f"{version.manifest.version}\n".encode("ascii")
+    facts = tarfile.TarInfo(CURRENT_NAME)
+    facts.size = len(name)
+    tar.addfile(facts, io.BytesIO(name))

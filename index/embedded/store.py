@@ -1,0 +1,398 @@
+"""The store: keys, payload, vectors, images, pools and the change sequence in one SQLite file. It is the truth.
+
+Every change of a key takes the next number of one sequence. A key's `row` is the number of its last change, so that
+rows rise with time, are never used again, and a reader that has seen everything up to some number finds what came
+since: keys with a higher row, and `removals` with a higher number, each naming a row that is no longer there.
+`id` names a key's record for as long as the key exists; vector, images and pools hang on it.
+
+Each record carries a CRC-32 of what it holds, which is compared when it is read.
+
+Shape legend: B = batch, D = width.
+"""
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from encoder.item import Modality
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import (
+    BuildFacts,
+    Known,
+    NewImage,
+    Record,
+    Refusal,
+    SeenImage,
+    payload_checksum,
+    vector_checksum,
+)
+from index.errors import IndexCorruptError
+from index.settings import VectorType
+from index.sources.images import ImageStamp
+
+APPLICATION_ID = 0x416E794B  # "AnyK"
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 30.0
+
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
+)
+
+Origin = Literal["corpus", "live"]
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE keys (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    row INTEGER NOT NULL UNIQUE,
+    key TEXT NOT NULL UNIQUE,
+    modality TEXT NOT NULL,
+    text TEXT,
+    metadata TEXT NOT NULL,
+    pools TEXT NOT NULL,
+    num_images INTEGER NOT NULL,
+    origin TEXT NOT NULL,
+    content_sha256 BLOB,
+    payload_sha256 BLOB,
+    stamps TEXT,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES keys ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE images (
+    id INTEGER NOT NULL REFERENCES keys ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    path TEXT,
+    data BLOB,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (id, position)
+);
+CREATE TABLE removals (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL);
+CREATE TABLE failures (
+    key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
+);
+"""
+_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES}"
+
+
+class Store:
+    """A store open for writing, by one process at a time; for one thread at a time.
+
+    Attributes:
+        path: The SQLite file.
+    """
+
+    def __init__(self, path: Path, vector_type: VectorType = "float32") -> None:
+        """Opens the store, or makes it.
+
+        Args:
+            path: The SQLite file.
+            vector_type: How a new store keeps vectors; one that exists keeps them as it does.
+        """
+        self.path = path
+        self._db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
+        self._db.execute("PRAGMA foreign_keys = ON")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self.note(seq=0, store_id=uuid.uuid4().hex, vector_type=vector_type)
+        self._dtype = vector_dtype(self.meta)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was noted about the whole store."""
+        return read_meta(self._db)
+
+    @property
+    def seq(self) -> int:
+        """Number of the last change."""
+        return int(self.meta["seq"])
+
+    def note(self, **facts: str | int) -> None:
+        """Notes facts about the whole store."""
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+
+    def note_encoder(self, encoder: EncoderFacts) -> None:
+        """Notes which encoder made the vectors."""
+        self.note(**encoder.model_dump(exclude={"computed_in"}))
+        self.note_computed_in(encoder.computed_in)
+
+    def note_computed_in(self, places: Iterable[str]) -> None:
+        """Notes in which precision and on which devices vectors were made, besides those that are noted."""
+        known = json.loads(self.meta.get("computed_in", "[]"))
+        self.note(computed_in=json.dumps(sorted({*known, *places})))
+
+    def known(self, key: str) -> Known | None:
+        """What a build stored or refused of a key."""
+        return read_known(self._db, key)
+
+    def commit(self, records: Iterable[Record], refusals: Sequence[Refusal] = (), gone: Iterable[str] = ()) -> int:
+        """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
+
+        Returns:
+            How many of the keys to forget were there.
+        """
+        with self._transaction():
+            seq = self.seq
+            for record in records:
+                seq += 1
+                self._upsert(record, seq)
+            for refusal in refusals:
+                self._refuse(refusal)
+            num_forgotten = 0
+            built = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
+            for key in (*built, *gone):
+                is_there = self._forget(key, seq + 1)
+                seq += is_there
+                num_forgotten += is_there
+            self.note(seq=seq)
+        return num_forgotten
+
+    def forget_refusals(self, keys: Iterable[str]) -> None:
+        """Forgets why keys were refused."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM failures WHERE key = ?", ((key,) for key in keys))
+
+    def prune_removals(self, seq: int) -> None:
+        """Deletes the removals that are in every published version: those up to `seq`."""
+        self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
+
+    def keys(self, origin: Origin) -> Iterator[str]:
+        """Keys that a build stored, or those that were stored live."""
+        for (key,) in self._db.execute("SELECT key FROM keys WHERE origin = ?", (origin,)):
+            yield key
+
+    def refused(self) -> list[str]:
+        """Keys that were refused."""
+        return [key for (key,) in self._db.execute("SELECT key FROM failures")]
+
+    def has(self, key: str) -> bool:
+        """Whether a key is stored."""
+        return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+    def is_built(self, key: str) -> bool:
+        """Whether a build stored a key."""
+        query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
+        return self._db.execute(query, (key,)).fetchone() is not None
+
+    def num_keys(self) -> int:
+        """Number of keys."""
+        return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
+
+    def record(self, key: str) -> Record:
+        """A key as it would be stored again."""
+        return next(read_records(self._db, "key = ?", (key,)))
+
+    def refusal(self, key: str) -> Refusal | None:
+        """A refused key as it would be refused again."""
+        known = self.known(key)
+        if known is None or known.reason is None or known.limits is None:
+            return None
+        return Refusal(key, known.payload_sha256, known.images, known.limits, known.reason)
+
+    def close(self) -> None:
+        """Closes the store; as one file without journal, unless others have it open."""
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError:
+            pass  # others read it: it stays as it is, and is as good
+        finally:
+            self._db.close()
+
+    def _upsert(self, record: Record, seq: int) -> None:
+        built = record.built
+        metadata, pools = record.metadata, json.dumps(record.pools)
+        payload = (record.modality.value, record.text, metadata, pools, len(record.images))
+        columns = {
+            "row": seq,
+            **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
+            "origin": "live" if built is None else "corpus",
+            "content_sha256": built and built.content_sha256,
+            "payload_sha256": built and built.payload_sha256,
+            "stamps": built and _dump_images(built.images),
+            "checksum": payload_checksum(seq, record.key, *payload),
+        }
+        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
+        if found is None:
+            names = ", ".join(columns)
+            marks = ", ".join("?" * len(columns))
+            cursor = self._db.execute(
+                f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
+            )
+            identity = cursor.lastrowid or 0
+        else:
+            identity, row = found
+            self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            self._db.execute(f"UPDATE keys SET {assignments} WHERE id = ?", (*columns.values(), identity))
+            self._db.execute("DELETE FROM images WHERE id = ?", (identity,))
+        self._write_parts(identity, record)
+        self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
+
+    def _write_parts(self, identity: int, record: Record) -> None:
+        if record.vector_D is not None:
+            vector = record.vector_D.astype(self._dtype).tobytes()
+            checksum = vector_checksum(record.key, vector)
+            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
+        self._db.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
+                for position, image in enumerate(record.images)
+            ),
+        )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
+            (
+                *(refusal.key, refusal.payload_sha256, _dump_images(refusal.images)),
+                *(refusal.limits, refusal.reason),
+            ),
+        )
+
+    def _forget(self, key: str, seq: int) -> bool:
+        """Deletes a key, if it is there, as change number `seq`."""
+        found = self._db.execute("DELETE FROM keys WHERE key = ? RETURNING row", (key,)).fetchall()
+        self._db.executemany("INSERT INTO removals VALUES (?, ?)", ((seq, row) for (row,) in found))
+        return bool(found)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
+                self._db.execute("ROLLBACK")
+            raise
+
+
+def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    """What was noted about a whole store."""
+    return dict(db.execute("SELECT name, value FROM meta").fetchall())
+
+
+def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
+    """How a store keeps its vectors: little-endian float32 or float16."""
+    return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
+
+
+def read_known(db: sqlite3.Connection, key: str) -> Known | None:
+    """Reads what a build stored or refused of a key, over any connection to the store."""
+    query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
+    row = db.execute(query, (key,)).fetchone()
+    if row is not None:
+        return Known(row[0], _load_images(row[1]), content_sha256=row[2])
+    row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
+    return None if row is None else Known(row[0], _load_images(row[1]), limits=row[2], reason=row[3])
+
+
+def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
+    """Whole records, images and all, in the order of their rows.
+
+    Raises:
+        IndexCorruptError: one of them is damaged.
+    """
+    dtype = vector_dtype(read_meta(db))
+    query = (
+        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256,"
+        " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
+        f" WHERE {where} ORDER BY row"
+    )
+    for identity, row, key, *facts in db.execute(query, parameters):
+        modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
+        payload_sha256, content_sha256, stamps = built_facts
+        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
+        if vector is None or checksums != (checksum, vector_checksum(key, vector)):
+            raise IndexCorruptError(_path_of(db), f"the record of key {key!r} differs from its checksum")
+        images = tuple(_read_images(db, identity, key))
+        if len(images) != num_images:
+            raise IndexCorruptError(_path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
+        built = None if stamps is None else BuildFacts(payload_sha256, content_sha256, _load_images(stamps))
+        vector_D = np.frombuffer(vector, dtype)
+        yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change the file; for whichever one thread uses it at a time.
+
+    Raises:
+        IndexCorruptError: the file is no store.
+    """
+    if not path.is_file():
+        raise IndexCorruptError(path, "it is missing")
+    with naming_damage(path):
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            BUSY_TIMEOUT_S,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            identity = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except BaseException:
+            db.close()
+            raise
+    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        db.close()
+        raise IndexCorruptError(
+            path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
+        )
+    return db
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turns SQLite's complaints about a store into an error that names it.
+
+    Raises:
+        IndexCorruptError: the file is damaged.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:  # of a name that SQLite complains about
+        raise IndexCorruptError(path, str(error)) from error
+    except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
+        if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
+            raise OSError(f"cannot read or write {path}: {error}") from error
+        raise IndexCorruptError(path, str(error)) from error
+
+
+def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:
+    query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
+    for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
+        image = NewImage(media_type, path, data)
+        if image.checksum(key, position) != checksum:
+            raise IndexCorruptError(_path_of(db), f"image {position} of key {key!r} differs from its checksum")
+        yield image
+
+
+def _path_of(db: sqlite3.Connection) -> Path:
+    return Path(db.execute("PRAGMA database_list").fetchone()[2])
+
+
+def _dump_images(images: Sequence[SeenImage]) -> str:
+    stamps = ((image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256) for image in images)
+    return json.dumps(list(stamps))
+
+
+def _load_images(stamps: str) -> tuple[SeenImage, ...]:
+    return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in json.loads(stamps))

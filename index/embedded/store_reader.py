@@ -1,0 +1,340 @@
+"""Reads of a store, from several threads and processes at once, also while one writes.
+
+Shape legend: R = rows read, D = width.
+"""
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.embedded.calibration import MODALITIES
+from index.embedded.manifest import Manifest
+from index.embedded.records import NewImage, payload_checksum, vector_checksum
+from index.embedded.store import naming_damage, open_read_only, read_meta, vector_dtype
+from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
+from index.hits import Payload, StoredImage, StoredKey
+from index.settings import VectorType
+from index.sources.files import reason_of
+from index.sources.images import read_image
+from index.sources.locations import describe
+
+SCAN_PAGE = 256
+MOST_PARAMETERS = 10_000  # of one statement
+_PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What came into a store after some number of its change sequence.
+
+    Attributes:
+        seq: The number of the last change.
+        rows_R: Rows that are new, ascending.
+        vectors_RD: Their vectors.
+        keys: Their keys with their payload.
+        removed: Rows that are no longer there.
+    """
+
+    seq: int
+    rows_R: NDArray[np.int64]
+    vectors_RD: NDArray[np.float32]
+    keys: list[StoredKey]
+    removed: NDArray[np.int64]
+
+
+class Snapshot:
+    """A store as it is at one moment, over a connection of the thread that asked for it.
+
+    Attributes:
+        seq: Number of the last change in it.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        found = self._all("SELECT value FROM meta WHERE name = 'seq'")
+        if not found or not isinstance(found[0][0], int):
+            raise IndexCorruptError(path, "it does not tell its last change")
+        self.seq: int = found[0][0]
+
+    def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
+        """Rows of those keys that exist, ascending."""
+        names = [key for key in dict.fromkeys(keys) if is_encodable(key)]
+        found = [np.empty(0, np.int64)]
+        for start in range(0, len(names), MOST_PARAMETERS):
+            part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
+            found.append(self._rows(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
+        return np.sort(np.concatenate(found))
+
+    def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
+        """Keys by their rows, in one query.
+
+        Raises:
+            IndexCorruptError: one of them is not there, or differs from its checksum.
+        """
+        asked = set(rows)
+        query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
+        found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
+        if missing := asked - found.keys():
+            raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
+        return {row: self._stored_key(*payload) for row, payload in found.items()}
+
+    def changes_since(self, seq: int) -> Changes:
+        """What came after change number `seq`."""
+        meta = self.meta()
+        query = (
+            "SELECT row, key, modality, text, metadata, pools, num_images, keys.checksum, vector, vectors.checksum"
+            " FROM keys JOIN vectors USING (id) WHERE row > ? ORDER BY row"
+        )
+        rows, vectors, keys = [], [], []
+        for row, key, *payload, vector, checksum in self._all(query, seq):
+            rows.append(row)
+            vectors.append(self._checked_vector(key, vector, checksum))
+            keys.append(self._stored_key(row, key, *payload))
+        removed = self.removed_since(seq)
+        vectors_RD = np.frombuffer(b"".join(vectors), vector_dtype(meta)).astype(np.float32)
+        return Changes(self.seq, np.array(rows, np.int64), vectors_RD.reshape(len(rows), meta["width"]), keys, removed)
+
+    def removed_since(self, seq: int) -> NDArray[np.int64]:
+        """Rows that went after change number `seq`."""
+        return self._rows("SELECT row FROM removals WHERE seq > ?", seq)
+
+    def get(self, key: str) -> StoredKey:
+        """One key as it is stored.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        return self._stored_key(*self._find(key, _PAYLOAD))
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """The vector `[D]` of a key.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        (identity,) = self._find(key, "id")
+        found = self._all("SELECT vector, checksum FROM vectors WHERE id = ?", identity) or [(None, None)]
+        return np.frombuffer(self._checked_vector(key, *found[0]), vector_dtype(self.meta())).astype(np.float32)
+
+    def image(self, key: str, position: int) -> StoredImage:
+        """One image of a key.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
+            ImageUnavailableError: the index holds only the path, and the file cannot be read.
+        """
+        identity, num_images = self._find(key, "id, num_images")
+        if not 0 <= position < num_images:
+            raise KeyNotFoundError(f"key '{key}' has {num_images} images, there is none at position {position}")
+        query = "SELECT media_type, path, data, checksum FROM images WHERE id = ? AND position = ?"
+        found = self._all(query, identity, position)
+        if not found:
+            raise IndexCorruptError(self._path, "an image of a key is missing")
+        media_type, path, data, checksum = found[0]
+        if NewImage(media_type, path, data).checksum(key, position) != checksum:
+            raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
+        return StoredImage(_read_file(path, key) if data is None else data, media_type)
+
+    def meta(self) -> dict[str, Any]:
+        """What was noted about the whole store."""
+        return read_meta(self._db)
+
+    def rows(self) -> NDArray[np.int64]:
+        """All rows, ascending."""
+        return self._rows("SELECT row FROM keys ORDER BY row")
+
+    def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """All vectors in the order of their rows, `[B, D]` at a time.
+
+        Raises:
+            IndexCorruptError: one of them is missing or differs from its checksum.
+        """
+        dtype = vector_dtype(self.meta())
+        query = "SELECT key, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
+        cursor = self._db.execute(query)
+        while batch := cursor.fetchmany(batch_size):
+            data = b"".join(self._checked_vector(*row) for row in batch)
+            yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1)
+
+    def vectors_by_modality(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`."""
+        codes_N = self._modalities()
+        start = 0
+        for vectors_BD in self.vectors(batch_size):
+            yield vectors_BD, codes_N[start : start + len(vectors_BD)]
+            start += len(vectors_BD)
+
+    def _modalities(self) -> NDArray[np.uint8]:
+        codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
+        found = self._all("SELECT modality FROM keys ORDER BY row")
+        return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
+
+    def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+        """Modality, pools and metadata of all keys in the order of their rows.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        with naming_damage(self._path):  # and nothing that happens where they are used
+            for payload in self._db.execute(f"SELECT {_PAYLOAD} FROM keys ORDER BY row"):
+                key = self._stored_key(*payload)
+                yield key.modality, list(key.pools), key.payload.metadata
+
+    def page(self, after: str | None) -> list[StoredKey]:
+        """The next keys by name, at most `SCAN_PAGE`."""
+        condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
+        found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
+        return [self._stored_key(*payload) for payload in found]
+
+    def num_keys(self) -> int:
+        """Number of keys."""
+        return int(self._all("SELECT count(*) FROM keys")[0][0])
+
+    def count_by_modality(self) -> dict[Modality, int]:
+        """Number of keys per modality; all three are there."""
+        counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
+        return {modality: counts.get(modality, 0) for modality in Modality}
+
+    def _stored_key(self, row: int, key: str, modality: str, *rest: Any) -> StoredKey:
+        text, metadata, pools, num_images, checksum = rest
+        if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
+            raise IndexCorruptError(self._path, f"the payload of key {key!r} differs from its checksum")
+        payload = Payload(text, json.loads(metadata), num_images)
+        return StoredKey(key, Modality(modality), payload, tuple(json.loads(pools)))
+
+    def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
+        if vector is None:
+            raise IndexCorruptError(self._path, f"key {key!r} has no vector")
+        if vector_checksum(key, vector) != checksum:
+            raise IndexCorruptError(self._path, f"the vector of key {key!r} differs from its checksum")
+        return vector
+
+    def _find(self, key: str, columns: str) -> tuple[Any, ...]:
+        found = self._all(f"SELECT {columns} FROM keys WHERE key = ?", key) if is_encodable(key) else []
+        if not found:
+            raise KeyNotFoundError(f"no key {key!r} in the index")
+        return found[0]
+
+    def _rows(self, query: str, *parameters: str | int) -> NDArray[np.int64]:
+        rows = self._all(query, *parameters)
+        return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
+
+    def _all(self, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        return self._db.execute(query, parameters).fetchall()
+
+
+class StoreReader:
+    """A store, read-only; every thread gets a connection of its own, closed by `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the store.
+
+        Raises:
+            IndexCorruptError: the file is no store.
+        """
+        self.path = path
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        self._connection()
+
+    def check(self, manifest: Manifest) -> None:
+        """Makes sure that a version may be used with this store.
+
+        Raises:
+            IndexCorruptError: it is another store, or an older state of the one that the version is derived from.
+        """
+        with self.snapshot() as snapshot:
+            seq, meta = snapshot.seq, snapshot.meta()
+        if meta.get("store_id") != manifest.store_id:
+            raise IndexCorruptError(self.path, f"it is not the store that version {manifest.version} names")
+        encoder = manifest.encoder
+        if (meta.get("fingerprint"), meta.get("width")) != (encoder.fingerprint, encoder.width):
+            raise IndexCorruptError(self.path, f"it is of another encoder than version {manifest.version}")
+        if meta.get("vector_type") not in get_args(VectorType):
+            raise IndexCorruptError(self.path, f"it keeps vectors as {meta.get('vector_type')!r}")
+        if seq < manifest.seq:
+            raise IndexCorruptError(
+                self.path,
+                f"it ends with change {seq}, version {manifest.version} was made after change {manifest.seq}: "
+                "is it an older copy?",
+            )
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The store as it is now, unchanged until the end of the block, whatever is written meanwhile.
+
+        Raises:
+            IndexCorruptError: the file turns out to be damaged.
+        """
+        with naming_damage(self.path):
+            db = self._connection()
+            if db.in_transaction:  # a block within a block of the same thread sees what that one sees
+                yield Snapshot(db, self.path)
+                return
+            db.execute("BEGIN")
+            try:
+                yield Snapshot(db, self.path)
+            finally:
+                db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Closes every thread's connection; no thread may be reading."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = open_read_only(self.path)
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+
+def check_store(path: Path, manifest: Manifest | None) -> None:
+    """Makes sure, without changing it, that a file is a store that may be opened for writing.
+
+    Args:
+        path: The file.
+        manifest: Of the version that is derived from it, if that can be told.
+
+    Raises:
+        IndexCorruptError: it is missing, no store, or not the version's.
+    """
+    with contextlib.closing(StoreReader(path)) as reader:
+        if manifest is not None:
+            reader.check(manifest)
+
+
+def is_encodable(key: str) -> bool:
+    """Whether the key is Unicode that a store can hold: half a surrogate pair is not."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_file(path: str, key: str) -> bytes:
+    try:
+        return read_image(path)
+    except OSError as error:
+        raise ImageUnavailableError(
+            f"the index refers to the image of key '{key}' at {describe(path)}, "
+            f"which cannot be read: {reason_of(error)}"
+        ) from error

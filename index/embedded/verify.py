@@ -1,0 +1,150 @@
+"""Looking at every byte of an index, and deriving anew what is derived.
+
+Shape legend: B = batch, D = width.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from index.embedded.folded import Folded
+from index.embedded.folding import Provenance, provenance_of, publish_next
+from index.embedded.manifest import Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.store import Store, naming_damage, open_read_only, read_records
+from index.embedded.store_reader import Snapshot, StoreReader
+from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
+from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
+
+BATCH_SIZE = 4096
+
+
+def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
+    """Reads every file of the published version and every record of its store, and compares the two.
+
+    Args:
+        index_dir: The index directory.
+        advance: Told how many keys have been read since it was last told.
+
+    Returns:
+        What is damaged; empty for a sound index.
+
+    Raises:
+        IndexNotFoundError: nothing is published there.
+        IndexFormatError: this release does not read its format.
+    """
+    try:
+        version = open_published(index_dir, files=[])
+    except IndexCorruptError as error:
+        return [error]
+    try:
+        damage = list(_damaged_files(version))
+        damage += _damage_of_store(version.store_path, advance)
+        if not damage:
+            damage += _differences(version)
+        return damage
+    finally:
+        version.release()
+
+
+def repair_index(index_dir: Path) -> Manifest:
+    """Derives a new version from the store, whatever is damaged of the one that is published.
+
+    Args:
+        index_dir: The index directory.
+
+    Returns:
+        The new version's manifest.
+
+    Raises:
+        IndexNotFoundError: there is no store.
+        IndexCorruptError: the store itself is damaged, which nothing can be derived from.
+        IndexLockedError: the index has a writer.
+    """
+    directory = IndexDirectory(index_dir)
+    if not directory.store_names():
+        raise IndexNotFoundError(f"no index at {index_dir}: there is no store to derive a version from")
+    with directory.locked_for_writing():
+        directory.recover()
+        store_path, provenance = _what_is_left(directory)
+        for error in _damage_of_store(store_path, lambda count: None):
+            raise error
+        with contextlib.closing(Store(store_path)) as store:
+            manifest, oldest_seq = publish_next(directory, store_path, provenance, FoldOptions.of(store.meta))
+            store.prune_removals(oldest_seq)
+    return manifest
+
+
+def _what_is_left(directory: IndexDirectory) -> tuple[Path, Provenance]:
+    """The store to derive from, and where its keys come from, as far as that can still be told."""
+    try:
+        version = open_published(directory.path, files=[])
+    except (IndexCorruptError, IndexFormatError, IndexNotFoundError):
+        return directory.store_path(directory.store_names()[-1]), Provenance()
+    try:
+        return version.store_path, provenance_of(version.manifest, version.path)
+    except IndexCorruptError:
+        return version.store_path, Provenance(version.manifest.corpus, version.manifest.settings)
+    finally:
+        version.release()
+
+
+def _damaged_files(version: OpenVersion) -> Iterator[IndexCorruptError]:
+    for name in sorted(version.manifest.files):
+        try:
+            check_file(version.path, version.manifest, name, is_whole=True)
+        except IndexCorruptError as error:
+            yield error
+
+
+def _damage_of_store(path: Path, advance: Callable[[int], None]) -> list[IndexCorruptError]:
+    """The first damage that SQLite finds in the store, or that a record's checksum shows."""
+    try:
+        with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+            (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise IndexCorruptError(path, verdict)
+            _read_all(db, advance)
+    except IndexCorruptError as error:
+        return [error]
+    return []
+
+
+def _read_all(db: sqlite3.Connection, advance: Callable[[int], None]) -> None:
+    num_read = 0
+    for num_read, _ in enumerate(read_records(db, "true"), start=1):
+        if num_read % BATCH_SIZE == 0:
+            advance(BATCH_SIZE)
+    advance(num_read % BATCH_SIZE)
+
+
+def _differences(version: OpenVersion) -> list[IndexCorruptError]:
+    """Whether the version's rows and vectors are those of the store, less what went since."""
+    reader = StoreReader(version.store_path)
+    folded = Folded.open(version)
+    try:
+        with reader.snapshot() as snapshot:
+            return list(_compare(version, folded, snapshot))
+    finally:
+        folded.close()
+        reader.close()
+
+
+def _compare(version: OpenVersion, folded: Folded, snapshot: Snapshot) -> Iterator[IndexCorruptError]:
+    covered = snapshot.rows()
+    covered = covered[covered <= version.manifest.seq]
+    removed = snapshot.removed_since(version.manifest.seq)
+    expected = np.setdiff1d(folded.rows, removed)
+    if not np.array_equal(covered, expected):
+        yield IndexCorruptError(version.path, f"it has other rows than its store: {len(expected)} for {len(covered)}")
+        return
+    positions = folded.positions_of_rows(covered)
+    for vectors_BD, codes_B in snapshot.vectors_by_modality(BATCH_SIZE):
+        here, positions = positions[: len(vectors_BD)], positions[len(vectors_BD) :]
+        expected_BD = folded.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])
+        if not np.array_equal(folded.vectors(here), expected_BD):
+            yield IndexCorruptError(version.path, f"its vectors differ from the store's {version.store_path}")
+            return

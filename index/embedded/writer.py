@@ -1,0 +1,114 @@
+"""The one writer of an index: changes to its store, and folding them into new versions in the background."""
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+
+from index.embedded.folding import provenance_of, publish_next, quietly
+from index.embedded.manifest import Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.records import Record
+from index.embedded.store import Store, naming_damage
+from index.embedded.store_reader import check_store
+from index.embedded.versions import IndexDirectory, open_published
+from index.errors import KeyIndexError
+from index.vectors.tuning import Report
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Holds the directory's lock from its making to its close; safe for use from several threads."""
+
+    def __init__(self, directory: IndexDirectory, compact_after: int) -> None:
+        """Takes the lock and opens the published version's store.
+
+        Args:
+            directory: The index directory.
+            compact_after: Changes after which a new version is made in the background; 0 for never.
+
+        Raises:
+            IndexLockedError: the index has another writer.
+            IndexNotFoundError: nothing is published there.
+        """
+        self._directory = directory
+        self._compact_after = compact_after
+        self._store_lock = threading.Lock()
+        self._fold_lock = threading.Lock()
+        self._folding: threading.Thread | None = None
+        self._is_closing = False
+        open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
+        with ExitStack() as stack:
+            stack.enter_context(directory.locked_for_writing())
+            directory.recover()
+            version = open_published(directory.path)
+            version.release()  # the lock keeps its store, and nothing else of it is needed
+            self._folded_seq = version.manifest.seq
+            check_store(version.store_path, version.manifest)
+            self._store = Store(version.store_path)
+            stack.callback(self._store.close)
+            self._resources = stack.pop_all()
+
+    def commit(self, records: Sequence[Record], gone: Collection[str] = ()) -> int:
+        """Stores and deletes keys, all or nothing and durably; gives the number deleted.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        with self._store_lock, naming_damage(self._store.path):
+            num_deleted = self._store.commit(records, gone=gone)
+            num_changes = self._store.seq - self._folded_seq
+        if self._compact_after and num_changes >= self._compact_after:
+            self._compact_in_background()
+        return num_deleted
+
+    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Folds all changes into a new version and publishes it, unless there is nothing new; gives the published one.
+
+        Args:
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; the published version stays.
+        """
+        with self._fold_lock:
+            version = open_published(self._directory.path)
+            try:
+                with self._store_lock:
+                    options = options or FoldOptions.of(self._store.meta)
+                    if self._store.seq == version.manifest.seq and options == version.manifest.options:
+                        return version.manifest
+                provenance = provenance_of(version.manifest, version.path)
+            finally:
+                version.release()
+            manifest, oldest_seq = publish_next(self._directory, version.store_path, provenance, options, report)
+            self._folded_seq = manifest.seq
+            with self._store_lock, naming_damage(self._store.path):
+                self._store.note(**options.facts())
+                self._store.prune_removals(oldest_seq)
+            return manifest
+
+    def close(self) -> None:
+        """Waits for folding under way, closes the store and gives the lock back."""
+        self._is_closing = True
+        if self._folding is not None:
+            self._folding.join()
+        self._resources.close()
+
+    def _compact_in_background(self) -> None:
+        with self._store_lock:
+            is_under_way = self._folding is not None and self._folding.is_alive()
+            if is_under_way or self._is_closing:
+                return
+            self._folding = threading.Thread(target=self._try_to_compact, name="fold")
+            self._folding.start()
+
+    def _try_to_compact(self) -> None:
+        try:
+            self.compact()
+        except (KeyIndexError, OSError):
+            logger.exception("compaction failed; the published version stays, changes are safe in the store")

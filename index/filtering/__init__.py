@@ -1,0 +1,1 @@
+"""Filters on keys: what they mean, and which positions match them."""

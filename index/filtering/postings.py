@@ -1,0 +1,336 @@
+"""Postings: for each value in the keys' metadata, for each modality and pool, the positions of the keys that have it.
+
+A version's `fields.sqlite`, derived from the store and never changed. All postings lie one after the other, in the
+order of their terms (`index.filtering.terms`), as one array of little-endian uint32 cut into chunks:
+
+    terms     term, start, stop    a term's positions are those from `start` to `stop` of the array, ascending
+    chunks    number, positions    `CHUNK` of them each, the last one fewer
+    facts     num_positions, num_postings
+
+So all values between two bounds are one slice too, however many they are. `application_id` is 0x416E7946.
+
+Shape legend: P = positions found.
+"""
+
+import heapq
+import itertools
+import sqlite3
+import threading
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.embedded.store import naming_damage
+from index.errors import IndexCorruptError
+from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
+from index.filtering.selection import Selection, intersect, select
+from index.filtering.terms import exists_term, kind_range, modality_term, pool_term, terms_of, value_term
+
+APPLICATION_ID = 0x416E7946  # "AnyF"
+SCHEMA_VERSION = 1
+CHUNK = 16_384  # positions, 64 KiB
+POSITION_BYTES = 4
+CHUNK_BYTES = POSITION_BYTES * CHUNK
+MEMORY_BYTES = 64 * 2**20
+TERM_BYTES = 250  # what a term in memory costs besides its own bytes and its positions
+TERMS_PER_QUERY = 500
+
+Posted = tuple[str, Sequence[str], dict[str, Any]]  # one key's modality, pools and metadata
+Span = tuple[int, int]  # a slice of the array of all postings: start, stop
+
+_SCHEMA = f"""
+PRAGMA page_size = 16384;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE facts (num_positions INTEGER NOT NULL, num_postings INTEGER NOT NULL);
+CREATE TABLE terms (term BLOB PRIMARY KEY, start INTEGER NOT NULL, stop INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunks (number INTEGER PRIMARY KEY, positions BLOB NOT NULL);
+"""
+
+
+def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMORY_BYTES) -> int:
+    """Writes the postings of keys, with scratch space beside the file.
+
+    Args:
+        path: The file, made anew; the caller forces it to disk. After an error it may be there and incomplete.
+        rows: Modality, pools and metadata (JSON) of the keys at positions 0, 1, 2, ...
+        memory_bytes: What is held in memory at once, however many keys there are; about.
+
+    Returns:
+        The number of keys.
+    """
+    path.unlink(missing_ok=True)
+    with closing(_Runs(path.with_name(f"{path.name}.runs"), memory_bytes)) as runs, closing(_open_scratch(path)) as db:
+        position = -1
+        for position, (modality, pools, metadata) in enumerate(rows):
+            runs.add(position, {modality_term(modality), *map(pool_term, pools)} | terms_of(metadata))
+        db.executescript(_SCHEMA)
+        db.execute("BEGIN")
+        chunks = _Chunks(db)
+        db.executemany("INSERT INTO terms VALUES (?, ?, ?)", _place(runs.merged(), chunks))
+        chunks.finish()
+        db.execute("INSERT INTO facts VALUES (?, ?)", (position + 1, chunks.num_postings))
+        db.execute("COMMIT")
+    return position + 1
+
+
+class Postings:
+    """Open postings, read-only; every thread gets a connection of its own, closed by `close`.
+
+    Attributes:
+        path: The file.
+        num_positions: Number of keys; positions are below it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            IndexCorruptError: it is missing, damaged, or holds no postings.
+        """
+        self.path = path
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            self.num_positions, self._num_postings = self._facts()
+        except IndexCorruptError:
+            self.close()
+            raise
+
+    def positions(self, condition: Condition) -> NDArray[np.int64]:
+        """Positions of the keys whose metadata a condition holds of, `[P]`, ascending.
+
+        Raises:
+            IndexCorruptError: the file is damaged.
+        """
+        return self._select(condition).positions()
+
+    def positions_of_modality(self, modality: str) -> NDArray[np.int64]:
+        """Positions of the keys of a modality, `[P]`, ascending.
+
+        Raises:
+            IndexCorruptError: the file is damaged.
+        """
+        return self._with_any([modality_term(modality)]).positions()
+
+    def positions_of_pool(self, pool: str) -> NDArray[np.int64]:
+        """Positions of the keys in a pool, `[P]`, ascending; none if there is no such pool.
+
+        Raises:
+            IndexCorruptError: the file is damaged.
+        """
+        return self._with_any([pool_term(pool)]).positions()
+
+    def close(self) -> None:
+        """Closes every thread's connection; no thread may be reading. Repeating it is fine."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def _facts(self) -> tuple[int, int]:
+        """Numbers of positions and of postings, which agree with the number of chunks."""
+        match self._all("SELECT num_positions, num_postings, (SELECT max(number) FROM chunks) FROM facts"):
+            case [(0, 0, None)]:
+                return 0, 0
+            case [(int(num_positions), int(num_postings), int(last))]:
+                if 0 < num_positions <= num_postings and last == (num_postings - 1) // CHUNK:
+                    return num_positions, num_postings
+        raise IndexCorruptError(self.path, "expected the numbers of its positions and postings")
+
+    def _select(self, condition: Condition) -> Selection:
+        match condition:
+            case And(conditions):
+                return intersect([self._select(part) for part in conditions])
+            case Or(conditions):
+                return ~intersect([~self._select(part) for part in conditions])
+            case Not(negated):
+                return ~self._select(negated)
+            case Exists(path):
+                return self._with_any([exists_term(path)])
+            case Range():
+                return self._between(condition)
+            case Equals(path) | In(path):
+                return self._with_any(sorted(value_term(path, value) for _, value in condition.wanted))
+
+    def _with_any(self, terms: Sequence[bytes]) -> Selection:
+        """The keys that have one of the terms."""
+        spans: list[Span] = []
+        for first in range(0, len(terms), TERMS_PER_QUERY):
+            some = terms[first : first + TERMS_PER_QUERY]
+            spans += self._spans(f"term IN ({', '.join('?' * len(some))})", *some)
+        return self._read(spans)
+
+    def _between(self, condition: Range) -> Selection:
+        """The keys with a value between the bounds: those of all terms from one to another."""
+        low, high = kind_range(condition.path, condition.kind)
+        above, below = ">=", "<"
+        for name, bound in condition.bounds.items():
+            term = value_term(condition.path, bound)
+            if name.startswith("g"):
+                above, low = (">" if name == "gt" else ">="), term
+            else:
+                below, high = ("<" if name == "lt" else "<="), term
+        first = self._spans(f"term {above} ? ORDER BY term LIMIT 1", low)
+        last = self._spans(f"term {below} ? ORDER BY term DESC LIMIT 1", high)
+        is_any = first and last and first <= last
+        return self._read([(first[0][0], last[0][1])] if is_any else [])
+
+    def _spans(self, condition: str, *terms: bytes) -> list[Span]:
+        """Where the postings of some terms are."""
+        spans = self._all(f"SELECT start, stop FROM terms WHERE {condition}", *terms)
+        for start, stop in spans:
+            if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= self._num_postings):
+                raise IndexCorruptError(self.path, f"expected a slice of {self._num_postings} postings")
+        return spans
+
+    def _read(self, spans: Sequence[Span]) -> Selection:
+        """The keys in slices of the array."""
+        parts = list(self._slices(spans))
+        found = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype="<u4"), *parts])
+        if found.size and int(found.max()) >= self.num_positions:
+            raise IndexCorruptError(self.path, f"expected positions below {self.num_positions}, got {found.max()}")
+        return select(found, self.num_positions)
+
+    def _slices(self, spans: Sequence[Span]) -> Iterator[NDArray[np.uint32]]:
+        chunk, number_read = np.empty(0, dtype="<u4"), -1
+        for start, stop in sorted(spans):
+            for number in range(start // CHUNK, (stop - 1) // CHUNK + 1):
+                if number != number_read:
+                    chunk, number_read = self._chunk(number), number
+                yield chunk[max(start - number * CHUNK, 0) : stop - number * CHUNK]
+
+    def _chunk(self, number: int) -> NDArray[np.uint32]:
+        expected = POSITION_BYTES * min(CHUNK, self._num_postings - number * CHUNK)
+        match self._all("SELECT positions FROM chunks WHERE number = ?", number):
+            case [(bytes(data),)] if len(data) == expected:
+                return np.frombuffer(data, dtype="<u4")
+        raise IndexCorruptError(self.path, f"expected {expected} bytes in chunk {number}")
+
+    def _all(self, query: str, *parameters: bytes | int) -> list[tuple[Any, ...]]:
+        with naming_damage(self.path):
+            return self._connection().execute(query, parameters).fetchall()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = _open_read_only(self.path)
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+
+class _Runs:
+    """Postings on their way to the file: what memory holds is sorted and put on disk whenever it is enough, as a run.
+
+    Attributes:
+        path: A scratch file, deleted by `close`.
+    """
+
+    def __init__(self, path: Path, memory_bytes: int) -> None:
+        path.unlink(missing_ok=True)
+        self.path = path
+        self._memory_bytes = memory_bytes
+        self._db = _open_scratch(path)
+        self._db.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, term BLOB NOT NULL, positions BLOB NOT NULL)")
+        self._db.execute("BEGIN")
+        self._ends = [0]
+        self._held = _Held()
+
+    def add(self, position: int, terms: Collection[bytes]) -> None:
+        """Takes the terms of the next position."""
+        for term in terms:
+            self._held[term].append(position)
+        self._held.num_bytes += POSITION_BYTES * len(terms)
+        if self._held.num_bytes >= self._memory_bytes:
+            self._write_run()
+
+    def merged(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """All there is: term, a number that rises, and positions; terms in order, positions ascending in each."""
+        self._write_run()
+        query = "SELECT term, id, positions FROM runs WHERE id > ? AND id <= ? ORDER BY id"
+        return heapq.merge(*(self._db.execute(query, ends) for ends in itertools.pairwise(self._ends)))
+
+    def close(self) -> None:
+        """Deletes the scratch file."""
+        self._db.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write_run(self) -> None:
+        rows = ((term, self._held[term].tobytes()) for term in sorted(self._held))
+        self._db.executemany("INSERT INTO runs (term, positions) VALUES (?, ?)", rows)
+        self._ends.append(self._ends[-1] + len(self._held))
+        self._held = _Held()
+
+
+class _Held(dict[bytes, "array[int]"]):
+    """The positions of each term met so far, and about how many bytes that takes."""
+
+    num_bytes = 0
+
+    def __missing__(self, term: bytes) -> "array[int]":
+        self.num_bytes += TERM_BYTES + len(term)
+        positions = self[term] = array("I")
+        return positions
+
+
+class _Chunks:
+    """The array of all postings, written as it grows."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.num_postings = 0
+        self._db = db
+        self._waiting = bytearray()
+        self._num_written = 0
+
+    def add(self, positions: bytes) -> None:
+        self._waiting += positions
+        self.num_postings += len(positions) // POSITION_BYTES
+        while len(self._waiting) >= CHUNK_BYTES:
+            self._write()
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._write()
+
+    def _write(self) -> None:
+        self._db.execute("INSERT INTO chunks VALUES (?, ?)", (self._num_written, self._waiting[:CHUNK_BYTES]))
+        del self._waiting[:CHUNK_BYTES]
+        self._num_written += 1
+
+
+def _place(postings: Iterable[tuple[bytes, int, bytes]], chunks: _Chunks) -> Iterator[tuple[bytes, int, int]]:
+    """Puts the postings into the array; gives each term's slice of it."""
+    for term, parts in itertools.groupby(postings, key=itemgetter(0)):
+        start = chunks.num_postings
+        for _, _, part in parts:
+            chunks.add(part)
+        yield term, start, chunks.num_postings
+
+
+def _open_scratch(path: Path) -> sqlite3.Connection:
+    """A connection for writing a file that is worth nothing until it is complete."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode = OFF")
+    db.execute("PRAGMA synchronous = OFF")
+    return db
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    with naming_damage(path):
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        identity = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        db.close()
+        raise IndexCorruptError(path, f"expected postings of schema {SCHEMA_VERSION}, got {identity:#x}, {version}")
+    return db

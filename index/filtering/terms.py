@@ -1,0 +1,140 @@
+"""Terms: what postings are kept for, as bytes whose order is the order of the values.
+
+    name FF name FF ... FE kind value       a value at a path; values of one path and kind lie side by side
+    name FF name FF ... FE kind             "there is a value at the path or below it"
+    FE kind name                            a modality, a pool
+
+Neither FE nor FF occurs in UTF-8, so no path is the beginning of another. Strings are kept in UTF-8, whose order as
+bytes is the order of code points.
+"""
+
+import math
+import struct
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from index.filtering.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES, Kind, Path, Scalar
+
+_NAME_END = b"\xff"
+_PATH_END = b"\xfe"
+_EXISTS = _PATH_END + b"e"
+_MODALITY = _PATH_END + b"m"
+_POOL = _PATH_END + b"p"
+_BOOLEAN = _PATH_END + b"b"
+_NUMBER, _AFTER_NUMBER = _PATH_END + b"n", _PATH_END + b"o"
+_STRING, _AFTER_STRING = _PATH_END + b"s", _PATH_END + b"t"
+_LAST_EXACT = 2**53  # up to here every integer is a double
+_DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
+_SIGN_BIT, _ALL_BITS = 2**63, 2**64 - 1
+
+
+def modality_term(modality: str) -> bytes:
+    """The term of a modality's keys."""
+    return _MODALITY + modality.encode()
+
+
+def pool_term(pool: str) -> bytes:
+    """The term of a pool's keys."""
+    return _POOL + _utf8(pool)
+
+
+def exists_term(path: Path) -> bytes:
+    """The term of the keys with a value at the path or below it."""
+    return _start(path) + _EXISTS
+
+
+def value_term(path: Path, value: Scalar) -> bytes:
+    """The term of the keys with a value at the path."""
+    return _start(path) + _encode(value)
+
+
+def kind_range(path: Path, kind: Kind) -> tuple[bytes, bytes]:
+    """What all numbers or all strings at the path are not below, and what they are below."""
+    start = _start(path)
+    if kind == "number":
+        return start + _NUMBER, start + _AFTER_NUMBER
+    return start + _STRING, start + _AFTER_STRING
+
+
+def terms_of(metadata: dict[str, Any]) -> set[bytes]:
+    """The terms of all that a condition can find in a metadata object (JSON).
+
+    Paths that no condition can name count as values below the last one it can.
+    """
+    terms: set[bytes] = set()
+    pending: list[tuple[_Place, Any]] = [(_Place(), metadata)]
+    while pending:
+        place, item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend((_below(place, name), inner) for name, inner in item.items())
+        elif isinstance(item, list):
+            pending.extend((place, inner) for inner in item)
+        elif item is not None:
+            terms.update(place.exists)
+            if place.is_named:
+                terms.add(place.start + _encode(item))
+    return terms
+
+
+class _Place(NamedTuple):
+    """Where in a metadata object something is.
+
+    Attributes:
+        start: The beginning of the terms of the path, or of the last path above that a condition can name.
+        exists: What a value here makes true: that there is one at the path, and below all paths above.
+        num_names: Length of the path.
+        is_named: Whether a condition can name the path itself.
+    """
+
+    start: bytes = b""
+    exists: tuple[bytes, ...] = ()
+    num_names: int = 0
+    is_named: bool = True
+
+
+@lru_cache(maxsize=4096)  # most keys have the same few fields
+def _below(place: _Place, name: str) -> _Place:
+    """The place one name further down."""
+    start, num_names = place.start + _utf8(name) + _NAME_END, place.num_names + 1
+    if not place.is_named or num_names > MAX_PATH_NAMES or len(start) - num_names > MAX_PATH_BYTES:
+        return place._replace(is_named=False)
+    return _Place(start, (*place.exists, start + _EXISTS), num_names)
+
+
+def _start(path: Path) -> bytes:
+    return b"".join(_utf8(name) + _NAME_END for name in path)
+
+
+def _encode(value: Scalar) -> bytes:
+    """Kind and value; values that no condition can name only keep their order relative to those it can."""
+    if isinstance(value, str):
+        return _STRING + _utf8(value)[: MAX_STRING_BYTES + 1]
+    return _BOOLEAN + bytes([value]) if isinstance(value, bool) else _NUMBER + _encode_number(value)
+
+
+def _encode_number(value: int | float) -> bytes:
+    """Eight bytes for the largest double that is not above the value, then what is missing to the value, if anything.
+
+    Integers beyond the doubles become infinite: no condition can name them, and all it can name are nearer to zero.
+    """
+    try:
+        double = float(value)
+    except OverflowError:
+        return _encode_double(math.inf if value > 0 else -math.inf)
+    if isinstance(value, float) or -_LAST_EXACT <= value <= _LAST_EXACT:
+        return _encode_double(double)
+    if double > value:
+        double = math.nextafter(double, -math.inf)
+    missing = 0 if math.isinf(double) else value - int(double)
+    size = (missing.bit_length() + 7) // 8  # at most 122: doubles lie less than 2**971 apart
+    return _encode_double(double) + (bytes([size]) + missing.to_bytes(size, "big") if size else b"")
+
+
+def _encode_double(value: float) -> bytes:
+    """The double's bits, changed so that they sort as doubles do."""
+    (bits,) = _BITS.unpack(_DOUBLE.pack(value + 0.0))  # one zero for both
+    return _BITS.pack(bits ^ (_ALL_BITS if bits & _SIGN_BIT else _SIGN_BIT))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # metadata is checked elsewhere, and no version may fail over it

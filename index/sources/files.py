@@ -1,0 +1,212 @@
+"""Files by location, wherever they are: on this machine, over HTTP, or at any address that fsspec knows.
+
+Every failure is an `OSError` whose `reason_of` names no user, password or query of a URL.
+"""
+
+import glob
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from index.sources.http_files import FileState, http_state, open_http, read_http
+from index.sources.locations import hide_secrets, scheme_of
+
+# What the backends of fsspec call the things that tell one version of a file from the next, the surest first.
+_VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime"),
+    *("modified", "created"),
+)
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file below a folder.
+
+    Attributes:
+        name: Its path from the folder, with `/`.
+        location: Where it is.
+        state: What the listing tells of it; `None` on this machine, where asking costs nothing.
+    """
+
+    name: str
+    location: str
+    state: FileState | None
+
+
+def reason_of(error: OSError) -> str:
+    """What an error says, without the file's name."""
+    return error.strerror or str(error)
+
+
+def open_file(location: str) -> BinaryIO:
+    """Opens a file for reading, buffered; one over HTTP can be sought in where its server tells the size.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with _plain_errors(location):
+        if not scheme_of(location):
+            return open(location, "rb")
+        if _is_http(location):
+            return open_http(location)
+        files, path = _file_system(location)
+        return cast(BinaryIO, files.open(path, "rb"))
+
+
+def file_state(location: str) -> FileState:
+    """What tells cheaply whether a file is still the one that was read.
+
+    Raises:
+        OSError: there is no such file, or it is a folder, a pipe or a device.
+    """
+    with _plain_errors(location):
+        if not scheme_of(location):
+            return _local_state(location)
+        if _is_http(location):
+            return http_state(location)
+        files, path = _file_system(location)
+        info = files.info(path)
+        if info.get("type") == "directory":
+            raise OSError("it is no file")
+        return _state_of(info)
+
+
+def read_file(location: str, start: int = 0, size_bytes: int | None = None, max_bytes: int | None = None) -> bytes:
+    """Reads a file, or `size_bytes` of it from byte `start`.
+
+    Raises:
+        OSError: it cannot be read whole, or is longer than `max_bytes`.
+    """
+    with _plain_errors(location):
+        if _is_http(location):
+            return read_http(location, start, size_bytes, max_bytes)
+        with open_file(location) as file:
+            file.seek(start)
+            if size_bytes is None:
+                data = file.read(-1 if max_bytes is None else max_bytes + 1)
+            else:
+                data = file.read(size_bytes)
+    if size_bytes is not None and len(data) != size_bytes:
+        raise OSError(f"expected {size_bytes} bytes from byte {start}, got {len(data)}")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise OSError(f"it has more than {max_bytes} bytes")
+    return data
+
+
+def is_folder(location: str) -> bool:
+    """Whether a location is a folder that can be listed; over HTTP there are none.
+
+    Raises:
+        OSError: the place cannot be reached.
+    """
+    if not scheme_of(location):
+        return os.path.isdir(location)
+    if _is_http(location):
+        return False
+    with _plain_errors(location):
+        files, path = _file_system(location)
+        return bool(files.isdir(path))
+
+
+def exists(location: str) -> bool:
+    """Whether there is a file or folder.
+
+    Raises:
+        OSError: the place cannot be reached.
+    """
+    if not scheme_of(location):
+        return os.path.exists(location)
+    try:
+        return is_folder(location) or bool(file_state(location))
+    except FileNotFoundError:
+        return False
+
+
+def matches(pattern: str) -> list[str]:
+    """The files that a pattern with `*`, `?` or `[...]` matches, sorted; over HTTP there is nothing to match.
+
+    Raises:
+        OSError: the place cannot be reached.
+    """
+    if not scheme_of(pattern):
+        return [path for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+    if _is_http(pattern):
+        return []
+    with _plain_errors(pattern):
+        files, path = _file_system(pattern)
+        found = files.glob(path, detail=True)
+        return [files.unstrip_protocol(name) for name in sorted(found) if found[name]["type"] == "file"]
+
+
+def files_below(folder: str) -> list[FoundFile]:
+    """Every file below a folder that is not hidden, sorted by path.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = _remote_below(folder) if scheme_of(folder) else _local_below(folder)
+    visible = (file for file in found if not any(part.startswith(".") for part in file.name.split("/")))
+    return sorted(visible, key=lambda file: file.name.split("/"))
+
+
+def _local_below(folder: str) -> Iterator[FoundFile]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    root = Path(folder).absolute()
+    for path, inner, names in os.walk(root, onerror=refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in names:
+            location = os.path.join(path, name)
+            yield FoundFile(Path(location).relative_to(root).as_posix(), location, None)
+
+
+def _remote_below(folder: str) -> Iterator[FoundFile]:
+    with _plain_errors(folder):
+        files, path = _file_system(folder)
+        root = path.rstrip("/")
+        for name, info in files.find(root, detail=True).items():
+            if info["type"] == "file":
+                yield FoundFile(name.removeprefix(root).lstrip("/"), files.unstrip_protocol(name), _state_of(info))
+
+
+def _local_state(path: str) -> FileState:
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError("it is no file")
+    return FileState(facts.st_size, str(facts.st_mtime_ns))
+
+
+def _state_of(info: dict[str, Any]) -> FileState:
+    size = info.get("size")
+    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), None)
+    return FileState(size if isinstance(size, int) else None, version)
+
+
+def _file_system(location: str) -> tuple[Any, str]:
+    files, path = fsspec.core.url_to_fs(location)
+    return files, path
+
+
+def _is_http(location: str) -> bool:
+    return scheme_of(location) in ("http", "https")
+
+
+@contextmanager
+def _plain_errors(location: str) -> Iterator[None]:
+    """Turns what the libraries of the backends raise, each its own, into `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and not scheme_of(location):
+            raise
+        message = hide_secrets(str(error), location) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(message if _is_http(location) else "no such file") from error
+        raise OSError(message) from error

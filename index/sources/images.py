@@ -1,0 +1,121 @@
+"""Images by location: a stamp that tells whether one has changed, and its bytes."""
+
+import hashlib
+import tarfile
+from dataclasses import dataclass
+
+from index.settings import ImageStorage
+from index.sources.files import file_state, read_file
+from index.sources.http_files import FileState
+from index.sources.inline_images import InlineImages
+from index.sources.locations import InlineLocation, MemberLocation, parse_location, public_location
+
+DIGEST = "sha256:"
+
+
+@dataclass(frozen=True)
+class ImageStamp:
+    """What tells cheaply whether an image is still the one that was read.
+
+    Attributes:
+        location: Where its bytes are, see `index.sources.locations`.
+        size_bytes: How many they are.
+        version: Equal versions at one location mean equal bytes: a file's time in ns, an entity tag, or `sha256:` and
+            the bytes' digest where nothing else is told.
+    """
+
+    location: str
+    size_bytes: int
+    version: str
+
+    def stored(self, images: ImageStorage) -> "ImageStamp":
+        """The stamp as a store keeps it: only an index of references needs what is secret in a location."""
+        return self if images == "reference" else ImageStamp(public_location(self.location), *self._told)
+
+    def has_bytes(self, sha256: str) -> bool | None:
+        """Whether the bytes have this SHA-256, as far as that is known without reading them."""
+        return self.version == f"{DIGEST}{sha256}" if self.version.startswith(DIGEST) else None
+
+    @property
+    def _told(self) -> tuple[int, str]:
+        return self.size_bytes, self.version
+
+
+def digest_stamp(location: str, data: bytes) -> ImageStamp:
+    """The stamp of bytes that were read."""
+    return ImageStamp(location, len(data), f"{DIGEST}{hashlib.sha256(data).hexdigest()}")
+
+
+def file_stamp(location: str, state: FileState) -> ImageStamp | None:
+    """The stamp of a file of its own; `None` if its state does not tell enough."""
+    if state.size_bytes is None or state.version is None:
+        return None
+    return ImageStamp(location, state.size_bytes, state.version)
+
+
+def member_stamp(member: MemberLocation, state: FileState) -> ImageStamp | None:
+    """The stamp of a member of a tar file in this state; `None` if the state does not tell enough."""
+    if state.version is None:
+        return None
+    return ImageStamp(str(member), member.size_bytes, f"{state.size_bytes} {state.version}")
+
+
+def stat_image(location: str, max_bytes: int | None = None) -> ImageStamp:
+    """Looks at an image; reads it only where nothing else tells its version.
+
+    Raises:
+        OSError: there is no such file, or it must be read and is longer than `max_bytes`.
+    """
+    inner = parse_location(location)
+    stamp = None
+    if inner is None:
+        stamp = file_stamp(location, file_state(location))
+    elif isinstance(inner, MemberLocation):
+        stamp = member_stamp(inner, file_state(inner.file))
+    return stamp or digest_stamp(location, read_image(location, max_bytes))
+
+
+def read_image(location: str, max_bytes: int | None = None) -> bytes:
+    """Reads an image, wherever it is.
+
+    Raises:
+        OSError: it cannot be read, is longer than `max_bytes`, or the file around it has changed.
+    """
+    with ImageReader() as reader:
+        return reader.read(location, max_bytes)
+
+
+class ImageReader:
+    """Reads images; Parquet files stay open between one and the next. Safe in several threads."""
+
+    def __init__(self) -> None:
+        self._inline = InlineImages()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inline.close()
+
+    def read(self, location: str, max_bytes: int | None = None) -> bytes:
+        """Reads an image; see `read_image`."""
+        inner = parse_location(location)
+        if isinstance(inner, InlineLocation):
+            return self._inline.read(inner)
+        if isinstance(inner, MemberLocation):
+            return _read_member(inner)
+        return read_file(location, max_bytes=max_bytes)
+
+
+def _read_member(member: MemberLocation) -> bytes:
+    """Reads a member with the header before it, which tells whether the tar file is still the same."""
+    start = member.offset - tarfile.BLOCKSIZE
+    data = read_file(member.file, start, tarfile.BLOCKSIZE + member.size_bytes)
+    try:
+        header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise OSError("the tar file has changed") from error
+    has_whole_name = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME  # else it is in a pax header
+    if header.size != member.size_bytes or (has_whole_name and header.name != member.name):
+        raise OSError("the tar file has changed")
+    return data[tarfile.BLOCKSIZE :]

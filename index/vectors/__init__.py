@@ -1,0 +1,1 @@
+"""Search among vectors: exact, approximate, on GPUs, and the choice among them by measurement."""

@@ -1,0 +1,268 @@
+"""The exact vectors of a version: one FAISS file, written as a stream, opened memory-mapped, searched exactly.
+
+float32 vectors are a FAISS `IndexFlatIP`, float16 ones an `IndexScalarQuantizer` of kind `QT_fp16`.
+
+Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch, P = positions.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import IndexCorruptError
+from index.filtering.allowed import Allowed, as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
+from index.settings import VectorType
+
+# Shares of all vectors below which looking at the allowed ones alone is faster than passing over all of them;
+# measured at 1,000,000 x 512. float16 vectors are copied out for it, float32 ones are not.
+FEW_SHARE = {"float32": 1 / 16, "float16": 1 / 256}
+MIN_CHUNK = 1_000  # vectors scored by one core; fewer are not worth handing over
+MANY_QUERIES = 20  # are shared among the cores by FAISS itself
+DECODED_BYTES = 32 * 2**20  # of vectors that are decoded at once for scoring
+
+_COUNT_PLACE = slice(8, 16)  # of a FAISS file, after its kind and width: number of vectors
+_faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
+
+
+def write_exact(path: Path, batches: Iterable[NDArray[Any]], width: int, dtype: VectorType) -> int:
+    """Writes vectors as a FAISS file, holding one batch in memory at a time.
+
+    Args:
+        path: The file; replaced if it is there.
+        batches: Vectors `[B, D]`, in the order of their positions.
+        width: Length of a vector.
+        dtype: How the file holds them.
+
+    Returns:
+        The number of vectors.
+
+    Raises:
+        ValueError: a batch has another width.
+        OSError: the disk is full or not writable.
+    """
+    header = bytearray(_faiss.serialize_index(_empty(width, dtype)).tobytes())
+    num_vectors = 0
+    with path.open("wb") as file:
+        file.write(header)
+        for vectors_BD in batches:
+            if vectors_BD.ndim != 2 or vectors_BD.shape[1] != width:
+                raise ValueError(f"expected vectors [B, {width}], got {list(vectors_BD.shape)}")
+            file.write(np.ascontiguousarray(vectors_BD, dtype=np.dtype(dtype).newbyteorder("<")).data)
+            num_vectors += len(vectors_BD)
+        header[_COUNT_PLACE] = num_vectors.to_bytes(8, "little")
+        # The length of what follows: FAISS counts float32 vectors in numbers, all other codes in bytes.
+        length = num_vectors * width * (1 if dtype == "float32" else 2)
+        header[-8:] = length.to_bytes(8, "little")
+        file.seek(0)
+        file.write(header)
+    return num_vectors
+
+
+class ExactVectors:
+    """The vectors of a version, open for exact search; safe for use from several threads.
+
+    Attributes:
+        path: The file.
+        num_vectors: N.
+        width: D.
+        dtype: How the vectors are held.
+        structure: The FAISS index over the mapped file, for re-ranking inside FAISS; never to be changed.
+    """
+
+    def __init__(self, path: Path, structure: Any) -> None:
+        self.path = path
+        self.structure = structure
+        self.num_vectors: int = structure.ntotal
+        self.width: int = structure.d
+        self.dtype: VectorType = "float32" if isinstance(structure, faiss.IndexFlat) else "float16"
+        self._codes_NB = _codes(structure)
+
+    @classmethod
+    def open(cls, path: Path) -> "ExactVectors":
+        """Maps a file that `write_exact` wrote; reads next to nothing of it.
+
+        Raises:
+            IndexCorruptError: it is missing, cut, or holds something else.
+        """
+        structure = read_faiss(path)
+        is_exact = isinstance(structure, faiss.IndexFlat) or (
+            isinstance(structure, faiss.IndexScalarQuantizer) and structure.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+        )
+        if not is_exact or structure.metric_type != faiss.METRIC_INNER_PRODUCT or not structure.is_trained:
+            kind = type(structure).__name__
+            raise IndexCorruptError(path, f"expected exact vectors under the inner product, got {kind}")
+        if structure.codes.size() != structure.ntotal * structure.code_size:
+            raise IndexCorruptError(path, f"it does not hold the {structure.ntotal} vectors it counts")
+        return cls(path, structure)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all vectors."""
+        return int(self.num_vectors * self.structure.code_size)
+
+    def search(
+        self, queries_QD: NDArray[np.float32], k: int, allowed: Allowed = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Finds the `k` best allowed vectors per query, by score and then by position.
+
+        FAISS returns any of the vectors that share the last score, so one more is asked for; where that one ties,
+        the query is searched again, deeper, until all vectors with that score are seen.
+
+        Args:
+            queries_QD: Unit vectors.
+            k: Most results per query, at least 1.
+            allowed: A mask `[N]`, or ascending positions; all vectors when absent.
+
+        Returns:
+            Scores and positions `[Q, K]`, where K is `k` or the number of allowed vectors, if that is less.
+        """
+        queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+        num_allowed = count_allowed(allowed, self.num_vectors)
+        k = min(k, num_allowed)
+        if k == 0 or len(queries_QD) == 0:
+            return np.zeros((len(queries_QD), k), np.float32), np.zeros((len(queries_QD), k), np.int64)
+        part = self._part(allowed, num_allowed)
+        depth = min(k + 1, num_allowed)
+        scores_QK, positions_QK = part.search(queries_QD, depth)
+        if depth > k:
+            for query in np.flatnonzero(scores_QK[:, k - 1] == scores_QK[:, k]):
+                query_1D = queries_QD[query : query + 1]
+                scores_QK[query, :k], positions_QK[query, :k] = _break_tie(part, query_1D, k, num_allowed)
+        return scores_QK[:, :k], positions_QK[:, :k]
+
+    def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores `[Q, K]` of each query with the vectors at its positions; minus infinity where a position is -1."""
+        scores_QK = np.full(positions_QK.shape, -np.inf, dtype=np.float32)
+        step = max(1, DECODED_BYTES // (4 * self.width * max(positions_QK.shape[1], 1)))
+        for start in range(0, len(queries_QD), step):
+            positions_BK = positions_QK[start : start + step]
+            vectors_BKD = self.vectors(np.maximum(positions_BK, 0).ravel()).reshape(*positions_BK.shape, self.width)
+            scores_BK = np.einsum("qd,qkd->qk", queries_QD[start : start + step], vectors_BKD)
+            scores_QK[start : start + step] = np.where(positions_BK < 0, -np.inf, scores_BK)
+        return scores_QK
+
+    def vectors(self, positions_P: NDArray[np.int64] | Sequence[int]) -> NDArray[np.float32]:
+        """The vectors `[P, D]` at positions, as float32."""
+        positions_P = np.ascontiguousarray(positions_P, dtype=np.int64)
+        if len(positions_P) == 0:
+            return np.zeros((0, self.width), dtype=np.float32)
+        vectors_PD: NDArray[np.float32] = self.structure.reconstruct_batch(positions_P)
+        return vectors_PD
+
+    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part | _Few":
+        if allowed is None:
+            return _Part(self.structure)
+        if num_allowed > math.ceil(self.num_vectors * FEW_SHARE[self.dtype]):
+            bits = as_mask(allowed, self.num_vectors)
+            return _Part(self.structure, _faiss.SearchParameters(sel=bitmap_selector(bits, self.num_vectors)))
+        positions_P = as_positions(allowed)
+        if self.dtype == "float32":
+            return _Few(self.structure, positions_P)
+        few = _empty(self.width, self.dtype)
+        few.add_sa_codes(self._codes_NB[positions_P])
+        return _Part(few, positions_P=positions_P)
+
+
+class _Part:
+    """What one search looks at: a FAISS index, its parameters, and where its results stand in the whole."""
+
+    def __init__(self, structure: Any, parameters: Any = None, positions_P: NDArray[np.int64] | None = None) -> None:
+        self._structure = structure
+        self._parameters = parameters
+        self._positions_P = positions_P
+
+    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `depth` best, of which there must be so many."""
+        scores_QK, positions_QK = self._structure.search(queries_QD, depth, params=self._parameters)
+        if self._positions_P is not None:
+            positions_QK = self._positions_P[positions_QK]
+        return sort_by_score(scores_QK, positions_QK)
+
+
+class _Few:
+    """Few positions of float32 vectors, of which FAISS scores only these; all cores share the work of a few queries.
+
+    For other kinds of vectors FAISS's selector of an array is a trap: it takes N x P steps.
+    """
+
+    def __init__(self, structure: Any, positions_P: NDArray[np.int64]) -> None:
+        self._structure = structure
+        self._positions_P = positions_P
+
+    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `depth` best, of which there must be so many."""
+        num_chunks = min(_num_cores(), len(self._positions_P) // MIN_CHUNK) if len(queries_QD) < MANY_QUERIES else 1
+        if num_chunks < 2:
+            return sort_by_score(*self._search(queries_QD, self._positions_P, depth))
+        chunks = np.array_split(self._positions_P, num_chunks)
+        found = list(_threads().map(lambda chunk_P: self._search(queries_QD, chunk_P, depth), chunks))
+        scores_QK, positions_QK = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        scores_QK, positions_QK = sort_by_score(scores_QK, positions_QK)
+        return scores_QK[:, :depth], positions_QK[:, :depth]
+
+    def _search(
+        self, queries_QD: NDArray[np.float32], chunk_P: NDArray[np.int64], depth: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        parameters = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(chunk_P))
+        found: tuple[NDArray[np.float32], NDArray[np.int64]] = self._structure.search(
+            queries_QD, min(depth, len(chunk_P)), params=parameters
+        )
+        return found
+
+
+def _num_cores() -> int:
+    """Cores that FAISS may use."""
+    return int(faiss.omp_get_max_threads())
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "exact-search")
+
+
+def read_faiss(path: Path, flags: int = 0) -> Any:
+    """Reads a FAISS file, memory-mapped where FAISS can.
+
+    Raises:
+        IndexCorruptError: it is missing, or FAISS cannot read it.
+    """
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | flags)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if path.exists() else "it is missing"
+        raise IndexCorruptError(path, reason) from error
+
+
+def _empty(width: int, dtype: VectorType) -> Any:
+    if dtype == "float32":
+        return faiss.IndexFlatIP(width)
+    return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _codes(structure: Any) -> NDArray[np.uint8]:
+    """The codes `[N, bytes]` inside the structure, which must outlive them."""
+    codes = structure.codes
+    if structure.ntotal == 0:
+        return np.zeros((0, structure.code_size), dtype=np.uint8)
+    codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
+    return codes_NB.reshape(structure.ntotal, structure.code_size)
+
+
+def _break_tie(
+    part: _Part | _Few, query_1D: NDArray[np.float32], k: int, num_allowed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `k` best of one query, whose k-th score is shared by others."""
+    depth = k + 1
+    while True:
+        depth = min(4 * depth, num_allowed)
+        scores_1K, positions_1K = part.search(query_1D, depth)
+        if depth == num_allowed or scores_1K[0, -1] < scores_1K[0, k - 1]:
+            return scores_1K[0, :k], positions_1K[0, :k]

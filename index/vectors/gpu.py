@@ -1,0 +1,234 @@
+"""Search on NVIDIA GPUs through faiss-gpu, where there are some; nothing here is needed where there are none.
+
+GPU structures find candidates; the exact vectors rank them on the CPU, so that scores are those of CPU search.
+
+Shape legend: Q = queries, D = width, N = vectors, K = results per query.
+"""
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import InvalidStructureError
+from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
+from index.vectors.candidates import num_lists
+from index.vectors.exact import ExactVectors
+from index.vectors.structure_facts import StructureFacts
+from index.vectors.structures import MIN_RERANK_PER_RESULT, make_structure, train
+
+DEFAULT_TEMPORARY_BYTES = 256 * 2**20
+MOST_RESULTS = 2048  # FAISS's limit on one GPU search
+PROBES = 64
+PQ_CODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)  # per vector, with which FAISS's GPU kernels can do
+ADD_BATCH = 65_536
+
+_faiss: Any = faiss  # the CPU's package has none of the names for GPUs
+
+
+class GpuStructure(StrEnum):
+    """Structures that a GPU can search."""
+
+    FLAT = "flat"
+    IVF_PQ = "ivf-pq"
+    CAGRA = "cagra"
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Which GPUs search, and how much of their memory searches may take.
+
+    Attributes:
+        gpus: Their numbers; none for search on the CPU.
+        temporary_bytes: Memory on each GPU that a search may take beyond the vectors.
+    """
+
+    gpus: tuple[int, ...] = ()
+    temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one GPU holds.
+
+    Attributes:
+        first: The position of its first vector.
+        structure: The FAISS structure over its vectors.
+        resources: FAISS's resources of the GPU, which must outlive the structure.
+    """
+
+    first: int
+    structure: Any
+    resources: Any = None
+
+
+def num_gpus() -> int:
+    """Number of GPUs that FAISS can use: 0 without one, or where FAISS is built for CPUs only."""
+    return int(_faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def gpus_of(device: str) -> list[int]:
+    """The GPUs that a device setting means; none for the CPU.
+
+    Args:
+        device: `auto` (all GPUs, if there are any), `cpu`, `cuda` (all), or some of them: `cuda:1` or `cuda:0,2`.
+
+    Raises:
+        InvalidStructureError: it is no device, or FAISS does not have it; says what it has.
+    """
+    available = num_gpus()
+    if device == "cpu":
+        return []
+    if device == "auto":
+        return list(range(available))
+    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", device, re.ASCII)
+    if match is None:
+        raise InvalidStructureError(f"expected a device such as auto, cpu, cuda, cuda:1 or cuda:0,2, got {device!r}")
+    chosen = sorted({int(number) for number in match[1].split(",")}) if match[1] else list(range(available))
+    if not chosen or chosen[-1] >= available:
+        has = f"{available} GPUs" if available else "no GPU (faiss-gpu is needed, and a driver)"
+        raise InvalidStructureError(f"device '{device}': FAISS finds {has}")
+    return chosen
+
+
+class GpuIndex:
+    """Vectors, or codes of them, on one or several GPUs, open for search; each GPU has a part of the positions.
+
+    One search runs at a time. The memory that searches take beyond the vectors is bounded, so that an encoder can
+    share the GPU.
+    """
+
+    def __init__(self, parts: list[Part], exact: ExactVectors, is_exact: bool) -> None:
+        """Joins FAISS structures with their vectors; use `open`."""
+        self.exact = exact
+        self._parts = parts
+        self._is_exact = is_exact
+        self._lock = threading.Lock()  # FAISS's GPU resources are not for several threads at once
+        self._threads = ThreadPoolExecutor(len(parts), "gpu-search")
+
+    @classmethod
+    def open(
+        cls,
+        kind: GpuStructure,
+        exact: ExactVectors,
+        gpus: list[int],
+        temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
+    ) -> "GpuIndex":
+        """Builds a structure on GPUs.
+
+        Args:
+            kind: The structure.
+            exact: The vectors; `cagra` holds a GPU's part of them in this process's memory while it is built.
+            gpus: Numbers of the GPUs, at least one.
+            temporary_bytes: Memory on each GPU that searches may take.
+
+        Raises:
+            InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
+        """
+        if not gpus or max(gpus) >= num_gpus():
+            raise InvalidStructureError(f"GPUs {gpus} are asked for, FAISS finds {num_gpus()}")
+        if kind is GpuStructure.CAGRA and not hasattr(faiss, "GpuIndexCagra"):
+            raise InvalidStructureError("FAISS is built without cuVS, which CAGRA needs; install faiss-gpu-cuvs")
+        template = _template(kind, exact)
+        bounds = np.linspace(0, exact.num_vectors, len(gpus) + 1).astype(int).tolist()
+        parts = []
+        for gpu, first, end in zip(gpus, bounds, bounds[1:], strict=False):
+            resources = _faiss.StandardGpuResources()
+            resources.setTempMemory(temporary_bytes)
+            structure = _build(kind, exact, range(first, end), template, resources, gpu)
+            parts.append(Part(first, structure, resources))
+        return cls(parts, exact, kind is GpuStructure.FLAT)
+
+    def search(
+        self, queries_QD: NDArray[np.float32], k: int, allowed: Allowed = None, rerank: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Finds about the `k` best allowed vectors per query (exactly those if `flat`, up to ties).
+
+        GPU structures cannot be filtered: more results are asked for, as the share of allowed vectors demands, and
+        a query that still gets fewer than `k` is searched exactly on the CPU, as all are where too many were needed.
+
+        Args:
+            queries_QD: Unit vectors.
+            k: Most results per query, at least 1.
+            allowed: A mask `[N]`, or ascending positions; all vectors when absent.
+            rerank: Candidates whose exact scores decide, at least.
+
+        Returns:
+            Exact scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of
+            allowed vectors, if that is less.
+        """
+        queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+        num_vectors, num_allowed = self.exact.num_vectors, count_allowed(allowed, self.exact.num_vectors)
+        k = min(k, num_allowed)
+        per_result = 2 if self._is_exact else MIN_RERANK_PER_RESULT
+        depth = min(max(rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
+        if len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
+            return self.exact.search(queries_QD, k, allowed)
+        positions_QK = self._candidates(queries_QD, depth)
+        if allowed is not None:
+            mask_N = as_mask(allowed, num_vectors)
+            positions_QK = np.where(mask_N[positions_QK], positions_QK, -1)
+        found = sort_by_score(self.exact.scores_of(queries_QD, positions_QK), positions_QK)
+        scores_QK, positions_QK = found[0][:, :k], found[1][:, :k]
+        short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
+        if len(short_Q):
+            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed)
+        return scores_QK, positions_QK
+
+    def close(self) -> None:
+        """Frees the GPUs; no thread may be searching."""
+        self._threads.shutdown()
+        self._parts.clear()
+
+    def _candidates(self, queries_QD: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+        """The likely positions of each query from all parts, `[Q, K]`; -1 where there are fewer."""
+
+        def search(part: Part) -> NDArray[np.int64]:
+            _, positions_QK = part.structure.search(queries_QD, min(depth, part.structure.ntotal))
+            return np.where(positions_QK < 0, -1, positions_QK + part.first)
+
+        with self._lock:
+            return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
+
+
+def kind_for(facts: StructureFacts) -> GpuStructure:
+    """The GPU's counterpart of a version's search structure."""
+    if facts.is_exact:
+        return GpuStructure.FLAT
+    is_graph = "HNSW" in facts.factory and hasattr(faiss, "GpuIndexCagra")
+    return GpuStructure.CAGRA if is_graph else GpuStructure.IVF_PQ
+
+
+def _template(kind: GpuStructure, exact: ExactVectors) -> Any:
+    """The structure that every GPU gets a copy of, trained on the CPU and empty; `None` for a graph."""
+    if kind is GpuStructure.CAGRA:
+        return None
+    if kind is GpuStructure.FLAT:
+        return faiss.IndexFlatIP(exact.width)
+    codes = max(codes for codes in PQ_CODES if exact.width % codes == 0)
+    structure = make_structure(f"IVF{num_lists(exact.num_vectors)},PQ{codes}", exact.width)
+    train(structure, exact)
+    return structure
+
+
+def _build(kind: GpuStructure, exact: ExactVectors, part: range, template: Any, resources: Any, gpu: int) -> Any:
+    if kind is GpuStructure.CAGRA:
+        config = _faiss.GpuIndexCagraConfig()
+        config.device = gpu
+        structure = _faiss.GpuIndexCagra(resources, exact.width, faiss.METRIC_INNER_PRODUCT, config)
+        structure.train(exact.vectors(np.arange(part.start, part.stop)))
+        return structure
+    options = _faiss.GpuClonerOptions()
+    options.useFloat16 = kind is GpuStructure.IVF_PQ or exact.dtype == "float16"  # of lookup tables, of vectors
+    structure = _faiss.index_cpu_to_gpu(resources, gpu, template, options)
+    if kind is GpuStructure.IVF_PQ:
+        structure.nprobe = min(PROBES, template.nlist)
+    for start in range(part.start, part.stop, ADD_BATCH):
+        structure.add(exact.vectors(np.arange(start, min(start + ADD_BATCH, part.stop))))
+    return structure

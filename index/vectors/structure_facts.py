@@ -1,0 +1,116 @@
+"""What a version's manifest says about its search structure: what was asked for, tried, chosen and measured."""
+
+from pydantic import BaseModel, ConfigDict
+
+from index.vectors.targets import Targets
+
+EXACT = "exact"  # in the place of a FAISS factory string
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SearchParameters(_Record):
+    """How far a search looks.
+
+    Attributes:
+        probes: Lists that are looked at (FAISS `nprobe`), or length of a graph's queue (`efSearch`).
+        rerank: Candidates whose exact scores decide, at least; see `ApproximateIndex.search`.
+    """
+
+    probes: int = 1
+    rerank: int = 0
+
+
+class Measured(_Record):
+    """One structure with one set of search parameters, measured on held-out queries.
+
+    Attributes:
+        recall_at_10: Mean share of a query's 10 exactly best keys that were found; ties count as found.
+        recall_at_100: The same of 100.
+        latency_p50_ms: Median time of one query alone, for 10 keys.
+        latency_p99_ms: 99th percentile of it.
+        ms_per_query: Time per query when all are asked at once.
+        speedup: Times as many queries per second as exact search, both asked all at once.
+    """
+
+    recall_at_10: float
+    recall_at_100: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    ms_per_query: float
+    speedup: float
+
+
+class Point(_Record):
+    """A way to search that was tried, on the queries for tuning.
+
+    Attributes:
+        factory: FAISS factory string, or `exact`.
+        search: The parameters.
+        memory_bytes: Bytes that searching keeps in memory.
+        recall_at_10: Its recall.
+        recall_error: Standard error of that: how far other queries' recall may well be from it.
+        latency_p50_ms: Its typical latency.
+    """
+
+    factory: str
+    search: SearchParameters
+    memory_bytes: int
+    recall_at_10: float
+    recall_error: float = 0.0
+    latency_p50_ms: float
+
+
+class Candidate(_Record):
+    """A structure that was considered.
+
+    Attributes:
+        factory: FAISS factory string.
+        memory_bytes: Bytes that searching keeps in memory; an estimate if it was not built.
+        build_seconds: Training, adding and writing; `None` if it was not built. Lists of a number that an earlier
+            candidate has are not trained again.
+        skipped: Why it was not built.
+    """
+
+    factory: str
+    memory_bytes: int
+    build_seconds: float | None = None
+    skipped: str | None = None
+
+
+class StructureFacts(_Record):
+    """The search structure of a version.
+
+    Attributes:
+        factory: FAISS factory string, or `exact`.
+        search: Parameters of a search of effort 1.
+        memory_bytes: Bytes that searching keeps in memory: the structure, and the exact vectors where every search
+            walks over them (exact search and graphs). Exact vectors that only re-rank stay on disk, mapped.
+        build_seconds: Training, adding and writing; 0 for exact search.
+        measured: What held-out queries measured that the parameters were not chosen with.
+        num_queries: Number of those queries.
+        query_source: Where they came from: `sampled keys` (each left out of its own answers), or `query vectors`.
+        targets: What was asked for.
+        shortfalls: The targets that are missed and by how much, a sentence each; empty where all are met.
+        candidates: The structures that were considered.
+        front: The Pareto front of recall, latency and memory over everything tried, fastest first.
+    """
+
+    factory: str
+    search: SearchParameters
+    memory_bytes: int
+    build_seconds: float
+    measured: Measured
+    num_queries: int
+    query_source: str
+    targets: Targets
+    shortfalls: list[str]
+    candidates: list[Candidate]
+    front: list[Point]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is no approximate structure."""
+        return self.factory == EXACT

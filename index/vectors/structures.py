@@ -1,0 +1,308 @@
+"""Approximate search: a FAISS structure finds candidates, the exact vectors rank them.
+
+Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import IndexCorruptError, InvalidStructureError
+from index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
+from index.vectors.exact import ExactVectors, read_faiss
+from index.vectors.structure_facts import EXACT, SearchParameters
+
+ADD_BATCH_BYTES = 128 * 2**20  # of float32 vectors handed to FAISS at once
+TRAIN_BYTES = 2**30  # of float32 vectors that a structure is trained on, at most
+TRAIN_VECTORS_PER_LIST = 40  # what FAISS recommends for k-means
+TRAIN_VECTORS = 100_000  # at least, where there are so many; enough for quantizers of 256 codes
+EXACT_ALLOWED = 10_000  # so few allowed vectors are searched exactly: faster, and nothing is missed
+MIN_RERANK_PER_RESULT = 4  # candidates a result: quantized scores do not tell the last of `k` from the next
+LEAST = SearchParameters()
+FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x 512 about what it is without a filter
+DEEPER = 4  # times the effort, where a search found too few
+
+_faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
+_USABLE = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexRaBitQ)
+
+
+class ApproximateIndex:
+    """A FAISS structure over exact vectors, open for search; safe for use from several threads.
+
+    Attributes:
+        exact: The vectors it was built from; position p here is position p there.
+        parameters: How far a search of effort 1 looks.
+    """
+
+    def __init__(self, structure: Any, exact: ExactVectors, parameters: SearchParameters = LEAST) -> None:
+        """Joins a FAISS structure with its vectors; use `build` or `open`."""
+        self.exact = exact
+        self.parameters = parameters
+        self._structure = structure
+        self._core = _core(structure)
+        self._is_graph_over_exact = _is_graph(self._core) and self._core.storage is None
+        if self._is_graph_over_exact:
+            self._core.storage = exact.structure
+            self._core.own_fields = False
+            exact.structure.thisown = True  # the assignment took it from Python
+        self._reranked = _faiss.IndexRefine(structure, exact.structure)
+
+    @classmethod
+    def build(
+        cls,
+        factory: str,
+        exact: ExactVectors,
+        path: Path,
+        seed: int = 0,
+        centroids_CD: NDArray[np.float32] | None = None,
+        on_progress: Callable[[int], None] = lambda count: None,
+    ) -> "ApproximateIndex":
+        """Trains a structure on a sample, adds all vectors and writes it; memory beyond the structure is bounded.
+
+        Args:
+            factory: FAISS factory string, such as `IVF1024,PQ64x4fs`. A graph over whole vectors (`HNSW32`) is
+                built over their 8-bit codes and searched over the exact vectors, of which it keeps no copy.
+            exact: The vectors.
+            path: The file to write.
+            seed: Decides the sample.
+            centroids_CD: Centres of the inverted lists, from a structure with the same number of them over the same
+                vectors; they are trained when absent.
+            on_progress: Called with the number of vectors that were added.
+
+        Returns:
+            The structure, opened from its file.
+
+        Raises:
+            InvalidStructureError: FAISS has no such structure for inner products of this width, or it cannot be
+                trained on so few vectors.
+            OSError: the disk is full or not writable.
+        """
+        structure = make_structure(factory, exact.width)
+        is_whole_graph = isinstance(structure, faiss.IndexHNSWFlat)
+        if is_whole_graph:
+            structure = _graph_over_codes(structure, exact.width)
+        if isinstance(structure, faiss.IndexIVF) and centroids_CD is not None:
+            structure.quantizer.train(centroids_CD)
+            structure.quantizer.add(centroids_CD)
+        try:
+            train(structure, exact, seed)
+            for vectors_BD in _batches(exact):
+                structure.add(vectors_BD)
+                on_progress(len(vectors_BD))
+        except RuntimeError as error:
+            message = f"structure '{factory}' cannot be built over {exact.num_vectors} vectors: {_reason(error)}"
+            raise InvalidStructureError(message) from error
+        _write(structure, path, faiss.IO_FLAG_SKIP_STORAGE if is_whole_graph else 0)
+        del structure
+        return cls.open(path, exact)
+
+    @classmethod
+    def open(cls, path: Path, exact: ExactVectors, parameters: SearchParameters = LEAST) -> "ApproximateIndex":
+        """Opens what `build` wrote, memory-mapped where FAISS can.
+
+        Args:
+            path: The file.
+            exact: The vectors it was built from.
+            parameters: How far searches look.
+
+        Raises:
+            IndexCorruptError: it is missing, damaged, or over other vectors.
+        """
+        structure = read_faiss(path)
+        shape, expected = (structure.ntotal, structure.d), (exact.num_vectors, exact.width)
+        if shape != expected or structure.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise IndexCorruptError(path, f"it is over {shape[0]} vectors of width {shape[1]}, expected {expected}")
+        if (reason := _why_not(_core(structure))) is not None:
+            raise IndexCorruptError(path, f"it holds no structure that searches can use: {reason}")
+        return cls(structure, exact, parameters)
+
+    def centroids(self) -> NDArray[np.float32] | None:
+        """Centres of the inverted lists, for another structure with as many; `None` where there are none to share."""
+        if not isinstance(self._structure, faiss.IndexIVF):
+            return None
+        centroids_CD: NDArray[np.float32] = self._core.quantizer.reconstruct_n(0, self._core.nlist)
+        return centroids_CD
+
+    @property
+    def max_probes(self) -> int:
+        """The most `SearchParameters.probes` that mean anything; 1 where the structure knows no such thing."""
+        if isinstance(self._core, faiss.IndexIVF):
+            return int(self._core.nlist)
+        return self.exact.num_vectors if _is_graph(self._core) else 1
+
+    @property
+    def needs_rerank(self) -> bool:
+        """Whether the structure's own scores are not exact."""
+        return not self._is_graph_over_exact
+
+    @property
+    def walks_exact(self) -> bool:
+        """Whether searches walk over the exact vectors, which must then be in memory to be fast."""
+        return self._is_graph_over_exact
+
+    def search(
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        allowed: Allowed = None,
+        effort: float = 1.0,
+        parameters: SearchParameters | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Finds about the `k` best allowed vectors per query; their scores are exact.
+
+        The best `max(parameters.rerank, 4 k)` by the structure's own scores are ranked by their exact ones. Where a
+        query gets fewer than `k` although more are allowed, it is searched again, deeper, and in the end exactly.
+
+        Args:
+            queries_QD: Unit vectors.
+            k: Most results per query, at least 1.
+            allowed: A mask `[N]`, or ascending positions; all vectors when absent.
+            effort: Multiplies how far to look; 2 is about half as fast.
+            parameters: How far to look; `self.parameters` when absent.
+
+        Returns:
+            Scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of allowed
+            vectors, if that is less.
+        """
+        queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+        parameters = parameters or self.parameters
+        num_allowed = count_allowed(allowed, self.exact.num_vectors)
+        k = min(k, num_allowed)
+        if num_allowed <= EXACT_ALLOWED or MIN_RERANK_PER_RESULT * k >= num_allowed or len(queries_QD) == 0:
+            return self.exact.search(queries_QD, k, allowed)
+        selector = bitmap_selector(allowed, self.exact.num_vectors)
+        effort *= _effort_of_filter(num_allowed / self.exact.num_vectors)
+        scores_QK, positions_QK = self._search_once(queries_QD, k, selector, parameters, effort)
+        short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
+        while len(short_Q) and not self._is_exhausted(parameters, effort):
+            effort *= DEEPER
+            found = self._search_once(queries_QD[short_Q], k, selector, parameters, effort)
+            scores_QK[short_Q], positions_QK[short_Q] = found
+            short_Q = short_Q[found[1][:, -1] < 0]
+        if len(short_Q):
+            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed)
+        return scores_QK, positions_QK
+
+    def _is_exhausted(self, parameters: SearchParameters, effort: float) -> bool:
+        return parameters.probes * effort >= self.max_probes
+
+    def _search_once(
+        self, queries_QD: NDArray[np.float32], k: int, selector: Any, parameters: SearchParameters, effort: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
+        depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
+        depth = min(depth, self.exact.num_vectors)
+        inner = self._parameters(self._structure, probes, depth, selector)
+        outer = _faiss.IndexRefineSearchParameters(k_factor=depth / k + 1e-6, base_index_params=inner)
+        return sort_by_score(*self._reranked.search(queries_QD, k, params=outer))
+
+    def _parameters(self, structure: Any, probes: int, depth: int, selector: Any) -> Any:
+        """The structure's own parameters of one call; nothing shared is changed."""
+        if isinstance(structure, faiss.IndexPreTransform):
+            inner = self._parameters(self._core, probes, depth, selector)
+            return _faiss.SearchParametersPreTransform(index_params=inner)
+        if isinstance(structure, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan):
+            return _faiss.IVFRaBitQSearchParameters(nprobe=probes, sel=selector)
+        if isinstance(structure, faiss.IndexIVF):
+            return _faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        if _is_graph(structure):
+            return _faiss.SearchParametersHNSW(efSearch=max(probes, depth), sel=selector)
+        return None if selector is None else _faiss.SearchParameters(sel=selector)
+
+
+def make_structure(factory: str, width: int) -> Any:
+    """An empty FAISS structure for inner products.
+
+    Raises:
+        InvalidStructureError: FAISS does not know it, or it is of no use here; says which and why.
+    """
+    try:
+        structure = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        message = f"FAISS has no structure '{factory}' for inner products of width {width}: {_reason(error)}"
+        raise InvalidStructureError(message) from error
+    core = _core(structure)
+    reason = _why_not(core)
+    if reason is not None:
+        raise InvalidStructureError(f"structure '{factory}' is of no use here: {reason}")
+    _silence(core)
+    return structure
+
+
+def train(structure: Any, exact: ExactVectors, seed: int = 0) -> None:
+    """Trains an empty structure on a sample of the vectors, the same one for the same seed."""
+    structure.train(_sample(exact, _num_to_train(_core(structure)), seed))
+
+
+def _why_not(core: Any) -> str | None:
+    if core.metric_type != faiss.METRIC_INNER_PRODUCT:
+        return "it does not rank by inner product"
+    if isinstance(core, faiss.IndexFlat):
+        return f"exact search needs no structure, ask for '{EXACT}'"
+    if isinstance(core, faiss.IndexRefine):
+        return "leave the refinement out, all candidates are ranked by their exact vectors"
+    if not isinstance(core, _USABLE):
+        return "FAISS cannot filter it or set its search parameters for one call; lists (IVF1024,...) and HNSW can be"
+    return None
+
+
+def _silence(core: Any) -> None:
+    """Keeps FAISS from writing to stderr that it would like more vectors than there are."""
+    for owner in (core, getattr(core, "pq", core)):
+        if hasattr(owner, "cp"):
+            owner.cp.min_points_per_centroid = 1
+
+
+def _core(structure: Any) -> Any:
+    """The structure behind its vector transforms; lives as long as the whole does."""
+    return _core(faiss.downcast_index(structure.index)) if isinstance(structure, faiss.IndexPreTransform) else structure
+
+
+def _is_graph(core: Any) -> bool:
+    return isinstance(core, faiss.IndexHNSW)
+
+
+def _graph_over_codes(graph: Any, width: int) -> Any:
+    over_codes = _faiss.IndexHNSWSQ(
+        width, faiss.ScalarQuantizer.QT_8bit, graph.hnsw.nb_neighbors(1), faiss.METRIC_INNER_PRODUCT
+    )
+    over_codes.hnsw.efConstruction = graph.hnsw.efConstruction
+    return over_codes
+
+
+def _effort_of_filter(share: float) -> float:
+    """Allowed vectors are rarer among the near ones, so as many of them lie further away."""
+    return float(share**-FILTER_POWER)
+
+
+def _write(structure: Any, path: Path, flags: int) -> None:
+    try:
+        _faiss.write_index(structure, str(path), flags)
+    except RuntimeError as error:
+        raise OSError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _num_to_train(core: Any) -> int:
+    num_lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
+    return max(TRAIN_VECTORS, TRAIN_VECTORS_PER_LIST * num_lists)
+
+
+def _sample(exact: ExactVectors, count: int, seed: int) -> NDArray[np.float32]:
+    count = min(count, exact.num_vectors, TRAIN_BYTES // (4 * exact.width))
+    chosen = np.random.default_rng(seed).choice(exact.num_vectors, count, replace=False)
+    return exact.vectors(np.sort(chosen))
+
+
+def _batches(exact: ExactVectors) -> Iterator[NDArray[np.float32]]:
+    size = max(1, ADD_BATCH_BYTES // (4 * exact.width))
+    for start in range(0, exact.num_vectors, size):
+        yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))
+
+
+def _reason(error: RuntimeError) -> str:
+    """What FAISS says, without where in its source it says so."""
+    return str(error).splitlines()[0].rsplit("Error: ", 1)[-1]

@@ -1,0 +1,146 @@
+"""An embedding job makes each shard once, and only those that are missing or would differ."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from index.building.embedding_job import EmbeddingReport, embed_corpus
+from index.building.shards import read_encoder, read_shard
+from index.building.transfer import load_shards
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.settings import EmbedSettings
+from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
+from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.live_index import everything
+
+
+def embed(corpus: Path, output: Path | str, encoder: FakeEncoder | None = None, **changes: Any) -> EmbeddingReport:
+    settings = {"corpus": [str(corpus)], "checkpoint": "unused", "output": str(output), "decode_threads": 2}
+    chosen = EmbedSettings.model_validate({**settings, "shard_keys": 4, "vectors": "float32", **changes})
+    return embed_corpus(chosen, FakeEncoderSource(encoder), console=Console(quiet=True))
+
+
+def names(output: Path) -> list[str]:
+    return sorted(path.name for path in output.iterdir())
+
+
+@pytest.mark.parametrize("images", ["copy", "reference"])
+def test_loaded_shards_hold_what_a_build_would_store(tmp_path: Path, images: str) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+
+    report = embed(corpus, tmp_path / "out", images=images)
+
+    assert report == EmbeddingReport(num_keys=9, num_shards=3, num_made=3, num_bad_rows=0)
+    assert load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32") == 9
+    build_with(corpus, tmp_path / "built", images=images)
+    assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
+
+
+def test_second_run_makes_nothing_and_loads_no_encoder(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    encoder = FakeEncoder()
+
+    assert embed(corpus, tmp_path / "out", encoder).num_made == 0
+    assert encoder.batches == []
+
+
+def test_only_shards_of_changed_keys_are_made_again(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    (tmp_path / "c" / "images" / "5.png").write_bytes(image_bytes(size_px=16))
+    encoder = FakeEncoder()
+
+    assert embed(corpus, tmp_path / "out", encoder).num_made == 1
+    assert sum(encoder.batches) == 4
+
+
+@pytest.mark.parametrize("change", [{"vectors": "float16"}, {"images": "reference"}, {"max_image_bytes": 10**6}])
+def test_other_settings_or_another_encoder_make_all_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+
+    assert embed(corpus, tmp_path / "out", **change).num_made == 3
+    assert embed(corpus, tmp_path / "out", FakeEncoder(name="other"), **change).num_made == 3
+    assert read_encoder(str(tmp_path / "out" / "keys-00002.parquet")).name == "other"
+
+
+@pytest.mark.parametrize("damage", ["cut", "rubbish", "missing"])
+def test_damaged_shards_are_made_again(tmp_path: Path, damage: str) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    path = tmp_path / "out" / "keys-00001.parquet"
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[:-20] if damage == "cut" else b"rubbish")
+
+    assert embed(corpus, tmp_path / "out").num_made == 1
+    assert path.read_bytes() == data
+
+
+def test_stopped_job_goes_on_with_the_shard_it_was_at(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    stopping = StoppingEncoder()
+    with pytest.raises(Stop):
+        embed(corpus, tmp_path / "out", stopping)
+    assert names(tmp_path / "out") == ["keys-00000.parquet"]
+
+    assert embed(corpus, tmp_path / "out").num_made == 2
+
+
+def test_shards_of_a_corpus_that_became_shorter_are_deleted_and_others_files_kept(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    (tmp_path / "out" / "mine.parquet").write_text("mine")
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:3]))
+
+    assert embed(corpus, tmp_path / "out") == EmbeddingReport(3, 1, 1, 0)
+    assert names(tmp_path / "out") == ["bad_rows.jsonl", "keys-00000.parquet", "mine.parquet"]
+
+
+def test_bad_rows_are_listed_also_those_of_shards_that_were_kept(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    rows = [{"key": "a", "text": "x"}, {"key": "b", "image": "bad.png"}, {"text": "no key"}, {"key": "c", "text": "y"}]
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+
+    for num_made in (1, 0):
+        assert embed(corpus, tmp_path / "out") == EmbeddingReport(2, 1, num_made, 2)
+        listed = [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
+        assert [row["where"].rpartition(":")[2] for row in listed] == ["3", "2"]
+    (batch,) = read_shard(str(tmp_path / "out" / "keys-00000.parquet"))
+    assert [record.key for record in batch] == ["a", "c"]
+    with pytest.raises(InvalidRowError, match=r"c\.jsonl:3"):
+        embed(corpus, tmp_path / "strict", strict=True)
+
+
+def test_strict_job_leaves_no_shard_with_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"key": "a", "text": "x"}, {"key": "b", "image": "bad.png"}])
+
+    with pytest.raises(InvalidRowError, match=r"bad\.png"):
+        embed(corpus, tmp_path / "out", strict=True)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_corpus_without_a_usable_row_is_an_error(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "no key"}])
+    with pytest.raises(InvalidCorpusError, match=r"nothing to embed in .*no usable row, 1 bad rows"):
+        embed(corpus, tmp_path / "out")
+
+
+class Stop(BaseException):
+    """Ends a job as a signal would."""
+
+
+class StoppingEncoder(FakeEncoder):
+    """Embeds one batch and is stopped in the second."""
+
+    def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+        if self.batches:
+            raise Stop
+        return super().encode_prepared(prepared, text_weight)

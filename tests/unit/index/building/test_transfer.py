@@ -1,0 +1,121 @@
+"""Keys leave an index and come back as they were."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from index import FaissIndex
+from index.building.shards import read_shard, write_shard
+from index.building.transfer import export_faiss, export_shards, load_shards
+from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, OutputExistsError
+from tests.live_index import ENCODER, everything, make_index, new_keys
+
+
+def ignore(count: int) -> None:
+    """Takes progress."""
+
+
+@pytest.mark.parametrize("vector_type", ["float32", "float16"])
+def test_exported_keys_are_loaded_as_they_were(tmp_path: Path, vector_type: Any) -> None:
+    make_index(tmp_path / "i", new_keys(10), vector_type)
+
+    assert export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=4) == 10
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        f"keys-{number:05}.parquet" for number in range(3)
+    ]
+    assert load_shards([str(tmp_path / "out")], tmp_path / "other", ignore, vector_type) == 10
+
+    assert everything(tmp_path / "other") == everything(tmp_path / "i")
+    with FaissIndex.open(tmp_path / "other") as index:
+        assert index.info().details["num_unfolded"] == 0
+        assert index.info().encoder == ENCODER
+
+
+def test_loading_replaces_keys_of_the_same_name_and_keeps_others(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(4, seed=1))
+    make_index(tmp_path / "other", new_keys(6, seed=2))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+
+    load_shards([str(tmp_path / "out")], tmp_path / "other", ignore, "float32")
+
+    first, second, found = everything(tmp_path / "i"), new_keys(6, seed=2), everything(tmp_path / "other")
+    assert {key: found[key] for key in first} == first
+    assert found["k5"][1] == second[5].vector_D.tobytes()
+
+
+def test_faiss_file_and_its_keys_are_in_one_order(tmp_path: Path) -> None:
+    keys = new_keys(7)
+    make_index(tmp_path / "i", keys)
+
+    assert export_faiss(tmp_path / "i", tmp_path / "out", ignore) == 7
+
+    vectors = faiss.read_index(str(tmp_path / "out" / "vectors.faiss"))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "keys.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == [key.key for key in keys]
+    assert lines[0] == {
+        "key": "k0",
+        "modality": "text",
+        "text": "text 0",
+        "metadata": {"number": 0},
+        "pool": ["even"],
+    }
+    for position, key in enumerate(keys):
+        assert np.array_equal(vectors.reconstruct(position), key.vector_D)
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(1))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    for export in (export_shards, export_faiss):
+        with pytest.raises(OutputExistsError, match="is not empty"):
+            export(tmp_path / "i", tmp_path / "out", ignore)
+
+
+def test_shards_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(3))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+    records = next(read_shard(str(tmp_path / "out" / "keys-00000.parquet")))
+    other = ENCODER.model_copy(update={"fingerprint": "sha256:other"})
+    write_shard(str(tmp_path / "other.parquet"), records, other, "float32")
+
+    with pytest.raises(EncoderMismatchError, match="made by different encoders"):
+        load_shards([str(tmp_path / "out"), str(tmp_path / "other.parquet")], tmp_path / "new", ignore, "float32")
+    with pytest.raises(EncoderMismatchError, match="fingerprint"):
+        load_shards([str(tmp_path / "other.parquet")], tmp_path / "i", ignore, "float32")
+
+
+def test_what_is_no_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rubbish.parquet").write_bytes(b"rubbish")
+    with pytest.raises(InvalidShardError, match=r"rubbish\.parquet is no Parquet file that can be read"):
+        load_shards([str(tmp_path / "rubbish.parquet")], tmp_path / "new", ignore, "float32")
+    make_index(tmp_path / "i", new_keys(3))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+    table = pq.read_table(tmp_path / "out" / "keys-00000.parquet")
+    pq.write_table(table.drop_columns(["vector"]), tmp_path / "columns.parquet")
+    pq.write_table(table.replace_schema_metadata({}), tmp_path / "encoder.parquet")
+
+    for name, reason in (("columns", "it has no column vector"), ("encoder", "its schema does not name the encoder")):
+        with pytest.raises(InvalidShardError, match=reason):
+            load_shards([str(tmp_path / f"{name}.parquet")], tmp_path / "new", ignore, "float32")
+    with pytest.raises(InvalidShardError, match=r"no \*\.parquet in"):
+        load_shards([str(tmp_path / "i")], tmp_path / "new", ignore, "float32")
+    assert not (tmp_path / "new").exists()
+
+
+def test_damaged_vector_is_refused_by_its_key(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(2))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+    (record, other) = next(read_shard(str(tmp_path / "out" / "keys-00000.parquet")))
+    assert record.vector_D is not None
+    long = type(record)(**{**vars(record), "vector_D": 2 * record.vector_D})
+    write_shard(str(tmp_path / "long.parquet"), [other, long], ENCODER, "float32")
+
+    with pytest.raises(InvalidKeyError, match="key 'k0' cannot be stored: expected a unit vector, got norm 2"):
+        load_shards([str(tmp_path / "long.parquet")], tmp_path / "new", ignore, "float32")

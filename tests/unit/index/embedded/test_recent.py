@@ -1,0 +1,101 @@
+"""Recent keys: each moment stays as it was while later ones grow out of it.
+
+Shape legend: R = recent rows, D = width.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index.embedded.recent import Recent, best
+from index.embedded.store_reader import Changes
+from index.filtering.conditions import Equals
+from index.hits import Payload, StoredKey
+from index.key_index import EVERYTHING, Scope
+from tests.live_index import WIDTH, unit_vectors
+
+NO_ROWS = np.empty(0, np.int64)
+VECTORS_ND = unit_vectors(500)
+
+
+def stored(row: int) -> StoredKey:
+    modality = list(Modality)[row % 3]
+    return StoredKey(f"k{row}", modality, Payload("text", {"row": row}), (f"p{row % 2}",))
+
+
+def changes(rows: list[int], removed: list[int], seq: int = 0) -> Changes:
+    rows_R = np.array(rows, np.int64)
+    return Changes(seq, rows_R, VECTORS_ND[rows_R], [stored(row) for row in rows], np.array(removed, np.int64))
+
+
+def found(
+    recent: Recent, scope: Scope = EVERYTHING, within: Any = None, exclude: NDArray[np.int64] = NO_ROWS
+) -> list[int]:
+    """Rows of a scope."""
+    positions = recent.positions(scope, within, exclude)
+    rows: list[int] = recent.rows[positions].tolist()
+    assert [key.key for key in recent.keys(positions.tolist())] == [f"k{row}" for row in rows]
+    return rows
+
+
+steps = st.lists(st.tuples(st.integers(0, 90), st.lists(st.integers(0, 400), max_size=60)), max_size=6)
+
+
+@given(steps)
+def test_every_moment_stays_as_it_was(steps: list[tuple[int, list[int]]]) -> None:
+    recent, alive, next_row = Recent(WIDTH), set[int](), 0
+    moments = []
+    for num_new, removed in steps:
+        rows = list(range(next_row, min(next_row + num_new, len(VECTORS_ND))))
+        next_row += num_new
+        recent = recent.after(changes(rows, removed))
+        alive = (alive | set(rows)) - set(removed)
+        moments.append((recent, sorted(alive)))
+    for moment, expected in moments:
+        assert found(moment) == expected
+        assert moment.num_alive == len(expected)
+        assert moment.num_rows <= max(2 * len(expected) + 1, 1)
+        if expected:
+            scores, hits = moment.search(VECTORS_ND[:1], 5, moment.positions(EVERYTHING, None, NO_ROWS))
+            ranked = sorted(expected, key=lambda row: -float(VECTORS_ND[0] @ VECTORS_ND[row]))[:5]
+            assert hits[0].tolist() == ranked
+            assert scores[0].tolist() == pytest.approx(
+                [float(VECTORS_ND[0] @ VECTORS_ND[row]) for row in ranked], abs=1e-6
+            )
+
+
+def test_scope_narrows_by_all_its_parts() -> None:
+    recent = Recent(WIDTH).after(changes(list(range(12)), [4]))
+
+    assert found(recent, Scope(modalities=[Modality.TEXT])) == [
+        row for row in range(12) if list(Modality)[row % 3] is Modality.TEXT and row != 4
+    ]
+    assert found(recent, Scope(modalities=[])) == []
+    assert found(recent, Scope(pool="p1")) == [1, 3, 5, 7, 9, 11]
+    assert found(recent, Scope(condition=Equals(("row",), 7), pool="p1")) == [7]
+    assert found(recent, within=np.array([3, 4, 5, 99]), exclude=np.array([5])) == [3]
+
+
+def test_pools_are_those_of_the_keys_that_came() -> None:
+    recent = Recent(WIDTH).after(changes([0, 1], []))
+
+    assert recent.pools() == {"p0", "p1"}
+    assert Recent(WIDTH).pools() == frozenset()
+
+
+@given(st.integers(1, 12), st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_best_are_the_first_by_score_then_row(k: int, values: list[int]) -> None:
+    scores = np.array([values, values[::-1]], np.float32)
+    rows = np.broadcast_to(np.arange(len(values), dtype=np.int64), scores.shape)
+
+    top, top_rows = best(scores, rows, k)
+
+    for line in range(2):
+        expected = sorted(range(len(values)), key=lambda row: (-scores[line, row], row))[:k]
+        assert top_rows[line].tolist() == expected
+        assert top[line].tolist() == [scores[line, row] for row in expected]

@@ -1,0 +1,69 @@
+"""A snapshot is the index at one moment, wherever it is unpacked."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from index import FaissIndex
+from index.embedded.snapshot import restore_snapshot, write_snapshot
+from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from tests.live_index import make_index, new_keys, unit_vectors
+
+
+def test_restored_index_answers_as_the_one_that_was_copied(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(9))
+    queries_QD = unit_vectors(3, seed=7)
+    with FaissIndex.open(tmp_path / "i", writable=True) as index:
+        index.delete(["k4"])  # not folded yet, and in no file but the store's log
+        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+        expected = index.search(queries_QD, 9)
+        index.delete(["k5"])
+
+    restore_snapshot(tmp_path / "i.tar", tmp_path / "elsewhere" / "i")
+
+    with FaissIndex.open(tmp_path / "elsewhere" / "i", writable=True) as restored:
+        assert restored.search(queries_QD, 9) == expected
+        assert len(expected[0]) == 8
+        restored.delete(["k5"])
+        assert restored.count() == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "i", "i.tar"]
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(1))
+    write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    with pytest.raises(OutputExistsError):
+        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+    with pytest.raises(OutputExistsError):
+        restore_snapshot(tmp_path / "i.tar", tmp_path / "i")
+
+
+def test_snapshot_of_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFoundError):
+        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "cut", "flipped", "other files", "escaping"])
+def test_damaged_snapshot_becomes_no_index(tmp_path: Path, damage: str) -> None:
+    make_index(tmp_path / "i", new_keys(30))
+    path = tmp_path / "i.tar"
+    write_snapshot(tmp_path / "i", path)
+    data = bytearray(path.read_bytes())
+    if damage == "rubbish":
+        path.write_bytes(b"rubbish" * 1000)
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        data[data.index(b"text 3")] ^= 1
+        path.write_bytes(data)
+    else:
+        with tarfile.open(path, "w") as tar:
+            tar.add(__file__, "../../out.py" if damage == "escaping" else "notes.py")
+
+    with pytest.raises((InvalidSnapshotError, IndexNotFoundError)):
+        restore_snapshot(path, tmp_path / "new" / "i")
+    assert not (tmp_path / "new" / "i").exists()
+    assert not list((tmp_path / "new").glob("*")) or list((tmp_path / "new").iterdir()) == []
