@@ -336,10 +336,13 @@ def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: 
     keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
     scores_QK = np.clip(scores_QK, -1.0, 1.0)
     return [
-        [
-            Hit(keys[row].key, score, rank, keys[row].modality, keys[row].payload)
-            for rank, (score, row) in enumerate(zip(scores_K, rows_K, strict=True), start=1)
-            if row >= 0
-        ]
+        _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last
         for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+    ]
+
+
+def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
+    return [
+        Hit(key.key, score, rank, key.modality, key.payload)
+        for rank, (score, key) in enumerate(zip(scores_K, found, strict=False), start=1)
     ]

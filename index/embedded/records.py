@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,12 @@ def payload_checksum(
     row: int, key: str, modality: str, text: str | None, metadata: str, pools: str, num_images: int
 ) -> int:
     """CRC-32 of a key's row and of what it carries besides vector and images."""
-    return checksum_of([row, key, modality, text, metadata, pools, num_images])
+    try:  # `checksum_of` of the same facts, five times as fast: every hit of every search is checked
+        quoted_text = "null" if text is None else quoted(text)
+        facts = f"{quoted(key)}, {quoted(modality)}, {quoted_text}, {quoted(metadata)}, {quoted(pools)}"
+        return zlib.crc32(f"[{row:d}, {facts}, {num_images:d}]None".encode())
+    except (TypeError, ValueError):
+        return checksum_of([row, key, modality, text, metadata, pools, num_images])
 
 
 def vector_checksum(key: str, vector: bytes) -> int:

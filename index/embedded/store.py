@@ -39,6 +39,7 @@ from index.sources.images import ImageStamp
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
+READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
 
 _NOT_DAMAGE = tuple(
     f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
@@ -345,6 +346,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         try:
             identity = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
+            db.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
         except BaseException:
             db.close()
             raise

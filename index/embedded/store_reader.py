@@ -211,7 +211,7 @@ class Snapshot:
         if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
             raise IndexCorruptError(self._path, f"the payload of key {key!r} differs from its checksum")
         payload = Payload(text, json.loads(metadata), num_images)
-        return StoredKey(key, Modality(modality), payload, tuple(json.loads(pools)))
+        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None:

@@ -10,7 +10,7 @@ ALWAYS_EXACT_BELOW = 2000  # vectors; too few to train a structure on
 CHEAP_GRAPH_BELOW = 100_000  # vectors; above, a graph takes several times as long to build as lists
 GRAPH_LINKS = 32
 FEWEST_LISTS = 64
-COARSE_GRAPH_FROM = 4096  # lists; finding the nearest of so many centres needs a structure of its own
+COARSE_GRAPH_FROM = 8192  # lists; finding the nearest of so many centres needs a structure of its own
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
 
 
 def num_lists(num_vectors: int) -> int:
-    """About 2 sqrt(N) inverted lists, a power of two, and no more than there are vectors."""
+    """About 4 sqrt(N) inverted lists, a power of two, and no more than there are vectors."""
     if num_vectors < FEWEST_LISTS:
         return 1
-    return int(max(FEWEST_LISTS, 2 ** round(math.log2(2 * math.sqrt(num_vectors)))))
+    return int(max(FEWEST_LISTS, 2 ** round(math.log2(4 * math.sqrt(num_vectors)))))
 
 
 def _num_codes(width: int, numbers_per_code: int) -> int:

@@ -25,7 +25,7 @@ def test_faiss_knows_all_proposals(width: int, num_vectors: int) -> None:
 
 def test_lists_grow_with_the_corpus() -> None:
     first = [propose(count, 512, 10**9, Targets())[0].factory for count in (20_000, 100_000, 10**6, 10**7)]
-    assert first == ["IVF256,PQ256x4fs", "IVF512,PQ256x4fs", "IVF2048,PQ256x4fs", "IVF8192_HNSW32,PQ256x4fs"]
+    assert first == ["IVF512,PQ256x4fs", "IVF1024,PQ256x4fs", "IVF4096,PQ256x4fs", "IVF16384_HNSW32,PQ256x4fs"]
 
 
 def test_graphs_of_large_corpora_are_costly() -> None:
@@ -40,7 +40,7 @@ def test_a_bound_on_memory_proposes_smaller_codes() -> None:
     plain, bounded = (propose(10**6, 512, 10**9, Targets(memory_bytes=bound)) for bound in (None, 10**8))
 
     assert plain == bounded[: len(plain)]
-    assert [proposal.factory for proposal in bounded[len(plain) :]] == ["IVF2048,PQ128x4fs", "IVF2048,PQ64x4fs"]
+    assert [proposal.factory for proposal in bounded[len(plain) :]] == ["IVF4096,PQ128x4fs", "IVF4096,PQ64x4fs"]
     assert min(proposal.memory_bytes for proposal in bounded) < 50 * 10**6
 
 

@@ -253,3 +253,16 @@ def test_a_graph_is_let_go_of_without_its_vectors(exact: ExactVectors, tmp_path:
 
 def small_graph_vectors(tmp_path: Path) -> ExactVectors:
     return written(tmp_path / "few.faiss", VECTORS[:60])
+
+
+@pytest.mark.parametrize("codes", ["PQ32x4fs", "RaBitQfs", "SQ8"])
+def test_a_graph_of_centres_finds_the_lists_that_comparing_all_of_them_finds(codes: str, tmp_path: Path) -> None:
+    queries_QD = clustered(200, width=64, seed=1)
+    exact = written(tmp_path / "v.faiss", clustered(20_000, width=64))
+    best_QK, narrow = exact.search(queries_QD, 10)[1], SearchParameters(probes=24, rerank=200)
+    flat = ApproximateIndex.build(f"IVF1024,{codes}", exact, tmp_path / "flat.faiss")
+    graph = ApproximateIndex.build(f"IVF1024_HNSW8,{codes}", exact, tmp_path / "g.faiss", centroids_CD=flat.centroids())
+
+    recalls = [overlap(index.search(queries_QD, 10, parameters=narrow)[1], best_QK) for index in (flat, graph)]
+
+    assert recalls[0] - recalls[1] < 0.01

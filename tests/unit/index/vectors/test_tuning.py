@@ -148,7 +148,7 @@ def test_stored_recall_is_that_of_the_stored_structure(
 def test_what_was_tried_is_told(choose: Callable[..., StructureFacts], tmp_path: Path) -> None:
     facts = choose()
 
-    assert [candidate.factory for candidate in facts.candidates][:3] == [EXACT, "IVF128,PQ16x4fs", "IVF128,RaBitQfs"]
+    assert [candidate.factory for candidate in facts.candidates][:3] == [EXACT, "IVF256,PQ16x4fs", "IVF256,RaBitQfs"]
     assert all((candidate.build_seconds is None) == bool(candidate.skipped) for candidate in facts.candidates)
     assert facts.front == pareto_front(facts.front)
     assert (facts.num_queries, facts.query_source) == (500, "sampled keys")
