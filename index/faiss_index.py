@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.checking import to_record
 from index.embedded.folding import Provenance, publish_built, quietly
-from index.embedded.generation import Generation
+from index.embedded.generation import Generation, SupersededError
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
@@ -36,6 +36,8 @@ from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
 from index.vectors.tuning import Report
 
 RETRY_S = 1.0
+SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
+SWITCH_POLL_S = 0.01
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
 logger = logging.getLogger(__name__)
 
@@ -251,12 +253,23 @@ class FaissIndex:
     @contextmanager
     def _moment(self) -> Iterator[tuple[Snapshot, View]]:
         """The index as it is now, for the length of the block."""
-        generation = self._acquire()
-        try:
-            with generation.moment() as moment:
-                yield moment
-        finally:
-            generation.release()
+        with ExitStack() as stack:
+            yield self._enter(stack)
+
+    def _enter(self, stack: ExitStack) -> tuple[Snapshot, View]:
+        """The index as it is now, until the stack is left."""
+        give_up_s = time.monotonic() + SWITCH_S
+        while True:
+            generation = self._acquire()
+            with ExitStack() as entered:
+                entered.callback(generation.release)
+                try:
+                    moment = entered.enter_context(generation.moment(time.monotonic() < give_up_s))
+                except SupersededError:
+                    time.sleep(SWITCH_POLL_S)  # another thread may be opening the newer version
+                    continue
+                stack.push(entered.pop_all())
+                return moment
 
     def _acquire(self) -> Generation:
         """The published generation, kept open until it is released."""

@@ -4,14 +4,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.folding import Provenance, publish_next
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
 from index.embedded.store import Store, naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
-from index.vectors.tuning import Report
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +25,6 @@ class Base:
     store: Store
     version: OpenVersion | None
     is_sound: bool
-
-    def publish(
-        self, directory: IndexDirectory, provenance: Provenance, options: FoldOptions, report: Report
-    ) -> Manifest:
-        """Publishes the next version of the store, and clears away what nobody needs any more."""
-        manifest, oldest_seq = publish_next(directory, self.store.path, provenance, options, report)
-        self.store.note(**options.facts())
-        self.store.prune_removals(oldest_seq)
-        return manifest
 
     def close(self) -> None:
         """Closes the store and lets go of the version."""

@@ -1,8 +1,9 @@
 """Builds an index: corpus to plan, plan to store, store to a published version.
 
 New and changed keys are embedded into a store of their own, `building/store.sqlite`. The first build's becomes the
-index's store; later ones are taken over by the index's store in one transaction, so that searches see all of a build or
-nothing of it. A build can be stopped at any time, kill -9 included: the next one goes on from what was embedded.
+index's store; later ones are taken over by the index's store in one transaction, whose version is complete before it
+ends, so that searches see all of a build or nothing of it, and never have to search it without a structure. A build can
+be stopped at any time, kill -9 included: the next one goes on from what was embedded.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
 from index.building.encoding import CheckpointSource, EncoderSource
 from index.building.plan import Plan, PlannedEntry
-from index.embedded.folding import Provenance, publish_built, read_bad_rows
+from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from index.embedded.manifest import Manifest
 from index.embedded.options import AUTO, FoldOptions
 from index.embedded.records import Known, Record
@@ -125,11 +126,13 @@ class _Build:
             self._require_keys()
             if base is None:
                 staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
-            else:
-                self._take_over(base.store, staged)
-        if base is not None and not self._is_new(base):
+            manifest = None if base is None else self._publish_next(base, staged)
+        if base is None:
+            manifest = self._publish_first()
+        elif manifest is None:
             return self._keep(base, num_embedded)
-        manifest = self._publish(base)
+        else:
+            _delete_store(self._directory.building_dir / STORE_NAME)
         return BuildReport(manifest, self._directory.version_dir(manifest.version), True, num_embedded)
 
     def close(self) -> None:
@@ -252,7 +255,7 @@ class _Build:
             raise InvalidCorpusError(self._nothing_left())
 
     def _take_over(self, store: Store, staged: Store) -> None:
-        """Brings the index's store up to the corpus in one transaction."""
+        """Brings the index's store up to the corpus."""
         entries = [entry.key for entry in self._plan.entries(only_stale=True)]
         refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
         records = (staged.record(key) for key in entries if staged.has(key))
@@ -262,18 +265,29 @@ class _Build:
         if staged.meta.get("computed_in"):
             store.note_computed_in(json.loads(staged.meta["computed_in"]))
 
-    def _publish(self, base: Base | None) -> Manifest:
-        settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
-        previous = None if base is None or base.version is None else base.version.manifest
-        corpus = list(map(without_secrets, self._settings.corpus))
-        provenance = Provenance(corpus, settings, self._plan.bad_rows(), previous)
+    def _publish_first(self) -> Manifest:
+        """Makes what was embedded the index's store, and publishes a version of it."""
+        provenance = self._provenance()
         self._plan.close()
+        options = FoldOptions().changed_by(self._settings)
+        return publish_built(self._directory, provenance, options, step_lines(self._console))
+
+    def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
+        """Takes over what was embedded, and publishes a version with it; `None` if nothing has changed."""
+
+        def changes() -> bool:
+            self._take_over(base.store, staged)
+            return self._is_new(base)
+
+        previous = None if base.version is None else base.version.manifest
+        provenance, options = self._provenance(previous), self._options(base.store)
         report = step_lines(self._console)
-        if base is None:
-            return publish_built(self._directory, provenance, FoldOptions().changed_by(self._settings), report)
-        manifest = base.publish(self._directory, provenance, self._options(base.store), report)
-        _delete_store(self._directory.building_dir / STORE_NAME)
-        return manifest
+        return publish_with_changes(self._directory, base.store, changes, provenance, options, report)
+
+    def _provenance(self, previous: Manifest | None = None) -> Provenance:
+        settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
+        corpus = list(map(without_secrets, self._settings.corpus))
+        return Provenance(corpus, settings, self._plan.bad_rows(), previous)
 
     def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""

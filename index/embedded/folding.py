@@ -9,8 +9,8 @@ import platform
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,8 @@ from index.embedded.calibration import Calibration
 from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, STRUCTURE_NAME, VECTORS_NAME
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
-from index.embedded.store import Store
-from index.embedded.store_reader import StoreReader
+from index.embedded.store import Store, naming_damage
+from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError
 from index.filtering.postings import write_postings
@@ -62,19 +62,17 @@ class Provenance:
 
 def fold(
     directory: IndexDirectory,
-    reader: StoreReader,
+    moment: AbstractContextManager[Snapshot],
     store_name: str,
     provenance: Provenance,
     options: FoldOptions,
     report: Report = quietly,
 ) -> Manifest:
-    """Writes the files of the next version from a store as it is now, into `folding/`.
-
-    The store may be changed meanwhile; those changes are not in the version.
+    """Writes the files of the next version from a store as it is at one moment, into `folding/`.
 
     Args:
         directory: Where the index is.
-        reader: The store.
+        moment: The store at that moment; left as soon as all is read.
         store_name: What it is called when the version is published.
         provenance: What else its manifest says.
         options: How it is derived.
@@ -92,7 +90,7 @@ def fold(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     counts = _Counts()
-    with reader.snapshot() as snapshot:
+    with moment as snapshot:
         seq, meta = snapshot.seq, snapshot.meta()
         encoder = encoder_facts(meta)
         np.save(folder / ROWS_NAME, snapshot.rows())
@@ -150,7 +148,7 @@ def publish_built(
     name = directory.next_store_name()
     with _clearing_up(directory):
         with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
-            manifest = fold(directory, reader, name, provenance, options, report)
+            manifest = fold(directory, reader.snapshot(), name, provenance, options, report)
         with closing(Store(directory.building_dir / STORE_NAME)) as store:
             store.note(**options.facts())
         directory.adopt_built_store(name)
@@ -177,10 +175,53 @@ def publish_next(
     """
     with _clearing_up(directory):
         with closing(StoreReader(store_path)) as reader:
-            manifest = fold(directory, reader, store_path.parent.name, provenance, options, report)
+            manifest = fold(directory, reader.snapshot(), store_path.parent.name, provenance, options, report)
         directory.publish(manifest)
     directory.remove_old()
     return manifest, directory.oldest_seq()
+
+
+def publish_with_changes(
+    directory: IndexDirectory,
+    store: Store,
+    changes: Callable[[], bool],
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+) -> Manifest | None:
+    """Changes a store and publishes a version that covers the changes, both at once for every reader, or neither.
+
+    The version is complete before the changes are committed, and announced right after, so that no reader ever has
+    to search many new keys that no version covers. After a kill between the two, `IndexDirectory.recover` announces
+    it; before the first, it clears the version away.
+
+    Args:
+        directory: Where the index is.
+        store: Its store.
+        changes: Makes the changes; tells whether there is anything to publish.
+        provenance: What else the version's manifest says.
+        options: How it is derived.
+        report: Told of the search structure's progress.
+
+    Returns:
+        The version's manifest; `None` if there was nothing to publish.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        InvalidStructureError: the search structure that the options name cannot be built. Nothing was changed.
+        OSError: the disk is full or not writable. Nothing was changed.
+    """
+    with _clearing_up(directory), naming_damage(store.path), store.transaction() as db:
+        if not changes():
+            return None
+        moment = nullcontext(Snapshot(db, store.path))
+        manifest = fold(directory, moment, store.path.parent.name, provenance, options, report)
+        store.note(**options.facts())
+        directory.complete(manifest)
+    directory.announce(manifest.version)
+    directory.remove_old()
+    store.prune_removals(directory.oldest_seq())
+    return manifest
 
 
 def provenance_of(manifest: Manifest, version_dir: Path) -> Provenance:

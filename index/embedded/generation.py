@@ -1,15 +1,24 @@
 """One published version together with its store, open for searches, and the latest view of the two."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from index.embedded.folded import ON_CPU, Folded
 from index.embedded.store_reader import Snapshot, StoreReader
-from index.embedded.versions import OpenVersion, open_published
+from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.embedded.view import View
 from index.vectors.gpu import GpuUse
+
+FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
+PATIENCE_S = 1.0  # for that version
+POLL_S = 0.005
+
+
+class SupersededError(Exception):
+    """A newer version covers many changes that this one would have to take into memory."""
 
 
 class Generation:
@@ -20,11 +29,13 @@ class Generation:
         reader: Its store.
     """
 
-    def __init__(self, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
+    def __init__(self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
+        self._directory = directory
         self.version = version
         self.reader = reader
         self._folded = folded
         self._view = View.of(folded)
+        self._waited_for_seq = 0
         self._num_users = 1  # the owner
         self._lock = threading.Lock()
         self._view_lock = threading.Lock()
@@ -44,7 +55,7 @@ class Generation:
             folded = Folded.open(version, gpu)
             reader = StoreReader(version.store_path)
             reader.check(version.manifest)
-            generation = cls(version, reader, folded)
+            generation = cls(IndexDirectory(index_dir), version, reader, folded)
             with generation.moment():
                 return generation
         except BaseException:
@@ -61,10 +72,19 @@ class Generation:
         return self._view
 
     @contextmanager
-    def moment(self) -> Iterator[tuple[Snapshot, View]]:
-        """The store as it is now, and the view of the same moment, for the length of the block."""
+    def moment(self, may_be_superseded: bool = False) -> Iterator[tuple[Snapshot, View]]:
+        """The store as it is now, and the view of the same moment, for the length of the block.
+
+        Args:
+            may_be_superseded: Whether the caller would rather have a newer version than one with many recent keys.
+
+        Raises:
+            SupersededError: there is such a version.
+        """
         while True:
             with self.reader.snapshot() as snapshot:
+                if may_be_superseded and snapshot.seq - self._view.seq > FLOOD and self._is_superseded(snapshot.seq):
+                    raise SupersededError
                 view = self._view_at(snapshot)
                 if view is not None:
                     yield snapshot, view
@@ -87,6 +107,16 @@ class Generation:
         self.reader.close()
         self._folded.close()
         self.version.release()
+
+    def _is_superseded(self, seq: int) -> bool:
+        """Whether another version is announced, or will be in a moment, which is waited for once for these changes."""
+        give_up_s = time.monotonic() + (PATIENCE_S if self._waited_for_seq < seq else 0)
+        while self._directory.current_stamp() == self.version.stamp:
+            if time.monotonic() >= give_up_s:
+                self._waited_for_seq = seq
+                return False
+            time.sleep(POLL_S)
+        return True
 
     def _view_at(self, snapshot: Snapshot) -> View | None:
         """The view of the snapshot's moment; `None` if another thread has moved on to a later one."""

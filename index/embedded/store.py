@@ -39,6 +39,7 @@ from index.sources.images import ImageStamp
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
+PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
 
 _NOT_DAMAGE = tuple(
@@ -100,6 +101,7 @@ class Store:
         """
         self.path = path
         self._db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; one that exists keeps its own
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -157,6 +159,22 @@ class Store:
                 num_forgotten += is_there
             self.note(seq=seq)
         return num_forgotten
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Makes all changes of the block one, seen by nobody before its end, and taken back if it fails.
+
+        Yields:
+            The connection, which sees them already.
+        """
+        # Moving what was committed into the main file can take seconds: after the next change, not at the end of this.
+        (pages,) = self._db.execute("PRAGMA wal_autocheckpoint").fetchone()
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            with self._transaction():
+                yield self._db
+        finally:
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
     def forget_refusals(self, keys: Iterable[str]) -> None:
         """Forgets why keys were refused."""
@@ -271,6 +289,9 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._db.in_transaction:  # the block of `transaction` makes one change of all
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -10,6 +10,7 @@
 A reader holds a shared lock on the version it has open, so that nobody deletes it, or its store, under the reader.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
+from index.embedded.store import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
 CURRENT_NAME = "CURRENT"
@@ -131,37 +133,52 @@ class IndexDirectory:
         sync(self.stores_dir)
         sync(self.path)
 
-    def publish(self, manifest: Manifest) -> Path:
+    def publish(self, manifest: Manifest) -> None:
         """Makes `folding/` the published version, in one step for every reader.
 
         Args:
             manifest: What the version says about itself; it is written first.
+        """
+        self.complete(manifest)
+        self.announce(manifest.version)
 
-        Returns:
-            The version's directory.
+    def complete(self, manifest: Manifest) -> None:
+        """Makes `folding/` a version, on disk, that no reader looks at before it is announced.
+
+        Args:
+            manifest: What the version says about itself; it is written first.
         """
         manifest.write(self.folding_dir)
         for path in sorted(self.folding_dir.iterdir()):
             sync(path)
         sync(self.folding_dir)
         self.versions_dir.mkdir(exist_ok=True)
-        target = self.version_dir(manifest.version)
-        os.rename(self.folding_dir, target)
+        os.rename(self.folding_dir, self.version_dir(manifest.version))
         sync(self.versions_dir)
-        self._point_to(manifest.version)
-        return target
+
+    def announce(self, name: str) -> None:
+        """Makes a complete version the published one."""
+        aside = self.path / f"{CURRENT_NAME}.new"
+        aside.write_text(f"{name}\n", encoding="ascii")
+        sync(aside)
+        os.replace(aside, self.path / CURRENT_NAME)
+        sync(self.path)
 
     def recover(self) -> None:
         """Ends what a writer was stopped in.
 
-        A complete version that was not announced is announced: it is complete from the moment it has its name. Half a
-        version is cleared away.
+        A complete version that was not announced is announced, if its store has the changes that it covers: a build
+        makes the version first. Any other, and half a version, is cleared away.
         """
         shutil.rmtree(self.folding_dir, ignore_errors=True)
-        names = self.names()
         current = self._current_or_damaged()
-        if names and (current is None or int(names[-1]) > int(current)):
-            self._point_to(names[-1])
+        for name in reversed(self.names()):
+            if current is not None and int(name) <= int(current):
+                return
+            if self._is_covered(name):
+                self.announce(name)
+                return
+            shutil.rmtree(self.version_dir(name))
 
     def take_back_store(self) -> None:
         """Makes a built store that no version was derived from, as its builder was stopped, one that is being built."""
@@ -200,12 +217,15 @@ class IndexDirectory:
         except IndexCorruptError:
             return None
 
-    def _point_to(self, name: str) -> None:
-        aside = self.path / f"{CURRENT_NAME}.new"
-        aside.write_text(f"{name}\n", encoding="ascii")
-        sync(aside)
-        os.replace(aside, self.path / CURRENT_NAME)
-        sync(self.path)
+    def _is_covered(self, name: str) -> bool:
+        """Whether the store of a version has all of its changes; true where that cannot be told."""
+        try:
+            manifest = read_manifest(self.version_dir(name))
+            path = self.store_path(manifest.store)
+            with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+                return int(read_meta(db)["seq"]) >= manifest.seq
+        except (IndexCorruptError, IndexFormatError, LookupError, TypeError, ValueError):
+            return True
 
 
 @dataclass(frozen=True)

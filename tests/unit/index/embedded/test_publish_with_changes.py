@@ -1,0 +1,139 @@
+"""Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from index import FaissIndex
+from index.embedded import generation
+from index.embedded.checking import to_record
+from index.embedded.folding import Provenance, publish_next, publish_with_changes, quietly
+from index.embedded.manifest import Manifest
+from index.embedded.options import FoldOptions
+from index.embedded.store import Store
+from index.embedded.versions import IndexDirectory
+from index.errors import InvalidStructureError
+from index.vectors.tuning import Report
+from tests.live_index import WIDTH, make_index, new_keys
+
+NUM_OLD, NUM_ALL = 6, 15
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    return make_index(tmp_path / "i", new_keys(NUM_OLD))
+
+
+@pytest.fixture
+def store(index_dir: Path) -> Iterator[Store]:
+    with closing(Store(IndexDirectory(index_dir).store_path("1"))) as store:
+        yield store
+
+
+def store_all(store: Store) -> bool:
+    store.commit([to_record(key, WIDTH) for key in new_keys(NUM_ALL)], gone=["k0"])
+    return True
+
+
+def publish(store: Store, options: FoldOptions | None = None, report: Report = quietly) -> Manifest | None:
+    directory = IndexDirectory(store.path.parents[2])
+    options = options or FoldOptions()
+    return publish_with_changes(directory, store, lambda: store_all(store), Provenance(), options, report)
+
+
+def state(index: FaissIndex) -> tuple[int, int]:
+    """Number of keys, and of changes that the version in use does not cover."""
+    return index.count(), index.info().details["num_unfolded"]
+
+
+def test_readers_see_the_changes_with_their_version(index_dir: Path, store: Store) -> None:
+    with FaissIndex.open(index_dir) as reader:
+        seen = []
+        manifest = publish(store, report=lambda step, done, total: seen.append(state(reader)))
+
+        assert set(seen) == {(NUM_OLD, 0)}
+        assert state(reader) == (NUM_ALL - 1, 0)
+        assert manifest is not None
+        assert (manifest.num_keys, reader.manifest.version) == (NUM_ALL - 1, manifest.version)
+
+
+def test_changes_are_taken_back_where_no_version_can_be_made(index_dir: Path, store: Store) -> None:
+    with pytest.raises(InvalidStructureError, match="IVF64,Flat"):
+        publish(store, FoldOptions(structure="IVF64,Flat"))
+
+    assert store.num_keys() == NUM_OLD
+    assert sorted(path.name for path in index_dir.iterdir()) == [".lock", "CURRENT", "stores", "versions"]
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert state(index) == (NUM_OLD, 0)
+
+
+def test_nothing_is_published_where_nothing_changes(index_dir: Path, store: Store) -> None:
+    before = IndexDirectory(index_dir).names()
+
+    assert publish_with_changes(IndexDirectory(index_dir), store, lambda: False, Provenance(), FoldOptions()) is None
+    assert IndexDirectory(index_dir).names() == before
+
+
+def test_version_of_changes_that_were_taken_back_is_cleared_away(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete_and_stop(directory: IndexDirectory, manifest: Manifest) -> None:
+        complete(directory, manifest)
+        raise KeyboardInterrupt
+
+    complete = IndexDirectory.complete
+    with monkeypatch.context() as patched:
+        patched.setattr(IndexDirectory, "complete", complete_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(store)
+    directory = IndexDirectory(index_dir)
+    current, left = directory.current(), directory.names()[-1]
+    assert left != current
+
+    directory.recover()
+
+    assert (directory.current(), directory.names()[-1]) == (current, current)
+    assert state(FaissIndex.open(index_dir)) == (NUM_OLD, 0)
+
+
+def test_version_of_committed_changes_is_announced_after_a_stop(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(directory: IndexDirectory, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IndexDirectory, "announce", stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(store)
+
+    IndexDirectory(index_dir).recover()
+
+    assert state(FaissIndex.open(index_dir)) == (NUM_ALL - 1, 0)
+
+
+def test_reader_waits_for_the_version_of_many_changes(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(generation, "PATIENCE_S", 30.0)
+    with FaissIndex.open(index_dir) as reader, ThreadPoolExecutor(4) as threads:
+        store_all(store)
+        found = [threads.submit(state, reader) for _ in range(4)]  # must not load what the next version covers
+        publish_next(IndexDirectory(index_dir), store.path, Provenance(), FoldOptions())
+
+        assert [future.result() for future in found] == [(NUM_ALL - 1, 0)] * 4
+
+
+def test_many_changes_without_a_version_are_searched_all_the_same(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(generation, "PATIENCE_S", 0.02)
+    with FaissIndex.open(index_dir) as reader:
+        store_all(store)
+
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)  # rows that came, and rows that went
