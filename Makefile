@@ -24,6 +24,7 @@ DATASET ?= $(DEMO_DATASET)
 PORT ?= 8000
 URL ?= http://127.0.0.1:$(PORT)
 REPORT ?= $(RUN)/benchmark
+PEERS ?= .venv-peers
 
 .PHONY: help
 help: ## Show this list
@@ -95,8 +96,20 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
 
 .PHONY: perf-index
-perf-index: setup ## Measure an index of a million keys (PERF_FLAGS=), into docs/results/
-	$(BIN)/python -m tests.performance.index_speed --output docs/results/index.md $(PERF_FLAGS)
+perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
+	$(BIN)/python -m tests.performance.index_speed --peers $(PEERS) --output docs/results/index.md $(PERF_FLAGS)
+
+# Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
+# pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
+.PHONY: peers
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: $(wildcard tests/performance/peers/requirements-*.txt)
+	for peer in autofaiss clip-retrieval; do \
+	$(PYTHON) -m venv $(PEERS)/$$peer; \
+	PYTHONWARNINGS=ignore $(PEERS)/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/performance/peers/requirements-$$peer.txt; done
+	PYTHONWARNINGS=ignore $(PEERS)/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1
+	touch $@
 
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
@@ -116,5 +129,5 @@ redis-server:
 
 .PHONY: clean
 clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches
-	rm -rf $(VENV) $(DEMO_DATASET) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DEMO_DATASET) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,14 +7,16 @@ Shape legend: Q = queries, D = width.
 """
 
 import argparse
+import json
 import os
 import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from encoder.program import plain_console
 from index.embedded.folding import Provenance, publish_built
-from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
 from index.embedded.store import Store
@@ -33,8 +35,12 @@ from index.filtering.conditions import Equals
 from index.key_index import NewKey, Scope
 from index.progress import step_lines
 from index.vectors.targets import Targets
+from tests.performance import embedding_speed, search_peers
+from tests.performance.index_report import write_report
 from tests.performance.search_speed import ClusteredVectors, overlap
 
+PARTS = ("search", "embedding", "peers")
+MIB = 2**20
 COMMIT_KEYS = 10_000
 NUM_GROUPS = 100  # a condition on one of them holds for 1 % of the keys
 NUM_QUERIES = 300
@@ -48,18 +54,13 @@ class Findings:
     """What was measured, as the rows of a table; printed as they come."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
+        self.rows: list[list[str]] = []
         self._console = plain_console()
 
     def add(self, what: str, found: str, goal: str = "") -> None:
         """One row."""
-        self.rows.append((what, found, goal))
+        self.rows.append([what, found, goal])
         self._console.print(f"{what}: {found}{f' (goal: {goal})' if goal else ''}")
-
-    def table(self) -> str:
-        """All rows in Markdown."""
-        rows = "".join(f"| {what} | {found} | {goal} |\n" for what, found, goal in self.rows)
-        return f"| | measured | goal |\n|---|---|---|\n{rows}"
 
 
 def fill(directory: IndexDirectory, drawn: ClusteredVectors, num_keys: int, width: int) -> float:
@@ -96,26 +97,44 @@ def alone_ms(
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", float(p50)
 
 
-def measure_search(index: FaissIndex, queries_QD: NDArray[np.float32], findings: Findings) -> None:
-    """Unfiltered search: recall, latency, throughput."""
-    index.search(queries_QD[:8], 10)
-    exact = index.search(queries_QD[:EXACT_QUERIES], 10, exact=True)
-    found = index.search(queries_QD[:EXACT_QUERIES], 10)
-    keys = [np.array([[int(hit.key[4:]) for hit in hits] for hits in results]) for results in (found, exact)]
-    findings.add("recall@10, fresh queries", f"{overlap(*keys):.4f}", "0.98")
-    words, unfiltered_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10), queries_QD)
+def measure_reading(index_dir: Path, drawn: ClusteredVectors, findings: Findings) -> None:
+    """Opening, search, payload; the queries of each row are new, so that no row finds its hits in memory already."""
+    queries_QD = drawn.draw(EXACT_QUERIES)
+    started_s = time.perf_counter()
+    with FaissIndex.open(index_dir) as index:
+        opened_s = time.perf_counter() - started_s
+        index.search(queries_QD[:1], 10)
+        findings.add("opening", f"{opened_s:.2f} s; {time.perf_counter() - started_s:.2f} s to the first hits", "2 s")
+        exact, found = (index.search(queries_QD, 10, exact=is_exact) for is_exact in (True, False))
+        keys = [np.array([[int(hit.key[4:]) for hit in hits] for hits in results]) for results in (found, exact)]
+        findings.add("recall@10, fresh queries", f"{overlap(*keys):.4f}", "0.98")
+        measure_latency(index, drawn, findings)
+        queries_QD = drawn.draw(NUM_QUERIES)
+        ratios = [throughput_ratio(index, queries_QD) for _ in range(ROUNDS)]
+        shown = f"{np.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
+        findings.add(f"queries/s over exact search, {len(queries_QD)} at once", shown, "20x")
+        rows = np.random.default_rng(1).integers(1, index.count(), (NUM_QUERIES, 10)).tolist()
+        words, _ = alone_ms(lambda _, number: payload(index, rows[number]), queries_QD)
+        findings.add("payload of 10 keys anywhere", words, "1 ms")
+
+
+def measure_latency(index: FaissIndex, drawn: ClusteredVectors, findings: Findings) -> None:
+    """One query after the other: of all keys, of all exactly, and of the keys that a condition holds for."""
+    words, unfiltered_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
     findings.add("one query, 10 hits with payload", words)
-    words, exact_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10, exact=True), queries_QD[:10])
+    words, exact_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10, exact=True), drawn.draw(10))
     findings.add("the same, exact", words)
     findings.add("queries/s over exact search, one at a time", f"{exact_ms / unfiltered_ms:.0f}x", "20x")
-    ratios = [throughput_ratio(index, queries_QD) for _ in range(ROUNDS)]
-    shown = f"{np.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
-    findings.add(f"queries/s over exact search, {len(queries_QD)} at once", shown, "20x")
-    scopes = [Scope(condition=Equals(("group",), f"g{number}")) for number in range(NUM_GROUPS)]
+    search = filtered(index, [Scope(condition=Equals(("group",), f"g{number}")) for number in range(NUM_GROUPS)])
     for what in ("a condition that holds for 1 %, first use", "the same condition again"):
-        search = filtered(index, scopes)
-        words, filtered_ms = alone_ms(search, queries_QD[:NUM_GROUPS])
-        findings.add(what, f"{words}, {filtered_ms / unfiltered_ms:.2f}x unfiltered", "2x")
+        words, filtered_ms = alone_ms(search, drawn.draw(NUM_GROUPS))
+        findings.add(f"{what}, exact", f"{words}, {filtered_ms / unfiltered_ms:.2f}x unfiltered", "2x")
+
+
+def payload(index: FaissIndex, rows: list[int]) -> object:
+    """The payload of some rows, as a search takes it for its hits."""
+    with index._moment() as (snapshot, _):
+        return snapshot.records(rows)
 
 
 def filtered(index: FaissIndex, scopes: list[Scope]) -> Callable[[NDArray[np.float32], int], object]:
@@ -133,14 +152,14 @@ def throughput_ratio(index: FaissIndex, queries_QD: NDArray[np.float32]) -> floa
     return times_s[0] / times_s[1]
 
 
-def measure_changes(index_dir: Path, drawn: ClusteredVectors, queries_QD: NDArray[np.float32], found: Findings) -> None:
+def measure_changes(index_dir: Path, drawn: ClusteredVectors, found: Findings) -> None:
     """Changes of a live index, and search with many of them."""
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
         words, _ = alone_ms(lambda vector_1D, n: index.upsert([new_key(vector_1D[0], n)]), drawn.draw(NUM_UPSERTS))
         found.add("upsert of one key, on disk", words, "p50 10 ms")
         index.upsert([new_key(vector_D, NUM_UPSERTS + n) for n, vector_D in enumerate(drawn.draw(RECENT_KEYS))])
-        index.search(queries_QD[:1], 10)
-        words, _ = alone_ms(lambda query_1D, _: index.search(query_1D, 10), queries_QD)
+        index.search(drawn.draw(1), 10)
+        words, _ = alone_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
         found.add(f"one query with {RECENT_KEYS:,} recent keys", words)
 
 
@@ -149,8 +168,9 @@ def new_key(vector_D: NDArray[np.float32], number: int) -> NewKey:
     return NewKey(f"new-{number}", vector_D, f"text {number}", metadata={"group": f"g{number % NUM_GROUPS}"})
 
 
-def measure(directory: Path, num_keys: int, width: int, findings: Findings) -> Manifest:
-    """Everything, with the index in a directory."""
+def measure_index(directory: Path, num_keys: int, width: int) -> dict[str, Any]:
+    """Everything of an index that is made in a directory."""
+    findings = Findings()
     drawn = ClusteredVectors(num_keys, width)
     index_dir = IndexDirectory(directory / "index")
     findings.add("storing keys", f"{num_keys / fill(index_dir, drawn, num_keys, width):,.0f} keys/s")
@@ -158,57 +178,65 @@ def measure(directory: Path, num_keys: int, width: int, findings: Findings) -> M
     options = FoldOptions(targets=Targets())
     manifest = publish_built(index_dir, Provenance(), options, step_lines(plain_console()))
     findings.add("folding: files, structure chosen and measured", f"{time.perf_counter() - started_s:,.0f} s")
-    queries_QD = drawn.draw(NUM_QUERIES)
-    started_s = time.perf_counter()
-    with FaissIndex.open(index_dir.path) as index:
-        opened_s = time.perf_counter() - started_s
-        index.search(queries_QD[:1], 10)
-        findings.add("opening", f"{opened_s:.2f} s; {time.perf_counter() - started_s:.2f} s to the first hits", "2 s")
-        measure_search(index, queries_QD, findings)
-        words, _ = alone_ms(lambda _, n: index.get(f"key-{n * 97}"), queries_QD)
-        findings.add("one key's payload by name", words, "10 hits in 1 ms")
-    measure_changes(index_dir.path, drawn, queries_QD, findings)
-    sizes = {name: file.size_bytes / 2**20 for name, file in manifest.files.items()}
+    measure_reading(index_dir.path, drawn, findings)
+    measure_changes(index_dir.path, drawn, findings)
+    sizes = {name: file.size_bytes / MIB for name, file in manifest.files.items()}
+    sizes["store.sqlite"] = index_dir.store_path(manifest.store).stat().st_size / MIB
     findings.add("files, MiB", ", ".join(f"{name} {size:,.0f}" for name, size in sizes.items() if size >= 1))
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     findings.add("peak memory of the process, mapped files included", f"{peak_gib:.1f} GiB")
-    return manifest
+    assert manifest.structure is not None
+    return {
+        "num_keys": num_keys,
+        "width": width,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, FAISS {faiss.__version__}",
+        "rows": findings.rows,
+        "structure": manifest.structure.model_dump(mode="json"),
+    }
 
 
-def page(arguments: argparse.Namespace, manifest: Manifest, findings: Findings) -> str:
-    """The report."""
-    structure = manifest.structure
-    assert structure is not None
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, FAISS {faiss.__version__}"
-    tried = "".join(
-        f"| {point.factory} | {point.search.probes} | {point.search.rerank} | {point.recall_at_10:.4f} "
-        f"| {point.latency_p50_ms:.2f} | {point.memory_bytes / 2**20:,.0f} |\n"
-        for point in structure.front
-    )
-    return (
-        f"# Speed of an index\n\n`make perf-index`: {arguments.num_keys:,} keys with clustered unit vectors of width "
-        f"{arguments.width} (float32), three metadata fields each, through `FaissIndex`; {machine}.\n\n"
-        f"Chosen structure: `{structure.factory}`, {structure.search.probes} probes, {structure.search.rerank} "
-        f"re-ranked; {structure.memory_bytes / 2**20:,.0f} MiB, built in {structure.build_seconds:.0f} s.\n\n"
-        f"{findings.table()}\n"
-        "## What was tried\n\nThe Pareto front of recall, latency and memory on the queries for tuning.\n\n"
-        f"| structure | probes | re-ranked | recall@10 | p50 ms | MiB |\n|---|---|---|---|---|---|\n{tried}"
-    )
+def run_part(name: str, arguments: argparse.Namespace, folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One part of the measurement, with its files in a folder."""
+    if name == "search":
+        return measure_index(folder, arguments.num_keys, arguments.width)
+    if name == "peers":
+        python = arguments.peers / "autofaiss" / "bin" / "python"
+        return search_peers.measure(folder, parts["search"], python, arguments.milvus_keys, arguments.peer_timeout_s)
+    python = arguments.peers / "clip-retrieval" / "bin" / "python"
+    if not python.exists():
+        return {"not_run": "clip-retrieval is not installed; make peers"}
+    return embedding_speed.measure(folder, arguments.num_images, python)
 
 
 def main() -> None:
-    """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(description="Measures a whole index.")
+    """Measures, prints, writes; what was measured before and is not asked for is taken as it was."""
+    parser = argparse.ArgumentParser(description="Measures a whole index, and others beside it.")
     parser.add_argument("--num-keys", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--directory", type=Path, help="where the index is made; a temporary place when absent")
-    parser.add_argument("--output", type=Path, help="Markdown file for the findings")
+    parser.add_argument(
+        "--only", nargs="*", choices=PARTS, default=PARTS, help="parts to measure; none: the page is made again"
+    )
+    parser.add_argument("--peers", type=Path, default=Path(".venv-peers"), help="environments that make peers made")
+    parser.add_argument("--peer-timeout-s", type=float, default=1200, help="longest time for one peer")
+    parser.add_argument("--milvus-keys", type=int, default=100_000, help="keys for Milvus Lite")
+    parser.add_argument("--num-images", type=int, default=512)
+    parser.add_argument("--directory", type=Path, help="where files are made; a temporary place when absent")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Markdown file; raw numbers go to a folder beside it"
+    )
     arguments = parser.parse_args()
-    findings = Findings()
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-        manifest = measure(Path(directory), arguments.num_keys, arguments.width, findings)
-    if arguments.output:
-        arguments.output.write_text(page(arguments, manifest, findings), encoding="utf-8")
+    folder = arguments.output.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, dict[str, Any]] = {}
+    for name in PARTS:
+        path = folder / f"{name}.json"
+        if name in arguments.only:
+            with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
+                found = run_part(name, arguments, Path(scratch), parts)
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if path.exists():
+            parts[name] = json.loads(path.read_bytes())
+    write_report(arguments.output, parts)
 
 
 if __name__ == "__main__":
