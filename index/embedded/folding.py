@@ -24,7 +24,8 @@ from index.embedded.calibration import Calibration
 from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, STRUCTURE_NAME, VECTORS_NAME
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
-from index.embedded.store import Store, naming_damage
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError

@@ -20,7 +20,7 @@ from encoder.item import Modality
 from index.embedded.calibration import MODALITIES
 from index.embedded.manifest import Manifest
 from index.embedded.records import NewImage, payload_checksum, vector_checksum
-from index.embedded.store import naming_damage, open_read_only, read_meta, vector_dtype
+from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
 from index.settings import VectorType
@@ -144,7 +144,7 @@ class Snapshot:
         media_type, path, data, checksum = found[0]
         if NewImage(media_type, path, data).checksum(key, position) != checksum:
             raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
-        return StoredImage(_read_file(path, key) if data is None else data, media_type)
+        return StoredImage(read_referred(path, key) if data is None else data, media_type)
 
     def meta(self) -> dict[str, Any]:
         """What was noted about the whole store."""
@@ -330,7 +330,12 @@ def is_encodable(key: str) -> bool:
     return True
 
 
-def _read_file(path: str, key: str) -> bytes:
+def read_referred(path: str, key: str) -> bytes:
+    """Reads an image that a store only refers to.
+
+    Raises:
+        ImageUnavailableError: it cannot be read.
+    """
     try:
         return read_image(path)
     except OSError as error:

@@ -14,7 +14,8 @@ from index.embedded.folded import Folded
 from index.embedded.folding import Provenance, provenance_of, publish_next
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.store import Store, naming_damage, open_read_only, read_records
+from index.embedded.store import Store, read_records
+from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError

@@ -9,7 +9,8 @@ from index.embedded.folding import provenance_of, publish_next, quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
-from index.embedded.store import Store, naming_damage
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import KeyIndexError
