@@ -86,7 +86,8 @@ def load_shards(
 ) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
 
-    Keys that the index has are replaced. A load that was stopped is run again.
+    Keys that the index has are replaced. Readers see all of a load or nothing of it. One that was stopped has changed
+    nothing and is run again.
 
     Args:
         shards: Parquet files, or folders of them; paths or URLs.
@@ -104,13 +105,17 @@ def load_shards(
     if IndexDirectory(index_dir).current() is None:
         create_index(index_dir, encoder, vector_type)
     num_keys = 0
-    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+
+    def records() -> Iterator[Record]:
+        nonlocal num_keys
         for batch in chain.from_iterable(map(read_shard, files)):
-            index.store_records(batch)
+            yield from batch
             num_keys += len(batch)
             advance(len(batch))
-        index.compact(None if settings is None else index.manifest.options.changed_by(settings))
+
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+        index.load_records(records(), None if settings is None else index.manifest.options.changed_by(settings))
     return num_keys
 
 

@@ -2,10 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 
-from index.embedded.folding import provenance_of, publish_next, quietly
+from index.embedded.folding import provenance_of, publish_next, publish_with_changes, quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
@@ -92,6 +92,36 @@ class Writer:
                 self._store.note(**options.facts())
                 self._store.prune_removals(oldest_seq)
             return manifest
+
+    def load(self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Stores many keys and publishes a version that covers them, both at once for every reader, or neither.
+
+        Other changes wait until it is done.
+
+        Args:
+            records: The keys; read one by one.
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        with self._fold_lock, self._store_lock:
+            version = open_published(self._directory.path)
+            try:
+                provenance = provenance_of(version.manifest, version.path)
+            finally:
+                version.release()
+            chosen = options or FoldOptions.of(self._store.meta)
+
+            def changes() -> bool:
+                self._store.commit(records)
+                return self._store.seq != version.manifest.seq or chosen != version.manifest.options
+
+            manifest = publish_with_changes(self._directory, self._store, changes, provenance, chosen, report)
+            self._folded_seq = (manifest or version.manifest).seq
+            return manifest or version.manifest
 
     def close(self) -> None:
         """Waits for folding under way, closes the store and gives the lock back."""
