@@ -31,6 +31,7 @@ from index.settings import (
     RepairSettings,
     RestoreSettings,
     SnapshotSettings,
+    TuneSettings,
     VerifySettings,
 )
 from index.vectors.measured import front_lines, structure_lines
@@ -111,6 +112,20 @@ def compact(settings: CompactSettings) -> int:
     console.print(
         f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
     )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def tune(settings: TuneSettings) -> int:
+    """Chooses the search structure with real queries and says which."""
+    from index.building.tuning import tune_index
+
+    with progress(plain_console(stderr=True), "reading queries", None) as advance:
+        report = step_lines(plain_console(stderr=True))
+        manifest = tune_index(settings.index, settings.queries, report, advance)
+    console = plain_console()
+    console.print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     for line in structure_lines(manifest.structure):
         console.print(line)
     return 0
@@ -215,6 +230,7 @@ COMMANDS = {
     "build": Command(BuildSettings, build),
     "info": Command(InfoSettings, info),
     "compact": Command(CompactSettings, compact),
+    "tune": Command(TuneSettings, tune),
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
     "export": Command(ExportSettings, export),
@@ -235,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     usage_errors = (InvalidCorpusError, InvalidStructureError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
-    for flag in ("--corpus", "--shards"):
+    for flag in ("--corpus", "--shards", "--queries"):
         arguments = _repeat_flag(flag, arguments)
     return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
 

@@ -21,7 +21,7 @@ from index.embedded.folding import Provenance, publish_built, quietly
 from index.embedded.generation import Generation, SupersededError
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.records import Record
+from index.embedded.records import Record, TuningQueries
 from index.embedded.store import Store
 from index.embedded.store_reader import Snapshot, is_encodable
 from index.embedded.versions import STORE_NAME, IndexDirectory
@@ -179,6 +179,22 @@ class FaissIndex:
             OSError: the disk is full or not writable; the published version stays.
         """
         manifest = self._checked_writer().compact(options, report)
+        self._follow()
+        return manifest
+
+    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+        """Chooses the search structure anew, measured with real queries; later versions will be measured with them too.
+
+        Args:
+            queries: The queries; keys of the index when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+            InvalidStructureError: the queries cannot be used. Nothing was changed.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        manifest = self._checked_writer().tune(queries, report)
         self._follow()
         return manifest
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
@@ -188,6 +188,22 @@ class InfoSettings(AnyIndexSettings):
 
 class CompactSettings(IndexSettings, FoldSettings):
     """Folds the changes since the published version into a new one, or derives one in another way."""
+
+
+class TuneSettings(IndexSettings):
+    """Chooses the search structure with real queries, which later versions are measured with too."""
+
+    queries: list[str] = Field(
+        [], description="Parquet shards that `embed` wrote of queries, or folders of them; paths or URLs"
+    )
+    forget: bool = Field(False, description="Forget the queries, and measure with keys of the index again")
+
+    @model_validator(mode="after")
+    def check_choice(self) -> "TuneSettings":
+        """Refuses to guess which of the two is meant."""
+        if bool(self.queries) == self.forget:
+            raise ValueError("expected either queries, or forget")
+        return self
 
 
 class VerifySettings(IndexSettings):

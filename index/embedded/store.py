@@ -29,7 +29,9 @@ from index.embedded.records import (
     Record,
     Refusal,
     SeenImage,
+    TuningQueries,
     payload_checksum,
+    query_checksum,
     vector_checksum,
 )
 from index.embedded.store_file import APPLICATION_ID, BUSY_TIMEOUT_S, SCHEMA_VERSION, read_meta, vector_dtype
@@ -75,7 +77,12 @@ CREATE TABLE failures (
     key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
 );
 """
-_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES}"
+_QUERIES = """
+CREATE TABLE IF NOT EXISTS queries (
+    position INTEGER PRIMARY KEY, modality INTEGER NOT NULL, vector BLOB NOT NULL, checksum INTEGER NOT NULL
+)
+"""
+_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES} {_QUERIES};"
 
 
 class Store:
@@ -168,6 +175,17 @@ class Store:
                 yield self._db
         finally:
             self._db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    def keep_queries(self, queries: TuningQueries | None) -> None:
+        """Keeps real queries, in place of those that were kept, for the choice of search structures."""
+        rows = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
+        with self._transaction():
+            self._db.execute(_QUERIES)  # older stores have no such table
+            self._db.execute("DELETE FROM queries")
+            for position, (code, vector_D) in enumerate(rows):
+                data = vector_D.astype("<f4").tobytes()
+                facts = (position, code, data, query_checksum(position, code, data))
+                self._db.execute("INSERT INTO queries VALUES (?, ?, ?, ?)", facts)
 
     def forget_refusals(self, keys: Iterable[str]) -> None:
         """Forgets why keys were refused."""

@@ -108,6 +108,7 @@ def _damage_of_store(path: Path, advance: Callable[[int], None]) -> list[IndexCo
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise IndexCorruptError(path, verdict)
+            Snapshot(db, path).tuning_queries()
             _read_all(db, advance)
     except IndexCorruptError as error:
         return [error]
