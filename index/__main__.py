@@ -5,26 +5,33 @@ import json
 import logging
 import sqlite3
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
-from index.embedded.manifest import Manifest
+from index.embedded.manifest import EncoderFacts, Manifest
 from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError
 from index.key_index import IndexInfo
+from index.milvus.address import CollectionAddress, parse_address
 from index.progress import progress, step_lines
 from index.settings import (
+    AnyIndexSettings,
     BuildSettings,
     CompactSettings,
     EmbedSettings,
     ExportSettings,
+    FoldSettings,
     InfoSettings,
     LoadSettings,
     RepairSettings,
     RestoreSettings,
     SnapshotSettings,
+    TuneSettings,
     VerifySettings,
 )
 from index.vectors.measured import front_lines, structure_lines
@@ -58,10 +65,29 @@ def build(settings: BuildSettings) -> int:
 
 def info(settings: InfoSettings) -> int:
     """Shows what an index is now and what the published version's manifest says."""
+    address = parse_address(settings.index)
+    return _info_of_directory(settings) if address is None else _info_of_collection(settings, address)
+
+
+def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> int:
+    from index.milvus_index import MilvusIndex
+
+    console = plain_console()
+    with MilvusIndex.open(address.uri, address.collection, token=_token(settings)) as index:
+        facts = index.info()
+    if settings.as_json:
+        console.print(json.dumps({"index": {**asdict(facts), "encoder": facts.encoder.model_dump()}}, indent=2))
+        return 0
+    for name, value in [*_counts(facts), *_encoder_lines(facts.encoder), *sorted(facts.details.items())]:
+        console.print(f"{name:<12}{value}")
+    return 0
+
+
+def _info_of_directory(settings: InfoSettings) -> int:
     from index.faiss_index import FaissIndex
 
     console = plain_console()
-    with FaissIndex.open(settings.index) as index:
+    with FaissIndex.open(Path(settings.index)) as index:
         facts, manifest = index.info(), index.manifest
     if settings.as_json:
         live = {"num_keys": facts.num_keys, "modalities": facts.modalities, "pools": facts.pools, **facts.details}
@@ -86,6 +112,20 @@ def compact(settings: CompactSettings) -> int:
     console.print(
         f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
     )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def tune(settings: TuneSettings) -> int:
+    """Chooses the search structure with real queries and says which."""
+    from index.building.tuning import tune_index
+
+    with progress(plain_console(stderr=True), "reading queries", None) as advance:
+        report = step_lines(plain_console(stderr=True))
+        manifest = tune_index(settings.index, settings.queries, report, advance)
+    console = plain_console()
+    console.print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     for line in structure_lines(manifest.structure):
         console.print(line)
     return 0
@@ -143,12 +183,29 @@ def embed(settings: EmbedSettings) -> int:
 
 def load(settings: LoadSettings) -> int:
     """Stores the keys of shards and says how many."""
-    from index.building.transfer import load_shards
-
+    address = parse_address(settings.index)
     with progress(plain_console(stderr=True), "loading", None) as advance:
-        num_keys = load_shards(settings.shards, settings.index, advance, settings.vectors, settings)
+        if address is None:
+            from index.building.transfer import load_shards
+
+            index_dir = Path(settings.index)
+            num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings)
+        else:
+            num_keys = _load_collection(settings, address, advance)
     plain_console().print(f"{num_keys:,} keys stored in {settings.index}")
     return 0
+
+
+def _load_collection(settings: LoadSettings, address: CollectionAddress, advance: Callable[[int], None]) -> int:
+    from index.building.collection_transfer import load_collection
+    from index.milvus_index import Structure
+
+    given = [name for name in FoldSettings.model_fields if name != "config" and getattr(settings, name) is not None]
+    if given:
+        raise InvalidStructureError(f"{', '.join(given)}: for index directories; see milvus_structure")
+    structure = Structure(kind=settings.milvus_structure)
+    images_dir, token = settings.images_dir, _token(settings)
+    return load_collection(settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token)
 
 
 def snapshot(settings: SnapshotSettings) -> int:
@@ -173,6 +230,7 @@ COMMANDS = {
     "build": Command(BuildSettings, build),
     "info": Command(InfoSettings, info),
     "compact": Command(CompactSettings, compact),
+    "tune": Command(TuneSettings, tune),
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
     "export": Command(ExportSettings, export),
@@ -193,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     usage_errors = (InvalidCorpusError, InvalidStructureError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
-    for flag in ("--corpus", "--shards"):
+    for flag in ("--corpus", "--shards", "--queries"):
         arguments = _repeat_flag(flag, arguments)
     return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
 
@@ -216,20 +274,32 @@ def _count(manifest: Manifest) -> str:
     return f"{manifest.num_keys:,} keys ({parts})"
 
 
-def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
-    encoder = manifest.encoder
+def _token(settings: AnyIndexSettings) -> str | None:
+    return None if settings.milvus_token is None else settings.milvus_token.get_secret_value()
+
+
+def _counts(facts: IndexInfo) -> list[tuple[str, str]]:
     pools = ", ".join(f"{pool} ({count:,})" for pool, count in facts.pools.items())
     modalities = ", ".join(f"{count:,} {modality}" for modality, count in facts.modalities.items() if count)
-    size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
+    return [("keys", f"{facts.num_keys:,} ({modalities})"), ("pools", pools or "none")]
+
+
+def _encoder_lines(encoder: EncoderFacts) -> list[tuple[str, str]]:
     return [
-        ("keys", f"{facts.num_keys:,} ({modalities})"),
-        ("pools", pools or "none"),
-        ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
-        ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
-        ("bad rows", f"{manifest.num_bad_rows:,}"),
         ("encoder", f"{encoder.name}, width {encoder.width}, {encoder.fusion} fusion"),
         ("fingerprint", encoder.fingerprint),
         ("computed in", ", ".join(encoder.computed_in) or "unknown"),
+    ]
+
+
+def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
+    size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
+    return [
+        *_counts(facts),
+        ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
+        ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
+        ("bad rows", f"{manifest.num_bad_rows:,}"),
+        *_encoder_lines(manifest.encoder),
         ("calibration", manifest.options.calibrate),
         ("corpus", ", ".join(manifest.corpus) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),

@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from index.embedded.folding import Provenance, publish_built, quietly
 from index.embedded.generation import Generation, SupersededError
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.records import Record
+from index.embedded.records import Record, TuningQueries
 from index.embedded.store import Store
 from index.embedded.store_reader import Snapshot, is_encodable
 from index.embedded.versions import STORE_NAME, IndexDirectory
@@ -138,15 +138,25 @@ class FaissIndex:
             OSError: the disk is full or not writable. Nothing was changed.
         """
         width = self.manifest.encoder.width
-        self.store_records([to_record(key, width) for key in keys])
+        self._checked_writer().commit([to_record(key, width) for key in keys])
 
-    def store_records(self, records: Sequence[Record]) -> None:
-        """Stores keys that have been checked, as `upsert` does.
+    def load_records(
+        self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly
+    ) -> Manifest:
+        """Stores many keys that have been checked, and publishes a version of all: readers see all of it or nothing.
+
+        Args:
+            records: The keys; read one by one.
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
 
         Raises:
             ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
         """
-        self._checked_writer().commit(records)
+        manifest = self._checked_writer().load(records, options, report)
+        self._follow()
+        return manifest
 
     def delete(self, keys: Collection[str]) -> int:
         """Deletes keys, all or nothing, on disk when it returns; gives the number that were there.
@@ -169,6 +179,22 @@ class FaissIndex:
             OSError: the disk is full or not writable; the published version stays.
         """
         manifest = self._checked_writer().compact(options, report)
+        self._follow()
+        return manifest
+
+    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+        """Chooses the search structure anew, measured with real queries; later versions will be measured with them too.
+
+        Args:
+            queries: The queries; keys of the index when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+            InvalidStructureError: the queries cannot be used. Nothing was changed.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        manifest = self._checked_writer().tune(queries, report)
         self._follow()
         return manifest
 

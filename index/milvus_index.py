@@ -133,6 +133,11 @@ class MilvusIndex:
             connection.close()
             raise
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether there is a folder for the images' bytes."""
+        return self._images is not None
+
     def search(
         self,
         vectors_QD: NDArray[np.float32],

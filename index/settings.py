@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
+from index.milvus.address import parse_address
 from index.readers.columns import parse_columns
 from index.vectors.targets import LatencyMs, MemoryBytes, Recall
 
@@ -37,6 +38,12 @@ class EmbeddingSettings(ProgramSettings):
         min_length=1,
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
     )
+    faiss: Path | None = Field(
+        None,
+        description="FAISS file of the vectors that the checkpoint gave for the corpus, row by row; they "
+        "are taken, and nothing is embedded",
+    )
+    normalize: bool = Field(False, description="Scale the vectors of the FAISS file to unit length")
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
     images: ImageStorage = Field(
         "copy",
@@ -136,14 +143,44 @@ class EmbedSettings(EmbeddingSettings):
 
 
 class IndexSettings(ProgramSettings):
-    """Names an index."""
+    """Names an index directory."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
     index: Path = Field(description="Index directory")
 
+    @field_validator("index", mode="before")
+    @classmethod
+    def require_directory(cls, value: Any) -> Any:
+        """Refuses a collection of Milvus, which looks after itself."""
+        if isinstance(value, str) and parse_address(value) is not None:
+            raise ValueError("a Milvus collection can be loaded and shown; this command is for index directories")
+        return value
 
-class InfoSettings(IndexSettings):
+
+class AnyIndexSettings(ProgramSettings):
+    """Names an index of either engine."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    index: str = Field(
+        min_length=1,
+        description="Index directory, or a Milvus collection: http://HOST:PORT/COLLECTION, or FILE.db/COLLECTION for "
+        "Milvus Lite",
+    )
+    milvus_token: SecretStr | None = Field(
+        None, description="What a Milvus server wants to see, such as user:password; better in the environment"
+    )
+
+    @field_validator("index")
+    @classmethod
+    def check_address(cls, value: str) -> str:
+        """Refuses an address that names no collection."""
+        parse_address(value)
+        return value
+
+
+class InfoSettings(AnyIndexSettings):
     """Shows what an index holds, what made it, and what was measured."""
 
     as_json: bool = Field(False, description="Print all of it as JSON")
@@ -151,6 +188,22 @@ class InfoSettings(IndexSettings):
 
 class CompactSettings(IndexSettings, FoldSettings):
     """Folds the changes since the published version into a new one, or derives one in another way."""
+
+
+class TuneSettings(IndexSettings):
+    """Chooses the search structure with real queries, which later versions are measured with too."""
+
+    queries: list[str] = Field(
+        [], description="Parquet shards that `embed` wrote of queries, or folders of them; paths or URLs"
+    )
+    forget: bool = Field(False, description="Forget the queries, and measure with keys of the index again")
+
+    @model_validator(mode="after")
+    def check_choice(self) -> "TuneSettings":
+        """Refuses to guess which of the two is meant."""
+        if bool(self.queries) == self.forget:
+            raise ValueError("expected either queries, or forget")
+        return self
 
 
 class VerifySettings(IndexSettings):
@@ -170,13 +223,19 @@ class ExportSettings(IndexSettings):
     )
 
 
-class LoadSettings(IndexSettings, FoldSettings):
-    """Stores keys with their vectors from Parquet shards, in a new index or one that is there."""
+class LoadSettings(AnyIndexSettings, FoldSettings):
+    """Stores keys with their vectors from Parquet shards, in a new index or one that is there, of either engine."""
 
     shards: list[str] = Field(
         min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them; paths or URLs"
     )
     vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+    milvus_structure: Literal["FLAT", "IVF_FLAT", "HNSW"] = Field(
+        "FLAT", description="How Milvus arranges the vectors of a new collection; FLAT compares with every key"
+    )
+    images_dir: str | None = Field(
+        None, description="Folder or URL where the images of a Milvus collection are kept; without one they are not"
+    )
 
 
 class SnapshotSettings(IndexSettings):

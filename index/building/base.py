@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.store import Store, naming_damage
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError

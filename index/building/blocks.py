@@ -48,6 +48,9 @@ def cut(plan: Plan, settings: EmbedSettings, fingerprint: str) -> Iterator[Block
 
 def _digest(entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprint: str) -> str:
     facts = [fingerprint, settings.vectors, settings.images, settings.max_image_bytes, settings.max_image_pixels]
+    if settings.faiss is not None:
+        found = settings.faiss.stat()
+        facts += [str(settings.faiss), found.st_size, found.st_mtime_ns, settings.normalize]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for entry in entries:
         digest.update(entry.key.encode() + b"\0" + entry.payload_digest(settings.images))

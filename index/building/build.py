@@ -20,7 +20,8 @@ from encoder.program import plain_console
 from index.building.base import Base, open_base
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
-from index.building.encoding import CheckpointSource, EncoderSource
+from index.building.encoding import EncoderSource
+from index.building.imported import ImportedSource, source_of
 from index.building.plan import Plan, PlannedEntry
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from index.embedded.manifest import Manifest
@@ -81,7 +82,7 @@ def build_index(
         LiveKeysError: keys that were stored live would be lost; says what to do.
         OSError: the disk is full or not writable.
     """
-    source = source or CheckpointSource(settings)
+    source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
     find_files(settings.corpus)  # this and the checkpoint before anything is read or written
@@ -157,6 +158,8 @@ class _Build:
                 advance()
         if self._plan.count() == 0:
             raise InvalidCorpusError(self._nothing_left())
+        if isinstance(self._source, ImportedSource):
+            self._source.require_rows(self._plan.num_rows)
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
         if self._settings.strict:

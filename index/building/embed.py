@@ -195,7 +195,7 @@ def _make_ready(
     if known is not None and known.content_sha256 == content_sha256:
         return ReadyKey(entry, built, images, None)
     try:
-        prepared = source.load().prepare(Item(entry.text, tuple(contents)))
+        prepared = source.load().prepare(Item(entry.text, tuple(contents)), entry.position)
     except InvalidItemError as error:
         places = ", ".join(describe(stamp.location) for stamp in entry.images)
         return _Refused(entry, f"{error.reason}{f': {places}' if places else ''}", seen)

@@ -16,7 +16,8 @@ from encoder.program import plain_console
 from index.building.blocks import Block, cut
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed
-from index.building.encoding import CheckpointSource, EncoderSource
+from index.building.encoding import EncoderSource
+from index.building.imported import ImportedSource, source_of
 from index.building.plan import Plan
 from index.building.shards import read_facts, write_shard
 from index.embedded.folding import bad_row_lines
@@ -83,7 +84,7 @@ def embed_corpus(
         EncoderError: the encoder cannot be loaded.
         OSError: the folder cannot be written to.
     """
-    encoder = source or CheckpointSource(settings)
+    encoder = source or source_of(settings)
     console = console or plain_console(stderr=True)
     run = run or (lambda blocks: (embed_block(block, settings, encoder) for block in blocks))
     find_files(settings.corpus)  # this and the checkpoint before anything is written
@@ -92,6 +93,8 @@ def embed_corpus(
     with TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
         bad_rows = _read(plan, settings, console)
+        if isinstance(encoder, ImportedSource):
+            encoder.require_rows(plan.num_rows)
         kept: list[Embedded] = []
         missing = _missing(cut(plan, settings, fingerprint), settings, kept)
         with progress(console, "embedding", plan.count()) as advance:

@@ -45,7 +45,7 @@ class VectorEncoder(Protocol):
         """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
     def prepare(self, item: Item, position: int | None = None) -> Any:
-        """Decodes one item, in any thread; raises `InvalidItemError`."""
+        """Decodes one item, which is in the corpus's row of that number, in any thread; raises `InvalidItemError`."""
 
     def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Unit vectors `[B, D]`; called from one thread at a time."""

@@ -83,6 +83,11 @@ class Plan:
         self._db.execute("BEGIN")
         self._position = 0
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the corpus so far, good and bad."""
+        return self._position
+
     def next_row(self) -> None:
         """Begins the next row of the corpus, good or bad."""
         self._position += 1

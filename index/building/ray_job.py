@@ -15,7 +15,7 @@ import fsspec
 from encoder.errors import EncoderError
 from index.building.blocks import Block
 from index.building.embedding_job import Embedded, embed_block
-from index.building.encoding import CheckpointSource
+from index.building.imported import source_of
 from index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
 from index.settings import EmbedSettings
 
@@ -27,7 +27,7 @@ class _Worker:
 
     def __init__(self, settings: EmbedSettings) -> None:
         self._settings = settings
-        self._source = CheckpointSource(settings)
+        self._source = source_of(settings)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """Embeds the block of a task; an error that says what to do is handed on instead of ending the worker."""

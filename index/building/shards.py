@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from index.embedded.checking import check_record
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
-from index.errors import InvalidShardError
+from index.errors import EncoderMismatchError, InvalidShardError
 from index.settings import VectorType
 from index.sources.files import open_file
 from index.sources.locations import without_secrets
@@ -81,6 +81,23 @@ def read_encoder(location: str) -> EncoderFacts:
     """
     with _open(location) as shard:
         return _encoder(shard, location)
+
+
+def common_encoder(files: Sequence[str]) -> EncoderFacts:
+    """The encoder that made the vectors of all shards.
+
+    Raises:
+        EncoderMismatchError: two have different ones.
+        InvalidShardError: a file is no shard.
+    """
+    first = read_encoder(files[0])
+    for file in files[1:]:
+        other = read_encoder(file)
+        if (other.fingerprint, other.width, other.fusion) != (first.fingerprint, first.width, first.fusion):
+            raise EncoderMismatchError(
+                f"{without_secrets(files[0])} and {without_secrets(file)} were made by different encoders"
+            )
+    return first
 
 
 def read_facts(location: str) -> dict[str, Any]:

@@ -4,30 +4,34 @@ Shape legend: N = keys, D = width.
 """
 
 import contextlib
+import hashlib
 import json
+import mimetypes
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.building.shards import find_shards, read_encoder, read_shard, write_shard
+from index.building.shards import common_encoder, find_shards, read_shard, write_shard
 from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
-from index.embedded.records import Record
-from index.embedded.store import naming_damage, open_read_only, read_meta, read_records
+from index.embedded.records import NewImage, Record
+from index.embedded.store import read_records
+from index.embedded.store_file import naming_damage, open_read_only, read_meta
+from index.embedded.store_reader import read_referred
 from index.embedded.versions import IndexDirectory, open_published
-from index.errors import EncoderMismatchError, OutputExistsError
+from index.errors import OutputExistsError
 from index.faiss_index import FaissIndex, create_index
 from index.settings import FoldSettings, VectorType
-from index.sources.locations import without_secrets
+from index.sources.locations import parse_location
 from index.vectors.exact import write_exact
 
 Advance = Callable[[int], None]
 SHARD_KEYS = 100_000
-KEYS_NAME, FAISS_NAME = "keys.jsonl", "vectors.faiss"
+KEYS_NAME, FAISS_NAME, IMAGES_NAME = "keys.jsonl", "vectors.faiss", "images"
 
 
 def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: int = SHARD_KEYS) -> int:
@@ -53,21 +57,23 @@ def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: i
 
 
 def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
-    """Writes all vectors as a FAISS file, and their keys as JSON lines in the same order; gives their number.
+    """Writes all vectors as a FAISS file, and their keys as a corpus in the same order; gives their number.
 
     Args:
         index_dir: The index.
-        output: Folder for `vectors.faiss` (IndexFlatIP of the encoder's vectors, without calibration) and `keys.jsonl`;
-            must be empty if it exists.
+        output: Folder for `vectors.faiss` (IndexFlatIP of the encoder's vectors, without calibration), `keys.jsonl`
+            and `images/`, the images that the index holds and those that it refers to inside other files; must be
+            empty if it exists.
         advance: Told how many keys have been written since it was last told.
 
     Raises:
         OutputExistsError: there are files in the folder.
+        ImageUnavailableError: an image that the index refers to cannot be read.
     """
     with _keys_of(index_dir) as (records, encoder, _):
         _make_empty(output)
         with (output / KEYS_NAME).open("w", encoding="utf-8") as lines:
-            vectors_BD = (_vector_after_line(record, lines, advance) for record in records)
+            vectors_BD = (_vector_after_line(record, output, lines, advance) for record in records)
             return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
@@ -80,7 +86,8 @@ def load_shards(
 ) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
 
-    Keys that the index has are replaced. A load that was stopped is run again.
+    Keys that the index has are replaced. Readers see all of a load or nothing of it. One that was stopped has changed
+    nothing and is run again.
 
     Args:
         shards: Parquet files, or folders of them; paths or URLs.
@@ -94,30 +101,47 @@ def load_shards(
         EncoderMismatchError: shards, or shards and index, have different encoders.
     """
     files = find_shards(shards)
-    encoder = _common_encoder(files)
+    encoder = common_encoder(files)
     if IndexDirectory(index_dir).current() is None:
         create_index(index_dir, encoder, vector_type)
     num_keys = 0
-    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+
+    def records() -> Iterator[Record]:
+        nonlocal num_keys
         for batch in chain.from_iterable(map(read_shard, files)):
-            index.store_records(batch)
+            yield from batch
             num_keys += len(batch)
             advance(len(batch))
-        index.compact(None if settings is None else index.manifest.options.changed_by(settings))
+
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+        index.load_records(records(), None if settings is None else index.manifest.options.changed_by(settings))
     return num_keys
 
 
-def _vector_after_line(record: Record, lines: TextIO, advance: Advance) -> NDArray[np.float32]:
+def _vector_after_line(record: Record, output: Path, lines: TextIO, advance: Advance) -> NDArray[np.float32]:
     """A key's vector `[1, D]`, once its line is written."""
-    lines.write(json.dumps(_line(record), ensure_ascii=False) + "\n")
+    images = [_export_image(image, output, record.key) for image in record.images]
+    line = {"key": record.key, "modality": record.modality, "text": record.text, "image": images}
+    line = {name: value for name, value in line.items() if value not in (None, [])}
+    line |= {"metadata": json.loads(record.metadata), "pool": list(record.pools)}
+    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
     advance(1)
     return np.asarray(record.vector_D, np.float32)[None]
 
 
-def _line(record: Record) -> dict[str, Any]:
-    metadata, pools = json.loads(record.metadata), list(record.pools)
-    return {"key": record.key, "modality": record.modality, "text": record.text, "metadata": metadata, "pool": pools}
+def _export_image(image: NewImage, output: Path, key: str) -> str:
+    """What a corpus calls an image: where it is, or a file of its content that is written here."""
+    if image.path is not None and parse_location(image.path) is None:
+        return image.path
+    data = read_referred(image.path, key) if image.data is None and image.path is not None else image.data or b""
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"{IMAGES_NAME}/{digest[:2]}/{digest}{mimetypes.guess_extension(image.media_type) or ''}"
+    path = output / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return name
 
 
 @contextlib.contextmanager
@@ -144,14 +168,3 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if list(folder.iterdir()):
         raise OutputExistsError(f"{folder} is not empty: choose another place")
-
-
-def _common_encoder(files: Sequence[str]) -> EncoderFacts:
-    first = read_encoder(files[0])
-    for file in files[1:]:
-        other = read_encoder(file)
-        if (other.fingerprint, other.width, other.fusion) != (first.fingerprint, first.width, first.fusion):
-            raise EncoderMismatchError(
-                f"{without_secrets(files[0])} and {without_secrets(file)} were made by different encoders"
-            )
-    return first

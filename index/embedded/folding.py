@@ -24,7 +24,8 @@ from index.embedded.calibration import Calibration
 from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, STRUCTURE_NAME, VECTORS_NAME
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
-from index.embedded.store import Store, naming_damage
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError
@@ -94,18 +95,22 @@ def fold(
         seq, meta = snapshot.seq, snapshot.meta()
         encoder = encoder_facts(meta)
         np.save(folder / ROWS_NAME, snapshot.rows())
-        vectors = snapshot.vectors(BATCH_SIZE)
+        vectors, queries = snapshot.vectors(BATCH_SIZE), snapshot.tuning_queries()
+        queries_QD = None if queries is None else queries.vectors_QD
         if options.calibrate == "modality-mean":
             calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), encoder.width)
             calibration.write(folder / CALIBRATION_NAME)
             vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
+            queries_QD = None if queries is None else calibration.apply(queries.vectors_QD, queries.codes_Q)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     structure = None
     if counts.num_keys:
         factory = _factory(options, provenance.previous, counts.num_keys)
         exact = ExactVectors.open(folder / VECTORS_NAME)
-        structure = choose_structure(exact, folder / STRUCTURE_NAME, options.targets, factory=factory, report=report)
+        structure = choose_structure(
+            exact, folder / STRUCTURE_NAME, options.targets, factory=factory, queries_QD=queries_QD, report=report
+        )
     (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
         format_version=FORMAT_VERSION,

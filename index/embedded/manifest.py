@@ -37,6 +37,23 @@ class EncoderFacts(_Record):
     fusion: str
     computed_in: list[str] = []
 
+    def check(self, fingerprint: str, width: int, fusion: str) -> None:
+        """Makes sure that another encoder's vectors may be searched beside this one's.
+
+        Raises:
+            EncoderMismatchError: it is another encoder; says in what they differ.
+        """
+        pairs = [
+            ("fingerprint", self.fingerprint, fingerprint),
+            ("width", self.width, width),
+            ("fusion", self.fusion, str(fusion)),
+        ]
+        differences = [
+            f"{name}: index has {ours}, encoder has {theirs}" for name, ours, theirs in pairs if ours != theirs
+        ]
+        if differences:
+            raise EncoderMismatchError(f"the index was built by another encoder ({'; '.join(differences)})")
+
 
 class FileFacts(_Record):
     """Size and checksum of one file of the version.
@@ -97,16 +114,7 @@ class Manifest(_Record):
         Raises:
             EncoderMismatchError: another encoder made the index; says in what they differ.
         """
-        pairs = [
-            ("fingerprint", self.encoder.fingerprint, fingerprint),
-            ("width", self.encoder.width, width),
-            ("fusion", self.encoder.fusion, str(fusion)),
-        ]
-        differences = [
-            f"{name}: index has {ours}, encoder has {theirs}" for name, ours, theirs in pairs if ours != theirs
-        ]
-        if differences:
-            raise EncoderMismatchError(f"the index was built by another encoder ({'; '.join(differences)})")
+        self.encoder.check(fingerprint, width, fusion)
 
     def write(self, directory: Path) -> Path:
         """Writes `manifest.json` into the directory and gives its path back."""

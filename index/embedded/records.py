@@ -1,6 +1,6 @@
 """What a store holds of a key, in memory.
 
-Shape legend: D = width.
+Shape legend: D = width, Q = queries.
 """
 
 import json
@@ -98,6 +98,19 @@ class Record:
 
 
 @dataclass(frozen=True)
+class TuningQueries:
+    """Real queries that search structures are measured with.
+
+    Attributes:
+        vectors_QD: Their unit vectors, from the index's encoder.
+        codes_Q: Their modalities' positions in `calibration.MODALITIES`.
+    """
+
+    vectors_QD: NDArray[np.float32]
+    codes_Q: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Refusal:
     """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
 
@@ -123,3 +136,8 @@ def payload_checksum(
 def vector_checksum(key: str, vector: bytes) -> int:
     """CRC-32 of a key's vector as it is stored."""
     return checksum_of([key], vector)
+
+
+def query_checksum(position: int, code: int, vector: bytes) -> int:
+    """CRC-32 of a query for tuning as it is stored."""
+    return checksum_of([position, code], vector)

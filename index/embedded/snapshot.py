@@ -8,7 +8,7 @@ import sqlite3
 import tarfile
 from pathlib import Path
 
-from index.embedded.store import naming_damage, open_read_only
+from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
 from index.embedded.versions import CURRENT_NAME, OpenVersion, open_published, sync
 from index.errors import InvalidSnapshotError, OutputExistsError

@@ -29,22 +29,17 @@ from index.embedded.records import (
     Record,
     Refusal,
     SeenImage,
+    TuningQueries,
     payload_checksum,
+    query_checksum,
     vector_checksum,
 )
+from index.embedded.store_file import APPLICATION_ID, BUSY_TIMEOUT_S, SCHEMA_VERSION, read_meta, vector_dtype
 from index.errors import IndexCorruptError
 from index.settings import VectorType
 from index.sources.images import ImageStamp
 
-APPLICATION_ID = 0x416E794B  # "AnyK"
-SCHEMA_VERSION = 2
-BUSY_TIMEOUT_S = 30.0
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
-READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
-
-_NOT_DAMAGE = tuple(
-    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
-)
 
 Origin = Literal["corpus", "live"]
 
@@ -82,7 +77,12 @@ CREATE TABLE failures (
     key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
 );
 """
-_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES}"
+_QUERIES = """
+CREATE TABLE IF NOT EXISTS queries (
+    position INTEGER PRIMARY KEY, modality INTEGER NOT NULL, vector BLOB NOT NULL, checksum INTEGER NOT NULL
+)
+"""
+_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES} {_QUERIES};"
 
 
 class Store:
@@ -175,6 +175,17 @@ class Store:
                 yield self._db
         finally:
             self._db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    def keep_queries(self, queries: TuningQueries | None) -> None:
+        """Keeps real queries, in place of those that were kept, for the choice of search structures."""
+        rows = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
+        with self._transaction():
+            self._db.execute(_QUERIES)  # older stores have no such table
+            self._db.execute("DELETE FROM queries")
+            for position, (code, vector_D) in enumerate(rows):
+                data = vector_D.astype("<f4").tobytes()
+                facts = (position, code, data, query_checksum(position, code, data))
+                self._db.execute("INSERT INTO queries VALUES (?, ?, ?, ?)", facts)
 
     def forget_refusals(self, keys: Iterable[str]) -> None:
         """Forgets why keys were refused."""
@@ -302,16 +313,6 @@ class Store:
             raise
 
 
-def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
-    """What was noted about a whole store."""
-    return dict(db.execute("SELECT name, value FROM meta").fetchall())
-
-
-def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
-    """How a store keeps its vectors: little-endian float32 or float16."""
-    return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
-
-
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:
     """Reads what a build stored or refused of a key, over any connection to the store."""
     query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
@@ -346,57 +347,6 @@ def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] =
         built = None if stamps is None else BuildFacts(payload_sha256, content_sha256, _load_images(stamps))
         vector_D = np.frombuffer(vector, dtype)
         yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
-
-
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot change the file; for whichever one thread uses it at a time.
-
-    Raises:
-        IndexCorruptError: the file is no store.
-    """
-    if not path.is_file():
-        raise IndexCorruptError(path, "it is missing")
-    with naming_damage(path):
-        db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
-            BUSY_TIMEOUT_S,
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            identity = db.execute("PRAGMA application_id").fetchone()[0]
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            db.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
-        except BaseException:
-            db.close()
-            raise
-    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
-        db.close()
-        raise IndexCorruptError(
-            path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
-        )
-    return db
-
-
-@contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
-    """Turns SQLite's complaints about a store into an error that names it.
-
-    Raises:
-        IndexCorruptError: the file is damaged.
-        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
-    """
-    try:
-        yield
-    except UnicodeDecodeError as error:  # of a name that SQLite complains about
-        raise IndexCorruptError(path, str(error)) from error
-    except sqlite3.DatabaseError as error:
-        if not path.exists():
-            raise IndexCorruptError(path, "it is missing") from error
-        if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
-            raise OSError(f"cannot read or write {path}: {error}") from error
-        raise IndexCorruptError(path, str(error)) from error
 
 
 def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.calibration import MODALITIES
 from index.embedded.manifest import Manifest
-from index.embedded.records import NewImage, payload_checksum, vector_checksum
-from index.embedded.store import naming_damage, open_read_only, read_meta, vector_dtype
+from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
+from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
 from index.settings import VectorType
@@ -144,7 +144,7 @@ class Snapshot:
         media_type, path, data, checksum = found[0]
         if NewImage(media_type, path, data).checksum(key, position) != checksum:
             raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
-        return StoredImage(_read_file(path, key) if data is None else data, media_type)
+        return StoredImage(read_referred(path, key) if data is None else data, media_type)
 
     def meta(self) -> dict[str, Any]:
         """What was noted about the whole store."""
@@ -179,6 +179,23 @@ class Snapshot:
         codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
         found = self._all("SELECT modality FROM keys ORDER BY row")
         return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
+
+    def tuning_queries(self) -> TuningQueries | None:
+        """Real queries to measure search structures with, if there are any.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        if not self._all("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'queries'"):
+            return None  # a store made before there were any
+        found = self._all("SELECT position, modality, vector, checksum FROM queries ORDER BY position")
+        for number, (position, code, vector, checksum) in enumerate(found):
+            if position != number or query_checksum(position, code, vector) != checksum:
+                raise IndexCorruptError(self._path, f"query {number} for tuning differs from its checksum")
+        if not found:
+            return None
+        vectors_QD = np.frombuffer(b"".join(row[2] for row in found), "<f4").reshape(len(found), -1)
+        return TuningQueries(vectors_QD.astype(np.float32), np.array([row[1] for row in found], np.uint8))
 
     def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their rows.
@@ -330,7 +347,12 @@ def is_encodable(key: str) -> bool:
     return True
 
 
-def _read_file(path: str, key: str) -> bytes:
+def read_referred(path: str, key: str) -> bytes:
+    """Reads an image that a store only refers to.
+
+    Raises:
+        ImageUnavailableError: it cannot be read.
+    """
     try:
         return read_image(path)
     except OSError as error:

@@ -14,7 +14,8 @@ from index.embedded.folded import Folded
 from index.embedded.folding import Provenance, provenance_of, publish_next
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.store import Store, naming_damage, open_read_only, read_records
+from index.embedded.store import Store, read_records
+from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
@@ -107,6 +108,7 @@ def _damage_of_store(path: Path, advance: Callable[[int], None]) -> list[IndexCo
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise IndexCorruptError(path, verdict)
+            Snapshot(db, path).tuning_queries()
             _read_all(db, advance)
     except IndexCorruptError as error:
         return [error]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
-from index.embedded.store import naming_damage, open_read_only, read_meta
+from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
 CURRENT_NAME = "CURRENT"

@@ -2,14 +2,16 @@
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
-from index.embedded.folding import provenance_of, publish_next, quietly
+from index.embedded.folding import Provenance, provenance_of, publish_next, publish_with_changes, quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.records import Record
-from index.embedded.store import Store, naming_damage
+from index.embedded.records import Record, TuningQueries
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import KeyIndexError
@@ -91,6 +93,69 @@ class Writer:
                 self._store.note(**options.facts())
                 self._store.prune_removals(oldest_seq)
             return manifest
+
+    def load(self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Stores many keys and publishes a version that covers them, both at once for every reader, or neither.
+
+        Other changes wait until it is done.
+
+        Args:
+            records: The keys; read one by one.
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        with self._fold_lock, self._store_lock:
+            published, provenance = self._published()
+            chosen = options or FoldOptions.of(self._store.meta)
+
+            def changes() -> bool:
+                self._store.commit(records)
+                return self._store.seq != published.seq or chosen != published.options
+
+            return self._publish_with(changes, provenance, chosen, report) or published
+
+    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+        """Chooses the search structure anew, measured with real queries, which later choices will be measured with too.
+
+        Other changes wait until it is done.
+
+        Args:
+            queries: The queries; keys of the index when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            InvalidStructureError: the queries cannot be used. Nothing was changed.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        with self._fold_lock, self._store_lock:
+            published, provenance = self._published()
+
+            def changes() -> bool:
+                self._store.keep_queries(queries)
+                return True
+
+            options, anew = FoldOptions.of(self._store.meta), replace(provenance, previous=None)
+            return self._publish_with(changes, anew, options, report) or published
+
+    def _published(self) -> tuple[Manifest, Provenance]:
+        version = open_published(self._directory.path)
+        try:
+            return version.manifest, provenance_of(version.manifest, version.path)
+        finally:
+            version.release()
+
+    def _publish_with(
+        self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report
+    ) -> Manifest | None:
+        manifest = publish_with_changes(self._directory, self._store, changes, provenance, options, report)
+        if manifest is not None:
+            self._folded_seq = manifest.seq
+        return manifest
 
     def close(self) -> None:
         """Waits for folding under way, closes the store and gives the lock back."""

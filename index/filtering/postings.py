@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedded.store import naming_damage
+from index.embedded.store_file import naming_damage
 from index.errors import IndexCorruptError
 from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from index.filtering.selection import Selection, intersect, select

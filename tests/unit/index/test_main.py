@@ -175,7 +175,10 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
     code, out, _ = run(capsys, "load", "--index", tmp_path / "loaded", "--shards", tmp_path / "out")
     assert (code, out) == (0, f"4 keys stored in {tmp_path / 'loaded'}\n")
     code, out, _ = run(capsys, "export", "--index", index_dir, "--output", tmp_path / "faiss", "--form", "faiss")
-    assert (code, sorted(path.name for path in (tmp_path / "faiss").iterdir())) == (0, ["keys.jsonl", "vectors.faiss"])
+    assert (code, sorted(path.name for path in (tmp_path / "faiss").iterdir())) == (
+        0,
+        ["images", "keys.jsonl", "vectors.faiss"],
+    )
 
     for name in ("i", "restored", "loaded"):
         assert run(capsys, "verify", "--index", tmp_path / name)[:2] == (0, f"{tmp_path / name} is sound\n")

@@ -48,6 +48,30 @@ def test_loading_replaces_keys_of_the_same_name_and_keeps_others(tmp_path: Path)
     assert found["k5"][1] == second[5].vector_D.tobytes()
 
 
+def test_readers_see_all_of_a_load_or_nothing(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(20, seed=1))
+    make_index(tmp_path / "other", new_keys(6, seed=2))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=5)
+    seen = []
+    with FaissIndex.open(tmp_path / "other") as reader:
+        load_shards([str(tmp_path / "out")], tmp_path / "other", lambda count: seen.append(reader.count()))
+
+        assert seen == [6] * 4
+        assert (reader.count(), reader.info().details["num_unfolded"]) == (20, 0)
+
+
+def test_load_that_fails_changes_nothing(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(20, seed=1))
+    make_index(tmp_path / "other", new_keys(6, seed=2))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=5)
+    (tmp_path / "out" / "keys-00003.parquet").write_bytes(b"no shard")
+    before = everything(tmp_path / "other")
+
+    with pytest.raises(InvalidShardError, match="keys-00003"):
+        load_shards([str(tmp_path / "out")], tmp_path / "other", ignore)
+    assert everything(tmp_path / "other") == before
+
+
 def test_faiss_file_and_its_keys_are_in_one_order(tmp_path: Path) -> None:
     keys = new_keys(7)
     make_index(tmp_path / "i", keys)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import BuildFacts, NewImage, Record, Refusal, SeenImage
-from index.embedded.store import Store, open_read_only
+from index.embedded.store import Store
+from index.embedded.store_file import open_read_only
 from index.embedded.store_reader import Changes, StoreReader
 from index.errors import IndexCorruptError
 from index.sources.images import ImageStamp

@@ -1,0 +1,94 @@
+"""Shards of keys into a Milvus collection, so that what was embedded anywhere is searched beyond one machine."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+from index.building.shards import common_encoder, find_shards, read_shard
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import NewImage, Record
+from index.embedded.store_reader import read_referred
+from index.errors import IndexNotFoundError
+from index.hits import StoredImage
+from index.key_index import NewKey
+from index.milvus.address import CollectionAddress
+from index.milvus_index import MilvusIndex, Structure
+
+
+def load_collection(
+    shards: Sequence[str],
+    address: CollectionAddress,
+    advance: Callable[[int], None],
+    *,
+    structure: Structure | None = None,
+    images_dir: str | None = None,
+    token: str | None = None,
+) -> int:
+    """Stores the keys of Parquet shards in a collection, which is made if there is none; gives their number.
+
+    Keys that it has are replaced. A load that was stopped is run again.
+
+    Args:
+        shards: Parquet files, or folders of them; paths or URLs.
+        address: The collection.
+        advance: Told how many keys have been stored since it was last told.
+        structure: How Milvus arranges the vectors of a new collection.
+        images_dir: Folder for the images' bytes, where they are to be kept; the collection's own when absent.
+        token: What the server wants to see, such as `user:password`.
+
+    Raises:
+        InvalidShardError: a file is no shard.
+        EncoderMismatchError: shards, or shards and collection, have different encoders.
+        InvalidKeyError: Milvus cannot store a key; says which and why. The batches before it are stored.
+        ImageUnavailableError: an image that a shard refers to cannot be read, or one cannot be written.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    files = find_shards(shards)
+    encoder = common_encoder(files)
+    num_keys = 0
+    with _opened(address, encoder, structure, images_dir, token) as index:
+        index.encoder.check(encoder.fingerprint, encoder.width, encoder.fusion)
+        for batch in chain.from_iterable(map(read_shard, files)):
+            index.upsert([_to_key(record, index.keeps_images) for record in batch])
+            num_keys += len(batch)
+            advance(len(batch))
+    return num_keys
+
+
+@contextmanager
+def _opened(
+    address: CollectionAddress,
+    encoder: EncoderFacts,
+    structure: Structure | None,
+    images_dir: str | None,
+    token: str | None,
+) -> Iterator[MilvusIndex]:
+    try:
+        index = MilvusIndex.open(address.uri, address.collection, images_dir=images_dir, token=token)
+    except IndexNotFoundError:
+        index = MilvusIndex.create(
+            address.uri, address.collection, encoder, structure=structure, images_dir=images_dir, token=token
+        )
+    with index:
+        yield index
+
+
+def _to_key(record: Record, keeps_images: bool) -> NewKey:
+    assert record.vector_D is not None  # a shard's records have theirs
+    return NewKey(
+        key=record.key,
+        vector_D=record.vector_D,
+        text=record.text,
+        images=tuple(_to_image(image, record.key, keeps_images) for image in record.images),
+        metadata=json.loads(record.metadata),
+        pools=record.pools,
+    )
+
+
+def _to_image(image: NewImage, key: str, keeps_images: bool) -> StoredImage:
+    """An image with its bytes, where they are kept; they may have to be fetched for it."""
+    if not keeps_images:
+        return StoredImage(b"", image.media_type)
+    data = image.data if image.data is not None else read_referred(image.path or "", key)
+    return StoredImage(data, image.media_type)

@@ -1,0 +1,151 @@
+"""Vectors that another tool embedded: the rows of a FAISS file in the place of an encoder.
+
+The file holds one vector for each row of the corpus, in the same order, as autofaiss, clip-retrieval and `export` make
+them. Everything else of a build stays what it is.
+
+Shape legend: B = batch, D = width.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.item import Item
+from index.building.encoding import CheckpointSource, EncoderSource, VectorEncoder
+from index.errors import InvalidCorpusError
+from index.queries import MAX_NORM_ERROR
+from index.settings import EmbeddingSettings
+from index.vectors.exact import read_faiss
+
+
+def source_of(settings: EmbeddingSettings) -> EncoderSource:
+    """Where the settings say that vectors come from: the encoder, or a FAISS file that it made."""
+    encoder = CheckpointSource(settings)
+    return encoder if settings.faiss is None else ImportedSource(settings.faiss, encoder, settings.normalize)
+
+
+class ImportedSource:
+    """A FAISS file of the vectors that an encoder gave for the corpus."""
+
+    def __init__(self, path: Path, encoder: EncoderSource, normalizes: bool = False) -> None:
+        """Reads nothing yet.
+
+        Args:
+            path: The FAISS file.
+            encoder: The encoder that made the vectors, and that queries will be embedded by.
+            normalizes: Scales vectors to unit length instead of refusing those of another.
+        """
+        self._path = path
+        self._encoder = encoder
+        self._normalizes = normalizes
+        self._lock = threading.Lock()
+        self._vectors: ImportedVectors | None = None
+
+    def fingerprint(self) -> str:
+        """The encoder's."""
+        return self._encoder.fingerprint()
+
+    def load(self) -> "ImportedVectors":
+        """The vectors.
+
+        Raises:
+            InvalidCorpusError: they are of another width than the encoder's.
+            IndexCorruptError: the file is missing or damaged.
+        """
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = ImportedVectors(self._path, self._encoder.load(), self._normalizes)
+            return self._vectors
+
+    def require_rows(self, num_rows: int) -> None:
+        """Makes sure that the file is as long as the corpus.
+
+        Raises:
+            InvalidCorpusError: it is not.
+            IndexCorruptError: the file is missing or damaged.
+        """
+        num_vectors = read_faiss(self._path).ntotal
+        if num_vectors != num_rows:
+            raise InvalidCorpusError(
+                f"{self._path} holds {num_vectors:,} vectors, the corpus has {num_rows:,} rows: expected one for each, "
+                "in the same order"
+            )
+
+
+class ImportedVectors:
+    """What a build needs of an encoder, from a FAISS file; what it prepares is a row's place.
+
+    Attributes:
+        name: The encoder's.
+        width: D.
+        fingerprint: The encoder's.
+        fusion: The encoder's.
+        precision: `imported`.
+        device: What the vectors are read from.
+    """
+
+    precision = "imported"
+
+    def __init__(self, path: Path, encoder: VectorEncoder, normalizes: bool) -> None:
+        self.name = encoder.name
+        self.width = encoder.width
+        self.fingerprint = encoder.fingerprint
+        self.fusion = encoder.fusion
+        self._path = path
+        self._normalizes = normalizes
+        self._structure = read_faiss(path)
+        self.device: Any = f"FAISS {type(self._structure).__name__}"
+        if self._structure.d != self.width:
+            raise InvalidCorpusError(
+                f"{path} holds vectors of width {self._structure.d}, the encoder's have {self.width}"
+            )
+        self._stored = _with_vectors(self._structure)
+
+    def prepare(self, item: Item, position: int | None = None) -> int:
+        """The row's place; images are kept as they are, not decoded.
+
+        Args:
+            item: What the row holds.
+            position: Its place in the corpus, from 1.
+        """
+        assert position is not None
+        return position - 1
+
+    def encode_prepared(self, prepared: Sequence[int]) -> NDArray[np.float32]:
+        """Unit vectors `[B, D]` at some places.
+
+        Raises:
+            InvalidCorpusError: the file does not give its vectors back, or they are no unit vectors.
+        """
+        places_B = np.asarray(prepared, dtype=np.int64)
+        try:
+            vectors_BD = np.asarray(self._stored.reconstruct_batch(places_B), dtype=np.float32)
+        except RuntimeError as error:
+            kind = type(self._stored).__name__
+            reason = str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
+            raise InvalidCorpusError(f"{self._path}: a {kind} does not give its vectors back: {reason}") from error
+        norms_B = np.linalg.norm(vectors_BD, axis=1)
+        is_usable_B = norms_B > 0 if self._normalizes else np.abs(norms_B - 1) <= MAX_NORM_ERROR
+        if not is_usable_B.all():  # false for NaN too
+            place = int(np.argmin(is_usable_B))
+            raise InvalidCorpusError(
+                f"{self._path}: vector {prepared[place]} (from 0) has length {norms_B[place]:.4g}, expected 1; "
+                "--normalize scales vectors to it"
+            )
+        return np.asarray(vectors_BD / norms_B[:, None], np.float32) if self._normalizes else vectors_BD
+
+
+def _with_vectors(structure: Any) -> Any:
+    """The part of a FAISS index that gives vectors back by their place; it lives as long as the whole does."""
+    if isinstance(structure, faiss.IndexIDMap):  # its numbers are the application's, not places
+        return _with_vectors(faiss.downcast_index(structure.index))
+    if isinstance(structure, faiss.IndexPreTransform):
+        _with_vectors(faiss.downcast_index(structure.index))
+    if isinstance(structure, faiss.IndexIVF):
+        structure.make_direct_map()
+    return structure

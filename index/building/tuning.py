@@ -1,0 +1,73 @@
+"""Real queries for the choice of a search structure, from shards that `embed` wrote of them."""
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from index.building.shards import common_encoder, find_shards, read_shard
+from index.embedded.calibration import codes_of
+from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.records import Record, TuningQueries
+from index.errors import InvalidStructureError
+from index.faiss_index import FaissIndex
+from index.vectors.tuning import NUM_QUERIES, Report
+
+SEED = 0
+
+
+def tune_index(
+    index_dir: Path, shards: Sequence[str], report: Report, advance: Callable[[int], None] = lambda count: None
+) -> Manifest:
+    """Chooses an index's search structure with real queries, which it keeps for later choices; gives the new version's.
+
+    Args:
+        index_dir: The index.
+        shards: Parquet files of the queries, or folders of them; paths or URLs. None: the queries are forgotten, and
+            keys of the index measure again.
+        report: Told of the search structure's progress.
+        advance: Told how many queries have been read since it was last told.
+
+    Raises:
+        InvalidShardError: a file is no shard.
+        InvalidStructureError: there is no query in the shards.
+        EncoderMismatchError: the queries were embedded by another encoder than the index's keys.
+        IndexLockedError: the index has a writer.
+    """
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        queries = read_queries(shards, index.manifest.encoder, advance) if shards else None
+        return index.tune(queries, report)
+
+
+def read_queries(
+    shards: Sequence[str], encoder: EncoderFacts, advance: Callable[[int], None] = lambda count: None
+) -> TuningQueries:
+    """A sample of the queries in shards, the same one for the same shards.
+
+    Args:
+        shards: Parquet files, or folders of them; paths or URLs.
+        encoder: The encoder that must have made them.
+        advance: Told how many queries have been read since it was last told.
+
+    Raises:
+        InvalidShardError: a file is no shard.
+        InvalidStructureError: there is no query in them.
+        EncoderMismatchError: another encoder made them.
+    """
+    files = find_shards(shards)
+    found = common_encoder(files)
+    encoder.check(found.fingerprint, found.width, found.fusion)
+    draw = random.Random(SEED)
+    chosen: list[Record] = []  # a reservoir: each query is as likely to be in it as any other
+    for number, record in enumerate(chain.from_iterable(chain.from_iterable(map(read_shard, files)))):
+        if len(chosen) < NUM_QUERIES:
+            chosen.append(record)
+        elif (place := draw.randrange(number + 1)) < NUM_QUERIES:
+            chosen[place] = record
+        advance(1)
+    if not chosen:
+        raise InvalidStructureError(f"there is no query in {len(files)} shards")
+    vectors_QD = np.stack([np.asarray(record.vector_D, np.float32) for record in chosen])
+    return TuningQueries(vectors_QD, codes_of([record.modality for record in chosen]))

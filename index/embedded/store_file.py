@@ -1,0 +1,81 @@
+"""A store's SQLite file: opening it for reading, what it says about itself, and how damage is told."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.errors import IndexCorruptError
+
+APPLICATION_ID = 0x416E794B  # "AnyK"
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 30.0
+READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
+
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
+)
+
+
+def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    """What was noted about a whole store."""
+    return dict(db.execute("SELECT name, value FROM meta").fetchall())
+
+
+def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
+    """How a store keeps its vectors: little-endian float32 or float16."""
+    return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change the file; for whichever one thread uses it at a time.
+
+    Raises:
+        IndexCorruptError: the file is no store.
+    """
+    if not path.is_file():
+        raise IndexCorruptError(path, "it is missing")
+    with naming_damage(path):
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            BUSY_TIMEOUT_S,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            identity = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            db.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
+        except BaseException:
+            db.close()
+            raise
+    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        db.close()
+        raise IndexCorruptError(
+            path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
+        )
+    return db
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turns SQLite's complaints about a store into an error that names it.
+
+    Raises:
+        IndexCorruptError: the file is damaged.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:  # of a name that SQLite complains about
+        raise IndexCorruptError(path, str(error)) from error
+    except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
+        if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
+            raise OSError(f"cannot read or write {path}: {error}") from error
+        raise IndexCorruptError(path, str(error)) from error

@@ -1,0 +1,60 @@
+"""How a collection of Milvus is named where an index directory could be: one string, its server or file and its name.
+
+http://localhost:19530/products      on a server; https:// too
+keys.db/products                     in a file of Milvus Lite, whose name ends with .db
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from urllib.parse import urlsplit
+
+from index.milvus.connection import FILE_SUFFIX
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class CollectionAddress:
+    """Where a collection is.
+
+    Attributes:
+        uri: The server, or the path of the file, as `MilvusIndex.open` takes it.
+        collection: Its name there.
+    """
+
+    uri: str
+    collection: str
+
+
+def parse_address(index: str) -> CollectionAddress | None:
+    """The collection that a string names; `None` for the path of an index directory.
+
+    Raises:
+        ValueError: it names a server without a collection, or is the address of something else.
+
+    >>> parse_address("http://localhost:19530/products")
+    CollectionAddress(uri='http://localhost:19530', collection='products')
+    >>> parse_address("indexes/keys.db/products")
+    CollectionAddress(uri='indexes/keys.db', collection='products')
+    >>> parse_address("indexes/mine") is None
+    True
+    """
+    if "://" not in index:
+        path = PurePath(index)
+        is_file = path.parent.name.endswith(FILE_SUFFIX)
+        return CollectionAddress(str(path.parent), _checked(path.name)) if is_file else None
+    parts = urlsplit(index)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected a path, or the address of a collection such as http://localhost:19530/products")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("name and password have no place in an address: ANYKEY_INDEX_MILVUS_TOKEN=user:password has")
+    return CollectionAddress(f"{parts.scheme}://{parts.netloc}", _checked(parts.path.strip("/")))
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"expected the name of a collection behind the server or file, of letters, digits and _, got {name!r}"
+        )
+    return name

@@ -1,0 +1,199 @@
+"""Search structures are measured with real queries, once an index has some, and with its own keys again without.
+
+Shape legend: Q = queries, D = width.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoder.item import Modality
+from index import FaissIndex
+from index.__main__ import main
+from index.building import tuning
+from index.building.shards import write_shard
+from index.building.tuning import read_queries, tune_index
+from index.embedded.calibration import codes_of
+from index.embedded.checking import to_record
+from index.embedded.folding import quietly
+from index.embedded.options import FoldOptions
+from index.embedded.snapshot import restore_snapshot, write_snapshot
+from index.embedded.verify import repair_index, verify_index
+from index.embedded.versions import IndexDirectory
+from index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
+from index.faiss_index import create_index
+from index.hits import StoredImage
+from index.key_index import NewKey
+from index.vectors import structures
+from index.vectors.structure_facts import StructureFacts
+from index.vectors.targets import Targets
+from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
+
+WIDE = ENCODER.model_copy(update={"width": 16})
+PICTURE = (StoredImage(b"bytes", "image/png"),)
+
+
+def write_queries(path: Path, vectors_QD: NDArray[np.float32], encoder: object = WIDE) -> str:
+    width = vectors_QD.shape[1]
+    records = [to_record(NewKey(f"q{n}", vector_D, "asked"), width) for n, vector_D in enumerate(vectors_QD)]
+    write_shard(str(path), records, encoder, "float32")  # type: ignore[arg-type]
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def no_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets small indexes be searched through their structures."""
+    monkeypatch.setattr(structures, "EXACT_ALLOWED", 0)
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    """Groups of eleven keys that nearly are one: a key finds its ten nearest in one list, another query does not."""
+    noise_ND = 0.02 * np.random.default_rng(0).standard_normal((1980, 16))
+    vectors_ND = np.repeat(unit_vectors(180, seed=7, width=16), 11, axis=0) + noise_ND.astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    options = FoldOptions(structure="IVF32,Flat", targets=Targets(recall=0.9))
+    create_index(tmp_path / "i", WIDE, options=options)
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND)])
+        index.compact()
+    return tmp_path / "i"
+
+
+def structure(index_dir: Path) -> StructureFacts:
+    with FaissIndex.open(index_dir) as index:
+        facts = index.manifest.structure
+    assert facts is not None
+    return facts
+
+
+def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path) -> None:
+    before = structure(index_dir)
+    scattered = unit_vectors(400, width=16)
+    told: list[int] = []
+
+    manifest = tune_index(index_dir, [write_queries(tmp_path / "q.parquet", scattered)], quietly, told.append)
+
+    after = structure(index_dir)
+    assert (before.query_source, after.query_source, after.num_queries) == ("sampled keys", "query vectors", 200)
+    assert after.search.probes > before.search.probes == 1
+    assert after.measured.recall_at_10 >= 0.88
+    assert (manifest.structure, sum(told)) == (after, 400)
+
+
+def test_queries_stay_with_the_index(tmp_path: Path, index_dir: Path) -> None:
+    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(50, width=16))], quietly)
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.delete(["k1"])
+        index.compact()
+    assert structure(index_dir).query_source == "query vectors"
+    assert structure(index_dir).num_queries == 25
+    repair_index(index_dir)
+    assert structure(index_dir).query_source == "query vectors"
+    write_snapshot(index_dir, tmp_path / "i.tar")
+    restore_snapshot(tmp_path / "i.tar", tmp_path / "restored")
+    with FaissIndex.open(tmp_path / "restored", writable=True) as index:
+        index.delete(["k2"])
+        index.compact()
+    assert structure(tmp_path / "restored").num_queries == 25
+    assert verify_index(tmp_path / "restored", lambda count: None) == []
+
+    tune_index(index_dir, [], quietly)
+    assert structure(index_dir).query_source == "sampled keys"
+
+
+def test_queries_are_centred_as_they_will_be(tmp_path: Path) -> None:
+    def shifted(count: int, seed: int, towards: int) -> NDArray[np.float32]:
+        vectors_QD = unit_vectors(count, seed, 16) + 3 * np.eye(16, dtype=np.float32)[towards]
+        return np.asarray(vectors_QD / np.linalg.norm(vectors_QD, axis=1, keepdims=True), np.float32)
+
+    options = FoldOptions(calibrate="modality-mean", structure="IVF32,Flat", targets=Targets(recall=0.9))
+    create_index(tmp_path / "i", WIDE, options=options)
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        index.upsert([NewKey(f"t{n}", vector_D, "text") for n, vector_D in enumerate(shifted(1000, 0, 0))])
+        index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(shifted(1000, 1, 1))])
+        index.compact()
+
+    tune_index(tmp_path / "i", [write_queries(tmp_path / "q.parquet", shifted(200, 2, 0))], quietly)
+
+    facts = structure(tmp_path / "i")
+    with FaissIndex.open(tmp_path / "i") as index:
+        queries_QD, modalities = shifted(200, 3, 0), [Modality.TEXT] * 200
+        found, best = (index.search(queries_QD, 10, exact=e, query_modalities=modalities) for e in (False, True))
+    overlaps = [len({hit.key for hit in a} & {hit.key for hit in b}) / 10 for a, b in zip(found, best, strict=True)]
+    assert np.mean(overlaps) == pytest.approx(facts.measured.recall_at_10, abs=0.05)
+
+
+def test_a_sample_of_many_queries_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "NUM_QUERIES", 10)
+    vectors_QD = unit_vectors(300, width=16)
+    path = write_queries(tmp_path / "q.parquet", vectors_QD)
+
+    queries, again = read_queries([path], WIDE), read_queries([path], WIDE)
+
+    places = [int(np.argmax(vectors_QD @ vector_D)) for vector_D in queries.vectors_QD]
+    assert len(set(places)) == 10
+    assert max(places) > 100
+    assert np.array_equal(queries.vectors_QD, again.vectors_QD)
+    assert queries.codes_Q.tolist() == codes_of([Modality.TEXT] * 10).tolist()
+
+
+def test_queries_of_another_encoder_or_none_are_refused(tmp_path: Path, index_dir: Path) -> None:
+    before = structure(index_dir)
+    other = write_queries(tmp_path / "o.parquet", unit_vectors(3), ENCODER)
+    none = write_queries(tmp_path / "none.parquet", np.zeros((0, 16), np.float32))
+
+    with pytest.raises(EncoderMismatchError, match="width: index has 16, encoder has 8"):
+        tune_index(index_dir, [other], quietly)
+    with pytest.raises(InvalidStructureError, match="there is no query in 1 shards"):
+        tune_index(index_dir, [none], quietly)
+    with pytest.raises(InvalidShardError, match=r"nothing\.parquet"):
+        tune_index(index_dir, [str(tmp_path / "nothing.parquet")], quietly)
+    assert structure(index_dir) == before
+
+
+def test_store_without_a_place_for_queries_gets_one(tmp_path: Path) -> None:
+    index_dir = make_index(tmp_path / "i", new_keys(6))
+    path = IndexDirectory(index_dir).store_path("1")
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE queries")
+    db.close()
+    assert verify_index(index_dir, lambda count: None) == []
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.delete(["k1"])
+        index.compact()
+
+    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
+    assert structure(index_dir).query_source == "query vectors"
+
+
+def test_damaged_query_is_told(tmp_path: Path) -> None:
+    index_dir = make_index(tmp_path / "i", new_keys(6))
+    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
+    with sqlite3.connect(IndexDirectory(index_dir).store_path("1")) as db:
+        db.execute("UPDATE queries SET modality = 1 WHERE position = 2")
+    db.close()
+
+    (error,) = verify_index(index_dir, lambda count: None)
+    assert "query 2 for tuning differs from its checksum" in str(error)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.delete(["k1"])
+        with pytest.raises(IndexCorruptError, match="query 2"):
+            index.compact()
+        assert index.count() == 5
+
+
+def test_command_says_what_was_chosen(tmp_path: Path, index_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = write_queries(tmp_path / "q.parquet", unit_vectors(60, width=16))
+    assert main(["tune", "--index", str(index_dir), "--queries", shard]) == 0
+    out = capsys.readouterr().out
+    assert "structure   IVF32,Flat" in out
+    assert "on 30 query vectors" in out
+    assert main(["tune", "--index", str(index_dir), "--forget"]) == 0
+    assert "sampled keys" in capsys.readouterr().out
+    for wrong in (["--forget", "--queries", shard], []):
+        assert main(["tune", "--index", str(index_dir), *wrong]) == 2
+        assert "expected either queries, or forget" in capsys.readouterr().err
