@@ -104,7 +104,14 @@ def compact(settings: CompactSettings) -> int:
     """Folds changes into a new version and says which is published."""
     from index.faiss_index import FaissIndex
 
-    with FaissIndex.open(settings.index, writable=True, compact_after=0) as index:
+    gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
+    with FaissIndex.open(
+        settings.index,
+        writable=True,
+        compact_after=0,
+        gpu_memory_bytes=gpu_memory_bytes,
+        fold_device=settings.search_device,
+    ) as index:
         num_unfolded = index.info().details["num_unfolded"]
         options = index.manifest.options.changed_by(settings)
         manifest = index.compact(options, step_lines(plain_console(stderr=True)))
@@ -123,7 +130,7 @@ def tune(settings: TuneSettings) -> int:
 
     with progress(plain_console(stderr=True), "reading queries", None) as advance:
         report = step_lines(plain_console(stderr=True))
-        manifest = tune_index(settings.index, settings.queries, report, advance)
+        manifest = tune_index(settings, report, advance)
     console = plain_console()
     console.print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     for line in structure_lines(manifest.structure):
@@ -200,7 +207,7 @@ def _load_collection(settings: LoadSettings, address: CollectionAddress, advance
     from index.building.collection_transfer import load_collection
     from index.milvus_index import Structure
 
-    given = [name for name in FoldSettings.model_fields if name != "config" and getattr(settings, name) is not None]
+    given = sorted((settings.model_fields_set & FoldSettings.model_fields.keys()) - {"config"})
     if given:
         raise InvalidStructureError(f"{', '.join(given)}: for index directories; see milvus_structure")
     structure = Structure(kind=settings.milvus_structure)

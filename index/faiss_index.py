@@ -33,7 +33,7 @@ from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.queries import check_queries
 from index.settings import VectorType
 from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
-from index.vectors.tuning import Report
+from index.vectors.sweep import Report
 
 RETRY_S = 1.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
@@ -70,6 +70,7 @@ class FaissIndex:
         compact_after: int = COMPACT_AFTER,
         device: str = "cpu",
         gpu_memory_bytes: int = DEFAULT_TEMPORARY_BYTES,
+        fold_device: str | None = None,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -80,6 +81,8 @@ class FaissIndex:
             device: Where to search: `cpu`, `auto` (all GPUs, if there are any), `cuda` or `cuda:0,1`.
             gpu_memory_bytes: Memory on each GPU that a search may take beyond the vectors, so that an encoder can
                 share the GPU.
+            fold_device: For a writer: GPUs that help to make versions, and whose own search structures are chosen and
+                measured too; those of `device` when absent.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -88,9 +91,10 @@ class FaissIndex:
             IndexLockedError: another process, or another object of this one, has it open for writing.
         """
         index_dir = Path(index_dir)
-        writer = Writer(IndexDirectory(index_dir), compact_after) if writable else None
+        gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
+        fold_gpu = gpu if fold_device is None else GpuUse(tuple(gpus_of(fold_device)), gpu_memory_bytes)
+        writer = Writer(IndexDirectory(index_dir), compact_after, fold_gpu) if writable else None
         try:
-            gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
             return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu)
         except BaseException:
             if writer is not None:

@@ -84,7 +84,22 @@ class EmbeddingSettings(ProgramSettings):
         return value
 
 
-class FoldSettings(ProgramSettings):
+class SearchDeviceSettings(ProgramSettings):
+    """GPUs that search structures are made with and for."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    search_device: str = Field(
+        "auto",
+        description="GPUs that help to make the search structure, and whose own are chosen and measured too: auto (all "
+        "there are), cpu, cuda, cuda:0,2",
+    )
+    search_gpu_memory_mib: int = Field(
+        256, ge=1, description="Memory on each GPU that searches may take beyond the vectors, in MiB"
+    )
+
+
+class FoldSettings(SearchDeviceSettings):
     """How versions are derived; what is not given stays as the index has it."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
@@ -190,7 +205,7 @@ class CompactSettings(IndexSettings, FoldSettings):
     """Folds the changes since the published version into a new one, or derives one in another way."""
 
 
-class TuneSettings(IndexSettings):
+class TuneSettings(IndexSettings, SearchDeviceSettings):
     """Chooses the search structure with real queries, which later versions are measured with too."""
 
     queries: list[str] = Field(

@@ -33,6 +33,7 @@ from index.errors import InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
 from index.settings import BuildSettings
 from index.sources.locations import without_secrets
+from index.vectors.gpu import GpuUse, gpus_of
 from index.vectors.structure_facts import EXACT
 from index.vectors.structures import make_structure
 
@@ -109,6 +110,7 @@ class _Build:
         self._console = console
         self._directory = directory
         self._plan = Plan(directory.building_dir / PLAN_NAME)
+        self._gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
         self._base: Base | None = None
         self._unreadable: list[str] = []
 
@@ -273,7 +275,7 @@ class _Build:
         provenance = self._provenance()
         self._plan.close()
         options = FoldOptions().changed_by(self._settings)
-        return publish_built(self._directory, provenance, options, step_lines(self._console))
+        return publish_built(self._directory, provenance, options, step_lines(self._console), self._gpu)
 
     def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
         """Takes over what was embedded, and publishes a version with it; `None` if nothing has changed."""
@@ -285,7 +287,7 @@ class _Build:
         previous = None if base.version is None else base.version.manifest
         provenance, options = self._provenance(previous), self._options(base.store)
         report = step_lines(self._console)
-        return publish_with_changes(self._directory, base.store, changes, provenance, options, report)
+        return publish_with_changes(self._directory, base.store, changes, provenance, options, report, self._gpu)
 
     def _provenance(self, previous: Manifest | None = None) -> Provenance:
         settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})

@@ -113,9 +113,16 @@ def load_shards(
             num_keys += len(batch)
             advance(len(batch))
 
-    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+    settings = settings or FoldSettings()
+    with FaissIndex.open(
+        index_dir,
+        writable=True,
+        compact_after=0,
+        gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20,
+        fold_device=settings.search_device,
+    ) as index:
         index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
-        index.load_records(records(), None if settings is None else index.manifest.options.changed_by(settings))
+        index.load_records(records(), index.manifest.options.changed_by(settings))
     return num_keys
 
 

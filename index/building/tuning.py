@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Sequence
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -13,20 +12,18 @@ from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.records import Record, TuningQueries
 from index.errors import InvalidStructureError
 from index.faiss_index import FaissIndex
-from index.vectors.tuning import NUM_QUERIES, Report
+from index.settings import TuneSettings
+from index.vectors.sweep import Report
+from index.vectors.tuning import NUM_QUERIES
 
 SEED = 0
 
 
-def tune_index(
-    index_dir: Path, shards: Sequence[str], report: Report, advance: Callable[[int], None] = lambda count: None
-) -> Manifest:
+def tune_index(settings: TuneSettings, report: Report, advance: Callable[[int], None] = lambda count: None) -> Manifest:
     """Chooses an index's search structure with real queries, which it keeps for later choices; gives the new version's.
 
     Args:
-        index_dir: The index.
-        shards: Parquet files of the queries, or folders of them; paths or URLs. None: the queries are forgotten, and
-            keys of the index measure again.
+        settings: The index, the shards of the queries, and the GPUs.
         report: Told of the search structure's progress.
         advance: Told how many queries have been read since it was last told.
 
@@ -36,8 +33,14 @@ def tune_index(
         EncoderMismatchError: the queries were embedded by another encoder than the index's keys.
         IndexLockedError: the index has a writer.
     """
-    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        queries = read_queries(shards, index.manifest.encoder, advance) if shards else None
+    with FaissIndex.open(
+        settings.index,
+        writable=True,
+        compact_after=0,
+        gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20,
+        fold_device=settings.search_device,
+    ) as index:
+        queries = None if settings.forget else read_queries(settings.queries, index.manifest.encoder, advance)
         return index.tune(queries, report)
 
 

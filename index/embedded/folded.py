@@ -21,7 +21,7 @@ from index.filtering.filters import to_json
 from index.filtering.postings import Postings
 from index.key_index import Scope
 from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuUse, kind_for
+from index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
 from index.vectors.structures import ApproximateIndex
 
 ROWS_NAME = "rows.npy"
@@ -29,7 +29,6 @@ VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
 STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
-ON_CPU = GpuUse()
 MOST_REMEMBERED_BYTES = 64 * 2**20  # of the positions that scopes were found to hold
 
 
@@ -185,7 +184,7 @@ def _open_structure(version: OpenVersion, exact: ExactVectors, gpu: GpuUse) -> A
     if facts is None:
         return None
     if gpu.gpus:
-        return GpuIndex.open(kind_for(facts), exact, list(gpu.gpus), gpu.temporary_bytes)
+        return open_for(facts, exact, gpu)
     if facts.is_exact:
         return None
     return ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)

@@ -31,7 +31,9 @@ from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError
 from index.filtering.postings import write_postings
 from index.vectors.exact import ExactVectors, write_exact
-from index.vectors.tuning import Report, choose_structure
+from index.vectors.gpu import ON_CPU, GpuUse
+from index.vectors.sweep import Report
+from index.vectors.tuning import choose_structure
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 BATCH_SIZE = 4096
@@ -68,6 +70,7 @@ def fold(
     provenance: Provenance,
     options: FoldOptions,
     report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
 ) -> Manifest:
     """Writes the files of the next version from a store as it is at one moment, into `folding/`.
 
@@ -78,6 +81,7 @@ def fold(
         provenance: What else its manifest says.
         options: How it is derived.
         report: Told what is being done for the search structure, how much of it is done, and of how much.
+        gpu: GPUs that help, and whose own search structures are chosen and measured too.
 
     Returns:
         The manifest, to be published.
@@ -109,7 +113,13 @@ def fold(
         factory = _factory(options, provenance.previous, counts.num_keys)
         exact = ExactVectors.open(folder / VECTORS_NAME)
         structure = choose_structure(
-            exact, folder / STRUCTURE_NAME, options.targets, factory=factory, queries_QD=queries_QD, report=report
+            exact,
+            folder / STRUCTURE_NAME,
+            options.targets,
+            factory=factory,
+            queries_QD=queries_QD,
+            gpu=gpu,
+            report=report,
         )
     (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
@@ -139,7 +149,11 @@ def fold(
 
 
 def publish_built(
-    directory: IndexDirectory, provenance: Provenance, options: FoldOptions, report: Report = quietly
+    directory: IndexDirectory,
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
 ) -> Manifest:
     """Makes the store that is complete in `building/` one of the index's, and publishes a version of it.
 
@@ -153,7 +167,7 @@ def publish_built(
     name = directory.next_store_name()
     with _clearing_up(directory):
         with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
-            manifest = fold(directory, reader.snapshot(), name, provenance, options, report)
+            manifest = fold(directory, reader.snapshot(), name, provenance, options, report, gpu)
         with closing(Store(directory.building_dir / STORE_NAME)) as store:
             store.note(**options.facts())
         directory.adopt_built_store(name)
@@ -167,6 +181,7 @@ def publish_next(
     provenance: Provenance,
     options: FoldOptions,
     report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
 ) -> tuple[Manifest, int]:
     """Publishes a version of a store of the index as it is now, and deletes versions that nobody needs any more.
 
@@ -180,7 +195,7 @@ def publish_next(
     """
     with _clearing_up(directory):
         with closing(StoreReader(store_path)) as reader:
-            manifest = fold(directory, reader.snapshot(), store_path.parent.name, provenance, options, report)
+            manifest = fold(directory, reader.snapshot(), store_path.parent.name, provenance, options, report, gpu)
         directory.publish(manifest)
     directory.remove_old()
     return manifest, directory.oldest_seq()
@@ -193,6 +208,7 @@ def publish_with_changes(
     provenance: Provenance,
     options: FoldOptions,
     report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
 ) -> Manifest | None:
     """Changes a store and publishes a version that covers the changes, both at once for every reader, or neither.
 
@@ -207,6 +223,7 @@ def publish_with_changes(
         provenance: What else the version's manifest says.
         options: How it is derived.
         report: Told of the search structure's progress.
+        gpu: As for `fold`.
 
     Returns:
         The version's manifest; `None` if there was nothing to publish.
@@ -220,7 +237,7 @@ def publish_with_changes(
         if not changes():
             return None
         moment = nullcontext(Snapshot(db, store.path))
-        manifest = fold(directory, moment, store.path.parent.name, provenance, options, report)
+        manifest = fold(directory, moment, store.path.parent.name, provenance, options, report, gpu)
         store.note(**options.facts())
         directory.complete(manifest)
     directory.announce(manifest.version)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.embedded.folded import ON_CPU, Folded
+from index.embedded.folded import Folded
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.embedded.view import View
-from index.vectors.gpu import GpuUse
+from index.vectors.gpu import ON_CPU, GpuUse
 
 FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
 PATIENCE_S = 1.0  # for that version

@@ -15,7 +15,8 @@ from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import KeyIndexError
-from index.vectors.tuning import Report
+from index.vectors.gpu import ON_CPU, GpuUse
+from index.vectors.sweep import Report
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,13 @@ logger = logging.getLogger(__name__)
 class Writer:
     """Holds the directory's lock from its making to its close; safe for use from several threads."""
 
-    def __init__(self, directory: IndexDirectory, compact_after: int) -> None:
+    def __init__(self, directory: IndexDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
         """Takes the lock and opens the published version's store.
 
         Args:
             directory: The index directory.
             compact_after: Changes after which a new version is made in the background; 0 for never.
+            gpu: GPUs that versions are made with, and measured on.
 
         Raises:
             IndexLockedError: the index has another writer.
@@ -36,6 +38,7 @@ class Writer:
         """
         self._directory = directory
         self._compact_after = compact_after
+        self._gpu = gpu
         self._store_lock = threading.Lock()
         self._fold_lock = threading.Lock()
         self._folding: threading.Thread | None = None
@@ -78,19 +81,16 @@ class Writer:
             OSError: the disk is full or not writable; the published version stays.
         """
         with self._fold_lock:
-            version = open_published(self._directory.path)
-            try:
-                with self._store_lock:
-                    options = options or FoldOptions.of(self._store.meta)
-                    if self._store.seq == version.manifest.seq and options == version.manifest.options:
-                        return version.manifest
-                provenance = provenance_of(version.manifest, version.path)
-            finally:
-                version.release()
-            manifest, oldest_seq = publish_next(self._directory, version.store_path, provenance, options, report)
+            published, provenance = self._published()
+            with self._store_lock:
+                chosen = options or FoldOptions.of(self._store.meta)
+                if self._store.seq == published.seq and chosen == published.options:
+                    return published
+            store_path = self._directory.store_path(published.store)
+            manifest, oldest_seq = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
             self._folded_seq = manifest.seq
             with self._store_lock, naming_damage(self._store.path):
-                self._store.note(**options.facts())
+                self._store.note(**chosen.facts())
                 self._store.prune_removals(oldest_seq)
             return manifest
 
@@ -152,7 +152,7 @@ class Writer:
     def _publish_with(
         self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report
     ) -> Manifest | None:
-        manifest = publish_with_changes(self._directory, self._store, changes, provenance, options, report)
+        manifest = publish_with_changes(self._directory, self._store, changes, provenance, options, report, self._gpu)
         if manifest is not None:
             self._folded_seq = manifest.seq
         return manifest

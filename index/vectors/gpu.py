@@ -20,14 +20,16 @@ from index.errors import InvalidStructureError
 from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from index.vectors.candidates import num_lists
 from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import StructureFacts
-from index.vectors.structures import MIN_RERANK_PER_RESULT, make_structure, train
+from index.vectors.structure_facts import SearchParameters, StructureFacts
+from index.vectors.structures import MIN_RERANK_PER_RESULT, Clustering, make_structure, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search
-PROBES = 64
+UNMEASURED = SearchParameters(probes=64, rerank=0)  # of an index that was made on a machine without GPUs
+LONGEST_QUEUE = 512  # of a graph's search, beyond which cuVS takes a slower way
 PQ_CODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)  # per vector, with which FAISS's GPU kernels can do
 ADD_BATCH = 65_536
+GRAPH_LINKS = 64  # of a vector, in cuVS' graphs as FAISS makes them
 
 _faiss: Any = faiss  # the CPU's package has none of the names for GPUs
 
@@ -51,6 +53,9 @@ class GpuUse:
 
     gpus: tuple[int, ...] = ()
     temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
+
+
+ON_CPU = GpuUse()
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,12 @@ class GpuIndex:
     share the GPU.
     """
 
-    def __init__(self, parts: list[Part], exact: ExactVectors, is_exact: bool) -> None:
+    def __init__(
+        self, parts: list[Part], exact: ExactVectors, is_exact: bool, parameters: SearchParameters = UNMEASURED
+    ) -> None:
         """Joins FAISS structures with their vectors; use `open`."""
         self.exact = exact
+        self.parameters = parameters
         self._parts = parts
         self._is_exact = is_exact
         self._lock = threading.Lock()  # FAISS's GPU resources are not for several threads at once
@@ -119,6 +127,7 @@ class GpuIndex:
         exact: ExactVectors,
         gpus: list[int],
         temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
+        parameters: SearchParameters = UNMEASURED,
     ) -> "GpuIndex":
         """Builds a structure on GPUs.
 
@@ -127,6 +136,7 @@ class GpuIndex:
             exact: The vectors; `cagra` holds a GPU's part of them in this process's memory while it is built.
             gpus: Numbers of the GPUs, at least one.
             temporary_bytes: Memory on each GPU that searches may take.
+            parameters: How far searches look.
 
         Raises:
             InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
@@ -143,10 +153,26 @@ class GpuIndex:
             resources.setTempMemory(temporary_bytes)
             structure = _build(kind, exact, range(first, end), template, resources, gpu)
             parts.append(Part(first, structure, resources))
-        return cls(parts, exact, kind is GpuStructure.FLAT)
+        return cls(parts, exact, kind is GpuStructure.FLAT, parameters)
+
+    @property
+    def max_probes(self) -> int:
+        """The most `SearchParameters.probes` that mean anything: lists, or places in a graph's queue; 1 if exact."""
+        if self._is_exact:
+            return 1
+        return int(getattr(self._parts[0].structure, "nlist", LONGEST_QUEUE))
+
+    @property
+    def needs_rerank(self) -> bool:
+        """Whether the structures' own scores are not exact."""
+        return not self._is_exact
 
     def search(
-        self, queries_QD: NDArray[np.float32], k: int, allowed: Allowed = None, rerank: int = 0
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        allowed: Allowed = None,
+        parameters: SearchParameters | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds about the `k` best allowed vectors per query (exactly those if `flat`, up to ties).
 
@@ -157,20 +183,21 @@ class GpuIndex:
             queries_QD: Unit vectors.
             k: Most results per query, at least 1.
             allowed: A mask `[N]`, or ascending positions; all vectors when absent.
-            rerank: Candidates whose exact scores decide, at least.
+            parameters: How far to look; `self.parameters` when absent.
 
         Returns:
             Exact scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of
             allowed vectors, if that is less.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+        parameters = parameters or self.parameters
         num_vectors, num_allowed = self.exact.num_vectors, count_allowed(allowed, self.exact.num_vectors)
         k = min(k, num_allowed)
         per_result = 2 if self._is_exact else MIN_RERANK_PER_RESULT
-        depth = min(max(rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
+        depth = min(max(parameters.rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
         if len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
             return self.exact.search(queries_QD, k, allowed)
-        positions_QK = self._candidates(queries_QD, depth)
+        positions_QK = self._candidates(queries_QD, depth, parameters.probes)
         if allowed is not None:
             mask_N = as_mask(allowed, num_vectors)
             positions_QK = np.where(mask_N[positions_QK], positions_QK, -1)
@@ -186,23 +213,69 @@ class GpuIndex:
         self._threads.shutdown()
         self._parts.clear()
 
-    def _candidates(self, queries_QD: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    def _candidates(self, queries_QD: NDArray[np.float32], depth: int, probes: int) -> NDArray[np.int64]:
         """The likely positions of each query from all parts, `[Q, K]`; -1 where there are fewer."""
 
         def search(part: Part) -> NDArray[np.int64]:
-            _, positions_QK = part.structure.search(queries_QD, min(depth, part.structure.ntotal))
+            count = min(depth, part.structure.ntotal)
+            how = None if self._is_exact else _parameters(part.structure, probes, count)
+            _, positions_QK = part.structure.search(queries_QD, count, params=how)
             return np.where(positions_QK < 0, -1, positions_QK + part.first)
 
         with self._lock:
             return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
 
 
-def kind_for(facts: StructureFacts) -> GpuStructure:
-    """The GPU's counterpart of a version's search structure."""
+def open_for(facts: StructureFacts, exact: ExactVectors, gpu: GpuUse) -> GpuIndex:
+    """What GPUs search a version with: what was chosen and measured on some, else the counterpart of the CPU's.
+
+    Raises:
+        InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
+    """
+    kind, parameters = structure_for(facts)
+    return GpuIndex.open(kind, exact, list(gpu.gpus), gpu.temporary_bytes, parameters)
+
+
+def structure_for(facts: StructureFacts) -> tuple[GpuStructure, SearchParameters]:
+    """Which structure that is, and how far it looks."""
+    has_graphs = hasattr(faiss, "GpuIndexCagra")
+    if facts.gpu is not None and (facts.gpu.kind != GpuStructure.CAGRA or has_graphs):
+        return GpuStructure(facts.gpu.kind), facts.gpu.search
     if facts.is_exact:
-        return GpuStructure.FLAT
-    is_graph = "HNSW" in facts.factory and hasattr(faiss, "GpuIndexCagra")
-    return GpuStructure.CAGRA if is_graph else GpuStructure.IVF_PQ
+        return GpuStructure.FLAT, UNMEASURED
+    return GpuStructure.CAGRA if "HNSW" in facts.factory and has_graphs else GpuStructure.IVF_PQ, UNMEASURED
+
+
+def clustering_on(gpu: GpuUse) -> Clustering | None:
+    """What compares vectors with centres on GPUs while lists are trained; `None` where there is no GPU."""
+    if not gpu.gpus or not num_gpus():
+        return None
+    return lambda width: _faiss.index_cpu_to_gpus_list(faiss.IndexFlatIP(width), gpus=list(gpu.gpus))
+
+
+def about_bytes(kind: GpuStructure, exact: ExactVectors) -> int:
+    """About what a structure takes of the GPUs' memory, all of them together."""
+    numbers = exact.num_vectors * exact.width
+    if kind is GpuStructure.FLAT:
+        return numbers * (2 if exact.dtype == "float16" else 4)
+    if kind is GpuStructure.CAGRA:
+        return numbers * 4 + exact.num_vectors * GRAPH_LINKS * 4
+    return exact.num_vectors * (_num_codes(exact.width) + 8) + 4 * exact.width * num_lists(exact.num_vectors)
+
+
+def _parameters(structure: Any, probes: int, depth: int) -> Any:
+    """A structure's own parameters of one call; nothing shared is changed."""
+    if hasattr(structure, "nlist"):
+        return _faiss.SearchParametersIVF(nprobe=min(probes, structure.nlist))
+    if not hasattr(faiss, "SearchParametersCagra"):
+        return None
+    parameters = _faiss.SearchParametersCagra()
+    parameters.itopk_size = max(probes, depth)
+    return parameters
+
+
+def _num_codes(width: int) -> int:
+    return max(codes for codes in PQ_CODES if width % codes == 0)
 
 
 def _template(kind: GpuStructure, exact: ExactVectors) -> Any:
@@ -211,8 +284,7 @@ def _template(kind: GpuStructure, exact: ExactVectors) -> Any:
         return None
     if kind is GpuStructure.FLAT:
         return faiss.IndexFlatIP(exact.width)
-    codes = max(codes for codes in PQ_CODES if exact.width % codes == 0)
-    structure = make_structure(f"IVF{num_lists(exact.num_vectors)},PQ{codes}", exact.width)
+    structure = make_structure(f"IVF{num_lists(exact.num_vectors)},PQ{_num_codes(exact.width)}", exact.width)
     train(structure, exact)
     return structure
 
@@ -227,8 +299,6 @@ def _build(kind: GpuStructure, exact: ExactVectors, part: range, template: Any, 
     options = _faiss.GpuClonerOptions()
     options.useFloat16 = kind is GpuStructure.IVF_PQ or exact.dtype == "float16"  # of lookup tables, of vectors
     structure = _faiss.index_cpu_to_gpu(resources, gpu, template, options)
-    if kind is GpuStructure.IVF_PQ:
-        structure.nprobe = min(PROBES, template.nlist)
     for start in range(part.start, part.stop, ADD_BATCH):
         structure.add(exact.vectors(np.arange(start, min(start + ADD_BATCH, part.stop))))
     return structure

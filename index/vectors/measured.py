@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from index.vectors.structure_facts import Point, StructureFacts
+from index.vectors.structure_facts import GpuFacts, Point, StructureFacts
 
 
 def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
@@ -16,6 +16,19 @@ def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
     recall = f"recall@10 {measured.recall_at_10:.4f}, recall@100 {measured.recall_at_100:.4f}"
     yield f"measured    {recall}, {times}, {measured.speedup:,.1f}x exact search"
     yield f"            on {facts.num_queries:,} {facts.query_source}"
+    for shortfall in facts.shortfalls:
+        yield f"shortfall   {shortfall}"
+    if facts.gpu is not None:
+        yield from _gpu_lines(facts.gpu)
+
+
+def _gpu_lines(facts: GpuFacts) -> Iterator[str]:
+    measured = facts.measured
+    parameters = f" (probes {facts.search.probes}, rerank {facts.search.rerank})" if facts.kind != "flat" else ""
+    yield f"on GPUs     {facts.kind}{parameters} on {facts.num_gpus}, built in {facts.build_seconds:,.1f} s"
+    times = f"one query {measured.latency_p50_ms:.2f} ms (p50), {measured.latency_p99_ms:.2f} ms (p99)"
+    recall = f"recall@10 {measured.recall_at_10:.4f}, recall@100 {measured.recall_at_100:.4f}"
+    yield f"measured    {recall}, {times}, {measured.speedup:,.1f}x exact search on the CPU"
     for shortfall in facts.shortfalls:
         yield f"shortfall   {shortfall}"
 

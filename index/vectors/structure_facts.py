@@ -80,6 +80,30 @@ class Candidate(_Record):
     skipped: str | None = None
 
 
+class GpuFacts(_Record):
+    """The search structure that GPUs make of a version's vectors when it is opened, as it was chosen and measured.
+
+    Attributes:
+        kind: `flat`, `ivf-pq` or `cagra`.
+        search: Parameters of a search: lists that are looked at, or length of a graph's queue; candidates re-ranked.
+        num_gpus: GPUs that shared the vectors.
+        build_seconds: Building it from the vectors, which every opening does again.
+        measured: What held-out queries measured that the parameters were not chosen with.
+        shortfalls: The targets that are missed and by how much.
+        candidates: The structures that were considered; `memory_bytes` is about what they take on all GPUs together.
+        front: The Pareto front of recall, latency and memory over everything tried, fastest first.
+    """
+
+    kind: str
+    search: SearchParameters
+    num_gpus: int
+    build_seconds: float
+    measured: Measured
+    shortfalls: list[str]
+    candidates: list[Candidate]
+    front: list[Point]
+
+
 class StructureFacts(_Record):
     """The search structure of a version.
 
@@ -96,6 +120,7 @@ class StructureFacts(_Record):
         shortfalls: The targets that are missed and by how much, a sentence each; empty where all are met.
         candidates: The structures that were considered.
         front: The Pareto front of recall, latency and memory over everything tried, fastest first.
+        gpu: What GPUs search with instead, where the version was made on a machine that has some.
     """
 
     factory: str
@@ -109,6 +134,7 @@ class StructureFacts(_Record):
     shortfalls: list[str]
     candidates: list[Candidate]
     front: list[Point]
+    gpu: GpuFacts | None = None
 
     @property
     def is_exact(self) -> bool:

@@ -28,6 +28,8 @@ LEAST = SearchParameters()
 FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x 512 about what it is without a filter
 DEEPER = 4  # times the effort, where a search found too few
 
+Clustering = Callable[[int], Any]  # from a width to an empty FAISS index of it, or to `None`
+
 _faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
 _USABLE = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexRaBitQ)
 
@@ -62,6 +64,7 @@ class ApproximateIndex:
         seed: int = 0,
         centroids_CD: NDArray[np.float32] | None = None,
         on_progress: Callable[[int], None] = lambda count: None,
+        clustering: Clustering | None = None,
     ) -> "ApproximateIndex":
         """Trains a structure on a sample, adds all vectors and writes it; memory beyond the structure is bounded.
 
@@ -74,6 +77,7 @@ class ApproximateIndex:
             centroids_CD: Centres of the inverted lists, from a structure with the same number of them over the same
                 vectors; they are trained when absent.
             on_progress: Called with the number of vectors that were added.
+            clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
 
         Returns:
             The structure, opened from its file.
@@ -91,7 +95,7 @@ class ApproximateIndex:
             structure.quantizer.train(centroids_CD)
             structure.quantizer.add(centroids_CD)
         try:
-            train(structure, exact, seed)
+            train(structure, exact, seed, clustering)
             for vectors_BD in _batches(exact):
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
@@ -227,7 +231,7 @@ def make_structure(factory: str, width: int) -> Any:
     except RuntimeError as error:
         message = f"FAISS has no structure '{factory}' for inner products of width {width}: {_reason(error)}"
         raise InvalidStructureError(message) from error
-    core = _core(structure)
+    core: Any = _core(structure)
     reason = _why_not(core)
     if reason is not None:
         raise InvalidStructureError(f"structure '{factory}' is of no use here: {reason}")
@@ -237,9 +241,22 @@ def make_structure(factory: str, width: int) -> Any:
     return structure
 
 
-def train(structure: Any, exact: ExactVectors, seed: int = 0) -> None:
-    """Trains an empty structure on a sample of the vectors, the same one for the same seed."""
-    structure.train(_sample(exact, _num_to_train(_core(structure)), seed))
+def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Clustering | None = None) -> None:
+    """Trains an empty structure on a sample of the vectors, the same one for the same seed.
+
+    Args:
+        structure: The structure.
+        exact: The vectors.
+        seed: Decides the sample.
+        clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
+    """
+    core: Any = _core(structure)
+    if clustering is None or not isinstance(core, faiss.IndexIVF):
+        structure.train(_sample(exact, _num_to_train(core), seed))
+        return
+    core.clustering_index = clustering(core.d)
+    structure.train(_sample(exact, _num_to_train(core), seed))
+    core.clustering_index = None  # the structure goes on without it
 
 
 def _why_not(core: Any) -> str | None:

@@ -1,12 +1,21 @@
-"""On NVIDIA GPUs: search through faiss-gpu gives the CPU's answers. Skipped where FAISS finds no GPU."""
+"""On NVIDIA GPUs: search through faiss-gpu gives the CPU's answers; what is measured is chosen, kept and opened.
+
+Skipped where FAISS finds no GPU.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from index import FaissIndex
+from index.embedded.manifest import EncoderFacts
+from index.faiss_index import create_index
+from index.key_index import NewKey
 from index.vectors.exact import ExactVectors, VectorType, write_exact
-from index.vectors.gpu import GpuIndex, GpuStructure, num_gpus
+from index.vectors.gpu import GpuIndex, GpuStructure, GpuUse, clustering_on, num_gpus
+from index.vectors.structure_facts import SearchParameters
+from index.vectors.structures import ApproximateIndex
 from tests.unit.index.drawn_vectors import clustered, overlap
 
 pytestmark = [
@@ -26,9 +35,58 @@ def test_gpu_gives_the_cpus_answers(tmp_path: Path, kind: GpuStructure, dtype: V
     allowed_N = np.random.default_rng(0).random(20_000) < 0.1
 
     for allowed in (None, allowed_N):
-        scores_QK, found_QK = index.search(QUERIES, 10, allowed, rerank=100)
+        scores_QK, found_QK = index.search(QUERIES, 10, allowed, parameters=SearchParameters(probes=64, rerank=100))
         expected_scores_QK, expected_QK = exact.search(QUERIES, 10, allowed)
         assert overlap(found_QK, expected_QK) >= LEAST_RECALL[kind]
         if kind is GpuStructure.FLAT:
             np.testing.assert_allclose(scores_QK, expected_scores_QK, atol=1e-6)
     index.close()
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    """20,000 keys, folded on a machine with GPUs as `auto` does it."""
+    encoder = EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=64, fusion="raw")
+    create_index(tmp_path / "i", encoder)
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0, fold_device="auto") as index:
+        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(clustered(20_000, width=64))])
+        index.compact()
+    return tmp_path / "i"
+
+
+def keys(index: FaissIndex, exact: bool = False) -> list[list[str]]:
+    return [[hit.key for hit in hits] for hits in index.search(QUERIES, 10, exact=exact)]
+
+
+def test_what_gpus_search_with_is_chosen_measured_and_opened(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir) as on_cpu:
+        facts, expected = on_cpu.manifest.structure, keys(on_cpu, exact=True)
+    assert facts is not None
+    assert facts.gpu is not None
+    assert facts.gpu.num_gpus == num_gpus()
+    assert {candidate.factory for candidate in facts.gpu.candidates} == set(GpuStructure)
+    assert [candidate.skipped for candidate in facts.gpu.candidates] == [None] * 3
+    with FaissIndex.open(index_dir, device="auto", gpu_memory_bytes=64 * 2**20) as on_gpu:
+        found = keys(on_gpu)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)])
+    assert recall >= facts.gpu.measured.recall_at_10 - 0.05
+
+
+def test_encoder_and_index_share_a_gpu(index_dir: Path) -> None:
+    torch = pytest.importorskip("torch")
+    with FaissIndex.open(index_dir, device="cuda:0", gpu_memory_bytes=64 * 2**20) as index:
+        expected = keys(index)
+        for _ in range(20):  # in turns, as the service does
+            weights = torch.randn(2048, 2048, device="cuda:0")
+            assert torch.isfinite(weights @ weights).all()
+            assert keys(index) == expected
+
+
+def test_lists_trained_on_gpus_are_searched_on_the_cpu(tmp_path: Path) -> None:
+    write_exact(tmp_path / "v.faiss", [clustered(20_000, width=64)], 64, "float32")
+    exact = ExactVectors.open(tmp_path / "v.faiss")
+    clustering = clustering_on(GpuUse((0,)))
+    assert clustering is not None
+    index = ApproximateIndex.build("IVF128,PQ16x4fs", exact, tmp_path / "s.faiss", clustering=clustering)
+    found_QK = index.search(QUERIES, 10, parameters=SearchParameters(probes=64, rerank=200))[1]
+    assert overlap(found_QK, exact.search(QUERIES, 10)[1]) >= 0.95

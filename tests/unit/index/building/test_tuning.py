@@ -4,6 +4,7 @@ Shape legend: Q = queries, D = width.
 """
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from index.building.tuning import read_queries, tune_index
 from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
 from index.embedded.folding import quietly
+from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
@@ -27,8 +29,10 @@ from index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardEr
 from index.faiss_index import create_index
 from index.hits import StoredImage
 from index.key_index import NewKey
+from index.settings import TuneSettings
 from index.vectors import structures
 from index.vectors.structure_facts import StructureFacts
+from index.vectors.sweep import Report
 from index.vectors.targets import Targets
 from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
 
@@ -63,6 +67,13 @@ def index_dir(tmp_path: Path) -> Path:
     return tmp_path / "i"
 
 
+def tune_with(
+    index_dir: Path, shards: list[str], report: Report, advance: Callable[[int], None] = lambda count: None
+) -> Manifest:
+    settings = TuneSettings(index=index_dir, queries=shards, forget=not shards)
+    return tune_index(settings, report, advance)
+
+
 def structure(index_dir: Path) -> StructureFacts:
     with FaissIndex.open(index_dir) as index:
         facts = index.manifest.structure
@@ -75,7 +86,7 @@ def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path)
     scattered = unit_vectors(400, width=16)
     told: list[int] = []
 
-    manifest = tune_index(index_dir, [write_queries(tmp_path / "q.parquet", scattered)], quietly, told.append)
+    manifest = tune_with(index_dir, [write_queries(tmp_path / "q.parquet", scattered)], quietly, told.append)
 
     after = structure(index_dir)
     assert (before.query_source, after.query_source, after.num_queries) == ("sampled keys", "query vectors", 200)
@@ -85,7 +96,7 @@ def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path)
 
 
 def test_queries_stay_with_the_index(tmp_path: Path, index_dir: Path) -> None:
-    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(50, width=16))], quietly)
+    tune_with(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(50, width=16))], quietly)
     with FaissIndex.open(index_dir, writable=True) as index:
         index.delete(["k1"])
         index.compact()
@@ -101,7 +112,7 @@ def test_queries_stay_with_the_index(tmp_path: Path, index_dir: Path) -> None:
     assert structure(tmp_path / "restored").num_queries == 25
     assert verify_index(tmp_path / "restored", lambda count: None) == []
 
-    tune_index(index_dir, [], quietly)
+    tune_with(index_dir, [], quietly)
     assert structure(index_dir).query_source == "sampled keys"
 
 
@@ -117,7 +128,7 @@ def test_queries_are_centred_as_they_will_be(tmp_path: Path) -> None:
         index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(shifted(1000, 1, 1))])
         index.compact()
 
-    tune_index(tmp_path / "i", [write_queries(tmp_path / "q.parquet", shifted(200, 2, 0))], quietly)
+    tune_with(tmp_path / "i", [write_queries(tmp_path / "q.parquet", shifted(200, 2, 0))], quietly)
 
     facts = structure(tmp_path / "i")
     with FaissIndex.open(tmp_path / "i") as index:
@@ -147,11 +158,11 @@ def test_queries_of_another_encoder_or_none_are_refused(tmp_path: Path, index_di
     none = write_queries(tmp_path / "none.parquet", np.zeros((0, 16), np.float32))
 
     with pytest.raises(EncoderMismatchError, match="width: index has 16, encoder has 8"):
-        tune_index(index_dir, [other], quietly)
+        tune_with(index_dir, [other], quietly)
     with pytest.raises(InvalidStructureError, match="there is no query in 1 shards"):
-        tune_index(index_dir, [none], quietly)
+        tune_with(index_dir, [none], quietly)
     with pytest.raises(InvalidShardError, match=r"nothing\.parquet"):
-        tune_index(index_dir, [str(tmp_path / "nothing.parquet")], quietly)
+        tune_with(index_dir, [str(tmp_path / "nothing.parquet")], quietly)
     assert structure(index_dir) == before
 
 
@@ -166,13 +177,13 @@ def test_store_without_a_place_for_queries_gets_one(tmp_path: Path) -> None:
         index.delete(["k1"])
         index.compact()
 
-    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
+    tune_with(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
     assert structure(index_dir).query_source == "query vectors"
 
 
 def test_damaged_query_is_told(tmp_path: Path) -> None:
     index_dir = make_index(tmp_path / "i", new_keys(6))
-    tune_index(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
+    tune_with(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
     with sqlite3.connect(IndexDirectory(index_dir).store_path("1")) as db:
         db.execute("UPDATE queries SET modality = 1 WHERE position = 2")
     db.close()

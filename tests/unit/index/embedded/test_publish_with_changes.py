@@ -16,7 +16,7 @@ from index.embedded.options import FoldOptions
 from index.embedded.store import Store
 from index.embedded.versions import IndexDirectory
 from index.errors import InvalidStructureError
-from index.vectors.tuning import Report
+from index.vectors.sweep import Report
 from tests.live_index import WIDTH, make_index, new_keys
 
 NUM_OLD, NUM_ALL = 6, 15

@@ -16,6 +16,7 @@ from index.errors import InvalidStructureError
 from index.vectors import gpu
 from index.vectors.exact import ExactVectors
 from index.vectors.gpu import GpuIndex, GpuStructure, Part, gpus_of, num_gpus
+from index.vectors.structure_facts import SearchParameters
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 VECTORS = clustered(600)
@@ -108,7 +109,7 @@ def test_unsure_structures_are_ranked_by_exact_scores(exact: ExactVectors, tmp_p
     structure.add(VECTORS)
     index = GpuIndex([Part(0, structure)], exact, is_exact=False)
 
-    scores_QK, found_QK = index.search(QUERIES, 10, rerank=100)
+    scores_QK, found_QK = index.search(QUERIES, 10, parameters=SearchParameters(rerank=100))
 
     assert overlap(found_QK, exact.search(QUERIES, 10)[1]) >= 0.98
     np.testing.assert_allclose(scores_QK, exact.scores_of(QUERIES, found_QK), atol=1e-6)

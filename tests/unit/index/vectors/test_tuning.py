@@ -13,8 +13,9 @@ from index.vectors import candidates, structures
 from index.vectors.exact import ExactVectors
 from index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts
 from index.vectors.structures import ApproximateIndex
+from index.vectors.sweep import pareto_front, rank
 from index.vectors.targets import Targets
-from index.vectors.tuning import choose_structure, pareto_front, rank
+from index.vectors.tuning import choose_structure
 from tests.unit.index.drawn_vectors import clustered, written
 
 NUM_VECTORS = 3000
