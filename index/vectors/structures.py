@@ -250,13 +250,15 @@ def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Cluste
         seed: Decides the sample.
         clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
     """
-    core: Any = _core(structure)
+    core = _core(structure)
+    sample_BD = _sample(exact, _num_to_train(core), seed)
     if clustering is None or not isinstance(core, faiss.IndexIVF):
-        structure.train(_sample(exact, _num_to_train(core), seed))
+        structure.train(sample_BD)
         return
-    core.clustering_index = clustering(core.d)
-    structure.train(_sample(exact, _num_to_train(core), seed))
-    core.clustering_index = None  # the structure goes on without it
+    lists: Any = core
+    lists.clustering_index = clustering(core.d)
+    structure.train(sample_BD)
+    lists.clustering_index = None  # the structure goes on without it
 
 
 def _why_not(core: Any) -> str | None:
