@@ -193,6 +193,7 @@ def load(settings: LoadSettings) -> int:
     address = parse_address(settings.index)
     with progress(plain_console(stderr=True), "loading", None) as advance:
         if address is None:
+            _refuse(settings, {"milvus_structure", "milvus_token", "images_dir"}, "for Milvus collections")
             from index.building.transfer import load_shards
 
             index_dir = Path(settings.index)
@@ -207,12 +208,16 @@ def _load_collection(settings: LoadSettings, address: CollectionAddress, advance
     from index.building.collection_transfer import load_collection
     from index.milvus_index import Structure
 
-    given = sorted((settings.model_fields_set & FoldSettings.model_fields.keys()) - {"config"})
-    if given:
-        raise InvalidStructureError(f"{', '.join(given)}: for index directories; see milvus_structure")
+    _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
     structure = Structure(kind=settings.milvus_structure)
     images_dir, token = settings.images_dir, _token(settings)
     return load_collection(settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token)
+
+
+def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
+    """Makes sure that no setting was given that would have no effect."""
+    if given := sorted(settings.model_fields_set & names):
+        raise InvalidStructureError(f"{', '.join(given)}: {reason}")
 
 
 def snapshot(settings: SnapshotSettings) -> int:

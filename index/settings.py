@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -69,6 +69,13 @@ class EmbeddingSettings(ProgramSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
     )
+
+    @model_validator(mode="after")
+    def check_normalize(self) -> Self:
+        """Refuses what would have no effect."""
+        if self.normalize and self.faiss is None:
+            raise ValueError("normalize is for the vectors of a FAISS file; expected faiss with it")
+        return self
 
     @field_validator("corpus", mode="before")
     @classmethod
@@ -214,7 +221,7 @@ class TuneSettings(IndexSettings, SearchDeviceSettings):
     forget: bool = Field(False, description="Forget the queries, and measure with keys of the index again")
 
     @model_validator(mode="after")
-    def check_choice(self) -> "TuneSettings":
+    def check_choice(self) -> Self:
         """Refuses to guess which of the two is meant."""
         if bool(self.queries) == self.forget:
             raise ValueError("expected either queries, or forget")

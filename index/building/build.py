@@ -109,8 +109,8 @@ class _Build:
         self._source = source
         self._console = console
         self._directory = directory
-        self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
+        self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._base: Base | None = None
         self._unreadable: list[str] = []
 

@@ -108,7 +108,9 @@ def point(name: str, index: Any, queries_QD: Any, best_QK: Any, parameters: Any)
     for _ in range(3):
         search(queries_QD)
     at_once_s = (time.perf_counter() - started_s) / 3 / len(queries_QD)
-    hits = [len(np.intersect1d(found_K, best_K)) / len(best_K) for found_K, best_K in zip(found_QK, best_QK)]
+    hits = [
+        len(np.intersect1d(found_K, best_K)) / len(best_K) for found_K, best_K in zip(found_QK, best_QK, strict=True)
+    ]
     return {
         "parameters": name,
         "recall_at_10": float(np.mean(hits)),

@@ -119,6 +119,8 @@ def test_commands_take_a_collection_or_say_that_they_do_not(
 
     assert main(["load", "--shards", shards, "--index", index, "--recall", "0.9"]) == 2
     assert "recall: for index directories" in capsys.readouterr().err
+    assert main(["load", "--shards", shards, "--index", f"{tmp_path}/other", "--images-dir", "images"]) == 2
+    assert "images_dir: for Milvus collections" in capsys.readouterr().err
     assert main(["verify", "--index", index]) == 2
     assert "this command is for index directories" in capsys.readouterr().err
     assert main(["info", "--index", f"{tmp_path}/keys.db/none"]) == 1

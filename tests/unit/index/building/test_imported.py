@@ -144,3 +144,8 @@ def test_file_that_was_cut_is_named(tmp_path: Path, corpus: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(IndexCorruptError, match=r"v\.faiss"):
         build_imported(corpus, tmp_path / "i", path)
+
+
+def test_scaling_without_a_file_of_vectors_is_refused(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(ValueError, match="normalize is for the vectors of a FAISS file"):
+        build_settings(corpus, tmp_path / "i", normalize=True)
