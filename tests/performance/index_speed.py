@@ -9,7 +9,6 @@ Shape legend: Q = queries, D = width.
 import argparse
 import json
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -38,6 +37,7 @@ from index.vectors.targets import Targets
 from tests.performance import embedding_speed, search_peers
 from tests.performance.index_report import write_report
 from tests.performance.search_speed import ClusteredVectors, overlap
+from tests.performance.speed_report import processor
 
 PARTS = ("search", "embedding", "peers")
 MIB = 2**20
@@ -189,7 +189,7 @@ def measure_index(directory: Path, num_keys: int, width: int) -> dict[str, Any]:
     return {
         "num_keys": num_keys,
         "width": width,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, FAISS {faiss.__version__}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, no GPU, FAISS {faiss.__version__}",
         "rows": findings.rows,
         "structure": manifest.structure.model_dump(mode="json"),
     }

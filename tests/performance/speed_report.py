@@ -83,9 +83,9 @@ Our trainer against open_clip's (`open_clip_train`), on one machine, one after t
 
 def _introduction(measured: Measured) -> str:
     on_gpu = measured.plan["device"] == "cuda"
-    processor = torch.cuda.get_device_name() if on_gpu else f"{_processor()}, {measured.plan['threads']} threads"
+    name = torch.cuda.get_device_name() if on_gpu else f"{processor()}, {measured.plan['threads']} threads"
     versions = {"torch": torch.__version__, "open_clip": version("open_clip_torch")}
-    return _INTRODUCTION.format(**measured.plan, **versions, processor=processor)
+    return _INTRODUCTION.format(**measured.plan, **versions, processor=name)
 
 
 def _summary(measured: Measured) -> list[str]:
@@ -120,7 +120,8 @@ def _runs(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
