@@ -17,7 +17,7 @@ LACKS = {
     "scores only: no keys or payload, no filters, no changes, nothing on disk, no checksums",
     "autofaiss": "chooses a FAISS index for the memory and tunes it for 10 ms a query. Positions and scores only; it "
     "neither adds nor deletes",
-    "Milvus Lite": "payload, filters and changes, in Python on FAISS; each search compares with every key of its files",
+    "Milvus Lite": "payload, filters and changes, in Python on FAISS",
 }
 
 
@@ -54,7 +54,8 @@ def draw(path: Path, search: Mapping[str, Any], peers: Mapping[str, Any]) -> Non
     for name, found in peers.items():
         for structure in found.get("structures", [found] if "points" in found else []):
             points = [(point["p50_ms"], point["recall_at_10"]) for point in structure["points"]]
-            label = f"{name}: {structure['factory'].partition(' (')[0]}"
+            size = f", {found['num_keys']:,} keys" if "num_keys" in found else ""
+            label = f"{name}{size}: {structure['factory'].partition(' (')[0]}"
             _curve(axes, points, label, "--" if name.startswith("FAISS") else ":", next(colours))
     axes.set(xscale="log", xlabel="one query alone, median (ms)", ylabel="recall@10", ylim=(LOWEST_RECALL, 1.01))
     axes.set_title(f"{search['num_keys']:,} x {search['width']}, {search['machine']}", fontsize=9)
