@@ -79,7 +79,7 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
         console.print(json.dumps({"index": {**asdict(facts), "encoder": facts.encoder.model_dump()}}, indent=2))
         return 0
     for name, value in [*_counts(facts), *_encoder_lines(facts.encoder), *sorted(facts.details.items())]:
-        console.print(f"{name:<12}{value}")
+        console.print(f"{name.replace('_', ' '):<16}{value}")
     return 0
 
 

@@ -78,6 +78,7 @@ def build_index(
 
     Raises:
         InvalidCorpusError: there is no corpus, nothing in it can be indexed, or `strict` met a bad row.
+        InvalidStructureError: FAISS cannot build the search structure, or has no such GPUs.
         EncoderError: the encoder cannot be loaded.
         IndexLockedError: the index has another writer.
         LiveKeysError: keys that were stored live would be lost; says what to do.
@@ -86,13 +87,14 @@ def build_index(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    find_files(settings.corpus)  # this and the checkpoint before anything is read or written
+    find_files(settings.corpus)  # this, the GPUs and the checkpoint before anything is read or written
+    gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
     fingerprint = source.fingerprint()
     with directory.locked_for_writing():
         directory.recover()
         directory.take_back_store()
         directory.building_dir.mkdir(exist_ok=True)
-        build = _Build(settings, source, console, directory)
+        build = _Build(settings, source, console, directory, gpu)
         try:
             return build.run(fingerprint)
         finally:
@@ -103,13 +105,18 @@ class _Build:
     """One run of the builder."""
 
     def __init__(
-        self, settings: BuildSettings, source: EncoderSource, console: Console, directory: IndexDirectory
+        self,
+        settings: BuildSettings,
+        source: EncoderSource,
+        console: Console,
+        directory: IndexDirectory,
+        gpu: GpuUse,
     ) -> None:
         self._settings = settings
         self._source = source
         self._console = console
         self._directory = directory
-        self._gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
+        self._gpu = gpu
         self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._base: Base | None = None
         self._unreadable: list[str] = []
