@@ -1,6 +1,6 @@
 """Folding: the files of the next version from the store. A build ends with it; compaction is nothing else.
 
-Shape legend: B = batch, D = width, N = keys.
+Shape legend: B = batch, D = width, N = keys, Q = queries.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.calibration import Calibration
@@ -99,13 +100,7 @@ def fold(
         seq, meta = snapshot.seq, snapshot.meta()
         encoder = encoder_facts(meta)
         np.save(folder / ROWS_NAME, snapshot.rows())
-        vectors, queries = snapshot.vectors(BATCH_SIZE), snapshot.tuning_queries()
-        queries_QD = None if queries is None else queries.vectors_QD
-        if options.calibrate == "modality-mean":
-            calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), encoder.width)
-            calibration.write(folder / CALIBRATION_NAME)
-            vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
-            queries_QD = None if queries is None else calibration.apply(queries.vectors_QD, queries.codes_Q)
+        vectors, queries_QD = _as_searched(snapshot, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     structure = None
@@ -284,6 +279,19 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+def _as_searched(
+    snapshot: Snapshot, options: FoldOptions, folder: Path
+) -> tuple[Iterator[NDArray[np.float32]], NDArray[np.float32] | None]:
+    """All vectors, batch by batch, and the real queries `[Q, D]`, if there are any; centred, if that is asked for."""
+    queries = snapshot.tuning_queries()
+    if options.calibrate == "none":
+        return snapshot.vectors(BATCH_SIZE), None if queries is None else queries.vectors_QD
+    calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), snapshot.meta()["width"])
+    calibration.write(folder / CALIBRATION_NAME)
+    vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
+    return vectors, None if queries is None else calibration.apply(queries.vectors_QD, queries.codes_Q)
 
 
 def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
