@@ -101,7 +101,7 @@ def _peers(search: Mapping[str, Any], peers: Mapping[str, Any], picture: str) ->
     yield "## Beside others"
     yield ""
     yield (
-        f"In the same run, on the same vectors and machine, each in a process of its own; {search['num_keys']:,} keys "
+        f"On the same vectors and machine, one after the other, each in its own process; {search['num_keys']:,} keys "
         "unless the row says otherwise. Of each, the point with the least latency that has recall@10 of 0.98, or its "
         "best one."
     )
