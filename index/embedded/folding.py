@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -229,8 +229,11 @@ def publish_with_changes(
         OSError: the disk is full or not writable. Nothing was changed.
     """
     with _clearing_up(directory), naming_damage(store.path), store.transaction() as db:
+        seq = store.seq
         if not changes():
             return None
+        if store.seq == seq:  # what is changed is not a key: by its number alone a store tells whether it was committed
+            store.note(seq=seq + 1)
         moment = nullcontext(Snapshot(db, store.path))
         manifest = fold(directory, moment, store.path.parent.name, provenance, options, report, gpu)
         store.note(**options.facts())
@@ -303,11 +306,15 @@ def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
 
 @contextmanager
 def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
-    """Leaves no half of a version behind when the block fails; the disk may be full of it."""
+    """Leaves no half of a version behind when the block fails, nor one of changes that were taken back.
+
+    The disk may be full of it.
+    """
     try:
         yield
     except BaseException:
-        shutil.rmtree(directory.folding_dir, ignore_errors=True)
+        with suppress(OSError):
+            directory.clear_up()
         raise
 
 

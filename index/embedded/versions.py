@@ -170,13 +170,19 @@ class IndexDirectory:
         A complete version that was not announced is announced, if its store has the changes that it covers: a build
         makes the version first. Any other, and half a version, is cleared away.
         """
+        self.clear_up()
+        for name in self._unannounced()[:1]:
+            self.announce(name)
+
+    def clear_up(self) -> None:
+        """Deletes half a version, and the newest complete ones whose changes never came into their store.
+
+        It must be done before the store takes other changes: those have the same numbers, and would make it look as
+        if it had the changes of such a version.
+        """
         shutil.rmtree(self.folding_dir, ignore_errors=True)
-        current = self._current_or_damaged()
-        for name in reversed(self.names()):
-            if current is not None and int(name) <= int(current):
-                return
+        for name in self._unannounced():
             if self._is_covered(name):
-                self.announce(name)
                 return
             shutil.rmtree(self.version_dir(name))
 
@@ -210,6 +216,11 @@ class IndexDirectory:
         manifests = list(self._manifests())
         used = {manifest.store for manifest in manifests if manifest is not None}
         return [] if None in manifests else [name for name in self.store_names() if name not in used]
+
+    def _unannounced(self) -> list[str]:
+        """Complete versions after the published one, newest first; all of them where that cannot be told."""
+        current = self._current_or_damaged()
+        return [name for name in reversed(self.names()) if current is None or int(name) > int(current)]
 
     def _current_or_damaged(self) -> str | None:
         try:

@@ -1,23 +1,28 @@
 """Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from encoder.item import Modality
 from index import FaissIndex
 from index.embedded import generation
+from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
 from index.embedded.folding import Provenance, publish_next, publish_with_changes, quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
+from index.embedded.records import TuningQueries
 from index.embedded.store import Store
+from index.embedded.verify import verify_index
 from index.embedded.versions import IndexDirectory
 from index.errors import InvalidStructureError
+from index.key_index import NewKey
 from index.vectors.sweep import Report
-from tests.live_index import WIDTH, make_index, new_keys
+from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
 
 NUM_OLD, NUM_ALL = 6, 15
 
@@ -47,6 +52,23 @@ def publish(store: Store, options: FoldOptions | None = None, report: Report = q
 def state(index: FaissIndex) -> tuple[int, int]:
     """Number of keys, and of changes that the version in use does not cover."""
     return index.count(), index.info().details["num_unfolded"]
+
+
+def fail_before_the_commit(patched: pytest.MonkeyPatch, error: BaseException) -> None:
+    """The version is complete, its changes cannot be committed."""
+    complete = IndexDirectory.complete
+
+    def complete_and_fail(directory: IndexDirectory, manifest: Manifest) -> None:
+        complete(directory, manifest)
+        raise error
+
+    patched.setattr(IndexDirectory, "complete", complete_and_fail)
+
+
+def kill_before_the_commit(patched: pytest.MonkeyPatch) -> None:
+    """The same, with nobody left to clear up."""
+    fail_before_the_commit(patched, KeyboardInterrupt())
+    patched.setattr(IndexDirectory, "clear_up", lambda directory: None)
 
 
 def test_readers_see_the_changes_with_their_version(index_dir: Path, store: Store) -> None:
@@ -80,13 +102,8 @@ def test_nothing_is_published_where_nothing_changes(index_dir: Path, store: Stor
 def test_version_of_changes_that_were_taken_back_is_cleared_away(
     index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def complete_and_stop(directory: IndexDirectory, manifest: Manifest) -> None:
-        complete(directory, manifest)
-        raise KeyboardInterrupt
-
-    complete = IndexDirectory.complete
     with monkeypatch.context() as patched:
-        patched.setattr(IndexDirectory, "complete", complete_and_stop)
+        kill_before_the_commit(patched)
         with pytest.raises(KeyboardInterrupt):
             publish(store)
     directory = IndexDirectory(index_dir)
@@ -97,6 +114,46 @@ def test_version_of_changes_that_were_taken_back_is_cleared_away(
 
     assert (directory.current(), directory.names()[-1]) == (current, current)
     assert state(FaissIndex.open(index_dir)) == (NUM_OLD, 0)
+
+
+def test_failed_load_leaves_nothing_that_later_changes_could_be_taken_for(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [to_record(NewKey(f"lost{n}", vector_D, "text"), WIDTH) for n, vector_D in enumerate(unit_vectors(5, 9))]
+    kept_ND = unit_vectors(5, 10)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        with monkeypatch.context() as patched:
+            fail_before_the_commit(patched, OSError("no room to commit"))
+            with pytest.raises(OSError, match="no room to commit"):
+                index.load_records(lost)
+        index.upsert([NewKey(f"kept{n}", vector_D, "text") for n, vector_D in enumerate(kept_ND)])
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert [hits[0].key for hits in index.search(kept_ND, 1)] == [f"kept{n}" for n in range(5)]
+    assert verify_index(index_dir) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.tune(TuningQueries(unit_vectors(4), codes_of([Modality.TEXT] * 4))),
+        lambda index: index.load_records([], FoldOptions(calibrate="modality-mean")),
+    ],
+)
+def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[FaissIndex], Manifest]
+) -> None:
+    before = IndexDirectory(index_dir).names()[-1]
+    with FaissIndex.open(index_dir, writable=True) as index, monkeypatch.context() as patched:
+        kill_before_the_commit(patched)
+        with pytest.raises(KeyboardInterrupt):
+            change(index)
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        facts = index.manifest.structure
+        assert facts is not None
+        assert (index.manifest.version, facts.query_source) == (before, "sampled keys")
+        assert index.manifest.options == FoldOptions()
 
 
 def test_version_of_committed_changes_is_announced_after_a_stop(
