@@ -256,9 +256,13 @@ def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Cluste
         structure.train(sample_BD)
         return
     lists: Any = core
-    lists.clustering_index = clustering(core.d)
-    structure.train(sample_BD)
-    lists.clustering_index = None  # the structure goes on without it
+    comparing = clustering(core.d)
+    lists.clustering_index = comparing
+    comparing.thisown = True  # the assignment took it from Python, though nothing in FAISS ever frees it
+    try:
+        structure.train(sample_BD)
+    finally:
+        lists.clustering_index = None  # the structure goes on without it
 
 
 def _why_not(core: Any) -> str | None:

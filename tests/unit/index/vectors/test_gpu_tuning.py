@@ -167,5 +167,6 @@ def test_lists_are_trained_with_another_index_for_comparing(exact: ExactVectors,
     index = ApproximateIndex.build(factory, exact, tmp_path / "s.faiss", clustering=comparing)
 
     assert (len(made), made[0].ntotal) == (1, 16)  # it was used
+    assert made[0].thisown  # and is freed, with the GPU memory it holds, when Python lets go of it
     found_QK = index.search(VECTORS[:50], 10, parameters=SearchParameters(probes=16, rerank=200))[1]
     assert overlap(found_QK, exact.search(VECTORS[:50], 10)[1]) > 0.99
