@@ -74,6 +74,12 @@ def test_opening_without_a_gpu_is_refused(exact: ExactVectors, kind: GpuStructur
             GpuIndex.open(kind, exact, gpus)
 
 
+def test_codes_are_not_trained_for_what_gpus_cannot_do(exact: ExactVectors) -> None:
+    template = gpu._template(GpuStructure.IVF_PQ, exact)
+    assert (template.is_trained, template.ntotal, template.by_residual) == (True, 0, True)
+    assert not template.do_polysemous_training
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     bounds=st.sampled_from([[0, 600], [0, 300, 600], [0, 7, 9, 600]]),
