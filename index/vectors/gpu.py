@@ -5,6 +5,7 @@ GPU structures find candidates; the exact vectors rank them on the CPU, so that 
 Shape legend: Q = queries, D = width, N = vectors, K = results per query.
 """
 
+import itertools
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from index.errors import InvalidStructureError
 from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
-from index.vectors.candidates import num_lists
+from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
 from index.vectors.exact import ExactVectors
 from index.vectors.structure_facts import SearchParameters, StructureFacts
-from index.vectors.structures import MIN_RERANK_PER_RESULT, Clustering, make_structure, train
+from index.vectors.structures import MIN_RERANK_PER_RESULT, Clustering, make_structure, reason_of, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search
@@ -139,20 +140,18 @@ class GpuIndex:
             parameters: How far searches look.
 
         Raises:
-            InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
+            InvalidStructureError: there is no such GPU, FAISS is built without what the structure needs, or it cannot
+                be made of these vectors, for want of memory mostly.
         """
         if not gpus or max(gpus) >= num_gpus():
             raise InvalidStructureError(f"GPUs {gpus} are asked for, FAISS finds {num_gpus()}")
         if kind is GpuStructure.CAGRA and not hasattr(faiss, "GpuIndexCagra"):
             raise InvalidStructureError("FAISS is built without cuVS, which CAGRA needs; install faiss-gpu-cuvs")
-        template = _template(kind, exact)
-        bounds = np.linspace(0, exact.num_vectors, len(gpus) + 1).astype(int).tolist()
-        parts = []
-        for gpu, first, end in zip(gpus, bounds, bounds[1:], strict=False):
-            resources = _faiss.StandardGpuResources()
-            resources.setTempMemory(temporary_bytes)
-            structure = _build(kind, exact, range(first, end), template, resources, gpu)
-            parts.append(Part(first, structure, resources))
+        try:
+            parts = _build_parts(kind, exact, gpus, temporary_bytes)
+        except RuntimeError as error:
+            message = f"{kind} cannot be built over {exact.num_vectors} vectors on GPUs {gpus}: {reason_of(error)}"
+            raise InvalidStructureError(message) from error
         return cls(parts, exact, kind is GpuStructure.FLAT, parameters)
 
     @property
@@ -232,16 +231,16 @@ def open_for(facts: StructureFacts, exact: ExactVectors, gpu: GpuUse) -> GpuInde
     Raises:
         InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
     """
-    kind, parameters = structure_for(facts)
+    kind, parameters = structure_for(facts, exact.num_vectors)
     return GpuIndex.open(kind, exact, list(gpu.gpus), gpu.temporary_bytes, parameters)
 
 
-def structure_for(facts: StructureFacts) -> tuple[GpuStructure, SearchParameters]:
-    """Which structure that is, and how far it looks."""
+def structure_for(facts: StructureFacts, num_vectors: int) -> tuple[GpuStructure, SearchParameters]:
+    """Which structure that is, and how far it looks; too few vectors to train anything are compared one by one."""
     has_graphs = hasattr(faiss, "GpuIndexCagra")
     if facts.gpu is not None and (facts.gpu.kind != GpuStructure.CAGRA or has_graphs):
         return GpuStructure(facts.gpu.kind), facts.gpu.search
-    if facts.is_exact:
+    if facts.is_exact or num_vectors < ALWAYS_EXACT_BELOW:
         return GpuStructure.FLAT, UNMEASURED
     return GpuStructure.CAGRA if "HNSW" in facts.factory and has_graphs else GpuStructure.IVF_PQ, UNMEASURED
 
@@ -289,6 +288,19 @@ def _template(kind: GpuStructure, exact: ExactVectors) -> Any:
     structure = make_structure(f"IVF{num_lists(exact.num_vectors)},PQ{_num_codes(exact.width)}np", exact.width)
     train(structure, exact)
     return structure
+
+
+def _build_parts(kind: GpuStructure, exact: ExactVectors, gpus: list[int], temporary_bytes: int) -> list[Part]:
+    """An equal share of the vectors for each GPU; some get none where there are fewer vectors than GPUs."""
+    template = _template(kind, exact)
+    bounds = np.linspace(0, exact.num_vectors, len(gpus) + 1).astype(int).tolist()
+    parts = []
+    for gpu, part in zip(gpus, itertools.starmap(range, itertools.pairwise(bounds)), strict=True):
+        if part:
+            resources = _faiss.StandardGpuResources()
+            resources.setTempMemory(temporary_bytes)
+            parts.append(Part(part.start, _build(kind, exact, part, template, resources, gpu), resources))
+    return parts
 
 
 def _build(kind: GpuStructure, exact: ExactVectors, part: range, template: Any, resources: Any, gpu: int) -> Any:

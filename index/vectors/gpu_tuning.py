@@ -3,6 +3,7 @@
 The structures are not kept: they are derived from the exact vectors whenever an index is opened on GPUs.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def choose_gpu_structure(
         open_index: Builds a structure on GPUs.
 
     Returns:
-        What was chosen and measured; `None` where no structure can be built.
+        What was chosen and measured; `None` where no structure can be built and searched.
     """
     choosing, measuring = held_out.halves()
     tried: list[tuple[Point, Measured]] = []
@@ -48,21 +49,19 @@ def choose_gpu_structure(
         report(f"building {kind} on {len(gpu.gpus)} GPUs", 0, 1)
         started_s = time.perf_counter()
         try:
-            index = open_index(kind, exact, list(gpu.gpus), gpu.temporary_bytes)
-        except (InvalidStructureError, RuntimeError) as error:  # of FAISS, such as want of memory
+            with contextlib.closing(open_index(kind, exact, list(gpu.gpus), gpu.temporary_bytes)) as index:
+                structure = _searchable(kind, index, time.perf_counter() - started_s)
+                found = list(sweep(structure, choosing, report))
+                best = confirmed(found, {kind.value: structure}, targets, measuring)
+        except (InvalidStructureError, RuntimeError) as error:  # of FAISS, such as want of memory, also for a search
             reason = str(error).splitlines()[0]
             considered.append(Candidate(factory=kind, memory_bytes=about_bytes(kind, exact), skipped=reason))
             continue
-        try:
-            structure = _searchable(kind, index, time.perf_counter() - started_s)
-            considered.append(structure.candidate)
-            found = list(sweep(structure, choosing, report))
-            points += found
-            tried.append(confirmed(found, {kind.value: structure}, targets, measuring))
-        finally:
-            index.close()
+        considered.append(structure.candidate)
+        points += found
+        tried.append(best)
     if not tried:
-        logger.warning("no structure can be built on GPUs: %s", "; ".join(str(each.skipped) for each in considered))
+        logger.warning("nothing can be searched on GPUs: %s", "; ".join(str(each.skipped) for each in considered))
         return None
     point, measured = nearest(tried, targets)
     chosen = next(candidate for candidate in considered if candidate.factory == point.factory)

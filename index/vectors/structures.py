@@ -100,7 +100,7 @@ class ApproximateIndex:
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
         except RuntimeError as error:
-            message = f"structure '{factory}' cannot be built over {exact.num_vectors} vectors: {_reason(error)}"
+            message = f"structure '{factory}' cannot be built over {exact.num_vectors} vectors: {reason_of(error)}"
             raise InvalidStructureError(message) from error
         _write(structure, path, faiss.IO_FLAG_SKIP_STORAGE if is_whole_graph else 0)
         del structure
@@ -229,7 +229,7 @@ def make_structure(factory: str, width: int) -> Any:
     try:
         structure = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        message = f"FAISS has no structure '{factory}' for inner products of width {width}: {_reason(error)}"
+        message = f"FAISS has no structure '{factory}' for inner products of width {width}: {reason_of(error)}"
         raise InvalidStructureError(message) from error
     core: Any = _core(structure)
     reason = _why_not(core)
@@ -322,7 +322,7 @@ def _write(structure: Any, path: Path, flags: int) -> None:
     try:
         _faiss.write_index(structure, str(path), flags)
     except RuntimeError as error:
-        raise OSError(f"cannot write {path}: {_reason(error)}") from error
+        raise OSError(f"cannot write {path}: {reason_of(error)}") from error
 
 
 def _num_to_train(core: Any) -> int:
@@ -342,6 +342,6 @@ def _batches(exact: ExactVectors) -> Iterator[NDArray[np.float32]]:
         yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))
 
 
-def _reason(error: RuntimeError) -> str:
+def reason_of(error: RuntimeError) -> str:
     """What FAISS says, without where in its source it says so."""
     return str(error).splitlines()[0].rsplit("Error: ", 1)[-1]

@@ -5,6 +5,7 @@ The parts are structures for CPUs here; `tests/gpu` has the real ones.
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -72,6 +73,29 @@ def test_opening_without_a_gpu_is_refused(exact: ExactVectors, kind: GpuStructur
     for gpus in ([], [0]):
         with pytest.raises(InvalidStructureError, match="FAISS finds 0"):
             GpuIndex.open(kind, exact, gpus)
+
+
+def test_gpus_beyond_the_number_of_vectors_stay_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = SimpleNamespace(
+        StandardGpuResources=lambda: SimpleNamespace(setTempMemory=lambda num_bytes: None),
+        GpuClonerOptions=SimpleNamespace,
+        index_cpu_to_gpu=lambda resources, gpu, structure, options: faiss.clone_index(structure),
+    )
+    monkeypatch.setattr(gpu, "_faiss", stand_in)
+    monkeypatch.setattr(gpu, "num_gpus", lambda: 8)
+    few = written(tmp_path / "v.faiss", VECTORS[:3])
+
+    index = GpuIndex.open(GpuStructure.FLAT, few, list(range(8)))
+
+    np.testing.assert_array_equal(index.search(QUERIES, 10)[1], few.search(QUERIES, 10)[1])
+    index.close()
+
+
+def test_structure_that_faiss_fails_to_build_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "num_gpus", lambda: 1)
+    few = written(tmp_path / "v.faiss", VECTORS[:200])
+    with pytest.raises(InvalidStructureError, match=r"ivf-pq cannot be built over 200 vectors on GPUs \[0\]: "):
+        GpuIndex.open(GpuStructure.IVF_PQ, few, [0])
 
 
 def test_codes_are_not_trained_for_what_gpus_cannot_do(exact: ExactVectors) -> None:

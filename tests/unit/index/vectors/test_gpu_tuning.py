@@ -110,7 +110,31 @@ def test_nothing_is_chosen_where_nothing_can_be_built(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert choose_gpu_structure(exact, held_out, Targets(), GPUS, open_index=Opener({})) is None
-    assert "no structure can be built on GPUs: no graphs here" in caplog.text
+    assert "nothing can be searched on GPUs: no graphs here" in caplog.text
+
+
+def test_structure_that_a_gpu_has_no_room_to_search_is_passed_over(exact: ExactVectors, held_out: HeldOut) -> None:
+    class WithoutRoom(Opener):
+        def __call__(self, kind: GpuStructure, *arguments: Any) -> GpuIndex:
+            index = super().__call__(kind, *arguments)
+            if kind is GpuStructure.FLAT:
+                index.search = self.search  # type: ignore[method-assign]
+            return index
+
+        def search(self, *arguments: Any, **settings: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    opener = WithoutRoom()
+    facts = choose_gpu_structure(exact, held_out, Targets(), GPUS, open_index=opener)
+
+    assert facts is not None
+    assert facts.kind == "ivf-pq"
+    assert {candidate.factory: candidate.skipped for candidate in facts.candidates} == {
+        "flat": "out of memory",
+        "ivf-pq": None,
+        "cagra": "no graphs here",
+    }
+    assert {point.factory for point in facts.front} == {"ivf-pq"}
 
 
 def test_version_is_made_also_where_the_gpus_fail(exact: ExactVectors, tmp_path: Path) -> None:
@@ -132,10 +156,11 @@ def test_index_is_opened_on_gpus_as_it_was_measured(
     assert gpu is not None
     again = GpuFacts.model_validate_json(gpu.model_dump_json())
 
-    assert structure_for(facts_with(again)) == (GpuStructure(gpu.kind), gpu.search)
-    assert structure_for(facts_with(None))[0] is GpuStructure.FLAT
+    assert structure_for(facts_with(again), NUM_VECTORS) == (GpuStructure(gpu.kind), gpu.search)
+    assert structure_for(facts_with(None), NUM_VECTORS)[0] is GpuStructure.FLAT
     other = facts_with(None).model_copy(update={"factory": "IVF64,PQ8x4fs"})
-    assert structure_for(other)[0] is GpuStructure.IVF_PQ
+    assert structure_for(other, NUM_VECTORS)[0] is GpuStructure.IVF_PQ
+    assert structure_for(other, 255)[0] is GpuStructure.FLAT  # codes cannot be trained on fewer than there are
     shown = "\n".join(structure_lines(facts_with(again)))
     assert f"on GPUs     {gpu.kind}" in shown
     assert "exact search on the CPU" in shown
@@ -153,7 +178,7 @@ def test_graph_that_this_faiss_cannot_make_is_replaced(facts_with: Callable[[Any
         candidates=[],
         front=[],
     )
-    assert structure_for(facts_with(gpu))[0] is GpuStructure.FLAT
+    assert structure_for(facts_with(gpu), NUM_VECTORS)[0] is GpuStructure.FLAT
 
 
 @pytest.mark.parametrize("factory", ["IVF16,SQ8", "PCA8,IVF16,SQ8"])
