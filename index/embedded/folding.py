@@ -289,12 +289,17 @@ def _as_searched(
 ) -> tuple[Iterator[NDArray[np.float32]], NDArray[np.float32] | None]:
     """All vectors, batch by batch, and the real queries `[Q, D]`, if there are any; centred, if that is asked for."""
     queries = snapshot.tuning_queries()
+    queries_QD = None if queries is None else queries.vectors_QD
     if options.calibrate == "none":
-        return snapshot.vectors(BATCH_SIZE), None if queries is None else queries.vectors_QD
+        return snapshot.vectors(BATCH_SIZE), queries_QD
     calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), snapshot.meta()["width"])
     calibration.write(folder / CALIBRATION_NAME)
     vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
-    return vectors, None if queries is None else calibration.apply(queries.vectors_QD, queries.codes_Q)
+    if queries is not None:
+        centred_QD = calibration.apply(queries.vectors_QD, queries.codes_Q)
+        usable_QD = centred_QD[centred_QD.any(axis=1)]  # one that equals its modality's mean points nowhere
+        queries_QD = usable_QD if len(usable_QD) else None
+    return vectors, queries_QD
 
 
 def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:

@@ -16,6 +16,7 @@ from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import KeyIndexError
 from index.vectors.gpu import ON_CPU, GpuUse
+from index.vectors.held_out import require_queries
 from index.vectors.sweep import Report
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,8 @@ class Writer:
         """
         with self._fold_lock, self._store_lock:
             published, provenance = self._published()
+            if queries is not None:
+                require_queries(queries.vectors_QD, published.encoder.width)
 
             def changes() -> bool:
                 self._store.keep_queries(queries)

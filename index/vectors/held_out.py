@@ -107,17 +107,25 @@ def given_held_out(exact: ExactVectors, queries_QD: NDArray[np.float32], count: 
     Raises:
         InvalidStructureError: there are none, or they are no unit vectors of the right width.
     """
-    if queries_QD.ndim != 2 or queries_QD.shape[1] != exact.width or len(queries_QD) == 0:
-        shape = list(queries_QD.shape)
-        raise InvalidStructureError(f"expected query vectors [Q, {exact.width}], at least one, got {shape}")
+    require_queries(queries_QD, exact.width)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(queries_QD))[:count])
     chosen_QD = np.ascontiguousarray(queries_QD[chosen], dtype=np.float32)
-    norms_Q = np.linalg.norm(chosen_QD, axis=1)
+    return _answered(exact, chosen_QD, np.full(len(chosen), -1, dtype=np.int64))
+
+
+def require_queries(queries_QD: NDArray[np.float32], width: int) -> None:
+    """Makes sure that structures can be measured with queries.
+
+    Raises:
+        InvalidStructureError: there are none, or they are no unit vectors of the right width.
+    """
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != width or len(queries_QD) == 0:
+        raise InvalidStructureError(f"expected query vectors [Q, {width}], at least one, got {list(queries_QD.shape)}")
+    norms_Q = np.linalg.norm(queries_QD, axis=1)
     is_unit_Q = np.abs(norms_Q - 1) <= MAX_NORM_ERROR  # false for NaN
     if not is_unit_Q.all():
         query = int(np.argmin(is_unit_Q))
-        raise InvalidStructureError(f"query vector {chosen[query]} has norm {norms_Q[query]:.4g}, expected 1")
-    return _answered(exact, chosen_QD, np.full(len(chosen), -1, dtype=np.int64))
+        raise InvalidStructureError(f"query vector {query} has norm {norms_Q[query]:.4g}, expected 1")
 
 
 def _answered(exact: ExactVectors, queries_QD: NDArray[np.float32], own_Q: NDArray[np.int64]) -> HeldOut:

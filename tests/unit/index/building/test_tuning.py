@@ -6,6 +6,7 @@ Shape legend: Q = queries, D = width.
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from index.embedded.checking import to_record
 from index.embedded.folding import quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
+from index.embedded.records import TuningQueries
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
 from index.embedded.versions import IndexDirectory
@@ -136,6 +138,35 @@ def test_queries_are_centred_as_they_will_be(tmp_path: Path) -> None:
         found, best = (index.search(queries_QD, 10, exact=e, query_modalities=modalities) for e in (False, True))
     overlaps = [len({hit.key for hit in a} & {hit.key for hit in b}) / 10 for a, b in zip(found, best, strict=True)]
     assert np.mean(overlaps) == pytest.approx(facts.measured.recall_at_10, abs=0.05)
+
+
+def test_query_that_comes_to_equal_its_mean_is_passed_over(tmp_path: Path) -> None:
+    vectors_ND = unit_vectors(10, width=16)
+    create_index(tmp_path / "i", WIDE, options=FoldOptions(calibrate="modality-mean"))
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        index.upsert([NewKey(f"t{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND[:8])])
+        index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(vectors_ND[8:])])
+        index.compact()
+        index.tune(TuningQueries(vectors_ND[8:9], codes_of([Modality.IMAGE])))
+        index.delete(["i1"])  # i0 alone is the images' mean now
+        index.compact()
+    assert structure(tmp_path / "i").query_source == "sampled keys"
+
+
+@pytest.mark.parametrize("calibrate", ["none", "modality-mean"])
+@pytest.mark.parametrize("num_keys", [0, 6])
+@pytest.mark.parametrize("vectors_QD", [unit_vectors(3, width=5), 2 * unit_vectors(3), np.zeros((0, 8), np.float32)])
+def test_queries_that_no_structure_can_be_measured_with_are_refused(
+    tmp_path: Path, calibrate: Literal["none", "modality-mean"], num_keys: int, vectors_QD: NDArray[np.float32]
+) -> None:
+    create_index(tmp_path / "i", ENCODER, options=FoldOptions(calibrate=calibrate))
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        index.upsert(new_keys(num_keys))
+        index.compact()
+        with pytest.raises(InvalidStructureError, match="query vector"):
+            index.tune(TuningQueries(vectors_QD, codes_of([Modality.TEXT] * len(vectors_QD))))
+        index.upsert(new_keys(9))
+        assert index.compact().num_keys == 9
 
 
 def test_a_sample_of_many_queries_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
