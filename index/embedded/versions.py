@@ -171,18 +171,20 @@ class IndexDirectory:
         makes the version first. Any other, and half a version, is cleared away.
         """
         self.clear_up()
-        for name in self._unannounced()[:1]:
-            self.announce(name)
+        for name in self._unannounced():
+            if self._is_covered(name):
+                self.announce(name)
+                return
 
     def clear_up(self) -> None:
         """Deletes half a version, and the newest complete ones whose changes never came into their store.
 
         It must be done before the store takes other changes: those have the same numbers, and would make it look as
-        if it had the changes of such a version.
+        if it had the changes of such a version. Where it cannot be told which version is published, none is deleted.
         """
         shutil.rmtree(self.folding_dir, ignore_errors=True)
         for name in self._unannounced():
-            if self._is_covered(name):
+            if self._current_or_damaged() is None or self._is_covered(name):
                 return
             shutil.rmtree(self.version_dir(name))
 

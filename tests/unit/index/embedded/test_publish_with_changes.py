@@ -1,5 +1,6 @@
 """Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,7 +20,7 @@ from index.embedded.records import TuningQueries
 from index.embedded.store import Store
 from index.embedded.verify import verify_index
 from index.embedded.versions import IndexDirectory
-from index.errors import InvalidStructureError
+from index.errors import IndexCorruptError, InvalidStructureError
 from index.key_index import NewKey
 from index.vectors.sweep import Report
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
@@ -154,6 +155,24 @@ def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
         assert facts is not None
         assert (index.manifest.version, facts.query_source) == (before, "sampled keys")
         assert index.manifest.options == FoldOptions()
+
+
+def test_no_version_is_deleted_where_none_is_known_to_be_published(index_dir: Path, tmp_path: Path) -> None:
+    directory = IndexDirectory(index_dir)
+    shutil.copy(directory.store_path("1"), tmp_path / "older")
+    with FaissIndex.open(index_dir, writable=True) as index:
+        for num_keys in (NUM_OLD + 1, NUM_OLD + 2):
+            index.upsert(new_keys(num_keys))
+            index.compact()
+    before = directory.names()
+    shutil.copy(tmp_path / "older", directory.store_path("1"))
+    (index_dir / "CURRENT").write_text("?")
+
+    directory.recover()
+
+    assert directory.names() == before
+    with pytest.raises(IndexCorruptError, match="CURRENT is damaged"):
+        FaissIndex.open(index_dir)
 
 
 def test_version_of_committed_changes_is_announced_after_a_stop(
