@@ -5,6 +5,7 @@ Shape legend: B = batch, D = width, N = keys, Q = queries.
 
 import itertools
 import json
+import logging
 import platform
 import shutil
 import sqlite3
@@ -39,6 +40,7 @@ from index.vectors.tuning import choose_structure
 BAD_ROWS_NAME = "bad_rows.jsonl"
 BATCH_SIZE = 4096
 MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew
+logger = logging.getLogger(__name__)
 
 Attributes = tuple[str, Sequence[str], dict[str, Any]]  # of a key: what filters look at
 
@@ -239,8 +241,7 @@ def publish_with_changes(
         store.note(**options.facts())
         directory.complete(manifest)
     directory.announce(manifest.version)
-    directory.remove_old()
-    store.prune_removals(directory.oldest_seq())
+    _tidy_up(directory, store)
     return manifest
 
 
@@ -335,6 +336,16 @@ def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> 
         return None
     is_alike = previous.num_keys / MOST_GROWTH <= num_keys <= previous.num_keys * MOST_GROWTH
     return previous.structure.factory if is_alike else None
+
+
+def _tidy_up(directory: IndexDirectory, store: Store) -> None:
+    """Deletes what no version needs any more; all is done without it, and it is tried again with the next version."""
+    try:
+        directory.remove_old()
+        with naming_damage(store.path):
+            store.prune_removals(directory.oldest_seq())
+    except (OSError, IndexCorruptError) as error:
+        logger.warning("what earlier versions of %s needed is not all deleted: %s", directory.path, error)
 
 
 class _Counts:

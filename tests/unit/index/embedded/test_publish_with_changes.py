@@ -1,6 +1,7 @@
 """Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -189,6 +190,19 @@ def test_version_of_committed_changes_is_announced_after_a_stop(
     IndexDirectory(index_dir).recover()
 
     assert state(FaissIndex.open(index_dir)) == (NUM_ALL - 1, 0)
+
+
+def test_published_changes_are_no_failure_where_only_tidying_up_fails(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(store: Store, seq: int) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "prune_removals", fail)
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL)])
+        assert state(index) == (NUM_ALL, 0)
+    assert "not all deleted" in caplog.text
 
 
 def test_reader_waits_for_the_version_of_many_changes(
