@@ -33,6 +33,7 @@ from index.hits import StoredImage
 from index.key_index import NewKey
 from index.settings import TuneSettings
 from index.vectors import structures
+from index.vectors.candidates import ALWAYS_EXACT_BELOW
 from index.vectors.structure_facts import StructureFacts
 from index.vectors.sweep import Report
 from index.vectors.targets import Targets
@@ -95,6 +96,23 @@ def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path)
     assert after.search.probes > before.search.probes == 1
     assert after.measured.recall_at_10 >= 0.88
     assert (manifest.structure, sum(told)) == (after, 400)
+
+
+def test_structure_is_chosen_anew_for_real_queries(tmp_path: Path) -> None:
+    create_index(tmp_path / "i", WIDE, options=FoldOptions(targets=Targets(latency_ms=1e-6)))  # all are worth trying
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        vectors_ND = unit_vectors(ALWAYS_EXACT_BELOW + 1, width=16)
+        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND)])
+        index.compact()
+        kept, anew = set[str](), set[str]()
+        index.delete(["k0"])
+        index.compact(report=lambda step, done, total: kept.add(step))
+        index.tune(
+            TuningQueries(unit_vectors(20, 1, 16), codes_of([Modality.TEXT] * 20)), lambda *told: anew.add(told[0])
+        )
+
+    num_kept, num_anew = (sum("building" in step for step in steps) for steps in (kept, anew))
+    assert num_kept <= 1 < num_anew
 
 
 def test_queries_stay_with_the_index(tmp_path: Path, index_dir: Path) -> None:

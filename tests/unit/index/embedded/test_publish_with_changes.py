@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from encoder.item import Modality
-from index import FaissIndex
+from index import FaissIndex, faiss_index
 from index.embedded import generation
 from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
@@ -216,6 +216,21 @@ def test_reader_waits_for_the_version_of_many_changes(
         publish_next(IndexDirectory(index_dir), store.path, Provenance(), FoldOptions())
 
         assert [future.result() for future in found] == [(NUM_ALL - 1, 0)] * 4
+
+
+def test_many_changes_are_searched_where_their_version_cannot_be_opened(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(faiss_index, "SWITCH_S", 0.05)
+    directory = IndexDirectory(index_dir)
+    with FaissIndex.open(index_dir) as reader:
+        store_all(store)
+        manifest, _ = publish_next(directory, store.path, Provenance(), FoldOptions())
+        (directory.version_dir(manifest.version) / "manifest.json").write_text("{")
+
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+        assert reader.manifest.version != manifest.version
 
 
 def test_many_changes_without_a_version_are_searched_all_the_same(
