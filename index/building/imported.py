@@ -29,6 +29,16 @@ def source_of(settings: EmbeddingSettings) -> EncoderSource:
     return encoder if settings.faiss is None else ImportedSource(settings.faiss, encoder, settings.normalize)
 
 
+def stamp_of(path: Path, normalizes: bool) -> list[str | int]:
+    """What tells a FAISS file, and how its vectors are taken, from another.
+
+    Raises:
+        OSError: the file is missing.
+    """
+    found = path.stat()
+    return [str(path.absolute()), found.st_size, found.st_mtime_ns, normalizes]
+
+
 class ImportedSource:
     """A FAISS file of the vectors that an encoder gave for the corpus."""
 
@@ -61,6 +71,10 @@ class ImportedSource:
             if self._vectors is None:
                 self._vectors = ImportedVectors(self._path, self._encoder.load(), self._normalizes)
             return self._vectors
+
+    def stamp(self) -> list[str | int]:
+        """As `stamp_of` gives it."""
+        return stamp_of(self._path, self._normalizes)
 
     def require_rows(self, num_rows: int) -> None:
         """Makes sure that the file is as long as the corpus.

@@ -130,6 +130,33 @@ def test_vectors_of_another_length_are_refused_or_scaled(tmp_path: Path, corpus:
         np.testing.assert_allclose(index.vector("key-17"), VECTORS[17], atol=1e-6)
 
 
+@pytest.mark.parametrize("is_next_imported", [True, False])
+def test_build_goes_on_with_no_vectors_of_another_file(tmp_path: Path, corpus: Path, is_next_imported: bool) -> None:
+    wrong_ND = VECTORS[::-1].copy()
+    wrong_ND[-1] *= 3
+    with pytest.raises(InvalidCorpusError, match="has length 3"):
+        build_imported(corpus, tmp_path / "i", write_faiss(tmp_path / "wrong.faiss", vectors_ND=wrong_ND))
+
+    if is_next_imported:
+        report = build_imported(corpus, tmp_path / "i", write_faiss(tmp_path / "v.faiss"))
+        with FaissIndex.open(tmp_path / "i") as index:
+            assert index.vector("key-0").tolist() == VECTORS[0].tolist()
+    else:
+        report = build_with(corpus, tmp_path / "i")
+    assert report.num_embedded == NUM_ROWS
+
+
+def test_shard_is_made_again_where_its_rows_have_moved(tmp_path: Path) -> None:
+    rows: list[Any] = [{"key": f"k{row}", "text": "a"} for row in range(NUM_ROWS - 1)]
+    path = write_faiss(tmp_path / "v.faiss")
+    found = {"checkpoint": "unused", "output": str(tmp_path / "out"), "faiss": path, "vectors": "float32"}
+    for lines in (["no JSON", *rows], [*rows, "no JSON"]):
+        corpus = write_jsonl(tmp_path / "c.jsonl", lines)
+        settings = EmbedSettings.model_validate({**found, "corpus": [str(corpus)]})
+        report = embed_corpus(settings, ImportedSource(path, FakeEncoderSource()), console=Console(quiet=True))
+        assert report.num_made == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no FAISS file at all", None])
 def test_damaged_file_is_named(tmp_path: Path, corpus: Path, content: bytes | None) -> None:
     path = tmp_path / "v.faiss"
