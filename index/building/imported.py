@@ -118,7 +118,10 @@ class ImportedVectors:
             raise InvalidCorpusError(
                 f"{path} holds vectors of width {self._structure.d}, the encoder's have {self.width}"
             )
-        self._stored = _with_vectors(self._structure)
+        try:
+            self._stored = _with_vectors(self._structure)
+        except RuntimeError as error:  # numbers in inverted lists that are no places
+            raise _without_vectors(path, self._structure, error) from error
 
     def prepare(self, item: Item, position: int | None = None) -> int:
         """The row's place; images are kept as they are, not decoded.
@@ -140,11 +143,10 @@ class ImportedVectors:
         try:
             vectors_BD = np.asarray(self._stored.reconstruct_batch(places_B), dtype=np.float32)
         except RuntimeError as error:
-            kind = type(self._stored).__name__
-            reason = str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
-            raise InvalidCorpusError(f"{self._path}: a {kind} does not give its vectors back: {reason}") from error
-        norms_B = np.linalg.norm(vectors_BD, axis=1)
-        is_usable_B = norms_B > 0 if self._normalizes else np.abs(norms_B - 1) <= MAX_NORM_ERROR
+            raise _without_vectors(self._path, self._stored, error) from error
+        norms_B = np.linalg.norm(vectors_BD.astype(np.float64), axis=1)  # float32 overflows at 1e19
+        can_be_scaled_B = (norms_B > 0) & np.isfinite(norms_B)
+        is_usable_B = can_be_scaled_B if self._normalizes else np.abs(norms_B - 1) <= MAX_NORM_ERROR
         if not is_usable_B.all():  # false for NaN too
             place = int(np.argmin(is_usable_B))
             raise InvalidCorpusError(
@@ -152,6 +154,11 @@ class ImportedVectors:
                 "--normalize scales vectors to it"
             )
         return np.asarray(vectors_BD / norms_B[:, None], np.float32) if self._normalizes else vectors_BD
+
+
+def _without_vectors(path: Path, structure: Any, error: RuntimeError) -> InvalidCorpusError:
+    reason = str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
+    return InvalidCorpusError(f"{path}: this {type(structure).__name__} does not give its vectors back: {reason}")
 
 
 def _with_vectors(structure: Any) -> Any:
