@@ -123,5 +123,9 @@ def test_commands_take_a_collection_or_say_that_they_do_not(
     assert "images_dir: for Milvus collections" in capsys.readouterr().err
     assert main(["verify", "--index", index]) == 2
     assert "this command is for index directories" in capsys.readouterr().err
+    build = ["build", "--corpus", "c.jsonl", "--checkpoint", "none", "--output"]
+    for output in (f"{tmp_path}/new.db/products", "http://localhost:19530/products"):
+        assert main([*build, output]) == 2
+        assert "this command is for index directories" in capsys.readouterr().err
     assert main(["info", "--index", f"{tmp_path}/keys.db/none"]) == 1
     assert "none" in capsys.readouterr().err
