@@ -104,8 +104,11 @@ def test_shards_of_another_encoder_are_refused(tmp_path: Path, shards: str, addr
 
 
 def test_commands_take_a_collection_or_say_that_they_do_not(
-    tmp_path: Path, shards: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ANYKEY_INDEX_MILVUS_TOKEN", "root:Milvus")  # there for all commands
+    assert main(["load", "--shards", shards, "--index", f"{tmp_path}/directory"]) == 0
+    capsys.readouterr()
     index = f"{tmp_path}/keys.db/products"
     assert main(["load", "--shards", shards, "--index", index, "--milvus-structure", "HNSW"]) == 0
     assert f"30 keys stored in {index}" in capsys.readouterr().out
