@@ -193,7 +193,7 @@ def load(settings: LoadSettings) -> int:
     address = parse_address(settings.index)
     with progress(plain_console(stderr=True), "loading", None) as advance:
         if address is None:
-            _refuse(settings, {"milvus_structure", "milvus_token", "images_dir"}, "for Milvus collections")
+            _refuse(settings, {"milvus_structure", "images_dir"}, "for Milvus collections")
             from index.building.transfer import load_shards
 
             index_dir = Path(settings.index)

@@ -144,6 +144,12 @@ class BuildSettings(EmbeddingSettings, FoldSettings):
     )
     vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
 
+    @field_validator("output", mode="before")
+    @classmethod
+    def require_directory(cls, value: Any) -> Any:
+        """Refuses a collection of Milvus, which `load` fills."""
+        return _directory(value)
+
 
 class EmbedSettings(EmbeddingSettings):
     """Embeds a corpus into Parquet shards of keys and vectors, here or on a Ray cluster; `load` stores them.
@@ -175,9 +181,7 @@ class IndexSettings(ProgramSettings):
     @classmethod
     def require_directory(cls, value: Any) -> Any:
         """Refuses a collection of Milvus, which looks after itself."""
-        if isinstance(value, str) and parse_address(value) is not None:
-            raise ValueError("a Milvus collection can be loaded and shown; this command is for index directories")
-        return value
+        return _directory(value)
 
 
 class AnyIndexSettings(ProgramSettings):
@@ -270,3 +274,10 @@ class RestoreSettings(IndexSettings):
     """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
 
     snapshot: Path = Field(description="What `snapshot` wrote")
+
+
+def _directory(value: Any) -> Any:
+    """What names an index directory, as it is; anything that names a collection is refused."""
+    if isinstance(value, str) and parse_address(value) is not None:
+        raise ValueError("a Milvus collection can be loaded and shown; this command is for index directories")
+    return value

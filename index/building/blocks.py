@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
+from index.building.imported import stamp_of
 from index.building.plan import Plan, PlannedEntry
 from index.settings import EmbedSettings
 from index.sources.images import ImageStamp
@@ -47,10 +49,15 @@ def cut(plan: Plan, settings: EmbedSettings, fingerprint: str) -> Iterator[Block
 
 
 def _digest(entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprint: str) -> str:
-    facts = [fingerprint, settings.vectors, settings.images, settings.max_image_bytes, settings.max_image_pixels]
+    facts: list[Any] = [
+        fingerprint,
+        settings.vectors,
+        settings.images,
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+    ]
     if settings.faiss is not None:
-        found = settings.faiss.stat()
-        facts += [str(settings.faiss), found.st_size, found.st_mtime_ns, settings.normalize]
+        facts += [stamp_of(settings.faiss, settings.normalize), [entry.position for entry in entries]]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for entry in entries:
         digest.update(entry.key.encode() + b"\0" + entry.payload_digest(settings.images))

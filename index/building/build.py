@@ -215,10 +215,11 @@ class _Build:
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
         path = self._directory.building_dir / STORE_NAME
-        store = _resume(path, fingerprint)
+        imported = json.dumps(self._source.stamp()) if isinstance(self._source, ImportedSource) else ""
+        store = _resume(path, fingerprint, imported)
         if store is None:
             store = Store(path, self._settings.vectors)
-            store.note(fingerprint=fingerprint)
+            store.note(fingerprint=fingerprint, imported=imported)
         return store
 
     def _embed(self, staged: Store) -> int:
@@ -318,12 +319,13 @@ class _Build:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
 
 
-def _resume(path: Path, fingerprint: str) -> Store | None:
-    """The store that a stopped build left, if this encoder's vectors are in it; any other is deleted."""
+def _resume(path: Path, fingerprint: str, imported: str) -> Store | None:
+    """The store that a stopped build left, if its vectors are of this encoder and origin; any other is deleted."""
     if path.exists():
         try:
             store = Store(path)
-            if store.meta.get("fingerprint") == fingerprint:
+            meta = store.meta
+            if (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
                 return store
             store.close()
         except sqlite3.OperationalError:

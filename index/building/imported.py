@@ -29,6 +29,16 @@ def source_of(settings: EmbeddingSettings) -> EncoderSource:
     return encoder if settings.faiss is None else ImportedSource(settings.faiss, encoder, settings.normalize)
 
 
+def stamp_of(path: Path, normalizes: bool) -> list[str | int]:
+    """What tells a FAISS file, and how its vectors are taken, from another.
+
+    Raises:
+        OSError: the file is missing.
+    """
+    found = path.stat()
+    return [str(path.absolute()), found.st_size, found.st_mtime_ns, normalizes]
+
+
 class ImportedSource:
     """A FAISS file of the vectors that an encoder gave for the corpus."""
 
@@ -61,6 +71,10 @@ class ImportedSource:
             if self._vectors is None:
                 self._vectors = ImportedVectors(self._path, self._encoder.load(), self._normalizes)
             return self._vectors
+
+    def stamp(self) -> list[str | int]:
+        """As `stamp_of` gives it."""
+        return stamp_of(self._path, self._normalizes)
 
     def require_rows(self, num_rows: int) -> None:
         """Makes sure that the file is as long as the corpus.
@@ -104,7 +118,10 @@ class ImportedVectors:
             raise InvalidCorpusError(
                 f"{path} holds vectors of width {self._structure.d}, the encoder's have {self.width}"
             )
-        self._stored = _with_vectors(self._structure)
+        try:
+            self._stored = _with_vectors(self._structure)
+        except RuntimeError as error:  # numbers in inverted lists that are no places
+            raise _without_vectors(path, self._structure, error) from error
 
     def prepare(self, item: Item, position: int | None = None) -> int:
         """The row's place; images are kept as they are, not decoded.
@@ -126,11 +143,10 @@ class ImportedVectors:
         try:
             vectors_BD = np.asarray(self._stored.reconstruct_batch(places_B), dtype=np.float32)
         except RuntimeError as error:
-            kind = type(self._stored).__name__
-            reason = str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
-            raise InvalidCorpusError(f"{self._path}: a {kind} does not give its vectors back: {reason}") from error
-        norms_B = np.linalg.norm(vectors_BD, axis=1)
-        is_usable_B = norms_B > 0 if self._normalizes else np.abs(norms_B - 1) <= MAX_NORM_ERROR
+            raise _without_vectors(self._path, self._stored, error) from error
+        norms_B = np.linalg.norm(vectors_BD.astype(np.float64), axis=1)  # float32 overflows at 1e19
+        can_be_scaled_B = (norms_B > 0) & np.isfinite(norms_B)
+        is_usable_B = can_be_scaled_B if self._normalizes else np.abs(norms_B - 1) <= MAX_NORM_ERROR
         if not is_usable_B.all():  # false for NaN too
             place = int(np.argmin(is_usable_B))
             raise InvalidCorpusError(
@@ -138,6 +154,11 @@ class ImportedVectors:
                 "--normalize scales vectors to it"
             )
         return np.asarray(vectors_BD / norms_B[:, None], np.float32) if self._normalizes else vectors_BD
+
+
+def _without_vectors(path: Path, structure: Any, error: RuntimeError) -> InvalidCorpusError:
+    reason = str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
+    return InvalidCorpusError(f"{path}: this {type(structure).__name__} does not give its vectors back: {reason}")
 
 
 def _with_vectors(structure: Any) -> Any:

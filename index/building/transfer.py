@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import mimetypes
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,7 @@ from index.vectors.exact import write_exact
 Advance = Callable[[int], None]
 SHARD_KEYS = 100_000
 KEYS_NAME, FAISS_NAME, IMAGES_NAME = "keys.jsonl", "vectors.faiss", "images"
+PART_NAME = ".part"  # where an export is until it is whole
 
 
 def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: int = SHARD_KEYS) -> int:
@@ -47,10 +49,9 @@ def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: i
         OutputExistsError: there are files in the folder.
     """
     num_keys = 0
-    with _keys_of(index_dir) as (records, encoder, vector_type):
-        _make_empty(output)
+    with _keys_of(index_dir) as (records, encoder, vector_type), _filling(output) as folder:
         for number, shard in enumerate(_split(records, shard_keys)):
-            written = write_shard(str(output / f"keys-{number:05}.parquet"), shard, encoder, vector_type)
+            written = write_shard(str(folder / f"keys-{number:05}.parquet"), shard, encoder, vector_type)
             num_keys += written
             advance(written)
     return num_keys
@@ -70,11 +71,13 @@ def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
         OutputExistsError: there are files in the folder.
         ImageUnavailableError: an image that the index refers to cannot be read.
     """
-    with _keys_of(index_dir) as (records, encoder, _):
-        _make_empty(output)
-        with (output / KEYS_NAME).open("w", encoding="utf-8") as lines:
-            vectors_BD = (_vector_after_line(record, output, lines, advance) for record in records)
-            return write_exact(output / FAISS_NAME, vectors_BD, encoder.width, "float32")
+    with (
+        _keys_of(index_dir) as (records, encoder, _),
+        _filling(output) as folder,
+        (folder / KEYS_NAME).open("w", encoding="utf-8") as lines,
+    ):
+        vectors_BD = (_vector_after_line(record, folder, lines, advance) for record in records)
+        return write_exact(folder / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
 def load_shards(
@@ -171,7 +174,17 @@ def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
         yield chain([first], islice(records, size - 1))
 
 
-def _make_empty(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if list(folder.iterdir()):
-        raise OutputExistsError(f"{folder} is not empty: choose another place")
+@contextlib.contextmanager
+def _filling(output: Path) -> Iterator[Path]:
+    """A folder to write to; what is in it moves to `output` when the block has ended, and is deleted if it fails."""
+    output.mkdir(parents=True, exist_ok=True)
+    if list(output.iterdir()):
+        raise OutputExistsError(f"{output} is not empty: choose another place")
+    aside = output / PART_NAME
+    aside.mkdir()
+    try:
+        yield aside
+        for path in sorted(aside.iterdir()):
+            path.rename(output / path.name)
+    finally:
+        shutil.rmtree(aside)

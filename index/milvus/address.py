@@ -47,6 +47,9 @@ def parse_address(index: str) -> CollectionAddress | None:
     parts = urlsplit(index)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a path, or the address of a collection such as http://localhost:19530/products")
+    _ = parts.port  # raises where it is no number of a port
+    if parts.query or parts.fragment:
+        raise ValueError("expected nothing behind the name of the collection, got a query or fragment")
     if parts.username is not None or parts.password is not None:
         raise ValueError("name and password have no place in an address: ANYKEY_INDEX_MILVUS_TOKEN=user:password has")
     return CollectionAddress(f"{parts.scheme}://{parts.netloc}", _checked(parts.path.strip("/")))

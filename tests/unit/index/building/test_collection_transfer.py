@@ -104,8 +104,11 @@ def test_shards_of_another_encoder_are_refused(tmp_path: Path, shards: str, addr
 
 
 def test_commands_take_a_collection_or_say_that_they_do_not(
-    tmp_path: Path, shards: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ANYKEY_INDEX_MILVUS_TOKEN", "root:Milvus")  # there for all commands
+    assert main(["load", "--shards", shards, "--index", f"{tmp_path}/directory"]) == 0
+    capsys.readouterr()
     index = f"{tmp_path}/keys.db/products"
     assert main(["load", "--shards", shards, "--index", index, "--milvus-structure", "HNSW"]) == 0
     assert f"30 keys stored in {index}" in capsys.readouterr().out
@@ -123,5 +126,9 @@ def test_commands_take_a_collection_or_say_that_they_do_not(
     assert "images_dir: for Milvus collections" in capsys.readouterr().err
     assert main(["verify", "--index", index]) == 2
     assert "this command is for index directories" in capsys.readouterr().err
+    build = ["build", "--corpus", "c.jsonl", "--checkpoint", "none", "--output"]
+    for output in (f"{tmp_path}/new.db/products", "http://localhost:19530/products"):
+        assert main([*build, output]) == 2
+        assert "this command is for index directories" in capsys.readouterr().err
     assert main(["info", "--index", f"{tmp_path}/keys.db/none"]) == 1
     assert "none" in capsys.readouterr().err

@@ -121,13 +121,60 @@ def test_another_width_is_refused(tmp_path: Path, corpus: Path) -> None:
 def test_vectors_of_another_length_are_refused_or_scaled(tmp_path: Path, corpus: Path) -> None:
     vectors_ND = VECTORS.copy()
     vectors_ND[17] *= 3
+    vectors_ND[18] *= np.float32(1e30)  # its square is beyond float32
     path = write_faiss(tmp_path / "v.faiss", vectors_ND=vectors_ND)
 
     with pytest.raises(InvalidCorpusError, match=r"vector 17 \(from 0\) has length 3, expected 1; --normalize"):
         build_imported(corpus, tmp_path / "i", path)
     build_imported(corpus, tmp_path / "i", path, normalizes=True)
     with FaissIndex.open(tmp_path / "i") as index:
-        np.testing.assert_allclose(index.vector("key-17"), VECTORS[17], atol=1e-6)
+        for row in (17, 18):
+            np.testing.assert_allclose(index.vector(f"key-{row}"), VECTORS[row], atol=1e-6)
+
+
+def test_lists_with_numbers_that_are_no_places_are_refused(tmp_path: Path, corpus: Path) -> None:
+    structure = faiss.index_factory(VECTORS.shape[1], "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
+    structure.train(VECTORS)
+    structure.add_with_ids(VECTORS, np.arange(NUM_ROWS) * 7 + 1000)
+    faiss.write_index(structure, str(tmp_path / "v.faiss"))
+    with pytest.raises(InvalidCorpusError, match=r"does not give its vectors back: .*sequential ids"):
+        build_imported(corpus, tmp_path / "i", tmp_path / "v.faiss")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 0.0])
+def test_vector_that_cannot_be_scaled_is_refused(tmp_path: Path, corpus: Path, number: float) -> None:
+    vectors_ND = VECTORS.copy()
+    vectors_ND[17] = number
+    path = write_faiss(tmp_path / "v.faiss", vectors_ND=vectors_ND)
+    with pytest.raises(InvalidCorpusError, match=r"vector 17 \(from 0\) has length"):
+        build_imported(corpus, tmp_path / "i", path, normalizes=True)
+
+
+@pytest.mark.parametrize("is_next_imported", [True, False])
+def test_build_goes_on_with_no_vectors_of_another_file(tmp_path: Path, corpus: Path, is_next_imported: bool) -> None:
+    wrong_ND = VECTORS[::-1].copy()
+    wrong_ND[-1] *= 3
+    with pytest.raises(InvalidCorpusError, match="has length 3"):
+        build_imported(corpus, tmp_path / "i", write_faiss(tmp_path / "wrong.faiss", vectors_ND=wrong_ND))
+
+    if is_next_imported:
+        report = build_imported(corpus, tmp_path / "i", write_faiss(tmp_path / "v.faiss"))
+        with FaissIndex.open(tmp_path / "i") as index:
+            assert index.vector("key-0").tolist() == VECTORS[0].tolist()
+    else:
+        report = build_with(corpus, tmp_path / "i")
+    assert report.num_embedded == NUM_ROWS
+
+
+def test_shard_is_made_again_where_its_rows_have_moved(tmp_path: Path) -> None:
+    rows: list[Any] = [{"key": f"k{row}", "text": "a"} for row in range(NUM_ROWS - 1)]
+    path = write_faiss(tmp_path / "v.faiss")
+    found = {"checkpoint": "unused", "output": str(tmp_path / "out"), "faiss": path, "vectors": "float32"}
+    for lines in (["no JSON", *rows], [*rows, "no JSON"]):
+        corpus = write_jsonl(tmp_path / "c.jsonl", lines)
+        settings = EmbedSettings.model_validate({**found, "corpus": [str(corpus)]})
+        report = embed_corpus(settings, ImportedSource(path, FakeEncoderSource()), console=Console(quiet=True))
+        assert report.num_made == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no FAISS file at all", None])

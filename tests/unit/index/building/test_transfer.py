@@ -1,6 +1,7 @@
 """Keys leave an index and come back as they were."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     for export in (export_shards, export_faiss):
         with pytest.raises(OutputExistsError, match="is not empty"):
             export(tmp_path / "i", tmp_path / "out", ignore)
+
+
+@pytest.mark.parametrize("form", ["parquet", "faiss"])
+def test_export_that_fails_leaves_nothing_and_can_be_repeated(tmp_path: Path, form: str) -> None:
+    make_index(tmp_path / "i", new_keys(7))
+
+    def export(advance: Callable[[int], None]) -> int:
+        if form == "parquet":
+            return export_shards(tmp_path / "i", tmp_path / "out", advance, shard_keys=3)
+        return export_faiss(tmp_path / "i", tmp_path / "out", advance)
+
+    def fail(count: int) -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        export(fail)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export(ignore) == 7
+    assert not (tmp_path / "out" / ".part").exists()
 
 
 def test_shards_of_another_encoder_are_refused(tmp_path: Path) -> None:
