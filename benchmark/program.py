@@ -190,10 +190,15 @@ def _sentences(error: ValidationError) -> list[str]:
             sentences.append(detail["msg"].removeprefix("Value error, "))
             continue
         known = detail["type"] != "extra_forbidden"
-        came = "" if detail["type"] == "missing" else f" (got {detail['input']!r})"
+        came = "" if detail["type"] == "missing" else f" (got {_without_credentials(repr(detail['input']))})"
         message = f"{detail['msg']}{came}" if known else "unknown setting"
         sentences.append(f"setting '{name}': {message}")
     return sentences
+
+
+def _without_credentials(shown: str) -> str:
+    """The text with what stands before the @ of an address hidden."""
+    return re.sub(r"://[^/\s]*@", "://***@", shown)
 
 
 def _other_commands(prog: str, commands: Mapping[str, Command], default: str) -> str:

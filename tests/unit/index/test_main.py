@@ -197,3 +197,10 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(tmp_path: Path, capsys:
         assert (code, err.count("\n")) == (1, 1), command
         assert f"anykey-index {command}: error: no index at {tmp_path / 'none'}" in err
     assert not (tmp_path / "none").exists()
+
+
+def test_password_in_an_address_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--index", "http://root:hunter2@localhost/products"]) == 2
+    told = capsys.readouterr().err
+    assert "name and password have no place in an address" in told
+    assert "hunter2" not in told
