@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,17 @@ def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot change the file; for whichever one thread uses it at a time.
 
+    A transaction that a killed writer left half-written in the file is rolled back first.
+
     Raises:
         IndexCorruptError: the file is no store.
+        OSError: it cannot be read.
     """
     if not path.is_file():
         raise IndexCorruptError(path, "it is missing")
     with naming_damage(path):
-        db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
-            BUSY_TIMEOUT_S,
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        _roll_back(path)
+        db = _connect(path, "ro")
         try:
             identity = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -59,6 +57,29 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
         )
     return db
+
+
+def _roll_back(path: Path) -> None:
+    """Lets SQLite undo what a rollback journal holds, which it does only over a connection that may write.
+
+    A store is in journal mode WAL while it is open for writing; it has such a journal while the mode changes.
+    """
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    try:
+        with closing(_connect(path, "ro")) as db:
+            db.execute("PRAGMA user_version").fetchone()
+            return  # a journal of a writer that lives
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+    with closing(_connect(path, "rw")) as db:
+        db.execute("PRAGMA user_version").fetchone()
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, BUSY_TIMEOUT_S, uri=True, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager

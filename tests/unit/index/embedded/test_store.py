@@ -2,6 +2,8 @@
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,3 +289,27 @@ def test_reader_cannot_write(store: Store) -> None:
     readonly = pytest.raises(sqlite3.OperationalError, match="readonly")
     with contextlib.closing(open_read_only(store.path)) as db, readonly:
         db.execute("DELETE FROM keys")
+
+
+HALF_WRITTEN = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN")
+db.execute("UPDATE keys SET text = hex(randomblob(200000))")
+os._exit(0)
+"""
+
+
+def test_transaction_that_a_killed_writer_left_half_written_is_rolled_back_for_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store(path)
+    store.commit([record(f"key {n}") for n in range(3)])
+    store.close()
+    before = path.read_bytes()
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, path], check=True)
+    assert path.with_name("store.sqlite-journal").stat().st_size > 0
+    assert path.read_bytes() != before
+    with contextlib.closing(open_read_only(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert path.read_bytes()[: len(before)] == before
