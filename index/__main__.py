@@ -50,6 +50,8 @@ def build(settings: BuildSettings) -> int:
         console.print(f"skipped {row}")
     if manifest.num_bad_rows:
         console.print(f"{manifest.num_bad_rows:,} bad rows skipped, listed in {report.version_dir / 'bad_rows.jsonl'}")
+    if report.num_unreachable:
+        console.print(f"{report.num_unreachable:,} keys whose images cannot be read now stay as they were indexed")
     if report.is_new:
         kept = manifest.num_keys - report.num_embedded
         console.print(

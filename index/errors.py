@@ -4,6 +4,7 @@ KeyIndexError
   InvalidCorpusError (ValueError)      the caller's corpus
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
+      UnreachableImageError            an image of it cannot be read now; it may be another time
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
@@ -55,6 +56,10 @@ class InvalidRowError(InvalidCorpusError):
 
 class DuplicateKeyError(InvalidRowError):
     """An earlier row of the corpus has the same key."""
+
+
+class UnreachableImageError(InvalidRowError):
+    """An image of the row cannot be read now, which says nothing of the image: what is indexed of its key stays."""
 
 
 class InvalidStructureError(KeyIndexError, ValueError):

@@ -50,12 +50,14 @@ class BuildReport:
         version_dir: Where it is.
         is_new: Whether this build published it; if not, it was up to date.
         num_embedded: Keys that went through the encoder in this run.
+        num_unreachable: Keys that stay as an earlier build stored them, since their images cannot be read now.
     """
 
     manifest: Manifest
     version_dir: Path
     is_new: bool
     num_embedded: int
+    num_unreachable: int = 0
 
     @property
     def bad_rows(self) -> list[InvalidRowError]:
@@ -119,7 +121,6 @@ class _Build:
         self._gpu = gpu
         self._plan = Plan(directory.building_dir / PLAN_NAME)
         self._base: Base | None = None
-        self._unreadable: list[str] = []
 
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
@@ -143,7 +144,8 @@ class _Build:
             return self._keep(base, num_embedded)
         else:
             _delete_store(self._directory.building_dir / STORE_NAME)
-        return BuildReport(manifest, self._directory.version_dir(manifest.version), True, num_embedded)
+        version_dir = self._directory.version_dir(manifest.version)
+        return BuildReport(manifest, version_dir, True, num_embedded, self._num_unreachable(base))
 
     def close(self) -> None:
         """Leaves nothing behind but what was embedded, if there is something to go on with, and the newest versions."""
@@ -232,7 +234,6 @@ class _Build:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded
                 staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
-                self._unreadable += batch.unreadable
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
@@ -272,8 +273,7 @@ class _Build:
         entries = [entry.key for entry in self._plan.entries(only_stale=True)]
         refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
         records = (staged.record(key) for key in entries if staged.has(key))
-        unreadable = filter(store.is_built, self._unreadable)
-        store.commit(records, refusals, gone=[*unreadable, *self._plan.lacking(store.keys("corpus"))])
+        store.commit(records, refusals, gone=list(self._plan.lacking(store.keys("corpus"))))
         store.forget_refusals(self._plan.lacking(store.refused()))
         if staged.meta.get("computed_in"):
             store.note_computed_in(json.loads(staged.meta["computed_in"]))
@@ -306,7 +306,10 @@ class _Build:
         """Ends a build that found nothing to change."""
         assert base.version is not None
         _delete_store(self._directory.building_dir / STORE_NAME)
-        return BuildReport(base.version.manifest, base.version.path, False, num_embedded)
+        return BuildReport(base.version.manifest, base.version.path, False, num_embedded, self._num_unreachable(base))
+
+    def _num_unreachable(self, base: Base | None) -> int:
+        return 0 if base is None else sum(map(base.store.is_built, self._plan.unreachable()))
 
     def _note_encoder(self, staged: Store) -> None:
         encoder = self._source.load()

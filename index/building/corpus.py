@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageError
 from index.readers.columns import parse_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.formats import format_of
@@ -68,10 +68,12 @@ def stamp_row(row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings) -
         return StampedEntry(row, tuple(_stamp(image, settings) for image in row.images))
     except ValueError as error:
         return InvalidRowError(row.where, str(error), row.key)
+    except OSError as error:
+        return UnreachableImageError(row.where, str(error), row.key)
 
 
 def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
-    """Raises `ValueError` with a sentence for what is no usable image."""
+    """Raises `ValueError` with a sentence for what is no usable image, `OSError` for what cannot be read."""
     location = image.location if isinstance(image, ImageStamp) else image
     if settings.images == "reference" and isinstance(parse_location(location), InlineLocation):
         raise ValueError(
@@ -81,7 +83,7 @@ def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
         location.encode()
         stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes)
     except OSError as error:
-        raise ValueError(f"cannot read image {describe(location)}: {reason_of(error)}") from error
+        raise OSError(f"cannot read image {describe(location)}: {reason_of(error)}") from error
     except UnicodeEncodeError as error:
         raise ValueError(f"cannot read image {describe(location)}: its name is not UTF-8") from error
     if stamp.size_bytes > settings.max_image_bytes:

@@ -19,7 +19,7 @@ from encoder.item import Item
 from index.building.encoding import EncoderSource
 from index.building.plan import PlannedEntry
 from index.embedded.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
-from index.errors import InvalidRowError
+from index.errors import InvalidRowError, UnreachableImageError
 from index.settings import EmbeddingSettings
 from index.sources.files import reason_of
 from index.sources.images import ImageReader, ImageStamp, read_image
@@ -55,14 +55,12 @@ class EmbeddedBatch:
     Attributes:
         records: Keys to store.
         refusals: Keys that the encoder refused, to be remembered.
-        unreadable: Keys whose images could not be read this time.
         bad_rows: Every row of the batch that is skipped, with its entry.
         num_embedded: How many of the keys went through the encoder.
     """
 
     records: list[Record]
     refusals: list[Refusal]
-    unreadable: list[str]
     bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
     num_embedded: int
 
@@ -123,6 +121,10 @@ class _Refused:
     entry: PlannedEntry
     reason: str
     images: tuple[SeenImage, ...] | None
+
+    def bad_row(self) -> InvalidRowError:
+        kind = UnreachableImageError if self.images is None else InvalidRowError
+        return kind(self.entry.where, self.reason, self.entry.key)
 
 
 def _cost(task: tuple[PlannedEntry, Known | None]) -> int:
@@ -209,9 +211,8 @@ def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settin
     records = [_record(item, None if item.prepared is None else next(vectors)) for item in ready]
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
-    unreadable = [item.entry.key for item in refused if item.images is None]
-    bad_rows = [(item.entry, InvalidRowError(item.entry.where, item.reason, item.entry.key)) for item in refused]
-    return EmbeddedBatch(records, refusals, unreadable, bad_rows, len(fresh))
+    bad_rows = [(item.entry, item.bad_row()) for item in refused]
+    return EmbeddedBatch(records, refusals, bad_rows, len(fresh))
 
 
 def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:

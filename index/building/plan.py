@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.item import Modality
-from index.errors import DuplicateKeyError, InvalidRowError
+from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError
 from index.readers.entry import CorpusEntry
 from index.settings import ImageStorage
 from index.sources.images import ImageStamp
@@ -25,7 +25,10 @@ CREATE TABLE entries (
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
     pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE bad_rows (position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL);
+CREATE TABLE bad_rows (
+    position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL
+);
+CREATE INDEX unreachable ON bad_rows (key) WHERE is_unreachable;
 """
 _COLUMNS = "position, key, place, text, metadata, pools, images"
 
@@ -123,8 +126,11 @@ class Plan:
             position: The position of its entry; that of the row just begun when absent.
         """
         self._db.execute(
-            "INSERT INTO bad_rows VALUES (?, ?, ?, ?)",
-            (self._position if position is None else position, row.where, row.key, row.reason),
+            "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?)",
+            (
+                *(self._position if position is None else position, row.where, row.key, row.reason),
+                isinstance(row, UnreachableImageError),
+            ),
         )
 
     def mark_stale(self, position: int) -> None:
@@ -151,10 +157,19 @@ class Plan:
         return int(self._db.execute(query).fetchone()[0])
 
     def lacking(self, keys: Iterable[str]) -> Iterator[str]:
-        """Those of some keys that are not in the plan."""
+        """Those of some keys that the corpus does not name, or names in bad rows alone that it will have to mend."""
+        query = (
+            "SELECT 1 FROM entries WHERE key = :key"
+            " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
+        )
         for key in keys:
-            if self._db.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is None:
+            if self._db.execute(query, {"key": key}).fetchone() is None:
                 yield key
+
+    def unreachable(self) -> list[str]:
+        """Keys of the rows whose images cannot be read now."""
+        query = "SELECT DISTINCT key FROM bad_rows WHERE key IS NOT NULL AND is_unreachable"
+        return [key for (key,) in self._db.execute(query)]
 
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""

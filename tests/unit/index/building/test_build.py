@@ -23,6 +23,8 @@ from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 
+NUM_WITH_IMAGES = 6  # of the keys of `mixed_corpus`
+
 
 @dataclass(frozen=True)
 class Content:
@@ -254,13 +256,11 @@ def test_key_whose_image_went_bad_leaves_the_index(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     build_with(corpus, tmp_path / "i")
     (tmp_path / "images" / "1.png").write_text("no picture any more")
-    (tmp_path / "images" / "2.png").unlink()
 
     report = build_with(corpus, tmp_path / "i")
 
-    assert [row.key for row in report.bad_rows] == ["key-1", "key-2"]
+    assert ([row.key for row in report.bad_rows], report.num_unreachable) == (["key-1"], 0)
     assert "key-1" not in keys_of(tmp_path / "i")
-    assert "key-2" not in keys_of(tmp_path / "i")
 
 
 def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Path) -> None:
@@ -421,3 +421,24 @@ class _StoppingEncoder(FakeEncoder):
         if len(self.batches) == 2:
             raise _Stop
         return super().encode_prepared(prepared, text_weight)
+
+
+@pytest.mark.parametrize("images", ["copy", "reference"])
+def test_keys_whose_images_cannot_be_read_now_stay_as_they_were(tmp_path: Path, images: str) -> None:
+    corpus = mixed_corpus(tmp_path)
+    before = build_with(corpus, tmp_path / "i", images=images).manifest
+    (tmp_path / "images").rename(tmp_path / "away")
+
+    report = build_with(corpus, tmp_path / "i", images=images)
+
+    assert report.manifest.num_keys == before.num_keys
+    assert report.num_unreachable == len(report.bad_rows) == NUM_WITH_IMAGES
+    again = build_with(corpus, tmp_path / "i", images=images)
+    assert (again.is_new, again.num_unreachable) == (False, report.num_unreachable)
+
+    (tmp_path / "away").rename(tmp_path / "images")
+    report = build_with(corpus, tmp_path / "i", images=images)
+    assert (report.bad_rows, report.num_unreachable, report.num_embedded) == ([], 0, 0)
+
+    corpus.write_text("".join(line for line in corpus.read_text().splitlines(True) if '"image"' not in line))
+    assert build_with(corpus, tmp_path / "i", images=images).manifest.num_keys == before.num_keys - NUM_WITH_IMAGES

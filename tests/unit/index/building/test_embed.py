@@ -10,6 +10,7 @@ from encoder.item import Item
 from index.building.embed import embed
 from index.building.plan import PlannedEntry
 from index.embedded.records import Known
+from index.errors import UnreachableImageError
 from index.sources.images import ImageStamp
 from tests.factories import build_settings, image_bytes
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
@@ -77,8 +78,10 @@ def test_unreadable_image_is_skipped_but_not_remembered(tmp_path: Path) -> None:
 
     (batch,) = embed(entries, FakeEncoderSource(), build_settings(tmp_path, tmp_path))
 
-    assert (batch.records, batch.refusals, batch.unreadable) == ([], [], ["image"])
-    assert batch.bad_rows[0][1].reason == f"cannot read image {tmp_path}/gone.png: No such file or directory"
+    assert (batch.records, batch.refusals) == ([], [])
+    ((_, row),) = batch.bad_rows
+    assert isinstance(row, UnreachableImageError)
+    assert row.reason == f"cannot read image {tmp_path}/gone.png: No such file or directory"
 
 
 def test_known_content_is_not_embedded_and_needs_no_encoder(tmp_path: Path) -> None:
