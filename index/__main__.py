@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
 from index.embedded.manifest import EncoderFacts, Manifest
-from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError
+from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError, UnusableOptionError
 from index.key_index import IndexInfo
 from index.milvus.address import CollectionAddress, parse_address
 from index.progress import progress, step_lines
@@ -211,7 +211,7 @@ def _load_collection(settings: LoadSettings, address: CollectionAddress, advance
     from index.milvus_index import Structure
 
     _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
-    structure = Structure(kind=settings.milvus_structure)
+    structure = None if settings.milvus_structure is None else Structure(kind=settings.milvus_structure)
     images_dir, token = settings.images_dir, _token(settings)
     return load_collection(settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token)
 
@@ -219,7 +219,8 @@ def _load_collection(settings: LoadSettings, address: CollectionAddress, advance
 def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
     """Makes sure that no setting was given that would have no effect."""
     if given := sorted(settings.model_fields_set & names):
-        raise InvalidStructureError(f"{', '.join(given)}: {reason}")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UnusableOptionError(f"{flags}: only {reason}, and {settings.index} is none")
 
 
 def snapshot(settings: SnapshotSettings) -> int:
@@ -262,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
-    usage_errors = (InvalidCorpusError, InvalidStructureError)
+    usage_errors = (InvalidCorpusError, InvalidStructureError, UnusableOptionError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
     for flag in ("--corpus", "--shards", "--queries"):
@@ -312,6 +313,7 @@ def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
         *_counts(facts),
         ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
         ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
+        ("vectors", facts.details["vectors"]),
         ("bad rows", f"{manifest.num_bad_rows:,}"),
         *_encoder_lines(manifest.encoder),
         ("calibration", manifest.options.calibrate),

@@ -6,6 +6,7 @@ KeyIndexError
       DuplicateKeyError                its key was taken by an earlier row
       UnreachableImageError            an image of it cannot be read now; it may be another time
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
+  UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
   KeyNotFoundError (LookupError)       no such key, or no such image of it
@@ -16,6 +17,7 @@ KeyIndexError
   IndexCorruptError                    a file of the index is missing or damaged; names it
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
+  UnannouncedError (OSError)           changes were made, but readers cannot be told of the version that covers them
   IndexLockedError                     another writer is at work on the same index
   MissingLibraryError                  a library is not installed that only an extra brings
   EmbeddingFailedError                 a worker on another machine cannot embed a block
@@ -64,6 +66,10 @@ class UnreachableImageError(InvalidRowError):
 
 class InvalidStructureError(KeyIndexError, ValueError):
     """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
+
+
+class UnusableOptionError(KeyIndexError, ValueError):
+    """An option would have no effect where it is given; says why."""
 
 
 class InvalidSearchError(KeyIndexError, ValueError):
@@ -126,6 +132,10 @@ class EncoderMismatchError(KeyIndexError):
 
 class IndexLockedError(KeyIndexError):
     """Another writer is at work on the same index."""
+
+
+class UnannouncedError(KeyIndexError, OSError):
+    """Changes were made, durably, but the version that covers them could not be announced; the next writer does it."""
 
 
 class LiveKeysError(KeyIndexError):

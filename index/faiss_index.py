@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
 from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import Snapshot, is_encodable
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.embedded.view import View
@@ -32,7 +33,7 @@ from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.queries import check_queries
 from index.settings import VectorType
-from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
+from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, ON_CPU, GpuUse, gpus_of
 from index.vectors.sweep import Report
 
 RETRY_S = 1.0
@@ -257,6 +258,7 @@ class FaissIndex:
                     "created_at": manifest.created_at,
                     "seq": view.seq,
                     "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
+                    "vectors": snapshot.meta()["vector_type"],
                     "num_folded": manifest.num_keys,
                     "num_unfolded": view.num_unfolded,
                     "is_writable": self._writer is not None,
@@ -348,31 +350,56 @@ class FaissIndex:
 
 
 def create_index(
-    index_dir: Path, encoder: EncoderFacts, vector_type: VectorType = "float32", options: FoldOptions | None = None
+    index_dir: Path,
+    encoder: EncoderFacts,
+    vector_type: VectorType = "float32",
+    options: FoldOptions | None = None,
+    records: Iterable[Record] = (),
+    gpu: GpuUse = ON_CPU,
 ) -> None:
-    """Publishes an index without keys, to be filled by `FaissIndex.upsert`.
+    """Publishes a new index, without keys or with those that have been checked; one that was stopped is run again.
 
     Args:
         index_dir: Where; must hold no index.
         encoder: The encoder whose vectors will be stored.
         vector_type: How they are stored.
         options: How its versions are derived.
+        records: Its first keys; read one by one.
+        gpu: GPUs that help to derive the first version.
 
     Raises:
-        IndexExistsError: there is an index already.
+        IndexExistsError: there is an index already, or what is left of one.
         IndexLockedError: somebody is making one.
+        OSError: the disk is full or not writable; there is no index.
     """
     directory = IndexDirectory(Path(index_dir))
     with directory.locked_for_writing():
-        if directory.current() is not None:
-            raise IndexExistsError(f"there is an index at {index_dir} already")
-        directory.recover()
+        _require_none(directory)
         shutil.rmtree(directory.building_dir, ignore_errors=True)
         directory.building_dir.mkdir()
-        store = Store(directory.building_dir / STORE_NAME, vector_type)
-        store.note_encoder(encoder)
-        store.close()
-        publish_built(directory, Provenance(), options or FoldOptions())
+        try:
+            with closing(Store(directory.building_dir / STORE_NAME, vector_type)) as store:
+                store.note_encoder(encoder)
+                store.commit(records)
+            publish_built(directory, Provenance(), options or FoldOptions(), gpu=gpu)
+        except BaseException:
+            shutil.rmtree(directory.building_dir, ignore_errors=True)
+            raise
+
+
+def _require_none(directory: IndexDirectory) -> None:
+    """Makes sure that no index would be lost if one were made; what a stopped maker left has no keys."""
+    directory.recover()
+    if directory.current() is not None:
+        raise IndexExistsError(f"there is an index at {directory.path} already")
+    for name in directory.store_names():
+        path = directory.store_path(name)
+        with naming_damage(path), closing(Store(path)) as store:
+            if store.num_keys():
+                raise IndexExistsError(
+                    f"{path} holds {store.num_keys():,} keys that no version is published of: publish them with "
+                    f"`anykey-index repair --index {directory.path}`"
+                )
 
 
 def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: Snapshot) -> list[list[Hit]]:

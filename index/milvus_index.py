@@ -134,6 +134,11 @@ class MilvusIndex:
             raise
 
     @property
+    def structure(self) -> Structure:
+        """How Milvus arranges the vectors."""
+        return self._collection.facts.structure
+
+    @property
     def keeps_images(self) -> bool:
         """Whether there is a folder for the images' bytes."""
         return self._images is not None

@@ -142,7 +142,11 @@ class BuildSettings(EmbeddingSettings, FoldSettings):
         description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
         "that were stored live are dropped with it",
     )
-    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
+    vectors: VectorType | None = Field(
+        None,
+        description="How a new index keeps vectors; float16 takes half the room; "
+        "default: as the index has it, float32 for a new one",
+    )
 
     @field_validator("output", mode="before")
     @classmethod
@@ -255,9 +259,15 @@ class LoadSettings(AnyIndexSettings, FoldSettings):
     shards: list[str] = Field(
         min_length=1, description="Parquet files that `export` or `embed` wrote, or folders of them; paths or URLs"
     )
-    vectors: VectorType = Field("float32", description="How a new index keeps vectors; float16 takes half the room")
-    milvus_structure: Literal["FLAT", "IVF_FLAT", "HNSW"] = Field(
-        "FLAT", description="How Milvus arranges the vectors of a new collection; FLAT compares with every key"
+    vectors: VectorType | None = Field(
+        None,
+        description="How a new index keeps vectors; float16 takes half the room; "
+        "default: as the index has it, float32 for a new one",
+    )
+    milvus_structure: Literal["FLAT", "IVF_FLAT", "HNSW"] | None = Field(
+        None,
+        description="How Milvus arranges the vectors of a new collection; default: as the collection has it, FLAT, "
+        "which compares with every key, for a new one",
     )
     images_dir: str | None = Field(
         None, description="Folder or URL where the images of a Milvus collection are kept; without one they are not"

@@ -64,3 +64,10 @@ def mixed_corpus(directory: Path, num_keys: int = 9) -> Path:
             (directory / row["image"]).write_bytes(image_bytes(colour))
         rows.append(row)
     return write_jsonl(directory / "corpus.jsonl", rows)
+
+
+def break_data(parquet: Path) -> None:
+    """Overwrites the rows of a Parquet file; its end, which describes it, stays as it is."""
+    data = parquet.read_bytes()
+    footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
+    parquet.write_bytes(data[:4] + b"?" * (len(data) - 4 - footer_bytes) + data[-footer_bytes:])

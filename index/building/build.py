@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from encoder.program import plain_console
-from index.building.base import Base, open_base
+from index.building.base import Base, check_vector_type, open_base
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
 from index.building.encoding import EncoderSource
@@ -31,7 +31,7 @@ from index.embedded.store import Store
 from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
-from index.settings import BuildSettings
+from index.settings import BuildSettings, VectorType
 from index.sources.locations import without_secrets
 from index.vectors.gpu import GpuUse, gpus_of
 from index.vectors.structure_facts import EXACT
@@ -129,6 +129,7 @@ class _Build:
         base = self._base
         if base is not None:
             self._check_structure(base.store.meta["width"])
+            check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
         self._compare()
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
@@ -218,9 +219,10 @@ class _Build:
         """The store to embed into: what a stopped build left, or a new one."""
         path = self._directory.building_dir / STORE_NAME
         imported = json.dumps(self._source.stamp()) if isinstance(self._source, ImportedSource) else ""
-        store = _resume(path, fingerprint, imported)
+        vectors = self._settings.vectors if self._base is None else self._base.store.meta["vector_type"]
+        store = _resume(path, fingerprint, imported, vectors)
         if store is None:
-            store = Store(path, self._settings.vectors)
+            store = Store(path, vectors or "float32")
             store.note(fingerprint=fingerprint, imported=imported)
         return store
 
@@ -322,13 +324,14 @@ class _Build:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
 
 
-def _resume(path: Path, fingerprint: str, imported: str) -> Store | None:
-    """The store that a stopped build left, if its vectors are of this encoder and origin; any other is deleted."""
+def _resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | None) -> Store | None:
+    """What a stopped build left, if its vectors are of this encoder, origin and type; any other store is deleted."""
     if path.exists():
         try:
             store = Store(path)
             meta = store.meta
-            if (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
+            is_of_type = vectors in (None, meta.get("vector_type"))
+            if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
                 return store
             store.close()
         except sqlite3.OperationalError:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 
 from index.building.shards import common_encoder, find_shards, read_shard
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
 from index.embedded.store_reader import read_referred
-from index.errors import IndexNotFoundError
+from index.errors import IndexNotFoundError, UnusableOptionError
 from index.hits import StoredImage
 from index.key_index import NewKey
 from index.milvus.address import CollectionAddress
@@ -33,23 +33,25 @@ def load_collection(
         shards: Parquet files, or folders of them; paths or URLs.
         address: The collection.
         advance: Told how many keys have been stored since it was last told.
-        structure: How Milvus arranges the vectors of a new collection.
+        structure: How Milvus arranges the vectors of a new collection, `FLAT` when absent.
         images_dir: Folder for the images' bytes, where they are to be kept; the collection's own when absent.
         token: What the server wants to see, such as `user:password`.
 
     Raises:
         InvalidShardError: a file is no shard.
         EncoderMismatchError: shards, or shards and collection, have different encoders.
+        UnusableOptionError: the collection is there, and of another structure.
         InvalidKeyError: Milvus cannot store a key; says which and why. The batches before it are stored.
         ImageUnavailableError: an image that a shard refers to cannot be read, or one cannot be written.
         IndexUnavailableError: Milvus cannot be reached or fails.
     """
     files = find_shards(shards)
     encoder = common_encoder(files)
+    batches = _begun(chain.from_iterable(map(read_shard, files)))
     num_keys = 0
     with _opened(address, encoder, structure, images_dir, token) as index:
         index.encoder.check(encoder.fingerprint, encoder.width, encoder.fusion)
-        for batch in chain.from_iterable(map(read_shard, files)):
+        for batch in batches:
             index.upsert([_to_key(record, index.keeps_images) for record in batch])
             num_keys += len(batch)
             advance(len(batch))
@@ -66,12 +68,26 @@ def _opened(
 ) -> Iterator[MilvusIndex]:
     try:
         index = MilvusIndex.open(address.uri, address.collection, images_dir=images_dir, token=token)
+        _check_structure(structure, index)
     except IndexNotFoundError:
         index = MilvusIndex.create(
             address.uri, address.collection, encoder, structure=structure, images_dir=images_dir, token=token
         )
     with index:
         yield index
+
+
+def _check_structure(asked: Structure | None, index: MilvusIndex) -> None:
+    if asked is not None and asked.kind != index.structure.kind:
+        index.close()
+        raise UnusableOptionError(
+            f"--milvus-structure {asked.kind}: the collection has {index.structure.kind}; it is for a new collection"
+        )
+
+
+def _begun(batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    """The batches, the first of which is there: where it cannot be read, no collection is made for it."""
+    return chain(list(islice(batches, 1)), batches)
 
 
 def _to_key(record: Record, keeps_images: bool) -> NewKey:

@@ -6,6 +6,7 @@ Shape legend: N = keys, D = width.
 import contextlib
 import hashlib
 import json
+import logging
 import mimetypes
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,19 +17,25 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from index.building.base import check_vector_type
 from index.building.shards import common_encoder, find_shards, read_shard, write_shard
 from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
+from index.embedded.options import FoldOptions
 from index.embedded.records import NewImage, Record
 from index.embedded.store import read_records
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.embedded.store_reader import read_referred
+from index.embedded.verify import repair_index
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import OutputExistsError
 from index.faiss_index import FaissIndex, create_index
 from index.settings import FoldSettings, VectorType
 from index.sources.locations import parse_location
 from index.vectors.exact import write_exact
+from index.vectors.gpu import GpuUse, gpus_of
+
+logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 SHARD_KEYS = 100_000
@@ -84,7 +91,7 @@ def load_shards(
     shards: Sequence[str],
     index_dir: Path,
     advance: Advance,
-    vector_type: VectorType = "float32",
+    vector_type: VectorType | None = None,
     settings: FoldSettings | None = None,
 ) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
@@ -96,17 +103,17 @@ def load_shards(
         shards: Parquet files, or folders of them; paths or URLs.
         index_dir: The index.
         advance: Told how many keys have been stored since it was last told.
-        vector_type: How a new index keeps vectors.
+        vector_type: How a new index keeps vectors, float32 when absent.
         settings: How its versions are derived; as before when absent.
 
     Raises:
         InvalidShardError: a file is no shard.
         EncoderMismatchError: shards, or shards and index, have different encoders.
+        UnusableOptionError: the index is there and keeps vectors in another way than `vector_type`.
     """
     files = find_shards(shards)
     encoder = common_encoder(files)
-    if IndexDirectory(index_dir).current() is None:
-        create_index(index_dir, encoder, vector_type)
+    settings = settings or FoldSettings()
     num_keys = 0
 
     def records() -> Iterator[Record]:
@@ -116,7 +123,30 @@ def load_shards(
             num_keys += len(batch)
             advance(len(batch))
 
-    settings = settings or FoldSettings()
+    if _is_published(IndexDirectory(index_dir)):
+        _load_into(index_dir, encoder, records(), vector_type, settings)
+    else:
+        gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
+        options = FoldOptions().changed_by(settings)
+        create_index(index_dir, encoder, vector_type or "float32", options, records(), gpu)
+    return num_keys
+
+
+def _is_published(directory: IndexDirectory) -> bool:
+    """Whether there is an index; one whose keys are there, though no version of them is published, is published."""
+    if directory.current() is None and directory.store_names():
+        logger.warning("%s holds keys that no version is published of; publishing them first", directory.path)
+        repair_index(directory.path)
+    return directory.current() is not None
+
+
+def _load_into(
+    index_dir: Path,
+    encoder: EncoderFacts,
+    records: Iterator[Record],
+    vector_type: VectorType | None,
+    settings: FoldSettings,
+) -> None:
     with FaissIndex.open(
         index_dir,
         writable=True,
@@ -125,8 +155,8 @@ def load_shards(
         fold_device=settings.search_device,
     ) as index:
         index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
-        index.load_records(records(), index.manifest.options.changed_by(settings))
-    return num_keys
+        check_vector_type(vector_type, index.info().details["vectors"], index_dir)
+        index.load_records(records, index.manifest.options.changed_by(settings))
 
 
 def _vector_after_line(record: Record, output: Path, lines: TextIO, advance: Advance) -> NDArray[np.float32]:

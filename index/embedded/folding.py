@@ -30,7 +30,7 @@ from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.errors import IndexCorruptError, InvalidRowError
+from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError
 from index.filtering.postings import write_postings
 from index.vectors.exact import ExactVectors, write_exact
 from index.vectors.gpu import ON_CPU, GpuUse
@@ -228,6 +228,7 @@ def publish_with_changes(
     Raises:
         IndexCorruptError: the store is damaged.
         InvalidStructureError: the search structure that the options name cannot be built. Nothing was changed.
+        UnannouncedError: all was done but the last step.
         OSError: the disk is full or not writable. Nothing was changed.
     """
     with _clearing_up(directory), naming_damage(store.path), store.transaction() as db:
@@ -240,7 +241,13 @@ def publish_with_changes(
         manifest = fold(directory, moment, store.path.parent.name, provenance, options, report, gpu)
         store.note(**options.facts())
         directory.complete(manifest)
-    directory.announce(manifest.version)
+    try:
+        directory.announce(manifest.version)
+    except OSError as error:
+        raise UnannouncedError(
+            f"the changes are stored, but version {manifest.version} of {directory.path}, which covers them, cannot be "
+            f"announced ({error}); the next command that writes to the index does it"
+        ) from error
     _tidy_up(directory, store)
     return manifest
 

@@ -195,9 +195,14 @@ class IndexDirectory:
                 os.rename(self.stores_dir / name, self.building_dir)
 
     def remove_old(self) -> None:
-        """Deletes all but the newest versions, and stores that no version is derived from; what is read stays."""
+        """Deletes all but the newest versions, and stores that no version is derived from; what is read stays.
+
+        So does the published version, which is not among the newest where later ones could not be announced.
+        """
+        current = self._current_or_damaged()
         for name in self.names()[:-VERSIONS_KEPT]:
-            _delete_unless_read(self.version_dir(name))
+            if name != current:
+                _delete_unless_read(self.version_dir(name))
         for name in self._unused_stores():
             shutil.rmtree(self.stores_dir / name)
 
@@ -280,10 +285,7 @@ def open_published(index_dir: Path, files: Collection[str] | None = None) -> Ope
         stamp = directory.current_stamp()
         name = directory.current()
         if name is None:
-            raise IndexNotFoundError(
-                f"no index at {index_dir}; build one with "
-                f"`anykey-index build --corpus CORPUS --checkpoint CHECKPOINT --output {index_dir}`"
-            )
+            raise _nothing_published(directory)
         path = directory.version_dir(name)
         lock_fd = _lock_for_reading(path)
         if lock_fd is not None:
@@ -325,6 +327,19 @@ def check_file(version_dir: Path, manifest: Manifest, name: str, is_whole: bool 
     except OSError as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
         raise IndexCorruptError(path, reason) from error
+
+
+def _nothing_published(directory: IndexDirectory) -> IndexNotFoundError:
+    path = directory.path
+    if directory.store_names():
+        return IndexNotFoundError(
+            f"no index is published at {path}, for {path / CURRENT_NAME} is missing, but there are keys: publish them "
+            f"with `anykey-index repair --index {path}`"
+        )
+    return IndexNotFoundError(
+        f"no index at {path}; build one with "
+        f"`anykey-index build --corpus CORPUS --checkpoint CHECKPOINT --output {path}`"
+    )
 
 
 def sync(path: Path) -> None:

@@ -31,7 +31,7 @@ def parse_address(index: str) -> CollectionAddress | None:
     """The collection that a string names; `None` for the path of an index directory.
 
     Raises:
-        ValueError: it names a server without a collection, or is the address of something else.
+        ValueError: it names a server or file without a collection, or is the address of something else.
 
     >>> parse_address("http://localhost:19530/products")
     CollectionAddress(uri='http://localhost:19530', collection='products')
@@ -41,9 +41,7 @@ def parse_address(index: str) -> CollectionAddress | None:
     True
     """
     if "://" not in index:
-        path = PurePath(index)
-        is_file = path.parent.name.endswith(FILE_SUFFIX)
-        return CollectionAddress(str(path.parent), _checked(path.name)) if is_file else None
+        return _in_file(PurePath(index))
     parts = urlsplit(index)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a path, or the address of a collection such as http://localhost:19530/products")
@@ -53,6 +51,15 @@ def parse_address(index: str) -> CollectionAddress | None:
     if parts.username is not None or parts.password is not None:
         raise ValueError("name and password have no place in an address: ANYKEY_INDEX_MILVUS_TOKEN=user:password has")
     return CollectionAddress(f"{parts.scheme}://{parts.netloc}", _checked(parts.path.strip("/")))
+
+
+def _in_file(path: PurePath) -> CollectionAddress | None:
+    file = next((part for part in (path, *path.parents) if part.name.endswith(FILE_SUFFIX)), None)
+    if file is None:
+        return None
+    if file != path.parent:
+        raise ValueError(f"expected the name of a collection behind the file of Milvus Lite, {file}/NAME, got {path}")
+    return CollectionAddress(str(file), _checked(path.name))
 
 
 def _checked(name: str) -> str:

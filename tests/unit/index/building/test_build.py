@@ -18,7 +18,7 @@ from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.building.build import build_index
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError
+from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError, UnusableOptionError
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -273,6 +273,20 @@ def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Pat
     report = build_with(corpus, tmp_path / "i")
 
     assert (report.bad_rows, report.num_embedded, keys_of(tmp_path / "i")) == ([], 1, ["i", "t"])
+
+
+def test_vector_type_is_for_new_indexes(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+    build_with(corpus, tmp_path / "i", vectors="float16")
+
+    with pytest.raises(UnusableOptionError, match=r"--vectors float32: .*/i keeps vectors as float16"):
+        build_with(corpus, tmp_path / "i", vectors="float32")
+    assert not build_with(corpus, tmp_path / "i").is_new
+    assert not build_with(corpus, tmp_path / "i", vectors="float16").is_new
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert index.info().details["vectors"] == "float16"
 
 
 def test_manifest_names_every_precision_that_vectors_were_computed_in(tmp_path: Path) -> None:

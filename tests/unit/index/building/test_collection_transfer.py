@@ -10,12 +10,12 @@ from index.building.collection_transfer import load_collection
 from index.building.shards import write_shard
 from index.building.transfer import export_shards, load_shards
 from index.embedded.checking import to_record
-from index.errors import EncoderMismatchError, ImageUnavailableError
+from index.errors import EncoderMismatchError, ImageUnavailableError, IndexNotFoundError, InvalidShardError
 from index.filtering.filters import Range
 from index.key_index import KeyIndex, Scope
 from index.milvus.address import CollectionAddress
 from tests.engines import MILVUS_URI, needs_milvus
-from tests.factories import build_with, mixed_corpus
+from tests.factories import break_data, build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
 
@@ -120,10 +120,13 @@ def test_commands_take_a_collection_or_say_that_they_do_not(
     assert main(["info", "--index", index, "--as-json"]) == 0
     assert '"num_keys": 30' in capsys.readouterr().out
 
+    assert main(["load", "--shards", shards, "--index", index, "--milvus-structure", "HNSW"]) == 0
+    assert main(["load", "--shards", shards, "--index", index, "--milvus-structure", "FLAT"]) == 2
+    assert "--milvus-structure FLAT: the collection has HNSW" in capsys.readouterr().err
     assert main(["load", "--shards", shards, "--index", index, "--recall", "0.9"]) == 2
-    assert "recall: for index directories" in capsys.readouterr().err
+    assert "--recall: only for index directories" in capsys.readouterr().err
     assert main(["load", "--shards", shards, "--index", f"{tmp_path}/other", "--images-dir", "images"]) == 2
-    assert "images_dir: for Milvus collections" in capsys.readouterr().err
+    assert "--images-dir: only for Milvus collections" in capsys.readouterr().err
     assert main(["verify", "--index", index]) == 2
     assert "this command is for index directories" in capsys.readouterr().err
     build = ["build", "--corpus", "c.jsonl", "--checkpoint", "none", "--output"]
@@ -132,3 +135,14 @@ def test_commands_take_a_collection_or_say_that_they_do_not(
         assert "this command is for index directories" in capsys.readouterr().err
     assert main(["info", "--index", f"{tmp_path}/keys.db/none"]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_no_collection_is_made_for_shards_that_cannot_be_read(
+    tmp_path: Path, shards: str, address: CollectionAddress
+) -> None:
+    break_data(Path(shards) / "keys-00000.parquet")
+
+    with pytest.raises(InvalidShardError, match="keys-00000"):
+        load_collection([shards], address, ignore)
+    with pytest.raises(IndexNotFoundError):
+        MilvusIndex.open(address.uri, address.collection)

@@ -1,6 +1,7 @@
 """Keys leave an index and come back as they were."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import pytest
 from index import FaissIndex
 from index.building.shards import read_shard, write_shard
 from index.building.transfer import export_faiss, export_shards, load_shards
-from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, OutputExistsError
+from index.errors import (
+    EncoderMismatchError,
+    IndexNotFoundError,
+    InvalidKeyError,
+    InvalidShardError,
+    OutputExistsError,
+    UnusableOptionError,
+)
+from tests.factories import break_data
 from tests.live_index import ENCODER, everything, make_index, new_keys
 
 
@@ -65,12 +74,58 @@ def test_load_that_fails_changes_nothing(tmp_path: Path) -> None:
     make_index(tmp_path / "i", new_keys(20, seed=1))
     make_index(tmp_path / "other", new_keys(6, seed=2))
     export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=5)
-    (tmp_path / "out" / "keys-00003.parquet").write_bytes(b"no shard")
+    break_data(tmp_path / "out" / "keys-00003.parquet")
     before = everything(tmp_path / "other")
+    told: list[int] = []
+
+    with pytest.raises(InvalidShardError, match="keys-00003"):
+        load_shards([str(tmp_path / "out")], tmp_path / "other", told.append)
+    assert told == [5, 5, 5]
+    assert everything(tmp_path / "other") == before
+
+
+def test_load_that_fails_makes_no_index(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(20))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=5)
+    whole = (tmp_path / "out" / "keys-00003.parquet").read_bytes()
+    break_data(tmp_path / "out" / "keys-00003.parquet")
 
     with pytest.raises(InvalidShardError, match="keys-00003"):
         load_shards([str(tmp_path / "out")], tmp_path / "other", ignore)
-    assert everything(tmp_path / "other") == before
+    with pytest.raises(IndexNotFoundError, match="build one with"):
+        FaissIndex.open(tmp_path / "other")
+
+    (tmp_path / "out" / "keys-00003.parquet").write_bytes(whole)
+    load_shards([str(tmp_path / "out")], tmp_path / "other", ignore)
+    assert everything(tmp_path / "other") == everything(tmp_path / "i")
+
+
+@pytest.mark.parametrize("are_versions_there", [True, False])
+def test_load_keeps_what_an_index_without_current_holds(tmp_path: Path, are_versions_there: bool) -> None:
+    make_index(tmp_path / "i", new_keys(4, seed=1))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+    make_index(tmp_path / "other", new_keys(9, seed=2))
+    (tmp_path / "other" / "CURRENT").unlink()
+    if not are_versions_there:
+        shutil.rmtree(tmp_path / "other" / "versions")
+
+    load_shards([str(tmp_path / "out")], tmp_path / "other", ignore)
+
+    first, found = everything(tmp_path / "i"), everything(tmp_path / "other")
+    assert len(found) == 9
+    assert {key: found[key] for key in first} == first
+
+
+def test_vector_type_is_for_new_indexes(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(4), "float16")
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+
+    load_shards([str(tmp_path / "out")], tmp_path / "i", ignore, "float16")
+    with pytest.raises(UnusableOptionError, match=r"--vectors float32: .*/i keeps vectors as float16"):
+        load_shards([str(tmp_path / "out")], tmp_path / "i", ignore, "float32")
+    load_shards([str(tmp_path / "out")], tmp_path / "other", ignore)
+    with FaissIndex.open(tmp_path / "other") as index:
+        assert index.info().details["vectors"] == "float32"
 
 
 def test_faiss_file_and_its_keys_are_in_one_order(tmp_path: Path) -> None:

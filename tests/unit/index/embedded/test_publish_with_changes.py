@@ -1,5 +1,6 @@
 """Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
 
+import errno
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from index.embedded.records import TuningQueries
 from index.embedded.store import Store
 from index.embedded.verify import verify_index
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError, InvalidStructureError
+from index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
 from index.key_index import NewKey
 from index.vectors.sweep import Report
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
@@ -190,6 +191,25 @@ def test_version_of_committed_changes_is_announced_after_a_stop(
     IndexDirectory(index_dir).recover()
 
     assert state(FaissIndex.open(index_dir)) == (NUM_ALL - 1, 0)
+
+
+def test_changes_whose_version_cannot_be_announced_are_there_and_the_next_writer_announces_it(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(directory: IndexDirectory, name: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, FaissIndex.open(index_dir, writable=True) as index:
+        patched.setattr(IndexDirectory, "announce", fail)
+        for seed in (1, 2):
+            with pytest.raises(UnannouncedError, match=r"changes are stored, but version \d of .*No space left"):
+                index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL, seed=seed)])
+            assert index.count() == NUM_ALL
+    with FaissIndex.open(index_dir) as index:
+        assert state(index) == (NUM_ALL, NUM_OLD + NUM_ALL)  # its version is there, though two came after it
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert state(index) == (NUM_ALL, 0)
 
 
 def test_published_changes_are_no_failure_where_only_tidying_up_fails(

@@ -1,6 +1,7 @@
 """Changes: what is refused, what is stored, when changes are folded, and who may make them."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
+from index.embedded.verify import repair_index
 from index.errors import (
     IndexExistsError,
     IndexLockedError,
@@ -55,6 +57,21 @@ def test_created_index_is_empty_and_says_so(tmp_path: Path) -> None:
 def test_index_is_not_created_over_another(index_dir: Path) -> None:
     with pytest.raises(IndexExistsError, match="there is an index at"):
         create_index(index_dir, ENCODER)
+    with FaissIndex.open(index_dir) as index:
+        assert index.count() == 6
+
+
+@pytest.mark.parametrize("is_version_there", [True, False])
+def test_index_is_not_created_over_what_is_left_of_another(index_dir: Path, is_version_there: bool) -> None:
+    (index_dir / "CURRENT").unlink()
+    if not is_version_there:
+        shutil.rmtree(index_dir / "versions")
+    with pytest.raises(IndexNotFoundError, match=r"CURRENT is missing, .* `anykey-index repair --index .*/i`"):
+        FaissIndex.open(index_dir)
+
+    with pytest.raises(IndexExistsError, match=r"there is an index|6 keys that no version is published of"):
+        create_index(index_dir, ENCODER)
+    repair_index(index_dir)
     with FaissIndex.open(index_dir) as index:
         assert index.count() == 6
 

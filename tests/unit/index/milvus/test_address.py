@@ -10,7 +10,6 @@ from index.milvus.address import CollectionAddress, parse_address
     [
         ("https://milvus.example:443/a_1/", CollectionAddress("https://milvus.example:443", "a_1")),
         ("/data/keys.db/products", CollectionAddress("/data/keys.db", "products")),
-        ("keys.db", None),
         ("keys.dbx/products", None),
         ("indexes/keys.db.old/v1", None),
     ],
@@ -26,6 +25,8 @@ def test_collections_are_told_from_directories(index: str, expected: CollectionA
         ("http://localhost:19530/a/b", "expected the name of a collection"),
         ("http://localhost:19530/1st", "got '1st'"),
         ("keys.db/no-name", "got 'no-name'"),
+        ("o/keys.db", r"behind the file of Milvus Lite, o/keys.db/NAME, got o/keys.db$"),
+        ("keys.db/a/b", r"keys.db/NAME, got keys.db/a/b$"),
         ("http://localhost:abc/products", "Port could not be cast"),
         ("http://localhost:99999/products", "Port out of range"),
         ("http://localhost:19530/products?db=shop", "expected nothing behind the name"),
