@@ -4,11 +4,10 @@ Shape legend: Q = queries, D = width.
 """
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -17,23 +16,21 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.checking import to_record
-from index.embedded.folding import Provenance, publish_built, quietly
+from index.embedded.folding import quietly
 from index.embedded.generation import Generation, SupersededError
-from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.embedded.store_reader import Snapshot, is_encodable
-from index.embedded.versions import STORE_NAME, IndexDirectory
+from index.embedded.store_reader import Snapshot
+from index.embedded.versions import IndexDirectory
 from index.embedded.view import View
 from index.embedded.writer import Writer
-from index.errors import IndexExistsError, InvalidSearchError, KeyIndexError, ReadOnlyError
+from index.errors import KeyIndexError, ReadOnlyError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.queries import check_queries
-from index.settings import VectorType
-from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, ON_CPU, GpuUse, gpus_of
+from index.names import is_unicode, require_names
+from index.queries import check_after, check_k, check_queries
+from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
 from index.vectors.sweep import Report
 
 RETRY_S = 1.0
@@ -92,6 +89,8 @@ class FaissIndex:
             IndexLockedError: another process, or another object of this one, has it open for writing.
         """
         index_dir = Path(index_dir)
+        if compact_after < 0:
+            raise ValueError(f"expected compact_after to be 0, for never, or a number of changes, got {compact_after}")
         gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse(tuple(gpus_of(fold_device)), gpu_memory_bytes)
         writer = Writer(IndexDirectory(index_dir), compact_after, fold_gpu) if writable else None
@@ -124,14 +123,13 @@ class FaissIndex:
             IndexCorruptError: the store turns out to be damaged.
         """
         queries_QD = check_queries(vectors_QD, self.manifest.encoder.width)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
+        k = check_k(k)
         with self._moment() as (snapshot, view):
             view.check(scope)
             if not len(queries_QD):
                 return []
             queries_QD = view.calibrated(queries_QD, query_modalities)
-            scores_QK, rows_QK = view.search(queries_QD, int(k), scope, snapshot, exact)
+            scores_QK, rows_QK = view.search(queries_QD, k, scope, snapshot, exact)
             return _hits(scores_QK, rows_QK, snapshot)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
@@ -170,7 +168,8 @@ class FaissIndex:
             ReadOnlyError: the index was opened for reading.
             OSError: the disk is full or not writable. Nothing was changed.
         """
-        return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_encodable(key)])
+        require_names(keys, "the keys to delete")
+        return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_unicode(key)])
 
     def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
         """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
@@ -229,6 +228,7 @@ class FaissIndex:
 
     def scan(self, after: str | None = None) -> Iterator[StoredKey]:
         """All keys in the order of their names (by code point), those after `after` only."""
+        check_after(after)
         while True:
             with self._moment() as (snapshot, _):
                 page = snapshot.page(after)
@@ -347,59 +347,6 @@ class FaissIndex:
             raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
         self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
-
-
-def create_index(
-    index_dir: Path,
-    encoder: EncoderFacts,
-    vector_type: VectorType = "float32",
-    options: FoldOptions | None = None,
-    records: Iterable[Record] = (),
-    gpu: GpuUse = ON_CPU,
-) -> None:
-    """Publishes a new index, without keys or with those that have been checked; one that was stopped is run again.
-
-    Args:
-        index_dir: Where; must hold no index.
-        encoder: The encoder whose vectors will be stored.
-        vector_type: How they are stored.
-        options: How its versions are derived.
-        records: Its first keys; read one by one.
-        gpu: GPUs that help to derive the first version.
-
-    Raises:
-        IndexExistsError: there is an index already, or what is left of one.
-        IndexLockedError: somebody is making one.
-        OSError: the disk is full or not writable; there is no index.
-    """
-    directory = IndexDirectory(Path(index_dir))
-    with directory.locked_for_writing():
-        _require_none(directory)
-        shutil.rmtree(directory.building_dir, ignore_errors=True)
-        directory.building_dir.mkdir()
-        try:
-            with closing(Store(directory.building_dir / STORE_NAME, vector_type)) as store:
-                store.note_encoder(encoder)
-                store.commit(records)
-            publish_built(directory, Provenance(), options or FoldOptions(), gpu=gpu)
-        except BaseException:
-            shutil.rmtree(directory.building_dir, ignore_errors=True)
-            raise
-
-
-def _require_none(directory: IndexDirectory) -> None:
-    """Makes sure that no index would be lost if one were made; what a stopped maker left has no keys."""
-    directory.recover()
-    if directory.current() is not None:
-        raise IndexExistsError(f"there is an index at {directory.path} already")
-    for name in directory.store_names():
-        path = directory.store_path(name)
-        with naming_damage(path), closing(Store(path)) as store:
-            if store.num_keys():
-                raise IndexExistsError(
-                    f"{path} holds {store.num_keys():,} keys that no version is published of: publish them with "
-                    f"`anykey-index repair --index {directory.path}`"
-                )
 
 
 def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: Snapshot) -> list[list[Hit]]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
+from index.errors import InvalidKeyError, InvalidSearchError
 from index.filtering.conditions import Condition
 from index.hits import Hit, StoredImage, StoredKey
+from index.names import require_names
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,26 @@ class NewKey:
     metadata: dict[str, Any] = field(default_factory=dict)
     pools: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        try:
+            require_names(self.pools, "its pools")
+            _require_images(self.images)
+        except TypeError as error:
+            raise InvalidKeyError(f"key {self.key!r} cannot be stored: {error}") from error
+
     @property
     def modality(self) -> Modality:
         """Which of the three kinds the key is."""
         if not self.images:
             return Modality.TEXT
         return Modality.IMAGE if self.text is None else Modality.FUSED
+
+
+def _require_images(images: Any) -> None:
+    if not isinstance(images, tuple | list) or not all(isinstance(image, StoredImage) for image in images):
+        raise TypeError("expected its images to be a tuple of StoredImage")
+    if not all(isinstance(image.data, bytes) for image in images):
+        raise TypeError("expected the data of its images to be bytes")
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,18 @@ class Scope:
     condition: Condition | None = None
     within: Collection[str] | None = None
     exclude: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            for what in ("modalities", "within", "exclude"):
+                if (names := getattr(self, what)) is not None:
+                    require_names(names, what)
+        except TypeError as error:
+            raise InvalidSearchError(str(error)) from error
+        if self.condition is not None and not isinstance(self.condition, Condition):
+            raise InvalidSearchError(
+                f"expected a condition, such as parse_condition makes of JSON, got {type(self.condition).__name__}"
+            )
 
 
 EVERYTHING = Scope()
@@ -130,7 +158,11 @@ class KeyIndex(Protocol):
         ...
 
     def delete(self, keys: Collection[str]) -> int:
-        """Deletes keys, all or nothing; gives the number that were there."""
+        """Deletes keys, all or nothing; gives the number that were there.
+
+        Raises:
+            TypeError: `keys` is no collection, or one string.
+        """
         ...
 
     def get(self, key: str) -> StoredKey:
@@ -162,6 +194,9 @@ class KeyIndex(Protocol):
         """All keys in the order of their names (by code point), those after `after` only.
 
         Keys that are changed meanwhile may or may not appear.
+
+        Raises:
+            InvalidSearchError: `after` can be no key's name.
         """
         ...
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
-from index.errors import ImageUnavailableError, IndexUnavailableError, InvalidSearchError, KeyNotFoundError
+from index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.milvus.best import Scored, best_rows
@@ -27,13 +27,13 @@ from index.milvus.rows import (
     STORED_FIELDS,
     check_key,
     in_batches,
-    is_unicode,
     payload_of,
     row_of,
     stored_key_of,
 )
 from index.milvus.scope import expression_of_scope, require_pool
-from index.queries import check_queries
+from index.names import is_unicode, require_names
+from index.queries import check_after, check_k, check_queries
 
 __all__ = ["MilvusIndex", "Structure"]
 
@@ -162,12 +162,11 @@ class MilvusIndex:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         queries_QD = check_queries(vectors_QD, self.encoder.width)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
+        k = check_k(k)
         where = expression_of_scope(scope, self._collection)
         found: list[Scored] = [[] for _ in queries_QD]
         if where is not None and len(queries_QD):
-            found = self._best(queries_QD, int(k), where, exact)
+            found = self._best(queries_QD, k, where, exact)
         if scope.pool is not None and not any(found):
             require_pool(scope.pool, self._collection)
         return [_hits(scored) for scored in found]
@@ -203,6 +202,7 @@ class MilvusIndex:
         Raises:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
+        require_names(keys, "the keys to delete")
         known = sorted({key for key in keys if is_unicode(key)})
         num_deleted = 0
         with self._changing:
@@ -252,6 +252,7 @@ class MilvusIndex:
         Raises:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
+        check_after(after)
         for page in self._collection.pages("", STORED_FIELDS, after):
             yield from map(stored_key_of, page)
 

@@ -1,4 +1,4 @@
-"""What every engine asks of the queries of a search, before it looks for anything.
+"""What every engine asks of a search or a scan, before it looks for anything.
 
 Shape legend: Q = queries, D = width.
 """
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import InvalidSearchError
+from index.names import is_unicode
 
 MAX_NORM_ERROR = 1e-3  # of a unit vector, also of a key's
 
@@ -19,7 +20,10 @@ def check_queries(vectors_QD: NDArray[Any], width: int) -> NDArray[np.float32]:
     Raises:
         InvalidSearchError: they have another width, or one of them is no unit vector.
     """
-    queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
+    try:
+        queries_QD = np.ascontiguousarray(vectors_QD, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise InvalidSearchError(f"expected query vectors [Q, {width}]: {error}") from error
     if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
         raise InvalidSearchError(f"expected query vectors [Q, {width}], got {list(queries_QD.shape)}")
     norms_Q = np.linalg.norm(queries_QD, axis=1)
@@ -28,3 +32,16 @@ def check_queries(vectors_QD: NDArray[Any], width: int) -> NDArray[np.float32]:
         position = int(np.argmin(is_unit_Q))
         raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
     return queries_QD
+
+
+def check_k(k: Any) -> int:
+    """Gives the number of hits asked for back; raises `InvalidSearchError` if it is none."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise InvalidSearchError(f"k must be a whole number of at least 1, got {k!r}")
+    return int(k)
+
+
+def check_after(after: Any) -> None:
+    """Raises `InvalidSearchError` unless a scan can go on after a name, or begins."""
+    if after is not None and not is_unicode(after):
+        raise InvalidSearchError(f"expected the name of a key to go on after, got {after!a}")

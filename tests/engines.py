@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from index import FaissIndex
+from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
-from index.faiss_index import create_index
 from index.hits import Hit
 from index.key_index import KeyIndex
 from index.milvus_index import MilvusIndex, Structure

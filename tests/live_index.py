@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import FaissIndex, StoredImage
+from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
-from index.faiss_index import create_index
 from index.key_index import NewKey
 from tests.factories import image_bytes
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index.building.base import check_vector_type
 from index.building.shards import common_encoder, find_shards, read_shard, write_shard
+from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
@@ -29,7 +30,7 @@ from index.embedded.store_reader import read_referred
 from index.embedded.verify import repair_index
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import OutputExistsError
-from index.faiss_index import FaissIndex, create_index
+from index.faiss_index import FaissIndex
 from index.settings import FoldSettings, VectorType
 from index.sources.locations import parse_location
 from index.vectors.exact import write_exact

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.records import NewImage, Record
-from index.embedded.store_reader import is_encodable
 from index.errors import InvalidKeyError
 from index.key_index import NewKey
+from index.names import is_unicode
 from index.queries import MAX_NORM_ERROR
 
 
 def to_record(new: NewKey, width: int) -> Record:
     """Checks a key; raises as `check_record` does."""
+    if not isinstance(new, NewKey):
+        raise InvalidKeyError(f"expected a NewKey, got {type(new).__name__}")
     images = tuple(NewImage(image.media_type, None, image.data) for image in new.images)
     return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width)
 
@@ -66,7 +68,7 @@ def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> No
         for value in values:
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"expected its {what} to be a string that is not blank, got {value!r}")
-            if not is_encodable(value):
+            if not is_unicode(value):
                 raise ValueError(f"its {what} is no Unicode text")
 
 

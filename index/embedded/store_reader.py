@@ -23,6 +23,7 @@ from index.embedded.records import NewImage, TuningQueries, payload_checksum, qu
 from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype
 from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredImage, StoredKey
+from index.names import is_unicode
 from index.settings import VectorType
 from index.sources.files import reason_of
 from index.sources.images import read_image
@@ -69,7 +70,7 @@ class Snapshot:
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
-        names = [key for key in dict.fromkeys(keys) if is_encodable(key)]
+        names = [key for key in dict.fromkeys(keys) if is_unicode(key)]
         found = [np.empty(0, np.int64)]
         for start in range(0, len(names), MOST_PARAMETERS):
             part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
@@ -209,7 +210,7 @@ class Snapshot:
                 yield key.modality, list(key.pools), key.payload.metadata
 
     def page(self, after: str | None) -> list[StoredKey]:
-        """The next keys by name, at most `SCAN_PAGE`."""
+        """The next keys by name, at most `SCAN_PAGE`; `after` is Unicode."""
         condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
         found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
         return [self._stored_key(*payload) for payload in found]
@@ -238,7 +239,7 @@ class Snapshot:
         return vector
 
     def _find(self, key: str, columns: str) -> tuple[Any, ...]:
-        found = self._all(f"SELECT {columns} FROM keys WHERE key = ?", key) if is_encodable(key) else []
+        found = self._all(f"SELECT {columns} FROM keys WHERE key = ?", key) if is_unicode(key) else []
         if not found:
             raise KeyNotFoundError(f"no key {key!r} in the index")
         return found[0]
@@ -336,15 +337,6 @@ def check_store(path: Path, manifest: Manifest | None) -> None:
     with contextlib.closing(StoreReader(path)) as reader:
         if manifest is not None:
             reader.check(manifest)
-
-
-def is_encodable(key: str) -> bool:
-    """Whether the key is Unicode that a store can hold: half a surrogate pair is not."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_referred(path: str, key: str) -> bytes:

@@ -12,6 +12,7 @@ from index.hits import Payload, StoredKey
 from index.key_index import NewKey
 from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
 from index.milvus.terms import terms_of
+from index.names import is_unicode
 from index.queries import MAX_NORM_ERROR
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
@@ -32,6 +33,8 @@ def check_key(new: NewKey, width: int) -> None:
             beyond 65,536 bytes, nested beyond 100 levels, have integers beyond 64 bits, or more than 4,096 terms (one
             for each path, two for each value); it is in more than 4,096 pools.
     """
+    if not isinstance(new, NewKey):
+        raise InvalidKeyError(f"expected a NewKey, got {type(new).__name__}")
     try:
         for what, texts in (("key", [new.key]), ("text", [] if new.text is None else [new.text]), ("pool", new.pools)):
             for text in texts:
@@ -90,15 +93,6 @@ def in_batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
         size_bytes += row_bytes
     if batch:
         yield batch
-
-
-def is_unicode(text: str) -> bool:
-    """Whether Milvus can hear of the text: not with half a surrogate pair in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_text(what: str, text: Any) -> None:

@@ -8,7 +8,7 @@ from index.filtering.filters import Range, matches
 from index.key_index import Scope
 from index.milvus.collection import MAX_FOUND, Collection
 from index.milvus.expressions import both, expression_of, holds, listed
-from index.milvus.rows import is_unicode
+from index.names import is_unicode
 
 # Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
 MAX_LISTED_BY_LITE = 100

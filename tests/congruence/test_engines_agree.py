@@ -398,3 +398,44 @@ def test_comparison_can_fail(filled: Pair) -> None:
     ):
         with pytest.raises(AssertionError):
             assert_same_hits([wrong], [hits], [hits])
+
+
+def test_one_name_is_not_taken_for_several(empty: Pair) -> None:
+    empty.upsert([replace(make_key(number), key=name) for number, name in enumerate("abc")])
+
+    with pytest.raises(TypeError, match="expected the keys to delete to be a collection of names, got 'abc'"):
+        empty.index.delete("abc")
+    for what in ("within", "exclude", "modalities"):
+        with pytest.raises(InvalidSearchError, match=f"expected {what} to be a collection of names, got 'abc'"):
+            Scope(**{what: "abc"})  # type: ignore[arg-type]
+    with pytest.raises(InvalidKeyError, match="key 'key-1' cannot be stored: expected its pools to be a collection"):
+        make_key(1, pools="abc")
+    empty.assert_same_content()
+
+
+@pytest.mark.parametrize("images", [("x",), "x", (b"x",), (StoredImage("x", "image/png"),)])  # type: ignore[arg-type]
+def test_images_of_a_key_are_stored_images(images: Any) -> None:
+    with pytest.raises(InvalidKeyError, match=r"cannot be stored: expected .* images to be"):
+        make_key(1, images=images)
+
+
+def test_what_is_of_another_type_than_it_should_be_is_told_so(empty: Pair) -> None:
+    empty.upsert([make_key(1)])
+    index: Any = empty.index
+
+    with pytest.raises(InvalidKeyError, match="expected a NewKey, got dict"):
+        index.upsert([{"key": "a"}])
+    with pytest.raises(InvalidSearchError, match=r"expected a condition, such as .* makes of JSON, got dict"):
+        Scope(condition={"path": "n", "eq": 1})  # type: ignore[arg-type]
+    for vectors in (["x"], [[1.0], [1.0, 2.0]], None):
+        with pytest.raises(InvalidSearchError, match="expected query vectors"):
+            index.search(vectors, 1)
+    for name in (None, 5, b"key-1", "\ud800"):
+        assert index.delete([name]) == index.count(Scope(within=[name])) == 0  # type: ignore[list-item]
+        for look_up in (index.get, index.vector, index.image):
+            with pytest.raises(KeyNotFoundError, match="no key"):
+                look_up(name)
+    for after in (5, "\ud800"):
+        with pytest.raises(InvalidSearchError, match="expected the name of a key to go on after"):
+            list(index.scan(after))
+    empty.assert_same_content()

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
+from index.embedded.creation import create_index
 from index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
-from index.faiss_index import create_index
 from index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
 from index.key_index import EVERYTHING, NewKey, Scope
 from tests.factories import build_with, write_jsonl

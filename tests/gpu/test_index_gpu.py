@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from index import FaissIndex
+from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
-from index.faiss_index import create_index
 from index.key_index import NewKey
 from index.vectors.exact import ExactVectors, VectorType, write_exact
 from index.vectors.gpu import GpuIndex, GpuStructure, GpuUse, clustering_on, num_gpus

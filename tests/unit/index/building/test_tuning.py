@@ -20,6 +20,7 @@ from index.building.shards import write_shard
 from index.building.tuning import read_queries, tune_index
 from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
+from index.embedded.creation import create_index
 from index.embedded.folding import quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
@@ -28,7 +29,6 @@ from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
 from index.embedded.versions import IndexDirectory
 from index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
-from index.faiss_index import create_index
 from index.hits import StoredImage
 from index.key_index import NewKey
 from index.settings import TuneSettings

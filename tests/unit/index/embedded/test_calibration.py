@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
 from index.embedded.calibration import MODALITIES, Calibration, codes_of, read_calibration
+from index.embedded.creation import create_index
 from index.embedded.options import FoldOptions
 from index.errors import IndexCorruptError, InvalidSearchError
-from index.faiss_index import create_index
 from index.key_index import NewKey, Scope
 from tests.factories import build_with, image_bytes, mixed_corpus
 from tests.live_index import ENCODER, unit_vectors

@@ -11,6 +11,7 @@ import pytest
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
+from index.embedded.creation import create_index
 from index.embedded.verify import repair_index
 from index.errors import (
     IndexExistsError,
@@ -21,7 +22,6 @@ from index.errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
-from index.faiss_index import create_index
 from index.key_index import NewKey, Scope
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
 from tests.serving import until
@@ -269,3 +269,8 @@ def test_score_of_a_key_is_the_same_before_and_after_folding(tmp_path: Path, vec
     for hits, others in zip(before, after, strict=True):
         scores = {hit.key: hit.score for hit in others}
         assert {hit.key: hit.score for hit in hits} == pytest.approx(scores, abs=1e-6)
+
+
+def test_compaction_after_fewer_than_no_changes_is_refused(index_dir: Path) -> None:
+    with pytest.raises(ValueError, match="expected compact_after to be 0, for never, or a number of changes, got -1"):
+        FaissIndex.open(index_dir, writable=True, compact_after=-1)
