@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from index.embedded.manifest import Manifest
 from index.embedded.options import AUTO, FoldOptions
 from index.embedded.records import Known, Record
 from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
 from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
@@ -270,15 +271,21 @@ class _Build:
         if self._plan.num_usable() == 0:
             raise InvalidCorpusError(self._nothing_left())
 
-    def _take_over(self, store: Store, staged: Store) -> None:
-        """Brings the index's store up to the corpus."""
-        entries = [entry.key for entry in self._plan.entries(only_stale=True)]
-        refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
-        records = (staged.record(key) for key in entries if staged.has(key))
-        store.commit(records, refusals, gone=list(self._plan.lacking(store.keys("corpus"))))
-        store.forget_refusals(self._plan.lacking(store.refused()))
-        if staged.meta.get("computed_in"):
-            store.note_computed_in(json.loads(staged.meta["computed_in"]))
+    def _takeover(self, store: Store, staged: Store) -> Callable[[], None]:
+        """What brings the index's store up to the corpus; all but the records is read beforehand."""
+        with naming_damage(staged.path):
+            entries = [entry.key for entry in self._plan.entries(only_stale=True)]
+            refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
+            computed_in = json.loads(staged.meta.get("computed_in", "[]"))
+        gone, forgotten = (list(self._plan.lacking(keys)) for keys in (store.keys("corpus"), store.refused()))
+
+        def take_over() -> None:
+            store.commit(_records(staged, entries), refusals, gone)
+            store.forget_refusals(forgotten)
+            if computed_in:
+                store.note_computed_in(computed_in)
+
+        return take_over
 
     def _publish_first(self) -> Manifest:
         """Makes what was embedded the index's store, and publishes a version of it."""
@@ -289,9 +296,10 @@ class _Build:
 
     def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
         """Takes over what was embedded, and publishes a version with it; `None` if nothing has changed."""
+        take_over = self._takeover(base.store, staged)
 
         def changes() -> bool:
-            self._take_over(base.store, staged)
+            take_over()
             return self._is_new(base)
 
         previous = None if base.version is None else base.version.manifest
@@ -322,6 +330,14 @@ class _Build:
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
+
+
+def _records(staged: Store, keys: Iterable[str]) -> Iterator[Record]:
+    """Those of the keys that a store holds; its damage is said of it, and not of the store that takes them over."""
+    with naming_damage(staged.path):
+        for key in keys:
+            if staged.has(key):
+                yield staged.record(key)
 
 
 def _resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | None) -> Store | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from encoder.errors import CheckpointNotFoundError
 from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.building.build import build_index
+from index.embedded.records import Record
+from index.embedded.store import Store
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError, UnusableOptionError
+from index.errors import IndexCorruptError, IndexLockedError, InvalidCorpusError, InvalidRowError, UnusableOptionError
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -456,3 +459,21 @@ def test_keys_whose_images_cannot_be_read_now_stay_as_they_were(tmp_path: Path, 
 
     corpus.write_text("".join(line for line in corpus.read_text().splitlines(True) if '"image"' not in line))
     assert build_with(corpus, tmp_path / "i", images=images).manifest.num_keys == before.num_keys - NUM_WITH_IMAGES
+
+
+def test_damage_of_what_was_embedded_is_not_said_of_the_store_that_takes_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    before = contents(tmp_path / "i")
+    edit(corpus, key="key-0", text="entirely new words")
+
+    def fail(store: Store, key: str) -> Record:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "record", fail)
+        with pytest.raises(IndexCorruptError, match=r"building/store.sqlite is damaged: .* malformed"):
+            build_with(corpus, tmp_path / "i")
+    assert contents(tmp_path / "i") == before
