@@ -5,7 +5,10 @@ at once, nor keep searches apart from the moment when it moves rows from memory 
 A server answers as many at once as it likes.
 """
 
+import errno
 import fcntl
+import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +20,7 @@ from urllib.parse import urlsplit
 from index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
 
 FILE_SUFFIX = ".db"
+_LOG_WHAT_IS_RAISED = ("pymilvus", "milvus_lite.adapter", "milvus_lite.server_manager")  # as well, with tracebacks
 
 
 @dataclass
@@ -55,10 +59,13 @@ class Connection:
             IndexNotFoundError: there is no such file.
             IndexLockedError: another process has the file open.
             IndexUnavailableError: the server cannot be reached or lets nobody in, or the address is none.
+            OSError: the file cannot be made, or is none of Milvus Lite.
         """
         _require_library("pymilvus", "milvus")
         from pymilvus import MilvusClient
 
+        for name in _LOG_WHAT_IS_RAISED:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.where = _without_credentials(uri)
         self._timeout_s = timeout_s
         self._file = _file_of(uri)
@@ -136,11 +143,15 @@ def _take(path: str, may_create: bool) -> threading.RLock:
 
 
 def _check_file(path: Path, may_create: bool) -> None:
-    """Milvus Lite only logs why it cannot open a file, so its reasons are looked for first."""
+    """Milvus Lite only logs why it cannot open a file, a folder in fact, so its reasons are looked for first."""
     if may_create:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     elif not path.exists():
         raise IndexNotFoundError(f"there is no Milvus Lite file {path}")
+    elif not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is not what Milvus Lite makes, which is a folder", str(path))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "Milvus Lite cannot write to it", str(path))
     lock = path / "LOCK"
     if lock.exists():
         with lock.open() as file:

@@ -1,5 +1,7 @@
 """Shards go into a Milvus collection as they go into an index directory."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,24 @@ def test_no_collection_is_made_for_shards_that_cannot_be_read(
         load_collection([shards], address, ignore)
     with pytest.raises(IndexNotFoundError):
         MilvusIndex.open(address.uri, address.collection)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("plain.db/products", "not what Milvus Lite makes, which is a folder: '{}/plain.db'"),
+        (f"{'x' * 256}.db/products", "File name too long"),
+        (f"keys.db/{'x' * 300}", "keys.db: collection name too long"),
+    ],
+)
+def test_what_milvus_lite_cannot_open_or_make_is_told_in_one_line(
+    tmp_path: Path, shards: str, index: str, message: str
+) -> None:
+    (tmp_path / "plain.db").write_text("no folder")
+    command = [sys.executable, "-m", "index", "load", "--shards", shards, "--index", f"{tmp_path}/{index}"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert message.format(tmp_path) in ended.stderr
+    assert ended.stderr.count("\n") == 1, ended.stderr
