@@ -66,11 +66,6 @@ class Generation:
             version.release()
             raise
 
-    @property
-    def view(self) -> View:
-        """The latest view that anybody asked for."""
-        return self._view
-
     @contextmanager
     def moment(self, may_be_superseded: bool = False) -> Iterator[tuple[Snapshot, View]]:
         """The store as it is now, and the view of the same moment, for the length of the block.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,16 @@ from index.vectors.sweep import Report
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
 
 NUM_OLD, NUM_ALL = 6, 15
+
+
+def load_all(index: FaissIndex) -> object:
+    """Stores many keys with a version of them."""
+    return index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL)])
+
+
+def tune_all(index: FaissIndex) -> object:
+    """Makes a version of all keys."""
+    return index.tune(None)
 
 
 @pytest.fixture
@@ -262,3 +273,34 @@ def test_many_changes_without_a_version_are_searched_all_the_same(
         store_all(store)
 
         assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)  # rows that came, and rows that went
+
+
+def test_version_of_many_changes_is_waited_for_once(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: float(len(waits)), sleep=waits.append)
+    with FaissIndex.open(index_dir) as first, FaissIndex.open(index_dir) as second:
+        monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+        monkeypatch.setattr(generation, "time", clock)
+        store_all(store)
+        open_generation = first._generation
+
+        assert open_generation._is_superseded(store.seq) is False
+        assert len(waits) == generation.PATIENCE_S
+        assert open_generation._is_superseded(store.seq) is False
+        assert len(waits) == generation.PATIENCE_S
+        assert state(second) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+        assert len(waits) == 2 * generation.PATIENCE_S
+
+
+@pytest.mark.parametrize("publish_all", [load_all, tune_all], ids=["load", "tune"])
+def test_changes_that_a_version_covers_do_not_count_for_the_next_compaction(
+    index_dir: Path, publish_all: Callable[[FaissIndex], object]
+) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=NUM_OLD) as index:
+        index.upsert(new_keys(NUM_OLD - 1, seed=3))
+        publish_all(index)
+        index.upsert(new_keys(1, seed=4))
+    with FaissIndex.open(index_dir) as index:
+        assert index.info().details["num_unfolded"] > 0  # and not folded in the background meanwhile

@@ -313,3 +313,17 @@ def test_transaction_that_a_killed_writer_left_half_written_is_rolled_back_for_a
     with contextlib.closing(open_read_only(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     assert path.read_bytes()[: len(before)] == before
+
+
+def test_large_change_is_moved_into_the_main_file_after_the_next_one(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path / "store.sqlite")) as store:
+        store.note_encoder(ENCODER)
+        store.commit([])
+        before = store.path.stat().st_size
+        images = (NewImage("image/png", None, b"x" * 2**15),)
+        with store.transaction():
+            store.commit([record(f"k{number}", images=images) for number in range(1_000)])
+        assert store.path.stat().st_size == before
+
+        store.commit([record("last")])
+        assert store.path.stat().st_size > 1_000 * 2**15
