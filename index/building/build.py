@@ -24,7 +24,7 @@ from index.building.encoding import EncoderSource
 from index.building.imported import ImportedSource, source_of
 from index.building.plan import Plan, PlannedEntry
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
-from index.embedded.manifest import Manifest
+from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import AUTO, FoldOptions
 from index.embedded.records import Known, Record
 from index.embedded.store import Store
@@ -323,10 +323,8 @@ class _Build:
 
     def _note_encoder(self, staged: Store) -> None:
         encoder = self._source.load()
-        staged.note(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
-        staged.note(fusion=str(encoder.fusion))
         self._check_structure(encoder.width)
-        staged.note_computed_in([f"{encoder.precision} on {encoder.device}"])
+        staged.note_encoder(EncoderFacts.of(encoder))
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))

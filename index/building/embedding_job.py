@@ -119,13 +119,6 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     bad_rows: list[tuple[str, str, str | None]] = []
     facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows}
     encoder = source.load()
-    encoder_facts = EncoderFacts(
-        name=encoder.name,
-        fingerprint=encoder.fingerprint,
-        width=encoder.width,
-        fusion=str(encoder.fusion),
-        computed_in=[f"{encoder.precision} on {encoder.device}"],
-    )
 
     def records() -> Iterator[Record]:
         for batch in embed(((entry, None) for entry in block.entries), source, settings):
@@ -136,7 +129,7 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
                 bad_rows.append((row.where, row.reason, row.key))
 
     location = _location(settings, block)
-    num_keys = write_shard(location, records(), encoder_facts, settings.vectors, facts)
+    num_keys = write_shard(location, records(), EncoderFacts.of(encoder), settings.vectors, facts)
     return Embedded(block.number, num_keys, bad_rows)
 
 

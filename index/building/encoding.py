@@ -13,36 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Item
+from index.embedded.manifest import MakesVectors
 from index.errors import EncoderMismatchError
 from index.settings import EmbeddingSettings
 
 
-class VectorEncoder(Protocol):
+class VectorEncoder(MakesVectors, Protocol):
     """What a build needs of an encoder; `encoder.Encoder` is one."""
-
-    @property
-    def name(self) -> str:
-        """Human-readable name."""
-
-    @property
-    def width(self) -> int:
-        """D."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints give equal vectors, up to the precision they are computed in."""
-
-    @property
-    def fusion(self) -> str:
-        """How image and text features are added."""
-
-    @property
-    def precision(self) -> str:
-        """Number format that the towers compute in: fp32, bf16 or fp16."""
-
-    @property
-    def device(self) -> Any:
-        """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
     def prepare(self, item: Item, position: int | None = None) -> Any:
         """Decodes one item, which is in the corpus's row of that number, in any thread; raises `InvalidItemError`."""

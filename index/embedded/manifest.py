@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,34 @@ MANIFEST_NAME = "manifest.json"
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MakesVectors(Protocol):
+    """What is noted of an encoder; `encoder.Encoder` is one."""
+
+    @property
+    def name(self) -> str:
+        """Human-readable name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal vectors, up to the precision they are computed in."""
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def fusion(self) -> str:
+        """How image and text features are added."""
+
+    @property
+    def precision(self) -> str:
+        """Number format that it computes in: fp32, bf16 or fp16."""
+
+    @property
+    def device(self) -> Any:
+        """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
 
 class EncoderFacts(_Record):
@@ -36,6 +64,17 @@ class EncoderFacts(_Record):
     width: int
     fusion: str
     computed_in: list[str] = []
+
+    @classmethod
+    def of(cls, encoder: MakesVectors) -> "EncoderFacts":
+        """What is noted of an encoder that is loaded."""
+        return cls(
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+            width=encoder.width,
+            fusion=str(encoder.fusion),
+            computed_in=[f"{encoder.precision} on {encoder.device}"],
+        )
 
     def check(self, fingerprint: str, width: int, fusion: str) -> None:
         """Makes sure that another encoder's vectors may be searched beside this one's.
