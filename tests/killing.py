@@ -2,6 +2,7 @@
 
 python -m tests.killing after-batches CORPUS OUTPUT LOG N   build; stop before batch N+1, say so, wait to be killed
 python -m tests.killing sweep CORPUS OLD|- DIRECTORY N      kill a build at every N-th step in turn, finish each
+python -m tests.killing sweep-loads SHARDS OLD|- DIRECTORY N   kill a load at every N-th step in turn, finish each
 python -m tests.killing sweep-changes OLD DIRECTORY N       kill a writer at every N-th step in turn, look at each
 python -m tests.killing at-random DIRECTORY SECONDS SEED    kill writers at random moments, look at each
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Item
 from index import FaissIndex
+from index.building.transfer import load_shards
 from index.errors import IndexNotFoundError
 from tests.factories import build_with
 from tests.fakes import FakeEncoder, FakePrepared
@@ -100,6 +102,19 @@ def sweep(corpus: Path, old: Path | None, directory: Path, stride: int) -> None:
     _kill_at_steps(stride, old, directory, build, finish)
 
 
+def sweep_loads(shards: Path, old: Path | None, directory: Path, stride: int) -> None:
+    """Kills a load of shards at one step after the other; each time looks, and lets another process load them."""
+
+    def load(output: Path) -> None:
+        load_shards([str(shards)], output, lambda count: None)
+
+    def finish(output: Path, seen: Path) -> None:
+        seen.write_text(str(_num_keys_seen(output)))
+        in_child(lambda: load(output))
+
+    _kill_at_steps(stride, old, directory, load, finish)
+
+
 def sweep_changes(old: Path, directory: Path, stride: int) -> None:
     """Kills a writer at one step after the other; each time looks at the index and makes one more change."""
     _kill_at_steps(stride, old, directory, make_changes, look_after)
@@ -154,6 +169,8 @@ if __name__ == "__main__":
     mode, arguments = sys.argv[1], [Path(argument) for argument in sys.argv[2:]]
     if mode == "sweep":
         sweep(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
+    elif mode == "sweep-loads":
+        sweep_loads(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
     elif mode == "sweep-changes":
         sweep_changes(arguments[0], arguments[1], int(sys.argv[4]))
     elif mode == "at-random":

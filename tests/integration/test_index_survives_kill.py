@@ -9,6 +9,7 @@ import pytest
 
 from encoder.item import Item
 from index import FaissIndex
+from index.building.transfer import export_shards
 from index.embedded.versions import IndexDirectory
 from index.key_index import NewKey
 from tests.corpora import as_parquet, as_shards, small_rows
@@ -114,3 +115,42 @@ def test_build_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: 
 @pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
 def test_build_killed_at_every_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
     check_sweep(tmp_path, kind, stride=1)
+
+
+def check_load_sweep(tmp_path: Path, kind: str, stride: int) -> None:
+    """Kills loads of six keys into nothing, or into an index of four of them, and looks at what became of each."""
+    corpus = mixed_corpus(tmp_path / "corpus", 6)
+    old = None if kind == "nothing" else tmp_path / "old"
+    if old:
+        old_index(corpus, old, has_live_keys=False)
+    build_with(corpus, tmp_path / "fresh")
+    export_shards(tmp_path / "fresh", tmp_path / "shards", lambda count: None)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+
+    arguments = command("sweep-loads", tmp_path / "shards", old or "-", killed, str(stride))
+    subprocess.run(arguments, cwd=ROOT, check=True)
+
+    outputs = [path for path in killed.iterdir() if path.is_dir()]
+    assert len(outputs) > 20 / stride
+    for output in outputs:
+        assert contents(output) == contents(tmp_path / "fresh"), output
+        assert sorted(os.listdir(output)) == [".lock", "CURRENT", "stores", "versions"], output
+        (store,) = (output / "stores").iterdir()
+        assert os.listdir(store) == ["store.sqlite"], output
+    seen = {Path(f"{output}.seen").read_text() for output in outputs}
+    assert seen == {"nothing": {"0", "6"}, "old": {"4", "6"}}[kind]  # never part of a load
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["nothing", "old"])
+def test_load_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
+    check_load_sweep(tmp_path, kind, stride=5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["nothing", "old"])
+def test_load_killed_at_every_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
+    check_load_sweep(tmp_path, kind, stride=1)
