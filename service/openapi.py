@@ -20,6 +20,7 @@ EXAMPLE_MESSAGES = {
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
     "internal": "something unforeseen went wrong; report the request id",
     "not_ready": "starting: the encoder and the index are being loaded",
+    "index_unavailable": "the index cannot be reached; retry in a moment",
     "deadline_exceeded": "no answer within 10000 ms",
 }
 MEANINGS = {
@@ -30,7 +31,7 @@ MEANINGS = {
     422: "The image or the modality cannot be used",
     429: "The queue is full",
     500: "Unforeseen failure",
-    503: "Not ready",
+    503: "Not ready, or the index cannot be used",
     504: "Not answered in time",
 }
 SEARCH_BODY: dict[str, Any] = {

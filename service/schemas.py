@@ -86,7 +86,7 @@ class SearchResponse(BaseModel):
     hits: list[WireHit]
     query_modality: Modality = Field(description="What the query was: text, image, or fused (both).")
     cached: bool = Field(description="Whether the query's vector came from the cache.")
-    index_version: str
+    index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     model_fingerprint: str
     timings_ms: Timings
 
@@ -101,10 +101,11 @@ class KeyResponse(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """The published index version being served."""
+    """The index being served, counted when it was asked for; an answer is given again for a second."""
 
-    version: str
-    created_at: str
+    engine: str = Field(description="faiss for an index directory, milvus for a Milvus collection.")
+    version: str | None = Field(description="The published version; null for a Milvus collection.")
+    created_at: str | None = Field(description="When that was published; null for a Milvus collection.")
     num_keys: int
     modalities: dict[str, int] = Field(description="Number of keys of each modality.")
     pools: dict[str, int] = Field(description="Number of keys in each pool.")
