@@ -46,6 +46,13 @@ class SearchRequest(BaseModel):
     exclude: list[Text] = Field(
         default_factory=list, description="Keys that must not come back; k hits are returned all the same."
     )
+    filter: Any = Field(
+        None,
+        description='Only keys whose metadata fits, such as `{"field": "price", "lt": 20}`; see `Filter`. Absent: all.',
+    )
+    within: list[Text] | None = Field(
+        None, description="Only these keys, as far as there are such keys; at most `limits.max_within`. Absent: all."
+    )
     text_weight: StrictFloat = Field(
         0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
     )
@@ -130,6 +137,7 @@ class Limits(BaseModel):
     max_images: int
     max_text_chars: int
     max_exclude: int
+    max_within: int
     request_deadline_ms: float
 
 

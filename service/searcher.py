@@ -208,7 +208,7 @@ class Searcher:
         return encoded.vector_D
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
-        scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
+        scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)
         vectors_QD, modalities = vector_D[None, :], [query.item.modality]
         try:
             return self._watch.call(

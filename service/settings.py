@@ -62,6 +62,7 @@ class ServiceSettings(ProgramSettings):
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
+    max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")
 
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
     max_wait_ms: float = Field(

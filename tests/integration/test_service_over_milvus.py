@@ -35,6 +35,9 @@ QUERIES: list[dict[str, Any]] = [
     {"text": "a red page", "image": as_base64(png((250, 0, 0))), "k": 20},
     {"text": "plain", "modalities": ["image", "fused"], "k": 20},
     {"text": "plain", "pool": "pages", "exclude": ["note"]},
+    {"text": "plain", "k": 20, "filter": {"not": {"field": "price", "gte": 3}}},
+    {"text": "plain", "k": 20, "within": ["red", "note", "a/b:c", "unknown"], "filter": {"field": "price", "eq": 3}},
+    {"text": "plain", "within": []},
 ]
 ENCODER = FakeEncoder()
 FACTS = EncoderFacts(name="fake", fingerprint=ENCODER.fingerprint, width=ENCODER.width, fusion=ENCODER.fusion)
