@@ -83,9 +83,10 @@ class Generation:
 
         Raises:
             SupersededError: there is such a version.
-            IndexCorruptError: a file turns out to be damaged, here or in the block; `health` has been told.
+            IndexCorruptError: a file is damaged, or turns out to be in the block; `health` has been told.
         """
         with self.health.noting_damage():
+            self.health.require_files()
             while True:
                 with self.reader.snapshot() as snapshot:
                     is_flooded = may_be_superseded and snapshot.seq - self._view.seq > FLOOD

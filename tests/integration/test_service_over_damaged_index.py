@@ -85,6 +85,24 @@ def test_lost_store_is_noticed_without_a_search(
     assert len(client.post("/search", json=EVERYTHING).json()["hits"]) == 100
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda path: write(path, b"\x5a" * path.stat().st_size), lambda p: os.truncate(p, 9)]
+)
+def test_damaged_vectors_give_no_wrong_answer_and_do_not_end_the_service(
+    client: httpx.Client, index_dir: Path, damage: Any
+) -> None:
+    before = client.post("/search", json=EVERYTHING).json()["hits"]
+    vectors = index_dir / "versions" / "1" / "vectors.faiss"
+    sound = vectors.read_bytes()
+    damage(vectors)
+    assert_unavailable(client.post("/search", json=EVERYTHING), index_dir)
+    becomes(client, 503)
+
+    vectors.write_bytes(sound)
+    becomes(client, 200)
+    assert client.post("/search", json=EVERYTHING).json()["hits"] == before
+
+
 def test_pool_that_came_live_can_be_searched_at_once(index_dir: Path) -> None:
     with FaissIndex.open(index_dir, writable=True) as index, serving(FakeEncoder(), index) as client:
         index.upsert([NewKey("later", FakeEncoder().encode([Item(text="later")])[0], "later", pools=("fresh",))])

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,18 +59,39 @@ def test_sound_index_is_found_sound_again_and_again(index: FaissIndex) -> None:
 
 
 @pytest.mark.parametrize("damage", [fill_with_noise, os.remove, lambda path: os.truncate(path, 5_000)])
-def test_damaged_store_is_noticed_without_a_search(index: FaissIndex, store: Path, damage: object) -> None:
-    assert callable(damage)
+def test_damaged_store_is_noticed_without_a_search(
+    index: FaissIndex, store: Path, damage: Callable[[Path], None]
+) -> None:
     damage(store)
     with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged"):
         index.check()
 
 
 @pytest.mark.parametrize("name", ["vectors.faiss", "rows.npy", "fields.sqlite"])
-def test_file_of_the_version_that_changed_is_noticed(index: FaissIndex, index_dir: Path, name: str) -> None:
-    fill_with_noise(index_dir / "versions" / "1" / name)
+@pytest.mark.parametrize("damage", [fill_with_noise, os.remove, lambda path: os.truncate(path, 100)])
+def test_damaged_file_of_the_version_is_not_read_any_more(
+    index: FaissIndex, index_dir: Path, damage: Callable[[Path], None], name: str
+) -> None:
+    path = index_dir / "versions" / "1" / name
+    sound = path.read_bytes()
+    damage(path)
+    for _ in range(2):
+        with pytest.raises(IndexCorruptError, match=name):
+            index.count()
+        with pytest.raises(IndexCorruptError, match=name):
+            index.check()
+
+    path.write_bytes(sound)
     with pytest.raises(IndexCorruptError, match=name):
-        index.check()
+        index.count()  # it has to be opened again first
+    index.check()
+    assert index.count() == NUM_KEYS
+
+
+def test_file_that_was_only_touched_is_compared_and_kept_in_use(index: FaissIndex, index_dir: Path) -> None:
+    os.utime(index_dir / "versions" / "1" / "vectors.faiss")
+    assert index.count() == NUM_KEYS
+    index.check()
 
 
 def test_version_that_was_moved_away_is_noticed_and_found_again(index: FaissIndex, index_dir: Path) -> None:
