@@ -45,7 +45,7 @@ class Answer:
         timings_ms: The service's own stage timings.
         cached: Whether the service had the query's vector already.
         num_retries: Earlier tries that were turned away.
-        versions: Index version and model fingerprint that answered.
+        versions: Index version, if the index has versions, and model fingerprint that answered.
     """
 
     hits: tuple[Hit, ...]
@@ -53,7 +53,7 @@ class Answer:
     timings_ms: dict[str, float]
     cached: bool
     num_retries: int
-    versions: tuple[str, str]
+    versions: tuple[str | None, str]
 
     @property
     def keys(self) -> list[str]:
@@ -173,7 +173,8 @@ def _checked(name: str, response: httpx.Response, k: int, latency_s: float, num_
         hits = tuple(Hit(str(hit["key"]), float(hit["score"]), str(hit["modality"])) for hit in body["hits"])
         ranks = [hit["rank"] for hit in body["hits"]]
         timings_ms = {str(stage): float(value) for stage, value in body["timings_ms"].items()}
-        versions = (str(body["index_version"]), str(body["model_fingerprint"]))
+        version = body["index_version"]
+        versions = (None if version is None else str(version), str(body["model_fingerprint"]))
         cached = bool(body.get("cached"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestFailedError(f"query {name}: the answer lacks or garbles {error}") from error

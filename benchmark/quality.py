@@ -175,7 +175,7 @@ async def ask_all(
     dataset: Dataset,
     settings: QualitySettings,
     depth: int,
-    versions: tuple[str, str],
+    versions: tuple[str | None, str],
 ) -> dict[str, Answer]:
     """Every query's answer, in the order of the queries.
 
@@ -245,7 +245,7 @@ def _prompt(query: Query, task: Task, prompts: Mapping[str, str]) -> str:
     return prompts[key]
 
 
-def _check_answer(name: str, answer: Answer, planned: Round, versions: tuple[str, str]) -> None:
+def _check_answer(name: str, answer: Answer, planned: Round, versions: tuple[str | None, str]) -> None:
     """Refuses an answer from outside the pool, or from another index or model than the run began with."""
     if answer.versions != versions:
         raise EndpointMismatchError(
@@ -262,9 +262,10 @@ def _references(candidates: Sequence[Candidate]) -> dict[Path, str]:
     return {c.image: c.did for c in candidates if c.image is not None and c.modality == "image"}
 
 
-def _versions(info: Mapping[str, Any]) -> tuple[str, str]:
-    """Index version and model fingerprint as GET /info has them."""
-    return str(info["index"].get("version")), str(info.get("model", {}).get("fingerprint"))
+def _versions(info: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Index version, if there is one, and model fingerprint as GET /info has them."""
+    version = info["index"].get("version")
+    return None if version is None else str(version), str(info.get("model", {}).get("fingerprint"))
 
 
 def _write_run(output: Path, result: TaskResult, answers: Mapping[str, Answer], depth: int) -> None:

@@ -9,6 +9,7 @@ KeyIndexError
   UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
+    UnknownPoolError                   no key is in the pool that it names
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
@@ -29,7 +30,11 @@ KeyIndexError
   ReadOnlyError                        a change was asked of an index that was opened for reading
 """
 
+from collections.abc import Collection
 from pathlib import Path
+
+MAX_NAMES_SHOWN = 20
+MAX_NAME_CHARS = 40
 
 
 class KeyIndexError(Exception):
@@ -92,6 +97,26 @@ class InvalidFilterError(InvalidSearchError):
     def inside(self, place: str) -> "InvalidFilterError":
         """The same error, told from the condition that has this one at `place`."""
         return InvalidFilterError(f"{place}.{self.where}" if self.where else place, self.reason)
+
+
+class UnknownPoolError(InvalidSearchError):
+    """No key of the index is in the pool that was asked for.
+
+    Attributes:
+        pool: The pool.
+    """
+
+    def __init__(self, pool: str, known: Collection[str]) -> None:
+        """Names the pools there are, as far as a message has room for them.
+
+        Args:
+            pool: The pool that was asked for.
+            known: The pools there are; more than `MAX_NAMES_SHOWN` need not be all.
+        """
+        self.pool = pool
+        names = [_shortened(name) for name in sorted(known)[:MAX_NAMES_SHOWN]]
+        more = " and more" if len(known) > MAX_NAMES_SHOWN else ""
+        super().__init__(f"unknown pool {_shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
 
 
 class KeyNotFoundError(KeyIndexError, LookupError):
@@ -172,3 +197,7 @@ class InvalidKeyError(KeyIndexError, ValueError):
 
 class ReadOnlyError(KeyIndexError):
     """The index was opened for reading only."""
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."

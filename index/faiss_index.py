@@ -18,14 +18,14 @@ from encoder.item import Modality
 from index.embedded.checking import to_record
 from index.embedded.folding import quietly
 from index.embedded.generation import Generation, SupersededError
-from index.embedded.manifest import Manifest
+from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
 from index.embedded.store_reader import Snapshot
 from index.embedded.versions import IndexDirectory
-from index.embedded.view import View
+from index.embedded.view import View, hits_of
 from index.embedded.writer import Writer
-from index.errors import KeyIndexError, ReadOnlyError
+from index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.names import is_unicode, require_names
@@ -106,6 +106,32 @@ class FaissIndex:
         """What the version in use says about itself."""
         return self._generation.version.manifest
 
+    @property
+    def encoder(self) -> EncoderFacts:
+        """The encoder that made the vectors."""
+        return self.manifest.encoder
+
+    @property
+    def version(self) -> str:
+        """Name of the version in use."""
+        return self.manifest.version
+
+    def check(self) -> None:
+        """Makes sure that what is open can be searched; opens again what was damaged or replaced, once it is sound.
+
+        Raises:
+            IndexCorruptError: a file is missing or damaged; names it.
+            OSError: the store cannot be read.
+        """
+        generation = self._acquire()
+        with ExitStack() as stack:
+            stack.callback(generation.release)
+            generation.health.check()
+        if generation.health.is_outdated:
+            self._move_on(anew=True)
+            if self._generation is generation:
+                raise IndexCorruptError(generation.version.store_path, "it was replaced by one that cannot be opened")
+
     def search(
         self,
         vectors_QD: NDArray[np.float32],
@@ -129,8 +155,7 @@ class FaissIndex:
             if not len(queries_QD):
                 return []
             queries_QD = view.calibrated(queries_QD, query_modalities)
-            scores_QK, rows_QK = view.search(queries_QD, k, scope, snapshot, exact)
-            return _hits(scores_QK, rows_QK, snapshot)
+            return hits_of(view.search(queries_QD, k, scope, snapshot, exact), snapshot)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -317,13 +342,13 @@ class FaissIndex:
         if self._directory.current_stamp() != self._seen_stamp:
             self._move_on()
 
-    def _move_on(self) -> None:
-        """Opens the version that was published meanwhile; what cannot be used leaves things as they are."""
+    def _move_on(self, *, anew: bool = False) -> None:
+        """Opens the version that is published, if it is another or `anew`; what cannot be used changes nothing."""
         if not self._switch_lock.acquire(blocking=False):
             return  # another thread is at it; this call is answered from what is open
         try:
             stamp = self._directory.current_stamp()
-            if stamp == self._seen_stamp or time.monotonic() < self._retry_at_s:
+            if not anew and (stamp == self._seen_stamp or time.monotonic() < self._retry_at_s):
                 return
             self._retry_at_s = time.monotonic() + RETRY_S
             newer = Generation.open(self._directory.path, self._gpu)
@@ -347,19 +372,3 @@ class FaissIndex:
             raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
         self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
-
-
-def _hits(scores_QK: NDArray[np.float32], rows_QK: NDArray[np.int64], snapshot: Snapshot) -> list[list[Hit]]:
-    keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
-    scores_QK = np.clip(scores_QK, -1.0, 1.0)
-    return [
-        _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last
-        for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
-    ]
-
-
-def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
-    return [
-        Hit(key.key, score, rank, key.modality, key.payload)
-        for rank, (score, key) in enumerate(zip(scores_K, found, strict=False), start=1)
-    ]

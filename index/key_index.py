@@ -122,6 +122,26 @@ class KeyIndex(Protocol):
     the end of the process, however it ends.
     """
 
+    @property
+    def encoder(self) -> EncoderFacts:
+        """The encoder that made the vectors."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """Name of the published version that answers; `None` where the engine has no versions."""
+        ...
+
+    def check(self) -> None:
+        """Makes sure, at little cost, that the index can answer at this moment.
+
+        Raises:
+            IndexUnavailableError: the server that holds the index does not answer, or not for this index.
+            IndexCorruptError: a file of the index is missing or damaged.
+            OSError: a file of the index cannot be read.
+        """
+        ...
+
     def search(
         self,
         vectors_QD: NDArray[np.float32],
@@ -145,7 +165,8 @@ class KeyIndex(Protocol):
 
         Raises:
             InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, or there is
-                no such pool or modality.
+                no such modality.
+            UnknownPoolError: there is no such pool.
         """
         ...
 

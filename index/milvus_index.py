@@ -38,6 +38,7 @@ from index.queries import check_after, check_k, check_queries
 __all__ = ["MilvusIndex", "Structure"]
 
 FLUSH_AFTER_ROWS = 1_000  # Milvus Lite searches rows in files ten times as fast as rows in memory
+CHECK_TIMEOUT_S = 2.0
 _DELETED_AT_ONCE = 5_000
 
 
@@ -142,6 +143,19 @@ class MilvusIndex:
     def keeps_images(self) -> bool:
         """Whether there is a folder for the images' bytes."""
         return self._images is not None
+
+    @property
+    def version(self) -> None:
+        """`None`: a collection has no versions."""
+        return None
+
+    def check(self) -> None:
+        """Makes sure that Milvus answers for this collection; each question may take `CHECK_TIMEOUT_S` at most.
+
+        Raises:
+            IndexUnavailableError: it does not, or has another collection of this name now.
+        """
+        self._collection.check(CHECK_TIMEOUT_S)
 
     def search(
         self,
@@ -260,7 +274,7 @@ class MilvusIndex:
         """Number of keys in the scope.
 
         Raises:
-            InvalidSearchError: there is no such pool or modality.
+            InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         where = expression_of_scope(scope, self._collection)

@@ -11,6 +11,7 @@ ServiceError
   OverloadedError            overloaded              no place in the queue
   DeadlineExceededError      deadline_exceeded       waited too long
   NotReadyError              not_ready               model or index not loaded, or shutting down
+  IndexUnavailableError      index_unavailable       the index cannot be reached, or is damaged
   InternalError              internal                anything else
 StartupError                 the service cannot start; ends the program, never reaches the wire
 """
@@ -20,6 +21,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import encoder.errors as encoder_errors
+import index.errors as index_errors
 
 STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
     {
@@ -33,6 +35,7 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "overloaded": 429,
         "internal": 500,
         "not_ready": 503,
+        "index_unavailable": 503,
         "deadline_exceeded": 504,
     }
 )
@@ -123,11 +126,20 @@ class NotReadyError(ServiceError):
     type = "not_ready"
 
 
+class IndexUnavailableError(ServiceError):
+    """The index cannot be reached or is damaged; where it is and how is for the log."""
+
+    type = "index_unavailable"
+
+
 class InternalError(ServiceError):
     """Anything else; the client should report the request id."""
 
     type = "internal"
 
+
+# What a call of an index raises when the index, and not what was asked of it, is at fault.
+INDEX_FAILURES = (index_errors.IndexUnavailableError, index_errors.IndexCorruptError, OSError)
 
 _BY_ENCODER_ERROR: tuple[tuple[type[encoder_errors.InvalidItemError], type[ServiceError]], ...] = (
     (encoder_errors.EmptyItemError, InvalidRequestError),
@@ -142,6 +154,13 @@ def from_item_error(error: encoder_errors.InvalidItemError) -> ServiceError:
         if isinstance(error, encoder_type):
             return service_type(error.reason)
     return InvalidRequestError(error.reason)
+
+
+def from_index_failure(error: Exception) -> IndexUnavailableError:
+    """The wire error for one of `INDEX_FAILURES`; tells neither addresses nor paths."""
+    if isinstance(error, index_errors.IndexCorruptError):
+        return IndexUnavailableError("the index is damaged; it will be used again once it is mended")
+    return IndexUnavailableError("the index cannot be reached; retry in a moment")
 
 
 def from_status(status: int, message: str) -> ServiceError:

@@ -38,7 +38,7 @@ class Lifecycle:
         Args:
             settings: The service's settings.
             encoder: Used instead of loading the checkpoint.
-            index: Used instead of opening the index directory; stays open afterwards.
+            index: Used instead of opening the one of the settings; stays open afterwards.
             on_failure: Called once when the start fails.
         """
         self.settings = settings
@@ -54,11 +54,13 @@ class Lifecycle:
 
         Raises:
             NotReadyError: not loaded, shutting down, or the encoder's worker died; says which.
+            IndexUnavailableError: the index cannot be reached.
         """
         if self._parts is None:
             raise NotReadyError(self._reason)
         if not self._parts.batcher.is_alive:
             raise NotReadyError("the encoder's worker has died; restart the service")
+        self._parts.watch.require_reachable()
         return self._parts
 
     @asynccontextmanager
@@ -93,7 +95,7 @@ class Lifecycle:
         self.failure = loading.exception()
         if self.failure is None:
             self._parts = loading.result()
-            logger.info("ready", extra={"event": LogEvent.READY, "index_version": self._parts.index.manifest.version})
+            logger.info("ready", extra={"event": LogEvent.READY, "index_version": self._parts.index.version})
             return
         is_known = isinstance(self.failure, StartupError)
         self._reason = str(self.failure) if is_known else "the service failed to start; its log says why"

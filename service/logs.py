@@ -26,6 +26,9 @@ class LogEvent(StrEnum):
     CACHE_PAUSED = "cache_paused"
     CACHE_RESUMED = "cache_resumed"
     IMAGE_UNAVAILABLE = "image_unavailable"
+    INDEX_FAILED = "index_failed"
+    INDEX_UNAVAILABLE = "index_unavailable"
+    INDEX_AVAILABLE = "index_available"
 
 
 class JsonFormatter(logging.Formatter):

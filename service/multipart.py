@@ -8,10 +8,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import InvalidRequestError
-from service.query import Query, query_from_fields
+from service.query import Query, parse_json, query_from_fields
 from service.schemas import Limits, SearchRequest
 
-LISTS = frozenset({"modalities", "exclude"})
+LISTS = frozenset({"modalities", "exclude", "within"})
+JSON_FIELDS = frozenset({"filter"})
 MAX_PARTS = 4096
 MAX_BOUNDARY_BYTES = 200
 
@@ -35,7 +36,8 @@ class Part:
     @property
     def is_file(self) -> bool:
         """Whether the part holds bytes rather than a value."""
-        return self.filename is not None or self.media_type not in ("", "text/plain")
+        is_json_value = self.name in JSON_FIELDS and self.media_type == "application/json"
+        return self.filename is not None or not (is_json_value or self.media_type in ("", "text/plain"))
 
 
 def query_from_multipart(body: bytes, content_type: str, limits: Limits) -> Query:
@@ -47,7 +49,8 @@ def query_from_multipart(body: bytes, content_type: str, limits: Limits) -> Quer
         limits: What a request may ask for.
 
     Raises:
-        InvalidRequestError: malformed, cut short, an unknown or repeated field, a file where a value is due.
+        InvalidRequestError: malformed, cut short, an unknown or repeated field, a file where a value is due, a filter
+            that is no JSON.
         ItemTooLargeError: an image or the text is over a limit.
     """
     fields: dict[str, Any] = {}
@@ -153,7 +156,7 @@ def _add_field(fields: dict[str, Any], part: Part) -> None:
     elif name in fields:
         raise InvalidRequestError(f"field {name} is given more than once")
     else:
-        fields[name] = _number(name, value)
+        fields[name] = parse_json(bytes(part.data), f"field {name}") if name in JSON_FIELDS else _number(name, value)
 
 
 def _number(name: str, value: str) -> int | float | str:

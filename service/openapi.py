@@ -20,6 +20,7 @@ EXAMPLE_MESSAGES = {
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
     "internal": "something unforeseen went wrong; report the request id",
     "not_ready": "starting: the encoder and the index are being loaded",
+    "index_unavailable": "the index cannot be reached; retry in a moment",
     "deadline_exceeded": "no answer within 10000 ms",
 }
 MEANINGS = {
@@ -30,7 +31,7 @@ MEANINGS = {
     422: "The image or the modality cannot be used",
     429: "The queue is full",
     500: "Unforeseen failure",
-    503: "Not ready",
+    503: "Not ready, or the index cannot be used",
     504: "Not answered in time",
 }
 SEARCH_BODY: dict[str, Any] = {
@@ -43,6 +44,12 @@ SEARCH_BODY: dict[str, Any] = {
                     "text": {"value": {"text": "a small red circle", "k": 5}},
                     "image": {"value": {"image": "data:image/png;base64,iVBORw0KGgo...", "modalities": ["text"]}},
                     "fused": {"value": {"text": "the same, but blue", "image": "iVBORw0KGgo...", "text_weight": 0.6}},
+                    "filtered": {
+                        "value": {
+                            "text": "a red mug",
+                            "filter": {"and": [{"field": "price", "lt": 20}, {"not": {"field": "sold", "eq": True}}]},
+                        }
+                    },
                 },
             },
             "multipart/form-data": {"schema": {"$ref": REF.format(model="SearchForm")}},
@@ -78,6 +85,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         request = SearchRequest.model_json_schema(ref_template=REF)
         schemas.update(request.pop("$defs", {}))
+        request["properties"]["filter"] |= {"anyOf": [{"$ref": REF.format(model="Filter")}, {"type": "null"}]}
+        schemas["Filter"] = _filter()
         schemas["SearchRequest"] = request
         schemas["SearchForm"] = _form(request)
         for operations in document["paths"].values():
@@ -97,13 +106,52 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "items": {"type": "string", "format": "binary"},
         "description": "Image files; several are frames of one item. A part without a file name is read as base64.",
     }
-    form["properties"] = {**request["properties"], "image": image}
+    condition = {"type": "string", "contentMediaType": "application/json", "description": "A `Filter` as JSON."}
+    form["properties"] = {**request["properties"], "image": image, "filter": condition}
     form["title"] = "SearchForm"
     form["description"] = (
-        "The same as a form. `modalities` and `exclude` may be repeated, and are split at commas; a key that "
-        "contains a comma can be excluded in JSON only. Any other field may be given once."
+        "The same as a form. `modalities`, `exclude` and `within` may be repeated, and are split at commas; a key that "
+        "contains a comma can be named in JSON only. Any other field may be given once."
     )
     return form
+
+
+def _filter() -> dict[str, Any]:
+    """The language of conditions on metadata, which is read by `index.filtering`."""
+    part = {"$ref": REF.format(model="Filter")}
+    scalar = {"type": ["string", "number", "boolean"]}
+    bound = {"type": ["string", "number"]}
+    field = {
+        "description": "A member of the metadata; dots go into objects. Or the names one by one.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    comparisons = {
+        "eq": scalar,
+        "in": {"type": "array", "items": scalar, "minItems": 1},
+        "exists": {"type": "boolean"},
+    }
+    bounds = {name: bound for name in ("gt", "gte", "lt", "lte")}
+    parts = {"type": "array", "items": part, "minItems": 1}
+    combinations = {"and": parts, "or": parts, "not": part}
+    return {
+        "title": "Filter",
+        "description": "What must hold of a key's metadata; docs/filters.md has its meaning and its limits.",
+        "anyOf": [
+            *(_object({"field": field, name: value}) for name, value in comparisons.items()),
+            {**_object({"field": field, **bounds}, required=["field"]), "minProperties": 2},
+            *(_object({name: value}) for name, value in combinations.items()),
+        ],
+        "examples": [{"field": "price", "gte": 10, "lt": 20}],
+    }
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+        "additionalProperties": False,
+    }
 
 
 def _drop_framework_validation(responses: dict[str, Any]) -> None:

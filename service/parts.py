@@ -1,6 +1,7 @@
 """Everything between HTTP and the index: made in order, checked, and closed in reverse."""
 
 import asyncio
+import logging
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,13 +11,20 @@ from typing import Any
 from encoder.errors import CheckpointNotFoundError, EncoderError
 from encoder.images import ImageLimits
 from index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
+from index.key_index import IndexInfo
+from index.milvus.address import CollectionAddress, parse_address
 from service.batcher import Batcher
 from service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from service.errors import StartupError
 from service.searcher import QueryEncoder, SearchableIndex, Searcher
 from service.settings import ServiceSettings
+from service.shared_call import SharedCall
 from service.threads import BoundedThreads
+from service.watch import IndexWatch
 
+MIN_MILVUS_TIMEOUT_S = 1.0
+MAX_CHECK_S = 15.0  # more than all questions of a check may take together, by their own limits
+INFO_KEPT_S = 1.0
 MAKE_CHECKPOINT = "train one with `make train` or `anykey-train`, or name one with --checkpoint or ANYKEY_CHECKPOINT"
 
 
@@ -26,7 +34,9 @@ class Parts:
 
     Attributes:
         encoder: The loaded encoder.
-        index: The open index version.
+        index: The open index.
+        watch: Whether the index answers; every call of it goes through here.
+        facts: What the index is at this moment, for all who ask at once.
         searcher: Answers queries.
         batcher: The searcher's; readiness asks whether its worker lives.
         cache: The searcher's.
@@ -36,6 +46,8 @@ class Parts:
 
     encoder: QueryEncoder
     index: SearchableIndex
+    watch: IndexWatch
+    facts: SharedCall[IndexInfo]
     searcher: Searcher
     batcher: Batcher[Any]
     cache: VectorCache
@@ -44,21 +56,36 @@ class Parts:
 
 
 def load_index(settings: ServiceSettings) -> SearchableIndex:
-    """Opens the published index version.
+    """Opens the published version of an index directory, or a collection of Milvus.
 
     Raises:
-        StartupError: missing, damaged or of another format; says how to make one.
+        StartupError: missing, damaged, out of reach or of another format, or a library is missing; says what to do.
     """
-    from index.faiss_index import FaissIndex
-
+    address = parse_address(settings.index)
     try:
-        index: SearchableIndex = FaissIndex.open(
-            settings.index, device=settings.search_device, gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20
-        )
+        return _open_directory(settings) if address is None else _open_collection(settings, address)
     except IndexNotFoundError as error:
         raise StartupError(f"{error}, or name one with --index or ANYKEY_INDEX") from error
     except (KeyIndexError, OSError) as error:
         raise StartupError(str(error)) from error
+
+
+def _open_directory(settings: ServiceSettings) -> SearchableIndex:
+    from index.faiss_index import FaissIndex
+
+    gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
+    return FaissIndex.open(Path(settings.index), device=settings.search_device, gpu_memory_bytes=gpu_memory_bytes)
+
+
+def _open_collection(settings: ServiceSettings, address: CollectionAddress) -> SearchableIndex:
+    from index.milvus_index import MilvusIndex
+
+    token = None if settings.milvus_token is None else settings.milvus_token.get_secret_value()
+    # Half of a request's time, so that a server that hangs is told from a request that is late.
+    timeout_s = max(settings.request_deadline_ms / 2000, MIN_MILVUS_TIMEOUT_S)
+    index = MilvusIndex.open(address.uri, address.collection, token=token, timeout_s=timeout_s)
+    # The client logs each failure with a page of its own, contents of requests among it; what matters is in our errors.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return index
 
 
@@ -96,7 +123,7 @@ def check_match(encoder: QueryEncoder, index: SearchableIndex) -> None:
         StartupError: they differ in fingerprint, width or fusion; says both values.
     """
     try:
-        index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
+        index.encoder.check(encoder.fingerprint, encoder.width, encoder.fusion)
     except EncoderMismatchError as error:
         raise StartupError(
             f"{error}; serve the checkpoint and fusion the index was built with, or build the index again"
@@ -144,13 +171,19 @@ async def open_parts(
         clock=time.monotonic,
     )
     stack.push_async_callback(asyncio.to_thread, batcher.close, settings.drain_ms / 1000)
+    deadline_s = settings.request_deadline_ms / 1000
+    watch = IndexWatch(index.check, every_s=settings.check_index_s, deadline_s=MAX_CHECK_S)
+    await stack.enter_async_context(watch.running())
+    facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
+    stack.push_async_callback(asyncio.to_thread, facts.close)
     searcher = Searcher(
         encoder,
         index,
+        watch,
         batcher,
         cache,
         decode_threads=decode_threads,
         search_threads=search_threads,
-        deadline_s=settings.request_deadline_ms / 1000,
+        deadline_s=deadline_s,
     )
-    return Parts(encoder, index, searcher, batcher, cache, decode_threads, search_threads)
+    return Parts(encoder, index, watch, facts, searcher, batcher, cache, decode_threads, search_threads)

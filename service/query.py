@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from encoder.item import Item, Modality
+from index.errors import InvalidFilterError
+from index.filtering.filters import Condition, parse_condition
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.schemas import Limits, SearchRequest
 
@@ -27,6 +29,8 @@ class Query:
         k: How many hits, from 1.
         modalities: Only keys of these; `None` for all.
         pool: Only keys of this pool; `None` for the whole corpus.
+        condition: Only keys whose metadata meets it; `None` for all.
+        within: Only these keys; `None` for all.
         exclude: Keys that must not come back.
     """
 
@@ -35,6 +39,8 @@ class Query:
     k: int = 10
     modalities: frozenset[Modality] | None = None
     pool: str | None = None
+    condition: Condition | None = None
+    within: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
 
     def content_hash(self, model: str) -> str:
@@ -65,21 +71,33 @@ def query_from_json(body: bytes, limits: Limits) -> Query:
         InvalidRequestError: no JSON object, an unknown or repeated field, a value out of bounds, broken base64.
         ItemTooLargeError: an image or the text is over a limit.
     """
-    try:
-        fields = json.loads(body.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"the body must be UTF-8, byte {error.start} is not") from error
-    except json.JSONDecodeError as error:
-        raise InvalidRequestError(
-            f"the body must be JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
-    except RecursionError as error:
-        raise InvalidRequestError("the body must be JSON nested at most a few levels deep") from error
-    except ValueError as error:  # a number with more digits than Python converts
-        raise InvalidRequestError("the body must be JSON with numbers of ordinary length") from error
+    fields = parse_json(body, "the body")
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
     return query_from_fields(fields, (), limits)
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """Reads JSON as its standard has it: no field twice, no NaN.
+
+    Args:
+        data: The text.
+        name: What it is, for messages.
+
+    Raises:
+        InvalidRequestError: it is none; says where.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequestError(f"{name} must be JSON: {error.msg} at {where}") from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"{name} must be JSON nested at most a few levels deep") from error
+    except ValueError as error:  # a number with more digits than Python converts
+        raise InvalidRequestError(f"{name} must be JSON with numbers of ordinary length") from error
 
 
 def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Limits) -> Query:
@@ -95,6 +113,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
             or neither text nor image.
         ItemTooLargeError: an image or the text is over a limit.
     """
+    _check_number_of_keys(fields, limits)
     try:
         request = SearchRequest.model_validate(fields)
     except ValidationError as error:
@@ -102,8 +121,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details[:5])) from error
     if not 1 <= request.k <= limits.max_k:
         raise InvalidRequestError(_expected_k(limits, request.k))
-    if len(request.exclude) > limits.max_exclude:
-        raise InvalidRequestError(f"exclude: at most {limits.max_exclude} keys, got {len(request.exclude)}")
+    condition = _condition_of(request)
     text = request.text
     if text is not None and len(text) > limits.max_text_chars:
         raise ItemTooLargeError(f"text has {len(text)} characters, at most {limits.max_text_chars} are accepted")
@@ -117,6 +135,8 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         k=request.k,
         modalities=frozenset(request.modalities) if request.modalities is not None else None,
         pool=request.pool,
+        condition=condition,
+        within=frozenset(request.within) if request.within is not None else None,
         exclude=frozenset(request.exclude),
     )
 
@@ -145,6 +165,23 @@ def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequestError(f"{where}: not valid base64 ({len(text)} characters)") from error
+
+
+def _check_number_of_keys(fields: dict[str, Any], limits: Limits) -> None:
+    """Refuses lists that are too long before their entries are looked at."""
+    for name, most in (("exclude", limits.max_exclude), ("within", limits.max_within)):
+        keys = fields.get(name)
+        if isinstance(keys, list) and len(keys) > most:
+            raise InvalidRequestError(f"{name}: at most {most} keys, got {len(keys)}")
+
+
+def _condition_of(request: SearchRequest) -> Condition | None:
+    if request.filter is None:
+        return None
+    try:
+        return parse_condition(request.filter)
+    except InvalidFilterError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def _images_of(request: SearchRequest, limits: Limits) -> tuple[bytes, ...]:
@@ -212,4 +249,4 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise InvalidRequestError(f"the body must be JSON: {name} is no JSON number")
+    raise InvalidRequestError(f"JSON is expected: {name} is no JSON number")

@@ -16,7 +16,7 @@ from index.errors import ImageUnavailableError, KeyNotFoundError
 from index.hits import Hit, Payload, StoredImage
 from service.body import parser_for, read_body
 from service.context import REQUEST_ID, note
-from service.errors import InvalidRequestError, NotFoundError
+from service.errors import DeadlineExceededError, InvalidRequestError, NotFoundError
 from service.lifecycle import Lifecycle
 from service.logs import LogEvent
 from service.openapi import SEARCH_BODY, error_responses
@@ -48,9 +48,11 @@ SEARCH_ERRORS = (
     "overloaded",
     "internal",
     "not_ready",
+    "index_unavailable",
     "deadline_exceeded",
 )
-KEY_ERRORS = ("invalid_request", "not_found", "overloaded", "internal", "not_ready")
+KEY_ERRORS = ("invalid_request", "not_found", "overloaded", "internal", "not_ready", "index_unavailable")
+INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
 router = APIRouter()
 logger = logging.getLogger(__name__)
@@ -79,27 +81,32 @@ async def search(request: Request) -> SearchResponse:
         hits=[_wire_hit(hit) for hit in result.hits],
         query_modality=result.modality,
         cached=result.is_cached,
-        index_version=parts.index.manifest.version,
+        index_version=parts.index.version,
         model_fingerprint=parts.encoder.fingerprint,
         timings_ms=timings,
     )
 
 
-@router.get("/info", responses=error_responses("internal", "not_ready"), tags=["operation"])
+@router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"])
 async def info(request: Request) -> InfoResponse:
-    """Says which index version and which model are served, and what a request may ask for."""
+    """Says which index and which model are served, and what a request may ask for."""
     lifecycle = _lifecycle(request)
     parts = lifecycle.parts()
-    manifest, encoder = parts.index.manifest, parts.encoder
+    encoder = parts.encoder
+    try:
+        facts = await parts.facts.answer()
+    except TimeoutError as error:
+        raise DeadlineExceededError("the keys are still being counted; ask again") from error
     return InfoResponse(
         name="anykey",
         version=_own_version(),
         index=IndexInfo(
-            version=manifest.version,
-            created_at=manifest.created_at,
-            num_keys=manifest.num_keys,
-            modalities={str(name): count for name, count in manifest.modalities.items()},
-            pools=manifest.pools,
+            engine=facts.engine,
+            version=facts.details.get("version"),
+            created_at=facts.details.get("created_at"),
+            num_keys=facts.num_keys,
+            modalities={str(name): count for name, count in facts.modalities.items()},
+            pools=facts.pools,
         ),
         model=ModelInfo(
             name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width, fusion=str(encoder.fusion)
@@ -115,10 +122,10 @@ async def livez() -> StatusResponse:
     return StatusResponse(status="alive")
 
 
-@router.get("/readyz", responses=error_responses("not_ready"), tags=["operation"])
+@router.get("/readyz", responses=error_responses("not_ready", "index_unavailable"), tags=["operation"])
 async def readyz(request: Request) -> StatusResponse:
     """Answers 200 when searches are answered, else 503 with the reason."""
-    _lifecycle(request).parts()
+    _lifecycle(request).parts().watch.require_sound()
     return StatusResponse(status="ready")
 
 
@@ -146,7 +153,7 @@ async def get_image(
     if not is_image:  # the key itself ends with "/image"
         return Response((await _key(parts, name)).model_dump_json(), media_type="application/json")
     try:
-        image = await parts.search_threads.run(parts.index.image, name, position)
+        image = await parts.search_threads.run(parts.watch.call, parts.index.image, name, position)
     except KeyNotFoundError as error:
         raise NotFoundError(f"no such key, or it has no image {position}") from error
     except ImageUnavailableError as error:
@@ -203,7 +210,7 @@ def _lifecycle(request: Request) -> Lifecycle:
 
 async def _key(parts: Parts, key: str) -> KeyResponse:
     try:
-        stored = await parts.search_threads.run(parts.index.get, key)
+        stored = await parts.search_threads.run(parts.watch.call, parts.index.get, key)
     except KeyNotFoundError as error:
         raise NotFoundError("no such key") from error
     return KeyResponse(

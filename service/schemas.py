@@ -46,6 +46,13 @@ class SearchRequest(BaseModel):
     exclude: list[Text] = Field(
         default_factory=list, description="Keys that must not come back; k hits are returned all the same."
     )
+    filter: Any = Field(
+        None,
+        description='Only keys whose metadata fits, such as `{"field": "price", "lt": 20}`; see `Filter`. Absent: all.',
+    )
+    within: list[Text] | None = Field(
+        None, description="Only these keys, as far as there are such keys; at most `limits.max_within`. Absent: all."
+    )
     text_weight: StrictFloat = Field(
         0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
     )
@@ -86,7 +93,7 @@ class SearchResponse(BaseModel):
     hits: list[WireHit]
     query_modality: Modality = Field(description="What the query was: text, image, or fused (both).")
     cached: bool = Field(description="Whether the query's vector came from the cache.")
-    index_version: str
+    index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     model_fingerprint: str
     timings_ms: Timings
 
@@ -101,10 +108,11 @@ class KeyResponse(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """The published index version being served."""
+    """The index being served, counted when it was asked for; an answer is given again for a second."""
 
-    version: str
-    created_at: str
+    engine: str = Field(description="faiss for an index directory, milvus for a Milvus collection.")
+    version: str | None = Field(description="The published version; null for a Milvus collection.")
+    created_at: str | None = Field(description="When that was published; null for a Milvus collection.")
     num_keys: int
     modalities: dict[str, int] = Field(description="Number of keys of each modality.")
     pools: dict[str, int] = Field(description="Number of keys in each pool.")
@@ -129,6 +137,7 @@ class Limits(BaseModel):
     max_images: int
     max_text_chars: int
     max_exclude: int
+    max_within: int
     request_deadline_ms: float
 
 

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
-from index.embedded.manifest import Manifest
+from index.embedded.manifest import EncoderFacts
+from index.errors import UnknownPoolError
 from index.hits import Hit, StoredImage, StoredKey
-from index.key_index import EVERYTHING, Scope
+from index.key_index import EVERYTHING, IndexInfo, Scope
 from service.batcher import Batcher, EncodesPrepared
 from service.cache import VectorCache
 from service.errors import DeadlineExceededError, InvalidRequestError, from_item_error
 from service.query import Query
 from service.threads import BoundedThreads
+from service.watch import IndexWatch
 
 Vector = NDArray[np.float32]
-MAX_NAMES_SHOWN = 20
 
 
 class QueryEncoder(EncodesPrepared[Any], Protocol):
@@ -41,11 +42,24 @@ class QueryEncoder(EncodesPrepared[Any], Protocol):
 
 
 class SearchableIndex(Protocol):
-    """What the service needs of an index; safe to call from several threads."""
+    """What the service needs of an index, a part of `KeyIndex`; safe to call from several threads."""
 
     @property
-    def manifest(self) -> Manifest:
-        """What the published version says about itself."""
+    def encoder(self) -> EncoderFacts:
+        """The encoder that made the vectors."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """Name of the published version that answers; `None` where there are no versions."""
+        ...
+
+    def check(self) -> None:
+        """Raises when the index cannot answer at this moment."""
+        ...
+
+    def info(self) -> IndexInfo:
+        """What the index is at this moment."""
         ...
 
     def search(
@@ -111,6 +125,7 @@ class Searcher:
         self,
         encoder: QueryEncoder,
         index: SearchableIndex,
+        watch: IndexWatch,
         batcher: Batcher[Any],
         cache: VectorCache,
         *,
@@ -123,6 +138,7 @@ class Searcher:
         Args:
             encoder: Prepares items; must be the batcher's.
             index: Built by the same encoder.
+            watch: The index's.
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
             decode_threads: For `encoder.prepare` and for hashing images.
@@ -131,6 +147,7 @@ class Searcher:
         """
         self._encoder = encoder
         self._index = index
+        self._watch = watch
         self._batcher = batcher
         self._cache = cache
         self._decode_threads = decode_threads
@@ -147,9 +164,9 @@ class Searcher:
             OverloadedError: no place in the queue.
             DeadlineExceededError: not answered within the deadline; the query is dropped.
             NotReadyError: shutting down, or the encoder's worker died.
+            IndexUnavailableError: the index cannot be reached, or is damaged.
             InternalError: the encoder failed on the query's batch.
         """
-        self._check_pool(query.pool)
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await self._search(query)
@@ -191,13 +208,11 @@ class Searcher:
         return encoded.vector_D
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
-        scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
-        return self._index.search(vector_D[None, :], query.k, scope, query_modalities=[query.item.modality])[0]
-
-    def _check_pool(self, pool: str | None) -> None:
-        known = self._index.manifest.pools
-        if pool is None or pool in known:
-            return
-        shown = ", ".join(sorted(known)[:MAX_NAMES_SHOWN]) or "none"
-        more = f" and {len(known) - MAX_NAMES_SHOWN} more" if len(known) > MAX_NAMES_SHOWN else ""
-        raise InvalidRequestError(f"unknown pool {pool[:40]!a}; known: {shown}{more}")
+        scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)
+        vectors_QD, modalities = vector_D[None, :], [query.item.modality]
+        try:
+            return self._watch.call(
+                lambda: self._index.search(vectors_QD, query.k, scope, query_modalities=modalities)[0]
+            )
+        except UnknownPoolError as error:
+            raise InvalidRequestError(str(error)) from error

@@ -1,13 +1,13 @@
 """The service's settings: flag, environment variable (`ANYKEY_...`), TOML file or default, in that order."""
 
 import os
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
+from index.milvus.address import parse_address
 
 MIB = 1024 * 1024
 
@@ -22,7 +22,18 @@ class ServiceSettings(ProgramSettings):
         min_length=1,
         description="checkpoint directory that embeds the queries; must be the one the index was built with",
     )
-    index: Path = Field(Path("indexes/demo"), description="index directory; its published version is served")
+    index: str = Field(
+        "indexes/demo",
+        min_length=1,
+        description="index directory, whose published version is served, or a Milvus collection: "
+        "http://HOST:PORT/COLLECTION, or FILE.db/COLLECTION for Milvus Lite",
+    )
+    milvus_token: SecretStr | None = Field(
+        None, description="what a Milvus server wants to see, such as user:password; better in the environment"
+    )
+    check_index_s: float = Field(
+        2.0, ge=0.01, le=3600, description="how often the index is asked whether it can answer, in seconds"
+    )
     search_device: str = Field(
         "auto", min_length=1, description="where searches run: auto (on GPUs that FAISS finds), cpu, cuda, cuda:0,1"
     )
@@ -51,6 +62,7 @@ class ServiceSettings(ProgramSettings):
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
+    max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")
 
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
     max_wait_ms: float = Field(
@@ -91,3 +103,10 @@ class ServiceSettings(ProgramSettings):
         default_factory=list, description="web origins that may call from a browser; none by default, * for all"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
+
+    @field_validator("index")
+    @classmethod
+    def check_address(cls, value: str) -> str:
+        """Refuses an address that names no collection."""
+        parse_address(value)
+        return value

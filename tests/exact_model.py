@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
-from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError
+from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from index.filtering.filters import matches
 from index.hits import Hit, Payload, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
@@ -30,6 +30,10 @@ class ExactModel:
     def __init__(self, encoder: EncoderFacts) -> None:
         self.encoder = encoder
         self.keys: dict[str, NewKey] = {}
+        self.version = None
+
+    def check(self) -> None:
+        """Can always answer."""
 
     def search(
         self,
@@ -96,8 +100,9 @@ class ExactModel:
         """Nothing to release."""
 
     def _chosen(self, scope: Scope) -> list[NewKey]:
-        if scope.pool is not None and not any(scope.pool in new.pools for new in self.keys.values()):
-            raise InvalidSearchError(f"no pool {scope.pool!r}")
+        known = {pool for new in self.keys.values() for pool in new.pools}
+        if scope.pool is not None and scope.pool not in known:
+            raise UnknownPoolError(scope.pool, known)
         return [new for new in self.keys.values() if _is_in(new, scope)]
 
     def _ranked(self, query_D: NDArray[np.float64], chosen: list[NewKey]) -> list[Hit]:

@@ -19,12 +19,11 @@ from rich.console import Console
 
 from encoder.item import Item, Modality
 from index.building.build import build_index
-from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest
-from index.embedded.options import FoldOptions
-from index.errors import KeyNotFoundError
+from index.embedded.manifest import EncoderFacts
+from index.errors import KeyNotFoundError, UnknownPoolError
 from index.filtering.conditions import matches
 from index.hits import Hit, Payload, StoredImage, StoredKey
-from index.key_index import EVERYTHING, Scope
+from index.key_index import EVERYTHING, IndexInfo, Scope
 from index.settings import BuildSettings
 from service.__main__ import listen
 from service.app import create_app
@@ -74,30 +73,23 @@ class MemoryIndex:
         self._items = {key.key: item for key, item in keys}
         prepared = [encoder.prepare(item) for _, item in keys]
         self._vectors_ND = encoder.encode_prepared(prepared) if keys else np.zeros((0, encoder.width), np.float32)
-        pools = sorted({pool for key in self.keys for pool in key.pools})
-        self.manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            version="1",
-            created_at="2026-01-01T00:00:00+00:00",
-            encoder=EncoderFacts(
-                name=encoder.name,
-                width=facts.get("width", encoder.width),
-                fingerprint=facts.get("fingerprint", encoder.fingerprint),
-                fusion=facts.get("fusion", str(encoder.fusion)),
-            ),
-            num_keys=len(keys),
-            modalities={m: sum(key.modality is m for key in self.keys) for m in Modality},
-            pools={pool: sum(pool in key.pools for key in self.keys) for pool in pools},
-            num_bad_rows=0,
-            store="1",
-            store_id="0",
-            options=FoldOptions(),
-            seq=len(keys),
-            files={},
-            corpus=[],
-            settings={},
-            libraries={},
+        self.version = "1"
+        self.encoder = EncoderFacts(
+            name=encoder.name,
+            width=facts.get("width", encoder.width),
+            fingerprint=facts.get("fingerprint", encoder.fingerprint),
+            fusion=facts.get("fusion", str(encoder.fusion)),
         )
+
+    def check(self) -> None:
+        """Can always answer."""
+
+    def info(self) -> IndexInfo:
+        """Counts everything."""
+        modalities = {m: sum(key.modality is m for key in self.keys) for m in Modality}
+        names = sorted({pool for key in self.keys for pool in key.pools})
+        pools = {pool: sum(pool in key.pools for key in self.keys) for pool in names}
+        return IndexInfo("memory", self.encoder, len(self.keys), modalities, pools, {"version": self.version})
 
     def search(
         self,
@@ -109,6 +101,9 @@ class MemoryIndex:
         query_modalities: Sequence[Modality] | None = None,
     ) -> list[list[Hit]]:
         """The best `k` keys of the scope for each query, equal scores in corpus order."""
+        pools = {pool for key in self.keys for pool in key.pools}
+        if scope.pool is not None and scope.pool not in pools:
+            raise UnknownPoolError(scope.pool, pools)
         rows = [row for row, key in enumerate(self.keys) if is_in_scope(key, scope)]
         found = []
         for vector_D in vectors_QD:

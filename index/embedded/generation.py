@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index.embedded.folded import Folded
+from index.embedded.health import Health
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.embedded.view import View
@@ -27,12 +28,14 @@ class Generation:
     Attributes:
         version: The version.
         reader: Its store.
+        health: Whether both are sound.
     """
 
     def __init__(self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
         self._directory = directory
         self.version = version
         self.reader = reader
+        self.health = Health(version)
         self._folded = folded
         self._view = View.of(folded)
         self._waited_for_seq = 0
@@ -75,15 +78,19 @@ class Generation:
 
         Raises:
             SupersededError: there is such a version.
+            IndexCorruptError: a file is damaged, or turns out to be in the block; `health` has been told.
         """
-        while True:
-            with self.reader.snapshot() as snapshot:
-                if may_be_superseded and snapshot.seq - self._view.seq > FLOOD and self._is_superseded(snapshot.seq):
-                    raise SupersededError
-                view = self._view_at(snapshot)
-                if view is not None:
-                    yield snapshot, view
-                    return
+        with self.health.noting_damage():
+            self.health.require_files()
+            while True:
+                with self.reader.snapshot() as snapshot:
+                    is_flooded = may_be_superseded and snapshot.seq - self._view.seq > FLOOD
+                    if is_flooded and self._is_superseded(snapshot.seq):
+                        raise SupersededError
+                    view = self._view_at(snapshot)
+                    if view is not None:
+                        yield snapshot, view
+                        return
 
     def acquire(self) -> bool:
         """Keeps it open until `release`; false if it has been closed."""

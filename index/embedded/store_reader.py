@@ -5,6 +5,7 @@ Shape legend: R = rows read, D = width.
 
 import contextlib
 import json
+import random
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
@@ -214,6 +215,14 @@ class Snapshot:
         condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
         found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
         return [self._stored_key(*payload) for payload in found]
+
+    def sample(self, most: int) -> list[StoredKey]:
+        """Some keys beside each other, from a random place on."""
+        start = random.randint(0, self.seq)
+        return [
+            self._stored_key(*payload)
+            for payload in self._all(f"SELECT {_PAYLOAD} FROM keys WHERE row >= ? ORDER BY row LIMIT {most}", start)
+        ]
 
     def num_keys(self) -> int:
         """Number of keys."""

@@ -15,7 +15,8 @@ from index.embedded.calibration import codes_of
 from index.embedded.folded import Folded
 from index.embedded.recent import Recent, best
 from index.embedded.store_reader import Changes, Snapshot
-from index.errors import InvalidSearchError
+from index.errors import InvalidSearchError, UnknownPoolError
+from index.hits import Hit, StoredKey
 from index.key_index import Scope
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, [Q, K], best first
@@ -111,14 +112,14 @@ class View:
         """Makes sure that a scope names what exists.
 
         Raises:
-            InvalidSearchError: there is no such modality or pool.
+            InvalidSearchError: there is no such modality.
+            UnknownPoolError: there is no such pool.
         """
         for modality in scope.modalities or ():
             if modality not in list(Modality):
                 raise InvalidSearchError(f"unknown modality {modality!r}; expected some of {', '.join(Modality)}")
         if scope.pool is not None and scope.pool not in self.pools:
-            known = ", ".join(sorted(self.pools)) or "none, no key names one"
-            raise InvalidSearchError(f"no pool {scope.pool!r} in the index; its pools are: {known}")
+            raise UnknownPoolError(scope.pool, self.pools)
 
     @cached_property
     def _is_there(self) -> NDArray[np.bool_]:
@@ -151,6 +152,24 @@ class View:
             mask_N = mask_N.copy()
             mask_N[left_out] = False
         return mask_N, bool(mask_N.any())
+
+
+def hits_of(found: Found, snapshot: Snapshot) -> list[list[Hit]]:
+    """What a search found, with what the store says about it; `snapshot` is of the same moment."""
+    scores_QK, rows_QK = found
+    keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
+    scores_QK = np.clip(scores_QK, -1.0, 1.0)
+    return [
+        _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last
+        for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+    ]
+
+
+def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
+    return [
+        Hit(key.key, score, rank, key.modality, key.payload)
+        for rank, (score, key) in enumerate(zip(scores_K, found, strict=False), start=1)
+    ]
 
 
 def _merged(first: Found, second: Found, k: int) -> Found:

@@ -49,7 +49,7 @@ def parse_address(index: str) -> CollectionAddress | None:
     if parts.query or parts.fragment:
         raise ValueError("expected nothing behind the name of the collection, got a query or fragment")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("name and password have no place in an address: ANYKEY_INDEX_MILVUS_TOKEN=user:password has")
+        raise ValueError("name and password have no place in an address; the setting milvus_token takes user:password")
     return CollectionAddress(f"{parts.scheme}://{parts.netloc}", _checked(parts.path.strip("/")))
 
 

@@ -171,12 +171,38 @@ class Collection:
                 return
             after = page[-1]["key"]
 
-    def rows(self, where: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Up to `MAX_FOUND` rows where an expression holds, in any order."""
+    def check(self, timeout_s: float) -> None:
+        """Makes sure that Milvus answers for this collection; loads it where that was undone.
+
+        Raises:
+            IndexUnavailableError: Milvus does not answer, or has another collection of this name now.
+        """
+        try:
+            self._probe(timeout_s)
+        except IndexUnavailableError:
+            self.connection.call("load_collection", collection_name=self.name, timeout_s=timeout_s)
+            self._probe(timeout_s)
+
+    def _probe(self, timeout_s: float) -> None:
+        if _read_facts(self.connection, self.name, timeout_s).encoder != self.facts.encoder:
+            raise IndexUnavailableError(
+                f"collection {self.name!r} of Milvus at {self.connection.where} is of another encoder now"
+            )
+        self._call(
+            "query",
+            filter='key == ""',
+            output_fields=["key"],
+            limit=1,
+            consistency_level=_STRONG,
+            timeout_s=timeout_s,
+        )
+
+    def rows(self, where: str, fields: Sequence[str], most: int = MAX_FOUND) -> list[dict[str, Any]]:
+        """Up to so many rows where an expression holds, in any order."""
         return [
             dict(row)
             for row in self._call(
-                "query", filter=where, output_fields=list(fields), limit=MAX_FOUND, consistency_level=_STRONG
+                "query", filter=where, output_fields=list(fields), limit=most, consistency_level=_STRONG
             )
         ]
 
@@ -239,8 +265,8 @@ def _index_filters(connection: Connection, name: str) -> None:
             logger.warning("filters on %s look at every key: %s", field, error)
 
 
-def _read_facts(connection: Connection, name: str) -> CollectionFacts:
-    described = connection.call("describe_collection", collection_name=name)
+def _read_facts(connection: Connection, name: str, timeout_s: float | None = None) -> CollectionFacts:
+    described = connection.call("describe_collection", collection_name=name, timeout_s=timeout_s)
     noted = described.get("properties", {}).get(_FACTS) or described.get("description", "")
     try:
         facts = CollectionFacts.model_validate_json(noted)

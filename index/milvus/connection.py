@@ -82,14 +82,19 @@ class Connection:
         self.is_lite = self.version.startswith("milvus_lite")
         self._is_open = True
 
-    def call(self, method: str, **arguments: Any) -> Any:
+    def call(self, method: str, *, timeout_s: float | None = None, **arguments: Any) -> Any:
         """Calls a method of the client.
+
+        Args:
+            method: Its name.
+            timeout_s: Longest time that it may take, in seconds; as for every call when absent.
+            arguments: What it is given.
 
         Raises:
             IndexUnavailableError: it failed; says where and how.
         """
         with self._turns, self._told():
-            return getattr(self._client, method)(**arguments, timeout=self._timeout_s)
+            return getattr(self._client, method)(**arguments, timeout=timeout_s or self._timeout_s)
 
     def close(self) -> None:
         """Closes the client, and the file if no other connection of this process has it open; may be repeated."""
@@ -106,12 +111,20 @@ class Connection:
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Turns the client's complaints into ours."""
+        from grpc import FutureTimeoutError, RpcError
         from pymilvus.exceptions import MilvusException
 
         try:
             yield
         except MilvusException as error:
             raise IndexUnavailableError(f"Milvus at {self.where}: {error.message}") from error
+        except (RpcError, FutureTimeoutError) as error:  # the client lets some of its transport's through
+            raise IndexUnavailableError(f"Milvus at {self.where}: {_reason(error)}") from error
+
+
+def _reason(error: Any) -> str:
+    """What a failed call says about itself; the whole text of one is a page."""
+    return f"{error.code().name}: {error.details()}" if hasattr(error, "code") else type(error).__name__
 
 
 def is_file(uri: str) -> bool:

@@ -36,6 +36,11 @@ def holds(field: str, value: str) -> str:
     return f"array_contains({field}, {quote(value)})"
 
 
+def holds_any(field: str, values: Iterable[str]) -> str:
+    """Whether a list has one of the values."""
+    return f"(array_contains_any({field}, [{', '.join(map(quote, sorted(values)))}]))"
+
+
 def both(parts: Iterable[str]) -> str:
     """Whether all of the parts hold; everything, if there is none."""
     return " and ".join(parts)
@@ -60,13 +65,9 @@ def expression_of(condition: Condition, look_up: LookUp) -> str:
         case Equals(path, value):
             return f"({holds('terms', value_term(path, value))})"
         case In(path, values):
-            return _holds_any({value_term(path, value) for value in values})
+            return holds_any("terms", {value_term(path, value) for value in values})
         case Range(path):
             return _range(path, condition, look_up)
-
-
-def _holds_any(terms: Iterable[str]) -> str:
-    return f"(array_contains_any(terms, [{', '.join(map(quote, sorted(terms)))}]))"
 
 
 def _range(path: Path, wanted: Range, look_up: LookUp) -> str:
@@ -79,7 +80,7 @@ def _range(path: Path, wanted: Range, look_up: LookUp) -> str:
         parts.append(both([holds("terms", single_term(path, kind)), *compared]))
     else:
         terms.append(single_term(path, kind))
-    others = look_up(_holds_any(terms), wanted)
+    others = look_up(holds_any("terms", terms), wanted)
     if others:
         parts.append(listed("key", others))
     return f"({' or '.join(f'({part})' for part in parts) or NOTHING})"

@@ -3,15 +3,16 @@
 from collections.abc import Collection as Listed
 
 from encoder.item import Modality
-from index.errors import InvalidSearchError
+from index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
 from index.filtering.filters import Range, matches
 from index.key_index import Scope
 from index.milvus.collection import MAX_FOUND, Collection
-from index.milvus.expressions import both, expression_of, holds, listed
+from index.milvus.expressions import both, expression_of, holds, holds_any, listed
 from index.names import is_unicode
 
 # Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
 MAX_LISTED_BY_LITE = 100
+_ROWS_LOOKED_AT = 1_000
 
 
 def expression_of_scope(scope: Scope, collection: Collection) -> str | None:
@@ -44,11 +45,23 @@ def require_pool(pool: str, collection: Collection) -> None:
     """Makes sure that there is such a pool; to be asked when a search of it found nothing.
 
     Raises:
-        InvalidSearchError: no key is in a pool of that name.
+        UnknownPoolError: no key is in a pool of that name.
         IndexUnavailableError: Milvus cannot be reached or fails.
     """
     if not is_unicode(pool) or not collection.count(holds("pools", pool)):
-        raise InvalidSearchError(f"no pool {pool!r} in the index")
+        raise UnknownPoolError(pool, _some_pools(collection))
+
+
+def _some_pools(collection: Collection) -> set[str]:
+    """Names of all pools, or of more than a message shows; each read finds one that is not known yet."""
+    known: set[str] = set()
+    while len(known) <= MAX_NAMES_SHOWN:
+        unseen = ["num_pools > 0", *([f"not {holds_any('pools', known)}"] if known else [])]
+        found = collection.rows(both(unseen), ["pools"], _ROWS_LOOKED_AT)
+        if not found:
+            break
+        known.update(name for row in found for name in row["pools"])
+    return known
 
 
 def _filters(scope: Scope, collection: Collection) -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoder.item import Modality
-from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError
+from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
 from index.hits import StoredImage
 from index.key_index import KeyIndex, NewKey, Scope
@@ -208,6 +208,32 @@ def test_unknown_pools_and_modalities_are_refused(filled: Pair, scope: Scope) ->
         filled.index.search(unit_vectors(0, 1), 1, scope)
     with pytest.raises(InvalidSearchError):
         filled.index.count(scope)
+
+
+def test_unknown_pool_is_refused_with_those_there_are(filled: Pair) -> None:
+    with pytest.raises(UnknownPoolError, match=r"^unknown pool 'x\\u2603'; known: even, odd, tenth$"):
+        filled.index.count(Scope(pool="x\u2603"))
+
+
+def test_of_many_pools_a_refusal_names_twenty(empty: Pair) -> None:
+    pools = [f"pool {number:02}" for number in range(30)]
+    empty.upsert([make_key(number, pools=(pools[number],)) for number in range(30)])
+
+    with pytest.raises(UnknownPoolError) as caught:
+        empty.index.search(unit_vectors(0, 1), 1, Scope(pool="unknown"))
+
+    _, _, known = str(caught.value).partition("; known: ")
+    names = known.removesuffix(" and more").split(", ")
+    assert len(names) == 20
+    assert set(names) < set(pools)
+    assert known.endswith(" and more")
+
+
+def test_index_that_can_answer_says_so_and_what_it_is(filled: Pair) -> None:
+    filled.index.check()
+
+    assert filled.index.encoder == ENCODER
+    assert filled.index.version == filled.index.info().details.get("version")
 
 
 def test_no_query_has_no_answer(filled: Pair) -> None:

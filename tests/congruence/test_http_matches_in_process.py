@@ -9,6 +9,7 @@ import pytest
 
 from encoder.item import Item, Modality
 from index.faiss_index import FaissIndex
+from index.filtering.filters import parse_condition, to_json
 from index.hits import Hit
 from index.key_index import Scope
 from service.parts import open_parts
@@ -34,6 +35,9 @@ QUERIES = [
     Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.8, k=12),
     Query(Item(text="grey"), k=12, modalities=frozenset({Modality.IMAGE, Modality.FUSED})),
     Query(Item(text="grey"), k=2, pool="texts", exclude=frozenset({"text 2"})),
+    Query(Item(text="grey"), k=12, condition=parse_condition({"field": "nr", "gte": 2})),
+    Query(Item(text="grey"), k=3, condition=parse_condition({"not": {"field": "nr", "in": [0, 1, 2]}})),
+    Query(Item(images=(png((1, 2, 3)),)), k=12, within=frozenset({"text 1", "page 2", "image 3", "unknown"})),
 ]
 
 
@@ -47,6 +51,8 @@ def as_fields(query: Query) -> dict[str, Any]:
         "modalities": sorted(query.modalities) if query.modalities else None,
         "pool": query.pool,
         "exclude": sorted(query.exclude),
+        "filter": None if query.condition is None else to_json(query.condition),
+        "within": None if query.within is None else sorted(query.within),
         "text_weight": query.text_weight,
     }
 
@@ -99,7 +105,7 @@ def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
     with index:
         for query, hits in zip(QUERIES, in_process(encoder, index), strict=True):
             vector_QD = encoder.encode([query.item], query.text_weight)
-            scope = Scope(modalities=query.modalities, pool=query.pool, exclude=query.exclude)
+            scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)
             (exact,) = MemoryIndex(encoder, KEYS).search(vector_QD, len(KEYS), scope)
             expected = by_score(exact)
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)

@@ -31,7 +31,9 @@ def test_both_bodies_of_search_are_described() -> None:
     for body in content.values():
         name = body["schema"]["$ref"].rpartition("/")[2]
         properties = made["components"]["schemas"][name]["properties"]
-        assert set(properties) == {"text", "image", "k", "modalities", "pool", "exclude", "text_weight"}
+        assert set(properties) == {
+            "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight",
+        }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 
 

@@ -243,11 +243,12 @@ def test_build_context_holds_what_is_copied_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
-def test_requirements_are_those_of_the_project_and_the_extra(extra: str) -> None:
-    command = [sys.executable, str(ROOT / "docker/requirements.py"), str(ROOT / "pyproject.toml"), extra]
+def test_requirements_are_those_of_the_project_and_the_extras(extra: str) -> None:
+    command = [sys.executable, str(ROOT / "docker/requirements.py"), str(ROOT / "pyproject.toml"), extra, "milvus"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     project = PROJECT["project"]
-    assert lines == project["dependencies"] + project["optional-dependencies"][extra]
+    optional = project["optional-dependencies"]
+    assert lines == project["dependencies"] + optional[extra] + optional["milvus"]
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1), (None, 1)])

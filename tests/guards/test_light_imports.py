@@ -7,7 +7,7 @@ import pytest
 
 from tests.guards.checkout import ROOT
 
-HEAVY = ("torch", "faiss", "open_clip", "timm")
+HEAVY = ("torch", "faiss", "open_clip", "timm", "pymilvus")
 
 
 def heavy_modules_of(statement: str) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,10 +12,11 @@ import httpx
 import pytest
 
 from encoder.item import Item
+from index.key_index import IndexInfo
 from service.logs import JsonFormatter
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
-from tests.serving import GatedEncoder, MemoryIndex, counters, serving, stored, until
+from tests.serving import WAIT_S, GatedEncoder, MemoryIndex, counters, serving, stored, until
 
 KEYS = [stored("red", Item(images=(png(),))), stored("note", Item(text="a note"))]
 
@@ -156,6 +158,26 @@ def test_an_unforeseen_failure_is_500_with_a_request_id_and_a_traceback_in_the_l
     line = json.loads(JsonFormatter().format(record))
     assert line["request_id"] == "trace-me"
     assert "a bug of ours" in line["traceback"]
+
+
+class SlowToCount(MemoryIndex):
+    """An index that waits in `info` until the test lets it go."""
+
+    gate = threading.Event()
+
+    def info(self) -> IndexInfo:
+        assert self.gate.wait(WAIT_S), "the test never opened the gate"
+        return super().info()
+
+
+def test_keys_that_take_too_long_to_count_hold_up_nothing_else(encoder: GatedEncoder) -> None:
+    with serving(encoder, SlowToCount(encoder, KEYS), request_deadline_ms=200) as client:
+        refused = client.get("/info")
+        assert (refused.status_code, refused.json()["error"]["type"]) == (504, "deadline_exceeded")
+        assert ask(client, "a note").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        SlowToCount.gate.set()
+        until(lambda: client.get("/info").status_code == 200, "the keys have been counted")
 
 
 def test_log_lines_are_json_and_hold_nothing_a_user_sent(

@@ -18,6 +18,8 @@ class FakeService:
         answer: Body of POST /search to hits, best first.
         pools: Pool sizes for GET /info.
         num_keys: Size of the whole corpus.
+        version: Index version of an answer.
+        info_version: Index version for GET /info.
         turned_away: How many further searches are refused with 429.
         failures: Query text to (status, body) for searches that fail for good.
         bodies: Every search body that arrived.
@@ -28,7 +30,8 @@ class FakeService:
         self.turned_away = 0
         self.ready_after = 0
         self.failures: dict[str, tuple[int, Any]] = {}
-        self.version = VERSION
+        self.version: str | None = VERSION
+        self.info_version: str | None = VERSION
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._lock = threading.Lock()
@@ -40,7 +43,12 @@ class FakeService:
                 self.ready_after -= 1
                 waiting = self.ready_after >= 0
             return (503, _error("not_ready", "loading"), {}) if waiting else (200, {"status": "ready"}, {})
-        index = {"version": VERSION, "num_keys": self.num_keys, "modalities": {"text": 1}, "pools": self.pools}
+        index = {
+            "version": self.info_version,
+            "num_keys": self.num_keys,
+            "modalities": {"text": 1},
+            "pools": self.pools,
+        }
         model = {"name": "fake", "fingerprint": FINGERPRINT, "width": 8, "fusion": "raw"}
         return 200, {"name": "fake", "index": index, "model": model, "limits": {"max_k": 100}}, {}
 

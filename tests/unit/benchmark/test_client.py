@@ -54,6 +54,12 @@ def test_an_answer_carries_hits_timings_and_versions() -> None:
     assert answer.num_retries == 0
 
 
+def test_an_index_without_versions_answers_without_one() -> None:
+    with serving(service()) as fake:
+        fake.version = None
+        assert search(fake.url).versions == (None, FINGERPRINT)
+
+
 def test_an_overloaded_service_is_asked_again() -> None:
     with serving(service()) as fake:
         fake.turned_away = 2

@@ -177,6 +177,14 @@ def test_an_index_of_another_size_is_scored_with_a_warning(oracle: Oracle, tmp_p
     ]
 
 
+def test_an_index_without_versions_is_measured(oracle: Oracle, tmp_path: Path) -> None:
+    service = oracle.service(perfect=True)
+    service.version = service.info_version = None
+    with serving(service) as fake:
+        run(settings(oracle, fake.url, tmp_path, tasks=["0"]))
+    assert results(tmp_path)["service"]["index"]["version"] is None
+
+
 def test_an_index_that_changes_during_the_run_fails_it(oracle: Oracle, tmp_path: Path) -> None:
     service = oracle.service(perfect=True)
     service.version = "8"  # GET /info said 7

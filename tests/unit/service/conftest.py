@@ -47,12 +47,18 @@ def wire_index(wire_encoder: FakeEncoder, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def client(wire_encoder: FakeEncoder, wire_index: FaissIndex) -> Iterator[httpx.Client]:
     with serving(
-        wire_encoder, wire_index, max_body_bytes=1_000_000, max_image_bytes=200_000, max_text_chars=500, max_exclude=5
+        wire_encoder,
+        wire_index,
+        max_body_bytes=1_000_000,
+        max_image_bytes=200_000,
+        max_text_chars=500,
+        max_exclude=5,
+        max_within=5,
     ) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    settings = make_settings(max_image_bytes=10_000, max_text_chars=100, max_exclude=3, max_images=2)
+    settings = make_settings(max_image_bytes=10_000, max_text_chars=100, max_exclude=3, max_within=4, max_images=2)
     return Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))

@@ -11,19 +11,36 @@ from service.errors import STATUS_BY_TYPE
 from tests.service_inputs import as_base64, jpeg, png, png_header
 
 FUZZ = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 CONTENT_TYPES = st.sampled_from(
     ["application/json", "application/json; charset=latin-1", "multipart/form-data; boundary=x", "text/plain", ""]
 )
 IMAGES = st.sampled_from([png(), jpeg(), jpeg()[:300], png_header(30_000, 30_000), b"GIF89a", b""])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | IMAGES.map(as_base64),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
 FIELD_NAMES = st.sampled_from(
-    ["text", "image", "k", "modalities", "pool", "exclude", "text_weight", "unknown", "__proto__", ""]
+    [
+        "text",
+        "image",
+        "k",
+        "modalities",
+        "pool",
+        "exclude",
+        "filter",
+        "within",
+        "text_weight",
+        "unknown",
+        "__proto__",
+        "",
+    ]
 )
 LIKELY = {
     "text": st.text(max_size=40),
@@ -32,6 +49,20 @@ LIKELY = {
     "modalities": st.lists(st.sampled_from(["text", "image", "fused", "video"]), max_size=4),
     "pool": st.sampled_from(["pages", "pictures", "none"]),
     "exclude": st.lists(st.text(max_size=8), max_size=7),
+    "filter": st.recursive(
+        st.fixed_dictionaries(
+            {"field": st.text(max_size=4) | st.just("price")},
+            optional={
+                name: SCALARS | st.lists(SCALARS, max_size=3)
+                for name in ("eq", "in", "gt", "gte", "lt", "lte", "exists")
+            },
+        ),
+        lambda part: st.fixed_dictionaries(
+            {}, optional={"and": st.lists(part, max_size=3), "or": st.lists(part, max_size=3), "not": part}
+        ),
+        max_leaves=5,
+    ),
+    "within": st.lists(st.text(max_size=8) | st.sampled_from(["red", "note"]), max_size=7),
     "text_weight": st.floats(),
 }
 

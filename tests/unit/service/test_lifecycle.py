@@ -31,14 +31,14 @@ def test_with_both_parts_given_it_is_ready_at_once_and_not_after_stopping() -> N
 def test_an_index_is_opened_in_the_background_and_closed_at_the_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         encoder = FakeEncoder()
-        lifecycle = Lifecycle(make_settings(index=build_real_index(tmp_path, encoder, KEYS)), encoder)
+        lifecycle = Lifecycle(make_settings(index=str(build_real_index(tmp_path, encoder, KEYS))), encoder)
         async with lifecycle.running():
             with pytest.raises(NotReadyError):  # nothing has run since the loading was started
                 lifecycle.parts()
             async with asyncio.timeout(WAIT_S):
                 while not is_ready(lifecycle):
                     await asyncio.sleep(0)
-            assert lifecycle.parts().index.manifest.num_keys == 1
+            assert lifecycle.parts().index.info().num_keys == 1
 
     asyncio.run(scenario())
 
@@ -46,7 +46,7 @@ def test_an_index_is_opened_in_the_background_and_closed_at_the_end(tmp_path: Pa
 def test_a_failed_start_is_told_once_and_stays_the_reason(tmp_path: Path) -> None:
     async def scenario() -> None:
         failed = asyncio.Event()
-        lifecycle = Lifecycle(make_settings(index=tmp_path / "none"), FakeEncoder(), on_failure=failed.set)
+        lifecycle = Lifecycle(make_settings(index=str(tmp_path / "none")), FakeEncoder(), on_failure=failed.set)
         async with lifecycle.running():
             async with asyncio.timeout(WAIT_S):
                 await failed.wait()

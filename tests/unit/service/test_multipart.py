@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from encoder.item import Item, Modality
+from index.filtering.filters import In
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.multipart import parse_parts, query_from_multipart
 from service.query import Query
@@ -43,6 +44,9 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         field("exclude", "a,b"),
         field("exclude", "c"),
         field("pool", "pets"),
+        field("filter", '{"field": "colour", "in": ["red", "blue"]}'),
+        field("within", "a, b"),
+        field("within", "d"),
         field("text_weight", "0.25"),
     )
     assert query == Query(
@@ -51,8 +55,43 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         k=7,
         modalities=frozenset(Modality),
         pool="pets",
+        condition=In(("colour",), ("red", "blue")),
+        within=frozenset("abd"),
         exclude=frozenset("abc"),
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("cheap", r"^field filter must be JSON: Expecting value at line 1, column 1$"),
+        ('{"field": "a"', r"^field filter must be JSON: "),
+        (b"\xff", r"^field filter must be UTF-8, byte 0 is not$"),
+        ('{"field": "a", "eq": NaN}', r"NaN is no JSON number$"),
+        ('{"field": "a", "eq": 1, "eq": 2}', r"^field 'eq' is given more than once$"),
+        ("[" * 100_000, r"^field filter must be JSON nested at most a few levels deep$"),
+        ('"cheap"', r"^filter: expected a condition, which is an object, got a string$"),
+        ('{"field": "a", "size": 1}', r"^filter: expected no more than 'field', "),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_a_filter_that_is_none_is_refused(value: str | bytes, message: str, limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        read(limits, field("text", "a"), field("filter", value))
+
+
+def test_a_filter_may_say_that_it_is_json_and_may_be_no_file(limits: Limits) -> None:
+    head, data = field("filter", '{"field": "a", "exists": true}')
+    assert read(limits, field("text", "a"), (f"{head}\r\nContent-Type: application/json", data)).condition
+    with pytest.raises(InvalidRequestError, match="field 'filter' must be a value, got a file"):
+        read(limits, field("text", "a"), (f'{head}; filename="f.json"', data))
+    with pytest.raises(InvalidRequestError, match="field filter is given more than once"):
+        read(limits, field("text", "a"), (head, data), (head, data))
+
+
+def test_too_many_keys_to_search_within_are_refused(limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^within: at most 4 keys, got 5$"):
+        read(limits, field("text", "a"), field("within", "a,b,c,d,e"))
 
 
 def test_what_httpx_sends_is_read(limits: Limits) -> None:
@@ -70,6 +109,7 @@ def test_an_image_without_a_file_name_is_read_as_base64(limits: Limits) -> None:
 
 def test_boxes_and_files_a_browser_leaves_empty_are_absent(limits: Limits) -> None:
     parts = [file("image", b"", filename=""), field("text", "a"), field("k", ""), field("pool", "")]
+    parts += [field("filter", ""), field("within", "")]
     assert read(limits, *parts) == Query(Item(text="a"))
 
 

@@ -23,14 +23,14 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None
 
 def test_a_missing_index_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="anykey-index build"):
-        load_index(make_settings(index=tmp_path / "none"))
+        load_index(make_settings(index=str(tmp_path / "none")))
 
 
 def test_a_damaged_index_is_refused_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "versions" / "1").mkdir(parents=True)
     (tmp_path / "CURRENT").write_text("1\n")
     with pytest.raises(StartupError, match=r"manifest\.json"):
-        load_index(make_settings(index=tmp_path))
+        load_index(make_settings(index=str(tmp_path)))
 
 
 @pytest.mark.parametrize(("fusion", "expected"), [(None, "raw"), ("raw", "raw"), ("unit", "unit")])

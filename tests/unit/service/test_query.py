@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from encoder.item import Item, Modality
+from index.filtering.filters import And, Exists, Not, Range
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.query import Query, decode_base64, query_from_json
 from service.schemas import Limits
@@ -25,6 +26,8 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
             "modalities": ["image", "fused"],
             "pool": "pets",
             "exclude": ["a", "b", "a"],
+            "filter": {"and": [{"field": "price", "lt": 20}, {"field": "sold", "exists": False}]},
+            "within": ["b", "c", "b"],
             "text_weight": 1,
         },
         limits,
@@ -35,12 +38,82 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         k=3,
         modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
         pool="pets",
+        condition=And((Range(("price",), lt=20), Not(Exists(("sold",))))),
+        within=frozenset({"b", "c"}),
         exclude=frozenset({"a", "b"}),
     )
 
 
 def test_null_is_as_good_as_absent(limits: Limits) -> None:
-    assert read({"text": "a", "image": None, "modalities": None, "pool": None}, limits) == read({"text": "a"}, limits)
+    absent = dict.fromkeys(["image", "modalities", "pool", "filter", "within"])
+    assert read({"text": "a", **absent}, limits) == read({"text": "a"}, limits)
+
+
+def test_no_keys_to_search_within_are_not_all_keys(limits: Limits) -> None:
+    assert read({"text": "a", "within": []}, limits).within == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("cheap", r"^filter: expected a condition, which is an object, got a string$"),
+        ([], r"^filter: expected a condition, which is an object, got a list$"),
+        ({}, r"^filter: expected 'field', 'and', 'or' or 'not' in it, got nothing$"),
+        ({"field": "a", "eq": None}, r"^filter at eq: expected a string, a number or a boolean, got null"),
+        ({"and": [{"field": "a", "eq": 1}, {"field": "a", "in": [1, {}]}]}, r"^filter at and\[1\]\.in\[1\]: expected"),
+        ({"field": "a", "lt": True}, r"^filter at lt: expected a number or a string, got a boolean$"),
+        ({"field": "a", "eq": 10**30}, r"^filter at eq: expected an integer of 64 bits"),
+        ({"field": "a" * 2000, "eq": 1}, r"^filter at field: expected at most 1,024 bytes"),
+        ({"field": "a", "eq": "\ud800"}, r"^filter at eq: expected Unicode, got half a surrogate pair"),
+    ],
+)
+def test_a_wrong_filter_is_refused_with_the_place_and_the_reason(condition: Any, message: str, limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        read({"text": "a", "filter": condition}, limits)
+
+
+def nested(depth: int) -> Any:
+    condition: Any = {"field": "a", "eq": 1}
+    for _ in range(depth - 1):
+        condition = {"not": condition}
+    return condition
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (nested(17), "expected conditions at most 16 deep"),
+        ({"or": [{"field": "a", "eq": 1}] * 1_000}, "expected at most 1,000 conditions"),
+        ({"field": "a", "in": [1] * 10_001}, "expected at most 10,000 values in all 'in' lists"),
+    ],
+    ids=["deep", "many", "long"],
+)
+def test_a_filter_beyond_its_limits_is_refused(condition: Any, message: str, limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        read({"text": "a", "filter": condition}, limits)
+
+
+def test_a_filter_at_its_limits_is_read(limits: Limits) -> None:
+    assert read({"text": "a", "filter": nested(16)}, limits).condition is not None
+
+
+def test_a_filter_with_a_field_given_twice_is_refused(limits: Limits) -> None:
+    body = b'{"text": "a", "filter": {"field": "price", "lt": 1, "lt": 2}}'
+    with pytest.raises(InvalidRequestError, match="field 'lt' is given more than once"):
+        query_from_json(body, limits)
+
+
+@pytest.mark.parametrize(("name", "most"), [("exclude", 3), ("within", 4)])
+def test_too_many_keys_are_refused_before_they_are_looked_at(name: str, most: int, limits: Limits) -> None:
+    assert read({"text": "a", name: ["key"] * most}, limits)
+    with pytest.raises(InvalidRequestError, match=f"^{name}: at most {most} keys, got {most + 1}$"):
+        read({"text": "a", name: [0] * (most + 1)}, limits)
+
+
+@pytest.mark.parametrize("keys", ["key", [1], [None], {"key": 1}, ["\ud800"]])
+def test_keys_to_search_within_must_be_names(keys: Any, limits: Limits) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^within"):
+        read({"text": "a", "within": keys}, limits)
 
 
 @pytest.mark.parametrize("k", [0, -1, 10**9, 10**30, "x", "5", True, 2.5, 10.0, None, [1], {}])

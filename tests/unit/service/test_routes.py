@@ -85,6 +85,46 @@ def test_modalities_pool_and_exclude_restrict_the_answer(client: httpx.Client) -
     assert keys_of(search(client, image=image, k=2, pool="pictures", exclude=["red"])) == ["blue"]
 
 
+CHEAP = {"field": "price", "lt": 5}
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "expected"),
+    [
+        ({"filter": CHEAP}, ["red"]),
+        ({"filter": {"and": [{"not": CHEAP}, {"field": "price", "exists": True}]}}, []),
+        ({"filter": {"not": CHEAP}, "modalities": ["image"]}, ["blue", "two frames"]),
+        ({"within": ["note", "a/b:c", "no such key"]}, ["a/b:c", "note"]),
+        ({"within": ["note", "red"], "filter": CHEAP}, ["red"]),
+        ({"within": ["note", "red"], "exclude": ["red"]}, ["note"]),
+        ({"within": ["note", "red"], "pool": "pictures"}, ["red"]),
+        ({"within": []}, []),
+    ],
+    ids=str,
+)
+def test_filter_and_within_restrict_the_answer(client: httpx.Client, narrowed: Any, expected: list[str]) -> None:
+    assert sorted(keys_of(search(client, text="plain", k=100, **narrowed))) == expected
+
+
+def test_filter_and_within_restrict_the_answer_to_a_form(client: httpx.Client) -> None:
+    files = {"image": ("q.png", png((0, 0, 250)))}
+    data = {"k": "100", "filter": json.dumps(CHEAP), "within": "red,note"}
+    as_form = client.post("/search", files=files, data=data).json()
+    assert keys_of(as_form) == ["red"]
+    as_json = search(client, image=as_base64(png((0, 0, 250))), k=100, filter=CHEAP, within=["red", "note"])
+    assert as_form["hits"] == as_json["hits"]
+    refused = client.post("/search", files=files, data={"filter": '{"field": "price", "lt": "5", "gt": 1}'})
+    assert "filter at " in check_error(refused, 400, "invalid_request")
+
+
+def test_a_wrong_filter_or_too_many_keys_are_refused(client: httpx.Client) -> None:
+    wrong = client.post("/search", json={"text": "a", "filter": {"or": [{"field": "price", "eq": []}]}})
+    assert check_error(wrong, 400, "invalid_request").startswith("filter at or[0].eq: expected a string, a number")
+    many = client.post("/search", json={"text": "a", "within": ["a"] * 6})
+    assert check_error(many, 400, "invalid_request") == "within: at most 5 keys, got 6"
+    assert client.get("/info").json()["limits"]["max_within"] == 5
+
+
 def test_stage_times_are_given_and_add_up(client: httpx.Client) -> None:
     times = search(client, text="never asked before, so not cached")["timings_ms"]
     assert list(times) == ["read", "decode", "queue", "encode", "search", "total"]

@@ -55,7 +55,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeyp
 def test_another_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYKEY_INDEX_OUTPUT", "/elsewhere")
     monkeypatch.setenv("ANYKEY_TRAIN_SEED", "5")
-    assert load_settings(ServiceSettings, "anykey-serve", []).index == Path("indexes/demo")
+    assert load_settings(ServiceSettings, "anykey-serve", []).index == "indexes/demo"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,23 @@ def test_a_value_out_of_bounds_is_refused_by_name(flag: str, value: str) -> None
 def test_the_password_of_redis_is_never_shown() -> None:
     settings = ServiceSettings(redis_url="redis://:hunter2@host:6379/0")
     assert "hunter2" not in f"{settings!r} {settings.model_dump(mode='json')}"
+
+
+def test_the_token_of_milvus_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYKEY_MILVUS_TOKEN", "root:hunter2")
+    settings = load_settings(ServiceSettings, "anykey-serve", ["--index", "http://milvus:19530/products"])
+    assert settings.milvus_token is not None
+    assert settings.milvus_token.get_secret_value() == "root:hunter2"
+    assert "hunter2" not in f"{settings!r} {settings.model_dump(mode='json')}"
+
+
+@pytest.mark.parametrize(
+    "index", ["http://milvus:19530", "http://root:hunter2@milvus:19530/products", "s3://bucket/index"]
+)
+def test_an_address_that_names_no_collection_is_refused(index: str) -> None:
+    with pytest.raises(UsageError, match="index") as caught:
+        load_settings(ServiceSettings, "anykey-serve", ["--index", index])
+    assert "hunter2" not in str(caught.value)
 
 
 def test_lists_are_read_from_commas(monkeypatch: pytest.MonkeyPatch) -> None:

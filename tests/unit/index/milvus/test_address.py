@@ -33,7 +33,7 @@ def test_collections_are_told_from_directories(index: str, expected: CollectionA
         ("http://localhost:19530/products#shop", "expected nothing behind the name"),
         ("http:///products", "expected a path, or the address of a collection"),
         ("s3://bucket/index", "expected a path, or the address of a collection"),
-        ("http://root:secret@localhost:19530/products", "ANYKEY_INDEX_MILVUS_TOKEN"),
+        ("http://root:secret@localhost:19530/products", "setting milvus_token"),
     ],
 )
 def test_what_is_no_address_is_refused_with_what_was_expected(index: str, message: str) -> None:

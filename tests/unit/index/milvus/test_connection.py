@@ -1,5 +1,6 @@
 """Connections say what is wrong before and while they talk, and let go of files."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableE
 from index.milvus.connection import Connection
 from tests.engines import MILVUS_URI, needs_milvus
 from tests.guards.checkout import ROOT
+from tests.milvus_server import milvus_server
 
 pytestmark = [needs_milvus, pytest.mark.skipif(MILVUS_URI is not None, reason="looks at Milvus Lite")]
 
@@ -69,6 +71,17 @@ def test_absent_server_is_reported_without_the_password() -> None:
     with pytest.raises(IndexUnavailableError, match=r"^Milvus at http://127\.0\.0\.1:9: ") as caught:
         Connection("http://root:secret@127.0.0.1:9", None, 1.0)
     assert "secret" not in str(caught.value)
+
+
+def test_server_that_hangs_is_given_up_after_the_time_for_a_call(tmp_path: Path) -> None:
+    with milvus_server(tmp_path / "keys.db") as server:
+        connection = Connection(server.uri, None, 1.0)
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(IndexUnavailableError, match=rf"^Milvus at {server.uri}: .*DEADLINE_EXCEEDED"):
+            connection.call("list_collections", timeout_s=0.2)
+        server.process.send_signal(signal.SIGCONT)
+        assert connection.call("list_collections") == []
+        connection.close()
 
 
 def test_refusals_name_the_file_and_the_reason(tmp_path: Path) -> None:

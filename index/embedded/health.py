@@ -1,0 +1,107 @@
+"""Whether the files of an open version are sound: as far as little work can tell, and by what its readers met."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from index.embedded.store_reader import StoreReader
+from index.embedded.versions import OpenVersion, check_file
+from index.errors import IndexCorruptError
+
+SAMPLED_KEYS = 32
+
+_State = tuple[int, int, int] | None  # what a file's replacement or change changes; `None` where there is none
+
+
+class Health:
+    """The soundness of one open version and of its store; safe for use from several threads.
+
+    What is read of the store is compared with checksums then and there. The version's files are mapped into memory: of
+    one that changed, searches would give anything, and one that was cut short would end the process. So they are
+    looked at before they are used, and used no more once one is damaged.
+    """
+
+    def __init__(self, version: OpenVersion) -> None:
+        """Begins with files that have just been opened and found sound."""
+        self._version = version
+        self._opened_store = _state(version.store_path)
+        self._sound = {version.path / name: _contents(version.path / name) for name in version.manifest.files}
+        self._damage: dict[Path, tuple[IndexCorruptError, _State]] = {}
+        self._comparing = threading.Lock()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether files were damaged, or the store replaced, so that what is open is not what is there."""
+        now, opened = _state(self._version.store_path), self._opened_store
+        return bool(self._damage) or (now and now[0]) != (opened and opened[0])
+
+    @contextmanager
+    def noting_damage(self) -> Iterator[None]:
+        """Remembers the damage that the block meets."""
+        try:
+            yield
+        except IndexCorruptError as error:
+            if all(error is not known for known, _ in list(self._damage.values())):
+                self._damage[error.path] = error, _state(error.path)
+            raise
+
+    def require_files(self) -> None:
+        """Makes sure that the files are there, and those of the version unchanged; looks at their sizes and times.
+
+        Raises:
+            IndexCorruptError: one is missing or damaged, or was; then the version has to be opened again.
+        """
+        for path, (error, _) in list(self._damage.items()):
+            if path in self._sound:
+                raise error.with_traceback(None)
+        self._compare_files()
+
+    def check(self) -> None:
+        """Looks at what tells most damage: files that changed, what the store says about itself, and some of its keys.
+
+        Raises:
+            IndexCorruptError: a file is missing or damaged; one that somebody met as damaged counts until it changes.
+            OSError: the store cannot be read.
+        """
+        for path, (error, met_in) in list(self._damage.items()):
+            if _state(path) == met_in:
+                raise error.with_traceback(None)
+        with self.noting_damage():
+            self._compare_files()
+            self._check_store()
+
+    def _compare_files(self) -> None:
+        """The version's files never change, so that one that did is compared with its checksum, by one thread."""
+        if _state(self._version.store_path) is None:
+            raise IndexCorruptError(self._version.store_path, "it is missing")
+        if all(_contents(path) == known for path, known in self._sound.items()):
+            return
+        with self._comparing:
+            for path, known in self._sound.items():
+                now = _contents(path)
+                if now is None or now != known:
+                    check_file(self._version.path, self._version.manifest, path.name, is_whole=True)
+                    self._sound[path] = now
+
+    def _check_store(self) -> None:
+        """Over a connection of its own: those that are open may hold pages that are no longer in the file."""
+        with closing(StoreReader(self._version.store_path)) as reader:
+            reader.check(self._version.manifest)
+            with reader.snapshot() as snapshot:
+                snapshot.sample(SAMPLED_KEYS)
+
+
+def _contents(path: Path) -> tuple[int, int] | None:
+    """What changes with a file's contents; not its inode, which some network file systems make up anew."""
+    state = _state(path)
+    return state and state[1:]
+
+
+def _state(path: Path) -> _State:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -1,0 +1,114 @@
+"""A service whose index directory is damaged under it says so, never answers 500, and goes on once it is mended."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from encoder.item import Item
+from index.embedded.versions import IndexDirectory
+from index.faiss_index import FaissIndex
+from index.key_index import NewKey
+from tests.fakes import FakeEncoder
+from tests.serving import build_real_index, serving, stored, until
+
+KEYS = [stored(f"key {number}", Item(text=f"text {number} " + "word " * 60), ("all",)) for number in range(100)]
+EVERYTHING = {"text": "text", "k": 100}
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    return build_real_index(tmp_path, FakeEncoder(), KEYS)
+
+
+@pytest.fixture
+def store(index_dir: Path) -> Path:
+    return IndexDirectory(index_dir).store_path("1")
+
+
+@pytest.fixture
+def client(index_dir: Path) -> Iterator[httpx.Client]:
+    with FaissIndex.open(index_dir) as index, serving(FakeEncoder(), index, check_index_s=0.05) as client:
+        yield client
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replaces what is in a file, in place."""
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def assert_unavailable(answer: httpx.Response, index_dir: Path) -> None:
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["error"]["type"] == "index_unavailable"
+    assert str(index_dir) not in answer.text
+    assert "retry-after" in answer.headers
+
+
+def becomes(client: httpx.Client, status: int) -> None:
+    until(lambda: client.get("/readyz").status_code == status, f"/readyz is {status}")
+
+
+def test_damage_in_one_key_is_met_by_a_search_and_remembered(
+    client: httpx.Client, index_dir: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = store.read_bytes()
+    write(store, sound.replace(b"text 77 ", b"TEXT 77 "))
+
+    assert_unavailable(client.post("/search", json=EVERYTHING), index_dir)
+    assert_unavailable(client.get("/keys/key%2077"), index_dir)
+    becomes(client, 503)
+    assert_unavailable(client.get("/readyz"), index_dir)
+    assert client.get("/keys/key%203").status_code == 200, "what is sound is still found"
+    assert "key 77" not in caplog.text
+
+    write(store, sound)
+    becomes(client, 200)
+    assert len(client.post("/search", json=EVERYTHING).json()["hits"]) == 100
+
+
+@pytest.mark.parametrize("damage", [lambda path: write(path, b"\x5a" * path.stat().st_size), os.remove])
+def test_lost_store_is_noticed_without_a_search(
+    client: httpx.Client, index_dir: Path, store: Path, damage: Any
+) -> None:
+    sound = store.read_bytes()
+    damage(store)
+    becomes(client, 503)
+
+    aside = store.with_name("aside")
+    aside.write_bytes(sound)
+    os.replace(aside, store)
+    becomes(client, 200)
+    assert len(client.post("/search", json=EVERYTHING).json()["hits"]) == 100
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: write(path, b"\x5a" * path.stat().st_size), lambda p: os.truncate(p, 9)]
+)
+def test_damaged_vectors_give_no_wrong_answer_and_do_not_end_the_service(
+    client: httpx.Client, index_dir: Path, damage: Any
+) -> None:
+    before = client.post("/search", json=EVERYTHING).json()["hits"]
+    vectors = index_dir / "versions" / "1" / "vectors.faiss"
+    sound = vectors.read_bytes()
+    damage(vectors)
+    assert_unavailable(client.post("/search", json=EVERYTHING), index_dir)
+    becomes(client, 503)
+
+    vectors.write_bytes(sound)
+    becomes(client, 200)
+    assert client.post("/search", json=EVERYTHING).json()["hits"] == before
+
+
+def test_pool_that_came_live_can_be_searched_at_once(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir, writable=True) as index, serving(FakeEncoder(), index) as client:
+        index.upsert([NewKey("later", FakeEncoder().encode([Item(text="later")])[0], "later", pools=("fresh",))])
+
+        answer = client.post("/search", json={"text": "later", "pool": "fresh"}).json()
+        assert [hit["key"] for hit in answer["hits"]] == ["later"]
+        assert client.get("/info").json()["index"]["pools"] == {"all": 100, "fresh": 1}
+        refusal = client.post("/search", json={"text": "later", "pool": "gone"}).json()["error"]
+        assert (refusal["type"], refusal["message"]) == ("invalid_request", "unknown pool 'gone'; known: all, fresh")
