@@ -5,6 +5,7 @@ KeyIndexError
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
+    UntrainableError                   a structure that could be built, but not of so few vectors
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
   KeyNotFoundError (LookupError)       no such key, or no such image of it
@@ -59,6 +60,20 @@ class DuplicateKeyError(InvalidRowError):
 
 class InvalidStructureError(KeyIndexError, ValueError):
     """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
+
+
+class UntrainableError(InvalidStructureError):
+    """A search structure that needs more vectors to be trained on than there are.
+
+    Attributes:
+        factory: Its FAISS factory string.
+        reason: What FAISS says.
+    """
+
+    def __init__(self, factory: str, num_vectors: int, reason: str) -> None:
+        self.factory = factory
+        self.reason = reason
+        super().__init__(f"structure '{factory}' cannot be trained on {num_vectors:,} vectors: {reason}")
 
 
 class InvalidSearchError(KeyIndexError, ValueError):

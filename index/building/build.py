@@ -35,7 +35,7 @@ from index.settings import BuildSettings
 from index.sources.locations import without_secrets
 from index.vectors.gpu import GpuUse, gpus_of
 from index.vectors.structure_facts import EXACT
-from index.vectors.structures import make_structure
+from index.vectors.trial import require_possible
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)
@@ -87,9 +87,11 @@ def build_index(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    find_files(settings.corpus)  # this, the GPUs and the checkpoint before anything is read or written
+    find_files(settings.corpus)  # this, the GPUs, the checkpoint and the structure before anything is read or written
     gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
     fingerprint = source.fingerprint()
+    if settings.structure not in (None, AUTO, EXACT):
+        require_possible(settings.structure or "", source.width())
     with directory.locked_for_writing():
         directory.recover()
         directory.take_back_store()
@@ -126,8 +128,6 @@ class _Build:
         self._read_corpus()
         self._base = open_base(self._directory, fingerprint, self._settings.anew)
         base = self._base
-        if base is not None:
-            self._check_structure(base.store.meta["width"])
         self._compare()
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
@@ -206,11 +206,6 @@ class _Build:
     def _options(self, store: Store) -> FoldOptions:
         """How the next version is to be derived from a store."""
         return FoldOptions.of(store.meta).changed_by(self._settings)
-
-    def _check_structure(self, width: int) -> None:
-        """Refuses a search structure that cannot be built before anything is embedded for it."""
-        if self._settings.structure not in (None, AUTO, EXACT):
-            make_structure(self._settings.structure or "", width)
 
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
@@ -312,7 +307,6 @@ class _Build:
         encoder = self._source.load()
         staged.note(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
         staged.note(fusion=str(encoder.fusion))
-        self._check_structure(encoder.width)
         staged.note_computed_in([f"{encoder.precision} on {encoder.device}"])
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:

@@ -10,6 +10,9 @@ def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
     if facts is None:
         return
     measured = facts.measured
+    if facts.instead_of is not None:
+        asked_for = facts.instead_of
+        yield f"asked for   {asked_for.factory}, which cannot be trained on so few keys: {asked_for.reason}"
     built = f"built in {facts.build_seconds:,.1f} s, {_mib(facts.memory_bytes)}"
     yield f"structure   {facts.factory}{_parameters(facts)}, {built}"
     times = f"one query {measured.latency_p50_ms:.2f} ms (p50), {measured.latency_p99_ms:.2f} ms (p99)"

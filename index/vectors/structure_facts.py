@@ -104,6 +104,18 @@ class GpuFacts(_Record):
     front: list[Point]
 
 
+class Untrained(_Record):
+    """A structure that was asked for and could not be trained on the keys there were.
+
+    Attributes:
+        factory: FAISS factory string.
+        reason: What FAISS said.
+    """
+
+    factory: str
+    reason: str
+
+
 class StructureFacts(_Record):
     """The search structure of a version.
 
@@ -121,6 +133,7 @@ class StructureFacts(_Record):
         candidates: The structures that were considered.
         front: The Pareto front of recall, latency and memory over everything tried, fastest first.
         gpu: What GPUs search with instead, where the version was made on a machine that has some.
+        instead_of: What was asked for, where exact search stands in for it until there are enough keys to train it on.
     """
 
     factory: str
@@ -135,6 +148,7 @@ class StructureFacts(_Record):
     candidates: list[Candidate]
     front: list[Point]
     gpu: GpuFacts | None = None
+    instead_of: Untrained | None = None
 
     @property
     def is_exact(self) -> bool:

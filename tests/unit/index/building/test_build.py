@@ -18,7 +18,7 @@ from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.building.build import build_index
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError
+from index.errors import IndexLockedError, InvalidCorpusError, InvalidRowError, InvalidStructureError
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -421,3 +421,23 @@ class _StoppingEncoder(FakeEncoder):
         if len(self.batches) == 2:
             raise _Stop
         return super().encode_prepared(prepared, text_weight)
+
+
+@pytest.mark.parametrize("factory", ["", "bogus", "PCA9,IVF4,Flat", "PCA0,IVF4,Flat"])
+def test_impossible_structure_is_refused_before_anything_is_embedded(tmp_path: Path, factory: str) -> None:
+    source = FakeEncoderSource()
+    settings = build_settings(mixed_corpus(tmp_path, 9), tmp_path / "i", structure=factory)
+
+    with pytest.raises(InvalidStructureError, match=f"'{factory}'"):
+        build_index(settings, source, Console(quiet=True))
+
+    assert source.num_loads == 0
+    assert not (tmp_path / "i").exists()
+
+
+def test_structure_that_lacks_keys_to_train_on_gives_way_to_exact_search(tmp_path: Path) -> None:
+    structure = build_with(mixed_corpus(tmp_path, 9), tmp_path / "i", structure="IVF64,Flat").manifest.structure
+    assert structure is not None
+    assert structure.is_exact
+    assert structure.instead_of is not None
+    assert structure.instead_of.factory == "IVF64,Flat"

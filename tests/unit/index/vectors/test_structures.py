@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.errors import IndexCorruptError, InvalidStructureError
+from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
 from index.vectors import structures
 from index.vectors.exact import ExactVectors, VectorType
 from index.vectors.structure_facts import SearchParameters
@@ -161,8 +161,20 @@ def test_one_vector_is_found(tmp_path: Path) -> None:
 
 def test_more_lists_than_vectors_is_said(tmp_path: Path) -> None:
     exact = written(tmp_path / "v.faiss", QUERIES[:5])
-    with pytest.raises(InvalidStructureError, match=r"'IVF32,SQ8' cannot be built over 5 vectors: .*at least as large"):
+    with pytest.raises(
+        UntrainableError, match=r"'IVF32,SQ8' cannot be trained on 5 vectors: Number of training points"
+    ):
         ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a.faiss")
+
+
+def test_lists_may_be_as_many_as_vectors_whatever_memory_training_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = written(tmp_path / "v.faiss", VECTORS[:100])
+    monkeypatch.setattr(structures, "TRAIN_BYTES", 4 * WIDTH * 50)
+    ApproximateIndex.build("IVF100,SQ8", exact, tmp_path / "a.faiss")
+    with pytest.raises(UntrainableError):
+        ApproximateIndex.build("IVF101,SQ8", exact, tmp_path / "a.faiss")
 
 
 @pytest.mark.parametrize(
