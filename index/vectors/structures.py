@@ -160,6 +160,10 @@ class ApproximateIndex:
         """Whether searches walk over the exact vectors, which must then be in memory to be fast."""
         return self._is_graph_over_exact
 
+    def as_searched(self, parameters: SearchParameters, k: int) -> SearchParameters:
+        """The parameters that a search for `k` results takes: a graph's queue holds at least all candidates."""
+        return parameters.model_copy(update={"probes": self._reach(parameters, k)[0]})
+
     def search(
         self,
         queries_QD: NDArray[np.float32],
@@ -209,24 +213,29 @@ class ApproximateIndex:
     def _search_once(
         self, queries_QD: NDArray[np.float32], k: int, selector: Any, parameters: SearchParameters, effort: float
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
-        depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
-        depth = min(depth, self.exact.num_vectors)
-        inner = self._parameters(self._structure, probes, depth, selector)
+        probes, depth = self._reach(parameters, k, effort)
+        inner = self._parameters(self._structure, probes, selector)
         outer = _faiss.IndexRefineSearchParameters(k_factor=depth / k + 1e-6, base_index_params=inner)
         return sort_by_score(*self._reranked.search(queries_QD, k, params=outer))
 
-    def _parameters(self, structure: Any, probes: int, depth: int, selector: Any) -> Any:
+    def _reach(self, parameters: SearchParameters, k: int, effort: float = 1.0) -> tuple[int, int]:
+        """Lists that are looked at, or length of the queue, and candidates that are re-ranked."""
+        probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
+        depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
+        depth = min(depth, self.exact.num_vectors)
+        return (max(probes, depth) if _is_graph(self._core) else probes), depth
+
+    def _parameters(self, structure: Any, probes: int, selector: Any) -> Any:
         """The structure's own parameters of one call; nothing shared is changed."""
         if isinstance(structure, faiss.IndexPreTransform):
-            inner = self._parameters(self._core, probes, depth, selector)
+            inner = self._parameters(self._core, probes, selector)
             return _faiss.SearchParametersPreTransform(index_params=inner)
         if isinstance(structure, faiss.IndexIVF):
             is_rabitq = isinstance(structure, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan)
             kind = _faiss.IVFRaBitQSearchParameters if is_rabitq else _faiss.SearchParametersIVF
             return kind(nprobe=probes, sel=selector, quantizer_params=_coarse_parameters(structure, probes))
         if _is_graph(structure):
-            return _faiss.SearchParametersHNSW(efSearch=max(probes, depth), sel=selector)
+            return _faiss.SearchParametersHNSW(efSearch=probes, sel=selector)
         return None if selector is None else _faiss.SearchParameters(sel=selector)
 
 

@@ -254,10 +254,14 @@ class _Chooser:
         memory_bytes = path.stat().st_size + (self._exact.num_bytes if index.walks_exact else 0)
         candidate = Candidate(factory=factory, memory_bytes=memory_bytes, build_seconds=build_seconds)
         structure = Searchable(
-            candidate, lambda parameters: _search_with(index, parameters), index.max_probes, index.needs_rerank
+            candidate,
+            lambda parameters: _search_with(index, parameters),
+            index.max_probes,
+            index.needs_rerank,
+            index.as_searched,
         )
         self._built.append(_Built(structure, path, []))
-        self._built[-1].points.extend(sweep(structure, self._choosing, self._report))
+        self._built[-1].points.extend(sweep(structure, self._choosing, self._targets, self._report))
 
 
 def _search_with(index: ApproximateIndex, parameters: SearchParameters) -> Search:

@@ -278,3 +278,21 @@ def test_a_graph_of_centres_finds_the_lists_that_comparing_all_of_them_finds(cod
     recalls = [overlap(index.search(queries_QD, 10, parameters=narrow)[1], best_QK) for index in (flat, graph)]
 
     assert recalls[0] - recalls[1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [("HNSW8", [10, 10, 30]), ("HNSW8,SQ8", [40, 100, 40]), ("IVF32,SQ8", [1, 1, 30]), ("PCA8,IVF32,SQ8", [1, 1, 30])],
+)
+def test_queue_of_a_graph_holds_all_candidates(
+    exact: ExactVectors, tmp_path: Path, factory: str, expected: list[int]
+) -> None:
+    index = ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+    asked = [SearchParameters(probes=1), SearchParameters(probes=1, rerank=100), SearchParameters(probes=30)]
+
+    searched = [index.as_searched(parameters, 10) for parameters in asked]
+
+    assert [parameters.probes for parameters in searched] == expected
+    for before, after in zip(asked, searched, strict=True):
+        answers = [index.search(QUERIES, 10, parameters=parameters)[1].tolist() for parameters in (before, after)]
+        assert answers[0] == answers[1]
