@@ -6,6 +6,7 @@ KeyIndexError
       DuplicateKeyError                its key was taken by an earlier row
       UnreachableImageError            an image of it cannot be read now; it may be another time
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
+    UntrainableError                   a structure that could be built, but not of so few vectors
   UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
@@ -71,6 +72,20 @@ class UnreachableImageError(InvalidRowError):
 
 class InvalidStructureError(KeyIndexError, ValueError):
     """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
+
+
+class UntrainableError(InvalidStructureError):
+    """A search structure that needs more vectors to be trained on than there are.
+
+    Attributes:
+        factory: Its FAISS factory string.
+        reason: What FAISS says.
+    """
+
+    def __init__(self, factory: str, num_vectors: int, reason: str) -> None:
+        self.factory = factory
+        self.reason = reason
+        super().__init__(f"structure '{factory}' cannot be trained on {num_vectors:,} vectors: {reason}")
 
 
 class UnusableOptionError(KeyIndexError, ValueError):

@@ -123,6 +123,10 @@ class FakeEncoderSource:
         """The fingerprint, which costs no load."""
         return self.encoder.fingerprint
 
+    def width(self) -> int:
+        """The width, which costs no load."""
+        return self.encoder.width
+
     def load(self) -> FakeEncoder:
         """The encoder."""
         self.num_loads += 1

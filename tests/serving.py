@@ -168,6 +168,10 @@ class ReadyEncoder:
         """The encoder's."""
         return self.encoder.fingerprint
 
+    def width(self) -> int:
+        """The encoder's."""
+        return self.encoder.width
+
     def load(self) -> Any:
         """The encoder."""
         return self.encoder

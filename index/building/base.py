@@ -8,14 +8,7 @@ from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
-from index.errors import (
-    IndexCorruptError,
-    IndexFormatError,
-    IndexNotFoundError,
-    LiveKeysError,
-    UnusableOptionError,
-)
-from index.settings import VectorType
+from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
 
 logger = logging.getLogger(__name__)
 
@@ -77,16 +70,6 @@ def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base |
         )
     _release(store, version)
     return None
-
-
-def check_vector_type(asked: VectorType | None, kept: str, index_dir: Path) -> None:
-    """Makes sure that an index keeps vectors as it is asked to.
-
-    Raises:
-        UnusableOptionError: it keeps them in another way, which only a new index can be told.
-    """
-    if asked not in (None, kept):
-        raise UnusableOptionError(f"--vectors {asked}: {index_dir} keeps vectors as {kept}; it is for a new index")
 
 
 def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:

@@ -17,15 +17,16 @@ from pathlib import Path
 from rich.console import Console
 
 from encoder.program import plain_console
-from index.building.base import Base, check_vector_type, open_base
+from index.building.base import Base, open_base
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
 from index.building.encoding import EncoderSource
 from index.building.imported import ImportedSource, source_of
 from index.building.plan import Plan, PlannedEntry
+from index.building.wishes import check_structure, check_vector_type
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.options import AUTO, FoldOptions
+from index.embedded.options import FoldOptions
 from index.embedded.records import Known, Record
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
@@ -35,8 +36,6 @@ from index.progress import progress, step_lines
 from index.settings import BuildSettings, VectorType
 from index.sources.locations import without_secrets
 from index.vectors.gpu import GpuUse, gpus_of
-from index.vectors.structure_facts import EXACT
-from index.vectors.structures import make_structure
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)
@@ -90,9 +89,11 @@ def build_index(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    find_files(settings.corpus)  # this, the GPUs and the checkpoint before anything is read or written
+    find_files(settings.corpus)  # this, the GPUs, the checkpoint and the structure before anything is read or written
     gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
     fingerprint = source.fingerprint()
+    if settings.structure is not None:
+        check_structure(settings, source.width())
     with directory.locked_for_writing():
         directory.recover()
         directory.take_back_store()
@@ -129,7 +130,6 @@ class _Build:
         self._base = open_base(self._directory, fingerprint, self._settings.anew)
         base = self._base
         if base is not None:
-            self._check_structure(base.store.meta["width"])
             check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
         self._compare()
         if base is not None and not self._is_anything_to_do(base):
@@ -210,11 +210,6 @@ class _Build:
     def _options(self, store: Store) -> FoldOptions:
         """How the next version is to be derived from a store."""
         return FoldOptions.of(store.meta).changed_by(self._settings)
-
-    def _check_structure(self, width: int) -> None:
-        """Refuses a search structure that cannot be built before anything is embedded for it."""
-        if self._settings.structure not in (None, AUTO, EXACT):
-            make_structure(self._settings.structure or "", width)
 
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
@@ -323,7 +318,6 @@ class _Build:
 
     def _note_encoder(self, staged: Store) -> None:
         encoder = self._source.load()
-        self._check_structure(encoder.width)
         staged.note_encoder(EncoderFacts.of(encoder))
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:

@@ -34,6 +34,9 @@ class EncoderSource(Protocol):
     def fingerprint(self) -> str:
         """The encoder's fingerprint, without loading it where that is possible."""
 
+    def width(self) -> int:
+        """The encoder's width, without loading it where that is possible."""
+
     def load(self) -> VectorEncoder:
         """The encoder, loaded on the first call; safe in any thread."""
 
@@ -49,6 +52,11 @@ class CheckpointSource:
     def fingerprint(self) -> str:
         """What the checkpoint directory says of itself, or else what its weights give."""
         return self._written_fingerprint() or self.load().fingerprint
+
+    def width(self) -> int:
+        """What the checkpoint directory says of itself, or else what its weights give."""
+        value = self._manifest().get("width")
+        return value if isinstance(value, int) and value > 0 else self.load().width
 
     def load(self) -> VectorEncoder:
         """Loads the encoder once.
@@ -78,12 +86,16 @@ class CheckpointSource:
 
     def _written_fingerprint(self) -> str | None:
         """The fingerprint in `encoder.json`; `None` where there is none to trust, or the settings change the fusion."""
-        path = Path(self._settings.checkpoint) / "encoder.json"
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(content, dict) or self._settings.fusion not in (None, content.get("fusion")):
+        content = self._manifest()
+        if self._settings.fusion not in (None, content.get("fusion")):
             return None
         value = content.get("fingerprint")
         return value if isinstance(value, str) else None
+
+    def _manifest(self) -> dict[str, Any]:
+        """What `encoder.json` says; nothing where there is none that can be read."""
+        try:
+            content = json.loads((Path(self._settings.checkpoint) / "encoder.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

@@ -60,6 +60,10 @@ class ImportedSource:
         """The encoder's."""
         return self._encoder.fingerprint()
 
+    def width(self) -> int:
+        """The encoder's."""
+        return self._encoder.width()
+
     def load(self) -> "ImportedVectors":
         """The vectors.
 

@@ -17,8 +17,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from index.building.base import check_vector_type
 from index.building.shards import common_encoder, find_shards, read_shard, write_shard
+from index.building.wishes import check_structure, check_vector_type
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
@@ -110,11 +110,13 @@ def load_shards(
     Raises:
         InvalidShardError: a file is no shard.
         EncoderMismatchError: shards, or shards and index, have different encoders.
+        InvalidStructureError: FAISS cannot build the search structure that the settings name.
         UnusableOptionError: the index is there and keeps vectors in another way than `vector_type`.
     """
     files = find_shards(shards)
     encoder = common_encoder(files)
     settings = settings or FoldSettings()
+    check_structure(settings, encoder.width)
     num_keys = 0
 
     def records() -> Iterator[Record]:

@@ -10,7 +10,6 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import faiss
@@ -21,7 +20,7 @@ from index.errors import InvalidStructureError
 from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
 from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import SearchParameters, StructureFacts
+from index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
 from index.vectors.structures import MIN_RERANK_PER_RESULT, Clustering, make_structure, reason_of, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
@@ -33,14 +32,6 @@ ADD_BATCH = 65_536
 GRAPH_LINKS = 64  # of a vector, in cuVS' graphs as FAISS makes them
 
 _faiss: Any = faiss  # the CPU's package has none of the names for GPUs
-
-
-class GpuStructure(StrEnum):
-    """Structures that a GPU can search."""
-
-    FLAT = "flat"
-    IVF_PQ = "ivf-pq"
-    CAGRA = "cagra"
 
 
 @dataclass(frozen=True)
@@ -166,6 +157,13 @@ class GpuIndex:
         """Whether the structures' own scores are not exact."""
         return not self._is_exact
 
+    def as_searched(self, parameters: SearchParameters, k: int) -> SearchParameters:
+        """The parameters that a search for `k` results takes: a graph's queue holds at least all candidates."""
+        if self._is_exact or hasattr(self._parts[0].structure, "nlist"):
+            return parameters
+        queue = max(parameters.probes, parameters.rerank, MIN_RERANK_PER_RESULT * k)
+        return parameters.model_copy(update={"probes": queue})
+
     def search(
         self,
         queries_QD: NDArray[np.float32],
@@ -239,7 +237,7 @@ def structure_for(facts: StructureFacts, num_vectors: int) -> tuple[GpuStructure
     """Which structure that is, and how far it looks; too few vectors to train anything are compared one by one."""
     has_graphs = hasattr(faiss, "GpuIndexCagra")
     if facts.gpu is not None and (facts.gpu.kind != GpuStructure.CAGRA or has_graphs):
-        return GpuStructure(facts.gpu.kind), facts.gpu.search
+        return facts.gpu.kind, facts.gpu.search
     if facts.is_exact or num_vectors < ALWAYS_EXACT_BELOW:
         return GpuStructure.FLAT, UNMEASURED
     return GpuStructure.CAGRA if "HNSW" in facts.factory and has_graphs else GpuStructure.IVF_PQ, UNMEASURED

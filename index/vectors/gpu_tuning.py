@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from index.errors import InvalidStructureError
 from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuStructure, GpuUse, about_bytes
+from index.vectors.gpu import GpuIndex, GpuUse, about_bytes
 from index.vectors.held_out import HeldOut, Search
-from index.vectors.structure_facts import Candidate, GpuFacts, Measured, Point, SearchParameters
+from index.vectors.structure_facts import Candidate, GpuFacts, GpuStructure, Measured, Point, SearchParameters
 from index.vectors.sweep import Report, Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
 from index.vectors.targets import Targets
 
@@ -51,7 +51,7 @@ def choose_gpu_structure(
         try:
             with contextlib.closing(open_index(kind, exact, list(gpu.gpus), gpu.temporary_bytes)) as index:
                 structure = _searchable(kind, index, time.perf_counter() - started_s)
-                found = list(sweep(structure, choosing, report))
+                found = list(sweep(structure, choosing, targets, report))
                 best = confirmed(found, {kind.value: structure}, targets, measuring)
         except (InvalidStructureError, RuntimeError) as error:  # of FAISS, such as want of memory, also for a search
             reason = str(error).splitlines()[0]
@@ -66,7 +66,7 @@ def choose_gpu_structure(
     point, measured = nearest(tried, targets)
     chosen = next(candidate for candidate in considered if candidate.factory == point.factory)
     return GpuFacts(
-        kind=point.factory,
+        kind=GpuStructure(point.factory),
         search=point.search,
         num_gpus=len(gpu.gpus),
         build_seconds=chosen.build_seconds or 0.0,
@@ -82,4 +82,4 @@ def _searchable(kind: GpuStructure, index: GpuIndex, build_seconds: float) -> Se
         return lambda queries_QD, k: index.search(queries_QD, k, parameters=parameters)
 
     candidate = Candidate(factory=kind.value, memory_bytes=about_bytes(kind, index.exact), build_seconds=build_seconds)
-    return Searchable(candidate, search_with, index.max_probes, index.needs_rerank)
+    return Searchable(candidate, search_with, index.max_probes, index.needs_rerank, index.as_searched)

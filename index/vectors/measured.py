@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from index.vectors.structure_facts import GpuFacts, Point, StructureFacts
+from index.vectors.structure_facts import GpuFacts, GpuStructure, Point, StructureFacts
 
 
 def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
@@ -10,6 +10,9 @@ def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
     if facts is None:
         return
     measured = facts.measured
+    if facts.instead_of is not None:
+        asked_for = facts.instead_of
+        yield f"asked for   {asked_for.factory}, which cannot be trained on so few keys: {asked_for.reason}"
     built = f"built in {facts.build_seconds:,.1f} s, {_mib(facts.memory_bytes)}"
     yield f"structure   {facts.factory}{_parameters(facts)}, {built}"
     times = f"one query {measured.latency_p50_ms:.2f} ms (p50), {measured.latency_p99_ms:.2f} ms (p99)"
@@ -24,7 +27,9 @@ def structure_lines(facts: StructureFacts | None) -> Iterator[str]:
 
 def _gpu_lines(facts: GpuFacts) -> Iterator[str]:
     measured = facts.measured
-    parameters = f" (probes {facts.search.probes}, rerank {facts.search.rerank})" if facts.kind != "flat" else ""
+    parameters = (
+        f" (probes {facts.search.probes}, rerank {facts.search.rerank})" if facts.kind is not GpuStructure.FLAT else ""
+    )
     yield f"on GPUs     {facts.kind}{parameters} on {facts.num_gpus}, built in {facts.build_seconds:,.1f} s"
     times = f"one query {measured.latency_p50_ms:.2f} ms (p50), {measured.latency_p99_ms:.2f} ms (p99)"
     recall = f"recall@10 {measured.recall_at_10:.4f}, recall@100 {measured.recall_at_100:.4f}"

@@ -1,5 +1,7 @@
 """What a version's manifest says about its search structure: what was asked for, tried, chosen and measured."""
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict
 
 from index.vectors.targets import Targets
@@ -7,8 +9,17 @@ from index.vectors.targets import Targets
 EXACT = "exact"  # in the place of a FAISS factory string
 
 
+class GpuStructure(StrEnum):
+    """Structures that a GPU can search."""
+
+    FLAT = "flat"
+    IVF_PQ = "ivf-pq"
+    CAGRA = "cagra"
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is measured is for people, so a fact that a later release adds is passed over instead of refused.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class SearchParameters(_Record):
@@ -84,7 +95,7 @@ class GpuFacts(_Record):
     """The search structure that GPUs make of a version's vectors when it is opened, as it was chosen and measured.
 
     Attributes:
-        kind: `flat`, `ivf-pq` or `cagra`.
+        kind: The structure.
         search: Parameters of a search: lists that are looked at, or length of a graph's queue; candidates re-ranked.
         num_gpus: GPUs that shared the vectors.
         build_seconds: Building it from the vectors, which every opening does again.
@@ -94,7 +105,7 @@ class GpuFacts(_Record):
         front: The Pareto front of recall, latency and memory over everything tried, fastest first.
     """
 
-    kind: str
+    kind: GpuStructure
     search: SearchParameters
     num_gpus: int
     build_seconds: float
@@ -102,6 +113,18 @@ class GpuFacts(_Record):
     shortfalls: list[str]
     candidates: list[Candidate]
     front: list[Point]
+
+
+class Untrained(_Record):
+    """A structure that was asked for and could not be trained on the keys there were.
+
+    Attributes:
+        factory: FAISS factory string.
+        reason: What FAISS said.
+    """
+
+    factory: str
+    reason: str
 
 
 class StructureFacts(_Record):
@@ -121,6 +144,7 @@ class StructureFacts(_Record):
         candidates: The structures that were considered.
         front: The Pareto front of recall, latency and memory over everything tried, fastest first.
         gpu: What GPUs search with instead, where the version was made on a machine that has some.
+        instead_of: What was asked for, where exact search stands in for it until there are enough keys to train it on.
     """
 
     factory: str
@@ -135,6 +159,7 @@ class StructureFacts(_Record):
     candidates: list[Candidate]
     front: list[Point]
     gpu: GpuFacts | None = None
+    instead_of: Untrained | None = None
 
     @property
     def is_exact(self) -> bool:

@@ -3,6 +3,7 @@
 Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import IndexCorruptError, InvalidStructureError
+from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
 from index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
 from index.vectors.exact import ExactVectors, read_faiss
 from index.vectors.structure_facts import EXACT, SearchParameters
@@ -25,12 +26,16 @@ COARSE_EFFORT = 128  # of finding the nearest lists by a graph of their centres;
 COARSE_GRAPH_EFFORT = 400  # of making that graph; it is small
 MIN_RERANK_PER_RESULT = 4  # candidates a result: quantized scores do not tell the last of `k` from the next
 LEAST = SearchParameters()
+ENOUGH_TO_TRAIN = 1000  # vectors, or the width: what can be trained at all can be on so many, but for lists and codes
+TOO_FEW = "Number of training points"  # begins what FAISS says where there are more lists or codes than vectors
 FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x 512 about what it is without a filter
 DEEPER = 4  # times the effort, where a search found too few
 
 Clustering = Callable[[int], Any]  # from a width to an empty FAISS index of it, or to `None`
 
 _faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
+_PLACE = re.compile(r" at \S+:\d+: (?:Error: )?")
+_CONDITION = re.compile(r"'.*' failed: (.+)")  # that does not hold, and what that means
 _USABLE = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexRaBitQ)
 
 
@@ -83,8 +88,8 @@ class ApproximateIndex:
             The structure, opened from its file.
 
         Raises:
-            InvalidStructureError: FAISS has no such structure for inner products of this width, or it cannot be
-                trained on so few vectors.
+            InvalidStructureError: FAISS has no such structure for inner products of this width, or cannot build it.
+            UntrainableError: there are too few vectors to train it on.
             OSError: the disk is full or not writable.
         """
         structure = make_structure(factory, exact.width)
@@ -100,7 +105,12 @@ class ApproximateIndex:
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
         except RuntimeError as error:
-            message = f"structure '{factory}' cannot be built over {exact.num_vectors} vectors: {reason_of(error)}"
+            if not structure.is_trained and _is_for_want_of_vectors(error, exact):
+                raise UntrainableError(factory, exact.num_vectors, reason_of(error)) from error
+            message = f"structure '{factory}' cannot be built over {exact.num_vectors:,} vectors: {reason_of(error)}"
+            raise InvalidStructureError(message) from error
+        except MemoryError as error:
+            message = f"structure '{factory}' of {exact.num_vectors:,} vectors does not fit into this machine's memory"
             raise InvalidStructureError(message) from error
         _write(structure, path, faiss.IO_FLAG_SKIP_STORAGE if is_whole_graph else 0)
         del structure
@@ -149,6 +159,10 @@ class ApproximateIndex:
     def walks_exact(self) -> bool:
         """Whether searches walk over the exact vectors, which must then be in memory to be fast."""
         return self._is_graph_over_exact
+
+    def as_searched(self, parameters: SearchParameters, k: int) -> SearchParameters:
+        """The parameters that a search for `k` results takes: a graph's queue holds at least all candidates."""
+        return parameters.model_copy(update={"probes": self._reach(parameters, k)[0]})
 
     def search(
         self,
@@ -199,24 +213,29 @@ class ApproximateIndex:
     def _search_once(
         self, queries_QD: NDArray[np.float32], k: int, selector: Any, parameters: SearchParameters, effort: float
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
-        depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
-        depth = min(depth, self.exact.num_vectors)
-        inner = self._parameters(self._structure, probes, depth, selector)
+        probes, depth = self._reach(parameters, k, effort)
+        inner = self._parameters(self._structure, probes, selector)
         outer = _faiss.IndexRefineSearchParameters(k_factor=depth / k + 1e-6, base_index_params=inner)
         return sort_by_score(*self._reranked.search(queries_QD, k, params=outer))
 
-    def _parameters(self, structure: Any, probes: int, depth: int, selector: Any) -> Any:
+    def _reach(self, parameters: SearchParameters, k: int, effort: float = 1.0) -> tuple[int, int]:
+        """Lists that are looked at, or length of the queue, and candidates that are re-ranked."""
+        probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
+        depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
+        depth = min(depth, self.exact.num_vectors)
+        return (max(probes, depth) if _is_graph(self._core) else probes), depth
+
+    def _parameters(self, structure: Any, probes: int, selector: Any) -> Any:
         """The structure's own parameters of one call; nothing shared is changed."""
         if isinstance(structure, faiss.IndexPreTransform):
-            inner = self._parameters(self._core, probes, depth, selector)
+            inner = self._parameters(self._core, probes, selector)
             return _faiss.SearchParametersPreTransform(index_params=inner)
         if isinstance(structure, faiss.IndexIVF):
             is_rabitq = isinstance(structure, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan)
             kind = _faiss.IVFRaBitQSearchParameters if is_rabitq else _faiss.SearchParametersIVF
             return kind(nprobe=probes, sel=selector, quantizer_params=_coarse_parameters(structure, probes))
         if _is_graph(structure):
-            return _faiss.SearchParametersHNSW(efSearch=max(probes, depth), sel=selector)
+            return _faiss.SearchParametersHNSW(efSearch=probes, sel=selector)
         return None if selector is None else _faiss.SearchParameters(sel=selector)
 
 
@@ -251,7 +270,7 @@ def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Cluste
         clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
     """
     core = _core(structure)
-    sample_BD = _sample(exact, _num_to_train(core), seed)
+    sample_BD = _sample(exact, _num_to_train(core, exact.width), seed)
     if clustering is None or not isinstance(core, faiss.IndexIVF):
         structure.train(sample_BD)
         return
@@ -313,6 +332,15 @@ def _graph_over_codes(graph: Any, width: int) -> Any:
     return over_codes
 
 
+def num_to_try(width: int) -> int:
+    """How many vectors are enough to tell whether a structure can be trained at all, but for its lists and codes."""
+    return max(ENOUGH_TO_TRAIN, width)
+
+
+def _is_for_want_of_vectors(error: RuntimeError, exact: ExactVectors) -> bool:
+    return exact.num_vectors < num_to_try(exact.width) or TOO_FEW in str(error)
+
+
 def _effort_of_filter(share: float) -> float:
     """Allowed vectors are rarer among the near ones, so as many of them lie further away."""
     return float(share**-FILTER_POWER)
@@ -325,13 +353,15 @@ def _write(structure: Any, path: Path, flags: int) -> None:
         raise OSError(f"cannot write {path}: {reason_of(error)}") from error
 
 
-def _num_to_train(core: Any) -> int:
-    num_lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
-    return max(TRAIN_VECTORS, TRAIN_VECTORS_PER_LIST * num_lists)
+def _num_to_train(core: Any, width: int) -> int:
+    """Bounded by memory, but for lists so many that their centres take as much."""
+    num_lists: int = core.nlist if isinstance(core, faiss.IndexIVF) else 0
+    wanted = max(TRAIN_VECTORS, TRAIN_VECTORS_PER_LIST * num_lists)
+    return max(min(wanted, TRAIN_BYTES // (4 * width)), num_lists)
 
 
 def _sample(exact: ExactVectors, count: int, seed: int) -> NDArray[np.float32]:
-    count = min(count, exact.num_vectors, TRAIN_BYTES // (4 * exact.width))
+    count = min(count, exact.num_vectors)
     chosen = np.random.default_rng(seed).choice(exact.num_vectors, count, replace=False)
     return exact.vectors(np.sort(chosen))
 
@@ -344,4 +374,6 @@ def _batches(exact: ExactVectors) -> Iterator[NDArray[np.float32]]:
 
 def reason_of(error: RuntimeError) -> str:
     """What FAISS says, without where in its source it says so."""
-    return str(error).splitlines()[0].rsplit("Error: ", 1)[-1]
+    said = _PLACE.split(str(error).splitlines()[0])[-1]
+    explained = _CONDITION.fullmatch(said)
+    return explained[1] if explained else said

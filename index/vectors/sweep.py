@@ -12,7 +12,8 @@ from index.vectors.targets import Targets
 
 RERANK_STEPS = (50, 100, 200, 400, 800)
 MOST_PROBES = 1024
-ENOUGH_RECALL = 0.9995  # looking further is not swept
+ENOUGH_RECALL = 0.9995  # looking further is not swept, unless more is asked for
+SWEPT_RESULTS = 10
 SWEPT_LATENCY_RUNS = 50
 SLOWEST_RUNS = 10  # single exact queries that are timed
 MOST_CONFIRMED = 8  # points that are measured again on the queries that were not chosen with
@@ -29,28 +30,35 @@ class Searchable:
         search_with: From search parameters to a search.
         max_probes: The most `SearchParameters.probes` that mean anything.
         needs_rerank: Whether its own scores are not exact.
+        as_searched: From parameters and the number of results to the parameters that a search really takes; some
+            differ in nothing else.
     """
 
     candidate: Candidate
     search_with: Callable[[SearchParameters], Search]
     max_probes: int = 1
     needs_rerank: bool = False
+    as_searched: Callable[[SearchParameters, int], SearchParameters] = lambda parameters, k: parameters
 
 
-def sweep(structure: Searchable, held_out: HeldOut, report: Report) -> Iterator[Point]:
-    """Measures ever wider searches of a structure until nothing is to be gained."""
+def sweep(structure: Searchable, held_out: HeldOut, targets: Targets, report: Report) -> Iterator[Point]:
+    """Measures ever wider searches of a structure until nothing is to be gained, each of them once."""
     steps = list(_probe_steps(structure.max_probes))
     name = structure.candidate.factory
+    enough_recall = max(ENOUGH_RECALL, targets.recall)
+    measured: dict[SearchParameters, Point] = {}
     for number, probes in enumerate(steps):
         report(f"measuring {name}", number, len(steps))
         recall = 0.0
         for rerank in RERANK_STEPS if structure.needs_rerank else (0,):
-            before, point = recall, _measure(structure, SearchParameters(probes=probes, rerank=rerank), held_out)
-            recall = point.recall_at_10
-            yield point
+            parameters = structure.as_searched(SearchParameters(probes=probes, rerank=rerank), SWEPT_RESULTS)
+            if parameters not in measured:
+                measured[parameters] = _measure(structure, parameters, held_out)
+                yield measured[parameters]
+            before, recall = recall, measured[parameters].recall_at_10
             if recall <= before:  # the rest is missed by too few probes
                 break
-        if recall >= ENOUGH_RECALL:
+        if recall >= enough_recall:
             break
     report(f"measuring {name}", len(steps), len(steps))
 
@@ -63,9 +71,7 @@ def rank(points: Sequence[Point], targets: Targets) -> list[Point]:
     """
 
     def key(point: Point) -> tuple[float, ...]:
-        sure_recall = point.recall_at_10 - point.recall_error
-        misses = _misses(point.memory_bytes, sure_recall, point.latency_p50_ms, targets)
-        return (*misses, point.latency_p50_ms, -point.recall_at_10, point.memory_bytes)
+        return (*_surely_missed(point, targets), point.latency_p50_ms, -point.recall_at_10, point.memory_bytes)
 
     return sorted(points, key=key)
 
@@ -112,8 +118,8 @@ def nearest(tried: Sequence[tuple[Point, Measured]], targets: Targets) -> tuple[
 
 
 def is_met(point: Point, targets: Targets) -> bool:
-    """Whether a point misses none of the targets."""
-    return not any(_misses(point.memory_bytes, point.recall_at_10, point.latency_p50_ms, targets))
+    """Whether a point misses none of the targets, its recall less its standard error."""
+    return not any(_surely_missed(point, targets))
 
 
 def shortfalls(memory_bytes: int, measured: Measured, targets: Targets) -> list[str]:
@@ -129,8 +135,8 @@ def shortfalls(memory_bytes: int, measured: Measured, targets: Targets) -> list[
 
 def _measure(structure: Searchable, parameters: SearchParameters, held_out: HeldOut) -> Point:
     search = structure.search_with(parameters)
-    latencies_ms = held_out.latencies_ms(search, 10, SWEPT_LATENCY_RUNS)
-    recalls_Q = held_out.recalls(search, 10)
+    latencies_ms = held_out.latencies_ms(search, SWEPT_RESULTS, SWEPT_LATENCY_RUNS)
+    recalls_Q = held_out.recalls(search, SWEPT_RESULTS)
     return Point(
         factory=structure.candidate.factory,
         search=parameters,
@@ -161,6 +167,11 @@ def _probe_steps(most: int) -> Iterator[int]:
         for probes in (2**power, 3 * 2 ** (power - 1)):
             if probes <= min(most, MOST_PROBES) and probes == int(probes):
                 yield int(probes)
+
+
+def _surely_missed(point: Point, targets: Targets) -> tuple[float, float, float]:
+    """By how much a point misses, if its recall is luck as far as may well be."""
+    return _misses(point.memory_bytes, point.recall_at_10 - point.recall_error, point.latency_p50_ms, targets)
 
 
 def _misses(memory_bytes: int, recall: float, latency_ms: float, targets: Targets) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 Shape legend: Q = queries, D = width.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError
+from index.errors import InvalidStructureError, UntrainableError
 from index.vectors import candidates
 from index.vectors.candidates import Proposal, propose
 from index.vectors.exact import ExactVectors
 from index.vectors.gpu import ON_CPU, GpuUse, clustering_on
 from index.vectors.gpu_tuning import choose_gpu_structure
 from index.vectors.held_out import HeldOut, Search, given_held_out, sample_held_out
-from index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts
-from index.vectors.structures import ApproximateIndex, make_structure
+from index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
+from index.vectors.structures import ApproximateIndex
 from index.vectors.sweep import (
     SLOWEST_RUNS,
     Report,
@@ -30,8 +31,10 @@ from index.vectors.sweep import (
     sweep,
 )
 from index.vectors.targets import Targets
+from index.vectors.trial import require_possible
 
 NUM_QUERIES = 1000
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def choose_structure(
         path: Where the structure is written; nothing is there after exact search was chosen. Candidates lie beside
             it while they are compared.
         targets: What to keep to; where that cannot be, the nearest to it is chosen and the facts say so.
-        factory: Takes this FAISS structure, or `exact`, and chooses only its search parameters.
+        factory: Takes this FAISS structure, or `exact`, and chooses only its search parameters; exact search stands in
+            for a structure that cannot be trained on so few vectors.
         queries_QD: Unit vectors of real queries; without them, keys are sampled, each left out of its own answers.
         gpu: GPUs that help with training, and whose own structures are chosen and measured too.
         seed: Decides the queries and the training samples.
@@ -79,8 +83,8 @@ def choose_structure(
     """
     if exact.num_vectors == 0:
         raise InvalidStructureError(f"there are no vectors in {exact.path} to choose a search structure for")
-    if factory not in (None, EXACT):
-        make_structure(factory or "", exact.width)  # before anything is measured
+    if factory is not None:
+        require_possible(factory, exact.width)  # before anything is measured
     report("searching exactly", 0, 1)
     if queries_QD is None:
         held_out = sample_held_out(exact, NUM_QUERIES, seed)
@@ -120,6 +124,7 @@ class _Chooser:
         self._report = report
         self._built: list[_Built] = []
         self._skipped: list[Candidate] = []
+        self._instead_of: Untrained | None = None
         self._centroids: dict[int, NDArray[np.float32]] = {}
 
     def choose(self, factory: str | None, query_source: str) -> StructureFacts:
@@ -129,7 +134,7 @@ class _Chooser:
             width, num_bytes = self._exact.width, self._exact.num_bytes
             self._build_all(propose(self._exact.num_vectors, width, num_bytes, self._targets))
         elif factory != EXACT:
-            self._build(factory)
+            self._build_or_search_exactly(factory)
         structures = {built.structure.candidate.factory: built.structure for built in self._built}
         point, measured = confirmed(self._points(), structures, self._targets, self._measuring)
         chosen = next(built for built in self._built if built.structure.candidate.factory == point.factory)
@@ -147,6 +152,7 @@ class _Chooser:
             shortfalls=shortfalls(point.memory_bytes, measured, self._targets),
             candidates=[built.structure.candidate for built in self._built] + self._skipped,
             front=pareto_front(self._points()),
+            instead_of=self._instead_of,
         )
 
     def remove_candidates(self) -> None:
@@ -156,12 +162,41 @@ class _Chooser:
 
     def _build_all(self, proposals: list[Proposal]) -> None:
         for proposal in proposals:
-            reason = self._why_skip(proposal)
-            if reason is None:
-                self._build(proposal.factory)
-            else:
-                skipped = Candidate(factory=proposal.factory, memory_bytes=proposal.memory_bytes, skipped=reason)
-                self._skipped.append(skipped)
+            self._build_or_skip(proposal, self._why_skip(proposal))
+        if not self._is_within_memory():
+            self._build_smallest(proposals)
+
+    def _build_smallest(self, proposals: list[Proposal]) -> None:
+        """Builds what takes the least memory, although it is more than was asked for: memory goes before all else."""
+        left = {candidate.factory for candidate in self._skipped}
+        smallest = min(proposals, key=lambda proposal: proposal.memory_bytes, default=None)
+        if smallest is not None and smallest.factory in left:
+            self._skipped = [candidate for candidate in self._skipped if candidate.factory != smallest.factory]
+            self._build_or_skip(smallest)
+
+    def _build_or_skip(self, proposal: Proposal, reason: str | None = None) -> None:
+        if reason is None:
+            try:
+                return self._build(proposal.factory)
+            except UntrainableError as error:
+                reason = error.reason
+        skipped = Candidate(factory=proposal.factory, memory_bytes=proposal.memory_bytes, skipped=reason)
+        self._skipped.append(skipped)
+
+    def _build_or_search_exactly(self, factory: str) -> None:
+        try:
+            self._build(factory)
+        except UntrainableError as error:
+            logger.warning("%s; searches are exact until there are enough", error)
+            self._instead_of = Untrained(factory=factory, reason=error.reason)
+            self._built.append(self._exact_search())
+
+    def _is_within_memory(self) -> bool:
+        """Whether anything that was built keeps to the memory."""
+        budget_bytes = self._targets.memory_bytes
+        return budget_bytes is None or any(
+            built.structure.candidate.memory_bytes <= budget_bytes for built in self._built
+        )
 
     def _why_skip(self, proposal: Proposal) -> str | None:
         budget_bytes = self._targets.memory_bytes
@@ -219,10 +254,14 @@ class _Chooser:
         memory_bytes = path.stat().st_size + (self._exact.num_bytes if index.walks_exact else 0)
         candidate = Candidate(factory=factory, memory_bytes=memory_bytes, build_seconds=build_seconds)
         structure = Searchable(
-            candidate, lambda parameters: _search_with(index, parameters), index.max_probes, index.needs_rerank
+            candidate,
+            lambda parameters: _search_with(index, parameters),
+            index.max_probes,
+            index.needs_rerank,
+            index.as_searched,
         )
         self._built.append(_Built(structure, path, []))
-        self._built[-1].points.extend(sweep(structure, self._choosing, self._report))
+        self._built[-1].points.extend(sweep(structure, self._choosing, self._targets, self._report))
 
 
 def _search_with(index: ApproximateIndex, parameters: SearchParameters) -> Search:

@@ -13,8 +13,8 @@ from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
 from index.key_index import NewKey
 from index.vectors.exact import ExactVectors, VectorType, write_exact
-from index.vectors.gpu import GpuIndex, GpuStructure, GpuUse, clustering_on, num_gpus
-from index.vectors.structure_facts import SearchParameters
+from index.vectors.gpu import GpuIndex, GpuUse, clustering_on, num_gpus
+from index.vectors.structure_facts import GpuStructure, SearchParameters
 from index.vectors.structures import ApproximateIndex
 from tests.unit.index.drawn_vectors import clustered, overlap
 

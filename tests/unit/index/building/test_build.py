@@ -21,7 +21,14 @@ from index.building.build import build_index
 from index.embedded.records import Record
 from index.embedded.store import Store
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError, IndexLockedError, InvalidCorpusError, InvalidRowError, UnusableOptionError
+from index.errors import (
+    IndexCorruptError,
+    IndexLockedError,
+    InvalidCorpusError,
+    InvalidRowError,
+    InvalidStructureError,
+    UnusableOptionError,
+)
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -477,3 +484,23 @@ def test_damage_of_what_was_embedded_is_not_said_of_the_store_that_takes_it_over
         with pytest.raises(IndexCorruptError, match=r"building/store.sqlite is damaged: .* malformed"):
             build_with(corpus, tmp_path / "i")
     assert contents(tmp_path / "i") == before
+
+
+@pytest.mark.parametrize("factory", ["", "bogus", "PCA9,IVF4,Flat", "PCA0,IVF4,Flat"])
+def test_impossible_structure_is_refused_before_anything_is_embedded(tmp_path: Path, factory: str) -> None:
+    source = FakeEncoderSource()
+    settings = build_settings(mixed_corpus(tmp_path, 9), tmp_path / "i", structure=factory)
+
+    with pytest.raises(InvalidStructureError, match=f"'{factory}'"):
+        build_index(settings, source, Console(quiet=True))
+
+    assert source.num_loads == 0
+    assert not (tmp_path / "i").exists()
+
+
+def test_structure_that_lacks_keys_to_train_on_gives_way_to_exact_search(tmp_path: Path) -> None:
+    structure = build_with(mixed_corpus(tmp_path, 9), tmp_path / "i", structure="IVF64,Flat").manifest.structure
+    assert structure is not None
+    assert structure.is_exact
+    assert structure.instead_of is not None
+    assert structure.instead_of.factory == "IVF64,Flat"

@@ -1,6 +1,7 @@
 """The encoder of a build: named cheaply, loaded once and only when needed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ def test_fingerprint_is_read_without_loading_the_weights(tmp_path: Path) -> None
     (tmp_path / "checkpoint" / "encoder.json").write_text(json.dumps({"fingerprint": "sha256:1"}))
 
     assert source(tmp_path).fingerprint() == "sha256:1"
+
+
+def test_width_is_read_without_loading_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "encoder.json").write_text(json.dumps({"width": 7}))
+
+    assert source(tmp_path, fusion="unit").width() == 7
+
+
+def test_width_that_is_not_written_is_the_loaded_encoders(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    (copy / "encoder.json").unlink()
+
+    chosen = source(tmp_path)
+
+    assert chosen.width() == chosen.load().width == json.loads((tiny_checkpoint / "encoder.json").read_text())["width"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"fingerprint": 1}'])

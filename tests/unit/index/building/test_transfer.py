@@ -19,9 +19,11 @@ from index.errors import (
     IndexNotFoundError,
     InvalidKeyError,
     InvalidShardError,
+    InvalidStructureError,
     OutputExistsError,
     UnusableOptionError,
 )
+from index.settings import FoldSettings
 from tests.factories import break_data
 from tests.live_index import ENCODER, everything, make_index, new_keys
 
@@ -218,3 +220,15 @@ def test_damaged_vector_is_refused_by_its_key(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidKeyError, match="key 'k0' cannot be stored: expected a unit vector, got norm 2"):
         load_shards([str(tmp_path / "long.parquet")], tmp_path / "new", ignore, "float32")
+
+
+def test_impossible_structure_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(4))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore)
+    told: list[int] = []
+    settings = FoldSettings(structure="PCA0,IVF4,Flat")
+
+    for place in ("i", "new"):
+        with pytest.raises(InvalidStructureError, match="'PCA0,IVF4,Flat'"):
+            load_shards([str(tmp_path / "out")], tmp_path / place, told.append, settings=settings)
+    assert (told, (tmp_path / "new").exists()) == ([], False)

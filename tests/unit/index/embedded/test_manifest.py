@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from index.embedded.manifest import file_facts, read_manifest
 from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
+from index.vectors.structure_facts import GpuFacts, Measured, SearchParameters, StructureFacts
+from index.vectors.targets import Targets
 from tests.unit.index.embedded.test_versions import manifest
 
 
@@ -61,3 +64,32 @@ def test_file_facts_are_size_and_sha256(tmp_path: Path) -> None:
 
     assert facts.size_bytes == 3
     assert facts.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_facts_of_a_structure_that_a_later_release_adds_are_passed_over(tmp_path: Path) -> None:
+    numbers = dict.fromkeys(Measured.model_fields, 1.0)
+    facts = StructureFacts(
+        factory="exact",
+        search=SearchParameters(),
+        memory_bytes=1,
+        build_seconds=0,
+        measured=Measured(**numbers),
+        num_queries=1,
+        query_source="sampled keys",
+        targets=Targets(),
+        shortfalls=[],
+        candidates=[],
+        front=[],
+    )
+    written = manifest("3").model_copy(update={"structure": facts})
+    content = json.loads(written.model_dump_json())
+    content["structure"]["energy_joules"] = 7
+    content["structure"]["measured"]["recall_at_1000"] = 1
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    assert read_manifest(tmp_path) == written
+
+
+def test_structure_of_gpus_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'flat', 'ivf-pq' or 'cagra'"):
+        GpuFacts.model_validate({"kind": "quantum"})

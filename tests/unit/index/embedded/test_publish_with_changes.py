@@ -97,8 +97,8 @@ def test_readers_see_the_changes_with_their_version(index_dir: Path, store: Stor
 
 
 def test_changes_are_taken_back_where_no_version_can_be_made(index_dir: Path, store: Store) -> None:
-    with pytest.raises(InvalidStructureError, match="IVF64,Flat"):
-        publish(store, FoldOptions(structure="IVF64,Flat"))
+    with pytest.raises(InvalidStructureError, match="IVF0,Flat"):
+        publish(store, FoldOptions(structure="IVF0,Flat"))
 
     assert store.num_keys() == NUM_OLD
     assert sorted(path.name for path in index_dir.iterdir()) == [".lock", "CURRENT", "stores", "versions"]
@@ -304,3 +304,23 @@ def test_changes_that_a_version_covers_do_not_count_for_the_next_compaction(
         index.upsert(new_keys(1, seed=4))
     with FaissIndex.open(index_dir) as index:
         assert index.info().details["num_unfolded"] > 0  # and not folded in the background meanwhile
+
+
+def test_changes_up_to_the_bound_are_searched_at_once(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: generation.Generation, seq: int) -> bool:
+        raise AssertionError("no version is to be waited for")
+
+    monkeypatch.setattr(generation.Generation, "_is_superseded", wait)
+    with FaissIndex.open(index_dir) as reader:
+        seq = store.seq
+        store_all(store)
+        monkeypatch.setattr(generation, "FLOOD", store.seq - seq)
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+
+
+def test_bound_on_changes_is_that_of_the_page() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "index-format.md").read_text()
+    assert f"a reader that meets more than {generation.FLOOD:,} changes at" in page
+    assert faiss_index.COMPACT_AFTER <= generation.FLOOD  # what a live writer leaves unfolded is no flood

@@ -1,17 +1,21 @@
 """Changes: what is refused, what is stored, when changes are folded, and who may make them."""
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
 from index.embedded.creation import create_index
+from index.embedded.manifest import Manifest
+from index.embedded.options import FoldOptions
 from index.embedded.verify import repair_index
 from index.errors import (
     IndexExistsError,
@@ -19,10 +23,13 @@ from index.errors import (
     IndexNotFoundError,
     InvalidKeyError,
     InvalidSearchError,
+    InvalidStructureError,
     KeyNotFoundError,
     ReadOnlyError,
 )
 from index.key_index import NewKey, Scope
+from index.vectors.measured import structure_lines
+from index.vectors.structure_facts import EXACT, StructureFacts
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
 from tests.serving import until
 
@@ -274,3 +281,50 @@ def test_score_of_a_key_is_the_same_before_and_after_folding(tmp_path: Path, vec
 def test_compaction_after_fewer_than_no_changes_is_refused(index_dir: Path) -> None:
     with pytest.raises(ValueError, match="expected compact_after to be 0, for never, or a number of changes, got -1"):
         FaissIndex.open(index_dir, writable=True, compact_after=-1)
+
+
+def asks_for(factory: str) -> FoldOptions:
+    return FoldOptions(structure=factory)
+
+
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF4,PQ4", "PCA6,IVF64,SQ8"])
+def test_structure_that_lacks_keys_to_train_on_gives_way_to_exact_search_until_it_has_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, factory: str
+) -> None:
+    keys = new_keys(300)
+    with FaissIndex.open(make_index(tmp_path / "i", keys), writable=True, compact_after=0) as index:
+        assert structure_of(index.compact(asks_for(factory))).factory == factory
+
+        index.delete([each.key for each in keys[10:]])
+        with caplog.at_level(logging.WARNING):
+            few = structure_of(index.compact())
+        found = index.search(keys[3].vector_D[None], 20)[0]
+        index.upsert(keys)
+        many = structure_of(index.compact())
+
+    assert f"structure '{factory}' cannot be trained on 10 vectors: " in caplog.text
+    assert (few.factory, few.shortfalls) == (EXACT, [])
+    assert few.instead_of is not None
+    assert few.instead_of.factory == factory
+    assert "10" in few.instead_of.reason
+    assert any(line.startswith(f"asked for   {factory}, which cannot be trained") for line in structure_lines(few))
+    assert [hit.key for hit in found] == ranked(keys[:10], keys[3].vector_D)
+    assert (many.factory, many.instead_of) == (factory, None)
+
+
+def test_impossible_structure_is_an_error_also_with_few_keys(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        for factory in ("IVF0,Flat", "PCA0,IVF4,Flat", "PCA9,IVF4,Flat", "bogus"):
+            with pytest.raises(InvalidStructureError):
+                index.compact(asks_for(factory))
+        assert structure_of(index.manifest).factory == EXACT
+    assert len(versions(index_dir)) == 2
+
+
+def structure_of(manifest: Manifest) -> StructureFacts:
+    assert manifest.structure is not None
+    return manifest.structure
+
+
+def ranked(keys: Sequence[NewKey], query_D: NDArray[np.float32]) -> list[str]:
+    return [each.key for each in sorted(keys, key=lambda each: -float(each.vector_D @ query_D))]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from index.errors import InvalidStructureError
 from index.vectors import gpu
 from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuStructure, Part, gpus_of, num_gpus
-from index.vectors.structure_facts import SearchParameters
+from index.vectors.gpu import GpuIndex, Part, gpus_of, num_gpus
+from index.vectors.structure_facts import GpuStructure, SearchParameters
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 VECTORS = clustered(600)
@@ -143,4 +143,20 @@ def test_unsure_structures_are_ranked_by_exact_scores(exact: ExactVectors, tmp_p
 
     assert overlap(found_QK, exact.search(QUERIES, 10)[1]) >= 0.98
     np.testing.assert_allclose(scores_QK, exact.scores_of(QUERIES, found_QK), atol=1e-6)
+    index.close()
+
+
+@pytest.mark.parametrize(("factory", "is_graph"), [("HNSW8", True), ("IVF16,SQ8", False), ("Flat", False)])
+def test_queue_of_a_graph_holds_all_candidates(exact: ExactVectors, factory: str, is_graph: bool) -> None:
+    structure = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    structure.train(VECTORS)
+    structure.add(VECTORS)
+    index = GpuIndex([Part(0, structure)], exact, is_exact=factory == "Flat")
+
+    found = [
+        index.as_searched(SearchParameters(probes=probes, rerank=rerank), 10).probes
+        for probes, rerank in ((1, 0), (43, 0), (1, 100), (200, 100))
+    ]
+
+    assert found == ([40, 43, 100, 200] if is_graph else [1, 43, 1, 200])
     index.close()

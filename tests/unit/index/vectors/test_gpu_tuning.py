@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -14,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from index.errors import InvalidStructureError
+from index.vectors import candidates, gpu
 from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuStructure, GpuUse, Part, structure_for
+from index.vectors.gpu import GpuIndex, GpuUse, Part, structure_for
 from index.vectors.gpu_tuning import choose_gpu_structure
 from index.vectors.held_out import HeldOut, Search, sample_held_out
 from index.vectors.measured import structure_lines
-from index.vectors.structure_facts import GpuFacts, SearchParameters, StructureFacts
+from index.vectors.structure_facts import GpuFacts, GpuStructure, SearchParameters, StructureFacts
 from index.vectors.structures import ApproximateIndex
 from index.vectors.targets import Targets
 from index.vectors.tuning import choose_structure
@@ -178,7 +180,7 @@ def test_index_is_opened_on_gpus_as_it_was_measured(
 @pytest.mark.skipif(hasattr(faiss, "GpuIndexCagra"), reason="says what happens without cuVS")
 def test_graph_that_this_faiss_cannot_make_is_replaced(facts_with: Callable[[Any], StructureFacts]) -> None:
     gpu = GpuFacts(
-        kind="cagra",
+        kind=GpuStructure.CAGRA,
         search=SearchParameters(probes=64),
         num_gpus=1,
         build_seconds=1,
@@ -204,3 +206,27 @@ def test_lists_are_trained_with_another_index_for_comparing(exact: ExactVectors,
     assert made[0].thisown  # and is freed, with the GPU memory it holds, when Python lets go of it
     found_QK = index.search(VECTORS[:50], 10, parameters=SearchParameters(probes=16, rerank=200))[1]
     assert overlap(found_QK, exact.search(VECTORS[:50], 10)[1]) > 0.99
+
+
+@pytest.mark.parametrize("factory", [None, "IVF16,SQ8"])
+def test_gpus_that_are_asked_for_train_the_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str | None
+) -> None:
+    asked: list[tuple[int, list[int]]] = []
+
+    def to_gpus(index: Any, gpus: list[int]) -> Any:
+        asked.append((index.d, gpus))
+        return index
+
+    def no_resources() -> Any:
+        raise RuntimeError("out of memory")
+
+    stand_in = SimpleNamespace(index_cpu_to_gpus_list=to_gpus, StandardGpuResources=no_resources)
+    monkeypatch.setattr(gpu, "_faiss", stand_in)
+    monkeypatch.setattr(gpu, "num_gpus", lambda: 2)
+    monkeypatch.setattr(candidates, "EXACT_BELOW", 1000)
+    vectors = written(tmp_path / "v.faiss", VECTORS)
+
+    choose_structure(vectors, tmp_path / "s.faiss", Targets(), factory=factory, gpu=GPUS)
+
+    assert set(map(str, asked)) == {str((vectors.width, [0, 1]))}

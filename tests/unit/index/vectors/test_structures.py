@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.errors import IndexCorruptError, InvalidStructureError
+from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
 from index.vectors import structures
 from index.vectors.exact import ExactVectors, VectorType
 from index.vectors.structure_facts import SearchParameters
@@ -161,8 +161,20 @@ def test_one_vector_is_found(tmp_path: Path) -> None:
 
 def test_more_lists_than_vectors_is_said(tmp_path: Path) -> None:
     exact = written(tmp_path / "v.faiss", QUERIES[:5])
-    with pytest.raises(InvalidStructureError, match=r"'IVF32,SQ8' cannot be built over 5 vectors: .*at least as large"):
+    with pytest.raises(
+        UntrainableError, match=r"'IVF32,SQ8' cannot be trained on 5 vectors: Number of training points"
+    ):
         ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a.faiss")
+
+
+def test_lists_may_be_as_many_as_vectors_whatever_memory_training_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = written(tmp_path / "v.faiss", VECTORS[:100])
+    monkeypatch.setattr(structures, "TRAIN_BYTES", 4 * WIDTH * 50)
+    ApproximateIndex.build("IVF100,SQ8", exact, tmp_path / "a.faiss")
+    with pytest.raises(UntrainableError):
+        ApproximateIndex.build("IVF101,SQ8", exact, tmp_path / "a.faiss")
 
 
 @pytest.mark.parametrize(
@@ -266,3 +278,21 @@ def test_a_graph_of_centres_finds_the_lists_that_comparing_all_of_them_finds(cod
     recalls = [overlap(index.search(queries_QD, 10, parameters=narrow)[1], best_QK) for index in (flat, graph)]
 
     assert recalls[0] - recalls[1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [("HNSW8", [10, 10, 30]), ("HNSW8,SQ8", [40, 100, 40]), ("IVF32,SQ8", [1, 1, 30]), ("PCA8,IVF32,SQ8", [1, 1, 30])],
+)
+def test_queue_of_a_graph_holds_all_candidates(
+    exact: ExactVectors, tmp_path: Path, factory: str, expected: list[int]
+) -> None:
+    index = ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+    asked = [SearchParameters(probes=1), SearchParameters(probes=1, rerank=100), SearchParameters(probes=30)]
+
+    searched = [index.as_searched(parameters, 10) for parameters in asked]
+
+    assert [parameters.probes for parameters in searched] == expected
+    for before, after in zip(asked, searched, strict=True):
+        answers = [index.search(QUERIES, 10, parameters=parameters)[1].tolist() for parameters in (before, after)]
+        assert answers[0] == answers[1]

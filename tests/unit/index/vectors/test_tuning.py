@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from index.errors import InvalidStructureError
 from index.vectors import candidates, structures
+from index.vectors.candidates import propose
 from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts
+from index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Untrained
 from index.vectors.structures import ApproximateIndex
 from index.vectors.sweep import pareto_front, rank
 from index.vectors.targets import Targets
@@ -228,10 +229,46 @@ def test_unusable_structure_is_refused_before_anything_is_measured(choose: Calla
         choose("bogus")
 
 
-def test_failed_build_leaves_nothing(choose: Callable[..., StructureFacts], tmp_path: Path) -> None:
-    with pytest.raises(InvalidStructureError, match="cannot be built over 3000 vectors"):
-        choose("IVF4096,SQ8")
+@pytest.mark.parametrize("factory", ["IVF4096,SQ8", "IVF4,PQ4x12"])
+def test_exact_search_stands_in_for_a_structure_that_lacks_vectors(
+    choose: Callable[..., StructureFacts], tmp_path: Path, factory: str
+) -> None:
+    facts = choose(factory)
+
+    assert facts.is_exact
+    assert facts.instead_of == Untrained(
+        factory=factory,
+        reason="Number of training points (3000) should be at least as large as number of clusters (4096)",
+    )
     assert list(tmp_path.iterdir()) == []
+    assert StructureFacts.model_validate_json(facts.model_dump_json()) == facts
+
+
+def test_likely_structure_that_lacks_vectors_is_passed_over(
+    choose: Callable[..., StructureFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "num_lists", lambda count: 4096)
+
+    facts = choose(recall=0.9)
+
+    skipped = {c.factory: str(c.skipped) for c in facts.candidates}
+    assert skipped["IVF4096,RaBitQfs"].startswith("Number of training points (3000)")
+    assert facts.measured.recall_at_10 >= 0.9
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2])
+def test_memory_that_nothing_keeps_to_gets_the_smallest_structure(
+    choose: Callable[..., StructureFacts], exact: ExactVectors, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "EXACT_BELOW", NUM_VECTORS + 1)
+    budget_bytes = int(share * exact.num_bytes)
+    smallest = min(propose(NUM_VECTORS, 32, exact.num_bytes, Targets(memory_bytes=1)), key=lambda p: p.memory_bytes)
+
+    facts = choose(memory_bytes=budget_bytes)
+
+    assert facts.factory == smallest.factory
+    assert facts.shortfalls[0] == f"memory is {facts.memory_bytes:,} bytes, asked for at most {budget_bytes:,}"
+    assert facts.memory_bytes == min(c.memory_bytes for c in facts.candidates if c.skipped is None)
 
 
 def test_no_vectors_at_all_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""What is asked of an index, checked before anything is read or embedded for it."""
+
+from pathlib import Path
+
+from index.embedded.options import AUTO
+from index.errors import UnusableOptionError
+from index.settings import FoldSettings, VectorType
+from index.vectors.structure_facts import EXACT
+from index.vectors.trial import require_possible
+
+
+def check_structure(settings: FoldSettings, width: int) -> None:
+    """Makes sure that FAISS can build the search structure that the settings name, if they name one.
+
+    Raises:
+        InvalidStructureError: it cannot, over vectors of this width.
+    """
+    if settings.structure not in (None, AUTO, EXACT):
+        require_possible(settings.structure or "", width)
+
+
+def check_vector_type(asked: VectorType | None, kept: str, index_dir: Path) -> None:
+    """Makes sure that an index keeps vectors as it is asked to.
+
+    Raises:
+        UnusableOptionError: it keeps them in another way, which only a new index can be told.
+    """
+    if asked not in (None, kept):
+        raise UnusableOptionError(f"--vectors {asked}: {index_dir} keeps vectors as {kept}; it is for a new index")
