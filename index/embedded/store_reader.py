@@ -5,7 +5,7 @@ Shape legend: R = rows read, D = width.
 
 import contextlib
 import json
-import random
+import secrets
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
@@ -217,7 +217,7 @@ class Snapshot:
 
     def sample(self, most: int) -> list[StoredKey]:
         """Some keys beside each other, from a random place on."""
-        start = random.randint(0, self.seq)
+        start = secrets.randbelow(self.seq + 1)  # nobody's seeded draws are disturbed
         return [
             self._stored_key(*payload)
             for payload in self._all(f"SELECT {_PAYLOAD} FROM keys WHERE row >= ? ORDER BY row LIMIT {most}", start)
