@@ -116,6 +116,23 @@ def test_memory_is_a_target_too(exact: ExactVectors, held_out: HeldOut) -> None:
     assert facts.kind == "ivf-pq"
 
 
+def test_last_structure_is_not_chosen_for_being_the_last(exact: ExactVectors, held_out: HeldOut) -> None:
+    class Blind(Opener):
+        def __call__(self, kind: GpuStructure, *arguments: Any) -> GpuIndex:
+            index = super().__call__(kind, *arguments)
+            if kind is GpuStructure.IVF_PQ:
+                index.search = self.search  # type: ignore[method-assign]
+            return index
+
+        def search(self, queries_QD: Any, k: int, **settings: Any) -> Any:
+            return np.full((len(queries_QD), k), -1.0), np.full((len(queries_QD), k), -1)
+
+    facts = choose_gpu_structure(exact, held_out, Targets(), GPUS, open_index=Blind())
+
+    assert facts is not None
+    assert (facts.kind, facts.measured.recall_at_10) == (GpuStructure.FLAT, 1.0)
+
+
 def test_nothing_is_chosen_where_nothing_can_be_built(
     exact: ExactVectors, held_out: HeldOut, caplog: pytest.LogCaptureFixture
 ) -> None:
