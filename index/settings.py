@@ -118,6 +118,7 @@ class FoldSettings(SearchDeviceSettings):
     )
     structure: str | None = Field(
         None,
+        min_length=1,
         description="Search structure: auto to choose by measurement, exact, or a FAISS factory string such as "
         "IVF1024,PQ64x4fs; default: as the index has it, auto for a new one",
     )

@@ -118,6 +118,9 @@ def fold(
             gpu=gpu,
             report=report,
         )
+        if options.structure == AUTO:
+            chosen_for = counts.num_keys if factory is None else _chosen_for(provenance.previous)
+            structure = structure.model_copy(update={"chosen_for": chosen_for})
     (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -335,14 +338,22 @@ def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> 
     """The search structure to build; `None` to choose one by measurement.
 
     What was chosen before is built again, and only its search parameters are chosen anew, as long as the same is asked
-    for and the number of keys is about the same.
+    for and the number of keys is about what it was at that choice, however slowly it changes.
     """
     if options.structure != AUTO:
         return options.structure
     if previous is None or previous.structure is None or previous.options != options:
         return None
-    is_alike = previous.num_keys / MOST_GROWTH <= num_keys <= previous.num_keys * MOST_GROWTH
-    return previous.structure.factory if is_alike else None
+    chosen_for = _chosen_for(previous)
+    is_alike = chosen_for / MOST_GROWTH <= num_keys <= chosen_for * MOST_GROWTH
+    return previous.structure.factory if is_alike and previous.structure.instead_of is None else None
+
+
+def _chosen_for(previous: Manifest | None) -> int:
+    """Number of keys for which a version's search structure was chosen, maybe several versions before."""
+    if previous is None or previous.structure is None:
+        return 0
+    return previous.structure.chosen_for or previous.num_keys
 
 
 def _tidy_up(directory: IndexDirectory, store: Store) -> None:

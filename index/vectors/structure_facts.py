@@ -144,6 +144,8 @@ class StructureFacts(_Record):
         candidates: The structures that were considered.
         front: The Pareto front of recall, latency and memory over everything tried, fastest first.
         gpu: What GPUs search with instead, where the version was made on a machine that has some.
+        chosen_for: Number of keys when it was chosen by measurement, for versions of about as many keep to it; 0 where
+            it was named, or by a release that does not say.
         instead_of: What was asked for, where exact search stands in for it until there are enough keys to train it on.
     """
 
@@ -159,6 +161,7 @@ class StructureFacts(_Record):
     candidates: list[Candidate]
     front: list[Point]
     gpu: GpuFacts | None = None
+    chosen_for: int = 0
     instead_of: Untrained | None = None
 
     @property

@@ -129,11 +129,11 @@ def main(width: int, factory: str) -> int:
     try:
         try_structure(factory, width)
     except InvalidStructureError as error:
-        sys.stdout.write(f"{error}\n")
+        sys.stdout.write(str(error))
         return REFUSED
     except (RuntimeError, MemoryError) as error:
         reason = "it takes too much memory" if isinstance(error, MemoryError) else reason_of(error)
-        sys.stdout.write(f"structure '{factory}' cannot be built over vectors of width {width}: {reason}\n")
+        sys.stdout.write(f"structure '{factory}' cannot be built over vectors of width {width}: {reason}")
         return REFUSED
     return 0
 
