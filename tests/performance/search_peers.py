@@ -89,19 +89,20 @@ def _run_all(
     for number, (name, (program, flags)) in enumerate(peers.items()):
         started_s = time.perf_counter()
         output = folder / f"peer-{number}.json"
-        found = _run([*program, folder, output, *flags], output, timeout_s)
+        found = run_peer([*program, folder, output, *flags], output, timeout_s)
         plain_console().print(f"{name}: {found.get('not_run', 'measured')}, {time.perf_counter() - started_s:,.0f} s")
         yield name, found
 
 
-def _run(command: list[str | Path], output: Path, timeout_s: float) -> dict[str, Any]:
+def run_peer(command: list[str | Path], output: Path, timeout_s: float) -> dict[str, Any]:
+    """What a peer measured and wrote, or `not_run` with the reason."""
     try:
         subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout_s, check=True)
-        found: dict[str, Any] = json.loads(output.read_text())
-        return found
     except subprocess.TimeoutExpired:
-        return {"not_run": f"it was stopped after {timeout_s:,.0f} s"}
+        return {"not_run": f"it was stopped after {timeout_s:,g} s"}
     except subprocess.CalledProcessError as error:
-        return {"not_run": f"it failed: {(error.stderr.strip().splitlines() or ['no message'])[-1]}"}
+        return {"not_run": f"it failed: {(error.stderr.strip().splitlines() or [f'exit code {error.returncode}'])[-1]}"}
     except OSError as error:
         return {"not_run": f"it could not be started: {error.strerror}"}
+    found: dict[str, Any] = json.loads(output.read_bytes())
+    return found

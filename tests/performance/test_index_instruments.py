@@ -11,11 +11,11 @@ import pytest
 
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors
-from tests.performance import embedding_speed, search_peers
+from tests.performance import embedding_speed
 from tests.performance.embedding_speed import keys_per_s, require_same, their_vectors
 from tests.performance.index_report import best_point, write_report
 from tests.performance.index_speed import measure_index
-from tests.performance.search_peers import FAISS_PEER, write_vectors
+from tests.performance.search_peers import FAISS_PEER, run_peer, write_vectors
 
 
 def point(recall: float, p50_ms: float) -> dict[str, Any]:
@@ -111,13 +111,32 @@ def test_milvus_lite_is_measured(tmp_path: Path) -> None:
     assert all(best_point(structure["points"])["recall_at_10"] > 0.95 for structure in found["structures"])
 
 
-def test_peer_that_fails_or_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_peers, "NUM_QUERIES", 5)
-    facts = {"num_keys": 300, "width": 16, "structure": {"memory_bytes": 1000, "factory": "IVF4,NoSuch"}}
+@pytest.mark.parametrize(
+    ("program", "timeout_s", "reason"),
+    [
+        (
+            [sys.executable, "-c", "raise ValueError('no such structure')"],
+            60,
+            "it failed: ValueError: no such structure",
+        ),
+        ([sys.executable, "-c", "raise SystemExit(3)"], 60, "it failed: exit code 3"),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], 0.5, "it was stopped after 0.5 s"),
+        (["no/such/python"], 60, "it could not be started: No such file or directory"),
+    ],
+)
+def test_peer_that_fails_or_is_not_there_is_told(
+    tmp_path: Path, program: list[str | Path], timeout_s: float, reason: str
+) -> None:
+    assert run_peer(program, tmp_path / "out.json", timeout_s) == {"not_run": reason}
 
-    found = search_peers.measure(tmp_path / "w", facts, tmp_path / "no" / "python", milvus_keys=5, timeout_s=0.01)
 
-    assert found["autofaiss, memory of our structure"] == {
-        "not_run": "it could not be started: No such file or directory"
-    }
-    assert found["Milvus Lite"] == {"not_run": "it was stopped after 0 s"}
+def test_peer_that_measures_is_told(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    program: list[str | Path] = [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('{\"a\": 1}')", output]
+    assert run_peer(program, output, timeout_s=60) == {"a": 1}
+
+
+def test_structure_that_faiss_does_not_know_fails_alone(tmp_path: Path) -> None:
+    write_vectors(tmp_path, 300, 16)
+    command = [sys.executable, FAISS_PEER, tmp_path, tmp_path / "out.json", "--factory", "IVF4,NoSuch"]
+    assert "IVF4,NoSuch" in run_peer(command, tmp_path / "out.json", timeout_s=120)["not_run"]
