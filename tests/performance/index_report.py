@@ -223,11 +223,12 @@ def _embedding(found: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         return
     yield (
-        f"`anykey-index embed` against `clip-retrieval inference` 2.45: {found['num_keys']:,} keys, "
-        f"{found['architecture']} with the same random weights, fp32, batches of {found['batch_size']}, WebDataset "
-        "shards of drawn JPEGs of 512 x 384, whole commands in turns. A rate is that of the keys beyond the first "
-        f"{found['num_few']}, so without the start. Both gave the same image vectors (least cosine "
-        f"{found['least_cosine']:.5f}). With texts, clip-retrieval keeps two vectors a key, AnyKey the fused one."
+        f"`anykey-index embed` against `clip-retrieval inference` 2.45 on {found['machine']}: "
+        f"{found['num_keys']:,} keys, {found['architecture']} with the same random weights, fp32, batches of "
+        f"{found['batch_size']}, WebDataset shards of drawn JPEGs of 512 x 384, whole commands in turns. "
+        f"A rate is that of the keys beyond the first {found['num_few']}, so without the start. Both gave the same "
+        f"image vectors (least cosine {found['least_cosine']:.5f}). With texts, clip-retrieval keeps two vectors a "
+        "key, AnyKey the fused one."
     )
     yield ""
     yield "| | AnyKey | clip-retrieval | ratio, median of rounds | whole command |"

@@ -227,12 +227,12 @@ def measure_peers(
     recorded.write("peers", parts.get("peers", {}) | found)
 
 
-def measure_embedding(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure_embedding(arguments: argparse.Namespace, machine: str, folder: Path) -> dict[str, Any]:
     """Embedding, ours and clip-retrieval's."""
     python = arguments.peers / "clip-retrieval" / "bin" / "python"
     if not python.exists():
         return {"not_run": "clip-retrieval is not installed; make peers"}
-    return embedding_speed.measure(folder, arguments.num_images, python)
+    return {"machine": machine, **embedding_speed.measure(folder, arguments.num_images, python)}
 
 
 def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
@@ -252,7 +252,7 @@ def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
         if peers:
             measure_peers(arguments, setting, recorded, peers, Path(scratch, "peers"))
         if "embedding" in arguments.only:
-            recorded.write("embedding", measure_embedding(arguments, Path(scratch)))
+            recorded.write("embedding", measure_embedding(arguments, setting.machine, Path(scratch)))
 
 
 def main() -> None:

@@ -66,7 +66,14 @@ def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path, monkeypat
 def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: dict[str, Any]) -> None:
     times = {"seconds": [30.0, 32.0], "start_seconds": [10.0, 12.0]}
     runs = {"AnyKey": times, "clip-retrieval": {"seconds": [50.0, 50.0], "start_seconds": [10.0, 10.0]}}
-    embedding = {"num_keys": 264, "num_few": 64, "architecture": "A", "batch_size": 8, "least_cosine": 0.99999}
+    embedding = {
+        "machine": "Z80",
+        "num_keys": 264,
+        "num_few": 64,
+        "architecture": "A",
+        "batch_size": 8,
+        "least_cosine": 0.99999,
+    }
     sizes = {"memory_bytes": 2**20, "files_bytes": 2**21}
     flat = {"factory": "FLAT", "build_s": 2.0, "points": [{**point(1.0, 4.0, "exact"), "filtered_p50_ms": 3.0}]}
     graph = {"factory": "HNSW", "build_s": 9.0, "points": [point(0.99, 9.0, "efSearch=2", True), point(0.98, 2.0)]}
@@ -92,6 +99,7 @@ def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: 
     assert "- **Milvus Lite**: on a Monday." in page
     assert "- Left out: Flood was measured with 3,000 keys of width 4 (seed 0) on a machine." in page
     assert "| Flood" not in page
+    assert "`clip-retrieval inference` 2.45 on Z80: 264 keys" in page
     assert "| images | 10.0 keys/s | 5.0 keys/s | 2.00 (2.00 to 2.00) | 31 s, 50 s |" in page
     assert (tmp_path / "index" / "recall-latency.png").read_bytes().startswith(b"\x89PNG")
     write_report(tmp_path / "less.md", {"search": search, "embedding": {"not_run": "no clip-retrieval"}})
