@@ -7,12 +7,11 @@ Shape legend: Q = queries, D = width.
 """
 
 import argparse
-import json
-import os
 import resource
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from encoder.program import plain_console
+from index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
 from index.embedded.folding import Provenance, publish_built
-from index.embedded.manifest import EncoderFacts
+from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
 from index.embedded.store import Store
@@ -33,18 +33,22 @@ from index.faiss_index import FaissIndex
 from index.filtering.conditions import Equals
 from index.key_index import NewKey, Scope
 from index.progress import step_lines
-from index.vectors.targets import Targets
-from tests.performance import embedding_speed, search_peers
+from index.vectors.targets import DEFAULT_RECALL, Targets
+from tests.performance import embedding_speed, own_search, search_peers
 from tests.performance.index_report import write_report
+from tests.performance.recorded import NotComparableError, Recorded
 from tests.performance.search_speed import ClusteredVectors, overlap
-from tests.performance.speed_report import processor
+from tests.performance.setting import NUM_QUERIES, Setting
+from tests.performance.step_times import StepTimes
+from tests.performance.timed_search import alone_ms, in_words
 
-PARTS = ("search", "embedding", "peers")
+PARTS = ("search", *search_peers.PEERS, "embedding")
+PAGE_PARTS = ("search", "peers", "embedding")  # as they are recorded
 MIB = 2**20
 COMMIT_KEYS = 10_000
 NUM_GROUPS = 100  # a condition on one of them holds for 1 % of the keys
-NUM_QUERIES = 300
 EXACT_QUERIES = 256  # at once; FAISS needs many for its matrix products to be fast
+EXACT_ALONE = 100  # one after the other, which takes its time
 NUM_UPSERTS = 200
 ROUNDS = 5
 RECENT_KEYS = 5_000
@@ -63,16 +67,18 @@ class Findings:
         self._console.print(f"{what}: {found}{f' (goal: {goal})' if goal else ''}")
 
 
-def fill(directory: IndexDirectory, drawn: ClusteredVectors, num_keys: int, width: int) -> float:
-    """Stores keys in a new store, as a build would; gives the seconds it took."""
+def fill(directory: IndexDirectory, drawn: ClusteredVectors, setting: Setting) -> float:
+    """Stores keys in a new store, as a build would; gives the seconds it took, drawing left out."""
     directory.building_dir.mkdir(parents=True)
     store = Store(directory.building_dir / STORE_NAME)
-    store.note_encoder(EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=width, fusion="raw"))
+    store.note_encoder(EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=setting.width, fusion="raw"))
     numbers = count()
-    started_s = time.perf_counter()
-    for start in range(0, num_keys, COMMIT_KEYS):
-        store.commit(list(records(drawn.draw(min(COMMIT_KEYS, num_keys - start)), numbers)))
-    took_s = time.perf_counter() - started_s
+    took_s = 0.0
+    for vectors_BD in drawn.batches(setting.num_keys):
+        started_s = time.perf_counter()
+        for start in range(0, len(vectors_BD), COMMIT_KEYS):
+            store.commit(list(records(vectors_BD[start : start + COMMIT_KEYS], numbers)))
+        took_s += time.perf_counter() - started_s
     store.close()
     return took_s
 
@@ -84,22 +90,10 @@ def records(vectors_BD: NDArray[np.float32], numbers: Iterator[int]) -> Iterator
         yield Record(f"key-{number}", Modality.TEXT, f"text of key {number}", metadata, (), (), vector_D)
 
 
-def alone_ms(
-    search: Callable[[NDArray[np.float32], int], object], queries_QD: NDArray[np.float32]
-) -> tuple[str, float]:
-    """Median and 99th percentile of one query after the other, in words, and the median."""
-    times_ms = []
-    for number, query_D in enumerate(queries_QD):
-        started_s = time.perf_counter()
-        search(query_D[None], number)
-        times_ms.append(1e3 * (time.perf_counter() - started_s))
-    p50, p99 = np.percentile(times_ms, [50, 99])
-    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", float(p50)
-
-
-def measure_reading(index_dir: Path, drawn: ClusteredVectors, findings: Findings) -> None:
+def measure_reading(
+    index_dir: Path, drawn: ClusteredVectors, queries_QD: NDArray[np.float32], findings: Findings
+) -> None:
     """Opening, search, payload; the queries of each row are new, so that no row finds its hits in memory already."""
-    queries_QD = drawn.draw(EXACT_QUERIES)
     started_s = time.perf_counter()
     with FaissIndex.open(index_dir) as index:
         opened_s = time.perf_counter() - started_s
@@ -107,28 +101,35 @@ def measure_reading(index_dir: Path, drawn: ClusteredVectors, findings: Findings
         findings.add("opening", f"{opened_s:.2f} s; {time.perf_counter() - started_s:.2f} s to the first hits", "2 s")
         exact, found = (index.search(queries_QD, 10, exact=is_exact) for is_exact in (True, False))
         keys = [np.array([[int(hit.key[4:]) for hit in hits] for hits in results]) for results in (found, exact)]
-        findings.add("recall@10, fresh queries", f"{overlap(*keys):.4f}", "0.98")
+        findings.add("recall@10, fresh queries", f"{overlap(*keys):.4f}", f"{DEFAULT_RECALL}")
         measure_latency(index, drawn, findings)
         queries_QD = drawn.draw(NUM_QUERIES)
         ratios = [throughput_ratio(index, queries_QD) for _ in range(ROUNDS)]
         shown = f"{np.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
         findings.add(f"queries/s over exact search, {len(queries_QD)} at once", shown, "20x")
         rows = np.random.default_rng(1).integers(1, index.count(), (NUM_QUERIES, 10)).tolist()
-        words, _ = alone_ms(lambda _, number: payload(index, rows[number]), queries_QD)
-        findings.add("payload of 10 keys anywhere", words, "1 ms")
+        times_ms = alone_ms(lambda number: payload(index, rows[number]), NUM_QUERIES)
+        findings.add("payload of 10 keys anywhere", in_words(times_ms), "1 ms")
 
 
 def measure_latency(index: FaissIndex, drawn: ClusteredVectors, findings: Findings) -> None:
     """One query after the other: of all keys, of all exactly, and of the keys that a condition holds for."""
-    words, unfiltered_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
-    findings.add("one query, 10 hits with payload", words)
-    words, exact_ms = alone_ms(lambda query_1D, _: index.search(query_1D, 10, exact=True), drawn.draw(10))
-    findings.add("the same, exact", words)
-    findings.add("queries/s over exact search, one at a time", f"{exact_ms / unfiltered_ms:.0f}x", "20x")
+    times_ms = each_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
+    findings.add("one query, 10 hits with payload", in_words(times_ms))
+    exact_ms = each_ms(lambda query_1D, _: index.search(query_1D, 10, exact=True), drawn.draw(EXACT_ALONE))
+    findings.add("the same, exact", in_words(exact_ms))
+    faster = np.median(exact_ms) / np.median(times_ms)
+    findings.add("queries/s over exact search, one at a time", f"{faster:.0f}x", "20x")
     search = filtered(index, [Scope(condition=Equals(("group",), f"g{number}")) for number in range(NUM_GROUPS)])
     for what in ("a condition that holds for 1 %, first use", "the same condition again"):
-        words, filtered_ms = alone_ms(search, drawn.draw(NUM_GROUPS))
-        findings.add(f"{what}, exact", f"{words}, {filtered_ms / unfiltered_ms:.2f}x unfiltered", "2x")
+        filtered_ms = each_ms(search, drawn.draw(NUM_GROUPS))
+        ratio = np.median(filtered_ms) / np.median(times_ms)
+        findings.add(f"{what}, exact", f"{in_words(filtered_ms)}, {ratio:.2f}x unfiltered", "2x")
+
+
+def each_ms(ask: Callable[[NDArray[np.float32], int], object], vectors_QD: NDArray[np.float32]) -> list[float]:
+    """Milliseconds of what is asked with one vector after the other."""
+    return alone_ms(lambda number: ask(vectors_QD[number : number + 1], number), len(vectors_QD))
 
 
 def payload(index: FaissIndex, rows: list[int]) -> object:
@@ -155,12 +156,12 @@ def throughput_ratio(index: FaissIndex, queries_QD: NDArray[np.float32]) -> floa
 def measure_changes(index_dir: Path, drawn: ClusteredVectors, found: Findings) -> None:
     """Changes of a live index, and search with many of them."""
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        words, _ = alone_ms(lambda vector_1D, n: index.upsert([new_key(vector_1D[0], n)]), drawn.draw(NUM_UPSERTS))
-        found.add("upsert of one key, on disk", words, "p50 10 ms")
+        times_ms = each_ms(lambda vector_1D, n: index.upsert([new_key(vector_1D[0], n)]), drawn.draw(NUM_UPSERTS))
+        found.add("upsert of one key, on disk", in_words(times_ms), "p50 10 ms")
         index.upsert([new_key(vector_D, NUM_UPSERTS + n) for n, vector_D in enumerate(drawn.draw(RECENT_KEYS))])
         index.search(drawn.draw(1), 10)
-        words, _ = alone_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
-        found.add(f"one query with {RECENT_KEYS:,} recent keys", words)
+        times_ms = each_ms(lambda query_1D, _: index.search(query_1D, 10), drawn.draw(NUM_QUERIES))
+        found.add(f"one query with {RECENT_KEYS:,} recent keys", in_words(times_ms))
 
 
 def new_key(vector_D: NDArray[np.float32], number: int) -> NewKey:
@@ -168,17 +169,16 @@ def new_key(vector_D: NDArray[np.float32], number: int) -> NewKey:
     return NewKey(f"new-{number}", vector_D, f"text {number}", metadata={"group": f"g{number % NUM_GROUPS}"})
 
 
-def measure_index(directory: Path, num_keys: int, width: int) -> dict[str, Any]:
+def measure_index(directory: Path, setting: Setting) -> dict[str, Any]:
     """Everything of an index that is made in a directory."""
     findings = Findings()
-    drawn = ClusteredVectors(num_keys, width)
+    drawn = setting.draw()
     index_dir = IndexDirectory(directory / "index")
-    findings.add("storing keys", f"{num_keys / fill(index_dir, drawn, num_keys, width):,.0f} keys/s")
-    started_s = time.perf_counter()
-    options = FoldOptions(targets=Targets())
-    manifest = publish_built(index_dir, Provenance(), options, step_lines(plain_console()))
-    findings.add("folding: files, structure chosen and measured", f"{time.perf_counter() - started_s:,.0f} s")
-    measure_reading(index_dir.path, drawn, findings)
+    findings.add("storing keys", f"{setting.num_keys / fill(index_dir, drawn, setting):,.0f} keys/s")
+    queries_QD = drawn.draw(NUM_QUERIES)  # right after the keys, as peers have them
+    manifest, facts = fold(index_dir, findings)
+    measure_reading(index_dir.path, drawn, queries_QD, findings)
+    found = own_search.measure(index_dir.path, queries_QD)
     measure_changes(index_dir.path, drawn, findings)
     sizes = {name: file.size_bytes / MIB for name, file in manifest.files.items()}
     sizes["store.sqlite"] = index_dir.store_path(manifest.store).stat().st_size / MIB
@@ -187,25 +187,72 @@ def measure_index(directory: Path, num_keys: int, width: int) -> dict[str, Any]:
     findings.add("peak memory of the process, mapped files included", f"{peak_gib:.1f} GiB")
     assert manifest.structure is not None
     return {
-        "num_keys": num_keys,
-        "width": width,
-        "machine": f"{processor()}, {os.cpu_count()} cores, no GPU, FAISS {faiss.__version__}",
+        "setting": setting.facts(),
+        "faiss": faiss.__version__,
         "rows": findings.rows,
         "structure": manifest.structure.model_dump(mode="json"),
+        "alone": {**facts, **found},
     }
 
 
-def run_part(name: str, arguments: argparse.Namespace, folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """One part of the measurement, with its files in a folder."""
-    if name == "search":
-        return measure_index(folder, arguments.num_keys, arguments.width)
-    if name == "peers":
-        python = arguments.peers / "autofaiss" / "bin" / "python"
-        return search_peers.measure(folder, parts["search"], python, arguments.milvus_keys, arguments.peer_timeout_s)
+def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[str, Any]]:
+    """Publishes a version; gives its manifest, and what its structure took, as peers tell it of theirs."""
+    times = StepTimes(step_lines(plain_console()))
+    started_s = time.perf_counter()
+    manifest = publish_built(index_dir, Provenance(), FoldOptions(targets=Targets()), times.report)
+    took_s = time.perf_counter() - started_s
+    findings.add("folding: files, structure chosen and measured", f"{took_s:,.0f} s")
+    structure = manifest.structure
+    assert structure is not None
+    others = [candidate for candidate in structure.candidates if candidate.factory != structure.factory]
+    measuring_s = times.seconds("searching exactly", "measuring ")
+    searched = (file.size_bytes for name, file in manifest.files.items() if name in (VECTORS_NAME, STRUCTURE_NAME))
+    return manifest, {
+        "factory": structure.factory,
+        "build_s": took_s,
+        "tuning_s": measuring_s + sum(candidate.build_seconds or 0.0 for candidate in others),
+        "memory_bytes": structure.memory_bytes,
+        "files_bytes": sum(searched),
+    }
+
+
+def measure_peers(
+    arguments: argparse.Namespace, setting: Setting, recorded: Recorded, wanted: Collection[str], folder: Path
+) -> None:
+    """Measures peers beside the search that is recorded, and records them in place of what they were before."""
+    parts = recorded.parts(PAGE_PARTS)
+    python = arguments.peers / "autofaiss" / "bin" / "python"
+    peers = search_peers.plan(parts["search"]["structure"], setting, wanted, python, arguments.milvus_keys)
+    found = search_peers.measure(folder, setting, list(peers), arguments.peer_timeout_s)
+    recorded.write("peers", parts.get("peers", {}) | found)
+
+
+def measure_embedding(arguments: argparse.Namespace, machine: str, folder: Path) -> dict[str, Any]:
+    """Embedding, ours and clip-retrieval's."""
     python = arguments.peers / "clip-retrieval" / "bin" / "python"
     if not python.exists():
         return {"not_run": "clip-retrieval is not installed; make peers"}
-    return embedding_speed.measure(folder, arguments.num_images, python)
+    return {"machine": machine, **embedding_speed.measure(folder, arguments.num_images, python)}
+
+
+def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
+    """Measures and records the parts that are asked for.
+
+    Raises:
+        NotComparableError: they would stand beside something else, or beside nothing.
+    """
+    setting = Setting.here(arguments.num_keys, arguments.width)
+    peers = [name for name in search_peers.PEERS if name in arguments.only]
+    if "search" not in arguments.only:
+        recorded.require_search(beside=setting if peers else None)
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
+        if "search" in arguments.only:
+            recorded.write("search", measure_index(Path(scratch, "search"), setting))
+            shutil.rmtree(Path(scratch, "search"))  # peers need the room
+        if peers:
+            measure_peers(arguments, setting, recorded, peers, Path(scratch, "peers"))
+        if "embedding" in arguments.only:
+            recorded.write("embedding", measure_embedding(arguments, setting.machine, Path(scratch)))
 
 
 def main() -> None:
@@ -225,18 +272,12 @@ def main() -> None:
         "--output", type=Path, required=True, help="Markdown file; raw numbers go to a folder beside it"
     )
     arguments = parser.parse_args()
-    folder = arguments.output.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, Any]] = {}
-    for name in PARTS:
-        path = folder / f"{name}.json"
-        if name in arguments.only:
-            with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
-                found = run_part(name, arguments, Path(scratch), parts)
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        if path.exists():
-            parts[name] = json.loads(path.read_bytes())
-    write_report(arguments.output, parts)
+    recorded = Recorded(arguments.output.with_suffix(""))
+    try:
+        measure_all(arguments, recorded)
+    except NotComparableError as error:
+        parser.error(str(error))
+    write_report(arguments.output, recorded.parts(PAGE_PARTS))
 
 
 if __name__ == "__main__":

@@ -6,102 +6,147 @@ Shape legend: N = vectors, D = width, Q = queries.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.program import plain_console
 from index.vectors.exact import ExactVectors, write_exact
+from index.vectors.structure_facts import EXACT
+from tests.performance.own_search import is_graph
 from tests.performance.search_speed import ClusteredVectors
+from tests.performance.setting import NUM_QUERIES, Setting
 
-NUM_QUERIES = 300
-WRITE_BATCH = 50_000
-FAISS_PEER = Path(__file__).parent / "peers" / "faiss_peer.py"
+PEERS = ("faiss", "milvus", "autofaiss")
+ROOT = Path(__file__).parents[2]
 
 
-def measure(
-    folder: Path,
-    facts: dict[str, Any],
-    autofaiss_python: Path,
-    milvus_keys: int,
-    timeout_s: float,
-) -> dict[str, Any]:
-    """Runs all peers, one after the other.
+@dataclass(frozen=True)
+class Peer:
+    """One thing to measure.
+
+    Attributes:
+        name: What the page calls it.
+        python: The interpreter of its environment.
+        module: What measures it.
+        flags: What it is told.
+    """
+
+    name: str
+    python: str | Path
+    module: str
+    flags: Sequence[str]
+
+    def command(self, folder: Path, output: Path) -> list[str | Path]:
+        """What measures it on the vectors in a folder."""
+        return [self.python, "-m", f"tests.performance.peers.{self.module}", folder, output, *self.flags]
+
+
+def plan(
+    structure: Mapping[str, Any], setting: Setting, wanted: Collection[str], autofaiss_python: Path, milvus_keys: int
+) -> Iterator[Peer]:
+    """The peers to measure beside a search structure.
+
+    Args:
+        structure: What the index chose.
+        setting: What it was measured with.
+        wanted: Some of `PEERS`.
+        autofaiss_python: The interpreter of autofaiss' environment.
+        milvus_keys: Most keys that Milvus Lite gets.
+    """
+    if "faiss" in wanted:
+        yield Peer("FAISS alone", sys.executable, "faiss_peer", ["--factory", _same_of_faiss(structure["factory"])])
+    if "milvus" in wanted:
+        num_keys = min(milvus_keys, setting.num_keys)
+        yield Peer("Milvus Lite", sys.executable, "milvus_peer", ["--num-keys", str(num_keys)])
+    if "autofaiss" in wanted:
+        vectors_bytes = 4 * setting.num_keys * setting.width
+        budgets = {"our structure": 0, "our structure and vectors": vectors_bytes}
+        for what, more_bytes in budgets.items():
+            flags = ["--autofaiss", f"{(structure['memory_bytes'] + more_bytes) / 1e6:.0f}MB"]
+            yield Peer(f"autofaiss, memory of {what}", autofaiss_python, "faiss_peer", flags)
+
+
+def _same_of_faiss(factory: str) -> str:
+    """What FAISS calls a structure of ours with its exact vectors."""
+    if factory == EXACT:
+        return "Flat"
+    return factory if is_graph(factory) else f"{factory},RFlat"
+
+
+def measure(folder: Path, setting: Setting, peers: Collection[Peer], timeout_s: float) -> dict[str, Any]:
+    """Runs peers, one after the other.
 
     Args:
         folder: For the vectors and all that the peers write.
-        facts: What was measured of the index: `num_keys`, `width` and `structure`.
-        autofaiss_python: The interpreter of autofaiss' environment.
-        milvus_keys: Keys that Milvus Lite gets.
+        setting: What they are measured with.
+        peers: Which.
         timeout_s: The longest time for one peer.
 
     Returns:
-        By name of the peer, what it measured, or `not_run` with the reason.
+        By name of the peer, its setting and what it measured, or `not_run` with the reason.
     """
-    write_vectors(folder, facts["num_keys"], facts["width"])
-    structure = facts["structure"]
-    exact_bytes = 4 * facts["num_keys"] * facts["width"]
-    budgets = {
-        "autofaiss, memory of our structure": structure["memory_bytes"],
-        "autofaiss, memory of our structure and vectors": structure["memory_bytes"] + exact_bytes,
-    }
-    factory = "Flat" if structure["factory"] == "exact" else f"{structure['factory']},RFlat"
-    peers: dict[str, tuple[list[str | Path], list[str]]] = {  # what starts it, and its flags
-        "FAISS alone": ([sys.executable, FAISS_PEER], ["--factory", factory])
-    }
-    milvus_flags = ["--num-keys", str(min(milvus_keys, facts["num_keys"]))]
-    peers["Milvus Lite"] = [sys.executable, "-m", "tests.performance.peers.milvus_peer"], milvus_flags
-    for name, num_bytes in budgets.items():
-        peers[name] = [autofaiss_python, FAISS_PEER], ["--autofaiss", f"{num_bytes / 1e6:.0f}MB"]
-    return dict(_run_all(peers, folder, timeout_s))
+    write_vectors(folder, setting)
+    found = {}
+    for number, peer in enumerate(peers):
+        started_s = time.perf_counter()
+        output = folder / f"peer-{number}.json"
+        measured = run_peer(peer.command(folder, output), output, timeout_s)
+        found[peer.name] = {"setting": setting.facts(), **measured}
+        said = measured.get("not_run", "measured")
+        plain_console().print(f"{peer.name}: {said}, {time.perf_counter() - started_s:,.0f} s")
+    return found
 
 
-def write_vectors(folder: Path, num_keys: int, width: int) -> None:
+def write_vectors(folder: Path, setting: Setting) -> None:
     """The drawn vectors, fresh queries, and each query's exactly best vectors, as NumPy files."""
-    drawn = ClusteredVectors(num_keys, width)
+    drawn = setting.draw()
     (folder / "vectors").mkdir(parents=True)
-    vectors_ND = np.lib.format.open_memmap(
-        folder / "vectors" / "vectors.npy", mode="w+", dtype=np.float32, shape=(num_keys, width)
-    )
-    for start in range(0, num_keys, WRITE_BATCH):
-        batch = vectors_ND[start : start + WRITE_BATCH]
-        batch[:] = drawn.draw(len(batch))
-    vectors_ND.flush()
-    queries_QD = drawn.draw(NUM_QUERIES)
     path = folder / "exact.faiss"
-    write_exact(
-        path, (vectors_ND[start : start + WRITE_BATCH] for start in range(0, num_keys, WRITE_BATCH)), width, "float32"
-    )
+    write_exact(path, _written(drawn, setting, folder / "vectors" / "vectors.npy"), setting.width, "float32")
+    queries_QD = drawn.draw(NUM_QUERIES)
     _, best_QK = ExactVectors.open(path).search(queries_QD, 10)
     path.unlink()
     np.save(folder / "queries.npy", queries_QD)
     np.save(folder / "best.npy", best_QK)
 
 
-def _run_all(
-    peers: Mapping[str, tuple[list[str | Path], list[str]]], folder: Path, timeout_s: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, (name, (program, flags)) in enumerate(peers.items()):
-        started_s = time.perf_counter()
-        output = folder / f"peer-{number}.json"
-        found = _run([*program, folder, output, *flags], output, timeout_s)
-        plain_console().print(f"{name}: {found.get('not_run', 'measured')}, {time.perf_counter() - started_s:,.0f} s")
-        yield name, found
+def _written(drawn: ClusteredVectors, setting: Setting, path: Path) -> Iterator[NDArray[np.float32]]:
+    """Draws the keys' vectors, and writes each batch on its way."""
+    shape = (setting.num_keys, setting.width)
+    vectors_ND = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for vectors_BD in drawn.batches(setting.num_keys):
+        vectors_ND[start : start + len(vectors_BD)] = vectors_BD
+        start += len(vectors_BD)
+        yield vectors_BD
+    vectors_ND.flush()
 
 
-def _run(command: list[str | Path], output: Path, timeout_s: float) -> dict[str, Any]:
+def run_peer(command: Sequence[str | Path], output: Path, timeout_s: float) -> dict[str, Any]:
+    """What a peer measured and wrote, or `not_run` with the reason."""
     try:
-        subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout_s, check=True)
-        found: dict[str, Any] = json.loads(output.read_text())
-        return found
+        subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
     except subprocess.TimeoutExpired:
-        return {"not_run": f"it was stopped after {timeout_s:,.0f} s"}
+        return {"not_run": f"it was stopped after {timeout_s:,g} s"}
     except subprocess.CalledProcessError as error:
-        return {"not_run": f"it failed: {(error.stderr.strip().splitlines() or ['no message'])[-1]}"}
+        return {"not_run": f"it failed: {(error.stderr.strip().splitlines() or [f'exit code {error.returncode}'])[-1]}"}
     except OSError as error:
         return {"not_run": f"it could not be started: {error.strerror}"}
+    found: dict[str, Any] = json.loads(output.read_bytes())
+    return found

@@ -23,7 +23,7 @@ from encoder.program import plain_console
 from index.vectors.exact import ExactVectors, VectorType, write_exact
 from index.vectors.structure_facts import StructureFacts
 from index.vectors.structures import ApproximateIndex
-from index.vectors.targets import Targets
+from index.vectors.targets import DEFAULT_RECALL, Targets
 from index.vectors.tuning import choose_structure
 
 BATCH_SIZE = 50_000
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     parser.add_argument("--memory")
-    parser.add_argument("--recall", default="0.98")
+    parser.add_argument("--recall", default=DEFAULT_RECALL)
     parser.add_argument("--latency")
     parser.add_argument("--factory", help="a FAISS factory string; the tuner chooses when absent")
     parser.add_argument("--directory", type=Path, help="where files are written; a temporary place when absent")

@@ -1,31 +1,41 @@
 """The instruments of the measurement of an index and its peers: what is counted, and what the page says of it."""
 
-import json
-import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from index.embedded.folding import Provenance, publish_built
+from index.embedded.options import FoldOptions
+from index.embedded.store_reader import StoreReader
+from index.embedded.versions import STORE_NAME, IndexDirectory
+from index.vectors.structure_facts import SearchParameters
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors
-from tests.performance import embedding_speed, search_peers
+from tests.performance import embedding_speed, index_speed, own_search, search_speed
 from tests.performance.embedding_speed import keys_per_s, require_same, their_vectors
-from tests.performance.index_report import best_point, write_report
-from tests.performance.index_speed import measure_index
-from tests.performance.search_peers import FAISS_PEER, write_vectors
+from tests.performance.index_report import best_point, shown_points, write_report
+from tests.performance.index_speed import fill, measure_index
+from tests.performance.search_peers import Peer, measure, plan, run_peer, write_vectors
+from tests.performance.setting import NUM_QUERIES, Setting
+from tests.performance.step_times import StepTimes
+from tests.performance.timed_search import in_words
+
+SETTING = Setting(num_keys=3000, width=16, machine="a machine")
 
 
-def point(recall: float, p50_ms: float) -> dict[str, Any]:
-    return {"parameters": "1", "recall_at_10": recall, "p50_ms": p50_ms, "p99_ms": 9.0, "at_once_ms": 0.5}
+def point(recall: float, p50_ms: float, parameters: str = "nprobe=1", tuned: bool = False) -> dict[str, Any]:
+    times = {"p50_ms": p50_ms, "p99_ms": 9.0, "at_once_ms": 0.5}
+    return {"parameters": parameters, "recall_at_10": recall, **times, "tuned": tuned}
 
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What is measured of a small index."""
-    return measure_index(tmp_path_factory.mktemp("index"), num_keys=3000, width=16)
+    return measure_index(tmp_path_factory.mktemp("index"), SETTING)
 
 
 def test_the_whole_measurement_of_an_index_runs(search: dict[str, Any]) -> None:
@@ -33,39 +43,148 @@ def test_the_whole_measurement_of_an_index_runs(search: dict[str, Any]) -> None:
     assert float(rows["recall@10, fresh queries"]) > 0.9
     assert "x unfiltered" in rows["a condition that holds for 1 %, first use, exact"]
     assert {"opening", "payload of 10 keys anywhere", "upsert of one key, on disk"} <= rows.keys()
+    ours = search["alone"]
+    assert ours["points"][0]["tuned"]
+    assert 0 < ours["tuning_s"] < ours["build_s"]
+    assert ours["files_bytes"] > 4 * SETTING.num_keys * SETTING.width
+
+
+def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_speed, "BATCH_SIZE", 700)
+    monkeypatch.setattr(index_speed, "COMMIT_KEYS", 300)
+    drawn, directory = SETTING.draw(), IndexDirectory(tmp_path / "index")
+
+    fill(directory, drawn, SETTING)
+    write_vectors(tmp_path, SETTING)
+
+    with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader, reader.snapshot() as snapshot:
+        stored_ND = np.concatenate(list(snapshot.vectors(1000)))
+    np.testing.assert_array_equal(stored_ND, np.load(tmp_path / "vectors" / "vectors.npy"))
+    np.testing.assert_array_equal(drawn.draw(NUM_QUERIES), np.load(tmp_path / "queries.npy"))
 
 
 def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: dict[str, Any]) -> None:
     times = {"seconds": [30.0, 32.0], "start_seconds": [10.0, 12.0]}
     runs = {"AnyKey": times, "clip-retrieval": {"seconds": [50.0, 50.0], "start_seconds": [10.0, 10.0]}}
-    embedding = {"num_keys": 264, "num_few": 64, "architecture": "A", "batch_size": 8, "least_cosine": 0.99999}
-    peers = {
-        "FAISS alone": {"factory": "Flat", "build_s": 1.0, "index_bytes": 2**20, "points": [point(0.7, 1.0)]},
-        "autofaiss": {"not_run": "it was stopped after 9 s"},
-        "Milvus Lite": {
-            "structures": [
-                {"factory": "FLAT", "build_s": 2.0, "points": [{**point(1.0, 4.0), "filtered_p50_ms": 3.0}]}
-            ],
-            "num_keys": 100,
-        },
+    embedding = {
+        "machine": "Z80",
+        "num_keys": 264,
+        "num_few": 64,
+        "architecture": "A",
+        "batch_size": 8,
+        "least_cosine": 0.99999,
     }
+    sizes = {"memory_bytes": 2**20, "files_bytes": 2**21}
+    flat = {"factory": "FLAT", "build_s": 2.0, "points": [{**point(1.0, 4.0, "exact"), "filtered_p50_ms": 3.0}]}
+    graph = {"factory": "HNSW", "build_s": 9.0, "points": [point(0.99, 9.0, "efSearch=2", True), point(0.98, 2.0)]}
+    peers = {
+        "FAISS alone": {"factory": "Flat", "build_s": 3.0, "tuning_s": 0.0, **sizes, "points": [point(0.7, 1.0)]},
+        "autofaiss": {"not_run": "it was stopped after 9 s"},
+        "autofaiss with more": {**graph, "memory_limit": "9MB"},
+        "Milvus Lite": {"structures": [flat], "num_keys": 100, "note": "on a Monday"},
+    }
+    peers = {name: {"setting": search["setting"], **found} for name, found in peers.items()}
+    peers["Flood"] = {"setting": SETTING.facts() | {"width": 4}, "factory": "F", "build_s": 1, "points": []}
 
     write_report(
         tmp_path / "index.md", {"search": search, "peers": peers, "embedding": {**embedding, "work": {"images": runs}}}
     )
 
     page = (tmp_path / "index.md").read_text()
+    assert "| FAISS alone | Flat | nprobe=1 | 0.7000 | 1.00 ms | 0.500 ms | 3 s, none | 1 MiB | 2 MiB |" in page
     assert "| autofaiss | not measured: it was stopped after 9 s |" in page
-    assert "| Milvus Lite, 100 keys with payload | FLAT | 1.0000 | 4.00 ms; 3.0 ms with a 1 % filter |" in page
+    assert "| autofaiss with more (9MB) | HNSW | efSearch=2, as tuned | 0.9900 | 9.00 ms |" in page
+    assert "| autofaiss with more (9MB) | HNSW | nprobe=1 | 0.9800 | 2.00 ms | 0.500 ms | 9 s, not told apart |" in page
+    assert "| Milvus Lite, 100 keys with payload | FLAT | exact | 1.0000 | 4.00 ms; 3.0 ms with a 1 % filter |" in page
+    assert "- **Milvus Lite**: on a Monday." in page
+    assert "- Left out: Flood was measured with 3,000 keys of width 4 (seed 0) on a machine." in page
+    assert "| Flood" not in page
+    assert "`clip-retrieval inference` 2.45 on Z80: 264 keys" in page
     assert "| images | 10.0 keys/s | 5.0 keys/s | 2.00 (2.00 to 2.00) | 31 s, 50 s |" in page
     assert (tmp_path / "index" / "recall-latency.png").read_bytes().startswith(b"\x89PNG")
     write_report(tmp_path / "less.md", {"search": search, "embedding": {"not_run": "no clip-retrieval"}})
     assert "Not measured: no clip-retrieval." in (tmp_path / "less.md").read_text()
 
 
+def test_every_row_has_all_columns(tmp_path: Path, search: dict[str, Any]) -> None:
+    unmeasured = {**search, "alone": {**search["alone"], "points": []}}
+    peers = {"autofaiss": {"setting": search["setting"], "not_run": "it failed"}}
+    for number, ours in enumerate((search, unmeasured)):
+        write_report(tmp_path / f"{number}.md", {"search": ours, "peers": peers})
+        lines = (tmp_path / f"{number}.md").read_text().split("## Beside others")[1].split("## What")[0].splitlines()
+        assert {line.count("|") for line in lines if line.startswith("|")} == {10}
+    assert "| AnyKey, without payload | exact | next run |" in (tmp_path / "1.md").read_text()
+
+
 def test_best_point_is_the_fastest_with_enough_recall_or_the_one_with_most() -> None:
     assert best_point([point(0.99, 3.0), point(0.985, 2.0), point(0.9, 1.0)])["p50_ms"] == 2.0
     assert best_point([point(0.5, 3.0), point(0.9, 9.0)])["p50_ms"] == 9.0
+
+
+def test_what_was_tuned_is_shown_beside_the_best_point_once() -> None:
+    tuned, fast = point(0.99, 3.0, tuned=True), point(0.99, 1.0)
+    assert shown_points([tuned, fast]) == [tuned, fast]
+    assert shown_points([tuned, point(0.99, 4.0)]) == [tuned]
+    assert shown_points([]) == []
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, output: Path, *flags: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["index_speed", "--output", str(output), *flags])
+    index_speed.main()
+
+
+def test_peers_are_measured_beside_the_same_setting_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, size = tmp_path / "page.md", ["--num-keys", "1500", "--width", "16"]
+    for flags in (["--only", "faiss"], ["--only", "embedding"], ["--only"]):
+        with pytest.raises(SystemExit, match="2"):
+            run_command(monkeypatch, output, *flags)
+        assert f"there is no {tmp_path / 'page' / 'search.json'}: measure search first" in capsys.readouterr().err
+    run_command(monkeypatch, output, "--only", "search", "faiss", *size)
+    measured = output.read_text()
+    with pytest.raises(SystemExit, match="2"):
+        run_command(monkeypatch, output, "--only", "faiss", "--num-keys", "1500", "--width", "32")
+    assert "is of 1,500 keys of width 16 (seed 0) on " in capsys.readouterr().err
+    run_command(monkeypatch, output, "--only")
+    assert output.read_text() == measured
+    assert "| FAISS alone | Flat |" in measured
+    run_command(monkeypatch, output, "--only", "search", "--num-keys", "1600", "--width", "16")
+    assert "- Left out: FAISS alone was measured with 1,500 keys of width 16" in output.read_text()
+
+
+def test_p99_needs_a_hundred_times() -> None:
+    assert in_words([1.0] * 99) == "p50 1.00 ms"
+    assert in_words([1.0] * 100) == "p50 1.00 ms, p99 1.00 ms"
+
+
+def test_steps_last_from_their_first_report_to_their_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.perf_counter", iter([0.0, 1.0, 5.0, 7.0, 9.0]).__next__)
+    shown: list[tuple[str, int, int]] = []
+    times = StepTimes(lambda *report: shown.append(report))
+    reports = [("measuring A", 0, 2), ("measuring A", 2, 2), ("building B", 0, 1), ("measuring B", 0, 1)]
+    for report in (*reports, ("measuring B", 1, 1)):
+        times.report(*report)
+    assert times.seconds("measuring ", "searching exactly") == 1.0 + 2.0
+    assert shown[:4] == reports
+
+
+@pytest.mark.parametrize(
+    ("factory", "names"), [("IVF16,Flat", "nprobe="), ("HNSW32", "efSearch="), ("IVF4_HNSW32,SQ8", "nprobe=")]
+)
+def test_own_searches_are_named_as_peers_searches_are(factory: str, names: str) -> None:
+    assert own_search.in_words(factory, SearchParameters(probes=6, rerank=200)) == f"{names}6, 200 re-ranked"
+
+
+def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_path: Path) -> None:
+    directory, drawn = IndexDirectory(tmp_path), (setting := Setting(12_000, 16, "here")).draw()
+    fill(directory, drawn, setting)
+    publish_built(directory, Provenance(), FoldOptions(structure="IVF64,PQ8x4fs"))
+    first, *others = own_search.measure(tmp_path, drawn.draw(100))["points"]
+    assert first["tuned"]
+    assert first["recall_at_10"] > 0.9
+    assert len({point["parameters"] for point in (first, *others)}) == 1 + len(others) > 1
+    assert not any(point["tuned"] for point in others)
 
 
 def test_rate_is_without_the_start() -> None:
@@ -90,34 +209,87 @@ def test_vectors_of_two_workers_are_put_into_the_corpus_order(tmp_path: Path, mo
     assert their_vectors(tmp_path)[:, 0].tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("factory", ["IVF16,PQ8x4fs,RFlat", "HNSW8", "Flat"])
-def test_faiss_is_measured_alone(tmp_path: Path, factory: str) -> None:
-    write_vectors(tmp_path / "data", 2000, 16)
-    command = [sys.executable, FAISS_PEER, tmp_path / "data", tmp_path / "out.json", "--factory", factory]
-    subprocess.run(list(map(str, command)), check=True, timeout=120)
-    found = json.loads((tmp_path / "out.json").read_bytes())
+def run_instrument(tmp_path: Path, setting: Setting, module: str, *flags: str) -> dict[str, Any]:
+    write_vectors(tmp_path, setting)
+    found = run_peer(Peer("", sys.executable, module, flags).command(tmp_path, tmp_path / "out"), tmp_path / "out", 150)
+    assert "not_run" not in found, found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters"),
+    [("IVF16,PQ8x4fs,RFlat", "nprobe=2, 200 re-ranked"), ("HNSW8", "efSearch=16"), ("Flat", "as FAISS makes it")],
+)
+def test_faiss_is_measured_alone(tmp_path: Path, factory: str, parameters: str) -> None:
+    found = run_instrument(tmp_path, Setting(2000, 16, "here"), "faiss_peer", "--factory", factory)
     assert found["factory"] == factory
     assert best_point(found["points"])["recall_at_10"] > 0.9
+    assert parameters in [point["parameters"] for point in found["points"]]
+    assert found["files_bytes"] > 2000
 
 
 @needs_milvus
 def test_milvus_lite_is_measured(tmp_path: Path) -> None:
-    write_vectors(tmp_path / "data", 1500, 16)
-    module = "tests.performance.peers.milvus_peer"
-    command = [sys.executable, "-m", module, tmp_path / "data", tmp_path / "out.json", "--num-keys", "1000"]
-    subprocess.run(list(map(str, command)), check=True, timeout=150, cwd=Path(__file__).parents[2])
-    found = json.loads((tmp_path / "out.json").read_bytes())
+    found = run_instrument(tmp_path, Setting(1500, 16, "here"), "milvus_peer", "--num-keys", "1000")
     assert [structure["factory"] for structure in found["structures"]] == ["FLAT", "IVF_FLAT", "HNSW"]
     assert all(best_point(structure["points"])["recall_at_10"] > 0.95 for structure in found["structures"])
+    assert all(structure["files_bytes"] > 1000 * 16 * 4 for structure in found["structures"])
 
 
-def test_peer_that_fails_or_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_peers, "NUM_QUERIES", 5)
-    facts = {"num_keys": 300, "width": 16, "structure": {"memory_bytes": 1000, "factory": "IVF4,NoSuch"}}
+def test_plan_has_the_peers_that_are_wanted() -> None:
+    structure = {"factory": "IVF4,SQ8", "memory_bytes": 5_000_000}
+    setting = Setting(1_000_000, 512, "here")
+    peers = list(plan(structure, setting, ["faiss", "milvus", "autofaiss"], Path("python"), milvus_keys=50))
+    assert [peer.flags for peer in peers] == [
+        ["--factory", "IVF4,SQ8,RFlat"],
+        ["--num-keys", "50"],
+        ["--autofaiss", "5MB"],
+        ["--autofaiss", "2053MB"],
+    ]
+    assert [peer.name for peer in plan(structure, setting, ["faiss"], Path("python"), 50)] == ["FAISS alone"]
 
-    found = search_peers.measure(tmp_path / "w", facts, tmp_path / "no" / "python", milvus_keys=5, timeout_s=0.01)
 
-    assert found["autofaiss, memory of our structure"] == {
-        "not_run": "it could not be started: No such file or directory"
-    }
-    assert found["Milvus Lite"] == {"not_run": "it was stopped after 0 s"}
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("exact", "Flat"), ("HNSW32", "HNSW32"), ("IVF4_HNSW8,SQ8", "IVF4_HNSW8,SQ8,RFlat")]
+)
+def test_faiss_alone_gets_our_structure_with_vectors(ours: str, theirs: str) -> None:
+    structure = {"factory": ours, "memory_bytes": 1}
+    (peer,) = plan(structure, Setting(10, 4, "here"), ["faiss"], Path("python"), milvus_keys=5)
+    assert peer.flags == ["--factory", theirs]
+
+
+@pytest.mark.parametrize(
+    ("program", "timeout_s", "reason"),
+    [
+        (
+            [sys.executable, "-c", "raise ValueError('no such structure')"],
+            60,
+            "it failed: ValueError: no such structure",
+        ),
+        ([sys.executable, "-c", "raise SystemExit(3)"], 60, "it failed: exit code 3"),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], 0.5, "it was stopped after 0.5 s"),
+        (["no/such/python"], 60, "it could not be started: No such file or directory"),
+    ],
+)
+def test_peer_that_fails_or_is_not_there_is_told(
+    tmp_path: Path, program: list[str | Path], timeout_s: float, reason: str
+) -> None:
+    assert run_peer(program, tmp_path / "out.json", timeout_s) == {"not_run": reason}
+
+
+def test_peer_that_measures_is_told(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    program: list[str | Path] = [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('{\"a\": 1}')", output]
+    assert run_peer(program, output, timeout_s=60) == {"a": 1}
+
+
+def test_structure_that_faiss_does_not_know_fails_alone(tmp_path: Path) -> None:
+    setting = Setting(300, 16, "here")
+    peers = [
+        Peer("bad", sys.executable, "faiss_peer", ["--factory", "IVF4,NoSuch"]),
+        Peer("good", sys.executable, "faiss_peer", ["--factory", "Flat"]),
+    ]
+    found = measure(tmp_path, setting, peers, timeout_s=120)
+    assert "IVF4,NoSuch" in found["bad"]["not_run"]
+    assert found["good"]["factory"] == "Flat"
+    assert [Setting.of(measured) for measured in found.values()] == [setting, setting]

@@ -10,17 +10,19 @@ Shape legend: N = vectors, D = width, Q = queries, K = results per query.
 
 import argparse
 import json
-import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
+from tests.performance.timed_search import alone_ms, timed
+
 INSERT_BATCH = 5_000
 NUM_GROUPS = 100  # a filter on one of them holds for 1 % of the keys
+FILTERED = 20  # queries with a filter, each with another one
+EXACT = "exact"  # in the place of parameters
 STRUCTURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "FLAT": ({}, [{}]),
     "IVF_FLAT": ({"nlist": 1024}, [{"nprobe": probes} for probes in (8, 32, 128)]),
@@ -67,31 +69,16 @@ def measure(client: MilvusClient, name: str, queries_QD: Any, best_QK: Any, sear
         )
         return [[int(hit["key"][4:]) for hit in hits] for hits in answers]
 
-    found_QK = ask(queries_QD)
-    started_s = time.perf_counter()
-    ask(queries_QD)
-    at_once_s = (time.perf_counter() - started_s) / len(queries_QD)
-    times_ms = alone_ms(lambda number: ask(queries_QD[number : number + 1]), len(queries_QD))
-    filtered_ms = alone_ms(lambda number: ask(queries_QD[number : number + 1], f'group == "g{number}"'), 20)
-    hits = [len(np.intersect1d(found_K, best_K)) / 10 for found_K, best_K in zip(found_QK, best_QK, strict=True)]
-    return {
-        "parameters": json.dumps(search),
-        "recall_at_10": float(np.mean(hits)),
-        "p50_ms": float(np.percentile(times_ms, 50)),
-        "p99_ms": float(np.percentile(times_ms, 99)),
-        "at_once_ms": 1e3 * at_once_s,
-        "filtered_p50_ms": float(np.percentile(filtered_ms, 50)),
-    }
+    parameters = ", ".join(f"{name}={value}" for name, value in search.items()) or EXACT
+    found = timed(parameters, ask, queries_QD, best_QK)
+    filtered_ms = alone_ms(lambda number: ask(queries_QD[number : number + 1], f'group == "g{number}"'), FILTERED)
+    return {**found, "filtered_p50_ms": float(np.percentile(filtered_ms, 50))}
 
 
-def alone_ms(ask: Callable[[int], object], count: int) -> list[float]:
-    """Milliseconds of single calls, one after another."""
-    times_ms = []
-    for number in range(count):
-        started_s = time.perf_counter()
-        ask(number)
-        times_ms.append(1e3 * (time.perf_counter() - started_s))
-    return times_ms
+def files_bytes(path: Path) -> int:
+    """Size of a database, be it a file or a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def main() -> None:
@@ -102,19 +89,18 @@ def main() -> None:
     parser.add_argument("--num-keys", type=int, required=True)
     arguments = parser.parse_args()
     vectors_ND = np.load(arguments.folder / "vectors" / "vectors.npy", mmap_mode="r")[: arguments.num_keys]
-    queries_QD = np.load(arguments.folder / "queries.npy")[:100]
+    queries_QD = np.load(arguments.folder / "queries.npy")
     best_QK = np.argsort(-(queries_QD @ vectors_ND.T), axis=1)[:, :10]
     found = []
     for structure, (build, searches) in STRUCTURES.items():
-        client = MilvusClient(str(arguments.folder / f"{structure}.db"))
+        path = arguments.folder / f"{structure}.db"
+        client = MilvusClient(str(path))
         build_s = fill(client, "keys", structure, build, vectors_ND)
         points = [measure(client, "keys", queries_QD, best_QK, search) for search in searches]
-        found.append({"factory": structure, "build_s": build_s, "points": points})
         client.close()
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    arguments.output.write_text(
-        json.dumps({"structures": found, "num_keys": len(vectors_ND), "peak_bytes": peak_bytes}, indent=1)
-    )
+        facts = {"factory": structure, "build_s": build_s, "tuning_s": 0.0, "files_bytes": files_bytes(path)}
+        found.append({**facts, "points": points})
+    arguments.output.write_text(json.dumps({"structures": found, "num_keys": len(vectors_ND)}, indent=1))
 
 
 if __name__ == "__main__":
