@@ -35,6 +35,7 @@ from index.filtering.postings import write_postings
 from index.vectors.exact import ExactVectors, write_exact
 from index.vectors.gpu import ON_CPU, GpuUse
 from index.vectors.sweep import Report
+from index.vectors.trial import require_possible
 from index.vectors.tuning import choose_structure
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
@@ -91,7 +92,7 @@ def fold(
 
     Raises:
         IndexCorruptError: the store is damaged.
-        InvalidStructureError: the search structure that the options name cannot be built.
+        InvalidStructureError: the search structure that the options name is impossible.
         OSError: the disk is full or not writable.
     """
     folder = directory.folding_dir
@@ -101,6 +102,8 @@ def fold(
     with moment as snapshot:
         seq, meta = snapshot.seq, snapshot.meta()
         encoder = encoder_facts(meta)
+        if options.structure != AUTO:
+            require_possible(options.structure, encoder.width)  # also without keys, for which nothing is built yet
         np.save(folder / ROWS_NAME, snapshot.rows())
         vectors, queries_QD = _as_searched(snapshot, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
@@ -161,7 +164,7 @@ def publish_built(
     back in `building/` after `IndexDirectory.take_back_store`.
 
     Raises:
-        InvalidStructureError: the search structure that the options name cannot be built; what was published stays.
+        InvalidStructureError: the search structure that the options name is impossible; what was published stays.
         OSError: the disk is full or not writable; what was published stays.
     """
     name = directory.next_store_name()
@@ -190,7 +193,7 @@ def publish_next(
 
     Raises:
         IndexCorruptError: the store is damaged.
-        InvalidStructureError: the search structure that the options name cannot be built; what was published stays.
+        InvalidStructureError: the search structure that the options name is impossible; what was published stays.
         OSError: the disk is full or not writable; what was published stays.
     """
     with _clearing_up(directory):
@@ -230,7 +233,7 @@ def publish_with_changes(
 
     Raises:
         IndexCorruptError: the store is damaged.
-        InvalidStructureError: the search structure that the options name cannot be built. Nothing was changed.
+        InvalidStructureError: the search structure that the options name is impossible. Nothing was changed.
         UnannouncedError: all was done but the last step.
         OSError: the disk is full or not writable. Nothing was changed.
     """

@@ -8,9 +8,11 @@ from pydantic import ValidationError
 from index import FaissIndex
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
+from index.errors import InvalidStructureError
+from index.faiss_index import create_index
 from index.settings import CompactSettings
 from index.vectors.structure_facts import StructureFacts
-from tests.live_index import make_index, new_keys
+from tests.live_index import ENCODER, make_index, new_keys
 
 
 def facts(manifest: Manifest) -> StructureFacts:
@@ -34,6 +36,18 @@ def test_structure_that_was_named_is_not_chosen(tmp_path: Path) -> None:
     with FaissIndex.open(make_index(tmp_path / "i", new_keys(20)), writable=True, compact_after=0) as index:
         assert facts(index.compact(FoldOptions(structure="SQ8"))).chosen_for == 0
         assert facts(index.compact(FoldOptions())).chosen_for == 20
+
+
+def test_impossible_structure_is_refused_also_without_keys(tmp_path: Path) -> None:
+    impossible = FoldOptions(structure="HNSW1")
+    with pytest.raises(InvalidStructureError, match="HNSW1"):
+        create_index(tmp_path / "i", ENCODER, options=impossible)
+    create_index(tmp_path / "i", ENCODER)
+    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
+        with pytest.raises(InvalidStructureError, match="HNSW1"):
+            index.compact(impossible)
+        index.upsert(new_keys(3))
+        assert index.compact().num_keys == 3
 
 
 def test_version_that_does_not_say_is_taken_as_the_choice(tmp_path: Path) -> None:
