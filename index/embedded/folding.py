@@ -34,6 +34,7 @@ from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError
 from index.filtering.postings import write_postings
 from index.vectors.exact import ExactVectors, write_exact
 from index.vectors.gpu import ON_CPU, GpuUse
+from index.vectors.structure_facts import StructureFacts
 from index.vectors.sweep import Report
 from index.vectors.trial import require_possible
 from index.vectors.tuning import choose_structure
@@ -110,20 +111,7 @@ def fold(
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     structure = None
     if counts.num_keys:
-        factory = _factory(options, provenance.previous, counts.num_keys)
-        exact = ExactVectors.open(folder / VECTORS_NAME)
-        structure = choose_structure(
-            exact,
-            folder / STRUCTURE_NAME,
-            options.targets,
-            factory=factory,
-            queries_QD=queries_QD,
-            gpu=gpu,
-            report=report,
-        )
-        if options.structure == AUTO:
-            chosen_for = counts.num_keys if factory is None else _chosen_for(provenance.previous)
-            structure = structure.model_copy(update={"chosen_for": chosen_for})
+        structure = _choose_structure(folder, counts.num_keys, provenance.previous, options, queries_QD, report, gpu)
     (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -335,6 +323,32 @@ def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
         with suppress(OSError):
             directory.clear_up()
         raise
+
+
+def _choose_structure(
+    folder: Path,
+    num_keys: int,
+    previous: Manifest | None,
+    options: FoldOptions,
+    queries_QD: NDArray[np.float32] | None,
+    report: Report,
+    gpu: GpuUse,
+) -> StructureFacts:
+    """Builds a version's search structure, and measures it; notes for how many keys it was chosen, if it was."""
+    factory = _factory(options, previous, num_keys)
+    exact = ExactVectors.open(folder / VECTORS_NAME)
+    structure = choose_structure(
+        exact,
+        folder / STRUCTURE_NAME,
+        options.targets,
+        factory=factory,
+        queries_QD=queries_QD,
+        gpu=gpu,
+        report=report,
+    )
+    if options.structure != AUTO:
+        return structure
+    return structure.model_copy(update={"chosen_for": num_keys if factory is None else _chosen_for(previous)})
 
 
 def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> str | None:
