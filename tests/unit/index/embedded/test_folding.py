@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from index import FaissIndex
+from index.embedded.creation import create_index
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.errors import InvalidStructureError
-from index.faiss_index import create_index
 from index.settings import CompactSettings
 from index.vectors.structure_facts import StructureFacts
 from tests.live_index import ENCODER, make_index, new_keys
