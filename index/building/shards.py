@@ -1,8 +1,8 @@
 """Keys with their vectors as Parquet files: what `export` and `embed` write, and `load` reads.
 
-One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, and `images`, each
-with its `media_type` and either its `data` or its `path`. The schema's metadata hold the encoder and other facts as
-JSON. Shards are read and written wherever fsspec can.
+One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, `images`, each with
+its `media_type` and either its `data` or its `path`, and `crc32`. The footer's metadata hold the encoder and other
+facts as JSON. Shards are read and written wherever fsspec can.
 """
 
 import json
@@ -15,15 +15,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index.building.shard_sums import (
+    ENCODER_FIELD,
+    FACTS_FIELD,
+    SUM_COLUMN,
+    SUM_FIELD,
+    footer_sum,
+    is_footer_sound,
+    row_sum,
+)
 from index.embedded.checking import check_record
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
-from index.errors import EncoderMismatchError, InvalidShardError
+from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
 from index.settings import VectorType
 from index.sources.files import open_file
 from index.sources.locations import without_secrets
 
-ENCODER_FIELD, FACTS_FIELD = b"anykey.encoder", b"anykey.facts"
 BATCH_SIZE = 1024
 _IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
 _COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
@@ -56,7 +64,9 @@ def write_shard(
         for batch in _batches(records):
             writer.write_batch(_to_arrow(batch, writer.schema))
             num_keys += len(batch)
-        writer.add_key_value_metadata({FACTS_FIELD: json.dumps(dict(facts or {}))})
+        said = {FACTS_FIELD: json.dumps(dict(facts or {})).encode()}
+        sum_of_all = footer_sum({**writer.schema.metadata, **said}, num_keys)
+        writer.add_key_value_metadata({**said, SUM_FIELD: sum_of_all})
     return num_keys
 
 
@@ -107,7 +117,7 @@ def read_facts(location: str) -> dict[str, Any]:
         InvalidShardError: the file is no shard; says why.
     """
     with _open(location) as shard:
-        return dict(json.loads((shard.metadata.metadata or {}).get(FACTS_FIELD, b"{}")))
+        return dict(json.loads(_footer(shard).get(FACTS_FIELD, b"{}")))
 
 
 def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Record]]:
@@ -117,10 +127,15 @@ def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Rec
         InvalidShardError: the file is no shard, or damaged.
         InvalidKeyError: a key in it cannot be stored.
     """
+    num_read = 0
     with _open(location) as shard:
         width = _encoder(shard, location).width
-        for batch in shard.iter_batches(batch_size, columns=list(_COLUMNS)):
-            yield [_to_record(row, width) for row in batch.to_pylist()]
+        for batch in shard.iter_batches(batch_size, columns=_columns(shard)):
+            first = num_read + 1
+            yield [_to_record(row, width, location, first + place) for place, row in enumerate(batch.to_pylist())]
+            num_read += len(batch)
+        if num_read != shard.metadata.num_rows:
+            raise ValueError(f"it holds {num_read} of the {shard.metadata.num_rows} rows that it counts")
 
 
 @contextmanager
@@ -129,8 +144,11 @@ def _open(location: str) -> Iterator[pq.ParquetFile]:
     try:
         with open_file(location) as file:
             yield pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {error}") from error
+    except KeyIndexError:
+        raise
+    except Exception as error:  # of damaged files, Arrow and what reads JSON and UTF-8 raise all kinds of errors
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {reason}") from error
 
 
 @contextmanager
@@ -155,14 +173,26 @@ def _find(name: str) -> list[str]:
     return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
 
 
+def _columns(shard: pq.ParquetFile) -> list[str]:
+    """The columns to read; shards of earlier releases have no checksums."""
+    return [name for name in (*_COLUMNS, SUM_COLUMN) if name in shard.schema_arrow.names]
+
+
+def _footer(shard: pq.ParquetFile) -> dict[bytes, bytes]:
+    """What the footer says beside the columns, as it was written."""
+    footer = dict(shard.metadata.metadata or {})
+    if not is_footer_sound(footer, shard.metadata.num_rows, SUM_COLUMN in _columns(shard)):
+        raise ValueError("its footer is damaged")
+    return footer
+
+
 def _encoder(shard: pq.ParquetFile, location: str) -> EncoderFacts:
-    schema = shard.schema_arrow
-    missing = [name for name in _COLUMNS if name not in schema.names]
-    if missing or ENCODER_FIELD not in (schema.metadata or {}):
+    missing = [name for name in _COLUMNS if name not in _columns(shard)]
+    if missing or ENCODER_FIELD not in (shard.metadata.metadata or {}):
         what = f"it has no column {', '.join(missing)}" if missing else "its schema does not name the encoder"
         raise InvalidShardError(f"{without_secrets(location)} is no shard of keys: {what}")
     try:
-        return EncoderFacts.model_validate_json(schema.metadata[ENCODER_FIELD])
+        return EncoderFacts.model_validate_json(_footer(shard)[ENCODER_FIELD])
     except ValueError as error:
         raise InvalidShardError(f"the encoder in {without_secrets(location)} cannot be read: {error}") from error
 
@@ -176,6 +206,7 @@ def _schema(encoder: EncoderFacts, vector_type: VectorType) -> pa.Schema:
         "metadata": pa.string(),
         "pools": pa.list_(pa.string()),
         "images": pa.list_(_IMAGE),
+        SUM_COLUMN: pa.uint32(),
     }
     return pa.schema(columns, metadata={ENCODER_FIELD: encoder.model_dump_json().encode()})
 
@@ -188,6 +219,10 @@ def _to_arrow(records: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
         [{"media_type": image.media_type, "path": image.path, "data": image.data} for image in record.images]
         for record in records
     ]
+    sums = [
+        row_sum({**_texts_of(record), "vector": vector_D, "images": some})
+        for record, vector_D, some in zip(records, vectors, images, strict=True)
+    ]
     arrays = [
         pa.array([record.key for record in records], pa.string()),
         pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type),
@@ -195,15 +230,29 @@ def _to_arrow(records: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
         pa.array([record.metadata for record in records], pa.string()),
         pa.array([list(record.pools) for record in records], pa.list_(pa.string())),
         pa.array(images, pa.list_(_IMAGE)),
+        pa.array(sums, pa.uint32()),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _to_record(row: dict[str, Any], width: int) -> Record:
-    images = tuple(NewImage(image["media_type"], image["path"], image["data"]) for image in row["images"] or ())
-    vector_D = np.array(row["vector"], np.float32)
-    metadata = json.loads(row["metadata"] or "{}")
-    return check_record(row["key"], row["text"], metadata, row["pools"] or (), images, vector_D, width)
+def _texts_of(record: Record) -> dict[str, Any]:
+    return {"key": record.key, "text": record.text, "metadata": record.metadata, "pools": list(record.pools)}
+
+
+def _to_record(row: dict[str, Any], width: int, location: str, number: int) -> Record:
+    """The key in a row, which is the `number`th of its shard."""
+    where = f"{without_secrets(location)}, row {number}"
+    try:
+        if SUM_COLUMN in row and row_sum(row) != row[SUM_COLUMN]:
+            raise ValueError("its checksum differs from its content")
+        images = tuple(NewImage(image["media_type"], image["path"], image["data"]) for image in row["images"] or ())
+        vector_D = np.array(row["vector"], np.float32)
+        metadata = json.loads(row["metadata"] or "{}")
+        return check_record(row["key"], row["text"], metadata, row["pools"] or (), images, vector_D, width)
+    except InvalidKeyError as error:
+        raise InvalidKeyError(f"{where}: {error}") from error
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidShardError(f"{where} is damaged: {error}") from error
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
