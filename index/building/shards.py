@@ -243,10 +243,10 @@ def _to_record(row: dict[str, Any], width: int, location: str, number: int) -> R
     """The key in a row, which is the `number`th of its shard."""
     where = f"{without_secrets(location)}, row {number}"
     try:
-        if SUM_COLUMN in row and row_sum(row) != row[SUM_COLUMN]:
+        vector_D = np.array(row["vector"], np.float32)
+        if SUM_COLUMN in row and row_sum({**row, "vector": vector_D}) != row[SUM_COLUMN]:
             raise ValueError("its checksum differs from its content")
         images = tuple(NewImage(image["media_type"], image["path"], image["data"]) for image in row["images"] or ())
-        vector_D = np.array(row["vector"], np.float32)
         metadata = json.loads(row["metadata"] or "{}")
         return check_record(row["key"], row["text"], metadata, row["pools"] or (), images, vector_D, width)
     except InvalidKeyError as error:
