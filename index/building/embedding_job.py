@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import fsspec
 from rich.console import Console
 
 from encoder.program import plain_console
@@ -26,6 +25,7 @@ from index.embedded.records import Record
 from index.errors import InvalidCorpusError, InvalidRowError, InvalidShardError
 from index.progress import progress
 from index.settings import EmbedSettings
+from index.sources.files import file_system
 from index.sources.locations import without_secrets
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
@@ -89,7 +89,7 @@ def embed_corpus(
     run = run or (lambda blocks: (embed_block(block, settings, encoder) for block in blocks))
     find_files(settings.corpus)  # this and the checkpoint before anything is written
     fingerprint = encoder.fingerprint()
-    fsspec.url_to_fs(settings.output)[0].makedirs(settings.output, exist_ok=True)
+    file_system(settings.output)[0].makedirs(settings.output, exist_ok=True)
     with TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
         bad_rows = _read(plan, settings, console)
@@ -172,7 +172,7 @@ def _finish(
     settings: EmbedSettings, shards: list[Embedded], num_made: int, bad_rows: list[InvalidRowError]
 ) -> EmbeddingReport:
     """Deletes shards of blocks that are no longer there, and lists the bad rows."""
-    files, folder = fsspec.url_to_fs(settings.output)
+    files, folder = file_system(settings.output)
     names = {Block(shard.number, (), "").name for shard in shards}
     for path in files.glob(f"{folder}/keys-*.parquet"):
         if path.rpartition("/")[2] not in names:

@@ -20,13 +20,24 @@ from index.building.encoding import CheckpointSource, EncoderSource, VectorEncod
 from index.errors import InvalidCorpusError
 from index.queries import MAX_NORM_ERROR
 from index.settings import EmbeddingSettings
+from index.sources.files import file_state, reason_of
 from index.vectors.exact import read_faiss
 
 
 def source_of(settings: EmbeddingSettings) -> EncoderSource:
-    """Where the settings say that vectors come from: the encoder, or a FAISS file that it made."""
+    """Where the settings say that vectors come from: the encoder, or a FAISS file that it made.
+
+    Raises:
+        InvalidCorpusError: there is no such file.
+    """
     encoder = CheckpointSource(settings)
-    return encoder if settings.faiss is None else ImportedSource(settings.faiss, encoder, settings.normalize)
+    if settings.faiss is None:
+        return encoder
+    try:
+        file_state(str(settings.faiss))
+    except OSError as error:
+        raise InvalidCorpusError(f"vectors {settings.faiss} cannot be read: {reason_of(error)}") from error
+    return ImportedSource(settings.faiss, encoder, settings.normalize)
 
 
 def stamp_of(path: Path, normalizes: bool) -> list[str | int]:

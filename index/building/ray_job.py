@@ -18,6 +18,7 @@ from index.building.embedding_job import Embedded, embed_block
 from index.building.imported import source_of
 from index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
 from index.settings import EmbedSettings
+from index.sources.files import file_system
 
 WORK_FOLDER = ".work"  # beside the shards: the blocks, for the workers to fetch
 
@@ -67,7 +68,7 @@ def run_on_ray(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[Emb
 @contextmanager
 def _posted(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[list[dict[str, str]]]:
     """Writes blocks where workers can fetch them, so that no message holds a corpus; gives a task for each."""
-    files, folder = fsspec.url_to_fs(f"{settings.output.rstrip('/')}/{WORK_FOLDER}")
+    files, folder = file_system(f"{settings.output.rstrip('/')}/{WORK_FOLDER}")
     files.makedirs(folder, exist_ok=True)
     tasks = []
     try:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +28,7 @@ from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
 from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
 from index.settings import VectorType
-from index.sources.files import open_file
+from index.sources.files import file_system, open_file
 from index.sources.locations import without_secrets
 
 BATCH_SIZE = 1024
@@ -154,7 +153,7 @@ def _open(location: str) -> Iterator[pq.ParquetFile]:
 @contextmanager
 def _replacing(location: str) -> Iterator[BinaryIO]:
     """A file to write that is at its place when the block has ended, whole, or not at all."""
-    files, path = fsspec.url_to_fs(location)
+    files, path = file_system(location)
     aside = f"{path}.part"
     try:
         with files.open(aside, "wb") as file:
@@ -167,7 +166,7 @@ def _replacing(location: str) -> Iterator[BinaryIO]:
 
 
 def _find(name: str) -> list[str]:
-    files, path = fsspec.url_to_fs(name)
+    files, path = file_system(name)
     if not files.isdir(path):
         return [name]
     return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]

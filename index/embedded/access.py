@@ -1,8 +1,10 @@
-"""No right to read a file, told by its name."""
+"""Whether a file of an index can be read at all: what is there instead, and whether we may."""
 
 import errno
 import os
 from pathlib import Path
+
+from index.errors import IndexCorruptError
 
 
 def require_readable(path: Path) -> None:
@@ -13,3 +15,16 @@ def require_readable(path: Path) -> None:
     """
     if path.exists() and not os.access(path, os.R_OK):  # to open and close it would drop SQLite's locks on it
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """Reads a file; opening a pipe in its place would wait for somebody to write to it.
+
+    Raises:
+        IndexCorruptError: something else than a file is there.
+        FileNotFoundError: nothing is there.
+        PermissionError: it may not be read.
+    """
+    if path.exists() and not path.is_file():
+        raise IndexCorruptError(path, "it is no file")
+    return path.read_bytes()

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.calibration import Calibration
-from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, STRUCTURE_NAME, VECTORS_NAME
+from index.embedded.choice import structure_of
+from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
 from index.embedded.store import Store
@@ -32,16 +33,13 @@ from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError
 from index.filtering.postings import write_postings
-from index.vectors.exact import ExactVectors, write_exact
+from index.vectors.exact import write_exact
 from index.vectors.gpu import ON_CPU, GpuUse
-from index.vectors.structure_facts import StructureFacts
 from index.vectors.sweep import Report
 from index.vectors.trial import require_possible
-from index.vectors.tuning import choose_structure
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 BATCH_SIZE = 4096
-MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew
 logger = logging.getLogger(__name__)
 
 Attributes = tuple[str, Sequence[str], dict[str, Any]]  # of a key: what filters look at
@@ -111,7 +109,7 @@ def fold(
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
     structure = None
     if counts.num_keys:
-        structure = _choose_structure(folder, counts.num_keys, provenance.previous, options, queries_QD, report, gpu)
+        structure = structure_of(folder, counts.num_keys, provenance.previous, options, queries_QD, report, gpu)
     (folder / BAD_ROWS_NAME).write_text("".join(bad_row_lines(provenance.bad_rows)), encoding="utf-8")
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -326,54 +324,6 @@ def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
         with suppress(OSError):
             directory.clear_up()
         raise
-
-
-def _choose_structure(
-    folder: Path,
-    num_keys: int,
-    previous: Manifest | None,
-    options: FoldOptions,
-    queries_QD: NDArray[np.float32] | None,
-    report: Report,
-    gpu: GpuUse,
-) -> StructureFacts:
-    """Builds a version's search structure, and measures it; notes for how many keys it was chosen, if it was."""
-    factory = _factory(options, previous, num_keys)
-    exact = ExactVectors.open(folder / VECTORS_NAME)
-    structure = choose_structure(
-        exact,
-        folder / STRUCTURE_NAME,
-        options.targets,
-        factory=factory,
-        queries_QD=queries_QD,
-        gpu=gpu,
-        report=report,
-    )
-    if options.structure != AUTO:
-        return structure
-    return structure.model_copy(update={"chosen_for": num_keys if factory is None else _chosen_for(previous)})
-
-
-def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> str | None:
-    """The search structure to build; `None` to choose one by measurement.
-
-    What was chosen before is built again, and only its search parameters are chosen anew, as long as the same is asked
-    for and the number of keys is about what it was at that choice, however slowly it changes.
-    """
-    if options.structure != AUTO:
-        return options.structure
-    if previous is None or previous.structure is None or previous.options != options:
-        return None
-    chosen_for = _chosen_for(previous)
-    is_alike = chosen_for / MOST_GROWTH <= num_keys <= chosen_for * MOST_GROWTH
-    return previous.structure.factory if is_alike and previous.structure.instead_of is None else None
-
-
-def _chosen_for(previous: Manifest | None) -> int:
-    """Number of keys for which a version's search structure was chosen, maybe several versions before."""
-    if previous is None or previous.structure is None:
-        return 0
-    return previous.structure.chosen_for or previous.num_keys
 
 
 def _tidy_up(directory: IndexDirectory, store: Store) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from encoder.item import Modality
+from index.embedded.access import read_whole
 from index.embedded.options import FoldOptions
 from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
 from index.vectors.structure_facts import StructureFacts
@@ -171,7 +172,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path))
     except FileNotFoundError as error:
         raise IndexCorruptError(path, "it is missing") from error
     except ValueError as error:

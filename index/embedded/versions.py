@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.access import require_readable
+from index.embedded.access import read_whole, require_readable
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
@@ -64,7 +64,7 @@ class IndexDirectory:
         """
         path = self.path / CURRENT_NAME
         try:
-            name = path.read_bytes().decode("ascii", "replace").strip()
+            name = read_whole(path).decode("ascii", "replace").strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not name.isdecimal():
@@ -162,6 +162,8 @@ class IndexDirectory:
         aside = self.path / f"{CURRENT_NAME}.new"
         aside.write_text(f"{name}\n", encoding="ascii")
         sync(aside)
+        if (self.path / CURRENT_NAME).is_dir():  # a file cannot take its place
+            shutil.rmtree(self.path / CURRENT_NAME)
         os.replace(aside, self.path / CURRENT_NAME)
         sync(self.path)
 

@@ -4,9 +4,8 @@ import hashlib
 import uuid
 from pathlib import Path
 
-import fsspec.core
-
 from index.errors import ImageUnavailableError
+from index.sources.files import file_system
 
 
 class ImageFolder:
@@ -25,7 +24,7 @@ class ImageFolder:
             url: A path, or an address such as `s3://bucket/folder`.
         """
         self.url = url if "://" in url else str(Path(url).absolute())
-        self._files, self._root = fsspec.core.url_to_fs(self.url)
+        self._files, self._root = file_system(self.url)
 
     def keep(self, data: bytes) -> str:
         """Writes an image, unless it is there; gives its location below the folder.

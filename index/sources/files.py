@@ -44,6 +44,17 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def file_system(location: str) -> tuple[Any, str]:
+    """What fsspec reads and writes a location with, and the location's path there.
+
+    Raises:
+        OSError: fsspec does not know the protocol, or its library is not installed.
+    """
+    with _plain_errors(location):
+        files, path = fsspec.core.url_to_fs(location)
+        return files, path
+
+
 def open_file(location: str) -> BinaryIO:
     """Opens a file for reading, buffered; one over HTTP can be sought in where its server tells the size.
 
@@ -52,10 +63,11 @@ def open_file(location: str) -> BinaryIO:
     """
     with _plain_errors(location):
         if not scheme_of(location):
+            _refuse_pipe(location)
             return open(location, "rb")
         if _is_http(location):
             return open_http(location)
-        files, path = _file_system(location)
+        files, path = file_system(location)
         return cast(BinaryIO, files.open(path, "rb"))
 
 
@@ -70,7 +82,7 @@ def file_state(location: str) -> FileState:
             return _local_state(location)
         if _is_http(location):
             return http_state(location)
-        files, path = _file_system(location)
+        files, path = file_system(location)
         info = files.info(path)
         if info.get("type") == "directory":
             raise OSError("it is no file")
@@ -110,7 +122,7 @@ def is_folder(location: str) -> bool:
     if _is_http(location):
         return False
     with _plain_errors(location):
-        files, path = _file_system(location)
+        files, path = file_system(location)
         return bool(files.isdir(path))
 
 
@@ -139,7 +151,7 @@ def matches(pattern: str) -> list[str]:
     if _is_http(pattern):
         return []
     with _plain_errors(pattern):
-        files, path = _file_system(pattern)
+        files, path = file_system(pattern)
         found = files.glob(path, detail=True)
         return [files.unstrip_protocol(name) for name in sorted(found) if found[name]["type"] == "file"]
 
@@ -169,7 +181,7 @@ def _local_below(folder: str) -> Iterator[FoundFile]:
 
 def _remote_below(folder: str) -> Iterator[FoundFile]:
     with _plain_errors(folder):
-        files, path = _file_system(folder)
+        files, path = file_system(folder)
         root = path.rstrip("/")
         for name, info in files.find(root, detail=True).items():
             if info["type"] == "file":
@@ -183,15 +195,17 @@ def _local_state(path: str) -> FileState:
     return FileState(facts.st_size, str(facts.st_mtime_ns))
 
 
+def _refuse_pipe(path: str) -> None:
+    """Refuses what is neither file nor folder: opening a pipe waits for somebody to write to it."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(f"{path} is neither a file nor a folder")
+
+
 def _state_of(info: dict[str, Any]) -> FileState:
     size = info.get("size")
     version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), None)
     return FileState(size if isinstance(size, int) else None, version)
-
-
-def _file_system(location: str) -> tuple[Any, str]:
-    files, path = fsspec.core.url_to_fs(location)
-    return files, path
 
 
 def _is_http(location: str) -> bool:

@@ -1,6 +1,7 @@
 """The command: what a person types, sees, and gets as exit code. The encoder is real, its weights are random."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,37 @@ def test_password_in_an_address_is_refused_and_not_shown(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert "name and password have no place in an address" in told
     assert "hunter2" not in told
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("load --shards foo://x --index new", "Protocol not known: foo"),
+        ("load --shards abfs://x/y --index new", "Install adlfs"),
+        ("load --shards pipe --index new", "pipe is neither a file nor a folder"),
+        ("tune --index i --queries foo://x", "Protocol not known: foo"),
+        ("embed --corpus corpus.jsonl --checkpoint {} --output foo://x", "Protocol not known: foo"),
+        ("build --corpus pipe --checkpoint {} --output new", "pipe is neither a file nor a folder"),
+        ("build --corpus corpus.jsonl --checkpoint {} --faiss pipe --output new", "pipe cannot be read: it is no file"),
+        ("build --corpus corpus.jsonl --checkpoint {} --faiss none --output new", "none cannot be read: No such file"),
+    ],
+)
+def test_place_that_cannot_be_read_or_written_is_one_line(
+    tmp_path: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    reason: str,
+) -> None:
+    mixed_corpus(tmp_path)
+    make_index(tmp_path / "i", new_keys(3))
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)
+
+    assert main(command.format(checkpoint).split()) in (1, 2)
+
+    err = capsys.readouterr().err
+    assert reason in err
+    assert "Traceback" not in err

@@ -153,7 +153,7 @@ def test_no_collection_is_made_for_shards_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("plain.db/products", "not what Milvus Lite makes, which is a folder: '{}/plain.db'"),
+        ("plain.db/products", "{}/plain.db: it is not what Milvus Lite makes, which is a folder"),
         (f"{'x' * 256}.db/products", "File name too long"),
         (f"keys.db/{'x' * 300}", "keys.db: collection name too long"),
     ],
