@@ -154,7 +154,7 @@ def run_program(
     except usage as error:
         return fail(full_name, str(error), EXIT_USAGE)
     except environment_errors as error:
-        return fail(full_name, str(error), EXIT_ENVIRONMENT)
+        return fail(full_name, _said_of(error), EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
         return fail(full_name, "interrupted", 130)
 
@@ -169,6 +169,13 @@ def fail(prog: str, message: str, code: int) -> int:
     line = " ".join(message.split())
     plain_console(stderr=True).print(f"{prog}: error: {line}")
     return code
+
+
+def _said_of(error: Exception) -> str:
+    """What an error says; what the system says of a file begins with the file, and has no number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _config_path(settings: type[ProgramSettings], argv: list[str]) -> Path | None:

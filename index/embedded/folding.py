@@ -283,11 +283,14 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
 
     Raises:
         IndexCorruptError: the file is missing or damaged.
+        PermissionError: it may not be read.
     """
     path = version_dir / BAD_ROWS_NAME
     try:
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
+    except PermissionError:
+        raise
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
 

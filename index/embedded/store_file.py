@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from index.embedded.access import require_readable
 from index.errors import IndexCorruptError
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
@@ -41,6 +42,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file():
         raise IndexCorruptError(path, "it is missing")
+    require_readable(path)
     with naming_damage(path):
         _roll_back(path)
         db = _connect(path, "ro")

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from index.embedded.access import require_readable
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
@@ -279,6 +280,7 @@ def open_published(index_dir: Path, files: Collection[str] | None = None) -> Ope
         IndexNotFoundError: nothing is published there.
         IndexCorruptError: a file is missing or damaged.
         IndexFormatError: this release does not read its format.
+        PermissionError: a file may not be read.
     """
     directory = IndexDirectory(index_dir)
     while True:
@@ -296,7 +298,7 @@ def open_published(index_dir: Path, files: Collection[str] | None = None) -> Ope
         manifest = read_manifest(path)
         for file_name in sorted(manifest.files) if files is None else files:
             check_file(path, manifest, file_name)
-    except (IndexCorruptError, IndexFormatError):
+    except (IndexCorruptError, IndexFormatError, OSError):
         os.close(lock_fd)
         raise
     return OpenVersion(path, directory.store_path(manifest.store), manifest, stamp, lock_fd)
@@ -313,17 +315,21 @@ def check_file(version_dir: Path, manifest: Manifest, name: str, is_whole: bool 
 
     Raises:
         IndexCorruptError: it is missing, unreadable, unknown to the manifest, or differs from it.
+        PermissionError: it may not be read.
     """
     path = version_dir / name
     expected = manifest.files.get(name)
     if expected is None:
         raise IndexCorruptError(version_dir / MANIFEST_NAME, f"it does not list {name}")
     try:
+        require_readable(path)
         size_bytes = path.stat().st_size
         if size_bytes != expected.size_bytes:
             raise IndexCorruptError(path, f"it has {size_bytes} bytes, the manifest says {expected.size_bytes}")
         if (is_whole or size_bytes <= WHOLLY_CHECKED_BYTES) and file_facts(path) != expected:
             raise IndexCorruptError(path, "its checksum differs from the manifest's")
+    except PermissionError:
+        raise
     except OSError as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
         raise IndexCorruptError(path, reason) from error

@@ -191,6 +191,14 @@ def test_an_error_becomes_one_line_and_a_code(
     assert (captured.out, captured.err) == ("", "fleet: error: first line second line\n")
 
 
+def test_an_error_of_the_system_begins_with_the_file_and_has_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command(FleetSettings, lambda settings: len((tmp_path / "none").read_bytes()))
+    assert run_program("fleet", {"count": command}, ["count"], (), (OSError,)) == EXIT_ENVIRONMENT
+    assert capsys.readouterr().err == f"fleet count: error: {tmp_path / 'none'}: No such file or directory\n"
+
+
 def test_wrong_settings_become_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(None, ["--num-ships", "0"]) == EXIT_USAGE
     assert capsys.readouterr().err.count("\n") == 1
