@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -193,14 +194,20 @@ def _sentences(error: ValidationError) -> list[str]:
     sentences = []
     for detail in error.errors(include_url=False):
         name = ".".join(str(part) for part in detail["loc"])
-        if not name:  # settings that contradict each other
-            sentences.append(detail["msg"].removeprefix("Value error, "))
-            continue
-        known = detail["type"] != "extra_forbidden"
-        came = "" if detail["type"] == "missing" else f" (got {_without_credentials(repr(detail['input']))})"
-        message = f"{detail['msg']}{came}" if known else "unknown setting"
-        sentences.append(f"setting '{name}': {message}")
+        message = _reason(detail)
+        sentences.append(f"setting '{name}': {message}" if name else message)
     return sentences
+
+
+def _reason(detail: ErrorDetails) -> str:
+    """What is wrong with one setting, and what came, unless the setting's own check says so itself."""
+    if detail["type"] == "extra_forbidden":
+        return "unknown setting"
+    reason = detail["msg"].removeprefix("Value error, ")
+    is_own = detail["type"] == "value_error"
+    if detail["type"] == "missing" or not detail["loc"] or (is_own and re.search(r"\bgot\b", reason)):
+        return _without_credentials(reason)
+    return f"{reason} (got {_without_credentials(repr(detail['input']))})"
 
 
 def _without_credentials(shown: str) -> str:

@@ -152,3 +152,16 @@ def test_writer_needs_the_right_to_write(open_dir: Path) -> None:
     with pytest.raises(RuntimeError, match=r"PermissionError.*\.lock"):
         Process(index_dir, "write", NOBODY)
     assert contents_of(index_dir) == OLD
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    "name", ["CURRENT", "versions/1/manifest.json", "versions/1/rows.npy", "versions/1/fields.sqlite", "store.sqlite"]
+)
+def test_file_that_may_not_be_read_is_named_and_not_called_damaged(open_dir: Path, name: str) -> None:
+    index_dir = make_index(open_dir / "i", [])
+    (path,) = index_dir.rglob(name)
+    path.chmod(0o600)
+
+    with pytest.raises(RuntimeError, match=f"PermissionError.*Permission denied.*{path.name}"):
+        Process(index_dir, "read", NOBODY)

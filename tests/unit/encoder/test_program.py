@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import (
@@ -31,6 +31,22 @@ class FleetSettings(ProgramSettings):
     names: list[str] = Field([], description="what they are called")
     sizes_m: tuple[float, ...] | None = Field(None, description="their lengths")
     is_sailing: bool = Field(False, description="whether they are at sea")
+    home: str = Field("", description="the harbour they belong to")
+    flag: str = Field("", description="what they fly")
+
+    @field_validator("home")
+    @classmethod
+    def check_home(cls, value: str) -> str:
+        if "sea" in value:
+            raise ValueError(f"expected a harbour, got {value!r}")
+        return value
+
+    @field_validator("flag")
+    @classmethod
+    def check_flag(cls, value: str) -> str:
+        if value == "black":
+            raise ValueError("pirates are not welcome")
+        return value
 
     @model_validator(mode="after")
     def check(self) -> "FleetSettings":
@@ -105,6 +121,9 @@ def test_switches_have_both_signs() -> None:
         (["--num-ships", "101"], "less than or equal to 100"),
         (["--num-ships", "many"], "setting 'num_ships': .*valid integer.* .got 'many'."),
         (["--num-ships", "1", "--names", "a,b"], "^more names than ships$"),
+        (["--home", "sea"], "^setting 'home': expected a harbour, got 'sea'$"),
+        (["--home", "ftp://me:pw@sea"], r"^setting 'home': expected a harbour, got 'ftp://\*\*\*@sea'$"),
+        (["--flag", "black"], r"^setting 'flag': pirates are not welcome \(got 'black'\)$"),
         (["--config", "/nowhere.toml"], "^settings file /nowhere.toml does not exist$"),
         (["--config", "/"], "does not exist"),
     ],
