@@ -54,9 +54,10 @@ def build(settings: BuildSettings) -> int:
         console.print(f"{report.num_unreachable:,} keys whose images cannot be read now stay as they were indexed")
     if report.is_new:
         kept = manifest.num_keys - report.num_embedded
+        made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
         console.print(
             f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
-            f"{report.num_embedded:,} embedded in this run, {kept:,} kept"
+            f"{report.num_embedded:,} {made} in this run, {kept:,} kept"
         )
         for line in structure_lines(manifest.structure):
             console.print(line)

@@ -130,6 +130,12 @@ class FoldSettings(SearchDeviceSettings):
         None, description="Most time of a typical query, such as 10ms; without it, as fast as can be"
     )
 
+    @field_validator("structure")
+    @classmethod
+    def lower_own_names(cls, value: str | None) -> str | None:
+        """Takes `AUTO` and `Exact` for what they mean; FAISS' own names are told apart by their case."""
+        return value.lower() if value is not None and value.lower() in ("auto", "exact") else value
+
 
 class BuildSettings(EmbeddingSettings, FoldSettings):
     """Embeds a corpus and publishes it as the next version of an index.

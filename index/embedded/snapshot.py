@@ -2,16 +2,18 @@
 
 import contextlib
 import io
+import lzma
 import os
 import shutil
 import sqlite3
 import tarfile
+import zlib
 from pathlib import Path
 
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
 from index.embedded.versions import CURRENT_NAME, OpenVersion, open_published, sync
-from index.errors import InvalidSnapshotError, OutputExistsError
+from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 
 
 def write_snapshot(index_dir: Path, path: Path) -> None:
@@ -29,6 +31,7 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
         raise OutputExistsError(f"{path} is there already: choose another name")
     aside, store = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.store")
     version = open_published(index_dir)
+    store.unlink(missing_ok=True)  # of a run that was killed
     try:
         _copy_store(version.store_path, store)
         with tarfile.open(aside, "w") as tar:
@@ -61,9 +64,13 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
         try:
             with tarfile.open(path) as tar:
                 tar.extractall(aside, filter="data")
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise InvalidSnapshotError(f"{path} is no snapshot: {error}") from error
-        for damage in verify_index(aside):
+        try:
+            damaged = verify_index(aside)
+        except IndexNotFoundError as error:
+            raise InvalidSnapshotError(f"{path} is no snapshot: there is no index in it") from error
+        for damage in damaged:
             raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
         with contextlib.suppress(FileNotFoundError):
             index_dir.rmdir()

@@ -9,6 +9,7 @@ import pytest
 from index import FaissIndex
 from index.__main__ import main
 from index.embedded.versions import IndexDirectory
+from index.settings import BuildSettings
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
 from tests.models import tiny_checkpoint
@@ -239,3 +240,9 @@ def test_place_that_cannot_be_read_or_written_is_one_line(
     err = capsys.readouterr().err
     assert reason in err
     assert "Traceback" not in err
+
+
+def test_own_names_of_structures_are_known_in_capitals(checkpoint: Path) -> None:
+    given = {"corpus": ["c"], "checkpoint": str(checkpoint), "output": "i"}
+    structures = [BuildSettings.model_validate({**given, "structure": name}).structure for name in ("AUTO", "Exact")]
+    assert structures == ["auto", "exact"]

@@ -2,13 +2,14 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from index import FaissIndex
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
-from tests.live_index import make_index, new_keys, unit_vectors
+from tests.live_index import everything, make_index, new_keys, unit_vectors
 
 
 def test_restored_index_answers_as_the_one_that_was_copied(tmp_path: Path) -> None:
@@ -40,6 +41,29 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         restore_snapshot(tmp_path / "i.tar", tmp_path / "i")
 
 
+def test_what_a_killed_snapshot_left_is_written_over(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(3))
+    for leftover in (".i.tar.part", ".i.tar.store"):
+        (tmp_path / leftover).write_bytes(b"half" * 1000)
+
+    write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    restore_snapshot(tmp_path / "i.tar", tmp_path / "new")
+    assert everything(tmp_path / "new") == everything(tmp_path / "i")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "i.tar", "new"]
+
+
+@pytest.mark.parametrize("kind", ["w:gz", "w:xz"])
+def test_compressed_snapshot_that_is_cut_is_no_snapshot(tmp_path: Path, kind: Any) -> None:
+    with tarfile.open(tmp_path / "i.tar", kind) as tar:
+        tar.add(__file__, "notes.py")
+    data = (tmp_path / "i.tar").read_bytes()
+    (tmp_path / "i.tar").write_bytes(data[: len(data) // 2])
+
+    with pytest.raises(InvalidSnapshotError, match=r"i\.tar is no snapshot"):
+        restore_snapshot(tmp_path / "i.tar", tmp_path / "new")
+
+
 def test_snapshot_of_nothing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError):
         write_snapshot(tmp_path / "i", tmp_path / "i.tar")
@@ -63,7 +87,7 @@ def test_damaged_snapshot_becomes_no_index(tmp_path: Path, damage: str) -> None:
         with tarfile.open(path, "w") as tar:
             tar.add(__file__, "../../out.py" if damage == "escaping" else "notes.py")
 
-    with pytest.raises((InvalidSnapshotError, IndexNotFoundError)):
+    with pytest.raises(InvalidSnapshotError, match=r"i\.tar is (no snapshot|damaged)"):
         restore_snapshot(path, tmp_path / "new" / "i")
     assert not (tmp_path / "new" / "i").exists()
     assert not list((tmp_path / "new").glob("*")) or list((tmp_path / "new").iterdir()) == []
