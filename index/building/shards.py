@@ -33,6 +33,7 @@ from index.sources.locations import without_secrets
 
 BATCH_SIZE = 1024
 _IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
+_READING_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)  # of Arrow, JSON and UTF-8
 _COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
 
 
@@ -143,9 +144,9 @@ def _open(location: str) -> Iterator[pq.ParquetFile]:
     try:
         with open_file(location) as file:
             yield pq.ParquetFile(file)
-    except KeyIndexError:
+    except KeyIndexError:  # some of which are a ValueError too
         raise
-    except Exception as error:  # of damaged files, Arrow and what reads JSON and UTF-8 raise all kinds of errors
+    except _READING_ERRORS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {reason}") from error
 
