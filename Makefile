@@ -84,7 +84,7 @@ lint: setup ## Check style and types
 
 .PHONY: test
 test: setup redis-server ## Run the tests, one process a core, at most four
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes

@@ -1,4 +1,4 @@
-"""What every engine asks of a search or a scan, before it looks for anything.
+"""What every engine asks of vectors, searches and scans, before it stores or looks for anything.
 
 Shape legend: Q = queries, D = width.
 """
@@ -32,6 +32,21 @@ def check_queries(vectors_QD: NDArray[Any], width: int) -> NDArray[np.float32]:
         position = int(np.argmin(is_unit_Q))
         raise InvalidSearchError(f"query vector {position} has norm {norms_Q[position]:.4g}, expected 1")
     return queries_QD
+
+
+def check_vector(vector: Any, width: int) -> NDArray[Any]:
+    """Gives a key's vector back as an array.
+
+    Raises:
+        ValueError: it has another width, or is no unit vector.
+    """
+    vector_D = np.asarray(vector)
+    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
+        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
+    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
+    if not abs(norm - 1) <= MAX_NORM_ERROR:  # also for NaN
+        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
+    return vector_D
 
 
 def check_k(k: Any) -> int:

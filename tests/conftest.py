@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from encoder.model import Encoder
 
 
+LONG = ("integration", "training", "congruence")  # folders of tests that start processes and train
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the long ones: at the end they would leave one process with work and the others without."""
+    items.sort(key=lambda item: not any(folder in item.path.parts for folder in LONG))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses connections that would leave this machine, as an unplugged cable would."""

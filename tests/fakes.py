@@ -115,6 +115,8 @@ class FakeEncoderSource:
         num_loads: How often it was asked for.
     """
 
+    step = "embedding"
+
     def __init__(self, encoder: FakeEncoder | None = None) -> None:
         self.encoder = encoder or FakeEncoder()
         self.num_loads = 0
@@ -131,3 +133,10 @@ class FakeEncoderSource:
         """The encoder."""
         self.num_loads += 1
         return self.encoder
+
+    def stamp(self) -> list[str | int]:
+        """Nothing: the fingerprint tells all."""
+        return []
+
+    def require_rows(self, num_rows: int) -> None:
+        """Takes any number."""

@@ -1,8 +1,8 @@
 """Training runs that are killed with SIGKILL; run as a program, so that only its children die.
 
-python -m tests.killed_training FOLDER STRIDE
+python -m tests.killed_training FOLDER STEPS OPERATIONS
 
-Trains once without interruption; then, for every STRIDE-th file operation and every step, kills a run there and
+Trains once without interruption; then kills a run at every STEPS-th step and every OPERATIONS-th file operation, and
 lets the same call finish it. Prints a line a kill: where, and whether the weights are bit-identical.
 """
 
@@ -90,18 +90,18 @@ def kill_in_step(number: int) -> Callable[[], None]:
     return arm
 
 
-def main(folder: Path, stride: int) -> None:
+def main(folder: Path, step_stride: int, operation_stride: int) -> None:
     """Runs, kills, finishes, compares."""
     write_shard(folder / "train.tar", drawn_pairs(32))
     write_shard(folder / "val.tar", drawn_pairs(6))
     run(folder, "whole")
     expected = digest(folder, "whole")
-    kills = [(f"step-{number}", kill_in_step(number)) for number in range(0, STEPS, max(1, stride // 8))]
+    kills = [(f"step-{number}", kill_in_step(number)) for number in range(0, STEPS, step_stride)]
     for name, arm in kills:
         assert run(folder, name, arm)
         run(folder, name)
         print(name, digest(folder, name) == expected, flush=True)  # noqa: T201
-    for number in range(0, 10_000, stride):
+    for number in range(0, 10_000, operation_stride):
         name = f"operation-{number}"
         was_killed = run(folder, name, kill_at_operation(folder, name, number))
         run(folder, name)
@@ -111,4 +111,4 @@ def main(folder: Path, stride: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from index.building.imported import stamp_of
 from index.building.plan import Plan, PlannedEntry
 from index.settings import EmbedSettings
 from index.sources.images import ImageStamp
@@ -33,22 +32,25 @@ class Block:
         return f"keys-{self.number:05}.parquet"
 
 
-def cut(plan: Plan, settings: EmbedSettings, fingerprint: str) -> Iterator[Block]:
+def cut(plan: Plan, settings: EmbedSettings, fingerprint: str, stamp: Sequence[str | int] = ()) -> Iterator[Block]:
     """Cuts a plan into blocks of `settings.shard_keys` keys.
 
     Args:
         plan: The corpus.
         settings: The job's.
         fingerprint: The encoder's.
+        stamp: What tells its vectors from others with that fingerprint.
     """
     entries = plan.entries()
     number = 0
     while block := tuple(islice(entries, settings.shard_keys)):
-        yield Block(number, block, _digest(block, settings, fingerprint))
+        yield Block(number, block, _digest(block, settings, fingerprint, stamp))
         number += 1
 
 
-def _digest(entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprint: str) -> str:
+def _digest(
+    entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprint: str, stamp: Sequence[str | int]
+) -> str:
     facts: list[Any] = [
         fingerprint,
         settings.vectors,
@@ -56,8 +58,8 @@ def _digest(entries: Sequence[PlannedEntry], settings: EmbedSettings, fingerprin
         settings.max_image_bytes,
         settings.max_image_pixels,
     ]
-    if settings.faiss is not None:
-        facts += [stamp_of(settings.faiss, settings.normalize), [entry.position for entry in entries]]
+    if stamp:  # then a row's place decides its vector
+        facts += [stamp, [entry.position for entry in entries]]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for entry in entries:
         digest.update(entry.key.encode() + b"\0" + entry.payload_digest(settings.images))

@@ -21,7 +21,7 @@ from index.building.base import Base, open_base
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
 from index.building.encoding import EncoderSource
-from index.building.imported import ImportedSource, source_of
+from index.building.imported import source_of
 from index.building.plan import Plan, PlannedEntry
 from index.building.wishes import check_structure, check_vector_type
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
@@ -98,7 +98,11 @@ def build_index(
         directory.recover()
         directory.take_back_store()
         directory.building_dir.mkdir(exist_ok=True)
-        build = _Build(settings, source, console, directory, gpu)
+        try:
+            build = _Build(settings, source, console, directory, gpu)
+        except OSError:
+            _remove_empty(directory.building_dir)
+            raise
         try:
             return build.run(fingerprint)
         finally:
@@ -154,8 +158,7 @@ class _Build:
         self._plan.close()
         if self._base is not None:
             self._base.close()
-        with contextlib.suppress(OSError):
-            self._directory.building_dir.rmdir()  # only if it is empty
+        _remove_empty(self._directory.building_dir)
         self._directory.remove_old()
 
     def _read_corpus(self) -> None:
@@ -171,8 +174,7 @@ class _Build:
                 advance()
         if self._plan.count() == 0:
             raise InvalidCorpusError(self._nothing_left())
-        if isinstance(self._source, ImportedSource):
-            self._source.require_rows(self._plan.num_rows)
+        self._source.require_rows(self._plan.num_rows)
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
         if self._settings.strict:
@@ -214,7 +216,8 @@ class _Build:
     def _open_staged(self, fingerprint: str) -> Store:
         """The store to embed into: what a stopped build left, or a new one."""
         path = self._directory.building_dir / STORE_NAME
-        imported = json.dumps(self._source.stamp()) if isinstance(self._source, ImportedSource) else ""
+        stamp = self._source.stamp()
+        imported = json.dumps(stamp) if stamp else ""
         vectors = self._settings.vectors if self._base is None else self._base.store.meta["vector_type"]
         store = _resume(path, fingerprint, imported, vectors)
         if store is None:
@@ -226,12 +229,13 @@ class _Build:
         """Embeds what is stale and has not been embedded by a stopped build; gives the number embedded."""
         num_embedded = 0
         left = [entry.position for entry in self._plan.entries(only_stale=True) if self._is_left(entry, staged)]
-        with progress(self._console, "embedding", len(left)) as advance:
+        with progress(self._console, self._source.step, len(left)) as advance:
             for batch in embed(self._tasks(staged, set(left)), self._source, self._settings):
                 if batch.num_embedded and not num_embedded:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded
-                staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
+                with naming_damage(staged.path):
+                    staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
@@ -324,6 +328,11 @@ class _Build:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
 
 
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # only if it is empty
+
+
 def _records(staged: Store, keys: Iterable[str]) -> Iterator[Record]:
     """Those of the keys that a store holds; its damage is said of it, and not of the store that takes them over."""
     with naming_damage(staged.path):
@@ -341,6 +350,12 @@ def _resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | N
             is_of_type = vectors in (None, meta.get("vector_type"))
             if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
                 return store
+            if num_keys := store.num_keys():
+                logger.warning(
+                    "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
+                    "--vectors; starting over",
+                    *(path, num_keys),
+                )
             store.close()
         except sqlite3.OperationalError:
             raise

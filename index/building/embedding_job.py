@@ -16,7 +16,7 @@ from index.building.blocks import Block, cut
 from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed
 from index.building.encoding import EncoderSource
-from index.building.imported import ImportedSource, source_of
+from index.building.imported import source_of
 from index.building.plan import Plan
 from index.building.shards import read_facts, write_shard
 from index.embedded.folding import bad_row_lines
@@ -93,11 +93,10 @@ def embed_corpus(
     with TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
         bad_rows = _read(plan, settings, console)
-        if isinstance(encoder, ImportedSource):
-            encoder.require_rows(plan.num_rows)
+        encoder.require_rows(plan.num_rows)
         kept: list[Embedded] = []
-        missing = _missing(cut(plan, settings, fingerprint), settings, kept)
-        with progress(console, "embedding", plan.count()) as advance:
+        missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), settings, kept)
+        with progress(console, encoder.step, plan.count()) as advance:
             made = []
             for embedded in run(missing):
                 made.append(embedded)

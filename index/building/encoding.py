@@ -29,7 +29,13 @@ class VectorEncoder(MakesVectors, Protocol):
 
 
 class EncoderSource(Protocol):
-    """An encoder that may not be loaded yet."""
+    """An encoder that may not be loaded yet, or what stands in its place.
+
+    Attributes:
+        step: What progress calls taking vectors from it.
+    """
+
+    step: str
 
     def fingerprint(self) -> str:
         """The encoder's fingerprint, without loading it where that is possible."""
@@ -40,9 +46,17 @@ class EncoderSource(Protocol):
     def load(self) -> VectorEncoder:
         """The encoder, loaded on the first call; safe in any thread."""
 
+    def stamp(self) -> list[str | int]:
+        """What tells its vectors from others with the same fingerprint; nothing if that does."""
+
+    def require_rows(self, num_rows: int) -> None:
+        """Raises `InvalidCorpusError` unless it has vectors for as many rows as the corpus has."""
+
 
 class CheckpointSource:
     """The encoder that the settings name."""
+
+    step = "embedding"
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         self._settings = settings
@@ -69,6 +83,13 @@ class CheckpointSource:
             if self._encoder is None:
                 self._encoder = self._load()
             return self._encoder
+
+    def stamp(self) -> list[str | int]:
+        """Nothing: its vectors are those that its fingerprint tells."""
+        return []
+
+    def require_rows(self, num_rows: int) -> None:
+        """Does nothing: it embeds any number of rows."""
 
     def _load(self) -> VectorEncoder:
         from encoder.fusion import Fusion

@@ -40,18 +40,10 @@ def source_of(settings: EmbeddingSettings) -> EncoderSource:
     return ImportedSource(settings.faiss, encoder, settings.normalize)
 
 
-def stamp_of(path: Path, normalizes: bool) -> list[str | int]:
-    """What tells a FAISS file, and how its vectors are taken, from another.
-
-    Raises:
-        OSError: the file is missing.
-    """
-    found = path.stat()
-    return [str(path.absolute()), found.st_size, found.st_mtime_ns, normalizes]
-
-
 class ImportedSource:
     """A FAISS file of the vectors that an encoder gave for the corpus."""
+
+    step = "taking vectors"
 
     def __init__(self, path: Path, encoder: EncoderSource, normalizes: bool = False) -> None:
         """Reads nothing yet.
@@ -88,8 +80,13 @@ class ImportedSource:
             return self._vectors
 
     def stamp(self) -> list[str | int]:
-        """As `stamp_of` gives it."""
-        return stamp_of(self._path, self._normalizes)
+        """What tells the file, and how its vectors are taken, from another.
+
+        Raises:
+            OSError: the file is missing.
+        """
+        found = self._path.stat()
+        return [str(self._path.absolute()), found.st_size, found.st_mtime_ns, self._normalizes]
 
     def require_rows(self, num_rows: int) -> None:
         """Makes sure that the file is as long as the corpus.

@@ -7,7 +7,7 @@ the index shall hold; the store says what has been embedded.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,13 @@ class Plan:
         path.unlink(missing_ok=True)
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.executescript(_SCHEMA)
-        self._db.execute("BEGIN")
         self._position = 0
+        try:
+            for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", *_SCHEMA.split(";"), "BEGIN"):
+                self._execute(statement)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def num_rows(self) -> int:
@@ -105,7 +107,7 @@ class Plan:
         Raises:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
         """
-        earlier = self._db.execute(
+        earlier = self._execute(
             "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
         ).fetchone()
         images = json.dumps(list(map(astuple, stamps)))
@@ -114,7 +116,7 @@ class Plan:
             self._repeat(entry, earlier, (entry.text, metadata, images))
             return
         row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
-        self._db.execute(
+        self._execute(
             f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, entry.may_repeat)
         )
 
@@ -125,7 +127,7 @@ class Plan:
             row: The row, and what is wrong with it.
             position: The position of its entry; that of the row just begun when absent.
         """
-        self._db.execute(
+        self._execute(
             "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?)",
             (
                 *(self._position if position is None else position, row.where, row.key, row.reason),
@@ -135,26 +137,26 @@ class Plan:
 
     def mark_stale(self, position: int) -> None:
         """Notes that an entry is yet to be stored as the corpus has it."""
-        self._db.execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
+        self._execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
 
     def entries(self, only_stale: bool = False) -> Iterator[PlannedEntry]:
         """All entries, or the stale ones, in the corpus's order; the plan may be changed meanwhile."""
         condition = "is_stale AND position > ?" if only_stale else "position > ?"
         query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
         last = -1
-        while page := self._db.execute(query, (last,)).fetchall():
+        while page := self._execute(query, (last,)).fetchall():
             last = page[-1][0]
             yield from map(_planned, page)
 
     def count(self, only_stale: bool = False) -> int:
         """Number of entries, or of stale ones."""
         condition = "WHERE is_stale" if only_stale else ""
-        return int(self._db.execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
+        return int(self._execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
 
     def num_usable(self) -> int:
         """Number of entries that did not turn out to be bad rows."""
         query = "SELECT count(*) FROM entries WHERE position NOT IN (SELECT position FROM bad_rows)"
-        return int(self._db.execute(query).fetchone()[0])
+        return int(self._execute(query).fetchone()[0])
 
     def lacking(self, keys: Iterable[str]) -> Iterator[str]:
         """Those of some keys that the corpus does not name, or names in bad rows alone that it will have to mend."""
@@ -163,28 +165,34 @@ class Plan:
             " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
         )
         for key in keys:
-            if self._db.execute(query, {"key": key}).fetchone() is None:
+            if self._execute(query, {"key": key}).fetchone() is None:
                 yield key
 
     def unreachable(self) -> list[str]:
         """Keys of the rows whose images cannot be read now."""
         query = "SELECT DISTINCT key FROM bad_rows WHERE key IS NOT NULL AND is_unreachable"
-        return [key for (key,) in self._db.execute(query)]
+        return [key for (key,) in self._execute(query)]
 
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""
-        rows = self._db.execute("SELECT place, reason, key FROM bad_rows ORDER BY position, rowid").fetchall()
+        rows = self._execute("SELECT place, reason, key FROM bad_rows ORDER BY position, rowid").fetchall()
         return [InvalidRowError(*row) for row in rows]
 
     def commit(self) -> None:
         """Makes the plan visible to other connections."""
-        self._db.execute("COMMIT")
-        self._db.execute("BEGIN")
+        self._execute("COMMIT")
+        self._execute("BEGIN")
 
     def close(self) -> None:
         """Closes and deletes the file."""
         self._db.close()
         self.path.unlink(missing_ok=True)
+
+    def _execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot read or write {self.path}: {error}") from error
 
     def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
@@ -196,7 +204,7 @@ class Plan:
             reason = f"key '{entry.key}' differs from the row with the same did at {place}"
             raise DuplicateKeyError(entry.where, reason, entry.key)
         merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
-        self._db.execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+        self._execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
 
 
 def _planned(row: tuple[Any, ...]) -> PlannedEntry:

@@ -23,6 +23,7 @@ from index.building.shard_sums import (
     is_footer_sound,
     row_sum,
 )
+from index.embedded.access import naming_target
 from index.embedded.checking import check_record
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
@@ -157,9 +158,10 @@ def _replacing(location: str) -> Iterator[BinaryIO]:
     files, path = file_system(location)
     aside = f"{path}.part"
     try:
-        with files.open(aside, "wb") as file:
-            yield cast(BinaryIO, file)
-        files.mv(aside, path)
+        with naming_target(without_secrets(location)):
+            with files.open(aside, "wb") as file:
+                yield cast(BinaryIO, file)
+            files.mv(aside, path)
     except BaseException:
         if files.exists(aside):
             files.rm(aside)

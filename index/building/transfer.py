@@ -4,10 +4,12 @@ Shape legend: N = keys, D = width.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import mimetypes
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from index.building.shards import common_encoder, find_shards, read_shard, write_shard
 from index.building.wishes import check_structure, check_vector_type
+from index.embedded.access import naming_target
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
@@ -28,7 +31,7 @@ from index.embedded.store import read_records
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.embedded.store_reader import read_referred
 from index.embedded.verify import repair_index
-from index.embedded.versions import IndexDirectory, open_published
+from index.embedded.versions import IndexDirectory, open_published, try_lock
 from index.errors import OutputExistsError
 from index.faiss_index import FaissIndex
 from index.settings import FoldSettings, VectorType
@@ -211,13 +214,29 @@ def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
 def _filling(output: Path) -> Iterator[Path]:
     """A folder to write to; what is in it moves to `output` when the block has ended, and is deleted if it fails."""
     output.mkdir(parents=True, exist_ok=True)
-    if list(output.iterdir()):
-        raise OutputExistsError(f"{output} is not empty: choose another place")
     aside = output / PART_NAME
-    aside.mkdir()
+    with _owned(aside), naming_target(aside):
+        if [path for path in output.iterdir() if path != aside]:
+            aside.rmdir()
+            raise OutputExistsError(f"{output} is not empty: choose another place")
+        try:
+            yield aside
+            for path in sorted(aside.iterdir()):
+                path.rename(output / path.name)
+        finally:
+            shutil.rmtree(aside)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """An empty folder that nobody else has; what somebody who was killed left in it is deleted."""
+    folder.mkdir(exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY)
     try:
-        yield aside
-        for path in sorted(aside.iterdir()):
-            path.rename(output / path.name)
+        if not try_lock(fd, fcntl.LOCK_EX) or not os.path.samestat(os.fstat(fd), os.stat(folder)):
+            raise OutputExistsError(f"{folder.parent} is being written to by another export")
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
     finally:
-        shutil.rmtree(aside)
+        os.close(fd)

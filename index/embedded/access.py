@@ -1,7 +1,9 @@
-"""Whether a file of an index can be read at all: what is there instead, and whether we may."""
+"""Whether a file of an index can be read or written at all, and what is said of the file where it cannot."""
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from index.errors import IndexCorruptError
@@ -28,3 +30,18 @@ def read_whole(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise IndexCorruptError(path, "it is no file")
     return path.read_bytes()
+
+
+@contextmanager
+def naming_target(path: str | Path) -> Iterator[None]:
+    """Says of what is written in the block that it could not be, where the system does not say of which file.
+
+    Raises:
+        OSError: the disk is full, or the like; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:  # it says so itself
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,7 +1,6 @@
 """A key that was handed over to be stored, checked and in the form that the store takes."""
 
 import json
-import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -13,7 +12,7 @@ from index.embedded.records import NewImage, Record
 from index.errors import InvalidKeyError
 from index.key_index import NewKey
 from index.names import is_unicode
-from index.queries import MAX_NORM_ERROR
+from index.queries import check_vector
 
 
 def to_record(new: NewKey, width: int) -> Record:
@@ -55,12 +54,12 @@ def check_record(
             raise ValueError("it has neither text nor image")
         if any(image.path is None and image.data is None for image in images):
             raise ValueError("an image has neither data nor path")
-        _check_vector(np.asarray(vector_D), width)
+        checked_D = check_vector(vector_D, width)
         dumped = _dump(metadata)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidKeyError(f"key {key!r} cannot be stored: {error}") from error
     modality = Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED
-    return Record(key, modality, text, dumped, sorted_pools, images, np.asarray(vector_D))
+    return Record(key, modality, text, dumped, sorted_pools, images, checked_D)
 
 
 def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> None:
@@ -70,14 +69,6 @@ def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> No
                 raise ValueError(f"expected its {what} to be a string that is not blank, got {value!r}")
             if not is_unicode(value):
                 raise ValueError(f"its {what} is no Unicode text")
-
-
-def _check_vector(vector_D: NDArray[np.floating[Any]], width: int) -> None:
-    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
-        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
-    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
-    if not math.isclose(norm, 1, abs_tol=MAX_NORM_ERROR):  # false for NaN
-        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
 
 
 def _dump(metadata: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.embedded.access import naming_target
 from index.embedded.calibration import Calibration
 from index.embedded.choice import structure_of
 from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
@@ -316,10 +317,11 @@ def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
 def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
     """Leaves no half of a version behind when the block fails, nor one of changes that were taken back.
 
-    The disk may be full of it.
+    The disk may be full of it, which is said of its folder.
     """
     try:
-        yield
+        with naming_target(directory.folding_dir):
+            yield
     except BaseException:
         with suppress(OSError):
             directory.clear_up()

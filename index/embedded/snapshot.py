@@ -10,10 +10,13 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from index.embedded.access import naming_target
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
 from index.embedded.versions import CURRENT_NAME, OpenVersion, open_published, sync
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+
+_OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
 
 
 def write_snapshot(index_dir: Path, path: Path) -> None:
@@ -34,7 +37,7 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
     store.unlink(missing_ok=True)  # of a run that was killed
     try:
         _copy_store(version.store_path, store)
-        with tarfile.open(aside, "w") as tar:
+        with naming_target(aside), tarfile.open(aside, "w") as tar:
             _add_all(tar, version, store)
         sync(aside)
         os.rename(aside, path)
@@ -56,13 +59,14 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
         InvalidSnapshotError: the file is no snapshot, or damaged.
         OSError: the file cannot be read, or the disk is full.
     """
+    index_dir = index_dir.resolve()  # `.` has no name to put another beside
     if index_dir.exists() and list(index_dir.iterdir()):
         raise OutputExistsError(f"{index_dir} is not empty: choose another place")
     aside = index_dir.with_name(f".{index_dir.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         try:
-            with tarfile.open(path) as tar:
+            with naming_target(index_dir), tarfile.open(path) as tar:
                 tar.extractall(aside, filter="data")
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise InvalidSnapshotError(f"{path} is no snapshot: {error}") from error
@@ -72,19 +76,26 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
             raise InvalidSnapshotError(f"{path} is no snapshot: there is no index in it") from error
         for damage in damaged:
             raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
-        with contextlib.suppress(FileNotFoundError):
-            index_dir.rmdir()
-        os.rename(aside, index_dir)
+        if index_dir.exists():  # somebody may be in it: no other folder takes its place
+            for file in sorted(aside.iterdir(), key=lambda file: file.name == CURRENT_NAME):
+                os.rename(file, index_dir / file.name)
+        else:
+            os.rename(aside, index_dir)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_store(path: Path, target: Path) -> None:
     """Copies a store as it is at one moment, though others write to it."""
-    copying = contextlib.closing(sqlite3.connect(target))
-    with naming_damage(path), contextlib.closing(open_read_only(path)) as source, copying as copy:
-        source.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")
+    with naming_damage(path), contextlib.closing(open_read_only(path)) as source:
+        try:
+            with contextlib.closing(sqlite3.connect(target)) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname.startswith(_OF_TARGET):
+                raise OSError(f"cannot write {target}: {error}") from error
+            raise
 
 
 def _add_all(tar: tarfile.TarFile, version: OpenVersion, store: Path) -> None:

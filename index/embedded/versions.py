@@ -11,6 +11,7 @@ A reader holds a shared lock on the version it has open, so that nobody deletes 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -101,8 +102,13 @@ class IndexDirectory:
 
         Raises:
             IndexLockedError: another writer has it.
+            NotADirectoryError: a file is in its place.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            reason = "expected a folder for an index, found a file"
+            raise NotADirectoryError(errno.ENOTDIR, reason, str(self.path)) from error
         with (self.path / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -369,7 +375,7 @@ def _numbers(folder: Path) -> list[str]:
 def _delete_unless_read(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
-        if _try_lock(fd, fcntl.LOCK_EX):
+        if try_lock(fd, fcntl.LOCK_EX):
             shutil.rmtree(path)
     finally:
         os.close(fd)
@@ -381,13 +387,14 @@ def _lock_for_reading(path: Path) -> int | None:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    if _try_lock(fd, fcntl.LOCK_SH) and path.is_dir():
+    if try_lock(fd, fcntl.LOCK_SH) and path.is_dir():
         return fd
     os.close(fd)
     return None
 
 
-def _try_lock(fd: int, kind: int) -> bool:
+def try_lock(fd: int, kind: int) -> bool:
+    """Takes a lock (`fcntl.LOCK_SH` or `LOCK_EX`) without waiting; gives whether nobody has one that is in its way."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:

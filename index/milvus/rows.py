@@ -13,7 +13,7 @@ from index.key_index import NewKey
 from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
 from index.milvus.terms import terms_of
 from index.names import is_unicode
-from index.queries import MAX_NORM_ERROR
+from index.queries import check_vector
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
@@ -43,7 +43,7 @@ def check_key(new: NewKey, width: int) -> None:
             raise ValueError("it has neither text nor image")
         if len(set(new.pools)) > MAX_LISTED:
             raise ValueError(f"expected at most {MAX_LISTED:,} pools, got {len(set(new.pools)):,}")
-        _check_vector(new.vector_D, width)
+        check_vector(new.vector_D, width)
         _check_metadata(new.metadata)
     except (ValueError, TypeError) as error:
         raise InvalidKeyError(f"key {_shorten(repr(new.key))} cannot be stored: {error}") from error
@@ -102,15 +102,6 @@ def _check_text(what: str, text: Any) -> None:
         raise ValueError(f"its {what} is no Unicode text")
     if (size_bytes := len(text.encode())) > MAX_TEXT_BYTES:
         raise ValueError(f"expected its {what} to have at most {MAX_TEXT_BYTES:,} bytes in UTF-8, got {size_bytes:,}")
-
-
-def _check_vector(vector: Any, width: int) -> None:
-    vector_D = np.asarray(vector)
-    if vector_D.shape != (width,) or vector_D.dtype.kind != "f":
-        raise ValueError(f"expected a vector of {width} numbers, got shape {list(vector_D.shape)} of {vector_D.dtype}")
-    norm = float(np.linalg.norm(vector_D.astype(np.float64)))
-    if not abs(norm - 1) <= MAX_NORM_ERROR:  # also for NaN
-        raise ValueError(f"expected a unit vector, got norm {norm:.4g}")
 
 
 def _check_metadata(metadata: Any) -> None:

@@ -63,15 +63,18 @@ def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"start": "begun/last"},
-        {"architecture": "timm.json", "batch_norm": "eval", "shard": True, "learn_temperature": False},
-    ],
-    ids=["whole", "shards"],
-)
-def test_two_processes_train_as_one_does(folder: Path, options: dict[str, Any]) -> None:
+def test_two_processes_train_as_one_does(folder: Path) -> None:
+    check_two(folder, {"start": "begun/last"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["small.json", "timm.json"])
+def test_two_processes_with_a_part_of_the_weights_each_train_as_one_does(folder: Path, architecture: str) -> None:
+    check_two(folder, {"architecture": architecture, "batch_norm": "eval", "shard": True, "learn_temperature": False})
+
+
+def check_two(folder: Path, options: dict[str, Any]) -> None:
+    """Trains in one process and in two, and compares the losses and the encoders."""
     if "start" in options:
         train(settings_of(folder, "begun", num_epochs=0.25), Console(quiet=True))
     options = {name: str(folder / value) if name in PATHS else value for name, value in options.items()}

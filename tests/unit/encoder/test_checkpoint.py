@@ -1,9 +1,8 @@
 """A checkpoint directory is whole or absent; what does not belong together is refused with the reason."""
 
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 from encoder.model import load_checkpoint
 from encoder.padding import Padding
+from tests.full_disk import no_file_beyond
 from tests.networks import TIMM_VISION, VISION, build_seeded, small_architecture
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -200,18 +200,9 @@ def test_saving_again_replaces_the_checkpoint_and_leaves_nothing_behind(saved: P
     assert [path.name for path in saved.parent.iterdir()] == ["best"]
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 100 kB, as if the disk were full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_leaves_the_old_checkpoint_usable(saved: Path, full_disk: None) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_usable(saved: Path) -> None:
     before = read_checkpoint(saved).fingerprint
-    with pytest.raises(OSError, match="cannot write"):
+    with no_file_beyond(100_000), pytest.raises(OSError, match="cannot write"):
         save(saved, seed=1)
     assert read_checkpoint(saved).fingerprint == before
     assert [path.name for path in saved.parent.iterdir()] == ["best"]

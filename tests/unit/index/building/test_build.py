@@ -32,6 +32,7 @@ from index.errors import (
 from index.key_index import Scope
 from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.full_disk import no_file_beyond
 
 NUM_WITH_IMAGES = 6  # of the keys of `mixed_corpus`
 
@@ -359,6 +360,38 @@ def test_damaged_work_in_progress_is_started_over(tmp_path: Path, caplog: pytest
 
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
     assert "starting over" in caplog.text
+
+
+def test_stopped_build_that_kept_other_vectors_is_said_to_start_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = mixed_corpus(tmp_path)
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+
+    report = build_with(corpus, tmp_path / "i", batch_size=2, vectors="float16")
+
+    assert report.num_embedded == 9
+    assert "holds 4 keys that a stopped build embedded" in caplog.text
+
+
+def test_plan_without_room_is_named(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+
+    with no_file_beyond(10_000), pytest.raises(OSError, match=r"cannot read or write .*building/plan\.sqlite: "):
+        build_with(corpus, tmp_path / "i")
+
+    assert not (tmp_path / "i" / "building").exists()
+    assert build_with(corpus, tmp_path / "i").manifest.num_keys == 9
+
+
+def test_file_in_the_place_of_an_index_is_named(tmp_path: Path) -> None:
+    (tmp_path / "i").write_text("mine")
+
+    with pytest.raises(NotADirectoryError, match=r"expected a folder for an index, found a file: '.*i'"):
+        build_with(mixed_corpus(tmp_path), tmp_path / "i")
+
+    assert (tmp_path / "i").read_text() == "mine"
 
 
 def test_damaged_faiss_file_is_rebuilt_from_the_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,7 @@ from index.errors import (
 )
 from index.settings import FoldSettings
 from tests.factories import break_data
+from tests.full_disk import no_file_beyond
 from tests.live_index import ENCODER, everything, make_index, new_keys
 
 
@@ -158,6 +159,33 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     for export in (export_shards, export_faiss):
         with pytest.raises(OutputExistsError, match="is not empty"):
             export(tmp_path / "i", tmp_path / "out", ignore)
+
+
+def test_what_a_killed_export_left_is_written_over_unless_another_one_is_at_work(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(3))
+    leftover = tmp_path / "out" / ".part"
+    (leftover / "images").mkdir(parents=True)
+    (leftover / "keys-00000.parquet").write_bytes(b"half")
+
+    def meanwhile(count: int) -> None:
+        with pytest.raises(OutputExistsError, match="out is being written to by another export"):
+            export_faiss(tmp_path / "i", tmp_path / "out", ignore)
+
+    assert export_shards(tmp_path / "i", tmp_path / "out", meanwhile, shard_keys=2) == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["keys-00000.parquet", "keys-00001.parquet"]
+
+
+@pytest.mark.parametrize(("form", "name"), [("parquet", "keys-00000.parquet"), ("faiss", ".part")])
+def test_export_without_room_names_where(tmp_path: Path, form: str, name: str) -> None:
+    make_index(tmp_path / "i", new_keys(500))
+    export = export_shards if form == "parquet" else export_faiss
+
+    with no_file_beyond(1000), pytest.raises(OSError, match="File too large") as failed:
+        export(tmp_path / "i", tmp_path / "out", ignore)
+
+    assert str(failed.value.filename).endswith(name)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export(tmp_path / "i", tmp_path / "out", ignore) == 500
 
 
 @pytest.mark.parametrize("form", ["parquet", "faiss"])

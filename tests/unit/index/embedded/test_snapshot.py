@@ -9,6 +9,7 @@ import pytest
 from index import FaissIndex
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from tests.full_disk import no_file_beyond
 from tests.live_index import everything, make_index, new_keys, unit_vectors
 
 
@@ -91,3 +92,37 @@ def test_damaged_snapshot_becomes_no_index(tmp_path: Path, damage: str) -> None:
         restore_snapshot(path, tmp_path / "new" / "i")
     assert not (tmp_path / "new" / "i").exists()
     assert not list((tmp_path / "new").glob("*")) or list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(("share", "name"), [(0.1, r"\.i\.tar\.store"), (1.0, r"\.i\.tar\.part")])
+def test_snapshot_without_room_names_what_it_cannot_write_and_leaves_nothing(
+    tmp_path: Path, share: float, name: str
+) -> None:
+    make_index(tmp_path / "i", new_keys(300))
+    (store,) = (tmp_path / "i").glob("stores/*/store.sqlite")
+
+    with no_file_beyond(int(share * store.stat().st_size)), pytest.raises(OSError, match=name):
+        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+
+
+def test_restoring_without_room_names_the_index_and_leaves_nothing(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(300))
+    write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    with no_file_beyond(20_000), pytest.raises(OSError, match=r"File too large: '.*new'"):
+        restore_snapshot(tmp_path / "i.tar", tmp_path / "new")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "i.tar"]
+
+
+def test_snapshot_is_restored_to_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_index(tmp_path / "i", new_keys(3))
+    write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    restore_snapshot(tmp_path / "i.tar", Path())
+
+    assert everything(Path()) == everything(tmp_path / "i")
