@@ -15,6 +15,7 @@ from PIL import Image
 from encoder.errors import InvalidItemError
 from encoder.images import ImageLimits, decode_image
 from encoder.item import Item
+from index.building.encoding import EncoderSource
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,13 @@ def _unit(vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(vector_D / np.linalg.norm(vector_D), dtype=np.float32)
 
 
-class FakeEncoderSource:
+class FakeEncoderSource(EncoderSource):
     """An encoder that counts how often a build asked for it.
 
     Attributes:
         encoder: What `load` gives.
         num_loads: How often it was asked for.
     """
-
-    step = "embedding"
 
     def __init__(self, encoder: FakeEncoder | None = None) -> None:
         self.encoder = encoder or FakeEncoder()
@@ -133,10 +132,3 @@ class FakeEncoderSource:
         """The encoder."""
         self.num_loads += 1
         return self.encoder
-
-    def stamp(self) -> list[str | int]:
-        """Nothing: the fingerprint tells all."""
-        return []
-
-    def require_rows(self, num_rows: int) -> None:
-        """Takes any number."""

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from encoder.item import Item, Modality
 from index.building.build import build_index
+from index.building.encoding import EncoderSource
 from index.embedded.manifest import EncoderFacts
 from index.errors import KeyNotFoundError, UnknownPoolError
 from index.filtering.conditions import matches
@@ -159,7 +160,7 @@ def stored(key: str, item: Item, pools: tuple[str, ...] = (), **metadata: Any) -
 
 
 @dataclass
-class ReadyEncoder:
+class ReadyEncoder(EncoderSource):
     """An encoder for the index builder that is loaded already."""
 
     encoder: QueryEncoder

@@ -35,7 +35,7 @@ class EncoderSource(Protocol):
         step: What progress calls taking vectors from it.
     """
 
-    step: str
+    step: str = "embedding"
 
     def fingerprint(self) -> str:
         """The encoder's fingerprint, without loading it where that is possible."""
@@ -48,15 +48,15 @@ class EncoderSource(Protocol):
 
     def stamp(self) -> list[str | int]:
         """What tells its vectors from others with the same fingerprint; nothing if that does."""
+        return []
 
     def require_rows(self, num_rows: int) -> None:
         """Raises `InvalidCorpusError` unless it has vectors for as many rows as the corpus has."""
+        return
 
 
-class CheckpointSource:
+class CheckpointSource(EncoderSource):
     """The encoder that the settings name."""
-
-    step = "embedding"
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         self._settings = settings
@@ -83,13 +83,6 @@ class CheckpointSource:
             if self._encoder is None:
                 self._encoder = self._load()
             return self._encoder
-
-    def stamp(self) -> list[str | int]:
-        """Nothing: its vectors are those that its fingerprint tells."""
-        return []
-
-    def require_rows(self, num_rows: int) -> None:
-        """Does nothing: it embeds any number of rows."""
 
     def _load(self) -> VectorEncoder:
         from encoder.fusion import Fusion

@@ -40,7 +40,7 @@ def source_of(settings: EmbeddingSettings) -> EncoderSource:
     return ImportedSource(settings.faiss, encoder, settings.normalize)
 
 
-class ImportedSource:
+class ImportedSource(EncoderSource):
     """A FAISS file of the vectors that an encoder gave for the corpus."""
 
     step = "taking vectors"

@@ -24,6 +24,7 @@ from index.building.wishes import check_structure, check_vector_type
 from index.embedded.access import naming_target
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
+from index.embedded.locks import try_lock
 from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
 from index.embedded.records import NewImage, Record
@@ -31,7 +32,7 @@ from index.embedded.store import read_records
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.embedded.store_reader import read_referred
 from index.embedded.verify import repair_index
-from index.embedded.versions import IndexDirectory, open_published, try_lock
+from index.embedded.versions import IndexDirectory, open_published
 from index.errors import OutputExistsError
 from index.faiss_index import FaissIndex
 from index.settings import FoldSettings, VectorType

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.embedded.access import read_whole, require_readable
+from index.embedded.locks import try_lock
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
@@ -391,14 +392,3 @@ def _lock_for_reading(path: Path) -> int | None:
         return fd
     os.close(fd)
     return None
-
-
-def try_lock(fd: int, kind: int) -> bool:
-    """Takes a lock (`fcntl.LOCK_SH` or `LOCK_EX`) without waiting; gives whether nobody has one that is in its way."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: nobody can be seen, so nobody is waited for
-        return True
-    return True

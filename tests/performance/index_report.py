@@ -52,6 +52,12 @@ of {enough} on these queries, or its best one; and the point that was tuned befo
   counted here and not as kept in memory; all of it was in the page cache.
 """
 
+OF_CONDITIONS = [
+    "Where a condition holds for 1 %, all of its vectors are compared, which lie scattered over memory. How long that "
+    "takes is up to the memory; the ratio to a search without a condition grows where that one gets faster.",
+    "",
+]
+
 
 def write_report(output: Path, parts: Mapping[str, dict[str, Any]]) -> None:
     """Writes the page, and the picture into the folder of the same name.
@@ -61,7 +67,7 @@ def write_report(output: Path, parts: Mapping[str, dict[str, Any]]) -> None:
         parts: What was measured: `search`, and `peers` and `embedding` if they were.
     """
     search = parts["search"]
-    lines = [*_introduction(search), *_table(search["rows"])]
+    lines = [*_introduction(search), *_table(search["rows"]), *OF_CONDITIONS]
     if "peers" in parts:
         peers, left_out = beside(search, parts["peers"])
         draw(output.with_suffix("") / PICTURE_NAME, search, peers)
