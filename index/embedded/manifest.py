@@ -128,6 +128,7 @@ class Manifest(_Record):
         corpus: Corpus paths, as they were given to the builder.
         settings: The builder's settings.
         libraries: Versions of the libraries that wrote the files.
+        checksum: Of all other fields, `sha256:...`, set by `write`; `None` in manifests of older releases.
     """
 
     format_version: int
@@ -147,6 +148,7 @@ class Manifest(_Record):
     corpus: list[str]
     settings: dict[str, Any]
     libraries: dict[str, str]
+    checksum: str | None = None
 
     def check_encoder(self, fingerprint: str, width: int, fusion: str) -> None:
         """Makes sure that an encoder's vectors may be searched in this index.
@@ -159,7 +161,9 @@ class Manifest(_Record):
     def write(self, directory: Path) -> Path:
         """Writes `manifest.json` into the directory and gives its path back."""
         path = directory / MANIFEST_NAME
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        content = self.model_dump(mode="json", exclude={"checksum"})
+        content["checksum"] = _checksum(content)
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         return path
 
 
@@ -167,7 +171,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Reads the manifest of one version directory.
 
     Raises:
-        IndexCorruptError: it is missing, no JSON, or has other fields than it should.
+        IndexCorruptError: it is missing, no JSON, has other fields than it should, or is not what was written.
         IndexFormatError: the version was written in a format this release does not read.
     """
     path = directory / MANIFEST_NAME
@@ -184,12 +188,21 @@ def read_manifest(directory: Path) -> Manifest:
             f"index {directory} has format {content.get('format_version')!r}, this release reads format "
             f"{FORMAT_VERSION}; build it again with `anykey-index build`"
         )
+    checksum = content.pop("checksum", None)
+    if checksum is not None and checksum != _checksum(content):
+        raise IndexCorruptError(path, f"its checksum is {_checksum(content)}, it says {checksum}")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise IndexCorruptError(path, f"field '{field}': {first['msg']}") from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Of a manifest's fields but `checksum`, however the JSON is laid out."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
 def file_facts(path: Path) -> FileFacts:

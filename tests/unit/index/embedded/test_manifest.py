@@ -36,6 +36,23 @@ def test_damaged_manifest_is_refused(tmp_path: Path, content: str, reason: str) 
         read_manifest(tmp_path)
 
 
+def test_any_flipped_byte_of_the_manifest_is_found(tmp_path: Path) -> None:
+    path = manifest("17").write(tmp_path)
+    sound = path.read_bytes()
+
+    for place in range(len(sound)):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        with pytest.raises((IndexCorruptError, IndexFormatError), match=r"manifest\.json is damaged|has format"):
+            read_manifest(tmp_path)
+
+
+def test_manifest_of_an_older_release_has_no_checksum(tmp_path: Path) -> None:
+    written = manifest("17")
+    (tmp_path / "manifest.json").write_text(written.model_dump_json(exclude={"checksum"}))
+
+    assert read_manifest(tmp_path) == written
+
+
 def test_other_format_is_refused_even_if_its_fields_differ(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 3, "shards": []}))
 
