@@ -157,8 +157,10 @@ def verify(settings: VerifySettings) -> int:
 def repair(settings: RepairSettings) -> int:
     """Derives a new version and says which."""
     from index.embedded.verify import repair_index
+    from index.vectors.gpu import GpuUse
 
-    manifest = repair_index(settings.index)
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
+    manifest = repair_index(settings.index, gpu)
     plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     return 0
 

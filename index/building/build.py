@@ -35,7 +35,7 @@ from index.errors import InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
 from index.settings import BuildSettings, VectorType
 from index.sources.locations import without_secrets
-from index.vectors.gpu import GpuUse, gpus_of
+from index.vectors.gpu import GpuUse
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def build_index(
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
     find_files(settings.corpus)  # this, the GPUs, the checkpoint and the structure before anything is read or written
-    gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
     fingerprint = source.fingerprint()
     if settings.structure is not None:
         check_structure(settings, source.width())

@@ -38,7 +38,7 @@ from index.faiss_index import FaissIndex
 from index.settings import FoldSettings, VectorType
 from index.sources.locations import parse_location
 from index.vectors.exact import write_exact
-from index.vectors.gpu import GpuUse, gpus_of
+from index.vectors.gpu import GpuUse
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def load_shards(
     if _is_published(IndexDirectory(index_dir)):
         _load_into(index_dir, encoder, records(), vector_type, settings)
     else:
-        gpu = GpuUse(tuple(gpus_of(settings.search_device)), settings.search_gpu_memory_mib * 2**20)
+        gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
         options = FoldOptions().changed_by(settings)
         create_index(index_dir, encoder, vector_type or "float32", options, records(), gpu)
     return num_keys

@@ -19,6 +19,7 @@ from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
+from index.vectors.gpu import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
 
@@ -51,11 +52,12 @@ def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count:
         version.release()
 
 
-def repair_index(index_dir: Path) -> Manifest:
+def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
     """Derives a new version from the store, whatever is damaged of the one that is published.
 
     Args:
         index_dir: The index directory.
+        gpu: GPUs that a structure is chosen for, beside the CPU's.
 
     Returns:
         The new version's manifest.
@@ -74,7 +76,8 @@ def repair_index(index_dir: Path) -> Manifest:
         for error in _damage_of_store(store_path, lambda count: None):
             raise error
         with contextlib.closing(Store(store_path)) as store:
-            manifest, oldest_seq = publish_next(directory, store_path, provenance, FoldOptions.of(store.meta))
+            options = FoldOptions.of(store.meta)
+            manifest, oldest_seq = publish_next(directory, store_path, provenance, options, gpu=gpu)
             store.prune_removals(oldest_seq)
     return manifest
 

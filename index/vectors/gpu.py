@@ -21,7 +21,7 @@ from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_sco
 from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
 from index.vectors.exact import ExactVectors
 from index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
-from index.vectors.structures import MIN_RERANK_PER_RESULT, Clustering, make_structure, reason_of, train
+from index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, reason_of, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search
@@ -45,6 +45,15 @@ class GpuUse:
 
     gpus: tuple[int, ...] = ()
     temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
+
+    @classmethod
+    def of(cls, device: str, temporary_mib: int) -> "GpuUse":
+        """What a device setting (see `gpus_of`) and a bound in MiB mean.
+
+        Raises:
+            InvalidStructureError: it is no device, or FAISS does not have it.
+        """
+        return cls(tuple(gpus_of(device)), temporary_mib * 2**20)
 
 
 ON_CPU = GpuUse()
@@ -174,7 +183,8 @@ class GpuIndex:
         """Finds about the `k` best allowed vectors per query (exactly those if `flat`, up to ties).
 
         GPU structures cannot be filtered: more results are asked for, as the share of allowed vectors demands, and
-        a query that still gets fewer than `k` is searched exactly on the CPU, as all are where too many were needed.
+        a query that still gets fewer than `k` is searched exactly on the CPU, as all are where too many were needed
+        or only few vectors are allowed.
 
         Args:
             queries_QD: Unit vectors.
@@ -192,7 +202,8 @@ class GpuIndex:
         k = min(k, num_allowed)
         per_result = 2 if self._is_exact else MIN_RERANK_PER_RESULT
         depth = min(max(parameters.rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
-        if len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
+        is_few = allowed is not None and num_allowed <= EXACT_ALLOWED
+        if is_few or len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
             return self.exact.search(queries_QD, k, allowed)
         positions_QK = self._candidates(queries_QD, depth, parameters.probes)
         if allowed is not None:
@@ -247,7 +258,8 @@ def clustering_on(gpu: GpuUse) -> Clustering | None:
     """What compares vectors with centres on GPUs while lists are trained; `None` where there is no GPU."""
     if not gpu.gpus or not num_gpus():
         return None
-    return lambda width: _faiss.index_cpu_to_gpus_list(faiss.IndexFlatIP(width), gpus=list(gpu.gpus))
+    resources = [_resources(gpu.temporary_bytes) for _ in gpu.gpus]
+    return lambda width: _faiss.index_cpu_to_gpu_multiple_py(resources, faiss.IndexFlatIP(width), gpus=list(gpu.gpus))
 
 
 def about_bytes(kind: GpuStructure, exact: ExactVectors) -> int:
@@ -295,10 +307,16 @@ def _build_parts(kind: GpuStructure, exact: ExactVectors, gpus: list[int], tempo
     parts = []
     for gpu, part in zip(gpus, itertools.starmap(range, itertools.pairwise(bounds)), strict=True):
         if part:
-            resources = _faiss.StandardGpuResources()
-            resources.setTempMemory(temporary_bytes)
+            resources = _resources(temporary_bytes)
             parts.append(Part(part.start, _build(kind, exact, part, template, resources, gpu), resources))
     return parts
+
+
+def _resources(temporary_bytes: int) -> Any:
+    """FAISS's resources of one GPU, which take no more of its memory than that beyond what they hold."""
+    resources = _faiss.StandardGpuResources()
+    resources.setTempMemory(temporary_bytes)
+    return resources
 
 
 def _build(kind: GpuStructure, exact: ExactVectors, part: range, template: Any, resources: Any, gpu: int) -> Any:

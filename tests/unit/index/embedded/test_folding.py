@@ -1,5 +1,6 @@
 """Which search structure a version gets: what was chosen before, as long as it was chosen for about as many keys."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_impossible_structure_is_refused_also_without_keys(tmp_path: Path) -> No
 def test_version_that_does_not_say_is_taken_as_the_choice(tmp_path: Path) -> None:
     index_dir = make_index(tmp_path / "i", new_keys(20))
     (path,) = index_dir.glob("versions/2/manifest.json")
-    path.write_text(path.read_text().replace('"chosen_for": 20', '"chosen_for": 0'))
+    content = json.loads(path.read_text())
+    content["structure"]["chosen_for"] = 0
+    path.write_text(json.dumps({**content, "checksum": None}))
 
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
         assert facts(index.manifest).chosen_for == 0

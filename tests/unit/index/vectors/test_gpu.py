@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from index.errors import InvalidStructureError
@@ -28,6 +28,11 @@ without_gpu = pytest.mark.skipif(num_gpus() > 0, reason="says what happens witho
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> ExactVectors:
     return written(tmp_path_factory.mktemp("exact") / "v.faiss", VECTORS)
+
+
+@pytest.fixture(autouse=True)
+def filters_are_searched_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "EXACT_ALLOWED", 0)
 
 
 def in_parts(exact: ExactVectors, bounds: list[int]) -> GpuIndex:
@@ -104,7 +109,7 @@ def test_codes_are_not_trained_for_what_gpus_cannot_do(exact: ExactVectors) -> N
     assert not template.do_polysemous_training
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     bounds=st.sampled_from([[0, 600], [0, 300, 600], [0, 7, 9, 600]]),
     k=st.integers(1, 620),
@@ -144,6 +149,38 @@ def test_unsure_structures_are_ranked_by_exact_scores(exact: ExactVectors, tmp_p
     assert overlap(found_QK, exact.search(QUERIES, 10)[1]) >= 0.98
     np.testing.assert_allclose(scores_QK, exact.scores_of(QUERIES, found_QK), atol=1e-6)
     index.close()
+
+
+def test_few_allowed_vectors_are_compared_one_by_one(exact: ExactVectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "EXACT_ALLOWED", 60)
+    coarse = faiss.index_factory(16, "PQ1x4np", faiss.METRIC_INNER_PRODUCT)
+    coarse.train(VECTORS)
+    coarse.add(VECTORS)
+    index = GpuIndex([Part(0, coarse)], exact, is_exact=False)
+    every_tenth = np.arange(0, 600, 10)
+
+    np.testing.assert_array_equal(index.search(QUERIES, 5, every_tenth)[1], exact.search(QUERIES, 5, every_tenth)[1])
+    assert overlap(index.search(QUERIES, 5)[1], exact.search(QUERIES, 5)[1]) < 0.9
+    index.close()
+
+
+def test_lists_are_trained_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def spread(resources: list[object], structure: object, gpus: list[int]) -> tuple[int, list[int]]:
+        return len(resources), gpus
+
+    stand_in = SimpleNamespace(
+        StandardGpuResources=lambda: SimpleNamespace(setTempMemory=asked.append), index_cpu_to_gpu_multiple_py=spread
+    )
+    monkeypatch.setattr(gpu, "_faiss", stand_in)
+    monkeypatch.setattr(gpu, "num_gpus", lambda: 4)
+
+    clustering = gpu.clustering_on(gpu.GpuUse((1, 3), temporary_bytes=7))
+
+    assert clustering is not None
+    assert clustering(16) == (2, [1, 3])
+    assert asked == [7, 7]
 
 
 @pytest.mark.parametrize(("factory", "is_graph"), [("HNSW8", True), ("IVF16,SQ8", False), ("Flat", False)])

@@ -231,14 +231,19 @@ def test_gpus_that_are_asked_for_train_the_lists(
 ) -> None:
     asked: list[tuple[int, list[int]]] = []
 
-    def to_gpus(index: Any, gpus: list[int]) -> Any:
+    def to_gpus(resources: list[Any], index: Any, gpus: list[int]) -> Any:
         asked.append((index.d, gpus))
         return index
 
-    def no_resources() -> Any:
+    def one_gpu(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    stand_in = SimpleNamespace(index_cpu_to_gpus_list=to_gpus, StandardGpuResources=no_resources)
+    stand_in = SimpleNamespace(
+        index_cpu_to_gpu_multiple_py=to_gpus,
+        StandardGpuResources=lambda: SimpleNamespace(setTempMemory=lambda num_bytes: None),
+        GpuClonerOptions=SimpleNamespace,
+        index_cpu_to_gpu=one_gpu,
+    )
     monkeypatch.setattr(gpu, "_faiss", stand_in)
     monkeypatch.setattr(gpu, "num_gpus", lambda: 2)
     monkeypatch.setattr(candidates, "EXACT_BELOW", 1000)
