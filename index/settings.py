@@ -169,7 +169,9 @@ class EmbedSettings(EmbeddingSettings):
     """
 
     output: str = Field(description="Folder for the shards; a path or URL that all workers can write to")
-    shard_keys: int = Field(10_000, ge=1, le=1_000_000, description="Keys in a shard, which is embedded as a whole")
+    shard_keys: int = Field(
+        10_000, ge=1, le=1_000_000, description="Rows of the corpus in a shard, which is made whole: what a kill costs"
+    )
     vectors: VectorType = Field("float16", description="How the shards keep vectors")
     ray: str | None = Field(
         None, description="Runs on Ray: auto for the cluster of this machine, or one that is started; ray://HOST:PORT"
@@ -247,7 +249,7 @@ class VerifySettings(IndexSettings):
     """Reads every byte of an index and says what is damaged; exit code 1 if anything is."""
 
 
-class RepairSettings(IndexSettings):
+class RepairSettings(IndexSettings, SearchDeviceSettings):
     """Derives a new version from the store, whatever is damaged of the published one."""
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from typing import Any
 
 from index.building.plan import Plan, PlannedEntry
@@ -20,11 +20,13 @@ class Block:
         number: Which block, from 0.
         entries: The keys.
         digest: Of all that its shard depends on: a shard that bears it need not be made again.
+        is_made: Whether its shard is there, but for keys whose images could not be read.
     """
 
     number: int
     entries: tuple[PlannedEntry, ...]
     digest: str
+    is_made: bool = False
 
     @property
     def name(self) -> str:
@@ -33,7 +35,7 @@ class Block:
 
 
 def cut(plan: Plan, settings: EmbedSettings, fingerprint: str, stamp: Sequence[str | int] = ()) -> Iterator[Block]:
-    """Cuts a plan into blocks of `settings.shard_keys` keys.
+    """Cuts a plan into blocks of `settings.shard_keys` rows of the corpus, so that a row that fails moves no other.
 
     Args:
         plan: The corpus.
@@ -41,11 +43,9 @@ def cut(plan: Plan, settings: EmbedSettings, fingerprint: str, stamp: Sequence[s
         fingerprint: The encoder's.
         stamp: What tells its vectors from others with that fingerprint.
     """
-    entries = plan.entries()
-    number = 0
-    while block := tuple(islice(entries, settings.shard_keys)):
+    for number, entries in groupby(plan.entries(), lambda entry: (entry.position - 1) // settings.shard_keys):
+        block = tuple(entries)
         yield Block(number, block, _digest(block, settings, fingerprint, stamp))
-        number += 1
 
 
 def _digest(

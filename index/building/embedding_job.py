@@ -3,8 +3,9 @@
 Every shard says what it was made from, so that a job that is run again makes only what is missing or would differ.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +19,11 @@ from index.building.embed import embed
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
 from index.building.plan import Plan
-from index.building.shards import read_facts, write_shard
+from index.building.shards import read_facts, read_shard, write_shard
 from index.embedded.folding import bad_row_lines
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
-from index.errors import InvalidCorpusError, InvalidRowError, InvalidShardError
+from index.errors import InvalidCorpusError, InvalidRowError, InvalidShardError, UnreachableImageError
 from index.progress import progress
 from index.settings import EmbedSettings
 from index.sources.files import file_system
@@ -30,6 +31,7 @@ from index.sources.locations import without_secrets
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 
+BadRow = tuple[str, str, str | None]
 Runner = Callable[[Iterable[Block]], Iterator["Embedded"]]
 
 
@@ -41,11 +43,13 @@ class Embedded:
         number: Which block.
         num_keys: Keys in its shard.
         bad_rows: Its rows that were skipped: place, reason and key.
+        is_made: Whether its shard was written.
     """
 
     number: int
     num_keys: int
-    bad_rows: list[tuple[str, str, str | None]]
+    bad_rows: list[BadRow]
+    is_made: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,31 +108,42 @@ def embed_corpus(
         plan.close()
     shards = sorted([*kept, *made], key=lambda shard: shard.number)
     bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
-    return _finish(settings, shards, len(made), bad_rows)
+    return _finish(settings, shards, bad_rows)
 
 
 def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) -> Embedded:
-    """Embeds a block and writes its shard.
+    """Embeds a block and writes its shard; of one whose images could not all be read, those again.
 
     Raises:
         InvalidRowError: `strict` met a bad row; there is no shard then.
         EncoderError: the encoder cannot be loaded.
         OSError: the shard cannot be written.
     """
-    bad_rows: list[tuple[str, str, str | None]] = []
-    facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows}
-    encoder = source.load()
+    location = _location(settings, block)
+    earlier = read_facts(location) if block.is_made else {}
+    missing = earlier.get("unreachable", [])
+    tried = [entry for entry in block.entries if entry.key in missing] if block.is_made else block.entries
+    bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
+    unreachable: list[str] = []
+    facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
 
-    def records() -> Iterator[Record]:
-        for batch in embed(((entry, None) for entry in block.entries), source, settings):
+    def embedded() -> Iterator[Record]:
+        for batch in embed(((entry, None) for entry in tried), source, settings):
             yield from batch.records
-            for _, row in batch.bad_rows:
+            for entry, row in batch.bad_rows:
                 if settings.strict:
                     raise row
                 bad_rows.append((row.where, row.reason, row.key))
+                if isinstance(row, UnreachableImageError):
+                    unreachable.append(entry.key)
 
-    location = _location(settings, block)
-    num_keys = write_shard(location, records(), EncoderFacts.of(encoder), settings.vectors, facts)
+    records: Iterable[Record] = embedded()
+    if block.is_made:
+        found = list(records)
+        if len(unreachable) == len(tried):
+            return Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False)
+        records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), found)
+    num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
     return Embedded(block.number, num_keys, bad_rows)
 
 
@@ -162,14 +177,19 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
             facts = {}
         if facts.get("digest") != block.digest:
             yield block
-            continue
-        bad_rows = [(where, reason, key) for where, reason, key in facts["bad_rows"]]
-        kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows))
+        elif facts.get("unreachable"):
+            yield replace(block, is_made=True)
+        else:
+            bad_rows = _bad_rows(facts)
+            kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False))
 
 
-def _finish(
-    settings: EmbedSettings, shards: list[Embedded], num_made: int, bad_rows: list[InvalidRowError]
-) -> EmbeddingReport:
+def _bad_rows(facts: dict[str, Any]) -> list[BadRow]:
+    """Those that a shard says were skipped."""
+    return [(where, reason, key) for where, reason, key in facts.get("bad_rows", [])]
+
+
+def _finish(settings: EmbedSettings, shards: list[Embedded], bad_rows: list[InvalidRowError]) -> EmbeddingReport:
     """Deletes shards of blocks that are no longer there, and lists the bad rows."""
     files, folder = file_system(settings.output)
     names = {Block(shard.number, (), "").name for shard in shards}
@@ -178,6 +198,7 @@ def _finish(
             files.rm(path)
     with files.open(f"{folder}/{BAD_ROWS_NAME}", "w", encoding="utf-8") as file:
         file.writelines(bad_row_lines(bad_rows))
+    num_made = sum(shard.is_made for shard in shards)
     return EmbeddingReport(sum(shard.num_keys for shard in shards), len(shards), num_made, len(bad_rows))
 
 

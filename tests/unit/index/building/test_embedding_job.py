@@ -13,6 +13,7 @@ from index.building.shards import read_encoder, read_shard
 from index.building.transfer import load_shards
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.settings import EmbedSettings
+from index.sources.images import ImageReader
 from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.live_index import everything
@@ -144,3 +145,43 @@ class StoppingEncoder(FakeEncoder):
         if self.batches:
             raise Stop
         return super().encode_prepared(prepared, text_weight)
+
+
+def test_row_that_fails_moves_no_other_to_another_shard(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    rows = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join([rows[0], '{"text": "no key"}\n', *rows[2:]]))
+    encoder = FakeEncoder()
+
+    assert embed(corpus, tmp_path / "out", encoder) == EmbeddingReport(8, 3, 1, 1)
+    assert sum(encoder.batches) == 3
+
+
+@pytest.mark.parametrize("images", ["copy", "reference"])
+def test_image_that_was_away_is_tried_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str
+) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    away = {"5.png"}
+    read = ImageReader.read
+
+    def fails_for_some(self: ImageReader, location: str, max_bytes: int) -> bytes:
+        if Path(location).name in away:
+            raise TimeoutError("the server is busy")
+        return read(self, location, max_bytes)
+
+    monkeypatch.setattr(ImageReader, "read", fails_for_some)
+    first = embed(corpus, tmp_path / "out", images=images)
+    assert (first.num_made, first.num_bad_rows) == (3, 1)
+
+    encoder = FakeEncoder()
+    assert embed(corpus, tmp_path / "out", encoder, images=images) == EmbeddingReport(8, 3, 0, 1)
+    assert encoder.batches == []
+    away.clear()
+    assert embed(corpus, tmp_path / "out", encoder, images=images) == EmbeddingReport(9, 3, 1, 0)
+    assert encoder.batches == [1]
+    assert embed(corpus, tmp_path / "out", images=images).num_made == 0
+    load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32")
+    build_with(corpus, tmp_path / "built", images=images)
+    assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
