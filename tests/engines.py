@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from index import FaissIndex
 from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
+from index.embedded.options import FoldOptions
 from index.hits import Hit
 from index.key_index import KeyIndex
 from index.milvus_index import MilvusIndex, Structure
@@ -65,6 +66,19 @@ class FaissPlace:
         shutil.rmtree(self.path)
 
 
+class StructuredFaissPlace(FaissPlace):
+    """An index directory with a search structure; all is folded when it is opened again, and later changes are not."""
+
+    def create(self) -> FaissIndex:
+        create_index(self.path, ENCODER, options=FoldOptions(structure="IVF8,Flat"))
+        return FaissIndex.open(self.path, writable=True, compact_after=0)
+
+    def open(self) -> FaissIndex:
+        index = FaissIndex.open(self.path, writable=True, compact_after=0)
+        index.compact()
+        return index
+
+
 class MilvusPlace:
     """A collection of its own in a shared file or server."""
 
@@ -94,6 +108,11 @@ def faiss_directory(directory: Path) -> Place:
     return FaissPlace(directory)
 
 
+def clustered_faiss(directory: Path) -> Place:
+    """The embedded engine, which compares with the keys of some clusters, unless asked to be exact."""
+    return StructuredFaissPlace(directory)
+
+
 def flat_milvus(directory: Path) -> Place:
     """Compares with every key."""
     return MilvusPlace(directory, Structure())
@@ -115,6 +134,7 @@ EVERY_ENGINE = [
 ]
 EVERY_STRUCTURE = [
     *EVERY_ENGINE,
+    pytest.param(clustered_faiss, id="faiss-ivf"),
     pytest.param(graph_milvus, marks=needs_milvus, id="milvus-hnsw"),
     pytest.param(clustered_milvus, marks=needs_milvus, id="milvus-ivf"),
 ]

@@ -113,9 +113,12 @@ def assert_clean(index_dir: Path) -> None:
     versions = sorted(os.listdir(index_dir / "versions"), key=int)
     assert len(versions) <= 2
     assert (index_dir / "CURRENT").read_text() == f"{versions[-1]}\n"
+    with FaissIndex.open(index_dir) as index:
+        has_structure = index.manifest.structure is not None and not index.manifest.structure.is_exact
     files = ["bad_rows.jsonl", "fields.sqlite", "manifest.json", "rows.npy", "vectors.faiss"]
+    files += ["structure.faiss"] if has_structure else []
     for version in versions:
-        assert sorted(os.listdir(index_dir / "versions" / version)) == files
+        assert sorted(os.listdir(index_dir / "versions" / version)) == sorted(files)
 
 
 def make_changes(index_dir: Path) -> None:

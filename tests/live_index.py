@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from index import FaissIndex, StoredImage
 from index.embedded.creation import create_index
 from index.embedded.manifest import EncoderFacts
+from index.embedded.options import FoldOptions
 from index.key_index import NewKey
 from tests.factories import image_bytes
 
@@ -32,9 +33,11 @@ def new_keys(num_keys: int, seed: int = 0) -> list[NewKey]:
     return [_new_key(number, vector_D) for number, vector_D in enumerate(vectors_ND)]
 
 
-def make_index(index_dir: Path, keys: Sequence[NewKey], vector_type: str = "float32") -> Path:
+def make_index(
+    index_dir: Path, keys: Sequence[NewKey], vector_type: str = "float32", options: FoldOptions | None = None
+) -> Path:
     """An index that holds keys, folded into its version."""
-    create_index(index_dir, ENCODER, "float16" if vector_type == "float16" else "float32")
+    create_index(index_dir, ENCODER, "float16" if vector_type == "float16" else "float32", options)
     with FaissIndex.open(index_dir, writable=True) as index:
         index.upsert(keys)
         index.compact()

@@ -79,11 +79,13 @@ class Model:
         """A key's vector as it should be stored."""
         return self.entries[key].new.vector_D.astype(self._dtype).astype(np.float32)
 
-    def check_search(self, index: FaissIndex, queries_QD: NDArray[np.float32], k: int, scope: Scope) -> None:
+    def check_search(
+        self, index: FaissIndex, queries_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool = True
+    ) -> None:
         """Compares what a search gives with what it should give."""
         pools = {pool for entry in self.entries.values() for pool in entry.new.pools}
         try:
-            results = index.search(queries_QD, k, scope, exact=True)
+            results = index.search(queries_QD, k, scope, exact=exact)
         except InvalidSearchError:
             assert scope.pool is not None
             assert scope.pool not in pools

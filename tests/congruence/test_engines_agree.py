@@ -13,11 +13,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoder.item import Modality
+from index import FaissIndex
 from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
 from index.hits import StoredImage
 from index.key_index import KeyIndex, NewKey, Scope
-from tests.engines import ENCODER, EVERY_ENGINE, EVERY_STRUCTURE, Place, assert_same_hits, new_index, unit_vectors
+from index.vectors import structures
+from index.vectors.exact import ExactVectors
+from tests.engines import (
+    ENCODER,
+    EVERY_ENGINE,
+    EVERY_STRUCTURE,
+    Place,
+    StructuredFaissPlace,
+    assert_same_hits,
+    new_index,
+    unit_vectors,
+)
 from tests.exact_model import ExactModel
 
 NUM_KEYS = 1_100  # enough for Milvus Lite to move them into files, which have a structure
@@ -75,9 +87,17 @@ def make_key(number: int, **changes: Any) -> NewKey:
     return NewKey(f"key-{number}", **{**parts, **changes})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_keys_are_not_compared_one_by_one() -> Iterator[None]:
+    """So that FAISS's structures are searched with as few keys as there are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structures, "EXACT_ALLOWED", 0)
+        yield
+
+
 @pytest.fixture(scope="module", params=EVERY_STRUCTURE)
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """An engine that holds `NUM_KEYS` keys and was opened again since; not to be changed."""
+    """An engine that held `NUM_KEYS` keys, was opened again and had some changed since; not to be changed further."""
     place: Place = request.param(tmp_path_factory.mktemp("filled"))
     keys = [make_key(number) for number in range(NUM_KEYS)]
     with closing(place.create()) as index:
@@ -85,7 +105,10 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = ExactModel(ENCODER)
     model.upsert(keys)
     with closing(place.open()) as index:
-        yield Pair(index, model)
+        pair = Pair(index, model)
+        pair.upsert([make_key(number, text="changed", metadata={"n": number}) for number in range(500, 515)])
+        pair.delete([f"key-{number}" for number in range(1_000, 1_015)])
+        yield pair
     place.clear()
 
 
@@ -161,6 +184,19 @@ def test_approximate_search_gives_k_keys_of_the_scope_with_their_true_scores(
         assert len(hits) == len({hit.key for hit in hits}) == min(k, len(wanted))
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert [hit.score for hit in hits] == pytest.approx([true_scores[hit.key] for hit in hits], abs=1e-5)
+
+
+def test_structure_of_faiss_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_index(StructuredFaissPlace(tmp_path)) as index:
+        assert isinstance(index, FaissIndex)
+        index.upsert([make_key(number) for number in range(NUM_KEYS)])
+        structure = index.compact().structure
+        assert structure is not None
+        assert structure.factory == "IVF8,Flat"
+        queries_QD = unit_vectors(1, 3)
+        found = index.search(queries_QD, 5)
+        monkeypatch.setattr(ExactVectors, "search", None)
+        assert index.search(queries_QD, 5) == found
 
 
 def test_keys_pools_images_and_counts_are_those_of_the_model(filled: Pair) -> None:

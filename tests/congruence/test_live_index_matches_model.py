@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
 from index.embedded.creation import create_index
+from index.embedded.options import FoldOptions
 from index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
 from index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
 from index.key_index import EVERYTHING, NewKey, Scope
+from index.vectors import structures
 from tests.factories import build_with, write_jsonl
 from tests.live_model import FAKE, FAKE_FACTS, Model
 
@@ -92,9 +94,15 @@ class LiveIndex(RuleBasedStateMachine):
         self.path = self.directory / "i"
         self.corpus: dict[str, str] = {}
 
-    @initialize(vector_type=st.sampled_from(["float32", "float16"]), compact_after=st.sampled_from([0, 1, 4]))
-    def create(self, vector_type: str, compact_after: int) -> None:
-        create_index(self.path, FAKE_FACTS, "float16" if vector_type == "float16" else "float32")
+    @initialize(
+        vector_type=st.sampled_from(["float32", "float16"]),
+        compact_after=st.sampled_from([0, 1, 4]),
+        structure=st.sampled_from(["auto", "IVF1,Flat"]),
+    )
+    def create(self, vector_type: str, compact_after: int, structure: str) -> None:
+        """Makes an index; its structure looks at all lists, so that what it finds can be told."""
+        options = FoldOptions(structure=structure)
+        create_index(self.path, FAKE_FACTS, "float16" if vector_type == "float16" else "float32", options)
         self.model = Model(vector_type)
         self.reader = FaissIndex.open(self.path)
         self.writer: FaissIndex | None = FaissIndex.open(self.path, writable=True, compact_after=compact_after)
@@ -125,9 +133,9 @@ class LiveIndex(RuleBasedStateMachine):
         assert self.writer.compact() == manifest  # nothing is left to fold
         assert self.reader.info().details["num_unfolded"] == 0
 
-    @rule(is_writer=st.booleans(), queries_QD=queries, k=ks, scope=scopes)
-    def search(self, is_writer: bool, queries_QD: NDArray[np.float32], k: int, scope: Scope) -> None:
-        self.model.check_search(self.who(is_writer), queries_QD, k, scope)
+    @rule(is_writer=st.booleans(), queries_QD=queries, k=ks, scope=scopes, exact=st.booleans())
+    def search(self, is_writer: bool, queries_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> None:
+        self.model.check_search(self.who(is_writer), queries_QD, k, scope, exact)
 
     @rule(is_writer=st.booleans(), key=names)
     def look_up(self, is_writer: bool, key: str) -> None:
@@ -192,6 +200,11 @@ class LiveIndex(RuleBasedStateMachine):
                 self.model.check_all(fresh)
             assert set(path.name for path in self.path.iterdir()) == {".lock", "CURRENT", "stores", "versions"}
         shutil.rmtree(self.directory)
+
+
+@pytest.fixture(autouse=True)
+def few_keys_are_not_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structures, "EXACT_ALLOWED", 0)
 
 
 def run(max_examples: int, num_steps: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from index.embedded.options import FoldOptions
 from tests.killed_writers import FIXED, numbered_key
 from tests.live_index import make_index
 
@@ -13,8 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    return make_index(tmp_path / "old", [numbered_key(f"k{number}", number) for number in range(5)])
+def old(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    options = FoldOptions(structure=getattr(request, "param", "auto"))
+    return make_index(tmp_path / "old", [numbered_key(f"k{number}", number) for number in range(5)], options=options)
 
 
 def run(*arguments: str | Path) -> str:
@@ -32,15 +34,20 @@ def check_sweep(old: Path, directory: Path, stride: int) -> None:
     assert {"0", str(len(FIXED))} <= set(verdicts)
 
 
+with_structure = pytest.mark.parametrize("old", ["IVF1,SQ8"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the child forks
 
 
+@with_structure
 def test_writer_killed_at_any_step_leaves_every_change_whole(old: Path, tmp_path: Path) -> None:
     check_sweep(old, tmp_path / "killed", stride=5)
 
 
+@with_structure
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_writer_killed_at_every_step_leaves_every_change_whole(old: Path, tmp_path: Path) -> None:
