@@ -45,7 +45,7 @@ class FaissIndex:
 
     Every answer is of one moment, that of the call: changes that were acknowledged before it, in this process or in
     another, are in it. A newer version with the same encoder is moved to when it is published. Implements
-    `index.key_index.KeyIndex`, whose methods' contracts hold here. Made by `open` or `create`.
+    `index.key_index.KeyIndex`, whose methods' contracts hold here. Made by `open`.
     """
 
     def __init__(self, index_dir: Path, generation: Generation, writer: Writer | None, gpu: GpuUse) -> None:

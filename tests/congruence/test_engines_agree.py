@@ -272,6 +272,14 @@ def test_index_that_can_answer_says_so_and_what_it_is(filled: Pair) -> None:
     assert filled.index.version == filled.index.info().details.get("version")
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_queries_are_changes_nothing_without_calibration(filled: Pair, exact: bool) -> None:
+    queries_QD = unit_vectors(3, 3)
+    expected = filled.index.search(queries_QD, 9, exact=exact)
+
+    assert filled.index.search(queries_QD, 9, exact=exact, query_modalities=list(Modality)) == expected
+
+
 def test_no_query_has_no_answer(filled: Pair) -> None:
     assert filled.index.search(np.zeros((0, 8), dtype=np.float32), 3) == []
 

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from benchmark.__main__ import COMMANDS as BENCH_COMMANDS
@@ -68,10 +69,14 @@ def _kinds(annotation: object) -> Iterator[str]:
         for argument in arguments:
             if argument is not type(None):
                 yield from _kinds(argument)
+    elif origin is typing.Annotated:
+        yield from _kinds(arguments[0])
     elif origin is typing.Literal:
         yield ", ".join(f"`{value}`" for value in arguments)
     elif isinstance(annotation, type) and issubclass(annotation, Enum):
         yield ", ".join(f"`{member.value}`" for member in annotation)
+    elif annotation is SecretStr:
+        yield "str"
     elif origin in (list, tuple, frozenset, set):
         yield f"list of {next(_kinds(arguments[0]))}"
     else:
