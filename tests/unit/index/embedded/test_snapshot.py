@@ -1,12 +1,14 @@
 """A snapshot is the index at one moment, wherever it is unpacked."""
 
+import dataclasses
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from index import FaissIndex
+from index import FaissIndex, StoredImage
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 from tests.full_disk import no_file_beyond
@@ -102,6 +104,17 @@ def test_snapshot_without_room_names_what_it_cannot_write_and_leaves_nothing(
     (store,) = (tmp_path / "i").glob("stores/*/store.sqlite")
 
     with no_file_beyond(int(share * store.stat().st_size)), pytest.raises(OSError, match=name):
+        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+
+
+def test_large_store_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
+    (key,) = new_keys(1)
+    images = (StoredImage(os.urandom(6 * 2**20), "image/png"),)  # beyond what SQLite holds in memory
+    make_index(tmp_path / "i", [dataclasses.replace(key, images=images)])
+
+    with no_file_beyond(4 * 2**20), pytest.raises(OSError, match=r"i\.tar\.store"):
         write_snapshot(tmp_path / "i", tmp_path / "i.tar")
 
     assert [path.name for path in tmp_path.iterdir()] == ["i"]
