@@ -33,6 +33,7 @@ from index.sources.files import file_system, open_file
 from index.sources.locations import without_secrets
 
 BATCH_SIZE = 1024
+PART_NAME = ".part"  # in a folder that is being exported to, until all is in its place
 _IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
 _READING_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)  # of Arrow, JSON and UTF-8
 _COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
@@ -60,7 +61,8 @@ def write_shard(
     num_keys = 0
     with (
         _replacing(location) as file,
-        pq.ParquetWriter(file, _schema(encoder, vector_type), compression="zstd") as writer,
+        pa.PythonFile(file, mode="w") as sink,  # closed, it keeps a writer that failed from trying again when it goes
+        pq.ParquetWriter(sink, _schema(encoder, vector_type), compression="zstd") as writer,
     ):
         for batch in _batches(records):
             writer.write_batch(_to_arrow(batch, writer.schema))
@@ -75,7 +77,7 @@ def find_shards(names: Iterable[str]) -> list[str]:
     """Locations of shards: files as they are named, folders as the `*.parquet` in them, by name.
 
     Raises:
-        InvalidShardError: there are none.
+        InvalidShardError: there are none, or an export into a folder has not ended.
         OSError: a folder cannot be read.
     """
     found = [location for name in names for location in _find(name)]
@@ -172,6 +174,10 @@ def _find(name: str) -> list[str]:
     files, path = file_system(name)
     if not files.isdir(path):
         return [name]
+    if files.exists(f"{path.rstrip('/')}/{PART_NAME}"):
+        raise InvalidShardError(
+            f"an export into {without_secrets(name)} has not ended; if it was stopped, export again, to an empty folder"
+        )
     return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
 
 

@@ -19,7 +19,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from index.building.shards import common_encoder, find_shards, read_shard, write_shard
+from index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from index.building.wishes import check_structure, check_vector_type
 from index.embedded.access import naming_target
 from index.embedded.creation import create_index
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 SHARD_KEYS = 100_000
 KEYS_NAME, FAISS_NAME, IMAGES_NAME = "keys.jsonl", "vectors.faiss", "images"
-PART_NAME = ".part"  # where an export is until it is whole
 
 
 def export_shards(index_dir: Path, output: Path, advance: Advance, shard_keys: int = SHARD_KEYS) -> int:

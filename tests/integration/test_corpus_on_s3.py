@@ -1,5 +1,6 @@
 """Corpora, images and shards at `s3://` addresses, over S3's own protocol and from the backend that users install."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSyste
     yield files
     files.clear_instance_cache()
     server.stop()
+    gc.collect()
 
 
 def uploaded(bucket: fsspec.AbstractFileSystem, corpus: Path) -> str:

@@ -1,7 +1,9 @@
 """Keys leave an index and come back as they were."""
 
+import gc
 import json
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,17 @@ def test_what_a_killed_export_left_is_written_over_unless_another_one_is_at_work
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["keys-00000.parquet", "keys-00001.parquet"]
 
 
+def test_folder_of_an_export_that_was_stopped_is_not_loaded(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(4))
+    export_shards(tmp_path / "i", tmp_path / "out", ignore, shard_keys=2)
+    (tmp_path / "out" / ".part").mkdir()
+    (tmp_path / "out" / "keys-00001.parquet").rename(tmp_path / "out" / ".part" / "keys-00001.parquet")
+
+    with pytest.raises(InvalidShardError, match=r"an export into .*out has not ended"):
+        load_shards([str(tmp_path / "out")], tmp_path / "loaded", ignore)
+    assert not (tmp_path / "loaded").exists()
+
+
 @pytest.mark.parametrize(("form", "name"), [("parquet", "keys-00000.parquet"), ("faiss", ".part")])
 def test_export_without_room_names_where(tmp_path: Path, form: str, name: str) -> None:
     make_index(tmp_path / "i", new_keys(500))
@@ -186,6 +199,17 @@ def test_export_without_room_names_where(tmp_path: Path, form: str, name: str) -
     assert str(failed.value.filename).endswith(name)
     assert list((tmp_path / "out").iterdir()) == []
     assert export(tmp_path / "i", tmp_path / "out", ignore) == 500
+
+
+def test_export_without_room_is_over_when_it_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_index(tmp_path / "i", new_keys(500))
+    with no_file_beyond(1000), pytest.raises(OSError, match="File too large"):
+        export_shards(tmp_path / "i", tmp_path / "out", ignore)
+
+    told: list[object] = []
+    monkeypatch.setattr(traceback, "format_exception", lambda *error: told.append(error) or [])  # by Arrow, of a write
+    gc.collect()
+    assert told == []
 
 
 @pytest.mark.parametrize("form", ["parquet", "faiss"])
