@@ -121,7 +121,7 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     """
     location = _location(settings, block)
     earlier = read_facts(location) if block.is_made else {}
-    missing = earlier.get("unreachable", [])
+    missing = frozenset(earlier.get("unreachable", ()))
     tried = [entry for entry in block.entries if entry.key in missing] if block.is_made else block.entries
     bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
     unreachable: list[str] = []
@@ -137,12 +137,12 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
                 if isinstance(row, UnreachableImageError):
                     unreachable.append(entry.key)
 
-    records: Iterable[Record] = embedded()
+    records: Iterator[Record] = embedded()
     if block.is_made:
-        found = list(records)
+        first = list(itertools.islice(records, 1))  # without one, all have been tried
         if len(unreachable) == len(tried):
             return Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False)
-        records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), found)
+        records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), first, records)
     num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
     return Embedded(block.number, num_keys, bad_rows)
 
