@@ -159,7 +159,7 @@ def repair(settings: RepairSettings) -> int:
     from index.embedded.verify import repair_index
     from index.vectors.gpu import GpuUse
 
-    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     manifest = repair_index(settings.index, gpu)
     plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     return 0

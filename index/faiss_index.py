@@ -30,7 +30,7 @@ from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.names import is_unicode, require_names
 from index.queries import check_after, check_k, check_queries
-from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse, gpus_of
+from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 from index.vectors.sweep import Report
 
 RETRY_S = 1.0
@@ -91,8 +91,8 @@ class FaissIndex:
         index_dir = Path(index_dir)
         if compact_after < 0:
             raise ValueError(f"expected compact_after to be 0, for never, or a number of changes, got {compact_after}")
-        gpu = GpuUse(tuple(gpus_of(device)), gpu_memory_bytes)
-        fold_gpu = gpu if fold_device is None else GpuUse(tuple(gpus_of(fold_device)), gpu_memory_bytes)
+        gpu = GpuUse.of(device, gpu_memory_bytes)
+        fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
         writer = Writer(IndexDirectory(index_dir), compact_after, fold_gpu) if writable else None
         try:
             return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu)

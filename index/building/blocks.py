@@ -20,13 +20,13 @@ class Block:
         number: Which block, from 0.
         entries: The keys.
         digest: Of all that its shard depends on: a shard that bears it need not be made again.
-        is_made: Whether its shard is there, but for keys whose images could not be read.
+        has_shard: Whether its shard is there, but for keys whose images could not be read.
     """
 
     number: int
     entries: tuple[PlannedEntry, ...]
     digest: str
-    is_made: bool = False
+    has_shard: bool = False
 
     @property
     def name(self) -> str:

@@ -90,7 +90,7 @@ def build_index(
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
     find_files(settings.corpus)  # this, the GPUs, the checkpoint and the structure before anything is read or written
-    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     fingerprint = source.fingerprint()
     if settings.structure is not None:
         check_structure(settings, source.width())

@@ -120,9 +120,9 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
         OSError: the shard cannot be written.
     """
     location = _location(settings, block)
-    earlier = read_facts(location) if block.is_made else {}
+    earlier = read_facts(location) if block.has_shard else {}
     missing = frozenset(earlier.get("unreachable", ()))
-    tried = [entry for entry in block.entries if entry.key in missing] if block.is_made else block.entries
+    tried = [entry for entry in block.entries if entry.key in missing] if block.has_shard else block.entries
     bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
     unreachable: list[str] = []
     facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
@@ -138,7 +138,7 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
                     unreachable.append(entry.key)
 
     records: Iterator[Record] = embedded()
-    if block.is_made:
+    if block.has_shard:
         first = list(itertools.islice(records, 1))  # without one, all have been tried
         if len(unreachable) == len(tried):
             return Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False)
@@ -178,7 +178,7 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
         if facts.get("digest") != block.digest:
             yield block
         elif facts.get("unreachable"):
-            yield replace(block, is_made=True)
+            yield replace(block, has_shard=True)
         else:
             bad_rows = _bad_rows(facts)
             kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False))

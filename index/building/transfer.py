@@ -132,7 +132,7 @@ def load_shards(
     if _is_published(IndexDirectory(index_dir)):
         _load_into(index_dir, encoder, records(), vector_type, settings)
     else:
-        gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib)
+        gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
         options = FoldOptions().changed_by(settings)
         create_index(index_dir, encoder, vector_type or "float32", options, records(), gpu)
     return num_keys

@@ -128,7 +128,6 @@ class Manifest(_Record):
         corpus: Corpus paths, as they were given to the builder.
         settings: The builder's settings.
         libraries: Versions of the libraries that wrote the files.
-        checksum: Of all other fields, `sha256:...`, set by `write`; `None` in manifests of older releases.
     """
 
     format_version: int
@@ -148,7 +147,6 @@ class Manifest(_Record):
     corpus: list[str]
     settings: dict[str, Any]
     libraries: dict[str, str]
-    checksum: str | None = None
 
     def check_encoder(self, fingerprint: str, width: int, fusion: str) -> None:
         """Makes sure that an encoder's vectors may be searched in this index.
@@ -159,9 +157,9 @@ class Manifest(_Record):
         self.encoder.check(fingerprint, width, fusion)
 
     def write(self, directory: Path) -> Path:
-        """Writes `manifest.json` into the directory and gives its path back."""
+        """Writes `manifest.json`, with a checksum of these fields, into the directory and gives its path back."""
         path = directory / MANIFEST_NAME
-        content = self.model_dump(mode="json", exclude={"checksum"})
+        content = self.model_dump(mode="json")
         content["checksum"] = _checksum(content)
         path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         return path
@@ -188,7 +186,7 @@ def read_manifest(directory: Path) -> Manifest:
             f"index {directory} has format {content.get('format_version')!r}, this release reads format "
             f"{FORMAT_VERSION}; build it again with `anykey-index build`"
         )
-    checksum = content.pop("checksum", None)
+    checksum = content.pop("checksum", None)  # older versions have none
     if checksum is not None and checksum != _checksum(content):
         raise IndexCorruptError(path, f"its checksum is {_checksum(content)}, it says {checksum}")
     try:

@@ -47,13 +47,13 @@ class GpuUse:
     temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
 
     @classmethod
-    def of(cls, device: str, temporary_mib: int) -> "GpuUse":
-        """What a device setting (see `gpus_of`) and a bound in MiB mean.
+    def of(cls, device: str, temporary_bytes: int = DEFAULT_TEMPORARY_BYTES) -> "GpuUse":
+        """What a device setting means; see `gpus_of`.
 
         Raises:
             InvalidStructureError: it is no device, or FAISS does not have it.
         """
-        return cls(tuple(gpus_of(device)), temporary_mib * 2**20)
+        return cls(tuple(gpus_of(device)), temporary_bytes)
 
 
 ON_CPU = GpuUse()
