@@ -5,11 +5,8 @@ float32 vectors are a FAISS `IndexFlatIP`, float16 ones an `IndexScalarQuantizer
 Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch, P = positions.
 """
 
-import functools
 import math
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import IndexCorruptError
-from index.filtering.allowed import Allowed, as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
+from index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
 from index.settings import VectorType
+from index.vectors.comparing import Found, best_of_each
 
-# Shares of all vectors below which looking at the allowed ones alone is faster than passing over all of them;
-# measured at 1,000,000 x 512. float16 vectors are copied out for it, float32 ones are not.
-FEW_SHARE = {"float32": 1 / 16, "float16": 1 / 256}
-MIN_CHUNK = 1_000  # vectors scored by one core; fewer are not worth handing over
-MANY_QUERIES = 20  # are shared among the cores by FAISS itself
+# The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
+# measured at 1,000,000 x 512.
+FEW_SHARE = 1 / 256
 DECODED_BYTES = 32 * 2**20  # of vectors that are decoded at once for scoring
 
 _COUNT_PLACE = slice(8, 16)  # of a FAISS file, after its kind and width: number of vectors
@@ -113,9 +109,6 @@ class ExactVectors:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds the `k` best allowed vectors per query, by score and then by position.
 
-        FAISS returns any of the vectors that share the last score, so one more is asked for; where that one ties,
-        the query is searched again, deeper, until all vectors with that score are seen.
-
         Args:
             queries_QD: Unit vectors.
             k: Most results per query, at least 1.
@@ -129,14 +122,9 @@ class ExactVectors:
         k = min(k, num_allowed)
         if k == 0 or len(queries_QD) == 0:
             return np.zeros((len(queries_QD), k), np.float32), np.zeros((len(queries_QD), k), np.int64)
-        part = self._part(allowed, num_allowed)
-        depth = min(k + 1, num_allowed)
-        scores_QK, positions_QK = part.search(queries_QD, depth)
-        if depth > k:
-            for query in np.flatnonzero(scores_QK[:, k - 1] == scores_QK[:, k]):
-                query_1D = queries_QD[query : query + 1]
-                scores_QK[query, :k], positions_QK[query, :k] = _break_tie(part, query_1D, k, num_allowed)
-        return scores_QK[:, :k], positions_QK[:, :k]
+        if self.dtype == "float32" and (allowed is not None or not _is_matrix_product(queries_QD)):
+            return best_of_each(queries_QD, self.structure, None if allowed is None else as_positions(allowed), k)
+        return self._part(allowed, num_allowed).search(queries_QD, k)
 
     def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores `[Q, K]` of each query with the vectors at its positions; minus infinity where a position is -1."""
@@ -157,75 +145,57 @@ class ExactVectors:
         vectors_PD: NDArray[np.float32] = self.structure.reconstruct_batch(positions_P)
         return vectors_PD
 
-    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part | _Few":
+    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part":
         if allowed is None:
-            return _Part(self.structure)
-        if num_allowed > math.ceil(self.num_vectors * FEW_SHARE[self.dtype]):
-            bits = as_mask(allowed, self.num_vectors)
-            return _Part(self.structure, _faiss.SearchParameters(sel=bitmap_selector(bits, self.num_vectors)))
+            return _Part(self.structure, num_allowed)
+        if num_allowed > math.ceil(self.num_vectors * FEW_SHARE):
+            selector = bitmap_selector(allowed, self.num_vectors)
+            return _Part(self.structure, num_allowed, _faiss.SearchParameters(sel=selector))
         positions_P = as_positions(allowed)
-        if self.dtype == "float32":
-            return _Few(self.structure, positions_P)
         few = _empty(self.width, self.dtype)
         few.add_sa_codes(self._codes_NB[positions_P])
-        return _Part(few, positions_P=positions_P)
+        return _Part(few, num_allowed, positions_P=positions_P)
 
 
 class _Part:
-    """What one search looks at: a FAISS index, its parameters, and where its results stand in the whole."""
+    """What one search by FAISS looks at: an index, its parameters, and where its results stand in the whole."""
 
-    def __init__(self, structure: Any, parameters: Any = None, positions_P: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, structure: Any, num_allowed: int, parameters: Any = None, positions_P: NDArray[np.int64] | None = None
+    ) -> None:
         self._structure = structure
+        self._num_allowed = num_allowed
         self._parameters = parameters
         self._positions_P = positions_P
 
-    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `depth` best, of which there must be so many."""
+    def search(self, queries_QD: NDArray[np.float32], k: int) -> Found:
+        """The `k` best, by score and then by position; there must be so many.
+
+        FAISS returns any of the vectors that share the last score, so one more is asked for; where that one ties,
+        the query is searched again, deeper, until all vectors with that score are seen.
+        """
+        depth = min(k + 1, self._num_allowed)
+        scores_QK, positions_QK = self._search(queries_QD, depth)
+        if depth > k:
+            for query in np.flatnonzero(scores_QK[:, k - 1] == scores_QK[:, k]):
+                query_1D = queries_QD[query : query + 1]
+                scores_QK[query, :k], positions_QK[query, :k] = self._break_tie(query_1D, k)
+        return scores_QK[:, :k], positions_QK[:, :k]
+
+    def _break_tie(self, query_1D: NDArray[np.float32], k: int) -> Found:
+        """The `k` best of one query, whose k-th score is shared by others."""
+        depth = k + 1
+        while True:
+            depth = min(4 * depth, self._num_allowed)
+            scores_1K, positions_1K = self._search(query_1D, depth)
+            if depth == self._num_allowed or scores_1K[0, -1] < scores_1K[0, k - 1]:
+                return scores_1K[0, :k], positions_1K[0, :k]
+
+    def _search(self, queries_QD: NDArray[np.float32], depth: int) -> Found:
         scores_QK, positions_QK = self._structure.search(queries_QD, depth, params=self._parameters)
         if self._positions_P is not None:
             positions_QK = self._positions_P[positions_QK]
         return sort_by_score(scores_QK, positions_QK)
-
-
-class _Few:
-    """Few positions of float32 vectors, of which FAISS scores only these; all cores share the work of a few queries.
-
-    For other kinds of vectors FAISS's selector of an array is a trap: it takes N x P steps.
-    """
-
-    def __init__(self, structure: Any, positions_P: NDArray[np.int64]) -> None:
-        self._structure = structure
-        self._positions_P = positions_P
-
-    def search(self, queries_QD: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `depth` best, of which there must be so many."""
-        num_chunks = min(_num_cores(), len(self._positions_P) // MIN_CHUNK) if len(queries_QD) < MANY_QUERIES else 1
-        if num_chunks < 2:
-            return sort_by_score(*self._search(queries_QD, self._positions_P, depth))
-        chunks = np.array_split(self._positions_P, num_chunks)
-        found = list(_threads().map(lambda chunk_P: self._search(queries_QD, chunk_P, depth), chunks))
-        scores_QK, positions_QK = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        scores_QK, positions_QK = sort_by_score(scores_QK, positions_QK)
-        return scores_QK[:, :depth], positions_QK[:, :depth]
-
-    def _search(
-        self, queries_QD: NDArray[np.float32], chunk_P: NDArray[np.int64], depth: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        parameters = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(chunk_P))
-        found: tuple[NDArray[np.float32], NDArray[np.int64]] = self._structure.search(
-            queries_QD, min(depth, len(chunk_P)), params=parameters
-        )
-        return found
-
-
-def _num_cores() -> int:
-    """Cores that FAISS may use."""
-    return int(faiss.omp_get_max_threads())
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "exact-search")
 
 
 def read_faiss(path: Path, flags: int = 0) -> Any:
@@ -241,6 +211,11 @@ def read_faiss(path: Path, flags: int = 0) -> Any:
         raise IndexCorruptError(path, reason) from error
 
 
+def _is_matrix_product(queries_QD: NDArray[np.float32]) -> bool:
+    """Whether there are so many queries that FAISS computes their scores with all vectors as a matrix product."""
+    return bool(queries_QD.size >= _faiss.cvar.distance_compute_blas_threshold)
+
+
 def _empty(width: int, dtype: VectorType) -> Any:
     if dtype == "float32":
         return faiss.IndexFlatIP(width)
@@ -254,15 +229,3 @@ def _codes(structure: Any) -> NDArray[np.uint8]:
         return np.zeros((0, structure.code_size), dtype=np.uint8)
     codes_NB: NDArray[np.uint8] = _faiss.rev_swig_ptr(codes.data(), codes.size())
     return codes_NB.reshape(structure.ntotal, structure.code_size)
-
-
-def _break_tie(
-    part: _Part | _Few, query_1D: NDArray[np.float32], k: int, num_allowed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `k` best of one query, whose k-th score is shared by others."""
-    depth = k + 1
-    while True:
-        depth = min(4 * depth, num_allowed)
-        scores_1K, positions_1K = part.search(query_1D, depth)
-        if depth == num_allowed or scores_1K[0, -1] < scores_1K[0, k - 1]:
-            return scores_1K[0, :k], positions_1K[0, :k]

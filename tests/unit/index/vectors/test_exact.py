@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index.errors import IndexCorruptError
-from index.vectors import exact
+from index.vectors import comparing, exact
 from index.vectors.exact import ExactVectors, VectorType, write_exact
 from tests.unit.index.drawn_vectors import clustered, written
 
@@ -72,6 +72,7 @@ def test_vectors_come_back_as_they_are_held(tmp_path: Path, dtype: VectorType) -
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("few_share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("is_matrix_product", [False, True])
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -79,18 +80,19 @@ def test_vectors_come_back_as_they_are_held(tmp_path: Path, dtype: VectorType) -
     k=st.integers(1, 90),
     share=st.sampled_from([None, 0.0, 0.05, 0.5, 1.0]),
     as_mask=st.booleans(),
-    min_chunk=st.sampled_from([1, 7, 1_000]),
+    pairs=st.sampled_from([4, 60, 2**18]),
 )
 def test_search_gives_what_sorting_all_scores_gives(
     tmp_path_factory: pytest.TempPathFactory,
     dtype: VectorType,
     few_share: float,
+    is_matrix_product: bool,
     seed: int,
     num_queries: int,
     k: int,
     share: float | None,
     as_mask: bool,
-    min_chunk: int,
+    pairs: int,
 ) -> None:
     vectors_ND = unit_vectors(80, seed).astype(dtype).astype(np.float32)
     queries_QD = unit_vectors(num_queries, seed + 1)
@@ -100,9 +102,10 @@ def test_search_gives_what_sorting_all_scores_gives(
     allowed = None if share is None else mask_N if as_mask else positions_P
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(exact.FEW_SHARE, dtype, few_share)
-        patch.setattr(exact, "MIN_CHUNK", min_chunk)
-        patch.setattr(exact, "_num_cores", lambda: 3)
+        patch.setattr(exact, "FEW_SHARE", few_share)
+        patch.setattr(exact, "_is_matrix_product", lambda _: is_matrix_product)
+        patch.setattr(comparing, "QUERIES_AT_ONCE", 4)
+        patch.setattr(comparing, "PAIRS_AT_ONCE", pairs)
         scores_QK, found_QK = vectors.search(queries_QD, k, allowed)
 
     assert found_QK.shape == scores_QK.shape == (num_queries, min(k, len(positions_P)))
@@ -118,9 +121,8 @@ def test_search_gives_what_sorting_all_scores_gives(
 def test_equal_scores_come_in_the_order_of_positions_where_k_cuts_them(
     tmp_path: Path, dtype: VectorType, allowed: NDArray[np.int64] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(exact.FEW_SHARE, dtype, 1.0)
-    monkeypatch.setattr(exact, "MIN_CHUNK", 2)
-    monkeypatch.setattr(exact, "_num_cores", lambda: 3)
+    monkeypatch.setattr(exact, "FEW_SHARE", 1.0)
+    monkeypatch.setattr(comparing, "PAIRS_AT_ONCE", 3)
     vectors = written(tmp_path / "v.faiss", np.repeat(unit_vectors(1), 200, axis=0), dtype)
 
     for k in (1, 3, 4):
@@ -197,3 +199,15 @@ def test_file_of_another_structure_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(IndexCorruptError, match="expected exact vectors under the inner product, got IndexHNSWFlat"):
         ExactVectors.open(tmp_path / "v.faiss")
+
+
+@pytest.mark.parametrize("num_queries", [1, 70])
+def test_scores_are_those_of_faiss_to_the_last_bit(tmp_path: Path, num_queries: int) -> None:
+    vectors = written(tmp_path / "v.faiss", unit_vectors(1_000))
+    queries_QD = unit_vectors(num_queries, seed=1)
+    positions_P = np.arange(3, 1_000, 2)
+    parameters = faiss.SearchParameters(sel=faiss.IDSelectorArray(positions_P))  # type: ignore[call-arg]
+
+    expected_QK, _ = vectors.structure.search(queries_QD, 10, params=parameters)
+
+    np.testing.assert_array_equal(vectors.search(queries_QD, 10, positions_P)[0], expected_QK)
