@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.embedded.checking import to_record
-from index.embedded.folding import quietly
 from index.embedded.generation import Generation, SupersededError
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
@@ -29,9 +28,9 @@ from index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.names import is_unicode, require_names
+from index.progress import Report, quietly
 from index.queries import check_after, check_k, check_queries
 from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
-from index.vectors.sweep import Report
 
 RETRY_S = 1.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory

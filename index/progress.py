@@ -20,6 +20,12 @@ from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
 
+Report = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and of how much
+
+
+def quietly(step: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
 
 class Advance(Protocol):
     """Reports that more is done."""
@@ -47,12 +53,8 @@ def progress(console: Console, title: str, total: int | None) -> Iterator[Advanc
         lines.finish()
 
 
-def step_lines(console: Console) -> Callable[[str, int, int], None]:
-    """A line when a step of unknown length begins, and at most every `LINE_INTERVAL_S` seconds while it lasts.
-
-    Returns:
-        A function that is told the step, how much of it is done, and of how much.
-    """
+def step_lines(console: Console) -> Report:
+    """A line when a step of unknown length begins, and at most every `LINE_INTERVAL_S` seconds while it lasts."""
     last_step, last_line_s = "", 0.0
 
     def show(step: str, done: int, total: int) -> None:

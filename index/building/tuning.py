@@ -12,8 +12,8 @@ from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.records import Record, TuningQueries
 from index.errors import InvalidStructureError
 from index.faiss_index import FaissIndex
+from index.progress import Report
 from index.settings import TuneSettings
-from index.vectors.sweep import Report
 from index.vectors.tuning import NUM_QUERIES
 
 SEED = 0

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
 from index.embedded.manifest import Manifest
 from index.embedded.options import AUTO, FoldOptions
+from index.progress import Report
 from index.vectors.exact import ExactVectors
 from index.vectors.gpu import GpuUse
 from index.vectors.structure_facts import StructureFacts
-from index.vectors.sweep import Report
 from index.vectors.tuning import choose_structure
 
 MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew

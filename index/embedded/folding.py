@@ -34,9 +34,9 @@ from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError
 from index.filtering.postings import write_postings
+from index.progress import Report, quietly
 from index.vectors.exact import write_exact
 from index.vectors.gpu import ON_CPU, GpuUse
-from index.vectors.sweep import Report
 from index.vectors.trial import require_possible
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
@@ -44,10 +44,6 @@ BATCH_SIZE = 4096
 logger = logging.getLogger(__name__)
 
 Attributes = tuple[str, Sequence[str], dict[str, Any]]  # of a key: what filters look at
-
-
-def quietly(step: str, done: int, total: int) -> None:
-    """Reports nothing."""
 
 
 @dataclass(frozen=True)

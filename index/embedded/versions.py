@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.access import read_whole, require_readable
+from index.embedded.access import naming_target, read_whole, require_readable
 from index.embedded.locks import try_lock
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
@@ -167,7 +167,8 @@ class IndexDirectory:
     def announce(self, name: str) -> None:
         """Makes a complete version the published one."""
         aside = self.path / f"{CURRENT_NAME}.new"
-        aside.write_text(f"{name}\n", encoding="ascii")
+        with naming_target(aside):
+            aside.write_text(f"{name}\n", encoding="ascii")
         sync(aside)
         if (self.path / CURRENT_NAME).is_dir():  # a file cannot take its place
             shutil.rmtree(self.path / CURRENT_NAME)
@@ -358,10 +359,15 @@ def _nothing_published(directory: IndexDirectory) -> IndexNotFoundError:
 
 
 def sync(path: Path) -> None:
-    """Forces a file or directory to disk."""
+    """Forces a file or directory to disk.
+
+    Raises:
+        OSError: it cannot be; names it.
+    """
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        with naming_target(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from index.embedded.folding import Provenance, provenance_of, publish_next, publish_with_changes, quietly
+from index.embedded.folding import Provenance, provenance_of, publish_next, publish_with_changes
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
@@ -15,9 +15,9 @@ from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import KeyIndexError
+from index.progress import Report, quietly
 from index.vectors.gpu import ON_CPU, GpuUse
 from index.vectors.held_out import require_queries
-from index.vectors.sweep import Report
 
 logger = logging.getLogger(__name__)
 

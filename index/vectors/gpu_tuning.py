@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 
 from index.errors import InvalidStructureError
+from index.progress import Report, quietly
 from index.vectors.exact import ExactVectors
 from index.vectors.gpu import GpuIndex, GpuUse, about_bytes
 from index.vectors.held_out import HeldOut, Search
 from index.vectors.structure_facts import Candidate, GpuFacts, GpuStructure, Measured, Point, SearchParameters
-from index.vectors.sweep import Report, Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
+from index.vectors.sweep import Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
 from index.vectors.targets import Targets
 
 Opener = Callable[[GpuStructure, ExactVectors, list[int], int], GpuIndex]
@@ -25,7 +26,7 @@ def choose_gpu_structure(
     held_out: HeldOut,
     targets: Targets,
     gpu: GpuUse,
-    report: Report = lambda step, done, total: None,
+    report: Report = quietly,
     open_index: Opener = GpuIndex.open,
 ) -> GpuFacts | None:
     """Finds and measures the GPU structure that keeps best to the targets.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.progress import Report
 from index.vectors.held_out import HeldOut, Search
 from index.vectors.structure_facts import EXACT, Candidate, Measured, Point, SearchParameters
 from index.vectors.targets import Targets
@@ -17,8 +18,6 @@ SWEPT_RESULTS = 10
 SWEPT_LATENCY_RUNS = 50
 SLOWEST_RUNS = 10  # single exact queries that are timed
 MOST_CONFIRMED = 8  # points that are measured again on the queries that were not chosen with
-
-Report = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
 
 
 @dataclass(frozen=True)

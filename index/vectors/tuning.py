@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import InvalidStructureError, UntrainableError
+from index.progress import Report, quietly
 from index.vectors import candidates
 from index.vectors.candidates import Proposal, propose
 from index.vectors.exact import ExactVectors
@@ -22,7 +23,6 @@ from index.vectors.structure_facts import EXACT, Candidate, Point, SearchParamet
 from index.vectors.structures import ApproximateIndex
 from index.vectors.sweep import (
     SLOWEST_RUNS,
-    Report,
     Searchable,
     confirmed,
     is_met,
@@ -55,7 +55,7 @@ def choose_structure(
     queries_QD: NDArray[np.float32] | None = None,
     gpu: GpuUse = ON_CPU,
     seed: int = 0,
-    report: Report = lambda step, done, total: None,
+    report: Report = quietly,
 ) -> StructureFacts:
     """Finds, builds and measures the search structure that keeps best to the targets.
 

@@ -2,7 +2,7 @@
 
 import time
 
-from index.vectors.sweep import Report
+from index.progress import Report
 
 
 class StepTimes:

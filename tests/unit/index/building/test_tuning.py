@@ -21,7 +21,6 @@ from index.building.tuning import read_queries, tune_index
 from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
 from index.embedded.creation import create_index
-from index.embedded.folding import quietly
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import TuningQueries
@@ -31,11 +30,11 @@ from index.embedded.versions import IndexDirectory
 from index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
 from index.hits import StoredImage
 from index.key_index import NewKey
+from index.progress import Report, quietly
 from index.settings import TuneSettings
 from index.vectors import structures
 from index.vectors.candidates import ALWAYS_EXACT_BELOW
 from index.vectors.structure_facts import StructureFacts
-from index.vectors.sweep import Report
 from index.vectors.targets import Targets
 from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
 

@@ -16,7 +16,7 @@ from index import FaissIndex, faiss_index
 from index.embedded import generation
 from index.embedded.calibration import codes_of
 from index.embedded.checking import to_record
-from index.embedded.folding import Provenance, publish_next, publish_with_changes, quietly
+from index.embedded.folding import Provenance, publish_next, publish_with_changes
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import TuningQueries
@@ -25,7 +25,7 @@ from index.embedded.verify import verify_index
 from index.embedded.versions import IndexDirectory
 from index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
 from index.key_index import NewKey
-from index.vectors.sweep import Report
+from index.progress import Report, quietly
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
 
 NUM_OLD, NUM_ALL = 6, 15

@@ -1,5 +1,6 @@
 """The index directory: one step from one version to the next, and nobody's files deleted under them."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -55,6 +56,26 @@ def test_publishing_moves_the_work_and_points_to_it(tmp_path: Path) -> None:
         "rows.npy",
         "vectors.faiss",
     ]
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    list(enumerate(["manifest.json", "rows.npy", "vectors.faiss", "folding", "versions", "CURRENT.new", "i"])),
+)
+def test_what_cannot_be_forced_to_disk_is_named(
+    tmp_path: Path, step: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+
+    def fail(fd: int) -> None:
+        if next(steps) == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        publish(IndexDirectory(tmp_path / "i"))
+
+    assert Path(caught.value.filename).name == name
 
 
 def test_nothing_is_published_at_first(tmp_path: Path) -> None:
