@@ -13,6 +13,7 @@ from index.embedded.store_reader import Changes
 from index.filtering.conditions import matches
 from index.hits import StoredKey
 from index.key_index import Scope
+from index.vectors.comparing import best
 
 MIN_CAPACITY = 64
 
@@ -106,25 +107,6 @@ class Recent:
             self._vectors[alive],
             self.keys(alive.tolist()),
         )
-
-
-def best(
-    scores_QN: NDArray[np.float32], rows_QN: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `k` best of each line: scores and rows, by falling score; equal scores by rising row, also at the cut."""
-    if scores_QN.shape[1] > 4 * k:
-        scores_QN, rows_QN = _candidates(scores_QN, rows_QN, k)
-    order_QK = np.lexsort((rows_QN, -scores_QN), axis=-1)[:, :k]
-    return np.take_along_axis(scores_QN, order_QK, axis=-1), np.take_along_axis(rows_QN, order_QK, axis=-1)
-
-
-def _candidates(
-    scores_QN: NDArray[np.float32], rows_QN: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Columns that may hold one of the `k` best: those that reach some line's k-th score."""
-    kth_Q1 = np.partition(scores_QN, -k, axis=1)[:, -k, None]
-    columns = np.flatnonzero((scores_QN >= kth_Q1).any(axis=0))
-    return scores_QN[:, columns], rows_QN[:, columns]
 
 
 def _is_in_scope(key: StoredKey, scope: Scope) -> bool:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.calibration import codes_of
 from index.embedded.folded import Folded
-from index.embedded.recent import Recent, best
+from index.embedded.recent import Recent
 from index.embedded.store_reader import Changes, Snapshot
 from index.errors import InvalidSearchError, UnknownPoolError
 from index.hits import Hit, StoredKey
 from index.key_index import Scope
+from index.vectors.comparing import Found, best
 
-Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, [Q, K], best first
 _NO_ROWS = np.empty(0, np.int64)
 
 

@@ -3,8 +3,8 @@
 FAISS computes the scores of pairs on all cores, also for one query, which its searches leave to one core; and a vector
 that was fetched meets all queries before the next one is. The scores are those of FAISS's searches to the last bit.
 
-Shape legend: Q = queries, D = width, P = positions, B = positions compared at once, C = candidates,
-K = results per query.
+Shape legend: Q = queries, D = width, P = positions, B = positions compared at once, N = results to choose from,
+C = candidates for the best of them, K = results per query.
 """
 
 from collections.abc import Iterator
@@ -44,14 +44,33 @@ def best_of_each(
     return np.concatenate(scores), np.concatenate(positions)
 
 
+def best(scores_QN: NDArray[np.float32], positions_QN: NDArray[np.int64], k: int) -> Found:
+    """The `k` best of each line: by falling score, equal scores by rising position, also at the cut; all if fewer."""
+    k = min(k, scores_QN.shape[1])
+    scores_QK = np.empty((len(scores_QN), k), dtype=np.float32)
+    positions_QK = np.empty((len(scores_QN), k), dtype=np.int64)
+    if k == 0:
+        return scores_QK, positions_QK
+    least_Q = np.partition(scores_QN, -k, axis=1)[:, -k]
+    for query, least in enumerate(least_Q):
+        candidates = np.flatnonzero(scores_QN[query] >= least)
+        scores_C, positions_C = scores_QN[query, candidates], positions_QN[query, candidates]
+        order_K = np.lexsort((positions_C, -scores_C))[:k]
+        scores_QK[query], positions_QK[query] = scores_C[order_K], positions_C[order_K]
+    return scores_QK, positions_QK
+
+
 def _best_in_blocks(
     queries_QD: NDArray[np.float32], structure: Any, positions_P: NDArray[np.int64] | None, k: int
 ) -> Found:
     scores_QK = np.empty((len(queries_QD), 0), dtype=np.float32)
     positions_QK = np.empty((len(queries_QD), 0), dtype=np.int64)
     for positions_B in _blocks(positions_P, structure.ntotal, PAIRS_AT_ONCE // len(queries_QD)):
-        scores_QC = np.concatenate([scores_QK, _scores(queries_QD, structure, positions_B)], axis=1)
-        scores_QK, positions_QK = _best(scores_QC, positions_QK, positions_B, k)
+        scores_QB = _scores(queries_QD, structure, positions_B)
+        positions_QB = np.broadcast_to(positions_B, scores_QB.shape)
+        scores_QN = np.concatenate([scores_QK, scores_QB], axis=1)
+        positions_QN = np.concatenate([positions_QK, positions_QB], axis=1)
+        scores_QK, positions_QK = best(scores_QN, positions_QN, k)
     return scores_QK, positions_QK
 
 
@@ -77,26 +96,3 @@ def _scores(queries_QD: NDArray[np.float32], structure: Any, positions_B: NDArra
         _faiss.swig_ptr(scores_BQ),
     )
     return scores_BQ.T
-
-
-def _best(scores_QC: NDArray[np.float32], best_QK: NDArray[np.int64], positions_B: NDArray[np.int64], k: int) -> Found:
-    """The best of those that were best so far and of a block after them; their scores stand in this order."""
-    k = min(k, scores_QC.shape[1])
-    least_Q = np.partition(scores_QC, -k, axis=1)[:, -k]
-    scores_QK = np.empty((len(scores_QC), k), dtype=np.float32)
-    positions_QK = np.empty((len(scores_QC), k), dtype=np.int64)
-    for query, scores_C in enumerate(scores_QC):
-        candidates = np.flatnonzero(scores_C >= least_Q[query])
-        chosen_K = candidates[np.argsort(-scores_C[candidates], kind="stable")[:k]]  # stable: by rising position
-        scores_QK[query] = scores_C[chosen_K]
-        positions_QK[query] = _at(best_QK[query], positions_B, chosen_K)
-    return scores_QK, positions_QK
-
-
-def _at(first: NDArray[np.int64], then: NDArray[np.int64], places_K: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What stands at some places of two arrays, one after the other, without joining them."""
-    is_first_K = places_K < len(first)
-    found_K = np.empty(len(places_K), dtype=np.int64)
-    found_K[is_first_K] = first[places_K[is_first_K]]
-    found_K[~is_first_K] = then[places_K[~is_first_K] - len(first)]
-    return found_K

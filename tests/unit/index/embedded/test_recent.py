@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from encoder.item import Modality
-from index.embedded.recent import Recent, best
+from index.embedded.recent import Recent
 from index.embedded.store_reader import Changes
 from index.filtering.conditions import Equals
 from index.hits import Payload, StoredKey
@@ -86,16 +86,3 @@ def test_pools_are_those_of_the_keys_that_came() -> None:
 
     assert recent.pools() == {"p0", "p1"}
     assert Recent(WIDTH).pools() == frozenset()
-
-
-@given(st.integers(1, 12), st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_best_are_the_first_by_score_then_row(k: int, values: list[int]) -> None:
-    scores = np.array([values, values[::-1]], np.float32)
-    rows = np.broadcast_to(np.arange(len(values), dtype=np.int64), scores.shape)
-
-    top, top_rows = best(scores, rows, k)
-
-    for line in range(2):
-        expected = sorted(range(len(values)), key=lambda row: (-scores[line, row], row))[:k]
-        assert top_rows[line].tolist() == expected
-        assert top[line].tolist() == [scores[line, row] for row in expected]
