@@ -31,7 +31,7 @@ from index.embedded.records import Known, Record
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import IndexCorruptError, InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
 from index.settings import BuildSettings, VectorType
 from index.sources.locations import without_secrets
@@ -359,7 +359,7 @@ def _resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | N
             store.close()
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, IndexCorruptError) as error:
             logger.warning("%s is damaged (%s); starting over", path, error)
     _delete_store(path)
     return None

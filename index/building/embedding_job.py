@@ -23,13 +23,20 @@ from index.building.shards import read_facts, read_shard, write_shard
 from index.embedded.folding import bad_row_lines
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
-from index.errors import InvalidCorpusError, InvalidRowError, InvalidShardError, UnreachableImageError
+from index.errors import (
+    InvalidCorpusError,
+    InvalidRowError,
+    InvalidShardError,
+    OutputExistsError,
+    UnreachableImageError,
+)
 from index.progress import progress
 from index.settings import EmbedSettings
 from index.sources.files import file_system
 from index.sources.locations import without_secrets
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
+DIGEST = "digest"  # of the block that a shard was made from, among its facts
 
 BadRow = tuple[str, str, str | None]
 Runner = Callable[[Iterable[Block]], Iterator["Embedded"]]
@@ -85,6 +92,7 @@ def embed_corpus(
 
     Raises:
         InvalidCorpusError: there is no corpus, nothing in it can be embedded, or `strict` met a bad row.
+        OutputExistsError: shards would take the place of others that were not made from a corpus.
         EncoderError: the encoder cannot be loaded.
         OSError: the folder cannot be written to.
     """
@@ -125,7 +133,7 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     tried = [entry for entry in block.entries if entry.key in missing] if block.has_shard else block.entries
     bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
     unreachable: list[str] = []
-    facts: dict[str, Any] = {"digest": block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
+    facts: dict[str, Any] = {DIGEST: block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
 
     def embedded() -> Iterator[Record]:
         for batch in embed(((entry, None) for entry in tried), source, settings):
@@ -175,13 +183,25 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
             facts = read_facts(_location(settings, block))
         except InvalidShardError:
             facts = {}
-        if facts.get("digest") != block.digest:
+        if facts.get(DIGEST) != block.digest:
+            _require_own(_location(settings, block))
             yield block
         elif facts.get("unreachable"):
             yield replace(block, has_shard=True)
         else:
             bad_rows = _bad_rows(facts)
             kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False))
+
+
+def _require_own(location: str) -> None:
+    """Makes sure that a shard which is to go, if it is there, is one that can be made again; a damaged one may be."""
+    try:
+        is_own = DIGEST in read_facts(location)
+    except InvalidShardError:
+        return
+    if not is_own:
+        name = without_secrets(location)
+        raise OutputExistsError(f"{name} was not made from a corpus, as by `export`: choose another folder")
 
 
 def _bad_rows(facts: dict[str, Any]) -> list[BadRow]:
@@ -195,6 +215,7 @@ def _finish(settings: EmbedSettings, shards: list[Embedded], bad_rows: list[Inva
     names = {Block(shard.number, (), "").name for shard in shards}
     for path in files.glob(f"{folder}/keys-*.parquet"):
         if path.rpartition("/")[2] not in names:
+            _require_own(files.unstrip_protocol(path))
             files.rm(path)
     with files.open(f"{folder}/{BAD_ROWS_NAME}", "w", encoding="utf-8") as file:
         file.writelines(bad_row_lines(bad_rows))

@@ -1,6 +1,7 @@
 """A new index, with its first version."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from index.embedded.records import Record
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.errors import IndexExistsError
+from index.errors import IndexCorruptError, IndexExistsError
 from index.settings import VectorType
 from index.vectors.gpu import ON_CPU, GpuUse
 
@@ -36,7 +37,7 @@ def create_index(
         gpu: GPUs that help to derive the first version.
 
     Raises:
-        IndexExistsError: there is an index already, or what is left of one.
+        IndexExistsError: there is an index already, or what is left of one, or of a stopped build.
         IndexLockedError: somebody is making one.
         OSError: the disk is full or not writable; there is no index.
     """
@@ -68,3 +69,21 @@ def _require_none(directory: IndexDirectory) -> None:
                     f"{path} holds {store.num_keys():,} keys that no version is published of: publish them with "
                     f"`anykey-index repair --index {directory.path}`"
                 )
+    _require_no_stopped_build(directory)
+
+
+def _require_no_stopped_build(directory: IndexDirectory) -> None:
+    """Makes sure that no work of a build is lost; one that was making an index notes where its vectors are from."""
+    path = directory.building_dir / STORE_NAME
+    if not path.exists():
+        return
+    try:
+        with closing(Store(path)) as store:
+            num_keys = store.num_keys() if "imported" in store.meta else 0
+    except (sqlite3.DatabaseError, IndexCorruptError):  # a build would not go on with it either
+        return
+    if num_keys:
+        raise IndexExistsError(
+            f"{directory.building_dir} holds {num_keys:,} keys that a stopped build embedded: run that build again, or "
+            "delete the folder"
+        )

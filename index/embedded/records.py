@@ -138,6 +138,29 @@ def vector_checksum(key: str, vector: bytes) -> int:
     return checksum_of([key], vector)
 
 
+def dump_images(images: Sequence[SeenImage], key: str, *facts: object) -> str:
+    """The image files of a key as JSON, with a CRC-32 of them and of what else a build remembers of the key."""
+    stamps = [[image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256] for image in images]
+    return json.dumps({"images": stamps, "checksum": checksum_of([key, stamps, *facts])})
+
+
+def load_images(dumped: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
+    """What `dump_images` was given.
+
+    Raises:
+        ValueError: any of it has changed.
+    """
+    try:
+        found = json.loads(dumped)
+        if isinstance(found, dict):  # earlier releases wrote the list alone
+            if checksum_of([key, found["images"], *facts]) != found["checksum"]:
+                raise ValueError("its checksum differs")
+            found = found["images"]
+        return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in found)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"what a build remembers of key {key!r} is damaged: {error}") from error
+
+
 def query_checksum(position: int, code: int, vector: bytes) -> int:
     """CRC-32 of a query for tuning as it is stored."""
     return checksum_of([position, code], vector)

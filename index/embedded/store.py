@@ -30,14 +30,23 @@ from index.embedded.records import (
     Refusal,
     SeenImage,
     TuningQueries,
+    dump_images,
+    load_images,
     payload_checksum,
     query_checksum,
     vector_checksum,
 )
-from index.embedded.store_file import APPLICATION_ID, BUSY_TIMEOUT_S, SCHEMA_VERSION, read_meta, vector_dtype
+from index.embedded.store_file import (
+    APPLICATION_ID,
+    BUSY_TIMEOUT_S,
+    SCHEMA_VERSION,
+    path_of,
+    read_meta,
+    vector_dtype,
+    write_meta,
+)
 from index.errors import IndexCorruptError
 from index.settings import VectorType
-from index.sources.images import ImageStamp
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 
@@ -106,8 +115,9 @@ class Store:
         self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
         self._db.execute("PRAGMA foreign_keys = ON")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            self.note(seq=0, store_id=uuid.uuid4().hex, vector_type=vector_type)
+            self._db.executescript(f"BEGIN; {_SCHEMA}")
+            write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
+            self._db.execute("COMMIT")
         self._dtype = vector_dtype(self.meta)
 
     @property
@@ -122,7 +132,8 @@ class Store:
 
     def note(self, **facts: str | int) -> None:
         """Notes facts about the whole store."""
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+        with self._transaction():
+            write_meta(self._db, facts)
 
     def note_encoder(self, encoder: EncoderFacts) -> None:
         """Notes which encoder made the vectors."""
@@ -250,7 +261,7 @@ class Store:
             "origin": "live" if built is None else "corpus",
             "content_sha256": built and built.content_sha256,
             "payload_sha256": built and built.payload_sha256,
-            "stamps": built and _dump_images(built.images),
+            "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
             "checksum": payload_checksum(seq, record.key, *payload),
         }
         found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
@@ -284,10 +295,11 @@ class Store:
         )
 
     def _refuse(self, refusal: Refusal) -> None:
+        facts = (refusal.payload_sha256, refusal.limits, refusal.reason)
         self._db.execute(
             "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
             (
-                *(refusal.key, refusal.payload_sha256, _dump_images(refusal.images)),
+                *(refusal.key, refusal.payload_sha256, dump_images(refusal.images, refusal.key, *facts)),
                 *(refusal.limits, refusal.reason),
             ),
         )
@@ -318,9 +330,25 @@ def read_known(db: sqlite3.Connection, key: str) -> Known | None:
     query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
     row = db.execute(query, (key,)).fetchone()
     if row is not None:
-        return Known(row[0], _load_images(row[1]), content_sha256=row[2])
+        payload_sha256, stamps, content_sha256 = row
+        images = _load_images(db, stamps, key, payload_sha256, content_sha256)
+        return Known(payload_sha256, images, content_sha256=content_sha256)
     row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
-    return None if row is None else Known(row[0], _load_images(row[1]), limits=row[2], reason=row[3])
+    if row is None:
+        return None
+    payload_sha256, stamps, limits, reason = row
+    images = _load_images(db, stamps, key, payload_sha256, limits, reason)
+    return Known(payload_sha256, images, limits=limits, reason=reason)
+
+
+def check_refusals(db: sqlite3.Connection) -> None:
+    """Reads what is remembered of the keys that were refused.
+
+    Raises:
+        IndexCorruptError: some of it is damaged.
+    """
+    for key, *facts, stamps in db.execute("SELECT key, payload_sha256, limits, reason, stamps FROM failures"):
+        _load_images(db, stamps, key, *facts)
 
 
 def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
@@ -331,20 +359,25 @@ def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] =
     """
     dtype = vector_dtype(read_meta(db))
     query = (
-        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, payload_sha256,"
+        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, origin, payload_sha256,"
         " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
         f" WHERE {where} ORDER BY row"
     )
     for identity, row, key, *facts in db.execute(query, parameters):
         modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
-        payload_sha256, content_sha256, stamps = built_facts
+        origin, payload_sha256, content_sha256, stamps = built_facts
         checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
         if vector is None or checksums != (checksum, vector_checksum(key, vector)):
-            raise IndexCorruptError(_path_of(db), f"the record of key {key!r} differs from its checksum")
+            raise IndexCorruptError(path_of(db), f"the record of key {key!r} differs from its checksum")
         images = tuple(_read_images(db, identity, key))
         if len(images) != num_images:
-            raise IndexCorruptError(_path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
-        built = None if stamps is None else BuildFacts(payload_sha256, content_sha256, _load_images(stamps))
+            raise IndexCorruptError(path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
+        built = None
+        if stamps is not None:
+            seen = _load_images(db, stamps, key, payload_sha256, content_sha256)
+            built = BuildFacts(payload_sha256, content_sha256, seen)
+        if origin != ("live" if built is None else "corpus"):
+            raise IndexCorruptError(path_of(db), f"key {key!r} is said to come from {origin!r}, which it does not")
         vector_D = np.frombuffer(vector, dtype)
         yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
 
@@ -354,18 +387,12 @@ def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[Ne
     for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
         image = NewImage(media_type, path, data)
         if image.checksum(key, position) != checksum:
-            raise IndexCorruptError(_path_of(db), f"image {position} of key {key!r} differs from its checksum")
+            raise IndexCorruptError(path_of(db), f"image {position} of key {key!r} differs from its checksum")
         yield image
 
 
-def _path_of(db: sqlite3.Connection) -> Path:
-    return Path(db.execute("PRAGMA database_list").fetchone()[2])
-
-
-def _dump_images(images: Sequence[SeenImage]) -> str:
-    stamps = ((image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256) for image in images)
-    return json.dumps(list(stamps))
-
-
-def _load_images(stamps: str) -> tuple[SeenImage, ...]:
-    return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in json.loads(stamps))
+def _load_images(db: sqlite3.Connection, stamps: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
+    try:
+        return load_images(stamps, key, *facts)
+    except ValueError as error:
+        raise IndexCorruptError(path_of(db), str(error)) from error

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from index.embedded.access import require_readable
+from index.embedded.records import checksum_of
 from index.errors import IndexCorruptError
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
+META_CHECKSUM = "checksum"  # among what a store says about itself: the CRC-32 of all else
 READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
 
 _NOT_DAMAGE = tuple(
@@ -22,8 +24,30 @@ _NOT_DAMAGE = tuple(
 
 
 def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
-    """What was noted about a whole store."""
-    return dict(db.execute("SELECT name, value FROM meta").fetchall())
+    """What was noted about a whole store.
+
+    Raises:
+        IndexCorruptError: it differs from its checksum, which stores of earlier releases do not have.
+    """
+    meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
+    if meta.pop(META_CHECKSUM, None) not in (None, _meta_checksum(meta)):
+        raise IndexCorruptError(path_of(db), "what it says about itself, in `meta`, differs from its checksum")
+    return meta
+
+
+def write_meta(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    """Notes facts about a whole store, in the transaction of the caller.
+
+    Raises:
+        IndexCorruptError: what was noted before differs from its checksum.
+    """
+    rows = {**facts, META_CHECKSUM: _meta_checksum({**read_meta(db), **facts})}
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+
+
+def path_of(db: sqlite3.Connection) -> Path:
+    """The file that a connection is open on."""
+    return Path(db.execute("PRAGMA database_list").fetchone()[2])
 
 
 def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
@@ -59,6 +83,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
         )
     return db
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    return checksum_of(sorted(meta.items(), key=repr))  # of a damaged store, names may be anything
 
 
 def _roll_back(path: Path) -> None:

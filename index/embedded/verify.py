@@ -14,7 +14,7 @@ from index.embedded.folded import Folded
 from index.embedded.folding import Provenance, provenance_of, publish_next
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.store import Store, read_records
+from index.embedded.store import Store, check_refusals, read_records
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
@@ -112,6 +112,7 @@ def _damage_of_store(path: Path, advance: Callable[[int], None]) -> list[IndexCo
             if verdict != "ok":
                 raise IndexCorruptError(path, verdict)
             Snapshot(db, path).tuning_queries()
+            check_refusals(db)
             _read_all(db, advance)
     except IndexCorruptError as error:
         return [error]
@@ -131,8 +132,11 @@ def _differences(version: OpenVersion) -> list[IndexCorruptError]:
     reader = StoreReader(version.store_path)
     folded = Folded.open(version)
     try:
+        reader.check(version.manifest)
         with reader.snapshot() as snapshot:
             return list(_compare(version, folded, snapshot))
+    except IndexCorruptError as error:
+        return [error]
     finally:
         folded.close()
         reader.close()

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from index.building.embedding_job import EmbeddingReport, embed_corpus
 from index.building.shards import read_encoder, read_shard
-from index.building.transfer import load_shards
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.building.transfer import export_shards, load_shards
+from index.errors import InvalidCorpusError, InvalidRowError, OutputExistsError
 from index.settings import EmbedSettings
 from index.sources.images import ImageReader
 from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
@@ -102,6 +102,20 @@ def test_shards_of_a_corpus_that_became_shorter_are_deleted_and_others_files_kep
 
     assert embed(corpus, tmp_path / "out") == EmbeddingReport(3, 1, 1, 0)
     assert names(tmp_path / "out") == ["bad_rows.jsonl", "keys-00000.parquet", "mine.parquet"]
+
+
+@pytest.mark.parametrize("shard_keys", [4, 100])
+def test_shards_of_an_export_are_neither_replaced_nor_deleted(tmp_path: Path, shard_keys: int) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    build_with(corpus, tmp_path / "built")
+    export_shards(tmp_path / "built", tmp_path / "out", lambda count: None, shard_keys=shard_keys)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "one.jsonl").write_text('{"key": "a", "text": "a"}\n')
+
+    with pytest.raises(OutputExistsError, match=r"keys-00000.parquet was not made from a corpus, .* another folder"):
+        embed(tmp_path / "one.jsonl", tmp_path / "out")
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_bad_rows_are_listed_also_those_of_shards_that_were_kept(tmp_path: Path) -> None:

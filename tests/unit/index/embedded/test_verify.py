@@ -11,6 +11,7 @@ from index import FaissIndex
 from index.embedded.store import Store
 from index.embedded.verify import repair_index, verify_index
 from index.errors import IndexCorruptError, IndexNotFoundError
+from tests.factories import build_with, mixed_corpus
 from tests.live_index import make_index, new_keys, unit_vectors
 
 
@@ -27,6 +28,13 @@ def flip(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 0x10
     path.write_bytes(data)
+
+
+def alter(index_dir: Path, change: str) -> None:
+    with contextlib.closing(sqlite3.connect(store_path(index_dir))) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        assert db.execute(change).rowcount > 0
+        db.commit()
 
 
 def test_sound_index_has_no_damage(index_dir: Path) -> None:
@@ -79,15 +87,60 @@ def test_any_flipped_byte_of_a_large_file_is_found(index_dir: Path, monkeypatch:
         "DELETE FROM images WHERE id = 5",
         "DELETE FROM keys WHERE id = 4",
         "UPDATE keys SET row = 1000 WHERE id = 4",
+        "UPDATE keys SET origin = 'corpus' WHERE id = 4",
+        "UPDATE meta SET value = 'x' WHERE name = 'store_id'",
+        "UPDATE meta SET value = 64 WHERE name = 'width'",
+        "UPDATE meta SET value = 'x' WHERE name = 'fingerprint'",
+        "UPDATE meta SET value = 'score' WHERE name = 'fusion'",
+        "UPDATE meta SET value = 'float16' WHERE name = 'vector_type'",
+        "UPDATE meta SET value = value - 1 WHERE name = 'seq'",
+        "UPDATE meta SET value = 'x' WHERE name = 'checksum'",
+        "DELETE FROM meta WHERE name = 'fusion'",
+        "INSERT INTO meta VALUES ('calibrate', 'x')",
     ],
 )
 def test_any_changed_record_of_the_store_is_found(index_dir: Path, change: str) -> None:
-    with contextlib.closing(sqlite3.connect(store_path(index_dir))) as db:
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute(change)
-        db.commit()
+    alter(index_dir, change)
 
-    assert len(verify_index(index_dir)) == 1
+    (damage,) = verify_index(index_dir)
+    assert damage.path == store_path(index_dir) or "UPDATE keys SET row" in change or "DELETE FROM keys" in change
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("keys", "origin = 'live'"),
+        ("keys", "content_sha256 = zeroblob(32)"),
+        ("keys", "payload_sha256 = zeroblob(32)"),
+        ("keys", "stamps = replace(stamps, 'png', 'gif')"),
+        ("keys", "stamps = substr(stamps, 2)"),
+        ("keys", "stamps = '7'"),
+        ("failures", "payload_sha256 = zeroblob(32)"),
+        ("failures", "limits = 'x'"),
+        ("failures", "reason = 'x'"),
+        ("failures", "stamps = '[['"),
+    ],
+)
+def test_anything_changed_of_what_a_build_remembers_is_found(tmp_path: Path, table: str, change: str) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 6)
+    (tmp_path / "c" / "images" / "4.png").write_text("no picture")
+    build_with(corpus, tmp_path / "i")
+    assert verify_index(tmp_path / "i") == []
+    alter(tmp_path / "i", f"UPDATE {table} SET {change}")
+
+    (damage,) = verify_index(tmp_path / "i")
+    assert damage.path == store_path(tmp_path / "i")
+    with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged"):
+        repair_index(tmp_path / "i")
+
+
+def test_stores_of_earlier_releases_have_fewer_checksums(tmp_path: Path) -> None:
+    build_with(mixed_corpus(tmp_path / "c", 6), tmp_path / "i")
+    alter(tmp_path / "i", "DELETE FROM meta WHERE name = 'checksum'")
+    alter(tmp_path / "i", "UPDATE keys SET stamps = json_extract(stamps, '$.images')")
+
+    assert verify_index(tmp_path / "i") == []
+    assert not build_with(tmp_path / "c" / "corpus.jsonl", tmp_path / "i").is_new
 
 
 def test_damaged_store_is_named_and_not_repaired(index_dir: Path) -> None:
