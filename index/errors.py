@@ -155,10 +155,12 @@ class IndexCorruptError(KeyIndexError):
 
     Attributes:
         path: The file.
+        reason: What is wrong with it.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
+        self.reason = reason
         super().__init__(f"index file {path} is damaged: {reason}")
 
 

@@ -85,6 +85,8 @@ class Scope:
                     require_names(names, what)
         except TypeError as error:
             raise InvalidSearchError(str(error)) from error
+        if not isinstance(self.pool, str | None):
+            raise InvalidSearchError(f"expected the name of a pool, got {self.pool!a}")
         if self.condition is not None and not isinstance(self.condition, Condition):
             raise InvalidSearchError(
                 f"expected a condition, such as parse_condition makes of JSON, got {type(self.condition).__name__}"

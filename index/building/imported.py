@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Item
 from index.building.encoding import CheckpointSource, EncoderSource, VectorEncoder
-from index.errors import InvalidCorpusError
+from index.errors import IndexCorruptError, InvalidCorpusError
 from index.queries import MAX_NORM_ERROR
 from index.settings import EmbeddingSettings
 from index.sources.files import file_state, reason_of
@@ -71,8 +71,7 @@ class ImportedSource(EncoderSource):
         """The vectors.
 
         Raises:
-            InvalidCorpusError: they are of another width than the encoder's.
-            IndexCorruptError: the file is missing or damaged.
+            InvalidCorpusError: they are of another width than the encoder's, or the file cannot be read.
         """
         with self._lock:
             if self._vectors is None:
@@ -92,10 +91,9 @@ class ImportedSource(EncoderSource):
         """Makes sure that the file is as long as the corpus.
 
         Raises:
-            InvalidCorpusError: it is not.
-            IndexCorruptError: the file is missing or damaged.
+            InvalidCorpusError: it is not, or cannot be read.
         """
-        num_vectors = read_faiss(self._path).ntotal
+        num_vectors = _read(self._path).ntotal
         if num_vectors != num_rows:
             raise InvalidCorpusError(
                 f"{self._path} holds {num_vectors:,} vectors, the corpus has {num_rows:,} rows: expected one for each, "
@@ -124,7 +122,7 @@ class ImportedVectors:
         self.fusion = encoder.fusion
         self._path = path
         self._normalizes = normalizes
-        self._structure = read_faiss(path)
+        self._structure = _read(path)
         self.device: Any = f"FAISS {type(self._structure).__name__}"
         if self._structure.d != self.width:
             raise InvalidCorpusError(
@@ -166,6 +164,14 @@ class ImportedVectors:
                 "--normalize scales vectors to it"
             )
         return np.asarray(vectors_BD / norms_B[:, None], np.float32) if self._normalizes else vectors_BD
+
+
+def _read(path: Path) -> Any:
+    """A FAISS index that another tool made, or `anykey-index export`."""
+    try:
+        return read_faiss(path)
+    except IndexCorruptError as error:
+        raise InvalidCorpusError(f"{path} cannot be read as a file that FAISS wrote: {error.reason}") from error
 
 
 def _without_vectors(path: Path, structure: Any, error: RuntimeError) -> InvalidCorpusError:

@@ -1,4 +1,4 @@
-"""Whether a file of an index can be read or written at all, and what is said of the file where it cannot."""
+"""Whether a file of an index can be read or written at all, and is on disk, and what is said of it where it cannot."""
 
 import errno
 import os
@@ -45,3 +45,17 @@ def naming_target(path: str | Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:  # it says so itself
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync(path: Path) -> None:
+    """Forces a file or directory to disk.
+
+    Raises:
+        OSError: it cannot be; names it.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with naming_target(path):
+            os.fsync(fd)
+    finally:
+        os.close(fd)

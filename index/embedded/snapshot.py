@@ -10,10 +10,10 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from index.embedded.access import naming_target
+from index.embedded.access import naming_target, sync
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
-from index.embedded.versions import CURRENT_NAME, OpenVersion, open_published, sync
+from index.embedded.versions import CURRENT_NAME, LOCK_NAME, IndexDirectory, OpenVersion, open_published
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 
 _OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
@@ -32,6 +32,7 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
     """
     if path.exists():
         raise OutputExistsError(f"{path} is there already: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside, store = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.store")
     version = open_published(index_dir)
     store.unlink(missing_ok=True)  # of a run that was killed
@@ -52,15 +53,16 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
 
     Args:
         path: What `write_snapshot` wrote.
-        index_dir: Where the index will be; must not exist or be empty.
+        index_dir: Where the index will be; must not exist, or hold nothing but the lock of a build that made none.
 
     Raises:
         OutputExistsError: something is there.
+        IndexLockedError: somebody is making an index there.
         InvalidSnapshotError: the file is no snapshot, or damaged.
         OSError: the file cannot be read, or the disk is full.
     """
     index_dir = index_dir.resolve()  # `.` has no name to put another beside
-    if index_dir.exists() and list(index_dir.iterdir()):
+    if index_dir.exists() and [path for path in index_dir.iterdir() if path.name != LOCK_NAME]:
         raise OutputExistsError(f"{index_dir} is not empty: choose another place")
     aside = index_dir.with_name(f".{index_dir.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -77,8 +79,9 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
         for damage in damaged:
             raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
         if index_dir.exists():  # somebody may be in it: no other folder takes its place
-            for file in sorted(aside.iterdir(), key=lambda file: file.name == CURRENT_NAME):
-                os.rename(file, index_dir / file.name)
+            with IndexDirectory(index_dir).locked_for_writing():
+                for file in sorted(aside.iterdir(), key=lambda file: file.name == CURRENT_NAME):
+                    os.rename(file, index_dir / file.name)
         else:
             os.rename(aside, index_dir)
     finally:

@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.access import naming_target, read_whole, require_readable
+from index.embedded.access import naming_target, read_whole, require_readable, sync
 from index.embedded.locks import try_lock
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
+LOCK_NAME = ".lock"
 CURRENT_NAME = "CURRENT"
 STORE_NAME = "store.sqlite"
 VERSIONS_KEPT = 2
@@ -110,7 +111,7 @@ class IndexDirectory:
         except FileExistsError as error:
             reason = "expected a folder for an index, found a file"
             raise NotADirectoryError(errno.ENOTDIR, reason, str(self.path)) from error
-        with (self.path / ".lock").open("a+") as file:
+        with (self.path / LOCK_NAME).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -356,20 +357,6 @@ def _nothing_published(directory: IndexDirectory) -> IndexNotFoundError:
         f"no index at {path}; build one with "
         f"`anykey-index build --corpus CORPUS --checkpoint CHECKPOINT --output {path}`"
     )
-
-
-def sync(path: Path) -> None:
-    """Forces a file or directory to disk.
-
-    Raises:
-        OSError: it cannot be; names it.
-    """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        with naming_target(path):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _numbers(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from index.errors import IndexCorruptError
 from index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
 from index.settings import VectorType
 from index.vectors.comparing import Found, best_of_each
+from index.vectors.faiss_errors import reason_of
 
 # The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
 # measured at 1,000,000 x 512.
@@ -207,7 +208,7 @@ def read_faiss(path: Path, flags: int = 0) -> Any:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | flags)
     except (RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if path.exists() else "it is missing"
+        reason = reason_of(error) if path.exists() else "it is missing"
         raise IndexCorruptError(path, reason) from error
 
 

@@ -20,8 +20,9 @@ from index.errors import InvalidStructureError
 from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
 from index.vectors.exact import ExactVectors
+from index.vectors.faiss_errors import reason_of
 from index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
-from index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, reason_of, train
+from index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search

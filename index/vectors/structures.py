@@ -3,7 +3,6 @@
 Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
 from index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
 from index.vectors.exact import ExactVectors, read_faiss
+from index.vectors.faiss_errors import reason_of
 from index.vectors.structure_facts import EXACT, SearchParameters
 
 ADD_BATCH_BYTES = 128 * 2**20  # of float32 vectors handed to FAISS at once
@@ -34,8 +34,6 @@ DEEPER = 4  # times the effort, where a search found too few
 Clustering = Callable[[int], Any]  # from a width to an empty FAISS index of it, or to `None`
 
 _faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
-_PLACE = re.compile(r" at \S+:\d+: (?:Error: )?")
-_CONDITION = re.compile(r"'.*' failed: (.+)")  # that does not hold, and what that means
 _USABLE = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexRaBitQ)
 
 
@@ -370,10 +368,3 @@ def _batches(exact: ExactVectors) -> Iterator[NDArray[np.float32]]:
     size = max(1, ADD_BATCH_BYTES // (4 * exact.width))
     for start in range(0, exact.num_vectors, size):
         yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))
-
-
-def reason_of(error: RuntimeError) -> str:
-    """What FAISS says, without where in its source it says so."""
-    said = _PLACE.split(str(error).splitlines()[0])[-1]
-    explained = _CONDITION.fullmatch(said)
-    return explained[1] if explained else said

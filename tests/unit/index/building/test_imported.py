@@ -17,7 +17,7 @@ from index.building.build import BuildReport, build_index
 from index.building.embedding_job import embed_corpus
 from index.building.imported import ImportedSource
 from index.building.transfer import export_faiss, load_shards
-from index.errors import IndexCorruptError, InvalidCorpusError
+from index.errors import InvalidCorpusError
 from index.settings import EmbedSettings
 from tests.factories import build_settings, build_with, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoderSource
@@ -182,14 +182,14 @@ def test_damaged_file_is_named(tmp_path: Path, corpus: Path, content: bytes | No
     path = tmp_path / "v.faiss"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(IndexCorruptError, match=r"v\.faiss"):
+    with pytest.raises(InvalidCorpusError, match=r"v\.faiss cannot be read as a file that FAISS wrote"):
         build_imported(corpus, tmp_path / "i", path)
 
 
 def test_file_that_was_cut_is_named(tmp_path: Path, corpus: Path) -> None:
     path = write_faiss(tmp_path / "v.faiss")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(IndexCorruptError, match=r"v\.faiss"):
+    with pytest.raises(InvalidCorpusError, match=r"v\.faiss cannot be read as a file that FAISS wrote"):
         build_imported(corpus, tmp_path / "i", path)
 
 

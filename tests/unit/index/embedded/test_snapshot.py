@@ -10,7 +10,8 @@ import pytest
 
 from index import FaissIndex, StoredImage
 from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from index.embedded.versions import IndexDirectory
+from index.errors import IndexLockedError, IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 from tests.full_disk import no_file_beyond
 from tests.live_index import everything, make_index, new_keys, unit_vectors
 
@@ -42,6 +43,18 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         write_snapshot(tmp_path / "i", tmp_path / "i.tar")
     with pytest.raises(OutputExistsError):
         restore_snapshot(tmp_path / "i.tar", tmp_path / "i")
+
+
+def test_folder_of_a_snapshot_is_made_and_one_with_nothing_but_a_lock_is_free(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(3))
+    write_snapshot(tmp_path / "i", tmp_path / "new" / "folder" / "i.tar")
+    with IndexDirectory(tmp_path / "free").locked_for_writing(), pytest.raises(IndexLockedError):
+        restore_snapshot(tmp_path / "new" / "folder" / "i.tar", tmp_path / "free")
+
+    restore_snapshot(tmp_path / "new" / "folder" / "i.tar", tmp_path / "free")
+
+    assert everything(tmp_path / "free") == everything(tmp_path / "i")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "i", "new"]
 
 
 def test_what_a_killed_snapshot_left_is_written_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from index.embedded.creation import create_index
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.verify import repair_index
+from index.embedded.versions import IndexDirectory
 from index.errors import (
     IndexExistsError,
     IndexLockedError,
@@ -30,6 +32,7 @@ from index.errors import (
 from index.key_index import NewKey, Scope
 from index.vectors.measured import structure_lines
 from index.vectors.structure_facts import EXACT, StructureFacts
+from tests.factories import build_with, mixed_corpus
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
 from tests.serving import until
 
@@ -81,6 +84,20 @@ def test_index_is_not_created_over_what_is_left_of_another(index_dir: Path, is_v
     repair_index(index_dir)
     with FaissIndex.open(index_dir) as index:
         assert index.count() == 6
+
+
+def test_index_is_not_created_over_the_work_of_a_stopped_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    monkeypatch.setattr(IndexDirectory, "adopt_built_store", lambda directory, name: sys.exit("stopped"))
+    with pytest.raises(SystemExit, match="stopped"):
+        build_with(corpus, tmp_path / "i")
+    monkeypatch.undo()
+
+    with pytest.raises(IndexExistsError, match="9 keys that a stopped build embedded: run that build again"):
+        create_index(tmp_path / "i", ENCODER)
+
+    report = build_with(corpus, tmp_path / "i")
+    assert (report.num_embedded, report.manifest.num_keys) == (0, 9)
 
 
 def test_nothing_is_created_by_opening(tmp_path: Path) -> None:
