@@ -3,8 +3,11 @@
 Every shard says what it was made from, so that a job that is run again makes only what is missing or would differ.
 """
 
+import fcntl
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +24,7 @@ from index.building.imported import source_of
 from index.building.plan import Plan
 from index.building.shards import read_facts, read_shard, write_shard
 from index.embedded.folding import bad_row_lines
+from index.embedded.locks import try_lock
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
 from index.errors import (
@@ -33,7 +37,7 @@ from index.errors import (
 from index.progress import progress
 from index.settings import EmbedSettings
 from index.sources.files import file_system
-from index.sources.locations import without_secrets
+from index.sources.locations import is_remote, normal_location, without_secrets
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
@@ -92,7 +96,8 @@ def embed_corpus(
 
     Raises:
         InvalidCorpusError: there is no corpus, nothing in it can be embedded, or `strict` met a bad row.
-        OutputExistsError: shards would take the place of others that were not made from a corpus.
+        OutputExistsError: shards would take the place of others that were not made from a corpus, or another job is
+            writing there.
         EncoderError: the encoder cannot be loaded.
         OSError: the folder cannot be written to.
     """
@@ -102,7 +107,7 @@ def embed_corpus(
     find_files(settings.corpus)  # this and the checkpoint before anything is written
     fingerprint = encoder.fingerprint()
     file_system(settings.output)[0].makedirs(settings.output, exist_ok=True)
-    with TemporaryDirectory(prefix="anykey-embed-") as scratch:
+    with _alone_in(settings.output), TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
         bad_rows = _read(plan, settings, console)
         encoder.require_rows(plan.num_rows)
@@ -191,6 +196,21 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
         else:
             bad_rows = _bad_rows(facts)
             kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False))
+
+
+@contextmanager
+def _alone_in(output: str) -> Iterator[None]:
+    """Keeps other jobs on this machine out of a folder, as they would write the same files; not out of remote ones."""
+    if is_remote(output):
+        yield
+        return
+    fd = os.open(normal_location(output), os.O_RDONLY)
+    try:
+        if not try_lock(fd, fcntl.LOCK_EX):
+            raise OutputExistsError(f"{output} is being written to by another `anykey-index embed`")
+        yield
+    finally:
+        os.close(fd)
 
 
 def _require_own(location: str) -> None:

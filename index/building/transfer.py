@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from index.building.wishes import check_structure, check_vector_type
-from index.embedded.access import naming_target
+from index.embedded.access import make_folder, naming_target
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
 from index.embedded.locks import try_lock
@@ -213,7 +213,7 @@ def _split(records: Iterator[Record], size: int) -> Iterator[Iterator[Record]]:
 @contextlib.contextmanager
 def _filling(output: Path) -> Iterator[Path]:
     """A folder to write to; what is in it moves to `output` when the block has ended, and is deleted if it fails."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, "what is exported")
     aside = output / PART_NAME
     with _owned(aside), naming_target(aside):
         if [path for path in output.iterdir() if path != aside]:

@@ -19,6 +19,19 @@ def require_readable(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
+def make_folder(path: Path, use: str) -> None:
+    """Makes a folder, if it is not there, for some use.
+
+    Raises:
+        NotADirectoryError: a file is in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        reason = f"expected a folder for {use}, found a file"
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(path)) from error
+
+
 def read_whole(path: Path) -> bytes:
     """Reads a file; opening a pipe in its place would wait for somebody to write to it.
 

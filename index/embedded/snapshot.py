@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from index.embedded.access import naming_target, sync
+from index.embedded.access import make_folder, naming_target, sync
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
 from index.embedded.versions import CURRENT_NAME, LOCK_NAME, IndexDirectory, OpenVersion, open_published
@@ -32,7 +32,7 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
     """
     if path.exists():
         raise OutputExistsError(f"{path} is there already: choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "a snapshot")
     aside, store = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.store")
     version = open_published(index_dir)
     store.unlink(missing_ok=True)  # of a run that was killed
@@ -62,6 +62,8 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
         OSError: the file cannot be read, or the disk is full.
     """
     index_dir = index_dir.resolve()  # `.` has no name to put another beside
+    if index_dir.exists():
+        make_folder(index_dir, "an index")
     if index_dir.exists() and [path for path in index_dir.iterdir() if path.name != LOCK_NAME]:
         raise OutputExistsError(f"{index_dir} is not empty: choose another place")
     aside = index_dir.with_name(f".{index_dir.name}.part")
@@ -71,7 +73,7 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
             with naming_target(index_dir), tarfile.open(path) as tar:
                 tar.extractall(aside, filter="data")
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise InvalidSnapshotError(f"{path} is no snapshot: {error}") from error
+            raise InvalidSnapshotError(f"{path} is no snapshot: {_reason_of(error)}") from error
         try:
             damaged = verify_index(aside)
         except IndexNotFoundError as error:
@@ -86,6 +88,11 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
             os.rename(aside, index_dir)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reason_of(error: Exception) -> object:
+    """What is wrong with a tar file; of what is none, without what every kind of compression says of it."""
+    return "it is no tar file" if "could not be opened" in str(error) else error
 
 
 def _copy_store(path: Path, target: Path) -> None:

@@ -11,7 +11,6 @@ A reader holds a shared lock on the version it has open, so that nobody deletes 
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.access import naming_target, read_whole, require_readable, sync
+from index.embedded.access import make_folder, naming_target, read_whole, require_readable, sync
 from index.embedded.locks import try_lock
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
@@ -106,11 +105,7 @@ class IndexDirectory:
             IndexLockedError: another writer has it.
             NotADirectoryError: a file is in its place.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            reason = "expected a folder for an index, found a file"
-            raise NotADirectoryError(errno.ENOTDIR, reason, str(self.path)) from error
+        make_folder(self.path, "an index")
         with (self.path / LOCK_NAME).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -118,6 +118,22 @@ def test_shards_of_an_export_are_neither_replaced_nor_deleted(tmp_path: Path, sh
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_second_job_into_the_same_folder_is_refused_and_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    refused: list[str] = []
+
+    class Meddling(FakeEncoder):
+        def encode_prepared(self, *arguments: Any, **settings: Any) -> Any:
+            with pytest.raises(OutputExistsError, match="out is being written to by another"):
+                embed(corpus, tmp_path / "out")
+            refused.append("refused")
+            return super().encode_prepared(*arguments, **settings)
+
+    assert embed(corpus, tmp_path / "out", Meddling()).num_keys == 9
+    assert len(refused) > 0
+    assert embed(corpus, tmp_path / "out").num_made == 0
+
+
 def test_bad_rows_are_listed_also_those_of_shards_that_were_kept(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     rows = [{"key": "a", "text": "x"}, {"key": "b", "image": "bad.png"}, {"text": "no key"}, {"key": "c", "text": "y"}]

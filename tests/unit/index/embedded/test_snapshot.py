@@ -57,6 +57,18 @@ def test_folder_of_a_snapshot_is_made_and_one_with_nothing_but_a_lock_is_free(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "i", "new"]
 
 
+def test_what_is_no_tar_file_and_no_folder_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"garbage" * 200)
+
+    with pytest.raises(InvalidSnapshotError, match="file is no snapshot: it is no tar file"):
+        restore_snapshot(tmp_path / "file", tmp_path / "new")
+    with pytest.raises(NotADirectoryError, match=r"expected a folder for an index, found a file: '.*file'"):
+        restore_snapshot(tmp_path / "file", tmp_path / "file")
+    make_index(tmp_path / "i", new_keys(1))
+    with pytest.raises(NotADirectoryError, match=r"expected a folder for a snapshot, found a file: '.*file'"):
+        write_snapshot(tmp_path / "i", tmp_path / "file" / "i.tar")
+
+
 def test_what_a_killed_snapshot_left_is_written_over(tmp_path: Path) -> None:
     make_index(tmp_path / "i", new_keys(3))
     for leftover in (".i.tar.part", ".i.tar.store"):
