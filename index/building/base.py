@@ -7,6 +7,7 @@ from pathlib import Path
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
+from index.embedded.verify import damage_of_store
 from index.embedded.versions import IndexDirectory, OpenVersion, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
 
@@ -53,6 +54,9 @@ def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base |
     try:
         with naming_damage(store_path):
             check_store(store_path, None if version is None else version.manifest)
+            if anew:  # damage that is met later would end the build
+                for damage in damage_of_store(store_path):
+                    raise damage
             store = Store(store_path)
             if store.meta.get("fingerprint") == fingerprint:
                 return Base(store, version, is_sound)

@@ -32,20 +32,22 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
     """
     if path.exists():
         raise OutputExistsError(f"{path} is there already: choose another name")
-    make_folder(path.parent, "a snapshot")
     aside, store = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.store")
     version = open_published(index_dir)
-    store.unlink(missing_ok=True)  # of a run that was killed
     try:
-        _copy_store(version.store_path, store)
-        with naming_target(aside), tarfile.open(aside, "w") as tar:
-            _add_all(tar, version, store)
-        sync(aside)
-        os.rename(aside, path)
+        make_folder(path.parent, "a snapshot")
+        store.unlink(missing_ok=True)  # of a run that was killed
+        try:
+            _copy_store(version.store_path, store)
+            with naming_target(aside), tarfile.open(aside, "w") as tar:
+                _add_all(tar, version, store)
+            sync(aside)
+            os.rename(aside, path)
+        finally:
+            for leftover in (aside, store):
+                leftover.unlink(missing_ok=True)
     finally:
         version.release()
-        for leftover in (aside, store):
-            leftover.unlink(missing_ok=True)
 
 
 def restore_snapshot(path: Path, index_dir: Path) -> None:

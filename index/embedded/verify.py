@@ -44,7 +44,7 @@ def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count:
         return [error]
     try:
         damage = list(_damaged_files(version))
-        damage += _damage_of_store(version.store_path, advance)
+        damage += damage_of_store(version.store_path, advance)
         if not damage:
             damage += _differences(version)
         return damage
@@ -73,7 +73,7 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
     with directory.locked_for_writing():
         directory.recover()
         store_path, provenance = _what_is_left(directory)
-        for error in _damage_of_store(store_path, lambda count: None):
+        for error in damage_of_store(store_path):
             raise error
         with contextlib.closing(Store(store_path)) as store:
             options = FoldOptions.of(store.meta)
@@ -104,7 +104,7 @@ def _damaged_files(version: OpenVersion) -> Iterator[IndexCorruptError]:
             yield error
 
 
-def _damage_of_store(path: Path, advance: Callable[[int], None]) -> list[IndexCorruptError]:
+def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
     """The first damage that SQLite finds in the store, or that a record's checksum shows."""
     try:
         with naming_damage(path), contextlib.closing(open_read_only(path)) as db:

@@ -92,9 +92,10 @@ def test_compressed_snapshot_that_is_cut_is_no_snapshot(tmp_path: Path, kind: An
         restore_snapshot(tmp_path / "i.tar", tmp_path / "new")
 
 
-def test_snapshot_of_nothing_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["i.tar", "new/i.tar"])
+def test_snapshot_of_nothing_leaves_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(IndexNotFoundError):
-        write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+        write_snapshot(tmp_path / "i", tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 

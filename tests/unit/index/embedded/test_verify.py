@@ -132,6 +132,8 @@ def test_anything_changed_of_what_a_build_remembers_is_found(tmp_path: Path, tab
     assert damage.path == store_path(tmp_path / "i")
     with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged"):
         repair_index(tmp_path / "i")
+    build_with(corpus, tmp_path / "i", anew=True)
+    assert verify_index(tmp_path / "i") == []
 
 
 def test_stores_of_earlier_releases_have_fewer_checksums(tmp_path: Path) -> None:
