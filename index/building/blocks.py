@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from index.building.plan import Plan, PlannedEntry
+from index.errors import EmbeddingFailedError
 from index.settings import EmbedSettings
 from index.sources.images import ImageStamp
 
@@ -32,6 +35,30 @@ class Block:
     def name(self) -> str:
         """File name of its shard."""
         return f"keys-{self.number:05}.parquet"
+
+
+_BLOCK: TypeAdapter[Block] = TypeAdapter(Block)
+
+
+def dump_block(block: Block) -> bytes:
+    """A block as JSON, for workers on other machines to fetch: data alone, which runs nothing when it is read."""
+    return _BLOCK.dump_json(block)
+
+
+def load_block(data: bytes) -> Block:
+    """The block that `dump_block` wrote.
+
+    Raises:
+        EmbeddingFailedError: it is none, as where somebody else has written to the job's folder.
+    """
+    try:
+        return _BLOCK.validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise EmbeddingFailedError(
+            f"expected a block of keys as JSON{f', in {field}' if field else ''}: {first['msg']}"
+        ) from error
 
 
 def cut(plan: Plan, settings: EmbedSettings, fingerprint: str, stamp: Sequence[str | int] = ()) -> Iterator[Block]:

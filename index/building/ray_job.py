@@ -5,21 +5,23 @@ A worker that dies is started again and its block embedded again, which is safe,
 
 import logging
 import os
-import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+from pydantic import TypeAdapter
 
 from encoder.errors import EncoderError
-from index.building.blocks import Block
+from index.building.blocks import Block, dump_block, load_block
 from index.building.embedding_job import Embedded, embed_block
 from index.building.imported import source_of
 from index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
 from index.settings import EmbedSettings
 from index.sources.files import file_system
+from index.sources.locations import without_secrets
 
+_OUTCOME: TypeAdapter[Embedded | str] = TypeAdapter(Embedded | str)
 WORK_FOLDER = ".work"  # beside the shards: the blocks, for the workers to fetch
 
 
@@ -33,11 +35,25 @@ class _Worker:
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """Embeds the block of a task; an error that says what to do is handed on instead of ending the worker."""
         try:
-            with fsspec.open(task["block"], "rb") as file:
-                block = pickle.load(file)  # written by `_posted`, in the job's own folder
-            return {"outcome": pickle.dumps(embed_block(block, self._settings, self._source))}
+            embedded = embed_block(read_posted(task["block"]), self._settings, self._source)
         except (KeyIndexError, EncoderError, OSError) as error:
-            return {"outcome": pickle.dumps(str(error))}
+            return {"outcome": _OUTCOME.dump_json(str(error))}
+        return {"outcome": _OUTCOME.dump_json(embedded)}
+
+
+def read_posted(location: str) -> Block:
+    """Reads a block that was posted for the workers, from a folder that others may write to as well.
+
+    Raises:
+        EmbeddingFailedError: the file is no block; names it.
+        OSError: it cannot be read.
+    """
+    with fsspec.open(location, "rb") as file:
+        data = file.read()
+    try:
+        return load_block(data)
+    except EmbeddingFailedError as error:
+        raise EmbeddingFailedError(f"{without_secrets(location)} is not what the job wrote there: {error}") from error
 
 
 def run_on_ray(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[Embedded]:
@@ -59,7 +75,7 @@ def run_on_ray(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[Emb
             num_gpus=settings.worker_gpus,
         )
         for row in dataset.iter_rows():
-            outcome = pickle.loads(row["outcome"])
+            outcome = _OUTCOME.validate_json(row["outcome"])
             if isinstance(outcome, str):
                 raise EmbeddingFailedError(outcome)
             yield outcome
@@ -75,7 +91,7 @@ def _posted(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[list[d
         for block in blocks:
             path = f"{folder}/{block.number:05}"
             with files.open(path, "wb") as file:
-                pickle.dump(block, file)
+                file.write(dump_block(block))
             tasks.append({"block": files.unstrip_protocol(path)})
         yield tasks
     finally:
