@@ -9,14 +9,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# A value as one word of the shell, whatever is in it, as one word of make, and as one file of make. (FLAGS are for the shell to split.)
+empty :=
+quote = '$(subst ','\'',$(1))'
+as_word = $(subst $(empty) $(empty),?,$(1))
+as_file = $(subst $(empty) $(empty),\ ,$(1))
+
 # What the steps work on; override on the command line: make train DATA='my/*.tar' CONFIG=my.toml
 # With data or a corpus of your own, runs and indexes go to runs/mine and indexes/mine unless you name others.
 DEMO_DATASET := data/shapesworld
 DATA ?= $(DEMO_DATASET)/train/*.tar
-VAL_DATA ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),$(DEMO_DATASET)/val/*.tar)
-CONFIG ?= $(if $(filter $(DEMO_DATASET)/%,$(DATA)),training/recipes/shapesworld.toml)
+IS_DEMO_DATA := $(filter $(DEMO_DATASET)/%,$(call as_word,$(DATA)))
+VAL_DATA ?= $(if $(IS_DEMO_DATA),$(DEMO_DATASET)/val/*.tar)
+CONFIG ?= $(if $(IS_DEMO_DATA),training/recipes/shapesworld.toml)
 CORPUS ?= $(DEMO_DATASET)
-WHOSE := $(if $(filter $(DEMO_DATASET)/%,$(DATA)),$(if $(filter $(DEMO_DATASET),$(CORPUS)),demo,mine),mine)
+IS_DEMO_CORPUS := $(filter $(DEMO_DATASET),$(call as_word,$(CORPUS)))
+WHOSE := $(if $(IS_DEMO_DATA),$(if $(IS_DEMO_CORPUS),demo,mine),mine)
 RUN ?= runs/$(WHOSE)
 CHECKPOINT ?= $(RUN)/best
 INDEX ?= indexes/$(WHOSE)
@@ -33,48 +41,48 @@ help: ## Show this list
 
 .PHONY: demo
 demo: port-is-free data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
-	@$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT) --log-level warning & server=$$!; \
+	@$(BIN)/anykey-serve --checkpoint $(call quote,$(CHECKPOINT)) --index $(call quote,$(INDEX)) --port $(call quote,$(PORT)) --log-level warning & server=$$!; \
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
-	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT); \
+	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT)); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
-	echo "Serving at $(URL) until Ctrl-C. Try: curl $(URL)/search --json '{\"text\": \"a large red star\", \"k\": 3}'"; \
+	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Try: curl" $(call quote,$(URL)/search) "--json '{\"text\": \"a large red star\", \"k\": 3}'"; \
 	wait $$server
 
 # Before minutes of training, and so that no other server is measured in place of ours.
 .PHONY: port-is-free
 port-is-free: setup
-	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null \
-	|| { echo "port $(PORT) is in use: choose another with make demo PORT=..." >&2; exit 1; }
+	@$(BIN)/python -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' $(call quote,$(PORT)) 2>/dev/null \
+	|| { echo port $(call quote,$(PORT)) "is in use: choose another with make demo PORT=..." >&2; exit 1; }
 
 .PHONY: setup
 setup: $(INSTALLED) ## Create .venv and install AnyKey into it (FAISS for the GPU when an NVIDIA driver answers)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(call quote,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnyKey needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
+	test -x $(BIN)/python || $(call quote,$(PYTHON)) -m venv $(VENV)
 	engines=cpu,milvus-lite; if nvidia-smi >/dev/null 2>&1; then engines=gpu,milvus; fi; \
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$engines,ray,sweep,dev]"
 	touch $@
 
 .PHONY: data
 data: setup ## Draw the demo dataset (ShapesWorld) unless it is there
-	$(BIN)/anykey-bench shapesworld --output $(DEMO_DATASET)
+	$(BIN)/anykey-bench shapesworld --output $(call quote,$(DEMO_DATASET))
 
 .PHONY: train
-train: setup $(if $(filter $(DEMO_DATASET)/%,$(DATA)),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN= TRAIN_FLAGS=
-	$(BIN)/anykey-train $(if $(CONFIG),--config $(CONFIG)) --data '$(DATA)' $(if $(VAL_DATA),--val-data '$(VAL_DATA)') --output $(RUN) $(if $(filter demo,$(WHOSE)),--overwrite) $(TRAIN_FLAGS)
+train: setup $(if $(IS_DEMO_DATA),data) ## Train an encoder: DATA= VAL_DATA= CONFIG= RUN= TRAIN_FLAGS=
+	$(BIN)/anykey-train $(if $(CONFIG),--config $(call quote,$(CONFIG))) --data $(call quote,$(DATA)) $(if $(VAL_DATA),--val-data $(call quote,$(VAL_DATA))) --output $(call quote,$(RUN)) $(if $(filter demo,$(WHOSE)),--overwrite) $(TRAIN_FLAGS)
 
 .PHONY: index
-index: setup $(if $(filter $(DEMO_DATASET),$(CORPUS)),data) ## Embed a corpus and publish its index: CORPUS= CHECKPOINT= INDEX=
-	$(BIN)/anykey-index build --corpus $(CORPUS) --checkpoint $(CHECKPOINT) --output $(INDEX)
+index: setup $(if $(IS_DEMO_CORPUS),data) ## Embed a corpus and publish its index: CORPUS= CHECKPOINT= INDEX=
+	$(BIN)/anykey-index build --corpus $(call quote,$(CORPUS)) --checkpoint $(call quote,$(CHECKPOINT)) --output $(call quote,$(INDEX))
 
 .PHONY: serve
 serve: setup ## Serve an index: CHECKPOINT= INDEX= PORT=
-	$(BIN)/anykey-serve --checkpoint $(CHECKPOINT) --index $(INDEX) --port $(PORT)
+	$(BIN)/anykey-serve --checkpoint $(call quote,$(CHECKPOINT)) --index $(call quote,$(INDEX)) --port $(call quote,$(PORT))
 
 .PHONY: bench
 bench: setup ## Measure a running service through its endpoint: DATASET= URL= REPORT=
-	$(BIN)/anykey-bench quality --dataset $(DATASET) --url $(URL) --output $(REPORT)
+	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT))
 
 .PHONY: lint
 lint: setup ## Check style and types
@@ -97,23 +105,23 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 
 .PHONY: perf-index
 perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
-	$(BIN)/python -m tests.performance.index_speed --peers $(PEERS) --output docs/results/index.md $(PERF_FLAGS)
+	$(BIN)/python -m tests.performance.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
 
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
 .PHONY: peers
-peers: $(PEERS)/.installed
+peers: $(call as_file,$(PEERS))/.installed
 
-$(PEERS)/.installed: $(wildcard tests/performance/peers/requirements-*.txt)
+$(call as_file,$(PEERS))/.installed: $(wildcard tests/performance/peers/requirements-*.txt)
 	for peer in autofaiss clip-retrieval; do \
-	$(PYTHON) -m venv $(PEERS)/$$peer; \
-	PYTHONWARNINGS=ignore $(PEERS)/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/performance/peers/requirements-$$peer.txt; done
-	PYTHONWARNINGS=ignore $(PEERS)/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1
-	touch $@
+	$(call quote,$(PYTHON)) -m venv $(call quote,$(PEERS))/$$peer; \
+	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/performance/peers/requirements-$$peer.txt; done
+	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1
+	touch $(call quote,$@)
 
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
-	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data '$(DATA)' --val-data '$(VAL_DATA)' --test-data '$(TEST_DATA)' --output runs/study $(STUDY_FLAGS)
+	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data $(call quote,$(DATA)) --val-data $(call quote,$(VAL_DATA)) --test-data $(call quote,$(TEST_DATA)) --output runs/study $(STUDY_FLAGS)
 
 .PHONY: test-gpu
 test-gpu: setup ## Run the tests that need an NVIDIA GPU
@@ -129,5 +137,5 @@ redis-server:
 
 .PHONY: clean
 clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches
-	rm -rf $(VENV) $(PEERS) $(DEMO_DATASET) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(call quote,$(PEERS)) $(call quote,$(DEMO_DATASET)) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

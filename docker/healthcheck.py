@@ -8,11 +8,23 @@ import os
 import sys
 
 TIMEOUT_S = 4
+DEFAULT_PORT = 8000
+EVERY_INTERFACE = ("", "0.0.0.0", "::")
 
 
-def is_ready(port: int) -> bool:
-    """Whether `/readyz` answers 200 on this port of the loopback interface."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+def address() -> tuple[str, int]:
+    """Where the service listens, from the settings that it reads; every interface is asked by loopback.
+
+    Where a Kubernetes Service is named `anykey`, ANYKEY_PORT is an address that Kubernetes made, and no setting.
+    """
+    host = os.environ.get("ANYKEY_HOST", "").strip("[]")
+    port = os.environ.get("ANYKEY_PORT", "")
+    return "127.0.0.1" if host in EVERY_INTERFACE else host, int(port) if port.isdecimal() else DEFAULT_PORT
+
+
+def is_ready(host: str, port: int) -> bool:
+    """Whether `/readyz` answers 200 there."""
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == http.HTTPStatus.OK
@@ -23,4 +35,4 @@ def is_ready(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if is_ready(int(os.environ["ANYKEY_PORT"])) else 1)
+    sys.exit(0 if is_ready(*address()) else 1)

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -27,6 +28,9 @@ from rich.console import Console
 
 EXIT_ENVIRONMENT = 1  # files, devices, ports, other programs
 EXIT_USAGE = 2  # what the caller asked for; argparse exits with the same code
+
+# Kubernetes tells every container of the Services around it: one named `anykey` makes ANYKEY_PORT such an address.
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 
 SettingsT = TypeVar("SettingsT", bound="ProgramSettings")
 
@@ -69,6 +73,8 @@ class ProgramSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Orders the sources; the command line, when there is one, is put in front by `load_settings`."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {name: v for name, v in env_settings.env_vars.items() if _is_a_setting(name, v)}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -187,6 +193,11 @@ def _config_path(settings: type[ProgramSettings], argv: list[str]) -> Path | Non
             return Path(argument.removeprefix("--config="))
     value = os.environ.get(f"{settings.model_config.get('env_prefix', '')}CONFIG")
     return Path(value) if value else None
+
+
+def _is_a_setting(name: str, value: str | None) -> bool:
+    """Whether somebody set this variable for us: not to nothing, and not Kubernetes for a Service of our name."""
+    return bool(value) and not (name.lower().endswith("_port") and SERVICE_ADDRESS.fullmatch(value or ""))
 
 
 def _sentences(error: ValidationError) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import uvicorn
 
@@ -51,7 +52,8 @@ def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index:
     """
     configure_logging(settings.log_level)
     logger.info("starting", extra={"event": LogEvent.STARTING, "settings": settings.model_dump(mode="json")})
-    with listen(settings.host, settings.port) as listener:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener) for listener in listen_everywhere(settings.host, settings.port)]
         stop: list[Callable[[], None]] = []
         app = create_app(settings, encoder=encoder, index=index, on_failure=lambda: stop[0]())
         server = uvicorn.Server(
@@ -61,45 +63,92 @@ def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index:
                 access_log=False,
                 lifespan="on",
                 server_header=False,
+                workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
                 timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
             )
         )
         stop.append(lambda: setattr(server, "should_exit", True))
-        host, port = listener.getsockname()[:2]
-        logger.info(
-            "listening on http://%s:%d", host, port, extra={"event": LogEvent.LISTENING, "host": host, "port": port}
-        )
-        run_until_signal(server, listener)
+        host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        logger.info("listening on %s", address, extra={"event": LogEvent.LISTENING, "host": host, "port": port})
+        run_until_signal(server, listeners)
     return _outcome(app.state.lifecycle)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def listen_everywhere(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address that a host name has here, all on the same port.
 
     Args:
-        host: Address or name.
+        host: Address or name, with or without the brackets of an address in a URL. `localhost` is both of its
+            addresses, and `::` is every interface, for IPv4 too.
+        port: 0 picks a free one.
+
+    Raises:
+        StartupError: the port is taken or not allowed, or the host is not ours.
+    """
+    listeners: list[socket.socket] = []
+    absent: StartupError | None = None
+    with ExitStack() as opened:  # closes them where one of several fails
+        for address in _addresses(host.strip("[]"), port):
+            try:
+                listener = listen(address, listeners[0].getsockname()[1] if listeners else port)
+            except StartupError as error:
+                if not _is_absent(error):
+                    raise
+                absent = error  # `localhost` is ::1, too, where this machine may have no IPv6
+            else:
+                listeners.append(opened.enter_context(listener))
+        if absent is not None and not listeners:
+            raise absent
+        opened.pop_all()
+    return listeners
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket of one address.
+
+    Args:
+        host: Address or name; `::` takes IPv4 too, where the system can.
         port: 0 picks a free one.
 
     Raises:
         StartupError: the port is taken or not allowed, or the host is not ours.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartupError(f"port {port} on {host} is in use; choose another with --port or ANYKEY_PORT") from error
         raise StartupError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
 
 
-def run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
+def _addresses(host: str, port: int) -> list[str]:
+    """What a name stands for, IPv4 first; what cannot be looked up is left for `listen` to complain about."""
+    if host == "localhost":  # by its definition; some machines look up one of them only
+        return ["127.0.0.1", "::1"]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return [host]
+    return sorted({str(address[0]) for *_, address in found}, key=lambda address: (":" in address, address))
+
+
+def _is_absent(error: StartupError) -> bool:
+    """Whether it failed because this machine has no such address."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def run_until_signal(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal does not wait.
 
     The server raises the signals it caught once more when it is done; here that must not end the process.
     """
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=listeners)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

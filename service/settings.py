@@ -40,7 +40,12 @@ class ServiceSettings(ProgramSettings):
     search_gpu_memory_mib: int = Field(
         256, ge=16, description="memory on each GPU that searches may take beyond the vectors, in MiB"
     )
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address or name to listen on, localhost for IPv4 and IPv6; 0.0.0.0 for every interface, "
+        ":: for every one of IPv6 and IPv4",
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
     device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")
     fusion: Literal["raw", "unit"] | None = Field(

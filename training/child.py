@@ -29,7 +29,7 @@ class Child:
                 stdout=file,
                 stderr=file,
                 text=True,
-                env={"OMP_NUM_THREADS": str(num_threads), **os.environ},
+                env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(num_threads)},
                 start_new_session=True,
             )
         assert self._process.stdin is not None

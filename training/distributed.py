@@ -72,13 +72,13 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     Args:
         device: Where this process computes: GPUs talk over NCCL, CPUs over gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
         yield Processes()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = int(os.environ.get("LOCAL_RANK") or 0)
         yield Processes(distributed.get_rank(), distributed.get_world_size(), local_rank)
     finally:
         distributed.destroy_process_group()

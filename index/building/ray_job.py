@@ -99,7 +99,7 @@ def _posted(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[list[d
 
 
 def _start_ray(settings: EmbedSettings) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ.get("RAY_USAGE_STATS_ENABLED") or "0"  # or Ray tells its makers
     try:
         import ray
         import ray.data

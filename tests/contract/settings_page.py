@@ -39,6 +39,9 @@ Every setting can be given in three ways; the first beats the second, the second
 2. an environment variable: the prefix below and the name in capitals, `ANYKEY_TRAIN_BATCH_SIZE=512`
 3. a TOML file named by `--config FILE` or the variable `<prefix>CONFIG`: `batch_size = 512`
 
+A variable that is set to nothing is as good as unset. So is one whose name ends with `_PORT` and whose value is an
+address such as `tcp://10.96.0.12:8000`: Kubernetes sets `ANYKEY_PORT` so in containers beside a Service named `anykey`.
+
 Units are in the names. A value out of bounds, an unknown flag or an unknown TOML key is refused by name.
 """
 

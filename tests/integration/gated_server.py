@@ -19,7 +19,8 @@ def main() -> int:
         encoder.gate.set()
 
     threading.Thread(target=open_gate, daemon=True).start()
-    return serve(make_settings(port=0, max_batch_items=1), encoder=encoder, index=index)
+    host = sys.argv[2] if sys.argv[1:2] == ["--host"] else "127.0.0.1"
+    return serve(make_settings(host=host, port=0, max_batch_items=1), encoder=encoder, index=index)
 
 
 if __name__ == "__main__":

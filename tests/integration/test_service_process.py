@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith("ANYKEY_")}, "OMP_NUM_THREADS": "1"}
 
 
-def start(*command: str) -> subprocess.Popen[str]:
+def start(*command: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -142,6 +142,49 @@ def test_a_host_that_is_not_ours_is_one_clear_line() -> None:
     code, line = fails("--host", "192.0.2.1", "--port", "0")
     assert code == 1
     assert "cannot listen on 192.0.2.1" in line
+
+
+HAS_IPV6 = socket.has_dualstack_ipv6()
+BOTH = ("127.0.0.1", "[::1]") if HAS_IPV6 else ("127.0.0.1",)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown", "reached"),
+    [
+        ("localhost", "localhost", BOTH),
+        pytest.param("::", "[::]", BOTH, marks=pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")),
+        pytest.param("[::]", "[::]", BOTH, marks=pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")),
+        ("0.0.0.0", "0.0.0.0", ("127.0.0.1",)),
+    ],
+)
+def test_every_address_of_the_host_is_served(host: str, shown: str, reached: tuple[str, ...]) -> None:
+    """Amid the variables that Kubernetes sets for a Service named `anykey`, and others set to nothing."""
+    variables = {"ANYKEY_PORT": "tcp://10.96.0.12:8000", "ANYKEY_SERVICE_HOST": "10.96.0.12", "ANYKEY_FUSION": ""}
+    process = start("tests.integration.gated_server", "--host", host, WEB_CONCURRENCY="", **variables)
+    try:
+        line = lines_until(process, "event", "listening")
+        assert line["message"] == f"listening on http://{shown}:{line['port']}"
+        for address in reached:
+            answer = httpx.get(f"http://{address}:{line['port']}/livez", timeout=WAIT_S, trust_env=False)
+            assert answer.status_code == 200
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_service_starts_where_kubernetes_has_a_service_of_its_name(tmp_path: Path) -> None:
+    process = start(
+        "service",
+        "--port",
+        "0",
+        "--index",
+        str(tmp_path / "nowhere"),
+        ANYKEY_PORT="tcp://10.96.0.12:8000",
+        ANYKEY_HOST="",
+    )
+    _, stderr = process.communicate(timeout=WAIT_S * 3)
+    assert process.returncode == 1
+    assert "nowhere" in stderr.splitlines()[-1]
 
 
 def test_the_port_can_be_used_again_at_once() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field, field_validator, model_validator
@@ -107,6 +108,27 @@ def test_lists_in_the_environment_are_read_alike(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FLEET_SIZES_M", "1.5,2")
     assert load().names == ["a-{0,1}.tar", "b"]
     assert load().sizes_m == (1.5, 2.0)
+
+
+@pytest.mark.parametrize("value", ["", "tcp://10.96.0.12:8000", "udp://[fd00::1]:53"])
+def test_a_variable_set_to_nothing_or_by_kubernetes_for_a_service_is_as_if_unset(
+    value: str, toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HarbourSettings(FleetSettings):
+        port: int = Field(8000, description="where it listens")
+
+    monkeypatch.setenv("FLEET_PORT", value)
+    for name in () if value else ("NUM_SHIPS", "NAMES", "SIZES_M", "IS_SAILING", "HOME", "CONFIG"):
+        monkeypatch.setenv(f"FLEET_{name}", "")
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PORT_8000_TCP", "PORT_8000_TCP_PORT"):
+        monkeypatch.setenv(f"FLEET_{name}", value or "10.96.0.12")
+    assert load_settings(HarbourSettings, "fleet", []).model_dump() == HarbourSettings.model_construct().model_dump()
+    assert load_settings(HarbourSettings, "fleet", ["--config", str(toml)]).num_ships == 20
+
+
+def test_an_address_is_no_variable_of_kubernetes_where_it_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_HOME", "tcp://10.96.0.12:8000")
+    assert load().home == "tcp://10.96.0.12:8000"
 
 
 def test_switches_have_both_signs() -> None:
@@ -283,6 +305,27 @@ def test_help_lists_every_setting_with_its_description(
 def test_every_program_reads_its_own_environment_and_explains_itself(settings: type[ProgramSettings]) -> None:
     assert settings.model_config["env_prefix"].startswith("ANYKEY_")
     assert (settings.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("settings", settings_classes(), ids=lambda settings: settings.__name__)
+def test_every_setting_of_every_program_may_be_set_to_nothing(
+    settings: type[ProgramSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required = {name: "x" for name, field in settings.model_fields.items() if field.is_required()}
+    flags = [text for name in required for text in (f"--{name.replace('_', '-')}", "x")]
+    program = importlib.import_module(f"{'benchmark' if 'benchmark' in settings.__module__ else 'encoder'}.program")
+    unset = outcome(program, settings, flags)
+    for name in settings.model_fields.keys() - required:
+        monkeypatch.setenv(f"{settings.model_config['env_prefix']}{name.upper()}", "")
+    assert outcome(program, settings, flags) == unset
+
+
+def outcome(program: Any, settings: type[ProgramSettings], flags: list[str]) -> str:
+    """The settings, or what is wrong with them."""
+    try:
+        return repr(program.load_settings(settings, "prog", flags))
+    except program.UsageError as error:
+        return str(error)
 
 
 def test_all_programs_have_settings() -> None:
