@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ EXIT_USAGE = 2  # what the caller asked for; argparse exits with the same code
 
 # Kubernetes tells every container of the Services around it: one named `anykey` makes ANYKEY_PORT such an address.
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
+_SAYS_VERSION = "--version says which release this is."
+_OF_FLAGS = "error parsing CLI: "  # what pydantic-settings puts before argparse's words
 
 SettingsT = TypeVar("SettingsT", bound="ProgramSettings")
 
@@ -48,6 +51,7 @@ class ProgramSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
         protected_namespaces=(),
         enable_decoding=False,
     )
@@ -104,8 +108,8 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog:
         The validated settings.
 
     Raises:
-        UsageError: a value is out of bounds, a TOML key is unknown, or the TOML file cannot be read.
-        SystemExit: `--help` was asked for (0), or a flag is unknown (2), as argparse does it.
+        UsageError: a value is out of bounds, a flag or a TOML key is unknown, or the TOML file cannot be read.
+        SystemExit: `--help` was asked for (0), as argparse does it.
     """
     path = _config_path(settings, argv)
     if path is not None and not path.is_file():
@@ -118,10 +122,13 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog:
     }
     program = type(settings.__name__, (settings,), namespace)
     try:
-        return CliApp.run(program, cli_args=argv)
+        return CliApp.run(program, cli_args=_join_negatives(argv))
     except ValidationError as error:
         raise UsageError("; ".join(_sentences(error))) from error
-    except (SettingsError, ValueError) as error:  # a broken TOML file, or a value that is no JSON
+    except (SettingsError, ValueError) as error:
+        if str(error).startswith(_OF_FLAGS):  # argparse's own words: a flag that is unknown or lacks its value
+            raise UsageError(str(error).removeprefix(_OF_FLAGS)) from error
+        # a broken TOML file, or a value that is no JSON
         raise UsageError(f"cannot read the settings{f' of {path}' if path else ''}: {error}") from error
 
 
@@ -147,13 +154,16 @@ def run_program(
         The exit code.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if "--version" in arguments[:2] and {*arguments[:2]} <= {"--version", *commands}:
+        plain_console().print(f"{prog} {_version()}")
+        return 0
     name = arguments[0] if arguments and arguments[0] in commands else default
     if name is None:
         return _show_commands(prog, commands, arguments)
     rest = arguments[1:] if arguments and arguments[0] == name else arguments
     full_name = prog if name == default else f"{prog} {name}"
     command = commands[name]
-    epilog = _other_commands(prog, commands, name) if name == default else ""
+    epilog = f"{_other_commands(prog, commands, name)} {_SAYS_VERSION}".strip() if name == default else ""
     usage: tuple[type[Exception], ...] = (UsageError, *usage_errors)
     try:
         return command.run(load_settings(command.settings, full_name, rest, epilog))
@@ -182,6 +192,29 @@ def _said_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def _version() -> str:
+    """The release that is installed; a checkout that is not installed has none."""
+    try:
+        return version("anykey")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _join_negatives(argv: list[str]) -> list[str]:
+    """Writes `--flag -4GiB` as `--flag=-4GiB`: argparse would take the value for a flag; no flag of ours is a number.
+
+    >>> _join_negatives(["--memory", "-4GiB", "--k", "3"])
+    ['--memory=-4GiB', '--k', '3']
+    """
+    joined: list[str] = []
+    for argument in argv:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.match(r"-\.?[0-9]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _config_path(settings: type[ProgramSettings], argv: list[str]) -> Path | None:
@@ -245,5 +278,5 @@ def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[s
     for name, command in commands.items():
         summary = (command.settings.__doc__ or "").strip().splitlines()[0]
         console.print(f"  {name:<14}{summary}")
-    console.print(f"\n{prog} COMMAND --help shows a command's settings.")
+    console.print(f"\n{prog} COMMAND --help shows a command's settings. {_SAYS_VERSION}")
     return 0 if arguments else EXIT_USAGE

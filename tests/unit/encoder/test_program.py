@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,23 @@ def test_a_wrong_toml_file_is_refused_by_what_is_wrong(toml: Path, content: byte
 @pytest.mark.parametrize(
     "argv", [["--speed", "3"], ["--num-ship", "3"], ["--num_ships", "3"], ["--conf", "x"], ["extra"]]
 )
-def test_an_unknown_flag_exits_with_2_and_abbreviations_are_unknown(
+def test_an_unknown_flag_is_one_line_and_abbreviations_are_unknown(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        load(*argv)
-    assert caught.value.code == 2
-    assert argv[0] in capsys.readouterr().err.splitlines()[-1]
+    assert run(None, argv) == EXIT_USAGE
+    assert capsys.readouterr().err == f"fleet: error: unrecognized arguments: {' '.join(argv)}\n"
+
+
+def test_a_flag_without_its_value_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(None, ["--num-ships"]) == EXIT_USAGE
+    assert capsys.readouterr().err == "fleet: error: argument --num-ships: expected one argument\n"
+
+
+@pytest.mark.parametrize("number", ["-4", "-.5", "-4GiB"])
+def test_a_number_below_zero_is_a_value_and_no_flag(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(None, ["--num-ships", number]) == EXIT_USAGE
+    assert f"(got '{number}')" in capsys.readouterr().err
+    assert load("--home", "-7th street").home == "-7th street"
 
 
 def run(behaviour: type[BaseException] | None, argv: list[str]) -> int:
@@ -249,11 +260,17 @@ def test_a_console_prints_text_as_it_is_and_uncut(capsys: pytest.CaptureFixture[
 
 
 def test_the_default_commands_help_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    said = "Counts the ships of a fleet.\n\nOther commands: sail. fleet COMMAND --help shows their settings.\n"
+    said = "Counts the ships of a fleet.\n\nOther commands: sail. fleet COMMAND --help shows their settings."
     for argv, is_default in ((["--help"], True), (["count", "--help"], True), (["sail", "--help"], False)):
         with pytest.raises(SystemExit):
             run(None, argv)
         assert (said in capsys.readouterr().out) == is_default
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["sail", "--version"]])
+def test_the_version_is_said_before_anything_is_read(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(ZeroDivisionError, argv) == 0
+    assert capsys.readouterr() == (f"fleet {version('anykey')}\n", "")
 
 
 def without_default(argv: list[str]) -> int:
