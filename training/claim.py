@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from encoder.locks import holder_of, try_lock
 from training.errors import InvalidRecipeError
 
 
@@ -14,18 +15,17 @@ class Claim:
         """Takes it; the folder is made if it is not there.
 
         Raises:
-            InvalidRecipeError: another run is writing there.
+            InvalidRecipeError: another run is writing there; says which process.
             OSError: the folder cannot be made or opened.
         """
         path.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._fd, fcntl.LOCK_EX):
+            holder = holder_of(self._fd)
             self.release()
             raise InvalidRecipeError(
-                f"another run is writing to {path}: wait for it, or choose another --output"
-            ) from None
+                f"another run is writing to {path} ({holder}): wait for it, or choose another --output"
+            )
 
     def release(self) -> None:
         """Lets others have it."""

@@ -89,7 +89,9 @@ def build_index(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    find_files(settings.corpus)  # this, the GPUs, the checkpoint and the structure before anything is read or written
+    # All that can be refused at once, before anything is read or written.
+    find_files(settings.corpus)
+    source.require_device()
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     fingerprint = source.fingerprint()
     if settings.structure is not None:

@@ -7,7 +7,7 @@ import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from encoder.locks import holder_of, try_lock
 from encoder.program import plain_console
 from index.building.blocks import Block, cut
 from index.building.corpus import find_files, read_corpus
@@ -24,7 +25,6 @@ from index.building.imported import source_of
 from index.building.plan import Plan
 from index.building.shards import read_facts, read_shard, write_shard
 from index.embedded.folding import bad_row_lines
-from index.embedded.locks import try_lock
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
 from index.errors import (
@@ -104,9 +104,10 @@ def embed_corpus(
     encoder = source or source_of(settings)
     console = console or plain_console(stderr=True)
     run = run or (lambda blocks: (embed_block(block, settings, encoder) for block in blocks))
-    find_files(settings.corpus)  # this and the checkpoint before anything is written
+    find_files(settings.corpus)  # this, the device and the checkpoint before anything is read or written
+    if settings.ray is None:  # a cluster's workers have devices of their own
+        encoder.require_device()
     fingerprint = encoder.fingerprint()
-    file_system(settings.output)[0].makedirs(settings.output, exist_ok=True)
     with _alone_in(settings.output), TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
         bad_rows = _read(plan, settings, console)
@@ -200,16 +201,25 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
 
 @contextmanager
 def _alone_in(output: str) -> Iterator[None]:
-    """Keeps other jobs on this machine out of a folder, as they would write the same files; not out of remote ones."""
-    if is_remote(output):
+    """Makes a folder, and keeps other jobs on this machine out of it, as they would write the same files.
+
+    It keeps nobody out of remote ones. A folder that it made and nothing was written to does not stay.
+    """
+    folder = normal_location(output)
+    is_new = not is_remote(folder) and not os.path.exists(folder)
+    file_system(output)[0].makedirs(output, exist_ok=True)
+    if is_remote(folder):
         yield
         return
-    fd = os.open(normal_location(output), os.O_RDONLY)
+    fd = os.open(folder, os.O_RDONLY)
     try:
         if not try_lock(fd, fcntl.LOCK_EX):
-            raise OutputExistsError(f"{output} is being written to by another `anykey-index embed`")
+            raise OutputExistsError(f"{output} is being written to by another `anykey-index embed` ({holder_of(fd)})")
         yield
     finally:
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                os.rmdir(folder)
         os.close(fd)
 
 

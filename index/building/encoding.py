@@ -46,6 +46,10 @@ class EncoderSource(Protocol):
     def load(self) -> VectorEncoder:
         """The encoder, loaded on the first call; safe in any thread."""
 
+    def require_device(self) -> None:
+        """Raises `DeviceUnavailableError` unless there is the device that the settings name."""
+        return
+
     def stamp(self) -> list[str | int]:
         """What tells its vectors from others with the same fingerprint; nothing if that does."""
         return []
@@ -83,6 +87,13 @@ class CheckpointSource(EncoderSource):
             if self._encoder is None:
                 self._encoder = self._load()
             return self._encoder
+
+    def require_device(self) -> None:
+        """Looks for a device that was named; what `auto` gives and the CPU are there, and need no torch to know."""
+        if self._settings.device not in ("auto", "cpu"):
+            from encoder.model import choose_device
+
+            choose_device(self._settings.device)
 
     def _load(self) -> VectorEncoder:
         from encoder.fusion import Fusion

@@ -19,12 +19,12 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.locks import holder_of, try_lock
 from index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from index.building.wishes import check_structure, check_vector_type
 from index.embedded.access import make_folder, naming_target
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
-from index.embedded.locks import try_lock
 from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
 from index.embedded.records import NewImage, Record
@@ -234,7 +234,7 @@ def _owned(folder: Path) -> Iterator[None]:
     fd = os.open(folder, os.O_RDONLY)
     try:
         if not try_lock(fd, fcntl.LOCK_EX) or not os.path.samestat(os.fstat(fd), os.stat(folder)):
-            raise OutputExistsError(f"{folder.parent} is being written to by another export")
+            raise OutputExistsError(f"{folder.parent} is being written to by another export ({holder_of(fd)})")
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from encoder.locks import holder_of
 from index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
 
 FILE_SUFFIX = ".db"
@@ -171,7 +172,7 @@ def _check_file(path: Path, may_create: bool) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise IndexLockedError(f"Milvus Lite file {path} is open in another process") from error
+                raise IndexLockedError(f"Milvus Lite file {path} is open in {holder_of(file.fileno())}") from error
 
 
 def _give_back(path: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,7 @@ def test_a_run_folder_among_the_pairs_is_refused(shards: Path, tmp_path: Path) -
 def test_a_folder_that_a_run_is_writing_to_is_refused(shards: Path, tmp_path: Path) -> None:
     claim = Claim(tmp_path / "run")
     settings = settings_of(shards, tmp_path / "run", num_epochs=0.25)
-    with pytest.raises(InvalidRecipeError, match="another run is writing to"):
+    with pytest.raises(InvalidRecipeError, match=rf"another run is writing to .*run \(process {os.getpid()}\)"):
         run(settings)
     claim.release()
     assert run(settings).is_new

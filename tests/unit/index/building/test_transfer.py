@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import traceback
 from collections.abc import Callable
@@ -170,7 +171,7 @@ def test_what_a_killed_export_left_is_written_over_unless_another_one_is_at_work
     (leftover / "keys-00000.parquet").write_bytes(b"half")
 
     def meanwhile(count: int) -> None:
-        with pytest.raises(OutputExistsError, match="out is being written to by another export"):
+        with pytest.raises(OutputExistsError, match=rf"written to by another export \(process {os.getpid()}\)"):
             export_faiss(tmp_path / "i", tmp_path / "out", ignore)
 
     assert export_shards(tmp_path / "i", tmp_path / "out", meanwhile, shard_keys=2) == 3

@@ -55,7 +55,7 @@ sys.stdin.readline()
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError, match=r"keys\.db is open in another process"):
+        with pytest.raises(IndexLockedError, match=rf"keys\.db is open in process {process.pid}"):
             Connection(str(path), None, 10.0)
         process.kill()
     Connection(str(path), None, 10.0).close()
