@@ -59,3 +59,5 @@ def configure_logging(level: str) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+    # FAISS tells at INFO which builds of itself it looked for and is without, as if something were broken.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
