@@ -239,8 +239,8 @@ def restore(settings: RestoreSettings) -> int:
     """Restores a snapshot and says where."""
     from index.embedded.snapshot import restore_snapshot
 
-    restore_snapshot(settings.snapshot, settings.index)
-    plain_console().print(f"{settings.snapshot} restored to {settings.index}")
+    restore_snapshot(settings.snapshot, settings.output)
+    plain_console().print(f"{settings.snapshot} restored to {settings.output}")
     return 0
 
 

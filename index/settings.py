@@ -289,10 +289,19 @@ class SnapshotSettings(IndexSettings):
     output: Path = Field(description="The tar file; must not exist")
 
 
-class RestoreSettings(IndexSettings):
+class RestoreSettings(ProgramSettings):
     """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
 
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
     snapshot: Path = Field(description="What `snapshot` wrote")
+    output: Path = Field(description="Index directory to unpack to; must be empty if it exists")
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def require_directory(cls, value: Any) -> Any:
+        """Refuses a collection of Milvus, which looks after itself."""
+        return _directory(value)
 
 
 def _directory(value: Any) -> Any:

@@ -6,6 +6,7 @@ facts as JSON. Shards are read and written wherever fsspec can.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -30,7 +31,7 @@ from index.embedded.records import NewImage, Record
 from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
 from index.settings import VectorType
 from index.sources.files import file_system, open_file
-from index.sources.locations import without_secrets
+from index.sources.locations import is_remote, normal_location, without_secrets
 
 BATCH_SIZE = 1024
 PART_NAME = ".part"  # in a folder that is being exported to, until all is in its place
@@ -74,16 +75,16 @@ def write_shard(
 
 
 def find_shards(names: Iterable[str]) -> list[str]:
-    """Locations of shards: files as they are named, folders as the `*.parquet` in them, by name.
+    """Locations of shards, each once: files as they are named, folders as the `*.parquet` in them, by name.
 
     Raises:
         InvalidShardError: there are none, or an export into a folder has not ended.
         OSError: a folder cannot be read.
     """
-    found = [location for name in names for location in _find(name)]
+    found = {_identity(location): location for name in names for location in _find(name)}
     if not found:
         raise InvalidShardError(f"no *.parquet in {', '.join(map(without_secrets, names))}")
-    return found
+    return list(found.values())
 
 
 def read_encoder(location: str) -> EncoderFacts:
@@ -179,6 +180,12 @@ def _find(name: str) -> list[str]:
             f"an export into {without_secrets(name)} has not ended; if it was stopped, export again, to an empty folder"
         )
     return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
+
+
+def _identity(location: str) -> str:
+    """Equal for two names of one file, as far as they can be told."""
+    place = normal_location(location)
+    return place if is_remote(place) else os.path.realpath(place)
 
 
 def _columns(shard: pq.ParquetFile) -> list[str]:

@@ -172,9 +172,10 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
     assert "calibration modality-mean" in run(capsys, "info", "--index", index_dir)[1]
 
     assert run(capsys, "snapshot", "--index", index_dir, "--output", tmp_path / "i.tar")[0] == 0
-    assert run(capsys, "restore", "--index", tmp_path / "restored", "--snapshot", tmp_path / "i.tar")[0] == 0
+    assert run(capsys, "restore", "--output", tmp_path / "restored", "--snapshot", tmp_path / "i.tar")[0] == 0
     assert "4 keys written" in run(capsys, "export", "--index", index_dir, "--output", tmp_path / "out")[1]
-    code, out, _ = run(capsys, "load", "--index", tmp_path / "loaded", "--shards", tmp_path / "out")
+    shards = [tmp_path / "out", tmp_path / "out" / "keys-00000.parquet"]  # one file under two names counts once
+    code, out, _ = run(capsys, "load", "--index", tmp_path / "loaded", "--shards", *shards)
     assert (code, out) == (0, f"4 keys stored in {tmp_path / 'loaded'}\n")
     code, out, _ = run(capsys, "export", "--index", index_dir, "--output", tmp_path / "faiss", "--form", "faiss")
     assert (code, sorted(path.name for path in (tmp_path / "faiss").iterdir())) == (
@@ -190,6 +191,35 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
     assert "rows.npy is damaged" in out
     assert "published version 5" in run(capsys, "repair", "--index", index_dir)[1]
     assert run(capsys, "verify", "--index", index_dir)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["build", "embed"])
+def test_a_device_that_is_not_there_is_told_before_the_corpus_is_read(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = ("--corpus", mixed_corpus(tmp_path, 3), "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    code, out, err = run(capsys, command, *arguments, "--device", "foo")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"anykey-index {command}: error: device 'foo' is not available: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_embedding_nothing_leaves_no_folder(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "no key"}])
+    arguments = ("embed", "--corpus", corpus, "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    assert run(capsys, *arguments)[0] == 2
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert run(capsys, *arguments)[0] == 2
+    assert (tmp_path / "out").exists(), "a folder that was there stays"
+
+
+def test_memory_below_zero_is_refused_by_what_was_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "compact", "--index", "i", "--memory", "-4GiB")
+    expected = "anykey-index compact: error: setting 'memory': expected an amount of memory such as 4GiB or 500MB, got"
+    assert (code, err) == (2, f"{expected} '-4GiB'\n")
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
