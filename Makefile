@@ -91,7 +91,7 @@ lint: setup ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: test
-test: setup redis-server ## Run the tests, one process a core, at most four
+test: setup redis-server chromium ## Run the tests, one process a core, at most four
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
@@ -134,6 +134,13 @@ redis-server:
 	@command -v redis-server >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } \
 	|| echo "redis-server is missing and could not be installed: its tests will be skipped"
+
+# The page at /docs is tried out in a real browser, which comes in the same way.
+.PHONY: chromium
+chromium:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } \
+	|| echo "chromium is missing and could not be installed: its test will be skipped"
 
 .PHONY: clean
 clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches

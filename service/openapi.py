@@ -8,6 +8,12 @@ from fastapi.openapi.utils import get_openapi
 from service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
 from service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
 
+# A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEX////cHh7/Hx2WAAAAbUlEQVR42s3QsRGDQAxE0YdMQIQpgVJckjuA0iiFEi4k"
+    "YDgH5wBmICDjR5r9UqDlebwTAt/2n+RckhcTQU1P0NARdDTlirLcUxN8iKMqVGRUJ+ruMJIv1MRGMLMeVWIhWEgEK/PuZRi2fS1P4we9mxVt0n1lfgAA"
+    "AABJRU5ErkJggg=="
+)
 REF = "#/components/schemas/{model}"
 EXAMPLE_MESSAGES = {
     "invalid_request": "k must be a whole number from 1 to 1000, got 0",
@@ -42,8 +48,8 @@ SEARCH_BODY: dict[str, Any] = {
                 "schema": {"$ref": REF.format(model="SearchRequest")},
                 "examples": {
                     "text": {"value": {"text": "a small red circle", "k": 5}},
-                    "image": {"value": {"image": "data:image/png;base64,iVBORw0KGgo...", "modalities": ["text"]}},
-                    "fused": {"value": {"text": "the same, but blue", "image": "iVBORw0KGgo...", "text_weight": 0.6}},
+                    "image": {"value": {"image": f"data:image/png;base64,{EXAMPLE_IMAGE}", "k": 5}},
+                    "fused": {"value": {"text": "the same, but blue", "image": EXAMPLE_IMAGE, "text_weight": 0.6}},
                     "filtered": {
                         "value": {
                             "text": "a red mug",
@@ -99,19 +105,36 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _form(request: dict[str, Any]) -> dict[str, Any]:
-    """The JSON body's schema as a form: images as files."""
-    form = {name: value for name, value in request.items() if name != "examples"}
-    image = {
-        "type": "array",
-        "items": {"type": "string", "format": "binary"},
-        "description": "Image files; several are frames of one item. A part without a file name is read as base64.",
+    """The JSON body's schema as a form: images as files, and every box of /docs holds what may be sent.
+
+    The page fills a box with what its schema gives as default, `null` included, and makes it a choice of files where
+    the schema names a media type.
+    """
+    text, texts = {"type": "string", "default": ""}, {"type": "array", "items": {"type": "string"}, "default": []}
+    image = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    modality = {"$ref": REF.format(model="Modality")}
+    properties: dict[str, dict[str, Any]] = {
+        "text": text,
+        "image": image,
+        "modalities": {"type": "array", "items": modality, "default": []},
+        "pool": text,
+        "exclude": texts,
+        "filter": text,
+        "within": texts,
     }
-    condition = {"type": "string", "contentMediaType": "application/json", "description": "A `Filter` as JSON."}
-    form["properties"] = {**request["properties"], "image": image, "filter": condition}
+    descriptions = {
+        "image": "Image files; several are frames of one item. A part without a file name is read as base64.",
+        "filter": "A `Filter` as JSON.",
+    }
+    form = {name: value for name, value in request.items() if name != "examples"}
+    form["properties"] = {
+        name: {**properties.get(name, field), "description": descriptions.get(name, field["description"])}
+        for name, field in request["properties"].items()
+    }
     form["title"] = "SearchForm"
     form["description"] = (
         "The same as a form. `modalities`, `exclude` and `within` may be repeated, and are split at commas; a key that "
-        "contains a comma can be named in JSON only. Any other field may be given once."
+        "contains a comma can be named in JSON only. Any other field may be given once. Empty fields count as absent."
     )
     return form
 

@@ -1,0 +1,112 @@
+"""A real browser without a screen, driven over the W3C's WebDriver protocol."""
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+WAIT_S = 60.0
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for a reference to an element
+ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,2400"]
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self, session: httpx.Client) -> None:
+        self._session = session
+
+    def open(self, address: str) -> None:
+        """Goes to a page and waits until it is loaded."""
+        self._ask("POST", "url", {"url": address})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a piece of JavaScript returns."""
+        return self._ask("POST", "execute/sync", {"script": script, "args": list(arguments)})
+
+    def find(self, selector: str) -> str:
+        """The first element that fits a CSS selector, as soon as there is one."""
+        give_up_s = time.monotonic() + WAIT_S
+        while time.monotonic() < give_up_s:
+            found = self._ask("POST", "elements", {"using": "css selector", "value": selector})
+            if found:
+                element: str = found[0][ELEMENT]
+                return element
+        raise AssertionError(f"there is no {selector} on the page: {self.run('return document.body.innerText')[:2000]}")
+
+    def click(self, selector: str) -> None:
+        """Clicks an element as a person does, when it is there."""
+        element = self.find(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", {ELEMENT: element})
+        self._ask("POST", f"element/{element}/click", {})
+
+    def type(self, selector: str, text: str) -> None:
+        """Empties a field and types into it; into one for files, the path of a file."""
+        element = self.find(selector)
+        if not self.run("return arguments[0].type == 'file'", {ELEMENT: element}):
+            self._ask("POST", f"element/{element}/clear", {})
+        self._ask("POST", f"element/{element}/value", {"text": text})
+
+    def text(self, selector: str) -> str:
+        """The text of an element."""
+        text: str = self._ask("GET", f"element/{self.find(selector)}/text")
+        return text
+
+    def screenshot(self, path: Path) -> None:
+        """Writes a picture of the window."""
+        path.write_bytes(base64.b64decode(self._ask("GET", "screenshot")))
+
+    def _ask(self, method: str, command: str, body: Any = None) -> Any:
+        response = self._session.request(method, command, json=body)
+        value = response.json()["value"]
+        assert response.status_code == 200, f"{command}: {json.dumps(value)[:2000]}"
+        return value
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A browser with a profile of its own, closed afterwards."""
+    assert CHROMIUM
+    assert DRIVER
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        tempfile.TemporaryDirectory() as home,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S, trust_env=False) as driver,
+    ):
+        process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, cwd=home)
+        try:
+            session = _begin(driver, [*ARGUMENTS, f"--user-data-dir={home}"])
+            driver.base_url = f"http://127.0.0.1:{port}/session/{session}"
+            try:
+                yield Browser(driver)
+            finally:
+                driver.delete("")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _begin(driver: httpx.Client, arguments: list[str]) -> str:
+    options = {"binary": CHROMIUM, "args": arguments}
+    body = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
+    give_up_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            response = driver.post("/session", json=body)
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < give_up_s, "the driver never listened"
+    assert response.status_code == 200, response.text
+    session: str = response.json()["value"]["sessionId"]
+    return session
