@@ -28,9 +28,9 @@ from index.embedded.folding import encoder_facts
 from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
 from index.embedded.records import NewImage, Record
-from index.embedded.store import read_records
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.embedded.store_reader import read_referred
+from index.embedded.store_records import read_records
 from index.embedded.verify import repair_index
 from index.embedded.versions import IndexDirectory, open_published
 from index.errors import OutputExistsError

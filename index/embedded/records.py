@@ -164,3 +164,8 @@ def load_images(dumped: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
 def query_checksum(position: int, code: int, vector: bytes) -> int:
     """CRC-32 of a query for tuning as it is stored."""
     return checksum_of([position, code], vector)
+
+
+def deletion_checksum(key: str) -> int:
+    """CRC-32 of what is remembered of a key that was deleted live."""
+    return checksum_of([key])

@@ -18,20 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from encoder.item import Modality
+from index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import (
-    BuildFacts,
     Known,
-    NewImage,
     Record,
     Refusal,
-    SeenImage,
     TuningQueries,
     dump_images,
-    load_images,
     payload_checksum,
     query_checksum,
     vector_checksum,
@@ -40,12 +34,12 @@ from index.embedded.store_file import (
     APPLICATION_ID,
     BUSY_TIMEOUT_S,
     SCHEMA_VERSION,
-    path_of,
+    open_read_only,
     read_meta,
     vector_dtype,
     write_meta,
 )
-from index.errors import IndexCorruptError
+from index.embedded.store_records import read_known, read_records
 from index.settings import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
@@ -91,7 +85,8 @@ CREATE TABLE IF NOT EXISTS queries (
     position INTEGER PRIMARY KEY, modality INTEGER NOT NULL, vector BLOB NOT NULL, checksum INTEGER NOT NULL
 )
 """
-_SCHEMA = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES} {_QUERIES};"
+_MARKS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+_SCHEMA = f"{_MARKS} {_TABLES} {_QUERIES}; {DELETIONS};"
 
 
 class Store:
@@ -119,6 +114,23 @@ class Store:
             write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
             self._db.execute("COMMIT")
         self._dtype = vector_dtype(self.meta)
+        self._has_deletions = has_deletions(self._db)
+
+    @classmethod
+    def reading(cls, path: Path) -> "Store":
+        """Opens a store so that nothing of it can be changed, as it is at this moment.
+
+        Raises:
+            IndexCorruptError: the file is no store.
+            OSError: it cannot be read.
+        """
+        store = cls.__new__(cls)
+        store.path = path
+        store._db = open_read_only(path)
+        store._db.execute("BEGIN")
+        store._dtype = vector_dtype(store.meta)
+        store._has_deletions = has_deletions(store._db)
+        return store
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -149,8 +161,20 @@ class Store:
         """What a build stored or refused of a key."""
         return read_known(self._db, key)
 
-    def commit(self, records: Iterable[Record], refusals: Sequence[Refusal] = (), gone: Iterable[str] = ()) -> int:
+    def commit(
+        self,
+        records: Iterable[Record],
+        refusals: Sequence[Refusal] = (),
+        gone: Iterable[str] = (),
+        deleted: Iterable[str] = (),
+    ) -> int:
         """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
+
+        Args:
+            records: Keys to store.
+            refusals: Keys that the encoder refused, to be remembered.
+            gone: Keys to forget.
+            deleted: Keys to forget, and to remember as deleted live if they were there, until they are stored again.
 
         Returns:
             How many of the keys to forget were there.
@@ -168,6 +192,10 @@ class Store:
                 is_there = self._forget(key, seq + 1)
                 seq += is_there
                 num_forgotten += is_there
+            for key in deleted:
+                if self._forget(key, seq + 1):
+                    seq, num_forgotten = seq + 1, num_forgotten + 1
+                    self.note_deleted([key])
             self.note(seq=seq)
         return num_forgotten
 
@@ -202,6 +230,26 @@ class Store:
         """Forgets why keys were refused."""
         with self._transaction():
             self._db.executemany("DELETE FROM failures WHERE key = ?", ((key,) for key in keys))
+
+    def note_deleted(self, keys: Iterable[str]) -> None:
+        """Remembers that keys were deleted live, so that builds leave them deleted."""
+        with self._transaction():
+            note_deleted(self._db, keys)
+            self._has_deletions = True
+
+    def forget_deleted(self, keys: Iterable[str]) -> None:
+        """Forgets that keys were deleted live."""
+        if self._has_deletions:
+            with self._transaction():
+                forget_deleted(self._db, keys)
+
+    def deleted(self) -> list[str]:
+        """Keys that were deleted live and have not been stored since.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        return read_deleted(self._db)
 
     def prune_removals(self, seq: int) -> None:
         """Deletes the removals that are in every published version: those up to `seq`."""
@@ -280,6 +328,8 @@ class Store:
             self._db.execute("DELETE FROM images WHERE id = ?", (identity,))
         self._write_parts(identity, record)
         self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
+        if self._has_deletions:
+            forget_deleted(self._db, [record.key])
 
     def _write_parts(self, identity: int, record: Record) -> None:
         if record.vector_D is not None:
@@ -322,77 +372,5 @@ class Store:
         except BaseException:
             if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
                 self._db.execute("ROLLBACK")
+            self._has_deletions = has_deletions(self._db)
             raise
-
-
-def read_known(db: sqlite3.Connection, key: str) -> Known | None:
-    """Reads what a build stored or refused of a key, over any connection to the store."""
-    query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
-    row = db.execute(query, (key,)).fetchone()
-    if row is not None:
-        payload_sha256, stamps, content_sha256 = row
-        images = _load_images(db, stamps, key, payload_sha256, content_sha256)
-        return Known(payload_sha256, images, content_sha256=content_sha256)
-    row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
-    if row is None:
-        return None
-    payload_sha256, stamps, limits, reason = row
-    images = _load_images(db, stamps, key, payload_sha256, limits, reason)
-    return Known(payload_sha256, images, limits=limits, reason=reason)
-
-
-def check_refusals(db: sqlite3.Connection) -> None:
-    """Reads what is remembered of the keys that were refused.
-
-    Raises:
-        IndexCorruptError: some of it is damaged.
-    """
-    for key, *facts, stamps in db.execute("SELECT key, payload_sha256, limits, reason, stamps FROM failures"):
-        _load_images(db, stamps, key, *facts)
-
-
-def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
-    """Whole records, images and all, in the order of their rows.
-
-    Raises:
-        IndexCorruptError: one of them is damaged.
-    """
-    dtype = vector_dtype(read_meta(db))
-    query = (
-        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, origin, payload_sha256,"
-        " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
-        f" WHERE {where} ORDER BY row"
-    )
-    for identity, row, key, *facts in db.execute(query, parameters):
-        modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
-        origin, payload_sha256, content_sha256, stamps = built_facts
-        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
-        if vector is None or checksums != (checksum, vector_checksum(key, vector)):
-            raise IndexCorruptError(path_of(db), f"the record of key {key!r} differs from its checksum")
-        images = tuple(_read_images(db, identity, key))
-        if len(images) != num_images:
-            raise IndexCorruptError(path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
-        built = None
-        if stamps is not None:
-            seen = _load_images(db, stamps, key, payload_sha256, content_sha256)
-            built = BuildFacts(payload_sha256, content_sha256, seen)
-        if origin != ("live" if built is None else "corpus"):
-            raise IndexCorruptError(path_of(db), f"key {key!r} is said to come from {origin!r}, which it does not")
-        vector_D = np.frombuffer(vector, dtype)
-        yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
-
-
-def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:
-    query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
-    for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
-        image = NewImage(media_type, path, data)
-        if image.checksum(key, position) != checksum:
-            raise IndexCorruptError(path_of(db), f"image {position} of key {key!r} differs from its checksum")
-        yield image
-
-
-def _load_images(db: sqlite3.Connection, stamps: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
-    try:
-        return load_images(stamps, key, *facts)
-    except ValueError as error:
-        raise IndexCorruptError(path_of(db), str(error)) from error

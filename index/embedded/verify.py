@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from index.embedded.deletions import read_deleted
 from index.embedded.folded import Folded
 from index.embedded.folding import Provenance, provenance_of, publish_next
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
-from index.embedded.store import Store, check_refusals, read_records
+from index.embedded.store import Store
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
+from index.embedded.store_records import check_refusals, read_records
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
 from index.vectors.gpu import ON_CPU, GpuUse
@@ -113,6 +115,7 @@ def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: N
                 raise IndexCorruptError(path, verdict)
             Snapshot(db, path).tuning_queries()
             check_refusals(db)
+            read_deleted(db)
             _read_all(db, advance)
     except IndexCorruptError as error:
         return [error]

@@ -64,7 +64,7 @@ class Writer:
             OSError: the disk is full or not writable; nothing was changed.
         """
         with self._store_lock, naming_damage(self._store.path):
-            num_deleted = self._store.commit(records, gone=gone)
+            num_deleted = self._store.commit(records, deleted=gone)
             num_changes = self._store.seq - self._folded_seq
         if self._compact_after and num_changes >= self._compact_after:
             self._compact_in_background()

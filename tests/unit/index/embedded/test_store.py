@@ -178,6 +178,37 @@ def test_refused_key_is_forgotten_and_its_reason_kept_until_it_is_stored(store: 
     assert (store.refused(), store.refusal("a"), store.num_keys()) == ([], None, 1)
 
 
+def test_key_that_was_deleted_live_is_remembered_until_it_is_stored_again(store: Store) -> None:
+    store.commit([record("a"), record("b"), record("c", built=None)])
+
+    assert store.commit([], gone=["a"], deleted=["b", "c", "d"]) == 3
+    assert store.deleted() == ["b", "c"]
+    store.commit([record("b")])
+    assert (store.deleted(), store.has("b"), store.has("c")) == (["c"], True, False)
+
+
+def delete_and_fail(store: Store, key: str) -> None:
+    """Deletes a key live in a transaction that is taken back."""
+    with store.transaction():
+        store.commit([], deleted=[key])
+        raise IndexCorruptError(store.path, "for the test")
+
+
+def test_deletion_that_is_taken_back_is_not_remembered(store: Store) -> None:
+    """In a store of a release that had no table for them."""
+    store.commit([record("a")])
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        db.execute("DROP TABLE deletions")
+    with contextlib.closing(Store(store.path)) as older:
+        assert older.deleted() == []
+        with pytest.raises(IndexCorruptError):
+            delete_and_fail(older, "a")
+        older.commit([record("b")])
+        assert (older.deleted(), older.has("a")) == ([], True)
+        older.commit([], deleted=["a"])
+        assert older.deleted() == ["a"]
+
+
 def test_refusals_can_be_forgotten(store: Store) -> None:
     store.commit([], [refusal("a"), refusal("b")])
 

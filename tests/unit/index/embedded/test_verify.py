@@ -119,12 +119,16 @@ def test_any_changed_record_of_the_store_is_found(index_dir: Path, change: str) 
         ("failures", "limits = 'x'"),
         ("failures", "reason = 'x'"),
         ("failures", "stamps = '[['"),
+        ("deletions", "key = 'key-1'"),
+        ("deletions", "checksum = checksum + 1"),
     ],
 )
 def test_anything_changed_of_what_a_build_remembers_is_found(tmp_path: Path, table: str, change: str) -> None:
     corpus = mixed_corpus(tmp_path / "c", 6)
     (tmp_path / "c" / "images" / "4.png").write_text("no picture")
     build_with(corpus, tmp_path / "i")
+    with FaissIndex.open(tmp_path / "i", writable=True) as index:
+        index.delete(["key-0"])
     assert verify_index(tmp_path / "i") == []
     alter(tmp_path / "i", f"UPDATE {table} SET {change}")
 
