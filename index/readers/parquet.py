@@ -7,18 +7,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import astuple, replace
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from math import isinf, isnan
 from typing import Any
 
 import pyarrow
 from pyarrow import parquet
 
 from index.errors import InvalidCorpusError, InvalidRowError
+from index.readers.arrow_values import holds_bytes, json_cell, python_cell
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.rows import RowError, gather_metadata, kind_of, read_row
+from index.readers.rows import RowError, gather_metadata, key_of, kind_of, read_row
 from index.sources.files import open_file
 from index.sources.images import ImageStamp, digest_stamp
 from index.sources.inline_images import BATCH_ROWS, images_in, open_parquet
@@ -71,17 +69,20 @@ def _read_row(
     batch: pyarrow.RecordBatch, offset: int, number: int, columns: Columns, file: CorpusFile
 ) -> CorpusEntry | InvalidRowError:
     where = f"{file.label}: row {number}"
+    key = None
     try:
-        cells = {name: batch.column(name)[offset].as_py() for name in batch.schema.names}
-        images = _images(cells.pop(columns.image, None), InlineLocation(file.absolute, number, 0, columns.image), file)
-        row = {name: _json_value(value) for name, value in cells.items()}
-        if isinstance(row.get(columns.key), int):
-            row[columns.key] = str(row[columns.key])
+        names = batch.schema.names
+        row = {columns.key: json_cell(batch.column(columns.key), offset, columns.key)}
+        key = key_of(row, columns.key)
+        told = [name for name in names if name != columns.image or name in (columns.text, columns.pool)]
+        row |= {name: json_cell(batch.column(name), offset, name) for name in told}
+        images: tuple[str | ImageStamp, ...] = ()
+        if columns.image in names:
+            cell = python_cell(batch.column(columns.image), offset, columns.image)
+            images = _images(cell, InlineLocation(file.absolute, number, 0, columns.image), file)
         return read_row(gather_metadata(row, columns), columns, file.folder, where, images)
     except RowError as error:
-        return InvalidRowError(where, error.reason, error.key)
-    except ValueError as error:  # bytes that are no UTF-8, dates beyond Python's
-        return InvalidRowError(where, str(error))
+        return InvalidRowError(where, error.reason, error.key or key)
 
 
 def _images(cell: Any, place: InlineLocation, file: CorpusFile) -> tuple[str | ImageStamp, ...]:
@@ -98,35 +99,6 @@ def _images(cell: Any, place: InlineLocation, file: CorpusFile) -> tuple[str | I
     return tuple(found)
 
 
-def _json_value(value: Any) -> Any:
-    """A value as JSON has it; times become ISO 8601, durations seconds, decimals numbers, and `NaN` null."""
-    if isinstance(value, dict):
-        return {name: _json_value(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        is_map = bool(value) and all(isinstance(inner, tuple) for inner in value)
-        return _json_value({str(k): v for k, v in value}) if is_map else [_json_value(inner) for inner in value]
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, float | Decimal):
-        return _number(float(value))
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _number(value: float) -> float | None:
-    if isinf(value):
-        raise RowError("not standard JSON (an infinite number)")
-    return None if isnan(value) else value
-
-
 def _is_aside(column: pyarrow.Field, columns: Columns) -> bool:
     """Whether a column can be no metadata, since JSON has no bytes."""
-    return column.name not in astuple(columns) and _holds_bytes(column.type)
-
-
-def _holds_bytes(kind: pyarrow.DataType) -> bool:
-    is_binary = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-    if is_binary or pyarrow.types.is_fixed_size_binary(kind):
-        return True
-    return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return column.name not in astuple(columns) and holds_bytes(column.type)

@@ -94,16 +94,19 @@ def parse_object(text: str | bytes, name: str = "") -> dict[str, Any]:
 
 
 def key_of(row: Mapping[str, Any], name: str) -> str:
-    """The row's key.
+    """The row's key; a whole number becomes its decimal text.
 
     Raises:
-        RowError: there is none, or it is no usable string.
+        RowError: there is none, or it is neither a string nor a whole number.
     """
     value = row.get(name)
     if value is None:
         raise RowError(f"no key: expected '{name}'" + " (or 'did' in an M-BEIR candidate file)" * (name == "key"))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
-        raise RowError(f"'{name}' must be a string, got {kind_of(value)}")
+        found = str(value) if isinstance(value, float) else kind_of(value)
+        raise RowError(f"'{name}' must be a string or a whole number, got {found}")
     if not value.strip():
         raise RowError(f"'{name}' must not be empty")
     return value

@@ -40,7 +40,7 @@ class InlineImages:
         with self._lock:
             try:
                 images = images_in(self._column(location).cell(location.row - 1))
-            except (LookupError, ValueError, OSError, pyarrow.ArrowException) as error:
+            except (LookupError, ValueError, ArithmeticError, OSError, pyarrow.ArrowException) as error:
                 raise OSError(f"cannot read row {location.row}: {' '.join(str(error).split())}") from error
         if location.position >= len(images) or not isinstance(images[location.position], bytes):
             raise OSError(f"row {location.row} holds no image any more")

@@ -70,7 +70,7 @@ class ParquetRows:
         offset = position - (self._ends[number - 1] if number else 0)
         try:
             table = self._groups(number)
-            return self._pair({name: table.column(name)[offset].as_py() for name in table.column_names}, where)
+            return self._pair({name: _cell(table, name, offset) for name in table.column_names}, where)
         except (ValueError, OSError, pyarrow.ArrowException) as error:
             raise InvalidRowError(where, str(error)) from error
 
@@ -124,6 +124,14 @@ def _refuse_large(groups: list[Any], chosen: list[str], file: DataFile) -> None:
                 f"{file.label}: row group {number} takes {size / 1024**3:.1f} GiB, and each row read costs its group: "
                 f"write the file with groups of at most {MAX_GROUP_BYTES // 1024**3} GiB, better of a few hundred rows"
             )
+
+
+def _cell(table: pyarrow.Table, name: str, offset: int) -> Any:
+    """One value as Python has it; a date after the year 9999, say, it has not."""
+    try:
+        return table.column(name)[offset].as_py()
+    except (ValueError, ArithmeticError, LookupError, TypeError, pyarrow.ArrowException) as error:
+        raise ValueError(f"column '{name}': {error}") from error
 
 
 def _image(value: Any, folder: Path | None) -> bytes | Path | None:

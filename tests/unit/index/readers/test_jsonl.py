@@ -46,7 +46,8 @@ def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
     [
         ({"text": "t"}, "no key"),
         ({"key": None, "text": "t"}, "no key"),
-        ({"key": 7, "text": "t"}, "'key' must be a string, got a number"),
+        ({"key": 1.0, "text": "t"}, "'key' must be a string or a whole number, got 1.0"),
+        ({"key": True, "text": "t"}, "'key' must be a string or a whole number, got a boolean"),
         ({"key": " ", "text": "t"}, "'key' must not be empty"),
         ({"key": "k"}, "neither text nor image"),
         ({"key": "k", "text": ""}, "neither text nor image"),

@@ -97,15 +97,18 @@ def test_held_images_are_stamped_by_their_bytes(tmp_path: Path) -> None:
     ("columns", "reason"),
     [
         ({"key": [None], "text": ["x"]}, "no key"),
-        ({"key": [0.5], "text": ["x"]}, "'key' must be a string, got a number"),
+        ({"key": [0.5], "text": ["x"]}, "'key' must be a string or a whole number, got 0.5"),
         ({"key": ["a"], "text": [None]}, "neither text nor image"),
         ({"key": ["a"], "text": [["x"]]}, "'text' must be a string or null, got a list"),
         ({"key": ["a"], "image": [7]}, "'image' must hold bytes or names of files, got a number in it"),
         ({"key": ["a"], "image": [b""]}, "'image' must hold bytes or names of files, got an empty value in it"),
         ({"key": ["a"], "image": [["x", None]]}, "'image' must hold bytes or names of files, got null in it"),
-        ({"key": ["a"], "text": ["x"], "size": [float("inf")]}, "not standard JSON (an infinite number)"),
+        (
+            {"key": ["a"], "text": ["x"], "size": [float("inf")]},
+            "column 'size': not standard JSON (an infinite number)",
+        ),
         ({"key": ["a"], "text": ["x"], "metadata": [3]}, "'metadata' must be an object, got a number"),
-        ({"key": [b"\xff"], "text": ["x"]}, "'utf-8' codec can't decode"),
+        ({"key": [b"\xff"], "text": ["x"]}, "column 'key': not UTF-8 (byte 0)"),
     ],
 )
 def test_bad_row_is_an_error_with_place_and_reason(tmp_path: Path, columns: dict[str, Any], reason: str) -> None:
