@@ -1,8 +1,9 @@
 """CSV and TSV files with a header.
 
-Records are as RFC 4180 has them: a quoted cell may hold separators, line ends and doubled quotes. The fields `image`
-and `pool` may hold a JSON list of strings; other columns are metadata, always as strings: nothing tells whether `94110`
-is a number.
+Records are as RFC 4180 has them: a quoted cell may hold separators, line ends and doubled quotes. White space around
+cells does not count, nor do blank columns without a name at the end, nor records of blank cells alone. The fields
+`image` and `pool` may hold a JSON list of strings; other columns are metadata, always as strings: nothing tells whether
+`94110` is a number.
 """
 
 import codecs
@@ -48,7 +49,7 @@ def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | I
                 continue
             if cells is None:
                 return
-            if cells:
+            if any(cell.strip() for cell in cells):
                 yield _read_record(cells, table, file, where)
 
 
@@ -97,7 +98,7 @@ def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _T
     for delimiter in (likely, ",", "\t", ";"):
         try:
             header = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-            header = [name.strip() for name in header]
+            header = without_blank_end([name.strip() for name in header])
             return _Table(delimiter, header, find_columns(header, columns, file.label))
         except csv.Error as error:
             refusals.append(InvalidCorpusError(f"{file.label}:1: {error}"))
@@ -106,14 +107,21 @@ def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _T
     raise refusals[0]
 
 
+def without_blank_end(cells: list[str]) -> list[str]:
+    """Cells without the blank ones at their end, which spreadsheets write for columns that have been used."""
+    end = next((end for end in range(len(cells), 0, -1) if cells[end - 1].strip()), 0)
+    return cells[:end]
+
+
 def _read_record(cells: list[str], table: _Table, file: CorpusFile, where: str) -> CorpusEntry | InvalidRowError:
     try:
-        if len(cells) != len(table.header):
-            raise RowError(f"expected {len(table.header)} cells, got {len(cells)}")
+        num_cells, num_columns = len(cells), len(table.header)
+        if num_cells < num_columns or len(without_blank_end(cells)) > num_columns:
+            raise RowError(f"expected {num_columns} cells, got {num_cells}")
         if any(map(_STRAY_BYTE.search, cells)):
             raise RowError("not UTF-8")
         columns = table.columns
-        row = {name: cell if cell.strip() else None for name, cell in zip(table.header, cells, strict=True)}
+        row = {name: cell.strip() or None for name, cell in zip(table.header, cells, strict=False)}
         for name in (columns.image, columns.pool):
             row[name] = _list_or_string(row.get(name))  # type: ignore[assignment]
         return read_row(gather_metadata(row, columns), columns, file.folder, where)

@@ -86,15 +86,15 @@ def _read_row(
 
 
 def _images(cell: Any, place: InlineLocation, file: CorpusFile) -> tuple[str | ImageStamp, ...]:
-    """Locations of what is named, stamps of what is held."""
+    """Locations of what is named, stamps of what is held; nulls and blank names count as absent."""
     found: list[str | ImageStamp] = []
     for position, value in enumerate(images_in(cell)):
         if isinstance(value, bytes) and value:
             found.append(digest_stamp(str(replace(place, position=position)), value))
-        elif isinstance(value, str) and value.strip():
-            found.append(join(file.folder, value))
-        else:
-            kind = "an empty value" if value in (b"", "") else kind_of(value)
+        elif isinstance(value, str):
+            found += [join(file.folder, value)] if value.strip() else []
+        elif value is not None:
+            kind = "an empty value" if value == b"" else kind_of(value)
             raise RowError(f"'{place.column}' must hold bytes or names of files, got {kind} in it")
     return tuple(found)
 

@@ -125,21 +125,17 @@ def text_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
 
 
 def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:
-    """A field that holds one string or a list of them.
+    """A field that holds one string or a list of them; blank strings and nulls count as absent.
 
     Raises:
-        RowError: it holds something else, or an empty string.
+        RowError: it holds something else.
     """
     value = row.get(name)
-    if value is None:
-        return []
     values = value if isinstance(value, list) else [value]
-    wrong = next((item for item in values if not isinstance(item, str)), None)
-    if wrong is not None or None in values:
+    wrong = next((item for item in values if not (item is None or isinstance(item, str))), None)
+    if wrong is not None:
         raise RowError(f"'{name}' must be a string or a list of strings, got {kind_of(wrong)} in it", key)
-    if not all(item.strip() for item in values):
-        raise RowError(f"'{name}' must not hold an empty string", key)
-    return values
+    return [item for item in values if item and item.strip()]
 
 
 def require_content(text: str | None, images: tuple[str | ImageStamp, ...], key: str, names: tuple[str, str]) -> None:

@@ -8,6 +8,7 @@ import csv
 import io
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedReader
 
@@ -24,7 +25,8 @@ class CsvRows:
     """Pairs of a table: a column of image paths, relative to the file, and columns of captions.
 
     A table without an image column holds texts alone, one without a text column images alone. An empty cell is a bad
-    row, and so is a row with more or fewer cells than the header.
+    row, and so is a row with more or fewer cells than the header. White space around cells does not count, nor do blank
+    columns without a name at the end, nor rows of blank cells alone.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -66,10 +68,11 @@ class CsvRows:
             file.seek(self._starts[position])
             record = io.BytesIO(file.read(self._lengths[position]))
         lines = (line.decode("utf-8") for line in record)  # cut at line feeds alone, as when the records were found
-        cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
-        if len(cells) != len(self._header):
+        with _long_cells():
+            cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        if len(cells) < len(self._header) or len(_without_blank_end(cells)) > len(self._header):
             raise ValueError(f"expected {len(self._header)} cells, found {len(cells)}")
-        return dict(zip(self._header, cells, strict=True))
+        return {name: cell.strip() for name, cell in zip(self._header, cells, strict=False)}
 
     def _pair(self, cells: dict[str, str], where: str) -> Pair:
         columns = self._columns
@@ -78,11 +81,11 @@ class CsvRows:
             raise ValueError(f"expected a text in '{columns.texts[0]}', found none")
         image = None
         if columns.image is not None:
-            if not cells[columns.image].strip():
+            if not cells[columns.image]:
                 raise ValueError(f"expected an image in '{columns.image}', found none")
-            image = image_path(self._file.folder, cells[columns.image].strip())
+            image = image_path(self._file.folder, cells[columns.image])
         name = cells[columns.name] if columns.name else ""
-        group = cells[columns.group].strip() if columns.group else ""
+        group = cells[columns.group] if columns.group else ""
         return replace(pair_of(name or cells.get(columns.image or "", where), image, texts, where), group=group or None)
 
 
@@ -119,7 +122,7 @@ def _read_header(lines: _CountedLines, file: DataFile) -> tuple[str, list[str], 
     refusals = []
     for delimiter in (likely, ",", "\t", ";"):
         try:
-            header = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+            header = _without_blank_end(next(csv.reader([line], delimiter=delimiter, strict=True), []))
             return delimiter, header, choose_columns(header, file.label)
         except csv.Error as error:
             refusals.append(InvalidPairsError(f"{file.label}:1: {error}"))
@@ -128,8 +131,24 @@ def _read_header(lines: _CountedLines, file: DataFile) -> tuple[str, list[str], 
     raise refusals[0]
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lets cells be as long as they are; the module's limit is everybody's, and is put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _without_blank_end(cells: list[str]) -> list[str]:
+    """Cells without the blank ones at their end, which spreadsheets write for columns that have been used."""
+    end = next((end for end in range(len(cells), 0, -1) if cells[end - 1].strip()), 0)
+    return cells[:end]
+
+
 def _records(lines: _CountedLines, delimiter: str, file: DataFile) -> Iterator[tuple[int, int, int]]:
-    """First line, byte offset and length of every record that is not blank.
+    """First line, byte offset and length of every record that has a cell which is not blank.
 
     A record that cannot be parsed is a bad row later, if it is one line; over several lines a quote was left open, and
     no one can say where the next record begins.
@@ -138,12 +157,13 @@ def _records(lines: _CountedLines, delimiter: str, file: DataFile) -> Iterator[t
     while True:
         number, start = lines.number + 1, lines.offset
         try:
-            cells = next(reader)
+            with _long_cells():
+                cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             if lines.number > number or "unexpected end" in str(error):
                 raise InvalidPairsError(f"{file.label}:{number}: {error}: is a quote left open?") from error
             cells = ["?"]
-        if cells:
+        if any(cell.strip() for cell in cells):
             yield number, start, lines.offset - start

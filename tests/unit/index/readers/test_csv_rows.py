@@ -110,6 +110,13 @@ def test_empty_file_is_refused(tmp_path: Path) -> None:
         read(table(tmp_path, ""))
 
 
+@pytest.mark.parametrize("end", ["", ",", ",,, "])
+def test_what_a_spreadsheet_leaves_at_the_end_is_no_cell(tmp_path: Path, end: str) -> None:
+    for header in ("key,text", f"key,text{end}", f"\ufeffkey, text {end}"):
+        found = entries(table(tmp_path, f"{header}\n a , red shoe {end}\n,{end}\nb,hat{end}\n"))
+        assert [(row.key, row.text, row.metadata) for row in found] == [("a", "red shoe", {}), ("b", "hat", {})]
+
+
 def test_long_cells_are_read(tmp_path: Path) -> None:
     (entry,) = entries(table(tmp_path, f"key,text\na,{'x' * 200_000}\n"))
     assert len(entry.text or "") == 200_000
@@ -126,5 +133,5 @@ def test_what_python_writes_comes_back(tmp_path: Path, rows: list[tuple[str, str
 
     found = [(row.key, row.text, row.metadata["size"]) for row in entries(table(tmp_path, buffer.getvalue()))]
 
-    assert found == rows
+    assert found == [tuple(cell.strip() for cell in row) for row in rows]
     assert json.dumps(found)

@@ -34,6 +34,25 @@ def test_image_may_be_one_path_and_absolute(tmp_path: Path) -> None:
     assert (entry.text, entry.metadata, entry.pools) == (None, {}, ())
 
 
+@pytest.mark.parametrize("image", ["", " ", [""], [None, ""]])
+def test_blank_names_count_as_absent(tmp_path: Path, image: str | list[str]) -> None:
+    entry = read_one(tmp_path, {"key": "k", "text": "red shoe", "image": image, "pool": image})
+
+    assert isinstance(entry, CorpusEntry)
+    assert (entry.text, entry.images, entry.pools) == ("red shoe", (), ())
+    entry = read_one(tmp_path, {"key": "k", "image": ["", "a.png"]})
+    assert isinstance(entry, CorpusEntry)
+    assert entry.images == (f"{tmp_path}/a.png",)
+
+
+@pytest.mark.parametrize("row", [{"key": 7, "text": "t"}, {"did": 7, "txt": "t"}])
+def test_a_whole_number_as_key_is_its_decimal_text(tmp_path: Path, row: dict[str, Any]) -> None:
+    entry = read_one(tmp_path, row)
+
+    assert isinstance(entry, CorpusEntry)
+    assert entry.key == "7"
+
+
 def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
     entry = read_one(tmp_path, {"key": "k", "text": " \n", "image": "a.png"})
 
@@ -54,8 +73,8 @@ def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
         ({"key": "k", "text": "  ", "image": []}, "neither text nor image"),
         ({"key": "k", "text": 1}, "'text' must be a string or null, got a number"),
         ({"key": "k", "image": {"path": "a"}}, "'image' must be a string or a list of strings, got an object"),
-        ({"key": "k", "image": ["a", None]}, "'image' must be a string or a list of strings, got null"),
-        ({"key": "k", "image": ["a", ""]}, "'image' must not hold an empty string"),
+        ({"key": "k", "image": ["a", 7]}, "'image' must be a string or a list of strings, got a number"),
+        ({"key": "k", "image": ["", None]}, "neither text nor image"),
         ({"key": "k", "text": "t", "metadata": [1]}, "'metadata' must be an object, got a list"),
         ({"key": "k", "text": "t", "pool": True}, "'pool' must be a string or a list of strings, got a boolean"),
         ({"did": "1:1", "txt": None}, "neither text nor image: expected 'txt', 'img_path', or both"),

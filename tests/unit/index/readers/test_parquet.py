@@ -102,7 +102,6 @@ def test_held_images_are_stamped_by_their_bytes(tmp_path: Path) -> None:
         ({"key": ["a"], "text": [["x"]]}, "'text' must be a string or null, got a list"),
         ({"key": ["a"], "image": [7]}, "'image' must hold bytes or names of files, got a number in it"),
         ({"key": ["a"], "image": [b""]}, "'image' must hold bytes or names of files, got an empty value in it"),
-        ({"key": ["a"], "image": [["x", None]]}, "'image' must hold bytes or names of files, got null in it"),
         (
             {"key": ["a"], "text": ["x"], "size": [float("inf")]},
             "column 'size': not standard JSON (an infinite number)",
@@ -116,6 +115,13 @@ def test_bad_row_is_an_error_with_place_and_reason(tmp_path: Path, columns: dict
     ((where, found),) = bad_rows(path)
     assert where == f"{path}: row 1"
     assert found.startswith(reason)
+
+
+def test_blank_names_and_nulls_are_no_images(tmp_path: Path) -> None:
+    path = write(tmp_path, key=["a", "b", "c"], text=["x"] * 3, image=[[""], [" ", None, "1.png"], [None, None]])
+    assert [entry.images for entry in entries(path)] == [(), (f"{tmp_path}/1.png",), ()]
+    (entry,) = entries(write(tmp_path, key=["a"], text=["x"], image=[""], pool=[""]))
+    assert (entry.images, entry.pools) == ((), ())
 
 
 def test_columns_of_bytes_are_left_aside_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

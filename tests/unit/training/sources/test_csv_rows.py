@@ -66,6 +66,19 @@ def test_a_column_that_is_missing_says_that_there_is_no_such_half(tmp_path: Path
     assert table(tmp_path, "image\na.jpg\n")[0].captions == ()
 
 
+@pytest.mark.parametrize("end", ["", ",", ",,, "])
+def test_what_a_spreadsheet_leaves_at_the_end_is_no_cell(tmp_path: Path, end: str) -> None:
+    for header in ("image,text", f"image,text{end}"):
+        rows = table(tmp_path, f"{header}\n a.jpg , one {end}\n,{end}\nb.jpg,two{end}\n")
+        assert [pair.captions for pair in read_all(rows) if isinstance(pair, Pair)] == [("one",), ("two",)]
+        assert (rows[0].name, rows[0].image) == ("a.jpg", tmp_path / "a.jpg")
+
+
+def test_long_cells_are_read(tmp_path: Path) -> None:
+    rows = table(tmp_path, f"image,text,note\na.jpg,one,{'x' * 200_000}\n")
+    assert rows[0].captions == ("one",)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -76,7 +89,6 @@ def test_a_column_that_is_missing_says_that_there_is_no_such_half(tmp_path: Path
         ('a.jpg,"one" two', "',' expected after '\"'"),
         ("a.jpg,one\rtwo", "new-line character seen in unquoted field"),
         ("a\0.jpg,one", "zero byte"),
-        ("a.jpg," + "word " * 50_000, "field larger than field limit"),
     ],
 )
 def test_a_bad_row_spoils_no_other(tmp_path: Path, row: str, reason: str) -> None:
@@ -122,9 +134,10 @@ def test_every_position_holds_what_the_standard_library_reads(
     buffer = io.StringIO(newline="")
     csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows([("image", "text"), *written])
     rows = table(tmp_path_factory.mktemp("csv"), buffer.getvalue())
+    written = [(image, text) for image, text in written if image.strip() or text.strip()]
     assert len(rows) == len(written)
     for found, (image, text) in zip(read_all(rows), written, strict=True):
         if isinstance(found, Pair):
-            assert (found.name, found.captions) == (image, (text.strip(),))
+            assert (found.name, found.captions) == (image.strip(), (text.strip(),))
         else:
             assert not image.strip() or not text.strip() or "://" in image
