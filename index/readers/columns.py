@@ -24,10 +24,10 @@ class Columns:
 
 
 def parse_columns(renamings: Sequence[str]) -> Columns:
-    """Reads `field=column`, such as `key=sku`.
+    """Reads `field=column`, such as `key=sku`; one column may be several fields, such as the key and the image.
 
     Raises:
-        ValueError: something else came, or one column is to be two fields.
+        ValueError: something else came, or a field twice.
     """
     known = [field.name for field in fields(Columns)]
     chosen: dict[str, str] = {}

@@ -1,11 +1,12 @@
 """Folders of images and texts: `cats/1.jpg`, and beside it `cats/1.txt`, `cats/1.json`, both or none."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.image_tables import image_tables, plain_location, read_image_table
 from index.readers.rows import RowError
 from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
 from index.sources.files import FoundFile, files_below, read_file, reason_of
@@ -13,37 +14,67 @@ from index.sources.images import ImageStamp, file_stamp
 from index.sources.locations import path_of, printable, scheme_of, without_secrets
 from index.sources.threads import map_in_threads
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
 logger = logging.getLogger(__name__)
 
 
 def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
     """Reads all that is below a folder, sorted by path; hidden files and links to folders are left aside.
 
-    A key is the path from the folder without suffix. Two images of one name are two rows of one key.
+    A key is the path from the folder without suffix. Two images of one name are two rows of one key. Tables that name
+    images come first. A folder without images and texts is its Parquet files, sorted by their paths as plain strings,
+    in which order autofaiss and clip-retrieval read them.
 
     Raises:
         InvalidCorpusError: there is nothing of the kind in it.
         OSError: a folder cannot be read.
     """
-    samples, others = _group(files_below(folder.location))
-    if not samples:
-        found = suffix_counts(others) or "nothing"
-        raise InvalidCorpusError(
-            f"corpus folder {folder.label}: expected images, .txt or .json in it, or M-BEIR's cand_pool/local/*.jsonl;"
-            f" found {found}. Files of other formats are named one by one, or by a pattern such as {folder.label}/*.tar"
-        )
+    files = files_below(folder.location)
+    prefix = f"{path_of(folder.absolute).name}/" if options.prefix_keys else ""
+    tables = image_tables(files)
+    named: set[str] = set()
+    for table in files:
+        if table.location in tables:
+            yield from read_image_table(table, tables[table.location], prefix, options, named)
+    samples, others = _group([file for file in files if not _is_done(file, tables, named)])
+    if not samples and not tables:
+        yield from _read_parts(folder, files, options)
+        return
     if others:
         logger.warning(
             "%s: left aside %d files that are no image, .txt or .json: %s",
             *(folder.label, len(others), suffix_counts(others)),
         )
-    prefix = f"{path_of(folder.absolute).name}/" if options.prefix_keys else ""
 
     def read(sample: _Sample) -> list[CorpusEntry | InvalidRowError]:
         return _read_sample(sample, prefix, options)
 
     for rows in map_in_threads(read, samples, options.num_threads if scheme_of(folder.location) else 1):
         yield from rows
+
+
+def _is_done(file: FoundFile, tables: Mapping[str, object], named: Container[str]) -> bool:
+    return file.location in tables or plain_location(file.location) in named
+
+
+def _read_parts(
+    folder: CorpusFile, files: list[FoundFile], options: ReadOptions
+) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads the Parquet files of a folder that holds nothing else of use."""
+    parts = sorted(file.location for file in files if path_of(file.name).suffix.lower() in PARQUET_SUFFIXES)
+    others = [_split(file.name)[1] for file in files if file.location not in set(parts)]
+    if not parts:
+        raise InvalidCorpusError(
+            f"corpus folder {folder.label}: expected images, .txt, .json or .parquet in it, or M-BEIR's "
+            f"cand_pool/local/*.jsonl; found {suffix_counts(others) or 'nothing'}. Files of other formats are named "
+            f"one by one, or by a pattern such as {folder.label}/*.tar"
+        )
+    if others:
+        logger.warning("%s: left aside %d files: %s", folder.label, len(others), suffix_counts(others))
+    from index.readers.parquet import read_parquet  # loads pyarrow, which nothing else needs
+
+    for part in parts:
+        yield from read_parquet(CorpusFile(part), options)
 
 
 @dataclass

@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from index.errors import InvalidRowError
 from index.readers import mbeir
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.rows import RowError, parse_object, read_row
+from index.readers.rows import RowError, gather_metadata, parse_object, read_row
 from index.sources.files import open_file
 
 
-def read_jsonl(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
+def read_jsonl(
+    file: CorpusFile, options: ReadOptions, keeps_others: bool = False
+) -> Iterator[CorpusEntry | InvalidRowError]:
     """Reads a JSONL file line by line. Blank lines count as lines and are skipped.
+
+    Args:
+        file: The file.
+        options: What the user says of it.
+        keeps_others: Whether other fields than the five are metadata, instead of being passed over.
 
     Raises:
         OSError: the file cannot be read.
@@ -18,14 +25,17 @@ def read_jsonl(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
     with open_file(file.location) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _read_line(line, file, options, f"{file.label}:{number}")
+                yield _read_line(line, file, options, f"{file.label}:{number}", keeps_others)
 
 
-def _read_line(line: bytes, file: CorpusFile, options: ReadOptions, where: str) -> CorpusEntry | InvalidRowError:
+def _read_line(
+    line: bytes, file: CorpusFile, options: ReadOptions, where: str, keeps_others: bool
+) -> CorpusEntry | InvalidRowError:
     try:
         row = parse_object(line)
         if options.columns.key not in row and "did" in row:
             return mbeir.read_candidate(row, file, where)
+        row = gather_metadata(row, options.columns) if keeps_others else row
         return read_row(row, options.columns, file.folder, where)
     except RowError as error:
         return InvalidRowError(where, error.reason, error.key)

@@ -8,8 +8,10 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow
 import pytest
 from numpy.typing import NDArray
+from pyarrow import parquet
 from rich.console import Console
 
 from index import FaissIndex
@@ -19,7 +21,7 @@ from index.building.imported import ImportedSource
 from index.building.transfer import export_faiss, load_shards
 from index.errors import InvalidCorpusError
 from index.settings import EmbedSettings
-from tests.factories import build_settings, build_with, mixed_corpus, write_jsonl
+from tests.factories import build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoderSource
 from tests.live_index import everything, unit_vectors
 
@@ -42,9 +44,11 @@ def write_faiss(path: Path, factory: str = "Flat", vectors_ND: NDArray[np.float3
     return path
 
 
-def build_imported(corpus: Path, output: Path, faiss_path: Path, normalizes: bool = False) -> BuildReport:
+def build_imported(
+    corpus: Path, output: Path, faiss_path: Path, normalizes: bool = False, **changes: Any
+) -> BuildReport:
     source = ImportedSource(faiss_path, FakeEncoderSource(), normalizes)
-    return build_index(build_settings(corpus, output, batch_size=16), source, Console(quiet=True))
+    return build_index(build_settings(corpus, output, batch_size=16, **changes), source, Console(quiet=True))
 
 
 @pytest.fixture
@@ -64,6 +68,28 @@ def test_every_row_gets_its_vector(tmp_path: Path, corpus: Path, factory: str) -
         assert index.image("key-1").media_type == "image/png"
         assert index.manifest.encoder.fingerprint == FakeEncoderSource().fingerprint()
         assert index.manifest.encoder.computed_in[0].startswith("imported on FAISS Index")
+
+
+def test_the_metadata_of_clip_retrieval_is_a_corpus_as_it_is(tmp_path: Path) -> None:
+    """A folder of Parquet parts; one column is the key and the image."""
+    (tmp_path / "metadata").mkdir()
+    photos = [tmp_path / f"{row}.png" for row in range(NUM_ROWS)]
+    for row, photo in enumerate(photos):
+        photo.write_bytes(image_bytes((row, 0, 0)))
+    for number in range(4):
+        part = photos[number * 10 : number * 10 + 10]
+        columns = {"image_path": list(map(str, part)), "caption": ["a photo"] * 10}
+        parquet.write_table(pyarrow.table(columns), tmp_path / "metadata" / f"metadata_{number}.parquet")
+    columns = ["key=image_path", "text=caption", "image=image_path"]
+
+    report = build_imported(tmp_path / "metadata", tmp_path / "i", write_faiss(tmp_path / "v.faiss"), columns=columns)
+
+    assert (report.num_embedded, report.bad_rows) == (NUM_ROWS, [])
+    with FaissIndex.open(tmp_path / "i") as index:
+        for row, photo in enumerate(photos):
+            assert index.vector(str(photo)).tolist() == VECTORS[row].tolist()
+            assert index.image(str(photo)).data == photo.read_bytes()
+            assert index.get(str(photo)).payload.text == "a photo"
 
 
 def test_bad_rows_shift_no_vector(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 
 import fsspec
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from index.errors import InvalidCorpusError
+from index.readers.columns import parse_columns
 from index.sources.images import ImageStamp
 from tests.corpora import bad_rows, entries, read
 
@@ -99,7 +102,7 @@ def test_name_that_is_no_utf8_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_folder_without_images_or_texts_says_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(InvalidCorpusError, match=r"expected images, \.txt or \.json in it.*; found nothing"):
+    with pytest.raises(InvalidCorpusError, match=r"expected images, \.txt, \.json or \.parquet in it.*; found nothing"):
         read(tmp_path)
     fill(tmp_path, {"0.tar": b"", "1.tar": b""})
     with pytest.raises(InvalidCorpusError, match=r"found \.tar \(2\)\. Files of other formats are named one by one"):
@@ -127,3 +130,73 @@ def test_folder_elsewhere_is_read_alike(tmp_path: Path, memory: fsspec.AbstractF
     (stamp,) = remote[0].images
     assert isinstance(stamp, ImageStamp)  # from the listing: no image was asked for
     assert (stamp.location, stamp.size_bytes) == ("memory:///p/0.jpg", 1)
+
+
+def hub_folder(folder: Path, suffix: str, rows: list[dict[str, object]]) -> Path:
+    """Images with a table that names them, as Hugging Face's `datasets` reads it."""
+    fill(folder, {str(row["file_name"]): b"%d" % number for number, row in enumerate(rows)})
+    path = folder / f"metadata.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif suffix == "csv":
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines), encoding="utf-8-sig")
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8-sig")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("text", ["text", "caption"])
+def test_a_table_names_the_images_of_a_folder(tmp_path: Path, suffix: str, text: str) -> None:
+    rows: list[dict[str, object]] = [
+        {"file_name": "b.png", text: "two", "place": "lawn"},
+        {"file_name": "in/a.png", text: "one", "place": "sea"},
+    ]
+    folder = fill(
+        hub_folder(tmp_path / "hub" / "train", suffix, rows), {"in/alone.png": b"3", "c.jpg": b"", "c.txt": b"x"}
+    )
+
+    found = entries(folder.parent)
+
+    assert [(row.key, row.text, row.images, row.metadata) for row in found] == [
+        ("train/b", "two", (f"{folder}/b.png",), {"place": "lawn"}),
+        ("train/in/a", "one", (f"{folder}/in/a.png",), {"place": "sea"}),
+        ("train/c", "x", (f"{folder}/c.jpg",), {}),
+        ("train/in/alone", None, (f"{folder}/in/alone.png",), {}),
+    ]
+    (named, *_) = entries(folder.parent, columns=parse_columns(["key=place"]), prefix_keys=True)
+    assert named.key == "lawn"
+    assert next(row.key for row in entries(folder.parent, prefix_keys=True)) == "hub/train/b"
+
+
+def test_a_row_of_such_a_table_that_is_wrong_is_a_bad_row(tmp_path: Path) -> None:
+    lines = ['{"file_name": "a.png", "text": "one"}', '{"text": "two"}', "{"]
+    fill(tmp_path, {"a.png": b"1", "metadata.jsonl": "\n".join(lines).encode()})
+    place = f"{tmp_path}/metadata.jsonl"
+    assert [(where, reason[:6]) for where, reason in bad_rows(tmp_path)] == [
+        (f"{place}:2", "no key"),
+        (f"{place}:3", "not JS"),
+    ]
+
+
+def test_metadata_without_names_of_files_is_left_aside_as_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (entry,) = entries(
+        fill(tmp_path, {"a.png": b"1", "metadata.csv": b"width,height\n1,2\n", "in/metadata.jsonl": b"["})
+    )
+    assert entry.key == "a"
+    assert "left aside 2 files that are no image, .txt or .json: .jsonl (1), .csv (1)" in caplog.text
+
+
+def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("10", "9", "a/0", "a-b/0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.table({"key": [name], "text": ["x"]}), tmp_path / f"{name}.parquet")
+    fill(tmp_path, {"_SUCCESS": b""})
+
+    assert [row.key for row in entries(tmp_path)] == ["10", "9", "a-b/0", "a/0"]  # plain strings: "-" before "/"
+    assert "left aside 1 files: no suffix (1)" in caplog.text

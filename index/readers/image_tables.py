@@ -1,0 +1,117 @@
+"""Tables that name the images of a folder: Hugging Face's `metadata.jsonl`, `.csv` or `.parquet` with `file_name`.
+
+A row is what a `.json` beside the image is. Its key is the image's, as everywhere in a folder.
+"""
+
+import csv
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import BinaryIO
+
+from index.errors import InvalidCorpusError, InvalidRowError
+from index.readers.columns import Columns
+from index.readers.csv_rows import read_csv
+from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.jsonl import read_jsonl
+from index.readers.rows import RowError, parse_object
+from index.readers.sidecars import CAPTION
+from index.sources.files import FoundFile, open_file
+from index.sources.images import ImageStamp
+from index.sources.locations import path_of, scheme_of
+
+FILE_NAME = "file_name"
+_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_Row = CorpusEntry | InvalidRowError
+
+
+def image_tables(files: Iterable[FoundFile]) -> dict[str, list[str]]:
+    """The tables among a folder's files that name images, by location, each with its header.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    tables = [file.location for file in files if path_of(file.name).name in _NAMES]
+    headers = {location: _header(location) for location in tables}
+    return {location: header for location, header in headers.items() if FILE_NAME in header}
+
+
+def read_image_table(
+    table: FoundFile, header: Sequence[str], prefix: str, options: ReadOptions, named: set[str]
+) -> Iterator[_Row]:
+    """Reads one table.
+
+    Args:
+        table: The table, a file of the folder.
+        header: The names of its columns.
+        prefix: What keys begin with.
+        options: What the user says of columns.
+        named: Takes up the locations of the images that it names.
+    """
+    columns = _columns(header, options.columns)
+    folder = path_of(table.name).parent
+    for row in _read(CorpusFile(table.location), replace(options, columns=columns)):
+        if isinstance(row, CorpusEntry):
+            named.update(plain_location(_location(image)) for image in row.images)
+            if columns.key == FILE_NAME:
+                name = posixpath.normpath(str(folder / path_of(row.key).with_suffix("")))
+                row = replace(row, key=f"{prefix}{name}")
+        yield row
+
+
+def plain_location(location: str) -> str:
+    """A location without `.` and `..` in it."""
+    return location if scheme_of(location) else os.path.normpath(location)
+
+
+def _columns(header: Sequence[str], columns: Columns) -> Columns:
+    """What the fields are called: as the user says, where there is such a column."""
+    return replace(
+        columns,
+        key=columns.key if columns.key in header else FILE_NAME,
+        image=FILE_NAME,
+        text=CAPTION if columns.text not in header and CAPTION in header else columns.text,
+    )
+
+
+def _read(file: CorpusFile, options: ReadOptions) -> Iterator[_Row]:
+    suffix = path_of(file.location).suffix
+    if suffix == ".jsonl":
+        return read_jsonl(file, options, keeps_others=True)
+    if suffix == ".csv":
+        return read_csv(file, options)
+    from index.readers.parquet import read_parquet  # loads pyarrow
+
+    return read_parquet(file, options)
+
+
+def _header(location: str) -> list[str]:
+    """The names of a table's columns; those of the first row of a JSONL file."""
+    with open_file(location) as opened:
+        if path_of(location).suffix == ".parquet":
+            return _parquet_header(opened, location)
+        line = next((line for line in opened if line.strip()), b"").decode("utf-8-sig", "replace")
+    try:
+        if path_of(location).suffix == ".jsonl":
+            return list(parse_object(line))
+        return [name.strip() for name in next(csv.reader([line]), [])]
+    except (RowError, csv.Error):
+        return []
+
+
+def _parquet_header(opened: BinaryIO, location: str) -> list[str]:
+    import pyarrow
+
+    from index.sources.inline_images import open_parquet
+
+    try:
+        with closing(open_parquet(opened)) as table:
+            return list(table.schema_arrow.names)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InvalidCorpusError(f"{location} is no readable Parquet file: {error}") from error
+
+
+def _location(image: str | ImageStamp) -> str:
+    return image.location if isinstance(image, ImageStamp) else image
