@@ -46,7 +46,8 @@ DECODER_ERRORS = (  # what Pillow raises on damaged bytes
     EOFError,
     ArithmeticError,
     AttributeError,
-    NotImplementedError,
+    RuntimeError,
+    MemoryError,
     struct.error,
     Image.DecompressionBombError,
 )

@@ -2,16 +2,22 @@
 
 import stat
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
+from encoder import tiff
+from encoder.containers import FORMATS, bare_picture, format_of, webp_canvas
 from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
+_BAND_PIXELS = 1_000_000  # converted at a time, so that odd colours cost no more memory than plain ones
 # What Pillow's decoders raise on damaged bytes, found by fuzzing them.
 _DECODER_ERRORS = (
     OSError,
@@ -22,9 +28,21 @@ _DECODER_ERRORS = (
     EOFError,
     ArithmeticError,
     AttributeError,
-    NotImplementedError,
+    RuntimeError,  # of libavif
+    MemoryError,
     struct.error,
 )
+# What makes a picture upright, by EXIF's numbers.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
 @dataclass(frozen=True)
@@ -34,10 +52,23 @@ class ImageLimits:
     Attributes:
         max_bytes: Encoded size.
         max_pixels: Width times height, read from the header; Pillow itself opens none above 178 million.
+        max_aspect: The longer side over the shorter. A model resizes the shorter side to its own size, so the longer
+            one grows with it.
     """
 
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 64_000_000
+    max_aspect: float = 200.0
+
+    def for_input(self, side_px: int, resize_mode: str) -> "ImageLimits":
+        """These limits for a model whose input has this side: no image grows out of memory or shrinks to nothing.
+
+        Args:
+            side_px: The input's side, or its longer one.
+            resize_mode: open_clip's `shortest`, `longest` or `squash`.
+        """
+        largest = float(side_px) if resize_mode == "longest" else max(1.0, MAX_RESIZED_PIXELS / side_px**2)
+        return replace(self, max_aspect=min(self.max_aspect, largest))
 
 
 def decode_image(
@@ -48,7 +79,7 @@ def decode_image(
     """Decodes one image to upright 8-bit RGB.
 
     Applies the EXIF orientation; lays transparency on white; scales 16-bit down to 8; takes the
-    first frame of an animation.
+    first frame of an animation. What else hangs on an image is not read, and may be broken.
 
     Args:
         source: Encoded bytes, a path, or an image already decoded.
@@ -61,34 +92,54 @@ def decode_image(
 
     Raises:
         ItemTooLargeError: over a limit; nothing was decoded.
-        UndecodableImageError: not an image of a known format, truncated, or no such file.
+        UndecodableImageError: not an image of a known format, truncated, or no such file; or its numbers do not
+            say what is black and what is white.
     """
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
-        return _decode(source, f"a {source.mode} image", limits, None)
+        return _decoded(lambda: _open_image(source, limits), f"a {source.mode} image", limits)
     data = source if isinstance(source, bytes) else _read(Path(source), limits)
     if len(data) > limits.max_bytes:
         raise ItemTooLargeError(f"image has {len(data)} bytes, at most {limits.max_bytes} are accepted")
     name = f"{len(data)} bytes" if isinstance(source, bytes) else f"{str(source)!r} ({len(data)} bytes)"
-    return _decode(data, name, limits, target_px)
+    return _decoded(lambda: _open_bytes(data, limits, target_px), name, limits)
 
 
-def _decode(source: bytes | Image.Image, name: str, limits: ImageLimits, target_px: int | None) -> Image.Image:
+def _decoded(opened: Callable[[], Image.Image], name: str, limits: ImageLimits) -> Image.Image:
+    """What decoding gives, or one of this package's errors."""
     try:
-        if isinstance(source, Image.Image):
-            _check_pixels(source, limits)
-            return _as_rgb(source)
-        with Image.open(BytesIO(source), formats=FORMATS) as image:
-            _check_pixels(image, limits)
-            if target_px is not None:
-                image.draft("RGB", (2 * target_px, 2 * target_px))
-            return _as_rgb(image)
+        return opened()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ItemTooLargeError(f"image has more than {limits.max_pixels} pixels") from error
     except InvalidItemError:
         raise
     except _DECODER_ERRORS as error:
         raise UndecodableImageError(f"cannot decode {name} as an image ({', '.join(FORMATS)} are read)") from error
+
+
+def _open_image(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    _check_size(image.size, limits)
+    try:
+        up = image.getexif().get(tiff.ORIENTATION, 1)
+    except _DECODER_ERRORS:  # the pixels may be sound all the same
+        up = 1
+    return _upright(_as_rgb(image), up)
+
+
+def _open_bytes(data: bytes, limits: ImageLimits, target_px: int | None) -> Image.Image:
+    image_format = format_of(data)
+    if image_format is None:
+        raise ValueError("no format that is read begins like this")
+    if image_format == "WEBP" and (canvas := webp_canvas(data)) is not None:
+        _check_size(canvas, limits)
+    bare = bare_picture(data, image_format, limits.max_pixels)
+    with Image.open(BytesIO(bare.data), formats=(image_format,)) as image:
+        _check_size(image.size, limits)
+        if target_px is not None:
+            image.draft("RGB", (2 * target_px, 2 * target_px))
+        _mend(image, data)
+        up = bare.orientation or tiff.orientation(image.info.get("exif") or b"")
+        return _upright(_as_rgb(image), up)
 
 
 def _read(path: Path, limits: ImageLimits) -> bytes:
@@ -107,33 +158,84 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
         raise UndecodableImageError(f"cannot read {name}: {reason}") from error
 
 
-def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise ItemTooLargeError(
             f"image is {width} x {height} = {width * height} pixels, at most {limits.max_pixels} are accepted"
         )
+    if max(size) > limits.max_aspect * min(size):
+        raise ItemTooLargeError(
+            f"image is {width} x {height} pixels, at most {limits.max_aspect:g} times longer than wide are accepted"
+        )
+
+
+def _mend(image: Image.Image, data: bytes) -> None:
+    """Corrects what Pillow takes a file's numbers for."""
+    if image.format == "PNG" and "transparency" in image.info and image.mode != "P":
+        image.info["transparency"] = _transparent_colour(image.info["transparency"], data[24])
+
+
+def _transparent_colour(colour: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
+    """A PNG's transparent colour as its decoded pixels have it: in 8 bits, but for 16-bit grey."""
+    if isinstance(colour, tuple):
+        return tuple(value >> 8 if bits == 16 else value & 0xFF for value in colour)
+    return colour if bits == 16 else (colour & (2**bits - 1)) * 255 // (2**bits - 1)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        upright = _to_8_bit(upright)
-    if upright.has_transparency_data:  # an alpha channel, or a colour declared transparent
-        layer = upright.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    if upright.mode != "RGB":
-        return upright.convert("RGB")
-    upright.load()
-    return upright
+    """The picture as a person sees it on white paper; converted band by band."""
+    image.load()
+    if image.mode in ("I", "F"):
+        raise UndecodableImageError(
+            f"the image has numbers of 32 bits (Pillow's mode {image.mode}) that do not say what is black and what is "
+            "white; save it with 8 or 16 bits a channel"
+        )
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    convert = _conversion(image)
+    picture = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        picture.paste(convert(band), (0, top))
+    return picture
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey values of 16 or 32 bits to 8; Pillow's own conversion clips them at 255 instead."""
-    values_HW = np.asarray(image, dtype=np.float64)
-    full_scale = 65535.0 if values_HW.max(initial=0.0) > 255 else 255.0
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How one band of this image becomes RGB."""
     if image.mode.startswith("I;16"):
-        full_scale = 65535.0
-    scaled_HW = np.clip(np.nan_to_num(values_HW) / full_scale, 0.0, 1.0) * 255.0
-    return Image.fromarray(scaled_HW.round().astype(np.uint8))
+        table = _grey_table(image)
+        return lambda band: Image.fromarray(table[np.asarray(band)]).convert("RGB")
+    if image.has_transparency_data and not _is_opaque_after_all(image):
+        return _on_white
+    return lambda band: band.convert("RGB")
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    layer = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _is_opaque_after_all(image: Image.Image) -> bool:
+    """Whether this is a BMP whose alpha is 0 everywhere: an unused byte, as browsers take it."""
+    return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _grey_table(image: Image.Image) -> NDArray[np.uint8]:
+    """What each 16-bit value is in 8 bits; Pillow's own conversion clips them at 255 instead."""
+    white, is_inverted = 2**16 - 1, False
+    if isinstance(image, TiffImageFile):
+        white = 2 ** image.tag_v2.get(_BITS, (16,))[0] - 1
+        is_inverted = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    values = np.minimum(np.arange(2**16) / white, 1.0)
+    table = ((1.0 - values if is_inverted else values) * 255.0).round().astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        table[transparent] = 255
+    return table

@@ -98,11 +98,13 @@ class Encoder:
         self.fusion = checkpoint.fusion
         self.fingerprint = checkpoint.fingerprint
         self.provenance = checkpoint.provenance
-        self.limits = limits or ImageLimits()
         self.model: Any = checkpoint.model.to(self.device).eval().requires_grad_(False)
         if self.architecture.uses_timm:  # convolutions run faster so on the CPU
             self.model.visual.to(memory_format=torch.channels_last)
         self._preprocess_cfg = preprocessing(self.architecture)
+        size = self._preprocess_cfg.size
+        self._target_px = size if isinstance(size, int) else max(size)
+        self.limits = (limits or ImageLimits()).for_input(self._target_px, self._preprocess_cfg.resize_mode)
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
         self._tokenizer = Tokenizer(self.architecture)
 
@@ -154,9 +156,7 @@ class Encoder:
             InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
         """
         try:
-            size = self._preprocess_cfg.size
-            target_px = size if isinstance(size, int) else max(size)
-            images = [decode_image(image, self.limits, target_px) for image in item.images]
+            images = [decode_image(image, self.limits, self._target_px) for image in item.images]
             tokens_T = self._tokenize(item.text) if item.text is not None and item.has_text else None
             return PreparedItem(tuple(self._preprocess(image) for image in images), tokens_T)
         except InvalidItemError as error:

@@ -60,6 +60,12 @@ class EmbeddingSettings(ProgramSettings):
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Larger image files are bad rows")
     max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="Larger images are bad rows")
+    max_image_aspect: float = Field(
+        200.0,
+        ge=1,
+        le=100_000,
+        description="Images whose longer side is more than this many times the shorter are bad rows",
+    )
     max_images: int = Field(64, ge=1, le=4096, description="Keys with more images are bad rows")
     fusion: Literal["raw", "unit"] | None = Field(
         None,

@@ -101,7 +101,7 @@ def load_encoder(settings: ServiceSettings) -> QueryEncoder:
     from encoder.model import Encoder
 
     fusion = Fusion(settings.fusion) if settings.fusion else None
-    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
     try:
         return Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
     except CheckpointNotFoundError as error:

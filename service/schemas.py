@@ -134,6 +134,7 @@ class Limits(BaseModel):
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int
+    max_image_aspect: float
     max_images: int
     max_text_chars: int
     max_exclude: int

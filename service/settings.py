@@ -64,6 +64,9 @@ class ServiceSettings(ProgramSettings):
     max_image_pixels: int = Field(
         64_000_000, ge=1024, le=178_000_000, description="most pixels in an image, read from its header"
     )
+    max_image_aspect: float = Field(
+        200.0, ge=1, le=100_000, description="how many times longer than its shorter side an image's longer one may be"
+    )
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")

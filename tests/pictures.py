@@ -53,10 +53,30 @@ def huge_png(width_px: int, height_px: int) -> bytes:
 
 def grey_16_bit_png(values: list[int]) -> bytes:
     """A PNG of one row of 16-bit grey values."""
-    header = struct.pack(">IIBBBBB", len(values), 1, 16, 0, 0, 0, 0)
-    row = b"\0" + struct.pack(f">{len(values)}H", *values)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)
+    return png_row(len(values), 16, 0, struct.pack(f">{len(values)}H", *values))
+
+
+def png_row(width_px: int, bits: int, colour_type: int, row: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of one row of packed samples, with more chunks before its pixels (PNG specification, 4.1)."""
+    header = struct.pack(">IIBBBBB", width_px, 1, bits, colour_type, 0, 0, 0)
+    every = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in every)
+
+
+def tiff_row(width_px: int, row: bytes, order: str = "<", **tags: list[int]) -> bytes:
+    """A TIFF of one uncompressed row; tags are named `t262=[1]`, each a list of shorts (TIFF 6.0, section 2)."""
+    values = {256: [width_px], 257: [1], 259: [1], 273: [8], 278: [1], 279: [len(row)]}
+    values |= {int(name[1:]): numbers for name, numbers in tags.items()}
+    data = b"II*\0" if order == "<" else b"MM\0*"
+    data += struct.pack(f"{order}L", 8 + len(row) + len(row) % 2) + row + b"\0" * (len(row) % 2)
+    place = len(data) + 2 + 12 * len(values) + 4
+    entries, behind = b"", b""
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        if len(packed) > 4:
+            packed, behind = struct.pack(f"{order}L", place + len(behind)), behind + packed
+        entries += struct.pack(f"{order}HHL", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+    return data + struct.pack(f"{order}H", len(values)) + entries + b"\0\0\0\0" + behind
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

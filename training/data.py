@@ -124,7 +124,8 @@ def open_table(
         source=pairs,
         tokenize=Tokenizer(architecture),
         reader=ImageReader(
-            preprocessing(architecture), ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+            preprocessing(architecture),
+            ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect),
         ),
         cache_images_bytes=settings.cache_images_bytes,
         max_bad_share=settings.max_bad_share,

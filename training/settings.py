@@ -143,6 +143,12 @@ class TrainSettings(ProgramSettings):
     worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
     max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
     max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
+    max_image_aspect: float = Field(
+        200.0,
+        ge=1,
+        le=100_000,
+        description="images whose longer side is more than this many times the shorter are bad rows",
+    )
     max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
     val_every_epochs: float = Field(
         1.0, gt=0, le=100_000, description="passes between two measurements on the held-out pairs"

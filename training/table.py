@@ -55,7 +55,7 @@ class ImageReader:
         height, width = (size, size) if isinstance(size, int) else size
         self.num_bytes = 3 * height * width
         self._target_px = max(height, width)
-        self._limits = limits
+        self._limits = limits.for_input(self._target_px, preprocess_cfg.resize_mode)
         self.identity = f"{preprocess_cfg} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
 
     def __call__(self, image: Any) -> NDArray[np.uint8]:

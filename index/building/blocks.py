@@ -84,6 +84,7 @@ def _digest(
         settings.images,
         settings.max_image_bytes,
         settings.max_image_pixels,
+        settings.max_image_aspect,
     ]
     if stamp:  # then a row's place decides its vector
         facts += [stamp, [entry.position for entry in entries]]

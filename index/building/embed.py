@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.containers import media_type_of
 from encoder.errors import InvalidItemError
 from encoder.item import Item
 from index.building.encoding import EncoderSource
@@ -27,15 +28,6 @@ from index.sources.locations import describe
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-
-_MEDIA_TYPES = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
-)
 
 
 @dataclass(frozen=True)
@@ -190,7 +182,7 @@ def _make_ready(
     content_sha256 = _content_digest(entry.text, seen)
     keeps_bytes = settings.images == "copy"
     images = tuple(
-        NewImage(_media_type(data), None, data) if keeps_bytes else NewImage(_media_type(data), stamp.location, None)
+        NewImage(media_type_of(data), None if keeps_bytes else stamp.location, data if keeps_bytes else None)
         for stamp, data in zip(stored, contents, strict=True)
     )
     built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
@@ -262,12 +254,4 @@ def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
 
 
 def _limits(settings: EmbeddingSettings) -> str:
-    return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px"
-
-
-def _media_type(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return "image/avif"
-    return next((name for magic, name in _MEDIA_TYPES if data.startswith(magic)), "application/octet-stream")
+    return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px, {settings.max_image_aspect:g} : 1"

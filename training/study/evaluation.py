@@ -99,7 +99,8 @@ class Evaluator:
         return embed_held_out(towers, table, features_P, fusion)
 
     def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
-        limits = (settings.max_image_bytes, settings.max_image_pixels, settings.max_bad_share)
+        images = (settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+        limits = (*images, settings.max_bad_share)
         key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")
         if key not in self._tables:
             names = self._settings.test_data if split == "test" else self._settings.val_data

@@ -13,6 +13,7 @@ from index.faiss_index import FaissIndex
 from service.logs import JsonFormatter
 from tests.factories import build_with, write_jsonl
 from tests.fakes import FakeEncoder
+from tests.pictures import huge_png, png_chunk
 from tests.service_inputs import as_base64, jpeg, png, png_header
 from tests.serving import serving
 from tests.unit.service.conftest import MAX_PIXELS
@@ -185,6 +186,24 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(client: htt
         client.post("/search", files={"image": ("big.png", png_header(1001, 1000))}), 413, "item_too_large"
     )
     assert f"at most {MAX_PIXELS}" in message
+
+
+@pytest.mark.parametrize("size_px", [(80_000, 1), (1, 80_000)])
+def test_a_thin_image_is_refused_before_a_model_makes_it_enormous(
+    client: httpx.Client, size_px: tuple[int, int]
+) -> None:
+    thin = huge_png(*size_px)
+    message = check_error(client.post("/search", files={"image": ("thin.png", thin)}), 413, "item_too_large")
+    assert "at most 200 times longer than wide are accepted" in message
+    check_error(client.post("/search", json={"image": as_base64(thin)}), 413, "item_too_large")
+    assert client.get("/info").json()["limits"]["max_image_aspect"] == 200
+
+
+def test_an_image_with_broken_exif_is_searched_by_its_pixels(client: httpx.Client) -> None:
+    sound = png()
+    broken = sound[:33] + png_chunk(b"eXIf", b"Exif\0\0nonsense") + sound[33:]
+    found = [client.post("/search", json={"image": as_base64(image)}).json()["hits"] for image in (sound, broken)]
+    assert found[0] == found[1]
 
 
 def test_texts_images_and_bodies_over_a_limit_are_refused(client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """Pairs are read as the settings say, for a run and for whoever measures it afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from encoder.architecture import write_open_clip_config
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
+from tests.pictures import huge_png
 from tests.training_runs import ARCHITECTURE, make_settings
 from training.data import open_table
 from training.errors import InvalidRecipeError, TooManyBadRowsError
@@ -36,6 +38,15 @@ def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Pa
     with pytest.raises(TooManyBadRowsError, match="5 of 5 rows are bad"):
         open_table(pairs, ARCHITECTURE, settings)
     assert len(open_table(pairs, ARCHITECTURE, settings, check_images=False)) == 5
+
+
+def test_a_thin_image_is_one_bad_row(tmp_path: Path) -> None:
+    pairs = drawn_pairs(4)
+    pairs[1] = replace(pairs[1], image=huge_png(80_000, 1))
+    settings = make_settings(tmp_path, tmp_path / "run", max_bad_share=0.5)
+    table = open_table(open_pairs([str(write_shard(tmp_path / "a.tar", pairs))]), ARCHITECTURE, settings)
+    assert table.position_P.tolist() == [0, 2, 3]
+    assert "80000 x 1 pixels, at most 200 times longer than wide" in table.bad_rows[0].reason
 
 
 def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:

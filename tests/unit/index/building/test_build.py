@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from encoder.errors import CheckpointNotFoundError
+from encoder.images import ImageLimits
 from encoder.item import Item
 from index import FaissIndex, StoredImage, StoredKey
 from index.building.build import build_index
@@ -30,9 +31,10 @@ from index.errors import (
     UnusableOptionError,
 )
 from index.key_index import Scope
-from tests.factories import BLUE, GREEN, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
+from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.full_disk import no_file_beyond
+from tests.pictures import encoded, huge_png, plain
 
 NUM_WITH_IMAGES = 6  # of the keys of `mixed_corpus`
 
@@ -284,6 +286,27 @@ def test_refused_image_is_tried_again_when_it_or_the_limits_change(tmp_path: Pat
     report = build_with(corpus, tmp_path / "i")
 
     assert (report.bad_rows, report.num_embedded, keys_of(tmp_path / "i")) == ([], 1, ["i", "t"])
+
+
+def test_a_thin_image_is_one_bad_row_and_is_tried_again_under_another_limit(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    (tmp_path / "images" / "1.png").write_bytes(huge_png(300, 1))
+    report = build_with(corpus, tmp_path / "i")
+    assert [row.key for row in report.bad_rows] == ["key-1"]
+    assert "300 x 1 pixels, at most 200 times longer than wide are accepted" in report.bad_rows[0].reason
+    assert report.manifest.num_keys == 8
+    wider = FakeEncoder(limits=ImageLimits(max_aspect=300))
+    assert build_with(corpus, tmp_path / "i", wider, max_image_aspect=300).manifest.num_keys == 9
+
+
+@pytest.mark.parametrize(("image_format", "media_type"), [("AVIF", "image/avif"), ("TIFF", "image/tiff")])
+def test_the_type_of_an_image_is_told_from_what_decodes_it(tmp_path: Path, image_format: str, media_type: str) -> None:
+    odd = {"AVIF": (b"ftypavif", b"ftypmif1"), "TIFF": (b"", b"")}[image_format]
+    options = {"big_tiff": True} if image_format == "TIFF" else {}
+    (tmp_path / "a.img").write_bytes(encoded(plain(RED), image_format, **options).replace(*odd, 1))
+    build_with(write_jsonl(tmp_path / "c.jsonl", [{"key": "a", "image": "a.img"}]), tmp_path / "i")
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert index.image("a").media_type == media_type
 
 
 def test_vector_type_is_for_new_indexes(tmp_path: Path) -> None:
