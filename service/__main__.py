@@ -63,6 +63,8 @@ def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index:
                 access_log=False,
                 lifespan="on",
                 server_header=False,
+                proxy_headers=False,  # see `service.proxy`
+                timeout_keep_alive=settings.keep_alive_s,
                 workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
                 timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
             )

@@ -12,10 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import RequestContext, error_response
+from service.context import RequestContext, UnforeseenFailures, error_response
 from service.errors import InvalidRequestError, ServiceError, from_status
 from service.lifecycle import Lifecycle
 from service.openapi import describe
+from service.proxy import ProxyPrefix
 from service.routes import router
 from service.searcher import QueryEncoder, SearchableIndex
 from service.settings import ServiceSettings
@@ -55,13 +56,29 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.include_router(router)
     _answer_errors(app, settings.retry_after_s)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
-    app.add_middleware(RequestContext, retry_after_s=settings.retry_after_s)
+    _add_layers(app, settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _add_layers(app: FastAPI, settings: ServiceSettings) -> None:
+    """What is around the routes, from within outwards."""
+    app.add_middleware(UnforeseenFailures, retry_after_s=settings.retry_after_s)
+    app.add_middleware(
+        ProxyPrefix,
+        root_path=settings.root_path,
+        proxies=settings.forwarded_allow_ips,
+        retry_after_s=settings.retry_after_s,
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "Allow", "ETag"],
+        )
+    app.add_middleware(RequestContext)
 
 
 def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
@@ -79,11 +96,14 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"
         message = {
             404: "no such address; /docs lists those there are",
-            405: f"this address takes {(error.headers or {}).get('Allow', 'another method')}, not this method",
+            405: f"this address takes {headers.get('Allow', 'another method')}, not this method",
         }.get(error.status_code, str(error.detail))
-        return error_response(request.scope, from_status(error.status_code, message), retry_after_s, error.headers)
+        return error_response(request.scope, from_status(error.status_code, message), retry_after_s, headers)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)

@@ -1,4 +1,4 @@
-"""Around every request: its id, its log line, and the answer when something unforeseen fails."""
+"""Around every request: its id, its log line, HEAD, and the answer when something unforeseen fails."""
 
 import logging
 import re
@@ -53,12 +53,11 @@ class RequestContext:
     """Outermost ASGI layer.
 
     Takes `X-Request-ID` from the client when it is 1 to 128 letters, digits, dots, dashes or underscores, else makes
-    one; sends it back; logs one line per request; answers an unforeseen exception with `internal`.
+    one; sends it back; logs one line per request. Answers HEAD as GET without the body.
     """
 
-    def __init__(self, app: ASGIApp, retry_after_s: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._retry_after_s = retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -67,8 +66,8 @@ class RequestContext:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if ACCEPTED_ID.fullmatch(sent) else uuid.uuid4().hex
-        scope[REQUEST_ID] = request_id
-        scope[LOG_FIELDS] = {}
+        is_head = scope["method"] == "HEAD"  # which the server goes on to read in its own scope
+        inner = {**scope, REQUEST_ID: request_id, LOG_FIELDS: {}, "method": "GET" if is_head else scope["method"]}
         started_s = time.monotonic()
         status: int | None = None
 
@@ -77,22 +76,52 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(inner, receive, send_with_id)
         except ClientDisconnect:
-            scope[LOG_FIELDS]["error_type"] = "client_gone"
+            inner[LOG_FIELDS]["error_type"] = "client_gone"
             status = CLIENT_GONE
+        _log(inner, scope["method"], status, time.monotonic() - started_s)
+
+
+class UnforeseenFailures:
+    """Innermost ASGI layer: logs an unforeseen exception and answers it with `internal`.
+
+    It lies within the layer of CORS, so that a browser may read the answer.
+    """
+
+    def __init__(self, app: ASGIApp, retry_after_s: int) -> None:
+        self._app = app
+        self._retry_after_s = retry_after_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except ClientDisconnect:
+            raise
         except Exception:
-            logger.exception("request failed", extra={"event": LogEvent.REQUEST_FAILED, "request_id": request_id})
-            if status is None:
+            if scope["type"] != "http":
+                raise
+            fields = {"event": LogEvent.REQUEST_FAILED, "request_id": scope[REQUEST_ID]}
+            logger.exception("request failed", extra=fields)
+            if not has_begun:
                 error = InternalError("something unforeseen went wrong; report the request id")
-                await error_response(scope, error, self._retry_after_s)(scope, receive, send_with_id)
-        _log(scope, request_id, status, time.monotonic() - started_s)
+                await error_response(scope, error, self._retry_after_s)(scope, receive, send)
 
 
-def _log(scope: Scope, request_id: str, status: int | None, duration_s: float) -> None:
+def _log(scope: Scope, method: str, status: int | None, duration_s: float) -> None:
     """One line per request; its route, not its path, which may hold a key."""
     route = getattr(scope.get("route"), "path", "")
     is_probe = route in ("/livez", "/readyz") and status == 200
@@ -101,8 +130,8 @@ def _log(scope: Scope, request_id: str, status: int | None, duration_s: float) -
         "request",
         extra={
             "event": LogEvent.REQUEST,
-            "request_id": request_id,
-            "method": scope["method"] if scope["method"].isalpha() else "?",
+            "request_id": scope[REQUEST_ID],
+            "method": method if method.isalpha() else "?",
             "route": route,
             "status": status,
             "duration_ms": round(duration_s * 1000, 3),

@@ -2,7 +2,7 @@
 
 ServiceError
   InvalidRequestError        invalid_request         the request fails validation
-  UnsupportedMediaTypeError  unsupported_media_type  the body is neither JSON nor multipart
+  UnsupportedMediaTypeError  unsupported_media_type  neither JSON nor multipart, or compressed in another way
   ItemTooLargeError          item_too_large          body, image or text over a limit
   UndecodableImageError      undecodable_image       the bytes are no image we read
   UnsupportedModalityError   unsupported_modality    the loaded model cannot take it (open_clip's all can)
@@ -73,7 +73,7 @@ class InvalidRequestError(ServiceError):
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The body's Content-Type is neither JSON nor multipart."""
+    """The body is neither JSON nor multipart in UTF-8, or is compressed in a way that is not read."""
 
     type = "unsupported_media_type"
 

@@ -1,5 +1,8 @@
 """multipart/form-data bodies to fields and files, from bytes already held in memory."""
 
+import binascii
+import codecs
+import quopri
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +16,15 @@ from service.schemas import Limits, SearchRequest
 
 LISTS = frozenset({"modalities", "exclude", "within"})
 JSON_FIELDS = frozenset({"filter"})
+# By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
+EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
+QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 MAX_PARTS = 4096
 MAX_BOUNDARY_BYTES = 200
+DEFAULT_CHARSET = "_charset_"  # the field that names the letters of all others, by the form's standard
+# Python's names of those that people write in; it has others whose decoding takes time that grows with the square.
+CHARSETS = re.compile(r"utf-8|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_jp|euc_kr|gbk|gb18030|gb2312|big5")
+AS_THEY_ARE = frozenset({"7bit", "8bit", "binary"})
 
 
 @dataclass
@@ -25,12 +35,16 @@ class Part:
         name: The form field.
         filename: As sent; `None` when there is none, which makes it a plain field.
         media_type: The part's Content-Type in lower case, without parameters; empty when absent.
+        charset: The letters of its text; empty when not said.
+        transfer_encoding: How its contents are written, in lower case.
         data: Contents.
     """
 
     name: str = ""
     filename: str | None = None
     media_type: str = ""
+    charset: str = ""
+    transfer_encoding: str = "binary"
     data: bytearray = field(default_factory=bytearray)
 
     @property
@@ -55,14 +69,21 @@ def query_from_multipart(body: bytes, content_type: str, limits: Limits) -> Quer
     """
     fields: dict[str, Any] = {}
     files: list[bytes] = []
-    for part in parse_parts(body, content_type):
+    parts = parse_parts(body, content_type)
+    charset = _default_charset(parts)
+    for part in parts:
+        part.data = _without_transfer_encoding(part)
+        if part.media_type.startswith("multipart/"):
+            raise InvalidRequestError(f"field {part.name[:40]!a} holds parts of its own; send each as an 'image'")
+        if part.name == DEFAULT_CHARSET:
+            continue
         if part.is_file and part.name == "image":
             if part.data or part.filename:  # browsers send an empty part for a file that was not chosen
                 files.append(bytes(part.data))
         elif part.is_file:
             raise InvalidRequestError(f"field {part.name[:40]!a} must be a value, got a file; files go in 'image'")
         else:
-            _add_field(fields, part)
+            _add_field(fields, part, part.charset or charset)
     return query_from_fields(fields, tuple(files), limits)
 
 
@@ -126,8 +147,18 @@ class _Collector:
             part.name = options.get(b"name", b"").decode("utf-8", "replace")
             if b"filename" in options:
                 part.filename = options[b"filename"].decode("utf-8", "replace")
+            elif extended := EXTENDED_FILENAME.search(QUOTED.sub(b'""', value)):
+                part.filename = extended["name"].decode("latin-1")
         elif name == b"content-type":
-            part.media_type = parse_options_header(value)[0].decode("latin-1").lower()
+            media_type, options = parse_options_header(value)
+            part.media_type = media_type.decode("latin-1").lower()
+            part.charset = options.get(b"charset", b"").decode("latin-1")
+        elif name == b"content-transfer-encoding":
+            part.transfer_encoding = value.strip().lower().decode("latin-1")
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise InvalidRequestError(
+                "a part of the multipart body has a Content-Encoding; the whole body may have one, gzip or deflate"
+            )
 
     def _end_headers(self) -> None:
         if not self.parts[-1].name:
@@ -137,16 +168,49 @@ class _Collector:
         self.is_complete = True
 
 
-def _add_field(fields: dict[str, Any], part: Part) -> None:
+def _default_charset(parts: list[Part]) -> str:
+    named = [bytes(part.data).decode("latin-1").strip() for part in parts if part.name == DEFAULT_CHARSET]
+    if len(named) > 1:
+        raise InvalidRequestError(f"field {DEFAULT_CHARSET} is given more than once")
+    return (named or [""])[0] or "utf-8"
+
+
+def _without_transfer_encoding(part: Part) -> bytearray:
+    """The contents as bytes; what came by mail may be written in ASCII."""
+    name = part.transfer_encoding
+    if name in AS_THEY_ARE:
+        return part.data
+    if name == "quoted-printable":
+        return bytearray(quopri.decodestring(bytes(part.data)))
+    if name != "base64":
+        raise InvalidRequestError(f"field {part.name[:40]!a}: unknown Content-Transfer-Encoding {name[:40]!a}")
+    try:
+        return bytearray(binascii.a2b_base64(b"".join(part.data.split()), strict_mode=True))
+    except binascii.Error as error:
+        raise InvalidRequestError(f"field {part.name[:40]!a} is not base64, its Content-Transfer-Encoding") from error
+
+
+def _text_of(part: Part, charset: str) -> str:
+    """A field's text in the letters that it is in."""
+    try:
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        name = ""
+    if not CHARSETS.fullmatch(name):
+        raise InvalidRequestError(f"field {part.name}: charset {charset[:40]!a} is not read; send UTF-8")
+    try:
+        return part.data.decode(name)
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"field {part.name} must be {name.upper()}, byte {error.start} is not") from error
+
+
+def _add_field(fields: dict[str, Any], part: Part, charset: str) -> None:
     """Adds a plain part to the fields, as the type its name calls for."""
     name = part.name
     if name not in SearchRequest.model_fields:
         fields[name] = ""  # refused by name with the other problems
         return
-    try:
-        value = part.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"field {name} must be UTF-8, byte {error.start} is not") from error
+    value = _text_of(part, charset)
     if not value and name != "text":  # an empty box of a browser's form
         return
     if name in LISTS:
@@ -156,7 +220,11 @@ def _add_field(fields: dict[str, Any], part: Part) -> None:
     elif name in fields:
         raise InvalidRequestError(f"field {name} is given more than once")
     else:
-        fields[name] = parse_json(bytes(part.data), f"field {name}") if name in JSON_FIELDS else _number(name, value)
+        fields[name] = (
+            parse_json(value.encode("utf-8", "surrogatepass"), f"field {name}")
+            if name in JSON_FIELDS
+            else _number(name, value)
+        )
 
 
 def _number(name: str, value: str) -> int | float | str:

@@ -33,7 +33,7 @@ MEANINGS = {
     400: "The request is wrong",
     404: "No such key or image",
     413: "Body, image or text over a limit",
-    415: "Neither JSON nor multipart",
+    415: "Neither JSON nor multipart, or compressed in another way",
     422: "The image or the modality cannot be used",
     429: "The queue is full",
     500: "Unforeseen failure",

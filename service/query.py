@@ -1,11 +1,11 @@
 """One validated query, however it was sent."""
 
-import base64
 import binascii
 import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -17,6 +17,8 @@ from service.errors import InvalidRequestError, ItemTooLargeError
 from service.schemas import Limits, SearchRequest
 
 MAX_SHOWN_CHARS = 40
+PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
+BASE64_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
 
 
 def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
-    """Bytes of a base64 string or a `data:` URI; white space in it is ignored.
+    """Bytes of a base64 string or a `data:` URI.
+
+    White space in it is ignored, the URL-safe letters are taken too, and the padding may be absent.
 
     Args:
         text: What the client sent.
@@ -153,18 +157,35 @@ def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
         InvalidRequestError: not base64, or an address to fetch.
         ItemTooLargeError: the result would be larger than `max_bytes`; nothing was decoded.
     """
-    if text.startswith("data:"):
+    is_base64 = True
+    scheme = text[:8].lstrip().lower()
+    if scheme.startswith("data:"):
         header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
+        if not comma:
             raise InvalidRequestError(f"{where}: expected a data URI of the form data:image/...;base64,...")
-    elif text.startswith(("http://", "https://", "file:")):
+        is_base64 = header.rstrip().lower().endswith(";base64")
+    elif scheme.startswith(("http:", "https:", "file:")):
         raise InvalidRequestError(f"{where}: addresses are not fetched; send the image as base64 or as a file part")
-    if len(text) * 3 // 4 > 2 * max_bytes:  # twice: white space may be half of it
+    if len(text) * 3 // 4 > 4 * max_bytes:  # white space may be half of it, and percent signs two thirds
         raise ItemTooLargeError(f"{where} has about {len(text) * 3 // 4} bytes, at most {max_bytes} are accepted")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        encoded = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
+        return _from_base64(encoded) if is_base64 else encoded
     except (binascii.Error, ValueError) as error:
         raise InvalidRequestError(f"{where}: not valid base64 ({len(text)} characters)") from error
+
+
+def _from_base64(encoded: bytes) -> bytes:
+    """Decodes in pieces, between which other threads may run; the last letters, padding perhaps, wait for the end."""
+    contents, rest = bytearray(), b""
+    for at in range(0, len(encoded), BASE64_PIECE):
+        plain = rest + encoded[at : at + BASE64_PIECE].translate(PLAIN_BASE64, b" \t\r\n\v\f")
+        whole, rest = plain[: (len(plain) - 1) // 4 * 4], plain[(len(plain) - 1) // 4 * 4 :]
+        if b"=" in whole:
+            raise ValueError("there is padding before the end")
+        contents += binascii.a2b_base64(whole, strict_mode=True)
+    contents += binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
+    return bytes(contents)
 
 
 def _check_number_of_keys(fields: dict[str, Any], limits: Limits) -> None:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Coroutine
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeVar
-from urllib.parse import quote, unquote_to_bytes
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from index.errors import ImageUnavailableError, KeyNotFoundError
 from index.hits import Hit, Payload, StoredImage
+from service.address import image_urls, key_in_path, parameters, prefix_of
 from service.body import parser_for, read_body
 from service.context import REQUEST_ID, note
-from service.errors import DeadlineExceededError, InvalidRequestError, NotFoundError
+from service.errors import DeadlineExceededError, NotFoundError
 from service.lifecycle import Lifecycle
 from service.logs import LogEvent
 from service.openapi import SEARCH_BODY, error_responses
@@ -58,7 +58,13 @@ router = APIRouter()
 logger = logging.getLogger(__name__)
 
 
-@router.post("/search", responses=error_responses(*SEARCH_ERRORS), openapi_extra=SEARCH_BODY, tags=["search"])
+@router.post(
+    "/search",
+    responses=error_responses(*SEARCH_ERRORS),
+    openapi_extra=SEARCH_BODY,
+    tags=["search"],
+    dependencies=[Depends(parameters(hint="; send it in the body"))],
+)
 async def search(request: Request) -> SearchResponse:
     """Finds the keys that match a text, an image, or both best.
 
@@ -68,7 +74,7 @@ async def search(request: Request) -> SearchResponse:
     started_s = time.monotonic()
     lifecycle = _lifecycle(request)
     parts = lifecycle.parts()
-    parse = parser_for(request.headers.get("content-type", ""), limits_of(lifecycle))
+    parse = parser_for(request.headers, limits_of(lifecycle))
     body = await read_body(request, lifecycle.settings.max_body_bytes)
     query = await parts.decode_threads.run(parse, body)
     read_s = time.monotonic() - started_s
@@ -78,7 +84,7 @@ async def search(request: Request) -> SearchResponse:
     timings = _timings(result, read_s, time.monotonic() - started_s)
     note(request, cached=result.is_cached, num_hits=len(result.hits), timings_ms=timings.model_dump())
     return SearchResponse(
-        hits=[_wire_hit(hit) for hit in result.hits],
+        hits=[_wire_hit(prefix_of(request), hit) for hit in result.hits],
         query_modality=result.modality,
         cached=result.is_cached,
         index_version=parts.index.version,
@@ -87,7 +93,7 @@ async def search(request: Request) -> SearchResponse:
     )
 
 
-@router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"])
+@router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"], dependencies=[Depends(parameters())])
 async def info(request: Request) -> InfoResponse:
     """Says which index and which model are served, and what a request may ask for."""
     lifecycle = _lifecycle(request)
@@ -141,6 +147,7 @@ KeyPath = Annotated[str, Path(description="The key, percent-encoded (a slash in 
     },
     response_class=Response,
     tags=["keys"],
+    dependencies=[Depends(parameters("position"))],
 )
 async def get_image(
     request: Request,
@@ -151,7 +158,8 @@ async def get_image(
     parts = _lifecycle(request).parts()
     name, is_image = key_in_path(request)
     if not is_image:  # the key itself ends with "/image"
-        return Response((await _key(parts, name)).model_dump_json(), media_type="application/json")
+        parameters()(request)
+        return Response((await _key(request, parts, name)).model_dump_json(), media_type="application/json")
     try:
         image = await parts.search_threads.run(parts.watch.call, parts.index.image, name, position)
     except KeyNotFoundError as error:
@@ -163,33 +171,13 @@ async def get_image(
     return _image_response(request, image)
 
 
-@router.get("/keys/{key:path}", responses=error_responses(*KEY_ERRORS), tags=["keys"])
+@router.get(
+    "/keys/{key:path}", responses=error_responses(*KEY_ERRORS), tags=["keys"], dependencies=[Depends(parameters())]
+)
 async def get_key(request: Request, key: KeyPath) -> KeyResponse:
     """Gives one key with its modality, pools and payload."""
     parts = _lifecycle(request).parts()
-    return await _key(parts, key_in_path(request)[0])
-
-
-def key_in_path(request: Request) -> tuple[str, bool]:
-    """The key a `/keys/...` path names, and whether the path asks for its image.
-
-    Reads the path as it was sent, because decoding makes `/keys/a%2Fimage` (the key `a/image`) and
-    `/keys/a/image` (the image of `a`) the same.
-
-    Raises:
-        InvalidRequestError: the key is not percent-encoded UTF-8.
-        NotFoundError: the key is empty.
-    """
-    raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
-    raw = raw.partition(b"?")[0].partition(b"/keys/")[2]
-    encoded = raw.removesuffix(b"/image")
-    try:
-        key = unquote_to_bytes(encoded).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError("the key in the path must be percent-encoded UTF-8") from error
-    if not key:
-        raise NotFoundError("the path names no key; expected /keys/KEY")
-    return key, len(encoded) < len(raw)
+    return await _key(request, parts, key_in_path(request)[0])
 
 
 def limits_of(lifecycle: Lifecycle) -> Limits:
@@ -197,18 +185,12 @@ def limits_of(lifecycle: Lifecycle) -> Limits:
     return Limits.model_validate(lifecycle.settings.model_dump(include=set(Limits.model_fields)))
 
 
-def image_urls(key: str, num_images: int) -> list[str]:
-    """Addresses of a key's images, relative to the service."""
-    address = f"/keys/{quote(key, safe='')}/image"
-    return [address if position == 0 else f"{address}?position={position}" for position in range(num_images)]
-
-
 def _lifecycle(request: Request) -> Lifecycle:
     lifecycle: Lifecycle = request.app.state.lifecycle
     return lifecycle
 
 
-async def _key(parts: Parts, key: str) -> KeyResponse:
+async def _key(request: Request, parts: Parts, key: str) -> KeyResponse:
     try:
         stored = await parts.search_threads.run(parts.watch.call, parts.index.get, key)
     except KeyNotFoundError as error:
@@ -217,7 +199,7 @@ async def _key(parts: Parts, key: str) -> KeyResponse:
         key=stored.key,
         modality=stored.modality,
         pools=list(stored.pools),
-        payload=_wire_payload(stored.key, stored.payload),
+        payload=_wire_payload(prefix_of(request), stored.key, stored.payload),
     )
 
 
@@ -229,6 +211,7 @@ def _image_response(request: Request, image: StoredImage) -> Response:
     headers = {
         "etag": etag,
         "cache-control": "public, max-age=60",
+        "vary": "Origin",  # what was kept for a page's own image must not be given to one of another origin
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }
@@ -238,18 +221,19 @@ def _image_response(request: Request, image: StoredImage) -> Response:
     return Response(image.data, media_type=image.media_type, headers=headers)
 
 
-def _wire_hit(hit: Hit) -> WireHit:
+def _wire_hit(prefix: str, hit: Hit) -> WireHit:
     return WireHit(
         key=hit.key,
         score=hit.score,
         rank=hit.rank,
         modality=hit.modality,
-        payload=_wire_payload(hit.key, hit.payload),
+        payload=_wire_payload(prefix, hit.key, hit.payload),
     )
 
 
-def _wire_payload(key: str, payload: Payload) -> HitPayload:
-    return HitPayload(text=payload.text, metadata=payload.metadata, image_urls=image_urls(key, payload.num_images))
+def _wire_payload(prefix: str, key: str, payload: Payload) -> HitPayload:
+    addresses = image_urls(prefix, key, payload.num_images)
+    return HitPayload(text=payload.text, metadata=payload.metadata, image_urls=addresses)
 
 
 def _timings(result: SearchResult, read_s: float, total_s: float) -> Timings:

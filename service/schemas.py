@@ -63,7 +63,7 @@ class HitPayload(BaseModel):
 
     text: str | None = Field(description="The key's text, if it has one.")
     metadata: dict[str, Any] = Field(description="The corpus row's metadata, as it was indexed.")
-    image_urls: list[str] = Field(description="Addresses of the key's images, relative to this service.")
+    image_urls: list[str] = Field(description="Paths of the key's images on this host, a proxy's prefix included.")
 
 
 class WireHit(BaseModel):

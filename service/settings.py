@@ -8,7 +8,9 @@ from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 from index.milvus.address import parse_address
+from service.proxy import parse_prefix, parse_proxies
 
+OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
 MIB = 1024 * 1024
 
 
@@ -47,6 +49,18 @@ class ServiceSettings(ProgramSettings):
         ":: for every one of IPv6 and IPv4",
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
+    root_path: str = Field(
+        "",
+        description="prefix under which a proxy shows the service, such as /anykey, whether it cuts that off or not; "
+        "a trusted proxy may say it in X-Forwarded-Prefix instead",
+    )
+    forwarded_allow_ips: list[str] = Field(
+        default_factory=lambda: ["127.0.0.1", "::1"],
+        description="addresses and networks of proxies whose X-Forwarded-Prefix is believed; * for all",
+    )
+    keep_alive_s: int = Field(
+        75, ge=1, le=86_400, description="how long an idle connection is kept; longer than the proxy in front keeps it"
+    )
     device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")
     fusion: Literal["raw", "unit"] | None = Field(
         None,
@@ -111,6 +125,22 @@ class ServiceSettings(ProgramSettings):
         default_factory=list, description="web origins that may call from a browser; none by default, * for all"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
+
+    @field_validator("root_path")
+    @classmethod
+    def check_root_path(cls, value: str) -> str:
+        """Refuses what is no path, and what could not be told from the service's own addresses."""
+        prefix = parse_prefix(value)
+        if prefix.split("/")[1:2] in ([name] for name in OWN_ADDRESSES):
+            raise ValueError(f"expected a path that begins with none of {', '.join(OWN_ADDRESSES)}")
+        return prefix
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def check_proxies(cls, value: list[str]) -> list[str]:
+        """Refuses what is neither address nor network."""
+        parse_proxies(value)
+        return value
 
     @field_validator("index")
     @classmethod

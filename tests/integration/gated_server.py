@@ -4,8 +4,10 @@ import sys
 import threading
 
 from encoder.item import Item
+from encoder.program import load_settings
 from service.__main__ import serve
-from tests.serving import GatedEncoder, MemoryIndex, make_settings, stored
+from service.settings import ServiceSettings
+from tests.serving import GatedEncoder, MemoryIndex, stored
 
 
 def main() -> int:
@@ -19,8 +21,8 @@ def main() -> int:
         encoder.gate.set()
 
     threading.Thread(target=open_gate, daemon=True).start()
-    host = sys.argv[2] if sys.argv[1:2] == ["--host"] else "127.0.0.1"
-    return serve(make_settings(host=host, port=0, max_batch_items=1), encoder=encoder, index=index)
+    settings = load_settings(ServiceSettings, "gated-server", sys.argv[1:])
+    return serve(settings.model_copy(update={"port": 0, "max_batch_items": 1}), encoder=encoder, index=index)
 
 
 if __name__ == "__main__":

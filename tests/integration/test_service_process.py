@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from encoder.item import Item
 from service.__main__ import listen
+from service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, build_real_index, counters, port_of, stored, until
 
@@ -171,6 +173,24 @@ def test_every_address_of_the_host_is_served(host: str, shown: str, reached: tup
     finally:
         process.kill()
         process.communicate()
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
+    process = start("tests.integration.gated_server", "--keep-alive-s", "1")
+    try:
+        port = lines_until(process, "event", "listening")["port"]
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(10_000)
+            started_s = time.monotonic()
+            assert connection.recv(10) == b"", "the service closes what is idle"
+            assert 0.5 < time.monotonic() - started_s < 4.5
+    finally:
+        process.kill()
+        process.communicate()
+    assert ServiceSettings().keep_alive_s > 60, "proxies keep theirs for a minute"
 
 
 def test_the_service_starts_where_kubernetes_has_a_service_of_its_name(tmp_path: Path) -> None:

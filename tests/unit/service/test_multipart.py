@@ -1,5 +1,8 @@
 """Protects the reading of forms: files, values, repeats, and bodies that are no form."""
 
+import base64
+import re
+
 import httpx
 import pytest
 
@@ -105,6 +108,68 @@ def test_what_httpx_sends_is_read(limits: Limits) -> None:
 
 def test_an_image_without_a_file_name_is_read_as_base64(limits: Limits) -> None:
     assert read(limits, field("image", as_base64(png()))).item.images == (png(),)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        """Content-Disposition: form-data; name="image"; filename*=utf-8''%D1%84%D0%BE.jpg""",
+        """Content-Disposition: form-data; name="image"; filename*="UTF-8''a.jpg"; filename="a.jpg\"""",
+        """Content-Disposition: form-data; FILENAME*=iso-8859-1'en'%A3.jpg; name=image""",
+        """Content-Disposition: form-data; name="image"; filename*0="long"; filename*1="name.jpg\"""",
+        """Content-Disposition: form-data; name="image"; filename""",
+    ],
+)
+def test_a_part_with_a_file_name_of_any_form_is_a_file(head: str, limits: Limits) -> None:
+    assert read(limits, (head, png())).item.images == (png(),)
+
+
+def test_a_file_name_within_another_parameter_makes_no_file(limits: Limits) -> None:
+    head = """Content-Disposition: form-data; x="; filename*=utf-8''a.jpg"; name="text\""""
+    assert read(limits, (head, b"a cat")).item == Item(text="a cat")
+
+
+@pytest.mark.parametrize(
+    ("lines", "data"),
+    [
+        ("Content-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit", b"un caf\xe9"),
+        ("Content-Type: text/plain; charset=windows-1252", b"un caf\xe9"),
+        ("Content-Type: text/plain; charset=UTF-8\r\nContent-Transfer-Encoding: base64", b"dW4gY2Fm\r\nw6k="),
+        ("Content-Transfer-Encoding: quoted-printable", b"un caf=C3=A9"),
+        ("Content-Transfer-Encoding: Binary\r\nContent-Encoding: identity", "un caf\u00e9".encode()),
+    ],
+)
+def test_a_field_is_read_in_the_letters_and_the_form_it_says(lines: str, data: bytes, limits: Limits) -> None:
+    head, _ = field("text", "")
+    assert read(limits, (f"{head}\r\n{lines}", data)).item.text == "un caf\u00e9"
+    as_file, _ = file("image", b"")
+    encoded = base64.encodebytes(png())
+    assert read(limits, (f"{as_file}\r\nContent-Transfer-Encoding: base64", encoded)).item.images == (png(),)
+
+
+def test_a_form_may_name_the_letters_of_all_its_fields(limits: Limits) -> None:
+    query = read(limits, field("text", b"caf\xe9"), field("_charset_", "latin-1"), field("pool", b"\xe9"))
+    assert (query.item.text, query.pool) == ("caf\u00e9", "\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("lines", "data", "message"),
+    [
+        ("Content-Type: text/plain; charset=punycode", b"a", "charset 'punycode' is not read; send UTF-8"),
+        ("Content-Type: text/plain; charset=nonsense", b"a", "charset 'nonsense' is not read; send UTF-8"),
+        ("Content-Type: text/plain; charset=us-ascii", b"caf\xe9", "field text must be ASCII, byte 3 is not"),
+        ("Content-Transfer-Encoding: uuencode", b"a", "field 'text': unknown Content-Transfer-Encoding 'uuencode'"),
+        ("Content-Transfer-Encoding: base64", b"a", "field 'text' is not base64, its Content-Transfer-Encoding"),
+        ("Content-Encoding: gzip", b"a", "a part of the multipart body has a Content-Encoding"),
+        ("Content-Type: multipart/mixed; boundary=y", b"--y", "field 'text' holds parts of its own"),
+    ],
+)
+def test_a_part_that_cannot_be_read_as_it_says_is_refused(
+    lines: str, data: bytes, message: str, limits: Limits
+) -> None:
+    head, _ = field("text", "")
+    with pytest.raises(InvalidRequestError, match=re.escape(message)):
+        read(limits, (f"{head}\r\n{lines}", data))
 
 
 def test_boxes_and_files_a_browser_leaves_empty_are_absent(limits: Limits) -> None:

@@ -1,7 +1,10 @@
 """Protects the reading of JSON queries: what is accepted, what is refused and with which words, and the cache key."""
 
+import base64
 import json
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -223,15 +226,60 @@ def test_an_image_over_the_limit_is_too_large_before_it_is_decoded(limits: Limit
 
 
 @pytest.mark.parametrize(
-    "text", ["%%%", "abc", "ab=c", "data:image/png,abc", "data:image/png;base64", "http://host/cat.jpg", "\u00e9\u00e9"]
+    "text",
+    [
+        *(
+            "%%%",
+            "abcde",
+            "ab=c",
+            "ab==cdef",
+            "====",
+            "abcd====",
+            "=",
+            "\u00e9\u00e9",
+            "a\u00a0bc",
+            "ab.d",
+            "a\ud800bc",
+        ),
+        *("data:image/png;base64", "data:image/png;base64,abc%", "data:image/png;base64,ab%3D%3Dcdef"),
+        *("http://host/cat.jpg", " HTTPS://host/cat.jpg", "File:///etc/passwd"),
+    ],
 )
 def test_what_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"^image\[1\]"):
         decode_base64(text, "image[1]", 1000)
 
 
-def test_line_breaks_in_base64_are_ignored() -> None:
-    assert decode_base64("aGVs\r\nbG8=\n", "image", 1000) == b"hello"
+LETTERS = bytes(range(256)) * 5 + b"?>"  # its base64 has both letters that differ from alphabet to alphabet
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda plain: plain,
+        lambda plain: plain.rstrip("="),
+        lambda plain: plain.replace("+", "-").replace("/", "_"),
+        lambda plain: f" \r\n{plain[:30]}\r\n\t{plain[30:]}\n",
+        lambda plain: f"data:image/png;base64,{plain}",
+        lambda plain: f"\nDATA:image/png;BASE64,{plain}",
+        lambda plain: f"Data:;base64,{plain.rstrip('=')}",
+        lambda plain: f"data:image/png;charset=x;base64 ,{quote(plain, safe='')}",
+        lambda plain: f"data:image/png,{quote(LETTERS)}",
+    ],
+)
+def test_base64_is_taken_however_it_is_spelt(spell: Callable[[str], str]) -> None:
+    assert decode_base64(spell(as_base64(LETTERS)), "image", 2000) == LETTERS
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 2, 3, 786_431, 786_432, 786_433, 1_600_001])
+def test_long_base64_is_decoded_whole(num_bytes: int) -> None:
+    data = (LETTERS * 1300)[:num_bytes]
+    folded = base64.encodebytes(data).decode("ascii")
+    for text in (as_base64(data), as_base64(data).rstrip("="), folded):
+        assert decode_base64(text, "image", 2_000_000) == data
+    if num_bytes:
+        with pytest.raises(InvalidRequestError):
+            decode_base64("AA==" + as_base64(data), "image", 2_000_000)
 
 
 def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> None:

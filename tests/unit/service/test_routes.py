@@ -2,7 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tests.factories import build_with, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.pictures import huge_png, png_chunk
 from tests.service_inputs import as_base64, jpeg, png, png_header
-from tests.serving import serving
+from tests.serving import MemoryIndex, serving
 from tests.unit.service.conftest import MAX_PIXELS
 
 TEXT_FILE = b"this is a text file named like a picture"
@@ -233,7 +235,11 @@ def test_a_chunked_body_within_the_limit_is_read(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "image/jpeg", "\u00e9"]
+    "content_type",
+    [
+        *("", "text/plain", "application/x-www-form-urlencoded", "image/jpeg", "\u00e9"),
+        *("application/json; charset=utf-16", 'multipart/form-data; boundary=x; charset="latin-1"'),
+    ],
 )
 def test_another_content_type_is_refused(client: httpx.Client, content_type: str) -> None:
     response = client.post("/search", content=b"{}", headers=[(b"content-type", content_type.encode("latin-1"))])
@@ -249,6 +255,119 @@ def test_a_broken_body_is_refused(client: httpx.Client, body: bytes) -> None:
     for content_type in ("application/json", "multipart/form-data; boundary=x", "multipart/form-data"):
         response = client.post("/search", content=body, headers={"content-type": content_type})
         check_error(response, 400, "invalid_request")
+
+
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(data) + compressor.flush()
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "X-GZip": lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:]),
+    "deflate": zlib.compress,
+    "Deflate": raw_deflate,
+    "identity": bytes,
+    "identity, gzip": gzip.compress,
+    "": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", COMPRESSIONS)
+def test_a_compressed_body_is_read(client: httpx.Client, encoding: str) -> None:
+    request = client.build_request("POST", "/search", data={"text": "plain", "k": "1"}, files={"image": ("", b"")})
+    form = (request.read(), request.headers["content-type"])
+    for body, content_type in ((b'{"text": "plain", "k": 1}', "application/json; charset=UTF-8"), form):
+        headers = {"content-type": content_type, "content-encoding": encoding}
+        response = client.post("/search", content=COMPRESSIONS[encoding](body), headers=headers)
+        assert keys_of(response.json()) == ["plain"], response.text
+
+
+def test_a_compressed_body_is_bounded_by_what_it_holds(client: httpx.Client) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    bomb = gzip.compress(bytes(100_000_000), 1)
+    within = client.post("/search", content=gzip.compress(b" " * 999_970 + b'{"text": "plain"}'), headers=headers)
+    assert within.status_code == 200
+    started_s = time.monotonic()
+    response = client.post("/search", content=bomb, headers=headers)
+    assert "more than 1000000 bytes without its gzip" in check_error(response, 413, "item_too_large")
+    assert time.monotonic() - started_s < 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "said"),
+    [
+        ("br", b"{}", 415, "expected Content-Encoding gzip, deflate or none, got 'br'"),
+        ("gzip, gzip", b"{}", 415, "got 'gzip, gzip'"),
+        ("gzip", b'{"text": "plain"}', 400, "not what its Content-Encoding says, gzip"),
+        ("gzip", gzip.compress(b'{"text": "plain"}')[:-4], 400, "cut short"),
+        ("gzip", gzip.compress(b'{"text": "plain"}') + b"more", 400, "not what its Content-Encoding says"),
+        ("gzip", b"", 400, "cut short"),
+        ("deflate", gzip.compress(b'{"text": "plain"}'), 400, "not what its Content-Encoding says, deflate"),
+    ],
+)
+def test_a_compression_that_is_not_read_is_refused(
+    client: httpx.Client, encoding: str, body: bytes, status: int, said: str
+) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    kind = "unsupported_media_type" if status == 415 else "invalid_request"
+    assert said in check_error(client.post("/search", content=body, headers=headers), status, kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/search?k=5", "unknown parameter 'k' in the address, which takes none; send it in the body"),
+        ("GET", "/info?verbose=", "unknown parameter 'verbose'"),
+        ("GET", "/keys/red?position=0", "unknown parameter 'position'"),
+        ("GET", "/keys/shelf%2Fimage?position=0", "unknown parameter 'position'"),
+        ("GET", "/keys/red/image?pos=1", "unknown parameter 'pos' in the address, which takes position"),
+        ("GET", "/keys/two%20frames/image?position=0&position=1", "parameter 'position' is given more than once"),
+    ],
+)
+def test_parameters_of_an_address_are_used_or_refused(client: httpx.Client, method: str, path: str, said: str) -> None:
+    response = client.request(method, path, json={"text": "plain"} if method == "POST" else None)
+    assert said in check_error(response, 400, "invalid_request")
+
+
+def test_a_health_check_may_have_parameters(client: httpx.Client) -> None:
+    for path in ("/livez", "/readyz"):
+        assert client.get(f"{path}?from=balancer").status_code == 200
+
+
+GETS = [
+    "/livez",
+    "/readyz",
+    "/info",
+    "/keys/red",
+    "/keys/red/image",
+    "/keys/none",
+    "/docs",
+    "/openapi.json",
+    "/nowhere",
+]
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    changing = {"date", "x-request-id"} | ({"content-length"} if path == "/info" else set())
+    assert head.headers.keys() == get.headers.keys()
+    assert all(head.headers[name] == value for name, value in get.headers.items() if name not in changing)
+
+
+def test_head_of_what_is_no_get_says_what_is_taken(client: httpx.Client) -> None:
+    head = client.head("/search")
+    assert (head.status_code, head.headers["allow"], head.content) == (405, "POST", b"")
+    assert client.post("/info").headers["allow"] == "GET, HEAD"
+
+
+def test_head_is_logged_as_head(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    client.head("/info")
+    (record,) = [record for record in caplog.records if getattr(record, "event", "") == "request"]
+    assert (vars(record)["method"], vars(record)["route"]) == ("HEAD", "/info")
 
 
 def test_one_bad_image_does_not_harm_its_neighbours(client: httpx.Client) -> None:
@@ -383,6 +502,56 @@ def test_an_unusable_request_id_is_replaced(client: httpx.Client, request_id: st
 def test_other_origins_are_not_allowed_by_default(client: httpx.Client) -> None:
     response = client.get("/info", headers={"origin": "http://elsewhere.example"})
     assert "access-control-allow-origin" not in response.headers
+
+
+class BrokenIndex(MemoryIndex):
+    """Fails in a way that nobody foresaw."""
+
+    def search(self, *_: Any, **__: Any) -> Any:
+        """Fails."""
+        raise ZeroDivisionError
+
+
+@pytest.fixture(scope="module")
+def shared_client(wire_encoder: FakeEncoder) -> Iterator[httpx.Client]:
+    """A client of a service that a web shop may call, over an index that fails."""
+    with serving(wire_encoder, BrokenIndex(wire_encoder, []), cors_origins=["http://shop.example"]) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields", "status"),
+    [
+        ("POST", "/search", {"text": "a"}, 500),
+        ("POST", "/search", {"text": ""}, 400),
+        ("POST", "/search?k=1", {}, 400),
+        ("GET", "/search", None, 405),
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/info", None, 200),
+        ("HEAD", "/readyz", None, 200),
+    ],
+)
+def test_every_answer_may_be_read_by_the_origins_that_are_allowed(
+    method: str, path: str, fields: Any, status: int, shared_client: httpx.Client
+) -> None:
+    headers = {"origin": "http://shop.example", "x-forwarded-prefix": "/a"}
+    response = shared_client.request(method, path, json=fields, headers=headers)
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == "http://shop.example"
+    assert response.headers["vary"] == "Origin"
+    exposed = response.headers["access-control-expose-headers"].lower().split(", ")
+    assert {"x-request-id", "retry-after"} <= set(exposed)
+    refused = shared_client.request(method, path, json=fields, headers={**headers, "x-forwarded-prefix": "//b"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (400, "http://shop.example")
+    preflight = shared_client.options(
+        path, headers={"origin": "http://shop.example", "access-control-request-method": method}
+    )
+    assert preflight.status_code == 200
+    assert len(preflight.headers["x-request-id"]) == 32
+
+
+def test_an_image_kept_for_one_origin_is_not_given_to_another(client: httpx.Client) -> None:
+    assert client.get("/keys/red/image").headers["vary"] == "Origin"
 
 
 def test_the_documentation_page_is_there(client: httpx.Client) -> None:
