@@ -194,7 +194,7 @@ class Dataset:
         if not path.is_file():
             return {}
         prompts = {}
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t")
             next(rows, None)
             for line, row in enumerate(rows, start=2):
@@ -282,7 +282,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from file
     except FileNotFoundError:
         raise DatasetFormatError(path, None, "the file does not exist") from None

@@ -27,16 +27,18 @@ from benchmark.directory import built_aside, is_current, write_manifest
 from benchmark.errors import InvalidRowError, PairsError
 from benchmark.mbeir import format_string
 from benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
-from benchmark.pair_files import Photo, expand, read_photos
+from benchmark.pair_files import Photo, read_photos, states_digest
 from benchmark.program import plain_console
 from benchmark.progress import progress_bar
 from benchmark.settings import FromPairsSettings
 
 GENERATOR = "anykey-bench from-pairs"
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 BAD_ROWS = "bad_rows.jsonl"
 MAX_SHOWN_BAD_ROWS = 10
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what the encoder reads
+SUFFIXES = {  # of the formats that the encoder reads
+    **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"},
+}
 DECODER_ERRORS = (  # what Pillow raises on damaged bytes
     OSError,
     ValueError,
@@ -181,26 +183,28 @@ def run(settings: FromPairsSettings) -> int:
         DatasetExistsError: the output directory holds something else.
     """
     console = plain_console(stderr=True)
-    files = expand(settings.pairs)
-    recipe = recipe_of(settings, files)
+    recipe = recipe_of(settings)
     if is_current(settings.output, recipe):
         console.print(f"{settings.name} is up to date in {settings.output}")
         return 0
     with built_aside(settings.output) as root:
-        contents = write_dataset(root, files, settings, console)
+        contents = write_dataset(root, settings, console)
         write_manifest(root, GENERATOR, recipe, contents)
     console.print(f"{settings.name} is in {settings.output}: {json.dumps(contents['tasks'])}")
     return 0
 
 
-def recipe_of(settings: FromPairsSettings, files: list[Path]) -> dict[str, Any]:
-    """What decides the dataset's bytes; files by name, size and time of change."""
+def recipe_of(settings: FromPairsSettings) -> dict[str, Any]:
+    """What decides the dataset's bytes; files by a digest of their paths, sizes and times of change.
+
+    Raises:
+        PairsError: there are no such files.
+    """
     chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs"})
-    states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return {"version": GENERATOR_VERSION, **chosen, "pairs": states}
+    return {"version": GENERATOR_VERSION, **chosen, "pairs": states_digest(settings.pairs)}
 
 
-def write_dataset(root: Path, files: list[Path], settings: FromPairsSettings, console: Console) -> dict[str, Any]:
+def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> dict[str, Any]:
     """Writes images, tasks and the global pool below `root`.
 
     Returns:
@@ -209,7 +213,7 @@ def write_dataset(root: Path, files: list[Path], settings: FromPairsSettings, co
     Raises:
         PairsError: the files cannot be read, or hold fewer than two usable images.
     """
-    entries, bad_rows = _write_images(root, read_photos(files), settings)
+    entries, bad_rows = _write_images(root, read_photos(settings.pairs), settings)
     _report_bad_rows(root, bad_rows, console)
     if len(entries) < 2:
         raise PairsError(f"expected at least two images to tell apart, got {len(entries)} ({len(bad_rows)} bad rows)")
@@ -268,11 +272,12 @@ def _usable(photo: Photo) -> Photo | InvalidRowError:
     if not captions:
         return InvalidRowError(photo.where, "no caption has a word in it")
     try:
-        with Image.open(io.BytesIO(photo.data), formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(photo.data), formats=tuple(SUFFIXES)) as image:
             image.load()
+            suffix = SUFFIXES.get(image.format or "", ".jpg")  # MPO is a JPEG with more of them behind it
     except DECODER_ERRORS as error:
         return InvalidRowError(photo.where, f"cannot decode the image: {error}")
-    return replace(photo, captions=captions)
+    return replace(photo, captions=captions, suffix=suffix)
 
 
 def _report_bad_rows(root: Path, bad_rows: list[InvalidRowError], console: Console) -> None:

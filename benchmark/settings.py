@@ -71,7 +71,9 @@ class FromPairsSettings(ProgramSettings):
     model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_FROM_PAIRS_")
 
     pairs: list[str] = Field(
-        ..., min_length=1, description="WebDataset .tar shards and .jsonl manifests; {a,b} {0..9} * ? [] are patterns"
+        ...,
+        min_length=1,
+        description="what training reads: folders, shards, manifests, tables, URLs; {a,b} {0..9} * ? [] are patterns",
     )
     output: Path = Field(..., description="directory of the dataset")
     name: str = Field(..., pattern=r"^[a-z0-9]+$", description="dataset name: lower-case letters and digits")

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
+from encoder.suffixes import IMAGE_SUFFIXES
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.image_tables import image_tables, plain_location, read_image_table
 from index.readers.rows import RowError
-from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
+from index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
 from index.sources.files import FoundFile, files_below, read_file, reason_of
 from index.sources.images import ImageStamp, file_stamp
 from index.sources.locations import path_of, printable, scheme_of, without_secrets
@@ -49,8 +51,8 @@ def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntr
     def read(sample: _Sample) -> list[CorpusEntry | InvalidRowError]:
         return _read_sample(sample, prefix, options)
 
-    for rows in map_in_threads(read, samples, options.num_threads if scheme_of(folder.location) else 1):
-        yield from rows
+    groups = map_in_threads(read, samples, options.num_threads if scheme_of(folder.location) else 1)
+    yield from with_note_of_lines(chain.from_iterable(groups), folder.label)
 
 
 def _is_done(file: FoundFile, tables: Mapping[str, object], named: Container[str]) -> bool:

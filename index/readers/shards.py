@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from encoder.suffixes import IMAGE_SUFFIXES
 from index.errors import InvalidCorpusError, InvalidRowError
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError
-from index.readers.sidecars import IMAGE_SUFFIXES, MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts
+from index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
 from index.sources.files import file_state, open_file
 from index.sources.http_files import FileState
 from index.sources.images import ImageStamp, member_stamp
@@ -47,8 +48,8 @@ def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
             *(file.label, len(others), suffix_counts(others)),
         )
     prefix = f"{path_of(file.location).stem}/" if options.prefix_keys else ""
-    for sample in contents.samples.values():
-        yield _read_sample(sample, prefix, file, options)
+    samples = contents.samples.values()
+    yield from with_note_of_lines((_read_sample(sample, prefix, file, options) for sample in samples), file.label)
     if contents.damage:
         yield InvalidRowError(file.label, contents.damage)
 

@@ -1,19 +1,21 @@
 """Samples: images, a text and a JSON object that share a name, in a folder or a tar shard."""
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from index.errors import InvalidRowError
 from index.readers.columns import Columns
 from index.readers.entry import CorpusEntry
 from index.readers.rows import RowError, gather_metadata, parse_object, read_row
 from index.sources.images import ImageStamp
 
-_DECODED = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-_NOT_DECODED = ("heic", "heif", "jxl", "jp2", "dng", "cr2", "nef", "arw", "svg")  # bad rows, not passed over
-IMAGE_SUFFIXES = frozenset((*_DECODED, *_NOT_DECODED))
 TEXT_SUFFIXES = frozenset(("txt", "json"))
 MAX_TEXT_BYTES = 16 * 2**20
 CAPTION = "caption"  # what img2dataset, and training data, call the text
+_CAPTIONS = ("captions", CAPTION)
+logger = logging.getLogger(__name__)
 
 
 def read_sample(
@@ -24,7 +26,7 @@ def read_sample(
     Args:
         name: The sample's name: its key, unless the JSON says another.
         images: Its images.
-        texts: Content of its `txt` and `json`, where there are such files.
+        texts: Content of its `txt` and `json`, where there are such files; the `txt` counts where the JSON has no text.
         columns: What the fields of the JSON are called.
         where: The sample's place.
 
@@ -33,9 +35,10 @@ def read_sample(
             nor image.
     """
     row = parse_object(texts["json"], ".json") if "json" in texts else {}
-    if row.get(columns.text) is None and isinstance(row.get(CAPTION), str):
-        row[columns.text] = row.pop(CAPTION)
-    if row.get(columns.text) is None and "txt" in texts:
+    text_name = next((name for name in (columns.text, *_CAPTIONS) if _joined(row.get(name))), None)
+    if text_name is not None:
+        row[columns.text] = _joined(row.pop(text_name))
+    elif "txt" in texts:
         row[columns.text] = _decode(texts["txt"])
     if row.get(columns.key) is None:
         row[columns.key] = name
@@ -46,6 +49,22 @@ def read_sample(
     return read_row(gather_metadata(row, columns), columns, "", where, images)
 
 
+def with_note_of_lines(
+    rows: Iterable[CorpusEntry | InvalidRowError], label: str
+) -> Iterator[CorpusEntry | InvalidRowError]:
+    """The rows as they are; at their end a note says how many texts have several lines."""
+    count = 0
+    for row in rows:
+        count += isinstance(row, CorpusEntry) and "\n" in (row.text or "").strip()
+        yield row
+    if count:
+        logger.warning(
+            "%s: %d texts have several lines, which together are the one text of a key; training takes each line for a "
+            "caption",
+            *(label, count),
+        )
+
+
 def suffix_counts(suffixes: Iterable[str]) -> str:
     """How often each suffix occurs, for messages, the most frequent first.
 
@@ -54,6 +73,14 @@ def suffix_counts(suffixes: Iterable[str]) -> str:
     """
     counts = Counter(f".{suffix}" if suffix else "no suffix" for suffix in suffixes)
     return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts.most_common(10))
+
+
+def _joined(value: Any) -> str:
+    """The text of a field: its string, or its list of strings one to a line; empty where it holds none."""
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in values):
+        return ""
+    return "\n".join(text for text in values if text.strip())
 
 
 def _decode(data: bytes) -> str:

@@ -1,13 +1,14 @@
 """Which columns of a table hold images and texts, told by their names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from training.errors import InvalidPairsError
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "img", "jpg")
 TEXT_COLUMNS = ("captions", "caption", "text", "title", "txt")
+URL_COLUMNS = ("url", "image_url", "img_url", "image_link")
 _NUMBERED = re.compile(r"caption_?\d+")
 
 
@@ -38,7 +39,7 @@ def choose_columns(header: Sequence[str], label: str) -> Columns:
         label: The file, for messages.
 
     Raises:
-        InvalidPairsError: there is neither, or one of them is there twice.
+        InvalidPairsError: there is neither, one of them is there twice, or images are named by addresses alone.
     """
     names: dict[str, list[str]] = {}
     for column in header:
@@ -51,6 +52,8 @@ def choose_columns(header: Sequence[str], label: str) -> Columns:
     if not chosen:
         known, found = ", ".join(IMAGE_COLUMNS + TEXT_COLUMNS), ", ".join(header)
         raise InvalidPairsError(f"{label}: expected a header with one of {known}; found {found[:200] or 'none'}")
+    if image is None and (url := url_among(header)):
+        raise InvalidPairsError(f"{label}: {not_fetched(url)}")
     for name in chosen:
         if len(names[name]) > 1:
             raise InvalidPairsError(f"{label}: column '{name}' comes {len(names[name])} times")
@@ -59,4 +62,17 @@ def choose_columns(header: Sequence[str], label: str) -> Columns:
         tuple(names[name][0] for name in texts),
         names["name"][0] if "name" in names else None,
         names["group"][0] if "group" in names else None,
+    )
+
+
+def url_among(names: Iterable[str]) -> str | None:
+    """The first of some names that stands for the address of an image."""
+    return next((name for name in names if name.strip().lower() in URL_COLUMNS), None)
+
+
+def not_fetched(url: str) -> str:
+    """Why rows that name their images by an address alone are refused: taken for texts, half of each would be lost."""
+    return (
+        f"column '{url}' holds addresses, and images are not fetched here: expected a column of image files, such as "
+        f"'{IMAGE_COLUMNS[0]}' (img2dataset fetches them), or no column '{url}' where the texts alone are meant"
     )

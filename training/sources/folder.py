@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
+from encoder.suffixes import IMAGE_SUFFIXES
 from training.errors import InvalidPairsError, InvalidRowError
 from training.pairs import Pair
+from training.sources.concatenated import ConcatenatedPairs
 from training.sources.file import DataFile
-from training.sources.rows import captions_of, parse_json
+from training.sources.image_tables import image_tables, images_of, open_table
+from training.sources.rows import sidecar_captions
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-# Photos that cannot be read are listed as such, not passed over.
-_OTHER_PHOTOS = (".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")
+_PARQUET = (".parquet", ".pq")
 
 
 class ImageFolder:
@@ -19,19 +20,29 @@ class ImageFolder:
     A `.json` beside it holds what a shard's does; in a `.txt` each line is a caption. An image without either is a bad
     row, since among captioned photos it is a mistake. Hidden files, links to folders and texts without an image are
     left aside.
+
+    Tables `metadata.jsonl`, `.csv` or `.parquet` that name images by `file_name`, as Hugging Face's do, come first. A
+    folder without images is its Parquet files, sorted by their paths as plain strings.
     """
 
     def __init__(self, file: DataFile) -> None:
         """Lists the images.
 
         Raises:
-            InvalidPairsError: a folder below cannot be read.
+            InvalidPairsError: a folder below cannot be read, or a table in it is damaged.
         """
         self._root = file.path
-        self._images = [path for path in list_files(file) if path.suffix.lower() in IMAGE_SUFFIXES + _OTHER_PHOTOS]
+        files = list_files(file)
+        images = [path for path in files if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
+        tables = image_tables(files)
+        if not images and not tables:
+            tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
+        self._tables = ConcatenatedPairs([open_table(path) for path in tables])
+        named = set(images_of(self._tables)) if images else set()
+        self._images = [path for path in images if os.path.normpath(path) not in named]
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._tables) + len(self._images)
 
     def __getitem__(self, position: int) -> Pair:
         """Reads the captions of one image.
@@ -39,7 +50,9 @@ class ImageFolder:
         Raises:
             InvalidRowError: there are none, or they cannot be read.
         """
-        image = self._images[position]
+        if position < len(self._tables):
+            return self._tables[position]
+        image = self._images[position - len(self._tables)]
         try:
             captions = _captions_beside(image)
         except (ValueError, OSError) as error:
@@ -65,9 +78,11 @@ def list_files(file: DataFile) -> list[Path]:
 
 
 def _captions_beside(image: Path) -> tuple[str, ...]:
-    for sidecar in (image.with_suffix(".json"), image.with_suffix(".txt")):
-        if sidecar.is_file():
-            text = sidecar.read_bytes().decode("utf-8-sig")
-            return captions_of(parse_json(text) if sidecar.suffix == ".json" else {"captions": text.split("\n")})
-    names = [image.with_suffix(suffix).name for suffix in (".txt", ".json")]
-    raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
+    data, text = (
+        sidecar.read_bytes() if sidecar.is_file() else None
+        for sidecar in (image.with_suffix(".json"), image.with_suffix(".txt"))
+    )
+    if data is None and text is None:
+        names = [image.with_suffix(suffix).name for suffix in (".txt", ".json")]
+        raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
+    return sidecar_captions(data, text)

@@ -24,7 +24,7 @@ def scan_lines(file: DataFile, kind: str) -> Iterator[tuple[int, int, str]]:
     try:
         with file.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                text = line.decode("utf-8")
+                text = _text(line)
                 if text.strip():
                     yield number, offset, text
                 offset += len(line)
@@ -57,4 +57,9 @@ def read_line(path: Path, offset: int) -> str:
     """The line of a UTF-8 file that begins at a byte, without its line feed."""
     with path.open("rb") as file:  # no handle is kept: threads and processes would share its position
         file.seek(offset)
-        return file.readline().removesuffix(b"\n").decode("utf-8")
+        return _text(file.readline().removesuffix(b"\n"))
+
+
+def _text(line: bytes) -> str:
+    """A line without a byte order mark, which stands at the beginning of a file, and of each that was joined to it."""
+    return line.decode("utf-8-sig")

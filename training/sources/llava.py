@@ -10,7 +10,7 @@ from training.errors import InvalidRowError
 from training.pairs import Pair
 from training.sources.file import DataFile, first_that_exists
 from training.sources.json_rows import JsonRows, first_element
-from training.sources.rows import clean_texts, pair_of
+from training.sources.rows import clean_texts, name_of, pair_of
 
 _IMAGE_TAG = "<image>"
 _IMAGE_FOLDER = "images"  # where LLaVA's own recipe unpacks the archive
@@ -47,7 +47,7 @@ class LlavaRows:
             if image is not None and (not isinstance(image, str) or not image):
                 raise ValueError("expected 'image', a path relative to the file")
             path = first_that_exists(self._file.folder, (image, f"{_IMAGE_FOLDER}/{image}")) if image else None
-            return pair_of(str(row.get("id", image or where)), path, _caption(row), where)
+            return pair_of(name_of(row, "id", image or where), path, _caption(row), where)
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 

@@ -5,16 +5,18 @@ from typing import Any
 
 from training.errors import InvalidRowError
 from training.pairs import Pair, Side
+from training.sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, not_fetched, url_among
 from training.sources.file import DataFile, image_path
 from training.sources.lines import Lines
-from training.sources.rows import captions_of, pair_of, parse_json, says_nothing, side_of
+from training.sources.rows import captions_of, name_of, pair_of, parse_json, says_nothing, side_of
 
 
 class Manifest:
     """Pairs named in a JSONL file; image paths are relative to the file.
 
-    A row holds `image`, and `captions` (list), or `caption` or `text` (string), or one half alone; maybe a `name`,
-    a `group`, a `query` and a list of `negatives`, which are objects with `image`, with `text` or `texts`, or both.
+    A row holds `image`, and `captions` (list), or `caption` or `text` (string), or one half alone, under any of the
+    names that columns of tables may have; maybe a `name`, a `group`, a `query` and a list of `negatives`, which are
+    objects with `image`, with `text` or `texts`, or both.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -51,13 +53,17 @@ class Manifest:
             raise InvalidRowError(where, str(error)) from error
 
     def _pair(self, row: Any, where: str) -> Pair:
-        image = row.get("image") if isinstance(row, dict) else None
-        captions = () if image is not None and says_nothing(row) else captions_of(row)
+        fields = row if isinstance(row, dict) else {}
+        image = next((fields[name] for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
+        url = url_among(name for name, value in fields.items() if value is not None)
+        if image is None and url:
+            raise ValueError(not_fetched(url))
+        captions = () if image is not None and says_nothing(row, TEXT_COLUMNS) else captions_of(row, TEXT_COLUMNS)
         if image is None:
-            return pair_of(str(row.get("name", where)), None, captions, where)
+            return pair_of(name_of(fields, "name", where), None, captions, where)
         if not isinstance(image, str) or not image:
             raise ValueError("expected 'image', a path relative to the manifest")
-        return pair_of(str(row.get("name", image)), image_path(self._file.folder, image), captions, where)
+        return pair_of(name_of(fields, "name", image), image_path(self._file.folder, image), captions, where)
 
     def _query(self, row: dict[str, Any]) -> Side | None:
         value = row.get("query")

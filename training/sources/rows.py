@@ -5,7 +5,7 @@ such statement: it is a mistake.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.pairs import Pair, Side
@@ -15,13 +15,13 @@ CAPTION_NAMES = ("captions", "caption", "text")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Decodes JSON from anywhere.
+    """Decodes JSON from anywhere; a byte order mark before it does not count.
 
     Raises:
         ValueError: it is not UTF-8, no JSON, or nested too deeply.
     """
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
 
@@ -41,11 +41,12 @@ def clean_texts(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def captions_of(value: object) -> tuple[str, ...]:
+def captions_of(value: object, names: Sequence[str] = CAPTION_NAMES) -> tuple[str, ...]:
     """The captions in a JSON row: `captions` (list), or `caption` or `text` (string).
 
     Args:
         value: A decoded JSON value.
+        names: What they may be called, in order.
 
     Returns:
         The non-empty captions, stripped; at least one.
@@ -54,7 +55,7 @@ def captions_of(value: object) -> tuple[str, ...]:
         ValueError: there are none; the message says what was expected.
     """
     if isinstance(value, dict):
-        found: object = next((value[name] for name in CAPTION_NAMES if value.get(name)), [])
+        found: object = next((value[name] for name in names if value.get(name)), [])
         listed = [found] if isinstance(found, str) else found
         if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
             captions = clean_texts(listed)
@@ -63,9 +64,38 @@ def captions_of(value: object) -> tuple[str, ...]:
     raise ValueError("expected an object with non-empty 'captions', 'caption' or 'text'")
 
 
-def says_nothing(row: object) -> bool:
+def sidecar_captions(data: bytes | None, text: bytes | None) -> tuple[str, ...]:
+    """The captions in the files beside an image: in its `.json`, or in its `.txt` where the `.json` has none.
+
+    Args:
+        data: What its `.json` holds; `None` where there is none.
+        text: What its `.txt` holds, in which each line is a caption.
+
+    Raises:
+        ValueError: there are none, or one of the files is no UTF-8 or no JSON object.
+    """
+    row = None if data is None else parse_json(data)
+    if text is not None and (data is None or is_blank(row)):
+        row = {"captions": text.decode("utf-8-sig").split("\n")}
+    return captions_of(row)
+
+
+def is_blank(row: object) -> bool:
+    """Whether a JSON object has no caption under any of their names, be they absent, null or empty."""
+    return isinstance(row, dict) and not any(
+        value.strip() if isinstance(value, str) else value for value in map(row.get, CAPTION_NAMES)
+    )
+
+
+def name_of(row: Mapping[str, Any], key: str, otherwise: str) -> str:
+    """What a row is called in messages: its field of that key, where it has one that is not null."""
+    value = row.get(key)
+    return otherwise if value is None else str(value)
+
+
+def says_nothing(row: object, names: Sequence[str] = CAPTION_NAMES) -> bool:
     """Whether a JSON row is plainly without a caption: an object in which all their names are absent or null."""
-    return isinstance(row, dict) and all(row.get(name) is None for name in CAPTION_NAMES)
+    return isinstance(row, dict) and all(row.get(name) is None for name in names)
 
 
 def side_of(value: object, file: DataFile, role: str) -> Side:

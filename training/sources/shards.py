@@ -5,33 +5,31 @@ order, and any number of workers without duplicated or dropped samples, which st
 """
 
 import tarfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from webdataset.tariterators import base_plus_ext
-
+from encoder.suffixes import IMAGE_SUFFIXES
 from training.errors import InvalidPairsError, InvalidRowError
 from training.pairs import Pair
 from training.sources.file import DataFile
-from training.sources.rows import captions_of, parse_json
+from training.sources.rows import sidecar_captions
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-TEXT_EXTENSIONS = ("json", "txt")
+_TEXT_SUFFIXES = frozenset(("json", "txt"))
 
 
 @dataclass
 class _Sample:
-    """Where a sample's members lie in the tar file: extension to (offset, length)."""
+    """Where a sample's members lie in the tar file: suffix to (offset, length); `twice` is one that comes again."""
 
     name: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    twice: str = ""
 
 
 class Shard:
-    """One tar file of samples `<name>.jpg|jpeg|png|webp` beside `<name>.json` or `<name>.txt`.
+    """One tar file of samples `<name>.jpg`, or another image, beside `<name>.json`, `<name>.txt` or both.
 
-    The JSON holds `captions` (list), or `caption` or `text` (string); each line of a `.txt` is a caption. A sample that
-    holds images and nothing else, or texts and nothing else, is that half of a pair.
+    The JSON holds `captions` (list), or `caption` or `text` (string); where it has none, each line of the `.txt` is a
+    caption. A sample that holds an image and nothing else, or texts and nothing else, is that half of a pair.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -54,34 +52,47 @@ class Shard:
         """
         sample = self._samples[position]
         where = f"{self._file.label}: sample '{sample.name}'"
-        image = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
-        text = next((name for name in TEXT_EXTENSIONS if name in sample.members), None)
-        if (image is None or text is None) and not _is_half(sample.members):
-            found = ", ".join(sample.members) or "nothing"
-            raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found}")
-        data = None if image is None else self._read(sample, image)
-        return Pair(sample.name, data, () if text is None else self._captions(sample, text, where), where)
+        images = [suffix for suffix in sample.members if suffix in IMAGE_SUFFIXES]
+        has_text = bool(_TEXT_SUFFIXES & sample.members.keys())
+        found = ", ".join(sample.members)
+        if sample.twice:
+            raise InvalidRowError(where, f"member '{sample.twice}' is there twice")
+        if len(images) > 1:
+            raise InvalidRowError(where, f"expected one image, found {found}")
+        if not (images and has_text) and not _is_half(sample):
+            raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found or 'nothing'}")
+        image = self._read(sample, images[0]) if images else None
+        return Pair(sample.name, image, self._captions(sample, where) if has_text else (), where)
 
-    def _captions(self, sample: _Sample, extension: str, where: str) -> tuple[str, ...]:
+    def _captions(self, sample: _Sample, where: str) -> tuple[str, ...]:
+        data, text = (self._read(sample, suffix) if suffix in sample.members else None for suffix in ("json", "txt"))
         try:
-            data = self._read(sample, extension)
-            if extension == "json":
-                return captions_of(parse_json(data))
-            return captions_of({"captions": data.decode("utf-8").split("\n")})
+            return sidecar_captions(data, text)
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
-    def _read(self, sample: _Sample, extension: str) -> bytes:
-        offset, length = sample.members[extension]
+    def _read(self, sample: _Sample, suffix: str) -> bytes:
+        offset, length = sample.members[suffix]
         with self._file.path.open("rb") as file:  # no handle is kept: threads and processes would share its position
             file.seek(offset)
             return file.read(length)
 
 
-def _is_half(extensions: Iterable[str]) -> bool:
+def split_name(member: str) -> tuple[str, str]:
+    """A member's name, cut at the first dot of its last part as WebDataset does: the sample's name, and the suffix.
+
+    >>> split_name("cats/1.seg.png")
+    ('cats/1', 'seg.png')
+    """
+    folder, slash, last = member.rpartition("/")
+    name, _, suffix = last.partition(".")
+    return f"{folder}{slash}{name}", suffix
+
+
+def _is_half(sample: _Sample) -> bool:
     """Whether a sample is plainly one half: with anything beside it, the other half may be there under a wrong name."""
-    found = set(extensions)
-    return bool(found) and (found <= set(IMAGE_EXTENSIONS) or found <= set(TEXT_EXTENSIONS))
+    found = sample.members.keys()
+    return bool(found) and (found <= IMAGE_SUFFIXES or found <= _TEXT_SUFFIXES)
 
 
 def _index(file: DataFile) -> list[_Sample]:
@@ -91,10 +102,12 @@ def _index(file: DataFile) -> list[_Sample]:
             raise tarfile.ReadError("cut short")
         with tarfile.open(file.path, "r:") as tar:
             for member in tar:
-                name, extension = base_plus_ext(member.name)
-                if member.isfile() and name and not name.endswith("/"):  # else it is a hidden file
+                name, suffix = split_name(member.name)
+                if member.isfile() and suffix and name and not name.endswith("/"):  # else it is a hidden file
                     sample = samples.setdefault(name, _Sample(name))
-                    sample.members[extension.lower()] = (member.offset_data, member.size)
+                    if suffix.lower() in sample.members:
+                        sample.twice = member.name
+                    sample.members[suffix.lower()] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         raise InvalidPairsError(f"{file.label} is no readable tar file: {error}") from error
     return list(samples.values())

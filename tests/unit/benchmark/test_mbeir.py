@@ -49,6 +49,20 @@ def test_a_real_row_is_read(dataset: Dataset) -> None:
     assert dataset.tasks() == [TASK]
 
 
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(dataset: Dataset) -> None:
+    (dataset.root / "instructions").mkdir()
+    (dataset.root / "instructions/query_instructions.tsv").write_text("h\nimage,text\timage\tcirr\t8\tFind it\n")
+    (dataset.root / "qrels/test/mbeir_cirr_task7_test_qrels.txt").write_text("8:1 0 8:1 1 7\n")
+
+    def read() -> tuple[object, ...]:
+        return dataset.queries(TASK), dataset.pool(TASK), dataset.qrels(TASK), dataset.instructions()
+
+    expected = read()
+    for path in dataset.root.rglob("*.*"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read() == expected
+
+
 def test_absent_candidate_fields_read_as_null(dataset: Dataset) -> None:
     write_pool(dataset.root, [{"txt": "A wiki page.", "modality": "text", "did": "2:10"}])
     (candidate,) = dataset.pool(TASK)

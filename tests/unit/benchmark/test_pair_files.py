@@ -1,117 +1,161 @@
-"""Pairs are found by pattern and read row by row; a bad row is named and left out, a bad file is an error."""
+"""Every format that training reads becomes a dataset; a row that makes no question and answer is named and left out."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from benchmark.errors import InvalidRowError, PairsError
-from benchmark.pair_files import Photo, expand, read_photos
-from benchmark.shards import Member, write_shard
+from benchmark.__main__ import main
+from benchmark.mbeir import Dataset
+from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard, write_tar
+from tests.guards.checkout import ROOT
 
-
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    """Writes a shard of these files."""
-    write_shard(path, [Member(name, data) for name, data in members.items()])
-    return path
+Writer = Callable[[Path, list[DrawnPair]], str]
 
 
-def read(path: Path) -> list[Photo]:
-    """The file's pairs, all of them good."""
-    photos = [row for row in read_photos([path]) if isinstance(row, Photo)]
-    assert len(photos) == len(list(read_photos([path])))
-    return photos
+def pictures(folder: Path, pairs: list[DrawnPair], suffix: str = ".png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair in pairs:
+        (folder / f"{pair.name}{suffix}").write_bytes(pair.image)
+    return folder
 
 
-def captions(*texts: str) -> bytes:
-    """A sample's JSON."""
-    return json.dumps({"captions": list(texts)}).encode()
+def as_folder(folder: Path, pairs: list[DrawnPair]) -> str:
+    """The folder that README trains on: a `.txt` beside each photo."""
+    pictures(folder, pairs)
+    for pair in pairs:
+        (folder / f"{pair.name}.txt").write_text("\n".join(pair.captions))
+    return str(folder)
 
 
-def test_samples_are_read_with_captions_from_json_or_text(tmp_path: Path) -> None:
-    path = shard(
-        tmp_path / "a.tar",
-        {
-            "x/1.jpg": b"one",
-            "x/1.json": captions(" A dog. ", "", "Two dogs."),
-            "2.PNG": b"two",
-            "2.txt": b"A cat.\n\nA grey cat.\n",
-            "3.json": b'{"caption": "A cow."}',
-            "3.jpeg": b"three",
-        },
-    )
-    photos = read(path)
-    assert [(p.name, p.data, p.suffix) for p in photos] == [
-        ("x/1", b"one", ".jpg"),
-        ("2", b"two", ".png"),
-        ("3", b"three", ".jpeg"),
+def as_hub_folder(folder: Path, pairs: list[DrawnPair]) -> str:
+    rows = [{"file_name": f"{pair.name}.png", "captions": list(pair.captions)} for pair in pairs]
+    (pictures(folder, pairs) / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(folder)
+
+
+def as_csv(folder: Path, pairs: list[DrawnPair]) -> str:
+    lines = ["image,caption_0,caption_1,,"]
+    lines += [f'{pair.name}.png,{pair.captions[0]},"{pair.captions[1]}",,' for pair in pairs]
+    (pictures(folder, pairs) / "pairs.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    return str(folder / "pairs.csv")
+
+
+def as_parquet(folder: Path, pairs: list[DrawnPair]) -> str:
+    folder.mkdir()
+    columns = {"image": [pair.image for pair in pairs], "captions": [list(pair.captions) for pair in pairs]}
+    parquet.write_table(pyarrow.table(columns), folder / "pairs.parquet")
+    return str(folder / "pairs.parquet")
+
+
+def as_karpathy(folder: Path, pairs: list[DrawnPair]) -> str:
+    images = [
+        {"filename": f"{pair.name}.png", "split": "test", "sentences": [{"raw": text} for text in pair.captions]}
+        for pair in pairs
     ]
-    assert [p.captions for p in photos] == [("A dog.", "Two dogs."), ("A cat.", "A grey cat."), ("A cow.",)]
+    (pictures(folder, pairs) / "dataset_x.json").write_text(json.dumps({"images": images}))
+    return f"{folder / 'dataset_x.json'}#test"
 
 
-def test_a_manifest_names_images_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "a.PNG").write_bytes(b"one")
-    path = tmp_path / "rows.jsonl"
-    path.write_text('\n{"image": "a.PNG", "text": "A dog."}\n{"image": "a.PNG", "name": "b", "captions": ["A", "B"]}\n')
-    first, second = read(path)
-    assert (first.name, first.where, first.data, first.suffix) == ("a.PNG", f"{path}:2", b"one", ".png")
-    assert (second.name, second.captions) == ("b", ("A", "B"))
+def as_pipe(folder: Path, pairs: list[DrawnPair]) -> str:
+    return f"pipe:cat {write_shard(folder / 'pairs.tar', pairs)}"
+
+
+WRITERS: dict[str, Writer] = {
+    "shard": lambda folder, pairs: str(write_shard(folder / "pairs.tar", pairs)),
+    "manifest": lambda folder, pairs: str(write_manifest((folder / "pictures").parent / "pairs.jsonl", pairs)),
+    "folder": as_folder,
+    "hub folder": as_hub_folder,
+    "csv": as_csv,
+    "parquet": as_parquet,
+    "parquet parts": lambda folder, pairs: str(Path(as_parquet(folder, pairs)).parent),
+    "karpathy": as_karpathy,
+    "pipe": as_pipe,
+}
+
+
+def from_pairs(tmp_path: Path, *names: str) -> int:
+    return main(["from-pairs", "--pairs", *names, "--output", str(tmp_path / "out"), "--name", "x"])
+
+
+def bad_rows(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_format_of_training_becomes_the_same_dataset(
+    tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pairs = drawn_pairs(4)
+
+    assert from_pairs(tmp_path, WRITERS[writer](tmp_path / "data", pairs)) == 0
+
+    dataset = Dataset(tmp_path / "out")
+    task = dataset.tasks()[0]
+    images = {candidate.did: (candidate.image or Path()).read_bytes() for candidate in dataset.pool(task)}
+    qrels = dataset.qrels(task)
+    found = {(query.text, images[did]) for query in dataset.queries(task) for did in qrels[query.qid]}
+    assert found == {(f"{text[0].upper()}{text[1:]}.", pair.image) for pair in pairs for text in pair.captions}
+    assert not (tmp_path / "out" / "bad_rows.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    ("members", "reason"),
+    ("row", "reason"),
     [
-        ({"1.json": b"{}"}, "expected an image and a .json or .txt, found json"),
-        ({"1.jpg": b"x"}, "expected an image and a .json or .txt, found jpg"),
-        ({"1.jpg": b"x", "1.json": b'{"captions": []}'}, "expected an object with non-empty 'captions'"),
-        ({"1.jpg": b"x", "1.json": b"{"}, "Expecting property name"),
-        ({"1.jpg": b"x", "1.txt": b"\xff"}, "'utf-8' codec can't decode"),
-        ({"1.jpg": b"x", "1.json": b"[1]"}, "expected an object with non-empty 'captions'"),
-        ({"1.jpg": b"x", "1.json": b'{"captions": [1]}'}, "expected an object with non-empty 'captions'"),
+        ({"image": "a.png"}, "expected an image and a caption, found an image alone"),
+        ({"text": "a dog"}, "expected an image and a caption, found a caption alone"),
+        ({"image": "a.png", "text": "a", "query": {"text": "b"}}, "it has a query of its own"),
+        ({"image": "gone.png", "text": "a dog"}, "cannot read "),
+        ({"url": "https://host/a.png", "text": "a dog"}, "column 'url' holds addresses"),
     ],
 )
-def test_an_incomplete_sample_is_named_and_the_next_is_read(
-    tmp_path: Path, members: dict[str, bytes], reason: str
+def test_a_row_that_makes_no_question_and_answer_is_listed(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    path = write_manifest(tmp_path / "data" / "pairs.jsonl", drawn_pairs(2))
+    path.write_text(f"{json.dumps(row)}\n{path.read_text()}")
+    pictures(tmp_path / "data", [DrawnPair("a", drawn_pairs(1)[0].image, ("", ""))])
+
+    assert from_pairs(tmp_path, str(path)) == 0
+
+    (found,) = bad_rows(tmp_path)
+    assert found["where"] == f"{path}:1"
+    assert found["reason"].startswith(reason)
+
+
+def test_an_image_keeps_its_bytes_and_is_called_what_it_is(tmp_path: Path) -> None:
+    members = [(f"{n}.JPEG", pair.image) for n, pair in enumerate(drawn_pairs(2))]  # PNG, whatever the name says
+    members += [(f"{n}.txt", b"a dog") for n in range(2)]
+    assert from_pairs(tmp_path, str(write_tar(tmp_path / "a.tar", members))) == 0
+    images = sorted((tmp_path / "out/mbeir_images/x_images").iterdir())
+    assert [(path.suffix, path.read_bytes()) for path in images] == [(".png", pair.image) for pair in drawn_pairs(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("w-*.tar", "no file '"),
+        ("{0..9.tar", "unbalanced braces"),
+        ("a.zip", "cannot read pairs from "),
+        ("a.tar", "is no readable tar file"),
+        ("url.csv", "column 'url' holds addresses, and images are not fetched here"),
+    ],
+)
+def test_files_that_cannot_be_read_end_with_one_line(
+    tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = shard(tmp_path / "a.tar", {**members, "2.jpg": b"y", "2.txt": b"fine"})
-    bad, good = read_photos([path])
-    assert isinstance(bad, InvalidRowError)
-    assert bad.where == f"{path}: sample '1'"
-    assert bad.reason.startswith(reason)
-    assert isinstance(good, Photo)
+    for made, data in (("a.zip", b"x"), ("a.tar", b"x" * 1024), ("url.csv", b"url,caption\nhttps://host/a.png,a\n")):
+        (tmp_path / made).write_bytes(data)
+    assert from_pairs(tmp_path, f"{tmp_path}/{name}") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_row_without_its_image_says_why(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"image": "gone.jpg", "text": "A dog."}')
-    (row,) = read_photos([path])
-    assert str(row) == f"{path}:1: cannot read gone.jpg: No such file or directory"
-
-
-@pytest.mark.parametrize("damage", [b"this is no tar file at all", b"", b"x" * 1024])
-def test_a_file_that_is_no_tar_is_named(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "a.tar"
-    path.write_bytes(damage)
-    with pytest.raises(PairsError, match=r"a\.tar is no readable tar file"):
-        list(read_photos([path]))
-
-
-@pytest.mark.parametrize(("name", "said"), [("a.jsonl", "as UTF-8 JSONL"), ("a.zip", "expected a .tar shard or a")])
-def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, said: str) -> None:
-    (tmp_path / name).write_bytes(b"\xff")
-    with pytest.raises(PairsError, match=said):
-        list(read_photos([tmp_path / name]))
-
-
-def test_a_truncated_shard_is_an_error_and_not_a_shorter_one(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar", {"1.jpg": b"x" * 5000, "1.txt": b"A dog."})
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(PairsError, match=r"a\.tar"):
-        list(read_photos([path]))
-
-
-def test_a_pattern_without_a_file_and_unbalanced_braces_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match=r"no file '.*w-\*\.tar'"):
-        expand([f"{tmp_path}/w-*.tar"])
-    with pytest.raises(PairsError, match="unbalanced braces"):
-        expand([f"{tmp_path}/{{0..9.tar"])
+def test_the_readers_load_no_torch() -> None:
+    code = "import benchmark.pairs, training.sources, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

@@ -50,6 +50,12 @@ def test_separator_and_columns_are_found_in_the_header(tmp_path: Path, name: str
     ]
 
 
+def test_addresses_of_images_are_refused_and_not_taken_for_texts(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPairsError, match=r"pairs.csv: column 'URL' holds addresses, and images are not fetched"):
+        table(tmp_path, "URL,TEXT\nhttps://host/a.jpg,one\n")
+    assert table(tmp_path, "url,image,text\nhttps://host/a.jpg,a.jpg,one\n")[0].image == tmp_path / "a.jpg"
+
+
 def test_numbered_captions_belong_to_one_image(tmp_path: Path) -> None:
     rows = table(tmp_path, "image,name,caption_0,caption1,caption_2\na.jpg,cat,one,,three\n")
     assert (rows[0].name, rows[0].captions) == ("cat", ("one", "three"))

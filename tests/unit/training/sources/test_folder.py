@@ -1,11 +1,14 @@
 """A folder of photos with their captions beside them: sorted, recursive, and strict about what is missing."""
 
+import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.drawn_pairs import read_all
-from training.errors import InvalidRowError, NoPairsError
+from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
 from training.pairs import Pair
 from training.sources import open_pairs
 from training.sources.file import DataFile
@@ -50,6 +53,57 @@ def test_a_photo_without_a_caption_is_a_bad_row_that_says_what_was_expected(tmp_
 def test_a_caption_file_that_holds_none_is_a_bad_row(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
     with pytest.raises(InvalidRowError, match=reason):
         folder_with(tmp_path, {"a.jpg": b"A", name: data})[0]
+
+
+def test_a_txt_counts_where_the_json_has_no_caption(tmp_path: Path) -> None:
+    files = {"a.jpg": b"A", "a.txt": b"txt", "a.json": b'{"caption": null, "text": " ", "width": 3}'}
+    assert folder_with(tmp_path, files)[0].captions == ("txt",)
+
+
+HUB_ROWS = [
+    {"file_name": "b.png", "text": "two"},
+    {"file_name": "in/../a.png", "text": "one"},
+    {"file_name": "gone.png"},
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_table_names_the_images_of_a_folder(tmp_path: Path, suffix: str) -> None:
+    table = tmp_path / "train" / f"metadata.{suffix}"
+    files = {"train/a.png": b"A", "train/b.png": b"B", "train/c.png": b"C", "d.jpg": b"D", "d.txt": b"four"}
+    folder_with(tmp_path, files)
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(HUB_ROWS), table)
+    elif suffix == "csv":
+        table.write_text("file_name,text\nb.png,two\nin/../a.png,one\ngone.png,\n")
+    else:
+        table.write_text("".join(f"{json.dumps(row)}\n" for row in HUB_ROWS), encoding="utf-8-sig")
+
+    rows = read_all(open_pairs([str(tmp_path)]))
+
+    pairs = [(row.image, row.captions) for row in rows if isinstance(row, Pair) and row.captions]
+    images = [tmp_path / "train/b.png", tmp_path / "train/in/../a.png", tmp_path / "d.jpg"]
+    assert pairs == list(zip(images, [("two",), ("one",), ("four",)], strict=True))
+    assert len(rows) == 5  # that of `gone.png`, and `c.png`, which nothing names
+    assert "expected c.txt or c.json beside c.png" in rows
+
+
+def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name in ("10", "9", "a/0", "a-b/0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.table({"text": [name]}), tmp_path / f"{name}.parquet")
+    rows = read_all(open_pairs([str(tmp_path)]))
+    assert [row.captions for row in rows if isinstance(row, Pair)] == [("10",), ("9",), ("a-b/0",), ("a/0",)]
+
+
+def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPairsError, match=r"metadata\.parquet is no readable Parquet file"):
+        folder_with(tmp_path, {"a.png": b"A", "metadata.parquet": b"PAR1"})
+
+
+def test_metadata_without_names_of_files_is_left_aside(tmp_path: Path) -> None:
+    files = {"a.png": b"A", "a.txt": b"one", "metadata.csv": b"width,height\n1,2\n", "in/metadata.jsonl": b"["}
+    assert len(folder_with(tmp_path, files)) == 1
 
 
 def test_json_beats_txt_and_a_mark_at_the_beginning_is_no_part_of_the_text(tmp_path: Path) -> None:

@@ -35,6 +35,25 @@ def test_blank_lines_do_not_count_but_line_numbers_do(tmp_path: Path) -> None:
     assert caught.value.where == f"{tmp_path / 'pairs.jsonl'}:4"
 
 
+def test_fields_have_the_names_of_columns_too(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, '{"file_name": "a.jpg", "title": "one", "name": null}', '{"filepath": "b.jpg"}')
+    assert (manifest[0].name, manifest[0].image, manifest[0].captions) == ("a.jpg", tmp_path / "a.jpg", ("one",))
+    assert (manifest[1].image, manifest[1].captions) == (tmp_path / "b.jpg", ())
+
+
+def test_byte_order_marks_are_no_part_of_rows(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, '\ufeff{"image": "a.jpg", "caption": "one"}', '\ufeff{"text": "\ufefftwo"}')
+    assert [manifest[row].captions for row in range(2)] == [("one",), ("\ufefftwo",)]  # from two files joined
+
+
+@pytest.mark.parametrize("name", ["url", "URL", "image_url"])
+def test_a_row_that_names_its_image_by_an_address_alone_is_no_text(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidRowError, match=f"column '{name}' holds addresses, and images are not fetched here"):
+        manifest_of(tmp_path, f'{{"{name}": "https://host/a.jpg", "caption": "one"}}')[0]
+    assert manifest_of(tmp_path, f'{{"{name}": null, "caption": "one"}}')[0].captions == ("one",)
+    assert manifest_of(tmp_path, f'{{"{name}": "https://host/a", "image": "a.jpg"}}')[0].image == tmp_path / "a.jpg"
+
+
 def test_an_absolute_path_stays(tmp_path: Path) -> None:
     assert manifest_of(tmp_path, '{"image": "/photos/a.jpg", "text": "one"}')[0].image == Path("/photos/a.jpg")
 

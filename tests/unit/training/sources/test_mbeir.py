@@ -251,6 +251,14 @@ def test_the_reader_travels_to_another_process(tmp_path: Path) -> None:
     assert read_all(pickle.loads(pickle.dumps(source))) == read_all(source)
 
 
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    file = dataset(tmp_path, query(), prompts=PROMPTS)
+    expected = MbeirQueries(file)[0]
+    for path in tmp_path.rglob("*.*"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_pairs([str(tmp_path)])[0] == expected
+
+
 def test_equal_names_in_one_json_object_are_read_as_json_readers_do(tmp_path: Path) -> None:
     line = json.dumps(query(1)).replace('"pos_cand_list"', '"pos_cand_list": ["9:7"], "pos_cand_list"')
     assert MbeirQueries(dataset(tmp_path, line))[0].image == tmp_path / "i/1.jpg"

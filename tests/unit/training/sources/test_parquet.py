@@ -91,6 +91,11 @@ def test_a_cell_of_another_kind_is_a_bad_row(tmp_path: Path, columns: dict[str, 
         written(tmp_path, columns)[0]
 
 
+def test_addresses_of_images_are_refused_and_not_taken_for_texts(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPairsError, match=r"pairs.parquet: column 'URL' holds addresses, and images are not"):
+        written(tmp_path, {"URL": ["https://host/a.jpg"], "TEXT": ["one"]})
+
+
 def test_files_that_are_no_parquet_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path)
     whole = (tmp_path / "pairs.parquet").read_bytes()

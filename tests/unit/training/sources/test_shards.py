@@ -37,7 +37,7 @@ def test_every_sample_is_read_at_its_position(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "webp", "JPG", "Png"])
+@pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "webp", "JPG", "Png", "gif", "TIFF", "avif", "heic"])
 def test_image_extensions(tmp_path: Path, extension: str) -> None:
     assert shard_of(tmp_path, (f"a.{extension}", IMAGE), ("a.txt", b"one caption\n"))[0].captions == ("one caption",)
 
@@ -82,7 +82,9 @@ def test_directories_and_hidden_files_are_no_samples(tmp_path: Path) -> None:
     ("members", "reason"),
     [
         ([("a.jpg", IMAGE), ("a.cls", b"3")], "found jpg, cls"),
-        ([("a.txt", b"one"), ("a.gif", IMAGE)], "found txt, gif"),
+        ([("a.txt", b"one"), ("a.mp4", IMAGE)], "found txt, mp4"),
+        ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.txt", b"one")], "expected one image, found jpg, png, txt"),
+        ([("a.jpg", IMAGE), ("a.txt", b"one"), ("a.JPG", IMAGE)], "member 'a.JPG' is there twice"),
         ([("a.cls", b"3")], "found cls"),
         ([("a.json", b'{"width": 3}')], "expected an object with non-empty"),
         ([("a.jpg", IMAGE), ("a.json", b'{"width": 3}')], "expected an object with non-empty"),
@@ -103,7 +105,7 @@ def test_a_sample_that_is_no_pair_is_one_bad_row(tmp_path: Path, members: list[t
 
 
 def test_a_sample_of_images_or_of_texts_alone_is_that_half(tmp_path: Path) -> None:
-    shard = shard_of(tmp_path, ("a.jpg", IMAGE), ("a.png", b"x"), ("b.json", captions_json("two")), ("b.txt", b"x"))
+    shard = shard_of(tmp_path, ("a.jpg", IMAGE), ("b.json", captions_json("two")), ("b.txt", b"x"))
     assert [(shard[n].image, shard[n].captions) for n in (0, 1)] == [(IMAGE, ()), (None, ("two",))]
 
 
