@@ -5,7 +5,7 @@ import json
 import logging
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,14 @@ from rich.logging import RichHandler
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
 from index.embedded.manifest import EncoderFacts, Manifest
-from index.errors import InvalidCorpusError, InvalidStructureError, KeyIndexError, UnusableOptionError
+from index.errors import (
+    InvalidCorpusError,
+    InvalidRowError,
+    InvalidStructureError,
+    KeyIndexError,
+    UnreadableStretchError,
+    UnusableOptionError,
+)
 from index.key_index import IndexInfo
 from index.milvus.address import CollectionAddress, parse_address
 from index.progress import progress, step_lines
@@ -37,33 +44,59 @@ from index.settings import (
 from index.vectors.measured import front_lines, structure_lines
 
 BAD_ROWS_SHOWN = 10
+EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be read
 
 
 def build(settings: BuildSettings) -> int:
     """Builds or updates an index and says what was done."""
     from index.building.build import build_index
+    from index.building.outlook import kept_lines
 
+    if settings.dry_run:
+        return _preview(settings)
     report = build_index(settings)
     console = plain_console()
     manifest = report.manifest
-    for row in report.bad_rows[:BAD_ROWS_SHOWN]:
-        console.print(f"skipped {row}")
-    if manifest.num_bad_rows:
-        console.print(f"{manifest.num_bad_rows:,} bad rows skipped, listed in {report.version_dir / 'bad_rows.jsonl'}")
-    if report.num_unreachable:
-        console.print(f"{report.num_unreachable:,} keys whose images cannot be read now stay as they were indexed")
+    _show_bad_rows(report.bad_rows, report.version_dir / "bad_rows.jsonl")
+    for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted):
+        console.print(line)
     if report.is_new:
         kept = manifest.num_keys - report.num_embedded
         made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
+        removed = f", {report.num_removed:,} removed" if report.num_removed else ""
         console.print(
             f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
-            f"{report.num_embedded:,} {made} in this run, {kept:,} kept"
+            f"{report.num_embedded:,} {made} in this run, {kept:,} kept{removed}"
         )
         for line in structure_lines(manifest.structure):
             console.print(line)
     else:
         console.print(f"{settings.output} is up to date: version {manifest.version}, {_count(manifest)}")
-    return 0
+    return EXIT_UNREAD if report.is_any_unread else 0
+
+
+def _preview(settings: BuildSettings) -> int:
+    """Says what a build would do, and ends as it would."""
+    from index.building.outlook import kept_lines, require_allowed, summary
+    from index.building.preview import preview_build
+
+    outlook = preview_build(settings)
+    console = plain_console()
+    _show_bad_rows(outlook.bad_rows)
+    for line in kept_lines(outlook.num_unread, outlook.num_unreachable, outlook.num_deleted):
+        console.print(line)
+    console.print(f"{summary(outlook)}; nothing was done, as --dry-run asks")
+    require_allowed(outlook, settings)
+    return EXIT_UNREAD if outlook.is_any_unread else 0
+
+
+def _show_bad_rows(rows: Sequence[InvalidRowError], listed: Path | None = None) -> None:
+    console = plain_console()
+    for row in rows[:BAD_ROWS_SHOWN]:
+        unknown = " (which keys are named there is unknown)" if isinstance(row, UnreadableStretchError) else ""
+        console.print(f"skipped {row}{unknown}")
+    if rows:
+        console.print(f"{len(rows):,} bad rows skipped{f', listed in {listed}' if listed else ''}")
 
 
 def info(settings: InfoSettings) -> int:

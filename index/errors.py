@@ -5,6 +5,8 @@ KeyIndexError
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
       UnreachableImageError            an image of it cannot be read now; it may be another time
+      UnreadableStretchError           what stands there cannot be read, so that nobody knows which keys it names
+    RemovalRefusedError                the corpus lacks so many published keys that it looks like an accident
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
     UntrainableError                   a structure that could be built, but not of so few vectors
   UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
@@ -70,6 +72,22 @@ class UnreachableImageError(InvalidRowError):
     """An image of the row cannot be read now, which says nothing of the image: what is indexed of its key stays."""
 
 
+class UnreadableStretchError(InvalidRowError):
+    """What stands there cannot be read, so that nobody knows which keys it names: none is taken for gone.
+
+    Attributes:
+        num_rows: How many rows it is; `None` if nobody knows.
+    """
+
+    def __init__(self, where: str, reason: str, num_rows: int | None = 1) -> None:
+        self.num_rows = num_rows
+        super().__init__(where, reason)
+
+
+class RemovalRefusedError(InvalidCorpusError):
+    """A build would remove more of the published keys than it may without being told so."""
+
+
 class InvalidStructureError(KeyIndexError, ValueError):
     """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
 
@@ -129,9 +147,9 @@ class UnknownPoolError(InvalidSearchError):
             known: The pools there are; more than `MAX_NAMES_SHOWN` need not be all.
         """
         self.pool = pool
-        names = [_shortened(name) for name in sorted(known)[:MAX_NAMES_SHOWN]]
+        names = [shortened(name) for name in sorted(known)[:MAX_NAMES_SHOWN]]
         more = " and more" if len(known) > MAX_NAMES_SHOWN else ""
-        super().__init__(f"unknown pool {_shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
+        super().__init__(f"unknown pool {shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
 
 
 class KeyNotFoundError(KeyIndexError, LookupError):
@@ -216,5 +234,6 @@ class ReadOnlyError(KeyIndexError):
     """The index was opened for reading only."""
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name as far as a message has room for it."""
     return name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."

@@ -155,6 +155,15 @@ class BuildSettings(EmbeddingSettings, FoldSettings):
         description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
         "that were stored live are dropped with it",
     )
+    dry_run: bool = Field(False, description="Say what would be done, and change nothing")
+    allow_removal: bool = Field(
+        False,
+        description="Remove keys though they are more than 10 % of those that earlier builds stored (and those more "
+        "than 100), or though the corpus cannot be read where they may be",
+    )
+    restore_deleted: bool = Field(
+        False, description="Store keys again that were deleted live, where the corpus names them"
+    )
     vectors: VectorType | None = Field(
         None,
         description="How a new index keeps vectors; float16 takes half the room; "

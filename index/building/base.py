@@ -1,6 +1,7 @@
 """What a build starts from: the index that is published, as far as it is sound."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Base:
-    """A published version and its store, open for writing.
+    """A published version and its store.
 
     Attributes:
         store: The store.
         version: The version; `None` if its manifest is damaged.
         is_sound: Whether all of the version's files are.
+        has_encoder: Whether its vectors are of the build's encoder, so that the build can go on from it.
     """
 
     store: Store
     version: OpenVersion | None
     is_sound: bool
+    has_encoder: bool
 
     def close(self) -> None:
         """Closes the store and lets go of the version."""
@@ -35,13 +38,16 @@ class Base:
             self.version.release()
 
 
-def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base | None:
-    """The published index, if a build with the encoder of this fingerprint can go on from it.
+def open_base(
+    directory: IndexDirectory, fingerprint: str, anew: bool, opened: Callable[[Path], Store] = Store
+) -> Base | None:
+    """The published index, unless there is none, or its store is damaged and may be left behind.
 
     Args:
-        directory: Where the index is; locked for writing.
-        fingerprint: The encoder's.
+        directory: Where the index is.
+        fingerprint: The build's encoder's.
         anew: Whether a store that cannot be gone on from may be left behind, with what was stored live in it.
+        opened: Opens the store: for writing, where the directory is locked for it, or `Store.reading`.
 
     Raises:
         LiveKeysError: it cannot be gone on from, and keys that were stored live are in it, or may be.
@@ -57,23 +63,22 @@ def open_base(directory: IndexDirectory, fingerprint: str, anew: bool) -> Base |
             if anew:  # damage that is met later would end the build
                 for damage in damage_of_store(store_path):
                     raise damage
-            store = Store(store_path)
-            if store.meta.get("fingerprint") == fingerprint:
-                return Base(store, version, is_sound)
-            num_live = sum(1 for _ in store.keys("live"))
+            store = opened(store_path)
+            base = Base(store, version, is_sound, store.meta.get("fingerprint") == fingerprint)
+            num_live = 0 if base.has_encoder else sum(1 for _ in store.keys("live"))
+            if anew or not num_live:
+                return base
     except IndexCorruptError as error:
         if not anew:
             raise LiveKeysError(f"{error}; restore a copy, or use --anew to build from the corpus alone") from error
         logger.warning("%s; building anew", error)
-        num_live = 0
-    if num_live and not anew:
         _release(store, version)
-        raise LiveKeysError(
-            f"{num_live:,} keys of {directory.path} were stored live, by another encoder than this build's: export "
-            "them into the corpus, or use --anew to drop them"
-        )
+        return None
     _release(store, version)
-    return None
+    raise LiveKeysError(
+        f"{num_live:,} keys of {directory.path} were stored live, by another encoder than this build's: export "
+        "them into the corpus, or use --anew to drop them"
+    )
 
 
 def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from encoder.program import plain_console
 from index.building.base import Base, open_base
-from index.building.corpus import find_files, read_corpus
 from index.building.embed import embed, is_current
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
+from index.building.outlook import Outlook, compare, require_allowed, summary
 from index.building.plan import Plan, PlannedEntry
-from index.building.wishes import check_structure, check_vector_type
+from index.building.reading import nothing_left, read_into
+from index.building.wishes import check_vector_type, check_wishes
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
@@ -51,6 +52,10 @@ class BuildReport:
         is_new: Whether this build published it; if not, it was up to date.
         num_embedded: Keys that went through the encoder in this run.
         num_unreachable: Keys that stay as an earlier build stored them, since their images cannot be read now.
+        num_removed: Keys that earlier builds stored and this one removed.
+        num_unread: Keys that stay as an earlier build stored them, as the corpus may name them where it cannot be read.
+        num_deleted: Keys that were deleted live and stay so, though the corpus names them.
+        is_any_unread: Whether a stretch of the corpus could not be read.
     """
 
     manifest: Manifest
@@ -58,6 +63,10 @@ class BuildReport:
     is_new: bool
     num_embedded: int
     num_unreachable: int = 0
+    num_removed: int = 0
+    num_unread: int = 0
+    num_deleted: int = 0
+    is_any_unread: bool = False
 
     @property
     def bad_rows(self) -> list[InvalidRowError]:
@@ -84,18 +93,13 @@ def build_index(
         EncoderError: the encoder cannot be loaded.
         IndexLockedError: the index has another writer.
         LiveKeysError: keys that were stored live would be lost; says what to do.
+        RemovalRefusedError: more published keys would go than may go unasked.
         OSError: the disk is full or not writable.
     """
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    # All that can be refused at once, before anything is read or written.
-    find_files(settings.corpus)
-    source.require_device()
-    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
-    fingerprint = source.fingerprint()
-    if settings.structure is not None:
-        check_structure(settings, source.width())
+    fingerprint, gpu = check_wishes(settings, source)
     with directory.locked_for_writing():
         directory.recover()
         directory.take_back_store()
@@ -128,23 +132,30 @@ class _Build:
         self._directory = directory
         self._gpu = gpu
         self._plan = Plan(directory.building_dir / PLAN_NAME)
-        self._base: Base | None = None
+        self._earlier: Base | None = None  # what is published
+        self._base: Base | None = None  # that, if the build can go on from it
+        self._outlook = Outlook()
 
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
-        self._read_corpus()
-        self._base = open_base(self._directory, fingerprint, self._settings.anew)
-        base = self._base
+        read_into(self._plan, self._settings, self._source, self._console)
+        self._earlier = open_base(self._directory, fingerprint, self._settings.anew)
+        base = self._base = self._earlier if self._earlier is not None and self._earlier.has_encoder else None
         if base is not None:
             check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
-        self._compare()
+        self._outlook = compare(self._plan, self._earlier, self._settings, self._skip)
+        require_allowed(self._outlook, self._settings)
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
+        if self._earlier is not None:
+            self._console.print(summary(self._outlook))
         with contextlib.closing(self._open_staged(fingerprint)) as staged:
             num_embedded = self._embed(staged)
             self._require_keys()
+            refused = self._refused(staged)
+            require_allowed(self._outlook, self._settings, refused)
             if base is None:
-                staged.commit([], gone=self._plan.lacking(staged.keys("corpus")))
+                self._complete(staged)
             manifest = None if base is None else self._publish_next(base, staged)
         if base is None:
             manifest = self._publish_first()
@@ -152,57 +163,25 @@ class _Build:
             return self._keep(base, num_embedded)
         else:
             _delete_store(self._directory.building_dir / STORE_NAME)
-        version_dir = self._directory.version_dir(manifest.version)
-        return BuildReport(manifest, version_dir, True, num_embedded, self._num_unreachable(base))
+        num_removed = len(self._outlook.gone) + len(refused)
+        return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, num_removed)
 
     def close(self) -> None:
         """Leaves nothing behind but what was embedded, if there is something to go on with, and the newest versions."""
         self._plan.close()
-        if self._base is not None:
-            self._base.close()
+        if self._earlier is not None:
+            self._earlier.close()
         _remove_empty(self._directory.building_dir)
         self._directory.remove_old()
-
-    def _read_corpus(self) -> None:
-        with progress(self._console, "reading the corpus", None) as advance:
-            for row in read_corpus(self._settings):
-                self._plan.next_row()
-                try:
-                    if isinstance(row, InvalidRowError):
-                        raise row
-                    self._plan.add(row.entry, row.images)
-                except InvalidRowError as error:
-                    self._skip(error)
-                advance()
-        if self._plan.count() == 0:
-            raise InvalidCorpusError(self._nothing_left())
-        self._source.require_rows(self._plan.num_rows)
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
         if self._settings.strict:
             raise row
         self._plan.add_bad_row(row, position)
 
-    def _nothing_left(self) -> str:
-        bad_rows = self._plan.bad_rows()
-        paths = ", ".join(map(without_secrets, self._settings.corpus))
-        first = f"; the first is {bad_rows[0]}" if bad_rows else ""
-        return f"nothing to index in {paths}: no usable row, {len(bad_rows)} bad rows{first}"
-
-    def _compare(self) -> None:
-        """Marks in the plan what the index does not hold as the corpus has it; skips what it would refuse again."""
-        for entry in self._plan.entries():
-            known = None if self._base is None else self._base.store.known(entry.key)
-            if not is_current(entry, known, self._settings):
-                self._plan.mark_stale(entry.position)
-            elif known is not None and known.reason is not None:
-                self._skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
-
     def _is_anything_to_do(self, base: Base) -> bool:
         """Whether the index differs from what this build would make; decided without the encoder."""
-        is_any_stale = self._plan.count(only_stale=True) > 0
-        is_any_gone = any(True for _ in self._plan.lacking(base.store.keys("corpus")))
-        return is_any_stale or is_any_gone or self._is_new(base)
+        return self._plan.count(only_stale=True) > 0 or bool(self._outlook.gone) or self._is_new(base)
 
     def _is_new(self, base: Base) -> bool:
         """Whether a version of the store as it is now would differ from the published one, or that one is damaged."""
@@ -268,21 +247,43 @@ class _Build:
         return replace(record, vector_D=self._base.store.record(record.key).vector_D)
 
     def _require_keys(self) -> None:
-        """Refuses to end with an index that holds nothing of the corpus."""
-        if self._plan.num_usable() == 0:
-            raise InvalidCorpusError(self._nothing_left())
+        """Refuses to end with an index that holds nothing of the corpus, unless all of it was deleted live."""
+        if self._plan.num_usable() == 0 and (self._base is None or not self._outlook.num_deleted):
+            raise InvalidCorpusError(nothing_left(self._plan, self._settings))
+
+    def _refused(self, staged: Store) -> list[str]:
+        """Keys that go, since the encoder refuses what the corpus has of them now."""
+        earlier, is_unread = self._earlier, self._outlook.is_any_unread
+        if earlier is None or (earlier.has_encoder and is_unread):  # then nothing goes
+            return []
+        stale = {entry.key for entry in self._plan.entries(only_stale=True)}
+        return [key for key in staged.refused() if key in stale and earlier.store.is_built(key)]
+
+    def _complete(self, staged: Store) -> None:
+        """Makes what was embedded all that a new index holds, and hands on to it what was deleted live."""
+        staged.commit([], gone=self._plan.left_out(staged.keys("corpus")))
+        if self._earlier is not None and not self._settings.restore_deleted:
+            deleted = self._earlier.store.deleted()
+            gone = set(self._plan.lacking(deleted))
+            staged.note_deleted(key for key in deleted if key not in gone)
 
     def _takeover(self, store: Store, staged: Store) -> Callable[[], None]:
         """What brings the index's store up to the corpus; all but the records is read beforehand."""
         with naming_damage(staged.path):
             entries = [entry.key for entry in self._plan.entries(only_stale=True)]
-            refusals = [refusal for key in entries if (refusal := staged.refusal(key)) is not None]
+            refusals = [
+                refusal
+                for key in entries
+                if (refusal := staged.refusal(key)) is not None
+                and not (self._outlook.is_any_unread and store.is_built(key))
+            ]
             computed_in = json.loads(staged.meta.get("computed_in", "[]"))
-        gone, forgotten = (list(self._plan.lacking(keys)) for keys in (store.keys("corpus"), store.refused()))
+        forgotten, unnamed = (list(self._plan.lacking(keys)) for keys in (store.refused(), store.deleted()))
 
         def take_over() -> None:
-            store.commit(_records(staged, entries), refusals, gone)
+            store.commit(_records(staged, entries), refusals, self._outlook.gone)
             store.forget_refusals(forgotten)
+            store.forget_deleted(unnamed)  # no build would bring them back
             if computed_in:
                 store.note_computed_in(computed_in)
 
@@ -309,7 +310,7 @@ class _Build:
         return publish_with_changes(self._directory, base.store, changes, provenance, options, report, self._gpu)
 
     def _provenance(self, previous: Manifest | None = None) -> Provenance:
-        settings = self._settings.model_dump(mode="json", exclude={"corpus", "config"})
+        settings = self._settings.model_dump(mode="json", exclude={"corpus", "config", "dry_run"})
         corpus = list(map(without_secrets, self._settings.corpus))
         return Provenance(corpus, settings, self._plan.bad_rows(), previous)
 
@@ -317,10 +318,16 @@ class _Build:
         """Ends a build that found nothing to change."""
         assert base.version is not None
         _delete_store(self._directory.building_dir / STORE_NAME)
-        return BuildReport(base.version.manifest, base.version.path, False, num_embedded, self._num_unreachable(base))
+        report = self._report(base.version.manifest, base.version.path, num_embedded, 0)
+        return replace(report, is_new=False)
 
-    def _num_unreachable(self, base: Base | None) -> int:
-        return 0 if base is None else sum(map(base.store.is_built, self._plan.unreachable()))
+    def _report(self, manifest: Manifest, version_dir: Path, num_embedded: int, num_removed: int) -> BuildReport:
+        base, outlook = self._base, self._outlook
+        num_unreachable = 0 if base is None else sum(map(base.store.is_built, self._plan.unreachable()))
+        return BuildReport(
+            *(manifest, version_dir, True, num_embedded, num_unreachable, num_removed),
+            *(outlook.num_unread, outlook.num_deleted, outlook.is_any_unread),
+        )
 
     def _note_encoder(self, staged: Store) -> None:
         encoder = self._source.load()

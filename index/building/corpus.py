@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageError, UnreadableStretchError
 from index.readers.columns import parse_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.formats import format_of
@@ -49,13 +49,22 @@ def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidR
 def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[CorpusEntry | InvalidRowError]:
     """Reads one file or folder; a bad row comes as the error it is, and reading goes on.
 
+    Where a file breaks off, the rest of it is a stretch that cannot be read.
+
     Raises:
         InvalidCorpusError: it cannot be read, or is of no known format.
     """
+    last = None
     try:
-        yield from format_of(file).read(file, options)
+        for row in format_of(file).read(file, options):
+            last = row.where
+            yield row
     except OSError as error:
-        raise InvalidCorpusError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+        if last is None:
+            raise InvalidCorpusError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+        yield UnreadableStretchError(
+            f"{file.label}: behind {last}", f"cannot read on: {reason_of(error)}", num_rows=None
+        )
 
 
 def stamp_row(row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings) -> StampedEntry | InvalidRowError:

@@ -18,17 +18,17 @@ from rich.console import Console
 from encoder.locks import holder_of, try_lock
 from encoder.program import plain_console
 from index.building.blocks import Block, cut
-from index.building.corpus import find_files, read_corpus
+from index.building.corpus import find_files
 from index.building.embed import embed
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
 from index.building.plan import Plan
+from index.building.reading import read_into
 from index.building.shards import read_facts, read_shard, write_shard
 from index.embedded.folding import bad_row_lines
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
 from index.errors import (
-    InvalidCorpusError,
     InvalidRowError,
     InvalidShardError,
     OutputExistsError,
@@ -110,8 +110,9 @@ def embed_corpus(
     fingerprint = encoder.fingerprint()
     with _alone_in(settings.output), TemporaryDirectory(prefix="anykey-embed-") as scratch:
         plan = Plan(Path(scratch) / "plan.sqlite")
-        bad_rows = _read(plan, settings, console)
-        encoder.require_rows(plan.num_rows)
+        read_into(plan, settings, encoder, console)
+        plan.commit()
+        bad_rows = plan.bad_rows()
         kept: list[Embedded] = []
         missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), settings, kept)
         with progress(console, encoder.step, plan.count()) as advance:
@@ -159,27 +160,6 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
         records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), first, records)
     num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
     return Embedded(block.number, num_keys, bad_rows)
-
-
-def _read(plan: Plan, settings: EmbedSettings, console: Console) -> list[InvalidRowError]:
-    """Reads the corpus into the plan; gives the rows that cannot be embedded."""
-    with progress(console, "reading the corpus", None) as advance:
-        for row in read_corpus(settings):
-            plan.next_row()
-            try:
-                if isinstance(row, InvalidRowError):
-                    raise row
-                plan.add(row.entry, row.images)
-            except InvalidRowError as error:
-                if settings.strict:
-                    raise
-                plan.add_bad_row(error)
-            advance()
-    plan.commit()
-    if plan.count() == 0:
-        names = ", ".join(map(without_secrets, settings.corpus))
-        raise InvalidCorpusError(f"nothing to embed in {names}: no usable row, {len(plan.bad_rows())} bad rows")
-    return plan.bad_rows()
 
 
 def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedded]) -> Iterator[Block]:

@@ -54,8 +54,8 @@ class EncoderSource(Protocol):
         """What tells its vectors from others with the same fingerprint; nothing if that does."""
         return []
 
-    def require_rows(self, num_rows: int) -> None:
-        """Raises `InvalidCorpusError` unless it has vectors for as many rows as the corpus has."""
+    def require_rows(self, num_rows: int | None) -> None:
+        """Raises `InvalidCorpusError` unless it has vectors for as many rows as the corpus has, if that is known."""
         return
 
 

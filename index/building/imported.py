@@ -87,12 +87,17 @@ class ImportedSource(EncoderSource):
         found = self._path.stat()
         return [str(self._path.absolute()), found.st_size, found.st_mtime_ns, self._normalizes]
 
-    def require_rows(self, num_rows: int) -> None:
+    def require_rows(self, num_rows: int | None) -> None:
         """Makes sure that the file is as long as the corpus.
 
         Raises:
-            InvalidCorpusError: it is not, or cannot be read.
+            InvalidCorpusError: it is not, or either of them cannot be read whole.
         """
+        if num_rows is None:
+            raise InvalidCorpusError(
+                f"{self._path} holds a vector for each row of the corpus, of which a stretch cannot be read: nobody "
+                "knows which vectors belong to the rows behind it"
+            )
         num_vectors = _read(self._path).ntotal
         if num_vectors != num_rows:
             raise InvalidCorpusError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.item import Modality
-from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError
+from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError, UnreadableStretchError
 from index.readers.entry import CorpusEntry
 from index.settings import ImageStorage
 from index.sources.images import ImageStamp
@@ -23,10 +23,12 @@ PAGE_ROWS = 512
 _SCHEMA = """
 CREATE TABLE entries (
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
-    pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0
+    pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0,
+    is_deleted INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE bad_rows (
-    position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL
+    position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL,
+    is_unread INTEGER NOT NULL
 );
 CREATE INDEX unreachable ON bad_rows (key) WHERE is_unreachable;
 """
@@ -81,6 +83,8 @@ class Plan:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._position = 0
+        self._is_counted = True
+        self._is_any_unread = False
         try:
             for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", *_SCHEMA.split(";"), "BEGIN"):
                 self._execute(statement)
@@ -89,13 +93,23 @@ class Plan:
             raise
 
     @property
-    def num_rows(self) -> int:
-        """Rows of the corpus so far, good and bad."""
-        return self._position
+    def num_rows(self) -> int | None:
+        """Rows of the corpus so far, good and bad; `None` if nobody knows, as a stretch cannot be read."""
+        return self._position if self._is_counted else None
 
-    def next_row(self) -> None:
-        """Begins the next row of the corpus, good or bad."""
-        self._position += 1
+    @property
+    def is_any_unread(self) -> bool:
+        """Whether the corpus has rows that could not be read, so that their keys are unknown."""
+        return self._is_any_unread
+
+    def next_row(self, num_rows: int | None = 1) -> None:
+        """Begins the next row of the corpus, good or bad.
+
+        Args:
+            num_rows: How many rows it stands for; `None` if nobody knows.
+        """
+        self._position += num_rows or 1
+        self._is_counted &= num_rows is not None
 
     def add(self, entry: CorpusEntry, stamps: Sequence[ImageStamp] = ()) -> None:
         """Takes the row's entry in.
@@ -128,16 +142,21 @@ class Plan:
             position: The position of its entry; that of the row just begun when absent.
         """
         self._execute(
-            "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?, ?)",
             (
                 *(self._position if position is None else position, row.where, row.key, row.reason),
-                isinstance(row, UnreachableImageError),
+                *(isinstance(row, UnreachableImageError), is_unread := isinstance(row, UnreadableStretchError)),
             ),
         )
+        self._is_any_unread |= is_unread
 
     def mark_stale(self, position: int) -> None:
         """Notes that an entry is yet to be stored as the corpus has it."""
         self._execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
+
+    def mark_deleted(self, position: int) -> None:
+        """Notes that an entry's key was deleted live, and stays so."""
+        self._execute("UPDATE entries SET is_deleted = 1 WHERE position = ?", (position,))
 
     def entries(self, only_stale: bool = False) -> Iterator[PlannedEntry]:
         """All entries, or the stale ones, in the corpus's order; the plan may be changed meanwhile."""
@@ -154,19 +173,26 @@ class Plan:
         return int(self._execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
 
     def num_usable(self) -> int:
-        """Number of entries that did not turn out to be bad rows."""
-        query = "SELECT count(*) FROM entries WHERE position NOT IN (SELECT position FROM bad_rows)"
+        """Number of entries that did not turn out to be bad rows, nor were deleted live."""
+        query = "SELECT count(*) FROM entries WHERE NOT is_deleted AND position NOT IN (SELECT position FROM bad_rows)"
         return int(self._execute(query).fetchone()[0])
 
     def lacking(self, keys: Iterable[str]) -> Iterator[str]:
-        """Those of some keys that the corpus does not name, or names in bad rows alone that it will have to mend."""
+        """Those of some keys that are gone from the corpus: none of them where a stretch of it cannot be read."""
+        return iter(()) if self.is_any_unread else self.unnamed(keys)
+
+    def unnamed(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that no row names that was read, or bad rows alone that the corpus will have to mend."""
         query = (
             "SELECT 1 FROM entries WHERE key = :key"
             " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
         )
-        for key in keys:
-            if self._execute(query, {"key": key}).fetchone() is None:
-                yield key
+        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
+
+    def left_out(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are not to be stored from this corpus, whatever the reason."""
+        query = "SELECT 1 FROM entries WHERE key = ? AND NOT is_deleted"
+        return (key for key in keys if self._execute(query, (key,)).fetchone() is None)
 
     def unreachable(self) -> list[str]:
         """Keys of the rows whose images cannot be read now."""
@@ -175,8 +201,11 @@ class Plan:
 
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""
-        rows = self._execute("SELECT place, reason, key FROM bad_rows ORDER BY position, rowid").fetchall()
-        return [InvalidRowError(*row) for row in rows]
+        query = "SELECT place, reason, key, is_unread FROM bad_rows ORDER BY position, rowid"
+        return [
+            UnreadableStretchError(place, reason) if is_unread else InvalidRowError(place, reason, key)
+            for place, reason, key, is_unread in self._execute(query).fetchall()
+        ]
 
     def commit(self) -> None:
         """Makes the plan visible to other connections."""

@@ -2,11 +2,31 @@
 
 from pathlib import Path
 
+from index.building.corpus import find_files
+from index.building.encoding import EncoderSource
 from index.embedded.options import AUTO
 from index.errors import UnusableOptionError
-from index.settings import FoldSettings, VectorType
+from index.settings import BuildSettings, FoldSettings, VectorType
+from index.vectors.gpu import GpuUse
 from index.vectors.structure_facts import EXACT
 from index.vectors.trial import require_possible
+
+
+def check_wishes(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:
+    """Refuses all of a build that can be refused at once; gives the encoder's fingerprint, and the GPUs for searches.
+
+    Raises:
+        InvalidCorpusError: there is no corpus.
+        InvalidStructureError: FAISS cannot build the search structure, or has no such GPUs.
+        EncoderError: there is no such encoder, or no such device.
+    """
+    find_files(settings.corpus)
+    source.require_device()
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
+    fingerprint = source.fingerprint()
+    if settings.structure is not None:
+        check_structure(settings, source.width())
+    return fingerprint, gpu
 
 
 def check_structure(settings: FoldSettings, width: int) -> None:

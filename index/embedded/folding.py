@@ -32,7 +32,7 @@ from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError
+from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError, UnreadableStretchError
 from index.filtering.postings import write_postings
 from index.progress import Report, quietly
 from index.vectors.exact import write_exact
@@ -264,7 +264,8 @@ def encoder_facts(meta: Mapping[str, Any]) -> EncoderFacts:
 def bad_row_lines(rows: Iterable[InvalidRowError]) -> Iterator[str]:
     """Bad rows as lines of JSON, as `bad_rows.jsonl` holds them."""
     for row in rows:
-        yield json.dumps({"where": row.where, "key": row.key, "reason": row.reason}) + "\n"
+        is_unread = isinstance(row, UnreadableStretchError)
+        yield json.dumps({"where": row.where, "key": row.key, "reason": row.reason, "unread": is_unread}) + "\n"
 
 
 def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
@@ -277,11 +278,15 @@ def read_bad_rows(version_dir: Path) -> list[InvalidRowError]:
     path = version_dir / BAD_ROWS_NAME
     try:
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
-        return [InvalidRowError(row["where"], row["reason"], row["key"]) for row in rows]
+        return [_bad_row(**{"unread": False, **row}) for row in rows]  # earlier releases did not tell
     except PermissionError:
         raise
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexCorruptError(path, str(error)) from error
+
+
+def _bad_row(where: str, key: str | None, reason: str, unread: bool) -> InvalidRowError:
+    return UnreadableStretchError(where, reason) if unread else InvalidRowError(where, reason, key)
 
 
 def _as_searched(

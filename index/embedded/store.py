@@ -273,9 +273,10 @@ class Store:
         query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
         return self._db.execute(query, (key,)).fetchone() is not None
 
-    def num_keys(self) -> int:
-        """Number of keys."""
-        return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
+    def num_keys(self, origin: Origin | None = None) -> int:
+        """Number of keys, or of those that a build stored, or that were stored live."""
+        query = "SELECT count(*) FROM keys WHERE origin = coalesce(?, origin)"
+        return int(self._db.execute(query, (origin,)).fetchone()[0])
 
     def record(self, key: str) -> Record:
         """A key as it would be stored again."""

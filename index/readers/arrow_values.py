@@ -35,7 +35,8 @@ def json_cell(column: pyarrow.Array, offset: int, name: str) -> Any:
     try:
         return _json_value(column[offset])
     except UNREADABLE as error:
-        raise RowError(f"column '{name}': {_reason(error)}") from error
+        is_unread = isinstance(error, UnicodeDecodeError)
+        raise RowError(f"column '{name}': {_reason(error)}", is_unread=is_unread) from error
 
 
 def python_cell(column: pyarrow.Array, offset: int, name: str) -> Any:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, read_row
@@ -26,10 +26,10 @@ _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
 
 
 def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
-    """Reads a table record by record.
+    """Reads a table record by record; what follows a quote that is left open is a stretch that cannot be read.
 
     Raises:
-        InvalidCorpusError: it has no header with the columns that are needed, or leaves a quote open.
+        InvalidCorpusError: it has no header with the columns that are needed.
         OSError: it cannot be read.
     """
     with open_file(file.location) as opened:
@@ -44,8 +44,9 @@ def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | I
             except csv.Error as error:
                 is_open = "unexpected end" in str(error) or not where.endswith(f":{lines.number}")
                 if is_open:  # no one can say where the next record begins
-                    raise InvalidCorpusError(f"{where}: {error}: is a quote left open?") from error
-                yield InvalidRowError(where, str(error))
+                    yield UnreadableStretchError(where, f"{error}: is a quote left open?", num_rows=None)
+                    return
+                yield UnreadableStretchError(where, str(error))
                 continue
             if cells is None:
                 return
@@ -117,16 +118,16 @@ def _read_record(cells: list[str], table: _Table, file: CorpusFile, where: str) 
     try:
         num_cells, num_columns = len(cells), len(table.header)
         if num_cells < num_columns or len(without_blank_end(cells)) > num_columns:
-            raise RowError(f"expected {num_columns} cells, got {num_cells}")
+            raise RowError(f"expected {num_columns} cells, got {num_cells}", is_unread=True)
         if any(map(_STRAY_BYTE.search, cells)):
-            raise RowError("not UTF-8")
+            raise RowError("not UTF-8", is_unread=True)
         columns = table.columns
         row = {name: cell.strip() or None for name, cell in zip(table.header, cells, strict=False)}
         for name in (columns.image, columns.pool):
             row[name] = _list_or_string(row.get(name))  # type: ignore[assignment]
         return read_row(gather_metadata(row, columns), columns, file.folder, where)
     except RowError as error:
-        return InvalidRowError(where, error.reason, error.key)
+        return error.at(where)
 
 
 def _list_or_string(cell: str | None) -> list[str] | str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from encoder.suffixes import IMAGE_SUFFIXES
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.image_tables import image_tables, plain_location, read_image_table
 from index.readers.rows import RowError
@@ -29,19 +29,39 @@ def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntr
 
     Raises:
         InvalidCorpusError: there is nothing of the kind in it.
-        OSError: a folder cannot be read.
+        OSError: nothing of it can be read.
     """
-    files = files_below(folder.location)
+    unread: list[OSError] = []
+    files = files_below(folder.location, unread.append)
+    if unread and not files:
+        raise unread[0]
     prefix = f"{path_of(folder.absolute).name}/" if options.prefix_keys else ""
     tables = image_tables(files)
     named: set[str] = set()
+    is_table_whole = True
     for table in files:
         if table.location in tables:
-            yield from read_image_table(table, tables[table.location], prefix, options, named)
+            for row in read_image_table(table, tables[table.location], prefix, options, named):
+                is_table_whole &= not isinstance(row, UnreadableStretchError)
+                yield row
     samples, others = _group([file for file in files if not _is_done(file, tables, named)])
-    if not samples and not tables:
+    if not is_table_whole:  # it may say more of them than they say themselves
+        for sample in samples:
+            where = printable(without_secrets((sample.images or list(sample.texts.values()))[0].location))
+            yield UnreadableStretchError(where, "a table that may name it cannot be read whole")
+    elif samples or tables:
+        yield from _read_samples(folder, samples, others, prefix, options)
+    else:
         yield from _read_parts(folder, files, options)
-        return
+    for error in unread:
+        where = printable(without_secrets(error.filename or folder.location))
+        yield UnreadableStretchError(where, f"the folder cannot be listed: {reason_of(error)}", num_rows=None)
+
+
+def _read_samples(
+    folder: CorpusFile, samples: list["_Sample"], others: list[str], prefix: str, options: ReadOptions
+) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads the samples of a folder, elsewhere in threads."""
     if others:
         logger.warning(
             "%s: left aside %d files that are no image, .txt or .json: %s",
@@ -118,7 +138,7 @@ def _read_sample(sample: _Sample, prefix: str, options: ReadOptions) -> list[Cor
             texts = {suffix: _read_text(text) for suffix, text in sample.texts.items()}
             rows.append(read_sample(f"{prefix}{sample.name}", images, texts, options.columns, where))
         except RowError as error:
-            rows.append(InvalidRowError(where, error.reason, error.key))
+            rows.append(error.at(where))
     return rows
 
 
@@ -130,4 +150,4 @@ def _read_text(file: FoundFile) -> bytes:
     try:
         return read_file(file.location, max_bytes=MAX_TEXT_BYTES)
     except OSError as error:
-        raise RowError(f"cannot read {path_of(file.name).name}: {reason_of(error)}") from error
+        raise RowError(f"cannot read {path_of(file.name).name}: {reason_of(error)}", is_unread=True) from error

@@ -88,17 +88,21 @@ def _read(file: CorpusFile, options: ReadOptions) -> Iterator[_Row]:
 
 
 def _header(location: str) -> list[str]:
-    """The names of a table's columns; those of the first row of a JSONL file."""
+    """The names of a table's columns; those of the first row of a JSONL file that can be read."""
     with open_file(location) as opened:
         if path_of(location).suffix == ".parquet":
             return _parquet_header(opened, location)
-        line = next((line for line in opened if line.strip()), b"").decode("utf-8-sig", "replace")
-    try:
-        if path_of(location).suffix == ".jsonl":
-            return list(parse_object(line))
-        return [name.strip() for name in next(csv.reader([line]), [])]
-    except (RowError, csv.Error):
-        return []
+        for line in opened:
+            if line.strip():
+                try:
+                    if path_of(location).suffix == ".jsonl":
+                        return list(parse_object(line))
+                    return [name.strip() for name in next(csv.reader([line.decode("utf-8-sig", "replace")]), [])]
+                except RowError:
+                    continue
+                except csv.Error:
+                    break
+    return []
 
 
 def _parquet_header(opened: BinaryIO, location: str) -> list[str]:

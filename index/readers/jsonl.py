@@ -38,4 +38,4 @@ def _read_line(
         row = gather_metadata(row, options.columns) if keeps_others else row
         return read_row(row, options.columns, file.folder, where)
     except RowError as error:
-        return InvalidRowError(where, error.reason, error.key)
+        return error.at(where)

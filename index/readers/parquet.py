@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
 from index.readers.arrow_values import holds_bytes, json_cell, python_cell
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
@@ -62,7 +62,7 @@ def _read_group(
                 row += 1
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
-        yield InvalidRowError(f"{file.label}: rows {row + 1} to {rows.stop}", reason)
+        yield UnreadableStretchError(f"{file.label}: rows {row + 1} to {rows.stop}", reason, rows.stop - row)
 
 
 def _read_row(
@@ -82,7 +82,8 @@ def _read_row(
             images = _images(cell, InlineLocation(file.absolute, number, 0, columns.image), file)
         return read_row(gather_metadata(row, columns), columns, file.folder, where, images)
     except RowError as error:
-        return InvalidRowError(where, error.reason, error.key or key)
+        error.key = error.key or key
+        return error.at(where)
 
 
 def _images(cell: Any, place: InlineLocation, file: CorpusFile) -> tuple[str | ImageStamp, ...]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from index.errors import InvalidRowError, UnreadableStretchError
 from index.readers.columns import Columns
 from index.readers.entry import CorpusEntry
 from index.sources.images import ImageStamp
@@ -16,12 +17,20 @@ class RowError(ValueError):
     Attributes:
         reason: What was expected, and what came.
         key: The row's key, when it has a usable one.
+        is_unread: Whether it could not be read, so that its key is unknown; one that was read and is wrong is not.
     """
 
-    def __init__(self, reason: str, key: str | None = None) -> None:
+    def __init__(self, reason: str, key: str | None = None, *, is_unread: bool = False) -> None:
         self.reason = reason
         self.key = key
+        self.is_unread = is_unread
         super().__init__(reason)
+
+    def at(self, where: str) -> InvalidRowError:
+        """The bad row that stands at a place."""
+        if self.is_unread:
+            return UnreadableStretchError(where, self.reason)
+        return InvalidRowError(where, self.reason, self.key)
 
 
 def read_row(
@@ -72,20 +81,21 @@ def parse_object(text: str | bytes, name: str = "") -> dict[str, Any]:
     """Decodes a JSON object that can be written back as UTF-8 JSON.
 
     Args:
-        text: The JSON; bytes may begin with a byte order mark.
+        text: The JSON; bytes, which are all that there is of a row, may begin with a byte order mark.
         name: What messages call it; a whole row has none.
 
     Raises:
         RowError: it is something else.
     """
     head = f"{name}: " if name else ""
+    holds_key = isinstance(text, bytes)
     try:
         row = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeDecodeError as error:
-        raise RowError(f"{head}not UTF-8 (byte {error.start})") from error
+        raise RowError(f"{head}not UTF-8 (byte {error.start})", is_unread=holds_key) from error
     except json.JSONDecodeError as error:
-        raise RowError(f"{head}not JSON ({error.msg}, column {error.colno})") from error
+        raise RowError(f"{head}not JSON ({error.msg}, column {error.colno})", is_unread=holds_key) from error
     except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates, giant numbers, deep nesting
         raise RowError(f"{head}not standard JSON ({type(error).__name__}: {_shorten(str(error))})") from error
     if not isinstance(row, dict):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from encoder.suffixes import IMAGE_SUFFIXES
-from index.errors import InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError
 from index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
-from index.sources.files import file_state, open_file
+from index.sources.files import file_state, open_file, reason_of
 from index.sources.http_files import FileState
 from index.sources.images import ImageStamp, member_stamp
 from index.sources.locations import MemberLocation, path_of, printable
@@ -48,10 +48,11 @@ def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
             *(file.label, len(others), suffix_counts(others)),
         )
     prefix = f"{path_of(file.location).stem}/" if options.prefix_keys else ""
+    contents.doubt()
     samples = contents.samples.values()
     yield from with_note_of_lines((_read_sample(sample, prefix, file, options) for sample in samples), file.label)
     if contents.damage:
-        yield InvalidRowError(file.label, contents.damage)
+        yield UnreadableStretchError(file.label, contents.damage, num_rows=None)
 
 
 def split_name(member: str) -> tuple[str, str]:
@@ -67,7 +68,7 @@ def split_name(member: str) -> tuple[str, str]:
 
 @dataclass
 class _Sample:
-    """What belongs to one name; `fault` says why it cannot be a row."""
+    """What belongs to one name; `fault` says why it cannot be a row, `is_unread` whether it could not be read whole."""
 
     name: str
     frames: list[tuple[int, str | ImageStamp]] = field(default_factory=list)
@@ -75,6 +76,7 @@ class _Sample:
     others: list[str] = field(default_factory=list)
     suffixes: set[str] = field(default_factory=set)
     fault: str = ""
+    is_unread: bool = False
 
 
 @dataclass
@@ -85,17 +87,30 @@ class _Contents:
         samples: Its samples by name, in the order in which they begin.
         links: The suffixes of members that are no files.
         damage: What keeps the rest of the shard from being read; empty if nothing does.
+        is_mixed: Whether members of one sample lie between those of another.
     """
 
     samples: dict[str, _Sample] = field(default_factory=dict)
     links: list[str] = field(default_factory=list)
     damage: str = ""
+    is_mixed: bool = False
 
     @property
     def others(self) -> list[str]:
         """The suffixes of the members that are left aside, without being a bad row for that."""
         samples = self.samples.values()
         return [suffix for sample in samples if sample.frames or sample.texts for suffix in sample.others] + self.links
+
+    def doubt(self) -> None:
+        """Where the shard is damaged, marks the samples that may lack members: the last, or any if they are mixed.
+
+        One that has as many members as the largest is taken for whole; of a single one nobody can tell.
+        """
+        samples = list(self.samples.values()) if self.damage else []
+        most = max((len(sample.suffixes) for sample in samples), default=0)
+        for sample in samples if self.is_mixed else samples[-1:]:
+            if len(sample.suffixes) < most or len(samples) == 1:
+                sample.fault, sample.is_unread = "it may lack members, as the shard is damaged behind it", True
 
 
 def _read_contents(opened: BinaryIO, file: CorpusFile, state: FileState) -> _Contents:
@@ -117,6 +132,8 @@ def _read_contents(opened: BinaryIO, file: CorpusFile, state: FileState) -> _Con
         contents.damage = _damage_at(opened, tar.offset, last)
     except (tarfile.TarError, ValueError) as error:
         contents.damage = f"what follows {last} is lost: {error}"
+    except OSError as error:
+        contents.damage = f"what follows {last} cannot be read: {reason_of(error)}"
     return contents
 
 
@@ -127,6 +144,7 @@ def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: C
     if not member.isfile():
         contents.links.append(f"{suffix} link")
         return
+    contents.is_mixed |= name in contents.samples and name != next(reversed(contents.samples))
     sample = contents.samples.setdefault(name, _Sample(name))
     if suffix in sample.suffixes:
         sample.fault = f"member '{printable(member.name)}' is there twice"
@@ -139,6 +157,7 @@ def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: C
     elif kind in TEXT_SUFFIXES and kind == suffix.lower():
         if member.size > MAX_TEXT_BYTES:
             sample.fault = f".{kind} has {member.size} bytes, at most {MAX_TEXT_BYTES} are read"
+            sample.is_unread = kind == "json"  # which may name the key
             return
         opened.seek(member.offset_data)
         sample.texts[kind] = opened.read(member.size)
@@ -147,10 +166,10 @@ def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: C
 
 
 def _damage_at(opened: BinaryIO, offset: int, last: str) -> str:
-    """What is wrong where a tar file ends: `tarfile` takes a broken or half header for the end."""
+    """What is wrong where a tar file ends: `tarfile` takes a broken header, or none, for the mark of the end."""
     opened.seek(offset)
     block = opened.read(tarfile.BLOCKSIZE)
-    if not block.strip(b"\0"):
+    if block and not block.strip(b"\0"):
         return ""
     fault = "it is cut short" if len(block) < tarfile.BLOCKSIZE else f"the header at byte {offset} is damaged"
     return f"what follows {last} is lost: {fault}"
@@ -160,10 +179,10 @@ def _read_sample(sample: _Sample, prefix: str, file: CorpusFile, options: ReadOp
     where = f"{file.label}: sample '{printable(sample.name)}'"
     try:
         if sample.fault:
-            raise RowError(sample.fault)
+            raise RowError(sample.fault, is_unread=sample.is_unread)
         if not sample.frames and not sample.texts:
             raise RowError(f"expected an image, .txt or .json, found {suffix_counts(sample.others)}")
         images = tuple(image for _, image in sorted(sample.frames, key=lambda frame: frame[0]))
         return read_sample(f"{prefix}{sample.name}", images, sample.texts, options.columns, where)
     except RowError as error:
-        return InvalidRowError(where, error.reason, error.key)
+        return error.at(where)

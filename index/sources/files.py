@@ -6,7 +6,7 @@ Every failure is an `OSError` whose `reason_of` names no user, password or query
 import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,23 +156,24 @@ def matches(pattern: str) -> list[str]:
         return [files.unstrip_protocol(name) for name in sorted(found) if found[name]["type"] == "file"]
 
 
-def files_below(folder: str) -> list[FoundFile]:
+def files_below(folder: str, on_error: Callable[[OSError], None]) -> list[FoundFile]:
     """Every file below a folder that is not hidden, sorted by path.
 
+    Args:
+        folder: Where to look.
+        on_error: Told of a folder below it that cannot be listed, and passed over.
+
     Raises:
-        OSError: a folder cannot be read.
+        OSError: a folder elsewhere cannot be read.
     """
-    found = _remote_below(folder) if scheme_of(folder) else _local_below(folder)
+    found = _remote_below(folder) if scheme_of(folder) else _local_below(folder, on_error)
     visible = (file for file in found if not any(part.startswith(".") for part in file.name.split("/")))
     return sorted(visible, key=lambda file: file.name.split("/"))
 
 
-def _local_below(folder: str) -> Iterator[FoundFile]:
-    def refuse(error: OSError) -> None:
-        raise error
-
+def _local_below(folder: str, on_error: Callable[[OSError], None]) -> Iterator[FoundFile]:
     root = Path(folder).absolute()
-    for path, inner, names in os.walk(root, onerror=refuse):
+    for path, inner, names in os.walk(root, onerror=on_error):
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in names:
             location = os.path.join(path, name)

@@ -56,6 +56,32 @@ def test_build_then_info_then_build_again(tmp_path: Path, checkpoint: Path, caps
     assert (shown["index"]["num_keys"], shown["manifest"]["num_keys"]) == (6, 6)
 
 
+def test_unread_stretch_and_keys_that_would_go_are_said_and_give_their_exit_codes(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"key": f"k{number}", "text": "a text"} for number in range(120)]
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    arguments = ("build", "--corpus", corpus, "--checkpoint", checkpoint, "--output", tmp_path / "i")
+    assert run(capsys, *arguments)[0] == 0
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:100]) + '{"key": "k1')
+
+    for flags in ([], ["--dry-run"]):
+        code, out, _ = run(capsys, *arguments, *flags)
+        assert code == 3
+        assert f"skipped {corpus}:101: not JSON" in out
+        assert "(which keys are named there is unknown)" in out
+        assert "20 keys that may be named where the corpus cannot be read stay as they were indexed" in out
+
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:100]))
+    for flags in ([], ["--dry-run"]):
+        code, out, err = run(capsys, *arguments, *flags)
+        assert (code, "--allow-removal" in err, err.count("error")) == (2, True, 1)
+    assert "compared with 120 keys of earlier builds: 0 new, 0 changed, 20 to be removed; nothing was done" in out
+    code, out, err = run(capsys, *arguments, "--allow-removal")
+    assert (code, "0 embedded in this run, 100 kept, 20 removed" in out) == (0, True)
+    assert "compared with 120 keys of earlier builds: 0 new, 0 changed, 20 to be removed" in err
+
+
 def test_built_index_finds_each_key_by_its_own_vector(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,11 +13,20 @@ from rich.console import Console
 from encoder.item import Item
 from index import FaissIndex
 from index.building.build import build_index
-from index.errors import IndexLockedError, LiveKeysError
+from index.errors import IndexLockedError, InvalidCorpusError, LiveKeysError
 from index.key_index import NewKey
 from tests.factories import build_settings, build_with, mixed_corpus
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.unit.index.building.test_build import contents, edit, keys_of
+
+
+class _StoppedEncoder(FakeEncoder):
+    """Is stopped in its third batch."""
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        if len(self.batches) == 2:
+            raise KeyboardInterrupt
+        return super().encode_prepared(prepared)
 
 
 def live(key: str, text: str = "stored live") -> NewKey:
@@ -59,12 +68,82 @@ def test_live_changes_are_folded_by_a_build_of_an_unchanged_corpus(tmp_path: Pat
 def test_corpus_wins_over_live_changes_of_its_keys(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     build_with(corpus, tmp_path / "i")
-    change(tmp_path / "i", live("key-0"), gone=["key-1"])
+    change(tmp_path / "i", live("key-0"))
 
-    assert build_with(corpus, tmp_path / "i").num_embedded == 2
+    assert build_with(corpus, tmp_path / "i").num_embedded == 1
 
     build_with(corpus, tmp_path / "fresh")
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
+
+
+def test_key_that_was_deleted_live_stays_deleted_until_told_otherwise(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", live("new"), live("gone"))
+    change(tmp_path / "i", gone=["key-0", "key-1", "new", "gone"])
+    with corpus.open("a") as file:
+        file.write('{"key": "new", "text": "from a list made before it was deleted"}\n')
+    edit(corpus, key="key-0", text="edited since")
+    left = [f"key-{number}" for number in range(2, 9)]
+
+    for is_new in (True, False):
+        report = build_with(corpus, tmp_path / "i")
+        assert (report.is_new, report.num_embedded, report.num_deleted, report.bad_rows) == (is_new, 0, 3, [])
+        assert keys_of(tmp_path / "i") == left
+    report = build_with(corpus, tmp_path / "i", restore_deleted=True)
+    assert (report.num_embedded, report.num_deleted) == (3, 0)
+    assert build_with(corpus, tmp_path / "i").is_new is False
+
+    build_with(corpus, tmp_path / "fresh")
+    assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
+
+
+def test_key_that_was_deleted_live_comes_back_when_it_is_stored_again_or_new_in_the_corpus(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path, 4)
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", gone=["key-2", "key-3"])
+    change(tmp_path / "i", live("key-2"))
+    lines = corpus.read_text().splitlines(keepends=True)
+
+    assert build_with(corpus, tmp_path / "i").num_deleted == 1
+    assert keys_of(tmp_path / "i") == ["key-0", "key-1", "key-2"]
+    corpus.write_text("".join(lines[:2]))
+    build_with(corpus, tmp_path / "i")
+    corpus.write_text("".join(lines))
+
+    assert build_with(corpus, tmp_path / "i").num_deleted == 0
+    assert keys_of(tmp_path / "i") == [f"key-{number}" for number in range(4)]
+
+
+@pytest.mark.parametrize("num_deleted", [2, 9])
+def test_another_encoder_leaves_deleted_what_was_deleted_live(tmp_path: Path, num_deleted: int) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", gone=[f"key-{number}" for number in range(num_deleted)])
+    other = FakeEncoder(name="other")
+    if num_deleted == 9:
+        assert build_with(corpus, tmp_path / "i").num_deleted == 9
+        with pytest.raises(InvalidCorpusError, match="no usable row"):
+            build_with(corpus, tmp_path / "i", other)
+        return
+
+    for _ in range(2):
+        report = build_with(corpus, tmp_path / "i", other)
+        assert (report.num_deleted, report.manifest.num_keys, report.manifest.encoder.name) == (2, 7, "other")
+    assert build_with(corpus, tmp_path / "i", other, restore_deleted=True).manifest.num_keys == 9
+
+
+def test_stopped_build_does_not_bring_back_what_was_deleted_since(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    for number in range(9):
+        edit(corpus, key=f"key-{number}", text=f"edited number {number}")
+    with pytest.raises(KeyboardInterrupt):
+        build_with(corpus, tmp_path / "i", _StoppedEncoder(), batch_size=2)
+    change(tmp_path / "i", gone=["key-0"])
+
+    assert build_with(corpus, tmp_path / "i").num_deleted == 1
+    assert keys_of(tmp_path / "i") == [f"key-{number}" for number in range(1, 9)]
 
 
 def test_live_key_that_the_corpus_took_over_goes_with_the_corpus(tmp_path: Path) -> None:

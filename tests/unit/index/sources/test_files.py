@@ -211,9 +211,11 @@ def test_folders_list_what_is_not_hidden_in_one_order(tmp_path: Path, memory: fs
         (tmp_path / name).write_bytes(b"")
         memory.pipe(f"/set/{name}", b"123")
     expected = ["a.txt", "b/1.png", "b/2.png", "b-c/1.png"]
-    remote = files_below("memory://set")
+    errors: list[OSError] = []
+    remote = files_below("memory://set", errors.append)
 
-    assert [file.name for file in files_below(str(tmp_path))] == expected
+    assert [file.name for file in files_below(str(tmp_path), errors.append)] == expected
+    assert errors == []
     assert [file.name for file in remote] == expected
     assert remote[1].location == "memory:///set/b/1.png"
     assert remote[1].state is not None
@@ -221,7 +223,10 @@ def test_folders_list_what_is_not_hidden_in_one_order(tmp_path: Path, memory: fs
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_read_is_told_and_passed_over(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
-    with pytest.raises(OSError, match="Permission denied"):
-        files_below(str(tmp_path))
+    (tmp_path / "a.txt").write_bytes(b"")
+    errors: list[OSError] = []
+
+    assert [file.name for file in files_below(str(tmp_path), errors.append)] == ["a.txt"]
+    assert [error.filename for error in errors] == [str(tmp_path / "closed")]

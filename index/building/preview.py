@@ -1,0 +1,51 @@
+"""What a build would do, told without doing it."""
+
+import contextlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from encoder.program import plain_console
+from index.building.base import open_base
+from index.building.encoding import EncoderSource
+from index.building.imported import source_of
+from index.building.outlook import Outlook, compare
+from index.building.plan import Plan
+from index.building.reading import read_into
+from index.building.wishes import check_vector_type, check_wishes
+from index.embedded.store import Store
+from index.embedded.versions import IndexDirectory
+from index.settings import BuildSettings
+
+
+def preview_build(
+    settings: BuildSettings, source: EncoderSource | None = None, console: Console | None = None
+) -> Outlook:
+    """What `build_index` would do; nothing is written where the index is, and nothing embedded.
+
+    Args:
+        settings: What to build, from what, where to.
+        source: The encoder; the checkpoint that the settings name when absent.
+        console: Where progress is shown; stderr when absent.
+
+    Raises:
+        InvalidCorpusError: as `build_index`, as far as it can be told without embedding.
+        LiveKeysError: keys that were stored live would be lost; says what to do.
+    """
+    source = source or source_of(settings)
+    console = console or plain_console(stderr=True)
+    fingerprint, _ = check_wishes(settings, source)
+    with (
+        TemporaryDirectory(prefix="anykey-build-") as scratch,
+        contextlib.closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
+    ):
+        read_into(plan, settings, source, console)
+        base = open_base(IndexDirectory(settings.output), fingerprint, settings.anew, Store.reading)
+        try:
+            if base is not None and base.has_encoder:
+                check_vector_type(settings.vectors, base.store.meta["vector_type"], settings.output)
+            return compare(plan, base, settings, plan.add_bad_row)
+        finally:
+            if base is not None:
+                base.close()

@@ -1,0 +1,208 @@
+"""What cannot be read of a corpus is not gone: published keys stay, again and again, and the build says so."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from index.building.build import build_index
+from index.errors import InvalidCorpusError, RemovalRefusedError, UnreadableStretchError
+from tests.corpora import as_csv, as_jsonl, as_parquet, as_shards, small_rows
+from tests.factories import build_settings, build_with, image_bytes, write_jsonl
+from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.unit.index.building.test_build import contents, keys_of
+
+ROWS = small_rows(12)
+
+
+def parquet_in_groups(folder: Path) -> Path:
+    return as_parquet(ROWS, folder, row_group_size=3)
+
+
+def overwrite_group(path: Path) -> None:
+    """Overwrites the second of four row groups."""
+    from pyarrow import parquet
+
+    column = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + column.total_compressed_size] = b"?" * column.total_compressed_size
+    path.write_bytes(data)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite_line(path: Path) -> None:
+    """Overwrites some bytes in the middle, as a disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 60] = b"\xff" * 60
+    path.write_bytes(data)
+
+
+def candidates(folder: Path) -> Path:
+    return write_jsonl(folder / "x_cand_pool.jsonl", [{"did": f"1:{n}", "txt": f"text {n}"} for n in range(12)])
+
+
+def shard(folder: Path) -> Path:
+    as_shards(ROWS, folder, num_shards=1)
+    return folder / "shard-0.tar"
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
+    "a row group overwritten": (parquet_in_groups, overwrite_group),
+    "a shard cut in half": (shard, cut_in_half),
+    "JSONL cut inside a line": (lambda folder: as_jsonl(ROWS, folder), cut_in_half),
+    "JSONL overwritten": (lambda folder: as_jsonl(ROWS, folder), overwrite_line),
+    "M-BEIR cut inside a line": (candidates, cut_in_half),
+    "CSV cut in half": (lambda folder: as_csv(ROWS, folder), cut_in_half),
+    "CSV overwritten": (lambda folder: as_csv(ROWS, folder), overwrite_line),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_published_keys_stay_where_the_corpus_cannot_be_read(tmp_path: Path, name: str) -> None:
+    write, damage = DAMAGES[name]
+    corpus = write(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    before = contents(tmp_path / "i")
+    damage(corpus)
+
+    for is_new in (True, False, False):
+        report = build_with(corpus, tmp_path / "i")
+        assert (report.is_new, report.is_any_unread, report.num_removed) == (is_new, True, 0)
+        assert report.num_unread > 0
+        assert any(isinstance(row, UnreadableStretchError) for row in report.bad_rows)
+        assert contents(tmp_path / "i") == before
+    listed = (report.version_dir / "bad_rows.jsonl").read_text().splitlines()
+    assert any(json.loads(line)["unread"] for line in listed)
+
+
+def test_what_can_be_read_is_stored_and_what_is_mended_goes_on(tmp_path: Path) -> None:
+    path = as_jsonl(ROWS, tmp_path)
+    build_with(path, tmp_path / "i")
+    lines = path.read_text().splitlines(keepends=True)
+    changed = json.dumps({"key": "d0/k0", "text": "changed"}) + "\n"
+    path.write_text("".join([changed, *lines[1:8], lines[8][:20]]))
+
+    report = build_with(path, tmp_path / "i")
+    assert (report.num_embedded, report.num_unread, report.manifest.num_keys) == (1, 4, 12)
+    path.write_text("".join([changed, *lines[1:8]]))
+    report = build_with(path, tmp_path / "i")
+
+    assert (report.is_any_unread, report.num_removed, report.manifest.num_keys) == (False, 4, 8)
+    assert not build_with(path, tmp_path / "i").is_new
+
+
+def test_rows_that_were_read_and_are_wrong_are_no_unknown_keys(tmp_path: Path) -> None:
+    path = as_jsonl(ROWS, tmp_path)
+    build_with(path, tmp_path / "i")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(
+        "".join(lines[:-1]) + '{"text": "no key"}\n{"key": [7], "text": "x"}\n[]\n{"key": "n", "text": NaN}\n'
+    )
+
+    report = build_with(path, tmp_path / "i")
+
+    assert (report.is_any_unread, len(report.bad_rows), report.num_removed) == (False, 4, 1)
+
+
+def test_image_that_cannot_be_decoded_costs_no_key_while_a_stretch_is_unread(tmp_path: Path) -> None:
+    path = as_jsonl(ROWS, tmp_path)
+    build_with(path, tmp_path / "i")
+    before = contents(tmp_path / "i")
+    (tmp_path / "images" / "d0" / "k1-0.png").write_bytes(b"spoilt")
+    with path.open("a") as file:
+        file.write("{")
+
+    for _ in range(2):
+        build_with(path, tmp_path / "i")
+        assert contents(tmp_path / "i") == before
+
+
+def test_folder_with_a_spoilt_text_loses_no_key(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for number in range(3):
+        (tmp_path / "c" / f"{number}.txt").write_text(f"text {number}")
+    build_with(tmp_path / "c", tmp_path / "i")
+    (tmp_path / "c" / "2.txt").rename(tmp_path / "c" / "2.json")
+
+    report = build_with(tmp_path / "c", tmp_path / "i")
+
+    assert (report.is_any_unread, keys_of(tmp_path / "i")) == (True, ["0", "1", "2"])
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_folder_whose_table_is_damaged_loses_no_text(tmp_path: Path, line: int) -> None:
+    (tmp_path / "c").mkdir()
+    for number in range(3):
+        (tmp_path / "c" / f"{number}.png").write_bytes(image_bytes((number, 0, 0)))
+    rows = [{"file_name": f"{number}.png", "text": f"text {number}"} for number in range(3)]
+    table = write_jsonl(tmp_path / "c" / "metadata.jsonl", rows)
+    build_with(tmp_path / "c", tmp_path / "i")
+    before = contents(tmp_path / "i")
+    lines = table.read_text().splitlines(keepends=True)
+    lines[line] = "{" + lines[line]
+    table.write_text("".join(lines))
+
+    report = build_with(tmp_path / "c", tmp_path / "i")
+
+    assert (report.is_any_unread, report.num_unread) == (True, 1)
+    assert contents(tmp_path / "i") == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_folder_that_cannot_be_listed_loses_no_key(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "c" / name).mkdir(parents=True)
+        (tmp_path / "c" / name / "1.txt").write_text("x")
+    build_with(tmp_path / "c", tmp_path / "i")
+    (tmp_path / "c" / "b").chmod(0)
+
+    report = build_with(tmp_path / "c", tmp_path / "i")
+
+    assert (report.num_unread, keys_of(tmp_path / "i")) == (1, ["a/1", "b/1"])
+
+
+def test_another_encoder_does_not_drop_what_cannot_be_read(tmp_path: Path) -> None:
+    path = as_jsonl(ROWS, tmp_path)
+    build_with(path, tmp_path / "i")
+    cut_in_half(path)
+    other = FakeEncoder(name="other")
+
+    with pytest.raises(RemovalRefusedError, match=r"of the 12 keys .* cannot be read now: .*--allow-removal"):
+        build_with(path, tmp_path / "i", other)
+    assert len(keys_of(tmp_path / "i")) == 12
+    assert build_with(path, tmp_path / "i", other, allow_removal=True).manifest.num_keys < 12
+
+
+def test_work_of_a_stopped_build_is_not_published_for_an_unread_row(tmp_path: Path) -> None:
+    """Nothing is published yet, so nothing is lost; the keys may be of another corpus."""
+    path = as_jsonl(ROWS, tmp_path)
+    build_with(path, tmp_path / "i")
+    (tmp_path / "i" / "stores" / "1").rename(tmp_path / "i" / "building")
+    for name in ("CURRENT", "versions/1/manifest.json"):
+        (tmp_path / "i" / name).unlink()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], lines[5][:20]]))
+
+    assert build_with(path, tmp_path / "i").manifest.num_keys == 5
+
+
+def test_vectors_of_a_faiss_file_need_a_corpus_that_can_be_read(tmp_path: Path) -> None:
+    from index.building.imported import ImportedSource
+    from index.building.transfer import export_faiss
+
+    path = shard(tmp_path)
+    build_with(path, tmp_path / "i")
+    export_faiss(tmp_path / "i", tmp_path / "e", lambda count: None)
+    cut_in_half(path)
+    source = ImportedSource(tmp_path / "e" / "vectors.faiss", FakeEncoderSource())
+
+    with pytest.raises(InvalidCorpusError, match="of which a stretch cannot be read"):
+        build_index(build_settings(path, tmp_path / "i"), source, Console(quiet=True))
+    assert len(keys_of(tmp_path / "i")) == 12
