@@ -24,7 +24,7 @@ from encoder.fusion import Fusion, fuse
 from encoder.images import ImageLimits, decode_image
 from encoder.item import Item, Modality
 from encoder.text import encode_text
-from encoder.tokens import Tokenizer, fetch_tokenizer
+from encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
 
 MAX_TEXT_CHARS = 100_000
 MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
@@ -38,10 +38,12 @@ class PreparedItem:
     Attributes:
         images: Normalised pixels `[C, H, W]`, one tensor for each image.
         tokens_T: Token ids padded to the context length, or `None` without text.
+        is_text_cut: Whether the text is longer than the model's context, so that its end is not among the tokens.
     """
 
     images: tuple[Tensor, ...]
     tokens_T: Tensor | None
+    is_text_cut: bool = False
 
     @property
     def modality(self) -> Modality:
@@ -81,6 +83,7 @@ class Encoder:
         device: Where the model is.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`; features are added in float32.
         provenance: What made the weights, as the checkpoint tells.
+        context_length: The most tokens of a text that the model takes, the start's and the end's included.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Encoder:
         self.limits = (limits or ImageLimits()).for_input(self._target_px, self._preprocess_cfg.resize_mode)
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
         self._tokenizer = Tokenizer(self.architecture)
+        self.context_length = self._tokenizer.context_length
 
     @classmethod
     def load(
@@ -157,8 +161,11 @@ class Encoder:
         """
         try:
             images = [decode_image(image, self.limits, self._target_px) for image in item.images]
-            tokens_T = self._tokenize(item.text) if item.text is not None and item.has_text else None
-            return PreparedItem(tuple(self._preprocess(image) for image in images), tokens_T)
+            pixels = tuple(self._preprocess(image) for image in images)
+            if item.text is None or not item.has_text:
+                return PreparedItem(pixels, None)
+            rows = self._tokenize(item.text)
+            return PreparedItem(pixels, rows.tokens_BT[0], rows.is_cut_B[0])
         except InvalidItemError as error:
             if position is None:
                 raise
@@ -236,14 +243,14 @@ class Encoder:
             batches.append(self.encode_prepared([self.prepare(item, i) for i, item in batch], text_weight))
         return np.concatenate(batches)
 
-    def _tokenize(self, text: str) -> Tensor:
+    def _tokenize(self, text: str) -> TokenRows:
         if len(text) > MAX_TEXT_CHARS:
             raise ItemTooLargeError(f"text has {len(text)} characters, at most {MAX_TEXT_CHARS} are accepted")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
-        return self._tokenizer([text])[0]
+        return self._tokenizer.rows([text])
 
     def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
         images = [image for item in prepared for image in item.images]

@@ -1,5 +1,8 @@
 """Texts to token rows, as open_clip's tokenizers make them, with bounded work for any one text.
 
+Control tokens that a text spells out (`<end_of_text>`, `[SEP]`, `</s>`) are plain characters: nothing behind them is
+lost, and nobody types their way out of a text.
+
 Shape legend: B = batch, T = tokens.
 """
 
@@ -7,9 +10,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
+import regex  # type: ignore[import-untyped]
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
@@ -17,18 +21,34 @@ from encoder.architecture import Architecture
 from encoder.errors import MissingPartError
 from encoder.hugging_face import require_transformers, without_network
 
-MAX_HEAD_CHARS = 2_500  # more than 75 tokens of CLIP's vocabulary, at most 32 characters each, and the spaces between
+MAX_TOKEN_CHARS = 32  # of CLIP's vocabulary, with the mark of a word's end, which stands for the space between
+MIN_HEAD_CHARS = 2_500
 MAX_CACHED_WORDS = 100_000
 # What transformers raises where there is no tokenizer, or a damaged one.
 _UNLOADABLE = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+
+
+class TokenRows(NamedTuple):
+    """Texts as tokens.
+
+    Attributes:
+        tokens_BT: Token ids, padded to the context length.
+        is_cut_B: Whether a text has more tokens than fit, so that its end is not among them.
+    """
+
+    tokens_BT: Tensor
+    is_cut_B: list[bool]
 
 
 class Tokenizer:
     """An architecture's tokenizer; safe in any thread, one text at a time.
 
     Byte-pair encoding takes time quadratic in a word's length: of a longer text only the first
-    `MAX_HEAD_CHARS` characters, white space collapsed, are encoded, where without it 100,000 letters in
-    one word would take minutes. What open_clip remembers of words it has seen is bounded too.
+    `MIN_HEAD_CHARS` characters (more where the context is long), white space collapsed, are encoded, where without it
+    100,000 letters in one word would take minutes. What open_clip remembers of words it has seen is bounded too.
+
+    Attributes:
+        context_length: T, the most tokens the model takes, the start's and the end's included.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -37,20 +57,28 @@ class Tokenizer:
         Raises:
             MissingPartError: the architecture needs a Hugging Face tokenizer that is not on this machine.
         """
-        self._tokenize: Any = (
+        self._tokenize: HFTokenizer | _BytePairs = (
             _hugging_face(architecture) if architecture.hf_tokenizer_name else _byte_pairs(architecture)
         )
+        self.context_length = _context_length(architecture.model_cfg["text_cfg"])
+        self._head_chars = max(MIN_HEAD_CHARS, MAX_TOKEN_CHARS * self.context_length)
         self._lock = threading.Lock()  # Hugging Face tokenizers refuse concurrent use
-        self._known_words = dict(getattr(self._tokenize, "cache", {}))
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token ids `[B, T]`, padded to the context length."""
-        heads = [_head(text) for text in texts]
+        return self.rows(texts).tokens_BT
+
+    def rows(self, texts: Sequence[str]) -> TokenRows:
+        """Token ids, and which texts were cut."""
+        heads = [_head(text, self._head_chars) for text in texts]
+        short = [head for head, _ in heads]
         with self._lock:
-            tokens_BT: Tensor = self._tokenize(heads)
-            if len(getattr(self._tokenize, "cache", ())) > MAX_CACHED_WORDS:
-                self._tokenize.cache = dict(self._known_words)
-        return tokens_BT
+            if isinstance(self._tokenize, _BytePairs):
+                tokens_BT, is_cut_B = self._tokenize.rows(short)
+            else:
+                tokens_BT = self._tokenize(short)
+                is_cut_B = _cut_by_hugging_face(self._tokenize, short, tokens_BT)
+        return TokenRows(tokens_BT, [cut or was_long for cut, (_, was_long) in zip(is_cut_B, heads, strict=True)])
 
     def save(self, directory: Path) -> None:
         """Writes a Hugging Face tokenizer's files, where open_clip's `local-dir:` finds them; CLIP's own has none."""
@@ -58,8 +86,55 @@ class Tokenizer:
             self._tokenize.save_pretrained(directory)
 
 
-def _head(text: str) -> str:
-    return text if len(text) <= MAX_HEAD_CHARS else " ".join(text.split())[:MAX_HEAD_CHARS]
+class _BytePairs(open_clip.SimpleTokenizer):  # type: ignore[misc]
+    """CLIP's own tokenizer: no text reaches its control tokens, and it knows how long the last texts were."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        control = "|".join(self.decoder[token] for token in self.all_special_ids)
+        with_control: Any = self.pat
+        self.pat: Any = regex.compile(with_control.pattern.removeprefix(f"{control}|"), with_control.flags)
+        self.cache: dict[str, str] = {}
+        self._lengths: list[int] = []
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without start and end."""
+        tokens: list[int] = super().encode(text)
+        self._lengths.append(len(tokens))
+        return tokens
+
+    def rows(self, texts: list[str]) -> tuple[Tensor, list[bool]]:
+        """Token ids, and which texts have more than fit between start and end."""
+        self._lengths.clear()
+        tokens_BT = self(texts)
+        if len(self.cache) > MAX_CACHED_WORDS:
+            self.cache = {}
+        return tokens_BT, [length > self.context_length - 2 for length in self._lengths]
+
+
+def _cut_by_hugging_face(tokenize: HFTokenizer, texts: list[str], tokens_BT: Tensor) -> list[bool]:
+    """Which texts were cut: only rows without padding can have been, and those are measured whole."""
+    tokenizer = tokenize.tokenizer
+    is_clips = tokenize.tokenizer_mode == "clips"
+    ends = (getattr(tokenizer, name, None) for name in ("eos_token_id", "sep_token_id", "cls_token_id"))
+    pad = None if tokenizer.pad_token_id in ends else tokenizer.pad_token_id
+    full = [i for i, row in enumerate(tokens_BT.tolist()) if pad is None or pad not in row]
+    is_cut_B = [False] * len(texts)
+    if full:
+        cleaned = [tokenize.clean_fn(texts[i]) for i in full]
+        whole = tokenizer(cleaned, add_special_tokens=not is_clips, padding=False, truncation=False)
+        room = tokenize.context_length - (3 if is_clips else 0)
+        for i, tokens in zip(full, whole.input_ids, strict=True):
+            is_cut_B[i] = len(tokens) > room
+    return is_cut_B
+
+
+def _head(text: str, max_chars: int) -> tuple[str, bool]:
+    """What is encoded of a text, and whether that is less than all of it."""
+    if len(text) <= max_chars:
+        return text, False
+    collapsed = " ".join(text.split())
+    return collapsed[:max_chars], len(collapsed) > max_chars
 
 
 def fetch_tokenizer(architecture: Architecture) -> None:
@@ -72,9 +147,9 @@ def fetch_tokenizer(architecture: Architecture) -> None:
         _hugging_face(architecture, local_files_only=False)
 
 
-def _byte_pairs(architecture: Architecture) -> Any:
+def _byte_pairs(architecture: Architecture) -> _BytePairs:
     text_cfg = architecture.model_cfg["text_cfg"]
-    return open_clip.SimpleTokenizer(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
+    return _BytePairs(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
 
 
 def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> HFTokenizer:
@@ -86,6 +161,7 @@ def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> 
         **text_cfg.get("tokenizer_kwargs", {}),
         "local_files_only": local_files_only,
         "trust_remote_code": False,
+        "split_special_tokens": True,
     }
     try:
         with without_network() if local_files_only else nullcontext():

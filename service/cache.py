@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from service.errors import StartupError
 from service.logs import LogEvent
 
 Vector = NDArray[np.float32]
-KEY_PREFIX = "anykey:vector:1:"
+KEY_PREFIX = "anykey:vector:2:"
 MAX_PENDING_WRITES = 64
 MAX_NORM_ERROR = 1e-3
 
@@ -30,6 +31,18 @@ MAX_NORM_ERROR = 1e-3
 REDIS_FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
 
 logger = logging.getLogger(__name__)
+
+
+class QueryVector(NamedTuple):
+    """What is kept of a query that was encoded.
+
+    Attributes:
+        vector_D: Its unit vector.
+        is_text_cut: Whether its text was longer than the model's context.
+    """
+
+    vector_D: Vector
+    is_text_cut: bool = False
 
 
 class MemoryCache:
@@ -46,12 +59,12 @@ class MemoryCache:
         self._max_entries = max_entries
         self._ttl_s = ttl_s
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[float, Vector]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[float, QueryVector]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: str) -> Vector | None:
+    def get(self, key: str) -> QueryVector | None:
         """The vector, or `None` when it is absent or too old."""
         entry = self._entries.get(key)
         if entry is None:
@@ -62,13 +75,13 @@ class MemoryCache:
         self._entries.move_to_end(key)
         return entry[1]
 
-    def put(self, key: str, vector_D: Vector) -> None:
+    def put(self, key: str, query: QueryVector) -> None:
         """Keeps a copy of the vector and drops the least recently used beyond `max_entries`."""
         if self._max_entries == 0:
             return
-        kept_D = vector_D.copy()
+        kept_D = query.vector_D.copy()
         kept_D.flags.writeable = False
-        self._entries[key] = (self._clock() + self._ttl_s, kept_D)
+        self._entries[key] = (self._clock() + self._ttl_s, query._replace(vector_D=kept_D))
         self._entries.move_to_end(key)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
@@ -99,8 +112,8 @@ class RedisVectors:
     After a failure or a timeout Redis is left alone for `pause_s`; then one call tries again. Writes happen in
     the background, at most `MAX_PENDING_WRITES` at a time. No method raises because of Redis.
 
-    A value is the SHA-256 of its key followed by the vector's float32 bytes, so that an answer that belongs to
-    another question, or to another program, is never taken for a vector.
+    A value is the SHA-256 of its key, a byte that is 1 if the query's text was cut, and the vector's float32 bytes,
+    so that an answer that belongs to another question, or to another program, is never taken for a vector.
 
     Life: belongs to one event loop; connects on first use; `close` waits for pending writes, at most `timeout_s`.
     """
@@ -135,7 +148,7 @@ class RedisVectors:
         self._has_failed = False
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def get(self, key: str, width: int) -> Vector | None:
+    async def get(self, key: str, width: int) -> QueryVector | None:
         """The vector of this width, or `None`."""
         if not self._may_call():
             return None
@@ -148,18 +161,18 @@ class RedisVectors:
         self._resume()
         if value is None:
             return None
-        vector_D = _from_bytes(value, key, width)
-        if vector_D is None:
+        query = _from_bytes(value, key, width)
+        if query is None:
             self._counters.redis_errors += 1
-        return vector_D
+        return query
 
-    def put(self, key: str, vector_D: Vector) -> None:
+    def put(self, key: str, query: QueryVector) -> None:
         """Starts writing the vector; returns at once."""
         if len(self._writes) >= MAX_PENDING_WRITES:
             self._counters.redis_skipped += 1
             return
         if self._may_call():
-            task = asyncio.get_running_loop().create_task(self._write(key, _to_bytes(key, vector_D)))
+            task = asyncio.get_running_loop().create_task(self._write(key, _to_bytes(key, query)))
             self._writes.add(task)
             task.add_done_callback(self._writes.discard)
 
@@ -226,25 +239,25 @@ class VectorCache:
         self._counts = counts
         self._width = width
 
-    async def get(self, key: str) -> Vector | None:
+    async def get(self, key: str) -> QueryVector | None:
         """The vector, or `None`; never raises because of Redis."""
-        vector_D = self._memory.get(key)
-        if vector_D is not None:
+        query = self._memory.get(key)
+        if query is not None:
             self._counts.memory_hits += 1
-            return vector_D
-        vector_D = await self._redis.get(key, self._width) if self._redis else None
-        if vector_D is None:
+            return query
+        query = await self._redis.get(key, self._width) if self._redis else None
+        if query is None:
             self._counts.misses += 1
             return None
         self._counts.redis_hits += 1
-        self._memory.put(key, vector_D)
-        return vector_D
+        self._memory.put(key, query)
+        return query
 
-    def put(self, key: str, vector_D: Vector) -> None:
+    def put(self, key: str, query: QueryVector) -> None:
         """Keeps the vector; returns at once."""
-        self._memory.put(key, vector_D)
+        self._memory.put(key, query)
         if self._redis:
-            self._redis.put(key, vector_D)
+            self._redis.put(key, query)
 
     def counters(self) -> dict[str, int]:
         """A copy of `CacheCounters`, and the entries held in this process."""
@@ -279,14 +292,15 @@ def connect(url: str, timeout_s: float) -> "Redis":
     return client
 
 
-def _to_bytes(key: str, vector_D: Vector) -> bytes:
-    return hashlib.sha256(key.encode()).digest() + vector_D.astype("<f4").tobytes()
+def _to_bytes(key: str, query: QueryVector) -> bytes:
+    return hashlib.sha256(key.encode()).digest() + bytes([query.is_text_cut]) + query.vector_D.astype("<f4").tobytes()
 
 
-def _from_bytes(value: object, key: str, width: int) -> Vector | None:
+def _from_bytes(value: object, key: str, width: int) -> QueryVector | None:
     """The vector in a value that Redis gave, or `None` when it is not what `_to_bytes` wrote for this key."""
     digest = hashlib.sha256(key.encode()).digest()
-    if not isinstance(value, bytes) or len(value) != len(digest) + 4 * width or not value.startswith(digest):
+    if not isinstance(value, bytes) or len(value) != len(digest) + 1 + 4 * width or not value.startswith(digest):
         return None
-    vector_D = np.frombuffer(value, dtype="<f4", offset=len(digest)).astype(np.float32)
-    return vector_D if abs(float(np.linalg.norm(vector_D)) - 1) < MAX_NORM_ERROR else None
+    vector_D = np.frombuffer(value, dtype="<f4", offset=len(digest) + 1).astype(np.float32)
+    is_unit = abs(float(np.linalg.norm(vector_D)) - 1) < MAX_NORM_ERROR
+    return QueryVector(vector_D, bool(value[len(digest)])) if is_unit else None

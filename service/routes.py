@@ -87,6 +87,7 @@ async def search(request: Request) -> SearchResponse:
         hits=[_wire_hit(prefix_of(request), hit) for hit in result.hits],
         query_modality=result.modality,
         cached=result.is_cached,
+        text_cut=result.is_text_cut,
         index_version=parts.index.version,
         model_fingerprint=parts.encoder.fingerprint,
         timings_ms=timings,
@@ -115,7 +116,11 @@ async def info(request: Request) -> InfoResponse:
             pools=facts.pools,
         ),
         model=ModelInfo(
-            name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width, fusion=str(encoder.fusion)
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+            width=encoder.width,
+            fusion=str(encoder.fusion),
+            context_length=encoder.context_length,
         ),
         limits=limits_of(lifecycle),
         counters={"batcher": parts.batcher.counters(), "cache": parts.cache.counters()},

@@ -93,6 +93,10 @@ class SearchResponse(BaseModel):
     hits: list[WireHit]
     query_modality: Modality = Field(description="What the query was: text, image, or fused (both).")
     cached: bool = Field(description="Whether the query's vector came from the cache.")
+    text_cut: bool = Field(
+        description="Whether the query's text is longer than the model's context (model.context_length tokens in "
+        "/info), so that its end was not used."
+    )
     index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     model_fingerprint: str
     timings_ms: Timings
@@ -125,6 +129,7 @@ class ModelInfo(BaseModel):
     fingerprint: str
     width: int
     fusion: str
+    context_length: int = Field(description="Most tokens of a text that are used, its start's and end's included.")
 
 
 class Limits(BaseModel):

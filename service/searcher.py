@@ -19,7 +19,7 @@ from index.errors import UnknownPoolError
 from index.hits import Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, Scope
 from service.batcher import Batcher, EncodesPrepared
-from service.cache import VectorCache
+from service.cache import QueryVector, VectorCache
 from service.errors import DeadlineExceededError, InvalidRequestError, from_item_error
 from service.query import Query
 from service.threads import BoundedThreads
@@ -35,6 +35,7 @@ class QueryEncoder(EncodesPrepared[Any], Protocol):
     fingerprint: str
     fusion: Any
     precision: str
+    context_length: int
 
     def prepare(self, item: Item, position: int | None = None) -> Any:
         """Decodes, resizes and splits into tokens; in any thread."""
@@ -105,12 +106,14 @@ class SearchResult:
         hits: Best first.
         modality: What the query was.
         is_cached: Whether its vector came from the cache.
+        is_text_cut: Whether its text was longer than the model's context, so that the end of it was not used.
         stages: How long each stage took.
     """
 
     hits: list[Hit]
     modality: Modality
     is_cached: bool
+    is_text_cut: bool
     stages: StageSeconds
 
 
@@ -176,15 +179,15 @@ class Searcher:
     async def _search(self, query: Query) -> SearchResult:
         stages = StageSeconds()
         key = await self._cache_key(query)
-        vector_D = await self._cache.get(key)
-        is_cached = vector_D is not None
-        if vector_D is None:
-            vector_D = await self._encode(query, stages)
-            self._cache.put(key, vector_D)
+        embedded = await self._cache.get(key)
+        is_cached = embedded is not None
+        if embedded is None:
+            embedded = await self._encode(query, stages)
+            self._cache.put(key, embedded)
         started_s = time.monotonic()
-        hits = await self._search_threads.run(self._search_index, vector_D, query)
+        hits = await self._search_threads.run(self._search_index, embedded.vector_D, query)
         stages.search = time.monotonic() - started_s
-        return SearchResult(hits, query.item.modality, is_cached, stages)
+        return SearchResult(hits, query.item.modality, is_cached, embedded.is_text_cut, stages)
 
     async def _cache_key(self, query: Query) -> str:
         """The query's content hash; megabytes of images are hashed in a thread."""
@@ -193,7 +196,7 @@ class Searcher:
             return await self._decode_threads.run(query.content_hash, model)
         return query.content_hash(model)
 
-    async def _encode(self, query: Query, stages: StageSeconds) -> Vector:
+    async def _encode(self, query: Query, stages: StageSeconds) -> QueryVector:
         """The query's vector from a shared batch; the place is taken before the decoding."""
         deadline_s = time.monotonic() + self._deadline_s
         with self._batcher.reserve() as place:
@@ -205,7 +208,7 @@ class Searcher:
             stages.decode = time.monotonic() - started_s
             encoded = await asyncio.wrap_future(place.submit(prepared, query.text_weight, deadline_s))
         stages.queue, stages.encode = encoded.queue_s, encoded.encode_s
-        return encoded.vector_D
+        return QueryVector(encoded.vector_D, prepared.is_text_cut)
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
         scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)

@@ -17,6 +17,8 @@ from encoder.images import ImageLimits, decode_image
 from encoder.item import Item
 from index.building.encoding import EncoderSource
 
+MAX_WORDS = 60
+
 
 @dataclass(frozen=True)
 class FakePrepared:
@@ -24,6 +26,7 @@ class FakePrepared:
 
     image_D: NDArray[np.float32] | None
     text_D: NDArray[np.float32] | None
+    is_text_cut: bool = False
 
 
 class FakeEncoder:
@@ -32,13 +35,14 @@ class FakeEncoder:
     Dims 0-2 hold the mean of red, green and blue over all pixels and images, as `(mean + 1) / 256`, so that
     a black image has a direction too. Dims 3-7 count the words: each adds 1 to dim `3 + len(word) % 5`.
     Both are scaled to unit length, and an item with both is `(1 - text_weight) * image + text_weight * text`,
-    scaled to unit length again.
+    scaled to unit length again. Words beyond the sixtieth are not counted.
 
     Attributes:
         batches: Sizes of the batches that `encode_prepared` was given, in order.
     """
 
     width = 8
+    context_length = 62  # words, a start and an end
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class FakeEncoder:
         colours = [self._mean_colour(image, position) for image in item.images]
         image_D = _unit(np.pad(np.mean(colours, axis=0), (0, 5))) if colours else None
         text_D = _unit(_word_lengths(item.text or "")) if item.has_text else None
-        return FakePrepared(image_D, text_D)
+        return FakePrepared(image_D, text_D, item.has_text and len((item.text or "").split()) > MAX_WORDS)
 
     def encode_prepared(
         self, prepared: Sequence[FakePrepared], text_weight: float | Sequence[float] = 0.5
@@ -88,7 +92,7 @@ class FakeEncoder:
 def _word_lengths(text: str) -> NDArray[np.float32]:
     """Dims 3-7: how many words have length 0, 1, 2, 3, 4 modulo 5."""
     vector_D = np.zeros(FakeEncoder.width, dtype=np.float32)
-    for word in text.split():
+    for word in text.split()[:MAX_WORDS]:
         vector_D[3 + len(word) % 5] += 1
     return vector_D
 

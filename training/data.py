@@ -122,7 +122,7 @@ def open_table(
     """
     return read_table(
         source=pairs,
-        tokenize=Tokenizer(architecture),
+        tokenizer=Tokenizer(architecture),
         reader=ImageReader(
             preprocessing(architecture),
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect),
@@ -150,4 +150,10 @@ def _read_table(
     folder.log_bad_rows(table.bad_rows)
     if table.bad_rows:
         progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")
+    if table.num_cut_texts:
+        length = table.tokens_ST.shape[1]
+        progress.print(
+            f"{name}: {table.num_cut_texts} of {len(table.tokens_ST)} texts are longer than the model's context of "
+            f"{length} tokens; what follows is not learned"
+        )
     return table

@@ -23,6 +23,7 @@ from torchvision.transforms import Compose, Normalize
 
 from encoder.errors import InvalidItemError
 from encoder.images import ImageLimits, decode_image
+from encoder.tokens import Tokenizer
 from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
 from training.pairs import Pair, PairSource, Side
 
@@ -88,6 +89,7 @@ class PairTable:
         pixels_ICHW: Decoded images, or `None` when they are decoded anew each time.
         reader: Decodes an image.
         bad_rows: The rows left out.
+        num_cut_texts: How many texts have more tokens than the model takes, so that their ends are not learned.
     """
 
     source: PairSource
@@ -108,6 +110,7 @@ class PairTable:
     pixels_ICHW: Tensor | None
     reader: ImageReader
     bad_rows: list[BadRow]
+    num_cut_texts: int = 0
 
     def __len__(self) -> int:
         return len(self.position_P)
@@ -168,7 +171,7 @@ class _Row:
 
 def read_table(
     source: PairSource,
-    tokenize: Callable[[list[str]], Tensor],
+    tokenizer: Tokenizer,
     reader: ImageReader,
     cache_images_bytes: int,
     max_bad_share: float,
@@ -180,7 +183,7 @@ def read_table(
 
     Args:
         source: The pairs.
-        tokenize: Texts to padded token rows.
+        tokenizer: The network's.
         reader: Decodes images.
         cache_images_bytes: Decoded images are kept if all of them fit in this.
         max_bad_share: Largest share of bad rows that is accepted.
@@ -208,7 +211,7 @@ def read_table(
     check_bad_share(bad_rows, len(source), max_bad_share)
     if not rows:
         raise NoPairsError("every row of the data is bad")
-    return _assemble(source, rows, tokenize, reader, entry_lengths or [len(source)], keep_pixels, bad_rows)
+    return _assemble(source, rows, tokenizer, reader, entry_lengths or [len(source)], keep_pixels, bad_rows)
 
 
 def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float) -> None:
@@ -224,7 +227,7 @@ def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float)
 def _assemble(
     source: PairSource,
     rows: list[_Row],
-    tokenize: Callable[[list[str]], Tensor],
+    tokenizer: Tokenizer,
     reader: ImageReader,
     entry_lengths: Sequence[int],
     keep_pixels: bool,
@@ -232,6 +235,7 @@ def _assemble(
 ) -> PairTable:
     """Lays the rows' items, texts and images end to end."""
     texts = [text for row in rows for texts in row.texts for text in texts]
+    tokens_ST, num_cut_texts = _tokenize(texts, tokenizer)
     places = [(p, part) for p, row in enumerate(rows) for part, d in enumerate(row.image_digests) if d is not None]
     has_image_J = torch.tensor([digest is not None for row in rows for digest in row.image_digests])
     pixels = [pixels for row in rows for pixels in row.pixels_CHW]
@@ -252,7 +256,7 @@ def _assemble(
         item_image_J=item_image_J,
         item_text_J=item_text_J,
         item_id_J=_identify_items(item_image_J, image_id_I, item_text_J, text_id_S),
-        tokens_ST=_tokenize(texts, tokenize),
+        tokens_ST=tokens_ST,
         text_id_S=text_id_S,
         image_pair_I=torch.tensor([pair for pair, _ in places], dtype=torch.long),
         image_part_I=torch.tensor([part for _, part in places], dtype=torch.long),
@@ -261,6 +265,7 @@ def _assemble(
         pixels_ICHW=torch.from_numpy(np.stack(pixels)) if keep_pixels and pixels else None,
         reader=reader,
         bad_rows=bad_rows,
+        num_cut_texts=num_cut_texts,
     )
 
 
@@ -325,6 +330,9 @@ def _identify(values: list[Any]) -> Tensor:
     return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values], dtype=torch.long)
 
 
-def _tokenize(texts: list[str], tokenize: Callable[[list[str]], Tensor]) -> Tensor:
-    chunks = [tokenize(texts[start : start + _TOKENIZE_CHUNK]).int() for start in range(0, len(texts), _TOKENIZE_CHUNK)]
-    return torch.cat(chunks) if chunks else tokenize([""])[:0].int()
+def _tokenize(texts: list[str], tokenizer: Tokenizer) -> tuple[Tensor, int]:
+    """All texts' tokens, and how many texts were cut."""
+    starts = range(0, max(1, len(texts)), _TOKENIZE_CHUNK)
+    chunks = [tokenizer.rows(texts[start : start + _TOKENIZE_CHUNK]) for start in starts]
+    tokens_ST = torch.cat([chunk.tokens_BT.int() for chunk in chunks])
+    return tokens_ST, sum(sum(chunk.is_cut_B) for chunk in chunks)

@@ -37,6 +37,7 @@ def architecture_with(tokenizer: str | Path, **text: Any) -> Architecture:
 class AutoTokenizer:
     """Stands for the class of `transformers`: splits at white space, and remembers what it was asked for."""
 
+    pad_token_id = 0
     loads: list[tuple[str, dict[str, Any], bool]] = []  # noqa: RUF012
 
     def __init__(self, words: dict[str, int]) -> None:
@@ -53,8 +54,10 @@ class AutoTokenizer:
     def save_pretrained(self, directory: Path) -> None:
         (Path(directory) / "tokenizer.json").write_text(json.dumps(self.words))
 
-    def __call__(self, texts: list[str], max_length: int, **options: Any) -> SimpleNamespace:
+    def __call__(self, texts: list[str], max_length: int | None = None, **options: Any) -> SimpleNamespace:
         rows = [[self.words.get(word, 1) for word in text.split()][:max_length] for text in texts]
+        if max_length is None:
+            return SimpleNamespace(input_ids=rows)
         return SimpleNamespace(input_ids=torch.tensor([row + [0] * (max_length - len(row)) for row in rows]))
 
 
@@ -95,6 +98,11 @@ def test_a_name_that_open_clip_does_not_know_gets_the_tokenizer_of_its_configura
     assert Tokenizer(architecture_with(words_dir))(TEXTS).tolist() == IDS
 
 
+def test_a_text_longer_than_the_context_is_known_to_be_cut(words_dir: Path, transformers: type[AutoTokenizer]) -> None:
+    rows = Tokenizer(architecture_with(words_dir)).rows(["a " * 7, "a " * 8, "a " * 9, "a" * 3000, "red"])
+    assert rows.is_cut_B == [False, False, True, True, False]
+
+
 def test_a_tokenizer_is_loaded_without_network_and_without_code_of_its_own(
     words_dir: Path, transformers: type[AutoTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +111,8 @@ def test_a_tokenizer_is_loaded_without_network_and_without_code_of_its_own(
     Tokenizer(architecture_with(words_dir, tokenizer_kwargs=options))
     ((name, found, was_offline),) = transformers.loads
     assert (name, was_offline) == (str(words_dir), True)
-    assert found == {"use_fast": True, "trust_remote_code": False, "local_files_only": True}
+    plain = {"split_special_tokens": True}  # what a text spells out is no control token
+    assert found == {"use_fast": True, "trust_remote_code": False, "local_files_only": True, **plain}
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
@@ -181,3 +190,27 @@ def test_a_real_tokenizer_is_kept_with_the_checkpoint(tmp_path: Path) -> None:
         Tokenizer(architecture_with("nobody/nothing"))
     with pytest.raises(MissingPartError, match=r"needs Hugging Face's configuration of nobody/nothing, .*`hf download"):
         build(architecture_with("nobody/nothing", hf_model_name="nobody/nothing"))
+
+
+@pytest.mark.parametrize("mode", [None, "clips"])
+@pytest.mark.parametrize("pad", ["[PAD]", "[SEP]"])
+def test_a_real_tokenizer_takes_control_tokens_for_plain_characters(tmp_path: Path, mode: str | None, pad: str) -> None:
+    library = pytest.importorskip("transformers", reason="needs transformers: pip install 'anykey[hf]'")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abc", "sep", "[", "]"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.Lowercase()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"unk_token": "[UNK]", "pad_token": pad, "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = library.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="[CLS]", eos_token="[SEP]", **special)
+    fast.save_pretrained(tmp_path / "words")
+
+    tokenizer = Tokenizer(architecture_with(tmp_path / "words", tokenizer_mode=mode))
+    row = tokenizer(["a [SEP] b"])[0].tolist()
+    assert row[:7] == [2, 4, 8, 7, 9, 5, 3]
+    assert tokenizer(["a b"])[0].tolist()[:4] == [2, 4, 5, 3]
+    room = 5 if mode == "clips" else 6
+    assert tokenizer.rows(["a " * room, "a " * (room + 1), "a"]).is_cut_B == [False, True, False]

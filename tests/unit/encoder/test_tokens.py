@@ -8,12 +8,20 @@ from time import perf_counter
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from encoder import tokens
 from encoder.tokens import Tokenizer
 from tests.networks import TEXT, small_architecture
 
-TEXTS = ["a red circle", "  Über-Größe &amp; 漢字 🙂\n", "x" * 2400, "don't stop " * 300, "<start_of_text> 1234"]
+TEXTS = ["a red circle", "  Über-Größe &amp; 漢字 🙂\n", "x" * 2400, "don't stop " * 300, "<b> 1234 </b> <|pipe|>", ""]
+START, END = 49406, 49407
+
+
+PIECES = ["a", "red", "circle", "don't", "&amp;", "&lt;b&gt;", "<", ">", "|", "of_text", "Straße", "🙂", "漢字", "3.14"]
+DRAWN = st.lists(st.sampled_from(PIECES), max_size=90)
+MINE, THEIRS = Tokenizer(small_architecture()), open_clip.get_tokenizer("ViT-B-32")
 
 
 def letters(count: int) -> str:
@@ -22,6 +30,45 @@ def letters(count: int) -> str:
 
 def test_tokens_are_those_of_open_clip() -> None:
     assert torch.equal(Tokenizer(small_architecture())(TEXTS), open_clip.get_tokenizer("ViT-B-32")(TEXTS))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(st.text(max_size=200) | DRAWN.map(" ".join) | DRAWN.map("".join))
+def test_ordinary_texts_have_the_tokens_of_open_clip_and_are_known_to_be_cut(text: str) -> None:
+    rows = MINE.rows([text])
+    assert torch.equal(rows.tokens_BT, THEIRS([text]))
+    assert rows.is_cut_B == [len(THEIRS.encode(text)) > 75]
+
+
+@pytest.mark.parametrize("control", ["<end_of_text>", "<start_of_text>", "<END_OF_TEXT>", "&lt;end_of_text&gt;"])
+def test_control_tokens_that_a_text_spells_out_are_plain_characters(control: str) -> None:
+    row = MINE([f"a small red circle {control} a large blue star"])[0].tolist()
+    assert [row.index(token) for token in (START, END)] == [0, row.index(0) - 1]
+    assert (row.count(START), row.count(END)) == (1, 1)
+    words = THEIRS.encode("a small red circle"), THEIRS.encode("a large blue star")
+    assert (row[1:5], row[row.index(END) - 4 : row.index(END)]) == words
+    plain = THEIRS.encode(control.lower().replace("&lt;", "<").replace("&gt;", ">").replace("<", "< "))
+    assert row[5 : row.index(END) - 4] == plain  # what stands between them, taken apart
+
+
+@pytest.mark.parametrize(("num_words", "is_cut"), [(74, False), (75, False), (76, True), (3000, True)])
+def test_a_text_longer_than_the_context_is_known_to_be_cut(num_words: int, is_cut: bool) -> None:
+    assert MINE.rows(["red " * num_words, "short"]).is_cut_B == [is_cut, False]
+    assert MINE.context_length == 77
+
+
+def test_white_space_is_no_part_that_is_cut() -> None:
+    assert MINE.rows(["a red circle" + " " * 50_000]).is_cut_B == [False]
+    assert MINE.rows(["a red circle" + " " * 50_000 + "b"]).is_cut_B == [False]
+    assert MINE.rows([letters(2501)]).is_cut_B == [True]
+
+
+def test_a_long_context_gets_a_head_that_fills_it() -> None:
+    tokenizer = Tokenizer(small_architecture(text={**TEXT, "context_length": 248}))
+    text = "artificialintelligence " * 200  # the longest words that are one token
+    assert torch.equal(tokenizer([text]), open_clip.get_tokenizer("ViT-B-32")([text], context_length=248))
+    assert tokenizer.rows([text, text[: 23 * 246]]).is_cut_B == [False, False]
+    assert tokenizer.rows([text * 2]).is_cut_B == [True]
 
 
 def test_the_context_length_is_the_architectures() -> None:
@@ -45,7 +92,7 @@ def test_white_space_does_not_push_words_out_of_the_head() -> None:
 def test_one_enormous_word_takes_no_longer_than_the_head_of_it() -> None:
     tokenizer = Tokenizer(small_architecture())
     began = perf_counter()
-    tokenizer([letters(tokens.MAX_HEAD_CHARS)])
+    tokenizer([letters(tokens.MIN_HEAD_CHARS)])
     head_s = perf_counter() - began
     began = perf_counter()
     tokenizer([letters(99_999)])
@@ -60,7 +107,6 @@ def test_words_seen_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch)
         tokenizer([f"{letters(5 + n)} {letters(50 + n)} {letters(100 + n)}"])
         assert len(tokenizer._tokenize.cache) <= 50
     assert torch.equal(tokenizer(["a red circle"]), expected)
-    assert tokenizer(["<end_of_text>"])[0, 1] == 49407  # special tokens stay known
 
 
 def test_many_threads_get_the_same_tokens() -> None:

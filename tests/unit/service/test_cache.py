@@ -9,10 +9,19 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.cache import MAX_PENDING_WRITES, CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from service.cache import (
+    MAX_PENDING_WRITES,
+    CacheCounters,
+    MemoryCache,
+    QueryVector,
+    RedisVectors,
+    VectorCache,
+    connect,
+)
 from service.errors import StartupError
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
+QUERY = QueryVector(VECTOR, is_text_cut=True)
 
 
 class Clock:
@@ -60,6 +69,12 @@ def make(redis: DictRedis, clock: Callable[[], float] | None = None, timeout_s: 
     return VectorCache(MemoryCache(100, 60), vectors, counts, width=2)
 
 
+def assert_kept(found: QueryVector | None) -> None:
+    assert found is not None
+    np.testing.assert_array_equal(found.vector_D, VECTOR)
+    assert found.is_text_cut is True
+
+
 def run(work: Awaitable[Any]) -> Any:
     async def main() -> Any:
         return await work
@@ -69,10 +84,10 @@ def run(work: Awaitable[Any]) -> Any:
 
 def test_the_least_recently_used_vector_goes_first() -> None:
     cache = MemoryCache(2, ttl_s=60)
-    cache.put("a", VECTOR)
-    cache.put("b", VECTOR)
+    cache.put("a", QUERY)
+    cache.put("b", QUERY)
     cache.get("a")
-    cache.put("c", VECTOR)
+    cache.put("c", QUERY)
     assert (cache.get("a") is not None, cache.get("b"), cache.get("c") is not None) == (True, None, True)
     assert len(cache) == 2
 
@@ -80,7 +95,7 @@ def test_the_least_recently_used_vector_goes_first() -> None:
 def test_a_vector_is_forgotten_when_its_time_is_over() -> None:
     clock = Clock()
     cache = MemoryCache(2, ttl_s=60, clock=clock)
-    cache.put("a", VECTOR)
+    cache.put("a", QUERY)
     clock.now_s = 59.9
     assert cache.get("a") is not None
     clock.now_s = 60.0
@@ -90,20 +105,20 @@ def test_a_vector_is_forgotten_when_its_time_is_over() -> None:
 
 def test_a_cache_of_no_entries_keeps_none() -> None:
     cache = MemoryCache(0, ttl_s=60)
-    cache.put("a", VECTOR)
+    cache.put("a", QUERY)
     assert cache.get("a") is None
 
 
 def test_a_kept_vector_cannot_be_changed_from_outside() -> None:
     cache = MemoryCache(2, ttl_s=60)
-    mine = VECTOR.copy()
+    mine = QueryVector(VECTOR.copy())
     cache.put("a", mine)
-    mine[0] = 99
+    mine.vector_D[0] = 99
     kept = cache.get("a")
     assert kept is not None
-    np.testing.assert_array_equal(kept, VECTOR)
+    np.testing.assert_array_equal(kept.vector_D, VECTOR)
     with pytest.raises(ValueError, match="read-only"):
-        kept[0] = 1
+        kept.vector_D[0] = 1
 
 
 def test_a_vector_in_redis_is_shared_between_processes() -> None:
@@ -111,9 +126,9 @@ def test_a_vector_in_redis_is_shared_between_processes() -> None:
         redis = DictRedis()
         one, other = make(redis), make(redis)
         assert await one.get("q") is None
-        one.put("q", VECTOR)
+        one.put("q", QUERY)
         await one.close()
-        np.testing.assert_array_equal(await other.get("q"), VECTOR)
+        assert_kept(await other.get("q"))
         assert other.counters()["redis_hits"] == 1
         await other.get("q")
         assert other.counters()["memory_hits"] == 1, "what came from Redis is kept here"
@@ -128,7 +143,7 @@ def test_a_vector_in_redis_is_shared_between_processes() -> None:
 )
 def test_a_foreign_value_in_redis_is_a_miss(value: Any) -> None:
     redis = DictRedis()
-    redis.values["anykey:vector:1:q"] = value
+    redis.values["anykey:vector:2:q"] = value
     assert run(make(redis).get("q")) is None
 
 
@@ -136,9 +151,9 @@ def test_a_value_of_another_query_is_a_miss() -> None:
     async def scenario() -> None:
         redis = DictRedis()
         writer = make(redis)
-        writer.put("other", VECTOR)
+        writer.put("other", QUERY)
         await writer.close()
-        redis.values["anykey:vector:1:q"] = redis.values["anykey:vector:1:other"]
+        redis.values["anykey:vector:2:q"] = redis.values["anykey:vector:2:other"]
         reader = make(redis)
         assert await reader.get("q") is None
         assert reader.counters()["redis_errors"] == 1
@@ -198,7 +213,7 @@ def test_writing_never_waits_for_redis_and_is_bounded() -> None:
         redis.stall = asyncio.Event()
         cache = make(redis)
         for n in range(MAX_PENDING_WRITES + 5):
-            cache.put(str(n), VECTOR)
+            cache.put(str(n), QUERY)
         assert cache.counters()["redis_skipped"] == 5
         redis.stall.set()
         await cache.close()
@@ -211,8 +226,8 @@ def test_without_redis_the_process_has_its_own_cache() -> None:
     async def scenario() -> None:
         cache = VectorCache(MemoryCache(10, 60), None, CacheCounters(), width=2)
         assert await cache.get("q") is None
-        cache.put("q", VECTOR)
-        np.testing.assert_array_equal(await cache.get("q"), VECTOR)
+        cache.put("q", QUERY)
+        assert_kept(await cache.get("q"))
         counts = cache.counters()
         assert (counts["misses"], counts["memory_hits"], counts["memory_entries"]) == (1, 1, 1)
         await cache.close()

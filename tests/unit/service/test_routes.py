@@ -145,6 +145,18 @@ def test_a_repeated_query_comes_from_the_cache_with_the_same_hits(client: httpx.
     assert search(client, **query, k=1, modalities=["text"])["cached"] is True
 
 
+@pytest.mark.parametrize(("num_words", "is_cut"), [(60, False), (61, True)])
+def test_a_text_longer_than_the_models_context_is_said_to_be_cut(
+    client: httpx.Client, num_words: int, is_cut: bool
+) -> None:
+    text = " ".join(["w"] * num_words)
+    assert client.get("/info").json()["model"]["context_length"] == 62
+    answers = [search(client, text=text), search(client, text=text), search(client, text=text, image=as_base64(png()))]
+    assert [answer["text_cut"] for answer in answers] == [is_cut] * 3
+    assert answers[1]["cached"] is True
+    assert search(client, image=as_base64(png()))["text_cut"] is False
+
+
 @pytest.mark.parametrize("k", [0, 10**9, "x", True, -1, 1.5, None])
 def test_a_wrong_k_names_its_bounds(client: httpx.Client, k: Any) -> None:
     message = check_error(client.post("/search", json={"text": "a", "k": k}), 400, "invalid_request")

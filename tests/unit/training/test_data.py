@@ -40,6 +40,18 @@ def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Pa
     assert len(open_table(pairs, ARCHITECTURE, settings, check_images=False)) == 5
 
 
+def test_captions_longer_than_the_models_context_are_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = drawn_pairs(4)
+    pairs[2] = replace(pairs[2], captions=("red " * 75, "red " * 76))
+    shard = write_shard(tmp_path / "a.tar", pairs)
+    assert open_table(open_pairs([str(shard)]), ARCHITECTURE, make_settings(tmp_path, tmp_path)).num_cut_texts == 1
+    out = Console(width=200)
+    train(make_settings(shard, tmp_path / "run", num_epochs=1), out)
+    assert "read pairs: 1 of 8 texts are longer than the model's context of 77 tokens" in capsys.readouterr().out
+
+
 def test_a_thin_image_is_one_bad_row(tmp_path: Path) -> None:
     pairs = drawn_pairs(4)
     pairs[1] = replace(pairs[1], image=huge_png(80_000, 1))
