@@ -37,6 +37,7 @@ from index.settings import (
     LoadSettings,
     RepairSettings,
     RestoreSettings,
+    RollbackSettings,
     SnapshotSettings,
     TuneSettings,
     VerifySettings,
@@ -120,16 +121,19 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
 
 
 def _info_of_directory(settings: InfoSettings) -> int:
+    from index.embedded.versions import IndexDirectory
     from index.faiss_index import FaissIndex
 
     console = plain_console()
     with FaissIndex.open(Path(settings.index)) as index:
         facts, manifest = index.info(), index.manifest
+    versions = IndexDirectory(Path(settings.index)).manifests()
     if settings.as_json:
         live = {"num_keys": facts.num_keys, "modalities": facts.modalities, "pools": facts.pools, **facts.details}
+        live["kept_versions"] = [version.version for version in versions]
         console.print(json.dumps({"index": live, "manifest": manifest.model_dump(mode="json")}, indent=2))
         return 0
-    for name, value in _facts(facts, manifest):
+    for name, value in _facts(facts, manifest, versions):
         console.print(f"{name:<12}{value}")
     for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
         console.print(line)
@@ -195,6 +199,34 @@ def repair(settings: RepairSettings) -> int:
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     manifest = repair_index(settings.index, gpu)
     plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
+    return 0
+
+
+def rollback(settings: RollbackSettings) -> int:
+    """Goes back to an earlier version and says what that changed."""
+    from index.embedded.rollback import roll_back
+    from index.vectors.gpu import GpuUse
+
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
+    report = roll_back(
+        settings.index,
+        settings.to,
+        undo_live=settings.undo_live,
+        dry_run=settings.dry_run,
+        report=step_lines(plain_console(stderr=True)),
+        gpu=gpu,
+    )
+    console, target = plain_console(), report.target
+    console.print(
+        f"version {target.version} of {settings.index} ({target.created_at}, {_count(target)}): "
+        f"{report.num_back:,} keys come back, {report.num_changed:,} get back what they had, {report.num_gone:,} go"
+    )
+    if report.num_live:
+        console.print(f"{report.num_live:,} of these were stored or deleted live since then")
+    if report.manifest is not None:
+        console.print(f"published version {report.manifest.version} of {settings.index}: {_count(report.manifest)}")
+    else:
+        console.print("nothing was changed" if settings.dry_run else "the index is as it was then")
     return 0
 
 
@@ -284,6 +316,7 @@ COMMANDS = {
     "tune": Command(TuneSettings, tune),
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
+    "rollback": Command(RollbackSettings, rollback),
     "export": Command(ExportSettings, export),
     "embed": Command(EmbedSettings, embed),
     "load": Command(LoadSettings, load),
@@ -343,11 +376,13 @@ def _encoder_lines(encoder: EncoderFacts) -> list[tuple[str, str]]:
     ]
 
 
-def _facts(facts: IndexInfo, manifest: Manifest) -> list[tuple[str, str]]:
+def _facts(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest]) -> list[tuple[str, str]]:
+    kept = [f"{version.version} ({version.created_at}, {version.num_keys:,} keys)" for version in versions]
     size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
     return [
         *_counts(facts),
         ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
+        ("kept", ", ".join(kept)),
         ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
         ("vectors", facts.details["vectors"]),
         ("bad rows", f"{manifest.num_bad_rows:,}"),

@@ -17,6 +17,7 @@ KeyIndexError
   ImageUnavailableError                the index only refers to the image, and the file is gone
   IndexNotFoundError                   nothing is published at the place named
   LiveKeysError                        keys that were stored live would be lost
+  VersionLostError                     a version that is asked for is gone, or not all of its keys are still there
   IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
   IndexFormatError                     written by a release whose format this one does not read
@@ -162,6 +163,10 @@ class ImageUnavailableError(KeyIndexError):
 
 class IndexNotFoundError(KeyIndexError):
     """There is no published index at the place named."""
+
+
+class VersionLostError(KeyIndexError):
+    """An index cannot go back to a version: it is not kept, or the store no longer has all of its keys."""
 
 
 class IndexExistsError(KeyIndexError):

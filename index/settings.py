@@ -136,6 +136,14 @@ class FoldSettings(SearchDeviceSettings):
         None, description="Most time of a typical query, such as 10ms; without it, as fast as can be"
     )
 
+    keep_versions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Versions that are kept, the published one among them, for `rollback` to go back to; default: as "
+        "the index has it, 2 for a new one",
+    )
+
     @field_validator("structure")
     @classmethod
     def lower_own_names(cls, value: str | None) -> str | None:
@@ -266,6 +274,19 @@ class VerifySettings(IndexSettings):
 
 class RepairSettings(IndexSettings, SearchDeviceSettings):
     """Derives a new version from the store, whatever is damaged of the published one."""
+
+
+class RollbackSettings(IndexSettings, SearchDeviceSettings):
+    """Goes back to an earlier version: publishes its keys, texts, images, vectors and pools as a new one.
+
+    What was there before is kept as a version too.
+    """
+
+    to: str | None = Field(
+        None, description="The version to go back to, one that `info` lists; default: the one before the published one"
+    )
+    undo_live: bool = Field(False, description="Undo what was stored and deleted live since then, too")
+    dry_run: bool = Field(False, description="Only say what would come back, be changed, and go")
 
 
 class ExportSettings(IndexSettings):

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
+from index.embedded.rollback import roll_back
+from index.embedded.verify import verify_index
 from index.key_index import NewKey, Scope
 from tests.live_index import WIDTH, unit_vectors
 
@@ -146,6 +148,38 @@ def look_after(index_dir: Path, verdict: Path) -> None:
     assert contents_of(index_dir) == {**contents, "next": 200}
     assert_clean(index_dir)
     verdict.write_text(str(num_done))
+
+
+def go_back(index_dir: Path) -> None:
+    """Goes back to what `make_changed` had published, undoing what came since."""
+    roll_back(index_dir, "2", undo_live=True)
+
+
+def make_changed(index_dir: Path) -> None:
+    """Changes keys in a version of its own, and others after it."""
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        for change in FIXED[:4]:
+            change.apply(index)
+
+
+def look_after_rollback(index_dir: Path, verdict: Path) -> None:
+    """Looks at an index whose rollback was killed, before or after it took place; does it again if need be."""
+    before = {f"k{number}": number for number in range(5)}
+    after = before
+    for change in FIXED[:4]:
+        after = change.after(after)
+    contents = contents_of(index_dir)
+    assert contents in (before, after), f"{contents} is neither {before} nor {after}"
+    if contents == after:
+        go_back(index_dir)
+        assert contents_of(index_dir) == before
+    assert verify_index(index_dir) == []
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert([numbered_key("next", 200)])
+        index.compact()
+    assert contents_of(index_dir) == {**before, "next": 200}
+    assert_clean(index_dir)
+    verdict.write_text("before" if contents == before else "after")
 
 
 def kill_at_random(index_dir: Path, duration_s: float, seed: int) -> None:

@@ -4,6 +4,7 @@ python -m tests.killing after-batches CORPUS OUTPUT LOG N   build; stop before b
 python -m tests.killing sweep CORPUS OLD|- DIRECTORY N      kill a build at every N-th step in turn, finish each
 python -m tests.killing sweep-loads SHARDS OLD|- DIRECTORY N   kill a load at every N-th step in turn, finish each
 python -m tests.killing sweep-changes OLD DIRECTORY N       kill a writer at every N-th step in turn, look at each
+python -m tests.killing sweep-rollbacks OLD DIRECTORY N     kill a rollback at every N-th step in turn, look at each
 python -m tests.killing at-random DIRECTORY SECONDS SEED    kill writers at random moments, look at each
 """
 
@@ -25,7 +26,7 @@ from index.building.transfer import load_shards
 from index.errors import IndexNotFoundError
 from tests.factories import build_with
 from tests.fakes import FakeEncoder, FakePrepared
-from tests.killed_writers import kill_at_random, look_after, make_changes
+from tests.killed_writers import go_back, kill_at_random, look_after, look_after_rollback, make_changes
 
 BATCH_SIZE = 4
 EVENTS = ("open", "sqlite3.connect", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
@@ -120,6 +121,11 @@ def sweep_changes(old: Path, directory: Path, stride: int) -> None:
     _kill_at_steps(stride, old, directory, make_changes, look_after)
 
 
+def sweep_rollbacks(old: Path, directory: Path, stride: int) -> None:
+    """Kills a rollback at one step after the other; each time looks at the index and makes one more change."""
+    _kill_at_steps(stride, old, directory, go_back, look_after_rollback)
+
+
 def in_child(work: Callable[[], None]) -> bool:
     """Works in a process of its own; gives whether it was killed."""
     child = os.fork()
@@ -173,6 +179,8 @@ if __name__ == "__main__":
         sweep_loads(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
     elif mode == "sweep-changes":
         sweep_changes(arguments[0], arguments[1], int(sys.argv[4]))
+    elif mode == "sweep-rollbacks":
+        sweep_rollbacks(arguments[0], arguments[1], int(sys.argv[4]))
     elif mode == "at-random":
         kill_at_random(arguments[0], float(sys.argv[3]), int(sys.argv[4]))
     else:

@@ -64,6 +64,7 @@ def open_base(
                 for damage in damage_of_store(store_path):
                     raise damage
             store = opened(store_path)
+            store.covered_seq = None if version is None else version.manifest.seq
             base = Base(store, version, is_sound, store.meta.get("fingerprint") == fingerprint)
             num_live = 0 if base.has_encoder else sum(1 for _ in store.keys("live"))
             if anew or not num_live:

@@ -204,6 +204,7 @@ class _Build:
         if store is None:
             store = Store(path, vectors or "float32")
             store.note(fingerprint=fingerprint, imported=imported)
+        store.covered_seq = 0  # no version will cover what is replaced in it
         return store
 
     def _embed(self, staged: Store) -> int:

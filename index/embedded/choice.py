@@ -68,7 +68,7 @@ def _factory(options: FoldOptions, previous: Manifest | None, num_keys: int) -> 
     """
     if options.structure != AUTO:
         return options.structure
-    if previous is None or previous.structure is None or previous.options != options:
+    if previous is None or previous.structure is None or not previous.options.derives_as(options):
         return None
     chosen_for = _chosen_for(previous)
     is_alike = chosen_for / MOST_GROWTH <= num_keys <= chosen_for * MOST_GROWTH

@@ -49,6 +49,7 @@ def create_index(
         try:
             with closing(Store(directory.building_dir / STORE_NAME, vector_type)) as store:
                 store.note_encoder(encoder)
+                store.covered_seq = 0  # no version will cover a key that comes twice
                 store.commit(records)
             publish_built(directory, Provenance(), options or FoldOptions(), gpu=gpu)
         except BaseException:

@@ -66,7 +66,7 @@ class Folded:
             IndexCorruptError: one of them is damaged; names it.
         """
         num_keys, width = version.manifest.num_keys, version.manifest.encoder.width
-        rows_N = _read_rows(version.path / ROWS_NAME, num_keys)
+        rows_N = read_rows(version.path / ROWS_NAME, num_keys)
         exact = ExactVectors.open(version.path / VECTORS_NAME)
         if (exact.num_vectors, exact.width) != (num_keys, width):
             raise IndexCorruptError(
@@ -198,7 +198,12 @@ def _open_fields(path: Path, num_keys: int) -> Postings:
     return fields
 
 
-def _read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:
+def read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:
+    """The rows `[N]` that a version covers, ascending; mapped, not read.
+
+    Raises:
+        IndexCorruptError: the file is damaged, or holds another number of rows.
+    """
     try:
         rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -168,11 +168,10 @@ def publish_next(
     options: FoldOptions,
     report: Report = quietly,
     gpu: GpuUse = ON_CPU,
-) -> tuple[Manifest, int]:
-    """Publishes a version of a store of the index as it is now, and deletes versions that nobody needs any more.
+) -> Manifest:
+    """Publishes a version of a store of the index as it is now.
 
-    Returns:
-        The version's manifest, and the number of the last change that all versions left cover.
+    What earlier versions needed stays until `remove_unneeded`.
 
     Raises:
         IndexCorruptError: the store is damaged.
@@ -183,8 +182,30 @@ def publish_next(
         with closing(StoreReader(store_path)) as reader:
             manifest = fold(directory, reader.snapshot(), store_path.parent.name, provenance, options, report, gpu)
         directory.publish(manifest)
+    return manifest
+
+
+def remove_unneeded(directory: IndexDirectory, store: Store, lock: AbstractContextManager[Any] | None = None) -> None:
+    """Deletes old versions, and what the store keeps for none but them.
+
+    Args:
+        directory: Where the index is.
+        store: Its store.
+        lock: Taken for each of several short changes of the store, so that others come between.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        OSError: something cannot be deleted; it is tried again after the next version.
+    """
+    lock = lock or nullcontext()
     directory.remove_old()
-    return manifest, directory.oldest_seq()
+    seqs = directory.covered_seqs(store.path.parent.name)
+    with lock, naming_damage(store.path):
+        store.prune_removals(min(seqs, default=0))
+    after: int | None = -1 if seqs else None
+    while after is not None:
+        with lock, naming_damage(store.path):
+            after = store.prune_retired(seqs, after)
 
 
 def publish_with_changes(
@@ -237,7 +258,7 @@ def publish_with_changes(
             f"the changes are stored, but version {manifest.version} of {directory.path}, which covers them, cannot be "
             f"announced ({error}); the next command that writes to the index does it"
         ) from error
-    _tidy_up(directory, store)
+    tidy_up(directory, store)
     return manifest
 
 
@@ -329,12 +350,10 @@ def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
         raise
 
 
-def _tidy_up(directory: IndexDirectory, store: Store) -> None:
+def tidy_up(directory: IndexDirectory, store: Store) -> None:
     """Deletes what no version needs any more; all is done without it, and it is tried again with the next version."""
     try:
-        directory.remove_old()
-        with naming_damage(store.path):
-            store.prune_removals(directory.oldest_seq())
+        remove_unneeded(directory, store)
     except (OSError, IndexCorruptError) as error:
         logger.warning("what earlier versions of %s needed is not all deleted: %s", directory.path, error)
 

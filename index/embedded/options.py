@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from index.settings import FoldSettings
 from index.vectors.targets import DEFAULT_RECALL, Targets
 
 META_NAME = "options"  # in the store
 AUTO = "auto"
+VERSIONS_KEPT = 2  # of an index that was not told
 
 
 class FoldOptions(BaseModel):
@@ -20,6 +21,7 @@ class FoldOptions(BaseModel):
         calibrate: `modality-mean` centres vectors and queries by their modality's mean.
         structure: FAISS factory string of the search structure, `exact`, or `auto` to choose by measurement.
         targets: What the structure, or its search parameters, are chosen to keep to.
+        keep_versions: How many versions are kept, the published one among them, to go back to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +29,15 @@ class FoldOptions(BaseModel):
     calibrate: Literal["none", "modality-mean"] = "none"
     structure: str = AUTO
     targets: Targets = Targets()
+    keep_versions: int = VERSIONS_KEPT
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what was not told, so that earlier releases, which do not know of it, read the manifest."""
+        dumped: dict[str, Any] = handler(self)
+        if self.keep_versions == VERSIONS_KEPT:
+            dumped.pop("keep_versions", None)
+        return dumped
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "FoldOptions":
@@ -35,12 +46,17 @@ class FoldOptions(BaseModel):
 
     def changed_by(self, settings: FoldSettings) -> "FoldOptions":
         """These options, but for what is given; what is said of the structure replaces all that was said of it."""
-        changed = self if settings.calibrate is None else self.model_copy(update={"calibrate": settings.calibrate})
+        told = {"calibrate": settings.calibrate, "keep_versions": settings.keep_versions}
+        changed = self.model_copy(update={name: value for name, value in told.items() if value is not None})
         memory, recall, latency = settings.memory, settings.recall, settings.latency
         if (settings.structure, memory, recall, latency) == (None, None, None, None):
             return changed
         targets = Targets(memory_bytes=memory, recall=recall or DEFAULT_RECALL, latency_ms=latency)
         return changed.model_copy(update={"structure": settings.structure or AUTO, "targets": targets})
+
+    def derives_as(self, other: "FoldOptions") -> bool:
+        """Whether the files of a version would be the same with other options."""
+        return self.model_copy(update={"keep_versions": other.keep_versions}) == other
 
     def facts(self) -> dict[str, str]:
         """For a store to note."""

@@ -3,7 +3,8 @@
 Every change of a key takes the next number of one sequence. A key's `row` is the number of its last change, so that
 rows rise with time, are never used again, and a reader that has seen everything up to some number finds what came
 since: keys with a higher row, and `removals` with a higher number, each naming a row that is no longer there.
-`id` names a key's record for as long as the key exists; vector, images and pools hang on it.
+`id` names one record of a key; its vector and images hang on it. A record that is replaced or deleted is kept aside as
+long as a version covers a moment at which it was live, see `index.embedded.retired`.
 
 Each record carries a CRC-32 of what it holds, which is compared when it is read.
 
@@ -15,9 +16,11 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from index.embedded import retired
 from index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import (
@@ -30,6 +33,7 @@ from index.embedded.records import (
     query_checksum,
     vector_checksum,
 )
+from index.embedded.retired import Ender, Origin
 from index.embedded.store_file import (
     APPLICATION_ID,
     BUSY_TIMEOUT_S,
@@ -43,8 +47,6 @@ from index.embedded.store_records import read_known, read_records
 from index.settings import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
-
-Origin = Literal["corpus", "live"]
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -94,7 +96,11 @@ class Store:
 
     Attributes:
         path: The SQLite file.
+        covered_seq: Number of the last change that a version covers, or one under way may; records that came after it
+            are deleted when they end, not kept. `None` where that is not known, and all are kept.
     """
+
+    covered_seq: int | None = None
 
     def __init__(self, path: Path, vector_type: VectorType = "float32") -> None:
         """Opens the store, or makes it.
@@ -108,11 +114,12 @@ class Store:
         self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; one that exists keeps its own
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
-        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("PRAGMA foreign_keys = OFF")  # the parts of a retired record outlive its row in `keys`
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA}")
             write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
             self._db.execute("COMMIT")
+        self._db.executescript(retired.SCHEMA)  # older stores have no such table
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
 
@@ -167,6 +174,7 @@ class Store:
         refusals: Sequence[Refusal] = (),
         gone: Iterable[str] = (),
         deleted: Iterable[str] = (),
+        by: Ender = "corpus",
     ) -> int:
         """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
 
@@ -175,6 +183,7 @@ class Store:
             refusals: Keys that the encoder refused, to be remembered.
             gone: Keys to forget.
             deleted: Keys to forget, and to remember as deleted live if they were there, until they are stored again.
+            by: Who forgets the keys that are gone.
 
         Returns:
             How many of the keys to forget were there.
@@ -187,13 +196,13 @@ class Store:
             for refusal in refusals:
                 self._refuse(refusal)
             num_forgotten = 0
-            built = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
-            for key in (*built, *gone):
-                is_there = self._forget(key, seq + 1)
+            refused = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
+            for key in chain(refused, gone):
+                is_there = self._forget(key, seq + 1, by)
                 seq += is_there
                 num_forgotten += is_there
             for key in deleted:
-                if self._forget(key, seq + 1):
+                if self._forget(key, seq + 1, "live"):
                     seq, num_forgotten = seq + 1, num_forgotten + 1
                     self.note_deleted([key])
             self.note(seq=seq)
@@ -255,6 +264,16 @@ class Store:
         """Deletes the removals that are in every published version: those up to `seq`."""
         self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
 
+    def prune_retired(self, seqs: Sequence[int], after: int = -1) -> int | None:
+        """Deletes some of the retired records that no version covers; see `retired.prune`."""
+        with self._transaction():
+            return retired.prune(self._db, seqs, after)
+
+    def forget_retired(self) -> None:
+        """Deletes all retired records, as when some of them are damaged."""
+        with self._transaction():
+            retired.forget(self._db)
+
     def keys(self, origin: Origin) -> Iterator[str]:
         """Keys that a build stored, or those that were stored live."""
         for (key,) in self._db.execute("SELECT key FROM keys WHERE origin = ?", (origin,)):
@@ -302,41 +321,43 @@ class Store:
 
     def _upsert(self, record: Record, seq: int) -> None:
         built = record.built
+        origin: Origin = "live" if built is None else "corpus"
         metadata, pools = record.metadata, json.dumps(record.pools)
         payload = (record.modality.value, record.text, metadata, pools, len(record.images))
         columns = {
             "row": seq,
             **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
-            "origin": "live" if built is None else "corpus",
+            "origin": origin,
             "content_sha256": built and built.content_sha256,
             "payload_sha256": built and built.payload_sha256,
             "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
             "checksum": payload_checksum(seq, record.key, *payload),
         }
         found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
-        if found is None:
-            names = ", ".join(columns)
-            marks = ", ".join("?" * len(columns))
-            cursor = self._db.execute(
-                f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
-            )
-            identity = cursor.lastrowid or 0
-        else:
-            identity, row = found
-            self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
-            assignments = ", ".join(f"{name} = ?" for name in columns)
-            self._db.execute(f"UPDATE keys SET {assignments} WHERE id = ?", (*columns.values(), identity))
-            self._db.execute("DELETE FROM images WHERE id = ?", (identity,))
-        self._write_parts(identity, record)
+        earlier, earlier_row = found or (None, 0)
+        if earlier is not None:
+            self._end(earlier, earlier_row, record.key, seq, origin)
+        names = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        cursor = self._db.execute(
+            f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
+        )
+        self._write_parts(cursor.lastrowid or 0, record, earlier)
+        if earlier is not None and not self._is_kept(earlier_row):
+            retired.drop_parts(self._db, earlier)
         self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
         if self._has_deletions:
             forget_deleted(self._db, [record.key])
 
-    def _write_parts(self, identity: int, record: Record) -> None:
+    def _write_parts(self, identity: int, record: Record, earlier: int | None) -> None:
+        """Writes a record's vector and images; a vector that is not told is that of the earlier record."""
         if record.vector_D is not None:
             vector = record.vector_D.astype(self._dtype).tobytes()
             checksum = vector_checksum(record.key, vector)
-            self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
+            self._db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
+        else:
+            copy = "INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?"
+            self._db.execute(copy, (identity, earlier))
         self._db.executemany(
             "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -355,11 +376,27 @@ class Store:
             ),
         )
 
-    def _forget(self, key: str, seq: int) -> bool:
+    def _forget(self, key: str, seq: int, by: Ender) -> bool:
         """Deletes a key, if it is there, as change number `seq`."""
-        found = self._db.execute("DELETE FROM keys WHERE key = ? RETURNING row", (key,)).fetchall()
-        self._db.executemany("INSERT INTO removals VALUES (?, ?)", ((seq, row) for (row,) in found))
-        return bool(found)
+        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return False
+        identity, row = found
+        self._end(identity, row, key, seq, by)
+        if not self._is_kept(row):
+            retired.drop_parts(self._db, identity)
+        return True
+
+    def _end(self, identity: int, row: int, key: str, seq: int, by: Ender) -> None:
+        """Takes a record out of `keys`; its vector and images stay for now."""
+        self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
+        if self._is_kept(row):
+            retired.retire(self._db, identity, row, key, seq, by)
+        self._db.execute("DELETE FROM keys WHERE id = ?", (identity,))
+
+    def _is_kept(self, row: int) -> bool:
+        """Whether a record is kept when it ends: versions that are kept may cover it."""
+        return self.covered_seq is None or row <= self.covered_seq
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from index.embedded.records import (
 )
 from index.embedded.store_file import path_of, read_meta, vector_dtype
 from index.errors import IndexCorruptError
+
+Table = Literal["keys", "retired"]  # what is live, and what was
 
 
 def read_known(db: sqlite3.Connection, key: str) -> Known | None:
@@ -48,16 +50,24 @@ def check_refusals(db: sqlite3.Connection) -> None:
         _load_images(db, stamps, key, *facts)
 
 
-def read_records(db: sqlite3.Connection, where: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
+def read_records(
+    db: sqlite3.Connection, where: str, parameters: Sequence[Any] = (), table: Table = "keys"
+) -> Iterator[Record]:
     """Whole records, images and all, in the order of their rows.
+
+    Args:
+        db: The connection.
+        where: Which, as a condition of SQL.
+        parameters: What stands for its question marks.
+        table: Whether live records are asked for, or those that were replaced or deleted.
 
     Raises:
         IndexCorruptError: one of them is damaged.
     """
     dtype = vector_dtype(read_meta(db))
     query = (
-        "SELECT id, row, key, modality, text, metadata, pools, num_images, keys.checksum, origin, payload_sha256,"
-        " content_sha256, stamps, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
+        f"SELECT id, row, key, modality, text, metadata, pools, num_images, {table}.checksum, origin, payload_sha256,"
+        f" content_sha256, stamps, vector, vectors.checksum FROM {table} LEFT JOIN vectors USING (id)"
         f" WHERE {where} ORDER BY row"
     )
     for identity, row, key, *facts in db.execute(query, parameters):

@@ -4,6 +4,7 @@ Shape legend: B = batch, D = width.
 """
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,18 +13,20 @@ import numpy as np
 
 from index.embedded.deletions import read_deleted
 from index.embedded.folded import Folded
-from index.embedded.folding import Provenance, provenance_of, publish_next
+from index.embedded.folding import Provenance, provenance_of, publish_next, remove_unneeded
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
+from index.embedded.retired import check_endings, has_retired
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.store_reader import Snapshot, StoreReader
-from index.embedded.store_records import check_refusals, read_records
+from index.embedded.store_records import Table, check_refusals, read_records
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
 from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
 from index.vectors.gpu import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
+logger = logging.getLogger(__name__)
 
 
 def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
@@ -47,6 +50,7 @@ def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count:
     try:
         damage = list(_damaged_files(version))
         damage += damage_of_store(version.store_path, advance)
+        damage += damage_of_retired(version.store_path, advance) if not damage else []
         if not damage:
             damage += _differences(version)
         return damage
@@ -78,9 +82,12 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
         for error in damage_of_store(store_path):
             raise error
         with contextlib.closing(Store(store_path)) as store:
+            for error in damage_of_retired(store_path):
+                logger.warning("%s; what earlier versions had is given up, and cannot be gone back to", error)
+                store.forget_retired()
             options = FoldOptions.of(store.meta)
-            manifest, oldest_seq = publish_next(directory, store_path, provenance, options, gpu=gpu)
-            store.prune_removals(oldest_seq)
+            manifest = publish_next(directory, store_path, provenance, options, gpu=gpu)
+            remove_unneeded(directory, store)
     return manifest
 
 
@@ -122,9 +129,21 @@ def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: N
     return []
 
 
-def _read_all(db: sqlite3.Connection, advance: Callable[[int], None]) -> None:
+def damage_of_retired(path: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
+    """The first damage of the records that are kept for earlier versions, which nothing else is derived from."""
+    try:
+        with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+            if has_retired(db):
+                check_endings(db)
+                _read_all(db, advance, "retired")
+    except IndexCorruptError as error:
+        return [error]
+    return []
+
+
+def _read_all(db: sqlite3.Connection, advance: Callable[[int], None], table: Table = "keys") -> None:
     num_read = 0
-    for num_read, _ in enumerate(read_records(db, "true"), start=1):
+    for num_read, _ in enumerate(read_records(db, "true", table=table), start=1):
         if num_read % BATCH_SIZE == 0:
             advance(BATCH_SIZE)
     advance(num_read % BATCH_SIZE)

@@ -22,13 +22,13 @@ from pathlib import Path
 from encoder.locks import try_lock
 from index.embedded.access import make_folder, naming_target, read_whole, require_readable, sync
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
+from index.embedded.options import VERSIONS_KEPT
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
 LOCK_NAME = ".lock"
 CURRENT_NAME = "CURRENT"
 STORE_NAME = "store.sqlite"
-VERSIONS_KEPT = 2
 WHOLLY_CHECKED_BYTES = 4 * 2**20  # files up to this size have their checksum verified on every open
 
 
@@ -202,20 +202,33 @@ class IndexDirectory:
                 os.rename(self.stores_dir / name, self.building_dir)
 
     def remove_old(self) -> None:
-        """Deletes all but the newest versions, and stores that no version is derived from; what is read stays.
+        """Deletes all but the newest versions, as many as the published one says, and stores without any version.
 
-        So does the published version, which is not among the newest where later ones could not be announced.
+        What is read stays; so does the published version, which is not among the newest where later ones could not be
+        announced.
         """
         current = self._current_or_damaged()
-        for name in self.names()[:-VERSIONS_KEPT]:
+        for name in self.names()[: -self._num_kept()]:
             if name != current:
                 _delete_unless_read(self.version_dir(name))
         for name in self._unused_stores():
             shutil.rmtree(self.stores_dir / name)
 
-    def oldest_seq(self) -> int:
-        """Number of the last change that all versions cover; one that cannot be read, nobody can open."""
-        return min(manifest.seq for manifest in self._manifests() if manifest is not None)
+    def covered_seqs(self, store_name: str) -> list[int]:
+        """Up to which changes versions cover a store, ascending; one that cannot be read, nobody can open."""
+        return sorted(manifest.seq for manifest in self.manifests() if manifest.store == store_name)
+
+    def manifests(self) -> list[Manifest]:
+        """The manifests of the versions that can be read, oldest first."""
+        return [manifest for manifest in self._manifests() if manifest is not None]
+
+    def _num_kept(self) -> int:
+        """How many versions the published one says are kept."""
+        current = self._current_or_damaged()
+        try:
+            return VERSIONS_KEPT if current is None else read_manifest(self.version_dir(current)).options.keep_versions
+        except (IndexCorruptError, IndexFormatError, OSError):
+            return VERSIONS_KEPT
 
     def _manifests(self) -> Iterator[Manifest | None]:
         """The versions' manifests; `None` for one that is damaged or of another format."""

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from index.embedded.folding import Provenance, provenance_of, publish_next, publish_with_changes
+from index.embedded.folding import (
+    Provenance,
+    provenance_of,
+    publish_next,
+    publish_with_changes,
+    remove_unneeded,
+    tidy_up,
+)
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
@@ -14,7 +21,7 @@ from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.store_reader import check_store
 from index.embedded.versions import IndexDirectory, open_published
-from index.errors import KeyIndexError
+from index.errors import KeyIndexError, UnannouncedError
 from index.progress import Report, quietly
 from index.vectors.gpu import ON_CPU, GpuUse
 from index.vectors.held_out import require_queries
@@ -53,6 +60,7 @@ class Writer:
             self._folded_seq = version.manifest.seq
             check_store(version.store_path, version.manifest)
             self._store = Store(version.store_path)
+            self._store.covered_seq = version.manifest.seq
             stack.callback(self._store.close)
             self._resources = stack.pop_all()
 
@@ -87,12 +95,13 @@ class Writer:
                 chosen = options or FoldOptions.of(self._store.meta)
                 if self._store.seq == published.seq and chosen == published.options:
                     return published
+                self._store.covered_seq = None  # the version will cover some moment from now on
             store_path = self._directory.store_path(published.store)
-            manifest, oldest_seq = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
-            self._folded_seq = manifest.seq
+            manifest = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
             with self._store_lock, naming_damage(self._store.path):
+                self._covers(manifest)
                 self._store.note(**chosen.facts())
-                self._store.prune_removals(oldest_seq)
+            remove_unneeded(self._directory, self._store, self._store_lock)
             return manifest
 
     def load(self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
@@ -155,16 +164,26 @@ class Writer:
     def _publish_with(
         self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report
     ) -> Manifest | None:
-        manifest = publish_with_changes(self._directory, self._store, changes, provenance, options, report, self._gpu)
+        try:
+            manifest = publish_with_changes(
+                self._directory, self._store, changes, provenance, options, report, self._gpu
+            )
+        except UnannouncedError:  # a version covers the changes that the next writer announces
+            self._store.covered_seq = None
+            raise
         if manifest is not None:
-            self._folded_seq = manifest.seq
+            self._covers(manifest)
         return manifest
 
+    def _covers(self, manifest: Manifest) -> None:
+        self._folded_seq = self._store.covered_seq = manifest.seq
+
     def close(self) -> None:
-        """Waits for folding under way, closes the store and gives the lock back."""
+        """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""
         self._is_closing = True
         if self._folding is not None:
             self._folding.join()
+        tidy_up(self._directory, self._store)
         self._resources.close()
 
     def _compact_in_background(self) -> None:

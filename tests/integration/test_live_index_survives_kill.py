@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from index.embedded.options import FoldOptions
-from tests.killed_writers import FIXED, numbered_key
+from tests.killed_writers import FIXED, make_changed, numbered_key
 from tests.live_index import make_index
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,29 @@ def test_writer_killed_at_any_step_leaves_every_change_whole(old: Path, tmp_path
 @pytest.mark.timeout(600)
 def test_writer_killed_at_every_step_leaves_every_change_whole(old: Path, tmp_path: Path) -> None:
     check_sweep(old, tmp_path / "killed", stride=1)
+
+
+def check_rollback_sweep(old: Path, directory: Path, stride: int) -> None:
+    directory.mkdir()
+    make_changed(old)
+
+    run("sweep-rollbacks", old, directory, str(stride))
+
+    verdicts = [path.read_text() for path in directory.glob("*.seen")]
+    assert len(verdicts) > 60 / stride
+    assert set(verdicts) == {"before", "after"}
+
+
+@with_structure
+def test_rollback_killed_at_any_step_took_place_or_not(old: Path, tmp_path: Path) -> None:
+    check_rollback_sweep(old, tmp_path / "killed", stride=13)
+
+
+@with_structure
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_rollback_killed_at_every_step_took_place_or_not(old: Path, tmp_path: Path) -> None:
+    check_rollback_sweep(old, tmp_path / "killed", stride=1)
 
 
 def test_writers_killed_at_random_lose_nothing_they_acknowledged(old: Path) -> None:

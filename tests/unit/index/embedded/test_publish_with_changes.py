@@ -257,7 +257,7 @@ def test_many_changes_are_searched_where_their_version_cannot_be_opened(
     directory = IndexDirectory(index_dir)
     with FaissIndex.open(index_dir) as reader:
         store_all(store)
-        manifest, _ = publish_next(directory, store.path, Provenance(), FoldOptions())
+        manifest = publish_next(directory, store.path, Provenance(), FoldOptions())
         (directory.version_dir(manifest.version) / "manifest.json").write_text("{")
 
         assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)

@@ -18,6 +18,7 @@ from index.embedded.records import BuildFacts, NewImage, Record, Refusal, SeenIm
 from index.embedded.store import Store
 from index.embedded.store_file import open_read_only
 from index.embedded.store_reader import Changes, StoreReader
+from index.embedded.store_records import read_records
 from index.errors import IndexCorruptError
 from index.sources.images import ImageStamp
 
@@ -239,12 +240,35 @@ def test_changes_carry_vectors_and_payload_in_the_order_of_rows(store: Store) ->
     assert changes_since(store, 4).vectors_RD.shape == (0, 4)
 
 
-def test_deleted_key_takes_its_parts_along(store: Store) -> None:
+@pytest.mark.parametrize(("covered_seq", "num_left"), [(None, 2), (2, 2), (1, 2), (0, 1)])
+def test_deleted_key_takes_its_parts_along_unless_a_version_covers_it(
+    store: Store, covered_seq: int | None, num_left: int
+) -> None:
     store.commit([record("a"), record("b")])
+    store.covered_seq = covered_seq
     store.commit([], gone=["a"])
 
     with contextlib.closing(sqlite3.connect(store.path)) as db:
-        assert [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("vectors", "images")] == [1, 1]
+        counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("vectors", "images")]
+        assert counts == [num_left, num_left]
+
+
+def test_retired_records_are_kept_for_the_versions_that_cover_them(store: Store) -> None:
+    for text in ("first", "second", "third"):
+        store.commit([record("a", text=text)])
+    store.commit([], gone=["a"])
+
+    def texts() -> list[str | None]:
+        with contextlib.closing(open_read_only(store.path)) as db:
+            return [found.text for found in read_records(db, "true", table="retired")]
+
+    assert texts() == ["first", "second", "third"]
+    store.prune_retired([1, 3, 4])
+    assert texts() == ["first", "third"]
+    store.prune_retired([4])
+    assert texts() == []
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        assert db.execute("SELECT count(*) FROM vectors").fetchone() == (0,)
 
 
 def test_precisions_add_up_and_the_encoder_is_told(store: Store) -> None:
