@@ -20,7 +20,7 @@ from index.errors import IndexCorruptError
 Origin = Literal["corpus", "live"]
 Ender = Literal["corpus", "live", "rollback"]  # who replaced or deleted a record
 
-SCHEMA = """
+RETIRED = """
 CREATE TABLE IF NOT EXISTS retired (
     row INTEGER PRIMARY KEY,
     ended INTEGER NOT NULL,
@@ -102,7 +102,7 @@ def rows_at(db: sqlite3.Connection, seq: int) -> NDArray[np.int64]:
 def know_retired(db: sqlite3.Connection) -> None:
     """Lets a connection that only reads find no retired records where the store has no table of them."""
     if not has_retired(db):
-        db.executescript(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        db.executescript(RETIRED.replace("CREATE TABLE", "CREATE TEMP TABLE"))
 
 
 def check_endings(db: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from index.embedded import retired
-from index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
+from index.embedded.deletions import forget_deleted, has_deletions, note_deleted, read_deleted
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import (
     Known,
@@ -33,11 +33,10 @@ from index.embedded.records import (
     query_checksum,
     vector_checksum,
 )
-from index.embedded.retired import Ender, Origin
+from index.embedded.retired import RETIRED, Ender, Origin
+from index.embedded.schema import QUERIES, SCHEMA
 from index.embedded.store_file import (
-    APPLICATION_ID,
     BUSY_TIMEOUT_S,
-    SCHEMA_VERSION,
     open_read_only,
     read_meta,
     vector_dtype,
@@ -47,48 +46,6 @@ from index.embedded.store_records import read_known, read_records
 from index.settings import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
-
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE keys (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    row INTEGER NOT NULL UNIQUE,
-    key TEXT NOT NULL UNIQUE,
-    modality TEXT NOT NULL,
-    text TEXT,
-    metadata TEXT NOT NULL,
-    pools TEXT NOT NULL,
-    num_images INTEGER NOT NULL,
-    origin TEXT NOT NULL,
-    content_sha256 BLOB,
-    payload_sha256 BLOB,
-    stamps TEXT,
-    checksum INTEGER NOT NULL
-);
-CREATE TABLE vectors (
-    id INTEGER PRIMARY KEY REFERENCES keys ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
-);
-CREATE TABLE images (
-    id INTEGER NOT NULL REFERENCES keys ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    media_type TEXT NOT NULL,
-    path TEXT,
-    data BLOB,
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (id, position)
-);
-CREATE TABLE removals (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL);
-CREATE TABLE failures (
-    key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
-);
-"""
-_QUERIES = """
-CREATE TABLE IF NOT EXISTS queries (
-    position INTEGER PRIMARY KEY, modality INTEGER NOT NULL, vector BLOB NOT NULL, checksum INTEGER NOT NULL
-)
-"""
-_MARKS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-_SCHEMA = f"{_MARKS} {_TABLES} {_QUERIES}; {DELETIONS};"
 
 
 class Store:
@@ -116,10 +73,10 @@ class Store:
         self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
         self._db.execute("PRAGMA foreign_keys = OFF")  # the parts of a retired record outlive its row in `keys`
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA}")
+            self._db.executescript(f"BEGIN; {SCHEMA}")
             write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
             self._db.execute("COMMIT")
-        self._db.executescript(retired.SCHEMA)  # older stores have no such table
+        self._db.executescript(RETIRED)  # older stores have no such table
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
 
@@ -228,7 +185,7 @@ class Store:
         """Keeps real queries, in place of those that were kept, for the choice of search structures."""
         rows = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
         with self._transaction():
-            self._db.execute(_QUERIES)  # older stores have no such table
+            self._db.execute(QUERIES)  # older stores have no such table
             self._db.execute("DELETE FROM queries")
             for position, (code, vector_D) in enumerate(rows):
                 data = vector_D.astype("<f4").tobytes()
