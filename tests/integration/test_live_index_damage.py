@@ -93,9 +93,8 @@ def test_file_that_is_no_store_is_named_at_open(
 @pytest.mark.parametrize("writable", [False, True])
 def test_store_that_was_cut_is_named(store: Path, writable: bool) -> None:
     data = store.read_bytes()
-    # Of the last page, which is that of a table without rows, only zeros can be cut off, which SQLite puts back.
+    # The last page is that of the retired records, which are no part of what is open; `verify` reads them.
     last_page = len(data) - PAGE_BYTES
-    assert not data[last_page + 4096 :].strip(b"\0")
     for size_bytes in range(4096, last_page + 1, 4096):
         store.write_bytes(data[:size_bytes])
         with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged: "):
