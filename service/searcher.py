@@ -22,6 +22,7 @@ from service.batcher import Batcher, EncodesPrepared
 from service.cache import QueryVector, VectorCache
 from service.errors import DeadlineExceededError, InvalidRequestError, from_item_error
 from service.query import Query
+from service.shared_work import SharedWork
 from service.threads import BoundedThreads
 from service.watch import IndexWatch
 
@@ -88,6 +89,25 @@ class SearchableIndex(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A query's vector.
+
+    Attributes:
+        found: The vector, and what is known of the query with it.
+        is_cached: Whether it came from the cache.
+        decode_s: How long decoding took; zero from the cache, like the other two.
+        queue_s: How long it waited for its batch.
+        encode_s: How long the batch took.
+    """
+
+    found: QueryVector
+    is_cached: bool
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    encode_s: float = 0.0
+
+
 @dataclass
 class StageSeconds:
     """How long each stage took; zero for a stage that was skipped."""
@@ -119,6 +139,8 @@ class SearchResult:
 
 class Searcher:
     """Answers queries: cache, else decode and encode in a shared batch; then the index.
+
+    A query that many send at the same time is looked up, decoded and encoded once for all of them.
 
     Belongs to one event loop, which it never blocks: images are decoded in `decode_threads`, encoded in the
     batcher's thread, searched for in `search_threads`. Owns none of its parts; who made them closes them.
@@ -156,6 +178,7 @@ class Searcher:
         self._decode_threads = decode_threads
         self._search_threads = search_threads
         self._deadline_s = deadline_s
+        self._embeddings: SharedWork[Embedded] = SharedWork()
 
     async def search(self, query: Query) -> SearchResult:
         """The hits of one query.
@@ -179,15 +202,34 @@ class Searcher:
     async def _search(self, query: Query) -> SearchResult:
         stages = StageSeconds()
         key = await self._cache_key(query)
-        embedded = await self._cache.get(key)
-        is_cached = embedded is not None
-        if embedded is None:
-            embedded = await self._encode(query, stages)
-            self._cache.put(key, embedded)
+        asked_s = time.monotonic()
+        embedded = await self._embedded(key, query)
+        waited_s = time.monotonic() - asked_s  # less than the work took, for who came when it was under way
+        stages.encode = min(embedded.encode_s, waited_s)
+        stages.queue = min(embedded.queue_s, waited_s - stages.encode)
+        stages.decode = min(embedded.decode_s, waited_s - stages.encode - stages.queue)
         started_s = time.monotonic()
-        hits = await self._search_threads.run(self._search_index, embedded.vector_D, query)
+        hits = await self._search_threads.run(self._search_index, embedded.found.vector_D, query)
         stages.search = time.monotonic() - started_s
-        return SearchResult(hits, query.item.modality, is_cached, embedded.is_text_cut, stages)
+        return SearchResult(hits, query.item.modality, embedded.is_cached, embedded.found.is_text_cut, stages)
+
+    async def _embedded(self, key: str, query: Query) -> Embedded:
+        """The query's vector, made once for all who ask at the same time."""
+        deadline_s = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                return await self._embeddings.result(key, lambda: self._look_up_or_encode(key, query))
+            except DeadlineExceededError:  # the deadline of who asked first
+                if time.monotonic() >= deadline_s:
+                    raise
+
+    async def _look_up_or_encode(self, key: str, query: Query) -> Embedded:
+        found = await self._cache.get(key)
+        if found is not None:
+            return Embedded(found, is_cached=True)
+        embedded = await self._encode(query)
+        self._cache.put(key, embedded.found)
+        return embedded
 
     async def _cache_key(self, query: Query) -> str:
         """The query's content hash; megabytes of images are hashed in a thread."""
@@ -196,7 +238,7 @@ class Searcher:
             return await self._decode_threads.run(query.content_hash, model)
         return query.content_hash(model)
 
-    async def _encode(self, query: Query, stages: StageSeconds) -> QueryVector:
+    async def _encode(self, query: Query) -> Embedded:
         """The query's vector from a shared batch; the place is taken before the decoding."""
         deadline_s = time.monotonic() + self._deadline_s
         with self._batcher.reserve() as place:
@@ -205,10 +247,10 @@ class Searcher:
                 prepared = await self._decode_threads.run(self._encoder.prepare, query.item)
             except InvalidItemError as error:
                 raise from_item_error(error) from error
-            stages.decode = time.monotonic() - started_s
+            decode_s = time.monotonic() - started_s
             encoded = await asyncio.wrap_future(place.submit(prepared, query.text_weight, deadline_s))
-        stages.queue, stages.encode = encoded.queue_s, encoded.encode_s
-        return QueryVector(encoded.vector_D, prepared.is_text_cut)
+        found = QueryVector(encoded.vector_D, prepared.is_text_cut)
+        return Embedded(found, False, decode_s, encoded.queue_s, encoded.encode_s)
 
     def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
         scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)

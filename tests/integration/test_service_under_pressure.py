@@ -110,6 +110,42 @@ def test_a_query_whose_client_left_is_dropped(
         assert blocked.result().status_code == 200
 
 
+def test_a_query_that_many_send_at_once_is_encoded_once(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:
+    query = {"text": "the same", "image": as_base64(png())}
+    with serving(encoder, make_index(encoder), max_batch_items=1) as client:
+        blocked = block(client, pool, encoder)
+        answers = [pool.submit(client.post, "/search", json=query) for _ in range(30)]
+        until(lambda: all(answer.running() for answer in answers), "all are on their way")
+        until(lambda: counters(client, "batcher")["queued"] == 1, "one of them is decoded and waits")
+        encoder.gate.set()
+        assert blocked.result().status_code == 200
+        answered = [answer.result().json() for answer in answers]
+        assert all(answer["hits"] == answered[0]["hits"] for answer in answered)
+        assert counters(client, "batcher")["encoded"] == 2, "the first, and one for the thirty"
+        for answer in answered:
+            *stages, total = answer["timings_ms"].values()
+            assert min(stages) >= 0
+            assert sum(stages) <= total + 0.01
+        assert client.post("/search", json=query).json()["cached"]
+
+
+def test_a_shared_failure_is_told_to_those_who_waited_and_to_nobody_else(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor
+) -> None:
+    with serving(encoder, make_index(encoder), max_batch_items=1) as client:
+        blocked = block(client, pool, encoder)
+        encoder.failures = [None, RuntimeError("out of memory")]
+        answers = [pool.submit(ask, client, "the same") for _ in range(10)]
+        until(lambda: counters(client, "batcher")["queued"] == 1, "one of them waits")
+        encoder.gate.set()
+        statuses = {answer.result().status_code for answer in answers}
+        assert blocked.result().status_code == 200
+        assert statuses <= {200, 500}
+        assert 500 in statuses
+        assert counters(client, "batcher")["failed"] == 1
+        assert ask(client, "the same").status_code == 200
+
+
 def test_a_failing_batch_is_500_for_all_in_it_and_the_next_works(
     encoder: GatedEncoder, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,11 +227,12 @@ def test_log_lines_are_json_and_hold_nothing_a_user_sent(
         client.post("/search", json={"text": "a", secret: 1})
         client.post("/search", json={"image": as_base64(secret.encode())})
         client.get(f"/keys/{secret}?{secret}=1")
+        client.get(f"/keys/{secret}")
         client.get(f"/{secret}", headers={"user-agent": secret})
     lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("service")]
     assert secret not in "".join(lines)
     requests = [line for line in map(json.loads, lines) if line.get("event") == "request"]
-    assert [line["status"] for line in requests] == [200, 400, 400, 422, 404, 404]
+    assert [line["status"] for line in requests] == [200, 400, 400, 422, 400, 404, 404]
     first = requests[0]
     assert (first["method"], first["route"], first["num_hits"], first["query_modality"]) == (
         "POST",
