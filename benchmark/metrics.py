@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+Z95 = 1.959963984540054  # a normal variable lies within so many deviations with a probability of 95 %
+
 
 def success_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> float:
     """Share of queries with at least one relevant key among their first `k`.
@@ -108,6 +110,40 @@ def ndcg_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence
     _check(ranked_keys_QK, relevant_keys_Q, k)
     pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
     return _mean([_ndcg(ranked, relevant, k) for ranked, relevant in pairs])
+
+
+def interval(mean: float, error: float, num: float) -> tuple[float, float]:
+    """95 % interval of the mean of numbers in [0, 1], such as a share: Wilson's.
+
+    It is taken for as large a sample as would make a share err by `error`, which of shares is `num` itself. Unlike
+    mean +- 1.96 errors it stays within [0, 1], and is no point where all queries agree.
+
+    Args:
+        mean: The mean.
+        error: Its standard error.
+        num: Size of the sample; what counts where the error is 0.
+
+    Returns:
+        Lower and upper end.
+
+    >>> low, high = interval(0.5, 0.05, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.404, 0.596)
+    >>> low, high = interval(1.0, 0.0, 50)
+    >>> round(low, 3), high
+    (0.929, 1.0)
+    """
+    size = max(num, mean * (1 - mean) / error**2) if error > 0 else num
+    weight = Z95**2 / size
+    centre = (mean + weight / 2) / (1 + weight)
+    half = Z95 * math.sqrt(mean * (1 - mean) / size + weight / (4 * size)) / (1 + weight)
+    return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent values."""
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values)) / len(values)
 
 
 def paired(

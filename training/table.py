@@ -131,6 +131,10 @@ class PairTable:
         except InvalidItemError as error:
             raise InvalidRowError(pair.where or pair.name, error.reason) from error
 
+    def pair(self, number: int) -> Pair:
+        """One pair as its source has it; raises `InvalidRowError` when it can no longer be read."""
+        return self.source[int(self.position_P[number])]
+
     def has_sides(self) -> tuple[Tensor, Tensor]:
         """Whether each pair has an image, and whether it has a text, in its own item or its query `[P]`."""
         item_P = self.item_start_P[:-1]
@@ -146,15 +150,17 @@ class PairTable:
         image_P = self.item_image_J[own_P]
         both_P = (image_P >= 0) & (end_P > first_P)
         first_P, end_P = first_P[both_P], end_P[both_P]
-        return CaptionedImages(image_P[both_P], first_P, torch.minimum(first_P + 1, end_P - 1))
+        pair_P = both_P.nonzero().flatten()
+        return CaptionedImages(image_P[both_P], first_P, torch.minimum(first_P + 1, end_P - 1), pair_P)
 
 
 class CaptionedImages(NamedTuple):
-    """Pairs of an image and captions: numbers of the image, the first caption, and the second or else the first."""
+    """Pairs of an image and captions: numbers of image, first caption, second or else first caption, and pair."""
 
     image_P: Tensor
     first_text_P: Tensor
     second_text_P: Tensor
+    pair_P: Tensor
 
 
 @dataclass(frozen=True)

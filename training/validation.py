@@ -7,11 +7,14 @@ the image in `COMBINATIONS`, the ones a model is judged by; the other four may b
 Equal scores are no order: a query whose own key scores like others counts for the mean over all orders of the equals
 (McSherry and Najork, ECIR 2008), so that neither a key's position nor a collapsed encoder wins anything.
 
+`best` is chosen by the queries of one half of the pairs and reported by those of the other, where there are enough
+of them: a best chosen by the queries that are reported flatters itself. The pools hold the keys of all pairs.
+
 Shape legend: P = held-out pairs, I = images, D = width, Q = queries, R = ranks from 0.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +34,8 @@ MODALITY_PAIRS = (("i", "t"), ("i", "it"), ("t", "it"))
 SELECTION_METRIC = "mixed/mean/success@10"
 # Scores closer than this are equal: float32 sums of one and the same vector differ by less from place to place.
 TIE = 1e-6
+MIN_PAIRS_TO_SHARE = 200  # below, both halves would say too little
+_SHARING_SEED = 0  # of no setting: runs that are compared report the same pairs
 _BATCH = 256
 _QUERIES_AT_ONCE = 1024
 
@@ -43,17 +48,32 @@ class HeldOut:
         queries: As queries.
         keys: As keys.
         has_second_P: Which pairs have a second caption; the queries of the others repeat the first.
+        asked_P: Which pairs are asked for; all when absent. The others' keys stay in the pools.
     """
 
     queries: Mapping[str, Tensor]
     keys: Mapping[str, Tensor]
     has_second_P: Tensor
+    asked_P: Tensor | None = None
 
     def askable(self, combination: str) -> Tensor:
-        """Which pairs `[P]` may be asked for: all, or where both sides hold a text those with a second caption."""
+        """Which of the pairs asked for `[P]` may be: all, or where both sides hold a text those with two captions."""
         query, key = combination.split(">")
         both_hold_text = "t" in query and "t" in key
-        return self.has_second_P if both_hold_text else torch.ones_like(self.has_second_P)
+        asked_P = torch.ones_like(self.has_second_P) if self.asked_P is None else self.asked_P
+        return self.has_second_P & asked_P if both_hold_text else asked_P
+
+    def asking(self, asked_P: Tensor | None) -> "HeldOut":
+        """The same pools, asked for these pairs alone; for all of them when absent."""
+        return replace(self, asked_P=asked_P)
+
+    def rows(self, rows_P: Tensor) -> "HeldOut":
+        """Some of the pairs, in this order: smaller pools."""
+        queries, keys = (
+            {name: vectors_PD[rows_P] for name, vectors_PD in side.items()} for side in (self.queries, self.keys)
+        )
+        asked_P = None if self.asked_P is None else self.asked_P[rows_P]
+        return HeldOut(queries, keys, self.has_second_P[rows_P], asked_P)
 
 
 def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, fusion: Fusion) -> HeldOut:
@@ -87,6 +107,19 @@ def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, 
         )
 
 
+def choosing_pairs(table: PairTable) -> Tensor | None:
+    """Which captioned pairs `[P]` choose `best`, about half; the others are reported. `None`: too few to share out.
+
+    Pairs of one image are on one side. Drawn with a fixed seed: the same pairs are shared out alike in every run.
+    """
+    image_P = table.image_id_I[table.captioned().image_P]
+    num_images = len(set(image_P.tolist()))
+    if num_images < MIN_PAIRS_TO_SHARE:
+        return None
+    order = torch.randperm(len(table.image_id_I), generator=torch.Generator().manual_seed(_SHARING_SEED))
+    return order[image_P] % 2 == 0
+
+
 def shares_image(combination: str) -> bool:
     """Whether query and key of a combination hold the same image, so that finding the key shows little.
 
@@ -114,7 +147,7 @@ def measure(
         cutoffs: Ranks k, at least 1, of success@k.
         ndcg_cutoffs: Ranks k, at least 1, of nDCG@k.
     """
-    gains = _gains(cutoffs, ndcg_cutoffs)
+    gains = gains_by_rank(cutoffs, ndcg_cutoffs)
     numbers: dict[str, float] = {}
     for pool in ("local", "mixed"):
         scores = {combination: _score(held_out, pool, combination, gains) for combination in combinations}
@@ -153,17 +186,48 @@ def mixed_rows(held_out: HeldOut, combination: str) -> Tensor:
     return (wanted_P & held_out.askable(combination)).nonzero().flatten()
 
 
-def _score(held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]) -> dict[str, float]:
-    """Metrics of one combination in one pool; empty where no pair may be asked for."""
+def gains_of_queries(
+    held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What every query of one combination gains in one pool, `local` or `mixed`.
+
+    Args:
+        held_out: Vectors of the held-out pairs.
+        pool: Which pool.
+        combination: One of `ALL_COMBINATIONS`.
+        gains: As of `gains_by_rank`.
+
+    Returns:
+        The pairs asked for `[Q]`, and by metric what each gains `[Q]`, in [0, 1].
+    """
     query, key = combination.split(">")
     if pool == "mixed":
         pool_PD, own_Q = mixed_pool(held_out)[0], mixed_rows(held_out, combination)
     else:
         pool_PD, own_Q = held_out.keys[key], held_out.askable(combination).nonzero().flatten()
     if not len(own_Q):
-        return {}
+        return own_Q, {}
     better_Q, equal_Q = _places(held_out.queries[query][own_Q], pool_PD, own_Q)
-    return {metric: _expected(gain_R, better_Q, equal_Q) for metric, gain_R in gains.items()}
+    return own_Q, {metric: _expected(gain_R, better_Q, equal_Q) for metric, gain_R in gains.items()}
+
+
+def rank_of_own(held_out: HeldOut, combination: str, rows_Q: Tensor) -> Tensor:
+    """Rank `[Q]` of each pair's own key in the local pool, from 1; the last of equals."""
+    query, key = combination.split(">")
+    better_Q, equal_Q = _places(held_out.queries[query][rows_Q], held_out.keys[key], rows_Q)
+    return better_Q + equal_Q
+
+
+def gains_by_rank(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[str, Tensor]:
+    """What each metric gives for its one relevant key at rank 1, 2, ... `[R]`; nothing beyond."""
+    success = {f"success@{k}": _gain(success_at_k, k) for k in cutoffs}
+    return success | {f"ndcg@{k}": _gain(ndcg_at_k, k) for k in ndcg_cutoffs}
+
+
+def _score(held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]) -> dict[str, float]:
+    """Metrics of one combination in one pool; empty where no pair may be asked for."""
+    gained = gains_of_queries(held_out, pool, combination, gains)[1]
+    return {metric: float(gain_Q.mean()) for metric, gain_Q in gained.items()}
 
 
 def _places(query_QD: Tensor, key_PD: Tensor, own_Q: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,22 +243,16 @@ def _places(query_QD: Tensor, key_PD: Tensor, own_Q: Tensor) -> tuple[Tensor, Te
     return torch.cat(better), torch.cat(equal)
 
 
-def _gains(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[str, Tensor]:
-    """What each metric gives for its one relevant key at rank 1, 2, ... `[R]`; nothing beyond."""
-    success = {f"success@{k}": _gain(success_at_k, k) for k in cutoffs}
-    return success | {f"ndcg@{k}": _gain(ndcg_at_k, k) for k in ndcg_cutoffs}
-
-
 def _gain(metric: Callable[[list[list[str]], list[set[str]], int], float], k: int) -> Tensor:
     keys = [str(rank) for rank in range(k)]
     return torch.tensor([metric([keys], [{own}], k) for own in keys], dtype=torch.float64)
 
 
-def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> float:
-    """Mean gain where each query's own key is equally likely at any of its `equal_Q` ranks after `better_Q`."""
+def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> Tensor:
+    """Each query's gain `[Q]`, its own key being equally likely at any of its `equal_Q` ranks after `better_Q`."""
     total_R = functional.pad(gain_R.cumsum(0), (1, 0))
     first_Q, last_Q = (places_Q.clamp(max=len(gain_R)) for places_Q in (better_Q, better_Q + equal_Q))
-    return float(((total_R[last_Q] - total_R[first_Q]) / equal_Q).mean())
+    return (total_R[last_Q] - total_R[first_Q]) / equal_Q
 
 
 def _image_batches(towers: Towers, table: PairTable, image_P: Tensor, features_I: Tensor | None) -> Iterator[Tensor]:

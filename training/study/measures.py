@@ -3,10 +3,7 @@
 Shape legend: P = held-out pairs.
 """
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
 from training.errors import InvalidPairsError
 from training.gaps import centre, measure_gaps
@@ -47,7 +44,7 @@ def measure_rotations(held_out: HeldOut) -> dict[str, float]:
     if not num_pairs:
         raise InvalidPairsError(f"a mixed pool needs at least 3 pairs, found {len(held_out.has_second_P)}")
     rows_P = torch.arange(num_pairs)
-    rotations = [_measure(_rows(held_out, rows_P.roll(shift))) for shift in range(len(MODALITIES))]
+    rotations = [_measure(held_out.rows(rows_P.roll(shift))) for shift in range(len(MODALITIES))]
     return {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}
 
 
@@ -58,10 +55,3 @@ def _measure(held_out: HeldOut) -> dict[str, float]:
 def _common(rotations: list[dict[str, float]]) -> list[str]:
     """Names that all rotations have: with few pairs one may have nothing to ask for."""
     return [name for name in rotations[0] if all(name in numbers for numbers in rotations)]
-
-
-def _rows(held_out: HeldOut, rows_P: Tensor) -> HeldOut:
-    def taken(side: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: vectors_PD[rows_P] for name, vectors_PD in side.items()}
-
-    return HeldOut(taken(held_out.queries), taken(held_out.keys), held_out.has_second_P[rows_P])

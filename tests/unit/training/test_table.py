@@ -182,8 +182,10 @@ def test_only_pairs_with_both_halves_are_captioned() -> None:
         Pair("text", None, ("a", "b")),
         Pair("x", PAIRS[2].image, ("c",)),
     ]
-    images, firsts, seconds = make_table(rows).captioned()
+    table = make_table(rows)
+    images, firsts, seconds, pairs = table.captioned()
     assert (images.tolist(), firsts.tolist(), seconds.tolist()) == ([1, 2], [0, 4], [1, 4])
+    assert [table.pair(number).name for number in pairs.tolist()] == [PAIRS[1].name, "x"]
 
 
 def test_named_groups_and_sources_are_numbered() -> None:
