@@ -31,9 +31,10 @@ from training.sources import without_secrets
 from training.steps import StepNumbers, Stepper, diverged
 from training.table import BadRow, check_bad_share
 from training.towers import Start, Towers
-from training.validation import SELECTION_METRIC, embed_held_out, measure
+from training.validation import SELECTION_METRIC, HeldOut, choosing_pairs, embed_held_out, measure
 
 _LOG_EVERY_STEPS = 10
+_CHOSEN_BY = "chosen_by"  # the score of the pairs that choose, among the numbers of the best measurement
 
 
 @dataclass
@@ -79,8 +80,29 @@ class Loop:
         has_queries = bool(data.train.has_query_P.any())
         objective = Objective(settings, start.fusion, towers.model, has_queries)
         self._stepper = Stepper(settings, towers, objective, self._num_steps, self._draws.batch_size, processes)
+        self._choosing_P = None if data.val is None else choosing_pairs(data.val)
         if self._draws.batch_size < settings.batch_size:
             progress.print(f"--batch-size {settings.batch_size}: a pass has {self._draws.batch_size} pairs, one batch")
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs in a batch, over all processes."""
+        return self._draws.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self._num_steps
+
+    @property
+    def measured_at(self) -> list[int]:
+        """The steps after which the held-out pairs are measured."""
+        return sorted({*range(self._val_steps, self._num_steps, self._val_steps), self._num_steps})
+
+    @property
+    def num_choosing(self) -> int | None:
+        """Held-out pairs whose queries choose `best`; `None` where all choose, as there are few."""
+        return None if self._choosing_P is None else int(self._choosing_P.sum())
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, from the saved state if there is one; gives the best measurement back."""
@@ -186,11 +208,24 @@ class Loop:
                 self._show(numbers)
             weights = self._towers.weights()
             self._save("last", numbers, weights)
-            if not numbers or numbers[SELECTION_METRIC] >= self._at.best.get(SELECTION_METRIC, -math.inf):
+            if held_out is not None:
+                numbers[_CHOSEN_BY] = self._score(held_out, numbers)
+            if not numbers or numbers[_CHOSEN_BY] >= self._best_score():
                 self._at.best = {"step": self._at.step, **numbers}
                 self._save("best", numbers, weights)
                 if held_out is not None:
-                    self._folder.save_snapshot("before" if is_first else "after", held_out)
+                    reported = held_out if self._choosing_P is None else held_out.asking(~self._choosing_P)
+                    self._folder.save_snapshot("before" if is_first else "after", reported)
+
+    def _score(self, held_out: HeldOut, numbers: dict[str, float]) -> float:
+        """What chooses `best`."""
+        if self._choosing_P is None:
+            return numbers[SELECTION_METRIC]
+        return measure(held_out.asking(self._choosing_P))[SELECTION_METRIC]
+
+    def _best_score(self) -> float:
+        """The best until now; a state that an earlier release saved has that of all queries."""
+        return float(self._at.best.get(_CHOSEN_BY, self._at.best.get(SELECTION_METRIC, -math.inf)))
 
     def _show(self, numbers: dict[str, float]) -> None:
         self._progress.print(

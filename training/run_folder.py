@@ -17,7 +17,7 @@ import math
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +32,7 @@ from training.trackers import TensorBoardTracker, Tracker, WandbTracker
 from training.validation import HeldOut
 
 if TYPE_CHECKING:
-    from training.report import Snapshot
+    from training.report import About, Snapshot
 
 UNFINISHED = "unfinished"
 WANDB_ID = "wandb_id.txt"
@@ -136,15 +136,23 @@ class RunFolder:
         if self._is_main:
             Snapshot.of(held_out).save(self.path / f"{name}.npz")
 
-    def finish(self, best: Mapping[str, Any]) -> None:
+    def snapshots(self) -> list["Snapshot"]:
+        """What was kept of the model before and after training, as far as it was."""
+        return [kept for kept in map(self._snapshot, ("before", "after")) if kept is not None]
+
+    def finish(self, best: Mapping[str, Any], about: "About | None" = None) -> None:
         """Puts the checkpoints in place of an earlier run's, writes the report and marks the run as finished.
+
+        Args:
+            best: The best measurement: `step` and the numbers.
+            about: What the report says of the run beside what is in its folder.
 
         Raises:
             OSError: a rename failed; the earlier run's checkpoint is where it was.
         """
         if not self._is_main:
             return
-        self._write_report(best)
+        self._write_report(best, about)
         for name in ("last", "best"):
             aside = self.checkpoint_dir(name)
             if aside.is_dir():  # else a run that was stopped while it finished has renamed it
@@ -185,26 +193,26 @@ class RunFolder:
             path.write_text(secrets.token_hex(8))
         return path.read_text()
 
-    def _write_report(self, best: Mapping[str, Any]) -> None:
-        from training.report import write_report  # loads matplotlib
+    def _write_report(self, best: Mapping[str, Any], about: "About | None") -> None:
+        from training.report import About, write_report  # loads matplotlib
 
+        about = about or About(settings=publishable(self._settings))
         write_report(
             self.path / "report.html",
             str(self.path),
-            publishable(self._settings),
+            replace(about, facts={**about.facts, **self._facts(best)}),
             self.path / "metrics.jsonl",
             self._snapshot("before"),
             self._snapshot("after"),
-            self._facts(best),
         )
 
     def _facts(self, best: Mapping[str, Any]) -> dict[str, str]:
-        done = effort(self.path)
+        done, num_bad = effort(self.path), self._num_bad_rows()
         return {
             "best step": str(best["step"]),
             "pairs seen": f"{done.num_pairs:,}",
             "training steps": f"{done.minutes:.1f} minutes, measuring and saving left out",
-            "bad rows": f"{self._num_bad_rows()}, see bad_rows.jsonl",
+            "bad rows": f"{num_bad:,}, listed in bad_rows.jsonl" if num_bad else "none",
         }
 
     def _snapshot(self, name: str) -> "Snapshot | None":

@@ -2,23 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
 from encoder.model import choose_device
 from encoder.text import can_trim
-from training.data import read_data
+from training.data import RunData, read_data
 from training.distributed import Processes, join_processes
 from training.errors import InvalidRecipeError
 from training.layers import lock_tower
 from training.loop import Loop
+from training.outcome import facts_of, how_judged, settings_in_force, warnings_of
 from training.progress import open_progress
 from training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
 from training.settings import TrainSettings
 from training.towers import Start, Towers, open_start
 from training.trackers import import_wandb
+
+if TYPE_CHECKING:
+    from training.report import About
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,14 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             data = read_data(settings, start, towers, progress, folder, processes)
             if settings.shard:
                 towers.shard()
-            best = Loop(settings, start, towers, data, folder, progress, processes).run()
-            folder.finish(best)
+            loop = Loop(settings, start, towers, data, folder, progress, processes)
+            in_force = settings_in_force(settings, start, towers, data, loop.batch_size)
+            best = loop.run()
+            if processes.is_main:
+                about = _about(settings, start, towers, data, loop, folder, best["step"], in_force)
+                folder.finish(best, about)
+                for warning in about.warnings:
+                    progress.print(f"warning: {warning}")
         console.print(_outcome(settings, best))
     return TrainResult(settings.output, True, best)
 
@@ -95,6 +105,35 @@ def _check_output(settings: TrainSettings) -> None:
 
 def _outcome(settings: TrainSettings, best: dict[str, Any]) -> str:
     return f"checkpoint: {settings.output / 'best'} (step {best['step']}), report: {settings.output / 'report.html'}"
+
+
+def _about(
+    settings: TrainSettings,
+    start: Start,
+    towers: Towers,
+    data: RunData,
+    loop: Loop,
+    folder: RunFolder,
+    best_step: int,
+    in_force: tuple[dict[str, Any], list[str]],
+) -> "About":
+    """What the report says of a run that has ended."""
+    from training.report import About, numbers_of_pairs, shown_pairs  # loads matplotlib
+
+    num_pairs, num_asked, pairs = None, None, {}
+    if data.val is not None:
+        num_pairs = len(data.val.captioned().image_P)
+        num_asked = num_pairs - (loop.num_choosing or 0)
+        pairs = shown_pairs(data.val, numbers_of_pairs(folder.snapshots()))
+    steps = {"steps": f"{loop.num_steps:,}, measured after {len(loop.measured_at)} of them"}
+    return About(
+        facts={**facts_of(settings, start, towers, data), **steps},
+        settings=in_force[0],
+        idle=in_force[1],
+        judging="" if num_pairs is None else how_judged(num_pairs, loop.num_choosing),
+        warnings=warnings_of(best_step, loop.num_steps, loop.measured_at, num_asked),
+        pairs=pairs,
+    )
 
 
 def _make_towers(settings: TrainSettings, start: Start, device: torch.device, processes: Processes) -> Towers:

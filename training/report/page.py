@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from training.report.about import About
+from training.report.examples import example_lists
 from training.report.files import replace_file
 from training.report.history import Curve, read_history, thinned
 from training.report.pictures import MODALITY_NAMES, common_plane, draw_curves, draw_histograms, draw_planes
@@ -53,22 +55,20 @@ _CHARTS = (
 def write_report(
     path: Path,
     run_name: str,
-    settings: Mapping[str, Any],
+    about: About,
     metrics_jsonl: Path,
     before: Snapshot | None,
     after: Snapshot | None,
-    facts: Mapping[str, str],
 ) -> None:
     """Writes the page, aside and then renamed.
 
     Args:
         path: Where to, in the run folder: the page names the checkpoint `best` beside it.
         run_name: What the run is called.
-        settings: The resolved settings, as JSON has them.
+        about: What the run says of itself.
         metrics_jsonl: The run's measurements; may be missing, or end in half a line.
         before: The start on the held-out pairs; `None` without held-out pairs.
         after: The checkpoint `best` on them.
-        facts: What else the reader should know, such as the number of bad rows, by name.
 
     Raises:
         OSError: the page cannot be written, or the measurements not read.
@@ -79,23 +79,25 @@ def write_report(
     template = environment.from_string((files("training.report") / "template.html").read_text(encoding="utf-8"))
     page = template.render(
         run_name=run_name,
-        facts=facts,
-        settings=[(name, _setting(value)) for name, value in settings.items()],
+        about=about,
+        settings=[(name, _setting(value)) for name, value in about.settings.items()],
         charts=_charts(read_history(metrics_jsonl)),
         states=list(states),
         checkpoint=shlex.quote(str(path.parent / "best")),
         version=version("anykey"),
-        **(_held_out(states) if states else {}),
+        **(_held_out(states, about) if states else {}),
     )
     replace_file(path, page.encode())
 
 
-def _held_out(states: Mapping[str, Snapshot]) -> dict[str, Any]:
+def _held_out(states: Mapping[str, Snapshot], about: About) -> dict[str, Any]:
     """What the page says about the held-out pairs."""
     plane = common_plane(states)
     last = list(states.values())[-1]
     return {
         "num_pairs": last.num_pairs,
+        "num_asked": last.num_asked,
+        "examples": example_lists(states, about.pairs),
         "num_photos": min(last.num_pairs, MAX_PHOTOS),
         "modalities": list(MODALITY_NAMES.values()),
         "headlines": headline_tables(states),

@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.gaps import measure_gaps
-from training.report import Snapshot, write_report
+from training.report import About, ShownPair, Snapshot, numbers_of_pairs, write_report
 from training.report.history import MAX_POINTS, read_history, thinned
+from training.report.noise import of_change, of_mean
 from training.report.projection import Plane
 from training.report.snapshot import BIN_EDGES, MAX_PHOTOS
 from training.report.tables import gap_tables, headline_tables, success_tables
 from training.validation import ALL_COMBINATIONS, HeldOut, measure
 
 ORDER = ("i", "t", "it")
+PICTURE = "data:image/jpeg;base64,/9j/"
 SETTINGS = {"data": ["a.tar", "b.tar"], "start": None, "lock_image": True, "learning_rate": 1e-5, "loss": "gcl"}
 
 
@@ -58,7 +60,10 @@ def write_metrics(path: Path) -> Path:
 
 def write_page(folder: Path, before: Snapshot | None, after: Snapshot | None, run_name: str = "a run") -> str:
     metrics = write_metrics(folder / "metrics.jsonl")
-    write_report(folder / "report.html", run_name, SETTINGS, metrics, before, after, {"Bad rows": "3 of 90"})
+    shown = numbers_of_pairs([state for state in (before, after) if state is not None])
+    pairs = {number: ShownPair(f"query {number}", f"key <b>{number}</b>", PICTURE) for number in shown}
+    about = About({"Bad rows": "3 of 90"}, SETTINGS, ["reading"], "By others.", ["Beware <of> this."], pairs)
+    write_report(folder / "report.html", run_name, about, metrics, before, after)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -118,10 +123,15 @@ def test_two_snapshots_keep_the_same_photos_and_not_too_many() -> None:
 
 
 def test_a_saved_snapshot_comes_back(tmp_path: Path) -> None:
-    snapshot = Snapshot.of(held_out())
+    snapshot = Snapshot.of(held_out().asking(torch.arange(40) % 4 > 0))
     snapshot.save(tmp_path / "before.npz")
     loaded = Snapshot.load(tmp_path / "before.npz")
-    assert (loaded.num_pairs, loaded.numbers) == (snapshot.num_pairs, snapshot.numbers)
+    assert loaded is not None
+    assert (loaded.num_pairs, loaded.num_asked, loaded.numbers) == (40, 30, snapshot.numbers)
+    for field in ("asked", "gains", "left_out", "examples"):
+        kept, was = getattr(loaded, field), getattr(snapshot, field)
+        assert kept.keys() == was.keys() != set(), field
+        assert all(np.array_equal(kept[name], was[name]) for name in was), field
     for name in ORDER:
         np.testing.assert_allclose(loaded.vectors[name], snapshot.vectors[name], atol=1e-3)
     for name, counts in snapshot.histograms.items():
@@ -135,7 +145,9 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path
     (tmp_path / f".before.npz.{os.getpid()}.tmp").mkdir()
     with pytest.raises(OSError, match="tmp"):
         Snapshot.of(held_out(20)).save(path)
-    assert Snapshot.load(path).num_pairs == 40
+    loaded = Snapshot.load(path)
+    assert loaded is not None
+    assert loaded.num_pairs == 40
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"[1, 2]"])
@@ -148,6 +160,8 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, damage: object) -> None:
     np.savez(path, about=np.array(json.dumps({"format": 99})))
     with pytest.raises(OSError, match="format 99"):
         Snapshot.load(path)
+    np.savez(path, about=np.array(json.dumps({"format": 1})))  # of an earlier release: nothing to be shown, no error
+    assert Snapshot.load(path) is None
 
 
 def test_histograms_count_every_pair_of_photos_once() -> None:
@@ -234,6 +248,70 @@ def test_a_change_has_its_sign_and_says_whether_it_is_good() -> None:
     assert (list(gap.texts), gap.change, gap.verdict) == (["0.800", "0.300"], "-0.500", "")
 
 
+def states_of_changes(gained: int, lost: int, num_pairs: int = 50) -> dict[str, Snapshot]:
+    """Two states in which so many queries of `t>i` came into the first ten, and left them."""
+    states = {}
+    for name, found in (("before", slice(gained, gained + lost)), ("after", slice(0, gained))):
+        gain_Q = np.zeros((5, num_pairs), dtype=np.float32)
+        gain_Q[:, found] = 1
+        numbers = {"local/t>i/success@10": float(gain_Q[2].mean())}
+        kept = {"asked": {"local/t>i": np.arange(num_pairs)}, "gains": {"local/t>i": gain_Q}}
+        states[name] = Snapshot(num_pairs, numbers, {}, {}, num_pairs, **kept)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "verdict"),
+    # What McNemar's exact test says of them: p = 0.5, 0.06, 0.03, 0.13, 0.004, 0.02
+    [(2, 0, "noise"), (5, 0, "noise"), (6, 0, "better"), (6, 1, "noise"), (1, 11, "worse"), (3, 13, "worse")],
+)
+def test_a_change_that_chance_may_have_made_is_noise(gained: int, lost: int, verdict: str) -> None:
+    (value,) = [
+        row.values[0] for row in success_tables(states_of_changes(gained, lost))[2].rows if row.label == "text > image"
+    ]
+    assert (value.verdict, value.size) == (verdict, "50")
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    row = success_tables(states_of_changes(10, 0))[2].rows[1]
+    assert row.label == "text > image"
+    assert list(row.values[0].ranges) == ["0.0 to 7.1", "11.2 to 33.0"]  # 0 and 10 of 50
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    """Fifty pairs, five combinations of which one pair finds all easier than another; the truth is 50 %."""
+    generator = np.random.default_rng(0)
+    pairs = np.arange(50)
+    held = 0
+    for _ in range(400):
+        ease_P = generator.normal(size=50)
+        parts = [(pairs, (ease_P + generator.normal(size=50) > 0).astype(np.float64)) for _ in range(5)]
+        held += (own := of_mean(parts)).low <= 0.5 <= own.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_two_runs_that_differ_by_chance_alone_are_seldom_told_apart() -> None:
+    generator = np.random.default_rng(1)
+    pairs = np.arange(50)
+    told = 0
+    for _ in range(400):
+        ease_P = generator.normal(size=50)
+        then, now = (
+            [(pairs, (ease_P + generator.normal(size=50) > 0).astype(np.float64)) for _ in range(5)] for _ in range(2)
+        )
+        told += not of_change(then, now).holds_zero
+    assert told / 400 <= 0.06
+
+
+def test_the_gaps_interval_shrinks_as_pairs_become_more() -> None:
+    widths = []
+    for num_pairs in (40, 160, 1300):  # of the last, a thousand are left out in groups
+        (first, *_) = gap_tables({"after": Snapshot.of(held_out(num_pairs))})[0].rows
+        low, high = (float(end) for end in first.values[0].ranges[0].split(" to "))
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2] > 0
+
+
 def test_what_was_not_measured_is_a_dash() -> None:
     (table,) = headline_tables({"after": Snapshot(1, {"gap/i-t": 0.5}, {}, {})})
     assert [list(row.values[0].texts) for row in table.rows] == [["-"], ["-"], ["0.500"]]
@@ -260,10 +338,12 @@ def test_the_five_that_are_judged_come_first_then_their_mean() -> None:
 def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     page = Page(write_page(tmp_path, Snapshot.of(held_out()), Snapshot.of(held_out(gap=0.0))))
     assert page.open == []
-    assert [load for load in page.loads if not load.startswith("#")] == []
-    assert {load[1:] for load in page.loads} <= set(page.ids)
+    loads = [load for load in page.loads if load != PICTURE]
+    assert len(loads) < len(page.loads)
+    assert [load for load in loads if not load.startswith("#")] == []
+    assert {load[1:] for load in loads} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not {"script", "link", "iframe"} & set(page.tags)
 
 
 def test_the_page_shows_both_states_the_curves_and_the_settings(tmp_path: Path) -> None:
@@ -280,7 +360,7 @@ def test_the_page_shows_both_states_the_curves_and_the_settings(tmp_path: Path) 
 
 
 def test_without_held_out_pairs_the_page_says_so(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", "bare", {}, tmp_path / "none.jsonl", None, None, {})
+    write_report(tmp_path / "report.html", "bare", About(), tmp_path / "none.jsonl", None, None)
     text = (tmp_path / "report.html").read_text()
     assert "no held-out pairs" in text
     assert "No measurements were found" in text
@@ -291,6 +371,27 @@ def test_a_state_alone_has_no_changes(tmp_path: Path) -> None:
     text = write_page(tmp_path, None, Snapshot.of(held_out(1)))
     assert "change" not in Page(text).words
     assert "after" in Page(text).words
+
+
+def test_the_page_shows_a_few_queries_with_their_first_hits_before_and_after(tmp_path: Path) -> None:
+    vectors = (held_out(), held_out(gap=0.0))
+    page = Page(write_page(tmp_path, *map(Snapshot.of, vectors)))
+    (row, *_) = Snapshot.of(vectors[0]).examples["rows"].tolist()
+    assert page.words.count(f"query {row}") == 2  # as a text, and as the text of a fused query
+    assert "b" not in page.tags, "a caption is no markup"
+    for state, which in zip(("before", "after"), vectors, strict=True):
+        score_P = which.queries["i"][row] @ which.keys["t"].T
+        first = int(score_P.argmax())
+        rank = int((score_P >= score_P[row]).sum())
+        assert f"key <b>{first}</b>" in page.words
+        assert f"{state}: its own is number {rank}" in page.words
+
+
+def test_the_page_says_what_to_beware_of_and_what_had_no_effect(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path, None, Snapshot.of(held_out().asking(torch.arange(40) < 25))))
+    assert {"Beware <of> this.", "By others.", "reading"} <= set(page.words)
+    words = " ".join(" ".join(page.words).split())
+    assert "Measured with the queries of 25 held-out pairs, among the keys of 40." in words
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
@@ -313,7 +414,7 @@ def test_a_browser_paints_the_pictures_in_the_pages_colours(tmp_path: Path) -> N
     write_page(tmp_path, Snapshot.of(held_out(300)), Snapshot.of(held_out(300, gap=0.0)))
     picture = tmp_path / "page.png"
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=1000,4000", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()]
+    command += ["--window-size=1000,9000", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3).astype(int)
     for colour in ((0x0B, 0x6B, 0xCB), (0xD9, 0x58, 0x0D), (0x0A, 0x8F, 0x62)):
