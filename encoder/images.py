@@ -13,10 +13,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from encoder import tiff
-from encoder.containers import FORMATS, bare_picture, format_of, webp_canvas
+from encoder.containers import FORMATS, MEDIA_TYPES, bare_picture, format_of, webp_canvas
 from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
 
 MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
+_MOST_PIXELS = 178_000_000  # that Pillow opens
 _BAND_PIXELS = 1_000_000  # converted at a time, so that odd colours cost no more memory than plain ones
 # What Pillow's decoders raise on damaged bytes, found by fuzzing them.
 _DECODER_ERRORS = (
@@ -103,6 +104,27 @@ def decode_image(
         raise ItemTooLargeError(f"image has {len(data)} bytes, at most {limits.max_bytes} are accepted")
     name = f"{len(data)} bytes" if isinstance(source, bytes) else f"{str(source)!r} ({len(data)} bytes)"
     return _decoded(lambda: _open_bytes(data, limits, target_px), name, limits)
+
+
+def image_type(data: bytes) -> str | None:
+    """The media type of a picture, such as `image/jpeg`, by the header that its decoder reads; decodes nothing.
+
+    Returns:
+        `None` for what has no such header: it cannot be decoded, whatever its first bytes say.
+
+    >>> image_type(b"BM, and what else a text may begin with") is None
+    True
+    """
+    image_format = format_of(data)
+    if image_format is None or (image_format == "WEBP" and webp_canvas(data) is None):
+        return None
+    try:
+        if image_format != "WEBP":  # its decoder allocates all pixels with the header
+            bare = bare_picture(data, image_format, _MOST_PIXELS)
+            Image.open(BytesIO(bare.data), formats=(image_format,)).close()
+        return MEDIA_TYPES[image_format]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, InvalidItemError, *_DECODER_ERRORS):
+        return None
 
 
 def _decoded(opened: Callable[[], Image.Image], name: str, limits: ImageLimits) -> Image.Image:

@@ -266,8 +266,8 @@ def load(settings: LoadSettings) -> int:
             _refuse(settings, {"milvus_structure", "images_dir"}, "for Milvus collections")
             from index.building.transfer import load_shards
 
-            index_dir = Path(settings.index)
-            num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings)
+            index_dir, roots = Path(settings.index), settings.image_root
+            num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings, roots)
         else:
             num_keys = _load_collection(settings, address, advance)
     plain_console().print(f"{num_keys:,} keys stored in {settings.index}")
@@ -280,8 +280,10 @@ def _load_collection(settings: LoadSettings, address: CollectionAddress, advance
 
     _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
     structure = None if settings.milvus_structure is None else Structure(kind=settings.milvus_structure)
-    images_dir, token = settings.images_dir, _token(settings)
-    return load_collection(settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token)
+    images_dir, roots, token = settings.images_dir, settings.image_root, _token(settings)
+    return load_collection(
+        settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token, image_roots=roots
+    )
 
 
 def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
@@ -304,7 +306,7 @@ def restore(settings: RestoreSettings) -> int:
     """Restores a snapshot and says where."""
     from index.embedded.snapshot import restore_snapshot
 
-    restore_snapshot(settings.snapshot, settings.output)
+    restore_snapshot(settings.snapshot, settings.output, settings.image_root)
     plain_console().print(f"{settings.snapshot} restored to {settings.output}")
     return 0
 
@@ -335,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     usage_errors = (InvalidCorpusError, InvalidStructureError, UnusableOptionError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
-    for flag in ("--corpus", "--shards", "--queries"):
+    for flag in ("--corpus", "--shards", "--queries", "--image-root"):
         arguments = _repeat_flag(flag, arguments)
     return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
 

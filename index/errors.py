@@ -15,6 +15,9 @@ KeyIndexError
     UnknownPoolError                   no key is in the pool that it names
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
+    ImageRefusedError                  it lies below none of the index's image roots, or is no image
+    ImageUnreachableError              where it lies does not answer now
+      ImageLateError                   it does not answer in time
   IndexNotFoundError                   nothing is published at the place named
   LiveKeysError                        keys that were stored live would be lost
   VersionLostError                     a version that is asked for is gone, or not all of its keys are still there
@@ -159,6 +162,18 @@ class KeyNotFoundError(KeyIndexError, LookupError):
 
 class ImageUnavailableError(KeyIndexError):
     """The index only refers to the image's file, which can no longer be read."""
+
+
+class ImageRefusedError(ImageUnavailableError):
+    """The index refers to what may not be read: it lies below none of the index's image roots, or is no image."""
+
+
+class ImageUnreachableError(ImageUnavailableError):
+    """The machine that holds the image does not answer, or fails; it may be there in a moment."""
+
+
+class ImageLateError(ImageUnreachableError):
+    """The image did not come in the time there was."""
 
 
 class IndexNotFoundError(KeyIndexError):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.checking import to_record
 from index.embedded.generation import Generation, SupersededError
+from index.embedded.image_roots import found_image
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
@@ -25,11 +26,12 @@ from index.embedded.versions import IndexDirectory
 from index.embedded.view import View, hits_of
 from index.embedded.writer import Writer
 from index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
-from index.hits import Hit, StoredImage, StoredKey
+from index.hits import FoundImage, Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.names import is_unicode, require_names
 from index.progress import Report, quietly
 from index.queries import check_after, check_k, check_queries
+from index.sources.roots import root_of
 from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 
 RETRY_S = 1.0
@@ -47,11 +49,19 @@ class FaissIndex:
     `index.key_index.KeyIndex`, whose methods' contracts hold here. Made by `open`.
     """
 
-    def __init__(self, index_dir: Path, generation: Generation, writer: Writer | None, gpu: GpuUse) -> None:
+    def __init__(
+        self,
+        index_dir: Path,
+        generation: Generation,
+        writer: Writer | None,
+        gpu: GpuUse,
+        image_roots: Sequence[str] | None = None,
+    ) -> None:
         self._directory = IndexDirectory(index_dir)
         self._generation = generation
         self._writer = writer
         self._gpu = gpu
+        self._named_roots = image_roots
         self._seen_stamp = generation.version.stamp
         self._retry_at_s = 0.0  # not before that, a version that cannot be opened is tried again
         self._switch_lock = threading.Lock()
@@ -68,6 +78,7 @@ class FaissIndex:
         device: str = "cpu",
         gpu_memory_bytes: int = DEFAULT_TEMPORARY_BYTES,
         fold_device: str | None = None,
+        image_roots: Sequence[str] | None = None,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -80,6 +91,8 @@ class FaissIndex:
                 share the GPU.
             fold_device: For a writer: GPUs that help to make versions, and whose own search structures are chosen and
                 measured too; those of `device` when absent.
+            image_roots: Folders, files and URLs below which images may be read that the index only refers to; those
+                that are recorded of it when absent.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -90,11 +103,12 @@ class FaissIndex:
         index_dir = Path(index_dir)
         if compact_after < 0:
             raise ValueError(f"expected compact_after to be 0, for never, or a number of changes, got {compact_after}")
+        named_roots = None if image_roots is None else list(map(root_of, image_roots))
         gpu = GpuUse.of(device, gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
         writer = Writer(IndexDirectory(index_dir), compact_after, fold_gpu) if writable else None
         try:
-            return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu)
+            return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu, named_roots)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -245,10 +259,20 @@ class FaissIndex:
 
         Raises:
             KeyNotFoundError: there is no such key, or it has no such image.
-            ImageUnavailableError: the index was built with `--images reference` and the file is gone.
+            ImageUnavailableError: the index only refers to the image, which cannot be read, or may not be; the class
+                says why.
+        """
+        return self.find_image(key, position).read()
+
+    def find_image(self, key: str, position: int = 0) -> FoundImage:
+        """Looks one image of a key up; one that the index only refers to is read later, outside of any transaction.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
         """
         with self._moment() as (snapshot, _):
-            return snapshot.image(key, position)
+            image = snapshot.image(key, position)
+        return found_image(image, key, self._directory.path, self._named_roots)
 
     def scan(self, after: str | None = None) -> Iterator[StoredKey]:
         """All keys in the order of their names (by code point), those after `after` only."""

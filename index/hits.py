@@ -1,9 +1,13 @@
 """What a search and a look-up give back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from encoder.item import Modality
+
+UNKNOWN_TYPE = "application/octet-stream"  # of an image
+FETCH_S = 60.0  # for an image that lies elsewhere, where nobody says how long it may take
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,32 @@ class StoredImage:
 
     data: bytes
     media_type: str
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """One image of a key that has been looked up: at hand, or still to be read from where the index refers to.
+
+    Attributes:
+        image: The image, where it is at hand.
+        fetch: Reads it, in so many seconds at most; holds nothing of the index meanwhile.
+    """
+
+    image: StoredImage | None
+    fetch: Callable[[float], StoredImage]
+
+    def read(self, timeout_s: float = FETCH_S) -> StoredImage:
+        """The image.
+
+        Args:
+            timeout_s: Longest time that fetching it from another machine may take.
+
+        Raises:
+            ImageUnavailableError: it cannot be read; the class says why.
+        """
+        return self.fetch(timeout_s) if self.image is None else self.image
+
+
+def at_hand(image: StoredImage) -> FoundImage:
+    """An image that need not be fetched."""
+    return FoundImage(image, lambda _: image)

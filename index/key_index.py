@@ -14,7 +14,7 @@ from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
 from index.errors import InvalidKeyError, InvalidSearchError
 from index.filtering.conditions import Condition
-from index.hits import Hit, StoredImage, StoredKey
+from index.hits import FoundImage, Hit, StoredImage, StoredKey
 from index.names import require_names
 
 
@@ -210,6 +210,14 @@ class KeyIndex(Protocol):
         Raises:
             KeyNotFoundError: there is no such key, or it has no such image.
             ImageUnavailableError: the index only refers to the image, which cannot be read.
+        """
+        ...
+
+    def find_image(self, key: str, position: int = 0) -> FoundImage:
+        """Looks one image of a key up, without reading what the index only refers to; `read` of it does.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
         """
         ...
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
 from index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
-from index.hits import Hit, StoredImage, StoredKey
+from index.hits import FoundImage, Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.milvus.best import Scored, best_rows
 from index.milvus.collection import FORMAT_VERSION, MAX_FOUND, Collection, CollectionFacts, Structure
@@ -108,6 +108,7 @@ class MilvusIndex:
         images_dir: str | None = None,
         token: str | None = None,
         timeout_s: float = 60.0,
+        image_roots: Sequence[str] | None = None,
     ) -> "MilvusIndex":
         """Opens an index for reading and changing.
 
@@ -117,6 +118,7 @@ class MilvusIndex:
             images_dir: Where the images' bytes are now; where they were at first when absent.
             token: What the server wants to see, such as `user:password`.
             timeout_s: Longest time that one call to Milvus may take, in seconds.
+            image_roots: Folders and URLs below which the images' bytes must be to be read; anywhere when absent.
 
         Raises:
             MissingLibraryError: pymilvus or Milvus Lite is not installed.
@@ -129,7 +131,7 @@ class MilvusIndex:
         try:
             opened = Collection.open(connection, collection)
             url = images_dir or opened.facts.images_dir
-            return cls(opened, None if url is None else ImageFolder(url))
+            return cls(opened, None if url is None else ImageFolder(url, image_roots))
         except BaseException:
             connection.close()
             raise
@@ -249,16 +251,26 @@ class MilvusIndex:
 
         Raises:
             KeyNotFoundError: there is no such key, or it has no such image.
-            ImageUnavailableError: its bytes were not kept, or cannot be read where they were.
+            ImageUnavailableError: its bytes were not kept, or cannot be read where they were; the class says why.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        return self.find_image(key, position).read()
+
+    def find_image(self, key: str, position: int = 0) -> FoundImage:
+        """Looks one image of a key up; its bytes are read later.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
+            ImageUnavailableError: its bytes were not kept.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         images = self._row(key, ["images"])["images"]["files"]
         if not 0 <= position < len(images):
             raise KeyNotFoundError(f"key '{key}' has {len(images)} images, there is none at position {position}")
-        location = images[position]["location"]
-        if location is None or self._images is None:
+        location, media_type, folder = images[position]["location"], images[position]["media_type"], self._images
+        if location is None or folder is None:
             raise ImageUnavailableError(f"the bytes of the image of key '{key}' were not kept: there was no images_dir")
-        return StoredImage(self._images.read(location), images[position]["media_type"])
+        return FoundImage(None, lambda timeout_s: StoredImage(folder.read(location, timeout_s), media_type))
 
     def scan(self, after: str | None = None) -> Iterator[StoredKey]:
         """All keys in the order of their names (by code point), those after `after` only; 500 are read at a time.

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from encoder.program import ProgramSettings
 from index.milvus.address import parse_address
 from index.readers.columns import parse_columns
+from index.sources.roots import root_of
 from index.vectors.targets import LatencyMs, MemoryBytes, Recall
 
 VectorType = Literal["float32", "float16"]
@@ -97,6 +98,24 @@ class EmbeddingSettings(ProgramSettings):
         return value
 
 
+class ImageRootSettings(ProgramSettings):
+    """Where images may lie that an index only refers to."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    image_root: list[str] = Field(
+        [],
+        description="Folders, files and URLs below which images may be read that the index only refers to; one or "
+        "several",
+    )
+
+    @field_validator("image_root")
+    @classmethod
+    def check_roots(cls, value: list[str]) -> list[str]:
+        """Makes paths absolute, and refuses what is neither a path nor a plain URL."""
+        return list(map(root_of, value))
+
+
 class SearchDeviceSettings(ProgramSettings):
     """GPUs that search structures are made with and for."""
 
@@ -151,11 +170,17 @@ class FoldSettings(SearchDeviceSettings):
         return value.lower() if value is not None and value.lower() in ("auto", "exact") else value
 
 
-class BuildSettings(EmbeddingSettings, FoldSettings):
+class BuildSettings(EmbeddingSettings, FoldSettings, ImageRootSettings):
     """Embeds a corpus and publishes it as the next version of an index.
 
     A run that was stopped goes on where it was; a run over an unchanged corpus changes nothing.
     """
+
+    image_root: list[str] = Field(
+        [],
+        description="With images by reference: folders and URLs, besides the corpus's own, below which they may lie; "
+        "one or several",
+    )
 
     output: Path = Field(description="Index directory; made if absent")
     anew: bool = Field(
@@ -177,6 +202,13 @@ class BuildSettings(EmbeddingSettings, FoldSettings):
         description="How a new index keeps vectors; float16 takes half the room; "
         "default: as the index has it, float32 for a new one",
     )
+
+    @model_validator(mode="after")
+    def check_use_of_roots(self) -> Self:
+        """Refuses what would have no effect."""
+        if self.image_root and self.images != "reference":
+            raise ValueError("image_root is for images by reference; expected images = reference with it")
+        return self
 
     @field_validator("output", mode="before")
     @classmethod
@@ -298,7 +330,7 @@ class ExportSettings(IndexSettings):
     )
 
 
-class LoadSettings(AnyIndexSettings, FoldSettings):
+class LoadSettings(AnyIndexSettings, FoldSettings, ImageRootSettings):
     """Stores keys with their vectors from Parquet shards, in a new index or one that is there, of either engine."""
 
     shards: list[str] = Field(
@@ -325,10 +357,8 @@ class SnapshotSettings(IndexSettings):
     output: Path = Field(description="The tar file; must not exist")
 
 
-class RestoreSettings(ProgramSettings):
+class RestoreSettings(ImageRootSettings):
     """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
-
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
     snapshot: Path = Field(description="What `snapshot` wrote")
     output: Path = Field(description="Index directory to unpack to; must be empty if it exists")

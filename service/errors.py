@@ -9,6 +9,7 @@ ServiceError
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
   OverloadedError            overloaded              no place in the queue
+  ImageNotReachedError       image_not_reached       the machine that holds a key's image does not answer
   DeadlineExceededError      deadline_exceeded       waited too long
   NotReadyError              not_ready               model or index not loaded, or shutting down
   IndexUnavailableError      index_unavailable       the index cannot be reached, or is damaged
@@ -34,6 +35,7 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "unsupported_modality": 422,
         "overloaded": 429,
         "internal": 500,
+        "image_not_reached": 502,
         "not_ready": 503,
         "index_unavailable": 503,
         "deadline_exceeded": 504,
@@ -112,6 +114,12 @@ class OverloadedError(ServiceError):
     """There is no place in the queue; the client should retry later."""
 
     type = "overloaded"
+
+
+class ImageNotReachedError(ServiceError):
+    """The machine that holds an image, which the index only refers to, does not answer or fails."""
+
+    type = "image_not_reached"
 
 
 class DeadlineExceededError(ServiceError):

@@ -25,6 +25,7 @@ EXAMPLE_MESSAGES = {
     "unsupported_modality": "the loaded model takes text only",
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
     "internal": "something unforeseen went wrong; report the request id",
+    "image_not_reached": "the key's image cannot be reached where the index says it is; retry in a moment",
     "not_ready": "starting: the encoder and the index are being loaded",
     "index_unavailable": "the index cannot be reached; retry in a moment",
     "deadline_exceeded": "no answer within 10000 ms",
@@ -37,6 +38,7 @@ MEANINGS = {
     422: "The image or the modality cannot be used",
     429: "The queue is full",
     500: "Unforeseen failure",
+    502: "The machine that holds the image cannot be reached",
     503: "Not ready, or the index cannot be used",
     504: "Not answered in time",
 }

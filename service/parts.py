@@ -16,6 +16,7 @@ from index.milvus.address import CollectionAddress, parse_address
 from service.batcher import Batcher
 from service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from service.errors import StartupError
+from service.lookups import Lookups
 from service.searcher import QueryEncoder, SearchableIndex, Searcher
 from service.settings import ServiceSettings
 from service.shared_call import SharedCall
@@ -38,10 +39,10 @@ class Parts:
         watch: Whether the index answers; every call of it goes through here.
         facts: What the index is at this moment, for all who ask at once.
         searcher: Answers queries.
+        lookups: Look keys and images up.
         batcher: The searcher's; readiness asks whether its worker lives.
         cache: The searcher's.
         decode_threads: Also parse bodies.
-        search_threads: Also look keys up.
     """
 
     encoder: QueryEncoder
@@ -49,10 +50,10 @@ class Parts:
     watch: IndexWatch
     facts: SharedCall[IndexInfo]
     searcher: Searcher
+    lookups: Lookups
     batcher: Batcher[Any]
     cache: VectorCache
     decode_threads: BoundedThreads
-    search_threads: BoundedThreads
 
 
 def load_index(settings: ServiceSettings) -> SearchableIndex:
@@ -74,7 +75,12 @@ def _open_directory(settings: ServiceSettings) -> SearchableIndex:
     from index.faiss_index import FaissIndex
 
     gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
-    return FaissIndex.open(Path(settings.index), device=settings.search_device, gpu_memory_bytes=gpu_memory_bytes)
+    return FaissIndex.open(
+        Path(settings.index),
+        device=settings.search_device,
+        gpu_memory_bytes=gpu_memory_bytes,
+        image_roots=settings.image_root,
+    )
 
 
 def _open_collection(settings: ServiceSettings, address: CollectionAddress) -> SearchableIndex:
@@ -83,7 +89,9 @@ def _open_collection(settings: ServiceSettings, address: CollectionAddress) -> S
     token = None if settings.milvus_token is None else settings.milvus_token.get_secret_value()
     # Half of a request's time, so that a server that hangs is told from a request that is late.
     timeout_s = max(settings.request_deadline_ms / 2000, MIN_MILVUS_TIMEOUT_S)
-    index = MilvusIndex.open(address.uri, address.collection, token=token, timeout_s=timeout_s)
+    index = MilvusIndex.open(
+        address.uri, address.collection, token=token, timeout_s=timeout_s, image_roots=settings.image_root
+    )
     # The client logs each failure with a page of its own, contents of requests among it; what matters is in our errors.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return index
@@ -163,6 +171,8 @@ async def open_parts(
     stack.push_async_callback(asyncio.to_thread, decode_threads.close)
     search_threads = BoundedThreads("search", settings.search_threads, settings.max_queue_items)
     stack.push_async_callback(asyncio.to_thread, search_threads.close)
+    image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
+    stack.push_async_callback(asyncio.to_thread, image_threads.close)
     batcher: Batcher[Any] = Batcher(
         encoder,
         max_batch_items=settings.max_batch_items,
@@ -186,4 +196,5 @@ async def open_parts(
         search_threads=search_threads,
         deadline_s=deadline_s,
     )
-    return Parts(encoder, index, watch, facts, searcher, batcher, cache, decode_threads, search_threads)
+    lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
+    return Parts(encoder, index, watch, facts, searcher, lookups, batcher, cache, decode_threads)

@@ -1,7 +1,6 @@
 """The HTTP routes. Each validates, calls one part, and shapes the answer."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -11,14 +10,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from index.errors import ImageUnavailableError, KeyNotFoundError
-from index.hits import Hit, Payload, StoredImage
+from index.hits import Hit, Payload
 from service.address import image_urls, key_in_path, parameters, prefix_of
 from service.body import parser_for, read_body
 from service.context import REQUEST_ID, note
-from service.errors import DeadlineExceededError, NotFoundError
+from service.errors import DeadlineExceededError
 from service.lifecycle import Lifecycle
-from service.logs import LogEvent
+from service.lookups import ShownImage
 from service.openapi import SEARCH_BODY, error_responses
 from service.parts import Parts
 from service.schemas import (
@@ -36,9 +34,6 @@ from service.schemas import (
 from service.searcher import SearchResult
 
 T = TypeVar("T")
-IMAGE_MEDIA_TYPES = frozenset(
-    {"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif"}
-)
 SEARCH_ERRORS = (
     "invalid_request",
     "item_too_large",
@@ -51,7 +46,15 @@ SEARCH_ERRORS = (
     "index_unavailable",
     "deadline_exceeded",
 )
-KEY_ERRORS = ("invalid_request", "not_found", "overloaded", "internal", "not_ready", "index_unavailable")
+KEY_ERRORS = (
+    "invalid_request",
+    "not_found",
+    "overloaded",
+    "internal",
+    "not_ready",
+    "index_unavailable",
+    "deadline_exceeded",
+)
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
 router = APIRouter()
@@ -148,7 +151,7 @@ KeyPath = Annotated[str, Path(description="The key, percent-encoded (a slash in 
     responses={
         200: {"description": "The image as it was indexed.", "content": {"image/*": {"schema": {"type": "string"}}}},
         304: {"description": "The image is the one named in If-None-Match."},
-        **error_responses(*KEY_ERRORS),
+        **error_responses(*KEY_ERRORS, "image_not_reached"),
     },
     response_class=Response,
     tags=["keys"],
@@ -165,14 +168,7 @@ async def get_image(
     if not is_image:  # the key itself ends with "/image"
         parameters()(request)
         return Response((await _key(request, parts, name)).model_dump_json(), media_type="application/json")
-    try:
-        image = await parts.search_threads.run(parts.watch.call, parts.index.image, name, position)
-    except KeyNotFoundError as error:
-        raise NotFoundError(f"no such key, or it has no image {position}") from error
-    except ImageUnavailableError as error:
-        fields = {"event": LogEvent.IMAGE_UNAVAILABLE, "request_id": request.scope.get(REQUEST_ID)}
-        logger.warning("an image that the index refers to is gone", extra=fields)
-        raise NotFoundError("the key's image is no longer where the index says it is") from error
+    image = await parts.lookups.image(name, position, str(request.scope.get(REQUEST_ID, "")))
     return _image_response(request, image)
 
 
@@ -196,10 +192,7 @@ def _lifecycle(request: Request) -> Lifecycle:
 
 
 async def _key(request: Request, parts: Parts, key: str) -> KeyResponse:
-    try:
-        stored = await parts.search_threads.run(parts.watch.call, parts.index.get, key)
-    except KeyNotFoundError as error:
-        raise NotFoundError("no such key") from error
+    stored = await parts.lookups.key(key)
     return KeyResponse(
         key=stored.key,
         modality=stored.modality,
@@ -208,20 +201,17 @@ async def _key(request: Request, parts: Parts, key: str) -> KeyResponse:
     )
 
 
-def _image_response(request: Request, image: StoredImage) -> Response:
+def _image_response(request: Request, image: ShownImage) -> Response:
     """The image with what keeps a browser from running it and lets it keep it."""
-    if image.media_type not in IMAGE_MEDIA_TYPES:
-        raise NotFoundError("the key's image is of a type that is not shown")
-    etag = f'"{hashlib.sha256(image.data).hexdigest()[:32]}"'
     headers = {
-        "etag": etag,
+        "etag": image.etag,
         "cache-control": "public, max-age=60",
         "vary": "Origin",  # what was kept for a page's own image must not be given to one of another origin
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if etag in known or known == ["*"]:
+    if image.etag in known or known == ["*"]:
         return Response(status_code=304, headers=headers)
     return Response(image.data, media_type=image.media_type, headers=headers)
 

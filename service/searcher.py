@@ -16,7 +16,7 @@ from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
 from index.embedded.manifest import EncoderFacts
 from index.errors import UnknownPoolError
-from index.hits import Hit, StoredImage, StoredKey
+from index.hits import FoundImage, Hit, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, Scope
 from service.batcher import Batcher, EncodesPrepared
 from service.cache import QueryVector, VectorCache
@@ -80,8 +80,8 @@ class SearchableIndex(Protocol):
         """One key."""
         ...
 
-    def image(self, key: str, position: int = 0) -> StoredImage:
-        """One image of a key."""
+    def find_image(self, key: str, position: int = 0) -> FoundImage:
+        """One image of a key, looked up but not fetched."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
 from index.milvus.address import parse_address
+from index.sources.roots import root_of
 from service.proxy import parse_prefix, parse_proxies
 
 OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
@@ -32,6 +33,11 @@ class ServiceSettings(ProgramSettings):
     )
     milvus_token: SecretStr | None = Field(
         None, description="what a Milvus server wants to see, such as user:password; better in the environment"
+    )
+    image_root: list[str] | None = Field(
+        None,
+        description="folders and URLs below which images may be read that the index only refers to; default: those "
+        "that are recorded of the index when it is built, and when `load` and `restore` are told of them",
     )
     check_index_s: float = Field(
         2.0, ge=0.01, le=3600, description="how often the index is asked whether it can answer, in seconds"
@@ -108,6 +114,9 @@ class ServiceSettings(ProgramSettings):
         max(1, min(8, os.cpu_count() or 1)), ge=1, le=256, description="threads that parse bodies and decode images"
     )
     search_threads: int = Field(2, ge=1, le=256, description="threads that search the index")
+    image_threads: int = Field(
+        8, ge=1, le=256, description="threads that read images which the index only refers to, wherever they are"
+    )
 
     cache_entries: int = Field(10_000, ge=0, description="query vectors kept in this process; 0 keeps none")
     cache_ttl_s: float = Field(3600, gt=0, description="how long a query vector is kept, here and in Redis")
@@ -141,6 +150,12 @@ class ServiceSettings(ProgramSettings):
         """Refuses what is neither address nor network."""
         parse_proxies(value)
         return value
+
+    @field_validator("image_root")
+    @classmethod
+    def check_roots(cls, value: list[str] | None) -> list[str] | None:
+        """Makes paths absolute, and refuses what is neither a path nor a plain URL."""
+        return None if value is None else list(map(root_of, value))
 
     @field_validator("index")
     @classmethod

@@ -23,7 +23,7 @@ from index.building.encoding import EncoderSource
 from index.embedded.manifest import EncoderFacts
 from index.errors import KeyNotFoundError, UnknownPoolError
 from index.filtering.conditions import matches
-from index.hits import Hit, Payload, StoredImage, StoredKey
+from index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from index.key_index import EVERYTHING, IndexInfo, Scope
 from index.settings import BuildSettings
 from service.__main__ import listen
@@ -125,7 +125,7 @@ class MemoryIndex:
                 return stored
         raise KeyNotFoundError(f"no key {key!r}")
 
-    def image(self, key: str, position: int = 0) -> StoredImage:
+    def find_image(self, key: str, position: int = 0) -> FoundImage:
         """One image of a key."""
         self.get(key)
         images = self._items[key].images
@@ -133,7 +133,7 @@ class MemoryIndex:
             raise KeyNotFoundError(f"key {key!r} has no image {position}")
         data = images[position]
         assert isinstance(data, bytes)
-        return StoredImage(data, "image/png" if data.startswith(b"\x89PNG") else "text/html")
+        return at_hand(StoredImage(data, "image/png" if data.startswith(b"\x89PNG") else "text/html"))
 
     def replace_image(self, key: str, data: bytes) -> None:
         """Puts other bytes where the key's image was."""

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from encoder.program import plain_console
 from index.building.base import Base, open_base
+from index.building.corpus import roots_of
 from index.building.embed import embed, is_current
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
@@ -26,6 +27,7 @@ from index.building.plan import Plan, PlannedEntry
 from index.building.reading import nothing_left, read_into
 from index.building.wishes import check_vector_type, check_wishes
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
+from index.embedded.image_roots import record_corpus
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Known, Record
@@ -36,6 +38,7 @@ from index.errors import IndexCorruptError, InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
 from index.settings import BuildSettings, VectorType
 from index.sources.locations import without_secrets
+from index.sources.roots import ImageRoots
 from index.vectors.gpu import GpuUse
 
 PLAN_NAME = "plan.sqlite"
@@ -110,7 +113,7 @@ def build_index(
             _remove_empty(directory.building_dir)
             raise
         try:
-            return build.run(fingerprint)
+            return build.run_recorded(fingerprint)
         finally:
             build.close()
 
@@ -135,6 +138,7 @@ class _Build:
         self._earlier: Base | None = None  # what is published
         self._base: Base | None = None  # that, if the build can go on from it
         self._outlook = Outlook()
+        self._roots: ImageRoots | None = None
 
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
@@ -165,6 +169,16 @@ class _Build:
             _delete_store(self._directory.building_dir / STORE_NAME)
         num_removed = len(self._outlook.gone) + len(refused)
         return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, num_removed)
+
+    def run_recorded(self, fingerprint: str) -> BuildReport:
+        """Runs, and records where images may lie: beside what was recorded, as long as either version may be read."""
+        self._roots = roots_of(self._settings)
+        roots = self._roots or ImageRoots()
+        if self._directory.current() is not None:
+            record_corpus(self._directory.path, roots, keep=True)
+        report = self.run(fingerprint)
+        record_corpus(self._directory.path, roots, keep=False)
+        return report
 
     def close(self) -> None:
         """Leaves nothing behind but what was embedded, if there is something to go on with, and the newest versions."""
@@ -212,7 +226,7 @@ class _Build:
         num_embedded = 0
         left = [entry.position for entry in self._plan.entries(only_stale=True) if self._is_left(entry, staged)]
         with progress(self._console, self._source.step, len(left)) as advance:
-            for batch in embed(self._tasks(staged, set(left)), self._source, self._settings):
+            for batch in embed(self._tasks(staged, set(left)), self._source, self._settings, self._roots):
                 if batch.num_embedded and not num_embedded:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded

@@ -8,12 +8,13 @@ from itertools import chain, islice
 from index.building.shards import common_encoder, find_shards, read_shard
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
-from index.embedded.store_reader import read_referred
 from index.errors import IndexNotFoundError, UnusableOptionError
 from index.hits import StoredImage
 from index.key_index import NewKey
 from index.milvus.address import CollectionAddress
 from index.milvus_index import MilvusIndex, Structure
+from index.sources.referred import read_referred, require_referred
+from index.sources.roots import ImageRoots, roots_named
 
 
 def load_collection(
@@ -24,6 +25,7 @@ def load_collection(
     structure: Structure | None = None,
     images_dir: str | None = None,
     token: str | None = None,
+    image_roots: Sequence[str] = (),
 ) -> int:
     """Stores the keys of Parquet shards in a collection, which is made if there is none; gives their number.
 
@@ -36,15 +38,18 @@ def load_collection(
         structure: How Milvus arranges the vectors of a new collection, `FLAT` when absent.
         images_dir: Folder for the images' bytes, where they are to be kept; the collection's own when absent.
         token: What the server wants to see, such as `user:password`.
+        image_roots: Folders, files and URLs below which images are read that the shards only refer to.
 
     Raises:
         InvalidShardError: a file is no shard.
+        ImageRefusedError: a shard refers to an image below none of `image_roots`. The batches before it are stored.
         EncoderMismatchError: shards, or shards and collection, have different encoders.
         UnusableOptionError: the collection is there, and of another structure.
         InvalidKeyError: Milvus cannot store a key; says which and why. The batches before it are stored.
         ImageUnavailableError: an image that a shard refers to cannot be read, or one cannot be written.
         IndexUnavailableError: Milvus cannot be reached or fails.
     """
+    roots = roots_named(image_roots)
     files = find_shards(shards)
     encoder = common_encoder(files)
     batches = _begun(chain.from_iterable(map(read_shard, files)))
@@ -52,7 +57,7 @@ def load_collection(
     with _opened(address, encoder, structure, images_dir, token) as index:
         index.encoder.check(encoder.fingerprint, encoder.width, encoder.fusion)
         for batch in batches:
-            index.upsert([_to_key(record, index.keeps_images) for record in batch])
+            index.upsert([_to_key(record, index.keeps_images, roots) for record in batch])
             num_keys += len(batch)
             advance(len(batch))
     return num_keys
@@ -90,21 +95,23 @@ def _begun(batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
     return chain(list(islice(batches, 1)), batches)
 
 
-def _to_key(record: Record, keeps_images: bool) -> NewKey:
+def _to_key(record: Record, keeps_images: bool, roots: ImageRoots) -> NewKey:
     assert record.vector_D is not None  # a shard's records have theirs
     return NewKey(
         key=record.key,
         vector_D=record.vector_D,
         text=record.text,
-        images=tuple(_to_image(image, record.key, keeps_images) for image in record.images),
+        images=tuple(_to_image(image, record.key, keeps_images, roots) for image in record.images),
         metadata=json.loads(record.metadata),
         pools=record.pools,
     )
 
 
-def _to_image(image: NewImage, key: str, keeps_images: bool) -> StoredImage:
+def _to_image(image: NewImage, key: str, keeps_images: bool, roots: ImageRoots) -> StoredImage:
     """An image with its bytes, where they are kept; they may have to be fetched for it."""
     if not keeps_images:
         return StoredImage(b"", image.media_type)
-    data = image.data if image.data is not None else read_referred(image.path or "", key)
-    return StoredImage(data, image.media_type)
+    if image.data is not None:
+        return StoredImage(image.data, image.media_type)
+    require_referred(image.path or "", key, roots)
+    return read_referred(image.path or "", image.media_type, key, roots)

@@ -8,14 +8,17 @@ from index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageEr
 from index.readers.columns import parse_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.formats import format_of
+from index.readers.mbeir import dataset_root
 from index.readers.names import find_files
-from index.settings import EmbeddingSettings
+from index.readers.shards import read_shard
+from index.settings import BuildSettings, EmbeddingSettings
 from index.sources.files import reason_of
 from index.sources.images import ImageStamp, stat_image
 from index.sources.locations import InlineLocation, describe, is_remote, parse_location
+from index.sources.roots import ImageRoots, OutsideRootsError, root_of
 from index.sources.threads import map_in_threads
 
-__all__ = ["StampedEntry", "find_files", "read_corpus", "read_file"]
+__all__ = ["StampedEntry", "find_files", "read_corpus", "read_file", "roots_of"]
 
 DEFAULT_OPTIONS = ReadOptions()
 
@@ -33,6 +36,30 @@ class StampedEntry:
     images: tuple[ImageStamp, ...] = ()
 
 
+def roots_of(settings: EmbeddingSettings) -> ImageRoots | None:
+    """Below which a build's images must lie that its index will refer to: where the corpus lies, and what is named.
+
+    Returns:
+        `None` where images are copied, or go into shards, whose images `load` decides about: they may lie anywhere.
+
+    Raises:
+        InvalidCorpusError: a file of the corpus is missing, or of no known format.
+    """
+    if settings.images == "copy" or not isinstance(settings, BuildSettings):
+        return None
+    own = {root for file in find_files(settings.corpus) if (root := _root_of(file)) not in ("", "/")}
+    return ImageRoots([*own, *settings.image_root], settings.max_image_bytes)
+
+
+def _root_of(file: CorpusFile) -> str:
+    """A shard or folder itself; what names in another file start from. Never all of this machine."""
+    try:
+        is_shard = not file.is_folder and format_of(file).read is read_shard
+    except OSError as error:
+        raise InvalidCorpusError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+    return root_of(file.absolute if is_shard or file.is_folder else dataset_root(file))
+
+
 def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidRowError]:
     """Reads the corpus of a build, file by file; a bad row comes as the error it is, and reading goes on.
 
@@ -42,8 +69,9 @@ def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidR
         InvalidCorpusError: a file is missing, cannot be read, or is not what it should be.
     """
     options = ReadOptions(parse_columns(settings.columns), settings.prefix_keys, settings.decode_threads)
+    roots = roots_of(settings)
     rows = (row for file in find_files(settings.corpus) for row in read_file(file, options))
-    return map_in_threads(partial(stamp_row, settings=settings), rows, settings.decode_threads, _waits)
+    return map_in_threads(partial(stamp_row, settings=settings, roots=roots), rows, settings.decode_threads, _waits)
 
 
 def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[CorpusEntry | InvalidRowError]:
@@ -67,21 +95,23 @@ def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Itera
         )
 
 
-def stamp_row(row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings) -> StampedEntry | InvalidRowError:
+def stamp_row(
+    row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings, roots: ImageRoots | None = None
+) -> StampedEntry | InvalidRowError:
     """Looks at the images of a row; where they cannot be used, the row is a bad one."""
     if isinstance(row, InvalidRowError):
         return row
     try:
         if len(row.images) > settings.max_images:
             raise ValueError(f"{len(row.images)} images, at most {settings.max_images} are accepted")
-        return StampedEntry(row, tuple(_stamp(image, settings) for image in row.images))
+        return StampedEntry(row, tuple(_stamp(image, settings, roots) for image in row.images))
     except ValueError as error:
         return InvalidRowError(row.where, str(error), row.key)
     except OSError as error:
         return UnreachableImageError(row.where, str(error), row.key)
 
 
-def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
+def _stamp(image: str | ImageStamp, settings: EmbeddingSettings, roots: ImageRoots | None) -> ImageStamp:
     """Raises `ValueError` with a sentence for what is no usable image, `OSError` for what cannot be read."""
     location = image.location if isinstance(image, ImageStamp) else image
     if settings.images == "reference" and isinstance(parse_location(location), InlineLocation):
@@ -90,7 +120,13 @@ def _stamp(image: str | ImageStamp, settings: EmbeddingSettings) -> ImageStamp:
         )
     try:
         location.encode()
+        if roots is not None:
+            roots.require(location)
         stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes)
+    except OutsideRootsError as error:
+        raise OSError(
+            f"cannot refer to image {describe(location)}: {error}; name its place with --image-root"
+        ) from error
     except OSError as error:
         raise OSError(f"cannot read image {describe(location)}: {reason_of(error)}") from error
     except UnicodeEncodeError as error:

@@ -14,17 +14,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.containers import media_type_of
 from encoder.errors import InvalidItemError
+from encoder.images import image_type
 from encoder.item import Item
 from index.building.encoding import EncoderSource
 from index.building.plan import PlannedEntry
 from index.embedded.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 from index.errors import InvalidRowError, UnreachableImageError
+from index.hits import UNKNOWN_TYPE
 from index.settings import EmbeddingSettings
 from index.sources.files import reason_of
 from index.sources.images import ImageReader, ImageStamp, read_image
 from index.sources.locations import describe
+from index.sources.roots import ImageRoots
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -78,7 +80,10 @@ def is_current(entry: PlannedEntry, known: Known | None, settings: EmbeddingSett
 
 
 def embed(
-    entries: Iterable[tuple[PlannedEntry, Known | None]], source: EncoderSource, settings: EmbeddingSettings
+    entries: Iterable[tuple[PlannedEntry, Known | None]],
+    source: EncoderSource,
+    settings: EmbeddingSettings,
+    roots: ImageRoots | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Embeds entries in batches, in order.
 
@@ -88,6 +93,7 @@ def embed(
         entries: What to embed, each with what the store knows of its key.
         source: The encoder; loaded when the first entry needs it.
         settings: Batch size, threads, limits, and what to keep of the images.
+        roots: Below which images must lie; anywhere when absent.
 
     Yields:
         One batch after the other, to be committed before the next is asked for.
@@ -95,7 +101,7 @@ def embed(
     Raises:
         EncoderError: the encoder cannot be loaded.
     """
-    with ImageReader() as reader:
+    with ImageReader(roots) as reader:
 
         def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
             return _make_ready(*task, source, settings, reader)
@@ -180,20 +186,28 @@ def _make_ready(
         SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(stored, contents, strict=True)
     )
     content_sha256 = _content_digest(entry.text, seen)
-    keeps_bytes = settings.images == "copy"
-    images = tuple(
-        NewImage(media_type_of(data), None if keeps_bytes else stamp.location, data if keeps_bytes else None)
-        for stamp, data in zip(stored, contents, strict=True)
-    )
+    images = tuple(_to_store(*image, settings) for image in zip(stored, contents, strict=True))
     built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
         return ReadyKey(entry, built, images, None)
     try:
         prepared = source.load().prepare(Item(entry.text, tuple(contents)), entry.position)
     except InvalidItemError as error:
-        places = ", ".join(describe(stamp.location) for stamp in entry.images)
-        return _Refused(entry, f"{error.reason}{f': {places}' if places else ''}", seen)
+        return _refused_by_encoder(entry, error.reason, seen)
+    if any(image.media_type == UNKNOWN_TYPE for image in images):  # by an encoder that does not look, as `--faiss` has
+        return _refused_by_encoder(entry, "it is no image that can be read", seen)
     return ReadyKey(entry, built, images, prepared)
+
+
+def _refused_by_encoder(entry: PlannedEntry, reason: str, images: tuple[SeenImage, ...]) -> _Refused:
+    places = ", ".join(describe(stamp.location) for stamp in entry.images)
+    return _Refused(entry, f"{reason}{f': {places}' if places else ''}", images)
+
+
+def _to_store(stamp: ImageStamp, data: bytes, settings: EmbeddingSettings) -> NewImage:
+    """An image as it will be stored, of the type that the decoder calls it."""
+    media_type = image_type(data) or UNKNOWN_TYPE
+    return NewImage(media_type, None, data) if settings.images == "copy" else NewImage(media_type, stamp.location, None)
 
 
 def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: EmbeddingSettings) -> EmbeddedBatch:

@@ -19,17 +19,18 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.images import image_type
 from encoder.locks import holder_of, try_lock
 from index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from index.building.wishes import check_structure, check_vector_type
 from index.embedded.access import make_folder, naming_target
 from index.embedded.creation import create_index
 from index.embedded.folding import encoder_facts
+from index.embedded.image_roots import record_named, roots_in_force
 from index.embedded.manifest import EncoderFacts
 from index.embedded.options import FoldOptions
 from index.embedded.records import NewImage, Record
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
-from index.embedded.store_reader import read_referred
 from index.embedded.store_records import read_records
 from index.embedded.verify import repair_index
 from index.embedded.versions import IndexDirectory, open_published
@@ -37,6 +38,8 @@ from index.errors import OutputExistsError
 from index.faiss_index import FaissIndex
 from index.settings import FoldSettings, VectorType
 from index.sources.locations import parse_location
+from index.sources.referred import read_referred, require_referred
+from index.sources.roots import ImageRoots, roots_named
 from index.vectors.exact import write_exact
 from index.vectors.gpu import GpuUse
 
@@ -87,7 +90,8 @@ def export_faiss(index_dir: Path, output: Path, advance: Advance) -> int:
         _filling(output) as folder,
         (folder / KEYS_NAME).open("w", encoding="utf-8") as lines,
     ):
-        vectors_BD = (_vector_after_line(record, folder, lines, advance) for record in records)
+        roots = roots_in_force(index_dir, None)
+        vectors_BD = (_vector_after_line(record, folder, lines, advance, roots) for record in records)
         return write_exact(folder / FAISS_NAME, vectors_BD, encoder.width, "float32")
 
 
@@ -97,6 +101,7 @@ def load_shards(
     advance: Advance,
     vector_type: VectorType | None = None,
     settings: FoldSettings | None = None,
+    image_roots: Sequence[str] = (),
 ) -> int:
     """Stores the keys of Parquet shards in an index, which is made if there is none; gives their number.
 
@@ -109,13 +114,16 @@ def load_shards(
         advance: Told how many keys have been stored since it was last told.
         vector_type: How a new index keeps vectors, float32 when absent.
         settings: How its versions are derived; as before when absent.
+        image_roots: Folders, files and URLs below which images may lie that the shards only refer to.
 
     Raises:
         InvalidShardError: a file is no shard.
+        ImageRefusedError: a shard refers to an image below none of `image_roots`.
         EncoderMismatchError: shards, or shards and index, have different encoders.
         InvalidStructureError: FAISS cannot build the search structure that the settings name.
         UnusableOptionError: the index is there and keeps vectors in another way than `vector_type`.
     """
+    roots = roots_named(image_roots)
     files = find_shards(shards)
     encoder = common_encoder(files)
     settings = settings or FoldSettings()
@@ -125,16 +133,19 @@ def load_shards(
     def records() -> Iterator[Record]:
         nonlocal num_keys
         for batch in chain.from_iterable(map(read_shard, files)):
-            yield from batch
+            for record in batch:
+                _require_references(record, roots)
+                yield record
             num_keys += len(batch)
             advance(len(batch))
 
     if _is_published(IndexDirectory(index_dir)):
-        _load_into(index_dir, encoder, records(), vector_type, settings)
+        _load_into(index_dir, encoder, records(), vector_type, settings, roots)
     else:
         gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
         options = FoldOptions().changed_by(settings)
         create_index(index_dir, encoder, vector_type or "float32", options, records(), gpu)
+        record_named(index_dir, roots.roots)
     return num_keys
 
 
@@ -152,6 +163,7 @@ def _load_into(
     records: Iterator[Record],
     vector_type: VectorType | None,
     settings: FoldSettings,
+    roots: ImageRoots,
 ) -> None:
     with FaissIndex.open(
         index_dir,
@@ -162,12 +174,21 @@ def _load_into(
     ) as index:
         index.manifest.check_encoder(encoder.fingerprint, encoder.width, encoder.fusion)
         check_vector_type(vector_type, index.info().details["vectors"], index_dir)
+        record_named(index_dir, roots.roots)
         index.load_records(records, index.manifest.options.changed_by(settings))
 
 
-def _vector_after_line(record: Record, output: Path, lines: TextIO, advance: Advance) -> NDArray[np.float32]:
+def _require_references(record: Record, roots: ImageRoots) -> None:
+    for image in record.images:
+        if image.data is None and image.path is not None:
+            require_referred(image.path, record.key, roots)
+
+
+def _vector_after_line(
+    record: Record, output: Path, lines: TextIO, advance: Advance, roots: ImageRoots
+) -> NDArray[np.float32]:
     """A key's vector `[1, D]`, once its line is written."""
-    images = [_export_image(image, output, record.key) for image in record.images]
+    images = [_export_image(image, output, record.key, roots) for image in record.images]
     line = {"key": record.key, "modality": record.modality, "text": record.text, "image": images}
     line = {name: value for name, value in line.items() if value not in (None, [])}
     line |= {"metadata": json.loads(record.metadata), "pool": list(record.pools)}
@@ -176,13 +197,15 @@ def _vector_after_line(record: Record, output: Path, lines: TextIO, advance: Adv
     return np.asarray(record.vector_D, np.float32)[None]
 
 
-def _export_image(image: NewImage, output: Path, key: str) -> str:
+def _export_image(image: NewImage, output: Path, key: str, roots: ImageRoots) -> str:
     """What a corpus calls an image: where it is, or a file of its content that is written here."""
     if image.path is not None and parse_location(image.path) is None:
         return image.path
-    data = read_referred(image.path, key) if image.data is None and image.path is not None else image.data or b""
+    data = image.data
+    if data is None:
+        data = read_referred(image.path or "", image.media_type, key, roots).data
     digest = hashlib.sha256(data).hexdigest()
-    name = f"{IMAGES_NAME}/{digest[:2]}/{digest}{mimetypes.guess_extension(image.media_type) or ''}"
+    name = f"{IMAGES_NAME}/{digest[:2]}/{digest}{mimetypes.guess_extension(image_type(data) or '') or ''}"
     path = output / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

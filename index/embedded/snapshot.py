@@ -8,13 +8,25 @@ import shutil
 import sqlite3
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from index.embedded.access import make_folder, naming_target, sync
+from index.embedded.image_roots import record_named
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
-from index.embedded.versions import CURRENT_NAME, LOCK_NAME, IndexDirectory, OpenVersion, open_published
+from index.embedded.versions import (
+    CURRENT_NAME,
+    LOCK_NAME,
+    STORES_NAME,
+    VERSIONS_NAME,
+    IndexDirectory,
+    OpenVersion,
+    open_published,
+)
 from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from index.sources.referred import require_referred
+from index.sources.roots import ImageRoots, roots_named
 
 _OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
 
@@ -50,19 +62,22 @@ def write_snapshot(index_dir: Path, path: Path) -> None:
         version.release()
 
 
-def restore_snapshot(path: Path, index_dir: Path) -> None:
+def restore_snapshot(path: Path, index_dir: Path, image_roots: Sequence[str] = ()) -> None:
     """Unpacks a snapshot and looks at every byte of it before it becomes an index.
 
     Args:
         path: What `write_snapshot` wrote.
         index_dir: Where the index will be; must not exist, or hold nothing but the lock of a build that made none.
+        image_roots: Folders, files and URLs below which images may lie that the snapshot only refers to.
 
     Raises:
         OutputExistsError: something is there.
+        ImageRefusedError: the snapshot refers to an image below none of `image_roots`.
         IndexLockedError: somebody is making an index there.
         InvalidSnapshotError: the file is no snapshot, or damaged.
         OSError: the file cannot be read, or the disk is full.
     """
+    roots = roots_named(image_roots)
     index_dir = index_dir.resolve()  # `.` has no name to put another beside
     if index_dir.exists():
         make_folder(index_dir, "an index")
@@ -73,7 +88,7 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
     try:
         try:
             with naming_target(index_dir), tarfile.open(path) as tar:
-                tar.extractall(aside, filter="data")
+                tar.extractall(aside, filter=_part_of_index)
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise InvalidSnapshotError(f"{path} is no snapshot: {_reason_of(error)}") from error
         try:
@@ -82,6 +97,7 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
             raise InvalidSnapshotError(f"{path} is no snapshot: there is no index in it") from error
         for damage in damaged:
             raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
+        _require_references(aside, roots)
         if index_dir.exists():  # somebody may be in it: no other folder takes its place
             with IndexDirectory(index_dir).locked_for_writing():
                 for file in sorted(aside.iterdir(), key=lambda file: file.name == CURRENT_NAME):
@@ -90,6 +106,33 @@ def restore_snapshot(path: Path, index_dir: Path) -> None:
             os.rename(aside, index_dir)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _part_of_index(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
+    """Takes the files that `write_snapshot` writes, and no other: what else is in an index is not the sender's to say.
+
+    Raises:
+        TarError: a member is none of them.
+    """
+    names = [name for name in member.name.split("/") if name not in ("", ".")]
+    is_known = not names or names == [CURRENT_NAME] or names[0] in (VERSIONS_NAME, STORES_NAME)
+    if not is_known or not (member.isreg() or member.isdir()):
+        raise tarfile.TarError(f"it holds {member.name[:80]!a}, which is no part of one")
+    return tarfile.data_filter(member, place)
+
+
+def _require_references(index_dir: Path, roots: ImageRoots) -> None:
+    """Makes sure of all images that a store refers to, and records the roots if there are any."""
+    version = open_published(index_dir, files=[])
+    try:
+        with naming_damage(version.store_path), contextlib.closing(open_read_only(version.store_path)) as db:
+            query = "SELECT key, path FROM images JOIN keys USING (id) WHERE data IS NULL AND path IS NOT NULL"
+            for key, location in db.execute(query):
+                require_referred(location, key, roots)
+    finally:
+        version.release()
+    if roots.roots:
+        record_named(index_dir, roots.roots)
 
 
 def _reason_of(error: Exception) -> object:

@@ -22,13 +22,10 @@ from index.embedded.calibration import MODALITIES
 from index.embedded.manifest import Manifest
 from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype
-from index.errors import ImageUnavailableError, IndexCorruptError, KeyNotFoundError
-from index.hits import Payload, StoredImage, StoredKey
+from index.errors import IndexCorruptError, KeyNotFoundError
+from index.hits import Payload, StoredKey
 from index.names import is_unicode
 from index.settings import VectorType
-from index.sources.files import reason_of
-from index.sources.images import read_image
-from index.sources.locations import describe
 
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement
@@ -129,12 +126,11 @@ class Snapshot:
         found = self._all("SELECT vector, checksum FROM vectors WHERE id = ?", identity) or [(None, None)]
         return np.frombuffer(self._checked_vector(key, *found[0]), vector_dtype(self.meta())).astype(np.float32)
 
-    def image(self, key: str, position: int) -> StoredImage:
-        """One image of a key.
+    def image(self, key: str, position: int) -> NewImage:
+        """One image of a key as it is stored: its bytes, or where they are.
 
         Raises:
             KeyNotFoundError: there is no such key, or it has no such image.
-            ImageUnavailableError: the index holds only the path, and the file cannot be read.
         """
         identity, num_images = self._find(key, "id, num_images")
         if not 0 <= position < num_images:
@@ -144,9 +140,10 @@ class Snapshot:
         if not found:
             raise IndexCorruptError(self._path, "an image of a key is missing")
         media_type, path, data, checksum = found[0]
-        if NewImage(media_type, path, data).checksum(key, position) != checksum:
+        image = NewImage(media_type, path, data)
+        if image.checksum(key, position) != checksum:
             raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
-        return StoredImage(read_referred(path, key) if data is None else data, media_type)
+        return image
 
     def meta(self) -> dict[str, Any]:
         """What was noted about the whole store."""
@@ -346,18 +343,3 @@ def check_store(path: Path, manifest: Manifest | None) -> None:
     with contextlib.closing(StoreReader(path)) as reader:
         if manifest is not None:
             reader.check(manifest)
-
-
-def read_referred(path: str, key: str) -> bytes:
-    """Reads an image that a store only refers to.
-
-    Raises:
-        ImageUnavailableError: it cannot be read.
-    """
-    try:
-        return read_image(path)
-    except OSError as error:
-        raise ImageUnavailableError(
-            f"the index refers to the image of key '{key}' at {describe(path)}, "
-            f"which cannot be read: {reason_of(error)}"
-        ) from error

@@ -5,6 +5,7 @@
     versions/<n>/      complete versions, never changed once they are there
     building/          work in progress of a build
     folding/           work in progress on the next version; becomes it by being renamed
+    image_roots.json   below which images may be read that the store only refers to
     .lock              held by the one writer
 
 A reader holds a shared lock on the version it has open, so that nobody deletes it, or its store, under the reader.
@@ -28,6 +29,7 @@ from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, 
 
 LOCK_NAME = ".lock"
 CURRENT_NAME = "CURRENT"
+VERSIONS_NAME, STORES_NAME = "versions", "stores"
 STORE_NAME = "store.sqlite"
 WHOLLY_CHECKED_BYTES = 4 * 2**20  # files up to this size have their checksum verified on every open
 
@@ -51,12 +53,12 @@ class IndexDirectory:
     @property
     def versions_dir(self) -> Path:
         """Where the complete versions are."""
-        return self.path / "versions"
+        return self.path / VERSIONS_NAME
 
     @property
     def stores_dir(self) -> Path:
         """Where the stores are."""
-        return self.path / "stores"
+        return self.path / STORES_NAME
 
     def current(self) -> str | None:
         """Name of the published version, or `None` before the first.

@@ -46,7 +46,7 @@ def read_candidate(row: Mapping[str, Any], file: CorpusFile, where: str) -> Corp
     key = key_of(row, "did")
     text = format_string(text_of(row, "txt", key)) or None
     path = text_of(row, "img_path", key)
-    images = (join(_root_of(file), path),) if path else ()
+    images = (join(dataset_root(file), path),) if path else ()
     require_content(text, images, key, ("txt", "img_path"))
     if row.get("modality", "text") not in MODALITIES:
         raise RowError(f"'modality' must be one of {', '.join(MODALITIES)}", key)
@@ -54,6 +54,18 @@ def read_candidate(row: Mapping[str, Any], file: CorpusFile, where: str) -> Corp
     metadata = {} if source is None else {"src_content": _decode_source(source)}
     pool = pool_of(file)
     return CorpusEntry(key, text, images, where, metadata, () if pool is None else (pool,), may_repeat=True)
+
+
+@lru_cache(maxsize=16)
+def dataset_root(file: CorpusFile) -> str:
+    """What image paths start from: the dataset's root above `cand_pool/`, or else the file's folder."""
+    folder = file.folder
+    outer = folder
+    for name in reversed(path_of(folder).parts):
+        outer = parent(outer)
+        if name == POOL_FOLDER:
+            return outer
+    return folder
 
 
 def format_string(text: str | None) -> str:
@@ -69,18 +81,6 @@ def format_string(text: str | None) -> str:
         return ""
     text = text[0].upper() + text[1:]
     return text if text[-1] in ".?!" else f"{text}."
-
-
-@lru_cache(maxsize=16)
-def _root_of(file: CorpusFile) -> str:
-    """What image paths start from: the dataset's root above `cand_pool/`, or else the file's folder."""
-    folder = file.folder
-    outer = folder
-    for name in reversed(path_of(folder).parts):
-        outer = parent(outer)
-        if name == POOL_FOLDER:
-            return outer
-    return folder
 
 
 def _pool_name(path: PurePosixPath) -> str:

@@ -1,14 +1,16 @@
 """Images by location: a stamp that tells whether one has changed, and its bytes."""
 
 import hashlib
-import tarfile
+import time
 from dataclasses import dataclass
 
 from index.settings import ImageStorage
 from index.sources.files import file_state, read_file
-from index.sources.http_files import FileState
+from index.sources.http_files import PAUSES_S, FileState
 from index.sources.inline_images import InlineImages
-from index.sources.locations import InlineLocation, MemberLocation, parse_location, public_location
+from index.sources.locations import InlineLocation, MemberLocation, is_remote, parse_location, public_location
+from index.sources.roots import ImageRoots, OutsideRootsError
+from index.sources.tar_members import member_of
 
 DIGEST = "sha256:"
 
@@ -88,8 +90,14 @@ def read_image(location: str, max_bytes: int | None = None) -> bytes:
 class ImageReader:
     """Reads images; Parquet files stay open between one and the next. Safe in several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, roots: ImageRoots | None = None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            roots: Below which images may lie; anywhere when absent.
+        """
         self._inline = InlineImages()
+        self._roots = roots
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -99,23 +107,23 @@ class ImageReader:
 
     def read(self, location: str, max_bytes: int | None = None) -> bytes:
         """Reads an image; see `read_image`."""
+        if self._roots is not None:
+            return _patiently(self._roots, location)
         inner = parse_location(location)
         if isinstance(inner, InlineLocation):
             return self._inline.read(inner)
         if isinstance(inner, MemberLocation):
-            return _read_member(inner)
+            return member_of(inner, read_file, max_bytes)
         return read_file(location, max_bytes=max_bytes)
 
 
-def _read_member(member: MemberLocation) -> bytes:
-    """Reads a member with the header before it, which tells whether the tar file is still the same."""
-    start = member.offset - tarfile.BLOCKSIZE
-    data = read_file(member.file, start, tarfile.BLOCKSIZE + member.size_bytes)
-    try:
-        header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise OSError("the tar file has changed") from error
-    has_whole_name = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME  # else it is in a pax header
-    if header.size != member.size_bytes or (has_whole_name and header.name != member.name):
-        raise OSError("the tar file has changed")
-    return data[tarfile.BLOCKSIZE :]
+def _patiently(roots: ImageRoots, location: str) -> bytes:
+    """Reads below roots; what is on another machine is tried again where it may be there in a moment."""
+    for pause_s in PAUSES_S if is_remote(location) else ():
+        try:
+            return roots.read(location)
+        except (FileNotFoundError, OutsideRootsError):
+            raise
+        except OSError:
+            time.sleep(pause_s)
+    return roots.read(location)

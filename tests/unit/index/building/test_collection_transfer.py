@@ -12,7 +12,13 @@ from index.building.collection_transfer import load_collection
 from index.building.shards import write_shard
 from index.building.transfer import export_shards, load_shards
 from index.embedded.checking import to_record
-from index.errors import EncoderMismatchError, ImageUnavailableError, IndexNotFoundError, InvalidShardError
+from index.errors import (
+    EncoderMismatchError,
+    ImageRefusedError,
+    ImageUnavailableError,
+    IndexNotFoundError,
+    InvalidShardError,
+)
 from index.filtering.filters import Range
 from index.key_index import KeyIndex, Scope
 from index.milvus.address import CollectionAddress
@@ -77,14 +83,16 @@ def test_images_that_shards_refer_to_are_fetched_where_they_are_kept(
     export_shards(tmp_path / "i", tmp_path / "shards", ignore)
     image = tmp_path / "c" / "images" / "1.png"
 
-    load_collection([str(tmp_path / "shards")], address, ignore, images_dir=str(tmp_path / "images"))
+    with pytest.raises(ImageRefusedError, match=r"key 'key-1' refers to an image at .*1.png, .* with --image-root"):
+        load_collection([str(tmp_path / "shards")], address, ignore, images_dir=str(tmp_path / "images"))
+    load_collection([str(tmp_path / "shards")], address, ignore, image_roots=[str(tmp_path / "c")])
 
     with MilvusIndex.open(address.uri, address.collection) as collection:
         assert collection.encoder.fingerprint == FakeEncoder().fingerprint
         assert collection.image("key-1").data == image.read_bytes()
     image.unlink()
     with pytest.raises(ImageUnavailableError, match="key-1"):
-        load_collection([str(tmp_path / "shards")], address, ignore)
+        load_collection([str(tmp_path / "shards")], address, ignore, image_roots=[str(tmp_path / "c")])
 
 
 def test_images_are_counted_where_they_are_not_kept(shards: str, address: CollectionAddress) -> None:

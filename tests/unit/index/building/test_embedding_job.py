@@ -36,7 +36,8 @@ def test_loaded_shards_hold_what_a_build_would_store(tmp_path: Path, images: str
     report = embed(corpus, tmp_path / "out", images=images)
 
     assert report == EmbeddingReport(num_keys=9, num_shards=3, num_made=3, num_bad_rows=0)
-    assert load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32") == 9
+    roots = [str(tmp_path / "c")]
+    assert load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32", None, roots) == 9
     build_with(corpus, tmp_path / "built", images=images)
     assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
 
@@ -212,6 +213,7 @@ def test_image_that_was_away_is_tried_again_and_nothing_else(
     assert embed(corpus, tmp_path / "out", encoder, images=images) == EmbeddingReport(9, 3, 1, 0)
     assert encoder.batches == [1]
     assert embed(corpus, tmp_path / "out", images=images).num_made == 0
-    load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32")
+    roots = [str(tmp_path / "c")]
+    load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32", None, roots)
     build_with(corpus, tmp_path / "built", images=images)
     assert everything(tmp_path / "loaded") == everything(tmp_path / "built")

@@ -1,0 +1,110 @@
+"""Which images an index may refer to: roots that whoever made it named, in a file of its directory.
+
+The file is no part of a store or a version, and in no snapshot: what comes from others widens nothing.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from index.embedded.access import naming_target, read_whole, sync
+from index.embedded.records import NewImage
+from index.errors import IndexCorruptError
+from index.hits import FoundImage, StoredImage, at_hand
+from index.sources.referred import read_referred
+from index.sources.roots import MAX_IMAGE_BYTES, ImageRoots
+
+ROOTS_NAME = "image_roots.json"
+logger = logging.getLogger(__name__)
+
+
+class RecordedRoots(BaseModel):
+    """What the file says.
+
+    Attributes:
+        format_version: Of the file.
+        corpus: Roots of the corpus that the last build read.
+        named: Roots that `load` and `restore` were told of.
+        max_image_bytes: Larger images are not read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 1
+    corpus: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    max_image_bytes: int = MAX_IMAGE_BYTES
+
+    def roots(self) -> ImageRoots:
+        """Those of both."""
+        return ImageRoots((*self.corpus, *self.named), self.max_image_bytes)
+
+
+def read_roots(index_dir: Path) -> RecordedRoots:
+    """What was recorded of an index; nothing, with a warning, where it cannot be read."""
+    path = index_dir / ROOTS_NAME
+    try:
+        return RecordedRoots.model_validate_json(read_whole(path))
+    except FileNotFoundError:
+        return RecordedRoots()
+    except (OSError, IndexCorruptError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        logger.warning("%s cannot be read, so that no images are that the index refers to: %s", path, reason)
+        return RecordedRoots()
+
+
+def roots_in_force(index_dir: Path, named: Sequence[str] | None) -> ImageRoots:
+    """Below which images may be read: roots that an application named, or those that are recorded of the index."""
+    recorded = read_roots(index_dir)
+    return recorded.roots() if named is None else ImageRoots(named, recorded.max_image_bytes)
+
+
+def found_image(image: NewImage, key: str, index_dir: Path, named: Sequence[str] | None) -> FoundImage:
+    """A key's image as it is stored, to be read below the roots that are in force then."""
+    location, media_type = image.path or "", image.media_type
+    if image.data is not None:
+        return at_hand(StoredImage(image.data, media_type))
+    return FoundImage(
+        None,
+        lambda timeout_s: read_referred(location, media_type, key, roots_in_force(index_dir, named), timeout_s),
+    )
+
+
+def record_corpus(index_dir: Path, roots: ImageRoots, *, keep: bool) -> None:
+    """Records the roots of a corpus, in place of those of the one before, or beside them while both may be in use.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    known = read_roots(index_dir)
+    corpus, most = set(roots.roots), roots.max_bytes
+    if keep:
+        corpus, most = corpus | set(known.corpus), max(most, known.max_image_bytes)
+    _write(index_dir, RecordedRoots(corpus=tuple(sorted(corpus)), named=known.named, max_image_bytes=most))
+
+
+def record_named(index_dir: Path, roots: Iterable[str]) -> None:
+    """Records roots that somebody named, beside those that are known.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    known = read_roots(index_dir)
+    _write(index_dir, known.model_copy(update={"named": tuple(sorted({*known.named, *roots}))}))
+
+
+def _write(index_dir: Path, recorded: RecordedRoots) -> None:
+    """Replaces the file in one step, unless it says that already."""
+    if recorded == read_roots(index_dir):
+        return
+    path = index_dir / ROOTS_NAME
+    aside = path.with_name(f".{ROOTS_NAME}.part")
+    with naming_target(aside):
+        aside.write_text(json.dumps(recorded.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    sync(aside)
+    os.replace(aside, path)
+    sync(index_dir)
