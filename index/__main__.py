@@ -61,6 +61,7 @@ def build(settings: BuildSettings) -> int:
     _show_bad_rows(report.bad_rows, report.version_dir / "bad_rows.jsonl")
     for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted):
         console.print(line)
+    _say_cut(report.num_cut)
     if report.is_new:
         kept = manifest.num_keys - report.num_embedded
         made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
@@ -98,6 +99,13 @@ def _show_bad_rows(rows: Sequence[InvalidRowError], listed: Path | None = None) 
         console.print(f"skipped {row}{unknown}")
     if rows:
         console.print(f"{len(rows):,} bad rows skipped{f', listed in {listed}' if listed else ''}")
+
+
+def _say_cut(num_cut: int) -> None:
+    if num_cut:
+        plain_console().print(
+            f"{num_cut:,} texts are longer than the encoder's context: their ends are not in the vectors"
+        )
 
 
 def info(settings: InfoSettings) -> int:
@@ -251,6 +259,7 @@ def embed(settings: EmbedSettings) -> int:
     console = plain_console()
     if report.num_bad_rows:
         console.print(f"{report.num_bad_rows:,} bad rows skipped, listed in {settings.output}/bad_rows.jsonl")
+    _say_cut(report.num_cut)
     console.print(
         f"{report.num_keys:,} keys in {report.num_shards:,} shards in {settings.output}; "
         f"{report.num_made:,} shards made in this run"

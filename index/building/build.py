@@ -59,6 +59,7 @@ class BuildReport:
         num_unread: Keys that stay as an earlier build stored them, as the corpus may name them where it cannot be read.
         num_deleted: Keys that were deleted live and stay so, though the corpus names them.
         is_any_unread: Whether a stretch of the corpus could not be read.
+        num_cut: Keys embedded in this run whose text is longer than the encoder's context; the vector lacks its end.
     """
 
     manifest: Manifest
@@ -70,6 +71,7 @@ class BuildReport:
     num_unread: int = 0
     num_deleted: int = 0
     is_any_unread: bool = False
+    num_cut: int = 0
 
     @property
     def bad_rows(self) -> list[InvalidRowError]:
@@ -139,6 +141,7 @@ class _Build:
         self._base: Base | None = None  # that, if the build can go on from it
         self._outlook = Outlook()
         self._roots: ImageRoots | None = None
+        self._num_cut = 0
 
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
@@ -230,6 +233,7 @@ class _Build:
                 if batch.num_embedded and not num_embedded:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded
+                self._num_cut += batch.num_cut
                 with naming_damage(staged.path):
                     staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
                 for entry, row in batch.bad_rows:
@@ -341,7 +345,7 @@ class _Build:
         num_unreachable = 0 if base is None else sum(map(base.store.is_built, self._plan.unreachable()))
         return BuildReport(
             *(manifest, version_dir, True, num_embedded, num_unreachable, num_removed),
-            *(outlook.num_unread, outlook.num_deleted, outlook.is_any_unread),
+            *(outlook.num_unread, outlook.num_deleted, outlook.is_any_unread, self._num_cut),
         )
 
     def _note_encoder(self, staged: Store) -> None:

@@ -51,12 +51,14 @@ class EmbeddedBatch:
         refusals: Keys that the encoder refused, to be remembered.
         bad_rows: Every row of the batch that is skipped, with its entry.
         num_embedded: How many of the keys went through the encoder.
+        num_cut: How many of those have a text longer than the encoder's context, whose end is not in the vector.
     """
 
     records: list[Record]
     refusals: list[Refusal]
     bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
     num_embedded: int
+    num_cut: int
 
     @property
     def num_entries(self) -> int:
@@ -218,7 +220,9 @@ def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settin
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     bad_rows = [(item.entry, item.bad_row()) for item in refused]
-    return EmbeddedBatch(records, refusals, bad_rows, len(fresh))
+    # Vectors that another tool made do not tell.
+    num_cut = sum(bool(getattr(item.prepared, "is_text_cut", False)) for item in fresh)
+    return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut)
 
 
 def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:

@@ -40,6 +40,7 @@ from index.sources.files import file_system
 from index.sources.locations import is_remote, normal_location, without_secrets
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
+CUT = "num_cut"  # keys whose text was cut, among a shard's facts
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
 
 BadRow = tuple[str, str, str | None]
@@ -55,12 +56,14 @@ class Embedded:
         num_keys: Keys in its shard.
         bad_rows: Its rows that were skipped: place, reason and key.
         is_made: Whether its shard was written.
+        num_cut: Keys whose text is longer than the encoder's context, so that its end is not in the vector.
     """
 
     number: int
     num_keys: int
     bad_rows: list[BadRow]
     is_made: bool = True
+    num_cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,14 @@ class EmbeddingReport:
         num_shards: Number of shards.
         num_made: Shards that were made in this run.
         num_bad_rows: Rows of the corpus that were skipped; `bad_rows.jsonl` beside the shards lists them.
+        num_cut: Keys whose text is longer than the encoder's context, so that its end is not in the vector.
     """
 
     num_keys: int
     num_shards: int
     num_made: int
     num_bad_rows: int
+    num_cut: int = 0
 
 
 def embed_corpus(
@@ -141,9 +146,11 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
     unreachable: list[str] = []
     facts: dict[str, Any] = {DIGEST: block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
+    facts[CUT] = earlier.get(CUT, 0)
 
     def embedded() -> Iterator[Record]:
         for batch in embed(((entry, None) for entry in tried), source, settings):
+            facts[CUT] += batch.num_cut
             yield from batch.records
             for entry, row in batch.bad_rows:
                 if settings.strict:
@@ -156,10 +163,10 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     if block.has_shard:
         first = list(itertools.islice(records, 1))  # without one, all have been tried
         if len(unreachable) == len(tried):
-            return Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False)
+            return _kept(block, earlier, bad_rows)
         records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), first, records)
     num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
-    return Embedded(block.number, num_keys, bad_rows)
+    return Embedded(block.number, num_keys, bad_rows, num_cut=facts[CUT])
 
 
 def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedded]) -> Iterator[Block]:
@@ -175,8 +182,13 @@ def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedd
         elif facts.get("unreachable"):
             yield replace(block, has_shard=True)
         else:
-            bad_rows = _bad_rows(facts)
-            kept.append(Embedded(block.number, len(block.entries) - len(bad_rows), bad_rows, is_made=False))
+            kept.append(_kept(block, facts, _bad_rows(facts)))
+
+
+def _kept(block: Block, facts: dict[str, Any], bad_rows: list[BadRow]) -> Embedded:
+    """What is said of a block whose shard stays."""
+    num_keys = len(block.entries) - len(bad_rows)
+    return Embedded(block.number, num_keys, bad_rows, is_made=False, num_cut=facts.get(CUT, 0))
 
 
 @contextmanager
@@ -230,7 +242,8 @@ def _finish(settings: EmbedSettings, shards: list[Embedded], bad_rows: list[Inva
     with files.open(f"{folder}/{BAD_ROWS_NAME}", "w", encoding="utf-8") as file:
         file.writelines(bad_row_lines(bad_rows))
     num_made = sum(shard.is_made for shard in shards)
-    return EmbeddingReport(sum(shard.num_keys for shard in shards), len(shards), num_made, len(bad_rows))
+    num_keys, num_cut = sum(shard.num_keys for shard in shards), sum(shard.num_cut for shard in shards)
+    return EmbeddingReport(num_keys, len(shards), num_made, len(bad_rows), num_cut)
 
 
 def _location(settings: EmbedSettings, block: Block) -> str:

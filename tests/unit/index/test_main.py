@@ -98,6 +98,19 @@ def test_built_index_finds_each_key_by_its_own_vector(
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
 
 
+def test_texts_longer_than_the_models_context_are_counted(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["red " * 75, "red " * 76, "blue " * 300, "<end_of_text> a red circle"]
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"key": str(n), "text": text} for n, text in enumerate(texts)])
+    said = "2 texts are longer than the encoder's context: their ends are not in the vectors"
+    arguments = ("--corpus", corpus, "--checkpoint", checkpoint, "--output")
+    assert said in run(capsys, "build", *arguments, tmp_path / "i")[1]
+    assert said not in run(capsys, "build", *arguments, tmp_path / "i")[1]  # nothing is embedded
+    for _ in range(2):  # a shard remembers
+        assert said in run(capsys, "embed", *arguments, tmp_path / "shards", "--shard-keys", "3")[1]
+
+
 def test_several_corpora_follow_one_flag(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [{"key": name, "text": name}]) for name in "ab"]
 
