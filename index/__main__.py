@@ -51,7 +51,7 @@ EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be r
 def build(settings: BuildSettings) -> int:
     """Builds or updates an index and says what was done."""
     from index.building.build import build_index
-    from index.building.outlook import kept_lines
+    from index.building.outlook import cut_lines, kept_lines
 
     if settings.dry_run:
         return _preview(settings)
@@ -59,9 +59,8 @@ def build(settings: BuildSettings) -> int:
     console = plain_console()
     manifest = report.manifest
     _show_bad_rows(report.bad_rows, report.version_dir / "bad_rows.jsonl")
-    for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted):
+    for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted) + cut_lines(report.num_cut):
         console.print(line)
-    _say_cut(report.num_cut)
     if report.is_new:
         kept = manifest.num_keys - report.num_embedded
         made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
@@ -99,13 +98,6 @@ def _show_bad_rows(rows: Sequence[InvalidRowError], listed: Path | None = None) 
         console.print(f"skipped {row}{unknown}")
     if rows:
         console.print(f"{len(rows):,} bad rows skipped{f', listed in {listed}' if listed else ''}")
-
-
-def _say_cut(num_cut: int) -> None:
-    if num_cut:
-        plain_console().print(
-            f"{num_cut:,} texts are longer than the encoder's context: their ends are not in the vectors"
-        )
 
 
 def info(settings: InfoSettings) -> int:
@@ -252,6 +244,7 @@ def export(settings: ExportSettings) -> int:
 def embed(settings: EmbedSettings) -> int:
     """Embeds a corpus into shards and says what was done."""
     from index.building.embedding_job import embed_corpus
+    from index.building.outlook import cut_lines
     from index.building.ray_job import run_on_ray
 
     run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
@@ -259,7 +252,8 @@ def embed(settings: EmbedSettings) -> int:
     console = plain_console()
     if report.num_bad_rows:
         console.print(f"{report.num_bad_rows:,} bad rows skipped, listed in {settings.output}/bad_rows.jsonl")
-    _say_cut(report.num_cut)
+    for line in cut_lines(report.num_cut):
+        console.print(line)
     console.print(
         f"{report.num_keys:,} keys in {report.num_shards:,} shards in {settings.output}; "
         f"{report.num_made:,} shards made in this run"

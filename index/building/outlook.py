@@ -141,3 +141,10 @@ def _look_at_published(outlook: Outlook, plan: Plan, base: Base) -> None:
     outlook.gone = list(choose(base.store.keys("corpus")))
     if outlook.can_keep and plan.is_any_unread:
         outlook.num_unread = sum(1 for _ in plan.unnamed(base.store.keys("corpus")))
+
+
+def cut_lines(num_cut: int) -> list[str]:
+    """What is said of keys whose text is longer than the encoder's context, if there are any."""
+    return [f"{num_cut:,} texts are longer than the encoder's context: their ends are not in the vectors"] * bool(
+        num_cut
+    )
