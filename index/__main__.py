@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from encoder.errors import EncoderError
 from encoder.program import Command, plain_console, run_program
-from index.embedded.manifest import EncoderFacts, Manifest
+from index.embedded.manifest import Manifest
 from index.errors import (
     InvalidCorpusError,
     InvalidRowError,
@@ -23,7 +23,6 @@ from index.errors import (
     UnreadableStretchError,
     UnusableOptionError,
 )
-from index.key_index import IndexInfo
 from index.milvus.address import CollectionAddress, parse_address
 from index.progress import progress, step_lines
 from index.settings import (
@@ -42,6 +41,7 @@ from index.settings import (
     TuneSettings,
     VerifySettings,
 )
+from index.shown import count_lines, encoder_lines, fact_lines
 from index.vectors.measured import front_lines, structure_lines
 
 BAD_ROWS_SHOWN = 10
@@ -115,7 +115,7 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
     if settings.as_json:
         console.print(json.dumps({"index": {**asdict(facts), "encoder": facts.encoder.model_dump()}}, indent=2))
         return 0
-    for name, value in [*_counts(facts), *_encoder_lines(facts.encoder), *sorted(facts.details.items())]:
+    for name, value in [*count_lines(facts), *encoder_lines(facts.encoder), *sorted(facts.details.items())]:
         console.print(f"{name.replace('_', ' '):<16}{value}")
     return 0
 
@@ -133,7 +133,7 @@ def _info_of_directory(settings: InfoSettings) -> int:
         live["kept_versions"] = [version.version for version in versions]
         console.print(json.dumps({"index": live, "manifest": manifest.model_dump(mode="json")}, indent=2))
         return 0
-    for name, value in _facts(facts, manifest, versions):
+    for name, value in fact_lines(facts, manifest, versions):
         console.print(f"{name:<12}{value}")
     for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
         console.print(line)
@@ -365,37 +365,6 @@ def _count(manifest: Manifest) -> str:
 
 def _token(settings: AnyIndexSettings) -> str | None:
     return None if settings.milvus_token is None else settings.milvus_token.get_secret_value()
-
-
-def _counts(facts: IndexInfo) -> list[tuple[str, str]]:
-    pools = ", ".join(f"{pool} ({count:,})" for pool, count in facts.pools.items())
-    modalities = ", ".join(f"{count:,} {modality}" for modality, count in facts.modalities.items() if count)
-    return [("keys", f"{facts.num_keys:,} ({modalities})"), ("pools", pools or "none")]
-
-
-def _encoder_lines(encoder: EncoderFacts) -> list[tuple[str, str]]:
-    return [
-        ("encoder", f"{encoder.name}, width {encoder.width}, {encoder.fusion} fusion"),
-        ("fingerprint", encoder.fingerprint),
-        ("computed in", ", ".join(encoder.computed_in) or "unknown"),
-    ]
-
-
-def _facts(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest]) -> list[tuple[str, str]]:
-    kept = [f"{version.version} ({version.created_at}, {version.num_keys:,} keys)" for version in versions]
-    size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
-    return [
-        *_counts(facts),
-        ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
-        ("kept", ", ".join(kept)),
-        ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
-        ("vectors", facts.details["vectors"]),
-        ("bad rows", f"{manifest.num_bad_rows:,}"),
-        *_encoder_lines(manifest.encoder),
-        ("calibration", manifest.options.calibrate),
-        ("corpus", ", ".join(manifest.corpus) or "none"),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),
-    ]
 
 
 if __name__ == "__main__":
