@@ -17,6 +17,10 @@ class Site(ThreadingHTTPServer):
         tells_sizes: Whether whole pages come with their size.
         requests: Path and `Range` header of every request.
         num_failures: How many of the next requests are answered by 503.
+        num_breaks: How many of the next answers that are longer than `breaks_after` bytes break there.
+        breaks_after: After how many bytes they do.
+        fails_between: No byte between these two places of a page is served: answers break there.
+        changed: What is served in the place of a page, path to body, once an answer broke.
     """
 
     daemon_threads = True
@@ -27,8 +31,15 @@ class Site(ThreadingHTTPServer):
         self.has_ranges = True
         self.tells_sizes = True
         self.num_failures = 0
+        self.num_breaks = 0
+        self.breaks_after = 0
+        self.fails_between: tuple[int, int] | None = None
+        self.changed: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Keeps quiet: readers go away as they like."""
 
     def url(self, path: str) -> str:
         """The page's address."""
@@ -69,9 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(416, b"", {**headers, "Content-Range": f"bytes */{len(body)}"})
         else:
             headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
-            self._answer(206, body[start : end + 1], headers, cut=path.startswith("/cut"))
+            self._answer(206, body[start : end + 1], headers, cut=path.startswith("/cut"), start=start)
 
-    def _answer(self, code: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    def _answer(
+        self, code: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False, start: int = 0
+    ) -> None:
         self.send_response(code)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -81,8 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
         if cut or not is_told:
             self.send_header("Connection", "close")
         self.end_headers()
+        if is_broken := self.server.num_breaks > 0 and len(body) > self.server.breaks_after:
+            self.server.num_breaks -= 1
+            self.close_connection = True
+            self.server.pages |= self.server.changed
         with suppress(ConnectionError):  # the reader has jumped elsewhere
-            self.wfile.write(body[: len(body) // 2] if cut else body)
+            whole = body[: self.server.breaks_after] if is_broken else body
+            if (span := self.server.fails_between) and start < span[1] and start + len(body) > span[0]:
+                whole = whole[: max(span[0] - start, 0)]
+                self.close_connection = True
+            self.wfile.write(body[: len(body) // 2] if cut else whole)
 
 
 @contextmanager

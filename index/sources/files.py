@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 
 from index.sources.http_files import FileState, http_state, open_http, read_http
 from index.sources.locations import hide_secrets, scheme_of
+from index.sources.tried_files import open_tried
 
 # What the backends of fsspec call the things that tell one version of a file from the next, the surest first.
 _VERSION_KEYS = (
@@ -68,7 +70,7 @@ def open_file(location: str) -> BinaryIO:
         if _is_http(location):
             return open_http(location)
         files, path = file_system(location)
-        return cast(BinaryIO, files.open(path, "rb"))
+        return open_tried(files, path, location, _state_of)
 
 
 def file_state(location: str) -> FileState:
@@ -164,9 +166,9 @@ def files_below(folder: str, on_error: Callable[[OSError], None]) -> list[FoundF
         on_error: Told of a folder below it that cannot be listed, and passed over.
 
     Raises:
-        OSError: a folder elsewhere cannot be read.
+        OSError: a folder elsewhere cannot be read at all.
     """
-    found = _remote_below(folder) if scheme_of(folder) else _local_below(folder, on_error)
+    found = _remote_below(folder, on_error) if scheme_of(folder) else _local_below(folder, on_error)
     visible = (file for file in found if not any(part.startswith(".") for part in file.name.split("/")))
     return sorted(visible, key=lambda file: file.name.split("/"))
 
@@ -180,13 +182,41 @@ def _local_below(folder: str, on_error: Callable[[OSError], None]) -> Iterator[F
             yield FoundFile(Path(location).relative_to(root).as_posix(), location, None)
 
 
-def _remote_below(folder: str) -> Iterator[FoundFile]:
+def _remote_below(folder: str, on_error: Callable[[OSError], None]) -> Iterator[FoundFile]:
+    def tell(error: Exception) -> None:
+        on_error(OSError(hide_secrets(str(error), folder) or type(error).__name__))
+
     with _plain_errors(folder):
         files, path = file_system(folder)
         root = path.rstrip("/")
-        for name, info in files.find(root, detail=True).items():
+        found = _walked(files, root, tell) if _walks(files) else files.find(root, detail=True).values()
+        for info in found:
             if info["type"] == "file":
+                name = info["name"]
                 yield FoundFile(name.removeprefix(root).lstrip("/"), files.unstrip_protocol(name), _state_of(info))
+
+
+def _walked(files: Any, root: str, tell: Callable[[Exception], None]) -> Iterator[dict[str, Any]]:
+    """All that is below a folder; fsspec's own way passes without a word over folders that cannot be listed."""
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            listing = files.ls(folder, detail=True)
+        except Exception as error:  # each backend raises the errors of its own library
+            tell(error)
+            continue
+        pending += [
+            info["name"] for info in listing if info["type"] == "directory" and info["name"].rstrip("/") != folder
+        ]
+        yield from listing
+
+
+def _walks(files: Any) -> bool:
+    """Whether a file system has no way of its own to find all that is below a folder, as object stores have."""
+    if isinstance(files, AsyncFileSystem):
+        return type(files)._find is AsyncFileSystem._find
+    return type(files).find is fsspec.AbstractFileSystem.find
 
 
 def _local_state(path: str) -> FileState:

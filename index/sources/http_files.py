@@ -1,7 +1,8 @@
 """Files over HTTP: their state, their bytes or a part of them, and a reader that asks again only after a jump.
 
-Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed. A state or a read that
-fails for a passing reason (a lost connection, 429, 5xx) is tried again twice.
+Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed. What fails for a
+passing reason (a lost connection, 429, 5xx) is tried again twice; a file that is read in order goes on where it broke
+off, unless it has changed.
 """
 
 import atexit
@@ -17,6 +18,7 @@ import httpx
 
 SILENCE_S = 60.0
 PAUSES_S = (0.2, 1.0)  # before another try
+MOST_BREAKS = 100  # of one file that is read in order: its server is not to be waited for any longer
 CHUNK_BYTES = 256 * 1024
 BUFFER_BYTES = 1024 * 1024
 SKIPPED_BYTES = 1024 * 1024  # a jump ahead that is no longer than this is read over: cheaper than asking again
@@ -24,7 +26,7 @@ SKIPPED_BYTES = 1024 * 1024  # a jump ahead that is no longer than this is read 
 T = TypeVar("T")
 
 
-class _PassingError(OSError):
+class PassingError(OSError):
     """A failure that may be gone in a moment."""
 
 
@@ -49,7 +51,7 @@ def http_state(url: str) -> FileState:
     Raises:
         OSError: there is no such file, or no answer.
     """
-    return _tried(lambda: _state(url))
+    return tried(lambda: _state(url))
 
 
 def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
@@ -64,7 +66,7 @@ def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | Non
     Raises:
         OSError: it cannot be read whole, is longer than `max_bytes`, or the server serves no parts of files.
     """
-    return _tried(lambda: _read(url, start, size_bytes, max_bytes))
+    return tried(lambda: _read(url, start, size_bytes, max_bytes))
 
 
 def open_http(url: str) -> BinaryIO:
@@ -77,11 +79,14 @@ def open_http(url: str) -> BinaryIO:
 
 
 class _HttpFile(io.RawIOBase):
-    """A file whose answer is read on as long as the reading goes on where it was."""
+    """A file whose answer is read on as long as the reading goes on where it was, and asked for again if it breaks."""
 
     def __init__(self, url: str, state: FileState) -> None:
         self._url = url
+        self._state = state
         self._size = state.size_bytes
+        self._num_breaks = 0
+        self._is_broken = False  # whether the last answer did not last
         self._position = 0  # where the next byte is wanted
         self._come = 0  # where the answer is
         self._answer: Generator[bytes, None, None] | None = None
@@ -107,21 +112,34 @@ class _HttpFile(io.RawIOBase):
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         if self._size is not None and self._position >= self._size:
             return 0
-        if self._answer is None or not 0 <= self._position - self._come <= SKIPPED_BYTES:
-            self._ask()
-        self._take(self._position - self._come)
-        taken = self._take(len(buffer), buffer)
-        self._position = self._come
-        return taken
+        return tried(lambda: self._read_into(buffer))
 
     def close(self) -> None:
         self._drop()
         super().close()
 
+    def _read_into(self, buffer: memoryview) -> int:
+        try:
+            if self._answer is None or not 0 <= self._position - self._come <= SKIPPED_BYTES:
+                self._ask()
+            self._take(self._position - self._come)
+            taken = self._take(len(buffer), buffer)
+        except OSError as error:
+            self._drop()
+            self._is_broken = True
+            self._num_breaks += 1
+            if self._num_breaks > MOST_BREAKS or self._size is None:  # then nothing tells whether it is the same file
+                raise OSError(str(error)) from error
+            raise
+        self._position = self._come
+        return taken
+
     def _ask(self) -> None:
         self._drop()
-        self._come = self._position
-        self._answer = _answer(self._url, self._position)
+        is_read_over = self._is_broken and not self._state.has_ranges
+        self._come = 0 if is_read_over else self._position
+        self._answer = _answer(self._url, self._come, self._state)
+        self._is_broken = False
 
     def _drop(self) -> None:
         answer, self._answer, self._rest = self._answer, None, memoryview(b"")
@@ -135,6 +153,8 @@ class _HttpFile(io.RawIOBase):
             if not self._rest:
                 assert self._answer is not None
                 self._rest = memoryview(next(self._answer, b""))
+                if not self._rest and self._size is not None:
+                    raise PassingError(f"the answer ended at byte {self._come} of {self._size}")
             part = self._rest[: num_bytes - taken]
             if buffer is not None:
                 buffer[: len(part)] = part
@@ -148,12 +168,24 @@ class _HttpFile(io.RawIOBase):
 
 def _state(url: str) -> FileState:
     with _get(url, "bytes=0-0", accepted=(416,)) as response:
-        headers = response.headers
-        tag = headers.get("etag") or headers.get("last-modified")
-        total = headers.get("content-range", "").rpartition("/")[2]
-        has_ranges = response.status_code in (206, 416)
-        size = total if has_ranges else headers.get("content-length", "")
-        return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+        return _state_of(response)
+
+
+def _state_of(response: httpx.Response) -> FileState:
+    """What an answer tells of the file."""
+    headers = response.headers
+    tag = headers.get("etag") or headers.get("last-modified")
+    total = headers.get("content-range", "").rpartition("/")[2]
+    has_ranges = response.status_code in (206, 416)
+    size = total if has_ranges else headers.get("content-length", "")
+    return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+
+
+def _require_same(told: FileState, expected: FileState) -> None:
+    """Makes sure that an answer is of the file that was opened, as far as it tells: parts of two are no file."""
+    pairs = ((told.size_bytes, expected.size_bytes), (told.version, expected.version))
+    if any(new is not None and old is not None and new != old for new, old in pairs):
+        raise OSError("it changed while it was read")
 
 
 def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
@@ -170,18 +202,20 @@ def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -
     return b"".join(parts)
 
 
-def _tried(call: Callable[[], T]) -> T:
+def tried(call: Callable[[], T]) -> T:
+    """What a call gives, in three tries as long as it fails for a passing reason."""
     for pause_s in PAUSES_S:
         try:
             return call()
-        except _PassingError:
+        except PassingError:
             time.sleep(pause_s)
     return call()
 
 
-def _answer(url: str, start: int) -> Generator[bytes, None, None]:
+def _answer(url: str, start: int, state: FileState) -> Generator[bytes, None, None]:
     span = f"bytes={start}-" if start else None
     with _get(url, span, part_only=start > 0) as response:
+        _require_same(_state_of(response), state)
         yield from response.iter_raw(CHUNK_BYTES)
 
 
@@ -211,11 +245,11 @@ def _get(
                 raise OSError("the server does not serve parts of files (range requests)")
             yield response
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        kind = _PassingError if isinstance(error, httpx.TransportError) else OSError
+        kind = PassingError if isinstance(error, httpx.TransportError) else OSError
         raise kind(str(error) or type(error).__name__) from error
 
 
 def _kind_of(status_code: int) -> type[OSError]:
     if status_code in (404, 410):
         return FileNotFoundError
-    return _PassingError if status_code == 429 or status_code >= 500 else OSError
+    return PassingError if status_code == 429 or status_code >= 500 else OSError

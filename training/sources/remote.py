@@ -4,17 +4,20 @@
 file; every other URL (`s3://`, `gs://`, `memory://`, ...) goes through fsspec and the package it asks for.
 
 A copy's name is a digest of the URL and of what the server tells of the file's version (entity tag, time, size), so a
-file that changes is fetched again. A copy is written aside and renamed, by one process at a time.
+file that changes is fetched again. A copy is written aside and renamed, by one process at a time. What fails for a
+passing reason (a lost connection, 429, 5xx) is tried again twice; a fetch goes on where it broke off, unless the file
+has changed.
 """
 
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -25,8 +28,12 @@ from training.errors import InvalidPairsError
 from training.sources.file import DataFile
 from training.sources.waiting import call_within, run_pipe
 
+T = TypeVar("T")
+
 PIPE = "pipe:"
 STALL_S = 60.0
+PAUSES_S = (0.2, 1.0)  # before another try
+MOST_BREAKS = 100  # of one file: its server is not to be waited for any longer
 CHUNK_BYTES = 4 * 1024**2
 # What the backends of fsspec call the things that tell one version of a file from the next.
 _VERSION_KEYS = (
@@ -61,6 +68,18 @@ class _Remote:
     version: str
     num_bytes: int | None
     chunks: Iterator[bytes]
+
+
+class _PassingError(OSError):
+    """A failure that may be gone in a moment."""
+
+
+class _ChangedError(OSError):
+    """Another file is where the one was that was being fetched: parts of two are no file."""
+
+
+# Everything else that the libraries raise may be gone in a moment.
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, _ChangedError)
 
 
 def is_remote(name: str) -> bool:
@@ -122,13 +141,55 @@ def _opener(url: str) -> Callable[[str, float], AbstractContextManager[_Remote]]
 
 @contextmanager
 def _open_http(url: str, stall_s: float) -> Iterator[_Remote]:
-    headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
-    with httpx.stream("GET", url, headers=headers, timeout=stall_s, follow_redirects=True) as response:
-        if response.is_error:
-            raise OSError(f"the server answered {response.status_code} {response.reason_phrase}")
-        told = [response.headers.get(name, "") for name in ("etag", "last-modified", "content-length")]
+    with ExitStack() as answers:
+        fresh = [_tried(lambda: answers.enter_context(_get(url, 0, stall_s)))]
+        told = _told(fresh[0])
+
+        def from_byte(start: int) -> Iterator[bytes]:
+            response = fresh.pop() if fresh else answers.enter_context(_get(url, start, stall_s))
+            if _told(response) != told:
+                raise _ChangedError("it changed while it was fetched")
+            skipped = start if response.status_code == 200 else 0  # of a server that serves no parts of files
+            with _passing():
+                for chunk in response.iter_raw(CHUNK_BYTES):
+                    yield chunk[skipped:]
+                    skipped = max(skipped - len(chunk), 0)
+
         size = int(told[2]) if told[2].isdecimal() else None
-        yield _Remote("|".join(told), size, response.iter_raw(CHUNK_BYTES))
+        yield _Remote("|".join(told), size, _in_pieces(from_byte, size))
+
+
+@contextmanager
+def _get(url: str, start: int, stall_s: float) -> Iterator[httpx.Response]:
+    """An answer whose body has not been read, from a byte on where the server serves parts of files."""
+    headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with (
+        _passing(),
+        httpx.stream("GET", url, headers=headers, timeout=stall_s, follow_redirects=True) as response,
+    ):
+        if response.is_error:
+            is_passing = response.status_code == 429 or response.status_code >= 500
+            message = f"the server answered {response.status_code} {response.reason_phrase}"
+            raise _PassingError(message) if is_passing else OSError(message)
+        yield response
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """Takes a connection that fails or breaks for a failure that may pass."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise _PassingError(str(error) or type(error).__name__) from error
+
+
+def _told(response: httpx.Response) -> list[str]:
+    """What an answer tells of the file: its tag, time and size."""
+    headers = response.headers
+    total = headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
+    return [headers.get("etag", ""), headers.get("last-modified", ""), total]
 
 
 @contextmanager
@@ -137,15 +198,30 @@ def _open_fsspec(url: str, stall_s: float) -> Iterator[_Remote]:
         files, path = fsspec.core.url_to_fs(url)
         return files, path, files.info(path)
 
-    def chunks() -> Iterator[bytes]:
-        with call_within(stall_s, lambda: files.open(path, "rb")) as file:
-            while chunk := call_within(stall_s, lambda: file.read(CHUNK_BYTES)):
-                yield chunk
+    def from_byte(start: int) -> Iterator[bytes]:
+        try:
+            if start:
+                files.invalidate_cache()
+                if _version_of(call_within(stall_s, lambda: files.info(path))) != version:
+                    raise _ChangedError("it changed while it was fetched")
+            with call_within(stall_s, lambda: files.open(path, "rb")) as file:
+                call_within(stall_s, lambda: file.seek(start))
+                while chunk := call_within(stall_s, lambda: file.read(CHUNK_BYTES)):
+                    yield chunk
+        except _LASTING:
+            raise
+        except Exception as error:  # each backend raises the errors of its own library
+            raise _PassingError(str(error) or type(error).__name__) from error
 
     files, path, info = call_within(stall_s, look_up)
+    version = _version_of(info)
     size = info.get("size")
-    version = "|".join(str(info[key]) for key in (*_VERSION_KEYS, "size") if info.get(key) is not None)
-    yield _Remote(version, size if isinstance(size, int) else None, chunks())
+    size = size if isinstance(size, int) else None
+    yield _Remote(version, size, _in_pieces(from_byte, size))
+
+
+def _version_of(info: dict[str, Any]) -> str:
+    return "|".join(str(info[key]) for key in (*_VERSION_KEYS, "size") if info.get(key) is not None)
 
 
 @contextmanager
@@ -155,6 +231,40 @@ def _open_pipe(name: str, stall_s: float) -> Iterator[_Remote]:
         yield _Remote("", None, chunks)
     finally:
         chunks.close()  # ends the command, if it was begun
+
+
+def _in_pieces(from_byte: Callable[[int], Iterator[bytes]], size: int | None) -> Iterator[bytes]:
+    """The bytes of a file, asked for again from where they break off.
+
+    Args:
+        from_byte: Gives those from a place on.
+        size: How many there are; where nobody tells, what breaks off is not taken up again.
+    """
+    come, num_breaks, num_failures = 0, 0, 0
+    while True:
+        start = come
+        try:
+            for chunk in from_byte(start):
+                come += len(chunk)
+                yield chunk
+            if size is None or come >= size:
+                return
+            raise _PassingError(f"{come} of {size} bytes came")
+        except _PassingError:
+            num_breaks, num_failures = num_breaks + 1, 0 if come > start else num_failures + 1
+            if size is None or num_failures > len(PAUSES_S) or num_breaks > MOST_BREAKS:
+                raise
+        time.sleep(PAUSES_S[max(num_failures - 1, 0)])
+
+
+def _tried(call: Callable[[], T]) -> T:
+    """What a call gives, in three tries as long as it fails for a passing reason."""
+    for pause_s in PAUSES_S:
+        try:
+            return call()
+        except _PassingError:
+            time.sleep(pause_s)
+    return call()
 
 
 def _keep(remote: _Remote, path: Path) -> None:

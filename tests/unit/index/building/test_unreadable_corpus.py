@@ -2,17 +2,21 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from rich.console import Console
 
 from index.building.build import build_index
 from index.errors import InvalidCorpusError, RemovalRefusedError, UnreadableStretchError
-from tests.corpora import as_csv, as_jsonl, as_parquet, as_shards, small_rows
+from tests.corpora import Row, as_csv, as_jsonl, as_parquet, as_shards, small_rows
 from tests.factories import build_settings, build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.site import Site
 from tests.unit.index.building.test_build import contents, keys_of
 
 ROWS = small_rows(12)
@@ -24,8 +28,6 @@ def parquet_in_groups(folder: Path) -> Path:
 
 def overwrite_group(path: Path) -> None:
     """Overwrites the second of four row groups."""
-    from pyarrow import parquet
-
     column = parquet.ParquetFile(path).metadata.row_group(1).column(0)
     start = column.dictionary_page_offset or column.data_page_offset
     data = bytearray(path.read_bytes())
@@ -191,6 +193,52 @@ def test_work_of_a_stopped_build_is_not_published_for_an_unread_row(tmp_path: Pa
     path.write_text("".join([*lines[:5], lines[5][:20]]))
 
     assert build_with(path, tmp_path / "i").manifest.num_keys == 5
+
+
+def big_groups(folder: Path) -> bytes:
+    """A Parquet file of four row groups of 300 kB."""
+    noise = random.Random(0)
+    table = pyarrow.table(
+        {
+            "key": [f"k{number}" for number in range(12)],
+            "text": [f"text {number}" for number in range(12)],
+            "noise": [noise.randbytes(50_000).hex() for _ in range(12)],
+        }
+    )
+    parquet.write_table(table, folder / "big.parquet", row_group_size=3, compression="none")
+    return (folder / "big.parquet").read_bytes()
+
+
+def test_server_that_breaks_off_once_costs_nothing_and_one_that_stays_away_no_key(tmp_path: Path, site: Site) -> None:
+    site.pages["/c.parquet"], site.tags["/c.parquet"] = big_groups(tmp_path), '"1"'
+    site.breaks_after, site.num_breaks = 400_000, 1
+
+    report = build_with(site.url("/c.parquet"), tmp_path / "i")
+    assert (report.bad_rows, report.manifest.num_keys, site.num_breaks) == ([], 12, 0)
+
+    site.breaks_after, site.num_breaks = 0, 0
+    site.fails_between = (500_000, 900_000)
+    for is_new in (True, False):
+        report = build_with(site.url("/c.parquet"), tmp_path / "i")
+        assert (report.is_new, report.is_any_unread, report.manifest.num_keys) == (is_new, True, 12)
+        assert 0 < report.num_unread < 12
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_csv])
+def test_rest_of_a_file_whose_server_goes_away_is_a_stretch(
+    tmp_path: Path, site: Site, write: Callable[[list[Row], Path], Path]
+) -> None:
+    rows = [Row(f"k{number}", "word " * 20_000) for number in range(12)]
+    site.pages["/c" + write(rows, tmp_path).suffix] = write(rows, tmp_path).read_bytes()
+    url = site.url(next(iter(site.pages)))
+    build_with(url, tmp_path / "i")
+    site.fails_between = (600_000, 10**9)
+
+    report = build_with(url, tmp_path / "i")
+
+    assert (report.is_any_unread, report.manifest.num_keys, report.num_removed) == (True, 12, 0)
+    assert 0 < report.num_unread < 12
+    assert "cannot read on: " in report.bad_rows[-1].reason
 
 
 def test_vectors_of_a_faiss_file_need_a_corpus_that_can_be_read(tmp_path: Path) -> None:

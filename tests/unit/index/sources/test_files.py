@@ -1,11 +1,14 @@
 """Files on this machine, over HTTP and through fsspec: the same answers, and the same kind of error."""
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -159,6 +162,115 @@ def test_connection_that_is_lost_is_tried_again_and_a_missing_page_is_not(site: 
         with pytest.raises(OSError, match=r"peer closed connection|404"):
             read_file(site.url(path))
         assert len(site.requests) == num_requests
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+@pytest.mark.parametrize("tag", ['"1"', None])
+def test_file_that_breaks_off_goes_on_where_it_was(site: Site, has_ranges: bool, tag: str | None) -> None:
+    data = bytes(range(256)) * 12_000
+    site.pages["/f"], site.has_ranges = data, has_ranges
+    site.tags |= {"/f": tag} if tag else {}
+
+    with open_file(site.url("/f")) as file:
+        site.num_breaks, site.breaks_after = 2, 1_000_000
+        site.requests.clear()
+        assert file.read() == data
+    starts = [int(span.removeprefix("bytes=").rstrip("-")) if span else 0 for _, span in site.requests]
+    assert len(starts) == 3
+    assert 0 < starts[1] <= 1_000_000 < starts[2] <= 2_000_000 if has_ranges else not any(starts)
+
+
+@pytest.mark.parametrize(("changed", "tag"), [(bytes(3_000_001), '"1"'), (b"x" * 3_000_000, '"2"')])
+def test_file_that_changed_when_it_broke_off_is_not_pieced_together(site: Site, changed: bytes, tag: str) -> None:
+    site.pages["/f"], site.tags["/f"], site.changed = bytes(3_000_000), '"1"', {"/f": changed}
+    site.num_breaks, site.breaks_after = 1, 1_000_000
+    with open_file(site.url("/f")) as file:
+        file.read(1)
+        site.tags["/f"] = tag
+        with pytest.raises(OSError, match="it changed while it was read"):
+            file.read()
+
+
+def test_server_that_breaks_off_for_ever_is_given_up(site: Site) -> None:
+    site.pages["/f"], site.num_breaks, site.breaks_after = bytes(3_000_000), 10**6, 1_000
+    with open_file(site.url("/f")) as file, pytest.raises(OSError, match="peer closed connection"):
+        file.read()
+    assert len(site.requests) < 150
+
+
+class _FlakyFiles(MemoryFileSystem):
+    """Breaks off in the middle of the first read of each file, as a server does, and may have changed the file."""
+
+    protocol = "flaky"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    broken: ClassVar[set[str]] = set()
+    changed: ClassVar[dict[str, bytes]] = {}
+    closed: ClassVar[set[str]] = set()
+    find = fsspec.AbstractFileSystem.find  # folder by folder, as over SFTP
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{path.removeprefix('flaky://').strip('/')}".rstrip("/")
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        if path in self.closed:
+            raise PermissionError(f"no access to {path}")
+        return super().ls(path, detail, **options)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        opened = super()._open(path, mode, **options)
+        return opened if mode != "rb" else _FlakyFile(opened, path, self)
+
+
+class _FlakyFile(io.RawIOBase):
+    def __init__(self, file: Any, path: str, files: _FlakyFiles) -> None:
+        self._file, self._path, self._files = file, path, files
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._file.tell() > 1_000_000 and self._path not in self._files.broken:
+            self._files.broken.add(self._path)
+            if self._path in self._files.changed:
+                self._files.pipe(self._path, self._files.changed[self._path])
+            raise TimeoutError("read timed out")
+        return bytes(self._file.read(size))
+
+
+@pytest.fixture
+def flaky() -> _FlakyFiles:
+    fsspec.register_implementation("flaky", _FlakyFiles, clobber=True)
+    for memory in (_FlakyFiles.store, _FlakyFiles.broken, _FlakyFiles.changed, _FlakyFiles.closed):
+        memory.clear()
+    return _FlakyFiles()
+
+
+def test_file_elsewhere_that_breaks_off_goes_on_where_it_was(flaky: _FlakyFiles) -> None:
+    data = bytes(range(256)) * 12_000
+    flaky.pipe("/f", data)
+    with open_file("flaky://f") as file:
+        assert file.read() == data
+    assert flaky.broken == {"/f"}
+    assert read_file("flaky://f", 1_500_000, 10) == data[1_500_000:1_500_010]
+
+
+def test_file_elsewhere_that_changed_when_it_broke_off_is_not_pieced_together(flaky: _FlakyFiles) -> None:
+    flaky.pipe("/f", bytes(3_000_000))
+    flaky.changed["/f"] = b"x" * 3_000_000
+    with open_file("flaky://f") as file, pytest.raises(OSError, match="it changed while it was read"):
+        file.read()
+
+
+def test_folder_elsewhere_that_cannot_be_listed_is_told(flaky: _FlakyFiles) -> None:
+    for name in ("a/1.txt", "b/2.txt"):
+        flaky.pipe(f"/set/{name}", b"x")
+    flaky.closed.add("/set/a")
+    errors: list[OSError] = []
+
+    assert [file.name for file in files_below("flaky://set", errors.append)] == ["b/2.txt"]
+    assert list(map(str, errors)) == ["no access to /set/a"]
 
 
 def test_failures_say_why_and_hide_secrets(tmp_path: Path, site: Site, memory: fsspec.AbstractFileSystem) -> None:

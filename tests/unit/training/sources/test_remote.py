@@ -13,6 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.drawn_pairs import drawn_pairs, write_shard
+from tests.site import Site as ShakySite
+from tests.site import serve
 from training.errors import InvalidPairsError, NoPairsError
 from training.sources import open_pairs, source_states, without_secrets
 from training.sources.remote import default_cache_dir, fetch, is_remote
@@ -141,6 +143,40 @@ def test_what_cannot_be_fetched_whole_is_not_kept(
     with pytest.raises(InvalidPairsError, match=rf"cannot fetch {site.url(path)}: .*({reason})"):
         fetch(site.url(path), tmp_path / "cache", stall_s=0.3)
     assert kept(tmp_path / "cache") == []
+
+
+@pytest.fixture
+def shaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShakySite]:
+    """A server whose answers can be told to break, with a page of 3 MB."""
+    monkeypatch.setattr("training.sources.remote.PAUSES_S", (0.0, 0.0))
+    with serve() as server:
+        server.pages["/a.tar"], server.tags["/a.tar"] = bytes(range(256)) * 12_000, '"1"'
+        server.breaks_after = 1_000_000
+        yield server
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_fetch_that_breaks_off_goes_on_where_it_was(tmp_path: Path, shaky: ShakySite, has_ranges: bool) -> None:
+    shaky.has_ranges, shaky.num_breaks, shaky.num_failures = has_ranges, 2, 2
+    assert fetch(shaky.url("/a.tar"), tmp_path).path.read_bytes() == shaky.pages["/a.tar"]
+    assert (shaky.num_breaks, len(shaky.requests)) == (0, 5)
+
+
+def test_a_file_that_changed_when_it_broke_off_is_not_pieced_together(tmp_path: Path, shaky: ShakySite) -> None:
+    shaky.num_breaks, shaky.changed = 1, {"/a.tar": bytes(3_000_001)}
+    with pytest.raises(InvalidPairsError, match="it changed while it was fetched"):
+        fetch(shaky.url("/a.tar"), tmp_path)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(("num_failures", "num_breaks", "most"), [(10**6, 0, 3), (0, 10**6, 150)])
+def test_a_server_that_fails_for_ever_is_given_up(
+    tmp_path: Path, shaky: ShakySite, num_failures: int, num_breaks: int, most: int
+) -> None:
+    shaky.num_failures, shaky.num_breaks, shaky.breaks_after = num_failures, num_breaks, 1_000
+    with pytest.raises(InvalidPairsError, match=r"503 Service Unavailable|peer closed connection"):
+        fetch(shaky.url("/a.tar"), tmp_path)
+    assert len(shaky.requests) <= most
 
 
 def test_a_server_that_is_not_there_is_named_without_secrets(tmp_path: Path, site: Site) -> None:
