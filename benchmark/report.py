@@ -15,14 +15,16 @@ from rich.table import Table
 
 from benchmark.directory import read_manifest
 from benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
-from benchmark.scoring import TaskResult, averages
+from benchmark.scoring import TaskResult, averages, mean_interval
 from benchmark.settings import QualitySettings
 
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 CAPTION = (
     "success@k (S@k): a relevant key is among the first k; M-BEIR prints this as Recall@k and quotes "
     f"k = {HEADLINE_K}, or {FASHION_HEADLINE_K} for Fashion200K and FashionIQ. recall@k: share of the relevant keys. "
     "Local: the task's own pool; global: all pools together, images, texts and pages. "
-    "Other (modality): share of the first 10 hits (or the largest k below) of a modality the task does not look for."
+    "Other (modality): share of the first 10 hits (or the largest k below) of a modality the task does not look for. "
+    f"{PLUS_MINUS}: how far at most other queries of the same kind would move a number (95 %, Wilson's interval)"
 )
 
 
@@ -107,7 +109,13 @@ def as_json(report: Report) -> dict[str, Any]:
         "dataset": report.dataset,
         "warnings": list(report.warnings),
         "depth": report.depth,
-        "averages": {pool: averages(results) for pool, results in report.pools()},
+        "averages": {
+            pool: {
+                **averages(results),
+                "over_tasks_intervals": {name: mean_interval(results, name) for name in results[0].metrics},
+            }
+            for pool, results in report.pools()
+        },
         "results": [
             {**asdict(result), "task_name": TASK_NAMES[result.task.number], "headline_k": result.task.headline_k}
             for result in report.results
@@ -123,16 +131,20 @@ def table(report: Report) -> Table:
     grid.title = f"Quality at {report.parameters['url']}"
     for column in ("task", "pool"):
         grid.add_column(column, no_wrap=True)
-    for column in ("keys", "queries", *names, "other"):
+    for column in ("keys", "queries", *names, PLUS_MINUS, "other"):
         heading = column.replace("success", "S")
         grid.add_column(heading, justify="right", no_wrap=True, min_width=max(5, len(heading)))
     for pool, results in report.pools():
         for result in results:
             numbers = [f"{result.metrics[name]:.3f}" for name in names]
+            numbers.append(_widest(result.metrics, result.intervals, names))
             label = _label(result) if several else _label(result).partition(" ")[2]
             grid.add_row(label, pool, str(result.num_keys), str(result.num_queries), *numbers, _other(result))
         means = averages(results)["over_tasks"]
-        grid.add_row("mean over tasks", pool, "", "", *(f"{means[name]:.3f}" for name in names), "", style="bold")
+        intervals = {name: mean_interval(results, name) for name in names}
+        numbers = [*(f"{means[name]:.3f}" for name in names), _widest(means, intervals, names)]
+        num_queries = str(sum(result.num_queries for result in results))
+        grid.add_row("mean over tasks", pool, "", num_queries, *numbers, "", style="bold")
         grid.add_section()
     return grid
 
@@ -166,12 +178,28 @@ def _markdown_table(results: Sequence[TaskResult]) -> list[str]:
     for result in results:
         latency = result.serving["latency_ms"]
         cells = [_label(result), str(result.num_keys), str(result.num_queries)]
-        cells += [f"{result.metrics[name]:.4f}" for name in names]
+        cells += [_with_half(result.metrics[name], result.intervals[name]) for name in names]
         cells += [_other(result), f"{latency['p50']:.1f}", f"{latency['p99']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     means = averages(results)["over_tasks"]
-    mean_cells = ["mean over tasks", "", "", *(f"{means[name]:.4f}" for name in names), "", "", ""]
+    halves = [_with_half(means[name], mean_interval(results, name)) for name in names]
+    num_queries = str(sum(result.num_queries for result in results))
+    mean_cells = ["mean over tasks", "", num_queries, *halves, "", "", ""]
     return [*lines, f"| {' | '.join(mean_cells)} |"]
+
+
+def _with_half(value: float, ends: tuple[float, float]) -> str:
+    """A number, and how far its interval reaches to the wider side."""
+    return f"{value:.4f} {PLUS_MINUS}{_reach(value, ends)}"
+
+
+def _widest(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], names: Sequence[str]) -> str:
+    """The farthest that any of a row's intervals reaches: a table on a terminal has no room for all."""
+    return max((_reach(values[name], intervals[name]) for name in names), key=float)
+
+
+def _reach(value: float, ends: tuple[float, float]) -> str:
+    return f"{max(value - ends[0], ends[1] - value):.3f}".removeprefix("0")
 
 
 def _label(result: TaskResult) -> str:

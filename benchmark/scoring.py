@@ -1,19 +1,31 @@
 """Scores the answers of one task in one pool: ranking metrics, wrong modalities, latencies."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from benchmark.client import Answer
 from benchmark.mbeir import Task
-from benchmark.metrics import mean_reciprocal_rank, ndcg_at_k, paired, recall_at_k, success_at_k
+from benchmark.metrics import (
+    interval,
+    mean_reciprocal_rank,
+    ndcg_at_k,
+    paired,
+    recall_at_k,
+    standard_error,
+    success_at_k,
+)
 
 NDCG_K = 10
 PERCENTILES = (50, 90, 99)
 
 PoolKind = Literal["local", "global"]
+Rankings = Sequence[Sequence[str]]
+Relevant = Sequence[frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,8 @@ class TaskResult:
         num_keys: Keys in the pool, as the service's index counts them.
         num_queries: Queries scored.
         metrics: Metric name to value: success@k, recall@k, mrr, ndcg@10, each a fraction.
+        errors: Metric name to its standard error over the queries.
+        intervals: Metric name to its 95 % interval, Wilson's, of queries drawn like these.
         wrong_modality: Cut-off to share of the first hits whose modality is not the one looked for.
         serving: Latencies in milliseconds, shares and counts that belong to no metric.
     """
@@ -35,6 +49,8 @@ class TaskResult:
     num_keys: int
     num_queries: int
     metrics: dict[str, float]
+    errors: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
     wrong_modality: dict[str, float]
     serving: dict[str, Any]
 
@@ -61,13 +77,25 @@ def score(
         ValueError: a query has no answer or an answer no judgements.
     """
     rankings, relevant = paired({query: answer.keys for query, answer in answers.items()}, qrels)
-    metrics = {f"success@{k}": success_at_k(rankings, relevant, k) for k in cutoffs}
-    metrics |= {f"recall@{k}": recall_at_k(rankings, relevant, k) for k in cutoffs}
-    metrics["mrr"] = mean_reciprocal_rank(rankings, relevant)
-    metrics[f"ndcg@{NDCG_K}"] = ndcg_at_k(rankings, relevant, NDCG_K)
+    measures: dict[str, Callable[[Rankings, Relevant], float]] = {
+        **{f"success@{k}": partial(success_at_k, k=k) for k in cutoffs},
+        **{f"recall@{k}": partial(recall_at_k, k=k) for k in cutoffs},
+        "mrr": mean_reciprocal_rank,
+        f"ndcg@{NDCG_K}": partial(ndcg_at_k, k=NDCG_K),
+    }
+    metrics = {name: measure(rankings, relevant) for name, measure in measures.items()}
+    errors = {name: _error(measure, rankings, relevant) for name, measure in measures.items()}
+    intervals = {name: interval(value, errors[name], len(answers)) for name, value in metrics.items()}
     wrong = {str(k): _wrong_share(list(answers.values()), task.key_modality, k) for k in cutoffs}
     serving = serving_summary(list(answers.values()))
-    return TaskResult(task, pool, num_keys, len(answers), metrics, wrong, serving)
+    return TaskResult(task, pool, num_keys, len(answers), metrics, errors, intervals, wrong, serving)
+
+
+def mean_interval(results: Sequence[TaskResult], name: str) -> tuple[float, float]:
+    """95 % interval of a metric's mean over tasks, whose queries are others in each."""
+    mean = sum(result.metrics[name] for result in results) / len(results)
+    error = math.sqrt(sum(result.errors[name] ** 2 for result in results)) / len(results)
+    return interval(mean, error, sum(result.num_queries for result in results))
 
 
 def averages(results: Sequence[TaskResult]) -> dict[str, dict[str, float]]:
@@ -101,6 +129,11 @@ def serving_summary(answers: Sequence[Answer]) -> dict[str, Any]:
         "num_retries": sum(answer.num_retries for answer in answers),
         "min_hits": min(len(answer.hits) for answer in answers),
     }
+
+
+def _error(measure: Callable[[Rankings, Relevant], float], rankings: Rankings, relevant: Relevant) -> float:
+    """Standard error over the queries of a metric that is the mean of each query's own."""
+    return standard_error([measure([keys], [wanted]) for keys, wanted in zip(rankings, relevant, strict=True)])
 
 
 def _wrong_share(answers: Sequence[Answer], wanted: str, k: int) -> float:

@@ -271,6 +271,25 @@ def test_an_unknown_task_is_refused_with_those_there_are(oracle: Oracle) -> None
     assert [task.number for task in chosen_tasks(oracle.tasks, ["8", "mbeir_shapesworld_task1"])] == [1, 8]
 
 
+def test_every_number_has_its_interval_and_the_number_of_queries(
+    oracle: Oracle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(oracle.service(perfect=True)) as fake:
+        run(settings(oracle, fake.url, tmp_path))
+    report = results(tmp_path)
+    for result in report["results"]:
+        low, high = result["intervals"]["success@1"]
+        assert high == 1.0
+        assert low == pytest.approx(result["num_queries"] / (result["num_queries"] + 1.96**2), abs=1e-4)
+    asked = sum(result["num_queries"] for result in report["results"] if result["pool"] == "local")
+    low, _ = report["averages"]["local"]["over_tasks_intervals"]["success@1"]
+    assert low == pytest.approx(asked / (asked + 1.96**2), abs=1e-4)
+    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    reach = f"{1 - low:.3f}".removeprefix("0")
+    assert f"| mean over tasks |  | {asked} | 1.0000 \u00b1{reach} |" in page
+    assert "\u00b1" in capsys.readouterr().out
+
+
 def test_the_report_holds_parameters_environment_and_all_tasks(oracle: Oracle, tmp_path: Path) -> None:
     with serving(oracle.service(perfect=True)) as fake:
         run(settings(oracle, fake.url, tmp_path))

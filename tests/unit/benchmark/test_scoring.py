@@ -4,7 +4,7 @@ import pytest
 
 from benchmark.client import Answer, Hit
 from benchmark.mbeir import Task
-from benchmark.scoring import TaskResult, averages, score
+from benchmark.scoring import TaskResult, averages, mean_interval, score
 
 TASK = Task("mbeir_x_task0", "x", 0, "test")
 
@@ -17,7 +17,7 @@ def answer(*hits: tuple[str, str]) -> Answer:
 
 def result(dataset: str, number: int, value: float) -> TaskResult:
     """A result with one metric."""
-    return TaskResult(Task("n", dataset, number, "test"), "local", 1, 1, {"mrr": value}, {}, {})
+    return TaskResult(Task("n", dataset, number, "test"), "local", 1, 1, {"mrr": value}, {"mrr": 0.05}, {}, {}, {})
 
 
 def test_scores_and_shares_of_two_queries() -> None:
@@ -33,6 +33,21 @@ def test_scores_and_shares_of_two_queries() -> None:
     assert scored.wrong_modality == {"1": 0.5, "2": 0.75, "3": 0.6}
     assert scored.serving["latency_ms"]["p50"] == 2.0
     assert scored.serving["min_hits"] == 2
+
+
+def test_intervals_are_wilsons_over_the_queries() -> None:
+    answers = {f"q{n}": answer(("a" if n < 64 else "b", "image")) for n in range(100)}
+    scored = score(TASK, "local", 9, answers, {query: {"a": 1} for query in answers}, [1])
+    assert scored.metrics["success@1"] == 0.64
+    assert scored.errors["success@1"] == pytest.approx((0.64 * 0.36 / 100) ** 0.5)
+    assert scored.intervals["success@1"] == pytest.approx((0.5424, 0.7273), abs=1e-4)
+    nothing = score(TASK, "local", 9, answers, {query: {"z": 1} for query in answers}, [1])
+    assert nothing.intervals["success@1"] == pytest.approx((0.0, 0.0370), abs=1e-4)
+
+
+def test_the_mean_over_tasks_errs_less_than_each() -> None:
+    low, high = mean_interval([result("webqa", number, 0.5) for number in (1, 2, 3, 4)], "mrr")
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.001)
 
 
 def test_a_query_without_answer_is_refused() -> None:
