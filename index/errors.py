@@ -13,6 +13,7 @@ KeyIndexError
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
     UnknownPoolError                   no key is in the pool that it names
+  DeadlineExceededError                a search was stopped, for nobody waits for its answer any more
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
     ImageRefusedError                  it lies below none of the index's image roots, or is no image
@@ -23,6 +24,7 @@ KeyIndexError
   VersionLostError                     a version that is asked for is gone, or not all of its keys are still there
   IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
+    KeyCorruptError                    the record of one key in it is; names the key, all others can be read
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
   UnannouncedError (OSError)           changes were made, but readers cannot be told of the version that covers them
@@ -156,6 +158,10 @@ class UnknownPoolError(InvalidSearchError):
         super().__init__(f"unknown pool {shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
 
 
+class DeadlineExceededError(KeyIndexError):
+    """A search was not done by its deadline, or who asked went away; it was stopped."""
+
+
 class KeyNotFoundError(KeyIndexError, LookupError):
     """The index has no such key, or the key has no such image."""
 
@@ -200,6 +206,18 @@ class IndexCorruptError(KeyIndexError):
         self.path = path
         self.reason = reason
         super().__init__(f"index file {path} is damaged: {reason}")
+
+
+class KeyCorruptError(IndexCorruptError):
+    """What a store holds of one key is damaged; whatever has nothing to do with that key is answered.
+
+    Attributes:
+        key: The key, as far as its name can be read.
+    """
+
+    def __init__(self, path: Path, key: str, reason: str) -> None:
+        self.key = key
+        super().__init__(path, f"{reason}; store key {key!r} again, delete it, or restore a snapshot")
 
 
 class IndexFormatError(KeyIndexError):

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.checking import to_record
+from index.embedded.facts import info_of
 from index.embedded.generation import Generation, SupersededError
 from index.embedded.image_roots import found_image
 from index.embedded.manifest import EncoderFacts, Manifest
@@ -153,22 +155,25 @@ class FaissIndex:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality] | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query; equal scores of an exact search by time of change.
 
         Raises:
+            DeadlineExceededError: the answer is no longer wanted; its thread is free again a moment after the deadline.
+            KeyCorruptError: a hit's record is damaged; searches that do not find this key are answered.
             InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, there is no such
                 pool or modality, or a calibrated index is not told the queries' modalities.
             IndexCorruptError: the store turns out to be damaged.
         """
         queries_QD = check_queries(vectors_QD, self.manifest.encoder.width)
         k = check_k(k)
-        with self._moment() as (snapshot, view):
+        with self._moment(deadline) as (snapshot, view):
             view.check(scope)
             if not len(queries_QD):
                 return []
             queries_QD = view.calibrated(queries_QD, query_modalities)
-            return hits_of(view.search(queries_QD, k, scope, snapshot, exact), snapshot)
+            return hits_of(view.search(queries_QD, k, scope, snapshot, exact, deadline), snapshot)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -285,33 +290,16 @@ class FaissIndex:
             yield from page
             after = page[-1].key
 
-    def count(self, scope: Scope = EVERYTHING) -> int:
+    def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope; raises `InvalidSearchError` for a pool or modality that does not exist."""
-        with self._moment() as (snapshot, view):
+        with self._moment(deadline) as (snapshot, view):
             view.check(scope)
-            return view.count(scope, snapshot)
+            return view.count(scope, snapshot, deadline)
 
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
         with self._moment() as (snapshot, view):
-            manifest = view.folded.manifest
-            return IndexInfo(
-                engine="faiss",
-                encoder=manifest.encoder,
-                num_keys=view.num_keys,
-                modalities=snapshot.count_by_modality(),
-                pools={pool: count for pool in sorted(view.pools) if (count := view.count(Scope(pool=pool), snapshot))},
-                details={
-                    "version": manifest.version,
-                    "created_at": manifest.created_at,
-                    "seq": view.seq,
-                    "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
-                    "vectors": snapshot.meta()["vector_type"],
-                    "num_folded": manifest.num_keys,
-                    "num_unfolded": view.num_unfolded,
-                    "is_writable": self._writer is not None,
-                },
-            )
+            return info_of(view, snapshot, is_writable=self._writer is not None)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""
@@ -331,20 +319,21 @@ class FaissIndex:
         self.close()
 
     @contextmanager
-    def _moment(self) -> Iterator[tuple[Snapshot, View]]:
+    def _moment(self, deadline: Deadline = NEVER) -> Iterator[tuple[Snapshot, View]]:
         """The index as it is now, for the length of the block."""
         with ExitStack() as stack:
-            yield self._enter(stack)
+            yield self._enter(stack, deadline)
 
-    def _enter(self, stack: ExitStack) -> tuple[Snapshot, View]:
+    def _enter(self, stack: ExitStack, deadline: Deadline) -> tuple[Snapshot, View]:
         """The index as it is now, until the stack is left."""
         give_up_s = time.monotonic() + SWITCH_S
         while True:
+            deadline.check()
             generation = self._acquire()
             with ExitStack() as entered:
                 entered.callback(generation.release)
                 try:
-                    moment = entered.enter_context(generation.moment(time.monotonic() < give_up_s))
+                    moment = entered.enter_context(generation.moment(time.monotonic() < give_up_s, deadline))
                 except SupersededError:
                     time.sleep(SWITCH_POLL_S)  # another thread may be opening the newer version
                     continue

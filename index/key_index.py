@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.manifest import EncoderFacts
 from index.errors import InvalidKeyError, InvalidSearchError
 from index.filtering.conditions import Condition
@@ -152,6 +153,7 @@ class KeyIndex(Protocol):
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality] | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query.
 
@@ -161,6 +163,7 @@ class KeyIndex(Protocol):
             scope: Which keys may be hits.
             exact: Compares the queries with every key of the scope.
             query_modalities: What each query is; an index that is calibrated by modality needs it.
+            deadline: Until when the answer is wanted; then the search is stopped.
 
         Returns:
             Per query, hits best first.
@@ -169,6 +172,7 @@ class KeyIndex(Protocol):
             InvalidSearchError: `k` is below 1, the vectors have another width or are no unit vectors, or there is
                 no such modality.
             UnknownPoolError: there is no such pool.
+            DeadlineExceededError: the answer is no longer wanted.
         """
         ...
 
@@ -231,8 +235,8 @@ class KeyIndex(Protocol):
         """
         ...
 
-    def count(self, scope: Scope = EVERYTHING) -> int:
-        """Number of keys in the scope."""
+    def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
+        """Number of keys in the scope; stops at the deadline, as `search` does."""
         ...
 
     def info(self) -> IndexInfo:

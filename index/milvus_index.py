@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.manifest import EncoderFacts
 from index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
 from index.hits import FoundImage, Hit, StoredImage, StoredKey
@@ -167,6 +168,7 @@ class MilvusIndex:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality] | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query; equal scores in the order of the keys' names.
 
@@ -175,16 +177,18 @@ class MilvusIndex:
 
         Raises:
             InvalidSearchError: see `KeyIndex.search`.
+            DeadlineExceededError: the answer is no longer wanted; what Milvus was asked for last, it may go on with.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         queries_QD = check_queries(vectors_QD, self.encoder.width)
         k = check_k(k)
-        where = expression_of_scope(scope, self._collection)
+        collection = self._collection.until(deadline)
+        where = expression_of_scope(scope, collection)
         found: list[Scored] = [[] for _ in queries_QD]
         if where is not None and len(queries_QD):
-            found = self._best(queries_QD, k, where, exact)
+            found = _best(collection, queries_QD, k, where, exact)
         if scope.pool is not None and not any(found):
-            require_pool(scope.pool, self._collection)
+            require_pool(scope.pool, collection)
         return [_hits(scored) for scored in found]
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
@@ -282,17 +286,19 @@ class MilvusIndex:
         for page in self._collection.pages("", STORED_FIELDS, after):
             yield from map(stored_key_of, page)
 
-    def count(self, scope: Scope = EVERYTHING) -> int:
+    def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope.
 
         Raises:
             InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
+            DeadlineExceededError: the answer is no longer wanted.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        where = expression_of_scope(scope, self._collection)
-        number = 0 if where is None else self._collection.count(where)
+        collection = self._collection.until(deadline)
+        where = expression_of_scope(scope, collection)
+        number = 0 if where is None else collection.count(where)
         if scope.pool is not None and not number:
-            require_pool(scope.pool, self._collection)
+            require_pool(scope.pool, collection)
         return number
 
     def info(self) -> IndexInfo:
@@ -332,20 +338,6 @@ class MilvusIndex:
     ) -> None:
         self.close()
 
-    def _best(self, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
-        """The best rows per query, in any order; as many as there are, up to `k`."""
-        kind = self._collection.facts.structure.kind
-        if k > MAX_FOUND or (exact and kind == "HNSW"):
-            return best_rows(queries_QD, self._collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
-        found: list[Scored] = []
-        step = max(MAX_FOUND // k, 1)
-        for start in range(0, len(queries_QD), step):
-            some = queries_QD[start : start + step]
-            found += self._collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
-        if kind != "FLAT" and not exact and min(map(len, found)) < min(k, self._collection.count(where)):
-            return self._best(queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
-        return found
-
     def _keep_images(self, new: NewKey) -> list[str | None]:
         return [None if self._images is None else self._images.keep(image.data) for image in new.images]
 
@@ -369,3 +361,18 @@ def _hits(scored: Scored) -> list[Hit]:
         Hit(row["key"], min(max(score, -1.0), 1.0), rank, Modality(row["modality"]), payload_of(row))
         for rank, (score, row) in enumerate(ordered, start=1)
     ]
+
+
+def _best(collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
+    """The best rows per query, in any order; as many as there are, up to `k`."""
+    kind = collection.facts.structure.kind
+    if k > MAX_FOUND or (exact and kind == "HNSW"):
+        return best_rows(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
+    found: list[Scored] = []
+    step = max(MAX_FOUND // k, 1)
+    for start in range(0, len(queries_QD), step):
+        some = queries_QD[start : start + step]
+        found += collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
+    if kind != "FLAT" and not exact and min(map(len, found)) < min(k, collection.count(where)):
+        return _best(collection, queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
+    return found

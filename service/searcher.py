@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from encoder.errors import InvalidItemError
 from encoder.item import Item, Modality
+from index import errors as index_errors
+from index.deadline import NEVER, Deadline
 from index.embedded.manifest import EncoderFacts
-from index.errors import UnknownPoolError
 from index.hits import FoundImage, Hit, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, Scope
 from service.batcher import Batcher, EncodesPrepared
@@ -72,8 +73,9 @@ class SearchableIndex(Protocol):
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality] | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
-        """The best `k` keys of the scope for each query."""
+        """The best `k` keys of the scope for each query; stops at the deadline."""
         ...
 
     def get(self, key: str) -> StoredKey:
@@ -201,6 +203,7 @@ class Searcher:
 
     async def _search(self, query: Query) -> SearchResult:
         stages = StageSeconds()
+        deadline = Deadline(self._deadline_s)
         key = await self._cache_key(query)
         asked_s = time.monotonic()
         embedded = await self._embedded(key, query)
@@ -209,7 +212,10 @@ class Searcher:
         stages.queue = min(embedded.queue_s, waited_s - stages.encode)
         stages.decode = min(embedded.decode_s, waited_s - stages.encode - stages.queue)
         started_s = time.monotonic()
-        hits = await self._search_threads.run(self._search_index, embedded.found.vector_D, query)
+        try:
+            hits = await self._search_threads.run(self._search_index, embedded.found.vector_D, query, deadline)
+        finally:
+            deadline.cancel()  # the client may have gone, and its search be under way
         stages.search = time.monotonic() - started_s
         return SearchResult(hits, query.item.modality, embedded.is_cached, embedded.found.is_text_cut, stages)
 
@@ -252,12 +258,16 @@ class Searcher:
         found = QueryVector(encoded.vector_D, prepared.is_text_cut)
         return Embedded(found, False, decode_s, encoded.queue_s, encoded.encode_s)
 
-    def _search_index(self, vector_D: Vector, query: Query) -> list[Hit]:
+    def _search_index(self, vector_D: Vector, query: Query, deadline: Deadline) -> list[Hit]:
         scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)
         vectors_QD, modalities = vector_D[None, :], [query.item.modality]
         try:
             return self._watch.call(
-                lambda: self._index.search(vectors_QD, query.k, scope, query_modalities=modalities)[0]
+                lambda: self._index.search(vectors_QD, query.k, scope, query_modalities=modalities, deadline=deadline)[
+                    0
+                ]
             )
-        except UnknownPoolError as error:
+        except index_errors.DeadlineExceededError as error:
+            raise DeadlineExceededError(f"no answer within {self._deadline_s * 1000:g} ms") from error
+        except index_errors.UnknownPoolError as error:
             raise InvalidRequestError(str(error)) from error

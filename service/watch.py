@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from index.errors import IndexCorruptError
+from index.errors import IndexCorruptError, KeyCorruptError
 from service.errors import INDEX_FAILURES, from_index_failure
 from service.logs import LogEvent
 from service.shared_call import SharedCall
@@ -42,12 +42,12 @@ class IndexWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def require_sound(self) -> None:
-        """Returns if the index is in order.
+        """Returns if the index is in order, but for the records of some keys: all others are answered.
 
         Raises:
             IndexUnavailableError: it cannot be reached, or is damaged.
         """
-        if self._failure is not None:
+        if self._failure is not None and not isinstance(self._failure, KeyCorruptError):
             raise from_index_failure(self._failure)
 
     def require_reachable(self) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from encoder.item import Item, Modality
 from index.building.build import build_index
 from index.building.encoding import EncoderSource
+from index.deadline import NEVER, Deadline
 from index.embedded.manifest import EncoderFacts
 from index.errors import KeyNotFoundError, UnknownPoolError
 from index.filtering.conditions import matches
@@ -100,6 +101,7 @@ class MemoryIndex:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality] | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """The best `k` keys of the scope for each query, equal scores in corpus order."""
         pools = {pool for key in self.keys for pool in key.pools}

@@ -5,20 +5,20 @@ A key's place in the version's files is its *position*; positions rise with rows
 Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
 """
 
-import json
-from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.calibration import Calibration, read_calibration
 from index.embedded.manifest import Manifest
 from index.embedded.versions import OpenVersion
 from index.errors import IndexCorruptError
-from index.filtering.filters import to_json
 from index.filtering.postings import Postings
+from index.filtering.remembered import Remembered, name_of
 from index.key_index import Scope
 from index.vectors.exact import ExactVectors
 from index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
@@ -29,7 +29,6 @@ VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
 STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
-MOST_REMEMBERED_BYTES = 64 * 2**20  # of the positions that scopes were found to hold
 
 
 class Folded:
@@ -55,8 +54,7 @@ class Folded:
         self._exact = exact
         self._approximate = approximate
         self._fields = fields
-        self._remembered: OrderedDict[object, NDArray[np.int64]] = OrderedDict()
-        self._lock = Lock()
+        self._remembered = Remembered()
 
     @classmethod
     def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "Folded":
@@ -108,20 +106,20 @@ class Folded:
         is_here = self._rows_N[np.minimum(positions, self.num_keys - 1)] == rows
         return np.unique(positions[is_here])
 
-    def positions(self, scope: Scope) -> NDArray[np.int64] | None:
-        """Positions of the keys that a scope's modalities, pool and condition allow, ascending; `None` means all."""
-        condition = None if scope.condition is None else json.dumps(to_json(scope.condition))
-        modalities = None if scope.modalities is None else frozenset(scope.modalities)
-        if modalities is None and scope.pool is None and condition is None:
+    def positions(self, scope: Scope, deadline: Deadline = NEVER) -> NDArray[np.int64] | None:
+        """Positions of the keys that a scope's modalities, pool and condition allow, ascending; `None` means all.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
+        if scope.modalities is None and scope.pool is None and scope.condition is None:
             return None
-        name = (modalities, scope.pool, condition)
-        with self._lock:
-            found = self._remembered.get(name)
-            if found is not None:
-                self._remembered.move_to_end(name)
-                return found
-        found = self._find(scope)
-        self._remember(name, found)
+        name = name_of(scope.modalities, scope.pool, scope.condition)
+        found = None if name is None else self._remembered.get(name)
+        if found is None:
+            found = self._find(scope, deadline)
+            if name is not None:
+                self._remembered.put(name, found)
         return found
 
     def search(
@@ -130,6 +128,7 @@ class Folded:
         k: int,
         allowed: NDArray[np.int64] | NDArray[np.bool_] | None,
         exact: bool,
+        deadline: Deadline = NEVER,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best keys for each query: scores and rows, best first.
 
@@ -138,11 +137,15 @@ class Folded:
             k: Most results per query.
             allowed: Which keys may be found: their positions, or a mask `[N]`; all when absent.
             exact: Compares with every key; equal scores then come by rising row, also where `k` cuts through them.
+            deadline: Until when the answer is wanted.
+
+        Raises:
+            DeadlineExceededError: it no longer is.
         """
         if exact or self._approximate is None:
-            scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed)
+            scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed, deadline)
         else:
-            scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed)
+            scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed, deadline=deadline)
         return scores_QK, self._rows_N[positions_QK]
 
     def close(self) -> None:
@@ -151,31 +154,23 @@ class Folded:
         if isinstance(self._approximate, GpuIndex):
             self._approximate.close()
 
-    def _find(self, scope: Scope) -> NDArray[np.int64]:
+    def _find(self, scope: Scope, deadline: Deadline) -> NDArray[np.int64]:
         parts = []
         if scope.modalities is not None:
-            parts.append(self._of_modalities(scope.modalities))
+            parts.append(self._of_modalities(scope.modalities, deadline))
         if scope.pool is not None:
-            parts.append(self._fields.positions_of_pool(scope.pool))
+            parts.append(self._fields.positions_of_pool(scope.pool, deadline))
         if scope.condition is not None:
-            parts.append(self._fields.positions(scope.condition))
+            parts.append(self._fields.positions(scope.condition, deadline))
         parts.sort(key=len)
         found = parts[0]
         for part in parts[1:]:
             found = np.intersect1d(found, part, assume_unique=True)
         return found
 
-    def _of_modalities(self, modalities: object) -> NDArray[np.int64]:
-        found = [self._fields.positions_of_modality(modality) for modality in sorted(set(modalities))]  # type: ignore[call-overload]
+    def _of_modalities(self, modalities: Collection[Modality], deadline: Deadline) -> NDArray[np.int64]:
+        found = [self._fields.positions_of_modality(modality, deadline) for modality in sorted(set(modalities))]
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
-
-    def _remember(self, name: object, found: NDArray[np.int64]) -> None:
-        if found.nbytes > MOST_REMEMBERED_BYTES // 4:
-            return
-        with self._lock:
-            self._remembered[name] = found
-            while sum(positions.nbytes for positions in self._remembered.values()) > MOST_REMEMBERED_BYTES:
-                self._remembered.popitem(last=False)
 
 
 def _open_structure(version: OpenVersion, exact: ExactVectors, gpu: GpuUse) -> ApproximateIndex | GpuIndex | None:

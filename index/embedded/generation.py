@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from index.deadline import NEVER, Deadline
 from index.embedded.folded import Folded
 from index.embedded.health import Health
 from index.embedded.store_reader import Snapshot, StoreReader
@@ -70,24 +71,26 @@ class Generation:
             raise
 
     @contextmanager
-    def moment(self, may_be_superseded: bool = False) -> Iterator[tuple[Snapshot, View]]:
+    def moment(self, may_be_superseded: bool = False, deadline: Deadline = NEVER) -> Iterator[tuple[Snapshot, View]]:
         """The store as it is now, and the view of the same moment, for the length of the block.
 
         Args:
             may_be_superseded: Whether the caller would rather have a newer version than one with many recent keys.
+            deadline: Until when the block is wanted.
 
         Raises:
             SupersededError: there is such a version.
+            DeadlineExceededError: the block is no longer wanted.
             IndexCorruptError: a file is damaged, or turns out to be in the block; `health` has been told.
         """
         with self.health.noting_damage():
             self.health.require_files()
             while True:
-                with self.reader.snapshot() as snapshot:
+                with self.reader.snapshot(deadline) as snapshot:
                     is_flooded = may_be_superseded and snapshot.seq - self._view.seq > FLOOD
-                    if is_flooded and self._is_superseded(snapshot.seq):
+                    if is_flooded and self._is_superseded(snapshot.seq, deadline):
                         raise SupersededError
-                    view = self._view_at(snapshot)
+                    view = self._view_at(snapshot, deadline)
                     if view is not None:
                         yield snapshot, view
                         return
@@ -110,22 +113,31 @@ class Generation:
         self._folded.close()
         self.version.release()
 
-    def _is_superseded(self, seq: int) -> bool:
+    def _is_superseded(self, seq: int, deadline: Deadline = NEVER) -> bool:
         """Whether another version is announced, or will be in a moment, which is waited for once for these changes."""
         give_up_s = time.monotonic() + (PATIENCE_S if self._waited_for_seq < seq else 0)
         while self._directory.current_stamp() == self.version.stamp:
             if time.monotonic() >= give_up_s:
                 self._waited_for_seq = seq
                 return False
+            deadline.check()
             time.sleep(POLL_S)
         return True
 
-    def _view_at(self, snapshot: Snapshot) -> View | None:
-        """The view of the snapshot's moment; `None` if another thread has moved on to a later one."""
+    def _view_at(self, snapshot: Snapshot, deadline: Deadline) -> View | None:
+        """The view of the snapshot's moment; `None` if another thread has moved on to a later one.
+
+        What came since is taken in by one thread, for all, and whether or not its own answer is wanted that long: else
+        it might never be done.
+        """
         view = self._view
         if view.seq < snapshot.seq:
-            with self._view_lock:
+            with deadline.held(self._view_lock):
                 view = self._view
                 if view.seq < snapshot.seq:
-                    view = self._view = view.after(snapshot.changes_since(view.seq))
+                    with snapshot.unhurried():
+                        changes = snapshot.changes_since(view.seq)
+                    view = self._view = view.after(changes)
+                    for damage in changes.unsound.values():
+                        self.health.note(damage.error)
         return view if view.seq == snapshot.seq else None

@@ -2,13 +2,16 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from index.embedded.store_file import naming_damage, open_read_only, reading_any_text
 from index.embedded.store_reader import StoreReader
+from index.embedded.store_records import read_records
 from index.embedded.versions import OpenVersion, check_file
-from index.errors import IndexCorruptError
+from index.errors import IndexCorruptError, KeyCorruptError
+from index.names import is_unicode
 
 SAMPLED_KEYS = 32
 
@@ -43,9 +46,15 @@ class Health:
         try:
             yield
         except IndexCorruptError as error:
-            if all(error is not known for known, _ in list(self._damage.values())):
-                self._damage[error.path] = error, _state(error.path)
+            self.note(error)
             raise
+
+    def note(self, error: IndexCorruptError) -> None:
+        """Remembers damage; of a file that is damaged as a whole, not that one key in it is."""
+        known, _ = self._damage.get(error.path, (None, None))
+        is_less = isinstance(error, KeyCorruptError) and known is not None and not isinstance(known, KeyCorruptError)
+        if error is not known and not is_less:
+            self._damage[error.path] = error, _state(error.path)
 
     def require_files(self) -> None:
         """Makes sure that the files are there, and those of the version unchanged; looks at their sizes and times.
@@ -63,14 +72,16 @@ class Health:
 
         Raises:
             IndexCorruptError: a file is missing or damaged; one that somebody met as damaged counts until it changes.
+            KeyCorruptError: nothing is damaged but the records of some keys; names one, until it is mended or gone.
             OSError: the store cannot be read.
         """
-        for path, (error, met_in) in list(self._damage.items()):
-            if _state(path) == met_in:
+        met = list(self._damage.items())
+        for path, (error, met_in) in met:
+            if not isinstance(error, KeyCorruptError) and _state(path) == met_in:
                 raise error.with_traceback(None)
         with self.noting_damage():
             self._compare_files()
-            self._check_store()
+            self._check_store([error.key for _, (error, _) in met if isinstance(error, KeyCorruptError)])
 
     def _compare_files(self) -> None:
         """The version's files never change, so that one that did is compared with its checksum, by one thread."""
@@ -85,12 +96,16 @@ class Health:
                     check_file(self._version.path, self._version.manifest, path.name, is_whole=True)
                     self._sound[path] = now
 
-    def _check_store(self) -> None:
-        """Over a connection of its own: those that are open may hold pages that are no longer in the file."""
-        with closing(StoreReader(self._version.store_path)) as reader:
+    def _check_store(self, keys: Iterable[str]) -> None:
+        """Over connections of its own: those that are open may hold pages that are no longer in the file."""
+        path = self._version.store_path
+        with closing(StoreReader(path)) as reader:
             reader.check(self._version.manifest)
             with reader.snapshot() as snapshot:
                 snapshot.sample(SAMPLED_KEYS)
+        with naming_damage(path), closing(open_read_only(path)) as db, reading_any_text(db):
+            for key in filter(is_unicode, keys):
+                list(read_records(db, "key = ?", (key,)))
 
 
 def _contents(path: Path) -> tuple[int, int] | None:

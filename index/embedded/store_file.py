@@ -19,7 +19,8 @@ META_CHECKSUM = "checksum"  # among what a store says about itself: the CRC-32 o
 READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
 
 _NOT_DAMAGE = tuple(
-    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR")
+    f"SQLITE_{name}"
+    for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR", "INTERRUPT")
 )
 
 
@@ -110,6 +111,21 @@ def _roll_back(path: Path) -> None:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, BUSY_TIMEOUT_S, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def is_undecodable(error: sqlite3.Error) -> bool:
+    """Whether Python complains about a text that is no UTF-8, though SQLite read it."""
+    return str(error).startswith("Could not decode to UTF-8")
+
+
+@contextmanager
+def reading_any_text(db: sqlite3.Connection) -> Iterator[None]:
+    """Lets the block read texts that are no UTF-8; what is none of it becomes half surrogate pairs."""
+    db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        db.text_factory = str
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,11 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.calibration import MODALITIES
+from index.embedded.changes import Changes, Unsound, is_usable
+from index.embedded.connections import Connections
 from index.embedded.manifest import Manifest
 from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
-from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype
-from index.errors import IndexCorruptError, KeyNotFoundError
+from index.embedded.store_file import (
+    is_undecodable,
+    naming_damage,
+    open_read_only,
+    read_meta,
+    reading_any_text,
+    vector_dtype,
+)
+from index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from index.hits import Payload, StoredKey
 from index.names import is_unicode
 from index.settings import VectorType
@@ -30,25 +39,6 @@ from index.settings import VectorType
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What came into a store after some number of its change sequence.
-
-    Attributes:
-        seq: The number of the last change.
-        rows_R: Rows that are new, ascending.
-        vectors_RD: Their vectors.
-        keys: Their keys with their payload.
-        removed: Rows that are no longer there.
-    """
-
-    seq: int
-    rows_R: NDArray[np.int64]
-    vectors_RD: NDArray[np.float32]
-    keys: list[StoredKey]
-    removed: NDArray[np.int64]
 
 
 class Snapshot:
@@ -65,6 +55,12 @@ class Snapshot:
         if not found or not isinstance(found[0][0], int):
             raise IndexCorruptError(path, "it does not tell its last change")
         self.seq: int = found[0][0]
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Lets the block's reads go on beyond the deadline, for it is work that serves others too."""
+        self._db.set_progress_handler(None, 0)
+        yield
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
@@ -89,20 +85,29 @@ class Snapshot:
         return {row: self._stored_key(*payload) for row, payload in found.items()}
 
     def changes_since(self, seq: int) -> Changes:
-        """What came after change number `seq`."""
+        """What came after change number `seq`; a record that is damaged is told, and does not keep out the others."""
         meta = self.meta()
         query = (
             "SELECT row, key, modality, text, metadata, pools, num_images, keys.checksum, vector, vectors.checksum"
-            " FROM keys JOIN vectors USING (id) WHERE row > ? ORDER BY row"
+            " FROM keys LEFT JOIN vectors USING (id) WHERE row > ? ORDER BY row"
         )
-        rows, vectors, keys = [], [], []
+        dtype, width = vector_dtype(meta), meta["width"]
+        rows: list[int] = []
+        vectors, keys, unsound = [], list[StoredKey](), dict[int, Unsound]()
         for row, key, *payload, vector, checksum in self._all(query, seq):
+            try:
+                keys.append(self._stored_key(row, key, *payload))
+                vectors.append(self._checked_vector(key, vector, checksum))
+            except KeyCorruptError as error:
+                has_payload, has_vector = len(keys) > len(rows), is_usable(vector, dtype, width)
+                unsound[row] = Unsound(error, has_payload, has_vector)
+                if not has_payload:
+                    keys.append(StoredKey(str(key), Modality.TEXT, Payload(None, {}, 0), ()))
+                vectors.append(vector if has_vector else bytes(width * dtype.itemsize))
             rows.append(row)
-            vectors.append(self._checked_vector(key, vector, checksum))
-            keys.append(self._stored_key(row, key, *payload))
         removed = self.removed_since(seq)
-        vectors_RD = np.frombuffer(b"".join(vectors), vector_dtype(meta)).astype(np.float32)
-        return Changes(self.seq, np.array(rows, np.int64), vectors_RD.reshape(len(rows), meta["width"]), keys, removed)
+        vectors_RD = np.frombuffer(b"".join(vectors), dtype).astype(np.float32).reshape(len(rows), width)
+        return Changes(self.seq, np.array(rows, np.int64), vectors_RD, keys, removed, unsound)
 
     def removed_since(self, seq: int) -> NDArray[np.int64]:
         """Rows that went after change number `seq`."""
@@ -138,11 +143,11 @@ class Snapshot:
         query = "SELECT media_type, path, data, checksum FROM images WHERE id = ? AND position = ?"
         found = self._all(query, identity, position)
         if not found:
-            raise IndexCorruptError(self._path, "an image of a key is missing")
+            raise KeyCorruptError(self._path, key, f"image {position} of key {key!r} is missing")
         media_type, path, data, checksum = found[0]
         image = NewImage(media_type, path, data)
         if image.checksum(key, position) != checksum:
-            raise IndexCorruptError(self._path, f"image {position} of key {key!r} differs from its checksum")
+            raise KeyCorruptError(self._path, key, f"image {position} of key {key!r} differs from its checksum")
         return image
 
     def meta(self) -> dict[str, Any]:
@@ -203,15 +208,39 @@ class Snapshot:
             IndexCorruptError: one of them differs from its checksum.
         """
         with naming_damage(self._path):  # and nothing that happens where they are used
-            for payload in self._db.execute(f"SELECT {_PAYLOAD} FROM keys ORDER BY row"):
+            for payload in self._payloads():
                 key = self._stored_key(*payload)
                 yield key.modality, list(key.pools), key.payload.metadata
+
+    def _payloads(self) -> Iterator[tuple[Any, ...]]:
+        row = -1
+        while True:
+            query = f"SELECT {_PAYLOAD} FROM keys WHERE row > ? ORDER BY row"
+            try:
+                for payload in self._db.execute(query, (row,)):
+                    row = payload[0]
+                    yield payload
+                return
+            except sqlite3.OperationalError as error:
+                if not is_undecodable(error):
+                    raise
+            with reading_any_text(self._db):
+                payload = self._db.execute(f"{query} LIMIT 1", (row,)).fetchone()
+            row = payload[0]
+            yield payload
 
     def page(self, after: str | None) -> list[StoredKey]:
         """The next keys by name, at most `SCAN_PAGE`; `after` is Unicode."""
         condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
         found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
-        return [self._stored_key(*payload) for payload in found]
+        keys: list[StoredKey] = []
+        try:
+            for payload in found:
+                keys.append(self._stored_key(*payload))
+        except KeyCorruptError:
+            if not keys:  # those before it are given first
+                raise
+        return keys
 
     def sample(self, most: int) -> list[StoredKey]:
         """Some keys beside each other, from a random place on."""
@@ -233,15 +262,15 @@ class Snapshot:
     def _stored_key(self, row: int, key: str, modality: str, *rest: Any) -> StoredKey:
         text, metadata, pools, num_images, checksum = rest
         if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
-            raise IndexCorruptError(self._path, f"the payload of key {key!r} differs from its checksum")
+            raise KeyCorruptError(self._path, str(key), f"the payload of key {key!r} differs from its checksum")
         payload = Payload(text, json.loads(metadata), num_images)
         return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None:
-            raise IndexCorruptError(self._path, f"key {key!r} has no vector")
+            raise KeyCorruptError(self._path, str(key), f"key {key!r} has no vector")
         if vector_checksum(key, vector) != checksum:
-            raise IndexCorruptError(self._path, f"the vector of key {key!r} differs from its checksum")
+            raise KeyCorruptError(self._path, str(key), f"the vector of key {key!r} differs from its checksum")
         return vector
 
     def _find(self, key: str, columns: str) -> tuple[Any, ...]:
@@ -255,11 +284,17 @@ class Snapshot:
         return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
 
     def _all(self, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        return self._db.execute(query, parameters).fetchall()
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+        with reading_any_text(self._db):  # its checksum tells whose it is
+            return self._db.execute(query, parameters).fetchall()
 
 
 class StoreReader:
-    """A store, read-only; every thread gets a connection of its own, closed by `close`."""
+    """A store, read-only; safe for use from several threads, which are lent a bounded number of connections."""
 
     def __init__(self, path: Path) -> None:
         """Opens the store.
@@ -268,10 +303,10 @@ class StoreReader:
             IndexCorruptError: the file is no store.
         """
         self.path = path
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
-        self._connection()
+        self._here = threading.local()  # what this thread is in the middle of
+        self._connections = Connections(lambda: open_read_only(path))
+        with naming_damage(path), self._connections.lent():
+            pass
 
     def check(self, manifest: Manifest) -> None:
         """Makes sure that a version may be used with this store.
@@ -296,38 +331,30 @@ class StoreReader:
             )
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, deadline: Deadline = NEVER) -> Iterator[Snapshot]:
         """The store as it is now, unchanged until the end of the block, whatever is written meanwhile.
 
         Raises:
+            DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file turns out to be damaged.
         """
+        outer: sqlite3.Connection | None = getattr(self._here, "db", None)
         with naming_damage(self.path):
-            db = self._connection()
-            if db.in_transaction:  # a block within a block of the same thread sees what that one sees
-                yield Snapshot(db, self.path)
+            if outer is not None:  # a block within a block of the same thread sees what that one sees
+                yield Snapshot(outer, self.path)
                 return
-            db.execute("BEGIN")
-            try:
-                yield Snapshot(db, self.path)
-            finally:
-                db.execute("COMMIT")
+            with self._connections.lent(deadline) as db:
+                db.execute("BEGIN")
+                self._here.db = db
+                try:
+                    yield Snapshot(db, self.path)
+                finally:
+                    self._here.db = None
+                    db.execute("COMMIT")
 
     def close(self) -> None:
-        """Closes every thread's connection; no thread may be reading."""
-        with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = open_read_only(self.path)
-            self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
-        return connection
+        """Closes the connections; no thread may be reading."""
+        self._connections.close()
 
 
 def check_store(path: Path, manifest: Manifest | None) -> None:

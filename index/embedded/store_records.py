@@ -19,7 +19,7 @@ from index.embedded.records import (
     vector_checksum,
 )
 from index.embedded.store_file import path_of, read_meta, vector_dtype
-from index.errors import IndexCorruptError
+from index.errors import KeyCorruptError
 
 Table = Literal["keys", "retired"]  # what is live, and what was
 
@@ -44,7 +44,7 @@ def check_refusals(db: sqlite3.Connection) -> None:
     """Reads what is remembered of the keys that were refused.
 
     Raises:
-        IndexCorruptError: some of it is damaged.
+        KeyCorruptError: some of it is damaged.
     """
     for key, *facts, stamps in db.execute("SELECT key, payload_sha256, limits, reason, stamps FROM failures"):
         _load_images(db, stamps, key, *facts)
@@ -62,7 +62,7 @@ def read_records(
         table: Whether live records are asked for, or those that were replaced or deleted.
 
     Raises:
-        IndexCorruptError: one of them is damaged.
+        KeyCorruptError: one of them is damaged.
     """
     dtype = vector_dtype(read_meta(db))
     query = (
@@ -75,16 +75,17 @@ def read_records(
         origin, payload_sha256, content_sha256, stamps = built_facts
         checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
         if vector is None or checksums != (checksum, vector_checksum(key, vector)):
-            raise IndexCorruptError(path_of(db), f"the record of key {key!r} differs from its checksum")
+            raise KeyCorruptError(path_of(db), str(key), f"the record of key {key!r} differs from its checksum")
         images = tuple(_read_images(db, identity, key))
         if len(images) != num_images:
-            raise IndexCorruptError(path_of(db), f"key {key!r} has {len(images)} images, {num_images} expected")
+            raise KeyCorruptError(path_of(db), str(key), f"key {key!r} has {len(images)} images, {num_images} expected")
         built = None
         if stamps is not None:
             seen = _load_images(db, stamps, key, payload_sha256, content_sha256)
             built = BuildFacts(payload_sha256, content_sha256, seen)
         if origin != ("live" if built is None else "corpus"):
-            raise IndexCorruptError(path_of(db), f"key {key!r} is said to come from {origin!r}, which it does not")
+            reason = f"key {key!r} is said to come from {origin!r}, which it does not"
+            raise KeyCorruptError(path_of(db), str(key), reason)
         vector_D = np.frombuffer(vector, dtype)
         yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
 
@@ -94,7 +95,7 @@ def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[Ne
     for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
         image = NewImage(media_type, path, data)
         if image.checksum(key, position) != checksum:
-            raise IndexCorruptError(path_of(db), f"image {position} of key {key!r} differs from its checksum")
+            raise KeyCorruptError(path_of(db), key, f"image {position} of key {key!r} differs from its checksum")
         yield image
 
 
@@ -102,4 +103,4 @@ def _load_images(db: sqlite3.Connection, stamps: str, key: str, *facts: object) 
     try:
         return load_images(stamps, key, *facts)
     except ValueError as error:
-        raise IndexCorruptError(path_of(db), str(error)) from error
+        raise KeyCorruptError(path_of(db), str(key), str(error)) from error

@@ -18,14 +18,16 @@ from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.retired import check_endings, has_retired
 from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, open_read_only
+from index.embedded.store_file import naming_damage, open_read_only, reading_any_text
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.store_records import Table, check_refusals, read_records
 from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
-from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
+from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
+from index.names import is_unicode
 from index.vectors.gpu import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
+MOST_NAMED = 100  # damaged keys
 logger = logging.getLogger(__name__)
 
 
@@ -114,19 +116,23 @@ def _damaged_files(version: OpenVersion) -> Iterator[IndexCorruptError]:
 
 
 def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
-    """The first damage that SQLite finds in the store, or that a record's checksum shows."""
+    """The first damage that SQLite finds in the store, and the keys whose record its checksum shows to be damaged.
+
+    After `MOST_NAMED` of them nobody looks further.
+    """
+    damage: list[IndexCorruptError] = []
     try:
-        with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+        with naming_damage(path), contextlib.closing(open_read_only(path)) as db, reading_any_text(db):
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise IndexCorruptError(path, verdict)
             Snapshot(db, path).tuning_queries()
             check_refusals(db)
             read_deleted(db)
-            _read_all(db, advance)
+            damage.extend(_damaged_records(db, advance))
     except IndexCorruptError as error:
-        return [error]
-    return []
+        damage.append(error)
+    return damage
 
 
 def damage_of_retired(path: Path, advance: Callable[[int], None] = lambda count: None) -> list[IndexCorruptError]:
@@ -141,11 +147,31 @@ def damage_of_retired(path: Path, advance: Callable[[int], None] = lambda count:
     return []
 
 
-def _read_all(db: sqlite3.Connection, advance: Callable[[int], None], table: Table = "keys") -> None:
+def _read_all(db: sqlite3.Connection, advance: Callable[[int], None], table: Table) -> None:
     num_read = 0
     for num_read, _ in enumerate(read_records(db, "true", table=table), start=1):
         if num_read % BATCH_SIZE == 0:
             advance(BATCH_SIZE)
+    advance(num_read % BATCH_SIZE)
+
+
+def _damaged_records(db: sqlite3.Connection, advance: Callable[[int], None]) -> Iterator[KeyCorruptError]:
+    num_read, num_named, row = 0, 0, -1
+    while num_named < MOST_NAMED:
+        try:
+            for _ in read_records(db, "row > ?", (row,)):
+                num_read += 1
+                if num_read % BATCH_SIZE == 0:
+                    advance(BATCH_SIZE)
+            break
+        except KeyCorruptError as error:
+            yield error
+            num_named += 1
+            if not is_unicode(error.key):  # its name is damaged: there is no telling where to go on
+                break
+            (row,) = db.execute("SELECT min(row) FROM keys WHERE row > ? AND key = ?", (row, error.key)).fetchone()
+            if row is None:
+                break
     advance(num_read % BATCH_SIZE)
 
 

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.item import Modality
+from index.deadline import NEVER, Deadline
 from index.embedded.calibration import codes_of
+from index.embedded.changes import Changes
 from index.embedded.folded import Folded
 from index.embedded.recent import Recent
-from index.embedded.store_reader import Changes, Snapshot
+from index.embedded.store_reader import Snapshot
 from index.errors import InvalidSearchError, UnknownPoolError
+from index.filtering.allowed import count_allowed
 from index.hits import Hit, StoredKey
 from index.key_index import Scope
 from index.vectors.comparing import Found, best
@@ -82,31 +85,65 @@ class View:
             )
         return self.folded.calibration.apply(queries_QD, codes_of(modalities))
 
-    def search(self, queries_QD: NDArray[np.float32], k: int, scope: Scope, snapshot: Snapshot, exact: bool) -> Found:
-        """The best keys of a scope; `snapshot` is of the same moment."""
-        within, exclude = self._key_sets(scope, snapshot)
-        allowed, is_any = self._allowed(scope, within, exclude)
-        found = self.folded.search(queries_QD, k, allowed, exact) if is_any else None
-        positions = self.recent.positions(scope, within, exclude)
-        if not len(positions):
-            return found or (np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64))
-        newer = self.recent.search(queries_QD, k, positions)
-        return newer if found is None else _merged(found, newer, k)
+    def search(
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope,
+        snapshot: Snapshot,
+        exact: bool,
+        deadline: Deadline = NEVER,
+    ) -> Found:
+        """The best keys of a scope; `snapshot` is of the same moment.
 
-    def count(self, scope: Scope, snapshot: Snapshot) -> int:
-        """Number of keys in a scope; `snapshot` is of the same moment."""
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: one of them is a recent key whose record is damaged.
+        """
         within, exclude = self._key_sets(scope, snapshot)
-        allowed, _ = self._allowed(scope, within, exclude)
-        if allowed is None:
-            num_folded = self.folded.num_keys
-        else:
-            num_folded = int(allowed.sum()) if allowed.dtype == np.bool_ else len(allowed)
-        return num_folded + len(self.recent.positions(scope, within, exclude))
+        allowed, is_any = self._allowed(scope, within, exclude, deadline)
+        found = self.folded.search(queries_QD, k, allowed, exact, deadline) if is_any else None
+        positions = self.recent.positions(scope, within, exclude, deadline)
+        if len(positions):
+            newer = self.recent.search(queries_QD, k, positions, deadline)
+            found = newer if found is None else _merged(found, newer, k)
+        if found is None:
+            return np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64)
+        self.recent.require_sound(found[1])
+        return found
+
+    def count(self, scope: Scope, snapshot: Snapshot, deadline: Deadline = NEVER) -> int:
+        """Number of keys in a scope; `snapshot` is of the same moment.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: it cannot be told of a recent key, whose record is damaged, whether it is one of them.
+        """
+        within, exclude = self._key_sets(scope, snapshot)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
+            self.recent.require_known(recent)
+        return self._count_folded(scope, within, exclude, deadline) + len(recent)
+
+    def pool_sizes(self) -> dict[str, int]:
+        """Number of keys of each pool that has some; those whose record is damaged are in none."""
+        sizes = {}
+        for pool in sorted(self.pools):
+            scope = Scope(pool=pool)
+            recent = self.recent.known(self.recent.positions(scope, None, _NO_ROWS))
+            sizes[pool] = self._count_folded(scope, None, _NO_ROWS, NEVER) + len(recent)
+        return {pool: size for pool, size in sizes.items() if size}
+
+    def _count_folded(
+        self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
+    ) -> int:
+        allowed, _ = self._allowed(scope, within, exclude, deadline)
+        return count_allowed(allowed, self.folded.num_keys)
 
     @cached_property
     def pools(self) -> frozenset[str]:
         """Names of all pools."""
-        return self.recent.pools() | self.folded.manifest.pools.keys()
+        return self.recent.pools | self.folded.manifest.pools.keys()
 
     def check(self, scope: Scope) -> None:
         """Makes sure that a scope names what exists.
@@ -133,10 +170,10 @@ class View:
         return within, snapshot.rows_of_keys(scope.exclude) if scope.exclude else _NO_ROWS
 
     def _allowed(
-        self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64]
+        self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
     ) -> tuple[NDArray[np.int64] | NDArray[np.bool_] | None, bool]:
         """Which of the version's keys may be found, as positions or as a mask `[N]` (`None`: all), and if any may."""
-        positions = self.folded.positions(scope)
+        positions = self.folded.positions(scope, deadline)
         if within is not None:
             named = self.folded.positions_of_rows(within)
             positions = named if positions is None else np.intersect1d(named, positions, assume_unique=True)

@@ -15,10 +15,9 @@ Shape legend: P = positions found.
 import heapq
 import itertools
 import sqlite3
-import threading
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from index.deadline import NEVER, Deadline
+from index.embedded.connections import Connections
 from index.embedded.store_file import naming_damage
 from index.errors import IndexCorruptError
-from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
-from index.filtering.selection import Selection, intersect, select
-from index.filtering.terms import exists_term, kind_range, modality_term, pool_term, terms_of, value_term
+from index.filtering.conditions import Condition
+from index.filtering.evaluation import Bounds, evaluate
+from index.filtering.selection import Selection, select
+from index.filtering.terms import modality_term, pool_term, terms_of
 
 APPLICATION_ID = 0x416E7946  # "AnyF"
 SCHEMA_VERSION = 1
@@ -68,8 +70,8 @@ def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMOR
     path.unlink(missing_ok=True)
     with closing(_Runs(path.with_name(f"{path.name}.runs"), memory_bytes)) as runs, closing(_open_scratch(path)) as db:
         position = -1
-        for position, (modality, pools, metadata) in enumerate(rows):
-            runs.add(position, {modality_term(modality), *map(pool_term, pools)} | terms_of(metadata))
+        for position, row in enumerate(rows):
+            runs.add(position, posted_terms(row))
         db.executescript(_SCHEMA)
         db.execute("BEGIN")
         chunks = _Chunks(db)
@@ -80,8 +82,14 @@ def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMOR
     return position + 1
 
 
+def posted_terms(row: Posted) -> set[bytes]:
+    """The terms of one key."""
+    modality, pools, metadata = row
+    return {modality_term(modality), *map(pool_term, pools)} | terms_of(metadata)
+
+
 class Postings:
-    """Open postings, read-only; every thread gets a connection of its own, closed by `close`.
+    """Open postings, read-only; safe for use from several threads.
 
     Attributes:
         path: The file.
@@ -95,47 +103,68 @@ class Postings:
             IndexCorruptError: it is missing, damaged, or holds no postings.
         """
         self.path = path
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self.num_positions = self._num_postings = 0
+        self._connections = Connections(lambda: _open_read_only(path))
         try:
-            self.num_positions, self._num_postings = self._facts()
+            with self._reading() as reading:
+                self.num_positions, self._num_postings = reading.facts()
         except IndexCorruptError:
             self.close()
             raise
 
-    def positions(self, condition: Condition) -> NDArray[np.int64]:
+    def positions(self, condition: Condition, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Positions of the keys whose metadata a condition holds of, `[P]`, ascending.
 
         Raises:
+            DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        return self._select(condition).positions()
+        with self._reading(deadline) as reading:
+            return evaluate(condition, reading, deadline).positions()
 
-    def positions_of_modality(self, modality: str) -> NDArray[np.int64]:
+    def positions_of_modality(self, modality: str, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Positions of the keys of a modality, `[P]`, ascending.
 
         Raises:
+            DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        return self._with_any([modality_term(modality)]).positions()
+        with self._reading(deadline) as reading:
+            return reading.with_any([modality_term(modality)]).positions()
 
-    def positions_of_pool(self, pool: str) -> NDArray[np.int64]:
+    def positions_of_pool(self, pool: str, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Positions of the keys in a pool, `[P]`, ascending; none if there is no such pool.
 
         Raises:
+            DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        return self._with_any([pool_term(pool)]).positions()
+        with self._reading(deadline) as reading:
+            return reading.with_any([pool_term(pool)]).positions()
 
     def close(self) -> None:
-        """Closes every thread's connection; no thread may be reading. Repeating it is fine."""
-        with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
+        """Closes the file; no thread may be reading. Repeating it is fine."""
+        self._connections.close()
 
-    def _facts(self) -> tuple[int, int]:
+    @contextmanager
+    def _reading(self, deadline: Deadline = NEVER) -> Iterator["_Reading"]:
+        with naming_damage(self.path), self._connections.lent(deadline) as db:
+            yield _Reading(self.path, db, deadline, self.num_positions, self._num_postings)
+
+
+class _Reading:
+    """Reads of one thread, for one answer."""
+
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, deadline: Deadline, num_positions: int, num_postings: int
+    ) -> None:
+        self._path = path
+        self._db = db
+        self._deadline = deadline
+        self._num_positions = num_positions
+        self._num_postings = num_postings
+
+    def facts(self) -> tuple[int, int]:
         """Numbers of positions and of postings, which agree with the number of chunks."""
         match self._all("SELECT num_positions, num_postings, (SELECT max(number) FROM chunks) FROM facts"):
             case [(0, 0, None)]:
@@ -143,24 +172,9 @@ class Postings:
             case [(int(num_positions), int(num_postings), int(last))]:
                 if 0 < num_positions <= num_postings and last == (num_postings - 1) // CHUNK:
                     return num_positions, num_postings
-        raise IndexCorruptError(self.path, "expected the numbers of its positions and postings")
+        raise IndexCorruptError(self._path, "expected the numbers of its positions and postings")
 
-    def _select(self, condition: Condition) -> Selection:
-        match condition:
-            case And(conditions):
-                return intersect([self._select(part) for part in conditions])
-            case Or(conditions):
-                return ~intersect([~self._select(part) for part in conditions])
-            case Not(negated):
-                return ~self._select(negated)
-            case Exists(path):
-                return self._with_any([exists_term(path)])
-            case Range():
-                return self._between(condition)
-            case Equals(path) | In(path):
-                return self._with_any(sorted(value_term(path, value) for _, value in condition.wanted))
-
-    def _with_any(self, terms: Sequence[bytes]) -> Selection:
+    def with_any(self, terms: Sequence[bytes]) -> Selection:
         """The keys that have one of the terms."""
         spans: list[Span] = []
         for first in range(0, len(terms), TERMS_PER_QUERY):
@@ -168,18 +182,11 @@ class Postings:
             spans += self._spans(f"term IN ({', '.join('?' * len(some))})", *some)
         return self._read(spans)
 
-    def _between(self, condition: Range) -> Selection:
+    def between(self, bounds: Bounds) -> Selection:
         """The keys with a value between the bounds: those of all terms from one to another."""
-        low, high = kind_range(condition.path, condition.kind)
-        above, below = ">=", "<"
-        for name, bound in condition.bounds.items():
-            term = value_term(condition.path, bound)
-            if name.startswith("g"):
-                above, low = (">" if name == "gt" else ">="), term
-            else:
-                below, high = ("<" if name == "lt" else "<="), term
-        first = self._spans(f"term {above} ? ORDER BY term LIMIT 1", low)
-        last = self._spans(f"term {below} ? ORDER BY term DESC LIMIT 1", high)
+        above, below = ">" if bounds.is_above else ">=", "<" if bounds.is_below else "<="
+        first = self._spans(f"term {above} ? ORDER BY term LIMIT 1", bounds.low)
+        last = self._spans(f"term {below} ? ORDER BY term DESC LIMIT 1", bounds.high)
         is_any = first and last and first <= last
         return self._read([(first[0][0], last[0][1])] if is_any else [])
 
@@ -188,16 +195,16 @@ class Postings:
         spans = self._all(f"SELECT start, stop FROM terms WHERE {condition}", *terms)
         for start, stop in spans:
             if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= self._num_postings):
-                raise IndexCorruptError(self.path, f"expected a slice of {self._num_postings} postings")
+                raise IndexCorruptError(self._path, f"expected a slice of {self._num_postings} postings")
         return spans
 
     def _read(self, spans: Sequence[Span]) -> Selection:
         """The keys in slices of the array."""
         parts = list(self._slices(spans))
         found = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype="<u4"), *parts])
-        if found.size and int(found.max()) >= self.num_positions:
-            raise IndexCorruptError(self.path, f"expected positions below {self.num_positions}, got {found.max()}")
-        return select(found, self.num_positions)
+        if found.size and int(found.max()) >= self._num_positions:
+            raise IndexCorruptError(self._path, f"expected positions below {self._num_positions}, got {found.max()}")
+        return select(found, self._num_positions)
 
     def _slices(self, spans: Sequence[Span]) -> Iterator[NDArray[np.uint32]]:
         chunk, number_read = np.empty(0, dtype="<u4"), -1
@@ -208,24 +215,15 @@ class Postings:
                 yield chunk[max(start - number * CHUNK, 0) : stop - number * CHUNK]
 
     def _chunk(self, number: int) -> NDArray[np.uint32]:
+        self._deadline.check()
         expected = POSITION_BYTES * min(CHUNK, self._num_postings - number * CHUNK)
         match self._all("SELECT positions FROM chunks WHERE number = ?", number):
             case [(bytes(data),)] if len(data) == expected:
                 return np.frombuffer(data, dtype="<u4")
-        raise IndexCorruptError(self.path, f"expected {expected} bytes in chunk {number}")
+        raise IndexCorruptError(self._path, f"expected {expected} bytes in chunk {number}")
 
     def _all(self, query: str, *parameters: bytes | int) -> list[tuple[Any, ...]]:
-        with naming_damage(self.path):
-            return self._connection().execute(query, parameters).fetchall()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = _open_read_only(self.path)
-            self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
-        return connection
+        return self._db.execute(query, parameters).fetchall()
 
 
 class _Runs:

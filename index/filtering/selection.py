@@ -3,7 +3,7 @@
 Shape legend: N = positions there are, P = positions found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +41,33 @@ def select(positions: NDArray[np.uint32], size: int) -> Selection:
     return Selection(_arrange(positions, size), size)
 
 
-def intersect(selections: Sequence[Selection]) -> Selection:
-    """What is in all of the sets, of which there is at least one; they are of one size."""
-    size = selections[0].size
-    kept = sorted((each.found for each in selections if not each.is_rest), key=len)
-    dropped = [each.found for each in selections if each.is_rest]
-    if not kept:
-        return ~select(np.concatenate(dropped), size)
-    found = kept[0]
-    for other in kept[1:]:
-        found = found[_mark(other, size)[found]]
-    for other in dropped:
-        found = found[~_mark(other, size)[found]]
-    return Selection(found, size)
+def intersect(selections: Iterable[Selection]) -> Selection:
+    """What is in all of the sets, of which there is at least one; they are of one size.
+
+    They are joined as they come, so that about 2 N positions are held at once, however many sets there are.
+    """
+    found: NDArray[np.uint32] | None = None
+    dropped: list[NDArray[np.uint32]] = []
+    size = num_dropped = 0
+    for each in selections:
+        size = each.size
+        if not each.is_rest:
+            found = each.found if found is None else _in_both(found, each.found, size)
+            continue
+        dropped.append(each.found)
+        num_dropped += len(each.found)
+        if num_dropped > size:
+            dropped = [_arrange(np.concatenate(dropped), size)]
+            num_dropped = len(dropped[0])
+    left_out = np.concatenate([np.empty(0, np.uint32), *dropped])
+    if found is None:
+        return ~select(left_out, size)
+    return Selection(found[~_mark(left_out, size)[found]] if num_dropped else found, size)
+
+
+def _in_both(first: NDArray[np.uint32], second: NDArray[np.uint32], size: int) -> NDArray[np.uint32]:
+    few, many = (first, second) if len(first) < len(second) else (second, first)
+    return few[_mark(many, size)[few]]
 
 
 def _arrange(positions: NDArray[np.uint32], size: int) -> NDArray[np.uint32]:

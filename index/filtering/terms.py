@@ -23,6 +23,7 @@ _POOL = _PATH_END + b"p"
 _BOOLEAN = _PATH_END + b"b"
 _NUMBER, _AFTER_NUMBER = _PATH_END + b"n", _PATH_END + b"o"
 _STRING, _AFTER_STRING = _PATH_END + b"s", _PATH_END + b"t"
+LONGEST_REMEMBERED = 128  # characters
 _LAST_EXACT = 2**53  # up to here every integer is a double
 _DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
 _SIGN_BIT, _ALL_BITS = 2**63, 2**64 - 1
@@ -36,6 +37,11 @@ def modality_term(modality: str) -> bytes:
 def pool_term(pool: str) -> bytes:
     """The term of a pool's keys."""
     return _POOL + _utf8(pool)
+
+
+def pool_of(value: bytes) -> str:
+    """The pool whose term has a value; see `column_of`."""
+    return value.decode("utf-8", "surrogatepass")
 
 
 def exists_term(path: Path) -> bytes:
@@ -56,6 +62,12 @@ def kind_range(path: Path, kind: Kind) -> tuple[bytes, bytes]:
     return start + _STRING, start + _AFTER_STRING
 
 
+def column_of(term: bytes) -> tuple[bytes, bytes]:
+    """A term in two: the path and kind that it shares with others, and the value, which orders those."""
+    stop = term.index(_PATH_END) + 2
+    return term[:stop], term[stop:]
+
+
 def terms_of(metadata: dict[str, Any]) -> set[bytes]:
     """The terms of all that a condition can find in a metadata object (JSON).
 
@@ -66,7 +78,7 @@ def terms_of(metadata: dict[str, Any]) -> set[bytes]:
     while pending:
         place, item = pending.pop()
         if isinstance(item, dict):
-            pending.extend((_below(place, name), inner) for name, inner in item.items())
+            pending.extend((_place_below(place, name), inner) for name, inner in item.items())
         elif isinstance(item, list):
             pending.extend((place, inner) for inner in item)
         elif item is not None:
@@ -92,9 +104,17 @@ class _Place(NamedTuple):
     is_named: bool = True
 
 
+def _place_below(place: _Place, name: str) -> _Place:
+    """The place one name further down; places of names that are long for one are not remembered."""
+    return _known_below(place, name) if len(name) <= LONGEST_REMEMBERED else _below(place, name)
+
+
 @lru_cache(maxsize=4096)  # most keys have the same few fields
+def _known_below(place: _Place, name: str) -> _Place:
+    return _below(place, name)
+
+
 def _below(place: _Place, name: str) -> _Place:
-    """The place one name further down."""
     start, num_names = place.start + _utf8(name) + _NAME_END, place.num_names + 1
     if not place.is_named or num_names > MAX_PATH_NAMES or len(start) - num_names > MAX_PATH_BYTES:
         return place._replace(is_named=False)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from index.deadline import NEVER, Deadline
 from index.embedded.manifest import EncoderFacts
 from index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
 from index.milvus.connection import Connection
@@ -87,10 +88,11 @@ class Collection:
         facts: What it says about itself.
     """
 
-    def __init__(self, connection: Connection, name: str, facts: CollectionFacts) -> None:
+    def __init__(self, connection: Connection, name: str, facts: CollectionFacts, deadline: Deadline = NEVER) -> None:
         self.name = name
         self.connection = connection
         self.facts = facts
+        self._deadline = deadline
 
     @classmethod
     def create(cls, connection: Connection, name: str, facts: CollectionFacts) -> "Collection":
@@ -130,6 +132,10 @@ class Collection:
         facts = _read_facts(connection, name)
         connection.call("load_collection", collection_name=name)
         return cls(connection, name, facts)
+
+    def until(self, deadline: Deadline) -> "Collection":
+        """The same collection, for one answer: reads of it raise `DeadlineExceededError` once it is not wanted."""
+        return Collection(self.connection, self.name, self.facts, deadline)
 
     def search(
         self, queries_QD: NDArray[np.float32], k: int, where: str, fields: Sequence[str], *, exact: bool
@@ -224,7 +230,7 @@ class Collection:
         self._call("flush")
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        return self.connection.call(method, collection_name=self.name, **arguments)
+        return self.connection.call(method, collection_name=self.name, deadline=self._deadline, **arguments)
 
 
 def _schema(description: str, width: int) -> Any:

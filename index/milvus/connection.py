@@ -18,9 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from encoder.locks import holder_of
+from index.deadline import NEVER, Deadline
 from index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
 
 FILE_SUFFIX = ".db"
+SHORTEST_CALL_S = 0.001
 _LOG_WHAT_IS_RAISED = ("pymilvus", "milvus_lite.adapter", "milvus_lite.server_manager")  # as well, with tracebacks
 
 
@@ -70,11 +72,11 @@ class Connection:
         self.where = _without_credentials(uri)
         self._timeout_s = timeout_s
         self._file = _file_of(uri)
-        self._turns: AbstractContextManager[Any] = nullcontext()
+        self._turns: threading.RLock | None = None
         if self._file is not None:
             self._turns = _take(self._file, may_create)
         try:
-            with self._turns, self._told():
+            with self._turn(NEVER), self._told():
                 self._client = MilvusClient(self._file or uri, token=token or "", timeout=timeout_s)
                 self.version: str = self._client.get_server_version(timeout=timeout_s)
         except BaseException:
@@ -83,19 +85,27 @@ class Connection:
         self.is_lite = self.version.startswith("milvus_lite")
         self._is_open = True
 
-    def call(self, method: str, *, timeout_s: float | None = None, **arguments: Any) -> Any:
+    def call(self, method: str, *, timeout_s: float | None = None, deadline: Deadline = NEVER, **arguments: Any) -> Any:
         """Calls a method of the client.
 
         Args:
             method: Its name.
             timeout_s: Longest time that it may take, in seconds; as for every call when absent.
+            deadline: Until when what it gives is wanted.
             arguments: What it is given.
 
         Raises:
+            DeadlineExceededError: what it gives is no longer wanted.
             IndexUnavailableError: it failed; says where and how.
         """
-        with self._turns, self._told():
-            return getattr(self._client, method)(**arguments, timeout=timeout_s or self._timeout_s)
+        with self._turn(deadline):
+            left_s = min(timeout_s or self._timeout_s, max(deadline.seconds_left, SHORTEST_CALL_S))
+            try:
+                with self._told():
+                    return getattr(self._client, method)(**arguments, timeout=left_s)
+            except IndexUnavailableError:
+                deadline.check()
+                raise
 
     def close(self) -> None:
         """Closes the client, and the file if no other connection of this process has it open; may be repeated."""
@@ -104,6 +114,11 @@ class Connection:
         if was_open:
             self._client.close()
             self._release_file()
+
+    def _turn(self, deadline: Deadline) -> AbstractContextManager[Any]:
+        """Waits for its turn, where calls take turns, as long as the answer is wanted."""
+        deadline.check()
+        return nullcontext() if self._turns is None else deadline.held(self._turns)
 
     def _release_file(self) -> None:
         if self._file is not None:

@@ -7,14 +7,18 @@ Shape legend: Q = queries, D = width, P = positions, B = positions compared at o
 C = candidates for the best of them, K = results per query.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.deadline import NEVER, Deadline
+
 QUERIES_AT_ONCE = 64  # so that there are many positions a block, and few blocks
+FEWEST_QUERIES = 16  # of one call, for FAISS shares queries out among its threads
+PAIRS_IN_TURN = 2**26  # of a query and a vector, about a second's work of one core
 PAIRS_AT_ONCE = 2**18  # 5 MiB of scores and of numbers that say whose they are
 
 _faiss: Any = faiss  # its type stubs describe the C++ functions, not the Python ones
@@ -23,7 +27,11 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and positions [Q
 
 
 def best_of_each(
-    queries_QD: NDArray[np.float32], structure: Any, positions_P: NDArray[np.int64] | None, k: int
+    queries_QD: NDArray[np.float32],
+    structure: Any,
+    positions_P: NDArray[np.int64] | None,
+    k: int,
+    deadline: Deadline = NEVER,
 ) -> Found:
     """The `k` best vectors per query, by score and then by position.
 
@@ -32,14 +40,46 @@ def best_of_each(
         structure: A FAISS `IndexFlat`, whose vectors they are.
         positions_P: Which of its vectors to compare with, ascending; with all when absent.
         k: Results per query, of 1 to P.
+        deadline: Until when they are wanted.
 
     Returns:
         Scores and positions `[Q, k]`.
+
+    Raises:
+        DeadlineExceededError: they are no longer wanted.
     """
     found = []
     for start in range(0, len(queries_QD), QUERIES_AT_ONCE):
         queries_BD = queries_QD[start : start + QUERIES_AT_ONCE]
-        found.append(_best_in_blocks(queries_BD, structure, positions_P, k))
+        found.append(_best_in_blocks(queries_BD, structure, positions_P, k, deadline))
+    scores, positions = zip(*found, strict=True)
+    return np.concatenate(scores), np.concatenate(positions)
+
+
+def in_turns(
+    search: Callable[[NDArray[np.float32]], Found],
+    queries_QD: NDArray[np.float32],
+    num_vectors: int,
+    deadline: Deadline,
+) -> Found:
+    """What a search gives for all queries, asked for some at a time, so that it stops soon after the deadline.
+
+    Args:
+        search: Of one call, which nothing can stop.
+        queries_QD: At least one.
+        num_vectors: How many each query is compared with, at most.
+        deadline: Until when the answer is wanted; without one, all are asked for at once.
+
+    Raises:
+        DeadlineExceededError: the answer is no longer wanted.
+    """
+    if deadline is NEVER:
+        return search(queries_QD)
+    step = max(FEWEST_QUERIES, PAIRS_IN_TURN // max(1, num_vectors))
+    found = []
+    for start in range(0, len(queries_QD), step):
+        deadline.check()
+        found.append(search(queries_QD[start : start + step]))
     scores, positions = zip(*found, strict=True)
     return np.concatenate(scores), np.concatenate(positions)
 
@@ -61,11 +101,16 @@ def best(scores_QN: NDArray[np.float32], positions_QN: NDArray[np.int64], k: int
 
 
 def _best_in_blocks(
-    queries_QD: NDArray[np.float32], structure: Any, positions_P: NDArray[np.int64] | None, k: int
+    queries_QD: NDArray[np.float32],
+    structure: Any,
+    positions_P: NDArray[np.int64] | None,
+    k: int,
+    deadline: Deadline,
 ) -> Found:
     scores_QK = np.empty((len(queries_QD), 0), dtype=np.float32)
     positions_QK = np.empty((len(queries_QD), 0), dtype=np.int64)
     for positions_B in _blocks(positions_P, structure.ntotal, PAIRS_AT_ONCE // len(queries_QD)):
+        deadline.check()
         scores_QB = _scores(queries_QD, structure, positions_B)
         positions_QB = np.broadcast_to(positions_B, scores_QB.shape)
         scores_QN = np.concatenate([scores_QK, scores_QB], axis=1)

@@ -14,10 +14,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.deadline import NEVER, Deadline
 from index.errors import IndexCorruptError
 from index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
 from index.settings import VectorType
-from index.vectors.comparing import Found, best_of_each
+from index.vectors.comparing import Found, best_of_each, in_turns
 from index.vectors.faiss_errors import reason_of
 
 # The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
@@ -106,7 +107,7 @@ class ExactVectors:
         return int(self.num_vectors * self.structure.code_size)
 
     def search(
-        self, queries_QD: NDArray[np.float32], k: int, allowed: Allowed = None
+        self, queries_QD: NDArray[np.float32], k: int, allowed: Allowed = None, deadline: Deadline = NEVER
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds the `k` best allowed vectors per query, by score and then by position.
 
@@ -114,9 +115,13 @@ class ExactVectors:
             queries_QD: Unit vectors.
             k: Most results per query, at least 1.
             allowed: A mask `[N]`, or ascending positions; all vectors when absent.
+            deadline: Until when the answer is wanted; it is looked at whenever some vectors have been compared.
 
         Returns:
             Scores and positions `[Q, K]`, where K is `k` or the number of allowed vectors, if that is less.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         num_allowed = count_allowed(allowed, self.num_vectors)
@@ -124,8 +129,9 @@ class ExactVectors:
         if k == 0 or len(queries_QD) == 0:
             return np.zeros((len(queries_QD), k), np.float32), np.zeros((len(queries_QD), k), np.int64)
         if self.dtype == "float32" and (allowed is not None or not _is_matrix_product(queries_QD)):
-            return best_of_each(queries_QD, self.structure, None if allowed is None else as_positions(allowed), k)
-        return self._part(allowed, num_allowed).search(queries_QD, k)
+            positions_P = None if allowed is None else as_positions(allowed)
+            return best_of_each(queries_QD, self.structure, positions_P, k, deadline)
+        return self._part(allowed, num_allowed, deadline).search(queries_QD, k)
 
     def scores_of(self, queries_QD: NDArray[np.float32], positions_QK: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores `[Q, K]` of each query with the vectors at its positions; minus infinity where a position is -1."""
@@ -146,26 +152,32 @@ class ExactVectors:
         vectors_PD: NDArray[np.float32] = self.structure.reconstruct_batch(positions_P)
         return vectors_PD
 
-    def _part(self, allowed: Allowed, num_allowed: int) -> "_Part":
+    def _part(self, allowed: Allowed, num_allowed: int, deadline: Deadline) -> "_Part":
         if allowed is None:
-            return _Part(self.structure, num_allowed)
+            return _Part(self.structure, num_allowed, deadline)
         if num_allowed > math.ceil(self.num_vectors * FEW_SHARE):
             selector = bitmap_selector(allowed, self.num_vectors)
-            return _Part(self.structure, num_allowed, _faiss.SearchParameters(sel=selector))
+            return _Part(self.structure, num_allowed, deadline, _faiss.SearchParameters(sel=selector))
         positions_P = as_positions(allowed)
         few = _empty(self.width, self.dtype)
         few.add_sa_codes(self._codes_NB[positions_P])
-        return _Part(few, num_allowed, positions_P=positions_P)
+        return _Part(few, num_allowed, deadline, positions_P=positions_P)
 
 
 class _Part:
     """What one search by FAISS looks at: an index, its parameters, and where its results stand in the whole."""
 
     def __init__(
-        self, structure: Any, num_allowed: int, parameters: Any = None, positions_P: NDArray[np.int64] | None = None
+        self,
+        structure: Any,
+        num_allowed: int,
+        deadline: Deadline,
+        parameters: Any = None,
+        positions_P: NDArray[np.int64] | None = None,
     ) -> None:
         self._structure = structure
         self._num_allowed = num_allowed
+        self._deadline = deadline
         self._parameters = parameters
         self._positions_P = positions_P
 
@@ -193,7 +205,12 @@ class _Part:
                 return scores_1K[0, :k], positions_1K[0, :k]
 
     def _search(self, queries_QD: NDArray[np.float32], depth: int) -> Found:
-        scores_QK, positions_QK = self._structure.search(queries_QD, depth, params=self._parameters)
+        scores_QK, positions_QK = in_turns(
+            lambda some_BD: self._structure.search(some_BD, depth, params=self._parameters),
+            queries_QD,
+            self._structure.ntotal,
+            self._deadline,
+        )
         if self._positions_P is not None:
             positions_QK = self._positions_P[positions_QK]
         return sort_by_score(scores_QK, positions_QK)

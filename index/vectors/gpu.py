@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.deadline import NEVER, Deadline
 from index.errors import InvalidStructureError
 from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
@@ -180,6 +181,7 @@ class GpuIndex:
         k: int,
         allowed: Allowed = None,
         parameters: SearchParameters | None = None,
+        deadline: Deadline = NEVER,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds about the `k` best allowed vectors per query (exactly those if `flat`, up to ties).
 
@@ -192,10 +194,14 @@ class GpuIndex:
             k: Most results per query, at least 1.
             allowed: A mask `[N]`, or ascending positions; all vectors when absent.
             parameters: How far to look; `self.parameters` when absent.
+            deadline: Until when the answer is wanted.
 
         Returns:
             Exact scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of
             allowed vectors, if that is less.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         parameters = parameters or self.parameters
@@ -205,8 +211,8 @@ class GpuIndex:
         depth = min(max(parameters.rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
         is_few = allowed is not None and num_allowed <= EXACT_ALLOWED
         if is_few or len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
-            return self.exact.search(queries_QD, k, allowed)
-        positions_QK = self._candidates(queries_QD, depth, parameters.probes)
+            return self.exact.search(queries_QD, k, allowed, deadline)
+        positions_QK = self._candidates(queries_QD, depth, parameters.probes, deadline)
         if allowed is not None:
             mask_N = as_mask(allowed, num_vectors)
             positions_QK = np.where(mask_N[positions_QK], positions_QK, -1)
@@ -214,7 +220,7 @@ class GpuIndex:
         scores_QK, positions_QK = found[0][:, :k], found[1][:, :k]
         short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
         if len(short_Q):
-            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed)
+            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed, deadline)
         return scores_QK, positions_QK
 
     def close(self) -> None:
@@ -222,7 +228,9 @@ class GpuIndex:
         self._threads.shutdown()
         self._parts.clear()
 
-    def _candidates(self, queries_QD: NDArray[np.float32], depth: int, probes: int) -> NDArray[np.int64]:
+    def _candidates(
+        self, queries_QD: NDArray[np.float32], depth: int, probes: int, deadline: Deadline
+    ) -> NDArray[np.int64]:
         """The likely positions of each query from all parts, `[Q, K]`; -1 where there are fewer."""
 
         def search(part: Part) -> NDArray[np.int64]:
@@ -231,7 +239,7 @@ class GpuIndex:
             _, positions_QK = part.structure.search(queries_QD, count, params=how)
             return np.where(positions_QK < 0, -1, positions_QK + part.first)
 
-        with self._lock:
+        with deadline.held(self._lock):
             return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
 
 

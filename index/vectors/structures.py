@@ -11,8 +11,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.deadline import NEVER, Deadline
 from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
 from index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
+from index.vectors.comparing import in_turns
 from index.vectors.exact import ExactVectors, read_faiss
 from index.vectors.faiss_errors import reason_of
 from index.vectors.structure_facts import EXACT, SearchParameters
@@ -29,6 +31,7 @@ LEAST = SearchParameters()
 ENOUGH_TO_TRAIN = 1000  # vectors, or the width: what can be trained at all can be on so many, but for lists and codes
 TOO_FEW = "Number of training points"  # begins what FAISS says where there are more lists or codes than vectors
 FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x 512 about what it is without a filter
+LARGEST_LISTS = 4  # times the mean, those that are looked at most
 DEEPER = 4  # times the effort, where a search found too few
 
 Clustering = Callable[[int], Any]  # from a width to an empty FAISS index of it, or to `None`
@@ -169,6 +172,7 @@ class ApproximateIndex:
         allowed: Allowed = None,
         effort: float = 1.0,
         parameters: SearchParameters | None = None,
+        deadline: Deadline = NEVER,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds about the `k` best allowed vectors per query; their scores are exact.
 
@@ -181,40 +185,64 @@ class ApproximateIndex:
             allowed: A mask `[N]`, or ascending positions; all vectors when absent.
             effort: Multiplies how far to look; 2 is about half as fast.
             parameters: How far to look; `self.parameters` when absent.
+            deadline: Until when the answer is wanted.
 
         Returns:
             Scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of allowed
             vectors, if that is less.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         parameters = parameters or self.parameters
         num_allowed = count_allowed(allowed, self.exact.num_vectors)
         k = min(k, num_allowed)
         if num_allowed <= EXACT_ALLOWED or MIN_RERANK_PER_RESULT * k >= num_allowed or len(queries_QD) == 0:
-            return self.exact.search(queries_QD, k, allowed)
+            return self.exact.search(queries_QD, k, allowed, deadline)
         selector = bitmap_selector(allowed, self.exact.num_vectors)
         effort *= _effort_of_filter(num_allowed / self.exact.num_vectors)
-        scores_QK, positions_QK = self._search_once(queries_QD, k, selector, parameters, effort)
+        scores_QK, positions_QK = self._search_once(queries_QD, k, selector, parameters, effort, deadline)
         short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
         while len(short_Q) and not self._is_exhausted(parameters, effort):
             effort *= DEEPER
-            found = self._search_once(queries_QD[short_Q], k, selector, parameters, effort)
+            found = self._search_once(queries_QD[short_Q], k, selector, parameters, effort, deadline)
             scores_QK[short_Q], positions_QK[short_Q] = found
             short_Q = short_Q[found[1][:, -1] < 0]
         if len(short_Q):
-            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed)
+            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed, deadline)
         return scores_QK, positions_QK
 
     def _is_exhausted(self, parameters: SearchParameters, effort: float) -> bool:
         return parameters.probes * effort >= self.max_probes
 
     def _search_once(
-        self, queries_QD: NDArray[np.float32], k: int, selector: Any, parameters: SearchParameters, effort: float
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        selector: Any,
+        parameters: SearchParameters,
+        effort: float,
+        deadline: Deadline,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         probes, depth = self._reach(parameters, k, effort)
         inner = self._parameters(self._structure, probes, selector)
         outer = _faiss.IndexRefineSearchParameters(k_factor=depth / k + 1e-6, base_index_params=inner)
-        return sort_by_score(*self._reranked.search(queries_QD, k, params=outer))
+        return sort_by_score(
+            *in_turns(
+                lambda some_BD: self._reranked.search(some_BD, k, params=outer),
+                queries_QD,
+                self._most_compared(probes, depth),
+                deadline,
+            )
+        )
+
+    def _most_compared(self, probes: int, depth: int) -> int:
+        """About how many vectors a query is compared with, at most."""
+        num_vectors = self.exact.num_vectors
+        if not isinstance(self._core, faiss.IndexIVF):
+            return num_vectors
+        return min(num_vectors, LARGEST_LISTS * num_vectors * probes // self._core.nlist + depth)
 
     def _reach(self, parameters: SearchParameters, k: int, effort: float = 1.0) -> tuple[int, int]:
         """Lists that are looked at, or length of the queue, and candidates that are re-ranked."""

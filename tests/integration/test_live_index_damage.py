@@ -1,5 +1,6 @@
 """A store that is not what it was is named, and never answers with anything but what was stored."""
 
+import itertools
 import random
 import shutil
 import sqlite3
@@ -11,8 +12,10 @@ import pytest
 
 from index import FaissIndex
 from index.embedded.store import PAGE_BYTES
-from index.embedded.verify import verify_index
-from index.errors import IndexCorruptError, KeyNotFoundError
+from index.embedded.verify import repair_index, verify_index
+from index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
+from index.filtering.conditions import Equals, In
+from index.key_index import EVERYTHING, Scope
 from tests.killed_writers import contents_of, numbered_key, numbered_vector
 from tests.live_index import WIDTH, make_index
 
@@ -175,3 +178,82 @@ def test_any_flipped_byte_of_a_store_gives_an_error_or_the_right_answers(index_d
         store.write_bytes(data)
 
     assert num_hidden < 10
+
+
+def damaged(store: Path, content: bytes, at: int = -3, bit: int = 2) -> None:
+    """Flips a bit of some content, wherever it lies in the store."""
+    for place in places_of(store, content):
+        flip(store, place + len(content) + at, bit)
+
+
+def searched(index: FaissIndex, number: int, scope: Scope = EVERYTHING, k: int = 1) -> list[str]:
+    (hits,) = index.search(numbered_vector(number)[None], k, scope, exact=True)
+    return [hit.key for hit in hits]
+
+
+@pytest.mark.parametrize(("content", "bit"), [(b"text 22", 2), (b"text 22", 7), (b'{"number": 22}', 2)])
+def test_damaged_payload_of_a_recent_key_fails_the_answers_it_is_in_and_no_others(
+    index_dir: Path, store: Path, content: bytes, bit: int
+) -> None:
+    damaged(store, content, bit=bit)  # the highest bit makes the text none of UTF-8
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert [searched(index, number) for number in (0, 21, 2, 3, 4)] == [["k0"], ["k1"], ["k2"], ["k3"], ["k4"]]
+        assert index.get("k1").payload.text == "text 21"
+        assert searched(index, 3, Scope(within=["k3"], condition=Equals(("number",), 3))) == ["k3"]
+        for ask in (
+            lambda: searched(index, 22),
+            lambda: searched(index, 0, k=99),
+            lambda: index.get("new"),
+            lambda: list(index.scan(after="k4")),
+            lambda: index.count(Scope(pool="p1")),  # it cannot be told whether the key is in it
+            index.compact,
+        ):
+            with pytest.raises(KeyCorruptError, match=r"payload of key 'new' .*; store key 'new' again, delete it, or"):
+                ask()
+        assert [key.key for key in itertools.islice(index.scan(), 5)] == sorted(OLD)
+        assert (index.count(), index.info().details["num_damaged"]) == (6, 1)
+
+        index.upsert([numbered_key("new", 30)])
+        assert searched(index, 30) == ["new"]
+        assert index.info().details["num_damaged"] == 0
+        assert index.compact().num_keys == 6
+    assert contents_of(index_dir) == OLD | {"k1": 21, "new": 30}
+    assert verify_index(index_dir) == []
+
+
+def test_damaged_vector_of_a_recent_key_fails_the_answers_it_would_be_in(index_dir: Path, store: Path) -> None:
+    damaged(store, numbered_vector(22).tobytes(), at=-4)  # the lowest bits of a number: nothing that a norm shows
+
+    with FaissIndex.open(index_dir) as index:
+        assert searched(index, 3) == ["k3"]
+        with pytest.raises(KeyCorruptError, match=r"the vector of key 'new' differs from its checksum"):
+            searched(index, 22)
+        assert index.get("new").payload.text == "text 22"
+        with pytest.raises(KeyCorruptError, match=r"the vector of key 'new' differs from its checksum"):
+            index.vector("new")
+        assert index.count(Scope(pool="p0")) == index.count(Scope(condition=In(("number",), (0, 2, 4, 22))))
+
+
+def test_recent_key_whose_vector_is_lost_is_named_and_the_rest_is_searched(index_dir: Path, store: Path) -> None:
+    damaged(store, numbered_vector(22).tobytes(), at=-1)  # a sign, or the size of a number
+
+    with FaissIndex.open(index_dir) as index:
+        found = sorted(searched(index, 0, k=99))
+        assert found == sorted(OLD)
+        assert (index.count(), index.info().details["num_damaged"]) == (6, 1)
+        with pytest.raises(KeyCorruptError, match=r"the record of key 'new' differs from its checksum"):
+            index.check()
+    (damage,) = verify_index(index_dir)
+    assert isinstance(damage, KeyCorruptError)
+    assert damage.key == "new"
+
+
+def test_verify_names_every_damaged_key(index_dir: Path, store: Path) -> None:
+    damaged(store, b"text 22")
+    damaged(store, b"text 3", at=-4)
+    damaged(store, numbered_vector(4).tobytes())
+
+    assert [error.key for error in verify_index(index_dir) if isinstance(error, KeyCorruptError)] == ["k3", "k4", "new"]
+    with pytest.raises(KeyCorruptError, match=r"store key 'k3' again, delete it, or restore a snapshot"):
+        repair_index(index_dir)

@@ -1,5 +1,6 @@
 """Threads that search, change and compact one index at once: every answer is the index at one moment of its call."""
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -236,3 +237,37 @@ def test_searches_go_on_while_a_version_is_folded(index_dir: Path) -> None:
 
         assert len(waits) > 10
         assert sorted(waits)[len(waits) // 2] < folding_s / 10
+
+
+@contextmanager
+def few_open_files(more: int) -> Iterator[None]:
+    """Lets this process open so many files more than it has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_threads_that_come_and_go_leave_no_open_files(tmp_path: Path, at_once: int) -> None:
+    keys = [counted(f"k{number}", number) for number in range(20)]
+    with FaissIndex.open(make_index(tmp_path / "i", keys)) as index, few_open_files(120):
+
+        def search(number: int) -> list[str]:
+            scope = Scope(condition=Range(("counter",), gte=number % 20))
+            return [hit.key for hit in index.search(QUERY_1D, 1, scope)[0]]
+
+        found: list[list[str]] = []
+        for start in range(0, 400, at_once):
+            threads = [
+                threading.Thread(target=lambda number=number: found.append(search(number)))
+                for number in range(start, start + at_once)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert found == [["k19"]] * 400

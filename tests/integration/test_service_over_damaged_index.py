@@ -52,7 +52,7 @@ def becomes(client: httpx.Client, status: int) -> None:
     until(lambda: client.get("/readyz").status_code == status, f"/readyz is {status}")
 
 
-def test_damage_in_one_key_is_met_by_a_search_and_remembered(
+def test_damage_in_one_key_fails_what_asks_for_it_and_nothing_else(
     client: httpx.Client, index_dir: Path, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sound = store.read_bytes()
@@ -60,14 +60,29 @@ def test_damage_in_one_key_is_met_by_a_search_and_remembered(
 
     assert_unavailable(client.post("/search", json=EVERYTHING), index_dir)
     assert_unavailable(client.get("/keys/key%2077"), index_dir)
-    becomes(client, 503)
-    assert_unavailable(client.get("/readyz"), index_dir)
-    assert client.get("/keys/key%203").status_code == 200, "what is sound is still found"
+    until(lambda: "index_unavailable" in [getattr(record, "event", "") for record in caplog.records], "it is logged")
+    assert client.get("/readyz").status_code == 200, "all other keys are answered"
+    assert client.get("/keys/key%203").status_code == 200
+    assert client.post("/search", json={**EVERYTHING, "exclude": ["key 77"]}).status_code == 200
     assert "key 77" not in caplog.text
 
     write(store, sound)
-    becomes(client, 200)
+    until(lambda: client.get("/keys/key%2077").status_code == 200, "it is read again")
     assert len(client.post("/search", json=EVERYTHING).json()["hits"]) == 100
+
+
+def test_service_starts_over_a_damaged_key_that_came_live(index_dir: Path, store: Path) -> None:
+    vector_D = FakeEncoder().encode([Item(text="later")])[0]
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert([NewKey("later", vector_D, "a text that came later")])
+    write(store, store.read_bytes().replace(b"that came later", b"THAT came later"))
+
+    with FaissIndex.open(index_dir) as index, serving(FakeEncoder(), index, check_index_s=0.05) as client:
+        until(lambda: client.get("/readyz").status_code == 200, "/readyz is 200")
+        assert_unavailable(client.get("/keys/later"), index_dir)
+        answer = client.post("/search", json={**EVERYTHING, "exclude": ["later"]})
+        assert len(answer.json()["hits"]) == 100
+        assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("damage", [lambda path: write(path, b"\x5a" * path.stat().st_size), os.remove])

@@ -132,7 +132,7 @@ def test_anything_changed_of_what_a_build_remembers_is_found(tmp_path: Path, tab
     assert verify_index(tmp_path / "i") == []
     alter(tmp_path / "i", f"UPDATE {table} SET {change}")
 
-    (damage,) = verify_index(tmp_path / "i")
+    damage, *_ = verify_index(tmp_path / "i")
     assert damage.path == store_path(tmp_path / "i")
     with pytest.raises(IndexCorruptError, match=r"store\.sqlite is damaged"):
         repair_index(tmp_path / "i")

@@ -1,0 +1,206 @@
+"""Postings in memory that grow behind their last position, for keys that no version's postings cover yet.
+
+Terms of one kind at one path are a *column*: which terms there are, in order, and for each posting its position and its
+term's number, as two arrays. A condition is one comparison with the numbers, whatever is asked of how many terms.
+"""
+
+import bisect
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.deadline import NEVER, Deadline
+from index.filtering.conditions import Condition
+from index.filtering.evaluation import Bounds, evaluate
+from index.filtering.postings import Posted, posted_terms
+from index.filtering.selection import Selection, select
+from index.filtering.terms import column_of, modality_term, pool_of, pool_term
+
+ROWS_BETWEEN_LOOKS = 256  # at the deadline, while terms are taken in
+
+
+class GrowingPostings:
+    """Postings of keys at positions 0, 1, 2, ...; safe for use from several threads.
+
+    Whoever asks says how many positions there were at his moment, and what came later is not looked at. What a key's
+    metadata say is taken in when somebody first asks for any: most searches have no filter.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[bytes, _Column] = {}
+        self._waiting: list[Posted] = []
+        self._num_taken = 0
+        self._lock = threading.Lock()
+
+    def put(self, position: int, rows: Iterable[Posted]) -> None:
+        """Takes keys from a position on, in place of those that are there; nobody has asked for these yet."""
+        with self._lock:
+            self._waiting[position - self._num_taken :] = rows
+
+    def positions(self, condition: Condition, size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
+        """Those of the first `size` positions whose metadata a condition holds of, ascending.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
+        return evaluate(condition, self._first(size, deadline), deadline).positions()
+
+    def positions_of_modalities(self, names: Iterable[str], size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
+        """Those of the first `size` positions with a key of some modalities, ascending."""
+        return self._first(size, deadline).with_any(sorted(map(modality_term, names))).positions()
+
+    def positions_of_pool(self, pool: str, size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
+        """Those of the first `size` positions with a key in a pool, ascending."""
+        return self._first(size, deadline).with_any([pool_term(pool)]).positions()
+
+    def pools(self) -> frozenset[str]:
+        """Names of the pools that the keys are in."""
+        with self._lock:
+            waiting = (pool for _, pools, _ in self._waiting for pool in pools)
+            column = self._columns.get(column_of(pool_term(""))[0])
+            taken = () if column is None else map(pool_of, column.values())
+            return frozenset((*waiting, *taken))
+
+    def only(self, kept: NDArray[np.int64]) -> "GrowingPostings":
+        """Those of some positions alone, which are numbered anew."""
+        with self._lock:
+            fewer = GrowingPostings()
+            fewer._num_taken = int(np.searchsorted(kept, self._num_taken))
+            fewer._waiting = [self._waiting[position - self._num_taken] for position in kept[fewer._num_taken :]]
+            for name, column in self._columns.items():
+                left = column.only(kept[: fewer._num_taken])
+                if left is not None:
+                    fewer._columns[name] = left
+            return fewer
+
+    def _first(self, size: int, deadline: Deadline) -> "_First":
+        with deadline.held(self._lock):
+            before = self._num_taken
+            try:
+                for row in self._waiting:
+                    self._take(self._num_taken, row)
+                    self._num_taken += 1
+                    if self._num_taken % ROWS_BETWEEN_LOOKS == 0:
+                        deadline.check()
+            finally:  # what was taken in stays so, for whoever asks next
+                del self._waiting[: self._num_taken - before]
+        return _First(self._columns, size, self._lock)
+
+    def _take(self, position: int, row: Posted) -> None:
+        for term in posted_terms(row):
+            name, value = column_of(term)
+            column = self._columns.get(name)
+            if column is None:
+                column = self._columns[name] = _Column()
+            column.add(value, position)
+
+
+class _First:
+    """The postings of the first positions; what is asked of each column is looked up while nobody changes it."""
+
+    def __init__(self, columns: dict[bytes, "_Column"], size: int, lock: threading.Lock) -> None:
+        self._columns = columns
+        self._size = size
+        self._lock = lock
+
+    def with_any(self, terms: Sequence[bytes]) -> Selection:
+        """The positions that have one of the terms."""
+        return self._select(
+            self._postings(name, lambda column, values=tuple(values): column.numbers(values))  # type: ignore[misc]
+            for name, values in _by_column(terms)
+        )
+
+    def between(self, bounds: Bounds) -> Selection:
+        """The positions that have a term between two."""
+        name, _ = column_of(bounds.low)
+        return self._select([self._postings(name, lambda column: column.numbers_between(bounds))])
+
+    def _postings(self, name: bytes, numbers_in: Callable[["_Column"], NDArray[np.uint32]]) -> NDArray[np.uint32]:
+        with self._lock:
+            column = self._columns.get(name)
+            if column is None:
+                return np.empty(0, np.uint32)
+            wanted, (positions, numbers), num_terms = numbers_in(column), column.arrays(), column.num_terms
+        stop = int(np.searchsorted(positions, self._size))
+        positions, numbers = positions[:stop], numbers[:stop]
+        if len(wanted) <= 1:
+            return positions[numbers == wanted[0]] if len(wanted) else positions[:0]
+        is_wanted = np.zeros(num_terms, np.bool_)
+        is_wanted[wanted] = True
+        return positions[is_wanted[numbers]]
+
+    def _select(self, parts: Iterable[NDArray[np.uint32]]) -> Selection:
+        return select(np.concatenate([np.empty(0, np.uint32), *parts]), self._size)
+
+
+class _Column:
+    """All terms of one kind at one path, numbered as they came, and who has them."""
+
+    def __init__(self) -> None:
+        self._number_of: dict[bytes, int] = {}
+        self._ordered: list[bytes] = []  # the terms
+        self._order = array("I")  # their numbers in that order
+        self._positions = array("I")  # of the postings, ascending
+        self._numbers = array("I")  # of their terms
+        self._arrays: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
+
+    @property
+    def num_terms(self) -> int:
+        return len(self._ordered)
+
+    def values(self) -> list[bytes]:
+        """The terms' values, ascending."""
+        return list(self._ordered)
+
+    def add(self, value: bytes, position: int) -> None:
+        number = self._number_of.get(value)
+        if number is None:
+            number = self._number_of[value] = len(self._ordered)
+            place = bisect.bisect_left(self._ordered, value)
+            self._ordered.insert(place, value)
+            self._order.insert(place, number)
+        self._positions.append(position)
+        self._numbers.append(number)
+        self._arrays = None
+
+    def arrays(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Positions and numbers of all postings, as they are now."""
+        if self._arrays is None:
+            self._arrays = np.array(self._positions, np.uint32), np.array(self._numbers, np.uint32)
+        return self._arrays
+
+    def numbers(self, values: Iterable[bytes]) -> NDArray[np.uint32]:
+        """The numbers of those of some terms that there are."""
+        found = [self._number_of[value] for value in values if value in self._number_of]
+        return np.array(found, np.uint32)
+
+    def numbers_between(self, bounds: Bounds) -> NDArray[np.uint32]:
+        """The numbers of the terms between two."""
+        low, high = column_of(bounds.low)[1], column_of(bounds.high)[1]
+        first = (bisect.bisect_right if bounds.is_above else bisect.bisect_left)(self._ordered, low)
+        is_open = column_of(bounds.low)[0] != column_of(bounds.high)[0]  # the highest of this kind is not said
+        last = (bisect.bisect_left if bounds.is_below else bisect.bisect_right)(self._ordered, high)
+        return np.array(self._order[first : len(self._ordered) if is_open else last], np.uint32)
+
+    def only(self, kept: NDArray[np.int64]) -> "_Column | None":
+        """The postings of some positions, which are numbered anew, and their terms; `None` where there are none."""
+        positions, numbers = self.arrays()
+        places = np.searchsorted(kept, positions)
+        is_kept = kept[np.minimum(places, len(kept) - 1)] == positions if len(kept) else np.zeros(len(places), np.bool_)
+        if not is_kept.any():
+            return None
+        left = _Column()
+        terms = list(self._number_of)
+        for place, number in zip(places[is_kept].tolist(), numbers[is_kept].tolist(), strict=True):
+            left.add(terms[number], place)
+        return left
+
+
+def _by_column(terms: Sequence[bytes]) -> Iterable[tuple[bytes, list[bytes]]]:
+    """Ascending terms by their columns: those of one column lie side by side."""
+    for name, group in groupby(map(column_of, terms), key=lambda pair: pair[0]):
+        yield name, [value for _, value in group]
