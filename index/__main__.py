@@ -62,12 +62,13 @@ def build(settings: BuildSettings) -> int:
     for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted) + cut_lines(report.num_cut):
         console.print(line)
     if report.is_new:
-        kept = manifest.num_keys - report.num_embedded
+        kept = manifest.num_keys - report.num_embedded - report.num_taken
+        taken = f"{report.num_taken:,} with the vectors that the corpus has, " if report.num_taken else ""
         made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
         removed = f", {report.num_removed:,} removed" if report.num_removed else ""
         console.print(
             f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
-            f"{report.num_embedded:,} {made} in this run, {kept:,} kept{removed}"
+            f"{report.num_embedded:,} {made} in this run, {taken}{kept:,} kept{removed}"
         )
         for line in structure_lines(manifest.structure):
             console.print(line)

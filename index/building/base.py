@@ -1,7 +1,7 @@
 """What a build starts from: the index that is published, as far as it is sound."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,11 @@ class Base:
 
 
 def open_base(
-    directory: IndexDirectory, fingerprint: str, anew: bool, opened: Callable[[Path], Store] = Store
+    directory: IndexDirectory,
+    fingerprint: str,
+    anew: bool,
+    lacking: Callable[[Iterable[str]], Iterable[str]],
+    opened: Callable[[Path], Store] = Store,
 ) -> Base | None:
     """The published index, unless there is none, or its store is damaged and may be left behind.
 
@@ -47,6 +51,7 @@ def open_base(
         directory: Where the index is.
         fingerprint: The build's encoder's.
         anew: Whether a store that cannot be gone on from may be left behind, with what was stored live in it.
+        lacking: Gives those of some keys that the corpus does not have.
         opened: Opens the store: for writing, where the directory is locked for it, or `Store.reading`.
 
     Raises:
@@ -66,7 +71,7 @@ def open_base(
             store = opened(store_path)
             store.covered_seq = None if version is None else version.manifest.seq
             base = Base(store, version, is_sound, store.meta.get("fingerprint") == fingerprint)
-            num_live = 0 if base.has_encoder else sum(1 for _ in store.keys("live"))
+            num_live = 0 if base.has_encoder else sum(1 for _ in lacking(store.keys("live")))
             if anew or not num_live:
                 return base
     except IndexCorruptError as error:
@@ -77,8 +82,9 @@ def open_base(
         return None
     _release(store, version)
     raise LiveKeysError(
-        f"{num_live:,} keys of {directory.path} were stored live, by another encoder than this build's: export "
-        "them into the corpus, or use --anew to drop them"
+        f"{num_live:,} keys of {directory.path} were stored live, by another encoder than this build's, and the corpus "
+        f"lacks them: `anykey-index reembed --index {directory.path}` embeds all keys anew; or name in the corpus what "
+        "`anykey-index export` wrote of them, or use --anew to drop them"
     )
 
 

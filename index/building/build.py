@@ -60,6 +60,7 @@ class BuildReport:
         num_deleted: Keys that were deleted live and stay so, though the corpus names them.
         is_any_unread: Whether a stretch of the corpus could not be read.
         num_cut: Keys embedded in this run whose text is longer than the encoder's context; the vector lacks its end.
+        num_taken: Keys whose vectors the corpus had, as files that `export` wrote have; of this encoder.
     """
 
     manifest: Manifest
@@ -72,6 +73,7 @@ class BuildReport:
     num_deleted: int = 0
     is_any_unread: bool = False
     num_cut: int = 0
+    num_taken: int = 0
 
     @property
     def bad_rows(self) -> list[InvalidRowError]:
@@ -110,7 +112,7 @@ def build_index(
         directory.take_back_store()
         directory.building_dir.mkdir(exist_ok=True)
         try:
-            build = _Build(settings, source, console, directory, gpu)
+            build = _Build(settings, source, console, directory, gpu, fingerprint)
         except OSError:
             _remove_empty(directory.building_dir)
             raise
@@ -130,13 +132,15 @@ class _Build:
         console: Console,
         directory: IndexDirectory,
         gpu: GpuUse,
+        fingerprint: str,
     ) -> None:
         self._settings = settings
         self._source = source
         self._console = console
         self._directory = directory
         self._gpu = gpu
-        self._plan = Plan(directory.building_dir / PLAN_NAME)
+        self._plan = Plan(directory.building_dir / PLAN_NAME, None if settings.faiss else fingerprint)
+        self._num_taken = 0
         self._earlier: Base | None = None  # what is published
         self._base: Base | None = None  # that, if the build can go on from it
         self._outlook = Outlook()
@@ -146,7 +150,7 @@ class _Build:
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
         read_into(self._plan, self._settings, self._source, self._console)
-        self._earlier = open_base(self._directory, fingerprint, self._settings.anew)
+        self._earlier = open_base(self._directory, fingerprint, self._settings.anew, self._plan.left_out)
         base = self._base = self._earlier if self._earlier is not None and self._earlier.has_encoder else None
         if base is not None:
             check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
@@ -234,11 +238,14 @@ class _Build:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded
                 self._num_cut += batch.num_cut
+                self._num_taken += batch.num_taken
                 with naming_damage(staged.path):
                     staged.commit([self._with_vector(record, staged) for record in batch.records], batch.refusals)
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
+        for encoder in self._plan.encoders() if self._num_taken else ():
+            staged.note_encoder(encoder)
         return num_embedded
 
     def _is_left(self, entry: PlannedEntry, staged: Store) -> bool:
@@ -345,7 +352,7 @@ class _Build:
         num_unreachable = 0 if base is None else sum(map(base.store.is_built, self._plan.unreachable()))
         return BuildReport(
             *(manifest, version_dir, True, num_embedded, num_unreachable, num_removed),
-            *(outlook.num_unread, outlook.num_deleted, outlook.is_any_unread, self._num_cut),
+            *(outlook.num_unread, outlook.num_deleted, outlook.is_any_unread, self._num_cut, self._num_taken),
         )
 
     def _note_encoder(self, staged: Store) -> None:

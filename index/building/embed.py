@@ -22,6 +22,7 @@ from index.building.plan import PlannedEntry
 from index.embedded.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
 from index.errors import InvalidRowError, UnreachableImageError
 from index.hits import UNKNOWN_TYPE
+from index.queries import check_vector
 from index.settings import EmbeddingSettings
 from index.sources.files import reason_of
 from index.sources.images import ImageReader, ImageStamp, read_image
@@ -34,12 +35,13 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class ReadyKey:
-    """A key with its images read; `prepared` is `None` if its vector is already stored."""
+    """A key with its images read; `prepared` is `None` if its vector is told, or else stored already."""
 
     entry: PlannedEntry
     built: BuildFacts
     images: tuple[NewImage, ...]
     prepared: Any | None
+    vector_D: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class EmbeddedBatch:
         bad_rows: Every row of the batch that is skipped, with its entry.
         num_embedded: How many of the keys went through the encoder.
         num_cut: How many of those have a text longer than the encoder's context, whose end is not in the vector.
+        num_taken: How many have the vector that the corpus has of them.
     """
 
     records: list[Record]
@@ -59,6 +62,7 @@ class EmbeddedBatch:
     bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
     num_embedded: int
     num_cut: int
+    num_taken: int = 0
 
     @property
     def num_entries(self) -> int:
@@ -192,6 +196,9 @@ def _make_ready(
     built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
         return ReadyKey(entry, built, images, None)
+    vector_D = _known_vector(entry, source)
+    if vector_D is not None:
+        return ReadyKey(entry, built, images, None, vector_D)
     try:
         prepared = source.load().prepare(Item(entry.text, tuple(contents)), entry.position)
     except InvalidItemError as error:
@@ -216,13 +223,14 @@ def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settin
     ready = [item for item in batch if isinstance(item, ReadyKey)]
     fresh = [item for item in ready if item.prepared is not None]
     vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
-    records = [_record(item, None if item.prepared is None else next(vectors)) for item in ready]
+    records = [_record(item, item.vector_D if item.prepared is None else next(vectors)) for item in ready]
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     bad_rows = [(item.entry, item.bad_row()) for item in refused]
     # Vectors that another tool made do not tell.
     num_cut = sum(bool(getattr(item.prepared, "is_text_cut", False)) for item in fresh)
-    return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut)
+    num_taken = sum(item.vector_D is not None for item in ready)
+    return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut, num_taken)
 
 
 def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
@@ -237,6 +245,16 @@ def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
         vector_D=vector_D,
         built=ready.built,
     )
+
+
+def _known_vector(entry: PlannedEntry, source: EncoderSource) -> NDArray[np.float32] | None:
+    """The vector `[D]` that the corpus has of a key; `None` if it has none that can be used."""
+    if entry.vector is None:
+        return None
+    try:
+        return check_vector(np.frombuffer(entry.vector, "<f4"), source.width())
+    except ValueError:
+        return None
 
 
 def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: EmbeddingSettings) -> Refusal:

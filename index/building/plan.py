@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from encoder.item import Modality
+from index.embedded.manifest import EncoderFacts
 from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError, UnreadableStretchError
-from index.readers.entry import CorpusEntry
+from index.readers.entry import CorpusEntry, KnownVector
 from index.settings import ImageStorage
 from index.sources.images import ImageStamp
 
@@ -24,7 +25,7 @@ _SCHEMA = """
 CREATE TABLE entries (
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
     pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0,
-    is_deleted INTEGER NOT NULL DEFAULT 0
+    is_deleted INTEGER NOT NULL DEFAULT 0, vector BLOB
 );
 CREATE TABLE bad_rows (
     position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL,
@@ -32,7 +33,7 @@ CREATE TABLE bad_rows (
 );
 CREATE INDEX unreachable ON bad_rows (key) WHERE is_unreachable;
 """
-_COLUMNS = "position, key, place, text, metadata, pools, images"
+_COLUMNS = "position, key, place, text, metadata, pools, images, vector"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class PlannedEntry:
         metadata: Its metadata object as canonical JSON.
         pools: Its pools, sorted.
         images: Its images.
+        vector: Its vector, where the corpus has it of the build's encoder; little-endian float32.
     """
 
     position: int
@@ -56,6 +58,7 @@ class PlannedEntry:
     metadata: str
     pools: tuple[str, ...]
     images: tuple[ImageStamp, ...]
+    vector: bytes | None = None
 
     @property
     def modality(self) -> Modality:
@@ -78,10 +81,18 @@ class Plan:
         path: The file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fingerprint: str | None = None) -> None:
+        """Makes an empty plan.
+
+        Args:
+            path: The file.
+            fingerprint: The encoder whose vectors are kept, where the corpus brings some; none are when absent.
+        """
         path.unlink(missing_ok=True)
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None)
+        self._fingerprint = fingerprint
+        self._encoders: list[EncoderFacts] = []
         self._position = 0
         self._is_counted = True
         self._is_any_unread = False
@@ -131,8 +142,13 @@ class Plan:
             return
         row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
         self._execute(
-            f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, entry.may_repeat)
+            f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, self._vector(entry.vector), entry.may_repeat),
         )
+
+    def encoders(self) -> list[EncoderFacts]:
+        """What is said of the encoder by those who made the vectors that the corpus brought."""
+        return self._encoders
 
     def add_bad_row(self, row: InvalidRowError, position: int | None = None) -> None:
         """Notes a bad row.
@@ -217,6 +233,14 @@ class Plan:
         self._db.close()
         self.path.unlink(missing_ok=True)
 
+    def _vector(self, vector: KnownVector | None) -> bytes | None:
+        """What is kept of a row's vector: nothing where another encoder made it."""
+        if vector is None or self._fingerprint is None or vector.encoder.fingerprint != self._fingerprint:
+            return None
+        if vector.encoder not in self._encoders:
+            self._encoders.append(vector.encoder)
+        return vector.data
+
     def _execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         try:
             return self._db.execute(statement, values)
@@ -237,6 +261,6 @@ class Plan:
 
 
 def _planned(row: tuple[Any, ...]) -> PlannedEntry:
-    position, key, where, text, metadata, pools, images = row
+    position, key, where, text, metadata, pools, images, vector = row
     stamps = tuple(ImageStamp(*image) for image in json.loads(images))
-    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps)
+    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps, vector)

@@ -41,7 +41,7 @@ def preview_build(
         contextlib.closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
     ):
         read_into(plan, settings, source, console)
-        base = open_base(IndexDirectory(settings.output), fingerprint, settings.anew, Store.reading)
+        base = open_base(IndexDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading)
         try:
             if base is not None and base.has_encoder:
                 check_vector_type(settings.vectors, base.store.meta["vector_type"], settings.output)

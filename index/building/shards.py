@@ -15,7 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.building.shard_sums import (
+from index.embedded.access import naming_target
+from index.embedded.checking import check_record
+from index.embedded.manifest import EncoderFacts
+from index.embedded.records import NewImage, Record
+from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
+from index.readers.shard_sums import (
     ENCODER_FIELD,
     FACTS_FIELD,
     SUM_COLUMN,
@@ -24,11 +29,6 @@ from index.building.shard_sums import (
     is_footer_sound,
     row_sum,
 )
-from index.embedded.access import naming_target
-from index.embedded.checking import check_record
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import NewImage, Record
-from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
 from index.settings import VectorType
 from index.sources.files import file_system, open_file
 from index.sources.locations import is_remote, normal_location, without_secrets

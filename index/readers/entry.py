@@ -3,11 +3,27 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.readers.columns import Columns
 from index.sources.images import ImageStamp
 from index.sources.locations import parent, scheme_of, without_secrets
+
+if TYPE_CHECKING:
+    from index.embedded.manifest import EncoderFacts
+
+
+@dataclass(frozen=True)
+class KnownVector:
+    """The vector of a row that was embedded before.
+
+    Attributes:
+        data: Its numbers, little-endian float32.
+        encoder: The encoder that made it.
+    """
+
+    data: bytes
+    encoder: "EncoderFacts"
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,7 @@ class CorpusEntry:
         where: The row's place, such as `file:line`, without secrets.
         metadata: The row's metadata, a JSON object.
         pools: Names of the pools that the row puts it in, sorted.
+        vector: Its vector, where the corpus has it.
         may_repeat: Whether other files may list the same key again, to put it in their pools too (M-BEIR).
     """
 
@@ -31,6 +48,7 @@ class CorpusEntry:
     metadata: dict[str, Any] = field(default_factory=dict)
     pools: tuple[str, ...] = ()
     may_repeat: bool = False
+    vector: KnownVector | None = None
 
 
 @dataclass(frozen=True)

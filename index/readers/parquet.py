@@ -1,6 +1,7 @@
 """Parquet files: images as names of files, as bytes, or as Hugging Face has them, `{"bytes", "path"}`.
 
-Other columns than the five are metadata with their types. A damaged row group costs its rows, not the file.
+Other columns than the five are metadata with their types. A damaged row group costs its rows, not the file. What
+`export` and `embed` wrote is known by what it says of its encoder; see `index.readers.exported`.
 """
 
 import logging
@@ -16,6 +17,7 @@ from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchE
 from index.readers.arrow_values import holds_bytes, json_cell, python_cell
 from index.readers.columns import Columns, find_columns
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from index.readers.exported import is_exported, read_exported
 from index.readers.rows import RowError, gather_metadata, key_of, kind_of, read_row
 from index.sources.files import open_file
 from index.sources.images import ImageStamp, digest_stamp
@@ -38,6 +40,9 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
         except (OSError, pyarrow.ArrowException) as error:
             raise InvalidCorpusError(f"{file.label} is no readable Parquet file: {error}") from error
         with closing(opened):
+            if is_exported(opened):
+                yield from read_exported(opened, file)
+                return
             schema = opened.schema_arrow
             columns = find_columns(schema.names, options.columns, file.label)
             aside = [column.name for column in schema if _is_aside(column, columns)]

@@ -66,7 +66,8 @@ class InlineImages:
 def images_in(cell: Any) -> list[Any]:
     """What an image cell holds: bytes, names of files, or whatever else is no image; several where it is a list.
 
-    Hugging Face's structure of `bytes` and `path` is its bytes, or its path where it has none.
+    Hugging Face's structure of `bytes` and `path` is its bytes, or its path where it has none; so is ours of `data` and
+    `path`.
     """
     values = cell if isinstance(cell, list) else [cell]
     found = [_unwrapped(value) for value in values]
@@ -149,6 +150,6 @@ class _Column:
 
 def _unwrapped(value: Any) -> Any:
     if isinstance(value, dict) and ("bytes" in value or "path" in value):
-        data = value.get("bytes")
+        data = value.get("bytes", value.get("data"))
         return value.get("path") if data is None else data
     return value

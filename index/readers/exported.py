@@ -1,0 +1,108 @@
+"""What `export` and `embed` write, read as a corpus: the keys as they were, with their vectors for the same encoder."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow
+
+from index.embedded.manifest import EncoderFacts
+from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from index.readers.columns import Columns
+from index.readers.entry import CorpusEntry, CorpusFile, KnownVector
+from index.readers.rows import RowError, key_of, parse_object, read_row
+from index.readers.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
+from index.sources.images import ImageStamp, digest_stamp
+from index.sources.inline_images import BATCH_ROWS
+from index.sources.locations import InlineLocation, join, parse_location
+
+if TYPE_CHECKING:
+    from pyarrow import parquet
+
+COLUMNS = Columns(image="images", pool="pools")
+_NAMES = ("key", "vector", "text", "metadata", "pools", "images")
+
+
+def is_exported(opened: "parquet.ParquetFile") -> bool:
+    """Whether a Parquet file was written by `export` or `embed`, and not by some other tool."""
+    return ENCODER_FIELD in (opened.metadata.metadata or {})
+
+
+def read_exported(opened: "parquet.ParquetFile", file: CorpusFile) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads the keys of a file row by row; a row that differs from its checksum may be any key's.
+
+    Raises:
+        InvalidCorpusError: what the file says of itself is damaged.
+    """
+    names = [name for name in (*_NAMES, SUM_COLUMN) if name in opened.schema_arrow.names]
+    footer = dict(opened.metadata.metadata or {})
+    if missing := [name for name in _NAMES if name not in names]:
+        raise InvalidCorpusError(f"{file.label}: expected what `export` writes, found no column {', '.join(missing)}")
+    if not is_footer_sound(footer, opened.metadata.num_rows, SUM_COLUMN in names):
+        raise InvalidCorpusError(f"{file.label}: what it says of its encoder is damaged")
+    encoder = _encoder(footer, file)
+    number = 0
+    for group in range(opened.num_row_groups):
+        stop = number + opened.metadata.row_group(group).num_rows
+        try:
+            for batch in opened.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                for row in _rows(batch):
+                    number += 1
+                    yield _entry(row, number, encoder, file)
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
+            yield UnreadableStretchError(f"{file.label}: rows {number + 1} to {stop}", reason, stop - number)
+            number = stop
+
+
+def _encoder(footer: dict[bytes, bytes], file: CorpusFile) -> EncoderFacts:
+    try:
+        return EncoderFacts.model_validate_json(footer[ENCODER_FIELD])
+    except ValueError as error:
+        raise InvalidCorpusError(f"{file.label}: what it says of its encoder cannot be read: {error}") from error
+
+
+def _rows(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of a batch; their vectors as arrays, since lists of numbers are slow."""
+    place = batch.schema.get_field_index("vector")
+    vectors = batch.column(place)
+    others = batch.remove_column(place)
+    for number, row in enumerate(others.to_pylist()):
+        values = vectors[number].values
+        vector_D = None if values is None else values.to_numpy(zero_copy_only=False).astype(np.float32)
+        yield {**row, "vector": vector_D}
+
+
+def _entry(row: dict[str, Any], number: int, encoder: EncoderFacts, file: CorpusFile) -> CorpusEntry | InvalidRowError:
+    where = f"{file.label}: row {number}"
+    try:
+        if SUM_COLUMN in row and row_sum(row) != row[SUM_COLUMN]:
+            return UnreadableStretchError(where, "its checksum differs from its content", 1)
+        key = key_of(row, COLUMNS.key)
+        images = tuple(_images(row["images"] or (), InlineLocation(file.absolute, number, 0, COLUMNS.image), file))
+        fields = {**row, "metadata": parse_object(row["metadata"] or "{}", "'metadata'")}
+        entry = read_row(fields, COLUMNS, file.folder, where, images)
+        return replace(entry, vector=_vector(row, key, encoder))
+    except RowError as error:
+        return error.at(where)
+    except (LookupError, TypeError, ValueError) as error:
+        return UnreadableStretchError(where, f"it is damaged: {error}", 1)
+
+
+def _images(cells: Any, place: InlineLocation, file: CorpusFile) -> Iterator[str | ImageStamp]:
+    """Stamps of images that are held, locations of those that are referred to, which may be parts of other files."""
+    for position, cell in enumerate(cells):
+        path = cell["path"]
+        if cell["data"] is not None:
+            yield digest_stamp(str(replace(place, position=position)), cell["data"])
+        else:
+            yield path if parse_location(path) else join(file.folder, path)
+
+
+def _vector(row: dict[str, Any], key: str, encoder: EncoderFacts) -> KnownVector | None:
+    """The vector of a row that holds all that was embedded; an image elsewhere may have changed since."""
+    is_whole = all(cell["data"] is not None for cell in row["images"] or ())
+    if row["vector"] is None or not is_whole:
+        return None
+    return KnownVector(row["vector"].tobytes(), encoder)
