@@ -9,8 +9,7 @@ be stopped at any time, kill -9 included: the next one goes on from what was emb
 import contextlib
 import json
 import logging
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from index.building.imported import source_of
 from index.building.outlook import Outlook, compare, require_allowed, summary
 from index.building.plan import Plan, PlannedEntry
 from index.building.reading import nothing_left, read_into
+from index.building.staging import delete_store, records_of, remove_empty, resume
 from index.building.wishes import check_vector_type, check_wishes
 from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from index.embedded.image_roots import record_corpus
@@ -34,9 +34,9 @@ from index.embedded.records import Known, Record
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
-from index.errors import IndexCorruptError, InvalidCorpusError, InvalidRowError
+from index.errors import InvalidCorpusError, InvalidRowError
 from index.progress import progress, step_lines
-from index.settings import BuildSettings, VectorType
+from index.settings import BuildSettings
 from index.sources.locations import without_secrets
 from index.sources.roots import ImageRoots
 from index.vectors.gpu import GpuUse
@@ -114,7 +114,7 @@ def build_index(
         try:
             build = _Build(settings, source, console, directory, gpu, fingerprint)
         except OSError:
-            _remove_empty(directory.building_dir)
+            remove_empty(directory.building_dir)
             raise
         try:
             return build.run_recorded(fingerprint)
@@ -173,7 +173,7 @@ class _Build:
         elif manifest is None:
             return self._keep(base, num_embedded)
         else:
-            _delete_store(self._directory.building_dir / STORE_NAME)
+            delete_store(self._directory.building_dir / STORE_NAME)
         num_removed = len(self._outlook.gone) + len(refused)
         return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, num_removed)
 
@@ -192,7 +192,7 @@ class _Build:
         self._plan.close()
         if self._earlier is not None:
             self._earlier.close()
-        _remove_empty(self._directory.building_dir)
+        remove_empty(self._directory.building_dir)
         self._directory.remove_old()
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
@@ -221,7 +221,7 @@ class _Build:
         stamp = self._source.stamp()
         imported = json.dumps(stamp) if stamp else ""
         vectors = self._settings.vectors if self._base is None else self._base.store.meta["vector_type"]
-        store = _resume(path, fingerprint, imported, vectors)
+        store = resume(path, fingerprint, imported, vectors)
         if store is None:
             store = Store(path, vectors or "float32")
             store.note(fingerprint=fingerprint, imported=imported)
@@ -307,7 +307,7 @@ class _Build:
         forgotten, unnamed = (list(self._plan.lacking(keys)) for keys in (store.refused(), store.deleted()))
 
         def take_over() -> None:
-            store.commit(_records(staged, entries), refusals, self._outlook.gone)
+            store.commit(records_of(staged, entries), refusals, self._outlook.gone)
             store.forget_refusals(forgotten)
             store.forget_deleted(unnamed)  # no build would bring them back
             if computed_in:
@@ -343,7 +343,7 @@ class _Build:
     def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""
         assert base.version is not None
-        _delete_store(self._directory.building_dir / STORE_NAME)
+        delete_store(self._directory.building_dir / STORE_NAME)
         report = self._report(base.version.manifest, base.version.path, num_embedded, 0)
         return replace(report, is_new=False)
 
@@ -361,46 +361,3 @@ class _Build:
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # only if it is empty
-
-
-def _records(staged: Store, keys: Iterable[str]) -> Iterator[Record]:
-    """Those of the keys that a store holds; its damage is said of it, and not of the store that takes them over."""
-    with naming_damage(staged.path):
-        for key in keys:
-            if staged.has(key):
-                yield staged.record(key)
-
-
-def _resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | None) -> Store | None:
-    """What a stopped build left, if its vectors are of this encoder, origin and type; any other store is deleted."""
-    if path.exists():
-        try:
-            store = Store(path)
-            meta = store.meta
-            is_of_type = vectors in (None, meta.get("vector_type"))
-            if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
-                return store
-            if num_keys := store.num_keys():
-                logger.warning(
-                    "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
-                    "--vectors; starting over",
-                    *(path, num_keys),
-                )
-            store.close()
-        except sqlite3.OperationalError:
-            raise
-        except (sqlite3.DatabaseError, IndexCorruptError) as error:
-            logger.warning("%s is damaged (%s); starting over", path, error)
-    _delete_store(path)
-    return None
-
-
-def _delete_store(path: Path) -> None:
-    """Deletes a store with its journals."""
-    for leftover in path.parent.glob(f"{path.stem}.*"):
-        leftover.unlink()

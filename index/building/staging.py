@@ -1,0 +1,59 @@
+"""The store that a build, or a new embedding, fills before it becomes part of an index."""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from index.embedded.records import Record
+from index.embedded.store import Store
+from index.embedded.store_file import naming_damage
+from index.errors import IndexCorruptError
+from index.settings import VectorType
+
+logger = logging.getLogger(__name__)
+
+
+def remove_empty(folder: Path) -> None:
+    """Deletes a folder, but only if it is empty."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def records_of(staged: Store, keys: Iterable[str]) -> Iterator[Record]:
+    """Those of the keys that a store holds; its damage is said of it, and not of the store that takes them over."""
+    with naming_damage(staged.path):
+        for key in keys:
+            if staged.has(key):
+                yield staged.record(key)
+
+
+def resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | None) -> Store | None:
+    """What a stopped build left, if its vectors are of this encoder, origin and type; any other store is deleted."""
+    if path.exists():
+        try:
+            store = Store(path)
+            meta = store.meta
+            is_of_type = vectors in (None, meta.get("vector_type"))
+            if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
+                return store
+            if num_keys := store.num_keys():
+                logger.warning(
+                    "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
+                    "--vectors; starting over",
+                    *(path, num_keys),
+                )
+            store.close()
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, IndexCorruptError) as error:
+            logger.warning("%s is damaged (%s); starting over", path, error)
+    delete_store(path)
+    return None
+
+
+def delete_store(path: Path) -> None:
+    """Deletes a store with its journals."""
+    for leftover in path.parent.glob(f"{path.stem}.*"):
+        leftover.unlink()
