@@ -45,7 +45,7 @@ demo: port-is-free data train index ## Everything on drawn scenes: train, index,
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
 	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT)); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
-	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Try: curl" $(call quote,$(URL)/search) "--json '{\"text\": \"a large red star\", \"k\": 3}'"; \
+	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Try: curl" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
 	wait $$server
 
 # Before minutes of training, and so that no other server is measured in place of ours.
