@@ -1,10 +1,18 @@
 """What the fields of a corpus row are called."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 from index.errors import InvalidCorpusError
+
+# Names under which other tools, and training, have images and texts.
+_OTHER_NAMES = {
+    "image": ("image_path", "image_url", "img_url", "image_link", "url", "file_name", "img", "jpg"),
+    "text": ("captions", "caption", "title", "txt"),
+}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,24 @@ def find_columns(header: Sequence[str], columns: Columns, label: str) -> Columns
     if spelled["text"] is None and spelled["image"] is None:
         raise InvalidCorpusError(f"{label}: expected a column '{columns.text}' or '{columns.image}', found {found}")
     return Columns(**{name: spelled[name] or column for name, column in wanted.items()})
+
+
+def note_unread(header: Collection[str], columns: Columns, label: str) -> None:
+    """Says where no column is the image, or the text, and one has a name as if it should be.
+
+    Args:
+        header: The names of a table's columns, or of a row's fields.
+        columns: What the fields are called, as the header spells them.
+        label: The file, for messages.
+    """
+    others = {name.strip().casefold(): name for name in header if name not in astuple(columns)}
+    for field, names in _OTHER_NAMES.items():
+        name = next((others[name] for name in names if name in others), None)
+        if name is not None and getattr(columns, field) not in header:
+            logger.warning(
+                "%s: there is no column '%s', and '%s' is not embedded; `--columns %s=%s` makes it the %s",
+                *(label, getattr(columns, field), name, field, name, field),
+            )
 
 
 def _spelled(column: str, header: Sequence[str], label: str) -> str | None:

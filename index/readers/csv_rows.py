@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.columns import Columns, find_columns
+from index.readers.columns import Columns, find_columns, note_unread
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, read_row
 from index.sources.files import open_file
@@ -100,7 +100,9 @@ def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _T
         try:
             header = next(csv.reader([line], delimiter=delimiter, strict=True), [])
             header = without_blank_end([name.strip() for name in header])
-            return _Table(delimiter, header, find_columns(header, columns, file.label))
+            found = find_columns(header, columns, file.label)
+            note_unread(header, found, file.label)
+            return _Table(delimiter, header, found)
         except csv.Error as error:
             refusals.append(InvalidCorpusError(f"{file.label}:1: {error}"))
         except InvalidCorpusError as error:

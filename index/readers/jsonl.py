@@ -1,9 +1,11 @@
 """JSONL files: one JSON object a line, with the five fields or as an M-BEIR candidate."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from index.errors import InvalidRowError
 from index.readers import mbeir
+from index.readers.columns import note_unread
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.rows import RowError, gather_metadata, parse_object, read_row
 from index.sources.files import open_file
@@ -22,10 +24,22 @@ def read_jsonl(
     Raises:
         OSError: the file cannot be read.
     """
+    is_first = True
     with open_file(file.location) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
+                if is_first:
+                    _note_of_first(line, file, options)
+                    is_first = False
                 yield _read_line(line, file, options, f"{file.label}:{number}", keeps_others)
+
+
+def _note_of_first(line: bytes, file: CorpusFile, options: ReadOptions) -> None:
+    """The fields of the first row stand for those of all."""
+    with suppress(RowError):
+        row = parse_object(line)
+        if options.columns.key in row:
+            note_unread(row, options.columns, file.label)
 
 
 def _read_line(

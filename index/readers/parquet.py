@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
 from index.readers.arrow_values import holds_bytes, json_cell, python_cell
-from index.readers.columns import Columns, find_columns
+from index.readers.columns import Columns, find_columns, note_unread
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.exported import is_exported, read_exported
 from index.readers.rows import RowError, gather_metadata, key_of, kind_of, read_row
@@ -45,6 +45,7 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
                 return
             schema = opened.schema_arrow
             columns = find_columns(schema.names, options.columns, file.label)
+            note_unread(schema.names, columns, file.label)
             aside = [column.name for column in schema if _is_aside(column, columns)]
             if aside:
                 logger.warning("%s: columns %s hold bytes and are left aside", file.label, ", ".join(aside))
