@@ -30,6 +30,7 @@ def create_app(
     encoder: QueryEncoder | None = None,
     index: SearchableIndex | None = None,
     on_failure: Callable[[], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The ASGI application; nothing is loaded before its lifespan begins.
 
@@ -38,12 +39,13 @@ def create_app(
         encoder: Used instead of loading `settings.checkpoint`.
         index: Used instead of opening `settings.index`; the caller closes it.
         on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
+        on_ready: Called once when everything is loaded.
 
     Returns:
         The application. With both parts given it is ready when its lifespan has begun; else it loads in the
         background and `/readyz` tells.
     """
-    lifecycle = Lifecycle(settings, encoder, index, on_failure)
+    lifecycle = Lifecycle(settings, encoder, index, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -18,8 +18,8 @@ UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
 
 
-def parser_for(headers: Headers, limits: Limits) -> Callable[[bytes], Query]:
-    """What turns a body with these headers into a query; decided before the body is read.
+def parser_for(headers: Headers, limits: Limits) -> Callable[[list[bytes]], Query]:
+    """What turns the pieces of a body with these headers into a query; decided before the body is read.
 
     Args:
         headers: The request's.
@@ -39,8 +39,8 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytes], Query]:
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
     decompress = decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
     if media_type == JSON:
-        return lambda body: query_from_json(decompress(body), limits)
-    return lambda body: query_from_multipart(decompress(body), content_type, limits)
+        return lambda pieces: query_from_json(decompress(b"".join(pieces)), limits)
+    return lambda pieces: query_from_multipart(decompress(b"".join(pieces)), content_type, limits)
 
 
 def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
@@ -88,8 +88,8 @@ def _has_zlib_header(body: bytes) -> bool:
     return len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, refused as soon as it is known to be too long, with or without a Content-Length.
+async def read_body(request: Request, max_bytes: int) -> list[bytes]:
+    """The whole body in pieces, refused as soon as it is known to be too long, with or without a Content-Length.
 
     Args:
         request: The request; its body has not been read.
@@ -105,9 +105,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise InvalidRequestError("Content-Length must be a whole number")
     if int(declared) > max_bytes:
         raise ItemTooLargeError(f"the body has {int(declared)} bytes, at most {max_bytes} are accepted")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
+    pieces, num_bytes = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        num_bytes += len(piece)
+        if num_bytes > max_bytes:
             raise ItemTooLargeError(f"the body has more than {max_bytes} bytes, the most accepted")
-    return bytes(body)
+    return pieces

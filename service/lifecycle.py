@@ -32,6 +32,7 @@ class Lifecycle:
         encoder: QueryEncoder | None = None,
         index: SearchableIndex | None = None,
         on_failure: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         """Prepares; nothing is loaded yet.
 
@@ -40,12 +41,14 @@ class Lifecycle:
             encoder: Used instead of loading the checkpoint.
             index: Used instead of opening the one of the settings; stays open afterwards.
             on_failure: Called once when the start fails.
+            on_ready: Called once when everything is loaded, before the first search is answered.
         """
         self.settings = settings
         self.failure: BaseException | None = None
         self._encoder = encoder
         self._index = index
         self._on_failure = on_failure
+        self._on_ready = on_ready
         self._parts: Parts | None = None
         self._reason = "starting: the encoder and the index are being loaded"
 
@@ -94,6 +97,8 @@ class Lifecycle:
             return
         self.failure = loading.exception()
         if self.failure is None:
+            if self._on_ready:
+                self._on_ready()
             self._parts = loading.result()
             logger.info("ready", extra={"event": LogEvent.READY, "index_version": self._parts.index.version})
             return

@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from encoder.images import image_type
 from index.errors import (
@@ -22,6 +23,8 @@ from service.logs import LogEvent
 from service.searcher import SearchableIndex
 from service.threads import BoundedThreads
 from service.watch import IndexWatch
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,12 @@ class Lookups:
         self._image_threads = image_threads
         self._deadline_s = deadline_s
 
-    async def key(self, name: str) -> StoredKey:
+    async def key(self, name: str, write: Callable[[StoredKey], T]) -> T:
         """One key.
+
+        Args:
+            name: The key.
+            write: Makes of it what is wanted; called in the thread that looked it up.
 
         Raises:
             NotFoundError: there is no such key.
@@ -84,7 +91,7 @@ class Lookups:
         """
         try:
             async with self._in_time():
-                return await self._search_threads.run(self._watch.call, self._index.get, name)
+                return await self._search_threads.run(lambda: write(self._watch.call(self._index.get, name)))
         except KeyNotFoundError as error:
             raise NotFoundError("no such key") from error
 

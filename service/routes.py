@@ -4,14 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from index.hits import Hit, Payload
-from service.address import image_urls, key_in_path, parameters, prefix_of
+from service.address import key_in_path, parameters, prefix_of
+from service.answers import with_hits, write_hits, write_key
 from service.body import parser_for, read_body
 from service.context import REQUEST_ID, note
 from service.errors import DeadlineExceededError
@@ -20,7 +21,6 @@ from service.lookups import ShownImage
 from service.openapi import SEARCH_BODY, error_responses
 from service.parts import Parts
 from service.schemas import (
-    HitPayload,
     IndexInfo,
     InfoResponse,
     KeyResponse,
@@ -29,7 +29,6 @@ from service.schemas import (
     SearchResponse,
     StatusResponse,
     Timings,
-    WireHit,
 )
 from service.searcher import SearchResult
 
@@ -63,12 +62,13 @@ logger = logging.getLogger(__name__)
 
 @router.post(
     "/search",
+    response_model=SearchResponse,
     responses=error_responses(*SEARCH_ERRORS),
     openapi_extra=SEARCH_BODY,
     tags=["search"],
     dependencies=[Depends(parameters(hint="; send it in the body"))],
 )
-async def search(request: Request) -> SearchResponse:
+async def search(request: Request) -> Response:
     """Finds the keys that match a text, an image, or both best.
 
     Send JSON, or multipart/form-data with the image as a file. Text and image together are embedded as one
@@ -81,13 +81,14 @@ async def search(request: Request) -> SearchResponse:
     body = await read_body(request, lifecycle.settings.max_body_bytes)
     query = await parts.decode_threads.run(parse, body)
     read_s = time.monotonic() - started_s
-    note(request, body_bytes=len(body), query_modality=query.item.modality, k=query.k)
+    note(request, body_bytes=sum(map(len, body)), query_modality=query.item.modality, k=query.k)
     del body
-    result = await _unless_client_leaves(request, parts.searcher.search(query))
+    write = partial(write_hits, prefix_of(request))
+    result = await _unless_client_leaves(request, parts.searcher.search(query, write))
     timings = _timings(result, read_s, time.monotonic() - started_s)
-    note(request, cached=result.is_cached, num_hits=len(result.hits), timings_ms=timings.model_dump())
-    return SearchResponse(
-        hits=[_wire_hit(prefix_of(request), hit) for hit in result.hits],
+    note(request, cached=result.is_cached, num_hits=result.num_hits, timings_ms=timings.model_dump())
+    answer = SearchResponse(
+        hits=[],
         query_modality=result.modality,
         cached=result.is_cached,
         text_cut=result.is_text_cut,
@@ -95,6 +96,7 @@ async def search(request: Request) -> SearchResponse:
         model_fingerprint=parts.encoder.fingerprint,
         timings_ms=timings,
     )
+    return Response(with_hits(answer, result.hits), media_type="application/json")
 
 
 @router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"], dependencies=[Depends(parameters())])
@@ -167,15 +169,19 @@ async def get_image(
     name, is_image = key_in_path(request)
     if not is_image:  # the key itself ends with "/image"
         parameters()(request)
-        return Response((await _key(request, parts, name)).model_dump_json(), media_type="application/json")
+        return await _key(request, parts, name)
     image = await parts.lookups.image(name, position, str(request.scope.get(REQUEST_ID, "")))
     return _image_response(request, image)
 
 
 @router.get(
-    "/keys/{key:path}", responses=error_responses(*KEY_ERRORS), tags=["keys"], dependencies=[Depends(parameters())]
+    "/keys/{key:path}",
+    response_model=KeyResponse,
+    responses=error_responses(*KEY_ERRORS),
+    tags=["keys"],
+    dependencies=[Depends(parameters())],
 )
-async def get_key(request: Request, key: KeyPath) -> KeyResponse:
+async def get_key(request: Request, key: KeyPath) -> Response:
     """Gives one key with its modality, pools and payload."""
     parts = _lifecycle(request).parts()
     return await _key(request, parts, key_in_path(request)[0])
@@ -191,14 +197,9 @@ def _lifecycle(request: Request) -> Lifecycle:
     return lifecycle
 
 
-async def _key(request: Request, parts: Parts, key: str) -> KeyResponse:
-    stored = await parts.lookups.key(key)
-    return KeyResponse(
-        key=stored.key,
-        modality=stored.modality,
-        pools=list(stored.pools),
-        payload=_wire_payload(prefix_of(request), stored.key, stored.payload),
-    )
+async def _key(request: Request, parts: Parts, key: str) -> Response:
+    written = await parts.lookups.key(key, partial(write_key, prefix_of(request)))
+    return Response(written, media_type="application/json")
 
 
 def _image_response(request: Request, image: ShownImage) -> Response:
@@ -216,22 +217,7 @@ def _image_response(request: Request, image: ShownImage) -> Response:
     return Response(image.data, media_type=image.media_type, headers=headers)
 
 
-def _wire_hit(prefix: str, hit: Hit) -> WireHit:
-    return WireHit(
-        key=hit.key,
-        score=hit.score,
-        rank=hit.rank,
-        modality=hit.modality,
-        payload=_wire_payload(prefix, hit.key, hit.payload),
-    )
-
-
-def _wire_payload(prefix: str, key: str, payload: Payload) -> HitPayload:
-    addresses = image_urls(prefix, key, payload.num_images)
-    return HitPayload(text=payload.text, metadata=payload.metadata, image_urls=addresses)
-
-
-def _timings(result: SearchResult, read_s: float, total_s: float) -> Timings:
+def _timings(result: SearchResult[bytes], read_s: float, total_s: float) -> Timings:
     stages = result.stages
     seconds = (read_s, stages.decode, stages.queue, stages.encode, stages.search, total_s)
     return Timings(**dict(zip(Timings.model_fields, (round(s * 1000, 3) for s in seconds), strict=True)))

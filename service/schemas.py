@@ -83,7 +83,7 @@ class Timings(BaseModel):
     decode: float = Field(description="Decoding images and splitting text into tokens, waiting included.")
     queue: float = Field(description="Waiting for a place in an encoder batch.")
     encode: float = Field(description="The encoder batch this query was part of.")
-    search: float = Field(description="Searching the index, waiting included.")
+    search: float = Field(description="Searching the index and writing the hits, waiting included.")
     total: float = Field(description="From the first byte read to the hits.")
 
 

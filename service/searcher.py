@@ -5,9 +5,9 @@ Shape legend: Q = queries, D = width.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from service.shared_work import SharedWork
 from service.threads import BoundedThreads
 from service.watch import IndexWatch
 
+T = TypeVar("T")
 Vector = NDArray[np.float32]
 
 
@@ -121,18 +122,20 @@ class StageSeconds:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Generic[T]):
     """Hits of one query.
 
     Attributes:
-        hits: Best first.
+        hits: What was made of them, best first.
+        num_hits: How many there are.
         modality: What the query was.
         is_cached: Whether its vector came from the cache.
         is_text_cut: Whether its text was longer than the model's context, so that the end of it was not used.
         stages: How long each stage took.
     """
 
-    hits: list[Hit]
+    hits: T
+    num_hits: int
     modality: Modality
     is_cached: bool
     is_text_cut: bool
@@ -169,7 +172,7 @@ class Searcher:
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
             decode_threads: For `encoder.prepare` and for hashing images.
-            search_threads: For `index.search`.
+            search_threads: For `index.search` and for writing its hits.
             deadline_s: Longest time for one query.
         """
         self._encoder = encoder
@@ -182,8 +185,12 @@ class Searcher:
         self._deadline_s = deadline_s
         self._embeddings: SharedWork[Embedded] = SharedWork()
 
-    async def search(self, query: Query) -> SearchResult:
+    async def search(self, query: Query, write: Callable[[list[Hit]], T]) -> SearchResult[T]:
         """The hits of one query.
+
+        Args:
+            query: What to search for, and where.
+            write: Makes of the hits what is wanted of them; called in the thread that searched.
 
         Raises:
             InvalidRequestError: the index has no such pool.
@@ -197,11 +204,11 @@ class Searcher:
         """
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._search(query)
+                return await self._search(query, write)
         except TimeoutError as error:
             raise DeadlineExceededError(f"no answer within {self._deadline_s * 1000:g} ms") from error
 
-    async def _search(self, query: Query) -> SearchResult:
+    async def _search(self, query: Query, write: Callable[[list[Hit]], T]) -> SearchResult[T]:
         stages = StageSeconds()
         deadline = Deadline(self._deadline_s)
         key = await self._cache_key(query)
@@ -213,11 +220,13 @@ class Searcher:
         stages.decode = min(embedded.decode_s, waited_s - stages.encode - stages.queue)
         started_s = time.monotonic()
         try:
-            hits = await self._search_threads.run(self._search_index, embedded.found.vector_D, query, deadline)
+            hits, num_hits = await self._search_threads.run(
+                lambda: self._write_hits(embedded.found.vector_D, query, write, deadline)
+            )
         finally:
             deadline.cancel()  # the client may have gone, and its search be under way
         stages.search = time.monotonic() - started_s
-        return SearchResult(hits, query.item.modality, embedded.is_cached, embedded.found.is_text_cut, stages)
+        return SearchResult(hits, num_hits, query.item.modality, embedded.is_cached, embedded.found.is_text_cut, stages)
 
     async def _embedded(self, key: str, query: Query) -> Embedded:
         """The query's vector, made once for all who ask at the same time."""
@@ -257,6 +266,12 @@ class Searcher:
             encoded = await asyncio.wrap_future(place.submit(prepared, query.text_weight, deadline_s))
         found = QueryVector(encoded.vector_D, prepared.is_text_cut)
         return Embedded(found, False, decode_s, encoded.queue_s, encoded.encode_s)
+
+    def _write_hits(
+        self, vector_D: Vector, query: Query, write: Callable[[list[Hit]], T], deadline: Deadline
+    ) -> tuple[T, int]:
+        hits = self._search_index(vector_D, query, deadline)
+        return write(hits), len(hits)
 
     def _search_index(self, vector_D: Vector, query: Query, deadline: Deadline) -> list[Hit]:
         scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)

@@ -63,7 +63,7 @@ def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
     async def search_all() -> list[list[Hit]]:
         async with AsyncExitStack() as stack:
             parts = await open_parts(make_settings(), encoder, index, stack)
-            return [(await parts.searcher.search(query)).hits for query in QUERIES]
+            return [(await parts.searcher.search(query, list)).hits for query in QUERIES]
 
     return asyncio.run(search_all())
 
