@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
@@ -85,8 +86,29 @@ def read_architecture(source: str | Path) -> Architecture:
     return Architecture(str(source), model_cfg)
 
 
-def build(architecture: Architecture) -> nn.Module:
+def read_tag(name: str, tag: str) -> Architecture:
+    """The architecture of open_clip's pretrained weights, with the activation and preprocessing they were made with.
+
+    Args:
+        name: An open_clip name; the plain one and the one that ends in `-quickgelu` are the same with a tag.
+        tag: One of its pretrained weights.
+    """
+    architecture = read_architecture(name)
+    said = get_pretrained_cfg(name, tag)
+    model_cfg = {**architecture.model_cfg}
+    if "quick_gelu" in said:
+        model_cfg["quick_gelu"] = said["quick_gelu"]
+    known = asdict(PreprocessCfg())
+    preprocess_cfg = {key: value for key, value in said.items() if key in known and value is not None}
+    return Architecture(name, model_cfg, preprocess_cfg)
+
+
+def build(architecture: Architecture, may_fetch: bool = False) -> nn.Module:
     """Builds the network with random weights, without network; `model.visual.preprocess_cfg` is its preprocessing.
+
+    Args:
+        architecture: The network.
+        may_fetch: Let the configuration of a Hugging Face text tower come over the network.
 
     Raises:
         CheckpointCorruptError: open_clip cannot build this configuration.
@@ -95,7 +117,7 @@ def build(architecture: Architecture) -> nn.Module:
     hf_model_name = architecture.model_cfg["text_cfg"].get("hf_model_name")
     if hf_model_name:
         require_transformers(architecture.name)
-    with TemporaryDirectory() as folder, _quiet(), without_network():
+    with TemporaryDirectory() as folder, _quiet(), nullcontext() if may_fetch else without_network():
         write_open_clip_config(architecture, Path(folder))
         try:
             model: nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)

@@ -9,17 +9,15 @@ tokenizer_config.json, ...    the tokenizer, where it is one of Hugging Face's
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoder.architecture import (
@@ -35,22 +33,12 @@ from encoder.fusion import Fusion
 from encoder.hugging_face import holds_tokenizer
 from encoder.padding import Padding
 from encoder.tokens import Tokenizer
+from encoder.weights import load_weights
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 MANIFEST_NAME = "encoder.json"
 FORMAT = 1
-# What safetensors, torch and numpy raise on a file that holds no weights.
-_UNREADABLE = (
-    SafetensorError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
 
 
 @dataclass(frozen=True)
@@ -180,39 +168,6 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             f"{manifest['fingerprint']}, the files give {identity}"
         )
     return Checkpoint(architecture, model, fusion, identity, manifest.get("provenance", {}))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a whole model's weights, strictly.
-
-    Args:
-        model: An open_clip model.
-        path: A safetensors file, or a file that open_clip reads.
-
-    Raises:
-        CheckpointNotFoundError: no such file, or not readable by this user.
-        CheckpointCorruptError: damaged, or of another architecture; the message says what differs.
-    """
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"weights file {path} does not exist")
-    if not os.access(path, os.R_OK):  # safetensors would call it missing
-        raise CheckpointNotFoundError(f"weights file {path} may not be read by this user")
-    try:
-        if path.suffix == ".safetensors":
-            model.load_state_dict(load_file(path), strict=True)
-        else:
-            open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True, device="cpu")
-    except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointCorruptError(f"{path} is damaged or no weights file: {reason}") from error
-    except RuntimeError as error:
-        raise CheckpointCorruptError(f"{path} does not fit the architecture: {mismatch(error)}") from error
-
-
-def mismatch(error: RuntimeError) -> str:
-    """What torch says differs between weights and network, in one line: the first few names of each kind."""
-    lines = (line.strip() for line in str(error).splitlines()[1:3])
-    return "; ".join(line if len(line) <= 200 else f"{line[:200]} ..." for line in lines)
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -6,7 +6,7 @@ F = images of all items of a batch together.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import image_transform_v2
 from torch import Tensor
 
-from encoder.architecture import Architecture, build, preprocessing, read_architecture
-from encoder.checkpoint import Checkpoint, fingerprint, load_weights, read_checkpoint
+from encoder.architecture import Architecture, build, preprocessing, read_architecture, read_tag
+from encoder.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from encoder.errors import CheckpointNotFoundError, DeviceUnavailableError, InvalidItemError, ItemTooLargeError
 from encoder.fusion import Fusion, fuse
 from encoder.images import ImageLimits, decode_image
 from encoder.item import Item, Modality
 from encoder.text import encode_text
 from encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
+from encoder.weights import load_weights
 
 MAX_TEXT_CHARS = 100_000
 MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
@@ -120,6 +122,7 @@ class Encoder:
         precision: str = "auto",
         limits: ImageLimits | None = None,
         fusion: Fusion | None = None,
+        stretch_positions: bool = False,
     ) -> "Encoder":
         """Loads an encoder.
 
@@ -131,6 +134,8 @@ class Encoder:
             precision: `auto` (fp16 on a GPU, else fp32), `fp32`, `bf16` or `fp16`.
             limits: Largest images accepted.
             fusion: Overrides the checkpoint's fusion; the fingerprint changes with it.
+            stretch_positions: Interpolate the positional embeddings of a weights file to the architecture's context
+                length and image size; without it a file of another length is refused.
 
         Returns:
             The encoder, ready to embed.
@@ -141,7 +146,7 @@ class Encoder:
             MissingPartError: it needs a library or files of Hugging Face that are not on this machine.
             DeviceUnavailableError: no such device, or it lacks the precision.
         """
-        checkpoint = load_checkpoint(source)
+        checkpoint = load_checkpoint(source, stretch_positions)
         if fusion is not None and fusion is not checkpoint.fusion:
             identity = fingerprint(checkpoint.architecture, checkpoint.model.state_dict(), fusion)
             checkpoint = Checkpoint(
@@ -272,8 +277,12 @@ class Encoder:
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
 
-def load_checkpoint(source: str | Path) -> Checkpoint:
+def load_checkpoint(source: str | Path, stretch_positions: bool = False) -> Checkpoint:
     """Reads a checkpoint from any source that `Encoder.load` takes; the model is on the CPU.
+
+    Args:
+        source: As `Encoder.load` takes it.
+        stretch_positions: For `ARCHITECTURE@FILE`: interpolate its positional embeddings.
 
     Raises:
         CheckpointNotFoundError: nothing there under that name.
@@ -287,7 +296,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     if at:
         architecture = read_architecture(name)
         model = build(architecture)
-        load_weights(model, Path(weights))
+        load_weights(model, Path(weights), stretch_positions)
         return _from_open_clip(architecture, model, {"weights": weights})
     name, _, tag = text.rpartition("/")
     if (name, tag) in open_clip.list_pretrained():
@@ -303,13 +312,16 @@ def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str
 
 
 def _from_tag(name: str, tag: str) -> Checkpoint:
-    architecture = read_architecture(name)
+    architecture = read_tag(name, tag)
     fetch_tokenizer(architecture)
+    model = build(architecture, may_fetch=True)
     try:
-        model = open_clip.create_model(name, pretrained=tag)
-    except (RuntimeError, OSError) as error:
+        weights = download_pretrained(get_pretrained_cfg(name, tag))
+    except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointNotFoundError(f"cannot fetch the pretrained weights {name}/{tag}: {error}") from error
-    architecture = Architecture(name, architecture.model_cfg, dict(model.visual.preprocess_cfg))
+    load_weights(model, Path(weights))
+    visual: Any = model.visual
+    architecture = replace(architecture, preprocess_cfg=dict(visual.preprocess_cfg))
     return _from_open_clip(architecture, model, {"pretrained": f"{name}/{tag}"})
 
 

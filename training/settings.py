@@ -37,6 +37,10 @@ class TrainSettings(ProgramSettings):
     start: str | None = Field(
         None, description="encoder to fine-tune: checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
     )
+    stretch_positions: bool = Field(
+        False,
+        description="interpolate positional embeddings of --start ARCHITECTURE@FILE to the architecture's sizes",
+    )
     architecture: str = Field(
         "anykey-tiny", description="without --start: open_clip name or .json configuration, trained from random weights"
     )
@@ -179,6 +183,8 @@ class TrainSettings(ProgramSettings):
         given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
         if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
             raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
+        if self.stretch_positions and "@" not in (self.start or ""):
+            raise ValueError("--stretch-positions needs --start ARCHITECTURE@FILE: it stretches what a file holds")
 
     def _check_locks(self) -> None:
         """Refuses locks of what is not there, and changed images where each is seen once."""

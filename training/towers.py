@@ -20,11 +20,11 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from encoder.architecture import Architecture, build, preprocessing, read_architecture
-from encoder.checkpoint import mismatch
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 from encoder.model import load_checkpoint
 from encoder.text import encode_text
+from encoder.weights import mismatch
 from training.errors import InvalidRecipeError
 from training.layers import locked_batch_norms
 from training.settings import TrainSettings
@@ -57,7 +57,7 @@ def open_start(settings: TrainSettings) -> Start:
         InvalidRecipeError: image weights for an architecture without a timm trunk.
     """
     if settings.start is not None:
-        checkpoint = load_checkpoint(settings.start)
+        checkpoint = load_checkpoint(settings.start, settings.stretch_positions)
         fusion = settings.fusion or checkpoint.fusion
         provenance = {"start": settings.start, "start_fingerprint": checkpoint.fingerprint}
         start = Start(checkpoint.architecture, checkpoint.model, fusion, True, provenance)

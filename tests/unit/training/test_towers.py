@@ -1,5 +1,6 @@
 """Locking locks, batch normalisation keeps its statistics where it should, and a pretrained trunk is whole."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from encoder.architecture import preprocessing, read_architecture
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from encoder.fusion import Fusion
 from encoder.padding import Padding
-from tests.networks import small_architecture
+from tests.networks import TEXT, build_seeded, small_architecture
 from tests.training_runs import make_settings, make_towers, weights_of
 from training.errors import InvalidRecipeError
 from training.settings import TrainSettings
@@ -205,6 +206,22 @@ def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path, tiny_checkpoint:
     expected = tiny_encoder.model.state_dict()
     found = start.model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected if name != "logit_scale")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_start_for_another_context_is_refused_unless_stretching_is_asked_for(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "small.json").write_text(json.dumps(small_architecture().model_cfg))
+    weights = build_seeded(small_architecture(text={**TEXT, "context_length": 32})).state_dict()
+    save_file(weights, tmp_path / "w.safetensors") if suffix == ".safetensors" else torch.save(
+        weights, tmp_path / "w.pt"
+    )
+    source = f"{tmp_path / 'small.json'}@{tmp_path / f'w{suffix}'}"
+    with pytest.raises(CheckpointCorruptError, match="32 positions in the file and 77 in the architecture"):
+        open_start(make_settings(tmp_path, tmp_path, start=source))
+    stretched = open_start(make_settings(tmp_path, tmp_path, start=source, stretch_positions=True)).model
+    assert len(stretched.positional_embedding) == 77
+    with pytest.raises(ValueError, match="--stretch-positions needs --start ARCHITECTURE@FILE"):
+        make_settings(tmp_path, tmp_path, start=str(tmp_path), stretch_positions=True)
 
 
 @pytest.mark.parametrize("own", [{"image_mean": (0.5,) * 3}, {"resize_mode": "squash"}, {"image_padding": "same"}])
