@@ -34,6 +34,7 @@ from training.towers import Start, Towers
 from training.validation import SELECTION_METRIC, HeldOut, choosing_pairs, embed_held_out, measure
 
 _LOG_EVERY_STEPS = 10
+_NUM_PAIRS = "num_pairs"  # held out, among the numbers of the best measurement
 _CHOSEN_BY = "chosen_by"  # the score of the pairs that choose, among the numbers of the best measurement
 
 
@@ -209,7 +210,7 @@ class Loop:
             weights = self._towers.weights()
             self._save("last", numbers, weights)
             if held_out is not None:
-                numbers[_CHOSEN_BY] = self._score(held_out, numbers)
+                numbers |= {_CHOSEN_BY: self._score(held_out, numbers), _NUM_PAIRS: float(len(held_out.has_second_P))}
             if not numbers or numbers[_CHOSEN_BY] >= self._best_score():
                 self._at.best = {"step": self._at.step, **numbers}
                 self._save("best", numbers, weights)

@@ -28,7 +28,7 @@ from training.towers import Start, Towers
 from training.validation import HeldOut, embed_held_out
 
 FILE_NAME = "evaluation.json"
-_FORMAT = 1  # raised when the numbers mean something else than before
+_FORMAT = 2  # raised when the numbers mean something else than before
 
 
 @dataclass(frozen=True)

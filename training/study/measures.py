@@ -31,7 +31,7 @@ def measure_centrings(test: HeldOut, validation: HeldOut) -> dict[str, dict[str,
 
 
 def measure_rotations(held_out: HeldOut) -> dict[str, float]:
-    """Numbers of `measure` and `measure_gaps`, the mean over the three ways to deal out the mixed pool.
+    """Numbers of `measure` and `measure_gaps`, the mean over the three ways to deal out the mixed pool, and of pairs.
 
     In the mixed pool each photo is once, as an image, a text or a fused key. Over the three rotations each photo is
     each of them in turn, so that every query counts. Of a number of pairs that is no multiple of three, the last one
@@ -45,7 +45,8 @@ def measure_rotations(held_out: HeldOut) -> dict[str, float]:
         raise InvalidPairsError(f"a mixed pool needs at least 3 pairs, found {len(held_out.has_second_P)}")
     rows_P = torch.arange(num_pairs)
     rotations = [_measure(held_out.rows(rows_P.roll(shift))) for shift in range(len(MODALITIES))]
-    return {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}
+    means = {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}
+    return {"num_pairs": float(num_pairs), **means}
 
 
 def _measure(held_out: HeldOut) -> dict[str, float]:

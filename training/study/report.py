@@ -1,6 +1,7 @@
 """Writes a study's report: pages of tables, pictures, and every number as JSON."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmark.metrics import Z95
 from training.run_folder import effort
 from training.sources import without_secrets
 from training.study import tables
@@ -78,7 +80,10 @@ def _page(settings: StudySettings, facts: dict[str, Any], results: Results) -> I
         yield tables.overview(results, fusion, PLAIN)
         yield "After mean-centring (GR-CLIP):\n"
         yield tables.overview(results, fusion, GR_CLIP)
-        yield f"Difference from `{baseline}` without centring, seed by seed:\n"
+        yield (
+            f"Difference from `{baseline}` without centring, seed by seed; {tables.NOISE} where the seeds alone may "
+            "have made it (Student's t, 95 %):\n"
+        )
         yield tables.differences(results, fusion, baseline)
         for pool in ("local", "mixed"):
             for centring, suffix in ((PLAIN, ""), (GR_CLIP, ", after mean-centring")):
@@ -111,8 +116,10 @@ def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[st
         f"{facts['training_minutes']:.0f} minutes of training steps in all.\n"
     )
     yield (
-        "Numbers are the mean and, in brackets, the standard deviation over the seeds; the test pairs are the same for "
-        f"all. Means are over {_COMBINATIONS} (query > key; i image, t text, it both); "
+        "Numbers are the mean and, in brackets, the standard deviation over the seeds; "
+        f"the {facts['num_test_pairs']:,} test pairs are the same for all, and what other pairs would have given may "
+        f"lie {facts['reach']:.3f} away (half a 95 % interval of a share near a half; differences between variants err "
+        f"less). Means are over {_COMBINATIONS} (query > key; i image, t text, it both); "
         "a query holds another caption than the key. Local pools hold keys of one modality; in the mixed pool each "
         "pair is once, as an image, a text or both, and results are averaged over the three ways to deal them out. "
         "Mean-centring takes its means from the validation pairs.\n"
@@ -129,7 +136,10 @@ def _inline(values: dict[str, Any]) -> str:
 
 
 def _facts(settings: StudySettings, runs: Sequence[Run], results: Results) -> dict[str, Any]:
+    num_pairs = round(results.rows[0].numbers["num_pairs"])
     return {
+        "num_test_pairs": num_pairs,
+        "reach": Z95 * 0.5 / math.sqrt(num_pairs),
         "made_by": f"anykey {version('anykey')}",
         "torch": torch.__version__,
         "machine": settings.machine or f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",

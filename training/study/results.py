@@ -1,11 +1,15 @@
 """A study's numbers by variant, fusion and centring, with their spread over the seeds."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from benchmark.metrics import Z95
 from encoder.fusion import Fusion
 from training.study.evaluation import Row
+
+_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by freedom
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class Spread:
     def deviation(self) -> float | None:
         """Sample standard deviation over the seeds (n - 1), of two seeds or more."""
         return stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the seeds alone may have made a mean other than 0: Student's t, 95 %; never of one seed alone.
+
+        >>> Spread({0: 0.02, 1: 0.03, 2: 0.025}).is_noise, Spread({0: 0.02, 1: -0.01, 2: 0.03}).is_noise
+        (False, True)
+        """
+        if self.deviation is None:
+            return False
+        freedom = len(self.values) - 1
+        t = _T95[freedom] if freedom in _T95 else Z95 + 2.5 / freedom
+        return abs(self.mean) <= t * self.deviation / math.sqrt(len(self.values))
 
     def minus(self, other: "Spread") -> "Spread":
         """Differences, seed by seed; of the seeds that both have."""

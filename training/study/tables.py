@@ -8,6 +8,7 @@ from training.study.measures import GR_CLIP, METRICS, PLAIN
 from training.study.results import Results
 from training.validation import COMBINATIONS, MODALITIES, MODALITY_PAIRS
 
+NOISE = "~"  # stands after a difference that the seeds alone may have made
 _POOLS = ("local", "mixed")
 OVERVIEW = {
     "local success@10": "local/mean/success@10",
@@ -94,4 +95,5 @@ def _difference(results: Results, fusion: Fusion, which: tuple[str, str], baseli
     other = results.spread(baseline, fusion, PLAIN, name)
     if own is None or other is None:
         return ""
-    return own.minus(other).text("+.3f")
+    difference = own.minus(other)
+    return difference.text("+.3f") + (f" {NOISE}" if difference.is_noise else "")

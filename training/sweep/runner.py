@@ -1,12 +1,15 @@
 """Searches settings with Optuna: every trial is a run of the trainer in a folder of its own."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from time import sleep
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.metrics import interval
 from training.child import Child, threads_each
 from training.errors import DivergedError, InvalidRecipeError
 from training.run_settings import toml_text
@@ -113,12 +116,26 @@ def _report(settings: SweepSettings, trials: Trials, console: Console) -> None:
     best = ranking[0]
     chosen = trial_settings(settings, best.params, trials.folder_of(best.number))
     path = settings.output / "best.toml"
-    head = (
-        f"# Trial {best.number}, the best of {len(ranking)}: {SELECTION_METRIC} {best.value:.4f} on the held-out pairs."
-    )
-    path.write_text(f"{head}\n{toml_text(chosen, leave_out={'output', 'overwrite'})}")
+    head = f"Trial {best.number}, the best of {len(ranking)}: {SELECTION_METRIC} {best.value:.4f}"
+    sure = _how_sure(best.value or 0.0, [trial.value or 0.0 for trial in ranking], trials.folder_of(best.number))
+    path.write_text(f"# {head}{sure}\n{toml_text(chosen, leave_out={'output', 'overwrite'})}")
+    console.print(f"{head}{sure}")
     console.print(f"{len(ranking)} trials, {len(failed)} more failed; best settings: {path}")
     console.print(f"checkpoint: {trials.folder_of(best.number) / 'best'}")
+
+
+def _how_sure(value: float, ranking: Sequence[float], folder: Path) -> str:
+    """How much of a lead may be the held-out pairs' doing; every pair is asked for in the mixed pool."""
+    try:
+        num_pairs = json.loads((folder / "finished.json").read_text())["num_pairs"]
+    except (OSError, ValueError, KeyError):  # a trial of an earlier release does not say
+        return " on the held-out pairs"
+    low, high = interval(value, 0.0, num_pairs)
+    num_near = sum(other >= low for other in ranking) - 1
+    return (
+        f" on {num_pairs:,.0f} held-out pairs (95 % interval {low:.3f} to {high:.3f}, which holds {num_near} other "
+        "trials); the best of many flatters itself"
+    )
 
 
 def _in_words(params: dict[str, object]) -> str:

@@ -78,3 +78,18 @@ def test_a_spread_is_paired_by_seed_and_says_no_deviation_of_one_seed() -> None:
     assert ours.text() == "0.600 (0.141)"
     assert ours.minus(theirs).text("+.2f") == "+0.25 (0.21)"
     assert Spread({4: 0.25}).text() == "0.250"
+
+
+@pytest.mark.parametrize(
+    ("values", "is_noise"),
+    # Student's t of three seeds is 4.3: a mean of .02 counts below a deviation of .02 * sqrt(3) / 4.303 = .00805
+    [
+        ((0.012, 0.02, 0.028), False),
+        ((0.011, 0.02, 0.029), True),
+        ((0.02, 0.02), False),
+        ((0.01, 0.03), True),
+        ((0.01,), False),
+    ],
+)
+def test_a_difference_that_the_seeds_alone_may_have_made_is_noise(values: tuple[float, ...], is_noise: bool) -> None:
+    assert Spread(dict(enumerate(values))).is_noise == is_noise

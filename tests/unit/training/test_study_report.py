@@ -1,6 +1,7 @@
 """The report says what the runs' checkpoints reach on the test pairs, and leaves the machine's paths out."""
 
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -73,6 +74,9 @@ def test_the_page_shows_mean_and_deviation_over_the_seeds(study: StudySettings) 
     ]
     assert f"| {mean(values):.3f} ({stdev(values):.3f}) |" in page
     assert "on a small machine" in page
+    assert "the 9 test pairs are the same for all" in page
+    assert "lie 0.327 away" in page  # 1.96 * 0.5 / sqrt(9)
+    assert re.search(r"^\| gcl-R2 .*[0-9)] ~ ", page, re.MULTILINE), "two seeds tell hardly anything apart"
     assert "8 of 8 runs are finished" in page
     assert str(study.output) not in page
 

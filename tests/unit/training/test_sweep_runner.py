@@ -1,6 +1,7 @@
 """A sweep on a real record: it counts, goes on after kill -9, shares its folder, and keeps what was best."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -79,6 +80,21 @@ def test_the_best_settings_are_a_file_for_anykey_train(swept: SweepSettings) -> 
     assert (again.learning_rate, again.reading) == (best.params["learning_rate"], best.params["reading"])
     assert (again.batch_size, again.data) == (8, swept.data)
     assert "output" not in again.model_fields_set
+
+
+def test_the_best_is_told_with_its_interval_and_those_it_cannot_be_told_from(swept: SweepSettings) -> None:
+    ranking = sorted((trial.value for trial in record_of(swept)), reverse=True)
+    (head, *_) = (swept.output / "best.toml").read_text().splitlines()
+    told = re.search(
+        r"on (\d+) held-out pairs \(95 % interval ([.\d]+) to [.\d]+, which holds (\d+) other trials\)", head
+    )
+    assert told is not None
+    z, num_pairs = 1.96, int(told[1])
+    centre = (ranking[0] + z**2 / num_pairs / 2) / (1 + z**2 / num_pairs)
+    spread = (ranking[0] * (1 - ranking[0]) / num_pairs + z**2 / num_pairs**2 / 4) ** 0.5
+    low = centre - z * spread / (1 + z**2 / num_pairs)
+    assert float(told[2]) == pytest.approx(low, abs=0.001)
+    assert int(told[3]) == sum(value >= low for value in ranking) - 1
 
 
 def test_the_list_of_trials_is_best_first(swept: SweepSettings) -> None:
