@@ -19,7 +19,7 @@ from index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFou
 from index.hits import FoundImage, Hit, StoredImage, StoredKey
 from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from index.milvus.best import Scored, best_rows
-from index.milvus.collection import FORMAT_VERSION, MAX_FOUND, Collection, CollectionFacts, Structure
+from index.milvus.collection import MAX_FOUND, Collection, CollectionFacts, Structure
 from index.milvus.connection import Connection
 from index.milvus.expressions import listed
 from index.milvus.images import ImageFolder
@@ -315,7 +315,7 @@ class MilvusIndex:
         modalities = {modality: self._collection.count(listed("modality", [modality])) for modality in Modality}
         facts, connection = self._collection.facts, self._collection.connection
         details: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
+            "format_version": facts.format_version,
             "server": connection.where,
             "server_version": connection.version,
             "collection": self._collection.name,

@@ -126,9 +126,9 @@ def _require_references(index_dir: Path, roots: ImageRoots) -> None:
     version = open_published(index_dir, files=[])
     try:
         with naming_damage(version.store_path), contextlib.closing(open_read_only(version.store_path)) as db:
-            query = "SELECT key, path FROM images JOIN keys USING (id) WHERE data IS NULL AND path IS NOT NULL"
-            for key, location in db.execute(query):
-                require_referred(location, key, roots)
+            query = "SELECT key, path FROM images LEFT JOIN keys USING (id) WHERE data IS NULL AND path IS NOT NULL"
+            for key, location in db.execute(query):  # without a key, they are of a version to go back to
+                require_referred(location, key or "(deleted)", roots)
     finally:
         version.release()
     if roots.roots:

@@ -4,21 +4,25 @@ Every condition is checked when it is made, so whatever evaluates one may trust 
 """
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from index.errors import InvalidFilterError
+from index.filtering.instants import Instant, instant_of
 
 Scalar = str | int | float | bool
 Path = tuple[str, ...]  # names of nested objects, outermost first
 Kind = Literal["boolean", "number", "string"]
 Bound = str | int | float
+Compared = tuple[Kind | Literal["instant"], Scalar]  # what two values have in common that are equal
 
 MAX_PATH_NAMES = 16
 MAX_PATH_BYTES = 1024  # in UTF-8, all names together
 MAX_STRING_BYTES = 1024  # in UTF-8; longer strings of metadata equal no condition's, and sort as strings do
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+_COMPARISONS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
 
 @dataclass(frozen=True)
@@ -28,16 +32,17 @@ class Equals:
     Attributes:
         path: Where to look.
         value: What is looked for.
-        wanted: The value with its kind, for in Python `True == 1`; decides whether two conditions are equal.
+        wanted: What equal values have in common; decides whether two conditions are equal.
     """
 
     path: Path
     value: Scalar = field(compare=False)
-    wanted: frozenset[tuple[Kind, Scalar]] = field(init=False, repr=False)
+    wanted: frozenset[Compared] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_path(self.path)
-        object.__setattr__(self, "wanted", frozenset({(_checked_kind(self.value, "eq"), self.value)}))
+        _checked_kind(self.value, "eq")
+        object.__setattr__(self, "wanted", frozenset({compared(self.value)}))
 
 
 @dataclass(frozen=True)
@@ -47,24 +52,27 @@ class In:
     Attributes:
         path: Where to look.
         values: What is looked for, in any order.
-        wanted: The values with their kinds; decides whether two conditions are equal.
+        wanted: What values equal to them have in common; decides whether two conditions are equal.
     """
 
     path: Path
     values: tuple[Scalar, ...] = field(compare=False)
-    wanted: frozenset[tuple[Kind, Scalar]] = field(init=False, repr=False)
+    wanted: frozenset[Compared] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_path(self.path)
         if not self.values:
             raise InvalidFilterError("in", "expected at least one value, got an empty list")
-        kinds = (_checked_kind(value, f"in[{place}]") for place, value in enumerate(self.values))
-        object.__setattr__(self, "wanted", frozenset(zip(kinds, self.values, strict=True)))
+        for place, value in enumerate(self.values):
+            _checked_kind(value, f"in[{place}]")
+        object.__setattr__(self, "wanted", frozenset(map(compared, self.values)))
 
 
 @dataclass(frozen=True)
 class Range:
     """A value at the path lies between the bounds; all bounds are numbers, or all are strings.
+
+    Where all bounds are dates, a value that is a date too is compared as a moment; all other strings by code point.
 
     Attributes:
         path: Where to look.
@@ -72,6 +80,7 @@ class Range:
         gte: The value is this or above; not with `gt`.
         lt: The value is below this.
         lte: The value is this or below; not with `lt`.
+        instants: The bounds as moments, by name; `None` unless all are dates.
     """
 
     path: Path
@@ -79,6 +88,7 @@ class Range:
     gte: Bound | None = None
     lt: Bound | None = None
     lte: Bound | None = None
+    instants: dict[str, Instant] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_path(self.path)
@@ -94,6 +104,7 @@ class Range:
         for strict, other in (("gt", "gte"), ("lt", "lte")):
             if strict in kinds and other in kinds:
                 raise InvalidFilterError(other, f"expected either '{strict}' or '{other}', got both")
+        object.__setattr__(self, "instants", _instants_of(self.bounds))
 
     @property
     def bounds(self) -> dict[str, Bound]:
@@ -152,7 +163,8 @@ def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
 
     This is what conditions mean; every faster evaluation agrees with it. Values are strings, numbers and booleans: null
     is no value. Of a list each element counts, at any depth, and one that fits is enough. Numbers compare exactly,
-    strings by code point, and no value equals or is between values of another kind.
+    dates by the moment they name, other strings by code point, and no value is equal to or between values of another
+    kind.
 
     >>> matches(Range(("size", "width"), gte=10), {"size": [{"width": 4}, {"width": 12.5}]})
     True
@@ -169,8 +181,7 @@ def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
         case Range(path):
             return any(_is_between(value, condition) for value in _at(path, metadata) if is_value(value))
         case Equals(path) | In(path):
-            found = ((kind_of(value), value) for value in _at(path, metadata) if is_value(value))
-            return any(value in condition.wanted for value in found)
+            return any(compared(value) in condition.wanted for value in _at(path, metadata) if is_value(value))
 
 
 def is_value(item: Any) -> bool:
@@ -183,6 +194,16 @@ def kind_of(value: Scalar) -> Kind:
     if isinstance(value, str):
         return "string"
     return "boolean" if isinstance(value, bool) else "number"
+
+
+def compared(value: Scalar) -> Compared:
+    """What a value has in common with all values that equal it: its kind, for in Python `True == 1`, and itself.
+
+    Of a date it is the moment, in one form.
+    """
+    if isinstance(value, str) and (instant := instant_of(value)) is not None:
+        return "instant", str(instant)
+    return kind_of(value), value
 
 
 def describe(item: Any) -> str:
@@ -231,9 +252,17 @@ def _holds_value(item: Any) -> bool:
 def _is_between(value: Any, condition: Range) -> bool:
     if kind_of(value) != condition.kind:
         return False
-    gt, gte, lt, lte = condition.gt, condition.gte, condition.lt, condition.lte
-    is_above = (gt is None or value > gt) and (gte is None or value >= gte)
-    return is_above and (lt is None or value < lt) and (lte is None or value <= lte)
+    bounds: dict[str, Any] = condition.bounds
+    if condition.instants is not None and (instant := instant_of(value)) is not None:
+        value, bounds = instant, condition.instants
+    return all(_COMPARISONS[name](value, bound) for name, bound in bounds.items())
+
+
+def _instants_of(bounds: dict[str, Bound]) -> dict[str, Instant] | None:
+    """The bounds as moments, if all are dates."""
+    found = {name: instant_of(bound) if isinstance(bound, str) else None for name, bound in bounds.items()}
+    instants = {name: instant for name, instant in found.items() if instant is not None}
+    return instants if len(instants) == len(bounds) else None
 
 
 def _checked_kind(value: Any, where: str) -> Kind:

@@ -18,9 +18,11 @@ from index.filtering.conditions import (
     Path,
     Range,
     Scalar,
+    compared,
     describe,
     matches,
 )
+from index.filtering.instants import instant_of
 
 __all__ = [
     "And",
@@ -66,8 +68,8 @@ def parse_condition(document: Any) -> Condition:
 def to_json(condition: Condition) -> dict[str, Any]:
     """Writes the filter that `parse_condition` reads as the condition.
 
-    Conditions that differ only in the order or the repetition of their parts, or in how a number is written, give
-    equal JSON, also as text if the names are sorted.
+    Conditions that differ only in the order or the repetition of their parts, or in how a number or a date that a value
+    equals is written, give equal JSON, also as text if the names are sorted.
     """
     match condition:
         case And(conditions):
@@ -82,7 +84,9 @@ def to_json(condition: Condition) -> dict[str, Any]:
         case Range(path):
             return {"field": _join(path), **{name: _plain(bound) for name, bound in condition.bounds.items()}}
         case Equals(path) | In(path):
-            values = [_plain(value) for _, value in sorted(condition.wanted)]
+            given = condition.values if isinstance(condition, In) else (condition.value,)
+            written = {compared(value): _in_utc(_plain(value)) for value in given}
+            values = [written[wanted] for wanted in sorted(written)]
             return {"field": _join(path), **({"eq": values[0]} if len(values) == 1 else {"in": values})}
 
 
@@ -209,6 +213,12 @@ def _plain(value: Scalar) -> Scalar:
     if isinstance(value, float) and value.is_integer() and MIN_INTEGER <= value <= MAX_INTEGER:
         return int(value)
     return value
+
+
+def _in_utc(value: Scalar) -> Scalar:
+    """The value, a date in UTC where that has its year; not for bounds, which other strings are compared with too."""
+    instant = instant_of(value) if isinstance(value, str) else None
+    return value if instant is None else instant.iso() or value
 
 
 def _combination(name: str, conditions: tuple[Condition, ...]) -> dict[str, Any]:

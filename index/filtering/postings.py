@@ -31,11 +31,21 @@ from index.embedded.store_file import naming_damage
 from index.errors import IndexCorruptError
 from index.filtering.conditions import Condition
 from index.filtering.evaluation import Bounds, evaluate
-from index.filtering.selection import Selection, select
-from index.filtering.terms import modality_term, pool_term, terms_of
+from index.filtering.selection import Selection, intersect, select
+from index.filtering.terms import (
+    column_of,
+    is_dated,
+    is_instant,
+    modality_term,
+    moment_term,
+    pool_term,
+    strings_beside,
+    terms_of,
+)
 
 APPLICATION_ID = 0x416E7946  # "AnyF"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FORMER_VERSION = 1  # which does not tell dates from other strings
 CHUNK = 16_384  # positions, 64 KiB
 POSITION_BYTES = 4
 CHUNK_BYTES = POSITION_BYTES * CHUNK
@@ -46,7 +56,7 @@ TERMS_PER_QUERY = 500
 Posted = tuple[str, Sequence[str], dict[str, Any]]  # one key's modality, pools and metadata
 Span = tuple[int, int]  # a slice of the array of all postings: start, stop
 
-_SCHEMA = f"""
+SCHEMA = f"""
 PRAGMA page_size = 16384;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -72,7 +82,7 @@ def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMOR
         position = -1
         for position, row in enumerate(rows):
             runs.add(position, posted_terms(row))
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         db.execute("BEGIN")
         chunks = _Chunks(db)
         db.executemany("INSERT INTO terms VALUES (?, ?, ?)", _place(runs.merged(), chunks))
@@ -104,9 +114,11 @@ class Postings:
         """
         self.path = path
         self.num_positions = self._num_postings = 0
+        self._is_former = False
         self._connections = Connections(lambda: _open_read_only(path))
         try:
             with self._reading() as reading:
+                self._is_former = reading.version() == FORMER_VERSION
                 self.num_positions, self._num_postings = reading.facts()
         except IndexCorruptError:
             self.close()
@@ -149,7 +161,8 @@ class Postings:
     @contextmanager
     def _reading(self, deadline: Deadline = NEVER) -> Iterator["_Reading"]:
         with naming_damage(self.path), self._connections.lent(deadline) as db:
-            yield _Reading(self.path, db, deadline, self.num_positions, self._num_postings)
+            reads = _FormerReading if self._is_former else _Reading
+            yield reads(self.path, db, deadline, self.num_positions, self._num_postings)
 
 
 class _Reading:
@@ -163,6 +176,10 @@ class _Reading:
         self._deadline = deadline
         self._num_positions = num_positions
         self._num_postings = num_postings
+
+    def version(self) -> int:
+        """The schema's."""
+        return int(self._all("PRAGMA user_version")[0][0])
 
     def facts(self) -> tuple[int, int]:
         """Numbers of positions and of postings, which agree with the number of chunks."""
@@ -192,11 +209,13 @@ class _Reading:
 
     def _spans(self, condition: str, *terms: bytes) -> list[Span]:
         """Where the postings of some terms are."""
-        spans = self._all(f"SELECT start, stop FROM terms WHERE {condition}", *terms)
-        for start, stop in spans:
-            if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= self._num_postings):
-                raise IndexCorruptError(self._path, f"expected a slice of {self._num_postings} postings")
-        return spans
+        return list(map(self._checked, self._all(f"SELECT start, stop FROM terms WHERE {condition}", *terms)))
+
+    def _checked(self, span: tuple[Any, Any]) -> Span:
+        start, stop = span
+        if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= self._num_postings):
+            raise IndexCorruptError(self._path, f"expected a slice of {self._num_postings} postings")
+        return start, stop
 
     def _read(self, spans: Sequence[Span]) -> Selection:
         """The keys in slices of the array."""
@@ -224,6 +243,45 @@ class _Reading:
 
     def _all(self, query: str, *parameters: bytes | int) -> list[tuple[Any, ...]]:
         return self._db.execute(query, parameters).fetchall()
+
+
+class _FormerReading(_Reading):
+    """Reads of a file in which dates lie among the other strings: these are gone through term by term."""
+
+    def with_any(self, terms: Sequence[bytes]) -> Selection:
+        """The keys that have one of the terms."""
+        moments = {term for term in terms if is_instant(term)}
+        columns = {strings_beside(column_of(term)[0]) for term in moments}
+        spans = [
+            span
+            for column in sorted(columns)
+            for term, span in self._strings(Bounds.all_of(column))
+            if moment_term(*column_of(term)) in moments
+        ]
+        return ~intersect([~super().with_any([term for term in terms if term not in moments]), ~self._read(spans)])
+
+    def between(self, bounds: Bounds) -> Selection:
+        """The keys with a value between the bounds."""
+        column = column_of(bounds.low)[0]
+        if is_dated(bounds.low):
+            return self._read([])  # they are among the strings
+        if is_instant(bounds.low):
+            strings = self._strings(Bounds.all_of(strings_beside(column)))
+            found = ((moment_term(*column_of(term)), span) for term, span in strings)
+            return self._read([span for moment, span in found if moment is not None and bounds.hold(moment)])
+        if bounds.leaves_out_dates:
+            strings = self._strings(bounds)
+            return self._read([span for term, span in strings if moment_term(*column_of(term)) is None])
+        return super().between(bounds)
+
+    def _strings(self, bounds: Bounds) -> Iterator[tuple[bytes, Span]]:
+        """The terms between two, each with where its postings are."""
+        above, below = ">" if bounds.is_above else ">=", "<" if bounds.is_below else "<="
+        query = f"SELECT term, start, stop FROM terms WHERE term {above} ? AND term {below} ?"
+        for number, (term, *span) in enumerate(self._db.execute(query, (bounds.low, bounds.high))):
+            if number % CHUNK == 0:
+                self._deadline.check()
+            yield term, self._checked((span[0], span[1]))
 
 
 class _Runs:
@@ -328,7 +386,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(uri, uri=True, check_same_thread=False)
         identity = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
-    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
+    if identity != APPLICATION_ID or version not in (FORMER_VERSION, SCHEMA_VERSION):
         db.close()
         raise IndexCorruptError(path, f"expected postings of schema {SCHEMA_VERSION}, got {identity:#x}, {version}")
     return db

@@ -1,6 +1,7 @@
 """Terms: what postings are kept for, as bytes whose order is the order of the values.
 
-    name FF name FF ... FE kind value       a value at a path; values of one path and kind lie side by side
+    name FF name FF ... FE kind value       a value at a path; values of one path and kind lie side by side. A date has
+                                            two: one in the order of moments, one in that of code points
     name FF name FF ... FE kind             "there is a value at the path or below it"
     FE kind name                            a modality, a pool
 
@@ -10,10 +11,23 @@ bytes is the order of code points.
 
 import math
 import struct
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
-from index.filtering.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES, Kind, Path, Scalar
+from index.filtering.conditions import (
+    MAX_PATH_BYTES,
+    MAX_PATH_NAMES,
+    MAX_STRING_BYTES,
+    Bound,
+    Compared,
+    Path,
+    Scalar,
+)
+from index.filtering.instants import Instant, instant_of
+
+Column = Literal["number", "string", "dated", "instant"]  # values that lie side by side
 
 _NAME_END = b"\xff"
 _PATH_END = b"\xfe"
@@ -21,8 +35,13 @@ _EXISTS = _PATH_END + b"e"
 _MODALITY = _PATH_END + b"m"
 _POOL = _PATH_END + b"p"
 _BOOLEAN = _PATH_END + b"b"
-_NUMBER, _AFTER_NUMBER = _PATH_END + b"n", _PATH_END + b"o"
-_STRING, _AFTER_STRING = _PATH_END + b"s", _PATH_END + b"t"
+_DATED = _PATH_END + b"d"  # a string that is a date, as it is written
+_INSTANT = _PATH_END + b"i"  # the moment that a date names
+_NUMBER = _PATH_END + b"n"
+_STRING = _PATH_END + b"s"  # any other string
+_PREFIXES: Mapping[Column, bytes] = MappingProxyType(
+    {"number": _NUMBER, "string": _STRING, "dated": _DATED, "instant": _INSTANT}
+)
 LONGEST_REMEMBERED = 128  # characters
 _LAST_EXACT = 2**53  # up to here every integer is a double
 _DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
@@ -49,17 +68,44 @@ def exists_term(path: Path) -> bytes:
     return _start(path) + _EXISTS
 
 
-def value_term(path: Path, value: Scalar) -> bytes:
-    """The term of the keys with a value at the path."""
-    return _start(path) + _encode(value)
+def value_term(path: Path, wanted: Compared) -> bytes:
+    """The term of the keys with a value at the path that has this in common with what is looked for."""
+    kind, value = wanted
+    return _start(path) + (_INSTANT + _utf8(str(value)) if kind == "instant" else _encode(value))
 
 
-def kind_range(path: Path, kind: Kind) -> tuple[bytes, bytes]:
-    """What all numbers or all strings at the path are not below, and what they are below."""
-    start = _start(path)
-    if kind == "number":
-        return start + _NUMBER, start + _AFTER_NUMBER
-    return start + _STRING, start + _AFTER_STRING
+def bound_term(path: Path, column: Column, bound: Bound | Instant) -> bytes:
+    """The term of a value at the path, among those that a bound is compared with."""
+    if isinstance(bound, str | Instant):
+        return _start(path) + _PREFIXES[column] + _utf8(str(bound))[: MAX_STRING_BYTES + 1]
+    return _start(path) + _encode(bound)
+
+
+def kind_range(path: Path, column: Column) -> tuple[bytes, bytes]:
+    """What all values of one column at the path are not below, and what they are below."""
+    start, prefix = _start(path), _PREFIXES[column]
+    return start + prefix, start + prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def is_instant(term: bytes) -> bool:
+    """Whether a term is of a moment that dates name."""
+    return _kind(term) == _INSTANT
+
+
+def is_dated(term: bytes) -> bool:
+    """Whether a term is of a date as it is written."""
+    return _kind(term) == _DATED
+
+
+def strings_beside(column: bytes) -> bytes:
+    """The column of strings at the path of another column; see `column_of`."""
+    return column[:-2] + _STRING
+
+
+def moment_term(column: bytes, value: bytes) -> bytes | None:
+    """The term of the moment that a string names, if it is a date; the string as `column_of` gives it."""
+    instant = instant_of(value.decode("utf-8", "replace"))
+    return None if instant is None else column[:-2] + _INSTANT + _utf8(str(instant))
 
 
 def column_of(term: bytes) -> tuple[bytes, bytes]:
@@ -84,7 +130,7 @@ def terms_of(metadata: dict[str, Any]) -> set[bytes]:
         elif item is not None:
             terms.update(place.exists)
             if place.is_named:
-                terms.add(place.start + _encode(item))
+                terms.update(_terms_at(place.start, item))
     return terms
 
 
@@ -121,8 +167,21 @@ def _below(place: _Place, name: str) -> _Place:
     return _Place(start, (*place.exists, start + _EXISTS), num_names)
 
 
+def _kind(term: bytes) -> bytes:
+    start = term.index(_PATH_END)
+    return term[start : start + len(_PATH_END) + 1]
+
+
 def _start(path: Path) -> bytes:
     return b"".join(_utf8(name) + _NAME_END for name in path)
+
+
+def _terms_at(start: bytes, value: Scalar) -> Iterator[bytes]:
+    if isinstance(value, str) and (instant := instant_of(value)) is not None:
+        yield start + _INSTANT + _utf8(str(instant))
+        yield start + _DATED + _utf8(value)
+    else:
+        yield start + _encode(value)
 
 
 def _encode(value: Scalar) -> bytes:

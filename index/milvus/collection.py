@@ -19,7 +19,8 @@ from index.milvus.connection import Connection
 from index.milvus.expressions import both, quote
 from index.milvus.terms import TERM_CHARS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # the first does not tell dates from other strings
 MAX_FOUND = 16_384  # Milvus gives no more for one query of a search, and no more rows for one look-up
 MAX_TEXT_BYTES = 65_535  # of a VARCHAR
 MAX_JSON_BYTES = 65_536
@@ -278,9 +279,9 @@ def _read_facts(connection: Connection, name: str, timeout_s: float | None = Non
         facts = CollectionFacts.model_validate_json(noted)
     except ValidationError as error:
         raise IndexFormatError(f"collection {name!r} of Milvus at {connection.where} is no index of ours") from error
-    if facts.format_version != FORMAT_VERSION:
+    if facts.format_version not in READ_VERSIONS:
         raise IndexFormatError(
-            f"collection {name!r} has format {facts.format_version}, this release reads format {FORMAT_VERSION}; "
-            "fill a new one"
+            f"collection {name!r} has format {facts.format_version}, this release reads formats "
+            f"{' and '.join(map(str, READ_VERSIONS))}; fill a new one"
         )
     return facts

@@ -7,10 +7,11 @@ are looked at one by one.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Path, Range, Scalar
-from index.milvus.terms import exists_term, is_exact, kind_of, other_term, single_term, value_term
+from index.milvus.terms import Kind, exists_term, instant_name, is_exact, other_term, single_term, value_term
 
 NOTHING = "key in []"
 
@@ -18,7 +19,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_ .:@-]+")  # names that every release take
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
-LookUp = Callable[[str, Range], list[str]]
+LookUp = Callable[[str, Condition], list[str]]
 
 
 def quote(text: str) -> str:
@@ -46,44 +47,81 @@ def both(parts: Iterable[str]) -> str:
     return " and ".join(parts)
 
 
-def expression_of(condition: Condition, look_up: LookUp) -> str:
+def expression_of(condition: Condition, look_up: LookUp, *, tells_dates: bool = True) -> str:
     """The expression that holds where the condition does.
 
     Args:
         condition: What must hold of a key's metadata.
-        look_up: Gives the keys where an expression holds and then, of their metadata, a range too.
+        look_up: Gives the keys where an expression holds and then, of their metadata, a condition too.
+        tells_dates: Whether the terms of all keys tell dates from other strings, which those of format 1 do not.
     """
+
+    def inner(part: Condition) -> str:
+        return expression_of(part, look_up, tells_dates=tells_dates)
+
     match condition:
         case And(conditions):
-            return f"({' and '.join(expression_of(part, look_up) for part in conditions)})"
+            return f"({' and '.join(map(inner, conditions))})"
         case Or(conditions):
-            return f"({' or '.join(expression_of(part, look_up) for part in conditions)})"
+            return f"({' or '.join(map(inner, conditions))})"
         case Not(negated):
-            return f"(not {expression_of(negated, look_up)})"
+            return f"(not {inner(negated)})"
         case Exists(path):
             return f"({holds('terms', exists_term(path))})"
-        case Equals(path, value):
-            return f"({holds('terms', value_term(path, value))})"
-        case In(path, values):
-            return holds_any("terms", {value_term(path, value) for value in values})
-        case Range(path):
-            return _range(path, condition, look_up)
+        case Equals() | In():
+            return _equality(condition, look_up, tells_dates)
+        case Range():
+            return _range(condition, look_up, tells_dates)
 
 
-def _range(path: Path, wanted: Range, look_up: LookUp) -> str:
-    bounds = {name: bound for name in _OPERATORS if (bound := getattr(wanted, name)) is not None}
-    kind = kind_of(next(iter(bounds.values())))
-    terms, parts = [other_term(path, kind)], []
-    if all(map(_PLAIN_NAME.fullmatch, path)) and all(map(is_exact, bounds.values())):
-        value = "metadata" + "".join(f"[{quote(name)}]" for name in path)
-        compared = [f"{value} {_OPERATORS[name]} {_literal(bound)}" for name, bound in bounds.items()]
-        parts.append(both([holds("terms", single_term(path, kind)), *compared]))
-    else:
-        terms.append(single_term(path, kind))
-    others = look_up(holds_any("terms", terms), wanted)
-    if others:
+def _equality(condition: Equals | In, look_up: LookUp, tells_dates: bool) -> str:
+    path, terms = condition.path, {value_term(condition.path, wanted) for wanted in condition.wanted}
+    found = f"({holds('terms', next(iter(terms)))})" if len(terms) == 1 else holds_any("terms", terms)
+    if tells_dates or all(kind != "instant" for kind, _ in condition.wanted):
+        return found
+    strings = holds_any("terms", [single_term(path, "string"), other_term(path, "string")])
+    others = look_up(strings, condition)
+    return f"({found} or {listed('key', others)})" if others else found
+
+
+class _Comparison(NamedTuple):
+    """What Milvus compares with some bounds, of the keys whose only value at a path is of a kind; `None`: it cannot."""
+
+    kind: Kind
+    member: str | None
+    bounds: Mapping[str, Scalar]
+
+
+def _range(condition: Range, look_up: LookUp, tells_dates: bool) -> str:
+    """Compares by Milvus what it compares as we do, and looks at the other keys with values of the kind one by one."""
+    looked_at, parts = [], []
+    for kind, member, bounds in _comparisons(condition, tells_dates):
+        looked_at.append(other_term(condition.path, kind))
+        if member is not None and all(map(is_exact, bounds.values())):
+            compared = [f"{member} {_OPERATORS[name]} {_literal(bound)}" for name, bound in bounds.items()]
+            parts.append(both([holds("terms", single_term(condition.path, kind)), *compared]))
+        else:
+            looked_at.append(single_term(condition.path, kind))
+    if others := look_up(holds_any("terms", looked_at), condition):
         parts.append(listed("key", others))
     return f"({' or '.join(f'({part})' for part in parts) or NOTHING})"
+
+
+def _comparisons(condition: Range, tells_dates: bool) -> list[_Comparison]:
+    path, bounds, member = condition.path, condition.bounds, _member(condition.path)
+    if condition.kind != "string":
+        return [_Comparison("number", member, bounds)]
+    if condition.instants is None:
+        return [_Comparison("string", member, bounds), _Comparison("instant", member, bounds)]
+    moments = {name: str(instant) for name, instant in condition.instants.items()}
+    kept = f'images["instants"][{quote(instant_name(path))}]'
+    return [_Comparison("instant", kept, moments), _Comparison("string", member if tells_dates else None, bounds)]
+
+
+def _member(path: Path) -> str | None:
+    """A member of the metadata as every release takes it; `None` where its names do not let it be written."""
+    plain = all(map(_PLAIN_NAME.fullmatch, path))
+    return "metadata" + "".join(f"[{quote(name)}]" for name in path) if plain else None
 
 
 def _literal(bound: Scalar) -> str:

@@ -11,7 +11,7 @@ from index.errors import InvalidKeyError
 from index.hits import Payload, StoredKey
 from index.key_index import NewKey
 from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
-from index.milvus.terms import terms_of
+from index.milvus.terms import instants_of, terms_of
 from index.names import is_unicode
 from index.queries import check_vector
 
@@ -65,7 +65,7 @@ def row_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
         "terms": sorted(terms_of(new.metadata)),
         "pools": pools,
         "num_pools": len(pools),
-        "images": {"files": images},
+        "images": {"files": images, "instants": instants_of(new.metadata)},
     }
 
 

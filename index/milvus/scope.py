@@ -4,7 +4,7 @@ from collections.abc import Collection as Listed
 
 from encoder.item import Modality
 from index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
-from index.filtering.filters import Range, matches
+from index.filtering.filters import Condition, matches
 from index.key_index import Scope
 from index.milvus.collection import MAX_FOUND, Collection
 from index.milvus.expressions import both, expression_of, holds, holds_any, listed
@@ -73,11 +73,11 @@ def _filters(scope: Scope, collection: Collection) -> list[str]:
         parts.append(holds("pools", scope.pool))
     if scope.condition is not None:
 
-        def look_up(where: str, wanted: Range) -> list[str]:
+        def look_up(where: str, wanted: Condition) -> list[str]:
             pages = collection.pages(where, ["metadata"])
             return [row["key"] for page in pages for row in page if matches(wanted, row["metadata"])]
 
-        parts.append(expression_of(scope.condition, look_up))
+        parts.append(expression_of(scope.condition, look_up, tells_dates=collection.facts.format_version > 1))
     return parts
 
 

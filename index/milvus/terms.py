@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from index.filtering.conditions import Compared, compared
 from index.filtering.filters import Path, Scalar
 
 TERM_CHARS = 22
+MAX_INSTANTS = 256  # of one key that Milvus compares; a JSON field has 65,536 bytes
 LAST_EXACT = 2**53  # up to here every integer is a double
 
-Kind = Literal["boolean", "number", "string"]
+Kind = Literal["boolean", "number", "string", "instant"]
 
 
 def exists_term(path: Path) -> str:
@@ -24,11 +26,17 @@ def exists_term(path: Path) -> str:
     return _digest("exists", path)
 
 
-def value_term(path: Path, value: Scalar) -> str:
-    """The term of the keys with a value at the path; numbers that are equal share one."""
+def value_term(path: Path, wanted: Compared) -> str:
+    """The term of the keys with a value at the path; values that are equal share one."""
+    kind, value = wanted
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return _digest(kind_of(value), path, value)
+    return _digest(kind, path, value)
+
+
+def instant_name(path: Path) -> str:
+    """The name under which a key's moment at the path is kept, see `instants_of`."""
+    return _digest("instant", path)
 
 
 def single_term(path: Path, kind: Kind) -> str:
@@ -44,25 +52,33 @@ def other_term(path: Path, kind: Kind) -> str:
 def terms_of(metadata: Mapping[str, Any]) -> set[str]:
     """All terms of a metadata object."""
     terms: set[str] = set()
+    instants = instants_of(metadata)
     for path, value, is_single in _values(metadata):
         terms.update(exists_term(path[:length]) for length in range(1, len(path) + 1))
-        terms.add(value_term(path, value))
-        kind = kind_of(value)
+        kind, _ = wanted = compared(value)
+        terms.add(value_term(path, wanted))
+        is_kept = kind != "instant" or instant_name(path) in instants
         if kind != "boolean":  # which no bounds ask for
-            terms.add((single_term if is_single and is_exact(value) else other_term)(path, kind))
+            terms.add((single_term if is_single and is_exact(value) and is_kept else other_term)(path, kind))
     return terms
+
+
+def instants_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The moments that the dates of a metadata object name, in a form whose order as text is theirs, by `instant_name`.
+
+    None of a list, and no more than Milvus can hold.
+    """
+    found: dict[str, str] = {}
+    for path, value, is_single in _values(metadata):
+        kind, moment = compared(value)
+        if kind == "instant" and is_single and len(found) < MAX_INSTANTS:
+            found[instant_name(path)] = str(moment)
+    return found
 
 
 def is_exact(value: Scalar) -> bool:
     """Whether Milvus, which compares integers with fractions as doubles, compares the value exactly."""
     return not isinstance(value, int) or -LAST_EXACT <= value <= LAST_EXACT
-
-
-def kind_of(value: Scalar) -> Kind:
-    """Kind of a value; only values of one kind compare."""
-    if isinstance(value, str):
-        return "string"
-    return "boolean" if isinstance(value, bool) else "number"
 
 
 def _values(metadata: Mapping[str, Any]) -> Iterator[tuple[Path, Scalar, bool]]:

@@ -54,6 +54,8 @@ class ImageRoots:
         Raises:
             OutsideRootsError: it is below none, or part of a Parquet file's row.
         """
+        if not isinstance(location, str):  # a store that others made may hold anything
+            raise OutsideRootsError("it is no text")
         inner = parse_location(location)
         if isinstance(inner, InlineLocation):
             raise OutsideRootsError("it is part of a row, which cannot be referred to")

@@ -42,8 +42,11 @@ ODD_NAMES = [
 VALUES = [
     0, 1, -1, 1.0, 0.5, -2.5, 2, 10, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 1e300, 5e-324, -0.0, 0.1,
     True, False, "", "a", "b", "B", "10", "caf\u00e9", "\U0001f600", "\uffff", 'quo"te', "back\\slash", "x\ny",
+    "2024-06-30T22:00:00Z", "2024-07-01T00:00:00+02:00", "2024-07-01T00:30:00.5+02:00", "2024-07-01",
+    "2024-06-30T23:00",
 ]  # fmt: skip
-PATHS = [("n",), ("s",), ("o",), ("o", "n"), ("o", "o", "s"), ('odd"/~name', "n"), ("0",), ("missing",)]
+DATES = [*VALUES[-5:], ["2024-07-01T01:00:00+02:00", "2024-06-30"]]
+PATHS = [("when",), ("n",), ("s",), ("o",), ("o", "n"), ("o", "o", "s"), ('odd"/~name', "n"), ("0",), ("missing",)]
 
 
 class Pair(NamedTuple):
@@ -81,7 +84,12 @@ def make_key(number: int, **changes: Any) -> NewKey:
         "vector_D": unit_vectors(number, 1)[0],
         "text": None if number % 3 == 1 else f"text {number}",
         "images": () if number % 3 == 0 else (image,) * (1 + number % 2),
-        "metadata": {"n": number % 10, "s": "ab"[number % 2], "o": {"n": [number % 5, {"x": None}], "o": {"s": "a"}}},
+        "metadata": {
+            "n": number % 10,
+            "s": "ab"[number % 2],
+            "o": {"n": [number % 5, {"x": None}], "o": {"s": "a"}},
+            "when": DATES[number % 6],
+        },
         "pools": (("even", "odd")[number % 2], *(["tenth"] if number % 10 == 0 else [])),
     }
     return NewKey(f"key-{number}", **{**parts, **changes})

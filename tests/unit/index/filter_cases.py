@@ -27,11 +27,17 @@ from index.filtering.conditions import (
 NAMES = ["a", "b", "a.b", "\\", "\U0001f600"]
 LONG = "x" * (MAX_STRING_BYTES - 1)
 STRINGS = ["", "a", "ab", "b", "\0", "\ue000", "\U0001f600", "1", "true", LONG, LONG + "y"]
+DATES = [
+    "2024-06-30T22:00:00Z", "2024-06-30T22:00:00+00:00", "2024-07-01T00:00+02:00", "2024-07-01T00:30:00+02:00",
+    "2024-06-30 23:59:59.5-0100", "2024-07-01", "2024-06-30T22:00:00.000000001z", "1969-12-31T23:59:59Z",
+    "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999999-23:59",
+]  # fmt: skip
+NEAR_DATES = ["2024-06-30T22:00:00", "2024-06-31", "2024-07", "20240701", "2024-07-01T25:00Z", "2024-07-01T00:00:60Z"]
 INTEGERS = [0, 1, 2, -1, 2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, MAX_INTEGER, MAX_INTEGER - 1, MIN_INTEGER]
 FLOATS = [0.0, -0.0, 1.0, 0.5, -1.5, 2.0**53, 2.0**63, -(2.0**63), 1e22, 5e-324, 1.7976931348623157e308, -1e308]
 BEYOND = [2**64, 10**22, 10**30, -(10**30), 10**400, -(10**400), LONG + "yz", LONG + "\u00e9", LONG + "yy", "x" * 3000]
 
-WITHIN = [*STRINGS, *INTEGERS, *FLOATS, True, False]
+WITHIN = [*STRINGS, *DATES, *NEAR_DATES, *INTEGERS, *FLOATS, True, False]
 
 values = st.sampled_from(WITHIN) | st.floats(allow_nan=False, allow_infinity=False)
 paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(tuple)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from index.errors import IndexCorruptError
 from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
-from index.filtering.postings import CHUNK, Posted, Postings, write_postings
-from tests.unit.index.filter_cases import BEYOND, WITHIN, cases
+from index.filtering.postings import CHUNK, SCHEMA, Posted, Postings, posted_terms, write_postings
+from index.filtering.terms import column_of, is_dated, is_instant, strings_beside
+from tests.unit.index.filter_cases import BEYOND, DATES, NEAR_DATES, WITHIN, cases
 
 COLOURS = ("red", "green", "blue")
 
@@ -208,7 +209,7 @@ def test_writing_starts_anew_after_one_that_failed(tmp_path: Path) -> None:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"not a database" * 5000),
         lambda path: path.write_bytes(path.read_bytes()[:20_000]),
-        lambda path: _change(path, "PRAGMA user_version = 2"),
+        lambda path: _change(path, "PRAGMA user_version = 3"),
         lambda path: _change(path, "PRAGMA application_id = 7"),
         lambda path: _change(path, "DROP TABLE facts"),
         lambda path: _change(path, "DELETE FROM facts"),
@@ -276,3 +277,50 @@ def test_a_damaged_file_never_ends_in_another_error(
 def _change(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(statement)
+
+
+def as_former(path: Path, rows: list[Posted]) -> None:
+    """Writes postings as the former schema has them: dates among the other strings."""
+    found: dict[bytes, list[int]] = {}
+    for position, each in enumerate(rows):
+        for term in posted_terms(each):
+            if not is_instant(term):
+                name, value = column_of(term)
+                former = strings_beside(name) + value if is_dated(term) else term
+                found.setdefault(former, []).append(position)
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(SCHEMA.replace("user_version = 2", "user_version = 1"))
+        ends = list(itertools.accumulate((len(found[term]) for term in sorted(found)), initial=0))
+        spans = [(term, *ends[number : number + 2]) for number, term in enumerate(sorted(found))]
+        db.executemany("INSERT INTO terms VALUES (?, ?, ?)", spans)
+        positions = np.array([position for term in sorted(found) for position in found[term]], "<u4").tobytes()
+        chunks = [positions[start : start + 4 * CHUNK] for start in range(0, len(positions), 4 * CHUNK)]
+        db.executemany("INSERT INTO chunks VALUES (?, ?)", enumerate(chunks))
+        db.execute("INSERT INTO facts VALUES (?, ?)", (len(rows), ends[-1]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_postings_of_the_former_schema_are_read_alike(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]]
+) -> None:
+    rows, wanted = case
+    path = tmp_path_factory.mktemp("postings") / "fields.sqlite"
+    as_former(path, [row(each) for each in rows])
+    with closing(Postings(path)) as postings:
+        for condition in wanted:
+            expected = [position for position, each in enumerate(rows) if matches(condition, each)]
+            assert postings.positions(condition).tolist() == expected, condition
+
+
+@pytest.mark.parametrize("value", DATES)
+def test_dates_of_the_former_schema_compare_as_moments(tmp_path: Path, value: str) -> None:
+    rows = [{"a": each} for each in [*DATES, *NEAR_DATES, "b", 1]] + [{"a": [value, "b"]}, {}]
+    as_former(tmp_path / "fields.sqlite", [row(each) for each in rows])
+    wanted: list[Condition] = [Equals(("a",), value), In(("a",), (value, "b", 1)), Range(("a",), gt="2024-07")]
+    wanted += [Range(("a",), **{name: value}) for name in ("gt", "gte", "lt", "lte")]
+    with closing(Postings(tmp_path / "fields.sqlite")) as postings:
+        for condition in wanted:
+            expected = [position for position, each in enumerate(rows) if matches(condition, each)]
+            assert postings.positions(condition).tolist() == expected, condition

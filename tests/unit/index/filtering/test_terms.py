@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filtering.conditions import Equals, matches
-from index.filtering.terms import exists_term, kind_range, modality_term, pool_term, terms_of, value_term
-from tests.unit.index.filter_cases import BEYOND, FLOATS, INTEGERS, STRINGS, WITHIN, metadata, paths, values
+from index.filtering.conditions import Equals, compared, matches
+from index.filtering.instants import instant_of
+from index.filtering.terms import bound_term, exists_term, kind_range, modality_term, pool_term, terms_of, value_term
+from tests.unit.index.filter_cases import BEYOND, DATES, FLOATS, INTEGERS, STRINGS, WITHIN, metadata, paths, values
 
 numbers = st.sampled_from([*INTEGERS, *FLOATS]) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False)
 
 
 def term(value: Any) -> bytes:
-    return value_term(("a",), value)
+    return value_term(("a",), compared(value))
 
 
 @given(numbers, numbers)
@@ -37,7 +38,7 @@ def test_strings_sort_by_code_point(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("beyond", BEYOND)
 def test_values_beyond_the_limits_keep_their_place_among_those_within(beyond: Any) -> None:
-    for value in WITHIN:
+    for value in [value for value in WITHIN if value not in DATES]:
         assert (term(value) == term(beyond)) is (value == beyond)
         if isinstance(value, str) is isinstance(beyond, str) and not isinstance(value, bool):
             assert (term(value) < term(beyond)) is (value < beyond)
@@ -45,31 +46,47 @@ def test_values_beyond_the_limits_keep_their_place_among_those_within(beyond: An
 
 @given(values)
 def test_values_of_a_kind_lie_in_its_range(value: Any) -> None:
-    for kind, of_kind in (("string", str), ("number", (int, float))):
-        low, high = kind_range(("a",), kind)
-        is_kind = isinstance(value, of_kind) and not isinstance(value, bool)
-        assert (low <= term(value) < high) is is_kind
+    for column, is_in_it in (
+        ("string", isinstance(value, str) and instant_of(value) is None),
+        ("instant", isinstance(value, str) and instant_of(value) is not None),
+        ("number", isinstance(value, (int, float)) and not isinstance(value, bool)),
+        ("dated", False),
+    ):
+        low, high = kind_range(("a",), column)
+        assert (low <= term(value) < high) is is_in_it
+
+
+@given(st.sampled_from(DATES), st.sampled_from(DATES))
+def test_dates_sort_by_moment_and_as_they_are_written(one: str, other: str) -> None:
+    moments = instant_of(one), instant_of(other)
+    assert (term(one) < term(other), term(one) == term(other)) == (moments[0] < moments[1], moments[0] == moments[1])  # type: ignore[operator]
+    written = bound_term(("a",), "dated", one), bound_term(("a",), "dated", other)
+    assert (written[0] < written[1]) is (one < other)
+    assert {term(one), written[0]} <= terms_of({"a": one})
 
 
 @given(paths, paths, values, values)
 def test_terms_of_different_paths_differ(one: tuple[str, ...], other: tuple[str, ...], left: Any, right: Any) -> None:
     if one != other:
-        assert not {value_term(one, left), exists_term(one)} & {value_term(other, right), exists_term(other)}
+        assert not {value_term(one, compared(left)), exists_term(one)} & {
+            value_term(other, compared(right)),
+            exists_term(other),
+        }
 
 
 @given(metadata, paths, values)
 def test_metadata_has_the_terms_of_the_conditions_that_hold(found: Any, path: tuple[str, ...], value: Any) -> None:
-    assert (value_term(path, value) in terms_of(found)) is matches(Equals(path, value), found)
+    assert (value_term(path, compared(value)) in terms_of(found)) is matches(Equals(path, value), found)
 
 
 def test_terms_of_an_example_are_complete() -> None:
     assert terms_of({"a": {"b": [1, True, None]}, "c": [], "d": "x"}) == {
         exists_term(("a",)),
         exists_term(("a", "b")),
-        value_term(("a", "b"), 1),
-        value_term(("a", "b"), True),
+        value_term(("a", "b"), compared(1)),
+        value_term(("a", "b"), compared(True)),
         exists_term(("d",)),
-        value_term(("d",), "x"),
+        value_term(("d",), compared("x")),
     }
 
 
@@ -84,7 +101,7 @@ def test_values_below_the_deepest_path_count_as_being_there() -> None:
 def test_values_below_a_name_that_is_too_long_are_not_taken_for_others() -> None:
     assert terms_of({"x" * 1025: {"a": 1}}) == set()
     assert terms_of({"a": {"x" * 1024: {"b": 1}}}) == {exists_term(("a",))}
-    assert terms_of({"x" * 1024: 1}) == {exists_term(("x" * 1024,)), value_term(("x" * 1024,), 1)}
+    assert terms_of({"x" * 1024: 1}) == {exists_term(("x" * 1024,)), value_term(("x" * 1024,), compared(1))}
 
 
 def test_half_a_surrogate_pair_in_metadata_is_no_trouble() -> None:

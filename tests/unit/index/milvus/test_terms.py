@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.filtering.conditions import compared
 from index.filtering.filters import Equals, Exists, matches
-from index.milvus.terms import TERM_CHARS, exists_term, is_exact, other_term, single_term, terms_of, value_term
+from index.milvus.terms import (
+    TERM_CHARS,
+    exists_term,
+    instant_name,
+    instants_of,
+    is_exact,
+    other_term,
+    single_term,
+    terms_of,
+    value_term,
+)
 
 NAMES = st.sampled_from(["a", "b", "a/b", "", 'a"', "half \ud800"])
 SCALARS = (
@@ -15,7 +26,9 @@ SCALARS = (
     | st.booleans()
     | st.integers(-3, 3)
     | st.sampled_from([2**53, 2**53 + 1, 2.0**53, 1e300, int(1e300), 0.5, -0.0])
-    | st.sampled_from(["", "1", "true", "a"])
+    | st.sampled_from(
+        ["", "1", "true", "a", "2024-06-30T22:00:00Z", "2024-07-01T00:00:00+02:00", "2024-06-30T22:00:00"]
+    )
 )
 METADATA = st.dictionaries(
     NAMES,
@@ -29,7 +42,7 @@ PATHS = st.lists(NAMES.filter(lambda name: name in ("a", "b", "a/b", 'a"')), min
 def test_a_key_has_the_term_of_what_conditions_find(metadata: dict[str, Any], path: Any, value: Any) -> None:
     terms = terms_of(metadata)
 
-    assert (value_term(path, value) in terms) == matches(Equals(path, value), metadata)
+    assert (value_term(path, compared(value)) in terms) == matches(Equals(path, value), metadata)
     assert (exists_term(path) in terms) == matches(Exists(path), metadata)
 
 
@@ -51,6 +64,8 @@ def test_terms_are_short_and_plain(metadata: dict[str, Any]) -> None:
         ({"a": 2**53 + 1}, "number", False),
         ({"a": [1]}, "number", False),
         ({"a": ["x", 1]}, "string", False),
+        ({"a": "2024-06-30"}, "instant", True),
+        ({"a": ["2024-06-30"]}, "instant", False),
     ],
 )
 def test_values_that_milvus_cannot_compare_are_told_apart(metadata: Any, kind: Any, is_single: bool) -> None:
@@ -58,6 +73,18 @@ def test_values_that_milvus_cannot_compare_are_told_apart(metadata: Any, kind: A
 
     assert (single_term(("a",), kind) in terms) is is_single
     assert (other_term(("a",), kind) in terms) is not is_single
+
+
+def test_dates_beyond_what_a_field_can_hold_are_looked_at_one_by_one() -> None:
+    metadata = {f"d{number}": "2024-06-30" for number in range(300)}
+
+    terms, kept = terms_of(metadata), instants_of(metadata)
+
+    assert len(kept) == 256
+    for name in metadata:
+        is_kept = instant_name((name,)) in kept
+        assert (single_term((name,), "instant") in terms) is is_kept
+        assert (other_term((name,), "instant") in terms) is not is_kept
 
 
 def test_no_value_below_a_list_is_single() -> None:
