@@ -6,6 +6,7 @@ qrels have four columns or five, and the local pools of `mscoco` are named per s
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -194,20 +195,21 @@ class Dataset:
         if not path.is_file():
             return {}
         prompts = {}
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter="\t")
-            next(rows, None)
-            for line, row in enumerate(rows, start=2):
-                if len(row) < 5 or not row[4]:
+        try:
+            for line, row in enumerate(csv.reader(_read_lines(path, newline=""), delimiter="\t"), start=1):
+                if line > 1 and (len(row) < 5 or not row[4]):
                     raise DatasetFormatError(path, line, f"expected at least 5 columns, got {len(row)}")
-                prompts[f"{row[3]}, {row[0]}, {row[1]}"] = row[4]
+                if line > 1:
+                    prompts[f"{row[3]}, {row[0]}, {row[1]}"] = row[4]
+        except csv.Error as error:
+            raise DatasetFormatError(path, None, f"no table: {error}") from error
         return prompts
 
     def _image(self, name: str | None, path: Path, line: int, must_exist: bool = True) -> Path | None:
         if name is None:
             return None
         image = self.root / name
-        if must_exist and not image.is_file():
+        if must_exist and not os.path.isfile(image):
             raise DatasetFormatError(path, line, f"image {image} does not exist")
         return image
 
@@ -273,16 +275,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetFormatError(path, line, f"not JSON: {error}") from error
         if not isinstance(row, dict):
             raise DatasetFormatError(path, line, f"expected a JSON object, got {type(row).__name__}")
         yield line, row
 
 
-def _read_lines(path: Path) -> Iterator[str]:
+def _read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
             yield from file
     except FileNotFoundError:
         raise DatasetFormatError(path, None, "the file does not exist") from None

@@ -85,13 +85,11 @@ class _Contents:
 
     Attributes:
         samples: Its samples by name, in the order in which they begin.
-        links: The suffixes of members that are no files.
         damage: What keeps the rest of the shard from being read; empty if nothing does.
         is_mixed: Whether members of one sample lie between those of another.
     """
 
     samples: dict[str, _Sample] = field(default_factory=dict)
-    links: list[str] = field(default_factory=list)
     damage: str = ""
     is_mixed: bool = False
 
@@ -99,7 +97,7 @@ class _Contents:
     def others(self) -> list[str]:
         """The suffixes of the members that are left aside, without being a bad row for that."""
         samples = self.samples.values()
-        return [suffix for sample in samples if sample.frames or sample.texts for suffix in sample.others] + self.links
+        return [suffix for sample in samples if sample.frames or sample.texts for suffix in sample.others]
 
     def doubt(self) -> None:
         """Where the shard is damaged, marks the samples that may lack members: the last, or any if they are mixed.
@@ -141,9 +139,6 @@ def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: C
     name, suffix = split_name(member.name)
     if name.endswith("/") or not name:
         return  # a hidden file
-    if not member.isfile():
-        contents.links.append(f"{suffix} link")
-        return
     contents.is_mixed |= name in contents.samples and name != next(reversed(contents.samples))
     sample = contents.samples.setdefault(name, _Sample(name))
     if suffix in sample.suffixes:
@@ -151,7 +146,11 @@ def _add(contents: _Contents, member: tarfile.TarInfo, opened: BinaryIO, file: C
     sample.suffixes.add(suffix)
     frame = _FRAME.fullmatch(suffix.lower())
     kind = frame[2] if frame else ""
-    if frame and kind in IMAGE_SUFFIXES:
+    if not member.isfile():
+        sample.others.append(f"{suffix} link")
+        if kind in IMAGE_SUFFIXES | TEXT_SUFFIXES:  # without it, half of the sample would be lost
+            sample.fault = f"member '{printable(member.name)}' is a link: expected a file"
+    elif frame and kind in IMAGE_SUFFIXES:
         location = MemberLocation(file.absolute, member.offset_data, member.size, member.name)
         sample.frames.append((int(frame[1] or 0), member_stamp(location, state) or str(location)))
     elif kind in TEXT_SUFFIXES and kind == suffix.lower():

@@ -32,6 +32,7 @@ SAMPLES: dict[str, list[tuple[str, bytes]]] = {
     "JSON of other things": [IMAGE, ("a.txt", b"one"), ("a.json", b"{}")],
     "marks": [IMAGE, ("a.txt", MARK + b"one")],
     "marks in JSON": [IMAGE, ("a.json", MARK + b'{"caption": "one"}')],
+    "suffixes in capitals": [("a.JPG", b"x"), ("a.TXT", b"one")],
     "a text alone": [("a.txt", b"one")],
     "no UTF-8": [IMAGE, ("a.txt", b"\xff")],
     "no JSON": [IMAGE, ("a.json", b"{")],

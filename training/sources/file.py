@@ -54,6 +54,6 @@ def first_that_exists(folder: Path | None, names: tuple[str, ...]) -> Path:
     """
     paths = [image_path(folder, name) for name in names]
     for path in paths:
-        if path.is_file():
+        if os.path.isfile(path):  # which is False for a name that is too long, where `Path.is_file` raises
             return path
     raise ValueError(f"there is no image {' or '.join(str(path) for path in paths)}")

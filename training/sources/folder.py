@@ -12,6 +12,7 @@ from training.sources.image_tables import image_tables, images_of, open_table
 from training.sources.rows import sidecar_captions
 
 _PARQUET = (".parquet", ".pq")
+_SIDECARS = (".json", ".txt")
 
 
 class ImageFolder:
@@ -40,6 +41,7 @@ class ImageFolder:
         self._tables = ConcatenatedPairs([open_table(path) for path in tables])
         named = set(images_of(self._tables)) if images else set()
         self._images = [path for path in images if os.path.normpath(path) not in named]
+        self._sidecars = {_without_case(path): path for path in files if path.suffix.lower() in _SIDECARS}
 
     def __len__(self) -> int:
         return len(self._tables) + len(self._images)
@@ -54,10 +56,17 @@ class ImageFolder:
             return self._tables[position]
         image = self._images[position - len(self._tables)]
         try:
-            captions = _captions_beside(image)
+            captions = self._captions_beside(image)
         except (ValueError, OSError) as error:
             raise InvalidRowError(str(image), str(error)) from error
         return Pair(image.relative_to(self._root).as_posix(), image, captions, str(image))
+
+    def _captions_beside(self, image: Path) -> tuple[str, ...]:
+        paths = [self._sidecars.get(image.with_suffix(suffix)) for suffix in _SIDECARS]
+        if paths == [None, None]:
+            names = [image.with_suffix(suffix).name for suffix in reversed(_SIDECARS)]
+            raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
+        return sidecar_captions(*(path.read_bytes() if path else None for path in paths))
 
 
 def list_files(file: DataFile) -> list[Path]:
@@ -77,12 +86,6 @@ def list_files(file: DataFile) -> list[Path]:
     return sorted(found)
 
 
-def _captions_beside(image: Path) -> tuple[str, ...]:
-    data, text = (
-        sidecar.read_bytes() if sidecar.is_file() else None
-        for sidecar in (image.with_suffix(".json"), image.with_suffix(".txt"))
-    )
-    if data is None and text is None:
-        names = [image.with_suffix(suffix).name for suffix in (".txt", ".json")]
-        raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
-    return sidecar_captions(data, text)
+def _without_case(path: Path) -> Path:
+    """A path whose suffix is in lower case: `1.TXT` lies beside `1.JPG` where cameras write them."""
+    return path.with_suffix(path.suffix.lower())

@@ -59,14 +59,14 @@ FORMATS = [
     Format("a .tar shard", has_suffix(".tar"), Shard),
     Format(
         "M-BEIR queries (.jsonl)",
-        lambda file: has_suffix(".jsonl")(file) and mbeir.is_mbeir(file),
+        lambda file: has_suffix(".jsonl", ".ndjson")(file) and mbeir.is_mbeir(file),
         mbeir.MbeirQueries,
         mbeir.files_of,
         has_parts=True,
     ),
-    Format("a .jsonl manifest", has_suffix(".jsonl"), Manifest),
+    Format("a .jsonl manifest", has_suffix(".jsonl", ".ndjson"), Manifest),
     Format("a .csv or .tsv table", has_suffix(".csv", ".tsv"), CsvRows),
-    Format("a .parquet table", has_suffix(".parquet"), _open_parquet),
+    Format("a .parquet table", has_suffix(".parquet", ".pq"), _open_parquet),
     Format("Karpathy's .json", _is_json(is_karpathy), KarpathyRows, has_parts=True),
     Format("LLaVA's .json", _is_json(is_llava), LlavaRows),
 ]

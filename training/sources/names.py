@@ -1,6 +1,7 @@
 """Names become files: braces, patterns, URLs, and `#` before a part of a file."""
 
 import glob
+import os
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -16,8 +17,7 @@ def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
 
     `{00000..00009}` and `{a,b}` expand in any part of a name. Then a file or folder of that very name is meant; else
     `*`, `?` and `[...]` match files, sorted by name. What follows the last `#` is a part of the file. A folder in
-    M-BEIR's layout stands for its training queries. The benchmark reads names of local files by the same rules with
-    code of its own; a test compares the two.
+    M-BEIR's layout stands for its training queries.
 
     Args:
         name: A path, a pattern, a URL or `pipe:COMMAND`; remote files are fetched.
@@ -47,7 +47,6 @@ def _local_files(pattern: str, name: str) -> list[DataFile]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if pattern and (path.is_file() or path.is_dir()):
-        return [path]
-    return [match for match in map(Path, sorted(glob.glob(pattern))) if match.is_file()]
+    if os.path.isfile(pattern) or os.path.isdir(pattern):  # False for names too long, where `Path.is_file` raises
+        return [Path(pattern)]
+    return [Path(match) for match in sorted(glob.glob(pattern)) if os.path.isfile(match)]

@@ -18,11 +18,11 @@ _TEXT_SUFFIXES = frozenset(("json", "txt"))
 
 @dataclass
 class _Sample:
-    """Where a sample's members lie in the tar file: suffix to (offset, length); `twice` is one that comes again."""
+    """Where a sample's members lie in the tar file: suffix to (offset, length); `fault` says why it is no pair."""
 
     name: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
-    twice: str = ""
+    fault: str = ""
 
 
 class Shard:
@@ -55,8 +55,8 @@ class Shard:
         images = [suffix for suffix in sample.members if suffix in IMAGE_SUFFIXES]
         has_text = bool(_TEXT_SUFFIXES & sample.members.keys())
         found = ", ".join(sample.members)
-        if sample.twice:
-            raise InvalidRowError(where, f"member '{sample.twice}' is there twice")
+        if sample.fault:
+            raise InvalidRowError(where, sample.fault)
         if len(images) > 1:
             raise InvalidRowError(where, f"expected one image, found {found}")
         if not (images and has_text) and not _is_half(sample):
@@ -103,11 +103,18 @@ def _index(file: DataFile) -> list[_Sample]:
         with tarfile.open(file.path, "r:") as tar:
             for member in tar:
                 name, suffix = split_name(member.name)
-                if member.isfile() and suffix and name and not name.endswith("/"):  # else it is a hidden file
-                    sample = samples.setdefault(name, _Sample(name))
-                    if suffix.lower() in sample.members:
-                        sample.twice = member.name
-                    sample.members[suffix.lower()] = (member.offset_data, member.size)
+                if not member.isdir() and suffix and name and not name.endswith("/"):  # else it is a hidden file
+                    _add(samples.setdefault(name, _Sample(name)), member, suffix.lower())
     except (OSError, tarfile.TarError) as error:
         raise InvalidPairsError(f"{file.label} is no readable tar file: {error}") from error
     return list(samples.values())
+
+
+def _add(sample: _Sample, member: tarfile.TarInfo, suffix: str) -> None:
+    if not member.isfile():
+        if suffix in IMAGE_SUFFIXES | _TEXT_SUFFIXES:  # without it, half of the pair would be lost
+            sample.fault = f"member '{member.name}' is a link: expected a file"
+        return
+    if suffix in sample.members:
+        sample.fault = f"member '{member.name}' is there twice"
+    sample.members[suffix] = (member.offset_data, member.size)

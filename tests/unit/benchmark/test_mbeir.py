@@ -1,14 +1,18 @@
 """M-BEIR directories are read as they are, and what is wrong in them is named by file and line."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from benchmark.errors import DatasetError, DatasetFormatError
 from benchmark.mbeir import Dataset, Task, format_string, id_order, read_qrels
 
+QRELS = "qrels/test/mbeir_cirr_task7_test_qrels.txt"
 TASK = Task("mbeir_cirr_task7", "cirr", 7, "test")
 QUERY: dict[str, Any] = {
     "qid": "8:1",
@@ -191,3 +195,39 @@ def test_text_takes_mbeir_normal_form(raw: str | None, formed: str) -> None:
 
 def test_ids_sort_as_numbers() -> None:
     assert sorted(["10:1", "9:10", "9:2"], key=id_order) == ["9:2", "9:10", "10:1"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from(["9:1", "text", "image,text", "a" * 300]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = ["qid", "did", "txt", "img_path", "modality", "query_txt", "query_img_path", "query_modality", "task_id"]
+ROWS = st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6), max_size=3)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, table=st.binary(max_size=40), lines=st.text(max_size=30))
+def test_whatever_files_hold_is_read_or_named(dataset: Dataset, rows: list[Any], table: bytes, lines: str) -> None:
+    write_queries(dataset.root, rows)
+    write_pool(dataset.root, rows)
+    for name, data in (("instructions/query_instructions.tsv", table), (QRELS, lines.encode("utf-8", "replace"))):
+        (dataset.root / name).parent.mkdir(exist_ok=True)
+        (dataset.root / name).write_bytes(data)
+    for read in (dataset.queries, dataset.pool, dataset.qrels, lambda task: dataset.instructions()):
+        with suppress(DatasetFormatError):
+            read(TASK)
+
+
+def test_json_nested_too_deeply_is_named(dataset: Dataset) -> None:
+    write_queries(dataset.root, ["[" * 100_000])
+    with pytest.raises(DatasetFormatError, match=r"task7_test\.jsonl:1: not JSON"):
+        dataset.queries(TASK)
+
+
+@pytest.mark.parametrize("data", [b"\xff", b'h\n"open', b"a\tb\n\x00\n"])
+def test_damaged_instructions_are_named(dataset: Dataset, data: bytes) -> None:
+    (dataset.root / "instructions").mkdir()
+    (dataset.root / "instructions/query_instructions.tsv").write_bytes(data)
+    with pytest.raises(DatasetFormatError, match=r"query_instructions\.tsv"):
+        dataset.instructions()

@@ -101,13 +101,24 @@ def test_what_is_left_aside_is_counted(tmp_path: Path, caplog: pytest.LogCapture
     ]
     path = write_tar(tmp_path / "s.tar", members)
     with tarfile.open(path, "a") as tar:
-        link = tarfile.TarInfo("3.png")
+        link = tarfile.TarInfo("1.mp4")
         link.type, link.linkname = tarfile.SYMTYPE, "1.png"
         tar.addfile(link)
 
     assert [len(entry.images) for entry in entries(path)] == [1, 0]
-    note = f"{path}: left aside 3 members that are no image, .txt or .json: .cls (1), .seg.png (1), .png link (1)"
+    note = f"{path}: left aside 3 members that are no image, .txt or .json: .cls (1), .seg.png (1), .mp4 link (1)"
     assert note in caplog.text
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_makes_its_sample_a_bad_row(tmp_path: Path, kind: bytes) -> None:
+    path = write_tar(tmp_path / "s.tar", [("1.png", image_bytes()), ("2.txt", b"x")])
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("2.png")
+        link.type, link.linkname = kind, "1.png"
+        tar.addfile(link)
+    assert [row.where for row in read(path)] == [f"{path}: sample '1'", f"{path}: sample '2'"]
+    assert bad_rows(path) == [(f"{path}: sample '2'", "member '2.png' is a link: expected a file")]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ def test_a_caption_file_that_holds_none_is_a_bad_row(tmp_path: Path, name: str, 
         folder_with(tmp_path, {"a.jpg": b"A", name: data})[0]
 
 
+def test_suffixes_may_be_in_any_case(tmp_path: Path) -> None:
+    rows = folder_with(tmp_path, {"a.JPG": b"A", "a.TXT": b"one", "b.jpg": b"B", "b.Json": b'{"text": "two"}'})
+    assert [row.captions for row in read_all(rows) if isinstance(row, Pair)] == [("one",), ("two",)]
+
+
 def test_a_txt_counts_where_the_json_has_no_caption(tmp_path: Path) -> None:
     files = {"a.jpg": b"A", "a.txt": b"txt", "a.json": b'{"caption": null, "text": " ", "width": 3}'}
     assert folder_with(tmp_path, files)[0].captions == ("txt",)

@@ -1,12 +1,15 @@
 """Names become files in a known order, and a name without a file is an error that names it."""
 
+import json
 import os
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.drawn_pairs import expand
-from training.errors import InvalidPairsError, NoPairsError
+from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
 from training.sources import open_pairs
 from training.sources.file import DataFile
 from training.sources.names import find_files
@@ -94,3 +97,20 @@ def test_names_may_hold_any_letters(tmp_path: Path) -> None:
     path = tmp_path / "f\u00fcr \u65e5\u672c.tar"
     path.touch()
     assert expand([str(path)]) == [path]
+
+
+def test_names_too_long_for_a_file_are_names_without_one(tmp_path: Path) -> None:
+    for name in ("x" * 300, f"{'x' * 300}/*.tar"):
+        with pytest.raises(NoPairsError, match="no file"):
+            open_pairs([name])
+    row = {"image": f"{'x' * 300}.jpg", "conversations": [{"from": "gpt", "value": "one"}]}
+    (tmp_path / "llava.json").write_text(json.dumps([row]))
+    with pytest.raises(InvalidRowError, match="there is no image"):
+        open_pairs([str(tmp_path / "llava.json")])[0]
+
+
+def test_suffixes_of_an_index_are_training_s(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"text": "one"}\n')
+    parquet.write_table(pyarrow.table({"text": ["two"]}), tmp_path / "b.pq")
+    pairs = open_pairs([str(tmp_path / "a.ndjson"), str(tmp_path / "b.pq")])
+    assert [pairs[row].captions for row in range(2)] == [("one",), ("two",)]

@@ -3,15 +3,18 @@
 import gzip
 import json
 import pickle
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from webdataset.tariterators import base_plus_ext
 
-from tests.drawn_pairs import drawn_pairs, write_shard, write_tar
+from tests.drawn_pairs import drawn_pairs, read_all, write_shard, write_tar
 from training.errors import InvalidPairsError, InvalidRowError
+from training.pairs import Pair
 from training.sources.file import DataFile
-from training.sources.shards import Shard
+from training.sources.shards import Shard, split_name
 
 IMAGE = b"the image's bytes"
 
@@ -65,6 +68,24 @@ def test_names_end_at_the_first_dot_of_the_last_part_as_webdataset_has_it(tmp_pa
         InvalidRowError, match=r"sample 'b': expected an image and a \.json or \.txt, found left\.jpg, txt"
     ):
         shard[1]
+
+
+def test_a_link_makes_its_sample_a_bad_row(tmp_path: Path) -> None:
+    texts = [("a.txt", b"one"), ("b.txt", b"two"), ("c.txt", b"three")]
+    path = write_tar(tmp_path / "shard.tar", [("a.jpg", IMAGE), *texts])
+    with tarfile.open(path, "a") as tar:
+        for name in ("b.jpg", "c.cls"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
+            tar.addfile(link)
+    rows = read_all(Shard(DataFile(path)))
+    assert rows[1] == "member 'b.jpg' is a link: expected a file"
+    assert [row.captions for row in rows if isinstance(row, Pair)] == [("one",), ("three",)]
+
+
+def test_names_are_cut_as_webdataset_cuts_them() -> None:
+    for name in ("a.jpg", "b/a.x.jpg", "v.2/a.jpg", "b.c/d.e/f.seg.png", "./a.jpg", "a/.x/b.jpg"):
+        assert split_name(name) == base_plus_ext(name)
 
 
 def test_directories_and_hidden_files_are_no_samples(tmp_path: Path) -> None:
