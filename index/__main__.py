@@ -34,6 +34,7 @@ from index.settings import (
     FoldSettings,
     InfoSettings,
     LoadSettings,
+    ReembedSettings,
     RepairSettings,
     RestoreSettings,
     RollbackSettings,
@@ -231,6 +232,30 @@ def rollback(settings: RollbackSettings) -> int:
     return 0
 
 
+def reembed(settings: ReembedSettings) -> int:
+    """Embeds an index anew with another encoder and says what was done."""
+    from index.building.reembed import reembed_index
+
+    report = reembed_index(settings)
+    console, manifest = plain_console(), report.manifest
+    _show_bad_rows(report.left_out)
+    output = settings.output or settings.index
+    kept = manifest.num_keys - report.num_embedded
+    before = f", {kept:,} by a run that was stopped" if kept else ""
+    console.print(
+        f"published version {manifest.version} of {output}: {_count(manifest)}, embedded by {manifest.encoder.name}; "
+        f"{report.num_embedded:,} in this run{before}"
+    )
+    if report.num_queries:
+        console.print(
+            f"{report.num_queries:,} queries for tuning are of the earlier encoder and were not kept; "
+            "`anykey-index tune` takes others"
+        )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
 def export(settings: ExportSettings) -> int:
     """Writes keys and vectors and says how many."""
     from index.building.transfer import export_faiss, export_shards
@@ -323,6 +348,7 @@ COMMANDS = {
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
     "rollback": Command(RollbackSettings, rollback),
+    "reembed": Command(ReembedSettings, reembed),
     "export": Command(ExportSettings, export),
     "embed": Command(EmbedSettings, embed),
     "load": Command(LoadSettings, load),

@@ -22,6 +22,7 @@ KeyIndexError
   IndexNotFoundError                   nothing is published at the place named
   LiveKeysError                        keys that were stored live would be lost
   VersionLostError                     a version that is asked for is gone, or not all of its keys are still there
+  KeysNotEmbeddedError                 keys of an index cannot be embedded anew, and may not be left out
   IndexExistsError                     an index is where a new one was to be made
   IndexCorruptError                    a file of the index is missing or damaged; names it
     KeyCorruptError                    the record of one key in it is; names the key, all others can be read
@@ -188,6 +189,10 @@ class IndexNotFoundError(KeyIndexError):
 
 class VersionLostError(KeyIndexError):
     """An index cannot go back to a version: it is not kept, or the store no longer has all of its keys."""
+
+
+class KeysNotEmbeddedError(KeyIndexError):
+    """Keys of an index cannot be embedded by another encoder, and nothing was published without them."""
 
 
 class IndexExistsError(KeyIndexError):

@@ -1,6 +1,5 @@
 """Settings of `anykey-index`, one class per command."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
+from index.encoding_settings import EncodingSettings
 from index.milvus.address import parse_address
 from index.readers.columns import parse_columns
 from index.sources.roots import root_of
@@ -17,7 +17,7 @@ VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
-class EmbeddingSettings(ProgramSettings):
+class EmbeddingSettings(EncodingSettings):
     """A corpus, the encoder that embeds it, and how."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
@@ -35,10 +35,6 @@ class EmbeddingSettings(ProgramSettings):
     prefix_keys: bool = Field(
         False, description="Begin the keys of shards and folders with the shard's or folder's name and a slash"
     )
-    checkpoint: str = Field(
-        min_length=1,
-        description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
-    )
     faiss: Path | None = Field(
         None,
         description="FAISS file of the vectors that the checkpoint gave for the corpus, row by row; they "
@@ -50,32 +46,7 @@ class EmbeddingSettings(ProgramSettings):
         "copy",
         description="copy: the store holds the images' bytes and can be moved; reference: it holds where they are",
     )
-    batch_size: int = Field(
-        64, ge=1, le=65_536, description="Keys embedded and committed at once; one of several images counts as so many"
-    )
-    decode_threads: int = Field(
-        min(8, os.cpu_count() or 1),
-        ge=1,
-        le=256,
-        description="Threads that read and decode images ahead of the encoder",
-    )
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Larger image files are bad rows")
-    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="Larger images are bad rows")
-    max_image_aspect: float = Field(
-        200.0,
-        ge=1,
-        le=100_000,
-        description="Images whose longer side is more than this many times the shorter are bad rows",
-    )
     max_images: int = Field(64, ge=1, le=4096, description="Keys with more images are bad rows")
-    fusion: Literal["raw", "unit"] | None = Field(
-        None,
-        description="How image and text features are added; default: as the checkpoint has it, raw if it does not say",
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
-    )
 
     @model_validator(mode="after")
     def check_normalize(self) -> Self:
@@ -250,6 +221,23 @@ class IndexSettings(ProgramSettings):
     def require_directory(cls, value: Any) -> Any:
         """Refuses a collection of Milvus, which looks after itself."""
         return _directory(value)
+
+
+class ReembedSettings(IndexSettings, ImageRootSettings, EncodingSettings, FoldSettings):
+    """Embeds all keys of an index anew with another checkpoint, from what its own store holds.
+
+    A run that was stopped goes on where it was; searches go on meanwhile, and see all of it or nothing.
+    """
+
+    output: Path | None = Field(
+        None, description="Index directory for the new index; default: a new version of the index itself"
+    )
+    vectors: VectorType | None = Field(
+        None, description="How the new vectors are kept; float16 takes half the room; default: as the index has it"
+    )
+    leave_out: bool = Field(
+        False, description="Leave out keys that cannot be embedded, and list them with the bad rows, instead of failing"
+    )
 
 
 class AnyIndexSettings(ProgramSettings):

@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from index.building.build import BuildReport, build_index
-from index.settings import BuildSettings
+from index.building.reembed import ReembedReport, reembed_index
+from index.settings import BuildSettings, ReembedSettings
 from tests.fakes import FakeEncoder, FakeEncoderSource
 
 Colour = tuple[int, int, int]
@@ -44,6 +45,12 @@ def build_with(
     """Builds an index with a fake encoder, without showing progress."""
     source = FakeEncoderSource(encoder)
     return build_index(build_settings(corpus, output, **changes), source, Console(quiet=True))
+
+
+def reembed_with(index_dir: Path, encoder: FakeEncoder, **changes: Any) -> ReembedReport:
+    """Embeds an index anew with a fake encoder, without showing progress."""
+    settings = ReembedSettings(index=index_dir, checkpoint="unused", **{"decode_threads": 2, **changes})
+    return reembed_index(settings, FakeEncoderSource(encoder), Console(quiet=True))
 
 
 def mixed_corpus(directory: Path, num_keys: int = 9) -> Path:

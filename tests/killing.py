@@ -3,6 +3,7 @@
 python -m tests.killing after-batches CORPUS OUTPUT LOG N   build; stop before batch N+1, say so, wait to be killed
 python -m tests.killing sweep CORPUS OLD|- DIRECTORY N      kill a build at every N-th step in turn, finish each
 python -m tests.killing sweep-loads SHARDS OLD|- DIRECTORY N   kill a load at every N-th step in turn, finish each
+python -m tests.killing sweep-reembeddings OLD DIRECTORY N  kill a new embedding at every N-th step in turn, finish each
 python -m tests.killing sweep-changes OLD DIRECTORY N       kill a writer at every N-th step in turn, look at each
 python -m tests.killing sweep-rollbacks OLD DIRECTORY N     kill a rollback at every N-th step in turn, look at each
 python -m tests.killing at-random DIRECTORY SECONDS SEED    kill writers at random moments, look at each
@@ -14,6 +15,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from numpy.typing import NDArray
 from encoder.item import Item
 from index import FaissIndex
 from index.building.transfer import load_shards
-from index.errors import IndexNotFoundError
-from tests.factories import build_with
+from index.errors import IndexNotFoundError, UnusableOptionError
+from tests.factories import build_with, reembed_with
 from tests.fakes import FakeEncoder, FakePrepared
 from tests.killed_writers import go_back, kill_at_random, look_after, look_after_rollback, make_changes
 
@@ -35,8 +37,8 @@ EVENTS = ("open", "sqlite3.connect", "os.rename", "os.remove", "os.mkdir", "os.r
 class LoggingEncoder(FakeEncoder):
     """Writes a line for each item it embeds; survives the process."""
 
-    def __init__(self, log: Path, stop_after: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, log: Path, stop_after: int | None = None, name: str = "fake") -> None:
+        super().__init__(name)
         self._log = log
         self._stop_after = stop_after
 
@@ -116,6 +118,22 @@ def sweep_loads(shards: Path, old: Path | None, directory: Path, stride: int) ->
     _kill_at_steps(stride, old, directory, load, finish)
 
 
+def sweep_reembeddings(old: Path, directory: Path, stride: int) -> None:
+    """Kills a new embedding at one step after the other; each time looks, and lets another process finish it."""
+
+    def embed_anew(output: Path) -> None:
+        encoder = LoggingEncoder(Path(f"{output}.log"), name="another")
+        with suppress(UnusableOptionError):  # it has been published before it was killed
+            reembed_with(output, encoder, batch_size=BATCH_SIZE)
+
+    def finish(output: Path, seen: Path) -> None:
+        with FaissIndex.open(output) as index:
+            seen.write_text(f"{index.encoder.name} {sum(1 for _ in index.scan())}")
+        in_child(lambda: embed_anew(output))
+
+    _kill_at_steps(stride, old, directory, embed_anew, finish)
+
+
 def sweep_changes(old: Path, directory: Path, stride: int) -> None:
     """Kills a writer at one step after the other; each time looks at the index and makes one more change."""
     _kill_at_steps(stride, old, directory, make_changes, look_after)
@@ -177,6 +195,8 @@ if __name__ == "__main__":
         sweep(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
     elif mode == "sweep-loads":
         sweep_loads(arguments[0], None if sys.argv[3] == "-" else arguments[1], arguments[2], int(sys.argv[5]))
+    elif mode == "sweep-reembeddings":
+        sweep_reembeddings(arguments[0], arguments[1], int(sys.argv[4]))
     elif mode == "sweep-changes":
         sweep_changes(arguments[0], arguments[1], int(sys.argv[4]))
     elif mode == "sweep-rollbacks":

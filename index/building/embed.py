@@ -112,9 +112,9 @@ def embed(
         def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
             return _make_ready(*task, source, settings, reader)
 
-        ahead = _ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+        ahead = run_ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
         with contextlib.closing(ahead):  # its threads end before the reader does
-            for batch in _batches(ahead, settings.batch_size):
+            for batch in batches_of(ahead, settings.batch_size):
                 yield _embed_batch(batch, source, settings)
 
 
@@ -136,7 +136,7 @@ def _cost(task: tuple[PlannedEntry, Known | None]) -> int:
     return max(1, len(task[0].images))
 
 
-def _ahead(
+def run_ahead(
     function: Callable[[_In], _Out],
     inputs: Iterable[_In],
     cost: Callable[[_In], int],
@@ -162,7 +162,7 @@ def _ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[list[_Out]]:
+def batches_of(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[list[_Out]]:
     """Groups results until they cost `batch_size` together; one that costs more is a batch of its own."""
     batch: list[_Out] = []
     spent = 0

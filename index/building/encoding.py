@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from encoder.item import Item
 from index.embedded.manifest import MakesVectors
+from index.encoding_settings import EncodingSettings
 from index.errors import EncoderMismatchError
-from index.settings import EmbeddingSettings
 
 
 class VectorEncoder(MakesVectors, Protocol):
@@ -62,7 +62,7 @@ class EncoderSource(Protocol):
 class CheckpointSource(EncoderSource):
     """The encoder that the settings name."""
 
-    def __init__(self, settings: EmbeddingSettings) -> None:
+    def __init__(self, settings: EncodingSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._encoder: VectorEncoder | None = None

@@ -41,7 +41,7 @@ def resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | No
             if num_keys := store.num_keys():
                 logger.warning(
                     "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
-                    "--vectors; starting over",
+                    "--vectors, or that `reembed` did; starting over",
                     *(path, num_keys),
                 )
             store.close()

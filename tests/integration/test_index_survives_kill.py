@@ -1,6 +1,7 @@
 """A build killed with SIGKILL goes on where it was: nothing lost, nothing half-done, nothing embedded twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from index.building.transfer import export_shards
 from index.embedded.versions import IndexDirectory
 from index.key_index import NewKey
 from tests.corpora import as_parquet, as_shards, small_rows
-from tests.factories import build_with, mixed_corpus
+from tests.factories import build_with, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder
 from tests.killing import BATCH_SIZE
 from tests.unit.index.building.test_build import contents
@@ -115,6 +116,40 @@ def test_build_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: 
 @pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
 def test_build_killed_at_every_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
     check_sweep(tmp_path, kind, stride=1)
+
+
+def check_reembedding_sweep(tmp_path: Path, stride: int) -> None:
+    """Kills new embeddings of seven keys, two of them live, and looks at what became of each."""
+    corpus, old = mixed_corpus(tmp_path / "corpus", 6), tmp_path / "old"
+    old_index(corpus, old, has_live_keys=True)
+    shutil.copytree(old, tmp_path / "fresh")
+    reembed_with(tmp_path / "fresh", FakeEncoder("another"))
+    expected = contents(tmp_path / "fresh")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+
+    subprocess.run(command("sweep-reembeddings", old, killed, str(stride)), cwd=ROOT, check=True)
+
+    outputs = [path for path in killed.iterdir() if path.is_dir()]
+    assert len(outputs) > 50 / stride
+    for output in outputs:
+        assert contents(output) == expected, output
+        assert len(Path(f"{output}.log").read_text().splitlines()) <= 5 + BATCH_SIZE, output
+        assert sorted(os.listdir(output)) == [".lock", "CURRENT", "stores", "versions"], output
+    seen = {Path(f"{output}.seen").read_text() for output in outputs}
+    assert seen == {"fake 5", "another 5"}  # never part of it
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_reembedding_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    check_reembedding_sweep(tmp_path, stride=9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
+def test_reembedding_killed_at_every_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    check_reembedding_sweep(tmp_path, stride=1)
 
 
 def check_load_sweep(tmp_path: Path, kind: str, stride: int) -> None:
