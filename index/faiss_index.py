@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index.deadline import NEVER, Deadline
+from index.embedded.backoff import BackOff
 from index.embedded.checking import to_record
 from index.embedded.facts import info_of
 from index.embedded.generation import Generation, SupersededError
@@ -36,7 +37,7 @@ from index.queries import check_after, check_k, check_queries
 from index.sources.roots import root_of
 from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 
-RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
 SWITCH_POLL_S = 0.01
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
@@ -65,7 +66,8 @@ class FaissIndex:
         self._gpu = gpu
         self._named_roots = image_roots
         self._seen_stamp = generation.version.stamp
-        self._retry_at_s = 0.0  # not before that, a version that cannot be opened is tried again
+        self._back_off = BackOff(LONGEST_RETRY_S)  # of a version that cannot be opened
+        self._failed_stamp = generation.version.stamp
         self._switch_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_open = True
@@ -299,7 +301,7 @@ class FaissIndex:
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
         with self._moment() as (snapshot, view):
-            return info_of(view, snapshot, is_writable=self._writer is not None)
+            return info_of(view, snapshot, self._writer)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""
@@ -360,9 +362,9 @@ class FaissIndex:
             return  # another thread is at it; this call is answered from what is open
         try:
             stamp = self._directory.current_stamp()
-            if not anew and (stamp == self._seen_stamp or time.monotonic() < self._retry_at_s):
+            is_tried_later = stamp == self._failed_stamp and not self._back_off.is_due
+            if not anew and (stamp == self._seen_stamp or is_tried_later):
                 return
-            self._retry_at_s = time.monotonic() + RETRY_S
             newer = Generation.open(self._directory.path, self._gpu)
             if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
                 self._seen_stamp = newer.version.stamp
@@ -370,9 +372,11 @@ class FaissIndex:
                 logger.warning("version %s is of another encoder; open the index again", newer.version.manifest.version)
                 return
             older, self._generation, self._seen_stamp = self._generation, newer, newer.version.stamp
-            self._retry_at_s = 0.0
+            self._back_off.succeeded()
             older.release()
         except (KeyIndexError, OSError):
+            self._failed_stamp = stamp
+            self._back_off.failed()
             logger.exception(
                 "cannot open the version published at %s; staying with the one in use", self._directory.path
             )

@@ -1,6 +1,7 @@
 """What `anykey-index info` shows of an index: names and values, line by line."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.key_index import IndexInfo
@@ -31,6 +32,7 @@ def fact_lines(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest
         ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
         ("kept", ", ".join(kept)),
         ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
+        *_trouble(facts.details),
         ("vectors", facts.details["vectors"]),
         ("bad rows", f"{manifest.num_bad_rows:,}"),
         *encoder_lines(manifest.encoder),
@@ -38,3 +40,14 @@ def fact_lines(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest
         ("corpus", ", ".join(manifest.corpus) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),
     ]
+
+
+def _trouble(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """What somebody should do something about."""
+    lines = []
+    if (failure := details["fold_failure"]) is not None:
+        times = f"{failure['num_failures']} times, last at {failure['at']}: {failure['reason']}"
+        lines.append(("not folded", f"{times}; next try at {failure['next_try_at']}"))
+    if details["num_damaged"]:
+        lines.append(("damaged", f"{details['num_damaged']:,} keys, which `anykey-index verify` names"))
+    return lines

@@ -119,6 +119,7 @@ async def info(request: Request) -> InfoResponse:
             num_keys=facts.num_keys,
             modalities={str(name): count for name, count in facts.modalities.items()},
             pools=facts.pools,
+            fold_failure=facts.details.get("fold_failure"),
         ),
         model=ModelInfo(
             name=encoder.name,

@@ -111,6 +111,15 @@ class KeyResponse(BaseModel):
     payload: HitPayload
 
 
+class FoldFailure(BaseModel):
+    """The last failure to fold changes into a new version; searches go on, and take the changes from memory."""
+
+    at: str = Field(description="When, ISO 8601, UTC.")
+    kind: str = Field(description="What it was, in a few words; the writer's log has all of it.")
+    num_failures: int = Field(description="How often in a row.")
+    next_try_at: str = Field(description="When its writer tries again.")
+
+
 class IndexInfo(BaseModel):
     """The index being served, counted when it was asked for; an answer is given again for a second."""
 
@@ -120,6 +129,9 @@ class IndexInfo(BaseModel):
     num_keys: int
     modalities: dict[str, int] = Field(description="Number of keys of each modality.")
     pools: dict[str, int] = Field(description="Number of keys in each pool.")
+    fold_failure: FoldFailure | None = Field(
+        description="What is said of folding changes into a new version, while that fails; else null."
+    )
 
 
 class ModelInfo(BaseModel):

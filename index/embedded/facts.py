@@ -1,19 +1,25 @@
 """What an index says about itself at one moment."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from index.embedded.backoff import FoldFailure
 from index.embedded.store_reader import Snapshot
 from index.embedded.view import View
+from index.embedded.writer import FAILURE_NAME, NO_FAILURE, Writer
 from index.key_index import IndexInfo
 
 
-def info_of(view: View, snapshot: Snapshot, *, is_writable: bool) -> IndexInfo:
+def info_of(view: View, snapshot: Snapshot, writer: Writer | None) -> IndexInfo:
     """The facts of a view; `snapshot` is of the same moment.
 
     Args:
         view: What the version and the changes since come to.
         snapshot: The store.
-        is_writable: Whether who asks may change the index.
+        writer: The index's, if it is this object's.
     """
-    manifest = view.folded.manifest
+    manifest, meta = view.folded.manifest, snapshot.meta()
+    failure = _fold_failure(meta) if writer is None else writer.fold_failure or _fold_failure(meta)
     return IndexInfo(
         engine="faiss",
         encoder=manifest.encoder,
@@ -25,10 +31,17 @@ def info_of(view: View, snapshot: Snapshot, *, is_writable: bool) -> IndexInfo:
             "created_at": manifest.created_at,
             "seq": view.seq,
             "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
-            "vectors": snapshot.meta()["vector_type"],
+            "vectors": meta["vector_type"],
             "num_folded": manifest.num_keys,
             "num_unfolded": view.num_unfolded,
             "num_damaged": len(view.recent.unsound),
-            "is_writable": is_writable,
+            "fold_failure": None if failure is None else failure.model_dump(),
+            "is_writable": writer is not None,
         },
     )
+
+
+def _fold_failure(meta: Mapping[str, Any]) -> FoldFailure | None:
+    """What a writer, of whichever process, has noted of making a version."""
+    noted = meta.get(FAILURE_NAME, NO_FAILURE)
+    return None if noted == NO_FAILURE else FoldFailure.model_validate_json(noted)

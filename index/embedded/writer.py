@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from index.embedded.backoff import BackOff, FoldFailure
 from index.embedded.folding import (
     Provenance,
     provenance_of,
@@ -26,11 +27,16 @@ from index.progress import Report, quietly
 from index.vectors.gpu import ON_CPU, GpuUse
 from index.vectors.held_out import require_queries
 
+FAILURE_NAME, NO_FAILURE = "fold_failure", "null"  # in the store
 logger = logging.getLogger(__name__)
 
 
 class Writer:
-    """Holds the directory's lock from its making to its close; safe for use from several threads."""
+    """Holds the directory's lock from its making to its close; safe for use from several threads.
+
+    Attributes:
+        fold_failure: What is said of making a version in the background, if that failed last time.
+    """
 
     def __init__(self, directory: IndexDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
         """Takes the lock and opens the published version's store.
@@ -50,7 +56,10 @@ class Writer:
         self._store_lock = threading.Lock()
         self._fold_lock = threading.Lock()
         self._folding: threading.Thread | None = None
+        self._next_try: threading.Timer | None = None
         self._is_closing = False
+        self._back_off = BackOff()
+        self.fold_failure: FoldFailure | None = None
         open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
         with ExitStack() as stack:
             stack.enter_context(directory.locked_for_writing())
@@ -177,25 +186,49 @@ class Writer:
 
     def _covers(self, manifest: Manifest) -> None:
         self._folded_seq = self._store.covered_seq = manifest.seq
+        self._back_off.succeeded()
+        self.fold_failure = None
+        if self._store.meta.get(FAILURE_NAME, NO_FAILURE) != NO_FAILURE:
+            self._store.note(**{FAILURE_NAME: NO_FAILURE})
 
     def close(self) -> None:
         """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""
         self._is_closing = True
         if self._folding is not None:
             self._folding.join()
+        if self._next_try is not None:
+            self._next_try.cancel()
         tidy_up(self._directory, self._store)
         self._resources.close()
 
     def _compact_in_background(self) -> None:
         with self._store_lock:
             is_under_way = self._folding is not None and self._folding.is_alive()
-            if is_under_way or self._is_closing:
+            if is_under_way or self._is_closing or not self._back_off.is_due:
                 return
             self._folding = threading.Thread(target=self._try_to_compact, name="fold")
             self._folding.start()
 
     def _try_to_compact(self) -> None:
+        """What fails is tried again ever less often, whether or not there are changes meanwhile."""
         try:
             self.compact()
-        except (KeyIndexError, OSError):
-            logger.exception("compaction failed; the published version stays, changes are safe in the store")
+        except Exception as error:  # whatever it is, it must not end the trying
+            pause_s = self._back_off.failed()
+            logger.exception(
+                "compaction failed; the published version stays, changes are safe in the store; next try in %g s",
+                pause_s,
+            )
+            self._tell(FoldFailure.of(error, self._back_off.num_failures, pause_s))
+            self._next_try = threading.Timer(pause_s, self._compact_in_background)
+            self._next_try.daemon = True  # keeps no program from ending
+            self._next_try.start()
+
+    def _tell(self, failure: FoldFailure) -> None:
+        """Notes a failure for every process that reads the store, if it can be noted."""
+        self.fold_failure = failure
+        try:
+            with self._store_lock, naming_damage(self._store.path):
+                self._store.note(**{FAILURE_NAME: failure.model_dump_json()})
+        except (KeyIndexError, OSError) as error:
+            logger.warning("that compaction failed cannot be noted in the store: %s", error)

@@ -3,8 +3,11 @@
 import logging
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from encoder.item import Modality
 from index import FaissIndex, StoredImage
+from index.__main__ import main
 from index.embedded.creation import create_index
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
@@ -33,8 +37,9 @@ from index.key_index import NewKey, Scope
 from index.vectors.measured import structure_lines
 from index.vectors.structure_facts import EXACT, StructureFacts
 from tests.factories import build_with, mixed_corpus
+from tests.fakes import FakeEncoder
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
-from tests.serving import until
+from tests.serving import serving, until
 
 UNIT = np.eye(1, WIDTH, dtype=np.float32)
 
@@ -345,3 +350,48 @@ def structure_of(manifest: Manifest) -> StructureFacts:
 
 def ranked(keys: Sequence[NewKey], query_D: NDArray[np.float32]) -> list[str]:
     return [each.key for each in sorted(keys, key=lambda each: -float(each.vector_D @ query_D))]
+
+
+def test_folding_that_fails_is_tried_ever_less_often_and_told(
+    index_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (index_dir / "folding").write_text("in the way")
+    with FaissIndex.open(index_dir, writable=True, compact_after=1) as index, FaissIndex.open(index_dir) as reader:
+        give_up_s = time.monotonic() + 1.5
+        number = 0
+        while time.monotonic() < give_up_s:
+            index.upsert([key(f"new {number}")])
+            number += 1
+        failure = index.info().details["fold_failure"]
+        assert 1 <= failure["num_failures"] <= 4 < number, "at once, and after 1, 3 and 7 seconds"
+        assert "folding" in failure["reason"]
+        at, next_try_at = (datetime.fromisoformat(failure[name]) for name in ("at", "next_try_at"))
+        assert timedelta(seconds=1) <= next_try_at - at <= timedelta(seconds=5)
+        until(
+            lambda: reader.info().details["fold_failure"] == index.info().details["fold_failure"],
+            "other processes are told the same",
+        )
+        assert reader.count() == 6 + number
+        assert main(["info", "--index", str(index_dir)]) == 0
+        assert "not folded" in capsys.readouterr().out
+        with serving(FakeEncoder(fingerprint=ENCODER.fingerprint), reader) as client:
+            told = client.get("/info").json()["index"]["fold_failure"]
+        assert set(told) == {"at", "kind", "num_failures", "next_try_at"}
+        assert told["kind"] == "File exists"
+
+        (index_dir / "folding").unlink()
+        until(lambda: index.info().details["num_unfolded"] == 0, "it was tried again, without another change")
+        assert index.info().details["fold_failure"] is None
+        assert reader.info().details["fold_failure"] is None
+    with FaissIndex.open(index_dir) as index:
+        assert index.manifest.num_keys == index.count() == 6 + number
+
+
+def test_program_that_closes_no_writer_ends_though_folding_fails(index_dir: Path) -> None:
+    (index_dir / "folding").write_text("in the way")
+    program = (
+        "import sys; from pathlib import Path; from index import FaissIndex\n"
+        "index = FaissIndex.open(Path(sys.argv[1]), writable=True, compact_after=1)\n"
+        "index.delete(['k0'])"
+    )
+    subprocess.run([sys.executable, "-c", program, index_dir], check=True, timeout=60, capture_output=True)
