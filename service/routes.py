@@ -208,7 +208,6 @@ def _image_response(request: Request, image: ShownImage) -> Response:
     headers = {
         "etag": image.etag,
         "cache-control": "public, max-age=60",
-        "vary": "Origin",  # what was kept for a page's own image must not be given to one of another origin
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }

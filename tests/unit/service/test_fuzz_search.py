@@ -1,7 +1,10 @@
 """Whatever the bytes, POST /search answers 200 or a 4xx of the documented shape."""
 
+import gzip
 import json
+import zlib
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from hypothesis import HealthCheck, given, settings
@@ -120,11 +123,78 @@ def test_any_form(client: httpx.Client, parts: list[tuple[str, bytes, str | None
     check(client.post("/search", content=body, headers={"content-type": "multipart/form-data; boundary=x"}))
 
 
+PART_HEADERS = st.lists(
+    st.sampled_from(
+        [
+            'Content-Disposition: form-data; name="text"',
+            'Content-Disposition: form-data; name="image"',
+            "Content-Disposition: form-data; name=image; filename*=utf-8''%D1%84.png",
+            'Content-Disposition: form-data; name="_charset_"',
+            'Content-Disposition: form-data; name="filter"',
+            "Content-Disposition: ;;;=\xff",
+            "Content-Type: text/plain; charset=utf-16",
+            "Content-Type: text/plain; charset=iso-8859-1",
+            "Content-Type: text/plain; charset=\x00",
+            "Content-Type: multipart/mixed",
+            "Content-Transfer-Encoding: base64",
+            "Content-Transfer-Encoding: quoted-printable",
+            "Content-Transfer-Encoding: x",
+            "Content-Encoding: gzip",
+        ]
+    ),
+    max_size=4,
+)
+
+
+@FUZZ
+@given(parts=st.lists(st.tuples(PART_HEADERS, st.binary(max_size=40) | IMAGES | st.just(b"latin-1")), max_size=4))
+def test_any_headers_of_parts(client: httpx.Client, parts: list[tuple[list[str], bytes]]) -> None:
+    body = b"".join(b"--x\r\n%s\r\n\r\n%s\r\n" % ("\r\n".join(lines).encode("latin-1"), data) for lines, data in parts)
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    check(client.post("/search", content=body + b"--x--\r\n", headers=headers))
+
+
+@FUZZ
+@given(
+    encoding=st.sampled_from(["gzip", "deflate", "gzip, deflate", "identity", "br", "", ",", "GZIP;q=1"]),
+    compress=st.sampled_from([gzip.compress, zlib.compress, bytes]),
+    content=st.binary(max_size=60) | st.just(b'{"text": "a"}') | st.just(b'{"text": "a"}' + b" " * 1_100_000),
+    cut=st.integers(0, 30),
+    more=st.binary(max_size=5),
+)
+def test_any_compression(
+    client: httpx.Client, encoding: str, compress: Any, content: bytes, cut: int, more: bytes
+) -> None:
+    body = compress(content)
+    body = body[: len(body) - cut] + more if cut > 15 else body + more
+    check(
+        client.post("/search", content=body, headers={"content-type": "application/json", "content-encoding": encoding})
+    )
+
+
+@FUZZ
+@given(
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE"]),
+    path=st.sampled_from(
+        ["/", "//", "/search", "/info", "/livez", "/keys/red", "/keys/red/image", "/openapi.json", "/a/docs"]
+    )
+    | st.text(max_size=10).map(lambda text: "/" + quote(text)),
+    query=st.text(max_size=10),
+    prefix=st.none() | st.sampled_from(["/a", "/keys", "/a/", "//a", ",", "/a,/b"]) | st.text("/.,%a~", max_size=8),
+)
+def test_any_address(client: httpx.Client, method: str, path: str, query: str, prefix: str | None) -> None:
+    headers = {} if prefix is None else {"x-forwarded-prefix": prefix.strip()}
+    response = client.request(method, f"{client.base_url}{path}?{quote(query)}", headers=headers)
+    if method == "HEAD":
+        assert response.status_code < 500
+        assert response.content == b""
+    else:
+        check_any(response)
+
+
 @FUZZ
 @given(path=st.text(max_size=30), query=st.text(max_size=10))
 def test_any_key_path(client: httpx.Client, path: str, query: str) -> None:
-    from urllib.parse import quote
-
     for suffix in ("", "/image"):
         check_any(client.get(f"/keys/{quote(path, safe='/')}{suffix}?position={quote(query)}"))
 
