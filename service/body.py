@@ -1,13 +1,14 @@
 """Reads a request's body under a limit and makes one query of it."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from service.errors import InvalidRequestError, ItemTooLargeError, UnsupportedMediaTypeError
+from service.errors import InvalidRequestError, ItemTooLargeError, OverloadedError, UnsupportedMediaTypeError
 from service.multipart import query_from_multipart
 from service.query import Query, query_from_json
 from service.schemas import Limits
@@ -18,8 +19,8 @@ UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
 
 
-def parser_for(headers: Headers, limits: Limits) -> Callable[[list[bytes]], Query]:
-    """What turns the pieces of a body with these headers into a query; decided before the body is read.
+def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]:
+    """What turns a body with these headers into a query; decided before the body is read.
 
     Args:
         headers: The request's.
@@ -39,11 +40,11 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[list[bytes]], Quer
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
     decompress = decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
     if media_type == JSON:
-        return lambda pieces: query_from_json(decompress(b"".join(pieces)), limits)
-    return lambda pieces: query_from_multipart(decompress(b"".join(pieces)), content_type, limits)
+        return lambda body: query_from_json(decompress(body), limits)
+    return lambda body: query_from_multipart(decompress(body), content_type, limits)
 
 
-def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
+def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearray], bytes | bytearray]:
     """What takes a body's compression off.
 
     Args:
@@ -65,7 +66,7 @@ def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytes],
     raise UnsupportedMediaTypeError(f"expected Content-Encoding gzip, deflate or none, got {came}")
 
 
-def _decompressed(body: bytes, name: str, window_bits: int, max_bytes: int) -> bytes:
+def _decompressed(body: bytes | bytearray, name: str, window_bits: int, max_bytes: int) -> bytes:
     """The contents; never more than `max_bytes` of them are made."""
     contents = bytearray()
     while True:  # gzip may be several streams, one behind the other
@@ -83,21 +84,60 @@ def _decompressed(body: bytes, name: str, window_bits: int, max_bytes: int) -> b
             return bytes(contents)
 
 
-def _has_zlib_header(body: bytes) -> bool:
+def _has_zlib_header(body: bytearray) -> bool:
     """Deflate is zlib's format by its definition, and without its header by some clients."""
     return len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
-async def read_body(request: Request, max_bytes: int) -> list[bytes]:
-    """The whole body in pieces, refused as soon as it is known to be too long, with or without a Content-Length.
+class BodyMemory:
+    """What the bodies of all requests under way take together, bounded; belongs to one event loop."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Begins with nothing taken.
+
+        Args:
+            max_bytes: Most bytes taken at a time.
+        """
+        self._max_bytes = max_bytes
+        self._taken_bytes = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """One request's share, given back at the end; what is given takes that many bytes more.
+
+        Raises:
+            OverloadedError: others have taken too much.
+        """
+        own_bytes = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal own_bytes
+            if self._taken_bytes + num_bytes > self._max_bytes:
+                raise OverloadedError(
+                    f"the bodies of the requests under way take {self._taken_bytes} bytes, at most {self._max_bytes} "
+                    "are accepted; retry in a moment"
+                )
+            self._taken_bytes += num_bytes
+            own_bytes += num_bytes
+
+        try:
+            yield take
+        finally:
+            self._taken_bytes -= own_bytes
+
+
+async def read_body(request: Request, max_bytes: int, take: Callable[[int], None]) -> bytearray:
+    """The whole body, refused as soon as it is known to be too long, with or without a Content-Length.
 
     Args:
         request: The request; its body has not been read.
         max_bytes: Longest body accepted.
+        take: Called with the length of each piece before it is kept.
 
     Raises:
         InvalidRequestError: the Content-Length is no number.
         ItemTooLargeError: the body is longer than `max_bytes`; the rest is not read.
+        OverloadedError: `take` refuses.
         starlette.requests.ClientDisconnect: the client went away.
     """
     declared = request.headers.get("content-length", "0")
@@ -105,10 +145,10 @@ async def read_body(request: Request, max_bytes: int) -> list[bytes]:
         raise InvalidRequestError("Content-Length must be a whole number")
     if int(declared) > max_bytes:
         raise ItemTooLargeError(f"the body has {int(declared)} bytes, at most {max_bytes} are accepted")
-    pieces, num_bytes = [], 0
+    body = bytearray()
     async for piece in request.stream():
-        pieces.append(piece)
-        num_bytes += len(piece)
-        if num_bytes > max_bytes:
+        if len(body) + len(piece) > max_bytes:
             raise ItemTooLargeError(f"the body has more than {max_bytes} bytes, the most accepted")
-    return pieces
+        take(len(piece))
+        body += piece
+    return body

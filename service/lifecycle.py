@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from service.body import BodyMemory
 from service.errors import NotReadyError, StartupError
 from service.logs import LogEvent
 from service.parts import Parts, check_match, load_encoder, load_index, open_parts
@@ -24,6 +25,7 @@ class Lifecycle:
     Attributes:
         settings: The service's settings.
         failure: Why the start failed, or `None`.
+        bodies: What bodies of requests may take.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Lifecycle:
         """
         self.settings = settings
         self.failure: BaseException | None = None
+        self.bodies = BodyMemory(settings.max_bodies_bytes)
         self._encoder = encoder
         self._index = index
         self._on_failure = on_failure

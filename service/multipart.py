@@ -54,7 +54,7 @@ class Part:
         return self.filename is not None or not (is_json_value or self.media_type in ("", "text/plain"))
 
 
-def query_from_multipart(body: bytes, content_type: str, limits: Limits) -> Query:
+def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Limits) -> Query:
     """Reads a query from a multipart body.
 
     Args:
@@ -87,7 +87,7 @@ def query_from_multipart(body: bytes, content_type: str, limits: Limits) -> Quer
     return query_from_fields(fields, tuple(files), limits)
 
 
-def parse_parts(body: bytes, content_type: str) -> list[Part]:
+def parse_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
     """Splits a multipart body into its parts.
 
     Args:
@@ -103,7 +103,7 @@ def parse_parts(body: bytes, content_type: str) -> list[Part]:
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
+        parser.write(bytes(body))
         parser.finalize()
     except FormParserError as error:
         raise InvalidRequestError("the multipart body is malformed") from error

@@ -62,7 +62,7 @@ class Query:
         return digest.hexdigest()
 
 
-def query_from_json(body: bytes, limits: Limits) -> Query:
+def query_from_json(body: bytes | bytearray, limits: Limits) -> Query:
     """Reads a query from a JSON body.
 
     Args:
@@ -79,8 +79,8 @@ def query_from_json(body: bytes, limits: Limits) -> Query:
     return query_from_fields(fields, (), limits)
 
 
-def parse_json(data: bytes, name: str) -> Any:
-    """Reads JSON as its standard has it: no field twice, no NaN.
+def parse_json(data: bytes | bytearray, name: str) -> Any:
+    """Reads JSON as its standard has it: no field twice, no NaN; a byte order mark is skipped.
 
     Args:
         data: The text.
@@ -90,7 +90,7 @@ def parse_json(data: bytes, name: str) -> Any:
         InvalidRequestError: it is none; says where.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
     except json.JSONDecodeError as error:

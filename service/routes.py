@@ -78,13 +78,20 @@ async def search(request: Request) -> Response:
     lifecycle = _lifecycle(request)
     parts = lifecycle.parts()
     parse = parser_for(request.headers, limits_of(lifecycle))
-    body = await read_body(request, lifecycle.settings.max_body_bytes)
-    query = await parts.decode_threads.run(parse, body)
-    read_s = time.monotonic() - started_s
-    note(request, body_bytes=sum(map(len, body)), query_modality=query.item.modality, k=query.k)
-    del body
     write = partial(write_hits, prefix_of(request))
-    result = await _unless_client_leaves(request, parts.searcher.search(query, write))
+
+    async def find() -> tuple[float, SearchResult[bytes]]:
+        query = await parts.decode_threads.run(parse, body)
+        read_s = time.monotonic() - started_s
+        body.clear()
+        note(request, query_modality=query.item.modality, k=query.k)
+        return read_s, await parts.searcher.search(query, write)
+
+    with lifecycle.bodies.share() as take:
+        body = await read_body(request, lifecycle.settings.max_body_bytes, take)
+        note(request, body_bytes=len(body))
+        in_time = within(lifecycle.settings.request_deadline_ms / 1000, find())
+        read_s, result = await _unless_client_leaves(request, in_time)
     timings = _timings(result, read_s, time.monotonic() - started_s)
     note(request, cached=result.is_cached, num_hits=result.num_hits, timings_ms=timings.model_dump())
     answer = SearchResponse(
@@ -221,6 +228,19 @@ def _timings(result: SearchResult[bytes], read_s: float, total_s: float) -> Timi
     stages = result.stages
     seconds = (read_s, stages.decode, stages.queue, stages.encode, stages.search, total_s)
     return Timings(**dict(zip(Timings.model_fields, (round(s * 1000, 3) for s in seconds), strict=True)))
+
+
+async def within(deadline_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result.
+
+    Raises:
+        DeadlineExceededError: it took longer than `deadline_s`, and was cancelled.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineExceededError(f"no answer within {deadline_s * 1000:g} ms") from error
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

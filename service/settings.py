@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from encoder.program import ProgramSettings
@@ -80,6 +80,11 @@ class ServiceSettings(ProgramSettings):
     max_body_bytes: int = Field(
         64 * MIB, ge=1024, description="largest request body; enforced while it arrives, with or without a length"
     )
+    max_bodies_bytes: int = Field(
+        1024 * MIB,
+        ge=1024,
+        description="most bytes of the bodies of all requests under way; what comes on top is refused with 429",
+    )
     max_image_bytes: int = Field(20 * MIB, ge=64, description="largest encoded image")
     max_image_pixels: int = Field(
         64_000_000, ge=1024, le=178_000_000, description="most pixels in an image, read from its header"
@@ -134,6 +139,16 @@ class ServiceSettings(ProgramSettings):
         default_factory=list, description="web origins that may call from a browser; none by default, * for all"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
+
+    @model_validator(mode="after")
+    def check_bodies(self) -> "ServiceSettings":
+        """Refuses limits by which the largest body could never be taken."""
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"expected max_bodies_bytes to be max_body_bytes, {self.max_body_bytes}, or more, "
+                f"got {self.max_bodies_bytes}"
+            )
+        return self
 
     @field_validator("root_path")
     @classmethod

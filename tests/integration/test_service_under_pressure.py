@@ -110,6 +110,49 @@ def test_a_query_whose_client_left_is_dropped(
         assert blocked.result().status_code == 200
 
 
+def test_bodies_that_take_too_much_together_are_refused_and_room_is_made_again(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor
+) -> None:
+    long = {"text": "the same"} | {"exclude": [" " * 3_000]}
+    with serving(encoder, make_index(encoder), max_body_bytes=5_000, max_bodies_bytes=5_000) as client:
+        for _ in range(2):
+            encoder.gate.clear()
+            waiting = pool.submit(client.post, "/search", json=long)
+            encoder.wait_until_entered()
+            refused = client.post("/search", json=long)
+            assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
+            assert "retry-after" in refused.headers
+            encoder.gate.set()
+            assert waiting.result().status_code == 200
+            long = {**long, "text": "another"}
+        assert client.post("/search", json=long).status_code == 200
+
+
+def test_the_deadline_covers_a_body_that_waits_to_be_parsed(pool: ThreadPoolExecutor) -> None:
+    class SlowToPrepare(FakeEncoder):
+        is_open = threading.Event()
+        entered = threading.Semaphore(0)
+
+        def prepare(self, item: Item, position: int | None = None) -> Any:
+            """Waits for the test."""
+            if item.text == "slow":
+                self.entered.release()
+                assert self.is_open.wait(WAIT_S)
+            return super().prepare(item, position)
+
+    encoder = SlowToPrepare()
+    with serving(encoder, MemoryIndex(encoder, KEYS), decode_threads=1, request_deadline_ms=200) as client:
+        slow = pool.submit(ask, client, "slow")
+        assert encoder.entered.acquire(timeout=WAIT_S)
+        try:
+            behind = client.post("/search", json={"text": "quick"}, timeout=5)
+        finally:
+            encoder.is_open.set()
+        assert (behind.status_code, behind.json()["error"]["type"]) == (504, "deadline_exceeded")
+        assert slow.result().status_code == 504
+        assert ask(client, "quick").status_code == 200
+
+
 def test_a_query_that_many_send_at_once_is_encoded_once(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:
     query = {"text": "the same", "image": as_base64(png())}
     with serving(encoder, make_index(encoder), max_batch_items=1) as client:

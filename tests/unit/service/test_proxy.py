@@ -119,6 +119,7 @@ def test_a_prefix_that_is_no_path_is_refused(prefix: str, client: httpx.Client) 
         ("--root-path", "/docs/a"),
         ("--forwarded-allow-ips", "proxy.example"),
         ("--keep-alive-s", "0"),
+        ("--max-bodies-bytes", "1024"),
     ],
 )
 def test_a_wrong_setting_is_refused(flag: str, value: str) -> None:

@@ -52,6 +52,10 @@ def test_null_is_as_good_as_absent(limits: Limits) -> None:
     assert read({"text": "a", **absent}, limits) == read({"text": "a"}, limits)
 
 
+def test_a_byte_order_mark_is_skipped(limits: Limits) -> None:
+    assert query_from_json(b'\xef\xbb\xbf{"text": "a"}', limits) == read({"text": "a"}, limits)
+
+
 def test_no_keys_to_search_within_are_not_all_keys(limits: Limits) -> None:
     assert read({"text": "a", "within": []}, limits).within == frozenset()
 
