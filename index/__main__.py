@@ -269,22 +269,14 @@ def export(settings: ExportSettings) -> int:
 
 def embed(settings: EmbedSettings) -> int:
     """Embeds a corpus into shards and says what was done."""
-    from index.building.embedding_job import embed_corpus
-    from index.building.outlook import cut_lines
+    from index.building.embedding_job import embed_corpus, report_lines
     from index.building.ray_job import run_on_ray
 
     run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
     report = embed_corpus(settings, run=run)
-    console = plain_console()
-    if report.num_bad_rows:
-        console.print(f"{report.num_bad_rows:,} bad rows skipped, listed in {settings.output}/bad_rows.jsonl")
-    for line in cut_lines(report.num_cut):
-        console.print(line)
-    console.print(
-        f"{report.num_keys:,} keys in {report.num_shards:,} shards in {settings.output}; "
-        f"{report.num_made:,} shards made in this run"
-    )
-    return 0
+    for line in report_lines(report, settings.output):
+        plain_console().print(line)
+    return EXIT_UNREAD if report.is_any_unread else 0
 
 
 def load(settings: LoadSettings) -> int:

@@ -4,7 +4,7 @@ KeyIndexError
   InvalidCorpusError (ValueError)      the caller's corpus
     InvalidRowError                    one row of it; says which file, line and why
       DuplicateKeyError                its key was taken by an earlier row
-      UnreachableImageError            an image of it cannot be read now; it may be another time
+      UnreachableImageError            an image or cell of it cannot be read now; it may be another time
       UnreadableStretchError           what stands there cannot be read, so that nobody knows which keys it names
     RemovalRefusedError                the corpus lacks so many published keys that it looks like an accident
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
@@ -76,7 +76,7 @@ class DuplicateKeyError(InvalidRowError):
 
 
 class UnreachableImageError(InvalidRowError):
-    """An image of the row cannot be read now, which says nothing of the image: what is indexed of its key stays."""
+    """An image or a cell of the row cannot be read now, which says nothing of it: what is indexed of its key stays."""
 
 
 class UnreadableStretchError(InvalidRowError):

@@ -41,6 +41,11 @@ class EmbeddingSettings(EncodingSettings):
         "are taken, and nothing is embedded",
     )
     normalize: bool = Field(False, description="Scale the vectors of the FAISS file to unit length")
+    allow_removal: bool = Field(
+        False,
+        description="Remove keys though they are more than 10 % of those that earlier runs stored (and those more "
+        "than 100), or though the corpus cannot be read where they may be",
+    )
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
     images: ImageStorage = Field(
         "copy",
@@ -160,11 +165,6 @@ class BuildSettings(EmbeddingSettings, FoldSettings, ImageRootSettings):
         "that were stored live are dropped with it",
     )
     dry_run: bool = Field(False, description="Say what would be done, and change nothing")
-    allow_removal: bool = Field(
-        False,
-        description="Remove keys though they are more than 10 % of those that earlier builds stored (and those more "
-        "than 100), or though the corpus cannot be read where they may be",
-    )
     restore_deleted: bool = Field(
         False, description="Store keys again that were deleted live, where the corpus names them"
     )

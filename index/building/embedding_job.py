@@ -6,7 +6,7 @@ Every shard says what it was made from, so that a job that is run again makes on
 import fcntl
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +19,11 @@ from encoder.locks import holder_of, try_lock
 from encoder.program import plain_console
 from index.building.blocks import Block, cut
 from index.building.corpus import find_files
+from index.building.earlier_shards import DIGEST, KEPT_NAME, keep_unread, location_of, shards_in
 from index.building.embed import embed
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
+from index.building.outlook import cut_lines
 from index.building.plan import Plan
 from index.building.reading import read_into
 from index.building.shards import read_facts, read_shard, write_shard
@@ -30,18 +32,16 @@ from index.embedded.manifest import EncoderFacts
 from index.embedded.records import Record
 from index.errors import (
     InvalidRowError,
-    InvalidShardError,
     OutputExistsError,
     UnreachableImageError,
 )
 from index.progress import progress
 from index.settings import EmbedSettings
 from index.sources.files import file_system
-from index.sources.locations import is_remote, normal_location, without_secrets
+from index.sources.locations import is_remote, normal_location
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 CUT = "num_cut"  # keys whose text was cut, among a shard's facts
-DIGEST = "digest"  # of the block that a shard was made from, among its facts
 
 BadRow = tuple[str, str, str | None]
 Runner = Callable[[Iterable[Block]], Iterator["Embedded"]]
@@ -76,6 +76,10 @@ class EmbeddingReport:
         num_made: Shards that were made in this run.
         num_bad_rows: Rows of the corpus that were skipped; `bad_rows.jsonl` beside the shards lists them.
         num_cut: Keys whose text is longer than the encoder's context, so that its end is not in the vector.
+        num_kept: Keys of earlier shards that stay in one of their own, as the corpus may name them where it, or an
+            image of them, cannot be read now.
+        num_removed: Keys of earlier shards that are in none any more.
+        is_any_unread: Whether a stretch of the corpus could not be read.
     """
 
     num_keys: int
@@ -83,6 +87,23 @@ class EmbeddingReport:
     num_made: int
     num_bad_rows: int
     num_cut: int = 0
+    num_kept: int = 0
+    num_removed: int = 0
+    is_any_unread: bool = False
+
+
+def report_lines(report: EmbeddingReport, output: str) -> Iterator[str]:
+    """What is said of a job that wrote to a folder."""
+    if report.num_bad_rows:
+        yield f"{report.num_bad_rows:,} bad rows skipped, listed in {output}/{BAD_ROWS_NAME}"
+    yield from cut_lines(report.num_cut)
+    if report.num_kept:
+        yield f"{report.num_kept:,} keys of earlier shards stay, as what the corpus has of them cannot be read now"
+    removed = f", {report.num_removed:,} keys removed" if report.num_removed else ""
+    yield (
+        f"{report.num_keys:,} keys in {report.num_shards:,} shards in {output}; "
+        f"{report.num_made:,} shards made in this run{removed}"
+    )
 
 
 def embed_corpus(
@@ -101,6 +122,7 @@ def embed_corpus(
 
     Raises:
         InvalidCorpusError: there is no corpus, nothing in it can be embedded, or `strict` met a bad row.
+        RemovalRefusedError: more keys of earlier shards would go than may go unasked.
         OutputExistsError: shards would take the place of others that were not made from a corpus, or another job is
             writing there.
         EncoderError: the encoder cannot be loaded.
@@ -119,16 +141,30 @@ def embed_corpus(
         plan.commit()
         bad_rows = plan.bad_rows()
         kept: list[Embedded] = []
-        missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), settings, kept)
+        facts = shards_in(settings.output)
+        stale = facts.keys() - _current(facts, cut(plan, settings, fingerprint, encoder.stamp()) if facts else ())
+        num_kept, num_removed = keep_unread(sorted(stale), plan, fingerprint, settings)
+        missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), facts, kept)
         with progress(console, encoder.step, plan.count()) as advance:
             made = []
             for embedded in run(missing):
                 made.append(embedded)
                 advance(embedded.num_keys + len(embedded.bad_rows))
+        shards = sorted([*kept, *made], key=lambda shard: shard.number)
+        bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
+        names = [Block(shard.number, (), "").name for shard in shards] + [KEPT_NAME] * (num_kept > 0)
+        _finish(settings, facts.keys() - set(names), bad_rows)
         plan.close()
-    shards = sorted([*kept, *made], key=lambda shard: shard.number)
-    bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
-    return _finish(settings, shards, bad_rows)
+    return EmbeddingReport(
+        num_keys=sum(shard.num_keys for shard in shards) + num_kept,
+        num_shards=len(names),
+        num_made=sum(shard.is_made for shard in made),
+        num_bad_rows=len(bad_rows),
+        num_cut=sum(shard.num_cut for shard in shards),
+        num_kept=num_kept,
+        num_removed=num_removed,
+        is_any_unread=plan.is_any_unread,
+    )
 
 
 def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) -> Embedded:
@@ -169,23 +205,24 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
     return Embedded(block.number, num_keys, bad_rows, num_cut=facts[CUT])
 
 
-def _missing(blocks: Iterable[Block], settings: EmbedSettings, kept: list[Embedded]) -> Iterator[Block]:
+def _current(facts: Mapping[str, Mapping[str, Any]], blocks: Iterable[Block]) -> set[str]:
+    """Names of the shards that are what would be made."""
+    return {block.name for block in blocks if facts.get(block.name, {}).get(DIGEST) == block.digest}
+
+
+def _missing(blocks: Iterable[Block], facts: Mapping[str, Mapping[str, Any]], kept: list[Embedded]) -> Iterator[Block]:
     """The blocks whose shards have to be made; those of the others are noted as kept."""
     for block in blocks:
-        try:
-            facts = read_facts(_location(settings, block))
-        except InvalidShardError:
-            facts = {}
-        if facts.get(DIGEST) != block.digest:
-            _require_own(_location(settings, block))
+        found = facts.get(block.name, {})
+        if found.get(DIGEST) != block.digest:
             yield block
-        elif facts.get("unreachable"):
+        elif found.get("unreachable"):
             yield replace(block, has_shard=True)
         else:
-            kept.append(_kept(block, facts, _bad_rows(facts)))
+            kept.append(_kept(block, found, _bad_rows(found)))
 
 
-def _kept(block: Block, facts: dict[str, Any], bad_rows: list[BadRow]) -> Embedded:
+def _kept(block: Block, facts: Mapping[str, Any], bad_rows: list[BadRow]) -> Embedded:
     """What is said of a block whose shard stays."""
     num_keys = len(block.entries) - len(bad_rows)
     return Embedded(block.number, num_keys, bad_rows, is_made=False, num_cut=facts.get(CUT, 0))
@@ -215,36 +252,19 @@ def _alone_in(output: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _require_own(location: str) -> None:
-    """Makes sure that a shard which is to go, if it is there, is one that can be made again; a damaged one may be."""
-    try:
-        is_own = DIGEST in read_facts(location)
-    except InvalidShardError:
-        return
-    if not is_own:
-        name = without_secrets(location)
-        raise OutputExistsError(f"{name} was not made from a corpus, as by `export`: choose another folder")
-
-
-def _bad_rows(facts: dict[str, Any]) -> list[BadRow]:
+def _bad_rows(facts: Mapping[str, Any]) -> list[BadRow]:
     """Those that a shard says were skipped."""
     return [(where, reason, key) for where, reason, key in facts.get("bad_rows", [])]
 
 
-def _finish(settings: EmbedSettings, shards: list[Embedded], bad_rows: list[InvalidRowError]) -> EmbeddingReport:
+def _finish(settings: EmbedSettings, gone: Iterable[str], bad_rows: list[InvalidRowError]) -> None:
     """Deletes shards of blocks that are no longer there, and lists the bad rows."""
     files, folder = file_system(settings.output)
-    names = {Block(shard.number, (), "").name for shard in shards}
-    for path in files.glob(f"{folder}/keys-*.parquet"):
-        if path.rpartition("/")[2] not in names:
-            _require_own(files.unstrip_protocol(path))
-            files.rm(path)
+    for name in gone:
+        files.rm(f"{folder}/{name}")
     with files.open(f"{folder}/{BAD_ROWS_NAME}", "w", encoding="utf-8") as file:
         file.writelines(bad_row_lines(bad_rows))
-    num_made = sum(shard.is_made for shard in shards)
-    num_keys, num_cut = sum(shard.num_keys for shard in shards), sum(shard.num_cut for shard in shards)
-    return EmbeddingReport(num_keys, len(shards), num_made, len(bad_rows), num_cut)
 
 
 def _location(settings: EmbedSettings, block: Block) -> str:
-    return f"{settings.output.rstrip('/')}/{block.name}"
+    return location_of(settings.output, block.name)

@@ -1,7 +1,8 @@
 """What a build will do to the keys that are published, told and judged before anything is embedded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from index.building.base import Base
 from index.building.embed import is_current
@@ -89,17 +90,27 @@ def require_allowed(outlook: Outlook, settings: BuildSettings, refused: list[str
             cannot be kept.
     """
     gone = [*outlook.gone, *(refused or [])]
-    share = len(gone) / max(outlook.num_published, 1)
-    is_much = outlook.num_published > FEW_KEYS and share > MOST_REMOVED_UNASKED
-    is_doubtful = not outlook.can_keep and (outlook.is_any_unread or outlook.num_unreachable > 0)
-    if settings.allow_removal or not gone or not (is_much or is_doubtful):
+    if settings.allow_removal or not gone:
         return
+    if is_much(len(gone), outlook.num_published):
+        raise removal_refused(gone, outlook.num_published, settings.output, "the corpus has no usable row of them")
+    if not outlook.can_keep and (outlook.is_any_unread or outlook.num_unreachable):
+        reason = "what the corpus has of them cannot be read now"
+        raise removal_refused(gone, outlook.num_published, settings.output, reason)
+
+
+def is_much(num_gone: int, num_stored: int) -> bool:
+    """Whether so many keys go that it looks like an accident."""
+    return num_stored > FEW_KEYS and num_gone > MOST_REMOVED_UNASKED * num_stored
+
+
+def removal_refused(gone: Sequence[str], num_stored: int, place: str | Path, reason: str) -> RemovalRefusedError:
+    """Says which keys would go from where, why, and what to do."""
     names = ", ".join(repr(shortened(key)) for key in gone[:NAMES_SHOWN])
     rest = " and more" if len(gone) > NAMES_SHOWN else ""
-    reason = "the corpus has no usable row of them" if is_much else "what the corpus has of them cannot be read now"
-    raise RemovalRefusedError(
-        f"{len(gone):,} of the {outlook.num_published:,} keys that earlier builds stored in {settings.output} would "
-        f"go, as {reason}: {names}{rest}; mend the corpus, or use --allow-removal if they are to go"
+    return RemovalRefusedError(
+        f"{len(gone):,} of the {num_stored:,} keys that earlier runs stored in {place} would go, as {reason}: "
+        f"{names}{rest}; mend the corpus, or use --allow-removal if they are to go"
     )
 
 

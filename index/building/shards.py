@@ -124,6 +124,27 @@ def read_facts(location: str) -> dict[str, Any]:
         return dict(json.loads(_footer(shard).get(FACTS_FIELD, b"{}")))
 
 
+def read_keys(location: str) -> Iterator[str]:
+    """The names of a shard's keys.
+
+    Raises:
+        InvalidShardError: the file is no shard; says why.
+    """
+    with _open(location) as shard:
+        for batch in shard.iter_batches(columns=["key"]):
+            yield from batch.column("key").to_pylist()
+
+
+def count_keys(location: str) -> int:
+    """How many keys a shard holds.
+
+    Raises:
+        InvalidShardError: the file is no shard; says why.
+    """
+    with _open(location) as shard:
+        return int(shard.metadata.num_rows)
+
+
 def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Record]]:
     """Reads a shard, checked, batch by batch.
 

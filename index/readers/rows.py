@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from index.errors import InvalidRowError, UnreadableStretchError
+from index.errors import InvalidRowError, UnreachableImageError, UnreadableStretchError
 from index.readers.columns import Columns
 from index.readers.entry import CorpusEntry
 from index.sources.images import ImageStamp
@@ -17,7 +17,7 @@ class RowError(ValueError):
     Attributes:
         reason: What was expected, and what came.
         key: The row's key, when it has a usable one.
-        is_unread: Whether it could not be read, so that its key is unknown; one that was read and is wrong is not.
+        is_unread: Whether it could not be read; one that was read and is wrong could.
     """
 
     def __init__(self, reason: str, key: str | None = None, *, is_unread: bool = False) -> None:
@@ -28,6 +28,8 @@ class RowError(ValueError):
 
     def at(self, where: str) -> InvalidRowError:
         """The bad row that stands at a place."""
+        if self.is_unread and self.key is not None:
+            return UnreachableImageError(where, self.reason, self.key)
         if self.is_unread:
             return UnreadableStretchError(where, self.reason)
         return InvalidRowError(where, self.reason, self.key)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from index import FaissIndex
 from index.building.embedding_job import EmbeddingReport, embed_corpus
 from index.building.shards import read_encoder, read_shard
 from index.building.transfer import export_shards, load_shards
-from index.errors import InvalidCorpusError, InvalidRowError, OutputExistsError
+from index.errors import InvalidCorpusError, InvalidRowError, OutputExistsError, RemovalRefusedError
 from index.settings import EmbedSettings
 from index.sources.images import ImageReader
 from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
@@ -101,8 +102,75 @@ def test_shards_of_a_corpus_that_became_shorter_are_deleted_and_others_files_kep
     (tmp_path / "out" / "mine.parquet").write_text("mine")
     corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:3]))
 
-    assert embed(corpus, tmp_path / "out") == EmbeddingReport(3, 1, 1, 0)
+    assert embed(corpus, tmp_path / "out") == EmbeddingReport(3, 1, 1, 0, num_removed=6)
     assert names(tmp_path / "out") == ["bad_rows.jsonl", "keys-00000.parquet", "mine.parquet"]
+
+
+def loaded(output: Path, index: Path) -> list[str]:
+    """The keys of an index that the shards are loaded into."""
+    load_shards([str(output)], index, lambda count: None)
+    with FaissIndex.open(index) as opened:
+        return sorted(key.key for key in opened.scan())
+
+
+@pytest.mark.parametrize("num_bytes", [30, 310])
+def test_keys_stay_in_shards_where_the_corpus_cannot_be_read(tmp_path: Path, num_bytes: int) -> None:
+    rows = [{"key": f"k{number:02}", "text": f"text {number}"} for number in range(12)]
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    embed(corpus, tmp_path / "out")
+    before = corpus.read_bytes()
+    corpus.write_bytes(b'{"key": "new", "text": "first now"}\n' + before[:-num_bytes])
+
+    for num_made in (None, 0):
+        report = embed(corpus, tmp_path / "out")
+        assert (report.is_any_unread, report.num_removed, report.num_keys) == (True, 0, 13)
+        assert (report.num_kept > 0, report.num_made) == (True, report.num_made if num_made is None else 0)
+    assert loaded(tmp_path / "out", tmp_path / "i") == [*(row["key"] for row in rows), "new"]
+    corpus.write_bytes(before)
+    report = embed(corpus, tmp_path / "out")
+
+    assert (report.is_any_unread, report.num_kept, report.num_removed, report.num_keys) == (False, 0, 1, 12)
+    assert names(tmp_path / "out") == ["bad_rows.jsonl", *(f"keys-0000{number}.parquet" for number in range(3))]
+
+
+def test_keys_whose_images_are_away_stay_in_shards(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    (tmp_path / "c" / "images").rename(tmp_path / "away")
+
+    report = embed(corpus, tmp_path / "out")
+    assert (report.num_kept, report.num_removed, report.num_bad_rows, report.is_any_unread) == (6, 0, 6, False)
+    assert len(loaded(tmp_path / "out", tmp_path / "i")) == 9
+    (tmp_path / "away").rename(tmp_path / "c" / "images")
+
+    assert embed(corpus, tmp_path / "out").num_kept == 0
+    build_with(corpus, tmp_path / "built")
+    load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32")
+    assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
+
+
+def test_shards_are_not_emptied_by_a_corpus_that_was_cut_by_accident(tmp_path: Path) -> None:
+    rows = [{"key": f"k{number}", "text": "a text"} for number in range(120)]
+    embed(write_jsonl(tmp_path / "c.jsonl", rows), tmp_path / "out", shard_keys=50)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows[:100])
+
+    with pytest.raises(RemovalRefusedError, match=r"20 of the 120 keys that earlier runs stored in .*out would go"):
+        embed(corpus, tmp_path / "out", shard_keys=50)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    report = embed(corpus, tmp_path / "out", shard_keys=50, allow_removal=True)
+    assert (report.num_removed, report.num_keys, report.num_made) == (20, 100, 0)
+
+
+def test_another_encoder_does_not_drop_shards_that_cannot_be_made_again(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    os.truncate(corpus, corpus.stat().st_size - 10)
+    other = FakeEncoder(name="other")
+
+    with pytest.raises(RemovalRefusedError, match=r"1 of the 9 keys .* cannot be read now: 'key-8'; "):
+        embed(corpus, tmp_path / "out", other)
+    assert embed(corpus, tmp_path / "out", other, allow_removal=True).num_keys == 8
 
 
 @pytest.mark.parametrize("shard_keys", [4, 100])
@@ -185,7 +253,7 @@ def test_row_that_fails_moves_no_other_to_another_shard(tmp_path: Path) -> None:
     corpus.write_text("".join([rows[0], '{"text": "no key"}\n', *rows[2:]]))
     encoder = FakeEncoder()
 
-    assert embed(corpus, tmp_path / "out", encoder) == EmbeddingReport(8, 3, 1, 1)
+    assert embed(corpus, tmp_path / "out", encoder) == EmbeddingReport(8, 3, 1, 1, num_removed=1)
     assert sum(encoder.batches) == 3
 
 

@@ -40,7 +40,7 @@ def test_corpus_that_was_cut_by_accident_removes_nothing(tmp_path: Path) -> None
     with pytest.raises(RemovalRefusedError) as caught:
         build_with(corpus, tmp_path / "i", encoder)
     assert str(caught.value).startswith(
-        f"490 of the 500 keys that earlier builds stored in {tmp_path}/i would go, as the corpus has no usable row of "
+        f"490 of the 500 keys that earlier runs stored in {tmp_path}/i would go, as the corpus has no usable row of "
         "them: 'k0', 'k1', 'k2', 'k3', 'k4' and more; mend the corpus, or use --allow-removal"
     )
     assert (encoder.batches, len(keys_of(tmp_path / "i"))) == ([], 500)
