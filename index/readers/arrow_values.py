@@ -76,6 +76,8 @@ def _json_value(scalar: pyarrow.Scalar) -> Any:
         keys = [str(_json_value(pair[0])) for pair in scalar.values]
         return dict(zip(_all_different(keys), (_json_value(pair[1]) for pair in scalar.values), strict=True))
     if isinstance(scalar, pyarrow.ListScalar):
+        if types.is_floating(scalar.type.value_type):  # vectors, which are long
+            return [_finite(number) if number is not None else None for number in scalar.as_py()]
         return [_json_value(inner) for inner in scalar.values]
     if isinstance(scalar, pyarrow.TimestampScalar | pyarrow.Time64Scalar):
         return _time_text(scalar)

@@ -41,7 +41,8 @@ def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntr
     is_table_whole = True
     for table in files:
         if table.location in tables:
-            for row in read_image_table(table, tables[table.location], prefix, options, named):
+            rows = read_image_table(table, tables[table.location], prefix, options, named)
+            for row in with_note_of_lines(rows, printable(without_secrets(table.location))):
                 is_table_whole &= not isinstance(row, UnreadableStretchError)
                 yield row
     samples, others = _group([file for file in files if not _is_done(file, tables, named)])

@@ -17,7 +17,7 @@ from index.readers.csv_rows import read_csv
 from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
 from index.readers.jsonl import read_jsonl
 from index.readers.rows import RowError, parse_object
-from index.readers.sidecars import CAPTION
+from index.readers.sidecars import CAPTIONS
 from index.sources.files import FoundFile, open_file
 from index.sources.images import ImageStamp
 from index.sources.locations import path_of, scheme_of
@@ -72,7 +72,7 @@ def _columns(header: Sequence[str], columns: Columns) -> Columns:
         columns,
         key=columns.key if columns.key in header else FILE_NAME,
         image=FILE_NAME,
-        text=CAPTION if columns.text not in header and CAPTION in header else columns.text,
+        text=next((name for name in (columns.text, *CAPTIONS) if name in header), columns.text),
     )
 
 

@@ -58,7 +58,7 @@ def read_row(
     metadata = row.get(columns.metadata)
     if metadata is not None and not isinstance(metadata, dict):
         raise RowError(f"'{columns.metadata}' must be an object, got {kind_of(metadata)}", key)
-    text = text_of(row, columns.text, key)
+    text = lines_of(row, columns.text, key)
     if images is None:
         images = tuple(join(folder, name) for name in names_of(row, columns.image, key))
     require_content(text, images, key, (columns.text, columns.image))
@@ -134,6 +134,21 @@ def text_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise RowError(f"'{name}' must be a string or null, got {kind_of(value)}", key)
     return value if value and value.strip() else None
+
+
+def lines_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
+    """A field that holds a text, null, or a list of texts, such as captions, which are the lines of one.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    value = row.get(name)
+    if not isinstance(value, list):
+        return text_of(row, name, key)
+    wrong = next((item for item in value if not (item is None or isinstance(item, str))), None)
+    if wrong is not None:
+        raise RowError(f"'{name}' must be a string, a list of strings or null, got {kind_of(wrong)} in it", key)
+    return "\n".join(item for item in value if item and item.strip()) or None
 
 
 def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:

@@ -13,8 +13,7 @@ from index.sources.images import ImageStamp
 
 TEXT_SUFFIXES = frozenset(("txt", "json"))
 MAX_TEXT_BYTES = 16 * 2**20
-CAPTION = "caption"  # what img2dataset, and training data, call the text
-_CAPTIONS = ("captions", CAPTION)
+CAPTIONS = ("captions", "caption")  # what training data, and img2dataset, call the text
 logger = logging.getLogger(__name__)
 
 
@@ -35,11 +34,12 @@ def read_sample(
             nor image.
     """
     row = parse_object(texts["json"], ".json") if "json" in texts else {}
-    text_name = next((name for name in (columns.text, *_CAPTIONS) if _joined(row.get(name))), None)
-    if text_name is not None:
-        row[columns.text] = _joined(row.pop(text_name))
-    elif "txt" in texts:
-        row[columns.text] = _decode(texts["txt"])
+    if _is_blank(row.get(columns.text)):
+        caption = next((name for name in CAPTIONS if _holds_text(row.get(name))), None)
+        if caption is not None:
+            row[columns.text] = row.pop(caption)
+        elif "txt" in texts:
+            row[columns.text] = _decode(texts["txt"])
     if row.get(columns.key) is None:
         row[columns.key] = name
     try:
@@ -75,12 +75,16 @@ def suffix_counts(suffixes: Iterable[str]) -> str:
     return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts.most_common(10))
 
 
-def _joined(value: Any) -> str:
-    """The text of a field: its string, or its list of strings one to a line; empty where it holds none."""
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in values):
-        return ""
-    return "\n".join(text for text in values if text.strip())
+def _is_blank(value: Any) -> bool:
+    """Whether a field says nothing: null, a blank string, or a list of such."""
+    if isinstance(value, list):
+        return all(map(_is_blank, value))
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _holds_text(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return not _is_blank(value) and all(isinstance(text, str) for text in texts)
 
 
 def _decode(data: bytes) -> str:

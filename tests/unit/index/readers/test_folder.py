@@ -12,7 +12,7 @@ from pyarrow import parquet
 from index.errors import InvalidCorpusError
 from index.readers.columns import parse_columns
 from index.sources.images import ImageStamp
-from tests.corpora import bad_rows, entries, read
+from tests.corpora import bad_rows, entries, read, upload
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -147,7 +147,7 @@ def hub_folder(folder: Path, suffix: str, rows: list[dict[str, object]]) -> Path
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-@pytest.mark.parametrize("text", ["text", "caption"])
+@pytest.mark.parametrize("text", ["text", "caption", "captions"])
 def test_a_table_names_the_images_of_a_folder(tmp_path: Path, suffix: str, text: str) -> None:
     rows: list[dict[str, object]] = [
         {"file_name": "b.png", text: "two", "place": "lawn"},
@@ -200,3 +200,10 @@ def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(
 
     assert [row.key for row in entries(tmp_path)] == ["10", "9", "a-b/0", "a/0"]  # plain strings: "-" before "/"
     assert "left aside 1 files: no suffix (1)" in caplog.text
+
+
+def test_a_table_names_the_images_of_a_folder_elsewhere(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
+    rows: list[dict[str, object]] = [{"file_name": "in/a.png", "text": "one"}, {"file_name": "b.png", "text": "two"}]
+    upload(fill(hub_folder(tmp_path, "jsonl", rows), {"c.png": b"3"}), "/hub", memory)
+    found = [(row.key, row.text) for row in entries("memory://hub")]
+    assert found == [("in/a", "one"), ("b", "two"), ("c", None)]

@@ -53,6 +53,13 @@ def test_a_whole_number_as_key_is_its_decimal_text(tmp_path: Path, row: dict[str
     assert entry.key == "7"
 
 
+def test_a_list_of_texts_is_one_text_of_so_many_lines(tmp_path: Path) -> None:
+    entry = read_one(tmp_path, {"key": "k", "text": ["two dogs", "", "dogs on a lawn"]})
+
+    assert isinstance(entry, CorpusEntry)
+    assert entry.text == "two dogs\ndogs on a lawn"
+
+
 def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
     entry = read_one(tmp_path, {"key": "k", "text": " \n", "image": "a.png"})
 
@@ -72,6 +79,8 @@ def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
         ({"key": "k", "text": ""}, "neither text nor image"),
         ({"key": "k", "text": "  ", "image": []}, "neither text nor image"),
         ({"key": "k", "text": 1}, "'text' must be a string or null, got a number"),
+        ({"key": "k", "text": ["a", 1]}, "'text' must be a string, a list of strings or null, got a number in it"),
+        ({"key": "k", "text": ["", None]}, "neither text nor image"),
         ({"key": "k", "image": {"path": "a"}}, "'image' must be a string or a list of strings, got an object"),
         ({"key": "k", "image": ["a", 7]}, "'image' must be a string or a list of strings, got a number"),
         ({"key": "k", "image": ["", None]}, "neither text nor image"),

@@ -99,7 +99,7 @@ def test_held_images_are_stamped_by_their_bytes(tmp_path: Path) -> None:
         ({"key": [None], "text": ["x"]}, "no key"),
         ({"key": [0.5], "text": ["x"]}, "'key' must be a string or a whole number, got 0.5"),
         ({"key": ["a"], "text": [None]}, "neither text nor image"),
-        ({"key": ["a"], "text": [["x"]]}, "'text' must be a string or null, got a list"),
+        ({"key": ["a"], "text": [[1]]}, "'text' must be a string, a list of strings or null, got a number in it"),
         ({"key": ["a"], "image": [7]}, "'image' must hold bytes or names of files, got a number in it"),
         ({"key": ["a"], "image": [b""]}, "'image' must hold bytes or names of files, got an empty value in it"),
         (
