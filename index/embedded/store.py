@@ -43,6 +43,7 @@ from index.embedded.store_file import (
     write_meta,
 )
 from index.embedded.store_records import read_known, read_records
+from index.embedded.wal import WriteAheadLog
 from index.settings import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
@@ -77,6 +78,7 @@ class Store:
             write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
             self._db.execute("COMMIT")
         self._db.executescript(RETIRED)  # older stores have no such table
+        self._log = WriteAheadLog(self._db, path)
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
 
@@ -163,6 +165,8 @@ class Store:
                     seq, num_forgotten = seq + 1, num_forgotten + 1
                     self.note_deleted([key])
             self.note(seq=seq)
+        if not self._db.in_transaction:  # else the block of `transaction` has still to end
+            self._log.keep_small()
         return num_forgotten
 
     @contextmanager

@@ -1,11 +1,13 @@
 """Threads that search, change and compact one index at once: every answer is the index at one moment of its call."""
 
+import itertools
 import resource
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +273,36 @@ def test_threads_that_come_and_go_leave_no_open_files(tmp_path: Path, at_once: i
             for thread in threads:
                 thread.join()
         assert found == [["k19"]] * 400
+
+
+def read_without_a_pause(store: Path, stop: threading.Event) -> None:
+    """Two readers in turns: each begins before the other one ends."""
+    query = "SELECT value FROM meta WHERE name = 'seq'"
+    with closing(sqlite3.connect(store)) as first, closing(sqlite3.connect(store)) as second:
+        for reader, other in itertools.cycle([(first, second), (second, first)]):
+            reader.execute("BEGIN")
+            reader.execute(query).fetchone()
+            if other.in_transaction:
+                other.execute("COMMIT")
+            if stop.wait(0.003):
+                return
+
+
+def test_log_of_a_store_that_is_read_without_a_pause_stays_small(tmp_path: Path) -> None:
+    index_dir = make_index(tmp_path / "i", [])
+    (store,) = index_dir.glob("stores/*/store.sqlite")
+    log = store.with_name(f"{store.name}-wal")
+    image = StoredImage(bytes(2**20), "image/png")
+    largest_bytes = 0
+    stop = threading.Event()
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        thread = threading.Thread(target=read_without_a_pause, args=(store, stop))
+        thread.start()
+        try:
+            for number in range(140):  # a MiB each
+                index.upsert([NewKey(f"k{number % 5}", vector_of(number), images=(image,))])
+                largest_bytes = max(largest_bytes, log.stat().st_size)
+        finally:
+            stop.set()
+            thread.join()
+    assert largest_bytes < 80 * 2**20
