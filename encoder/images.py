@@ -2,7 +2,9 @@
 
 import stat
 import struct
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,7 @@ from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImage
 
 MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
 _MOST_PIXELS = 178_000_000  # that Pillow opens
+_ONE_AVIF = threading.Lock()
 _BAND_PIXELS = 1_000_000  # converted at a time, so that odd colours cost no more memory than plain ones
 # What Pillow's decoders raise on damaged bytes, found by fuzzing them.
 _DECODER_ERRORS = (
@@ -99,7 +102,7 @@ def decode_image(
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
         return _decoded(lambda: _open_image(source, limits), f"a {source.mode} image", limits)
-    data = source if isinstance(source, bytes) else _read(Path(source), limits)
+    data = source if isinstance(source, bytes) else read_image_file(Path(source), limits)
     if len(data) > limits.max_bytes:
         raise ItemTooLargeError(f"image has {len(data)} bytes, at most {limits.max_bytes} are accepted")
     name = f"{len(data)} bytes" if isinstance(source, bytes) else f"{str(source)!r} ({len(data)} bytes)"
@@ -125,6 +128,28 @@ def image_type(data: bytes) -> str | None:
         return MEDIA_TYPES[image_format]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, InvalidItemError, *_DECODER_ERRORS):
         return None
+
+
+def read_image_file(path: Path, limits: ImageLimits) -> bytes:
+    """An image file's bytes.
+
+    Raises:
+        ItemTooLargeError: it is larger than accepted; nothing was read.
+        UndecodableImageError: there is no such file, it is no regular one, or it cannot be read.
+    """
+    name = repr(str(path))  # quoted, so that a stray byte in a name cannot break the message
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
+            raise UndecodableImageError(f"cannot read {name}: not a regular file")
+        if status.st_size > limits.max_bytes:
+            raise ItemTooLargeError(f"{name} has {status.st_size} bytes, at most {limits.max_bytes} are accepted")
+        return path.read_bytes()
+    except InvalidItemError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UndecodableImageError(f"cannot read {name}: {reason}") from error
 
 
 def _decoded(opened: Callable[[], Image.Image], name: str, limits: ImageLimits) -> Image.Image:
@@ -155,29 +180,15 @@ def _open_bytes(data: bytes, limits: ImageLimits, target_px: int | None) -> Imag
     if image_format == "WEBP" and (canvas := webp_canvas(data)) is not None:
         _check_size(canvas, limits)
     bare = bare_picture(data, image_format, limits.max_pixels)
-    with Image.open(BytesIO(bare.data), formats=(image_format,)) as image:
+    # What an AVIF's frames take is not in its header; one is decoded at a time, by all cores.
+    alone = _ONE_AVIF if image_format == "AVIF" else nullcontext()
+    with alone, Image.open(BytesIO(bare.data), formats=(image_format,)) as image:
         _check_size(image.size, limits)
         if target_px is not None:
             image.draft("RGB", (2 * target_px, 2 * target_px))
         _mend(image, data)
         up = bare.orientation or tiff.orientation(image.info.get("exif") or b"")
         return _upright(_as_rgb(image), up)
-
-
-def _read(path: Path, limits: ImageLimits) -> bytes:
-    name = repr(str(path))  # quoted, so that a stray byte in a name cannot break the message
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            raise UndecodableImageError(f"cannot read {name}: not a regular file")
-        if status.st_size > limits.max_bytes:
-            raise ItemTooLargeError(f"{name} has {status.st_size} bytes, at most {limits.max_bytes} are accepted")
-        return path.read_bytes()
-    except InvalidItemError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UndecodableImageError(f"cannot read {name}: {reason}") from error
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -188,7 +199,8 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
         )
     if max(size) > limits.max_aspect * min(size):
         raise ItemTooLargeError(
-            f"image is {width} x {height} pixels, at most {limits.max_aspect:g} times longer than wide are accepted"
+            f"image is {width} x {height} pixels; "
+            f"the longer side may be at most {limits.max_aspect:g} times the shorter"
         )
 
 

@@ -165,8 +165,8 @@ class Encoder:
             InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
         """
         try:
-            images = [decode_image(image, self.limits, self._target_px) for image in item.images]
-            pixels = tuple(self._preprocess(image) for image in images)
+            # One after the other, so that no two are in memory at their full size.
+            pixels = tuple(self._preprocess(decode_image(image, self.limits, self._target_px)) for image in item.images)
             if item.text is None or not item.has_text:
                 return PreparedItem(pixels, None)
             rows = self._tokenize(item.text)

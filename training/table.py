@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 
 from encoder.errors import InvalidItemError
-from encoder.images import ImageLimits, decode_image
+from encoder.images import ImageLimits, decode_image, read_image_file
 from encoder.tokens import Tokenizer
 from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
 from training.pairs import Pair, PairSource, Side
@@ -58,6 +58,10 @@ class ImageReader:
         self._target_px = max(height, width)
         self._limits = limits.for_input(self._target_px, preprocess_cfg.resize_mode)
         self.identity = f"{preprocess_cfg} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
+
+    def read(self, image: bytes | Path) -> bytes:
+        """The image's bytes; raises `InvalidItemError` when there is no such file, or a larger one than accepted."""
+        return image if isinstance(image, bytes) else read_image_file(image, self._limits)
 
     def __call__(self, image: Any) -> NDArray[np.uint8]:
         """Decodes and resizes; raises `InvalidItemError` when the image cannot be read."""
@@ -206,7 +210,8 @@ def read_table(
     rows: list[_Row] = []
     bad_rows: list[BadRow] = []
     num_images = 0
-    for row in _read_rows(source, reader if keep_pixels or check_images else None, keep_pixels, advance):
+    decodes = keep_pixels or check_images
+    for row in _read_rows(source, reader, decodes, keep_pixels, advance):
         if isinstance(row, BadRow):
             bad_rows.append(row)
             continue
@@ -283,13 +288,13 @@ def _identify_items(item_image_J: Tensor, image_id_I: Tensor, item_text_J: Tenso
 
 
 def _read_rows(
-    source: PairSource, reader: ImageReader | None, keep_pixels: bool, advance: Advance
+    source: PairSource, reader: ImageReader, decodes: bool, keep_pixels: bool, advance: Advance
 ) -> Iterator[_Row | BadRow]:
     """Reads in source order, a few threads decoding ahead."""
 
     def read(position: int) -> _Row | BadRow:
         try:
-            return _read_row(position, source[position], reader, keep_pixels)
+            return _read_row(position, source[position], reader, decodes, keep_pixels)
         except InvalidRowError as error:
             return BadRow(error.where, error.reason)
 
@@ -301,33 +306,27 @@ def _read_rows(
                 yield row
 
 
-def _read_row(position: int, pair: Pair, reader: ImageReader | None, keep_pixels: bool) -> _Row:
+def _read_row(position: int, pair: Pair, reader: ImageReader, decodes: bool, keep_pixels: bool) -> _Row:
     sides = _sides(pair)
-    digests = tuple(None if side.image is None else _digest(pair, side.image) for side in sides)
+    digests: list[bytes | None] = []
     pixels: list[NDArray[np.uint8]] = []
-    if reader is not None:
-        try:
-            pixels = [reader(side.image) for side in sides if side.image is not None]
-        except InvalidItemError as error:
-            raise InvalidRowError(pair.where or pair.name, error.reason) from error
+    try:
+        for side in sides:
+            encoded = None if side.image is None else reader.read(side.image)
+            # Of the bytes: one photo under two names is one image.
+            digests.append(None if encoded is None else hashlib.sha256(encoded).digest())
+            if encoded is not None and decodes:
+                pixels.append(reader(encoded))
+    except InvalidItemError as error:
+        raise InvalidRowError(pair.where or pair.name, error.reason) from error
     kept = tuple(pixels) if keep_pixels else ()
-    return _Row(position, tuple(side.texts for side in sides), digests, kept, pair.query is not None, pair.group)
+    return _Row(position, tuple(side.texts for side in sides), tuple(digests), kept, pair.query is not None, pair.group)
 
 
 def _sides(pair: Pair) -> list[Side]:
     """The pair's items: its own, then its query, then its negatives."""
     query = [] if pair.query is None else [pair.query]
     return [Side(pair.image, pair.captions), *query, *pair.negatives]
-
-
-def _digest(pair: Pair, image: bytes | Path) -> bytes:
-    """Of the image's bytes: one photo under two names is one image."""
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).digest()
-    try:
-        return hashlib.sha256(image.read_bytes()).digest()
-    except OSError as error:
-        raise InvalidRowError(pair.where or pair.name, f"cannot read {image}: {error.strerror}") from error
 
 
 def _identify(values: list[Any]) -> Tensor:

@@ -208,7 +208,7 @@ def test_a_thin_image_is_refused_before_a_model_makes_it_enormous(
 ) -> None:
     thin = huge_png(*size_px)
     message = check_error(client.post("/search", files={"image": ("thin.png", thin)}), 413, "item_too_large")
-    assert "at most 200 times longer than wide are accepted" in message
+    assert "the longer side may be at most 200 times the shorter" in message
     check_error(client.post("/search", json={"image": as_base64(thin)}), 413, "item_too_large")
     assert client.get("/info").json()["limits"]["max_image_aspect"] == 200
 

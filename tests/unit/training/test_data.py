@@ -1,6 +1,8 @@
 """Pairs are read as the settings say, for a run and for whoever measures it afterwards."""
 
 import json
+import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,13 +54,36 @@ def test_captions_longer_than_the_models_context_are_counted_and_said(
     assert "read pairs: 1 of 8 texts are longer than the model's context of 77 tokens" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("check_images", [True, False])
+def test_pipes_and_enormous_files_are_bad_rows_that_are_never_read(tmp_path: Path, check_images: bool) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(3_000_000_000)
+    for pair in drawn_pairs(2):
+        (tmp_path / f"{pair.name}.png").write_bytes(pair.image)
+    names = ["pipe.png", "huge.png", *(f"{pair.name}.png" for pair in drawn_pairs(2))]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"image": name, "caption": name}) + "\n" for name in names))
+    settings = make_settings(tmp_path, tmp_path / "run", max_bad_share=0.5, cache_images_bytes=0)
+    tracemalloc.start()
+    try:
+        table = open_table(open_pairs([str(rows)]), ARCHITECTURE, settings, check_images)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert table.position_P.tolist() == [2, 3]
+    reasons = [row.reason for row in table.bad_rows]
+    assert "pipe.png': not a regular file" in reasons[0]
+    assert "huge.png' has 3000000000 bytes, at most 20971520 are accepted" in reasons[1]
+
+
 def test_a_thin_image_is_one_bad_row(tmp_path: Path) -> None:
     pairs = drawn_pairs(4)
     pairs[1] = replace(pairs[1], image=huge_png(80_000, 1))
     settings = make_settings(tmp_path, tmp_path / "run", max_bad_share=0.5)
     table = open_table(open_pairs([str(write_shard(tmp_path / "a.tar", pairs))]), ARCHITECTURE, settings)
     assert table.position_P.tolist() == [0, 2, 3]
-    assert "80000 x 1 pixels, at most 200 times longer than wide" in table.bad_rows[0].reason
+    assert "80000 x 1 pixels; the longer side may be at most 200 times the shorter" in table.bad_rows[0].reason
 
 
 def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
