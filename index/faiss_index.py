@@ -20,7 +20,7 @@ from index.embedded.backoff import BackOff
 from index.embedded.checking import to_record
 from index.embedded.facts import info_of
 from index.embedded.generation import Generation, SupersededError
-from index.embedded.image_roots import found_image
+from index.embedded.image_roots import found_image, roots_in_force
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record, TuningQueries
@@ -301,7 +301,8 @@ class FaissIndex:
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
         with self._moment() as (snapshot, view):
-            return info_of(view, snapshot, self._writer)
+            roots = roots_in_force(self._directory.path, self._named_roots).roots
+            return info_of(view, snapshot, self._writer, roots)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""

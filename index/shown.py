@@ -35,6 +35,7 @@ def fact_lines(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest
         *_trouble(facts.details),
         ("vectors", facts.details["vectors"]),
         ("bad rows", f"{manifest.num_bad_rows:,}"),
+        *([("image roots", ", ".join(facts.details["image_roots"]))] if facts.details["image_roots"] else []),
         *encoder_lines(manifest.encoder),
         ("calibration", manifest.options.calibrate),
         ("corpus", ", ".join(manifest.corpus) or "none"),

@@ -155,7 +155,7 @@ def _wire_errors(position: int, request_id: str) -> Iterator[None]:
     except ImageUnavailableError as error:
         kind, reason = _reason(error)
         fields = {"event": LogEvent.IMAGE_UNAVAILABLE, "request_id": request_id}
-        logger.warning("an image that the index refers to is not shown: %s", reason, extra=fields)
+        logger.warning("an image that the index refers to %s", reason, extra=fields)
         raise kind(f"the key's image {reason}") from error
 
 

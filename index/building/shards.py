@@ -279,7 +279,8 @@ def _to_record(row: dict[str, Any], width: int, location: str, number: int) -> R
     """The key in a row, which is the `number`th of its shard."""
     where = f"{without_secrets(location)}, row {number}"
     try:
-        vector_D = np.array(row["vector"], np.float32)
+        with np.errstate(over="ignore"):  # what is beyond float32 is no unit vector, and refused as such
+            vector_D = np.array(row["vector"], np.float32)
         if SUM_COLUMN in row and row_sum({**row, "vector": vector_D}) != row[SUM_COLUMN]:
             raise ValueError("its checksum differs from its content")
         images = tuple(NewImage(image["media_type"], image["path"], image["data"]) for image in row["images"] or ())

@@ -52,8 +52,8 @@ def check_record(
         _check_names(key, [] if text is None else [text], sorted_pools)
         if text is None and not images:
             raise ValueError("it has neither text nor image")
-        if any(image.path is None and image.data is None for image in images):
-            raise ValueError("an image has neither data nor path")
+        for image in images:
+            _check_image(image)
         checked_D = check_vector(vector_D, width)
         dumped = _dump(metadata)
     except (ValueError, TypeError, RecursionError) as error:
@@ -69,6 +69,15 @@ def _check_names(key: str, texts: Collection[str], pools: Collection[str]) -> No
                 raise ValueError(f"expected its {what} to be a string that is not blank, got {value!r}")
             if not is_unicode(value):
                 raise ValueError(f"its {what} is no Unicode text")
+
+
+def _check_image(image: NewImage) -> None:
+    if image.path is None and image.data is None:
+        raise ValueError("an image has neither data nor path")
+    if not isinstance(image.path, str | None) or not isinstance(image.data, bytes | None):
+        raise ValueError("expected an image's path as a string and its data as bytes")
+    if not isinstance(image.media_type, str) or not all(map(is_unicode, (image.media_type, image.path or ""))):
+        raise ValueError("expected an image's media type and path as Unicode text")
 
 
 def _dump(metadata: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What an index says about itself at one moment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from index.embedded.backoff import FoldFailure
@@ -10,13 +10,14 @@ from index.embedded.writer import FAILURE_NAME, NO_FAILURE, Writer
 from index.key_index import IndexInfo
 
 
-def info_of(view: View, snapshot: Snapshot, writer: Writer | None) -> IndexInfo:
+def info_of(view: View, snapshot: Snapshot, writer: Writer | None, image_roots: Sequence[str]) -> IndexInfo:
     """The facts of a view; `snapshot` is of the same moment.
 
     Args:
         view: What the version and the changes since come to.
         snapshot: The store.
         writer: The index's, if it is this object's.
+        image_roots: Below which images are read that the index refers to.
     """
     manifest, meta = view.folded.manifest, snapshot.meta()
     failure = _fold_failure(meta) if writer is None else writer.fold_failure or _fold_failure(meta)
@@ -37,6 +38,7 @@ def info_of(view: View, snapshot: Snapshot, writer: Writer | None) -> IndexInfo:
             "num_damaged": len(view.recent.unsound),
             "fold_failure": None if failure is None else failure.model_dump(),
             "is_writable": writer is not None,
+            "image_roots": list(image_roots),
         },
     )
 

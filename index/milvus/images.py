@@ -76,8 +76,8 @@ class ImageFolder:
             ImageLateError: it did not come in time.
             ImageUnavailableError: the file is gone, damaged or out of reach.
         """
-        if not _KEPT.fullmatch(location):
-            raise ImageRefusedError(f"expected an image named by its SHA-256 in {self.url}, got {location[:80]!a}")
+        if not isinstance(location, str) or not _KEPT.fullmatch(location):  # a collection of others may say anything
+            raise ImageRefusedError(f"expected an image named by its SHA-256 in {self.url}, got {str(location)[:80]!a}")
         place = f"{self.url.rstrip('/')}/{location}"
         try:
             if self._outer is not None:

@@ -7,6 +7,7 @@ can reach. So it is followed only below a root, which never comes with it. What 
 
 import os
 import posixpath
+import re
 import stat
 import tarfile
 from collections.abc import Iterable
@@ -156,7 +157,7 @@ def _place_of(url: str) -> tuple[tuple[str, str, int | None], str] | None:
     except httpx.InvalidURL:
         return None
     path = unquote(parsed.path)  # some servers decode twice
-    if not parsed.host or _climbs(path):
+    if not parsed.host or _climbs(path) or _climbs(re.split(r"[?#]", url, maxsplit=1)[0]):
         return None
     port = parsed.port or {"http": 80, "https": 443}[scheme]
     return (scheme, parsed.host, port), path.rstrip("/")

@@ -76,7 +76,9 @@ class TestLoad:
         assert "name its folder or URL with --image-root" in said
         assert not (tmp_path / "i" / "CURRENT").exists()
 
-    def test_named_root_lets_its_images_be_loaded_and_read(self, tmp_path: Path, secret: Path) -> None:
+    def test_named_root_lets_its_images_be_loaded_and_read(
+        self, tmp_path: Path, secret: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         shard = shard_of(tmp_path / "s.parquet", str(secret))
 
         done = main(
@@ -84,6 +86,9 @@ class TestLoad:
         )
 
         assert done == 0
+        capsys.readouterr()
+        assert main(["info", "--index", str(tmp_path / "i")]) == 0
+        assert f"image roots /none, {secret.parent}" in capsys.readouterr().out
         with FaissIndex.open(tmp_path / "i") as index:
             assert index.image("a").data == PICTURE
 

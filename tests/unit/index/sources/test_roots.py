@@ -1,0 +1,80 @@
+"""No location that roots let through leads out of them, however it is written."""
+
+import os
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.sources.roots import ImageRoots, OutsideRootsError, root_of
+
+PARTS = ["..", ".", "", "a", "b", "out", "up", "1.png", "secret.png", "...", "~", "\0", "%2e%2e", "-other", "\u2025"]
+URL_PARTS = [*PARTS, "%2e", "%252e%252e", "%2F..%2F", "..%5c..", "\\..\\", ";..", "?/../", "#/../", "photos", "//"]
+HOSTS = ["host.example", "HOST.example", "inner.example", "host.example:80", "host.example:81", "u:p@host.example"]
+HOSTS += ["host.example@inner.example", "host.example.inner.example", "inner.example/host.example", "inner.example#"]
+SCHEMES = ["http", "https", "HTTP", "file", "s3", "simplecache::http", "zip", "local", "data", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `in` with links out of it, beside a folder with a name that begins alike."""
+    outer = tmp_path_factory.mktemp("outer")
+    for name in ("in/a/b/1.png", "in/1.png", "in-other/1.png", "secret.png"):
+        (outer / name).parent.mkdir(parents=True, exist_ok=True)
+        (outer / name).write_bytes(b"x")
+    (outer / "in" / "out").symlink_to(outer)
+    (outer / "in" / "a" / "up").symlink_to("../../secret.png")
+    return outer
+
+
+def is_let_through(roots: ImageRoots, location: str) -> bool:
+    try:
+        roots.require(location)
+    except OutsideRootsError:
+        return False
+    return True
+
+
+@settings(max_examples=500, deadline=None)
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=6), wrap=st.sampled_from(["{}", "tar:{}!512+1!x", "file://{}"]))
+def test_paths_that_are_let_through_are_inside(folder: Path, parts: list[str], wrap: str) -> None:
+    inside = folder / "in"
+    path = f"{inside}{'/'.join(['', *parts])}"
+    if is_let_through(ImageRoots([str(inside)]), wrap.format(path)):
+        real = Path(os.path.realpath(path))
+        assert real == inside or inside in real.parents
+
+
+def url_of(scheme: str, host: str, parts: list[str]) -> str:
+    return f"{scheme}://{host}/photos/{'/'.join(parts)}"
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.sampled_from(SCHEMES), st.sampled_from(HOSTS), st.lists(st.sampled_from(URL_PARTS), max_size=5))
+def test_urls_that_are_let_through_are_inside(scheme: str, host: str, parts: list[str]) -> None:
+    url = url_of(scheme, host, parts)
+    if is_let_through(ImageRoots([root_of("http://host.example/photos")]), url):
+        split = urlsplit(url)
+        assert (split.scheme, split.hostname, split.port or 80) == ("http", "host.example", 80)
+        path = split.path
+        for _ in range(3):
+            path = unquote(path).replace("\\", "/")
+            assert f"{posixpath.normpath(path)}/".startswith("/photos/")
+
+
+@given(
+    st.text() | st.lists(st.sampled_from([*URL_PARTS, "://", "tar:", "!", "0+1", "parquet:", "[", "http"])).map("".join)
+)
+def test_nothing_else_is_let_through_or_trips_over(text: str) -> None:
+    assert not is_let_through(ImageRoots(["/nowhere", "http://host.example/photos"]), text)
+
+
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.mkdir(), lambda path: None])
+def test_what_is_no_file_is_not_read_and_nothing_waits_for_it(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(OSError, match=r"no file|No such file|a directory"):
+        ImageRoots([str(tmp_path)]).read(str(tmp_path / "x"))
