@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from encoder.suffixes import IMAGE_SUFFIXES
-from training.errors import InvalidPairsError, InvalidRowError
+from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
 from training.pairs import Pair
 from training.sources.concatenated import ConcatenatedPairs
 from training.sources.file import DataFile
@@ -30,7 +30,7 @@ class ImageFolder:
         """Lists the images.
 
         Raises:
-            InvalidPairsError: a folder below cannot be read, or a table in it is damaged.
+            InvalidPairsError: a folder below cannot be read, a table in it is damaged, or there are other files alone.
         """
         self._root = file.path
         files = list_files(file)
@@ -38,6 +38,12 @@ class ImageFolder:
         tables = image_tables(files)
         if not images and not tables:
             tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
+        if files and not images and not tables:
+            found = ", ".join(sorted({path.suffix or path.name for path in files}))
+            raise NoPairsError(
+                f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
+                f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
+            )
         self._tables = ConcatenatedPairs([open_table(path) for path in tables])
         named = set(images_of(self._tables)) if images else set()
         self._images = [path for path in images if os.path.normpath(path) not in named]

@@ -21,13 +21,14 @@ def open_pairs(names: Sequence[str], cache_dir: Path | None = None) -> Concatena
         All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
 
     Raises:
-        NoPairsError: a name matches nothing, or the files hold no pairs.
+        NoPairsError: a name matches nothing, or its files hold no pairs.
         InvalidPairsError: a file of another kind, or a damaged one, or one that cannot be fetched.
     """
     groups = [find_files(name, cache_dir) for name in _some(names)]
     pairs = ConcatenatedPairs([ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups])
-    if len(pairs) == 0:
-        raise NoPairsError(f"no pairs in {', '.join(file.label for group in groups for file in group)}")
+    for group, length in zip(groups, pairs.lengths, strict=True):
+        if length == 0:  # beside others that have some it would go unnoticed
+            raise NoPairsError(f"no pairs in {', '.join(file.label for file in group)}")
     return pairs
 
 

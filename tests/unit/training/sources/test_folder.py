@@ -55,6 +55,13 @@ def test_a_caption_file_that_holds_none_is_a_bad_row(tmp_path: Path, name: str, 
         folder_with(tmp_path, {"a.jpg": b"A", name: data})[0]
 
 
+def test_a_folder_of_other_files_says_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        NoPairsError, match=r"expected images or \.parquet files, found \.md, \.tar, LICENSE\. Files of"
+    ):
+        folder_with(tmp_path, {"a.tar": b"", "in/b.tar": b"", "README.md": b"", "LICENSE": b""})
+
+
 def test_suffixes_may_be_in_any_case(tmp_path: Path) -> None:
     rows = folder_with(tmp_path, {"a.JPG": b"A", "a.TXT": b"one", "b.jpg": b"B", "b.Json": b'{"text": "two"}'})
     assert [row.captions for row in read_all(rows) if isinstance(row, Pair)] == [("one",), ("two",)]

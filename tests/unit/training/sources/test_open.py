@@ -25,8 +25,8 @@ def test_lengths_are_summed_over_the_files_of_each_name(tmp_path: Path) -> None:
     for number, count in enumerate((3, 2, 4)):
         write_shard(tmp_path / f"{number}.tar", drawn_pairs(count))
     write_tar(tmp_path / "empty.tar", [])
-    source = open_pairs([f"{tmp_path}/{{0,2}}.tar", f"{tmp_path}/empty.tar", f"{tmp_path}/1.tar"])
-    assert (source.lengths, len(source)) == ([7, 0, 2], 9)
+    source = open_pairs([f"{tmp_path}/{{0,2,empty}}.tar", f"{tmp_path}/1.tar"])
+    assert (source.lengths, len(source)) == ([7, 2], 9)
 
 
 def test_every_position_is_found_as_in_a_plain_list() -> None:
@@ -63,7 +63,14 @@ def test_files_without_pairs_are_refused_by_name(tmp_path: Path) -> None:
     write_tar(tmp_path / "empty.tar", [])
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(NoPairsError, match=r"no pairs in .*empty\.tar, .*empty\.jsonl"):
-        open_pairs([str(tmp_path / "empty.tar"), str(tmp_path / "empty.jsonl")])
+        open_pairs([f"{tmp_path}/empty.{{tar,jsonl}}"])
+
+
+def test_a_name_without_pairs_is_refused_beside_one_that_has_some(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", drawn_pairs(2))
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(NoPairsError, match=r"no pairs in [^,]*empty\.jsonl$"):
+        open_pairs([str(tmp_path / "a.tar"), str(tmp_path / "empty.jsonl")])
 
 
 def test_states_change_with_each_file_that_the_pairs_depend_on(tmp_path: Path) -> None:
