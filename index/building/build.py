@@ -184,7 +184,7 @@ class _Build:
         if self._directory.current() is not None:
             record_corpus(self._directory.path, roots, keep=True)
         report = self.run(fingerprint)
-        record_corpus(self._directory.path, roots, keep=False)
+        record_corpus(self._directory.path, roots, keep=False, version=report.manifest.version)
         return report
 
     def close(self) -> None:

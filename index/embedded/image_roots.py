@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from index.embedded.access import naming_target, read_whole, sync
 from index.embedded.records import NewImage
+from index.embedded.versions import IndexDirectory
 from index.errors import IndexCorruptError
 from index.hits import FoundImage, StoredImage, at_hand
 from index.sources.referred import read_referred
@@ -29,6 +30,8 @@ class RecordedRoots(BaseModel):
         format_version: Of the file.
         corpus: Roots of the corpus that the last build read.
         named: Roots that `load` and `restore` were told of.
+        of_versions: Roots of the corpora of builds, by the versions that they published, while those are kept or others
+            that were made of them.
         max_image_bytes: Larger images are not read.
     """
 
@@ -37,6 +40,7 @@ class RecordedRoots(BaseModel):
     format_version: int = 1
     corpus: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
+    of_versions: dict[str, tuple[str, ...]] = {}
     max_image_bytes: int = MAX_IMAGE_BYTES
 
     def roots(self) -> ImageRoots:
@@ -74,8 +78,14 @@ def found_image(image: NewImage, key: str, index_dir: Path, named: Sequence[str]
     )
 
 
-def record_corpus(index_dir: Path, roots: ImageRoots, *, keep: bool) -> None:
+def record_corpus(index_dir: Path, roots: ImageRoots, *, keep: bool, version: str | None = None) -> None:
     """Records the roots of a corpus, in place of those of the one before, or beside them while both may be in use.
+
+    Args:
+        index_dir: The index directory.
+        roots: The roots.
+        keep: Whether those that are known stay.
+        version: The version that has been made of the corpus, if one has.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -84,7 +94,18 @@ def record_corpus(index_dir: Path, roots: ImageRoots, *, keep: bool) -> None:
     corpus, most = set(roots.roots), roots.max_bytes
     if keep:
         corpus, most = corpus | set(known.corpus), max(most, known.max_image_bytes)
-    _write(index_dir, RecordedRoots(corpus=tuple(sorted(corpus)), named=known.named, max_image_bytes=most))
+    of_versions = known.of_versions
+    if version is not None and (of_versions or corpus):  # of an index that refers to nothing, nothing is recorded
+        of_versions = {**_kept(of_versions, index_dir), version: tuple(sorted(corpus))}
+    changes = {"corpus": tuple(sorted(corpus)), "of_versions": of_versions, "max_image_bytes": most}
+    _write(index_dir, known.model_copy(update=changes))
+
+
+def roots_of_version(index_dir: Path, version: str) -> ImageRoots:
+    """Roots of the corpus that a version was made of; those of the last build's, where that is not known."""
+    known = read_roots(index_dir)
+    of_version = _before(known.of_versions, int(version))
+    return ImageRoots(known.corpus if of_version is None else known.of_versions[of_version], known.max_image_bytes)
 
 
 def record_named(index_dir: Path, roots: Iterable[str]) -> None:
@@ -95,6 +116,18 @@ def record_named(index_dir: Path, roots: Iterable[str]) -> None:
     """
     known = read_roots(index_dir)
     _write(index_dir, known.model_copy(update={"named": tuple(sorted({*known.named, *roots}))}))
+
+
+def _kept(of_versions: dict[str, tuple[str, ...]], index_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Those that versions which are still there were made of."""
+    oldest = min(map(int, IndexDirectory(index_dir).names()), default=0)
+    first = _before(of_versions, oldest)
+    return {name: roots for name, roots in of_versions.items() if int(name) > oldest or name == first}
+
+
+def _before(of_versions: Iterable[str], version: int) -> str | None:
+    """The newest of some versions that is not newer than one; `None` if all are."""
+    return max((name for name in of_versions if name.isdecimal() and int(name) <= version), key=int, default=None)
 
 
 def _write(index_dir: Path, recorded: RecordedRoots) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from index.embedded.folded import ROWS_NAME, read_rows
 from index.embedded.folding import provenance_of, publish_next, publish_with_changes
+from index.embedded.image_roots import record_corpus, roots_of_version
 from index.embedded.manifest import Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
@@ -141,6 +142,8 @@ class _Way:
             return self.report
         if self.is_unfolded:  # so that there is a way back to what is there now
             self._publish_present(directory, report, gpu)
+        roots = roots_of_version(directory.path, target.version)
+        record_corpus(directory.path, roots, keep=True)
         path = directory.store_path(target.store)
         provenance = provenance_of(target, directory.version_dir(target.version))
         options = target.options.model_copy(update={"keep_versions": self.published.options.keep_versions})
@@ -151,6 +154,8 @@ class _Way:
                 return True
 
             manifest = publish_with_changes(directory, store, changes, provenance, options, report, gpu)
+        if manifest is not None:
+            record_corpus(directory.path, roots, keep=False, version=manifest.version)
         return replace(self.report, manifest=manifest)
 
     def _publish_present(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> None:

@@ -13,6 +13,8 @@ import pytest
 from encoder.item import Item
 from index import FaissIndex
 from index.__main__ import main
+from index.embedded.image_roots import read_roots
+from index.embedded.rollback import roll_back
 from index.embedded.verify import repair_index, verify_index
 from index.key_index import NewKey
 from tests.factories import BLUE, build_with, image_bytes, mixed_corpus
@@ -177,6 +179,24 @@ def test_a_build_with_another_encoder_is_gone_back_from(corpus: Path, index_dir:
     assert everything(index_dir) == after
     with FaissIndex.open(index_dir) as index:
         assert index.encoder.name == "another"
+
+
+def test_images_that_an_earlier_version_refers_to_are_shown_again(tmp_path: Path) -> None:
+    index_dir, places = tmp_path / "i", [mixed_corpus(tmp_path / name, NUM_KEYS) for name in ("one", "two")]
+    build_with(places[0], index_dir, images="reference", keep_versions=9)
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert([live_key("new")])
+        index.compact()
+    states = [everything(index_dir)]
+    build_with(places[1], index_dir, images="reference")
+    states.append(everything(index_dir))
+    build_with(places[1], index_dir)
+
+    for version, state in (("2", 0), ("3", 1), ("5", 0)):
+        roll_back(index_dir, version, undo_live=True)
+        assert everything(index_dir) == states[state]
+        roots = read_roots(index_dir).corpus
+        assert roots == (str(places[state].parent),)
 
 
 def test_a_reader_moves_on_to_what_came_back(corpus: Path, index_dir: Path) -> None:
