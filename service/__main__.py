@@ -79,6 +79,7 @@ def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index:
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("listening on %s", address, extra={"event": LogEvent.LISTENING, "host": host, "port": port})
         run_until_signal(server, listeners)
+        gc.unfreeze()  # or libraries complain at the end about what was never collected
     return _outcome(app.state.lifecycle)
 
 

@@ -27,10 +27,14 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]
         limits: What a request may ask for.
 
     Raises:
+        InvalidRequestError: there are several Content-Types.
         UnsupportedMediaTypeError: neither JSON nor multipart, in letters other than UTF-8, or compressed in a way that
             is not read.
     """
-    content_type = headers.get("content-type", "")
+    content_types = headers.getlist("content-type")
+    if len(content_types) > 1:
+        raise InvalidRequestError(f"expected one Content-Type, got {len(content_types)}")
+    content_type = (content_types or [""])[0]
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (JSON, MULTIPART):
         came = ascii(media_type[:80]) if media_type else "none"
@@ -38,6 +42,9 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]
     charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in UTF_8:
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
+    transfer = headers.get("transfer-encoding", "").strip().lower()
+    if transfer not in ("", "chunked", "identity"):
+        raise UnsupportedMediaTypeError(f"expected Transfer-Encoding chunked or none, got {transfer[:80]!a}")
     decompress = decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
     if media_type == JSON:
         return lambda body: query_from_json(decompress(body), limits)

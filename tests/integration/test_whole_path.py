@@ -90,6 +90,10 @@ def walked(folder: Path) -> Iterator[Walked]:
             run("benchmark", "quality", "--dataset", f"{folder}/scenes", "--url", url, "--output", f"{folder}/report")
             report = json.loads((folder / "report" / "results.json").read_text())
             yield Walked(folder / "scenes", folder / "run" / "best", report, folder / "report", url)
+            server.terminate()
+            _, log_lines = server.communicate(timeout=60)
+            assert server.returncode == 0
+            assert [line for line in log_lines.splitlines() if not line.startswith("{")] == [], "it logs JSON alone"
         finally:
             server.kill()
             server.communicate()

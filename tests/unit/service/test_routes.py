@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -324,6 +325,19 @@ def test_a_compression_that_is_not_read_is_refused(
     headers = {"content-type": "application/json", "content-encoding": encoding}
     kind = "unsupported_media_type" if status == 415 else "invalid_request"
     assert said in check_error(client.post("/search", content=body, headers=headers), status, kind)
+
+
+def test_a_body_of_two_types_or_another_transfer_encoding_is_refused(client: httpx.Client) -> None:
+    two = [("content-type", "application/json"), ("content-type", "text/plain")]
+    response = client.post("/search", content=b'{"text": "plain"}', headers=two)
+    assert check_error(response, 400, "invalid_request") == "expected one Content-Type, got 2"
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    body = gzip.compress(b'{"text": "plain"}')
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
+        connection.sendall(head + b"Transfer-Encoding: gzip, chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"expected Transfer-Encoding chunked or none, got 'gzip, chunked'" in answer
 
 
 @pytest.mark.parametrize(
