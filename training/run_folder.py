@@ -13,6 +13,7 @@ finished.json     written last: the digest, and the best measurement
 
 import hashlib
 import json
+import logging
 import math
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 from encoder.checkpoint import replace_directory
 from training.claim import Claim
 from training.errors import InvalidRecipeError
+from training.files import replace_file
 from training.settings import TrainSettings
 from training.sources import source_states, without_secrets
 from training.table import BadRow
@@ -34,9 +36,14 @@ from training.validation import HeldOut
 if TYPE_CHECKING:
     from training.report import About, Snapshot
 
+logger = logging.getLogger(__name__)
+
 UNFINISHED = "unfinished"
 WANDB_ID = "wandb_id.txt"
-SETTINGS = "settings.json"
+SETTINGS, FINISHED = "settings.json", "finished.json"
+_LOGS = ("metrics.jsonl", "before.npz", "after.npz", "report.html")  # of a run that starts over, these go
+_EVENTS = "events.out.tfevents.*"
+_OWN = (*_LOGS, _EVENTS, FINISHED, "bad_rows.jsonl", "best", "last", UNFINISHED)
 # What may change without changing the result.
 _IRRELEVANT = {
     "config",
@@ -74,8 +81,12 @@ class RunFolder:
         self._trackers: list[Tracker] = []
         self._first_step = 0
         self._claim = Claim(path) if is_main else None
-        if is_main:
-            self._prepare()
+        if self._claim is not None:
+            try:
+                self._prepare()
+            except BaseException:
+                self._claim.release()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -152,27 +163,27 @@ class RunFolder:
         """
         if not self._is_main:
             return
-        self._write_report(best, about)
-        for name in ("last", "best"):
+        for name in ("last", "best"):  # before the report: what it may fail of takes no checkpoint with it
             aside = self.checkpoint_dir(name)
             if aside.is_dir():  # else a run that was stopped while it finished has renamed it
                 replace_directory(aside, self.path / name)
-        (self.path / "finished.json").write_text(json.dumps({"digest": self._digest, **best}, indent=2) + "\n")
+        self._write_report(best, about)
+        replace_file(self.path / FINISHED, json.dumps({"digest": self._digest, **best}, indent=2).encode() + b"\n")
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)  # last: until here a stopped run could go on
 
     def _prepare(self) -> None:
-        (self.path / "finished.json").unlink(missing_ok=True)
+        (self.path / FINISHED).unlink(missing_ok=True)
         (self.path / "bad_rows.jsonl").unlink(missing_ok=True)
         if not (self.states.is_dir() and _settings_there(self.path).get("digest") == self._digest):
             self._start_over()
         resolved = {"digest": self._digest, "settings": publishable(self._settings)}
-        (self.path / SETTINGS).write_text(json.dumps(resolved, indent=2) + "\n")
+        replace_file(self.path / SETTINGS, json.dumps(resolved, indent=2).encode() + b"\n")
 
     def _start_over(self) -> None:
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
-        for name in ("metrics.jsonl", "before.npz", "after.npz", "report.html"):
+        for name in _LOGS:
             (self.path / name).unlink(missing_ok=True)
-        for events in self.path.glob("events.out.tfevents.*"):
+        for events in self.path.glob(_EVENTS):
             events.unlink()
 
     def _open_trackers(self) -> list[Tracker]:
@@ -219,7 +230,11 @@ class RunFolder:
         from training.report import Snapshot
 
         path = self.path / f"{name}.npz"
-        return Snapshot.load(path) if path.is_file() else None
+        try:
+            return Snapshot.load(path) if path.is_file() else None
+        except OSError as error:  # a damaged one must not keep the run from ending
+            logger.warning("the report leaves out what was measured %s training: %s", name, error)
+            return None
 
     def _num_bad_rows(self) -> int:
         return len(_whole_lines(self.path / "bad_rows.jsonl"))
@@ -292,10 +307,17 @@ def refuse_another_run(path: Path, settings: TrainSettings, digest: str) -> None
     """Refuses a folder with another run in it, finished or stopped: to drop it is for the user to say.
 
     Raises:
-        InvalidRecipeError: there is one, and the settings do not say that it may be overwritten.
+        InvalidRecipeError: there is one, and the settings do not say that it may be overwritten; or files that no
+            run wrote are where its own would go.
     """
-    is_stopped, is_finished = (path / UNFINISHED / "state").is_dir(), (path / "finished.json").is_file()
+    is_stopped, is_finished = (path / UNFINISHED / "state").is_dir(), (path / FINISHED).is_file()
     there = _settings_there(path)
+    foreign = [found.name for name in _OWN for found in sorted(path.glob(name))]
+    if foreign and not (path / SETTINGS).exists():
+        raise InvalidRecipeError(
+            f"{path} holds {', '.join(foreign)}, and no {SETTINGS} as a run's folder does: they would be lost, choose "
+            "another --output"
+        )
     if settings.overwrite or there.get("digest") == digest or not (is_stopped or is_finished):
         return
     before, now = there.get("settings", {}), publishable(settings)
@@ -320,7 +342,7 @@ def _settings_there(path: Path) -> dict[str, Any]:
 def finished_run(path: Path, digest: str) -> dict[str, Any] | None:
     """What a finished run with this digest reported, or `None` when the folder holds no such run."""
     try:
-        report = json.loads((path / "finished.json").read_text())
+        report = json.loads((path / FINISHED).read_text())
     except (OSError, ValueError):
         return None
     complete = (path / "best" / "encoder.json").is_file()

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from training.files import replace_file
 from training.report.about import About
 from training.report.examples import example_lists
-from training.report.files import replace_file
 from training.report.history import Curve, read_history, thinned
 from training.report.pictures import MODALITY_NAMES, common_plane, draw_curves, draw_histograms, draw_planes
 from training.report.snapshot import MAX_PHOTOS, Snapshot

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.files import replace_file
 from training.gaps import measure_gaps
-from training.report.files import replace_file
 from training.report.noise import NUM_GROUPS
 from training.validation import (
     ALL_COMBINATIONS,

@@ -8,8 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.full_disk import no_file_beyond
 from tests.training_runs import make_settings
-from training.run_folder import Effort, RunFolder, effort, finished_run, publishable, run_digest
+from training.errors import InvalidRecipeError
+from training.report import About
+from training.run_folder import Effort, RunFolder, effort, finished_run, publishable, refuse_another_run, run_digest
 from training.table import BadRow
 
 
@@ -146,6 +149,54 @@ def test_an_earlier_runs_checkpoint_stays_until_the_next_one_ends(data: Path, tm
     finished_folder(data, run, "second")
     assert (run / "best" / "encoder.json").read_text() == "second"
     assert not (run / "unfinished").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "events.out.tfevents.1.mine", "best/notes.txt", "metrics.jsonl"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_no_run_wrote_are_not_lost(data: Path, tmp_path: Path, name: str, overwrite: bool) -> None:
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    settings = make_settings(data, tmp_path / "mine", overwrite=overwrite)
+    with pytest.raises(InvalidRecipeError, match=rf"mine holds {name.partition('/')[0]}, and no settings\.json"):
+        refuse_another_run(tmp_path / "mine", settings, "abc")
+    assert path.read_text() == "mine"
+
+
+def test_a_full_disk_takes_no_stopped_run_with_it(data: Path, tmp_path: Path) -> None:
+    settings = make_settings(data, tmp_path / "run")
+    with RunFolder(tmp_path / "run", settings, "abc") as folder:
+        folder.states.mkdir(parents=True)
+    with no_file_beyond(100), pytest.raises(OSError, match="File too large"):
+        RunFolder(tmp_path / "run", settings, "abc")
+    refuse_another_run(tmp_path / "run", settings, "abc")  # the folder still knows whose it is
+    with RunFolder(tmp_path / "run", settings, "abc") as folder:
+        assert folder.states.is_dir()
+
+
+def test_a_damaged_picture_of_the_start_keeps_no_run_from_ending(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run, make_settings(data, run), "abc") as folder:
+        (run / "before.npz").write_bytes(b"half")
+        folder.checkpoint_dir("best").mkdir(parents=True)
+        (folder.checkpoint_dir("best") / "encoder.json").write_text("{}")
+        folder.finish({"step": 1}, About(judging="By all."))
+    assert finished_run(run, "abc") == {"digest": "abc", "step": 1}
+    assert "before.npz: no snapshot of a run, or damaged" in caplog.text
+    assert "was not kept, or is damaged" in (run / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_takes_no_checkpoint_with_it(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run, make_settings(data, run), "abc") as folder:
+        folder.checkpoint_dir("best").mkdir(parents=True)
+        (folder.checkpoint_dir("best") / "encoder.json").write_text("{}")
+        with no_file_beyond(1000), pytest.raises(OSError, match="File too large"):
+            folder.finish({"step": 1})
+    assert (run / "best" / "encoder.json").read_text() == "{}"
+    assert finished_run(run, "abc") is None
 
 
 def test_a_finished_run_is_found_by_its_digest_only(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the table holds is what the source holds, less its bad rows, which are listed with their reasons."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def test_more_images_than_pairs_are_not_kept_beyond_the_limit() -> None:
     table = make_table([PAIRS[2], ASKED], cache_images_bytes=2 * 3 * 32 * 32)
     assert table.pixels_ICHW is None
     assert table.pixels(2).shape == (3, 32, 32)
+
+
+def test_a_file_too_large_or_without_end_is_a_bad_row_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "film.jpg").open("wb") as file:
+        file.truncate(2**42)  # it takes no room on the disk, and all memory if it is read
+    os.mkfifo(tmp_path / "pipe.jpg")
+    rows = [Pair(name, tmp_path / name, ("a photo",)) for name in ("film.jpg", "pipe.jpg")]
+    table = make_table([*rows, PAIRS[0]])
+    assert len(table) == 1
+    reasons = [row.reason for row in table.bad_rows]
+    assert "has 4398046511104 bytes, at most" in reasons[0]
+    assert "not a regular file" in reasons[1]
 
 
 def test_equal_items_have_equal_numbers() -> None:
