@@ -4,7 +4,7 @@ Everything counts: names looked up, connections, redirects, headers, and a body 
 """
 
 import functools
-import ssl
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -59,14 +59,13 @@ async def _fetch_http(url: str, check: Check, max_bytes: int, span: tuple[int, i
     headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
     if span is not None:
         headers["Range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
-    async with httpx.AsyncClient(verify=_tls(), timeout=None) as client:  # whoever waits for it ends it
-        for _ in range(MAX_REDIRECTS):
-            async with client.stream("GET", url, headers=headers) as response:
-                if response.next_request is None:
-                    _require_answer(response, span is not None)
-                    return await _read(response, max_bytes)
-                url = str(response.next_request.url)
-            check(url)
+    for _ in range(MAX_REDIRECTS):
+        async with _client().stream("GET", url, headers=headers) as response:
+            if response.next_request is None:
+                _require_answer(response, span is not None)
+                return await _read(response, max_bytes)
+            url = str(response.next_request.url)
+        check(url)
     raise OSError(f"it leads on and on: more than {MAX_REDIRECTS} redirects")
 
 
@@ -105,5 +104,9 @@ def _fetch_elsewhere(location: str, max_bytes: int, span: tuple[int, int] | None
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+def _client() -> httpx.AsyncClient:
+    """This process's client, in the event loop that all fetches share; whoever waits for a fetch ends it in time."""
+    return httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None))
+
+
+os.register_at_fork(after_in_child=_client.cache_clear)
