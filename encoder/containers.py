@@ -61,11 +61,6 @@ def format_of(data: bytes) -> str | None:
     return "BMP" if data.startswith(b"BM") else None
 
 
-def media_type_of(data: bytes) -> str:
-    """What the web calls the format of these bytes; `application/octet-stream` where it is none that is read."""
-    return MEDIA_TYPES.get(format_of(data) or "", "application/octet-stream")
-
-
 def bare_picture(data: bytes, image_format: str, max_pixels: int) -> BarePicture:
     """Leaves out of a file what is not its picture, and refuses one that costs more than its pixels do.
 
