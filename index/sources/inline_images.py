@@ -75,10 +75,13 @@ def images_in(cell: Any) -> list[Any]:
 
 
 def open_parquet(source: BinaryIO) -> "parquet.ParquetFile":
-    """Opens a Parquet file so that it is read page by page: a row group need not fit in memory."""
+    """Opens a Parquet file so that it is read page by page: a row group need not fit in memory.
+
+    Pages that have a checksum are compared with it.
+    """
     from pyarrow import parquet
 
-    return parquet.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
+    return parquet.ParquetFile(source, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
 
 
 class _Column:

@@ -101,7 +101,7 @@ class _Groups:
             self._forget()  # a forked process may have inherited the lock locked
         with self._lock:
             if number not in self._kept:
-                with parquet.ParquetFile(self._path) as file:
+                with parquet.ParquetFile(self._path, page_checksum_verification=True) as file:
                     group = file.read_row_group(number, columns=self._columns, use_threads=False)
                 self._kept[number] = group
             self._kept.move_to_end(number)

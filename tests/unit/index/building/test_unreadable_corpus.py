@@ -35,6 +35,18 @@ def overwrite_group(path: Path) -> None:
     path.write_bytes(data)
 
 
+def with_checksums(folder: Path) -> Path:
+    """A table that does not fall apart when bytes of its texts change."""
+    table = pyarrow.table({"key": [f"k{n}" for n in range(12)], "text": [f"text number {n}" for n in range(12)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    parquet.write_table(table, folder / "sums.parquet", row_group_size=3, **options)
+    return folder / "sums.parquet"
+
+
+def change_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"text number 4", b"TEXT NUMBER 4", 1))
+
+
 def cut_in_half(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -57,6 +69,7 @@ def shard(folder: Path) -> Path:
 
 DAMAGES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
     "a row group overwritten": (parquet_in_groups, overwrite_group),
+    "a page that differs from its checksum": (with_checksums, change_text),
     "a shard cut in half": (shard, cut_in_half),
     "JSONL cut inside a line": (lambda folder: as_jsonl(ROWS, folder), cut_in_half),
     "JSONL overwritten": (lambda folder: as_jsonl(ROWS, folder), overwrite_line),

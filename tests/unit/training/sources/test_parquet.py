@@ -120,6 +120,17 @@ def test_a_damaged_group_spoils_no_other(tmp_path: Path) -> None:
     assert len(rows) == 6
 
 
+def test_a_page_that_differs_from_its_checksum_is_not_taken(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"text number {number}" for number in range(6)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=3, **options)
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(data.replace(b"text number 4", b"TEXT NUMBER 4", 1))
+
+    found = read_all(ParquetRows(DataFile(tmp_path / "t.parquet")))
+    assert [isinstance(row, Pair) for row in found] == [True] * 3 + [False] * 3
+
+
 def test_other_columns_are_named_where_none_is_known(tmp_path: Path) -> None:
     with pytest.raises(InvalidPairsError, match=r"expected a header with one of .* found left, right"):
         written(tmp_path, {"left": [1], "right": [2]})
