@@ -50,7 +50,7 @@ def read_exported(opened: "parquet.ParquetFile", file: CorpusFile) -> Iterator[C
                 for row in _rows(batch):
                     number += 1
                     yield _entry(row, number, encoder, file)
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
             yield UnreadableStretchError(f"{file.label}: rows {number + 1} to {stop}", reason, stop - number)
             number = stop
