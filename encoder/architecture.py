@@ -2,17 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
+from pydantic import BaseModel, Field, ValidationError
 from torch import nn
 
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError, MissingPartError
@@ -20,6 +21,25 @@ from encoder.hugging_face import require_transformers, without_network
 from encoder.padding import Padding, use_same_padding
 
 BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
+
+
+# What open_clip and timm raise on a configuration that makes no network.
+_UNBUILDABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+_Side = Annotated[int, Field(ge=1, le=10_000)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Preprocessing(BaseModel):
+    """What open_clip prepares images by; it would fail at the first image, or not at all, for anything else."""
+
+    size: _Side | Annotated[Sequence[_Side], Field(min_length=2, max_length=2)] = 224
+    mode: Literal["RGB"] = "RGB"
+    mean: _Number | Annotated[Sequence[_Number], Field(min_length=3, max_length=3)] | None = None
+    std: _Deviation | Annotated[Sequence[_Deviation], Field(min_length=3, max_length=3)] | None = None
+    interpolation: Literal["bicubic", "bilinear", "random"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+    fill_color: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,15 @@ def build(architecture: Architecture, may_fetch: bool = False) -> nn.Module:
                 f"{architecture.name} needs Hugging Face's configuration of {hf_model_name}, which is not on this "
                 f"machine; fetch it once with `hf download {hf_model_name} config.json`"
             ) from error
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+            ArithmeticError,
+        ) as error:
             raise CheckpointCorruptError(f"open_clip cannot build architecture {architecture.name}: {error}") from error
     if architecture.padding is Padding.SAME:
         use_same_padding(model.visual)  # type: ignore[arg-type]
@@ -152,18 +180,29 @@ def open_clip_cfg(architecture: Architecture) -> dict[str, Any]:
 
 
 def preprocessing(architecture: Architecture) -> PreprocessCfg:
-    """open_clip's preprocessing for this architecture: its defaults, then the overrides, then the tower's size."""
+    """open_clip's preprocessing for this architecture: its defaults, then the overrides, then the tower's size.
+
+    Raises:
+        CheckpointCorruptError: a value is none that open_clip prepares images by; names it.
+    """
     overrides = {"size": architecture.model_cfg["vision_cfg"].get("image_size", 224), **architecture.preprocess_cfg}
     defaults = asdict(PreprocessCfg())
     unknown = set(overrides) - set(defaults)
     if unknown:
         raise CheckpointCorruptError(f"unknown preprocessing keys {sorted(unknown)}, known: {sorted(defaults)}")
+    try:
+        _Preprocessing.model_validate(overrides, strict=True)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        raise CheckpointCorruptError(
+            f"{architecture.name}: preprocessing key '{detail['loc'][0]}': {detail['msg']}, got {detail['input']!r}"
+        ) from error
     return PreprocessCfg(**{**defaults, **overrides})
 
 
 def _read_json(path: Path) -> Architecture:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(f"architecture file {path} does not exist") from error
     except (OSError, ValueError) as error:

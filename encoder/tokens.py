@@ -18,9 +18,10 @@ from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
 from encoder.architecture import Architecture
-from encoder.errors import MissingPartError
+from encoder.errors import CheckpointCorruptError, MissingPartError
 from encoder.hugging_face import require_transformers, without_network
 
+MIN_CONTEXT = 3  # a start, a token and an end
 MAX_TOKEN_CHARS = 32  # of CLIP's vocabulary, with the mark of a word's end, which stands for the space between
 MIN_HEAD_CHARS = 2_500
 MAX_CACHED_WORDS = 100_000
@@ -149,7 +150,10 @@ def fetch_tokenizer(architecture: Architecture) -> None:
 
 def _byte_pairs(architecture: Architecture) -> _BytePairs:
     text_cfg = architecture.model_cfg["text_cfg"]
-    return _BytePairs(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
+    try:
+        return _BytePairs(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise CheckpointCorruptError(f"{architecture.name}: its text_cfg makes no tokenizer: {error}") from error
 
 
 def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> HFTokenizer:
@@ -182,4 +186,7 @@ def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> 
 
 
 def _context_length(text_cfg: dict[str, Any]) -> int:
-    return int(text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    length = int(text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    if length < MIN_CONTEXT:
+        raise CheckpointCorruptError(f"context_length must be at least {MIN_CONTEXT}, got {length}")
+    return length

@@ -14,7 +14,8 @@ from encoder.architecture import (
     read_architecture,
 )
 from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from tests.networks import TIMM_VISION, VISION, small_architecture
+from encoder.tokens import Tokenizer
+from tests.networks import TEXT, TIMM_VISION, VISION, small_architecture
 
 
 def test_anykey_tiny_is_built_in() -> None:
@@ -28,10 +29,11 @@ def test_open_clip_names_are_known() -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_json_file_is_an_architecture(tmp_path: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_json_file_is_an_architecture(tmp_path: Path, wrapped: bool, encoding: str) -> None:
     model_cfg = small_architecture().model_cfg
     config = {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3}} if wrapped else model_cfg
-    (tmp_path / "mine.json").write_text(json.dumps(config))
+    (tmp_path / "mine.json").write_text(json.dumps(config), encoding=encoding)
     architecture = read_architecture(tmp_path / "mine.json")
     assert (architecture.name, architecture.width) == ("mine", 16)
     assert tuple(preprocessing(architecture).mean) == (
@@ -74,6 +76,7 @@ def test_a_file_that_is_no_configuration_is_refused_with_the_reason(tmp_path: Pa
         {"vision": {"timm_model_name": "no_such_tower"}},
         {"vision": {**VISION, "layers": "many"}},
         {"text": {"bogus": 1}},
+        {"vision": {**VISION, "patch_size": 0}},
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused(changes: dict[str, Any]) -> None:
@@ -84,6 +87,34 @@ def test_a_configuration_that_cannot_be_built_is_refused(changes: dict[str, Any]
 def test_unknown_preprocessing_keys_are_named() -> None:
     with pytest.raises(CheckpointCorruptError, match="'colour'"):
         preprocessing(small_architecture(preprocess={"colour": 1}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", 0),
+        ("size", "224"),
+        ("size", [224]),
+        ("mode", "BGR"),
+        ("mean", [0.5, 0.5]),
+        ("mean", "grey"),
+        ("std", [0.2, 0.0, 0.2]),
+        ("std", [0.2, float("nan"), 0.2]),
+        ("interpolation", "lanczos"),
+        ("resize_mode", "crop"),
+        ("fill_color", 256),
+    ],
+)
+def test_preprocessing_that_would_fail_at_the_first_image_is_refused(key: str, value: object) -> None:
+    with pytest.raises(CheckpointCorruptError, match=f"small: preprocessing key '{key}': .*, got"):
+        build(small_architecture(preprocess={key: value}))
+
+
+def test_a_tokenizer_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(CheckpointCorruptError, match=r"small: its text_cfg makes no tokenizer: .*bogus"):
+        Tokenizer(small_architecture(text={**TEXT, "tokenizer_kwargs": {"bogus": 1}}))
+    with pytest.raises(CheckpointCorruptError, match="context_length must be at least 3, got 2"):
+        Tokenizer(small_architecture(text={**TEXT, "context_length": 2}))
 
 
 def test_preprocessing_overrides_reach_the_model() -> None:
