@@ -94,6 +94,8 @@ def _long_cells() -> Iterator[None]:
 def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _Table:
     """Takes the separator that brings the columns to light."""
     line = next(lines, "")
+    if stray := _STRAY_BYTE.search(line):
+        raise InvalidCorpusError(f"{file.label}:1: not UTF-8 (character {stray.start() + 1} of the header)")
     likely = "\t" if path_of(file.location).suffix.lower() == ".tsv" else ","
     refusals = []
     for delimiter in (likely, ",", "\t", ";"):

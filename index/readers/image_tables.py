@@ -113,7 +113,7 @@ def _parquet_header(opened: BinaryIO, location: str) -> list[str]:
     try:
         with closing(open_parquet(opened)) as table:
             return list(table.schema_arrow.names)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InvalidCorpusError(f"{location} is no readable Parquet file: {error}") from error
 
 

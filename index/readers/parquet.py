@@ -37,7 +37,7 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
     with open_file(file.location) as source:
         try:
             opened = open_parquet(source)
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise InvalidCorpusError(f"{file.label} is no readable Parquet file: {error}") from error
         with closing(opened):
             if is_exported(opened):
@@ -66,7 +66,7 @@ def _read_group(
             for offset in range(batch.num_rows):
                 yield _read_row(batch, offset, row + 1, columns, file)
                 row += 1
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
         yield UnreadableStretchError(f"{file.label}: rows {row + 1} to {rows.stop}", reason, rows.stop - row)
 

@@ -16,11 +16,13 @@ from rich.console import Console
 
 from index import FaissIndex
 from index.building.embedding_job import embed_corpus
+from index.errors import InvalidCorpusError
 from index.settings import EmbedSettings
 from tests.corpora import read
 from tests.drawn_pairs import read_all
 from tests.factories import build_with
 from tests.fakes import FakeEncoderSource
+from training.errors import InvalidPairsError
 from training.pairs import Pair
 from training.sources import open_pairs
 
@@ -198,6 +200,19 @@ def test_every_column_of_training_takes_every_type(tmp_path: Path, field: str) -
             assert str(row).startswith(f"column '{field}': ")
         elif name in ("string", "large_string", "string_view", "dictionary", "uuid") and field in ("name", "group"):
             assert isinstance(row, Pair)
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "metadata.parquet"])
+def test_a_column_whose_name_is_no_utf8_is_refused(tmp_path: Path, name: str) -> None:
+    table = pyarrow.table({"key": ["a"], "text": ["t"], "file_name": ["a.png"], "zzzz": [1]})
+    parquet.write_table(table, tmp_path / name, store_schema=False)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"zzzz", b"\xff\xfe\xffz"))
+    (tmp_path / "a.png").touch()
+    for path in (tmp_path / name, *([tmp_path] if name == "metadata.parquet" else [])):
+        with pytest.raises(InvalidCorpusError, match="is no readable Parquet file"):
+            read(path)
+        with pytest.raises(InvalidPairsError, match="is no readable Parquet file"):
+            open_pairs([str(path)])
 
 
 def test_uuids_and_numbers_are_keys(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def assert_read(path: Path) -> None:
         rows, said = outcome(reads, path)
         assert path.name in said
         assert all(isinstance(row, CorpusEntry | InvalidRowError | Pair | str) for row in rows)
+        for entry in (row for row in rows if isinstance(row, CorpusEntry)):
+            kept = json.dumps([entry.key, entry.text, entry.metadata, entry.pools], ensure_ascii=False, allow_nan=False)
+            assert kept.encode()  # so that a store can keep it
 
 
 def in_training(path: Path) -> list[Pair | str]:

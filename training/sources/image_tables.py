@@ -73,5 +73,5 @@ def _parquet_header(path: Path) -> list[str]:
 
     try:
         return list(parquet.read_schema(path).names)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InvalidPairsError(f"{path} is no readable Parquet file: {error}") from error

@@ -43,7 +43,7 @@ class ParquetRows:
         try:
             with parquet.ParquetFile(file.path) as opened:
                 header, metadata = opened.schema_arrow.names, opened.metadata
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise InvalidPairsError(f"{file.label} is no readable Parquet file: {error}") from error
         self._columns = choose_columns(header, file.label)
         chosen = [

@@ -106,6 +106,12 @@ def test_what_follows_a_quote_that_is_left_open_cannot_be_read(tmp_path: Path) -
         assert (bad.where, str(bad).endswith(": is a quote left open?")) == (f"{tmp_path}/c.csv:3", True)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_header_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(InvalidCorpusError, match=r"c\.csv:1: not UTF-8 \(character (14|1) of the header\)"):
+        read(table(tmp_path, "key,text,prix\xe9\na,x,1\n".encode(encoding)))
+
+
 def test_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidCorpusError, match="expected a column 'key', found none"):
         read(table(tmp_path, ""))
