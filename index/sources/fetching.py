@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from index.sources.files import file_system
+from index.sources.http_files import PassingError
 from index.sources.locations import hide_secrets, scheme_of
 
 MAX_REDIRECTS = 10
@@ -31,6 +32,7 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
     Raises:
         TimeoutError: it took longer.
         FileNotFoundError: there is no such file.
+        PassingError: the connection failed, or the server for a reason that may be gone in a moment.
         OSError: it cannot be read whole, is longer than `max_bytes`, or `check` refused.
     """
     from fsspec.asyn import get_loop, sync
@@ -47,7 +49,8 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
     except OSError:
         raise
     except Exception as error:  # each of fsspec's backends raises its own
-        raise OSError(hide_secrets(str(error), location) or type(error).__name__) from error
+        kind = PassingError if isinstance(error, httpx.TransportError) else OSError
+        raise kind(hide_secrets(str(error), location) or type(error).__name__) from error
     if len(data) > max_bytes:
         raise OSError(f"it has more than {max_bytes} bytes")
     if span is not None and len(data) != span[1]:
@@ -73,7 +76,8 @@ def _require_answer(response: httpx.Response, is_part: bool) -> None:
     if response.status_code in (404, 410):
         raise FileNotFoundError("no such file")
     if not response.is_success:
-        raise OSError(f"the server answered {response.status_code} {response.reason_phrase}")
+        kind = PassingError if response.status_code == 429 or response.is_server_error else OSError
+        raise kind(f"the server answered {response.status_code} {response.reason_phrase}")
     if is_part and response.status_code != 206:
         raise OSError("the server does not serve parts of files (range requests)")
 

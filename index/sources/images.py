@@ -1,15 +1,14 @@
 """Images by location: a stamp that tells whether one has changed, and its bytes."""
 
 import hashlib
-import time
 from dataclasses import dataclass
 
 from index.settings import ImageStorage
 from index.sources.files import file_state, read_file
-from index.sources.http_files import PAUSES_S, FileState
+from index.sources.http_files import FileState, tried
 from index.sources.inline_images import InlineImages
-from index.sources.locations import InlineLocation, MemberLocation, is_remote, parse_location, public_location
-from index.sources.roots import ImageRoots, OutsideRootsError
+from index.sources.locations import InlineLocation, MemberLocation, parse_location, public_location
+from index.sources.roots import ImageRoots
 from index.sources.tar_members import member_of
 
 DIGEST = "sha256:"
@@ -107,23 +106,12 @@ class ImageReader:
 
     def read(self, location: str, max_bytes: int | None = None) -> bytes:
         """Reads an image; see `read_image`."""
-        if self._roots is not None:
-            return _patiently(self._roots, location)
+        roots = self._roots
+        if roots is not None:
+            return tried(lambda: roots.read(location))
         inner = parse_location(location)
         if isinstance(inner, InlineLocation):
             return self._inline.read(inner)
         if isinstance(inner, MemberLocation):
             return member_of(inner, read_file, max_bytes)
         return read_file(location, max_bytes=max_bytes)
-
-
-def _patiently(roots: ImageRoots, location: str) -> bytes:
-    """Reads below roots; what is on another machine is tried again where it may be there in a moment."""
-    for pause_s in PAUSES_S if is_remote(location) else ():
-        try:
-            return roots.read(location)
-        except (FileNotFoundError, OutsideRootsError):
-            raise
-        except OSError:
-            time.sleep(pause_s)
-    return roots.read(location)

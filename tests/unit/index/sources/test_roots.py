@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index.sources.images import ImageReader
 from index.sources.roots import ImageRoots, OutsideRootsError, root_of
+from tests.site import serve
 
 PARTS = ["..", ".", "", "a", "b", "out", "up", "1.png", "secret.png", "...", "~", "\0", "%2e%2e", "-other", "\u2025"]
 URL_PARTS = [*PARTS, "%2e", "%252e%252e", "%2F..%2F", "..%5c..", "\\..\\", ";..", "?/../", "#/../", "photos", "//"]
@@ -78,3 +80,15 @@ def test_what_is_no_file_is_not_read_and_nothing_waits_for_it(tmp_path: Path, ma
     make(tmp_path / "x")
     with pytest.raises(OSError, match=r"no file|No such file|a directory"):
         ImageRoots([str(tmp_path)]).read(str(tmp_path / "x"))
+
+
+def test_what_fails_for_a_passing_reason_is_tried_again_by_a_build_and_nothing_else() -> None:
+    with serve() as site, ImageReader(ImageRoots([site.url("/p")])) as reader:
+        site.pages["/p/1.png"] = b"picture"
+        site.num_failures = 1
+        assert reader.read(site.url("/p/1.png")) == b"picture"
+        with pytest.raises(FileNotFoundError):
+            reader.read(site.url("/p/2.png"))
+        with pytest.raises(OutsideRootsError):
+            reader.read(site.url("/q/1.png"))
+        assert [path for path, _ in site.requests] == ["/p/1.png", "/p/1.png", "/p/2.png"]
