@@ -169,6 +169,7 @@ def test_compaction_in_the_background_that_finds_no_room_is_tried_again(
         filler.unlink()
         until(lambda: not (index_dir / "folding").exists(), "half a version was cleared away")
         index.upsert([numbered_key("new", 5001)])
+        until(lambda: index.info().details["num_unfolded"] == 0, "changes were folded")
     with FaissIndex.open(index_dir) as index:
         assert index.manifest.version == "3"
     check_after(index_dir, OLD | MANY | {"new": 5001})
