@@ -64,6 +64,7 @@ class Point(_Record):
         recall_at_10: Its recall.
         recall_error: Standard error of that: how far other queries' recall may well be from it.
         latency_p50_ms: Its typical latency.
+        work: How much a query reads, counted (`index.vectors.work`); 0 where that is not known.
     """
 
     factory: str
@@ -72,6 +73,7 @@ class Point(_Record):
     recall_at_10: float
     recall_error: float = 0.0
     latency_p50_ms: float
+    work: float = 0.0
 
 
 class Candidate(_Record):

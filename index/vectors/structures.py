@@ -46,6 +46,7 @@ class ApproximateIndex:
     Attributes:
         exact: The vectors it was built from; position p here is position p there.
         parameters: How far a search of effort 1 looks.
+        core: The FAISS structure behind its transforms; never to be changed.
     """
 
     def __init__(self, structure: Any, exact: ExactVectors, parameters: SearchParameters = LEAST) -> None:
@@ -53,11 +54,11 @@ class ApproximateIndex:
         self.exact = exact
         self.parameters = parameters
         self._structure = structure
-        self._core = _core(structure)
-        self._is_graph_over_exact = _is_graph(self._core) and self._core.storage is None
+        self.core = _core(structure)
+        self._is_graph_over_exact = _is_graph(self.core) and self.core.storage is None
         if self._is_graph_over_exact:
-            self._core.storage = exact.structure
-            self._core.own_fields = False
+            self.core.storage = exact.structure
+            self.core.own_fields = False
             exact.structure.thisown = True  # the assignment took it from Python
         self._reranked = _faiss.IndexRefine(structure, exact.structure)
 
@@ -141,15 +142,15 @@ class ApproximateIndex:
         """Centres of the inverted lists, for another structure with as many; `None` where there are none to share."""
         if not isinstance(self._structure, faiss.IndexIVF):
             return None
-        centroids_CD: NDArray[np.float32] = self._core.quantizer.reconstruct_n(0, self._core.nlist)
+        centroids_CD: NDArray[np.float32] = self.core.quantizer.reconstruct_n(0, self.core.nlist)
         return centroids_CD
 
     @property
     def max_probes(self) -> int:
         """The most `SearchParameters.probes` that mean anything; 1 where the structure knows no such thing."""
-        if isinstance(self._core, faiss.IndexIVF):
-            return int(self._core.nlist)
-        return self.exact.num_vectors if _is_graph(self._core) else 1
+        if isinstance(self.core, faiss.IndexIVF):
+            return int(self.core.nlist)
+        return self.exact.num_vectors if _is_graph(self.core) else 1
 
     @property
     def needs_rerank(self) -> bool:
@@ -240,21 +241,21 @@ class ApproximateIndex:
     def _most_compared(self, probes: int, depth: int) -> int:
         """About how many vectors a query is compared with, at most."""
         num_vectors = self.exact.num_vectors
-        if not isinstance(self._core, faiss.IndexIVF):
+        if not isinstance(self.core, faiss.IndexIVF):
             return num_vectors
-        return min(num_vectors, LARGEST_LISTS * num_vectors * probes // self._core.nlist + depth)
+        return min(num_vectors, LARGEST_LISTS * num_vectors * probes // self.core.nlist + depth)
 
     def _reach(self, parameters: SearchParameters, k: int, effort: float = 1.0) -> tuple[int, int]:
         """Lists that are looked at, or length of the queue, and candidates that are re-ranked."""
         probes = min(max(1, round(parameters.probes * effort)), self.max_probes)
         depth = max(round(parameters.rerank * effort), MIN_RERANK_PER_RESULT * k) if self.needs_rerank else k
         depth = min(depth, self.exact.num_vectors)
-        return (max(probes, depth) if _is_graph(self._core) else probes), depth
+        return (max(probes, depth) if _is_graph(self.core) else probes), depth
 
     def _parameters(self, structure: Any, probes: int, selector: Any) -> Any:
         """The structure's own parameters of one call; nothing shared is changed."""
         if isinstance(structure, faiss.IndexPreTransform):
-            inner = self._parameters(self._core, probes, selector)
+            inner = self._parameters(self.core, probes, selector)
             return _faiss.SearchParametersPreTransform(index_params=inner)
         if isinstance(structure, faiss.IndexIVF):
             is_rabitq = isinstance(structure, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan)

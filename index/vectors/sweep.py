@@ -16,6 +16,7 @@ MOST_PROBES = 1024
 ENOUGH_RECALL = 0.9995  # looking further is not swept, unless more is asked for
 SWEPT_RESULTS = 10
 SWEPT_LATENCY_RUNS = 50
+ROUNDS = 5  # over the queries, each of which counts with its fastest time
 SLOWEST_RUNS = 10  # single exact queries that are timed
 MOST_CONFIRMED = 8  # points that are measured again on the queries that were not chosen with
 
@@ -31,6 +32,7 @@ class Searchable:
         needs_rerank: Whether its own scores are not exact.
         as_searched: From parameters and the number of results to the parameters that a search really takes; some
             differ in nothing else.
+        work: How much a query is with such parameters; 0 where that is not known, and measured times decide.
     """
 
     candidate: Candidate
@@ -38,6 +40,7 @@ class Searchable:
     max_probes: int = 1
     needs_rerank: bool = False
     as_searched: Callable[[SearchParameters, int], SearchParameters] = lambda parameters, k: parameters
+    work: Callable[[SearchParameters], float] = lambda parameters: 0.0
 
 
 def sweep(structure: Searchable, held_out: HeldOut, targets: Targets, report: Report) -> Iterator[Point]:
@@ -52,7 +55,7 @@ def sweep(structure: Searchable, held_out: HeldOut, targets: Targets, report: Re
         for rerank in RERANK_STEPS if structure.needs_rerank else (0,):
             parameters = structure.as_searched(SearchParameters(probes=probes, rerank=rerank), SWEPT_RESULTS)
             if parameters not in measured:
-                measured[parameters] = _measure(structure, parameters, held_out)
+                measured[parameters] = _measure(structure, parameters, held_out, targets)
                 yield measured[parameters]
             before, recall = recall, measured[parameters].recall_at_10
             if recall <= before:  # the rest is missed by too few probes
@@ -66,11 +69,12 @@ def rank(points: Sequence[Point], targets: Targets) -> list[Point]:
     """Orders points by how well they keep to the targets, best first.
 
     By what is missing of the memory, then of the recall less its standard error, then of the latency; those that miss
-    equally much (nothing, mostly) by latency, then by recall.
+    equally much (nothing, mostly) by the work of a query, or its latency where that is not known, then by recall.
     """
 
     def key(point: Point) -> tuple[float, ...]:
-        return (*_surely_missed(point, targets), point.latency_p50_ms, -point.recall_at_10, point.memory_bytes)
+        effort = _effort(point, point.latency_p50_ms)
+        return (*_surely_missed(point, targets), *effort, -point.recall_at_10, point.memory_bytes)
 
     return sorted(points, key=key)
 
@@ -98,7 +102,7 @@ def confirmed(
     tried: list[tuple[Point, Measured]] = []
     for point in rank(points, targets)[:MOST_CONFIRMED]:
         search = structures[point.factory].search_with(point.search)
-        measured = _measure_fully(search, held_out, is_exact=point.factory == EXACT)
+        measured = _measure_fully(search, held_out, targets, is_exact=point.factory == EXACT)
         tried.append((point, measured))
         if not shortfalls(point.memory_bytes, measured, targets):
             return point, measured
@@ -106,12 +110,12 @@ def confirmed(
 
 
 def nearest(tried: Sequence[tuple[Point, Measured]], targets: Targets) -> tuple[Point, Measured]:
-    """The point that misses least of the targets, and of those that miss equally much the fastest."""
+    """The point that misses least of the targets, and of those that miss equally much the one of least work."""
 
     def key(pair: tuple[Point, Measured]) -> tuple[float, ...]:
         point, measured = pair
         misses = _misses(point.memory_bytes, measured.recall_at_10, measured.latency_p50_ms, targets)
-        return (*misses, measured.latency_p50_ms)
+        return (*misses, *_effort(point, measured.latency_p50_ms))
 
     return min(tried, key=key)
 
@@ -132,9 +136,14 @@ def shortfalls(memory_bytes: int, measured: Measured, targets: Targets) -> list[
     return [sentence for sentence, miss in sentences.items() if miss > 0]
 
 
-def _measure(structure: Searchable, parameters: SearchParameters, held_out: HeldOut) -> Point:
+def _effort(point: Point, latency_ms: float) -> tuple[float, float]:
+    """By what points that keep to the targets are told apart: the latency only where the work is not known."""
+    return (point.work, 0.0) if point.work else (0.0, latency_ms)
+
+
+def _measure(structure: Searchable, parameters: SearchParameters, held_out: HeldOut, targets: Targets) -> Point:
     search = structure.search_with(parameters)
-    latencies_ms = held_out.latencies_ms(search, SWEPT_RESULTS, SWEPT_LATENCY_RUNS)
+    latencies_ms = held_out.latencies_ms(search, SWEPT_RESULTS, SWEPT_LATENCY_RUNS, _rounds(targets))
     recalls_Q = held_out.recalls(search, SWEPT_RESULTS)
     return Point(
         factory=structure.candidate.factory,
@@ -143,12 +152,18 @@ def _measure(structure: Searchable, parameters: SearchParameters, held_out: Held
         recall_at_10=float(np.mean(recalls_Q)),
         recall_error=float(np.std(recalls_Q) / math.sqrt(len(recalls_Q))),
         latency_p50_ms=float(np.median(latencies_ms)),
+        work=structure.work(parameters),
     )
 
 
-def _measure_fully(search: Search, held_out: HeldOut, is_exact: bool) -> Measured:
+def _rounds(targets: Targets) -> int:
+    """How often each query is timed: where times decide, what another program took of them must not."""
+    return 1 if targets.latency_ms is None else ROUNDS
+
+
+def _measure_fully(search: Search, held_out: HeldOut, targets: Targets, is_exact: bool) -> Measured:
     runs = SLOWEST_RUNS if is_exact else len(held_out.own_Q)
-    latencies_ms = held_out.latencies_ms(search, 10, runs)
+    latencies_ms = held_out.latencies_ms(search, 10, runs, _rounds(targets))
     ms_per_query = held_out.exact_ms if is_exact else held_out.ms_per_query(search, 10)
     return Measured(
         recall_at_10=held_out.recall(search, 10),

@@ -85,7 +85,7 @@ def test_what_keeps_to_the_targets_is_chosen_and_measured(exact: ExactVectors, h
 
 
 def test_search_parameters_are_swept(exact: ExactVectors, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:
-    def num_compared(held_out: HeldOut, search: Search, k: int, runs: int = 0) -> NDArray[np.float64]:
+    def num_compared(held_out: HeldOut, search: Search, k: int, runs: int = 0, rounds: int = 1) -> NDArray[np.float64]:
         """In place of milliseconds, which differ by chance: vectors that the queries are compared with."""
         faiss.cvar.indexIVF_stats.reset()
         search(held_out.queries_QD, k)

@@ -120,7 +120,7 @@ class Told:
     def recalls(self, search: Search, k: int) -> NDArray[np.float64]:
         return np.full(4, cast(Any, search).recall)
 
-    def latencies_ms(self, search: Search, k: int, runs: int = 0) -> NDArray[np.float64]:
+    def latencies_ms(self, search: Search, k: int, runs: int = 0, rounds: int = 1) -> NDArray[np.float64]:
         return np.full(4, cast(Any, search).latency_ms)
 
     def ms_per_query(self, search: Search, k: int) -> float:
