@@ -43,6 +43,7 @@ A variable that is set to nothing is as good as unset. So is one whose name ends
 address such as `tcp://10.96.0.12:8000`: Kubernetes sets `ANYKEY_PORT` so in containers beside a Service named `anykey`.
 
 Units are in the names. A value out of bounds, an unknown flag or an unknown TOML key is refused by name.
+`--help` lists a command's settings; `--version` says which release a command is.
 """
 
 
