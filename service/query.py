@@ -17,6 +17,7 @@ from service.errors import InvalidRequestError, ItemTooLargeError
 from service.schemas import Limits, SearchRequest
 
 MAX_SHOWN_CHARS = 40
+BYTE_ORDER_MARK = "\ufeff"
 PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 BASE64_PIECE = 2**20
 
@@ -90,7 +91,11 @@ def parse_json(data: bytes | bytearray, name: str) -> Any:
         InvalidRequestError: it is none; says where.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+        return json.loads(
+            data.decode("utf-8").removeprefix(BYTE_ORDER_MARK),
+            object_pairs_hook=_refuse_repeats,
+            parse_constant=_refuse_constant,
+        )
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
     except json.JSONDecodeError as error:
