@@ -1,6 +1,7 @@
 """Addresses of the service: the key and the prefix in a path, the parameters behind it, and where images are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import Request
@@ -8,25 +9,34 @@ from starlette.requests import Request
 from service.errors import InvalidRequestError, NotFoundError
 
 
-def parameters(*known: str, hint: str = "") -> Callable[[Request], None]:
-    """A check that an address has no parameters but these, and none twice: none is dropped without a word.
+def parameters(*known: str, hint: str = "") -> Callable[[Request], Coroutine[Any, Any, None]]:
+    """A dependency of a route: `check_parameters`, within the event loop, for it takes no time."""
 
-    Args:
-        known: Names of the parameters that the route takes.
-        hint: What to do instead, for the message.
-    """
-
-    def check(request: Request) -> None:
-        names = [name for name, _ in request.query_params.multi_items()]
-        for name in names:
-            shown = ascii(name[:40])
-            if name not in known:
-                takes = f"takes {', '.join(known)}" if known else "takes none"
-                raise InvalidRequestError(f"unknown parameter {shown} in the address, which {takes}{hint}")
-            if names.count(name) > 1:
-                raise InvalidRequestError(f"parameter {shown} is given more than once")
+    async def check(request: Request) -> None:
+        check_parameters(request, *known, hint=hint)
 
     return check
+
+
+def check_parameters(request: Request, *known: str, hint: str = "") -> None:
+    """Makes sure that an address has no parameters but these, and none twice: none is dropped without a word.
+
+    Args:
+        request: The request.
+        known: Names of the parameters that the route takes.
+        hint: What to do instead, for the message.
+
+    Raises:
+        InvalidRequestError: another parameter, or one given twice; names it.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        shown = ascii(name[:40])
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise InvalidRequestError(f"unknown parameter {shown} in the address, which {takes}{hint}")
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"parameter {shown} is given more than once")
 
 
 def key_in_path(request: Request) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.address import key_in_path, parameters, prefix_of
+from service.address import check_parameters, key_in_path, parameters, prefix_of
 from service.answers import with_hits, write_hits, write_key
 from service.body import parser_for, read_body
 from service.context import REQUEST_ID, note
@@ -176,7 +176,7 @@ async def get_image(
     parts = _lifecycle(request).parts()
     name, is_image = key_in_path(request)
     if not is_image:  # the key itself ends with "/image"
-        parameters()(request)
+        check_parameters(request)
         return await _key(request, parts, name)
     image = await parts.lookups.image(name, position, str(request.scope.get(REQUEST_ID, "")))
     return _image_response(request, image)
