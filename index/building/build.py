@@ -31,6 +31,7 @@ from index.embedded.image_roots import record_corpus
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Known, Record
+from index.embedded.retired import Origin
 from index.embedded.store import Store
 from index.embedded.store_file import naming_damage
 from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
@@ -163,10 +164,12 @@ class _Build:
         with contextlib.closing(self._open_staged(fingerprint)) as staged:
             num_embedded = self._embed(staged)
             self._require_keys()
-            refused = self._refused(staged)
-            require_allowed(self._outlook, self._settings, refused)
+            if base is None:  # what a stopped build left may be of another corpus
+                staged.commit([], gone=self._plan.left_out(staged.keys("corpus")))
+            gone = self._gone(staged)
+            require_allowed(self._outlook, self._settings, gone)
             if base is None:
-                self._complete(staged)
+                self._hand_on_deleted(staged)
             manifest = None if base is None else self._publish_next(base, staged)
         if base is None:
             manifest = self._publish_first()
@@ -174,8 +177,7 @@ class _Build:
             return self._keep(base, num_embedded)
         else:
             delete_store(self._directory.building_dir / STORE_NAME)
-        num_removed = len(self._outlook.gone) + len(refused)
-        return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, num_removed)
+        return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, len(gone))
 
     def run_recorded(self, fingerprint: str) -> BuildReport:
         """Runs, and records where images may lie: beside what was recorded, as long as either version may be read."""
@@ -277,17 +279,23 @@ class _Build:
         if self._plan.num_usable() == 0 and (self._base is None or not self._outlook.num_deleted):
             raise InvalidCorpusError(nothing_left(self._plan, self._settings))
 
-    def _refused(self, staged: Store) -> list[str]:
-        """Keys that go, since the encoder refuses what the corpus has of them now."""
-        earlier, is_unread = self._earlier, self._outlook.is_any_unread
-        if earlier is None or (earlier.has_encoder and is_unread):  # then nothing goes
+    def _gone(self, staged: Store) -> list[str]:
+        """Keys that go, those included that were tried and could not be embedded."""
+        earlier = self._earlier
+        if earlier is None:
+            return []
+        self._outlook.num_unreachable = sum(map(earlier.store.has, self._plan.unreachable()))
+        if not earlier.has_encoder:
+            origins: tuple[Origin, ...] = ("corpus",) if self._settings.anew else ("corpus", "live")
+            return [key for origin in origins for key in earlier.store.keys(origin) if not staged.has(key)]
+        if self._outlook.is_any_unread:
             return []
         stale = {entry.key for entry in self._plan.entries(only_stale=True)}
-        return [key for key in staged.refused() if key in stale and earlier.store.is_built(key)]
+        refused = (key for key in staged.refused() if key in stale and earlier.store.is_built(key))
+        return [*self._outlook.gone, *refused]
 
-    def _complete(self, staged: Store) -> None:
-        """Makes what was embedded all that a new index holds, and hands on to it what was deleted live."""
-        staged.commit([], gone=self._plan.left_out(staged.keys("corpus")))
+    def _hand_on_deleted(self, staged: Store) -> None:
+        """Lets a new index remember what was deleted live in the one whose place it takes."""
         if self._earlier is not None and not self._settings.restore_deleted:
             deleted = self._earlier.store.deleted()
             gone = set(self._plan.lacking(deleted))

@@ -77,19 +77,19 @@ def compare(
     return outlook
 
 
-def require_allowed(outlook: Outlook, settings: BuildSettings, refused: list[str] | None = None) -> None:
+def require_allowed(outlook: Outlook, settings: BuildSettings, gone: list[str] | None = None) -> None:
     """Makes sure that no more of the published keys go than may go unasked.
 
     Args:
         outlook: What the build will do.
         settings: The build's.
-        refused: Keys that earlier builds stored, and that the encoder has refused in this one.
+        gone: The keys that go, once all has been tried; as the outlook has them when absent.
 
     Raises:
         RemovalRefusedError: more would go: of more than 100 keys over a tenth; or any that may only be unreadable, and
             cannot be kept.
     """
-    gone = [*outlook.gone, *(refused or [])]
+    gone = outlook.gone if gone is None else gone
     if settings.allow_removal or not gone:
         return
     if is_much(len(gone), outlook.num_published):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -100,6 +101,27 @@ def test_another_encoder_drops_no_keys_unasked(tmp_path: Path) -> None:
         build_with(corpus, tmp_path / "i", other)
     assert len(keys_of(tmp_path / "i")) == 150
     assert build_with(corpus, tmp_path / "i", other, allow_removal=True).num_removed == 50
+
+
+def test_another_encoder_drops_no_key_whose_image_went_away_meanwhile(tmp_path: Path) -> None:
+    """Neither a built one nor one that was stored live, of which the corpus has a row."""
+    corpus = mixed_corpus(tmp_path / "c")
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", live("key-1"))
+    (tmp_path / "kept").mkdir()
+
+    class Meddling(FakeEncoder):
+        def prepare(self, *arguments: Any, **options: Any) -> Any:
+            for path in (tmp_path / "c" / "images").iterdir():
+                path.rename(tmp_path / "kept" / path.name)
+            return super().prepare(*arguments, **options)
+
+    with pytest.raises(RemovalRefusedError, match=r"^6 of the 8 keys .* cannot be read now"):
+        build_with(corpus, tmp_path / "i", Meddling(name="other"), decode_threads=1)
+    assert len(keys_of(tmp_path / "i")) == 9
+    for path in (tmp_path / "kept").iterdir():
+        path.rename(tmp_path / "c" / "images" / path.name)
+    assert build_with(corpus, tmp_path / "i", FakeEncoder(name="other")).manifest.num_keys == 9
 
 
 def test_dry_run_tells_and_changes_nothing(tmp_path: Path) -> None:
