@@ -1,5 +1,6 @@
 """Filters compare dates as moments in every part of an index: folded, recent, of an earlier release, and in Milvus."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,12 @@ import pytest
 from index import FaissIndex, parse_condition
 from index.embedded.manifest import file_facts, read_manifest
 from index.key_index import NewKey, Scope
-from tests.engines import EVERY_ENGINE, Place, new_index
+from index.milvus.collection import Collection, CollectionFacts
+from index.milvus.connection import Connection
+from index.milvus.rows import row_of
+from index.milvus.terms import exists_term, single_term, value_term
+from index.milvus_index import MilvusIndex
+from tests.engines import ENCODER, EVERY_ENGINE, Place, new_index
 from tests.factories import build_with, write_jsonl
 from tests.live_index import unit_vectors
 from tests.unit.index.filtering.test_postings import as_former, row
@@ -26,6 +32,14 @@ CASES: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
+def keys() -> list[NewKey]:
+    vectors = unit_vectors(len(MOMENTS))
+    return [
+        NewKey(key, vector, text="a note", metadata={"ts": text})
+        for (key, text), vector in zip(MOMENTS.items(), vectors, strict=True)
+    ]
+
+
 def found(index: Any, comparison: dict[str, Any]) -> set[str]:
     scope = Scope(condition=parse_condition({"field": "ts", **comparison}))
     hits = index.search(unit_vectors(1), 10, scope)[0]
@@ -36,13 +50,8 @@ def found(index: Any, comparison: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("made", EVERY_ENGINE)
 def test_dates_compare_as_moments_in_every_engine(tmp_path: Path, made: Any) -> None:
     place: Place = made(tmp_path)
-    vectors = unit_vectors(len(MOMENTS))
-    keys = [
-        NewKey(key, vector, text="a note", metadata={"ts": text})
-        for (key, text), vector in zip(MOMENTS.items(), vectors, strict=True)
-    ]
     with new_index(place) as index:
-        index.upsert(keys)
+        index.upsert(keys())
         for comparison, expected in CASES:
             assert found(index, comparison) == expected, comparison
 
@@ -57,5 +66,25 @@ def test_versions_compare_dates_alike_also_of_earlier_releases(tmp_path: Path, i
         files = {**report.manifest.files, path.name: file_facts(path)}
         read_manifest(report.version_dir).model_copy(update={"files": files}).write(report.version_dir)
     with FaissIndex.open(tmp_path / "i") as index:
+        for comparison, expected in CASES:
+            assert found(index, comparison) == expected, comparison
+
+
+def former_row(new: NewKey) -> dict[str, Any]:
+    """The row of a key as collections of format 1 have it: a date is a string like any other."""
+    path = ("ts",)
+    terms = [exists_term(path), value_term(path, ("string", new.metadata["ts"])), single_term(path, "string")]
+    return {**row_of(new, []), "terms": terms, "images": {"files": []}}
+
+
+def test_collections_of_the_former_format_compare_dates_alike(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    uri = str(tmp_path / "keys.db")
+    with closing(Connection(uri, may_create=True)) as connection:
+        facts = CollectionFacts(format_version=1, encoder=ENCODER)
+        made = Collection.create(connection, "former", facts)
+        made.upsert(list(map(former_row, keys()[:-2])))
+    with MilvusIndex.open(uri, "former") as index:
+        index.upsert(keys()[-2:])
         for comparison, expected in CASES:
             assert found(index, comparison) == expected, comparison

@@ -93,10 +93,10 @@ def test_foreign_collection_is_refused(index: MilvusIndex, uri: str, noted: str 
 
 
 def test_newer_format_is_refused(index: MilvusIndex, uri: str) -> None:
-    facts = collection_module.CollectionFacts(format_version=2, encoder=ENCODER)
+    facts = collection_module.CollectionFacts(format_version=3, encoder=ENCODER)
     collection_module.Collection.create(index._collection.connection, "newer", facts)
 
-    with pytest.raises(IndexFormatError, match="has format 2, this release reads format 1"):
+    with pytest.raises(IndexFormatError, match="has format 3, this release reads formats 1 and 2"):
         MilvusIndex.open(uri, "newer")
 
 
