@@ -11,9 +11,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from rich.console import Console
 
+from index import FaissIndex
 from index.building.embedding_job import EmbeddingReport, embed_corpus
 from index.building.transfer import load_shards
-from index.errors import InvalidCorpusError
+from index.errors import ImageRefusedError, ImageUnavailableError, InvalidCorpusError
 from index.settings import EmbedSettings
 from tests.corpora import Row, as_csv, as_parquet, as_shards, small_rows
 from tests.factories import build_with, image_bytes, mixed_corpus
@@ -101,3 +102,25 @@ def test_what_is_not_in_a_bucket_is_said(bucket: fsspec.AbstractFileSystem, tmp_
         with pytest.raises(InvalidCorpusError, match=f"s3://{name} does not exist"):
             build_with(f"s3://{name}", tmp_path / "i")
     assert not (tmp_path / "i").exists()
+
+
+def test_images_in_a_bucket_are_referred_to_below_the_corpus_alone(
+    bucket: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    corpora = [str(mixed_corpus(tmp_path / "c", 4)), str(as_shards(small_rows(), tmp_path / "c"))]
+    bucket.put(str(tmp_path / "c"), "bucket/c", recursive=True)
+    build_with(corpora, tmp_path / "here", images="reference")
+
+    build_with([name.replace(f"{tmp_path}/", "s3://bucket/") for name in corpora], tmp_path / "i", images="reference")
+
+    with FaissIndex.open(tmp_path / "here") as here, FaissIndex.open(tmp_path / "i") as there:
+        keys = [stored.key for stored in here.scan() if stored.payload.num_images]
+        assert [there.image(key) for key in keys] == [here.image(key) for key in keys]
+    with (
+        FaissIndex.open(tmp_path / "i", image_roots=["s3://bucket/other"]) as there,
+        pytest.raises(ImageRefusedError),
+    ):
+        there.image(keys[0])
+    bucket.rm("bucket/c", recursive=True)
+    with FaissIndex.open(tmp_path / "i") as there, pytest.raises(ImageUnavailableError, match="no such file"):
+        there.image(keys[0])
