@@ -40,7 +40,7 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]
         came = ascii(media_type[:80]) if media_type else "none"
         raise UnsupportedMediaTypeError(f"expected Content-Type {JSON} or {MULTIPART}, got {came}")
     charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in UTF_8:
+    if media_type == JSON and charset.lower() not in UTF_8:  # each part of a form may say its own
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
     transfer = headers.get("transfer-encoding", "").strip().lower()
     if transfer not in ("", "chunked", "identity"):

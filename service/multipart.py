@@ -70,7 +70,7 @@ def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Lim
     fields: dict[str, Any] = {}
     files: list[bytes] = []
     parts = parse_parts(body, content_type)
-    charset = _default_charset(parts)
+    charset = _default_charset(parts, content_type)
     for part in parts:
         part.data = _without_transfer_encoding(part)
         if part.media_type.startswith("multipart/"):
@@ -168,11 +168,13 @@ class _Collector:
         self.is_complete = True
 
 
-def _default_charset(parts: list[Part]) -> str:
+def _default_charset(parts: list[Part], content_type: str) -> str:
+    """The letters of fields that do not say theirs: as the field for that says, else the whole form's type."""
     named = [bytes(part.data).decode("latin-1").strip() for part in parts if part.name == DEFAULT_CHARSET]
     if len(named) > 1:
         raise InvalidRequestError(f"field {DEFAULT_CHARSET} is given more than once")
-    return (named or [""])[0] or "utf-8"
+    of_form = parse_options_header(content_type)[1].get(b"charset", b"").decode("latin-1")
+    return (named or [""])[0] or of_form or "utf-8"
 
 
 def _without_transfer_encoding(part: Part) -> bytearray:

@@ -150,6 +150,8 @@ def test_a_field_is_read_in_the_letters_and_the_form_it_says(lines: str, data: b
 def test_a_form_may_name_the_letters_of_all_its_fields(limits: Limits) -> None:
     query = read(limits, field("text", b"caf\xe9"), field("_charset_", "latin-1"), field("pool", b"\xe9"))
     assert (query.item.text, query.pool) == ("caf\u00e9", "\u00e9")
+    by_type = query_from_multipart(form(field("text", b"caf\xe9")), f'{TYPE}; charset="ISO-8859-1"', limits)
+    assert by_type.item.text == "caf\u00e9"
 
 
 @pytest.mark.parametrize(

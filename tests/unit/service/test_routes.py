@@ -251,7 +251,7 @@ def test_a_chunked_body_within_the_limit_is_read(client: httpx.Client) -> None:
     "content_type",
     [
         *("", "text/plain", "application/x-www-form-urlencoded", "image/jpeg", "\u00e9"),
-        *("application/json; charset=utf-16", 'multipart/form-data; boundary=x; charset="latin-1"'),
+        "application/json; charset=utf-16",
     ],
 )
 def test_another_content_type_is_refused(client: httpx.Client, content_type: str) -> None:
