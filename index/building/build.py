@@ -233,9 +233,9 @@ class _Build:
     def _embed(self, staged: Store) -> int:
         """Embeds what is stale and has not been embedded by a stopped build; gives the number embedded."""
         num_embedded = 0
-        left = [entry.position for entry in self._plan.entries(only_stale=True) if self._is_left(entry, staged)]
-        with progress(self._console, self._source.step, len(left)) as advance:
-            for batch in embed(self._tasks(staged, set(left)), self._source, self._settings, self._roots):
+        self._settle_staged(staged)
+        with progress(self._console, self._source.step, self._plan.count(only_left=True)) as advance:
+            for batch in embed(self._tasks(staged), self._source, self._settings, self._roots):
                 if batch.num_embedded and not num_embedded:
                     self._note_encoder(staged)
                 num_embedded += batch.num_embedded
@@ -250,23 +250,23 @@ class _Build:
             staged.note_encoder(encoder)
         return num_embedded
 
-    def _is_left(self, entry: PlannedEntry, staged: Store) -> bool:
-        """Whether a stale entry is yet to be embedded; one that a stopped build saw refused is skipped."""
-        known = staged.known(entry.key)
-        if not is_current(entry, known, self._settings):
-            return True
-        if known is not None and known.reason is not None:
-            self._skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
-        return False
-
-    def _tasks(self, staged: Store, left: set[int]) -> Iterator[tuple[PlannedEntry, Known | None]]:
-        """The entries left, each with what is known of its key."""
+    def _settle_staged(self, staged: Store) -> None:
+        """Marks what a stopped build embedded, or saw refused, which is skipped."""
         for entry in self._plan.entries(only_stale=True):
-            if entry.position in left:
-                known = staged.known(entry.key)
-                if known is None and self._base is not None:
-                    known = self._base.store.known(entry.key)
-                yield entry, known
+            known = staged.known(entry.key)
+            if not is_current(entry, known, self._settings):
+                continue
+            self._plan.mark_staged(entry.position)
+            if known is not None and known.reason is not None:
+                self._skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
+
+    def _tasks(self, staged: Store) -> Iterator[tuple[PlannedEntry, Known | None]]:
+        """The entries left, each with what is known of its key."""
+        for entry in self._plan.entries(only_left=True):
+            known = staged.known(entry.key)
+            if known is None and self._base is not None:
+                known = self._base.store.known(entry.key)
+            yield entry, known
 
     def _with_vector(self, record: Record, staged: Store) -> Record:
         """A record with its vector, where that is the one the index has."""
@@ -290,8 +290,7 @@ class _Build:
             return [key for origin in origins for key in earlier.store.keys(origin) if not staged.has(key)]
         if self._outlook.is_any_unread:
             return []
-        stale = {entry.key for entry in self._plan.entries(only_stale=True)}
-        refused = (key for key in staged.refused() if key in stale and earlier.store.is_built(key))
+        refused = (key for key in staged.refused() if self._plan.is_stale(key) and earlier.store.is_built(key))
         return [*self._outlook.gone, *refused]
 
     def _hand_on_deleted(self, staged: Store) -> None:
@@ -304,10 +303,9 @@ class _Build:
     def _takeover(self, store: Store, staged: Store) -> Callable[[], None]:
         """What brings the index's store up to the corpus; all but the records is read beforehand."""
         with naming_damage(staged.path):
-            entries = [entry.key for entry in self._plan.entries(only_stale=True)]
             refusals = [
                 refusal
-                for key in entries
+                for key in self._plan.stale_keys()
                 if (refusal := staged.refusal(key)) is not None
                 and not (self._outlook.is_any_unread and store.is_built(key))
             ]
@@ -315,7 +313,7 @@ class _Build:
         forgotten, unnamed = (list(self._plan.lacking(keys)) for keys in (store.refused(), store.deleted()))
 
         def take_over() -> None:
-            store.commit(records_of(staged, entries), refusals, self._outlook.gone)
+            store.commit(records_of(staged, self._plan.stale_keys()), refusals, self._outlook.gone)
             store.forget_refusals(forgotten)
             store.forget_deleted(unnamed)  # no build would bring them back
             if computed_in:

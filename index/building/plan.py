@@ -170,23 +170,39 @@ class Plan:
         """Notes that an entry is yet to be stored as the corpus has it."""
         self._execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
 
+    def mark_staged(self, position: int) -> None:
+        """Notes that a stale entry need not be embedded: a stopped build did, or saw it refused."""
+        self._execute("UPDATE entries SET is_stale = 2 WHERE position = ?", (position,))
+
     def mark_deleted(self, position: int) -> None:
         """Notes that an entry's key was deleted live, and stays so."""
         self._execute("UPDATE entries SET is_deleted = 1 WHERE position = ?", (position,))
 
-    def entries(self, only_stale: bool = False) -> Iterator[PlannedEntry]:
-        """All entries, or the stale ones, in the corpus's order; the plan may be changed meanwhile."""
-        condition = "is_stale AND position > ?" if only_stale else "position > ?"
+    def entries(self, only_stale: bool = False, only_left: bool = False) -> Iterator[PlannedEntry]:
+        """All entries, the stale ones or those left to embed, in the corpus's order; the plan may change meanwhile."""
+        condition = f"{_condition(only_stale, only_left)} AND position > ?"
         query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
         last = -1
         while page := self._execute(query, (last,)).fetchall():
             last = page[-1][0]
             yield from map(_planned, page)
 
-    def count(self, only_stale: bool = False) -> int:
-        """Number of entries, or of stale ones."""
-        condition = "WHERE is_stale" if only_stale else ""
-        return int(self._execute(f"SELECT count(*) FROM entries {condition}").fetchone()[0])
+    def stale_keys(self) -> Iterator[str]:
+        """Keys of the stale entries, in the corpus's order."""
+        query = f"SELECT position, key FROM entries WHERE is_stale AND position > ? ORDER BY position LIMIT {PAGE_ROWS}"
+        last = -1
+        while page := self._execute(query, (last,)).fetchall():
+            last = page[-1][0]
+            yield from (key for _, key in page)
+
+    def is_stale(self, key: str) -> bool:
+        """Whether an entry of that key is stale."""
+        return self._execute("SELECT 1 FROM entries WHERE key = ? AND is_stale", (key,)).fetchone() is not None
+
+    def count(self, only_stale: bool = False, only_left: bool = False) -> int:
+        """Number of entries, of stale ones, or of those left to embed."""
+        condition = _condition(only_stale, only_left)
+        return int(self._execute(f"SELECT count(*) FROM entries WHERE {condition}").fetchone()[0])
 
     def num_usable(self) -> int:
         """Number of entries that did not turn out to be bad rows, nor were deleted live."""
@@ -258,6 +274,10 @@ class Plan:
             raise DuplicateKeyError(entry.where, reason, entry.key)
         merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
         self._execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+
+
+def _condition(only_stale: bool, only_left: bool) -> str:
+    return "is_stale = 1" if only_left else "is_stale" if only_stale else "true"
 
 
 def _planned(row: tuple[Any, ...]) -> PlannedEntry:

@@ -100,7 +100,7 @@ def fold(
         encoder = encoder_facts(meta)
         if options.structure != AUTO:
             require_possible(options.structure, encoder.width)  # also without keys, for which nothing is built yet
-        np.save(folder / ROWS_NAME, snapshot.rows())
+        _write_rows(folder / ROWS_NAME, snapshot)
         vectors, queries_QD = _as_searched(snapshot, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
@@ -326,6 +326,15 @@ def _as_searched(
         usable_QD = centred_QD[centred_QD.any(axis=1)]  # one that equals its modality's mean points nowhere
         queries_QD = usable_QD if len(usable_QD) else None
     return vectors, queries_QD
+
+
+def _write_rows(path: Path, snapshot: Snapshot) -> None:
+    """Writes all rows as a NumPy file, holding some of them in memory at a time."""
+    facts = {"descr": "<i8", "fortran_order": False, "shape": (snapshot.num_keys(),)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, facts)
+        for rows_B in snapshot.row_batches(BATCH_SIZE):
+            file.write(rows_B.astype("<i8").tobytes())
 
 
 def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:

@@ -156,7 +156,13 @@ class Snapshot:
 
     def rows(self) -> NDArray[np.int64]:
         """All rows, ascending."""
-        return self._rows("SELECT row FROM keys ORDER BY row")
+        return np.concatenate([np.empty(0, np.int64), *self.row_batches(MOST_PARAMETERS)])
+
+    def row_batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """All rows, ascending, `[B]` at a time."""
+        cursor = self._db.execute("SELECT row FROM keys ORDER BY row")
+        while batch := cursor.fetchmany(batch_size):
+            yield np.fromiter((row for (row,) in batch), np.int64, len(batch))
 
     def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
         """All vectors in the order of their rows, `[B, D]` at a time.
@@ -164,25 +170,22 @@ class Snapshot:
         Raises:
             IndexCorruptError: one of them is missing or differs from its checksum.
         """
-        dtype = vector_dtype(self.meta())
-        query = "SELECT key, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
-        cursor = self._db.execute(query)
-        while batch := cursor.fetchmany(batch_size):
-            data = b"".join(self._checked_vector(*row) for row in batch)
-            yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1)
+        return (vectors_BD for vectors_BD, _ in self.vectors_by_modality(batch_size))
 
     def vectors_by_modality(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`."""
-        codes_N = self._modalities()
-        start = 0
-        for vectors_BD in self.vectors(batch_size):
-            yield vectors_BD, codes_N[start : start + len(vectors_BD)]
-            start += len(vectors_BD)
+        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`.
 
-    def _modalities(self) -> NDArray[np.uint8]:
+        Raises:
+            IndexCorruptError: one of them is missing or differs from its checksum.
+        """
+        dtype = vector_dtype(self.meta())
         codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
-        found = self._all("SELECT modality FROM keys ORDER BY row")
-        return np.fromiter((codes[modality] for (modality,) in found), np.uint8, len(found))
+        query = "SELECT key, vector, vectors.checksum, modality FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
+        cursor = self._db.execute(query)
+        while batch := cursor.fetchmany(batch_size):
+            data = b"".join(self._checked_vector(*facts) for *facts, _ in batch)
+            codes_B = np.fromiter((codes[modality] for *_, modality in batch), np.uint8, len(batch))
+            yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1), codes_B
 
     def tuning_queries(self) -> TuningQueries | None:
         """Real queries to measure search structures with, if there are any.
