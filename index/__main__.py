@@ -223,6 +223,8 @@ def rollback(settings: RollbackSettings) -> int:
         f"version {target.version} of {settings.index} ({target.created_at}, {_count(target)}): "
         f"{report.num_back:,} keys come back, {report.num_changed:,} get back what they had, {report.num_gone:,} go"
     )
+    if target.store != report.published.store:
+        console.print(f"the vectors are those of {target.encoder.name}, in place of {report.published.encoder.name}'s")
     if report.num_live:
         console.print(f"{report.num_live:,} of these were stored or deleted live since then")
     if report.manifest is not None:

@@ -44,6 +44,7 @@ class RollbackReport:
         num_changed: Keys that are there and get back what they had.
         num_gone: Keys that go, as they came later.
         num_live: How many keys were stored or deleted live since then, which is undone.
+        published: The version that was published before.
         manifest: The new version; `None` if nothing was to be done, or only to be told.
     """
 
@@ -52,6 +53,7 @@ class RollbackReport:
     num_changed: int
     num_gone: int
     num_live: int
+    published: Manifest
     manifest: Manifest | None = None
 
     @property
@@ -108,12 +110,10 @@ class _Way:
     """From what is there to a version.
 
     Attributes:
-        published: The published version.
-        is_unfolded: Whether its store has changes that it does not cover.
+        is_unfolded: Whether the published version's store has changes that it does not cover.
         report: What is to be done.
     """
 
-    published: Manifest
     is_unfolded: bool
     report: RollbackReport
 
@@ -132,13 +132,13 @@ class _Way:
             check_endings(db)
             _require_rows(directory, target, db)
             num_back, num_changed, num_gone = _count(db, target.seq)
-        report = RollbackReport(target, num_back, num_changed, num_gone, num_live)
-        return cls(published, seq != published.seq, report)
+        report = RollbackReport(target, num_back, num_changed, num_gone, num_live, published)
+        return cls(seq != published.seq, report)
 
     def go(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> RollbackReport:
         """Does it, if there is anything to do."""
         target = self.report.target
-        if not self.report.num_changes and target.version == self.published.version:
+        if not self.report.num_changes and target.version == self.report.published.version:
             return self.report
         if self.is_unfolded:  # so that there is a way back to what is there now
             self._publish_present(directory, report, gpu)
@@ -146,7 +146,7 @@ class _Way:
         record_corpus(directory.path, roots, keep=True)
         path = directory.store_path(target.store)
         provenance = provenance_of(target, directory.version_dir(target.version))
-        options = target.options.model_copy(update={"keep_versions": self.published.options.keep_versions})
+        options = target.options.model_copy(update={"keep_versions": self.report.published.options.keep_versions})
         with naming_damage(path), contextlib.closing(Store(path)) as store:
 
             def changes() -> bool:
@@ -159,8 +159,8 @@ class _Way:
         return replace(self.report, manifest=manifest)
 
     def _publish_present(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> None:
-        path = directory.store_path(self.published.store)
-        provenance = provenance_of(self.published, directory.version_dir(self.published.version))
+        path = directory.store_path(self.report.published.store)
+        provenance = provenance_of(self.report.published, directory.version_dir(self.report.published.version))
         with naming_damage(path), contextlib.closing(Store(path)) as store:
             options = FoldOptions.of(store.meta)
         publish_next(directory, path, provenance, options, report, gpu)
@@ -213,7 +213,7 @@ def _require_rows(directory: IndexDirectory, target: Manifest, db: sqlite3.Conne
         raise VersionLostError(
             f"cannot go back to version {target.version} of {directory.path}: of its {target.num_keys:,} keys the "
             f"store no longer has {num_missing:,} as they were, since a release that keeps no earlier records changed "
-            "them, or `repair` gave them up"
+            "them, `repair` gave them up, or it is a restored snapshot, which has none"
         )
     raise IndexCorruptError(version_dir, "its store has other keys of that time than it names")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from index.embedded.access import make_folder, naming_target, sync
 from index.embedded.image_roots import record_named
+from index.embedded.retired import has_retired, prune
 from index.embedded.store_file import naming_damage, open_read_only
 from index.embedded.verify import verify_index
 from index.embedded.versions import (
@@ -146,11 +147,23 @@ def _copy_store(path: Path, target: Path) -> None:
         try:
             with contextlib.closing(sqlite3.connect(target)) as copy:
                 source.backup(copy)
+                _leave_earlier(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname.startswith(_OF_TARGET):
                 raise OSError(f"cannot write {target}: {error}") from error
             raise
+
+
+def _leave_earlier(copy: sqlite3.Connection) -> None:
+    """Deletes what is kept to go back to: what was deleted from an index is in no copy that is given away."""
+    if not has_retired(copy):
+        return
+    copy.execute("PRAGMA secure_delete = ON")  # or its bytes would stay in the file
+    after: int | None = -1
+    while after is not None:
+        after = prune(copy, [], after)
+    copy.commit()
 
 
 def _add_all(tar: tarfile.TarFile, version: OpenVersion, store: Path) -> None:

@@ -15,6 +15,7 @@ from index import FaissIndex
 from index.__main__ import main
 from index.embedded.image_roots import read_roots
 from index.embedded.rollback import roll_back
+from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
 from index.key_index import NewKey
 from tests.factories import BLUE, build_with, image_bytes, mixed_corpus
@@ -263,6 +264,26 @@ def test_damage_of_an_earlier_record_is_found_and_costs_nothing_that_is_live(
     assert run("--index", index_dir, "--to", "2") == 0
     with contextlib.closing(sqlite3.connect(index_dir / "stores" / "1" / "store.sqlite")) as db:
         assert np.array(db.execute("SELECT count(*) FROM vectors").fetchone()) == len(live)
+
+
+def test_a_snapshot_holds_nothing_of_what_was_deleted(
+    index_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.upsert([live_key("new", "a secret text")])
+        index.compact()
+        index.delete(["new", "key-4"])
+    write_snapshot(index_dir, tmp_path / "i.tar")
+
+    restore_snapshot(tmp_path / "i.tar", tmp_path / "restored")
+    with contextlib.closing(sqlite3.connect(tmp_path / "restored" / "stores" / "1" / "store.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM retired").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM vectors").fetchone() == (NUM_KEYS - 1,)
+    assert everything(tmp_path / "restored") == everything(index_dir)
+    assert run("--index", tmp_path / "restored", "--to", "2") == 1
+    assert "restored snapshot" in capsys.readouterr().err
+    assert run("--index", index_dir, "--to", "2", "--undo-live") == 0
+    assert everything(index_dir)["new"][0].payload.text == "a secret text"
 
 
 def test_an_index_with_a_writer_is_not_gone_back(
