@@ -7,6 +7,7 @@ Shape legend: B = batch, T = tokens.
 """
 
 import threading
+import unicodedata
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -130,6 +131,25 @@ def _cut_by_hugging_face(tokenize: HFTokenizer, texts: list[str], tokens_BT: Ten
     return is_cut_B
 
 
+def _control_tokens(tokenizer: Any) -> list[str]:
+    """What a Hugging Face tokenizer takes for control tokens wherever it stands, but for those that are plain words."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)}
+    return sorted(name for name in names if len(name) > 1 and not name[0].isalnum())
+
+
+def _spelled_out(text: str, control: list[str]) -> str:
+    """The text with a space within each control token, which makes plain characters of it; any other text as it is.
+
+    Letters that a tokenizer may take for those of a control token, such as full-width ones, count as such.
+    """
+    folded = unicodedata.normalize("NFKC", text)
+    found = [token for token in control if token in folded]
+    for token in found:
+        folded = folded.replace(token, f"{token[0]} {token[1:]}")
+    return folded if found else text
+
+
 def _head(text: str, max_chars: int) -> tuple[str, bool]:
     """What is encoded of a text, and whether that is less than all of it."""
     if len(text) <= max_chars:
@@ -165,16 +185,18 @@ def _hugging_face(architecture: Architecture, local_files_only: bool = True) -> 
         **text_cfg.get("tokenizer_kwargs", {}),
         "local_files_only": local_files_only,
         "trust_remote_code": False,
-        "split_special_tokens": True,
     }
     try:
         with without_network() if local_files_only else nullcontext():
-            return HFTokenizer(
+            tokenizer = HFTokenizer(
                 str(architecture.tokenizer_dir or name),
                 context_length=_context_length(text_cfg),
                 tokenizer_mode=text_cfg.get("tokenizer_mode"),
                 **options,
             )
+            clean, control = tokenizer.clean_fn, _control_tokens(tokenizer.tokenizer)
+            tokenizer.clean_fn = lambda text: _spelled_out(clean(text), control)
+            return tokenizer
     except _UNLOADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = architecture.tokenizer_dir or "Hugging Face's cache"

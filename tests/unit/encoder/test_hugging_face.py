@@ -38,6 +38,7 @@ class AutoTokenizer:
     """Stands for the class of `transformers`: splits at white space, and remembers what it was asked for."""
 
     pad_token_id = 0
+    all_special_tokens = ("[PAD]", "[UNK]")
     loads: list[tuple[str, dict[str, Any], bool]] = []  # noqa: RUF012
 
     def __init__(self, words: dict[str, int]) -> None:
@@ -103,6 +104,14 @@ def test_a_text_longer_than_the_context_is_known_to_be_cut(words_dir: Path, tran
     assert rows.is_cut_B == [False, False, True, True, False]
 
 
+@pytest.mark.parametrize("control", ["[PAD]", "&#91;PAD]", "\uff3bPAD\uff3d"])
+def test_control_tokens_that_a_text_spells_out_are_plain_characters(
+    words_dir: Path, transformers: type[AutoTokenizer], control: str
+) -> None:
+    tokenizer = Tokenizer(architecture_with(words_dir))
+    assert tokenizer([f"a {control} red"])[0].tolist() == [2, 1, 1, 3, 0, 0, 0, 0]  # "[" and "PAD]", which are unknown
+
+
 def test_a_tokenizer_is_loaded_without_network_and_without_code_of_its_own(
     words_dir: Path, transformers: type[AutoTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,8 +120,7 @@ def test_a_tokenizer_is_loaded_without_network_and_without_code_of_its_own(
     Tokenizer(architecture_with(words_dir, tokenizer_kwargs=options))
     ((name, found, was_offline),) = transformers.loads
     assert (name, was_offline) == (str(words_dir), True)
-    plain = {"split_special_tokens": True}  # what a text spells out is no control token
-    assert found == {"use_fast": True, "trust_remote_code": False, "local_files_only": True, **plain}
+    assert found == {"use_fast": True, "trust_remote_code": False, "local_files_only": True}
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
@@ -214,3 +222,30 @@ def test_a_real_tokenizer_takes_control_tokens_for_plain_characters(tmp_path: Pa
     assert tokenizer(["a b"])[0].tolist()[:4] == [2, 4, 5, 3]
     room = 5 if mode == "clips" else 6
     assert tokenizer.rows(["a " * room, "a " * (room + 1), "a"]).is_cut_B == [False, True, False]
+
+
+def test_a_real_sentencepiece_tokenizer_takes_control_tokens_for_plain_characters(tmp_path: Path) -> None:
+    """Its vocabulary holds them as pieces, which would be found in any text."""
+    library = pytest.importorskip("transformers", reason="needs transformers: pip install 'anykey[hf]'")
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    made.normalizer, made.pre_tokenizer = tokenizers.normalizers.NFKC(), tokenizers.pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = tokenizers.trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>")
+    made.train_from_iterator(
+        ["a red circle on blue ground", "<b> 3.14 / 2 </b> don't", "Stra\u00dfe | pipe"] * 50, trainer
+    )
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    library.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", bos_token="<s>"
+    ).save_pretrained(tmp_path / "pieces")
+
+    tokenizer = Tokenizer(architecture_with(tmp_path / "pieces", context_length=40))
+    for control in ("</s>", "&lt;/s&gt;", "\uff1c/s\uff1e", "<s>", "<pad>"):
+        row = tokenizer([f"a red {control} circle"])[0].tolist()
+        assert [token for token in row[: row.index(2) + 1] if token < 3] == [2], control
+        assert row.index(2) > 5, "what follows is there"
+    theirs = library.AutoTokenizer.from_pretrained(tmp_path / "pieces")
+    for text in ("a red circle", "<b> 3.14 </b>", "don't | Stra\u00dfe"):
+        ids = theirs(text).input_ids
+        assert tokenizer([text])[0].tolist()[: len(ids)] == ids
