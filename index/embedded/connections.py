@@ -3,9 +3,9 @@
 import math
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 
 from index.deadline import NEVER, Deadline
 
@@ -27,9 +27,10 @@ class Connections:
             connect: Makes a connection, which one thread uses at a time.
         """
         self._connect = connect
-        self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        self._places = threading.Semaphore(MOST_LENT)
+        self._idle: list[sqlite3.Connection] = []  # the last one back is the first one lent: its pages are the freshest
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(MOST_LENT):
+            self._places.put(None)
 
     @contextmanager
     def lent(self, deadline: Deadline = NEVER) -> Iterator[sqlite3.Connection]:
@@ -38,51 +39,44 @@ class Connections:
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
         """
-        left_s = deadline.seconds_left
-        if not self._places.acquire(timeout=None if math.isinf(left_s) else left_s):
-            deadline.check()
+        self._take_place(deadline)
         try:
             db = self._take()
             try:
-                with _stopping(db, deadline):
-                    yield db
+                if deadline is not NEVER:
+                    db.set_progress_handler(lambda: deadline.is_over, STEPS_BETWEEN_LOOKS)
+                yield db
+            except sqlite3.OperationalError:
+                deadline.check()
+                raise
             finally:
-                self._take_back(db)
+                self._take_back(db, deadline)
         finally:
-            self._places.release()
+            self._places.put(None)
 
     def close(self) -> None:
         """Closes the connections; none may be lent. Repeating it is fine."""
-        with self._lock:
-            for db in self._idle:
-                db.close()
-            self._idle.clear()
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take_place(self, deadline: Deadline) -> None:
+        left_s = deadline.seconds_left
+        try:
+            self._places.get(timeout=None if math.isinf(left_s) else left_s)
+        except Empty:
+            deadline.check()
+            raise
 
     def _take(self) -> sqlite3.Connection:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return self._connect()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
 
-    def _take_back(self, db: sqlite3.Connection) -> None:
-        with self._lock:
-            if not db.in_transaction and len(self._idle) < MOST_IDLE:  # what is half-done serves nobody
-                self._idle.append(db)
-                return
-        db.close()
-
-
-@contextmanager
-def _stopping(db: sqlite3.Connection, deadline: Deadline) -> Iterator[None]:
-    """Stops what the connection does in the block once the deadline is over."""
-    if deadline is NEVER:
-        yield
-        return
-    db.set_progress_handler(lambda: deadline.is_over, STEPS_BETWEEN_LOOKS)
-    try:
-        yield
-    except sqlite3.OperationalError:
-        deadline.check()
-        raise
-    finally:
-        db.set_progress_handler(None, 0)
+    def _take_back(self, db: sqlite3.Connection, deadline: Deadline) -> None:
+        if deadline is not NEVER:
+            db.set_progress_handler(None, 0)
+        if db.in_transaction or len(self._idle) >= MOST_IDLE:  # what is half-done serves nobody
+            db.close()
+        else:
+            self._idle.append(db)

@@ -81,6 +81,8 @@ class Recent:
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
         """
+        if not self.num_alive:
+            return np.empty(0, np.int64)
         is_in_R = self._is_alive_R.copy()
         if within is not None:
             is_in_R &= np.isin(self.rows, within)

@@ -9,13 +9,14 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
+from index.filtering.conditions import And, Condition, In, Not, Or
 from index.filtering.filters import to_json
 
 MOST_ENTRIES = 4096
 MOST_BYTES = 64 * 2**20  # of positions, and of what remembering them takes besides
 LARGEST_SHARE = 4  # an entry has at most one part in so many of it
-MOST_CONDITION_BYTES = 32 * 2**10  # about; to know a larger condition again takes longer than is gained
+MOST_CONDITION_BYTES = 32 * 2**10  # as JSON; to know a larger condition again takes longer than is gained
+FEW_VALUES = 16  # of a list, which are not large whatever they are
 ENTRY_BYTES = 256  # digest, array and their places
 
 Name = bytes  # of the filters of a scope
@@ -64,32 +65,22 @@ class Remembered:
 
 def name_of(modalities: Collection[str] | None, pool: str | None, condition: Condition | None) -> Name | None:
     """What filters are remembered by: equal for equal ones; `None` for a condition that is not worth it."""
-    if condition is not None and _about_bytes(condition, MOST_CONDITION_BYTES) > MOST_CONDITION_BYTES:
+    if condition is not None and _has_large_list(condition):  # found out before it is written as JSON
         return None
     names = None if modalities is None else sorted(set(modalities))
-    facts = [names, pool, None if condition is None else to_json(condition)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+    text = json.dumps([names, pool, None if condition is None else to_json(condition)])
+    return None if len(text) > MOST_CONDITION_BYTES else hashlib.sha256(text.encode()).digest()
 
 
 def _size(positions: NDArray[np.int64]) -> int:
     return positions.nbytes + ENTRY_BYTES
 
 
-def _about_bytes(condition: Condition, most: int) -> int:
-    """About how long a condition is as JSON; anything above `most` once it is known to be that."""
-    size, pending = 0, [condition]
-    while pending and size <= most:
-        each = pending.pop()
-        match each:
-            case And(conditions) | Or(conditions):
-                pending.extend(conditions)
-            case Not(negated):
-                pending.append(negated)
-            case Equals(path) | In(path):
-                size += sum(map(len, path)) + sum(8 + len(str(value)) for _, value in each.wanted)
-            case Range(path):
-                size += sum(map(len, path)) + sum(8 + len(str(bound)) for bound in each.bounds.values())
-            case Exists(path):
-                size += sum(map(len, path))
-        size += 16
-    return size
+def _has_large_list(condition: Condition) -> bool:
+    if isinstance(condition, In):
+        return len(condition.values) > FEW_VALUES and sum(len(str(value)) for value in condition.values) > (
+            MOST_CONDITION_BYTES
+        )
+    if isinstance(condition, And | Or):
+        return any(map(_has_large_list, condition.conditions))
+    return isinstance(condition, Not) and _has_large_list(condition.condition)
