@@ -314,11 +314,11 @@ def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str
 def _from_tag(name: str, tag: str) -> Checkpoint:
     architecture = read_tag(name, tag)
     fetch_tokenizer(architecture)
-    model = build(architecture, may_fetch=True)
     try:
         weights = download_pretrained(get_pretrained_cfg(name, tag))
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointNotFoundError(f"cannot fetch the pretrained weights {name}/{tag}: {error}") from error
+    model = build(architecture, may_fetch=True)
     load_weights(model, Path(weights))
     visual: Any = model.visual
     architecture = replace(architecture, preprocess_cfg=dict(visual.preprocess_cfg))
