@@ -1,5 +1,6 @@
 """What is particular to MilvusIndex: making and opening it, its images, its limits, its pages."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from index import milvus_index
+from index.deadline import Deadline
 from index.errors import (
+    DeadlineExceededError,
     ImageUnavailableError,
     IndexExistsError,
     IndexFormatError,
@@ -193,3 +196,38 @@ def test_stopped_upsert_says_how_many_keys_were_stored(index: MilvusIndex, monke
     monkeypatch.setattr(index._collection, "upsert", upsert)
     with pytest.raises(IndexUnavailableError, match=r"gone \(8 of 10 keys were stored\)"):
         index.upsert(keys(10))
+
+
+def test_answers_that_nobody_waits_for_are_given_up(index: MilvusIndex) -> None:
+    index.upsert(keys(20))
+    query_1D, some = unit_vectors(0, 1), Scope(condition=Range(("n",), gte=10))
+    given_up = Deadline(60)
+    given_up.cancel()
+    for deadline in (Deadline(0), given_up):
+        with pytest.raises(DeadlineExceededError):
+            index.search(query_1D, 5, some, deadline=deadline)
+        with pytest.raises(DeadlineExceededError):
+            index.count(some, deadline=deadline)
+
+    assert index.search(query_1D, 5, some, deadline=Deadline(60)) == index.search(query_1D, 5, some)
+    assert index.count(some, deadline=Deadline(60)) == 10
+
+
+def test_turn_of_a_file_is_waited_for_no_longer_than_the_answer_is(index: MilvusIndex) -> None:
+    index.upsert(keys(3))
+    late: list[str] = []
+
+    def search() -> None:
+        try:
+            index.search(unit_vectors(0, 1), 1, deadline=Deadline(0.05))
+        except DeadlineExceededError:
+            late.append("late")
+
+    turns = index._collection.connection._turns
+    assert turns is not None
+    with turns:  # as a call of another thread has it
+        thread = threading.Thread(target=search)
+        thread.start()
+        thread.join(20)
+    assert late == ["late"]
+    assert len(index.search(unit_vectors(0, 1), 1, deadline=Deadline(60))[0]) == 1
