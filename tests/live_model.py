@@ -42,26 +42,34 @@ class Model:
 
     Attributes:
         entries: What is stored, by key.
+        deleted: Keys that were deleted live and have not been stored since, nor left out by a corpus.
     """
 
     def __init__(self, vector_type: str = "float32") -> None:
         self.entries: dict[str, Entry] = {}
+        self.deleted: set[str] = set()
         self._dtype = np.dtype(vector_type)
 
     def upsert(self, keys: Iterable[NewKey]) -> None:
         """Stores keys live."""
         for new in keys:
             self.entries[new.key] = Entry(new)
+            self.deleted.discard(new.key)
 
     def delete(self, keys: Collection[str]) -> int:
         """Deletes keys; gives the number that were there."""
-        return sum(self.entries.pop(key, None) is not None for key in dict.fromkeys(keys))
+        found = [key for key in dict.fromkeys(keys) if self.entries.pop(key, None) is not None]
+        self.deleted.update(found)
+        return len(found)
 
     def build(self, texts: dict[str, str]) -> None:
         """Does what a build from a corpus of texts does."""
         for key in [key for key, entry in self.entries.items() if entry.is_built and key not in texts]:
             del self.entries[key]
+        self.deleted &= texts.keys()
         for key, text in texts.items():
+            if key in self.deleted:
+                continue
             self.entries[key] = Entry(NewKey(key, FAKE.encode([Item(text)])[0], text), is_built=True)
 
     def search(self, query_D: NDArray[np.float32], k: int, scope: Scope = EVERYTHING) -> list[tuple[str, float]]:

@@ -349,6 +349,8 @@ class _Build:
     def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""
         assert base.version is not None
+        if unnamed := list(self._plan.lacking(base.store.deleted())):
+            base.store.forget_deleted(unnamed)
         delete_store(self._directory.building_dir / STORE_NAME)
         report = self._report(base.version.manifest, base.version.path, num_embedded, 0)
         return replace(report, is_new=False)

@@ -115,6 +115,21 @@ def test_key_that_was_deleted_live_comes_back_when_it_is_stored_again_or_new_in_
     assert keys_of(tmp_path / "i") == [f"key-{number}" for number in range(4)]
 
 
+def test_deletion_is_forgotten_by_a_build_that_finds_nothing_else_to_do(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path, 4)
+    build_with(corpus, tmp_path / "i")
+    change(tmp_path / "i", gone=["key-3"])
+    build_with(corpus, tmp_path / "i")
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines[:3]))
+
+    assert build_with(corpus, tmp_path / "i").is_new is False
+    corpus.write_text("".join(lines))
+
+    assert build_with(corpus, tmp_path / "i").num_deleted == 0
+    assert len(keys_of(tmp_path / "i")) == 4
+
+
 @pytest.mark.parametrize("num_deleted", [2, 9])
 def test_another_encoder_leaves_deleted_what_was_deleted_live(tmp_path: Path, num_deleted: int) -> None:
     corpus = mixed_corpus(tmp_path)
