@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.factories import build_with, write_jsonl
 from tests.fakes import FakeEncoder, FakePrepared
 
-FEW, MANY = 500, 2_000
+FEW, MANY = 1_000, 4_000  # more than the page of 512 rows that a plan reads at once
 MOST_BYTES_A_KEY = 20  # a list of keys' names takes 70 and more, one of their places 40
 
 
