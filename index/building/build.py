@@ -180,13 +180,17 @@ class _Build:
         return self._report(manifest, self._directory.version_dir(manifest.version), num_embedded, len(gone))
 
     def run_recorded(self, fingerprint: str) -> BuildReport:
-        """Runs, and records where images may lie: beside what was recorded, as long as either version may be read."""
+        """Runs, and records where images may lie: beside what was recorded, as long as either version may be read.
+
+        What was recorded stays, too, while keys do that the corpus cannot give now: their images lie where they lay.
+        """
         self._roots = roots_of(self._settings)
         roots = self._roots or ImageRoots()
         if self._directory.current() is not None:
             record_corpus(self._directory.path, roots, keep=True)
         report = self.run(fingerprint)
-        record_corpus(self._directory.path, roots, keep=False, version=report.manifest.version)
+        is_any_kept = report.is_any_unread or report.num_unreachable > 0
+        record_corpus(self._directory.path, roots, keep=is_any_kept, version=report.manifest.version)
         return report
 
     def close(self) -> None:

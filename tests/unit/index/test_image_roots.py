@@ -259,6 +259,26 @@ class TestBuild:
         recorded = json.loads((tmp_path / "i" / "image_roots.json").read_text())
         assert (recorded["corpus"], recorded["named"]) == ([str(second)], [str(secret.parent)])
 
+    def test_roots_stay_while_keys_do_that_the_corpus_cannot_give_now(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "first", tmp_path / "second"
+        for folder in (first, second):
+            folder.mkdir()
+            (folder / "1.png").write_bytes(PICTURE)
+        write_jsonl(first / "c.jsonl", [{"key": "there before", "image": "1.png"}])
+        build_with(first / "c.jsonl", tmp_path / "i", images="reference")
+        corpus = corpus_of(second, "1.png")
+        whole = corpus.read_text()
+        corpus.write_text(whole + '{"key": "there bef')
+
+        build_with(corpus, tmp_path / "i", images="reference")
+
+        with FaissIndex.open(tmp_path / "i") as index:
+            assert [index.image(key).data for key in ("there before", "k0")] == [PICTURE] * 2
+        corpus.write_text(whole)
+        build_with(corpus, tmp_path / "i", images="reference")
+        recorded = json.loads((tmp_path / "i" / "image_roots.json").read_text())
+        assert recorded["corpus"] == [str(second)]
+
     def test_roots_without_references_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="image_root is for images by reference"):
             build_with(corpus_of(tmp_path, "1.png"), tmp_path / "i", image_root=["/data"])
