@@ -87,11 +87,12 @@ def browser() -> Iterator[Browser]:
         process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, cwd=home)
         try:
             session = _begin(driver, [*ARGUMENTS, f"--user-data-dir={home}"])
-            driver.base_url = f"http://127.0.0.1:{port}/session/{session}"
+            address = f"http://127.0.0.1:{port}/session/{session}"
+            driver.base_url = address
             try:
                 yield Browser(driver)
-            finally:
-                driver.delete("")
+            finally:  # the whole address, as the driver knows none that ends with a slash
+                assert driver.delete(address).status_code == 200, "the browser was not closed"
         finally:
             process.terminate()
             process.wait()
