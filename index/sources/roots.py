@@ -30,6 +30,10 @@ from index.sources.tar_members import member_of
 MAX_IMAGE_BYTES = 20 * 2**20
 FETCH_S = 60.0
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
+# Schemes before whose host stands who asks; before that of any other stands a part of the place: `abfss://container@host`.
+_LOGIN_SCHEMES = frozenset(
+    ("http", "https", "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "arrow_hdfs", "webhdfs", "webdav", "webdavs", "gist")
+)
 
 
 class OutsideRootsError(PermissionError):
@@ -106,23 +110,30 @@ def roots_named(names: Iterable[str], max_bytes: int = MAX_IMAGE_BYTES) -> Image
 
 
 def root_of(name: str) -> str:
-    """A root as it is kept: an absolute path, or a URL without secrets.
+    """A root as it is kept: an absolute path, or a URL without query, and without the user who asks and a password.
 
     Raises:
         ValueError: it is neither.
 
     >>> root_of("https://me:secret@host/photos/"), root_of("file:///data")
     ('https://host/photos', '/data')
+    >>> root_of("abfss://container@host/photos")
+    'abfss://container@host/photos'
     """
     location = normal_location(name)
     if not location.strip():
         raise ValueError("expected a folder, a file or a URL that images may be read from, got nothing")
     if not scheme_of(location):
         return str(Path(location).absolute())
-    root = without_secrets(location)
+    root = without_secrets(location) if _has_login(location) else location.partition("?")[0]
     if _place_of(root) is None:
         raise ValueError(f"expected a folder or a plain URL that images may be read from, got {root!a}")
     return root.rstrip("/")
+
+
+def _has_login(url: str) -> bool:
+    """Whether what a URL has before its host is who asks, and no part of the place."""
+    return scheme_of(url) in _LOGIN_SCHEMES
 
 
 def _is_path_below(path: str, root: str) -> bool:
@@ -151,7 +162,8 @@ def _place_of(url: str) -> tuple[tuple[str, str, int | None], str] | None:
         return None
     if scheme not in ("http", "https"):
         host, _, path = url.partition("://")[2].partition("/")
-        return None if _climbs(path) else ((scheme, host.rpartition("@")[2], None), f"/{path}".rstrip("/"))
+        host = host.rpartition("@")[2] if _has_login(url) else host
+        return None if _climbs(path) else ((scheme, host, None), f"/{path}".rstrip("/"))
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -170,13 +182,16 @@ def _climbs(path: str) -> bool:
 
 def _read_below(root: str, path: str, max_bytes: int, span: tuple[int, int] | None) -> bytes:
     """Reads a file below a folder, or that is the root itself; a link that is put in its way meanwhile is refused."""
+    start, size_bytes = span or (0, max_bytes + 1)
     fd = _open_below(os.path.realpath(root), os.path.realpath(path))
-    with os.fdopen(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError("it is no file")
-        start, size_bytes = span or (0, max_bytes + 1)
-        file.seek(start)
-        data = file.read(size_bytes)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            file.seek(start)
+            data = file.read(size_bytes)
+    finally:
+        os.close(fd)
     if len(data) > max_bytes:
         raise OSError(f"it has more than {max_bytes} bytes")
     if span is not None and len(data) != size_bytes:
