@@ -8,20 +8,23 @@ from encoder.errors import ItemTooLargeError, UndecodableImageError
 SIGNATURES = (b"II\x2a\x00", b"MM\x00\x2a", b"II\x00\x2a", b"MM\x2a\x00", b"II\x2b\x00", b"MM\x00\x2b")
 ORIENTATION = 274
 MAX_STRIPS = 262_144  # each costs a step and memory before any is decoded
+MAX_NUMBERS = 64  # of one tag that are looked at: some tags have one for each channel
 # Bytes of one value, by TIFF's number of its type.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NUMBERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_STRIP_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _SUBSAMPLING = 273, 322, 323, 324, 530
+_STRIP_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _SAMPLE_FORMAT, _SUBSAMPLING = 273, 322, 323, 324, 339, 530
 # What makes the picture; all else (resolution, profiles, texts, EXIF, other pages) hangs on it.
 _PICTURE_TAGS = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
-    | {_SUBSAMPLING, 266, 277, 278, 279, 284, 292, 293, 317, 320, 325, 332, 338, 339, 347, 529, 531, 532}
+    | {_SUBSAMPLING, _SAMPLE_FORMAT, 266, 277, 278, 279, 284, 292, 293, 317, 320, 325, 332, 338, 347, 529, 531, 532}
     | set(range(512, 522))  # JPEG as TIFF 6.0 had it
 )
+_NO_WHOLE_NUMBERS = frozenset({347, 529, 532})  # JPEG's tables, and the fractions of YCbCr
 # Left out: LZMA, whose header alone claims gigabytes, and the logarithmic formats, whose white is not told.
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 50000, 50001})
 _YCBCR = 6
+_SIGNED_OR_NOT_WHOLE = frozenset({2, 3, 5, 6})  # sample formats: whole numbers with a sign, floating point, complex
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,18 @@ class Directory:
     entries: dict[int, Entry]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """A tag's whole numbers; none where it is absent, or of another type, or out of the file."""
+        """A tag's whole numbers, at most `MAX_NUMBERS`; none if it is absent, of another type or out of the file."""
         entry = self.entries.get(tag)
         code = _NUMBERS.get(entry.kind) if entry else None
         if entry is None or code is None:
             return ()
-        values = entry.field[: entry.num_bytes]
+        num_bytes = min(entry.count, MAX_NUMBERS) * _VALUE_BYTES[entry.kind]
+        start, source = 0, entry.field
         if entry.num_bytes > len(entry.field):
             (start,) = struct.unpack(f"{self.order}{'Q' if self.is_big else 'L'}", entry.field)
-            values = self.data[start : start + entry.num_bytes]
-        return struct.unpack(f"{self.order}{entry.count}{code}", values) if len(values) == entry.num_bytes else ()
+            source = self.data
+        values = source[start : start + num_bytes] if start + entry.num_bytes <= len(source) else b""
+        return struct.unpack(f"{self.order}{len(values) // _VALUE_BYTES[entry.kind]}{code}", values)
 
     def number(self, tag: int, absent: int) -> int:
         """A tag's first number, or `absent`."""
@@ -136,12 +141,20 @@ def _check(directory: Directory, max_pixels: int) -> None:
     strips = [directory.entries[tag].count for tag in (_STRIP_OFFSETS, _TILE_OFFSETS) if tag in directory.entries]
     if sum(strips) > MAX_STRIPS:
         raise ItemTooLargeError(f"the TIFF file has {sum(strips)} strips, at most {MAX_STRIPS} are accepted")
+    for tag in directory.entries.keys() - _NO_WHOLE_NUMBERS:
+        if not directory.numbers(tag):  # a decoder may read one all the same, past the limits below
+            raise UndecodableImageError(f"expected whole numbers without a sign in tag {tag} of the TIFF file")
     tile_pixels = directory.number(_TILE_WIDTH, 0) * directory.number(_TILE_HEIGHT, 0)
     if tile_pixels > max_pixels:
         raise ItemTooLargeError(f"the TIFF file has tiles of {tile_pixels} pixels, at most {max_pixels} are accepted")
     compression = directory.number(_COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
         raise UndecodableImageError(f"the TIFF file is compressed in a way that is not read (number {compression})")
+    if _SIGNED_OR_NOT_WHOLE.intersection(directory.numbers(_SAMPLE_FORMAT)):
+        raise UndecodableImageError(
+            "the TIFF file has numbers with a sign or of floating point that do not say what is black and what is "
+            "white; save it with 8 or 16 bits a channel"
+        )
     is_plain_ycbcr = compression == 1 and directory.number(_PHOTOMETRIC, 0) == _YCBCR
     if is_plain_ycbcr and (directory.numbers(_SUBSAMPLING) or (2, 2)) != (1, 1):
         raise UndecodableImageError("the TIFF file holds YCbCr colours of lower resolution, uncompressed: not read")

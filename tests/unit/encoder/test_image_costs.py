@@ -240,6 +240,19 @@ def test_tiffs_that_claim_more_than_they_hold_are_refused(data: bytes, reason: s
     refused(UndecodableImageError, reason, data)
 
 
+TILED = tiff_row(1, b"\0", t258=[8], t262=[1], t322=[16], t323=[16], t324=[8])
+
+
+@pytest.mark.parametrize("data", [TILED, tiff_row(1, b"\0", t258=[8], t259=[34925])], ids=["tile's width", "LZMA"])
+@pytest.mark.parametrize(("kind", "count"), [(8, 1), (9, 1), (17, 1), (13, 1), (2, 1), (99, 1), (3, 0), (16, 1)])
+def test_a_tiff_hides_no_number_from_the_limits_by_its_type(data: bytes, kind: int, count: int) -> None:
+    tag = 322 if data is TILED else 259
+    place = data.index(struct.pack("<HHL", tag, 3, 1))
+    value = struct.pack("<L", 2**31 if kind == 16 else 60_000)  # eight bytes are elsewhere: here, behind the file's end
+    data = data[:place] + struct.pack("<HHL", tag, kind, count) + value + data[place + 12 :]
+    refused(UndecodableImageError, f"expected whole numbers without a sign in tag {tag} of the TIFF file", data)
+
+
 @pytest.mark.parametrize(
     "canvas", [b"VP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0", b"VP8L\x05\0\0\0\x2f\xff\xff\xff\x0f"]
 )

@@ -126,6 +126,8 @@ def test_every_mode_of_pillow_is_seen_as_a_person_sees_it(mode: str) -> None:
         pytest.param(tiff_row(1, struct.pack("<f", 0.5), t258=[32], t262=[1], t339=[3]), id="floating point TIFF"),
         pytest.param(tiff_row(1, struct.pack("<l", 70_000), t258=[32], t262=[1], t339=[2]), id="32-bit TIFF"),
         pytest.param(tiff_row(1, struct.pack("<h", -3), t258=[16], t262=[1], t339=[2]), id="signed TIFF"),
+        pytest.param(tiff_row(1, b"\xfd", t258=[8], t262=[1], t339=[2]), id="signed 8-bit TIFF"),
+        pytest.param(tiff_row(1, bytes(3), t258=[8] * 3, t262=[2], t277=[3], t339=[1, 1, 2]), id="a signed channel"),
         pytest.param(plain(0.5, "F"), id="F"),
         pytest.param(plain(70_000, "I"), id="I"),
     ],
