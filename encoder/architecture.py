@@ -21,10 +21,6 @@ from encoder.hugging_face import require_transformers, without_network
 from encoder.padding import Padding, use_same_padding
 
 BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
-
-
-# What open_clip and timm raise on a configuration that makes no network.
-_UNBUILDABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 _Side = Annotated[int, Field(ge=1, le=10_000)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
