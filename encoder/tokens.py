@@ -8,7 +8,7 @@ Shape legend: B = batch, T = tokens.
 
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ MIN_CONTEXT = 3  # a start, a token and an end
 MAX_TOKEN_CHARS = 32  # of CLIP's vocabulary, with the mark of a word's end, which stands for the space between
 MIN_HEAD_CHARS = 2_500
 MAX_CACHED_WORDS = 100_000
+MAX_CACHED_WORD_BYTES = 50  # in UTF-8; longer ones do not come again, and a text without spaces is one
 # What transformers raises where there is no tokenizer, or a damaged one.
 _UNLOADABLE = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
@@ -105,6 +106,13 @@ class _BytePairs(open_clip.SimpleTokenizer):  # type: ignore[misc]
         self._lengths.append(len(tokens))
         return tokens
 
+    def bpe(self, token: str) -> str:
+        """The pieces of a word, which stands in CLIP's letters for bytes."""
+        pieces: str = super().bpe(token)
+        if len(token) > MAX_CACHED_WORD_BYTES:
+            self.cache.pop(token, None)
+        return pieces
+
     def rows(self, texts: list[str]) -> tuple[Tensor, list[bool]]:
         """Token ids, and which texts have more than fit between start and end."""
         self._lengths.clear()
@@ -139,15 +147,37 @@ def _control_tokens(tokenizer: Any) -> list[str]:
 
 
 def _spelled_out(text: str, control: list[str]) -> str:
-    """The text with a space within each control token, which makes plain characters of it; any other text as it is.
+    """The text with a space within each control token, which makes plain characters of it; all else as it is.
 
     Letters that a tokenizer may take for those of a control token, such as full-width ones, count as such.
     """
-    folded = unicodedata.normalize("NFKC", text)
-    found = [token for token in control if token in folded]
-    for token in found:
-        folded = folded.replace(token, f"{token[0]} {token[1:]}")
-    return folded if found else text
+    pieces = _folded(text)
+    folded = "".join(pieces)
+    cuts = {place + 1 for token in control for place in _places("".join(_folded(token)), folded)}
+    if not cuts:
+        return text
+    kept, start = [], 0
+    for character, piece in zip(text, pieces, strict=True):
+        is_cut_L = [start + n in cuts for n in range(len(piece))]
+        start += len(piece)
+        if any(is_cut_L[1:]):  # one character stands for several of the token's
+            kept += [f" {letter}" if is_cut else letter for letter, is_cut in zip(piece, is_cut_L, strict=True)]
+        else:
+            kept.append(f" {character}" if is_cut_L[0] else character)
+    return "".join(kept)
+
+
+def _folded(text: str) -> list[str]:
+    """What each character is in Unicode's form NFKC, one or several letters."""
+    return [unicodedata.normalize("NFKC", character) for character in text]
+
+
+def _places(token: str, text: str) -> Iterator[int]:
+    """Where a token begins in a text."""
+    place = text.find(token)
+    while place >= 0:
+        yield place
+        place = text.find(token, place + 1)
 
 
 def _head(text: str, max_chars: int) -> tuple[str, bool]:

@@ -112,6 +112,30 @@ def test_control_tokens_that_a_text_spells_out_are_plain_characters(
     assert tokenizer([f"a {control} red"])[0].tolist() == [2, 1, 1, 3, 0, 0, 0, 0]  # "[" and "PAD]", which are unknown
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2² [PAD] ½ a", ["2²", "[", "PAD]", "½", "a"]),
+        ("2² [PAD][PAD]", ["2²", "[", "PAD][", "PAD]"]),
+        ("⑴ 2²", ["(", "1)", "2²"]),  # one character that stands for a control token of three
+        ("2² ⑴", ["2²", "(", "1)"]),
+        ("2² ⑵", ["2²", "⑵"]),
+    ],
+)
+def test_what_stands_beside_a_control_token_stays_as_it_is(
+    tmp_path: Path,
+    transformers: type[AutoTokenizer],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(transformers, "all_special_tokens", ("[PAD]", "(1)"))
+    known = ["[PAD]", "[UNK]", "2²", "½", "a", "[", "PAD]", "PAD][", "(", "1)", "⑵"]
+    AutoTokenizer({word: place for place, word in enumerate(known)}).save_pretrained(tmp_path)
+    tokens = Tokenizer(architecture_with(tmp_path))([text])[0].tolist()
+    assert tokens[: len(expected)] == [known.index(word) for word in expected]
+
+
 def test_a_tokenizer_is_loaded_without_network_and_without_code_of_its_own(
     words_dir: Path, transformers: type[AutoTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import string
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -107,6 +108,20 @@ def test_words_seen_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch)
         tokenizer([f"{letters(5 + n)} {letters(50 + n)} {letters(100 + n)}"])
         assert len(tokenizer._tokenize.cache) <= 50
     assert torch.equal(tokenizer(["a red circle"]), expected)
+
+
+def test_texts_without_spaces_are_not_remembered() -> None:
+    tokenizer = Tokenizer(small_architecture())
+    texts = ["".join(random.Random(n).choices("漢字検索画像文章", k=400)) for n in range(40)]
+    expected = tokenizer(texts[:2])
+    tracemalloc.start()
+    try:
+        for text in texts[2:]:
+            tokenizer([text])
+        assert tracemalloc.get_traced_memory()[0] < 100_000  # remembered, they are 10 KB each
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(tokenizer(texts[:2]), expected)
 
 
 def test_many_threads_get_the_same_tokens() -> None:
