@@ -118,9 +118,11 @@ def build_index(
             remove_empty(directory.building_dir)
             raise
         try:
-            return build.run_recorded(fingerprint)
+            report = build.run_recorded(fingerprint)
         finally:
             build.close()
+        directory.remove_old()  # not after a failure, which is when somebody may want to go back
+        return report
 
 
 class _Build:
@@ -194,12 +196,11 @@ class _Build:
         return report
 
     def close(self) -> None:
-        """Leaves nothing behind but what was embedded, if there is something to go on with, and the newest versions."""
+        """Leaves nothing behind but what was embedded, if there is something to go on with."""
         self._plan.close()
         if self._earlier is not None:
             self._earlier.close()
         remove_empty(self._directory.building_dir)
-        self._directory.remove_old()
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
         if self._settings.strict:
@@ -242,6 +243,8 @@ class _Build:
             for batch in embed(self._tasks(staged), self._source, self._settings, self._roots):
                 if batch.num_embedded and not num_embedded:
                     self._note_encoder(staged)
+                if batch.num_taken and not self._num_taken:
+                    self._note_taken(staged)
                 num_embedded += batch.num_embedded
                 self._num_cut += batch.num_cut
                 self._num_taken += batch.num_taken
@@ -250,8 +253,6 @@ class _Build:
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
-        for encoder in self._plan.encoders() if self._num_taken else ():
-            staged.note_encoder(encoder)
         return num_embedded
 
     def _settle_staged(self, staged: Store) -> None:
@@ -329,7 +330,9 @@ class _Build:
         """Makes what was embedded the index's store, and publishes a version of it."""
         provenance = self._provenance()
         self._plan.close()
-        options = FoldOptions().changed_by(self._settings)
+        kept = FoldOptions() if self._earlier is None else FoldOptions.of(self._earlier.store.meta)
+        options = FoldOptions(keep_versions=kept.keep_versions).changed_by(self._settings)
+        record_corpus(self._directory.path, self._roots or ImageRoots(), keep=True)  # or a kill would leave none
         return publish_built(self._directory, provenance, options, step_lines(self._console), self._gpu)
 
     def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
@@ -370,6 +373,17 @@ class _Build:
     def _note_encoder(self, staged: Store) -> None:
         encoder = self._source.load()
         staged.note_encoder(EncoderFacts.of(encoder))
+
+    def _note_taken(self, staged: Store) -> None:
+        """Notes who made the vectors that the corpus brings, before one is stored: a run may be stopped after that.
+
+        What the encoder itself said of its name and width stays.
+        """
+        for encoder in self._plan.encoders():
+            if "name" in staged.meta:
+                staged.note_computed_in(encoder.computed_in)
+            else:
+                staged.note_encoder(encoder)
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:
         return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))

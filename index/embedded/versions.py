@@ -23,7 +23,6 @@ from pathlib import Path
 from encoder.locks import try_lock
 from index.embedded.access import make_folder, naming_target, read_whole, require_readable, sync
 from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
-from index.embedded.options import VERSIONS_KEPT
 from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
@@ -207,10 +206,10 @@ class IndexDirectory:
         """Deletes all but the newest versions, as many as the published one says, and stores without any version.
 
         What is read stays; so does the published version, which is not among the newest where later ones could not be
-        announced.
+        announced. Where the published one cannot be read, so that nobody knows how many are to stay, all do.
         """
-        current = self._current_or_damaged()
-        for name in self.names()[: -self._num_kept()]:
+        current, num_kept = self._current_or_damaged(), self._num_kept()
+        for name in [] if num_kept is None else self.names()[:-num_kept]:
             if name != current:
                 _delete_unless_read(self.version_dir(name))
         for name in self._unused_stores():
@@ -224,13 +223,13 @@ class IndexDirectory:
         """The manifests of the versions that can be read, oldest first."""
         return [manifest for manifest in self._manifests() if manifest is not None]
 
-    def _num_kept(self) -> int:
-        """How many versions the published one says are kept."""
+    def _num_kept(self) -> int | None:
+        """How many versions the published one says are kept; `None` where it cannot be read, or there is none."""
         current = self._current_or_damaged()
         try:
-            return VERSIONS_KEPT if current is None else read_manifest(self.version_dir(current)).options.keep_versions
+            return None if current is None else read_manifest(self.version_dir(current)).options.keep_versions
         except (IndexCorruptError, IndexFormatError, OSError):
-            return VERSIONS_KEPT
+            return None
 
     def _manifests(self) -> Iterator[Manifest | None]:
         """The versions' manifests; `None` for one that is damaged or of another format."""

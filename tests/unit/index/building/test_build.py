@@ -442,6 +442,23 @@ def test_images_can_be_referred_to_and_copied_later(tmp_path: Path) -> None:
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
+def test_images_are_shown_of_a_first_build_that_was_stopped_right_after_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, announce = mixed_corpus(tmp_path / "c", 3), IndexDirectory.announce
+
+    def and_stop(directory: IndexDirectory, name: str) -> None:
+        announce(directory, name)
+        raise SystemExit("stopped")
+
+    monkeypatch.setattr(IndexDirectory, "announce", and_stop)
+    with pytest.raises(SystemExit, match="stopped"):
+        build_with(corpus, tmp_path / "i", images="reference")
+
+    with FaissIndex.open(tmp_path / "i") as index:
+        assert index.image("key-1").data == (tmp_path / "c" / "images" / "1.png").read_bytes()
+
+
 def test_copied_index_can_be_moved_without_its_corpus(tmp_path: Path) -> None:
     build_with(mixed_corpus(tmp_path / "corpus"), tmp_path / "i")
     before = contents(tmp_path / "i")

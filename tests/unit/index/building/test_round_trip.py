@@ -14,7 +14,7 @@ from index import FaissIndex, StoredImage
 from index.building.transfer import export_faiss, export_shards
 from index.errors import InvalidCorpusError, LiveKeysError
 from index.key_index import NewKey
-from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus
+from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything
 
@@ -127,6 +127,20 @@ def rewrite(shard: Path, table: pa.Table, **facts: bytes | None) -> None:
     said = {**pq.read_metadata(shard).metadata, **{f"anykey.{name}".encode(): fact for name, fact in facts.items()}}
     kept = {name: value for name, value in said.items() if value is not None and name != b"ARROW:schema"}
     pq.write_table(table.replace_schema_metadata(kept), shard)
+
+
+def test_a_stopped_build_of_vectors_that_were_taken_is_gone_on_from(source: Path, tmp_path: Path) -> None:
+    export_shards(source, tmp_path / "shards", lambda count: None)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"key": "bad", "image": "bad.png"}])
+    shards = sorted((tmp_path / "shards").glob("*.parquet"))
+    with pytest.raises(InvalidCorpusError):
+        build_with([*shards, bad], tmp_path / "i", strict=True)
+
+    report = build_with(shards, tmp_path / "i")
+
+    assert everything(tmp_path / "i").keys() == everything(source).keys()
+    assert report.manifest.encoder.name == "fake"
 
 
 def test_a_damaged_row_may_be_any_keys_so_that_none_goes(source: Path, tmp_path: Path) -> None:

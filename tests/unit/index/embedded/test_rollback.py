@@ -17,8 +17,9 @@ from index.embedded.image_roots import read_roots
 from index.embedded.rollback import roll_back
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
+from index.errors import InvalidCorpusError
 from index.key_index import NewKey
-from tests.factories import BLUE, build_with, image_bytes, mixed_corpus
+from tests.factories import BLUE, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything
 
@@ -151,6 +152,30 @@ def test_versions_are_kept_as_long_as_is_said_and_no_longer(
         assert db.execute("SELECT count(*) FROM vectors").fetchone() == (NUM_KEYS,)
     assert run("--index", index_dir) == 1
     assert "has no version before" in capsys.readouterr().err
+
+
+def test_a_build_that_fails_deletes_no_way_back(index_dir: Path, tmp_path: Path) -> None:
+    build_with(tmp_path / "corpus" / "corpus.jsonl", index_dir, keep_versions=5)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        for number in range(3):
+            index.upsert([live_key("key-1", f"text {number}")])
+            index.compact()
+    names = [path.name for path in sorted((index_dir / "versions").iterdir())]
+    (index_dir / "versions" / names[-1] / "manifest.json").write_text("damaged")
+
+    with pytest.raises(InvalidCorpusError):
+        build_with(write_jsonl(tmp_path / "bad.jsonl", ["{bad"]), index_dir)
+
+    assert [path.name for path in sorted((index_dir / "versions").iterdir())] == names
+    assert len(names) == 5
+
+
+def test_a_build_with_another_encoder_keeps_as_many_versions(corpus: Path, index_dir: Path) -> None:
+    build_with(corpus, index_dir, keep_versions=4)
+    for name in ("another", "a third", "fake"):
+        build_with(corpus, index_dir, FakeEncoder(name))
+
+    assert sorted(path.name for path in (index_dir / "versions").iterdir()) == ["2", "3", "4", "5"]
 
 
 def test_what_a_version_would_not_need_is_not_kept(index_dir: Path) -> None:
