@@ -35,6 +35,7 @@ KeyIndexError
   IndexUnavailableError                the server that holds the index cannot be reached, or fails
   OutputExistsError                    something is where a new file or folder was to be written
   InvalidShardError                    a file is no shard of keys, or damaged
+    UnreadableShardError               it cannot be read now, which says nothing of what it holds
   InvalidSnapshotError                 a file is no snapshot, or damaged
   InvalidKeyError (ValueError)         a key that was handed over cannot be stored
   ReadOnlyError                        a change was asked of an index that was opened for reading
@@ -251,6 +252,10 @@ class OutputExistsError(KeyIndexError):
 
 class InvalidShardError(KeyIndexError):
     """A file is no shard of keys, or damaged."""
+
+
+class UnreadableShardError(InvalidShardError):
+    """A shard cannot be read now, as where a disk or a network fails: nothing can be told of what it holds."""
 
 
 class InvalidSnapshotError(KeyIndexError):

@@ -6,8 +6,8 @@ Every shard says what it was made from, so that a job that is run again makes on
 import fcntl
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from encoder.locks import holder_of, try_lock
 from encoder.program import plain_console
 from index.building.blocks import Block, cut
 from index.building.corpus import find_files
-from index.building.earlier_shards import DIGEST, KEPT_NAME, keep_unread, location_of, shards_in
+from index.building.earlier_shards import DIGEST, KEPT_NAME, keep_unread, location_of, shards_in, stored_in
 from index.building.embed import embed
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
@@ -42,6 +42,7 @@ from index.sources.locations import is_remote, normal_location
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 CUT = "num_cut"  # keys whose text was cut, among a shard's facts
+KEPT = "kept"  # keys that are as an earlier job stored them, as their images could not be read
 
 BadRow = tuple[str, str, str | None]
 Runner = Callable[[Iterable[Block]], Iterator["Embedded"]]
@@ -57,6 +58,7 @@ class Embedded:
         bad_rows: Its rows that were skipped: place, reason and key.
         is_made: Whether its shard was written.
         num_cut: Keys whose text is longer than the encoder's context, so that its end is not in the vector.
+        num_kept: Keys that are as an earlier job stored them, as their images could not be read.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Embedded:
     bad_rows: list[BadRow]
     is_made: bool = True
     num_cut: int = 0
+    num_kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class EmbeddingReport:
         num_made: Shards that were made in this run.
         num_bad_rows: Rows of the corpus that were skipped; `bad_rows.jsonl` beside the shards lists them.
         num_cut: Keys whose text is longer than the encoder's context, so that its end is not in the vector.
-        num_kept: Keys of earlier shards that stay in one of their own, as the corpus may name them where it, or an
-            image of them, cannot be read now.
+        num_kept: Keys of earlier shards that stay as they were, as the corpus may name them where it, or an image of
+            them, cannot be read now.
         num_removed: Keys of earlier shards that are in none any more.
         is_any_unread: Whether a stretch of the corpus could not be read.
     """
@@ -126,6 +129,7 @@ def embed_corpus(
         OutputExistsError: shards would take the place of others that were not made from a corpus, or another job is
             writing there.
         EncoderError: the encoder cannot be loaded.
+        UnreadableShardError: an earlier shard cannot be read now.
         OSError: the folder cannot be written to.
     """
     encoder = source or source_of(settings)
@@ -135,15 +139,20 @@ def embed_corpus(
     if settings.ray is None:  # a cluster's workers have devices of their own
         encoder.require_device()
     fingerprint = encoder.fingerprint()
-    with _alone_in(settings.output), TemporaryDirectory(prefix="anykey-embed-") as scratch:
-        plan = Plan(Path(scratch) / "plan.sqlite")
+    with (
+        _alone_in(settings.output),
+        TemporaryDirectory(prefix="anykey-embed-") as scratch,
+        closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
+    ):
         read_into(plan, settings, encoder, console)
         plan.commit()
         bad_rows = plan.bad_rows()
         kept: list[Embedded] = []
         facts = shards_in(settings.output)
-        stale = facts.keys() - _current(facts, cut(plan, settings, fingerprint, encoder.stamp()) if facts else ())
-        num_kept, num_removed = keep_unread(sorted(stale), plan, fingerprint, settings)
+        blocks = cut(plan, settings, fingerprint, encoder.stamp()) if facts else ()
+        digests = {block.name: block.digest for block in blocks}
+        stale = sorted(name for name in facts if facts[name].get(DIGEST) != digests.get(name, ""))
+        num_kept, num_removed = keep_unread(stale, digests.keys(), plan, fingerprint, settings)
         missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), facts, kept)
         with progress(console, encoder.step, plan.count()) as advance:
             made = []
@@ -154,14 +163,13 @@ def embed_corpus(
         bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
         names = [Block(shard.number, (), "").name for shard in shards] + [KEPT_NAME] * (num_kept > 0)
         _finish(settings, facts.keys() - set(names), bad_rows)
-        plan.close()
     return EmbeddingReport(
         num_keys=sum(shard.num_keys for shard in shards) + num_kept,
         num_shards=len(names),
         num_made=sum(shard.is_made for shard in made),
         num_bad_rows=len(bad_rows),
         num_cut=sum(shard.num_cut for shard in shards),
-        num_kept=num_kept,
+        num_kept=num_kept + sum(shard.num_kept for shard in shards),
         num_removed=num_removed,
         is_any_unread=plan.is_any_unread,
     )
@@ -172,17 +180,19 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
 
     Raises:
         InvalidRowError: `strict` met a bad row; there is no shard then.
+        RemovalRefusedError: a key whose image cannot be read was stored with another encoder and cannot stay.
         EncoderError: the encoder cannot be loaded.
         OSError: the shard cannot be written.
     """
     location = _location(settings, block)
     earlier = read_facts(location) if block.has_shard else {}
     missing = frozenset(earlier.get("unreachable", ()))
-    tried = [entry for entry in block.entries if entry.key in missing] if block.has_shard else block.entries
+    tried = [entry for entry in block.entries if not block.has_shard or entry.key in missing]
     bad_rows = [row for row in _bad_rows(earlier) if row[2] not in missing]
     unreachable: list[str] = []
     facts: dict[str, Any] = {DIGEST: block.digest, "bad_rows": bad_rows, "unreachable": unreachable}
     facts[CUT] = earlier.get(CUT, 0)
+    kept = facts[KEPT] = []
 
     def embedded() -> Iterator[Record]:
         for batch in embed(((entry, None) for entry in tried), source, settings):
@@ -195,19 +205,27 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
                 if isinstance(row, UnreachableImageError):
                     unreachable.append(entry.key)
 
+    def stored() -> Iterator[Record]:  # asked for when all have been tried
+        for record in stored_in(location, unreachable, settings, source.fingerprint()):
+            kept.append(record.key)
+            yield record
+        yield from _others(block, missing, location)
+
     records: Iterator[Record] = embedded()
     if block.has_shard:
         first = list(itertools.islice(records, 1))  # without one, all have been tried
         if len(unreachable) == len(tried):
             return _kept(block, earlier, bad_rows)
-        records = itertools.chain(itertools.chain.from_iterable(read_shard(location)), first, records)
+        records = itertools.chain(first, records)
+    records = itertools.chain(records, stored())
     num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
-    return Embedded(block.number, num_keys, bad_rows, num_cut=facts[CUT])
+    return Embedded(block.number, num_keys, bad_rows, num_cut=facts[CUT], num_kept=len(kept))
 
 
-def _current(facts: Mapping[str, Mapping[str, Any]], blocks: Iterable[Block]) -> set[str]:
-    """Names of the shards that are what would be made."""
-    return {block.name for block in blocks if facts.get(block.name, {}).get(DIGEST) == block.digest}
+def _others(block: Block, tried: Collection[str], location: str) -> Iterator[Record]:
+    """What a block's shard, if it is there, holds beside the keys that are tried again."""
+    batches = read_shard(location) if block.has_shard else ()
+    return (record for batch in batches for record in batch if record.key not in tried)
 
 
 def _missing(blocks: Iterable[Block], facts: Mapping[str, Mapping[str, Any]], kept: list[Embedded]) -> Iterator[Block]:
@@ -224,8 +242,9 @@ def _missing(blocks: Iterable[Block], facts: Mapping[str, Mapping[str, Any]], ke
 
 def _kept(block: Block, facts: Mapping[str, Any], bad_rows: list[BadRow]) -> Embedded:
     """What is said of a block whose shard stays."""
-    num_keys = len(block.entries) - len(bad_rows)
-    return Embedded(block.number, num_keys, bad_rows, is_made=False, num_cut=facts.get(CUT, 0))
+    num_kept = len(facts.get(KEPT, ()))
+    num_keys = len(block.entries) - len(bad_rows) + num_kept
+    return Embedded(block.number, num_keys, bad_rows, is_made=False, num_cut=facts.get(CUT, 0), num_kept=num_kept)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ its `media_type` and either its `data` or its `path`, and `crc32`. The footer's 
 facts as JSON. Shards are read and written wherever fsspec can.
 """
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,13 @@ from index.embedded.access import naming_target
 from index.embedded.checking import check_record
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import NewImage, Record
-from index.errors import EncoderMismatchError, InvalidKeyError, InvalidShardError, KeyIndexError
+from index.errors import (
+    EncoderMismatchError,
+    InvalidKeyError,
+    InvalidShardError,
+    KeyIndexError,
+    UnreadableShardError,
+)
 from index.readers.shard_sums import (
     ENCODER_FIELD,
     FACTS_FIELD,
@@ -163,17 +170,48 @@ def read_shard(location: str, batch_size: int = BATCH_SIZE) -> Iterator[list[Rec
             raise ValueError(f"it holds {num_read} of the {shard.metadata.num_rows} rows that it counts")
 
 
+def shards_named(location: str, names: str) -> list[str]:
+    """Paths of the files of a folder, whatever it is called, whose names match a pattern; sorted.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    files, folder = file_system(location)
+    return sorted(files.glob(f"{glob.escape(folder.rstrip('/'))}/{names}"))
+
+
+class _WatchedFile:
+    """A file that knows whether reading it has failed, as Arrow calls damage an `OSError` too."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.has_failed = False
+        self._file = file
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        try:
+            return self._file.read(num_bytes)
+        except OSError:
+            self.has_failed = True
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 @contextmanager
 def _open(location: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file; what goes wrong with it in the block is said of it."""
+    watched: _WatchedFile | None = None
     try:
         with open_file(location) as file:
-            yield pq.ParquetFile(file)
+            watched = _WatchedFile(file)
+            yield pq.ParquetFile(watched)
     except KeyIndexError:  # some of which are a ValueError too
         raise
     except _READING_ERRORS as error:
+        kind = UnreadableShardError if watched is None or watched.has_failed else InvalidShardError
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InvalidShardError(f"{without_secrets(location)} is no Parquet file that can be read: {reason}") from error
+        raise kind(f"{without_secrets(location)} is no Parquet file that can be read: {reason}") from error
 
 
 @contextmanager
@@ -200,7 +238,7 @@ def _find(name: str) -> list[str]:
         raise InvalidShardError(
             f"an export into {without_secrets(name)} has not ended; if it was stopped, export again, to an empty folder"
         )
-    return [files.unstrip_protocol(found) for found in sorted(files.glob(f"{path.rstrip('/')}/*.parquet"))]
+    return [files.unstrip_protocol(found) for found in shards_named(name, "*.parquet")]
 
 
 def _identity(location: str) -> str:
