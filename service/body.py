@@ -1,15 +1,21 @@
 """Reads a request's body under a limit and makes one query of it."""
 
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from service.errors import InvalidRequestError, ItemTooLargeError, OverloadedError, UnsupportedMediaTypeError
-from service.multipart import query_from_multipart
+from service.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ItemTooLargeError,
+    OverloadedError,
+    UnsupportedMediaTypeError,
+)
+from service.multipart import parse_header, query_from_multipart
 from service.query import Query, query_from_json
 from service.schemas import Limits
 
@@ -17,10 +23,16 @@ JSON = "application/json"
 MULTIPART = "multipart/form-data"
 UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
+PIECE_BYTES = 2**12  # what is decompressed at a time, and what the end of a stream may copy of the next ones
+MAX_STREAMS = 10_000  # of gzip, one behind the other; those that write blocks put tens of kilobytes into each
+
+Take = Callable[[int], None]
 
 
-def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]:
+def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], Query]:
     """What turns a body with these headers into a query; decided before the body is read.
+
+    It also wants what to call before it keeps more bytes than the body has.
 
     Args:
         headers: The request's.
@@ -39,7 +51,7 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]
     if media_type not in (JSON, MULTIPART):
         came = ascii(media_type[:80]) if media_type else "none"
         raise UnsupportedMediaTypeError(f"expected Content-Type {JSON} or {MULTIPART}, got {came}")
-    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    charset = parse_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
     if media_type == JSON and charset.lower() not in UTF_8:  # each part of a form may say its own
         raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
     transfer = headers.get("transfer-encoding", "").strip().lower()
@@ -47,11 +59,11 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray], Query]
         raise UnsupportedMediaTypeError(f"expected Transfer-Encoding chunked or none, got {transfer[:80]!a}")
     decompress = decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
     if media_type == JSON:
-        return lambda body: query_from_json(decompress(body), limits)
-    return lambda body: query_from_multipart(decompress(body), content_type, limits)
+        return lambda body, take: query_from_json(decompress(body, take), limits)
+    return lambda body, take: query_from_multipart(decompress(body, take), content_type, limits)
 
 
-def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearray], bytes | bytearray]:
+def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearray, Take], bytearray]:
     """What takes a body's compression off.
 
     Args:
@@ -64,31 +76,49 @@ def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearr
     names = [name.strip().lower() for name in content_encoding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if not names:
-        return lambda body: body
+        return lambda body, take: body
     if names in (["gzip"], ["x-gzip"]):
-        return lambda body: _decompressed(body, "gzip", GZIP, max_bytes)
+        return lambda body, take: _decompressed(body, "gzip", GZIP, max_bytes, take)
     if names == ["deflate"]:
-        return lambda body: _decompressed(body, "deflate", ZLIB if _has_zlib_header(body) else RAW_DEFLATE, max_bytes)
+        return lambda body, take: _decompressed(
+            body, "deflate", ZLIB if _has_zlib_header(body) else RAW_DEFLATE, max_bytes, take
+        )
     came = ascii(", ".join(names)[:80])
     raise UnsupportedMediaTypeError(f"expected Content-Encoding gzip, deflate or none, got {came}")
 
 
-def _decompressed(body: bytes | bytearray, name: str, window_bits: int, max_bytes: int) -> bytes:
-    """The contents; never more than `max_bytes` of them are made."""
+def _decompressed(body: bytearray, name: str, window_bits: int, max_bytes: int, take: Take) -> bytearray:
+    """The contents; never more than `max_bytes` of them are made, and what they have more than the body is taken."""
     contents = bytearray()
-    while True:  # gzip may be several streams, one behind the other
-        stream = zlib.decompressobj(window_bits)
-        try:
-            contents += stream.decompress(body, max_bytes + 1 - len(contents))
-        except zlib.error as error:
-            raise InvalidRequestError(f"the body is not what its Content-Encoding says, {name}") from error
-        if len(contents) > max_bytes:
-            raise ItemTooLargeError(f"the body has more than {max_bytes} bytes without its {name}, the most accepted")
-        if not stream.eof:
-            raise InvalidRequestError(f"the body is cut short: its {name} has no end")
-        body = stream.unused_data
-        if not body:
-            return bytes(contents)
+    taken_bytes = len(body)
+    try:
+        for piece in _inflated(body, name, window_bits, max_bytes):
+            contents += piece
+            if len(contents) > max_bytes:
+                raise ItemTooLargeError(
+                    f"the body has more than {max_bytes} bytes without its {name}, the most accepted"
+                )
+            take(max(0, len(contents) - taken_bytes))
+            taken_bytes = max(taken_bytes, len(contents))
+    except zlib.error as error:
+        raise InvalidRequestError(f"the body is not what its Content-Encoding says, {name}") from error
+    return contents
+
+
+def _inflated(body: bytearray, name: str, window_bits: int, max_bytes: int) -> Iterator[bytes]:
+    """The contents in pieces, none of more than a byte over `max_bytes`; some may be empty."""
+    stream, num_streams = zlib.decompressobj(window_bits), 1
+    for start in range(0, len(body), PIECE_BYTES):
+        piece: bytes | bytearray = body[start : start + PIECE_BYTES]
+        while piece:
+            if stream.eof:  # gzip may be several streams, one behind the other
+                stream, num_streams = zlib.decompressobj(window_bits), num_streams + 1
+            if num_streams > MAX_STREAMS:
+                raise InvalidRequestError(f"the body has more than {MAX_STREAMS} streams of {name}")
+            yield stream.decompress(piece, max_bytes + 1)
+            piece = stream.unused_data if stream.eof else stream.unconsumed_tail
+    if not stream.eof:
+        raise InvalidRequestError(f"the body is cut short: its {name} has no end")
 
 
 def _has_zlib_header(body: bytearray) -> bool:
@@ -97,7 +127,7 @@ def _has_zlib_header(body: bytearray) -> bool:
 
 
 class BodyMemory:
-    """What the bodies of all requests under way take together, bounded; belongs to one event loop."""
+    """What the bodies of all requests under way take together, bounded; any thread may take of it."""
 
     def __init__(self, max_bytes: int) -> None:
         """Begins with nothing taken.
@@ -107,33 +137,41 @@ class BodyMemory:
         """
         self._max_bytes = max_bytes
         self._taken_bytes = 0
+        self._lock = threading.Lock()
 
     @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
+    def share(self) -> Iterator[Take]:
         """One request's share, given back at the end; what is given takes that many bytes more.
 
         Raises:
             OverloadedError: others have taken too much.
+            DeadlineExceededError: the share was given back; a thread still reads for a request that has ended.
         """
         own_bytes = 0
+        is_over = False
 
         def take(num_bytes: int) -> None:
             nonlocal own_bytes
-            if self._taken_bytes + num_bytes > self._max_bytes:
-                raise OverloadedError(
-                    f"the bodies of the requests under way take {self._taken_bytes} bytes, at most {self._max_bytes} "
-                    "are accepted; retry in a moment"
-                )
-            self._taken_bytes += num_bytes
-            own_bytes += num_bytes
+            with self._lock:
+                if is_over:
+                    raise DeadlineExceededError("the request is over")
+                if self._taken_bytes + num_bytes > self._max_bytes:
+                    raise OverloadedError(
+                        f"the bodies of the requests under way take {self._taken_bytes} bytes, at most "
+                        f"{self._max_bytes} are accepted; retry in a moment"
+                    )
+                self._taken_bytes += num_bytes
+                own_bytes += num_bytes
 
         try:
             yield take
         finally:
-            self._taken_bytes -= own_bytes
+            with self._lock:
+                is_over = True
+                self._taken_bytes -= own_bytes
 
 
-async def read_body(request: Request, max_bytes: int, take: Callable[[int], None]) -> bytearray:
+async def read_body(request: Request, max_bytes: int, take: Take) -> bytearray:
     """The whole body, refused as soon as it is known to be too long, with or without a Content-Length.
 
     Args:

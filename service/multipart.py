@@ -18,9 +18,12 @@ LISTS = frozenset({"modalities", "exclude", "within"})
 JSON_FIELDS = frozenset({"filter"})
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
-QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
+QUOTED = re.compile(rb'"(?:\\.?|[^"\\])*"?', re.DOTALL)  # also one that is not closed: it matches at each quote, once
 MAX_PARTS = 4096
 MAX_BOUNDARY_BYTES = 200
+MAX_SEMICOLONS = (
+    300  # of a header: some browsers write each letter of a file name as &#1092; and the time grows with the square
+)
 DEFAULT_CHARSET = "_charset_"  # the field that names the letters of all others, by the form's standard
 # Python's names of those that people write in; it has others whose decoding takes time that grows with the square.
 CHARSETS = re.compile(r"utf-8|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_jp|euc_kr|gbk|gb18030|gb2312|big5")
@@ -97,7 +100,7 @@ def parse_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
     Raises:
         InvalidRequestError: no boundary, malformed, cut short, or too many parts.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    boundary = parse_header(content_type)[1].get(b"boundary", b"")
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
         raise InvalidRequestError("multipart/form-data needs a boundary in its Content-Type")
     collector = _Collector()
@@ -110,6 +113,21 @@ def parse_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
     if not collector.is_complete:
         raise InvalidRequestError("the multipart body is cut short: its closing boundary is missing")
     return collector.parts
+
+
+def parse_header(value: str | bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """What a header says, in lower case, and its parameters.
+
+    Args:
+        value: The header's.
+
+    Raises:
+        InvalidRequestError: it has too many semicolons.
+    """
+    encoded = value.encode("latin-1") if isinstance(value, str) else value
+    if encoded.count(b";") > MAX_SEMICOLONS:
+        raise InvalidRequestError(f"a header with a type or a name has more than {MAX_SEMICOLONS} semicolons")
+    return parse_options_header(encoded)
 
 
 class _Collector:
@@ -143,14 +161,14 @@ class _Collector:
         self._header_value.clear()
         part = self.parts[-1]
         if name == b"content-disposition":
-            options = parse_options_header(value)[1]
+            options = parse_header(value)[1]
             part.name = options.get(b"name", b"").decode("utf-8", "replace")
             if b"filename" in options:
                 part.filename = options[b"filename"].decode("utf-8", "replace")
             elif extended := EXTENDED_FILENAME.search(QUOTED.sub(b'""', value)):
                 part.filename = extended["name"].decode("latin-1")
         elif name == b"content-type":
-            media_type, options = parse_options_header(value)
+            media_type, options = parse_header(value)
             part.media_type = media_type.decode("latin-1").lower()
             part.charset = options.get(b"charset", b"").decode("latin-1")
         elif name == b"content-transfer-encoding":
@@ -173,7 +191,7 @@ def _default_charset(parts: list[Part], content_type: str) -> str:
     named = [bytes(part.data).decode("latin-1").strip() for part in parts if part.name == DEFAULT_CHARSET]
     if len(named) > 1:
         raise InvalidRequestError(f"field {DEFAULT_CHARSET} is given more than once")
-    of_form = parse_options_header(content_type)[1].get(b"charset", b"").decode("latin-1")
+    of_form = parse_header(content_type)[1].get(b"charset", b"").decode("latin-1")
     return (named or [""])[0] or of_form or "utf-8"
 
 
@@ -187,7 +205,7 @@ def _without_transfer_encoding(part: Part) -> bytearray:
     if name != "base64":
         raise InvalidRequestError(f"field {part.name[:40]!a}: unknown Content-Transfer-Encoding {name[:40]!a}")
     try:
-        return bytearray(binascii.a2b_base64(b"".join(part.data.split()), strict_mode=True))
+        return bytearray(binascii.a2b_base64(part.data.translate(None, b" \t\r\n\v\f"), strict_mode=True))
     except binascii.Error as error:
         raise InvalidRequestError(f"field {part.name[:40]!a} is not base64, its Content-Transfer-Encoding") from error
 

@@ -17,6 +17,7 @@ from service.errors import InvalidRequestError, ItemTooLargeError
 from service.schemas import Limits, SearchRequest
 
 MAX_SHOWN_CHARS = 40
+MAX_SHOWN_ERRORS = 5
 BYTE_ORDER_MARK = "\ufeff"
 PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 BASE64_PIECE = 2**20
@@ -122,10 +123,10 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     """
     _check_number_of_keys(fields, limits)
     try:
-        request = SearchRequest.model_validate(fields)
+        request = SearchRequest.model_validate(_with_few_unknown(fields))
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details[:5])) from error
+        details = error.errors(include_url=False, include_context=False)[:MAX_SHOWN_ERRORS]
+        raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details)) from error
     if not 1 <= request.k <= limits.max_k:
         raise InvalidRequestError(_expected_k(limits, request.k))
     condition = _condition_of(request)
@@ -199,6 +200,12 @@ def _check_number_of_keys(fields: dict[str, Any], limits: Limits) -> None:
         keys = fields.get(name)
         if isinstance(keys, list) and len(keys) > most:
             raise InvalidRequestError(f"{name}: at most {most} keys, got {len(keys)}")
+
+
+def _with_few_unknown(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields there are, and as many of the others as a message names: each costs an error to be made."""
+    others = [name for name in fields if name not in SearchRequest.model_fields][:MAX_SHOWN_ERRORS]
+    return {name: fields[name] for name in [*SearchRequest.model_fields, *others] if name in fields}
 
 
 def _condition_of(request: SearchRequest) -> Condition | None:

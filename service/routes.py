@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from service.address import check_parameters, key_in_path, parameters, prefix_of
 from service.answers import with_hits, write_hits, write_key
-from service.body import parser_for, read_body
+from service.body import Take, parser_for, read_body
 from service.context import REQUEST_ID, note
 from service.errors import DeadlineExceededError
 from service.lifecycle import Lifecycle
@@ -80,8 +80,8 @@ async def search(request: Request) -> Response:
     parse = parser_for(request.headers, limits_of(lifecycle))
     write = partial(write_hits, prefix_of(request))
 
-    async def find() -> tuple[float, SearchResult[bytes]]:
-        query = await parts.decode_threads.run(parse, body)
+    async def find(take: Take) -> tuple[float, SearchResult[bytes]]:
+        query = await parts.decode_threads.run(parse, body, take)
         read_s = time.monotonic() - started_s
         body.clear()
         note(request, query_modality=query.item.modality, k=query.k)
@@ -90,7 +90,7 @@ async def search(request: Request) -> Response:
     with lifecycle.bodies.share() as take:
         body = await read_body(request, lifecycle.settings.max_body_bytes, take)
         note(request, body_bytes=len(body))
-        in_time = within(lifecycle.settings.request_deadline_ms / 1000, find())
+        in_time = within(lifecycle.settings.request_deadline_ms / 1000, find(take))
         read_s, result = await _unless_client_leaves(request, in_time)
     timings = _timings(result, read_s, time.monotonic() - started_s)
     note(request, cached=result.is_cached, num_hits=result.num_hits, timings_ms=timings.model_dump())

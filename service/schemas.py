@@ -5,7 +5,7 @@ Validation here knows no settings: bounds that operators choose are checked in `
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StrictFloat, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
 from encoder.item import Modality
@@ -19,6 +19,12 @@ def _encodable(text: str) -> str:
             "lone_surrogate", "half a surrogate pair at character {start}", {"start": error.start}
         ) from error
     return text
+
+
+class _AtFirst(FailFast):
+    """Tells a list's first wrong entry only: an error for each of a million takes seconds and much memory."""
+
+    __hash__ = object.__hash__  # which a type in a union needs, and pydantic's has not
 
 
 Text = Annotated[StrictStr, AfterValidator(_encodable)]
@@ -35,22 +41,22 @@ class SearchRequest(BaseModel):
     )
 
     text: Text | None = Field(None, description="Text of the query. White space only counts as absent.")
-    image: StrictStr | list[StrictStr] | None = Field(
+    image: StrictStr | Annotated[list[StrictStr], _AtFirst()] | None = Field(
         None, description="Image, base64 or `data:image/...;base64,` URI; a list for several frames of one item."
     )
     k: StrictInt = Field(10, description="How many hits, from 1 to `limits.max_k` of GET /info.")
-    modalities: list[Modality] | None = Field(
+    modalities: Annotated[list[Modality], _AtFirst()] | None = Field(
         None, min_length=1, description="Only keys of these modalities. Absent: all."
     )
     pool: Text | None = Field(None, description="Only keys of this pool, see GET /info. Absent: the whole corpus.")
-    exclude: list[Text] = Field(
+    exclude: Annotated[list[Text], _AtFirst()] = Field(
         default_factory=list, description="Keys that must not come back; k hits are returned all the same."
     )
     filter: Any = Field(
         None,
         description='Only keys whose metadata fits, such as `{"field": "price", "lt": 20}`; see `Filter`. Absent: all.',
     )
-    within: list[Text] | None = Field(
+    within: Annotated[list[Text], _AtFirst()] | None = Field(
         None, description="Only these keys, as far as there are such keys; at most `limits.max_within`. Absent: all."
     )
     text_weight: StrictFloat = Field(

@@ -1,10 +1,12 @@
 """Overload, impatience and failure over HTTP: quick refusals, nothing hangs, and the service recovers."""
 
+import gzip
 import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -110,22 +112,32 @@ def test_a_query_whose_client_left_is_dropped(
         assert blocked.result().status_code == 200
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
 def test_bodies_that_take_too_much_together_are_refused_and_room_is_made_again(
-    encoder: GatedEncoder, pool: ThreadPoolExecutor
+    encoder: GatedEncoder, pool: ThreadPoolExecutor, encoding: str
 ) -> None:
-    long = {"text": "the same"} | {"exclude": [" " * 3_000]}
+    compressions: dict[str, Callable[[bytes], bytes]] = {
+        "identity": bytes,
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+    }
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+
+    def send(text: str) -> httpx.Response:
+        body = json.dumps({"text": text, "exclude": [" " * 3_000]}).encode()
+        return client.post("/search", content=compressions[encoding](body), headers=headers)
+
     with serving(encoder, make_index(encoder), max_body_bytes=5_000, max_bodies_bytes=5_000) as client:
-        for _ in range(2):
+        for text in ("the same", "another"):
             encoder.gate.clear()
-            waiting = pool.submit(client.post, "/search", json=long)
+            waiting = pool.submit(send, text)
             encoder.wait_until_entered()
-            refused = client.post("/search", json=long)
+            refused = send(text)
             assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
             assert "retry-after" in refused.headers
             encoder.gate.set()
             assert waiting.result().status_code == 200
-            long = {**long, "text": "another"}
-        assert client.post("/search", json=long).status_code == 200
+        assert send("another").status_code == 200
 
 
 def test_the_deadline_covers_a_body_that_waits_to_be_parsed(pool: ThreadPoolExecutor) -> None:

@@ -1,0 +1,107 @@
+"""Protects the service from small bodies that are dear to read: time and memory stay in proportion to their length."""
+
+import gzip
+import json
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service_inputs import as_base64, png
+
+FORM = {"content-type": "multipart/form-data; boundary=edge"}
+JSON = {"content-type": "application/json"}
+
+
+@contextmanager
+def cheaply(most_s: float = 1.0) -> Iterator[None]:
+    """Counts the time of the server, which runs in this process, and of no other program."""
+    started_s = time.process_time()
+    yield
+    assert time.process_time() - started_s < most_s
+
+
+@contextmanager
+def within_memory(most_bytes: int) -> Iterator[None]:
+    """Counts what Python takes beyond what it has."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def form(*heads: str, data: bytes = b"plain") -> bytes:
+    """A body of parts with these headers and the same contents."""
+    return b"".join(b"--edge\r\n%s\r\n\r\n%s\r\n" % (head.encode(), data) for head in heads) + b"--edge--\r\n"
+
+
+def refusal(client: httpx.Client, content: bytes, headers: dict[str, str]) -> str:
+    """The message of a 400 that comes soon."""
+    with cheaply():
+        response = client.post("/search", content=content, headers=headers)
+    assert response.status_code == 400
+    message: str = response.json()["error"]["message"]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modalities": [0] * 300_000}, "unknown modality 0; known: text, image, fused"),
+        ({"image": [0] * 300_000}, "image: Input should be a valid string; image[0]: Input should be a valid string"),
+        ({"exclude": [0] * 5}, "exclude[0]: Input should be a valid string"),
+        ({"within": [0] * 5}, "within[0]: Input should be a valid string"),
+    ],
+    ids=["modalities", "image", "exclude", "within"],
+)
+def test_a_list_of_wrong_entries_is_refused_at_its_first(client: httpx.Client, fields: Any, message: str) -> None:
+    assert refusal(client, json.dumps(fields).encode(), JSON) == message
+
+
+def test_of_many_unknown_fields_a_few_are_named(client: httpx.Client) -> None:
+    body = json.dumps({f"f{n}": 0 for n in range(60_000)}).encode()
+    with within_memory(24_000_000):
+        assert refusal(client, body, JSON).count("unknown field") == 5
+
+
+def test_a_form_of_wrong_entries_is_refused_at_its_first(client: httpx.Client) -> None:
+    head = 'Content-Disposition: form-data; name="modalities"'
+    message = refusal(client, form(head, data=b"x," * 400_000), FORM)
+    assert message == "unknown modality 'x'; known: text, image, fused"
+
+
+def test_part_headers_that_are_dear_to_read_are_read_soon(client: httpx.Client) -> None:
+    unclosed = "\r\n".join(['Content-Disposition: form-data; name="' + r"\"" * 2_000] * 7)
+    assert refusal(client, form(*[unclosed] * 10), FORM).startswith("unknown field")
+    semicolons = 'Content-Disposition: form-data; name="' + ";" * 4_000
+    assert "more than 300 semicolons" in refusal(client, form(*[semicolons] * 200), FORM)
+    form_type = {"content-type": "multipart/form-data; boundary=edge" + ";" * 50_000}
+    assert "more than 300 semicolons" in refusal(client, form(), form_type)
+
+
+def test_a_file_name_of_many_numbered_letters_is_read(client: httpx.Client) -> None:
+    head = f'Content-Disposition: form-data; name="image"; filename="{"&#1092;" * 250}.png"'
+    assert client.post("/search", content=form(head, data=png()), headers=FORM).status_code == 200
+
+
+def test_white_space_in_base64_takes_no_memory(client: httpx.Client) -> None:
+    head = 'Content-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Transfer-Encoding: base64'
+    spaced = b" ".join(b"%c" % letter for letter in as_base64(png()).encode())
+    assert client.post("/search", content=form(head, data=spaced), headers=FORM).status_code == 200
+    with within_memory(8_000_000):
+        response = client.post("/search", content=form(head, data=b"A " * 240_000), headers=FORM)
+    assert response.status_code == 422
+
+
+def test_gzip_of_many_streams_is_bounded(client: httpx.Client) -> None:
+    headers = {**JSON, "content-encoding": "gzip"}
+    empty, text = gzip.compress(b"", mtime=0), gzip.compress(b'{"text": "plain"}', mtime=0)
+    assert "more than 10000 streams of gzip" in refusal(client, empty * 49_000 + text, headers)
+    with cheaply():
+        assert client.post("/search", content=empty * 9_999 + text, headers=headers).status_code == 200
