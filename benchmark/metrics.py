@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 Z95 = 1.959963984540054  # a normal variable lies within so many deviations with a probability of 95 %
+_ROUNDING = 1e-9  # what the errors of equal values stay below
 
 
 def success_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> float:
@@ -115,13 +116,14 @@ def ndcg_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence
 def interval(mean: float, error: float, num: float) -> tuple[float, float]:
     """95 % interval of the mean of numbers in [0, 1], such as a share: Wilson's.
 
-    It is taken for as large a sample as would make a share err by `error`, which of shares is `num` itself. Unlike
-    mean +- 1.96 errors it stays within [0, 1], and is no point where all queries agree.
+    It is taken for as large a sample as would make a share err by `error`, which of shares is `num` itself; where
+    values weigh differently it is smaller. Unlike mean +- 1.96 errors it stays within [0, 1], and is no point where
+    all queries agree.
 
     Args:
         mean: The mean.
         error: Its standard error.
-        num: Size of the sample; what counts where the error is 0.
+        num: Size of the sample, which counts only where the error is 0, but for rounding.
 
     Returns:
         Lower and upper end.
@@ -133,7 +135,7 @@ def interval(mean: float, error: float, num: float) -> tuple[float, float]:
     >>> round(low, 3), high
     (0.929, 1.0)
     """
-    size = max(num, mean * (1 - mean) / error**2) if error > 0 else num
+    size = mean * (1 - mean) / error**2 if error > _ROUNDING else num
     weight = Z95**2 / size
     centre = (mean + weight / 2) / (1 + weight)
     half = Z95 * math.sqrt(mean * (1 - mean) / size + weight / (4 * size)) / (1 + weight)

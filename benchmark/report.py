@@ -24,7 +24,7 @@ CAPTION = (
     f"k = {HEADLINE_K}, or {FASHION_HEADLINE_K} for Fashion200K and FashionIQ. recall@k: share of the relevant keys. "
     "Local: the task's own pool; global: all pools together, images, texts and pages. "
     "Other (modality): share of the first 10 hits (or the largest k below) of a modality the task does not look for. "
-    f"{PLUS_MINUS}: how far at most other queries of the same kind would move a number (95 %, Wilson's interval)"
+    f"{PLUS_MINUS}: how far other queries of the same kind would move a number, 95 times of 100 (Wilson's interval)"
 )
 
 

@@ -92,10 +92,16 @@ def score(
 
 
 def mean_interval(results: Sequence[TaskResult], name: str) -> tuple[float, float]:
-    """95 % interval of a metric's mean over tasks, whose queries are others in each."""
+    """95 % interval of a metric's mean over tasks, whose queries are others in each.
+
+    Each end lies as far from the mean as those of the tasks' intervals do together (Zou and Donner 2008): a task of few
+    queries counts as unsure as it is, also where all of them agree.
+    """
     mean = sum(result.metrics[name] for result in results) / len(results)
-    error = math.sqrt(sum(result.errors[name] ** 2 for result in results)) / len(results)
-    return interval(mean, error, sum(result.num_queries for result in results))
+    lows = [result.metrics[name] - result.intervals[name][0] for result in results]
+    highs = [result.intervals[name][1] - result.metrics[name] for result in results]
+    low, high = (mean + sign * math.hypot(*ends) / len(results) for sign, ends in ((-1, lows), (1, highs)))
+    return max(0.0, low), min(1.0, high)
 
 
 def averages(results: Sequence[TaskResult]) -> dict[str, dict[str, float]]:

@@ -4,8 +4,9 @@ A pair is asked for in several combinations, and one that is hard is hard in all
 pairs, not the queries. A mean over combinations is therefore judged by what each pair adds to it.
 
 - One state: Wilson's interval, for as many pairs as would make a share err as much (`benchmark.metrics.interval`).
-- A change: the mean of the pairs' own changes, with two pairs more, one that gained and one that lost as much as any
-  did (Agresti and Min 2005): without them a few changes, all of one sign, would pass for certain.
+- A change: the mean of the pairs' own changes, with two pairs more, one that gained and one that lost all there is to
+  gain, or more where a pair did, as it counts in several combinations (Bonett and Price 2012): without them a few
+  changes, all of one sign, would pass for certain.
 - Measures of all vectors together, such as distances of means: the jackknife over ten groups of pairs.
 
 Shape legend: P = pairs, Q = queries, G = groups.
@@ -53,8 +54,9 @@ def of_mean(parts: Sequence[Gains]) -> Range:
         parts: Pairs and gains of each combination, none empty.
     """
     mean = float(np.mean([gain_Q.mean() for _, gain_Q in parts]))
-    influence_P = _influence(parts)
-    low, high = interval(mean, math.sqrt(float((influence_P**2).sum())), len(influence_P))
+    error = math.sqrt(float((_influence(parts) ** 2).sum()))
+    weight_P = _by_pair([(pair_Q, np.ones(len(pair_Q))) for pair_Q, _ in parts])
+    low, high = interval(mean, error, 1 / float((weight_P**2).sum()))  # as many pairs of equal weight say as much
     return Range(low, high, sum(len(pair_Q) for pair_Q, _ in parts))
 
 
@@ -64,11 +66,11 @@ def of_change(before: Sequence[Gains], after: Sequence[Gains]) -> Range:
     mean = float(np.mean([change_Q.mean() for _, change_Q in changes]))
     influence_P = _influence(changes)
     change_P = mean + len(influence_P) * influence_P  # what each pair changed; their mean is the change
-    largest = float(np.abs(change_P).max())
+    largest = max(1.0, float(np.abs(change_P).max()))  # no change of few pairs is not none for certain
     change_P = np.append(change_P, [largest, -largest])
     half = Z95 * float(change_P.std()) / math.sqrt(len(change_P))
     centre = float(change_P.mean())
-    return Range(centre - half, centre + half, sum(len(pair_Q) for pair_Q, _ in changes))
+    return Range(max(-1.0, centre - half), min(1.0, centre + half), sum(len(pair_Q) for pair_Q, _ in changes))
 
 
 def of_replicates(value: float, left_out_G: Floats) -> Range:
@@ -80,6 +82,11 @@ def of_replicates(value: float, left_out_G: Floats) -> Range:
 
 def _influence(parts: Sequence[Gains]) -> Floats:
     """How much each pair `[P]` moves the mean over combinations away from what it would be without it."""
+    return _by_pair([(pair_Q, gain_Q - gain_Q.mean()) for pair_Q, gain_Q in parts])
+
+
+def _by_pair(parts: Sequence[Gains]) -> Floats:
+    """What each pair `[P]` adds to the mean over combinations of the mean over their queries."""
     pairs, place = np.unique(np.concatenate([pair_Q for pair_Q, _ in parts]), return_inverse=True)
-    moved = np.concatenate([(gain_Q - gain_Q.mean()) / (len(gain_Q) * len(parts)) for _, gain_Q in parts])
-    return np.bincount(place, weights=moved, minlength=len(pairs)).astype(np.float64)
+    added = np.concatenate([value_Q / (len(value_Q) * len(parts)) for _, value_Q in parts])
+    return np.bincount(place, weights=added, minlength=len(pairs)).astype(np.float64)

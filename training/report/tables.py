@@ -109,8 +109,7 @@ def headline_tables(states: States) -> list[Table]:
 
 def success_tables(states: States) -> list[Table]:
     """One table a metric: the nine combinations, in the local and in the mixed pool, and their mean."""
-    metrics = [f"success@{k}" for k in CUTOFFS] + [f"ndcg@{k}" for k in NDCG_CUTOFFS]
-    return [_success_table(states, metric) for metric in metrics]
+    return [_success_table(states, metric) for metric in METRICS]
 
 
 def gap_tables(states: States) -> list[Table]:

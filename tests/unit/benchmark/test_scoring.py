@@ -1,9 +1,11 @@
 """Averages and shares are what their names say."""
 
+import numpy as np
 import pytest
 
 from benchmark.client import Answer, Hit
 from benchmark.mbeir import Task
+from benchmark.metrics import interval
 from benchmark.scoring import TaskResult, averages, mean_interval, score
 
 TASK = Task("mbeir_x_task0", "x", 0, "test")
@@ -15,9 +17,12 @@ def answer(*hits: tuple[str, str]) -> Answer:
     return Answer(ranked, 0.002, {"total": 1.0}, False, 0, ("1", "f"))
 
 
-def result(dataset: str, number: int, value: float) -> TaskResult:
-    """A result with one metric."""
-    return TaskResult(Task("n", dataset, number, "test"), "local", 1, 1, {"mrr": value}, {"mrr": 0.05}, {}, {}, {})
+def result(dataset: str, number: int, value: float, num_queries: int = 100) -> TaskResult:
+    """A result with one metric, a share of so many queries."""
+    error = (value * (1 - value) / num_queries) ** 0.5
+    ends = {"mrr": interval(value, error, num_queries)}
+    task = Task("n", dataset, number, "test")
+    return TaskResult(task, "local", 1, num_queries, {"mrr": value}, {"mrr": error}, ends, {}, {})
 
 
 def test_scores_and_shares_of_two_queries() -> None:
@@ -48,6 +53,24 @@ def test_intervals_are_wilsons_over_the_queries() -> None:
 def test_the_mean_over_tasks_errs_less_than_each() -> None:
     low, high = mean_interval([result("webqa", number, 0.5) for number in (1, 2, 3, 4)], "mrr")
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.001)
+
+
+def test_a_small_task_makes_the_mean_over_tasks_as_unsure_as_it_is() -> None:
+    low, high = mean_interval([result("webqa", 1, 0.5, 10), result("webqa", 2, 0.5, 10_000)], "mrr")
+    assert (low, high) == pytest.approx((0.368, 0.632), abs=0.001)  # half of what ten queries alone would leave open
+    low, high = mean_interval([result("webqa", 1, 0.0, 10), result("webqa", 2, 0.0, 10_000)], "mrr")
+    assert (low, high) == pytest.approx((0.0, 0.139), abs=0.001)
+
+
+def test_the_interval_over_tasks_of_unequal_sizes_holds_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    sizes, truths = (12, 60, 2000), (0.3, 0.6, 0.8)
+    held = 0
+    for _ in range(1000):
+        found = generator.binomial(sizes, truths) / sizes
+        low, high = mean_interval([result("x", 1, *each) for each in zip(found.tolist(), sizes, strict=True)], "mrr")
+        held += low <= sum(truths) / 3 <= high
+    assert 0.93 <= held / 1000 <= 0.98
 
 
 def test_a_query_without_answer_is_refused() -> None:

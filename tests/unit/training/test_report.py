@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -288,6 +289,49 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         parts = [(pairs, (ease_P + generator.normal(size=50) > 0).astype(np.float64)) for _ in range(5)]
         held += (own := of_mean(parts)).low <= 0.5 <= own.high
     assert 0.92 <= held / 400 <= 0.98
+
+
+def mixed_parts(found_P: np.ndarray) -> list[tuple[Any, Any]]:
+    """Gains in the mixed pool: of each three pairs one is asked for three times, always with the same end."""
+    pairs = np.arange(len(found_P))
+    return [(pairs[pairs % 3 == kind], found_P[pairs % 3 == kind] * 1.0) for kind in (0, 1, 1, 1, 2)]
+
+
+def test_intervals_of_the_mixed_pool_hold_the_truth_about_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(2)
+    held = 0
+    for _ in range(3000):
+        own = of_mean(mixed_parts(generator.random(60) < 0.5))
+        held += own.low <= 0.5 <= own.high
+    assert 0.935 <= held / 3000 <= 0.975
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_pairs_that_weigh_more_than_others_say_less_together(share: float) -> None:
+    own = of_mean(mixed_parts(np.arange(90) % 30 < 30 * share))
+    num = 90 / 1.32  # the squares of 3/5, 1/5 and 1/5 of the weight, of a third of the pairs each
+    half = 1.96 * (share * (1 - share) / num + 1.96**2 / (4 * num**2)) ** 0.5
+    centre = share + 1.96**2 / num / 2
+    ends = [(centre + sign * half) / (1 + 1.96**2 / num) for sign in (-1, 1)]
+    assert (own.low, own.high) == pytest.approx(ends, abs=1e-4)
+
+
+def test_the_ends_of_a_change_are_changes_that_can_be() -> None:
+    pairs = np.arange(20)
+    all_gained = of_change([(pairs, np.zeros(20))], [(pairs, np.ones(20))])
+    assert (all_gained.low, all_gained.high) == (pytest.approx(0.735, abs=1e-3), 1.0)
+    all_lost = of_change([(pairs, np.ones(20))], [(pairs, np.zeros(20))])
+    assert (all_lost.low, all_lost.high) == (-1.0, pytest.approx(-0.735, abs=1e-3))
+
+
+def test_no_change_of_few_pairs_leaves_more_open_than_none_of_many() -> None:
+    reach = []
+    for num_pairs in (20, 200):
+        none = [(np.arange(num_pairs), np.ones(num_pairs))]
+        own = of_change(none, none)
+        assert own.low == -own.high
+        reach.append(own.high)
+    assert reach == pytest.approx([1.96 * 2**0.5 / 22, 1.96 * 2**0.5 / 202], abs=1e-4)
 
 
 def test_two_runs_that_differ_by_chance_alone_are_seldom_told_apart() -> None:
