@@ -127,12 +127,13 @@ class _Way:
             seq = int(db.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()[0])
             target = _target(directory, published, seq, to)
             since = _first_seq(directory, published) if target.store != published.store else target.seq
-            num_live = _num_live(db, since)
+            live = _live_keys(db, since)
         with _reading(directory, target) as db:
             check_endings(db)
+            live |= _live_keys(db, target.seq)  # in a store that was left, they were changed before it was
             _require_rows(directory, target, db)
             num_back, num_changed, num_gone = _count(db, target.seq)
-        report = RollbackReport(target, num_back, num_changed, num_gone, num_live, published)
+        report = RollbackReport(target, num_back, num_changed, num_gone, len(live), published)
         return cls(seq != published.seq, report)
 
     def go(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> RollbackReport:
@@ -227,12 +228,12 @@ def _count(db: sqlite3.Connection, seq: int) -> tuple[int, int, int]:
     return ended - num_changed, num_changed, num_newer - num_changed
 
 
-def _num_live(db: sqlite3.Connection, seq: int) -> int:
-    """How many keys are as somebody made them live after change number `seq`, stored or deleted."""
+def _live_keys(db: sqlite3.Connection, seq: int) -> set[str]:
+    """Keys that are as somebody made them live after change number `seq`, stored or deleted."""
     is_away = "NOT EXISTS (SELECT 1 FROM keys WHERE keys.key = retired.key)"
-    num_stored = _number(db, "SELECT count(*) FROM keys WHERE row > ? AND origin = 'live'", seq)
-    deleted = f"SELECT count(*) FROM retired WHERE {LIVE_AT} AND ended_by = 'live' AND {is_away}"
-    return num_stored + _number(db, deleted, seq, seq)
+    stored = db.execute("SELECT key FROM keys WHERE row > ? AND origin = 'live'", (seq,))
+    deleted = f"SELECT key FROM retired WHERE {LIVE_AT} AND ended_by = 'live' AND {is_away}"
+    return {key for (key,) in (*stored, *db.execute(deleted, (seq, seq)))}
 
 
 def _number(db: sqlite3.Connection, query: str, *parameters: int) -> int:

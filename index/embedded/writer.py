@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from index.embedded.backoff import BackOff, FoldFailure
@@ -101,15 +101,15 @@ class Writer:
         with self._fold_lock:
             published, provenance = self._published()
             with self._store_lock:
-                chosen = options or FoldOptions.of(self._store.meta)
+                before = FoldOptions.of(self._store.meta)
+                chosen = options or before
                 if self._store.seq == published.seq and chosen == published.options:
                     return published
-                self._store.covered_seq = None  # the version will cover some moment from now on
             store_path = self._directory.store_path(published.store)
-            manifest = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
+            with self._deriving(before, chosen):
+                manifest = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
             with self._store_lock, naming_damage(self._store.path):
                 self._covers(manifest)
-                self._store.note(**chosen.facts())
             remove_unneeded(self._directory, self._store, self._store_lock)
             return manifest
 
@@ -163,6 +163,27 @@ class Writer:
             options, anew = FoldOptions.of(self._store.meta), replace(provenance, previous=None)
             return self._publish_with(changes, anew, options, report) or published
 
+    @contextmanager
+    def _deriving(self, before: FoldOptions, chosen: FoldOptions) -> Iterator[None]:
+        """Keeps what a version may cover that the block makes; a block that makes none leaves all as it was.
+
+        The options are noted first: a kill right after the version is announced must not bring back those of before.
+        """
+        names = self._directory.names()
+        with self._store_lock, naming_damage(self._store.path):
+            covered_seq, self._store.covered_seq = self._store.covered_seq, None  # it covers some moment from now on
+            if chosen != before:
+                self._store.note(**chosen.facts())
+        try:
+            yield
+        except BaseException:
+            with self._store_lock, naming_damage(self._store.path):
+                if self._directory.names() == names:  # else one is complete, and the next writer announces it
+                    self._store.covered_seq = covered_seq
+                    if chosen != before:
+                        self._store.note(**before.facts())
+            raise
+
     def _published(self) -> tuple[Manifest, Provenance]:
         version = open_published(self._directory.path)
         try:
@@ -193,7 +214,8 @@ class Writer:
 
     def close(self) -> None:
         """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""
-        self._is_closing = True
+        with self._store_lock:  # or a retry might begin between its look at this and its note of the thread
+            self._is_closing = True
         if self._folding is not None:
             self._folding.join()
         if self._next_try is not None:

@@ -13,7 +13,7 @@ from index.__main__ import main
 from index.embedded.records import TuningQueries
 from index.embedded.rollback import roll_back
 from index.embedded.verify import verify_index
-from index.errors import IndexExistsError, KeysNotEmbeddedError, UnusableOptionError
+from index.errors import IndexExistsError, KeysNotEmbeddedError, LiveKeysError, UnusableOptionError
 from index.key_index import NewKey
 from tests.factories import GREEN, build_with, image_bytes, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder
@@ -100,6 +100,17 @@ def test_the_way_back_leads_to_the_encoder_of_before(index_dir: Path) -> None:
     assert everything(index_dir) == before
     with FaissIndex.open(index_dir) as index:
         assert index.encoder.name == "fake"
+
+
+def test_the_way_back_undoes_what_no_version_covered_only_when_that_is_said(index_dir: Path) -> None:
+    before = everything(index_dir)  # with three live changes that no version covers
+    reembed_with(index_dir, Longer())
+
+    with pytest.raises(LiveKeysError, match="3 keys of"):
+        roll_back(index_dir)
+    assert everything(index_dir).keys() == before.keys()
+    assert roll_back(index_dir, undo_live=True).num_live == 3
+    assert "live" not in everything(index_dir)
 
 
 def test_a_new_index_leaves_the_old_one_as_it_is_and_in_use(index_dir: Path, tmp_path: Path) -> None:

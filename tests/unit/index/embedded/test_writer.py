@@ -1,8 +1,10 @@
 """Changes: what is refused, what is stored, when changes are folded, and who may make them."""
 
+import contextlib
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -395,3 +397,36 @@ def test_program_that_closes_no_writer_ends_though_folding_fails(index_dir: Path
         "index.delete(['k0'])"
     )
     subprocess.run([sys.executable, "-c", program, index_dir], check=True, timeout=60, capture_output=True)
+
+
+def test_changes_after_folding_that_failed_grow_no_store(index_dir: Path) -> None:
+    (index_dir / "folding").write_text("in the way")
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        for keep_versions in (2, 5):
+            with pytest.raises(OSError, match="folding"):
+                index.compact(FoldOptions(structure=EXACT, keep_versions=keep_versions))
+        for number in range(20):
+            index.upsert([key("new", text=f"text {number}")])
+        with contextlib.closing(sqlite3.connect(index_dir / "stores" / "1" / "store.sqlite")) as db:
+            assert db.execute("SELECT count(*) FROM retired").fetchone() == (0,)
+        (index_dir / "folding").unlink()
+        assert index.compact().options.keep_versions == 2  # what failed holds for none
+
+
+def test_options_hold_for_later_versions_though_the_writer_is_killed_after_the_first(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce = IndexDirectory.announce
+
+    def and_stop(directory: IndexDirectory, name: str) -> None:
+        announce(directory, name)
+        raise SystemExit("stopped")
+
+    monkeypatch.setattr(IndexDirectory, "announce", and_stop)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index, pytest.raises(SystemExit):
+        index.compact(FoldOptions(keep_versions=5))
+    monkeypatch.undo()
+
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.delete(["k0"])
+        assert index.compact().options.keep_versions == 5
