@@ -65,13 +65,13 @@ def test_many_held_out_pairs_are_shared_out_and_best_is_reported_by_those_that_d
 def test_few_held_out_pairs_choose_and_are_reported_and_the_page_and_the_terminal_say_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = words_of(report(folder, monkeypatch, *SMALL, "--val-data", "few.tar", run="b"))
+    words = words_of(report(folder, monkeypatch, *SMALL, "--val-data", "few.tar", run="few"))
     assert "chosen by the very pairs that are reported, as 16 are too few" in words
     printed = capsys.readouterr().out
     for warning in ("The run had 2 steps, which is a handful", "Only 16 held-out pairs are reported"):
         assert warning in words
         assert f"warning: {warning}" in printed
-    best = json.loads((folder / "b" / "finished.json").read_text())
+    best = json.loads((folder / "few" / "finished.json").read_text())
     assert best["chosen_by"] == best["mixed/mean/success@10"]
 
 
