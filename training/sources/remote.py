@@ -6,7 +6,7 @@ file; every other URL (`s3://`, `gs://`, `memory://`, ...) goes through fsspec a
 A copy's name is a digest of the URL and of what the server tells of the file's version (entity tag, time, size), so a
 file that changes is fetched again. A copy is written aside and renamed, by one process at a time. What fails for a
 passing reason (a lost connection, 429, 5xx) is tried again twice; a fetch goes on where it broke off, unless the file
-has changed.
+has changed, and starts over, twice at most, where the server tells neither tag nor time, or no size.
 """
 
 import hashlib
@@ -74,6 +74,10 @@ class _PassingError(OSError):
     """A failure that may be gone in a moment."""
 
 
+class _BrokenOffError(_PassingError):
+    """A part of a file came, and nothing would tell whether the rest is of the same one."""
+
+
 class _ChangedError(OSError):
     """Another file is where the one was that was being fetched: parts of two are no file."""
 
@@ -103,11 +107,7 @@ def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) ->
     folder = cache_dir or default_cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _opener(url)(url, stall_s) as remote:
-            path = folder / _file_name(url, remote.version)
-            with FileLock(f"{path}.lock"):
-                if not path.exists():
-                    _keep(remote, path)
+        path = _tried(lambda: _copied(url, folder, stall_s), _BrokenOffError)
     except Exception as error:  # each backend raises the errors of its own library
         reason = _without_secrets_of(url, str(error)) or type(error).__name__
         raise InvalidPairsError(f"cannot fetch {label}: {reason}") from error
@@ -133,6 +133,16 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anykey" / "data"
 
 
+def _copied(url: str, folder: Path, stall_s: float) -> Path:
+    """The copy of a file, made now unless there is one."""
+    with _opener(url)(url, stall_s) as remote:
+        path = folder / _file_name(url, remote.version)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _keep(remote, path)
+    return path
+
+
 def _opener(url: str) -> Callable[[str, float], AbstractContextManager[_Remote]]:
     if url.startswith(PIPE):
         return _open_pipe
@@ -151,12 +161,14 @@ def _open_http(url: str, stall_s: float) -> Iterator[_Remote]:
                 raise _ChangedError("it changed while it was fetched")
             skipped = start if response.status_code == 200 else 0  # of a server that serves no parts of files
             with _passing():
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for (
+                    chunk
+                ) in response.iter_raw():  # as they come: what is gathered to a size is lost with the connection
                     yield chunk[skipped:]
                     skipped = max(skipped - len(chunk), 0)
 
         size = int(told[2]) if told[2].isdecimal() else None
-        yield _Remote("|".join(told), size, _in_pieces(from_byte, size))
+        yield _Remote("|".join(told), size, _in_pieces(from_byte, size, is_versioned=any(told[:2])))
 
 
 @contextmanager
@@ -217,7 +229,8 @@ def _open_fsspec(url: str, stall_s: float) -> Iterator[_Remote]:
     version = _version_of(info)
     size = info.get("size")
     size = size if isinstance(size, int) else None
-    yield _Remote(version, size, _in_pieces(from_byte, size))
+    is_versioned = any(info.get(key) is not None for key in _VERSION_KEYS)
+    yield _Remote(version, size, _in_pieces(from_byte, size, is_versioned))
 
 
 def _version_of(info: dict[str, Any]) -> str:
@@ -233,12 +246,16 @@ def _open_pipe(name: str, stall_s: float) -> Iterator[_Remote]:
         chunks.close()  # ends the command, if it was begun
 
 
-def _in_pieces(from_byte: Callable[[int], Iterator[bytes]], size: int | None) -> Iterator[bytes]:
+def _in_pieces(from_byte: Callable[[int], Iterator[bytes]], size: int | None, is_versioned: bool) -> Iterator[bytes]:
     """The bytes of a file, asked for again from where they break off.
 
     Args:
         from_byte: Gives those from a place on.
-        size: How many there are; where nobody tells, what breaks off is not taken up again.
+        size: How many there are, where that is told.
+        is_versioned: Whether the file's tag or time is told.
+
+    Raises:
+        _BrokenOffError: they broke off where nobody tells whether the rest would be of the same file.
     """
     come, num_breaks, num_failures = 0, 0, 0
     while True:
@@ -250,19 +267,21 @@ def _in_pieces(from_byte: Callable[[int], Iterator[bytes]], size: int | None) ->
             if size is None or come >= size:
                 return
             raise _PassingError(f"{come} of {size} bytes came")
-        except _PassingError:
+        except _PassingError as error:
+            if come and (size is None or not is_versioned):
+                raise _BrokenOffError(str(error)) from error
             num_breaks, num_failures = num_breaks + 1, 0 if come > start else num_failures + 1
-            if size is None or num_failures > len(PAUSES_S) or num_breaks > MOST_BREAKS:
+            if num_failures > len(PAUSES_S) or num_breaks > MOST_BREAKS:
                 raise
         time.sleep(PAUSES_S[max(num_failures - 1, 0)])
 
 
-def _tried(call: Callable[[], T]) -> T:
+def _tried(call: Callable[[], T], passing: type[_PassingError] = _PassingError) -> T:
     """What a call gives, in three tries as long as it fails for a passing reason."""
     for pause_s in PAUSES_S:
         try:
             return call()
-        except _PassingError:
+        except passing:
             time.sleep(pause_s)
     return call()
 

@@ -160,6 +160,8 @@ def test_a_fetch_that_breaks_off_goes_on_where_it_was(tmp_path: Path, shaky: Sha
     shaky.has_ranges, shaky.num_breaks, shaky.num_failures = has_ranges, 2, 2
     assert fetch(shaky.url("/a.tar"), tmp_path).path.read_bytes() == shaky.pages["/a.tar"]
     assert (shaky.num_breaks, len(shaky.requests)) == (0, 5)
+    spans = [span for _, span in shaky.requests]
+    assert spans[:4] == [None, None, None, "bytes=1000000-"]  # two failures, a break, and on from there
 
 
 def test_a_file_that_changed_when_it_broke_off_is_not_pieced_together(tmp_path: Path, shaky: ShakySite) -> None:
@@ -167,6 +169,18 @@ def test_a_file_that_changed_when_it_broke_off_is_not_pieced_together(tmp_path: 
     with pytest.raises(InvalidPairsError, match="it changed while it was fetched"):
         fetch(shaky.url("/a.tar"), tmp_path)
     assert kept(tmp_path) == []
+
+
+def test_a_file_without_a_version_is_fetched_anew_where_it_broke_off(tmp_path: Path, shaky: ShakySite) -> None:
+    shaky.tags.clear()
+    shaky.pages["/a.tar"], shaky.changed = b"a" * 6_000_000, {"/a.tar": b"b" * 6_000_000}
+    shaky.num_breaks, shaky.breaks_after = 2, 5_000_000
+    assert fetch(shaky.url("/a.tar"), tmp_path).path.read_bytes() == b"b" * 6_000_000
+    assert [span for _, span in shaky.requests] == [None] * 3
+    shaky.pages["/b.tar"], shaky.num_breaks = b"c" * 6_000_000, 10**6
+    with pytest.raises(InvalidPairsError, match="peer closed connection"):
+        fetch(shaky.url("/b.tar"), tmp_path)
+    assert len(shaky.requests) == 6
 
 
 @pytest.mark.parametrize(("num_failures", "num_breaks", "most"), [(10**6, 0, 3), (0, 10**6, 150)])
