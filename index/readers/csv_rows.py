@@ -11,7 +11,6 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,6 +22,9 @@ from index.sources.files import open_file
 from index.sources.locations import path_of
 
 _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
+
+# Lets cells be as long as they are. The limit is the whole process's: put back, it would cut off other threads.
+csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
 
 
 def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | InvalidRowError]:
@@ -39,8 +41,7 @@ def read_csv(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry | I
         while True:
             where = f"{file.label}:{lines.number + 1}"
             try:
-                with _long_cells():
-                    cells = next(reader, None)
+                cells = next(reader, None)
             except csv.Error as error:
                 is_open = "unexpected end" in str(error) or not where.endswith(f":{lines.number}")
                 if is_open:  # no one can say where the next record begins
@@ -79,16 +80,6 @@ class _CountedLines:
         if self.number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         return line.decode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lets cells be as long as they are; the module's limit is everybody's, and is put back."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _read_header(lines: _CountedLines, file: CorpusFile, columns: Columns) -> _Table:

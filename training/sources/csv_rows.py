@@ -8,7 +8,6 @@ import csv
 import io
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedReader
 
@@ -19,6 +18,9 @@ from training.sources.file import DataFile, image_path
 from training.sources.rows import clean_texts, pair_of
 
 _BOM = b"\xef\xbb\xbf"
+
+# Lets cells be as long as they are. The limit is the whole process's: put back, it would cut off other threads.
+csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
 
 
 class CsvRows:
@@ -68,8 +70,7 @@ class CsvRows:
             file.seek(self._starts[position])
             record = io.BytesIO(file.read(self._lengths[position]))
         lines = (line.decode("utf-8") for line in record)  # cut at line feeds alone, as when the records were found
-        with _long_cells():
-            cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
         if len(cells) < len(self._header) or len(_without_blank_end(cells)) > len(self._header):
             raise ValueError(f"expected {len(self._header)} cells, found {len(cells)}")
         return {name: cell.strip() for name, cell in zip(self._header, cells, strict=False)}
@@ -131,16 +132,6 @@ def _read_header(lines: _CountedLines, file: DataFile) -> tuple[str, list[str], 
     raise refusals[0]
 
 
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lets cells be as long as they are; the module's limit is everybody's, and is put back."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
 def _without_blank_end(cells: list[str]) -> list[str]:
     """Cells without the blank ones at their end, which spreadsheets write for columns that have been used."""
     end = next((end for end in range(len(cells), 0, -1) if cells[end - 1].strip()), 0)
@@ -157,8 +148,7 @@ def _records(lines: _CountedLines, delimiter: str, file: DataFile) -> Iterator[t
     while True:
         number, start = lines.number + 1, lines.offset
         try:
-            with _long_cells():
-                cells = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,21 @@ def test_what_a_spreadsheet_leaves_at_the_end_is_no_cell(tmp_path: Path, end: st
 def test_long_cells_are_read(tmp_path: Path) -> None:
     (entry,) = entries(table(tmp_path, f"key,text\na,{'x' * 200_000}\n"))
     assert len(entry.text or "") == 200_000
+
+
+def test_long_cells_are_read_by_threads_at_once(tmp_path: Path) -> None:
+    path = table(tmp_path, "key,text\n" + "".join(f'{n},"' + "x\n" * 75_000 + 'x"\n' for n in range(8)))
+
+    def num_chars(_: int) -> int:
+        return sum(len(entry.text or "") for entry in entries(path))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they meet
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(num_chars, range(4))) == [8 * 150_001] * 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r")).filter(lambda text: bool(text.strip()))

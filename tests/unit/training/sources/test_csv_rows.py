@@ -2,6 +2,8 @@
 
 import csv
 import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,21 @@ def test_what_a_spreadsheet_leaves_at_the_end_is_no_cell(tmp_path: Path, end: st
 def test_long_cells_are_read(tmp_path: Path) -> None:
     rows = table(tmp_path, f"image,text,note\na.jpg,one,{'x' * 200_000}\n")
     assert rows[0].captions == ("one",)
+
+
+def test_long_cells_are_read_by_threads_at_once(tmp_path: Path) -> None:
+    rows = table(tmp_path, "text\n" + ('"' + "x\n" * 75_000 + 'x"\n') * 8)
+
+    def num_chars(_: int) -> int:
+        return sum(len(rows[n].captions[0]) for n in range(8))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they meet
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(num_chars, range(4))) == [8 * 150_001] * 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize(
