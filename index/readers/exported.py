@@ -41,6 +41,7 @@ def read_exported(opened: "parquet.ParquetFile", file: CorpusFile) -> Iterator[C
         raise InvalidCorpusError(f"{file.label}: expected what `export` writes, found no column {', '.join(missing)}")
     if not is_footer_sound(footer, opened.metadata.num_rows, SUM_COLUMN in names):
         raise InvalidCorpusError(f"{file.label}: what it says of its encoder is damaged")
+    _require_vectors(opened.schema_arrow.field("vector").type, file)
     encoder = _encoder(footer, file)
     number = 0
     for group in range(opened.num_row_groups):
@@ -50,10 +51,17 @@ def read_exported(opened: "parquet.ParquetFile", file: CorpusFile) -> Iterator[C
                 for row in _rows(batch):
                     number += 1
                     yield _entry(row, number, encoder, file)
-        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        except (OSError, pyarrow.ArrowException, ValueError, OverflowError) as error:  # of UTF-8, of dates far away
             reason = f"cannot read row group {group}: {' '.join(str(error).split())}"
             yield UnreadableStretchError(f"{file.label}: rows {number + 1} to {stop}", reason, stop - number)
             number = stop
+
+
+def _require_vectors(kind: pyarrow.DataType, file: CorpusFile) -> None:
+    types = pyarrow.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
+        raise InvalidCorpusError(f"{file.label}: expected what `export` writes, found {kind} as the column vector")
 
 
 def _encoder(footer: dict[bytes, bytes], file: CorpusFile) -> EncoderFacts:
@@ -101,8 +109,11 @@ def _images(cells: Any, place: InlineLocation, file: CorpusFile) -> Iterator[str
 
 
 def _vector(row: dict[str, Any], key: str, encoder: EncoderFacts) -> KnownVector | None:
-    """The vector of a row that holds all that was embedded; an image elsewhere may have changed since."""
+    """The vector of a row that holds all that was embedded; an image elsewhere may have changed since.
+
+    One of another width than the encoder's is none of its vectors.
+    """
     is_whole = all(cell["data"] is not None for cell in row["images"] or ())
-    if row["vector"] is None or not is_whole:
+    if row["vector"] is None or not is_whole or row["vector"].size != encoder.width:
         return None
     return KnownVector(row["vector"].tobytes(), encoder)

@@ -7,8 +7,9 @@ import csv
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from index.errors import InvalidCorpusError, InvalidRowError
@@ -24,6 +25,7 @@ from index.sources.locations import path_of, scheme_of
 
 FILE_NAME = "file_name"
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_NAMES_ALONE = Columns(FILE_NAME, FILE_NAME, FILE_NAME, metadata="\0", pool=FILE_NAME)  # no column is called `\0`
 _Row = CorpusEntry | InvalidRowError
 
 
@@ -51,14 +53,31 @@ def read_image_table(
         named: Takes up the locations of the images that it names.
     """
     columns = _columns(header, options.columns)
-    folder = path_of(table.name).parent
-    for row in _read(CorpusFile(table.location), replace(options, columns=columns)):
+    file, folder = CorpusFile(table.location), path_of(table.name).parent
+    is_any_bad = False
+    for row in _read(file, replace(options, columns=columns)):
         if isinstance(row, CorpusEntry):
-            named.update(plain_location(_location(image)) for image in row.images)
+            named.update(_images(row))
             if columns.key == FILE_NAME:
-                name = posixpath.normpath(str(folder / path_of(row.key).with_suffix("")))
-                row = replace(row, key=f"{prefix}{name}")
+                row = _with_key_of_image(row, folder, prefix)
+        is_any_bad |= not isinstance(row, CorpusEntry)
         yield row
+    if is_any_bad:  # such a row has its image all the same: without what it says, that is not to be stored
+        rows = _read(file, replace(options, columns=_NAMES_ALONE))
+        named.update(image for row in rows if isinstance(row, CorpusEntry) for image in _images(row))
+
+
+def _with_key_of_image(row: CorpusEntry, folder: PurePosixPath, prefix: str) -> _Row:
+    """A row whose key is its image's path, with the key that the image has in the whole folder."""
+    path = path_of(row.key)
+    if not path.name:
+        return InvalidRowError(row.where, f"'{FILE_NAME}' must name a file, got '{row.key}'")
+    name = posixpath.normpath(str(folder / path.with_suffix("")))
+    return replace(row, key=f"{prefix}{name}")
+
+
+def _images(row: CorpusEntry) -> Iterator[str]:
+    return (plain_location(_location(image)) for image in row.images)
 
 
 def plain_location(location: str) -> str:
@@ -88,21 +107,30 @@ def _read(file: CorpusFile, options: ReadOptions) -> Iterator[_Row]:
 
 
 def _header(location: str) -> list[str]:
-    """The names of a table's columns; those of the first row of a JSONL file that can be read."""
+    """The names of a table's columns; those of a JSONL file's rows that name an image."""
     with open_file(location) as opened:
-        if path_of(location).suffix == ".parquet":
+        suffix = path_of(location).suffix
+        if suffix == ".parquet":
             return _parquet_header(opened, location)
-        for line in opened:
-            if line.strip():
-                try:
-                    if path_of(location).suffix == ".jsonl":
-                        return list(parse_object(line))
-                    return [name.strip() for name in next(csv.reader([line.decode("utf-8-sig", "replace")]), [])]
-                except RowError:
-                    continue
-                except csv.Error:
-                    break
-    return []
+        return _fields(opened) if suffix == ".jsonl" else _csv_header(opened)
+
+
+def _fields(lines: Iterable[bytes]) -> list[str]:
+    """The names of the fields of all rows that name an image, in the order in which they come."""
+    found: dict[str, None] = {}
+    for line in lines:
+        with suppress(RowError):
+            row = parse_object(line)
+            found.update(dict.fromkeys(row) if FILE_NAME in row else {})
+    return list(found)
+
+
+def _csv_header(lines: Iterable[bytes]) -> list[str]:
+    first = next((line for line in lines if line.strip()), b"")
+    try:
+        return [name.strip() for name in next(csv.reader([first.decode("utf-8-sig", "replace")]), [])]
+    except csv.Error:
+        return []
 
 
 def _parquet_header(opened: BinaryIO, location: str) -> list[str]:

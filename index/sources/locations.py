@@ -18,8 +18,9 @@ from urllib.request import url2pathname
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ADDRESS = re.compile(r"(?<=://)[^!]*", re.DOTALL)  # inside a member's location it ends before the `!`
 _USER = re.compile(r"^[^/?#]*@")
-_MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d+)\+(?P<size>\d+)!(?P<name>.*)", re.DOTALL)
-_INLINE = re.compile(r"parquet:(?P<file>.*?)!(?P<row>\d+):(?P<position>\d+)!(?P<column>.*)", re.DOTALL)
+# No file is so large, or has so many rows, that more digits say where something in it is.
+_MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d{1,18})\+(?P<size>\d{1,18})!(?P<name>.*)", re.DOTALL)
+_INLINE = re.compile(r"parquet:(?P<file>.*?)!(?P<row>\d{1,18}):(?P<position>\d{1,18})!(?P<column>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -53,18 +53,25 @@ def images_of(pairs: PairSource) -> Iterator[str]:
 
 
 def _header(path: Path) -> Collection[str]:
-    """The names of a table's columns; those of the first row of a JSONL file."""
+    """The names of a table's columns; those of the first row of a JSONL file that names an image."""
     if path.suffix == ".parquet":
         return _parquet_header(path)
-    first = next(scan_lines(DataFile(path), path.suffix.removeprefix(".").upper()), None)
-    text = "" if first is None else first[2]
+    lines = (text for _, _, text in scan_lines(DataFile(path), path.suffix.removeprefix(".").upper()))
+    if path.suffix == ".jsonl":
+        return next((row for row in map(_fields, lines) if FILE_NAME in row), ())
     try:
-        if path.suffix == ".jsonl":
-            row = parse_json(text)
-            return row if isinstance(row, dict) else ()
-        return [name.strip() for name in next(csv.reader([text]), [])]
-    except (ValueError, csv.Error):
+        return [name.strip() for name in next(csv.reader([next(lines, "")]), [])]
+    except csv.Error:
         return ()
+
+
+def _fields(text: str) -> Collection[str]:
+    """The names of a row's fields; none of a row that is no object."""
+    try:
+        row = parse_json(text)
+    except ValueError:
+        return ()
+    return row if isinstance(row, dict) else ()
 
 
 def _parquet_header(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from index.errors import InvalidCorpusError
 from index.readers.columns import parse_columns
+from index.readers.entry import CorpusEntry
 from index.sources.images import ImageStamp
 from tests.corpora import bad_rows, entries, read, upload
 
@@ -178,6 +179,34 @@ def test_a_row_of_such_a_table_that_is_wrong_is_a_bad_row(tmp_path: Path) -> Non
         (f"{place}:2", "no key"),
         (f"{place}:3", "not JS"),
     ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_an_image_whose_row_is_wrong_is_not_stored_without_what_the_row_says(tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, object]] = [{"file_name": "in/../a.png", "text": 5}, {"file_name": "b.png", "text": 6}]
+    folder = fill(hub_folder(tmp_path / "train", suffix, rows), {"a.png": b"1", "b.png": b"2", "c.png": b"3"})
+
+    assert [row.key for row in read(folder) if isinstance(row, CorpusEntry)] == ["c"]
+    assert [reason for _, reason in bad_rows(folder)] == ["'text' must be a string or null, got a number"] * 2
+
+
+@pytest.mark.parametrize("first", ['{"text": "of the whole set"}', '{"made": "by hand"}', "5"])
+def test_a_table_is_known_by_any_of_its_rows(tmp_path: Path, first: str) -> None:
+    lines = [first, '{"file_name": "a.png", "caption": "one"}', '{"file_name": "b.png", "caption": "two"}']
+    fill(tmp_path, {"a.png": b"1", "b.png": b"2", "metadata.jsonl": "\n".join(lines).encode()})
+
+    texts = {row.key: row.text for row in read(tmp_path) if isinstance(row, CorpusEntry)}
+    assert texts == {"a": "one", "b": "two"}
+    assert [where for where, _ in bad_rows(tmp_path)] == [f"{tmp_path}/metadata.jsonl:1"]
+
+
+@pytest.mark.parametrize("name", [".", "/", "./."])
+def test_a_row_that_names_no_file_is_a_bad_row(tmp_path: Path, name: str) -> None:
+    lines = [f'{{"file_name": "{name}"}}', '{"file_name": "a.png", "text": "one"}']
+    fill(tmp_path, {"a.png": b"1", "metadata.jsonl": "\n".join(lines).encode()})
+
+    assert bad_rows(tmp_path) == [(f"{tmp_path}/metadata.jsonl:1", f"'file_name' must name a file, got '{name}'")]
+    assert [(row.key, row.text) for row in read(tmp_path) if isinstance(row, CorpusEntry)] == [("a", "one")]
 
 
 def test_metadata_without_names_of_files_is_left_aside_as_before(

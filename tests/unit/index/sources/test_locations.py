@@ -19,7 +19,7 @@ from index.sources.locations import (
 )
 
 FILES = st.text(min_size=1).filter(lambda text: "!" not in text)
-NUMBERS = st.integers(min_value=0, max_value=2**63)
+NUMBERS = st.integers(0, 10**18 - 1)
 
 
 @given(FILES, NUMBERS, NUMBERS, st.text())

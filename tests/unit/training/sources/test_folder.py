@@ -100,6 +100,12 @@ def test_a_table_names_the_images_of_a_folder(tmp_path: Path, suffix: str) -> No
     assert "expected c.txt or c.json beside c.png" in rows
 
 
+def test_a_table_is_known_by_any_of_its_rows(tmp_path: Path) -> None:
+    lines = ['{"made": "by hand"}', "5", '{"file_name": "a.png", "text": "one"}']
+    rows = folder_with(tmp_path, {"a.png": b"A", "metadata.jsonl": "\n".join(lines).encode()})
+    assert [row.captions for row in read_all(rows) if isinstance(row, Pair)] == [("one",)]
+
+
 def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("10", "9", "a/0", "a-b/0"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
