@@ -1,5 +1,6 @@
 """Addresses of the service: the key and the prefix in a path, the parameters behind it, and where images are."""
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -7,6 +8,8 @@ from urllib.parse import quote, unquote_to_bytes
 from starlette.requests import Request
 
 from service.errors import InvalidRequestError, NotFoundError
+
+SLASH = re.compile(b"/|%2f", re.IGNORECASE)  # both part a path for the routes, which see it decoded
 
 
 def parameters(*known: str, hint: str = "") -> Callable[[Request], Coroutine[Any, Any, None]]:
@@ -51,7 +54,7 @@ def key_in_path(request: Request) -> tuple[str, bool]:
     """
     raw: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     num_in_prefix = prefix_of(request).count("/")
-    raw = raw.partition(b"?")[0].split(b"/", num_in_prefix + 2)[-1]  # behind "PREFIX/keys/"
+    raw = SLASH.split(raw.partition(b"?")[0], num_in_prefix + 2)[-1]  # behind "PREFIX/keys/"
     encoded = raw.removesuffix(b"/image")
     try:
         key = unquote_to_bytes(encoded).decode("utf-8")

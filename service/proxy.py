@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.context import error_response
 from service.errors import InvalidRequestError
 
+OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
 EVERYBODY = "*"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")  # no `//host`, no `..`, nothing that needs encoding
 
@@ -28,6 +29,17 @@ def parse_prefix(value: str) -> str:
     prefix = value.strip().rstrip("/")
     if prefix and not _PREFIX.fullmatch(prefix):
         raise ValueError("expected a path such as /anykey, of letters, digits and any of . _ ~ -")
+    return prefix
+
+
+def told_from_own(prefix: str) -> str:
+    """The prefix, if a path that begins with it cannot be one of the service's own that came without it.
+
+    Raises:
+        ValueError: it begins like an address of the service.
+    """
+    if prefix.split("/")[1:2] in ([name] for name in OWN_ADDRESSES):
+        raise ValueError(f"expected a path that begins with none of {', '.join(OWN_ADDRESSES)}")
     return prefix
 
 
@@ -71,7 +83,7 @@ class ProxyPrefix:
         sent = ",".join(Headers(scope=scope).getlist("x-forwarded-prefix"))
         if not sent or not self._is_trusted(scope):
             return self._root_path
-        return "".join(parse_prefix(part) for part in sent.split(","))
+        return told_from_own("".join(parse_prefix(part) for part in sent.split(",")))
 
     def _is_trusted(self, scope: Scope) -> bool:
         if self._proxies is None:

@@ -88,7 +88,8 @@ async def search(request: Request) -> Response:
         return read_s, await parts.searcher.search(query, write)
 
     with lifecycle.bodies.share() as take:
-        body = await read_body(request, lifecycle.settings.max_body_bytes, take)
+        arriving = read_body(request, lifecycle.settings.max_body_bytes, take)
+        body = await within(lifecycle.settings.body_deadline_ms / 1000, arriving, "whole body")
         note(request, body_bytes=len(body))
         in_time = within(lifecycle.settings.request_deadline_ms / 1000, find(take))
         read_s, result = await _unless_client_leaves(request, in_time)
@@ -230,8 +231,8 @@ def _timings(result: SearchResult[bytes], read_s: float, total_s: float) -> Timi
     return Timings(**dict(zip(Timings.model_fields, (round(s * 1000, 3) for s in seconds), strict=True)))
 
 
-async def within(deadline_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result.
+async def within(deadline_s: float, work: Coroutine[Any, Any, T], result: str = "answer") -> T:
+    """The work's result, which is called `result` in the message.
 
     Raises:
         DeadlineExceededError: it took longer than `deadline_s`, and was cancelled.
@@ -240,7 +241,7 @@ async def within(deadline_s: float, work: Coroutine[Any, Any, T]) -> T:
         async with asyncio.timeout(deadline_s):
             return await work
     except TimeoutError as error:
-        raise DeadlineExceededError(f"no answer within {deadline_s * 1000:g} ms") from error
+        raise DeadlineExceededError(f"no {result} within {deadline_s * 1000:g} ms") from error
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -9,9 +9,8 @@ from pydantic_settings import SettingsConfigDict
 from encoder.program import ProgramSettings
 from index.milvus.address import parse_address
 from index.sources.roots import root_of
-from service.proxy import parse_prefix, parse_proxies
+from service.proxy import parse_prefix, parse_proxies, told_from_own
 
-OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
 MIB = 1024 * 1024
 
 
@@ -108,6 +107,9 @@ class ServiceSettings(ProgramSettings):
     max_queue_items: int = Field(
         256, ge=1, le=100_000, description="most queries waiting to be embedded; one more is refused with 429"
     )
+    body_deadline_ms: float = Field(
+        60_000, ge=1, le=3_600_000, description="longest time for a request's body to arrive whole; then 504"
+    )
     request_deadline_ms: float = Field(
         10_000, ge=1, le=600_000, description="longest time from the whole request read to its hits; then 504"
     )
@@ -154,10 +156,7 @@ class ServiceSettings(ProgramSettings):
     @classmethod
     def check_root_path(cls, value: str) -> str:
         """Refuses what is no path, and what could not be told from the service's own addresses."""
-        prefix = parse_prefix(value)
-        if prefix.split("/")[1:2] in ([name] for name in OWN_ADDRESSES):
-            raise ValueError(f"expected a path that begins with none of {', '.join(OWN_ADDRESSES)}")
-        return prefix
+        return told_from_own(parse_prefix(value))
 
     @field_validator("forwarded_allow_ips")
     @classmethod

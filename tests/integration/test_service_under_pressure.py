@@ -140,6 +140,21 @@ def test_bodies_that_take_too_much_together_are_refused_and_room_is_made_again(
         assert send("another").status_code == 200
 
 
+def test_bodies_that_do_not_arrive_make_room_again(encoder: GatedEncoder) -> None:
+    limits = {"max_body_bytes": 5_000, "max_bodies_bytes": 5_000, "body_deadline_ms": 1500}
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+    with (
+        serving(encoder, make_index(encoder), **limits) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=WAIT_S) as stalled,
+    ):
+        stalled.sendall(head + b" " * 4_990)
+        until(lambda: ask(client, "a note").status_code == 429, "the body takes all the room")
+        answer = stalled.recv(100_000)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"no whole body within 1500 ms" in answer
+        assert ask(client, "a note").status_code == 200
+
+
 def test_the_deadline_covers_a_body_that_waits_to_be_parsed(pool: ThreadPoolExecutor) -> None:
     class SlowToPrepare(FakeEncoder):
         is_open = threading.Event()

@@ -55,7 +55,7 @@ def proxied(service: httpx.Client, prefix: str, is_stripped: bool, sent: dict[st
 
 
 @pytest.mark.parametrize("is_stripped", [True, False], ids=["stripped", "left"])
-@pytest.mark.parametrize(("prefix", "is_said"), [(PREFIX, True), (PREFIX, False), ("/keys/search", True)])
+@pytest.mark.parametrize(("prefix", "is_said"), [(PREFIX, True), (PREFIX, False), ("/shop/keys", True)])
 def test_the_service_works_under_a_prefix(
     is_stripped: bool, prefix: str, is_said: bool, wire_encoder: FakeEncoder, wire_index: FaissIndex
 ) -> None:
@@ -108,6 +108,14 @@ def test_a_prefix_that_is_no_path_is_refused(prefix: str, client: httpx.Client) 
     answer = client.get("/livez", headers={"x-forwarded-prefix": prefix})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith("header X-Forwarded-Prefix: expected a path such as /anykey")
+
+
+@pytest.mark.parametrize("prefix", ["/search", "/keys", "/keys/search", "/, /docs/", "/info,/a"])
+def test_a_prefix_that_begins_like_an_own_address_is_refused(prefix: str, client: httpx.Client) -> None:
+    answer = client.get("/keys/red", headers={"x-forwarded-prefix": prefix})
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert message.startswith("header X-Forwarded-Prefix: expected a path that begins with none of search, info, keys")
 
 
 @pytest.mark.parametrize(

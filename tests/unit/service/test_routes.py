@@ -420,6 +420,8 @@ def test_a_key_is_shown_with_its_payload(client: httpx.Client) -> None:
         ("/keys/a%2Fb%3Ac", "a/b:c"),
         ("/keys/a/b:c", "a/b:c"),
         ("/keys/shelf%2Fimage", "shelf/image"),
+        ("/keys%2Fa/b:c", "a/b:c"),
+        ("/keys%2fshelf%2fimage", "shelf/image"),
         ("/keys/Schl%C3%BCssel%20%E9%8D%B5%20%2541", "Schl\u00fcssel \u9375 %41"),
         ("/keys/two%20frames", "two frames"),
     ],
