@@ -33,9 +33,10 @@ from benchmark.progress import progress_bar
 from benchmark.settings import FromPairsSettings
 
 GENERATOR = "anykey-bench from-pairs"
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 BAD_ROWS = "bad_rows.jsonl"
 MAX_SHOWN_BAD_ROWS = 10
+MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_ASPECT = 20 * 1024**2, 64_000_000, 200  # what an index takes by default
 SUFFIXES = {  # of the formats that the encoder reads
     **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"},
 }
@@ -273,11 +274,25 @@ def _usable(photo: Photo) -> Photo | InvalidRowError:
         return InvalidRowError(photo.where, "no caption has a word in it")
     try:
         with Image.open(io.BytesIO(photo.data), formats=tuple(SUFFIXES)) as image:
+            _check_size(photo.data, image)
             image.load()
             suffix = SUFFIXES.get(image.format or "", ".jpg")  # MPO is a JPEG with more of them behind it
     except DECODER_ERRORS as error:
         return InvalidRowError(photo.where, f"cannot decode the image: {error}")
     return replace(photo, captions=captions, suffix=suffix)
+
+
+def _check_size(data: bytes, image: Image.Image) -> None:
+    """Raises ValueError for an image that an index and a service refuse, so that no query asks for it."""
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ValueError(f"it has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are accepted")
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, at most {MAX_IMAGE_PIXELS} are accepted")
+    if max(image.size) > MAX_IMAGE_ASPECT * min(image.size):
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels; "
+            f"the longer side may be at most {MAX_IMAGE_ASPECT} times the shorter"
+        )
 
 
 def _report_bad_rows(root: Path, bad_rows: list[InvalidRowError], console: Console) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from benchmark.errors import PairsError
 from benchmark.mbeir import Dataset, Task, read_jsonl
@@ -140,6 +141,26 @@ def test_pairs_with_one_caption_each_give_the_two_cross_modal_tasks(tmp_path: Pa
     named = write_pairs(tmp_path / "one.tar", ("1", IMAGES["red"], "one"), ("2", IMAGES["blue"], "two"))
     run(settings(tmp_path, pairs=named))
     assert [task.number for task in Dataset(tmp_path / "out").tasks()] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (
+            encoded(Image.new("1", (201, 1)), "PNG"),
+            "201 x 1 pixels; the longer side may be at most 200 times the shorter",
+        ),
+        (encoded(Image.new("1", (8001, 8000)), "PNG"), "8001 x 8000 pixels, at most 64000000 are accepted"),
+        (IMAGES["green"] + bytes(20 * 1024**2), "bytes, at most 20971520 are accepted"),
+    ],
+    ids=["aspect", "pixels", "bytes"],
+)
+def test_an_image_that_an_index_refuses_is_a_bad_row(tmp_path: Path, image: bytes, reason: str) -> None:
+    rows = [("1", IMAGES["red"], "one"), ("2", image, "two"), ("3", IMAGES["blue"], "three")]
+    run(settings(tmp_path, pairs=write_pairs(tmp_path / "one.tar", *rows)))
+    ((_, row),) = read_jsonl(tmp_path / "out/bad_rows.jsonl")
+    assert reason in row["reason"]
+    assert len(list((tmp_path / "out/mbeir_images/farm_images").iterdir())) == 2
 
 
 def test_pairs_of_one_image_are_one_image_with_all_their_captions(tmp_path: Path) -> None:
