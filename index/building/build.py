@@ -302,7 +302,7 @@ class _Build:
         """Lets a new index remember what was deleted live in the one whose place it takes."""
         if self._earlier is not None and not self._settings.restore_deleted:
             deleted = self._earlier.store.deleted()
-            gone = set(self._plan.lacking(deleted))
+            gone = set(self._plan.never_named(deleted))
             staged.note_deleted(key for key in deleted if key not in gone)
 
     def _takeover(self, store: Store, staged: Store) -> Callable[[], None]:
@@ -315,7 +315,7 @@ class _Build:
                 and not (self._outlook.is_any_unread and store.is_built(key))
             ]
             computed_in = json.loads(staged.meta.get("computed_in", "[]"))
-        forgotten, unnamed = (list(self._plan.lacking(keys)) for keys in (store.refused(), store.deleted()))
+        forgotten, unnamed = list(self._plan.lacking(store.refused())), list(self._plan.never_named(store.deleted()))
 
         def take_over() -> None:
             store.commit(records_of(staged, self._plan.stale_keys()), refusals, self._outlook.gone)
@@ -356,7 +356,7 @@ class _Build:
     def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""
         assert base.version is not None
-        if unnamed := list(self._plan.lacking(base.store.deleted())):
+        if unnamed := list(self._plan.never_named(base.store.deleted())):
             base.store.forget_deleted(unnamed)
         delete_store(self._directory.building_dir / STORE_NAME)
         report = self._report(base.version.manifest, base.version.path, num_embedded, 0)

@@ -31,7 +31,7 @@ CREATE TABLE bad_rows (
     position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL,
     is_unread INTEGER NOT NULL
 );
-CREATE INDEX unreachable ON bad_rows (key) WHERE is_unreachable;
+CREATE INDEX keys_of_bad_rows ON bad_rows (key);
 """
 _COLUMNS = "position, key, place, text, metadata, pools, images, vector"
 
@@ -219,6 +219,13 @@ class Plan:
             "SELECT 1 FROM entries WHERE key = :key"
             " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
         )
+        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
+
+    def never_named(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that no row names, good or bad: none of them where not all bad rows tell theirs."""
+        if self._execute("SELECT 1 FROM bad_rows WHERE key IS NULL LIMIT 1").fetchone() is not None:
+            return iter(())
+        query = "SELECT 1 FROM entries WHERE key = :key UNION ALL SELECT 1 FROM bad_rows WHERE key = :key"
         return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
 
     def left_out(self, keys: Iterable[str]) -> Iterator[str]:

@@ -1,15 +1,21 @@
 """What was deleted live and has not been stored since: a build leaves it deleted, though its corpus names it.
 
-Stores of earlier releases have no table for it; they get one with their first deletion.
+Stores of earlier releases have no table for it; they get one with their first deletion. A version has a list of its
+own, so that going back to it brings none of them back with the next build.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 
+from index.embedded.manifest import Manifest
 from index.embedded.records import deletion_checksum
 from index.embedded.store_file import path_of
+from index.embedded.versions import check_file
 from index.errors import IndexCorruptError
 
+DELETED_NAME = "deleted.jsonl"  # in a version
 DELETIONS = "CREATE TABLE IF NOT EXISTS deletions (key TEXT PRIMARY KEY, checksum INTEGER NOT NULL)"
 
 
@@ -42,3 +48,23 @@ def read_deleted(db: sqlite3.Connection) -> list[str]:
         if deletion_checksum(key) != checksum:
             raise IndexCorruptError(path_of(db), f"the deletion of key {key!r} differs from its checksum")
     return [key for key, _ in found]
+
+
+def list_deleted(version_dir: Path, keys: Iterable[str]) -> None:
+    """Lists in a version's folder what was deleted live when it was made; without any, there is no such file."""
+    lines = [f"{json.dumps(key)}\n" for key in keys]
+    if lines:
+        (version_dir / DELETED_NAME).write_text("".join(lines), encoding="ascii")
+
+
+def deleted_at(version_dir: Path, manifest: Manifest) -> list[str]:
+    """Reads what was deleted live when a version was made; nothing is known of those of earlier releases.
+
+    Raises:
+        IndexCorruptError: the list is missing or damaged.
+        PermissionError: it may not be read.
+    """
+    if DELETED_NAME not in manifest.files:
+        return []
+    check_file(version_dir, manifest, DELETED_NAME, is_whole=True)
+    return [json.loads(line) for line in (version_dir / DELETED_NAME).read_bytes().splitlines()]

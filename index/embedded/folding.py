@@ -25,6 +25,7 @@ from encoder.item import Modality
 from index.embedded.access import naming_target
 from index.embedded.calibration import Calibration
 from index.embedded.choice import structure_of
+from index.embedded.deletions import list_deleted
 from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
@@ -101,6 +102,7 @@ def fold(
         if options.structure != AUTO:
             require_possible(options.structure, encoder.width)  # also without keys, for which nothing is built yet
         _write_rows(folder / ROWS_NAME, snapshot)
+        list_deleted(folder, snapshot.deleted())
         vectors, queries_QD = _as_searched(snapshot, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
         _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index.embedded.deletions import deleted_at
 from index.embedded.folded import ROWS_NAME, read_rows
 from index.embedded.folding import provenance_of, publish_next, publish_with_changes
 from index.embedded.image_roots import record_corpus, roots_of_version
@@ -147,11 +148,13 @@ class _Way:
         record_corpus(directory.path, roots, keep=True)
         path = directory.store_path(target.store)
         provenance = provenance_of(target, directory.version_dir(target.version))
+        deleted = deleted_at(directory.version_dir(target.version), target)
         options = target.options.model_copy(update={"keep_versions": self.report.published.options.keep_versions})
         with naming_damage(path), contextlib.closing(Store(path)) as store:
 
             def changes() -> bool:
                 _put_back(store, target.seq)
+                store.note_deleted(deleted)  # or the next build would store them again
                 return True
 
             manifest = publish_with_changes(directory, store, changes, provenance, options, report, gpu)

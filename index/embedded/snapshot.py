@@ -110,7 +110,7 @@ def restore_snapshot(path: Path, index_dir: Path, image_roots: Sequence[str] = (
 
 
 def _part_of_index(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
-    """Takes the files that `write_snapshot` writes, and no other: what else is in an index is not the sender's to say.
+    """Takes files where `write_snapshot` writes them: what else is in an index is not the sender's to say.
 
     Raises:
         TarError: a member is none of them.
@@ -142,13 +142,12 @@ def _reason_of(error: Exception) -> object:
 
 
 def _copy_store(path: Path, target: Path) -> None:
-    """Copies a store as it is at one moment, though others write to it."""
+    """Copies a store as it is at one moment, though others write to it, without its unused room and what was there."""
     with naming_damage(path), contextlib.closing(open_read_only(path)) as source:
         try:
+            source.execute("VACUUM INTO ?", (str(target.absolute()),))
             with contextlib.closing(sqlite3.connect(target)) as copy:
-                source.backup(copy)
                 _leave_earlier(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname.startswith(_OF_TARGET):
                 raise OSError(f"cannot write {target}: {error}") from error

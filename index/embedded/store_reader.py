@@ -21,6 +21,7 @@ from index.deadline import NEVER, Deadline
 from index.embedded.calibration import MODALITIES
 from index.embedded.changes import Changes, Unsound, is_usable
 from index.embedded.connections import Connections
+from index.embedded.deletions import read_deleted
 from index.embedded.manifest import Manifest
 from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from index.embedded.store_file import (
@@ -203,6 +204,15 @@ class Snapshot:
             return None
         vectors_QD = np.frombuffer(b"".join(row[2] for row in found), "<f4").reshape(len(found), -1)
         return TuningQueries(vectors_QD.astype(np.float32), np.array([row[1] for row in found], np.uint8))
+
+    def deleted(self) -> list[str]:
+        """Keys that were deleted live and have not been stored since.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        with naming_damage(self._path):
+            return read_deleted(self._db)
 
     def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their rows.

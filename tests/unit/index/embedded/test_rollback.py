@@ -322,3 +322,33 @@ def test_an_index_with_a_writer_is_not_gone_back(
         assert run("--index", index_dir, "--dry-run") == 0
     assert run("--index", index_dir / "none") == 1
     assert "no index at" in capsys.readouterr().err
+
+
+def test_what_was_deleted_then_is_deleted_again_and_stays_so(index_dir: Path, corpus: Path) -> None:
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.delete(["key-2"])
+        index.compact()
+    build_with(corpus, index_dir, restore_deleted=True)
+    assert "key-2" in everything(index_dir)
+
+    roll_back(index_dir, "2")
+    report = build_with(corpus, index_dir)
+
+    assert ("key-2" in everything(index_dir), report.num_deleted) == (False, 1)
+    assert verify_index(index_dir) == []
+
+
+@pytest.mark.parametrize("bad", ['{"key": "key-2", "text": 5}', '{"key": [], "text": "t"}', "{bad"])
+def test_a_bad_row_lets_no_build_forget_what_was_deleted(index_dir: Path, corpus: Path, bad: str) -> None:
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.delete(["key-2"])
+    rows = corpus.read_text()
+    lines = rows.splitlines()
+    corpus.write_text("\n".join([*lines[:2], bad, *lines[3:]]))
+    build_with(corpus, index_dir)
+    build_with(corpus, index_dir)
+    corpus.write_text(rows)
+
+    report = build_with(corpus, index_dir)
+
+    assert ("key-2" in everything(index_dir), report.num_deleted) == (False, 1)

@@ -1,7 +1,9 @@
 """A snapshot is the index at one moment, wherever it is unpacked."""
 
+import contextlib
 import dataclasses
 import os
+import sqlite3
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,23 @@ def test_restored_index_answers_as_the_one_that_was_copied(tmp_path: Path) -> No
         restored.delete(["k5"])
         assert restored.count() == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "i", "i.tar"]
+
+
+def test_what_is_left_in_the_unused_room_of_a_store_is_in_no_snapshot(tmp_path: Path) -> None:
+    make_index(tmp_path / "i", new_keys(9))
+    with contextlib.closing(sqlite3.connect(tmp_path / "i" / "stores" / "1" / "store.sqlite")) as db:
+        db.execute("PRAGMA secure_delete = OFF")  # as some builds of SQLite have it
+        db.execute("CREATE TABLE gone (text)")
+        db.executemany("INSERT INTO gone VALUES (?)", [("deleted secret " * 1000,)] * 99)
+        db.commit()
+        db.execute("DROP TABLE gone")
+
+    write_snapshot(tmp_path / "i", tmp_path / "i.tar")
+
+    assert b"deleted secret" in (tmp_path / "i" / "stores" / "1" / "store.sqlite").read_bytes()
+    assert b"deleted secret" not in (tmp_path / "i.tar").read_bytes()
+    restore_snapshot(tmp_path / "i.tar", tmp_path / "restored")
+    assert everything(tmp_path / "restored") == everything(tmp_path / "i")
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
