@@ -49,12 +49,19 @@ class HeldOut:
         keys: As keys.
         has_second_P: Which pairs have a second caption; the queries of the others repeat the first.
         asked_P: Which pairs are asked for; all when absent. The others' keys stay in the pools.
+        dealt_P: Which of `MODALITIES` each pair's key has in the mixed pool; in turn when absent.
     """
 
     queries: Mapping[str, Tensor]
     keys: Mapping[str, Tensor]
     has_second_P: Tensor
     asked_P: Tensor | None = None
+    dealt_P: Tensor | None = None
+
+    @property
+    def modality_P(self) -> Tensor:
+        """Which of `MODALITIES` each pair's key has in the mixed pool `[P]`."""
+        return torch.arange(len(self.has_second_P)) % len(MODALITIES) if self.dealt_P is None else self.dealt_P
 
     def askable(self, combination: str) -> Tensor:
         """Which of the pairs asked for `[P]` may be: all, or where both sides hold a text those with two captions."""
@@ -67,13 +74,17 @@ class HeldOut:
         """The same pools, asked for these pairs alone; for all of them when absent."""
         return replace(self, asked_P=asked_P)
 
+    def dealt(self) -> "HeldOut":
+        """The same, but `rows` of it keep each pair's modality in the mixed pool."""
+        return replace(self, dealt_P=self.modality_P)
+
     def rows(self, rows_P: Tensor) -> "HeldOut":
-        """Some of the pairs, in this order: smaller pools."""
+        """Some of the pairs, in this order: smaller pools; the mixed one is dealt anew, unless it is of `dealt`."""
         queries, keys = (
             {name: vectors_PD[rows_P] for name, vectors_PD in side.items()} for side in (self.queries, self.keys)
         )
-        asked_P = None if self.asked_P is None else self.asked_P[rows_P]
-        return HeldOut(queries, keys, self.has_second_P[rows_P], asked_P)
+        asked_P, dealt_P = (each_P if each_P is None else each_P[rows_P] for each_P in (self.asked_P, self.dealt_P))
+        return HeldOut(queries, keys, self.has_second_P[rows_P], asked_P, dealt_P)
 
 
 def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, fusion: Fusion) -> HeldOut:
@@ -174,15 +185,13 @@ def mixed_pool(held_out: HeldOut) -> tuple[Tensor, Tensor]:
         The pool's vectors `[P, D]`, and which of `MODALITIES` each is `[P]`.
     """
     rows_P = torch.arange(held_out.keys["i"].shape[0])
-    modality_P = rows_P % len(MODALITIES)
     stacked = torch.stack([held_out.keys[name] for name in MODALITIES])
-    return stacked[modality_P, rows_P], modality_P
+    return stacked[held_out.modality_P, rows_P], held_out.modality_P
 
 
 def mixed_rows(held_out: HeldOut, combination: str) -> Tensor:
     """Positions `[Q]` of the pairs that may be asked for in the mixed pool: their key has the modality looked for."""
-    modality_P = torch.arange(held_out.keys["i"].shape[0]) % len(MODALITIES)
-    wanted_P = modality_P == MODALITIES.index(combination.split(">")[1])
+    wanted_P = held_out.modality_P == MODALITIES.index(combination.split(">")[1])
     return (wanted_P & held_out.askable(combination)).nonzero().flatten()
 
 

@@ -167,12 +167,16 @@ def _gains(held_out: HeldOut) -> tuple[dict[str, Places], dict[str, Floats]]:
 def _left_out(held_out: HeldOut) -> dict[str, Floats]:
     """What the gap's measures are without each of ten groups of pairs, of a thousand pairs at most.
 
-    They differ as those of fewer pairs do, and are brought nearer to their mean for as many as there are.
+    They differ as those of fewer pairs do, and are brought nearer to their mean for as many as there are. The other
+    pairs keep their modality in the mixed pool, and each group has as many of every modality: another deal or another
+    balance would move the measures more than the group does.
     """
+    held_out = held_out.dealt()
     num_pairs = len(held_out.has_second_P)
     order = _drawn(num_pairs)[:_MAX_PAIRS_LEFT_OUT]
     if len(order) < 2 * NUM_GROUPS:
         return {}
+    order = order[held_out.modality_P[order].argsort(stable=True)]
     group = torch.arange(len(order)) % NUM_GROUPS
     measured = [measure_gaps(held_out.rows(order[group != left_out])) for left_out in range(NUM_GROUPS)]
     nearer = (len(order) / num_pairs) ** 0.5

@@ -20,7 +20,7 @@ from torch.nn import functional
 from training.gaps import measure_gaps
 from training.report import About, ShownPair, Snapshot, numbers_of_pairs, write_report
 from training.report.history import MAX_POINTS, read_history, thinned
-from training.report.noise import of_change, of_mean
+from training.report.noise import of_change, of_mean, of_replicates
 from training.report.projection import Plane
 from training.report.snapshot import BIN_EDGES, MAX_PHOTOS
 from training.report.tables import gap_tables, headline_tables, success_tables
@@ -354,6 +354,16 @@ def test_the_gaps_interval_shrinks_as_pairs_become_more() -> None:
         low, high = (float(end) for end in first.values[0].ranges[0].split(" to "))
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2] > 0
+
+
+def test_intervals_of_what_the_mixed_pool_shows_are_not_those_of_another_deal() -> None:
+    """Fifteen sets of pairs: what they differ by is what an interval of one of them should say, and not much more."""
+    found = [Snapshot.of(held_out(60, 0.5, seed)) for seed in range(15)]
+    ratios = []
+    for name in ("rank1/t/i", "rank1/t/t", "rank1/i/t", "confusion/t>i", "confusion/i>t", "confusion/t>t"):
+        reach = [of_replicates(0.0, state.left_out[name].astype(np.float64)).high for state in found]
+        ratios.append(np.mean(reach) / (2.262 * np.std([state.numbers[name] for state in found], ddof=1)))
+    assert 0.9 < np.mean(ratios) < 1.7
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
