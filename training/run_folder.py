@@ -312,11 +312,11 @@ def refuse_another_run(path: Path, settings: TrainSettings, digest: str) -> None
     """
     is_stopped, is_finished = (path / UNFINISHED / "state").is_dir(), (path / FINISHED).is_file()
     there = _settings_there(path)
-    foreign = [found.name for name in _OWN for found in sorted(path.glob(name))]
-    if foreign and not (path / SETTINGS).exists():
+    foreign = [] if there else [found.name for name in (SETTINGS, *_OWN) for found in sorted(path.glob(name))]
+    if foreign:
         raise InvalidRecipeError(
-            f"{path} holds {', '.join(foreign)}, and no {SETTINGS} as a run's folder does: they would be lost, choose "
-            "another --output"
+            f"{path} holds {', '.join(foreign)}, and no {SETTINGS} with a digest as a run's folder does: they would be "
+            "lost, choose another --output"
         )
     if settings.overwrite or there.get("digest") == digest or not (is_stopped or is_finished):
         return
@@ -331,12 +331,13 @@ def refuse_another_run(path: Path, settings: TrainSettings, digest: str) -> None
 
 
 def _settings_there(path: Path) -> dict[str, Any]:
-    """What `settings.json` holds; nothing where there is none that can be read."""
+    """What a run's `settings.json` holds; nothing where there is none that can be read, or another program's."""
     try:
         found = json.loads((path / SETTINGS).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    is_ours = isinstance(found, dict) and isinstance(found.get("digest"), str) and isinstance(found.get("settings"), dict)
+    return found if is_ours else {}
 
 
 def finished_run(path: Path, digest: str) -> dict[str, Any] | None:

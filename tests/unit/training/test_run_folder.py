@@ -163,6 +163,22 @@ def test_files_that_no_run_wrote_are_not_lost(data: Path, tmp_path: Path, name: 
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("content", ['{"editor.fontSize": 12}', '{"settings": {}}', '{"digest": "a"}', "[]", "half {"])
+@pytest.mark.parametrize("beside", ["metrics.jsonl", None])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_settings_of_another_program_make_no_folder_a_runs(
+    data: Path, tmp_path: Path, content: str, beside: str | None, overwrite: bool
+) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    mine = {"settings.json": content} | ({beside: "mine"} if beside else {})
+    for name, text in mine.items():
+        (output / name).write_text(text)
+    with pytest.raises(InvalidRecipeError, match=rf"mine holds {', '.join(mine)}, and no settings\.json with a digest"):
+        refuse_another_run(output, make_settings(data, output, overwrite=overwrite), "abc")
+    assert {path.name: path.read_text() for path in output.iterdir()} == mine
+
+
 def test_a_full_disk_takes_no_stopped_run_with_it(data: Path, tmp_path: Path) -> None:
     settings = make_settings(data, tmp_path / "run")
     with RunFolder(tmp_path / "run", settings, "abc") as folder:
