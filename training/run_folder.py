@@ -336,7 +336,9 @@ def _settings_there(path: Path) -> dict[str, Any]:
         found = json.loads((path / SETTINGS).read_text())
     except (OSError, ValueError):
         return {}
-    is_ours = isinstance(found, dict) and isinstance(found.get("digest"), str) and isinstance(found.get("settings"), dict)
+    if not isinstance(found, dict):
+        return {}
+    is_ours = isinstance(found.get("digest"), str) and isinstance(found.get("settings"), dict)
     return found if is_ours else {}
 
 

@@ -59,7 +59,7 @@ class HeldOut:
     dealt_P: Tensor | None = None
 
     @property
-    def modality_P(self) -> Tensor:
+    def modalities(self) -> Tensor:
         """Which of `MODALITIES` each pair's key has in the mixed pool `[P]`."""
         return torch.arange(len(self.has_second_P)) % len(MODALITIES) if self.dealt_P is None else self.dealt_P
 
@@ -76,7 +76,7 @@ class HeldOut:
 
     def dealt(self) -> "HeldOut":
         """The same, but `rows` of it keep each pair's modality in the mixed pool."""
-        return replace(self, dealt_P=self.modality_P)
+        return replace(self, dealt_P=self.modalities)
 
     def rows(self, rows_P: Tensor) -> "HeldOut":
         """Some of the pairs, in this order: smaller pools; the mixed one is dealt anew, unless it is of `dealt`."""
@@ -186,12 +186,12 @@ def mixed_pool(held_out: HeldOut) -> tuple[Tensor, Tensor]:
     """
     rows_P = torch.arange(held_out.keys["i"].shape[0])
     stacked = torch.stack([held_out.keys[name] for name in MODALITIES])
-    return stacked[held_out.modality_P, rows_P], held_out.modality_P
+    return stacked[held_out.modalities, rows_P], held_out.modalities
 
 
 def mixed_rows(held_out: HeldOut, combination: str) -> Tensor:
     """Positions `[Q]` of the pairs that may be asked for in the mixed pool: their key has the modality looked for."""
-    wanted_P = held_out.modality_P == MODALITIES.index(combination.split(">")[1])
+    wanted_P = held_out.modalities == MODALITIES.index(combination.split(">")[1])
     return (wanted_P & held_out.askable(combination)).nonzero().flatten()
 
 

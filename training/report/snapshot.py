@@ -176,7 +176,7 @@ def _left_out(held_out: HeldOut) -> dict[str, Floats]:
     order = _drawn(num_pairs)[:_MAX_PAIRS_LEFT_OUT]
     if len(order) < 2 * NUM_GROUPS:
         return {}
-    order = order[held_out.modality_P[order].argsort(stable=True)]
+    order = order[held_out.modalities[order].argsort(stable=True)]
     group = torch.arange(len(order)) % NUM_GROUPS
     measured = [measure_gaps(held_out.rows(order[group != left_out])) for left_out in range(NUM_GROUPS)]
     nearer = (len(order) / num_pairs) ** 0.5
