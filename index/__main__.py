@@ -86,7 +86,8 @@ def _preview(settings: BuildSettings) -> int:
     outlook = preview_build(settings)
     console = plain_console()
     _show_bad_rows(outlook.bad_rows)
-    for line in kept_lines(outlook.num_unread, outlook.num_unreachable, outlook.num_deleted):
+    num_unreachable = outlook.num_unreachable if outlook.can_keep else 0
+    for line in kept_lines(outlook.num_unread, num_unreachable, outlook.num_deleted):
         console.print(line)
     console.print(f"{summary(outlook)}; nothing was done, as --dry-run asks")
     require_allowed(outlook, settings)

@@ -9,9 +9,9 @@ from encoder.checkpoint import save_checkpoint
 from encoder.fusion import Fusion
 
 
-def tiny_checkpoint(folder: Path) -> Path:
+def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """A checkpoint directory of the smallest architecture."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     architecture = read_architecture("anykey-tiny")
     path = folder / "tiny"
     save_checkpoint(path, architecture, build(architecture).state_dict(), Fusion.RAW, {})

@@ -16,6 +16,7 @@ from index.building.reading import read_into
 from index.building.wishes import check_vector_type, check_wishes
 from index.embedded.store import Store
 from index.embedded.versions import IndexDirectory
+from index.errors import InvalidRowError
 from index.settings import BuildSettings
 
 
@@ -30,7 +31,8 @@ def preview_build(
         console: Where progress is shown; stderr when absent.
 
     Raises:
-        InvalidCorpusError: as `build_index`, as far as it can be told without embedding.
+        InvalidCorpusError: as `build_index`, as far as it can be told without embedding; `strict` counts what the
+            encoder refused.
         LiveKeysError: keys that were stored live would be lost; says what to do.
     """
     source = source or source_of(settings)
@@ -40,12 +42,18 @@ def preview_build(
         TemporaryDirectory(prefix="anykey-build-") as scratch,
         contextlib.closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
     ):
+
+        def skip(row: InvalidRowError, position: int) -> None:
+            if settings.strict:
+                raise row
+            plan.add_bad_row(row, position)
+
         read_into(plan, settings, source, console)
         base = open_base(IndexDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading)
         try:
             if base is not None and base.has_encoder:
                 check_vector_type(settings.vectors, base.store.meta["vector_type"], settings.output)
-            return compare(plan, base, settings, plan.add_bad_row)
+            return compare(plan, base, settings, skip)
         finally:
             if base is not None:
                 base.close()

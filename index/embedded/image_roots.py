@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from index.embedded.access import naming_target, read_whole, sync
 from index.embedded.records import NewImage
 from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError
+from index.errors import IndexCorruptError, IndexFormatError
 from index.hits import FoundImage, StoredImage, at_hand
 from index.sources.referred import read_referred
 from index.sources.roots import MAX_IMAGE_BYTES, ImageRoots
 
 ROOTS_NAME = "image_roots.json"
+FORMAT_VERSION = 1
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +38,7 @@ class RecordedRoots(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
     corpus: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     of_versions: dict[str, tuple[str, ...]] = {}
@@ -50,15 +51,35 @@ class RecordedRoots(BaseModel):
 
 def read_roots(index_dir: Path) -> RecordedRoots:
     """What was recorded of an index; nothing, with a warning, where it cannot be read."""
+    try:
+        return _recorded(index_dir)
+    except (OSError, IndexCorruptError, IndexFormatError) as error:
+        path = index_dir / ROOTS_NAME
+        logger.warning("%s cannot be read, so that no images are that the index refers to: %s", path, error)
+        return RecordedRoots()
+
+
+def _recorded(index_dir: Path) -> RecordedRoots:
+    """What was recorded of an index, for those who write it anew: what they cannot read they would lose.
+
+    Raises:
+        IndexCorruptError: the file is damaged.
+        IndexFormatError: a later release wrote it.
+        OSError: it cannot be read.
+    """
     path = index_dir / ROOTS_NAME
     try:
-        return RecordedRoots.model_validate_json(read_whole(path))
+        content = json.loads(read_whole(path))
+        if isinstance(content, dict) and content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise IndexFormatError(
+                f"{path} has format {content['format_version']!r}, this release reads format {FORMAT_VERSION}"
+            )
+        return RecordedRoots.model_validate_json(json.dumps(content))
     except FileNotFoundError:
         return RecordedRoots()
-    except (OSError, IndexCorruptError, ValidationError) as error:
+    except ValueError as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        logger.warning("%s cannot be read, so that no images are that the index refers to: %s", path, reason)
-        return RecordedRoots()
+        raise IndexCorruptError(path, f"{reason}; delete it, and name the roots again with --image-root") from error
 
 
 def roots_in_force(index_dir: Path, named: Sequence[str] | None) -> ImageRoots:
@@ -88,9 +109,11 @@ def record_corpus(index_dir: Path, roots: ImageRoots, *, keep: bool, version: st
         version: The version that has been made of the corpus, if one has.
 
     Raises:
-        OSError: the disk is full or not writable.
+        IndexCorruptError: what is recorded is damaged, and would be lost.
+        IndexFormatError: a later release recorded it.
+        OSError: it cannot be read, or the disk is full or not writable.
     """
-    known = read_roots(index_dir)
+    known = _recorded(index_dir)
     corpus, most = set(roots.roots), roots.max_bytes
     if keep:
         corpus, most = corpus | set(known.corpus), max(most, known.max_image_bytes)
@@ -112,9 +135,11 @@ def record_named(index_dir: Path, roots: Iterable[str]) -> None:
     """Records roots that somebody named, beside those that are known.
 
     Raises:
-        OSError: the disk is full or not writable.
+        IndexCorruptError: what is recorded is damaged, and would be lost.
+        IndexFormatError: a later release recorded it.
+        OSError: it cannot be read, or the disk is full or not writable.
     """
-    known = read_roots(index_dir)
+    known = _recorded(index_dir)
     _write(index_dir, known.model_copy(update={"named": tuple(sorted({*known.named, *roots}))}))
 
 
@@ -132,7 +157,7 @@ def _before(of_versions: Iterable[str], version: int) -> str | None:
 
 def _write(index_dir: Path, recorded: RecordedRoots) -> None:
     """Replaces the file in one step, unless it says that already."""
-    if recorded == read_roots(index_dir):
+    if recorded == _recorded(index_dir):
         return
     path = index_dir / ROOTS_NAME
     aside = path.with_name(f".{ROOTS_NAME}.part")

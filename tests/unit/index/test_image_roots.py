@@ -16,7 +16,13 @@ from index.building.transfer import export_faiss, export_shards, load_shards
 from index.embedded.checking import check_record
 from index.embedded.records import NewImage
 from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.errors import ImageRefusedError, ImageUnavailableError, InvalidSnapshotError
+from index.errors import (
+    ImageRefusedError,
+    ImageUnavailableError,
+    IndexCorruptError,
+    IndexFormatError,
+    InvalidSnapshotError,
+)
 from index.settings import EmbedSettings
 from tests.factories import build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoderSource
@@ -356,9 +362,25 @@ def test_damaged_record_lets_nothing_be_read(tmp_path: Path, secret: Path) -> No
     build_with(corpus_of(secret.parent, "secret.png"), tmp_path / "i", images="reference")
     (tmp_path / "i" / "image_roots.json").write_text('{"corpus": "/"}')
     assert "build the index again" in refused(tmp_path / "i", "k0")
+    (tmp_path / "i" / "image_roots.json").unlink()
     build_with(secret.parent / "c.jsonl", tmp_path / "i", images="reference")  # up to date, and recorded again
     with FaissIndex.open(tmp_path / "i") as index:
         assert index.image("k0").data == PICTURE
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"named": 5}', '{"format_version": 2, "named": ["/mnt/photos"]}'])
+def test_what_is_recorded_and_cannot_be_read_is_not_written_over(tmp_path: Path, secret: Path, content: str) -> None:
+    corpus = corpus_of(secret.parent, "secret.png")
+    build_with(corpus, tmp_path / "i", images="reference")
+    export_shards(tmp_path / "i", tmp_path / "shards", ignore)
+    recorded = tmp_path / "i" / "image_roots.json"
+    recorded.write_text(content)
+
+    with pytest.raises((IndexCorruptError, IndexFormatError), match=r"image_roots\.json (is damaged|has format 2)"):
+        build_with(corpus, tmp_path / "i", images="reference", image_root=["/mnt/other"])
+    with pytest.raises((IndexCorruptError, IndexFormatError), match=r"image_roots\.json (is damaged|has format 2)"):
+        load_shards([str(tmp_path / "shards")], tmp_path / "i", ignore, image_roots=[str(secret.parent)])
+    assert recorded.read_text() == content
 
 
 @pytest.mark.parametrize("name", ["", "https://", "zip://a::http://b", "s3://bucket/a/../b"])

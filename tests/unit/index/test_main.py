@@ -82,6 +82,21 @@ def test_unread_stretch_and_keys_that_would_go_are_said_and_give_their_exit_code
     assert "compared with 120 keys of earlier builds: 0 new, 0 changed, 20 to be removed" in err
 
 
+def test_dry_run_does_not_say_that_keys_of_another_encoder_stay(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 3)
+    arguments = ("build", "--corpus", corpus, "--output", tmp_path / "i", "--allow-removal")
+    assert run(capsys, *arguments, "--checkpoint", checkpoint)[0] == 0
+    (tmp_path / "c" / "images").rename(tmp_path / "away")
+
+    other = tiny_checkpoint(tmp_path, seed=1)
+    for flags in (["--dry-run"], []):
+        code, out, err = run(capsys, *arguments, "--checkpoint", other, *flags)
+        assert (code, "stay as they were indexed" in out) == (0, False)
+        assert "2 to be removed" in out + err
+
+
 def test_built_index_finds_each_key_by_its_own_vector(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from index import FaissIndex
 from index.building.outlook import Outlook
 from index.building.preview import preview_build
-from index.errors import InvalidCorpusError, LiveKeysError, RemovalRefusedError
+from index.errors import InvalidCorpusError, InvalidRowError, LiveKeysError, RemovalRefusedError
 from tests.factories import build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.unit.index.building.test_base import change, live
@@ -170,6 +170,18 @@ def test_dry_run_is_refused_as_the_build_would_be(tmp_path: Path) -> None:
 
     with pytest.raises(LiveKeysError, match=r"1 keys of .* were stored live"):
         preview_build(build_settings(corpus, tmp_path / "i"), source, Console(quiet=True))
+
+
+def test_dry_run_is_as_strict_as_the_build(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"key": "a", "image": "bad.png"}, {"key": "b", "text": "t"}])
+    build_with(corpus, tmp_path / "i")
+
+    with pytest.raises(InvalidRowError, match=r"c\.jsonl:1"):
+        build_with(corpus, tmp_path / "i", strict=True)
+    with pytest.raises(InvalidRowError, match=r"c\.jsonl:1"):
+        preview(corpus, tmp_path / "i", strict=True)
+    assert len(preview(corpus, tmp_path / "i")[0].bad_rows) == 1
 
 
 def test_dry_run_goes_beside_a_writer(tmp_path: Path) -> None:
