@@ -23,7 +23,7 @@ from index.building.staging import remove_empty, resume
 from index.building.wishes import check_structure
 from index.embedded.deletions import read_deleted
 from index.embedded.folding import Provenance, provenance_of, publish_built
-from index.embedded.image_roots import read_roots, record_corpus
+from index.embedded.image_roots import read_roots, record_corpus, record_named
 from index.embedded.manifest import EncoderFacts, Manifest
 from index.embedded.options import FoldOptions
 from index.embedded.records import Record
@@ -55,7 +55,7 @@ class ReembedReport:
 
     Attributes:
         manifest: The new version.
-        num_embedded: Keys that went through the encoder in this run.
+        num_embedded: Keys of the version that went through the encoder in this run.
         left_out: Keys that could not be embedded, with the reasons.
         num_queries: Real queries for tuning that the earlier encoder embedded, which are not kept.
     """
@@ -104,11 +104,12 @@ def reembed_index(
             _require_another(version.manifest, fingerprint, settings)
             directory.take_back_store()
             directory.building_dir.mkdir(exist_ok=True)
-            return _Reembedding(settings, source, console, directory, version, gpu).run(fingerprint)
+            report = _Reembedding(settings, source, console, directory, version, gpu).run(fingerprint)
         finally:
             version.release()
             remove_empty(directory.building_dir)
-            directory.remove_old()
+        directory.remove_old()
+        return report
 
 
 class _Reembedding:
@@ -131,7 +132,7 @@ class _Reembedding:
         self._gpu = gpu
         recorded = read_roots(settings.index).roots()
         self._roots = ImageRoots([*recorded.roots, *settings.image_root], recorded.max_bytes)
-        self._num_embedded = 0
+        self._first_seq = 0  # of what this run embeds
         self._failures: list[InvalidRowError] = []
 
     def run(self, fingerprint: str) -> ReembedReport:
@@ -140,18 +141,20 @@ class _Reembedding:
         check_store(path, self._version.manifest)
         with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
             with contextlib.closing(self._open_staged(fingerprint, read_meta(db))) as staged:
+                self._first_seq = staged.seq
                 self._embed_all(db, staged)
                 self._require_all()
+                num_embedded = staged.num_newer(self._first_seq)
             meta = read_meta(db)
             queries = Snapshot(db, path).tuning_queries()
         options = FoldOptions.of(meta).changed_by(self._settings)
         if self._directory.path.resolve() != self._settings.index.resolve():
             record_corpus(self._directory.path, self._roots, keep=False)
+        elif self._settings.image_root:
+            record_named(self._directory.path, ImageRoots(self._settings.image_root).roots)
         report = step_lines(self._console)
         manifest = publish_built(self._directory, self._provenance(), options, report, self._gpu)
-        return ReembedReport(
-            manifest, self._num_embedded, self._failures, 0 if queries is None else len(queries.vectors_QD)
-        )
+        return ReembedReport(manifest, num_embedded, self._failures, 0 if queries is None else len(queries.vectors_QD))
 
     def _open_staged(self, fingerprint: str, meta: dict[str, Any]) -> Store:
         """What a stopped run over the same store left, or a new store."""
@@ -171,6 +174,7 @@ class _Reembedding:
         with progress(self._console, self._source.step, num_keys) as advance:
             last = self._embed(db, staged, -1, advance)
             db.execute("BEGIN")
+            self._failures = [failure for failure in self._failures if _is_unchanged(db, failure.key, last)]
             self._embed(db, staged, last, advance)
         failed = {failure.key for failure in self._failures}
         keys = (key for origin in ("corpus", "live") for key in staged.keys(origin))
@@ -219,10 +223,9 @@ class _Reembedding:
         if not ready:
             return
         encoder = self._source.load()
-        if not self._num_embedded:
+        if staged.seq == self._first_seq:
             staged.note_encoder(EncoderFacts.of(encoder))
         vectors = encoder.encode_prepared([prepared for _, prepared in ready])
-        self._num_embedded += len(ready)
         with naming_damage(staged.path):
             staged.commit(
                 [replace(record, vector_D=vector_D) for (record, _), vector_D in zip(ready, vectors, strict=True)]
@@ -257,6 +260,11 @@ def _is_done(record: Record, staged: Store) -> bool:
     return staged.has(record.key) and replace(staged.record(record.key), vector_D=None) == replace(
         record, vector_D=None
     )
+
+
+def _is_unchanged(db: sqlite3.Connection, key: str | None, last: int) -> bool:
+    """Whether a key is still there, and as it was when `last` was the last row."""
+    return db.execute("SELECT 1 FROM keys WHERE key = ? AND row <= ?", (key, last)).fetchone() is not None
 
 
 def _has(db: sqlite3.Connection, key: str) -> bool:

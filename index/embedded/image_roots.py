@@ -30,7 +30,7 @@ class RecordedRoots(BaseModel):
     Attributes:
         format_version: Of the file.
         corpus: Roots of the corpus that the last build read.
-        named: Roots that `load` and `restore` were told of.
+        named: Roots that `load`, `restore` and `reembed` were told of.
         of_versions: Roots of the corpora of builds, by the versions that they published, while those are kept or others
             that were made of them.
         max_image_bytes: Larger images are not read.

@@ -258,6 +258,10 @@ class Store:
         query = "SELECT count(*) FROM keys WHERE origin = coalesce(?, origin)"
         return int(self._db.execute(query, (origin,)).fetchone()[0])
 
+    def num_newer(self, seq: int) -> int:
+        """Number of keys that were stored after a change."""
+        return int(self._db.execute("SELECT count(*) FROM keys WHERE row > ?", (seq,)).fetchone()[0])
+
     def record(self, key: str) -> Record:
         """A key as it would be stored again."""
         return next(read_records(self._db, "key = ?", (key,)))

@@ -132,6 +132,9 @@ class IndexDirectory:
     def adopt_built_store(self, name: str) -> None:
         """Makes `building/`, which holds a complete store, the store of that name, by renaming it."""
         self.stores_dir.mkdir(exist_ok=True)
+        for path in self.building_dir.iterdir():
+            if not path.name.startswith(STORE_NAME):  # scratch of another build that was stopped
+                path.unlink()
         for path in (*sorted(self.building_dir.iterdir()), self.building_dir):
             sync(path)
         os.rename(self.building_dir, self.stores_dir / name)

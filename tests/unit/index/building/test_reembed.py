@@ -1,6 +1,7 @@
 """An index embedded anew by another encoder, from its own store alone."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,53 @@ def test_images_that_are_referred_to_are_read_again_and_no_key_is_lost_unasked(t
     image.with_suffix(".away").rename(image)
     assert but_vectors(index_dir) == {key: facts for key, facts in before.items() if key != "key-5"}
     check_vectors(index_dir, Longer())
+
+
+class Meanwhile(Longer):
+    """Lets somebody change the index while the first batch is embedded."""
+
+    def __init__(self, change: Callable[[], None]) -> None:
+        super().__init__()
+        self._changes = [change]
+
+    def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+        while self._changes:
+            self._changes.pop()()
+        return super().encode_prepared(prepared, text_weight)
+
+
+def test_a_key_that_failed_and_was_mended_meanwhile_is_not_left_out(tmp_path: Path, corpus: Path) -> None:
+    index_dir = tmp_path / "i"
+    build_with(corpus, index_dir, images="reference")
+    for number in (4, 5):
+        (corpus.parent / "images" / f"{number}.png").unlink()
+
+    def mend() -> None:
+        with FaissIndex.open(index_dir, writable=True) as index:
+            vector_D = FakeEncoder().encode([Item("words")])[0]
+            index.upsert([NewKey("key-4", vector_D, "words"), NewKey("key-0", vector_D, "words")])
+            index.delete(["key-5"])
+
+    report = reembed_with(index_dir, Meanwhile(mend), output=tmp_path / "new", leave_out=True)
+
+    assert (report.left_out, report.num_embedded) == ([], NUM_KEYS - 1)
+    assert but_vectors(tmp_path / "new").keys() == {f"key-{number}" for number in range(NUM_KEYS)} - {"key-5"}
+
+
+def test_roots_that_are_named_hold_for_the_index_and_scratch_of_a_build_is_no_part_of_it(
+    tmp_path: Path, corpus: Path
+) -> None:
+    index_dir = tmp_path / "i"
+    build_with(corpus, index_dir, images="reference")
+    (index_dir / "image_roots.json").unlink()
+    (index_dir / "building").mkdir()
+    (index_dir / "building" / "plan.sqlite").write_bytes(b"of a build that was killed")
+
+    reembed_with(index_dir, Longer(), image_root=[str(corpus.parent)])
+
+    with FaissIndex.open(index_dir) as index:
+        assert index.image("key-1").media_type == "image/png"
+    assert [path.name for path in (index_dir / "stores" / "2").iterdir()] == ["store.sqlite"]
 
 
 def test_what_cannot_be_done_is_told(index_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
