@@ -33,6 +33,7 @@ _DECODER_ERRORS = (
     ArithmeticError,
     AttributeError,
     RuntimeError,  # of libavif
+    AssertionError,  # of Pillow, for a palette that is not there
     MemoryError,
     struct.error,
 )

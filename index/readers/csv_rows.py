@@ -116,6 +116,8 @@ def _read_record(cells: list[str], table: _Table, file: CorpusFile, where: str) 
             raise RowError(f"expected {num_columns} cells, got {num_cells}", is_unread=True)
         if any(map(_STRAY_BYTE.search, cells)):
             raise RowError("not UTF-8", is_unread=True)
+        if any("\0" in cell for cell in cells):  # of a damaged disk; they may stand for the ends of many records
+            raise RowError("zero bytes in it", is_unread=True)
         columns = table.columns
         row = {name: cell.strip() or None for name, cell in zip(table.header, cells, strict=False)}
         for name in (columns.image, columns.pool):

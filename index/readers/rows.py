@@ -92,17 +92,32 @@ def parse_object(text: str | bytes, name: str = "") -> dict[str, Any]:
     head = f"{name}: " if name else ""
     holds_key = isinstance(text, bytes)
     try:
-        row = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        source = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        row = json.loads(source, object_pairs_hook=_without_repeats)
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeDecodeError as error:
         raise RowError(f"{head}not UTF-8 (byte {error.start})", is_unread=holds_key) from error
     except json.JSONDecodeError as error:
         raise RowError(f"{head}not JSON ({error.msg}, column {error.colno})", is_unread=holds_key) from error
+    except _RepeatedFieldError as error:
+        raise RowError(f"{head}field '{_shorten(str(error))}' is there twice", is_unread=holds_key) from error
     except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates, giant numbers, deep nesting
         raise RowError(f"{head}not standard JSON ({type(error).__name__}: {_shorten(str(error))})") from error
     if not isinstance(row, dict):
         raise RowError(f"{head}expected a JSON object, got {kind_of(row)}")
     return row
+
+
+class _RepeatedFieldError(ValueError):
+    """A field that an object has twice, which JSON's readers take for one of the two, each as it likes."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def key_of(row: Mapping[str, Any], name: str) -> str:

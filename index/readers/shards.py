@@ -21,6 +21,8 @@ from index.sources.images import ImageStamp, member_stamp
 from index.sources.locations import MemberLocation, path_of, printable
 
 _FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")
+MAX_END_BYTES = 2 * tarfile.RECORDSIZE  # two blocks of zeros, and what fills the last record
+READ_BYTES = 2**16
 logger = logging.getLogger(__name__)
 
 
@@ -169,9 +171,20 @@ def _damage_at(opened: BinaryIO, offset: int, last: str) -> str:
     opened.seek(offset)
     block = opened.read(tarfile.BLOCKSIZE)
     if block and not block.strip(b"\0"):
-        return ""
+        return _damage_behind(opened, offset, last)
     fault = "it is cut short" if len(block) < tarfile.BLOCKSIZE else f"the header at byte {offset} is damaged"
     return f"what follows {last} is lost: {fault}"
+
+
+def _damage_behind(opened: BinaryIO, offset: int, last: str) -> str:
+    """What is wrong behind the mark of the end: zeros fill a tar file's last record, and more are where others were."""
+    most = offset + MAX_END_BYTES
+    while chunk := opened.read(READ_BYTES):
+        if chunk.strip(b"\0"):
+            return f"what follows {last} is lost: from byte {offset} on there are zeros, and more behind them"
+        if opened.tell() > most:
+            return f"what follows {last} is lost: from byte {offset} on there are more zeros than end a tar file"
+    return ""
 
 
 def _read_sample(sample: _Sample, prefix: str, file: CorpusFile, options: ReadOptions) -> CorpusEntry | InvalidRowError:

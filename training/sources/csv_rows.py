@@ -73,6 +73,8 @@ class CsvRows:
         cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
         if len(cells) < len(self._header) or len(_without_blank_end(cells)) > len(self._header):
             raise ValueError(f"expected {len(self._header)} cells, found {len(cells)}")
+        if any("\0" in cell for cell in cells):
+            raise ValueError("zero bytes in it")
         return {name: cell.strip() for name, cell in zip(self._header, cells, strict=False)}
 
     def _pair(self, cells: dict[str, str], where: str) -> Pair:

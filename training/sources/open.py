@@ -53,6 +53,10 @@ def _states(file: DataFile) -> list[str]:
         return [f"{file.path.name}#{file.part} {file.path.stat().st_size}"]
     lines = []
     for path in format_of(file).files(file):
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a link that leads nowhere; what it belongs to is a bad row
+            lines.append(f"{path}#{file.part} missing")
+            continue
         lines.append(f"{path}#{file.part} {status.st_size} {status.st_mtime_ns}")
     return lines

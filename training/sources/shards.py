@@ -14,6 +14,7 @@ from training.sources.file import DataFile
 from training.sources.rows import sidecar_captions
 
 _TEXT_SUFFIXES = frozenset(("json", "txt"))
+_READ_BYTES = 2**16
 
 
 @dataclass
@@ -105,9 +106,19 @@ def _index(file: DataFile) -> list[_Sample]:
                 name, suffix = split_name(member.name)
                 if not member.isdir() and suffix and name and not name.endswith("/"):  # else it is a hidden file
                     _add(samples.setdefault(name, _Sample(name)), member, suffix.lower())
+            _check_end(file, tar.offset)
     except (OSError, tarfile.TarError) as error:
         raise InvalidPairsError(f"{file.label} is no readable tar file: {error}") from error
     return list(samples.values())
+
+
+def _check_end(file: DataFile, offset: int) -> None:
+    """Raises `tarfile.ReadError` where more than zeros follows the mark of the end: a hole, or a second tar file."""
+    with file.path.open("rb") as opened:
+        opened.seek(offset)
+        while chunk := opened.read(_READ_BYTES):
+            if chunk.strip(b"\0"):
+                raise tarfile.ReadError(f"from byte {offset} on there are zeros, and more behind them")
 
 
 def _add(sample: _Sample, member: tarfile.TarInfo, suffix: str) -> None:

@@ -103,6 +103,14 @@ def test_every_colour_mode_becomes_rgb_on_white(data: bytes, expected: tuple[int
     assert decoded.getpixel((3, 3)) == pytest.approx(expected, abs=3)
 
 
+def test_a_picture_of_palette_entries_without_a_palette_cannot_be_decoded() -> None:
+    whole = encoded(plain(1, "P"), "PNG")
+    start = whole.index(b"PLTE") - 4
+    size = int.from_bytes(whole[start : start + 4], "big")
+    with pytest.raises(UndecodableImageError):
+        decode_image(whole[:start] + whole[start + 12 + size :])
+
+
 def test_a_transparent_palette_entry_leaves_the_others() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])

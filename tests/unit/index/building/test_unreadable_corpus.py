@@ -58,6 +58,27 @@ def overwrite_line(path: Path) -> None:
     path.write_bytes(data)
 
 
+def zero_blocks(path: Path) -> None:
+    """Leaves a hole of whole blocks, as a disk does, which looks like the end of a tar file."""
+    data = bytearray(path.read_bytes())
+    start = len(data) // 4 // 512 * 512
+    data[start : start + 1024] = bytes(1024)
+    path.write_bytes(data)
+
+
+def zero_tail(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 4 // 512 * 512] + bytes(2**16))
+
+
+def zero_lines(path: Path) -> None:
+    """Leaves a hole from within a cell to within the same cell of a later line, so that the columns are right."""
+    data = bytearray(path.read_bytes())
+    ends = [place for place, byte in enumerate(data) if byte == ord("\n")]
+    data[ends[3] + 4 : ends[6] + 4] = bytes(ends[6] - ends[3])
+    path.write_bytes(data)
+
+
 def candidates(folder: Path) -> Path:
     return write_jsonl(folder / "x_cand_pool.jsonl", [{"did": f"1:{n}", "txt": f"text {n}"} for n in range(12)])
 
@@ -71,6 +92,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
     "a row group overwritten": (parquet_in_groups, overwrite_group),
     "a page that differs from its checksum": (with_checksums, change_text),
     "a shard cut in half": (shard, cut_in_half),
+    "a shard with a hole": (shard, zero_blocks),
+    "a shard with zeros from some place on": (shard, zero_tail),
+    "CSV with a hole": (lambda folder: as_csv(ROWS, folder), zero_lines),
     "JSONL cut inside a line": (lambda folder: as_jsonl(ROWS, folder), cut_in_half),
     "JSONL overwritten": (lambda folder: as_jsonl(ROWS, folder), overwrite_line),
     "M-BEIR cut inside a line": (candidates, cut_in_half),

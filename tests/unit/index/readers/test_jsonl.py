@@ -91,6 +91,8 @@ def test_blank_text_counts_as_absent(tmp_path: Path) -> None:
         ({"did": "1:1", "txt": ["t"]}, "'txt' must be a string or null, got a list"),
         ("nonsense", "not JSON (Expecting value, column 1)"),
         ('{"key": "k", "text": "t"', "not JSON"),
+        ('{"key": "k", "text": "a", "text": "b"}', "field 'text' is there twice"),
+        ('{"key": "k", "text": "a", "metadata": {"p": 1, "p": 1}}', "field 'p' is there twice"),
         ('["key"]', "expected a JSON object, got a list"),
         ('{"key": "k", "text": "t", "metadata": {"x": NaN}}', "not standard JSON"),
         ('{"key": "k", "text": "t", "metadata": {"x": 1e999}}', "not standard JSON"),

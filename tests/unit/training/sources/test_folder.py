@@ -10,7 +10,7 @@ from pyarrow import parquet
 from tests.drawn_pairs import read_all
 from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
 from training.pairs import Pair
-from training.sources import open_pairs
+from training.sources import open_pairs, source_states
 from training.sources.file import DataFile
 from training.sources.folder import ImageFolder
 
@@ -37,6 +37,16 @@ def test_a_photo_without_a_caption_is_a_bad_row_that_says_what_was_expected(tmp_
         rows[0]
     assert caught.value.where == str(tmp_path / "a.jpg")
     assert rows[1].captions == ("fine",)
+
+
+def test_an_image_that_is_a_link_to_nowhere_does_not_end_the_reading(tmp_path: Path) -> None:
+    folder_with(tmp_path, {"a.jpg": b"A", "a.txt": b"one", "b.txt": b"two"})
+    (tmp_path / "b.jpg").symlink_to("nowhere")
+    assert [pair.captions for pair in read_all(open_pairs([str(tmp_path)]))] == [("one",), ("two",)]
+    before = source_states([str(tmp_path)])
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "b.jpg").write_bytes(b"B")
+    assert source_states([str(tmp_path)]) != before
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,8 @@ def test_files_that_are_no_tar_are_refused(tmp_path: Path) -> None:
     whole = write_shard(tmp_path / "whole.tar", drawn_pairs(4)).read_bytes()
     rubbish = {"text": b"not a tar" * 512, "empty": b"", "gzip": gzip.compress(whole)}
     cuts = {f"cut at {length}": whole[:length] for length in (100, 600, 1024 + 300, 2048 - 512)}
-    for name, data in (rubbish | cuts).items():
+    holes = {"a hole": whole[:1024] + bytes(1024) + whole[2048:], "two in one": whole + whole}
+    for name, data in (rubbish | cuts | holes).items():
         path = tmp_path / f"{name}.tar"
         path.write_bytes(data)
         with pytest.raises(InvalidPairsError, match=rf"{name}\.tar is no readable tar file"):
