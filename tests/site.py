@@ -20,6 +20,7 @@ class Site(ThreadingHTTPServer):
         num_breaks: How many of the next answers that are longer than `breaks_after` bytes break there.
         breaks_after: After how many bytes they do.
         fails_between: No byte between these two places of a page is served: answers break there.
+        moved: Path to where a page is that is asked for as a whole; parts are served where it was.
         changed: What is served in the place of a page, path to body, once an answer broke.
     """
 
@@ -34,6 +35,7 @@ class Site(ThreadingHTTPServer):
         self.num_breaks = 0
         self.breaks_after = 0
         self.fails_between: tuple[int, int] | None = None
+        self.moved: dict[str, str] = {}
         self.changed: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -58,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, span))
         if path.startswith("/moved"):
             self._answer(302, b"", {"Location": path.removeprefix("/moved")})
+        elif span is None and path in self.server.moved:
+            self._answer(302, b"", {"Location": self.server.moved[path]})
         elif path.startswith("/broken") or self.server.num_failures > 0:
             self.server.num_failures -= 1
             self._answer(503, b"")

@@ -157,7 +157,7 @@ class _Build:
         base = self._base = self._earlier if self._earlier is not None and self._earlier.has_encoder else None
         if base is not None:
             check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
-        self._outlook = compare(self._plan, self._earlier, self._settings, self._skip)
+        self._outlook = compare(self._plan, self._earlier, self._settings, self._skip, self._roots)
         require_allowed(self._outlook, self._settings)
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
@@ -259,7 +259,7 @@ class _Build:
         """Marks what a stopped build embedded, or saw refused, which is skipped."""
         for entry in self._plan.entries(only_stale=True):
             known = staged.known(entry.key)
-            if not is_current(entry, known, self._settings):
+            if not is_current(entry, known, self._settings, self._roots):
                 continue
             self._plan.mark_staged(entry.position)
             if known is not None and known.reason is not None:

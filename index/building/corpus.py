@@ -122,7 +122,7 @@ def _stamp(image: str | ImageStamp, settings: EmbeddingSettings, roots: ImageRoo
         location.encode()
         if roots is not None:
             roots.require(location)
-        stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes)
+        stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes, roots)
     except OutsideRootsError as error:
         raise OSError(
             f"cannot refer to image {describe(location)}: {error}; name its place with --image-root"

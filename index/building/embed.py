@@ -70,11 +70,13 @@ class EmbeddedBatch:
         return len(self.records) + len(self.bad_rows)
 
 
-def is_current(entry: PlannedEntry, known: Known | None, settings: EmbeddingSettings) -> bool:
+def is_current(
+    entry: PlannedEntry, known: Known | None, settings: EmbeddingSettings, roots: ImageRoots | None = None
+) -> bool:
     """Whether the store holds the key as the corpus has it, or has refused it and would again.
 
     An image with the location, size and version of last time counts as unchanged; any other is read and its content
-    compared.
+    compared, below the roots if there are any.
     """
     if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
         return False
@@ -82,7 +84,7 @@ def is_current(entry: PlannedEntry, known: Known | None, settings: EmbeddingSett
         return False
     if len(known.images) != len(entry.images):
         return False
-    return all(_is_same_image(*pair, settings) for pair in zip(entry.images, known.images, strict=True))
+    return all(_is_same_image(*pair, settings, roots) for pair in zip(entry.images, known.images, strict=True))
 
 
 def embed(
@@ -269,7 +271,7 @@ def _read(stamp: ImageStamp, reader: ImageReader, settings: EmbeddingSettings) -
         raise OSError(f"cannot read image {describe(stamp.location)}: {reason_of(error)}") from error
 
 
-def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettings) -> bool:
+def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettings, roots: ImageRoots | None) -> bool:
     if stamp.stored(settings.images) == seen.stamp:
         return True
     if stamp.size_bytes != seen.stamp.size_bytes:
@@ -278,7 +280,8 @@ def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettin
     if is_told is not None:
         return is_told
     try:
-        return hashlib.sha256(read_image(stamp.location, settings.max_image_bytes)).hexdigest() == seen.sha256
+        data = read_image(stamp.location, settings.max_image_bytes, roots)
+        return hashlib.sha256(data).hexdigest() == seen.sha256
     except OSError:
         return False
 

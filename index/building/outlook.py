@@ -9,6 +9,7 @@ from index.building.embed import is_current
 from index.building.plan import Plan
 from index.errors import InvalidRowError, RemovalRefusedError, shortened
 from index.settings import BuildSettings
+from index.sources.roots import ImageRoots
 
 MOST_REMOVED_UNASKED = 0.1  # of the keys that earlier builds stored
 FEW_KEYS = 100  # of so many, any may go
@@ -48,7 +49,11 @@ class Outlook:
 
 
 def compare(
-    plan: Plan, base: Base | None, settings: BuildSettings, skip: Callable[[InvalidRowError, int], None]
+    plan: Plan,
+    base: Base | None,
+    settings: BuildSettings,
+    skip: Callable[[InvalidRowError, int], None],
+    roots: ImageRoots | None = None,
 ) -> Outlook:
     """Marks in a plan what the index does not hold as the corpus has it, and what stays deleted.
 
@@ -57,6 +62,7 @@ def compare(
         base: What is published.
         settings: The build's.
         skip: Told of rows that the encoder would refuse again, with their places in the plan.
+        roots: Below which images must lie; anywhere when absent.
     """
     outlook = Outlook(is_any_unread=plan.is_any_unread)
     deleted = set() if base is None or settings.restore_deleted else set(base.store.deleted())
@@ -66,7 +72,7 @@ def compare(
             outlook.num_deleted += 1
             continue
         known = base.store.known(entry.key) if base is not None and base.has_encoder else None
-        if not is_current(entry, known, settings):
+        if not is_current(entry, known, settings, roots):
             plan.mark_stale(entry.position)
             _count(outlook, entry.key, base)
         elif known is not None and known.reason is not None:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from encoder.program import plain_console
 from index.building.base import open_base
+from index.building.corpus import roots_of
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
 from index.building.outlook import Outlook, compare
@@ -53,7 +54,7 @@ def preview_build(
         try:
             if base is not None and base.has_encoder:
                 check_vector_type(settings.vectors, base.store.meta["vector_type"], settings.output)
-            return compare(plan, base, settings, skip)
+            return compare(plan, base, settings, skip, roots_of(settings))
         finally:
             if base is not None:
                 base.close()

@@ -5,18 +5,13 @@ Everything counts: names looked up, connections, redirects, headers, and a body 
 
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 
 from index.sources.files import file_system
-from index.sources.http_files import PassingError
+from index.sources.http_files import MAX_REDIRECTS, Check, PassingError
 from index.sources.locations import hide_secrets, scheme_of
-
-MAX_REDIRECTS = 10
-
-Check = Callable[[str], None]
 
 
 def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: tuple[int, int] | None = None) -> bytes:
@@ -24,7 +19,7 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
 
     Args:
         location: The file.
-        check: Raises `OSError` for a URL that may not be asked; called with each that a redirect names.
+        check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
         max_bytes: Most bytes that are read.
         timeout_s: Longest time that all of it may take.
         span: First byte and number of bytes of the part.

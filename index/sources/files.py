@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from index.sources.http_files import FileState, http_state, open_http, read_http
+from index.sources.http_files import Check, FileState, UrlRefusedError, http_state, open_http, read_http
 from index.sources.locations import hide_secrets, scheme_of
 from index.sources.tried_files import open_tried
 
@@ -73,17 +73,22 @@ def open_file(location: str) -> BinaryIO:
         return open_tried(files, path, location, _state_of)
 
 
-def file_state(location: str) -> FileState:
+def file_state(location: str, check: Check | None = None) -> FileState:
     """What tells cheaply whether a file is still the one that was read.
 
+    Args:
+        location: The file.
+        check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
+
     Raises:
+        UrlRefusedError: `check` refused.
         OSError: there is no such file, or it is a folder, a pipe or a device.
     """
     with _plain_errors(location):
         if not scheme_of(location):
             return _local_state(location)
         if _is_http(location):
-            return http_state(location)
+            return http_state(location, check)
         files, path = file_system(location)
         info = files.info(path)
         if info.get("type") == "directory":
@@ -248,6 +253,8 @@ def _plain_errors(location: str) -> Iterator[None]:
     """Turns what the libraries of the backends raise, each its own, into `OSError`."""
     try:
         yield
+    except UrlRefusedError:
+        raise
     except Exception as error:
         if isinstance(error, OSError) and not scheme_of(location):
             raise

@@ -23,11 +23,18 @@ CHUNK_BYTES = 256 * 1024
 BUFFER_BYTES = 1024 * 1024
 SKIPPED_BYTES = 1024 * 1024  # a jump ahead that is no longer than this is read over: cheaper than asking again
 
+MAX_REDIRECTS = 10  # where each is looked at
+
 T = TypeVar("T")
+Check = Callable[[str], None]
 
 
 class PassingError(OSError):
     """A failure that may be gone in a moment."""
+
+
+class UrlRefusedError(PermissionError):
+    """A `Check` refused a URL."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,18 @@ class FileState:
     has_ranges: bool = True
 
 
-def http_state(url: str) -> FileState:
+def http_state(url: str, check: Check | None = None) -> FileState:
     """Asks for one byte of a file, and so learns all that the server tells of it, also where `HEAD` is forbidden.
 
+    Args:
+        url: The file.
+        check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
+
     Raises:
+        UrlRefusedError: `check` refused.
         OSError: there is no such file, or no answer.
     """
-    return tried(lambda: _state(url))
+    return tried(lambda: _state(url) if check is None else _checked_state(url, check))
 
 
 def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
@@ -171,6 +183,16 @@ def _state(url: str) -> FileState:
         return _state_of(response)
 
 
+def _checked_state(url: str, check: Check) -> FileState:
+    for _ in range(MAX_REDIRECTS):
+        with _get(url, "bytes=0-0", accepted=(416,), follows=False) as response:
+            if response.next_request is None:
+                return _state_of(response)
+            url = str(response.next_request.url)
+        check(url)
+    raise OSError(f"it leads on and on: more than {MAX_REDIRECTS} redirects")
+
+
 def _state_of(response: httpx.Response) -> FileState:
     """What an answer tells of the file."""
     headers = response.headers
@@ -229,14 +251,14 @@ def _client() -> httpx.Client:
 
 @contextmanager
 def _get(
-    url: str, span: str | None, part_only: bool = False, accepted: tuple[int, ...] = ()
+    url: str, span: str | None, part_only: bool = False, accepted: tuple[int, ...] = (), follows: bool = True
 ) -> Iterator[httpx.Response]:
     """An answer whose body has not been read; every failure of httpx is an `OSError`."""
     headers = {"Accept-Encoding": "identity"}  # the bytes as they are, so that their number is the one told
     if span is not None:
         headers["Range"] = span
     try:
-        with _client().stream("GET", url, headers=headers) as response:
+        with _client().stream("GET", url, headers=headers, follow_redirects=follows) as response:
             if response.is_error and response.status_code not in accepted:
                 raise _kind_of(response.status_code)(
                     f"the server answered {response.status_code} {response.reason_phrase}"

@@ -61,28 +61,34 @@ def member_stamp(member: MemberLocation, state: FileState) -> ImageStamp | None:
     return ImageStamp(str(member), member.size_bytes, f"{state.size_bytes} {state.version}")
 
 
-def stat_image(location: str, max_bytes: int | None = None) -> ImageStamp:
+def stat_image(location: str, max_bytes: int | None = None, roots: ImageRoots | None = None) -> ImageStamp:
     """Looks at an image; reads it only where nothing else tells its version.
 
+    Args:
+        location: Where it is.
+        max_bytes: The most that is read.
+        roots: Below which redirects must stay; anywhere when absent.
+
     Raises:
-        OSError: there is no such file, or it must be read and is longer than `max_bytes`.
+        OSError: there is no such file, a redirect leaves the roots, or it must be read and is longer than `max_bytes`.
     """
+    check = None if roots is None else roots.require_redirect
     inner = parse_location(location)
     stamp = None
     if inner is None:
-        stamp = file_stamp(location, file_state(location))
+        stamp = file_stamp(location, file_state(location, check))
     elif isinstance(inner, MemberLocation):
-        stamp = member_stamp(inner, file_state(inner.file))
-    return stamp or digest_stamp(location, read_image(location, max_bytes))
+        stamp = member_stamp(inner, file_state(inner.file, check))
+    return stamp or digest_stamp(location, read_image(location, max_bytes, roots))
 
 
-def read_image(location: str, max_bytes: int | None = None) -> bytes:
-    """Reads an image, wherever it is.
+def read_image(location: str, max_bytes: int | None = None, roots: ImageRoots | None = None) -> bytes:
+    """Reads an image, below some roots or wherever it is.
 
     Raises:
         OSError: it cannot be read, is longer than `max_bytes`, or the file around it has changed.
     """
-    with ImageReader() as reader:
+    with ImageReader(roots) as reader:
         return reader.read(location, max_bytes)
 
 

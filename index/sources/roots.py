@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import httpx
 
 from index.sources.fetching import fetch
+from index.sources.http_files import UrlRefusedError
 from index.sources.locations import (
     InlineLocation,
     MemberLocation,
@@ -36,7 +37,7 @@ _LOGIN_SCHEMES = frozenset(
 )
 
 
-class OutsideRootsError(PermissionError):
+class OutsideRootsError(UrlRefusedError):
     """A location is below no root."""
 
 
@@ -66,6 +67,18 @@ class ImageRoots:
             raise OutsideRootsError("it is part of a row, which cannot be referred to")
         self._root_over(location if inner is None else inner.file)
 
+    def require_redirect(self, url: str) -> None:
+        """Returns if a URL that a redirect names is below a root.
+
+        Raises:
+            OutsideRootsError: it is below none.
+        """
+        try:
+            self._root_over(url)
+        except OutsideRootsError as error:
+            where = without_secrets(url)
+            raise OutsideRootsError(f"it leads on to {where}, below no URL that images may be read from") from error
+
     def read(self, location: str, timeout_s: float = FETCH_S) -> bytes:
         """Reads an image.
 
@@ -87,7 +100,7 @@ class ImageRoots:
     def _read(self, location: str, timeout_s: float, span: tuple[int, int] | None = None) -> bytes:
         max_bytes = self.max_bytes + (0 if span is None else tarfile.BLOCKSIZE)
         if scheme_of(location):
-            return fetch(location, self._require_url, max_bytes, timeout_s, span)
+            return fetch(location, self.require_redirect, max_bytes, timeout_s, span)
         return _read_below(self._root_over(location), location, max_bytes, span)
 
     def _root_over(self, location: str) -> str:
@@ -95,13 +108,6 @@ class ImageRoots:
             if _is_url_below(location, root) if scheme_of(location) else _is_path_below(location, root):
                 return root
         raise OutsideRootsError("it is below no folder or URL that images may be read from")
-
-    def _require_url(self, url: str) -> None:
-        try:
-            self._root_over(url)
-        except OutsideRootsError as error:
-            where = without_secrets(url)
-            raise OutsideRootsError(f"it leads on to {where}, below no URL that images may be read from") from error
 
 
 def roots_named(names: Iterable[str], max_bytes: int = MAX_IMAGE_BYTES) -> ImageRoots:

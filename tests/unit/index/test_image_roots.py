@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,22 @@ class TestBuild:
         build_with(corpus, tmp_path / "i", images="reference", image_root=[str(secret.parent)])
         with FaissIndex.open(tmp_path / "i") as index:
             assert [index.image(f"k{n}").data for n in range(3)] == [PICTURE] * 3
+
+    def test_no_address_is_asked_that_a_redirect_out_of_the_roots_names(self, tmp_path: Path, site: Site) -> None:
+        for path in ("/photos/1.png", "/photos/2.png", "/inner/x.png"):
+            site.pages[path], site.tags[path] = PICTURE, "1"
+        corpus = corpus_of(tmp_path, *map(site.url, ("/photos/1.png", "/photos/2.png", "/moved/inner/x.png")))
+        wanted = {"images": "reference", "image_root": [site.url("/photos"), site.url("/moved")]}
+
+        report = build_with(corpus, tmp_path / "i", **wanted)
+
+        reason = "leads on to http://127.0.0.1:[0-9]+/inner/x.png, below no URL .*; name its place with --image-root"
+        assert report.manifest.num_keys == 2
+        assert re.search(reason, report.bad_rows[0].reason)
+        site.tags["/photos/1.png"], site.moved["/photos/1.png"] = "2", "/inner/x.png"
+        report = build_with(corpus, tmp_path / "i", **wanted)
+        assert report.num_unreachable == 1
+        assert not [path for path, _ in site.requests if path.startswith("/inner")]
 
     def test_shard_and_folder_are_roots_themselves(self, tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "s.tar", "w") as tar:
