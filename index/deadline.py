@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from index.errors import DeadlineExceededError
 
+LOOK_S = 0.1  # between two looks of who waits whether the answer is still wanted
+
 
 class Deadline:
     """A moment after which nobody waits for the answer; whoever asked may end it sooner, from any thread.
@@ -57,8 +59,7 @@ class Deadline:
         Raises:
             DeadlineExceededError: somebody else held it for longer.
         """
-        left_s = min(self.seconds_left, threading.TIMEOUT_MAX)
-        if not lock.acquire(timeout=left_s):
+        while not lock.acquire(timeout=min(self.seconds_left, LOOK_S)):
             self.check()
         try:
             yield

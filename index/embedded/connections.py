@@ -1,13 +1,12 @@
 """Read-only connections to one SQLite file, lent to one thread at a time."""
 
-import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
-from index.deadline import NEVER, Deadline
+from index.deadline import LOOK_S, NEVER, Deadline
 
 MOST_LENT = max(32, os.cpu_count() or 1)
 MOST_IDLE = 8  # kept open for the next; each has pages of the file in memory, and one to three open files
@@ -43,11 +42,11 @@ class Connections:
         try:
             db = self._take()
             try:
-                if deadline is not NEVER:
-                    db.set_progress_handler(lambda: deadline.is_over, STEPS_BETWEEN_LOOKS)
+                stop_at(db, deadline)
                 yield db
-            except sqlite3.OperationalError:
-                deadline.check()
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                    deadline.check()
                 raise
             finally:
                 self._take_back(db, deadline)
@@ -60,12 +59,11 @@ class Connections:
             self._idle.pop().close()
 
     def _take_place(self, deadline: Deadline) -> None:
-        left_s = deadline.seconds_left
-        try:
-            self._places.get(timeout=None if math.isinf(left_s) else left_s)
-        except Empty:
-            deadline.check()
-            raise
+        while True:
+            try:
+                return self._places.get(timeout=min(deadline.seconds_left, LOOK_S))
+            except Empty:
+                deadline.check()
 
     def _take(self) -> sqlite3.Connection:
         try:
@@ -74,9 +72,16 @@ class Connections:
             return self._connect()
 
     def _take_back(self, db: sqlite3.Connection, deadline: Deadline) -> None:
-        if deadline is not NEVER:
-            db.set_progress_handler(None, 0)
+        stop_at(db, NEVER)
         if db.in_transaction or len(self._idle) >= MOST_IDLE:  # what is half-done serves nobody
             db.close()
         else:
             self._idle.append(db)
+
+
+def stop_at(db: sqlite3.Connection, deadline: Deadline) -> None:
+    """Lets a connection's statements stop at a deadline, in place of the one before."""
+    if deadline is NEVER:
+        db.set_progress_handler(None, 0)
+    else:
+        db.set_progress_handler(lambda: deadline.is_over, STEPS_BETWEEN_LOOKS)

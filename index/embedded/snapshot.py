@@ -110,10 +110,10 @@ def restore_snapshot(path: Path, index_dir: Path, image_roots: Sequence[str] = (
 
 
 def _part_of_index(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
-    """Takes files where `write_snapshot` writes them: what else is in an index is not the sender's to say.
+    """Takes files and folders where `write_snapshot` writes some: what else is in an index is not the sender's to say.
 
     Raises:
-        TarError: a member is none of them.
+        TarError: a member lies elsewhere, or is a link or the like.
     """
     names = [name for name in member.name.split("/") if name not in ("", ".")]
     is_known = not names or names == [CURRENT_NAME] or names[0] in (VERSIONS_NAME, STORES_NAME)

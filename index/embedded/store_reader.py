@@ -20,7 +20,7 @@ from encoder.item import Modality
 from index.deadline import NEVER, Deadline
 from index.embedded.calibration import MODALITIES
 from index.embedded.changes import Changes, Unsound, is_usable
-from index.embedded.connections import Connections
+from index.embedded.connections import Connections, stop_at
 from index.embedded.deletions import read_deleted
 from index.embedded.manifest import Manifest
 from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
@@ -49,9 +49,10 @@ class Snapshot:
         seq: Number of the last change in it.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, deadline: Deadline = NEVER) -> None:
         self._db = db
         self._path = path
+        self._deadline = deadline
         found = self._all("SELECT value FROM meta WHERE name = 'seq'")
         if not found or not isinstance(found[0][0], int):
             raise IndexCorruptError(path, "it does not tell its last change")
@@ -60,8 +61,11 @@ class Snapshot:
     @contextmanager
     def unhurried(self) -> Iterator[None]:
         """Lets the block's reads go on beyond the deadline, for it is work that serves others too."""
-        self._db.set_progress_handler(None, 0)
-        yield
+        stop_at(self._db, NEVER)
+        try:
+            yield
+        finally:
+            stop_at(self._db, self._deadline)
 
     def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
         """Rows of those keys that exist, ascending."""
@@ -351,18 +355,18 @@ class StoreReader:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file turns out to be damaged.
         """
-        outer: sqlite3.Connection | None = getattr(self._here, "db", None)
+        outer: Snapshot | None = getattr(self._here, "snapshot", None)
         with naming_damage(self.path):
             if outer is not None:  # a block within a block of the same thread sees what that one sees
-                yield Snapshot(outer, self.path)
+                yield outer
                 return
             with self._connections.lent(deadline) as db:
                 db.execute("BEGIN")
-                self._here.db = db
                 try:
-                    yield Snapshot(db, self.path)
+                    self._here.snapshot = Snapshot(db, self.path, deadline)
+                    yield self._here.snapshot
                 finally:
-                    self._here.db = None
+                    self._here.snapshot = None
                     db.execute("COMMIT")
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 LARGE_BYTES = 64 * 2**20
-PATIENCE_MS = 1_000  # for the reads under way, by each `LARGE_BYTES`; later ones read the main file alone
+PATIENCE_MS = 1_000  # for the reads under way; later ones read the main file alone
 logger = logging.getLogger(__name__)
 
 
@@ -24,13 +24,13 @@ class WriteAheadLog:
     def keep_small(self) -> None:
         """Empties the log if it has become large, once the reads under way have ended.
 
-        Where one goes on for longer, it is waited for twice as long when the log is twice as large. Nothing depends on
-        it: what was committed is on disk.
+        Where one goes on for longer, it is waited for again when the log is twice as large. Nothing depends on it: what
+        was committed is on disk.
         """
         size_bytes = self._size_bytes()
         if size_bytes < self._limit_bytes:
             return
-        is_empty = self._empty(PATIENCE_MS * size_bytes // LARGE_BYTES)
+        is_empty = self._empty()
         self._limit_bytes = LARGE_BYTES if is_empty else max(self._limit_bytes, 2 * size_bytes)
 
     def _size_bytes(self) -> int:
@@ -39,9 +39,9 @@ class WriteAheadLog:
         except OSError:
             return 0
 
-    def _empty(self, patience_ms: int) -> bool:
+    def _empty(self) -> bool:
         (usual_ms,) = self._db.execute("PRAGMA busy_timeout").fetchone()
-        self._db.execute(f"PRAGMA busy_timeout = {patience_ms}")
+        self._db.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
         try:
             (is_busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             return not is_busy
