@@ -21,6 +21,8 @@ class Site(ThreadingHTTPServer):
         breaks_after: After how many bytes they do.
         fails_between: No byte between these two places of a page is served: answers break there.
         moved: Path to where a page is that is asked for as a whole; parts are served where it was.
+        cookie: What each page sets.
+        cookies: Those that came with each request.
         changed: What is served in the place of a page, path to body, once an answer broke.
     """
 
@@ -36,6 +38,8 @@ class Site(ThreadingHTTPServer):
         self.breaks_after = 0
         self.fails_between: tuple[int, int] | None = None
         self.moved: dict[str, str] = {}
+        self.cookie: str | None = None
+        self.cookies: list[str | None] = []
         self.changed: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -58,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         span = self.headers["Range"]
         self.server.requests.append((self.path, span))
+        self.server.cookies.append(self.headers["Cookie"])
         if path.startswith("/moved"):
             self._answer(302, b"", {"Location": path.removeprefix("/moved")})
         elif span is None and path in self.server.moved:
@@ -75,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self, path: str, body: bytes, span: str | None) -> None:
         headers = {"ETag": self.server.tags[path]} if path in self.server.tags else {}
+        headers |= {"Set-Cookie": self.server.cookie} if self.server.cookie else {}
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", span or "")
         if match is None or not self.server.has_ranges:
             self._answer(200, body, headers, cut=path.startswith("/cut"))

@@ -1,5 +1,8 @@
 """Files fetched from other machines in a time that is told beforehand, after which the fetch has really ended.
 
+That is so over HTTP and with what fsspec does asynchronously; its other backends, such as SFTP, know no time but their
+own.
+
 Everything counts: names looked up, connections, redirects, headers, and a body that trickles in.
 """
 
@@ -10,7 +13,7 @@ from typing import Any
 import httpx
 
 from index.sources.files import file_system
-from index.sources.http_files import MAX_REDIRECTS, Check, PassingError
+from index.sources.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies
 from index.sources.locations import hide_secrets, scheme_of
 
 
@@ -21,7 +24,7 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
         location: The file.
         check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
         max_bytes: Most bytes that are read.
-        timeout_s: Longest time that all of it may take.
+        timeout_s: Longest time that all of it may take; a backend of fsspec that is not asynchronous takes its own.
         span: First byte and number of bytes of the part.
 
     Raises:
@@ -105,7 +108,7 @@ def _fetch_elsewhere(location: str, max_bytes: int, span: tuple[int, int] | None
 @functools.cache
 def _client() -> httpx.AsyncClient:
     """This process's client, in the event loop that all fetches share; whoever waits for a fetch ends it in time."""
-    return httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None))
+    return httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None), cookies=no_cookies())
 
 
 os.register_at_fork(after_in_child=_client.cache_clear)

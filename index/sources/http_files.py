@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import BinaryIO, TypeVar
 
 import httpx
@@ -241,10 +242,15 @@ def _answer(url: str, start: int, state: FileState) -> Generator[bytes, None, No
         yield from response.iter_raw(CHUNK_BYTES)
 
 
+def no_cookies() -> CookieJar:
+    """A jar that stays empty: what one file's server says of us is not kept, and told to none at the next."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
 @functools.cache
 def _client() -> httpx.Client:
     transport = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
-    client = httpx.Client(transport=transport, timeout=SILENCE_S, follow_redirects=True)
+    client = httpx.Client(transport=transport, timeout=SILENCE_S, follow_redirects=True, cookies=no_cookies())
     atexit.register(client.close)
     return client
 

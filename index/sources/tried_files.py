@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
 from index.sources.http_files import BUFFER_BYTES, FileState, PassingError, tried
@@ -80,10 +81,16 @@ class _TriedFile(io.RawIOBase):
             except _LASTING:
                 raise
             except Exception as error:  # each backend raises the errors of its own library
-                self._file = None
+                self._drop()
                 raise PassingError(hide_secrets(str(error), self._location) or type(error).__name__) from error
 
         return tried(call)
+
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(Exception):  # it has failed already
+                file.close()
 
     def _opened(self) -> BinaryIO:
         if self._file is None:

@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from index.sources.fetching import fetch
 from index.sources.files import exists, file_state, files_below, is_folder, matches, open_file, read_file, reason_of
 from tests.site import Site, serve
 
@@ -142,6 +143,15 @@ def test_redirects_are_followed(site: Site) -> None:
     assert read_file(site.url("/moved/f?signature=x")) == BODY
 
 
+def test_cookies_are_not_kept(site: Site) -> None:
+    site.pages["/f"], site.cookie = BODY, "who=you; Path=/"
+    for _ in range(2):
+        file_state(site.url("/f"))
+        read_file(site.url("/f"))
+        fetch(site.url("/f"), check=print, max_bytes=len(BODY), timeout_s=10)
+    assert site.cookies == [None] * 6
+
+
 @pytest.mark.parametrize(("num_failures", "succeeds"), [(2, True), (3, False)])
 def test_passing_failures_are_tried_again_twice(site: Site, num_failures: int, succeeds: bool) -> None:
     site.pages["/f"] = BODY
@@ -207,6 +217,7 @@ class _FlakyFiles(MemoryFileSystem):
     broken: ClassVar[set[str]] = set()
     changed: ClassVar[dict[str, bytes]] = {}
     closed: ClassVar[set[str]] = set()
+    opened: ClassVar[list[io.RawIOBase]] = []
     find = fsspec.AbstractFileSystem.find  # folder by folder, as over SFTP
 
     @classmethod
@@ -220,7 +231,10 @@ class _FlakyFiles(MemoryFileSystem):
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         opened = super()._open(path, mode, **options)
-        return opened if mode != "rb" else _FlakyFile(opened, path, self)
+        if mode != "rb":
+            return opened
+        self.opened.append(_FlakyFile(opened, path, self))
+        return self.opened[-1]
 
 
 class _FlakyFile(io.RawIOBase):
@@ -242,7 +256,7 @@ class _FlakyFile(io.RawIOBase):
 @pytest.fixture
 def flaky() -> _FlakyFiles:
     fsspec.register_implementation("flaky", _FlakyFiles, clobber=True)
-    for memory in (_FlakyFiles.store, _FlakyFiles.broken, _FlakyFiles.changed, _FlakyFiles.closed):
+    for memory in (_FlakyFiles.store, _FlakyFiles.broken, _FlakyFiles.changed, _FlakyFiles.closed, _FlakyFiles.opened):
         memory.clear()
     return _FlakyFiles()
 
@@ -253,6 +267,7 @@ def test_file_elsewhere_that_breaks_off_goes_on_where_it_was(flaky: _FlakyFiles)
     with open_file("flaky://f") as file:
         assert file.read() == data
     assert flaky.broken == {"/f"}
+    assert [file.closed for file in flaky.opened] == [True, True]
     assert read_file("flaky://f", 1_500_000, 10) == data[1_500_000:1_500_010]
 
 
