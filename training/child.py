@@ -9,6 +9,7 @@ from pathlib import Path
 
 from encoder.program import EXIT_ENVIRONMENT
 from training.errors import RunFailedError
+from training.machine import num_cores
 
 
 class Child:
@@ -68,7 +69,7 @@ def job() -> str:
 
 def threads_each(workers: int) -> int:
     """Each worker's share of the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    return max(1, num_cores() // workers)
 
 
 def _end_with_stdin() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from encoder.model import load_checkpoint
 from training.averaging import interpolate
 from training.errors import InvalidRecipeError
 from training.interpolate_settings import InterpolateSettings
+from training.machine import release
 
 
 def interpolate_checkpoints(settings: InterpolateSettings) -> str:
@@ -35,7 +35,7 @@ def interpolate_checkpoints(settings: InterpolateSettings) -> str:
     _check_networks(start, tuned)
     weights = interpolate(start.model.state_dict(), tuned.model.state_dict(), settings.share)
     provenance = {
-        "made_by": f"anykey {version('anykey')}",
+        "made_by": f"anykey {release()}",
         "torch": torch.__version__,
         "start": settings.start,
         "start_fingerprint": start.fingerprint,

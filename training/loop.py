@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from time import monotonic
 from typing import Any
 
@@ -22,6 +21,7 @@ from training.batches import Batch, DrawnPairs, EpochDraws, Sampling, make_loade
 from training.data import RunData
 from training.distributed import Processes
 from training.errors import NoPairsError, WorkerError
+from training.machine import release
 from training.objective import Objective
 from training.progress import ProgressDisplay
 from training.resume import load_state, save_state
@@ -243,7 +243,7 @@ class Loop:
             raise diverged("weights are no longer finite numbers", self._at.step, self._settings.learning_rate)
         provenance = {
             **self._start.provenance,
-            "made_by": f"anykey {version('anykey')}",
+            "made_by": f"anykey {release()}",
             "torch": torch.__version__,
             "python": platform.python_version(),
             "data": [without_secrets(name) for name in self._settings.data],

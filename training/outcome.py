@@ -1,10 +1,8 @@
 """What a run tells of itself in its report: what it was, which settings were in force, and what to beware of."""
 
-import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import nn
 from encoder.architecture import preprocessing
 from training.choices import Loss
 from training.data import RunData
+from training.machine import num_cores, release
 from training.run_folder import publishable
 from training.settings import TrainSettings
 from training.towers import Start, Towers
@@ -94,8 +93,8 @@ def facts_of(settings: TrainSettings, start: Start, towers: Towers, data: RunDat
     if data.val is not None:
         facts["held-out pairs"] = f"{len(data.val.captioned().image_P):,} with an image and a caption"
     return facts | {
-        "machine": f"{platform.platform(terse=True)}, {len(os.sched_getaffinity(0))} cores, device {towers.device}",
-        "versions": f"anykey {version('anykey')}, torch {torch.__version__}, open_clip {version('open_clip_torch')}, "
+        "machine": f"{platform.platform(terse=True)}, {num_cores()} cores, device {towers.device}",
+        "versions": f"anykey {release()}, torch {torch.__version__}, open_clip {release('open_clip_torch')}, "
         f"Python {platform.python_version()}",
     }
 

@@ -151,6 +151,17 @@ class RunFolder:
         """What was kept of the model before and after training, as far as it was."""
         return [kept for kept in map(self._snapshot, ("before", "after")) if kept is not None]
 
+    def place_checkpoints(self) -> None:
+        """Puts the checkpoints of a run that has ended in place of an earlier run's.
+
+        Raises:
+            OSError: a rename failed; the earlier run's checkpoint is where it was.
+        """
+        for name in ("last", "best") if self._is_main else ():
+            aside = self.checkpoint_dir(name)
+            if aside.is_dir():  # else it is in place already, in this process or in one that was stopped
+                replace_directory(aside, self.path / name)
+
     def finish(self, best: Mapping[str, Any], about: "About | None" = None) -> None:
         """Puts the checkpoints in place of an earlier run's, writes the report and marks the run as finished.
 
@@ -163,10 +174,7 @@ class RunFolder:
         """
         if not self._is_main:
             return
-        for name in ("last", "best"):  # before the report: what it may fail of takes no checkpoint with it
-            aside = self.checkpoint_dir(name)
-            if aside.is_dir():  # else a run that was stopped while it finished has renamed it
-                replace_directory(aside, self.path / name)
+        self.place_checkpoints()  # before the report: what it may fail of takes no checkpoint with it
         self._write_report(best, about)
         replace_file(self.path / FINISHED, json.dumps({"digest": self._digest, **best}, indent=2).encode() + b"\n")
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)  # last: until here a stopped run could go on

@@ -88,6 +88,7 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             in_force = settings_in_force(settings, start, towers, data, loop.batch_size)
             best = loop.run()
             if processes.is_main:
+                folder.place_checkpoints()  # before anything is asked that may fail
                 about = _about(settings, start, towers, data, loop, folder, best["step"], in_force)
                 folder.finish(best, about)
                 for warning in about.warnings:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from training.files import replace_file
+from training.machine import release
 from training.report.about import About
 from training.report.examples import example_lists
 from training.report.history import Curve, read_history, thinned
@@ -84,7 +84,7 @@ def write_report(
         charts=_charts(read_history(metrics_jsonl)),
         states=list(states),
         checkpoint=shlex.quote(str(path.parent / "best")),
-        version=version("anykey"),
+        version=release(),
         **(_held_out(states, about) if states else {}),
     )
     replace_file(path, page.encode())

@@ -2,18 +2,17 @@
 
 import json
 import math
-import os
 import platform
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmark.metrics import Z95
+from training.machine import num_cores, release
 from training.run_folder import effort
 from training.sources import without_secrets
 from training.study import tables
@@ -140,9 +139,9 @@ def _facts(settings: StudySettings, runs: Sequence[Run], results: Results) -> di
     return {
         "num_test_pairs": num_pairs,
         "reach": Z95 * 0.5 / math.sqrt(num_pairs),
-        "made_by": f"anykey {version('anykey')}",
+        "made_by": f"anykey {release()}",
         "torch": torch.__version__,
-        "machine": settings.machine or f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": settings.machine or f"{platform.machine()}, {num_cores()} cores",
         "command": _command(settings),
         "seeds": results.seeds,
         "variants": results.variants,

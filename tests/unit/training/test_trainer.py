@@ -3,8 +3,10 @@
 import functools
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,41 @@ def test_the_best_is_the_best_measured(trained: Path) -> None:
     report = json.loads((trained / "finished.json").read_text())
     assert report[SELECTION_METRIC] == pytest.approx(max(measured.values()))
     assert measured[report["step"]] == pytest.approx(max(measured.values()))
+
+
+def test_a_machine_that_tells_little_of_itself_trains_and_reports(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS, and a checkout that is not installed."""
+    find = metadata.Distribution.from_name
+
+    def from_name(name: str) -> metadata.Distribution:
+        if name == "anykey":
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(metadata.Distribution, "from_name", from_name)
+    run(settings_of(shards, tmp_path / "run", num_epochs=1.0))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "anykey unknown, torch" in page
+    assert f"{os.cpu_count()} cores" in page
+
+
+def test_facts_that_cannot_be_had_keep_no_checkpoint_from_its_place(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer(**options: object) -> str:
+        raise OSError("the machine does not say what it is")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(platform, "platform", no_answer)
+        with pytest.raises(OSError, match="does not say"):
+            run(settings_of(shards, tmp_path / "run", num_epochs=1.0))
+    for name in ("best", "last"):
+        Encoder.load(tmp_path / "run" / name)
+    assert run(settings_of(shards, tmp_path / "run", num_epochs=1.0)).is_new  # goes on, with nothing left but to report
+    assert (tmp_path / "run" / "finished.json").is_file()
 
 
 def test_a_finished_run_is_not_repeated_until_something_changes(shards: Path, tmp_path: Path) -> None:
