@@ -103,11 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if cut or not is_told:
             self.send_header("Connection", "close")
-        self.end_headers()
         if is_broken := self.server.num_breaks > 0 and len(body) > self.server.breaks_after:
             self.server.num_breaks -= 1
             self.close_connection = True
             self.server.pages |= self.server.changed
+        self.end_headers()  # once all is settled that the reader may settle anew from here on
         with suppress(ConnectionError):  # the reader has jumped elsewhere
             whole = body[: self.server.breaks_after] if is_broken else body
             if (span := self.server.fails_between) and start < span[1] and start + len(body) > span[0]:
