@@ -3,14 +3,16 @@
 What was live when the version was made, and was replaced or deleted since, is stored again; what came since is deleted.
 These are changes like any others: they take the next numbers of the sequence, one transaction holds them all together
 with a new version, readers move on to it, and a kill leaves the index as it was or as it is to be. Nothing is lost by
-going back either: what was there before is a version that is kept, to which the same command leads.
+going back either: what was there before is a version that is kept, where two are, to which the same command leads.
 """
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from index.embedded.options import FoldOptions
 from index.embedded.records import Record
 from index.embedded.retired import LIVE_AT, check_endings, know_retired, rows_at
 from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, open_read_only
+from index.embedded.store_file import naming_damage, open_read_only, read_meta
 from index.embedded.store_reader import check_store
 from index.embedded.store_records import read_records
 from index.embedded.versions import IndexDirectory, check_file, open_published
@@ -31,6 +33,7 @@ from index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, 
 from index.progress import Report, quietly
 from index.vectors.gpu import ON_CPU, GpuUse
 
+PUT_BACK_NAME = "put_back"  # in the store
 PAGE_RECORDS = 64  # whole records in memory at once
 PAGE_KEYS = 1000
 
@@ -153,7 +156,9 @@ class _Way:
         with naming_damage(path), contextlib.closing(Store(path)) as store:
 
             def changes() -> bool:
+                after = store.seq
                 _put_back(store, target.seq)
+                _note_put_back(store, after, target.seq, directory.covered_seqs(target.store))
                 store.note_deleted(deleted)  # or the next build would store them again
                 return True
 
@@ -234,9 +239,11 @@ def _count(db: sqlite3.Connection, seq: int) -> tuple[int, int, int]:
 def _live_keys(db: sqlite3.Connection, seq: int) -> set[str]:
     """Keys that are as somebody made them live after change number `seq`, stored or deleted."""
     is_away = "NOT EXISTS (SELECT 1 FROM keys WHERE keys.key = retired.key)"
-    stored = db.execute("SELECT key FROM keys WHERE row > ? AND origin = 'live'", (seq,))
+    stored = db.execute("SELECT key, row FROM keys WHERE row > ? AND origin = 'live'", (seq,))
     deleted = f"SELECT key FROM retired WHERE {LIVE_AT} AND ended_by = 'live' AND {is_away}"
-    return {key for (key,) in (*stored, *db.execute(deleted, (seq, seq)))}
+    put_back = [(after, last) for after, last, then in _put_back_before(read_meta(db)) if then <= seq]
+    live = {key for key, row in stored if not any(after < row <= last for after, last in put_back)}
+    return live | {key for (key,) in db.execute(deleted, (seq, seq))}
 
 
 def _number(db: sqlite3.Connection, query: str, *parameters: int) -> int:
@@ -249,6 +256,19 @@ def _put_back(store: Store, seq: int) -> None:
         last = store.seq
         store.commit(_retired_records(db, seq))
         store.commit([], gone=_keys_between(db, seq, last), by="rollback")
+
+
+def _note_put_back(store: Store, after: int, then: int, covered_seqs: list[int]) -> None:
+    """Notes that the changes since `after` stored again what was live after change `then`: nobody did that live."""
+    oldest = min(covered_seqs, default=0)
+    known = [entry for entry in _put_back_before(store.meta) if entry[1] > oldest]
+    store.note(**{PUT_BACK_NAME: json.dumps([*known, [after, store.seq, then]])})
+
+
+def _put_back_before(meta: dict[str, Any]) -> list[list[int]]:
+    """What earlier rollbacks noted of a store: the change before their first, their last, and which they led to."""
+    found: list[list[int]] = json.loads(meta.get(PUT_BACK_NAME, "[]"))
+    return found
 
 
 def _retired_records(db: sqlite3.Connection, seq: int) -> Iterator[Record]:

@@ -17,7 +17,7 @@ from index.embedded.image_roots import read_roots
 from index.embedded.rollback import roll_back
 from index.embedded.snapshot import restore_snapshot, write_snapshot
 from index.embedded.verify import repair_index, verify_index
-from index.errors import InvalidCorpusError
+from index.errors import InvalidCorpusError, LiveKeysError
 from index.key_index import NewKey
 from tests.factories import BLUE, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
@@ -352,3 +352,24 @@ def test_a_bad_row_lets_no_build_forget_what_was_deleted(index_dir: Path, corpus
     report = build_with(corpus, index_dir)
 
     assert ("key-2" in everything(index_dir), report.num_deleted) == (False, 1)
+
+
+def test_what_was_put_back_was_not_stored_live(index_dir: Path, corpus: Path) -> None:
+    build_with(corpus, index_dir, keep_versions=9)
+    before = everything(index_dir)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.upsert([live_key("new"), live_key("key-1")])
+        index.delete(["key-4"])
+        version = index.compact().version
+    roll_back(index_dir, undo_live=True)
+    assert roll_back(index_dir, version).num_live == 0
+
+    with pytest.raises(LiveKeysError, match="3 keys of"):
+        roll_back(index_dir, "1")  # after which they were changed live
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        index.upsert([live_key("new", "another text")])
+        index.compact()
+    with pytest.raises(LiveKeysError, match="1 keys of"):
+        roll_back(index_dir, "4")
+    assert roll_back(index_dir, "4", undo_live=True).num_live == 1
+    assert everything(index_dir) == before
