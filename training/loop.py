@@ -37,6 +37,9 @@ _LOG_EVERY_STEPS = 10
 _NUM_PAIRS = "num_pairs"  # held out, among the numbers of the best measurement
 _CHOSEN_BY = "chosen_by"  # the score of the pairs that choose, among the numbers of the best measurement
 
+# Ends of the 95 % interval of SELECTION_METRIC, among the numbers of the best measurement.
+LOW_END, HIGH_END = f"{SELECTION_METRIC}/low", f"{SELECTION_METRIC}/high"
+
 
 @dataclass
 class _Place:
@@ -212,6 +215,7 @@ class Loop:
             if held_out is not None:
                 numbers |= {_CHOSEN_BY: self._score(held_out, numbers), _NUM_PAIRS: float(len(held_out.has_second_P))}
             if not numbers or numbers[_CHOSEN_BY] >= self._best_score():
+                numbers |= {} if held_out is None else self._sure(held_out)
                 self._at.best = {"step": self._at.step, **numbers}
                 self._save("best", numbers, weights)
                 if held_out is not None:
@@ -223,6 +227,13 @@ class Loop:
         if self._choosing_P is None:
             return numbers[SELECTION_METRIC]
         return measure(held_out.asking(self._choosing_P))[SELECTION_METRIC]
+
+    def _sure(self, held_out: HeldOut) -> dict[str, float]:
+        """Ends of the interval of the score that is reported of `best`."""
+        from training.report import range_of_selection  # loads matplotlib
+
+        own = range_of_selection(held_out)
+        return {LOW_END: own.low, HIGH_END: own.high}
 
     def _best_score(self) -> float:
         """The best until now; a state that an earlier release saved has that of all queries."""

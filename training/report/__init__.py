@@ -3,6 +3,6 @@
 from training.report.about import About, ShownPair, shown_pairs
 from training.report.examples import numbers_of_pairs
 from training.report.page import write_report
-from training.report.snapshot import Snapshot
+from training.report.snapshot import Snapshot, range_of_selection
 
-__all__ = ["About", "ShownPair", "Snapshot", "numbers_of_pairs", "shown_pairs", "write_report"]
+__all__ = ["About", "ShownPair", "Snapshot", "numbers_of_pairs", "range_of_selection", "shown_pairs", "write_report"]

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from training.files import replace_file
 from training.gaps import measure_gaps
-from training.report.noise import NUM_GROUPS
+from training.report.noise import NUM_GROUPS, Range, of_mean
 from training.validation import (
     ALL_COMBINATIONS,
     COMBINATIONS,
     MODALITIES,
+    SELECTION_METRIC,
     HeldOut,
     gains_by_rank,
     gains_of_queries,
@@ -144,6 +145,14 @@ _GROUPS = ("asked", "gains", "left_out", "examples")
 def _named(arrays: Any, group: str) -> dict[str, Any]:
     """The arrays of one field, by the names they have there."""
     return {name.partition(":")[2]: arrays[name] for name in arrays.files if name.startswith(f"{group}:")}
+
+
+def range_of_selection(held_out: HeldOut) -> Range:
+    """95 % interval of `SELECTION_METRIC`: no pair is asked for in all combinations, and some in none."""
+    metric = SELECTION_METRIC.rpartition("/")[2]
+    by_rank = gains_by_rank([int(metric.partition("@")[2])], ())
+    found = [gains_of_queries(held_out, "mixed", combination, by_rank) for combination in COMBINATIONS]
+    return of_mean([(own_Q.numpy(), gained[metric].numpy()) for own_Q, gained in found if len(own_Q)])
 
 
 def _drawn(num_pairs: int) -> Tensor:

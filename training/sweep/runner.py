@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.metrics import interval
 from training.child import Child, threads_each
 from training.errors import DivergedError, InvalidRecipeError
+from training.loop import HIGH_END, LOW_END
 from training.run_settings import toml_text
 from training.sources import without_secrets
 from training.sweep.settings import SweepSettings
@@ -117,20 +117,20 @@ def _report(settings: SweepSettings, trials: Trials, console: Console) -> None:
     chosen = trial_settings(settings, best.params, trials.folder_of(best.number))
     path = settings.output / "best.toml"
     head = f"Trial {best.number}, the best of {len(ranking)}: {SELECTION_METRIC} {best.value:.4f}"
-    sure = _how_sure(best.value or 0.0, [trial.value or 0.0 for trial in ranking], trials.folder_of(best.number))
+    sure = _how_sure([trial.value or 0.0 for trial in ranking], trials.folder_of(best.number))
     path.write_text(f"# {head}{sure}\n{toml_text(chosen, leave_out={'output', 'overwrite'})}")
     console.print(f"{head}{sure}")
     console.print(f"{len(ranking)} trials, {len(failed)} more failed; best settings: {path}")
     console.print(f"checkpoint: {trials.folder_of(best.number) / 'best'}")
 
 
-def _how_sure(value: float, ranking: Sequence[float], folder: Path) -> str:
-    """How much of a lead may be the held-out pairs' doing; every pair is asked for in the mixed pool."""
+def _how_sure(ranking: Sequence[float], folder: Path) -> str:
+    """How much of a lead may be the held-out pairs' doing."""
     try:
-        num_pairs = json.loads((folder / "finished.json").read_text())["num_pairs"]
+        told = json.loads((folder / "finished.json").read_text())
+        num_pairs, low, high = (told[name] for name in ("num_pairs", LOW_END, HIGH_END))
     except (OSError, ValueError, KeyError):  # a trial of an earlier release does not say
         return " on the held-out pairs"
-    low, high = interval(value, 0.0, num_pairs)
     num_near = sum(other >= low for other in ranking) - 1
     return (
         f" on {num_pairs:,.0f} held-out pairs (95 % interval {low:.3f} to {high:.3f}, which holds {num_near} other "

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.gaps import measure_gaps
-from training.report import About, ShownPair, Snapshot, numbers_of_pairs, write_report
+from training.report import About, ShownPair, Snapshot, numbers_of_pairs, range_of_selection, write_report
 from training.report.history import MAX_POINTS, read_history, thinned
 from training.report.noise import of_change, of_mean, of_replicates
 from training.report.projection import Plane
@@ -314,6 +314,14 @@ def test_pairs_that_weigh_more_than_others_say_less_together(share: float) -> No
     centre = share + 1.96**2 / num / 2
     ends = [(centre + sign * half) / (1 + 1.96**2 / num) for sign in (-1, 1)]
     assert (own.low, own.high) == pytest.approx(ends, abs=1e-4)
+
+
+@pytest.mark.parametrize(("has_second", "num"), [(True, 90 / 1.32), (False, 60)])
+def test_the_score_that_chooses_is_as_sure_as_the_pairs_that_are_asked_for(has_second: bool, num: float) -> None:
+    """All are found; with one caption a pair, no third is asked for as a fused key."""
+    eye = dict.fromkeys(ORDER, torch.eye(90))
+    own = range_of_selection(HeldOut(eye, eye, torch.full((90,), has_second)))
+    assert (own.low, own.high) == pytest.approx((num / (num + 1.96**2), 1.0), abs=1e-4)
 
 
 def test_the_ends_of_a_change_are_changes_that_can_be() -> None:

@@ -83,18 +83,20 @@ def test_the_best_settings_are_a_file_for_anykey_train(swept: SweepSettings) -> 
 
 
 def test_the_best_is_told_with_its_interval_and_those_it_cannot_be_told_from(swept: SweepSettings) -> None:
-    ranking = sorted((trial.value for trial in record_of(swept)), reverse=True)
+    ranking = sorted(record_of(swept), key=lambda trial: (-(trial.value or 0.0), trial.number))
     (head, *_) = (swept.output / "best.toml").read_text().splitlines()
     told = re.search(
-        r"on (\d+) held-out pairs \(95 % interval ([.\d]+) to [.\d]+, which holds (\d+) other trials\)", head
+        r"on (\d+) held-out pairs \(95 % interval ([.\d]+) to ([.\d]+), which holds (\d+) other trials\)", head
     )
     assert told is not None
-    z, num_pairs = 1.96, int(told[1])
-    centre = (ranking[0] + z**2 / num_pairs / 2) / (1 + z**2 / num_pairs)
-    spread = (ranking[0] * (1 - ranking[0]) / num_pairs + z**2 / num_pairs**2 / 4) ** 0.5
-    low = centre - z * spread / (1 + z**2 / num_pairs)
-    assert float(told[2]) == pytest.approx(low, abs=0.001)
-    assert int(told[3]) == sum(value >= low for value in ranking) - 1
+    best = ranking[0].value
+    low, high, num_pairs = float(told[2]), float(told[3]), int(told[1])
+    assert low <= best <= high
+    # Wilson's interval is as wide only of fewer pairs than there are, as they do not count alike.
+    z = 1.96
+    spread = 2 * z / (1 + z**2 / num_pairs) * (best * (1 - best) / num_pairs + z**2 / num_pairs**2 / 4) ** 0.5
+    assert high - low > spread + 0.002
+    assert int(told[4]) == sum(trial.value >= low for trial in ranking) - 1
 
 
 def test_the_list_of_trials_is_best_first(swept: SweepSettings) -> None:
