@@ -39,6 +39,7 @@ from index.embedded.store_file import (
     BUSY_TIMEOUT_S,
     open_read_only,
     read_meta,
+    require_room,
     vector_dtype,
     write_meta,
 )
@@ -66,8 +67,12 @@ class Store:
         Args:
             path: The SQLite file.
             vector_type: How a new store keeps vectors; one that exists keeps them as it does.
+
+        Raises:
+            OSError: the disk is so full that SQLite could not even open it.
         """
         self.path = path
+        require_room(path)
         self._db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; one that exists keeps its own
         self._db.execute("PRAGMA journal_mode = WAL")

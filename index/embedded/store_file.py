@@ -1,5 +1,8 @@
 """A store's SQLite file: opening it for reading, what it says about itself, and how damage is told."""
 
+import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +18,7 @@ from index.errors import IndexCorruptError
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30.0
+ROOM_BYTES = 128 * 1024  # that a writer needs to open a store: 32 KiB shared by all who have it open, and its log
 META_CHECKSUM = "checksum"  # among what a store says about itself: the CRC-32 of all else
 READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
 
@@ -84,6 +88,16 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
         )
     return db
+
+
+def require_room(path: Path) -> None:
+    """Makes sure that a writer can open a store: one that fails in the middle of it keeps readers from opening it.
+
+    Raises:
+        OSError: the disk is too full for that.
+    """
+    if shutil.disk_usage(path.parent).free < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from index import FaissIndex
+from index.embedded.rollback import roll_back
 from tests.killed_writers import assert_clean, contents_of, numbered_key
 from tests.live_index import make_index
 from tests.live_process import Process
@@ -133,6 +134,22 @@ def upsert_until_full(index: FaissIndex) -> int:
             reason = str(error)
     assert "store.sqlite: database or disk is full" in reason
     return number
+
+
+@pytest.mark.parametrize("bytes_left", [0, 8192, 20_480, 65_536])
+def test_disk_without_room_to_open_a_writer_keeps_nobody_from_reading(small_disk: Path, bytes_left: int) -> None:
+    index_dir = make_index(small_disk / "i", [numbered_key(key, number) for key, number in OLD.items()])
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert([numbered_key("k1", 7)])
+        index.compact()
+    filler = fill(small_disk, bytes_left)
+    for change in (lambda: FaissIndex.open(index_dir, writable=True), lambda: roll_back(index_dir, undo_live=True)):
+        with pytest.raises(OSError, match=r"No space left on device.*store\.sqlite"):
+            change()
+        assert contents_of(index_dir) == {**OLD, "k1": 7}
+    filler.unlink()
+    roll_back(index_dir, undo_live=True)
+    assert contents_of(index_dir) == OLD
 
 
 @pytest.mark.parametrize("bytes_left", [0, 8192, 65_536, 150_000])
