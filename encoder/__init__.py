@@ -1,22 +1,29 @@
 """Items (a text, images, or both) to unit vectors: the model every part of AnyKey shares.
 
-`Encoder` is loaded on first use, so that importing the names for items and errors costs no torch.
+All names are loaded on first use, so that importing those for items and errors costs no torch, and a command begins in
+no time.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from encoder.errors import EncoderError, InvalidItemError
-from encoder.item import Item, Modality
-
 if TYPE_CHECKING:
+    from encoder.errors import EncoderError, InvalidItemError
+    from encoder.item import Item, Modality
     from encoder.model import Encoder
 
 __all__ = ["Encoder", "EncoderError", "InvalidItemError", "Item", "Modality"]
 
+_LOADED_ON_USE = {
+    "Encoder": "encoder.model",
+    "EncoderError": "encoder.errors",
+    "InvalidItemError": "encoder.errors",
+    "Item": "encoder.item",
+    "Modality": "encoder.item",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "Encoder":
-        from encoder.model import Encoder
-
-        return Encoder
+    if name in _LOADED_ON_USE:
+        return getattr(import_module(_LOADED_ON_USE[name]), name)
     raise AttributeError(f"module 'encoder' has no attribute {name!r}")

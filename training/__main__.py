@@ -2,58 +2,15 @@
 
 import sys
 
-from encoder.errors import DeviceUnavailableError, EncoderError
-from encoder.program import Command, plain_console, run_program
-from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
-from training.interpolate_settings import InterpolateSettings
-from training.settings import TrainSettings
-from training.study.settings import StudySettings
-from training.sweep.settings import SweepSettings
+from encoder.exits import quiet_when_interrupted
 
 
+@quiet_when_interrupted("anykey-train")
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code back."""
-    return run_program(
-        "anykey-train",
-        {
-            "train": Command(TrainSettings, _train),
-            "interpolate": Command(InterpolateSettings, _interpolate),
-            "study": Command(StudySettings, _study),
-            "sweep": Command(SweepSettings, _sweep),
-        },
-        argv,
-        usage_errors=(InvalidPairsError, InvalidRecipeError),
-        environment_errors=(TrainingError, EncoderError, DeviceUnavailableError, OSError),
-        default="train",
-    )
+    from training.commands import run
 
-
-def _train(settings: TrainSettings) -> int:
-    from training.trainer import train
-
-    train(settings, plain_console())
-    return 0
-
-
-def _interpolate(settings: InterpolateSettings) -> int:
-    from training.interpolate import interpolate_checkpoints
-
-    fingerprint = interpolate_checkpoints(settings)
-    console = plain_console()
-    console.print(f"checkpoint: {settings.output} ({fingerprint})")
-    return 0
-
-
-def _study(settings: StudySettings) -> int:
-    from training.study.command import run
-
-    return run(settings)
-
-
-def _sweep(settings: SweepSettings) -> int:
-    from training.sweep.command import run
-
-    return run(settings)
+    return run(argv)
 
 
 if __name__ == "__main__":

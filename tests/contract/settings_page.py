@@ -10,9 +10,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from benchmark.__main__ import COMMANDS as BENCH_COMMANDS
+from benchmark.commands import COMMANDS as BENCH_COMMANDS
 from encoder.program import ProgramSettings
-from index.__main__ import COMMANDS as INDEX_COMMANDS
+from index.commands import COMMANDS as INDEX_COMMANDS
 from service.settings import ServiceSettings
 from training.interpolate_settings import InterpolateSettings
 from training.settings import TrainSettings

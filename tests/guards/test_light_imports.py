@@ -21,13 +21,13 @@ def heavy_modules_of(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import benchmark, benchmark.metrics, benchmark.mbeir, benchmark.__main__",
+        "import benchmark, benchmark.metrics, benchmark.mbeir, benchmark.commands",
         "import service.schemas",
         "import encoder\nfrom encoder import Item, Modality, InvalidItemError",
         "import encoder.program, encoder.images",
-        "import index, index.errors, index.hits, index.__main__",
-        "import training, training.__main__",
-        "import service, service.__main__",
+        "import index, index.errors, index.hits, index.commands",
+        "import training, training.commands",
+        "import service, service.commands, service.server",
     ],
 )
 def test_light_modules_load_no_heavy_library(statement: str) -> None:

@@ -1,25 +1,28 @@
-"""The benchmark's copy of the settings loader is the encoder's, byte for byte: fix one, copy it to the other."""
+"""The benchmark's copies of what every command shares are the encoder's, byte for byte: mend one, copy it over."""
 
 from pathlib import Path
 
+import pytest
+
 from tests.guards.checkout import ROOT
 
-COPIES = ("encoder/program.py", "benchmark/program.py")
+SHARED = ("exits.py", "program.py")
 
 
-def are_equal(root: Path) -> bool:
-    first, second = ((root / copy).read_bytes() for copy in COPIES)
-    return first == second
+def are_equal(root: Path, name: str) -> bool:
+    return (root / "encoder" / name).read_bytes() == (root / "benchmark" / name).read_bytes()
 
 
-def test_both_copies_are_equal() -> None:
-    assert are_equal(ROOT)
+@pytest.mark.parametrize("name", SHARED)
+def test_both_copies_are_equal(name: str) -> None:
+    assert are_equal(ROOT, name)
 
 
-def test_the_guard_notices_one_changed_byte(tmp_path: Path) -> None:
-    for copy in COPIES:
-        (tmp_path / copy).parent.mkdir(parents=True)
-        (tmp_path / copy).write_bytes((ROOT / copy).read_bytes())
-    assert are_equal(tmp_path)
-    (tmp_path / COPIES[1]).write_bytes((ROOT / COPIES[0]).read_bytes() + b"\n")
-    assert not are_equal(tmp_path)
+@pytest.mark.parametrize("name", SHARED)
+def test_the_guard_notices_one_changed_byte(name: str, tmp_path: Path) -> None:
+    for package in ("encoder", "benchmark"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / name).write_bytes((ROOT / package / name).read_bytes())
+    assert are_equal(tmp_path, name)
+    (tmp_path / "benchmark" / name).write_bytes((ROOT / "encoder" / name).read_bytes() + b"\n")
+    assert not are_equal(tmp_path, name)

@@ -5,7 +5,7 @@ import threading
 
 from encoder.item import Item
 from encoder.program import load_settings
-from service.__main__ import serve
+from service.server import serve
 from service.settings import ServiceSettings
 from tests.serving import GatedEncoder, MemoryIndex, stored
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from encoder.item import Item
-from service.__main__ import listen
+from service.server import listen
 from service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, build_real_index, counters, port_of, stored, until

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.__main__ import COMMANDS, main
+from benchmark.__main__ import main
+from benchmark.commands import COMMANDS
 from benchmark.settings import QualitySettings
 from tests.unit.benchmark.conftest import small_settings
 

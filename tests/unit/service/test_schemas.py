@@ -22,7 +22,7 @@ def test_the_wire_format_loads_nothing_heavy(module: str) -> None:
 
 
 def test_the_program_shows_its_help_without_torch() -> None:
-    assert "torch" not in loaded_by("service.__main__")
+    assert "torch" not in loaded_by("service.server")
 
 
 def test_the_check_can_fail() -> None:

@@ -1,0 +1,389 @@
+"""The commands of `anykey-index`."""
+
+import functools
+import json
+import logging
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from encoder.errors import EncoderError
+from encoder.program import Command, plain_console, run_program
+from index.embedded.manifest import Manifest
+from index.errors import (
+    InvalidCorpusError,
+    InvalidRowError,
+    InvalidStructureError,
+    KeyIndexError,
+    UnreadableStretchError,
+    UnusableOptionError,
+)
+from index.milvus.address import CollectionAddress, parse_address
+from index.progress import progress, step_lines
+from index.settings import (
+    AnyIndexSettings,
+    BuildSettings,
+    CompactSettings,
+    EmbedSettings,
+    ExportSettings,
+    FoldSettings,
+    InfoSettings,
+    LoadSettings,
+    ReembedSettings,
+    RepairSettings,
+    RestoreSettings,
+    RollbackSettings,
+    SnapshotSettings,
+    TuneSettings,
+    VerifySettings,
+)
+from index.shown import count_lines, encoder_lines, fact_lines
+from index.vectors.measured import front_lines, structure_lines
+
+BAD_ROWS_SHOWN = 10
+EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be read
+
+
+def build(settings: BuildSettings) -> int:
+    """Builds or updates an index and says what was done."""
+    from index.building.build import build_index
+    from index.building.outlook import cut_lines, kept_lines
+
+    if settings.dry_run:
+        return _preview(settings)
+    report = build_index(settings)
+    console = plain_console()
+    manifest = report.manifest
+    _show_bad_rows(report.bad_rows, report.version_dir / "bad_rows.jsonl")
+    for line in kept_lines(report.num_unread, report.num_unreachable, report.num_deleted) + cut_lines(report.num_cut):
+        console.print(line)
+    if report.is_new:
+        kept = manifest.num_keys - report.num_embedded - report.num_taken
+        taken = f"{report.num_taken:,} with the vectors that the corpus has, " if report.num_taken else ""
+        made = "embedded" if settings.faiss is None else f"taken from {settings.faiss}"
+        removed = f", {report.num_removed:,} removed" if report.num_removed else ""
+        console.print(
+            f"published version {manifest.version} of {settings.output}: {_count(manifest)}; "
+            f"{report.num_embedded:,} {made} in this run, {taken}{kept:,} kept{removed}"
+        )
+        for line in structure_lines(manifest.structure):
+            console.print(line)
+    else:
+        console.print(f"{settings.output} is up to date: version {manifest.version}, {_count(manifest)}")
+    return EXIT_UNREAD if report.is_any_unread else 0
+
+
+def _preview(settings: BuildSettings) -> int:
+    """Says what a build would do, and ends as it would."""
+    from index.building.outlook import kept_lines, require_allowed, summary
+    from index.building.preview import preview_build
+
+    outlook = preview_build(settings)
+    console = plain_console()
+    _show_bad_rows(outlook.bad_rows)
+    num_unreachable = outlook.num_unreachable if outlook.can_keep else 0
+    for line in kept_lines(outlook.num_unread, num_unreachable, outlook.num_deleted):
+        console.print(line)
+    console.print(f"{summary(outlook)}; nothing was done, as --dry-run asks")
+    require_allowed(outlook, settings)
+    return EXIT_UNREAD if outlook.is_any_unread else 0
+
+
+def _show_bad_rows(rows: Sequence[InvalidRowError], listed: Path | None = None) -> None:
+    console = plain_console()
+    for row in rows[:BAD_ROWS_SHOWN]:
+        unknown = " (which keys are named there is unknown)" if isinstance(row, UnreadableStretchError) else ""
+        console.print(f"skipped {row}{unknown}")
+    if rows:
+        console.print(f"{len(rows):,} bad rows skipped{f', listed in {listed}' if listed else ''}")
+
+
+def info(settings: InfoSettings) -> int:
+    """Shows what an index is now and what the published version's manifest says."""
+    address = parse_address(settings.index)
+    return _info_of_directory(settings) if address is None else _info_of_collection(settings, address)
+
+
+def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> int:
+    from index.milvus_index import MilvusIndex
+
+    console = plain_console()
+    with MilvusIndex.open(address.uri, address.collection, token=_token(settings)) as index:
+        facts = index.info()
+    if settings.as_json:
+        console.print(json.dumps({"index": {**asdict(facts), "encoder": facts.encoder.model_dump()}}, indent=2))
+        return 0
+    for name, value in [*count_lines(facts), *encoder_lines(facts.encoder), *sorted(facts.details.items())]:
+        console.print(f"{name.replace('_', ' '):<16}{value}")
+    return 0
+
+
+def _info_of_directory(settings: InfoSettings) -> int:
+    from index.embedded.versions import IndexDirectory
+    from index.faiss_index import FaissIndex
+
+    console = plain_console()
+    with FaissIndex.open(Path(settings.index)) as index:
+        facts, manifest = index.info(), index.manifest
+    versions = IndexDirectory(Path(settings.index)).manifests()
+    if settings.as_json:
+        live = {"num_keys": facts.num_keys, "modalities": facts.modalities, "pools": facts.pools, **facts.details}
+        live["kept_versions"] = [version.version for version in versions]
+        console.print(json.dumps({"index": live, "manifest": manifest.model_dump(mode="json")}, indent=2))
+        return 0
+    for name, value in fact_lines(facts, manifest, versions):
+        console.print(f"{name:<12}{value}")
+    for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
+        console.print(line)
+    return 0
+
+
+def compact(settings: CompactSettings) -> int:
+    """Folds changes into a new version and says which is published."""
+    from index.faiss_index import FaissIndex
+
+    gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
+    with FaissIndex.open(
+        settings.index,
+        writable=True,
+        compact_after=0,
+        gpu_memory_bytes=gpu_memory_bytes,
+        fold_device=settings.search_device,
+    ) as index:
+        num_unfolded = index.info().details["num_unfolded"]
+        options = index.manifest.options.changed_by(settings)
+        manifest = index.compact(options, step_lines(plain_console(stderr=True)))
+    console = plain_console()
+    console.print(
+        f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
+    )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def tune(settings: TuneSettings) -> int:
+    """Chooses the search structure with real queries and says which."""
+    from index.building.tuning import tune_index
+
+    with progress(plain_console(stderr=True), "reading queries", None) as advance:
+        report = step_lines(plain_console(stderr=True))
+        manifest = tune_index(settings, report, advance)
+    console = plain_console()
+    console.print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def verify(settings: VerifySettings) -> int:
+    """Says what is damaged, and gives 1 if anything is."""
+    from index.embedded.verify import verify_index
+
+    console = plain_console()
+    with progress(plain_console(stderr=True), "reading the store", None) as advance:
+        damage = verify_index(settings.index, advance)
+    for error in damage:
+        console.print(str(error))
+    console.print(f"{settings.index} is {'damaged' if damage else 'sound'}")
+    return 1 if damage else 0
+
+
+def repair(settings: RepairSettings) -> int:
+    """Derives a new version and says which."""
+    from index.embedded.verify import repair_index
+    from index.vectors.gpu import GpuUse
+
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
+    manifest = repair_index(settings.index, gpu)
+    plain_console().print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
+    return 0
+
+
+def rollback(settings: RollbackSettings) -> int:
+    """Goes back to an earlier version and says what that changed."""
+    from index.embedded.rollback import roll_back
+    from index.vectors.gpu import GpuUse
+
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
+    report = roll_back(
+        settings.index,
+        settings.to,
+        undo_live=settings.undo_live,
+        dry_run=settings.dry_run,
+        report=step_lines(plain_console(stderr=True)),
+        gpu=gpu,
+    )
+    console, target = plain_console(), report.target
+    console.print(
+        f"version {target.version} of {settings.index} ({target.created_at}, {_count(target)}): "
+        f"{report.num_back:,} keys come back, {report.num_changed:,} get back what they had, {report.num_gone:,} go"
+    )
+    if target.store != report.published.store:
+        console.print(f"the vectors are those of {target.encoder.name}, in place of {report.published.encoder.name}'s")
+    if report.num_live:
+        console.print(f"{report.num_live:,} of these were stored or deleted live since then")
+    if report.manifest is not None:
+        console.print(f"published version {report.manifest.version} of {settings.index}: {_count(report.manifest)}")
+    else:
+        console.print("nothing was changed" if settings.dry_run else "the index is as it was then")
+    return 0
+
+
+def reembed(settings: ReembedSettings) -> int:
+    """Embeds an index anew with another encoder and says what was done."""
+    from index.building.reembed import reembed_index
+
+    report = reembed_index(settings)
+    console, manifest = plain_console(), report.manifest
+    _show_bad_rows(report.left_out)
+    output = settings.output or settings.index
+    kept = manifest.num_keys - report.num_embedded
+    before = f", {kept:,} by a run that was stopped" if kept else ""
+    console.print(
+        f"published version {manifest.version} of {output}: {_count(manifest)}, embedded by {manifest.encoder.name}; "
+        f"{report.num_embedded:,} in this run{before}"
+    )
+    if report.num_queries:
+        console.print(
+            f"{report.num_queries:,} queries for tuning are of the earlier encoder and were not kept; "
+            "`anykey-index tune` takes others"
+        )
+    for line in structure_lines(manifest.structure):
+        console.print(line)
+    return 0
+
+
+def export(settings: ExportSettings) -> int:
+    """Writes keys and vectors and says how many."""
+    from index.building.transfer import export_faiss, export_shards
+
+    with progress(plain_console(stderr=True), "exporting", None) as advance:
+        write = export_shards if settings.form == "parquet" else export_faiss
+        num_keys = write(settings.index, settings.output, advance)
+    plain_console().print(f"{num_keys:,} keys written to {settings.output}")
+    return 0
+
+
+def embed(settings: EmbedSettings) -> int:
+    """Embeds a corpus into shards and says what was done."""
+    from index.building.embedding_job import embed_corpus, report_lines
+    from index.building.ray_job import run_on_ray
+
+    run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
+    report = embed_corpus(settings, run=run)
+    for line in report_lines(report, settings.output):
+        plain_console().print(line)
+    return EXIT_UNREAD if report.is_any_unread else 0
+
+
+def load(settings: LoadSettings) -> int:
+    """Stores the keys of shards and says how many."""
+    address = parse_address(settings.index)
+    with progress(plain_console(stderr=True), "loading", None) as advance:
+        if address is None:
+            _refuse(settings, {"milvus_structure", "images_dir"}, "for Milvus collections")
+            from index.building.transfer import load_shards
+
+            index_dir, roots = Path(settings.index), settings.image_root
+            num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings, roots)
+        else:
+            num_keys = _load_collection(settings, address, advance)
+    plain_console().print(f"{num_keys:,} keys stored in {settings.index}")
+    return 0
+
+
+def _load_collection(settings: LoadSettings, address: CollectionAddress, advance: Callable[[int], None]) -> int:
+    from index.building.collection_transfer import load_collection
+    from index.milvus_index import Structure
+
+    _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
+    structure = None if settings.milvus_structure is None else Structure(kind=settings.milvus_structure)
+    images_dir, roots, token = settings.images_dir, settings.image_root, _token(settings)
+    return load_collection(
+        settings.shards, address, advance, structure=structure, images_dir=images_dir, token=token, image_roots=roots
+    )
+
+
+def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
+    """Makes sure that no setting was given that would have no effect."""
+    if given := sorted(settings.model_fields_set & names):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UnusableOptionError(f"{flags}: only {reason}, and {settings.index} is none")
+
+
+def snapshot(settings: SnapshotSettings) -> int:
+    """Writes a snapshot and says where."""
+    from index.embedded.snapshot import write_snapshot
+
+    write_snapshot(settings.index, settings.output)
+    plain_console().print(f"snapshot of {settings.index}: {settings.output}")
+    return 0
+
+
+def restore(settings: RestoreSettings) -> int:
+    """Restores a snapshot and says where."""
+    from index.embedded.snapshot import restore_snapshot
+
+    restore_snapshot(settings.snapshot, settings.output, settings.image_root)
+    plain_console().print(f"{settings.snapshot} restored to {settings.output}")
+    return 0
+
+
+COMMANDS = {
+    "build": Command(BuildSettings, build),
+    "info": Command(InfoSettings, info),
+    "compact": Command(CompactSettings, compact),
+    "tune": Command(TuneSettings, tune),
+    "verify": Command(VerifySettings, verify),
+    "repair": Command(RepairSettings, repair),
+    "rollback": Command(RollbackSettings, rollback),
+    "reembed": Command(ReembedSettings, reembed),
+    "export": Command(ExportSettings, export),
+    "embed": Command(EmbedSettings, embed),
+    "load": Command(LoadSettings, load),
+    "snapshot": Command(SnapshotSettings, snapshot),
+    "restore": Command(RestoreSettings, restore),
+}
+
+
+def run(argv: list[str] | None) -> int:
+    """Runs what `argv` says, `sys.argv[1:]` when absent; gives the exit code back."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
+    )
+    usage_errors = (InvalidCorpusError, InvalidStructureError, UnusableOptionError)
+    environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
+    arguments = sys.argv[1:] if argv is None else argv
+    for flag in ("--corpus", "--shards", "--queries", "--image-root"):
+        arguments = _repeat_flag(flag, arguments)
+    return run_program("anykey-index", COMMANDS, arguments, usage_errors, environment_errors)
+
+
+def _repeat_flag(flag: str, argv: list[str]) -> list[str]:
+    """Lets one flag take several values: `--flag a b` becomes `--flag a --flag b`."""
+    arguments: list[str] = []
+    takes_values = False
+    for argument in argv:
+        if argument.startswith("-"):
+            takes_values = argument == flag
+        elif takes_values and arguments[-1] != flag:
+            arguments.append(flag)
+        arguments.append(argument)
+    return arguments
+
+
+def _count(manifest: Manifest) -> str:
+    parts = ", ".join(f"{count:,} {modality}" for modality, count in manifest.modalities.items() if count)
+    return f"{manifest.num_keys:,} keys ({parts})"
+
+
+def _token(settings: AnyIndexSettings) -> str | None:
+    return None if settings.milvus_token is None else settings.milvus_token.get_secret_value()

@@ -1,0 +1,167 @@
+"""The server: listens, serves until SIGTERM or Ctrl-C, and drains."""
+
+import errno
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import uvicorn
+
+from service.app import create_app
+from service.errors import StartupError
+from service.lifecycle import Lifecycle
+from service.logs import LogEvent, configure_logging
+from service.searcher import QueryEncoder, SearchableIndex
+from service.settings import ServiceSettings
+
+BACKLOG = 2048
+SWITCH_INTERVAL_S = 0.001
+
+logger = logging.getLogger("service")
+
+
+def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index: SearchableIndex | None = None) -> int:
+    """Listens and serves until told to stop; requests under way are answered first.
+
+    Args:
+        settings: The service's settings.
+        encoder: Used instead of loading the checkpoint.
+        index: Used instead of opening the index directory.
+
+    Returns:
+        0.
+
+    Raises:
+        StartupError: the port is taken, or a part cannot be loaded.
+    """
+    configure_logging(settings.log_level)
+    logger.info("starting", extra={"event": LogEvent.STARTING, "settings": settings.model_dump(mode="json")})
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listener) for listener in listen_everywhere(settings.host, settings.port)]
+        stop: list[Callable[[], None]] = []
+        app = create_app(
+            settings, encoder=encoder, index=index, on_failure=lambda: stop[0](), on_ready=keep_pauses_short
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                server_header=False,
+                proxy_headers=False,  # see `service.proxy`
+                timeout_keep_alive=settings.keep_alive_s,
+                workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
+                timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
+            )
+        )
+        stop.append(lambda: setattr(server, "should_exit", True))
+        host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        logger.info("listening on %s", address, extra={"event": LogEvent.LISTENING, "host": host, "port": port})
+        run_until_signal(server, listeners)
+        gc.unfreeze()  # or libraries complain at the end about what was never collected
+    return _outcome(app.state.lifecycle)
+
+
+def listen_everywhere(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address that a host name has here, all on the same port.
+
+    Args:
+        host: Address or name, with or without the brackets of an address in a URL. `localhost` is both of its
+            addresses, and `::` is every interface, for IPv4 too.
+        port: 0 picks a free one.
+
+    Raises:
+        StartupError: the port is taken or not allowed, or the host is not ours.
+    """
+    listeners: list[socket.socket] = []
+    absent: StartupError | None = None
+    with ExitStack() as opened:  # closes them where one of several fails
+        for address in _addresses(host.strip("[]"), port):
+            try:
+                listener = listen(address, listeners[0].getsockname()[1] if listeners else port)
+            except StartupError as error:
+                if not _is_absent(error):
+                    raise
+                absent = error  # `localhost` is ::1, too, where this machine may have no IPv6
+            else:
+                listeners.append(opened.enter_context(listener))
+        if absent is not None and not listeners:
+            raise absent
+        opened.pop_all()
+    return listeners
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket of one address.
+
+    Args:
+        host: Address or name; `::` takes IPv4 too, where the system can.
+        port: 0 picks a free one.
+
+    Raises:
+        StartupError: the port is taken or not allowed, or the host is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(f"port {port} on {host} is in use; choose another with --port or ANYKEY_PORT") from error
+        raise StartupError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """What a name stands for, IPv4 first; what cannot be looked up is left for `listen` to complain about."""
+    if host == "localhost":  # by its definition; some machines look up one of them only
+        return ["127.0.0.1", "::1"]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return [host]
+    return sorted({str(address[0]) for *_, address in found}, key=lambda address: (":" in address, address))
+
+
+def _is_absent(error: StartupError) -> bool:
+    """Whether it failed because this machine has no such address."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def keep_pauses_short() -> None:
+    """Lets no thread hold up the others for long; called when everything is loaded.
+
+    What is loaded stays, so the garbage collector need not look through all of it again and again, for 50 ms and more
+    in which nothing else runs. And a thread that computes gives way after a millisecond instead of five.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def run_until_signal(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal does not wait.
+
+    The server raises the signals it caught once more when it is done; here that must not end the process.
+    """
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=listeners)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _outcome(lifecycle: Lifecycle) -> int:
+    """0, or the reason why the start failed, raised."""
+    if lifecycle.failure is None:
+        return 0
+    if isinstance(lifecycle.failure, StartupError):
+        raise lifecycle.failure
+    raise StartupError("the service failed to start; the log above says why") from lifecycle.failure
