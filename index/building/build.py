@@ -253,6 +253,8 @@ class _Build:
                 for entry, row in batch.bad_rows:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
+        if "name" not in staged.meta and staged.num_keys():  # earlier releases noted last whose vectors they took
+            self._note_taken(staged) if self._plan.encoders() else self._note_encoder(staged)
         return num_embedded
 
     def _settle_staged(self, staged: Store) -> None:

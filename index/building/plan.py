@@ -14,6 +14,7 @@ from typing import Any
 
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
+from index.embedded.store_file import unusable
 from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError, UnreadableStretchError
 from index.readers.entry import CorpusEntry, KnownVector
 from index.settings import ImageStorage
@@ -268,7 +269,7 @@ class Plan:
         try:
             return self._db.execute(statement, values)
         except sqlite3.OperationalError as error:
-            raise OSError(f"cannot read or write {self.path}: {error}") from error
+            raise unusable(self.path, error) from error
 
     def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,25 +29,28 @@ def records_of(staged: Store, keys: Iterable[str]) -> Iterator[Record]:
 
 
 def resume(path: Path, fingerprint: str, imported: str, vectors: VectorType | None) -> Store | None:
-    """What a stopped build left, if its vectors are of this encoder, origin and type; any other store is deleted."""
+    """What a stopped build left, if its vectors are of this encoder, origin and type; any other store is deleted.
+
+    Raises:
+        OSError: it cannot be read now, or the disk is full.
+    """
     if path.exists():
         try:
-            store = Store(path)
-            meta = store.meta
-            is_of_type = vectors in (None, meta.get("vector_type"))
-            if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
-                return store
-            if num_keys := store.num_keys():
-                logger.warning(
-                    "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
-                    "--vectors, or that `reembed` did; starting over",
-                    *(path, num_keys),
-                )
-            store.close()
-        except sqlite3.OperationalError:
-            raise
-        except (sqlite3.DatabaseError, IndexCorruptError) as error:
-            logger.warning("%s is damaged (%s); starting over", path, error)
+            with naming_damage(path):
+                store = Store(path)
+                meta = store.meta
+                is_of_type = vectors in (None, meta.get("vector_type"))
+                if is_of_type and (meta.get("fingerprint"), meta.get("imported", "")) == (fingerprint, imported):
+                    return store
+                if num_keys := store.num_keys():
+                    logger.warning(
+                        "%s holds %d keys that a stopped build embedded with another encoder, --faiss, --normalize or "
+                        "--vectors, or that `reembed` did; starting over",
+                        *(path, num_keys),
+                    )
+                store.close()
+        except IndexCorruptError as error:
+            logger.warning("%s; starting over", error)
     delete_store(path)
     return None
 

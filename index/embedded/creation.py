@@ -1,7 +1,6 @@
 """A new index, with its first version."""
 
 import shutil
-import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -79,9 +78,9 @@ def _require_no_stopped_build(directory: IndexDirectory) -> None:
     if not path.exists():
         return
     try:
-        with closing(Store(path)) as store:
+        with naming_damage(path), closing(Store(path)) as store:
             num_keys = store.num_keys() if "imported" in store.meta else 0
-    except (sqlite3.DatabaseError, IndexCorruptError):  # a build would not go on with it either
+    except IndexCorruptError:  # a build would not go on with it either
         return
     if num_keys:
         raise IndexExistsError(

@@ -30,7 +30,7 @@ from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECT
 from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from index.embedded.options import AUTO, FoldOptions
 from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
+from index.embedded.store_file import naming_damage, unusable
 from index.embedded.store_reader import Snapshot, StoreReader
 from index.embedded.versions import STORE_NAME, IndexDirectory
 from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError, UnreadableStretchError
@@ -343,7 +343,7 @@ def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
     try:
         write_postings(path, keys)
     except sqlite3.Error as error:  # not of the store, which names its own
-        raise OSError(f"cannot write {path}: {error}") from error
+        raise unusable(path, error) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from index.embedded.access import make_folder, naming_target, sync
 from index.embedded.image_roots import record_named
 from index.embedded.retired import has_retired, prune
-from index.embedded.store_file import naming_damage, open_read_only
+from index.embedded.store_file import naming_damage, open_read_only, unusable
 from index.embedded.verify import verify_index
 from index.embedded.versions import (
     CURRENT_NAME,
@@ -150,7 +150,7 @@ def _copy_store(path: Path, target: Path) -> None:
                 _leave_earlier(copy)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname.startswith(_OF_TARGET):
-                raise OSError(f"cannot write {target}: {error}") from error
+                raise unusable(target, error) from error
             raise
 
 

@@ -13,7 +13,6 @@ Shape legend: B = batch, D = width.
 
 import json
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -33,21 +32,12 @@ from index.embedded.records import (
     query_checksum,
     vector_checksum,
 )
-from index.embedded.retired import RETIRED, Ender, Origin
-from index.embedded.schema import QUERIES, SCHEMA
-from index.embedded.store_file import (
-    BUSY_TIMEOUT_S,
-    open_read_only,
-    read_meta,
-    require_room,
-    vector_dtype,
-    write_meta,
-)
+from index.embedded.retired import Ender, Origin
+from index.embedded.schema import QUERIES, open_to_write
+from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
 from index.embedded.store_records import read_known, read_records
 from index.embedded.wal import WriteAheadLog
 from index.settings import VectorType
-
-PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 
 
 class Store:
@@ -69,20 +59,11 @@ class Store:
             vector_type: How a new store keeps vectors; one that exists keeps them as it does.
 
         Raises:
-            OSError: the disk is so full that SQLite could not even open it.
+            IndexCorruptError: the file is no store.
+            OSError: it cannot be opened, as where the disk is so full that SQLite could not even do that.
         """
         self.path = path
-        require_room(path)
-        self._db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; one that exists keeps its own
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")  # a commit that returned is on disk
-        self._db.execute("PRAGMA foreign_keys = OFF")  # the parts of a retired record outlive its row in `keys`
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(f"BEGIN; {SCHEMA}")
-            write_meta(self._db, {"seq": 0, "store_id": uuid.uuid4().hex, "vector_type": vector_type})
-            self._db.execute("COMMIT")
-        self._db.executescript(RETIRED)  # older stores have no such table
+        self._db = open_to_write(path, vector_type)
         self._log = WriteAheadLog(self._db, path)
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
@@ -228,7 +209,8 @@ class Store:
 
     def prune_removals(self, seq: int) -> None:
         """Deletes the removals that are in every published version: those up to `seq`."""
-        self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
+        with self._transaction():
+            self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
 
     def prune_retired(self, seqs: Sequence[int], after: int = -1) -> int | None:
         """Deletes some of the retired records that no version covers; see `retired.prune`."""
@@ -370,15 +352,17 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        if self._db.in_transaction:  # the block of `transaction` makes one change of all
+        """Makes all changes of the block one, or a part of that of `transaction`; what fails of it names the store."""
+        if self._db.in_transaction:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
-                self._db.execute("ROLLBACK")
-            self._has_deletions = has_deletions(self._db)
-            raise
+        with naming_damage(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
+                    self._db.execute("ROLLBACK")
+                self._has_deletions = has_deletions(self._db)
+                raise

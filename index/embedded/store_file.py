@@ -148,7 +148,8 @@ def naming_damage(path: Path) -> Iterator[None]:
 
     Raises:
         IndexCorruptError: the file is damaged.
-        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk; says
+            what to do.
     """
     try:
         yield
@@ -158,5 +159,11 @@ def naming_damage(path: Path) -> Iterator[None]:
         if not path.exists():
             raise IndexCorruptError(path, "it is missing") from error
         if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
-            raise OSError(f"cannot read or write {path}: {error}") from error
+            raise unusable(path, error) from error
         raise IndexCorruptError(path, str(error)) from error
+
+
+def unusable(path: Path, error: sqlite3.Error) -> OSError:
+    """What is said of an SQLite file that cannot be read or written now, whatever it holds; with the way out."""
+    is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+    return OSError(f"cannot read or write {path}: {error}{'; make room on that disk and try again' * is_full}")

@@ -104,21 +104,22 @@ class IndexDirectory:
 
         Raises:
             IndexLockedError: another writer has it.
-            NotADirectoryError: a file is in its place.
+            OSError: a file is in its place, or the disk is full or not writable.
         """
         make_folder(self.path, "an index")
-        with (self.path / LOCK_NAME).open("a+") as file:
+        path = self.path / LOCK_NAME
+        with path.open("ab+", buffering=0) as file:  # a buffer that finds no room would be written again, and unnamed
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read().decode().strip() or "another process"
                 raise IndexLockedError(
                     f"index {self.path} is being written by {holder}: an index has one writer at a time"
                 ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
+            with naming_target(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()}".encode())
             yield
 
     def store_names(self) -> list[str]:

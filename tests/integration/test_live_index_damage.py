@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from index import FaissIndex
-from index.embedded.store import PAGE_BYTES
+from index.embedded.schema import PAGE_BYTES
 from index.embedded.verify import repair_index, verify_index
 from index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from index.filtering.conditions import Equals, In

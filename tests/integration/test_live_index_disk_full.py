@@ -10,6 +10,7 @@ import pytest
 
 from index import FaissIndex
 from index.embedded.rollback import roll_back
+from tests.factories import build_with, mixed_corpus
 from tests.killed_writers import assert_clean, contents_of, numbered_key
 from tests.live_index import make_index
 from tests.live_process import Process
@@ -150,6 +151,22 @@ def test_disk_without_room_to_open_a_writer_keeps_nobody_from_reading(small_disk
     filler.unlink()
     roll_back(index_dir, undo_live=True)
     assert contents_of(index_dir) == OLD
+
+
+@pytest.mark.parametrize(
+    ("bytes_left", "named"),
+    [(0, "/.lock"), (20_000, "plan.sqlite"), (100_000, "store.sqlite"), (200_000, "store.sqlite")],
+)
+def test_build_without_room_says_where_and_what_to_do(small_disk: Path, bytes_left: int, named: str) -> None:
+    corpus = mixed_corpus(small_disk.with_name("corpus"))
+    filler = fill(small_disk, bytes_left)
+
+    said = rf"No space left on device.*{named}|{named}: database or disk is full; make room on that disk and try again"
+    with pytest.raises(OSError, match=said):
+        build_with(corpus, small_disk / "i")
+
+    filler.unlink()
+    assert build_with(corpus, small_disk / "i").manifest.num_keys == 9
 
 
 @pytest.mark.parametrize("bytes_left", [0, 8192, 65_536, 150_000])

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -376,13 +377,28 @@ def test_stopped_build_goes_on_without_embedding_twice(tmp_path: Path) -> None:
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
-def test_damaged_work_in_progress_is_started_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("statements", "reason"),
+    [
+        (None, "file is not a database"),
+        ("CREATE TABLE keys (key)", "expected a store of schema 2, got schema 1"),
+        ("CREATE TABLE keys (key); PRAGMA user_version = 2", "no such table: meta"),
+    ],
+)
+def test_work_in_progress_that_is_damaged_or_of_another_release_is_started_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, statements: str | None, reason: str
+) -> None:
     corpus = mixed_corpus(tmp_path)
     (tmp_path / "i" / "building").mkdir(parents=True)
-    (tmp_path / "i" / "building" / "store.sqlite").write_bytes(b"no database" * 100)
+    store = tmp_path / "i" / "building" / "store.sqlite"
+    if statements is None:
+        store.write_bytes(b"no database" * 100)
+    else:
+        with closing(sqlite3.connect(store)) as db:
+            db.executescript(f"PRAGMA user_version = 1; {statements}")
 
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
-    assert "starting over" in caplog.text
+    assert f"index file {store} is damaged: {reason}; starting over" in caplog.text.replace("\n", " ")
 
 
 def test_stopped_build_that_kept_other_vectors_is_said_to_start_over(
@@ -405,6 +421,16 @@ def test_plan_without_room_is_named(tmp_path: Path) -> None:
         build_with(corpus, tmp_path / "i")
 
     assert not (tmp_path / "i" / "building").exists()
+    assert build_with(corpus, tmp_path / "i").manifest.num_keys == 9
+
+
+@pytest.mark.parametrize("size_bytes", [60_000, 100_000, 200_000])
+def test_work_in_progress_without_room_is_named_and_gone_on_with(tmp_path: Path, size_bytes: int) -> None:
+    corpus = mixed_corpus(tmp_path)
+
+    with no_file_beyond(size_bytes), pytest.raises(OSError, match=r"cannot read or write .*building/store\.sqlite: "):
+        build_with(corpus, tmp_path / "i")
+
     assert build_with(corpus, tmp_path / "i").manifest.num_keys == 9
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +131,38 @@ def rewrite(shard: Path, table: pa.Table, **facts: bytes | None) -> None:
     pq.write_table(table.replace_schema_metadata(kept), shard)
 
 
-def test_a_stopped_build_of_vectors_that_were_taken_is_gone_on_from(source: Path, tmp_path: Path) -> None:
-    export_shards(source, tmp_path / "shards", lambda count: None)
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    bad = write_jsonl(tmp_path / "bad.jsonl", [{"key": "bad", "image": "bad.png"}])
-    shards = sorted((tmp_path / "shards").glob("*.parquet"))
+def stop_build(source: Path, output: Path) -> list[Path]:
+    """Begins to build an index from what another exports, and is stopped; gives what is exported."""
+    export_shards(source, source.with_name("shards"), lambda count: None)
+    source.with_name("bad.png").write_bytes(b"no image")
+    bad = write_jsonl(source.with_name("bad.jsonl"), [{"key": "bad", "image": "bad.png"}])
+    shards = sorted(source.with_name("shards").glob("*.parquet"))
     with pytest.raises(InvalidCorpusError):
-        build_with([*shards, bad], tmp_path / "i", strict=True)
+        build_with([*shards, bad], output, strict=True)
+    return shards
 
-    report = build_with(shards, tmp_path / "i")
+
+def test_a_stopped_build_of_vectors_that_were_taken_is_gone_on_from(source: Path, tmp_path: Path) -> None:
+    report = build_with(stop_build(source, tmp_path / "i"), tmp_path / "i")
 
     assert everything(tmp_path / "i").keys() == everything(source).keys()
     assert report.manifest.encoder.name == "fake"
+
+
+@pytest.mark.parametrize("is_exported", [True, False])
+def test_a_stopped_build_of_an_earlier_release_that_did_not_say_whose_vectors_it_took_is_gone_on_from(
+    source: Path, tmp_path: Path, is_exported: bool
+) -> None:
+    shards, encoder = stop_build(source, tmp_path / "i"), FakeEncoder()
+    with closing(sqlite3.connect(tmp_path / "i" / "building" / "store.sqlite", isolation_level=None)) as db:
+        db.execute("DELETE FROM meta WHERE name IN ('name', 'width', 'fusion', 'computed_in', 'checksum')")
+
+    report = build_with(shards if is_exported else tmp_path / "corpus" / "corpus.jsonl", tmp_path / "i", encoder)
+
+    assert (encoder.batches, report.num_taken) == ([], 0)
+    with FaissIndex.open(source) as index:
+        assert report.manifest.encoder == index.encoder
+    assert everything(tmp_path / "i").keys() == {k for k in everything(source) if is_exported or k.startswith("key-")}
 
 
 def test_a_damaged_row_may_be_any_keys_so_that_none_goes(source: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_key_that_is_stored_twice_at_once_is_as_it_came_last(store: Store) -> No
 def test_failed_commit_changes_nothing(store: Store) -> None:
     store.commit([record("a"), record("gone")])
 
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(IndexCorruptError, match="NOT NULL"):
         store.commit([record("b"), record("a", text="new"), record("c", metadata=None)], gone=["gone"])
 
     assert (store.num_keys(), store.seq, store.record("a").text) == (2, 2, "text")
