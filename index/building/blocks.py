@@ -34,7 +34,17 @@ class Block:
     @property
     def name(self) -> str:
         """File name of its shard."""
-        return f"keys-{self.number:05}.parquet"
+        return name_of(self.number)
+
+
+def name_of(number: int) -> str:
+    """File name of a block's shard."""
+    return f"keys-{number:05}.parquet"
+
+
+def number_at(position: int, settings: EmbedSettings) -> int:
+    """The block that a row of the corpus is in, by the row's place, from 1."""
+    return (position - 1) // settings.shard_keys
 
 
 _BLOCK: TypeAdapter[Block] = TypeAdapter(Block)
@@ -70,7 +80,7 @@ def cut(plan: Plan, settings: EmbedSettings, fingerprint: str, stamp: Sequence[s
         fingerprint: The encoder's.
         stamp: What tells its vectors from others with that fingerprint.
     """
-    for number, entries in groupby(plan.entries(), lambda entry: (entry.position - 1) // settings.shard_keys):
+    for number, entries in groupby(plan.entries(), lambda entry: number_at(entry.position, settings)):
         block = tuple(entries)
         yield Block(number, block, _digest(block, settings, fingerprint, stamp))
 

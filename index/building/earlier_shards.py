@@ -1,8 +1,10 @@
 """The shards that an embedding job finds where it writes: which go, and which of their keys must not go with them."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from index.building.blocks import name_of, number_at
 from index.building.outlook import is_much, removal_refused
 from index.building.plan import Plan
 from index.building.shards import (
@@ -21,7 +23,25 @@ from index.sources.files import exists, file_system
 from index.sources.locations import without_secrets
 
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
-KEPT_NAME = "kept-00000.parquet"  # keys that are in no block, as they may be named where the corpus cannot be read
+_KEPT_PATTERN = "kept-*.parquet"  # the later its number, the later it was made
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a job keeps of earlier shards before they go.
+
+    Attributes:
+        num_keys: Keys in no block, as they may be named where the corpus cannot be read: they stay in a shard.
+        num_removed: Keys that go.
+        names: That shard's name, if there is such a key.
+        names_until_end: Shards of keys that moved to another block, as they are stored until their images have been
+            read: they go when the job ends.
+    """
+
+    num_keys: int
+    num_removed: int
+    names: list[str]
+    names_until_end: list[str]
 
 
 def shards_in(output: str) -> dict[str, Mapping[str, Any]]:
@@ -32,8 +52,8 @@ def shards_in(output: str) -> dict[str, Mapping[str, Any]]:
         UnreadableShardError: a shard cannot be read now.
     """
     file_system(output)[0].invalidate_cache()
-    paths = [path for kind in ("keys", "kept") for path in shards_named(output, f"{kind}-*.parquet")]
-    return {name: _facts(location_of(output, name)) for name in (path.rpartition("/")[2] for path in paths)}
+    names = [*_names_in(output, "keys-*.parquet"), *_names_in(output, _KEPT_PATTERN)]
+    return {name: _facts(location_of(output, name)) for name in names}
 
 
 def location_of(output: str, name: str) -> str:
@@ -43,8 +63,10 @@ def location_of(output: str, name: str) -> str:
 
 def keep_unread(
     stale: Collection[str], made_again: Collection[str], plan: Plan, fingerprint: str, settings: EmbedSettings
-) -> tuple[int, int]:
-    """Puts keys that may only be unreadable into a shard of their own, before the shards go that hold them.
+) -> Kept:
+    """Puts keys that may only be unreadable into shards of their own, before the shards go that hold them.
+
+    Shards of an earlier job that was stopped are among those that go, and are written over by none of these.
 
     Args:
         stale: Names of the shards that go, or are made again.
@@ -52,9 +74,6 @@ def keep_unread(
         plan: The corpus.
         fingerprint: Of the job's encoder.
         settings: The job's.
-
-    Returns:
-        How many keys stay in that shard, and how many go.
 
     Raises:
         OutputExistsError: a shard was not made by such a job.
@@ -65,48 +84,84 @@ def keep_unread(
     gone: set[str] = set()
     lost: set[str] = set()
     kept: dict[str, set[str]] = {}
-    for location in (location_of(settings.output, name) for name in stale):
-        _require_own(location)
+    moved: dict[str, dict[str, set[str]]] = {}  # by encoder
+    for name in sorted(stale):
+        _require_own(location_of(settings.output, name))
+    for name in sorted(stale, reverse=True):  # blocks before what stayed last time, and that latest first
+        location = location_of(settings.output, name)
         keys = _keys(location)
         if keys is None:
             _require_told(location, settings, plan, made_again)
         left_out = set(plan.left_out(keys or ()))
         gone_here = set(plan.lacking(left_out))
         gone |= gone_here
-        if left_out - gone_here:
-            if read_encoder(location).fingerprint == fingerprint:
-                kept[location] = left_out - gone_here
-            else:
-                lost |= left_out - gone_here
+        moved_here = {key for key, place in plan.places_with_images(keys or ()) if _is_elsewhere(name, place, settings)}
+        if not (moved_here or left_out - gone_here):
+            continue
+        encoder = read_encoder(location).fingerprint
+        if moved_here:
+            moved.setdefault(encoder, {})[location] = moved_here
+        if encoder == fingerprint:
+            kept[location] = left_out - gone_here
+        else:
+            lost |= left_out - gone_here
     all_kept = set().union(*kept.values())
     _require_allowed(gone, lost - all_kept, settings)
-    if kept:
-        facts = {DIGEST: "kept"}
-        encoder = read_encoder(next(iter(kept)))
-        write_shard(location_of(settings.output, KEPT_NAME), _records(kept), encoder, settings.vectors, facts)
-    return len(all_kept), len(gone) + len(lost - all_kept)
+    names = _write_kept([kept, *moved.values()], settings)
+    num_that_stay = 1 if all_kept else 0
+    num_removed = len(gone) + len(lost - all_kept)
+    return Kept(len(all_kept), num_removed, names[:num_that_stay], names[num_that_stay:])
 
 
 def stored_in(location: str, keys: Collection[str], settings: EmbedSettings, fingerprint: str) -> Iterator[Record]:
-    """What an earlier shard, if there is one, holds of keys whose images cannot be read now.
+    """What earlier shards hold of keys of a block whose images cannot be read now.
 
     Args:
-        location: Of the shard.
+        location: Of the block's shard, if there is one; what moved here from others has been kept.
         keys: The keys.
         settings: The job's.
         fingerprint: Of the job's encoder.
 
     Raises:
         RemovalRefusedError: they are of another encoder and cannot stay.
-        UnreadableShardError: the shard cannot be read now.
+        UnreadableShardError: a shard cannot be read now.
     """
-    if not keys or not exists(location):
-        return
-    found = set(keys).intersection(_keys(location) or ())
-    if found and read_encoder(location).fingerprint == fingerprint:
-        yield from _records({location: found})
-    elif found:
-        _require_allowed(set(), found, settings)
+    left, of_others = set(keys), set[str]()
+    for place in [location, *_kept_in(settings.output)] if left else ():
+        found = left.intersection(_keys(place) or ()) if exists(place) else set()
+        if found and read_encoder(place).fingerprint == fingerprint:
+            yield from _records({place: found})
+            left -= found
+        else:
+            of_others |= found
+    if lost := of_others & left:
+        _require_allowed(set(), lost, settings)
+
+
+def _is_elsewhere(name: str, position: int, settings: EmbedSettings) -> bool:
+    """Whether the block of a row has another shard than that of this name."""
+    return name != name_of(number_at(position, settings))
+
+
+def _write_kept(parts: Collection[Mapping[str, set[str]]], settings: EmbedSettings) -> list[str]:
+    """Writes keys of earlier shards into one new shard a part, none for a part without keys; gives their names."""
+    told = [name[len("kept-") : -len(".parquet")] for name in _names_in(settings.output, _KEPT_PATTERN)]
+    first = max((int(digits) for digits in told if digits.isdecimal()), default=-1) + 1
+    names = []
+    for number, part in enumerate((part for part in parts if any(part.values())), first):
+        names.append(f"kept-{number:05}.parquet")
+        location, encoder = location_of(settings.output, names[-1]), read_encoder(next(iter(part)))
+        write_shard(location, _records(part), encoder, settings.vectors, {DIGEST: "kept"})
+    return names
+
+
+def _kept_in(output: str) -> list[str]:
+    """Where the shards are that are no block's, the latest first."""
+    return [location_of(output, name) for name in sorted(_names_in(output, _KEPT_PATTERN), reverse=True)]
+
+
+def _names_in(output: str, pattern: str) -> list[str]:
+    return [path.rpartition("/")[2] for path in shards_named(output, pattern)]
 
 
 def _require_allowed(gone: set[str], lost: set[str], settings: EmbedSettings) -> None:
@@ -121,7 +176,7 @@ def _require_allowed(gone: set[str], lost: set[str], settings: EmbedSettings) ->
 
 
 def _records(kept: Mapping[str, set[str]]) -> Iterator[Record]:
-    """The keys that stay, each once; those of blocks come before those that stayed last time."""
+    """The keys that stay, each once, from the first of the shards that has it."""
     done: set[str] = set()
     for location, keys in kept.items():
         for batch in read_shard(location):

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from encoder.locks import holder_of, try_lock
 from encoder.program import plain_console
-from index.building.blocks import Block, cut
+from index.building.blocks import Block, cut, name_of
 from index.building.corpus import find_files
-from index.building.earlier_shards import DIGEST, KEPT_NAME, keep_unread, location_of, shards_in, stored_in
+from index.building.earlier_shards import DIGEST, keep_unread, location_of, shards_in, stored_in
 from index.building.embed import embed
 from index.building.encoding import EncoderSource
 from index.building.imported import source_of
@@ -151,8 +151,8 @@ def embed_corpus(
         facts = shards_in(settings.output)
         blocks = cut(plan, settings, fingerprint, encoder.stamp()) if facts else ()
         digests = {block.name: block.digest for block in blocks}
-        stale = sorted(name for name in facts if facts[name].get(DIGEST) != digests.get(name, ""))
-        num_kept, num_removed = keep_unread(stale, digests.keys(), plan, fingerprint, settings)
+        stale = [name for name in facts if facts[name].get(DIGEST) != digests.get(name, "")]
+        earlier = keep_unread(stale, digests.keys(), plan, fingerprint, settings)
         missing = _missing(cut(plan, settings, fingerprint, encoder.stamp()), facts, kept)
         with progress(console, encoder.step, plan.count()) as advance:
             made = []
@@ -161,16 +161,16 @@ def embed_corpus(
                 advance(embedded.num_keys + len(embedded.bad_rows))
         shards = sorted([*kept, *made], key=lambda shard: shard.number)
         bad_rows += [InvalidRowError(*row) for shard in shards for row in shard.bad_rows]
-        names = [Block(shard.number, (), "").name for shard in shards] + [KEPT_NAME] * (num_kept > 0)
-        _finish(settings, facts.keys() - set(names), bad_rows)
+        names = [*(name_of(shard.number) for shard in shards), *earlier.names]
+        _finish(settings, {*facts, *earlier.names_until_end}.difference(names), bad_rows)
     return EmbeddingReport(
-        num_keys=sum(shard.num_keys for shard in shards) + num_kept,
+        num_keys=sum(shard.num_keys for shard in shards) + earlier.num_keys,
         num_shards=len(names),
         num_made=sum(shard.is_made for shard in made),
         num_bad_rows=len(bad_rows),
         num_cut=sum(shard.num_cut for shard in shards),
-        num_kept=num_kept + sum(shard.num_kept for shard in shards),
-        num_removed=num_removed,
+        num_kept=earlier.num_keys + sum(shard.num_kept for shard in shards),
+        num_removed=earlier.num_removed,
         is_any_unread=plan.is_any_unread,
     )
 

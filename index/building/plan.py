@@ -234,6 +234,12 @@ class Plan:
         query = "SELECT 1 FROM entries WHERE key = ? AND NOT is_deleted"
         return (key for key in keys if self._execute(query, (key,)).fetchone() is None)
 
+    def places_with_images(self, keys: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Those of some keys whose entries have images, with the entries' positions."""
+        query = "SELECT position FROM entries WHERE key = ? AND images != '[]'"
+        found = ((key, self._execute(query, (key,)).fetchone()) for key in keys)
+        return ((key, row[0]) for key, row in found if row is not None)
+
     def unreachable(self) -> list[str]:
         """Keys of the rows whose images cannot be read now."""
         query = "SELECT DISTINCT key FROM bad_rows WHERE key IS NOT NULL AND is_unreachable"

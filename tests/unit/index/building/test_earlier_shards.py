@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,13 +10,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from index.building.shards import read_shard
 from index.building.transfer import export_shards, load_shards
 from index.errors import InvalidShardError, RemovalRefusedError
 from index.sources.images import ImageReader
 from tests.factories import build_with, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything
-from tests.unit.index.building.test_embedding_job import embed, loaded
+from tests.unit.index.building.test_embedding_job import Stop, StoppingEncoder, embed, loaded
 
 
 class _LosingFiles(MemoryFileSystem):
@@ -157,6 +159,61 @@ def test_key_whose_image_cannot_be_read_is_not_lost_to_another_encoder(tmp_path:
         embed(corpus, tmp_path / "out", other)
     assert (tmp_path / "out" / "keys-00000.parquet").read_bytes() == before
     assert embed(corpus, tmp_path / "out", other, allow_removal=True).num_keys == 2
+
+
+def with_a_row_before_all(corpus: Path) -> Path:
+    """A corpus whose keys have moved: of `mixed_corpus`, two with images into another block of four."""
+    return write_jsonl(corpus, ['{"key": "first", "text": "new"}', *corpus.read_text().splitlines()])
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_key_that_moved_to_another_shard_is_not_lost_where_its_image_cannot_be_read(
+    tmp_path: Path, away: set[str], is_stopped: bool
+) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 12)
+    embed(corpus, tmp_path / "out")
+    before = vectors_of(tmp_path / "out")
+    with_a_row_before_all(corpus)
+    away.update(["7.png", "11.png"])
+    if is_stopped:
+        with pytest.raises(Stop):
+            embed(corpus, tmp_path / "out", StoppingEncoder())
+
+    report = embed(corpus, tmp_path / "out")
+    assert (report.num_keys, report.num_kept, report.num_removed) == (13, 2, 0)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [
+        f"keys-0000{number}.parquet" for number in range(4)
+    ]
+    after = vectors_of(tmp_path / "out")
+    assert {key: vector for key, vector in after.items() if key != "first"} == before
+    away.clear()
+    encoder = FakeEncoder()
+
+    assert embed(corpus, tmp_path / "out", encoder).num_kept == 0
+    assert encoder.batches == [1, 1]
+    assert vectors_of(tmp_path / "out") == after
+
+
+def test_key_that_moved_and_cannot_be_embedded_is_not_lost_to_another_encoder(tmp_path: Path, away: set[str]) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    embed(corpus, tmp_path / "out")
+    with_a_row_before_all(corpus)
+    away.add("7.png")
+    other = FakeEncoder(name="other")
+
+    for _ in range(2):
+        with pytest.raises(RemovalRefusedError, match=r"cannot be read now: 'key-7'; "):
+            embed(corpus, tmp_path / "out", other)
+    assert embed(corpus, tmp_path / "out", other, allow_removal=True).num_keys == 9
+
+
+def vectors_of(output: Path) -> dict[str, bytes]:
+    """The vectors in some shards by key, each key once."""
+    batches = chain.from_iterable(read_shard(str(path)) for path in output.glob("*.parquet"))
+    records = list(chain.from_iterable(batches))
+    found = {record.key: record.vector_D.tobytes() for record in records}
+    assert len(found) == len(records)
+    return found
 
 
 def test_shards_are_found_in_a_folder_with_brackets_in_its_name(tmp_path: Path) -> None:
