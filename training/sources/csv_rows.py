@@ -65,12 +65,23 @@ class CsvRows:
         except (ValueError, csv.Error) as error:
             raise InvalidRowError(where, str(error)) from error
 
-    def _cells(self, position: int) -> dict[str, str]:
+    def names_at(self, position: int) -> list[str]:
+        """What a row calls its image; all cells of a row that has not those of the header, as any may be the name."""
+        cells = self._record(position, strict=False)
+        try:
+            return [self._cells(position)[self._columns.image]] if self._columns.image else []
+        except (ValueError, csv.Error):
+            return [cell.strip() for cell in cells]
+
+    def _record(self, position: int, strict: bool = True) -> list[str]:
         with self._file.path.open("rb") as file:
             file.seek(self._starts[position])
             record = io.BytesIO(file.read(self._lengths[position]))
         lines = (line.decode("utf-8") for line in record)  # cut at line feeds alone, as when the records were found
-        cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        return next(csv.reader(lines, delimiter=self._delimiter, strict=strict))
+
+    def _cells(self, position: int) -> dict[str, str]:
+        cells = self._record(position)
         if len(cells) < len(self._header) or len(_without_blank_end(cells)) > len(self._header):
             raise ValueError(f"expected {len(self._header)} cells, found {len(cells)}")
         if any("\0" in cell for cell in cells):

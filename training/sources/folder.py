@@ -22,8 +22,10 @@ class ImageFolder:
     row, since among captioned photos it is a mistake. Hidden files, links to folders and texts without an image are
     left aside.
 
-    Tables `metadata.jsonl`, `.csv` or `.parquet` that name images by `file_name`, as Hugging Face's do, come first. A
-    folder without images is its Parquet files, sorted by their paths as plain strings.
+    Tables `metadata.jsonl`, `.csv` or `.parquet` that name images by `file_name`, as Hugging Face's do, come first. An
+    image whose row is bad is that bad row, whatever lies beside it; where a row cannot be read so far as to tell its
+    image, every image below the table that no other row names is bad. A folder without images is its Parquet files,
+    sorted by their paths as plain strings.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -44,9 +46,12 @@ class ImageFolder:
                 f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
                 f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
             )
-        self._tables = ConcatenatedPairs([open_table(path) for path in tables])
-        named = set(images_of(self._tables)) if images else set()
+        opened = {path: open_table(path) for path in tables}
+        self._tables = ConcatenatedPairs(list(opened.values()))
+        named_by = {path: set(images_of(path, table)) if images else set() for path, table in opened.items()}
+        named = set().union(*named_by.values())
         self._images = [path for path in images if os.path.normpath(path) not in named]
+        self._unsure = [path for path, names in named_by.items() if None in names]
         self._sidecars = {_without_case(path): path for path in files if path.suffix.lower() in _SIDECARS}
 
     def __len__(self) -> int:
@@ -62,6 +67,8 @@ class ImageFolder:
             return self._tables[position]
         image = self._images[position - len(self._tables)]
         try:
+            if table := next((table for table in self._unsure if image.is_relative_to(table.parent)), None):
+                raise ValueError(f"a row of {table} that cannot be read may name it")
             captions = self._captions_beside(image)
         except (ValueError, OSError) as error:
             raise InvalidRowError(str(image), str(error)) from error

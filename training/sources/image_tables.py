@@ -3,10 +3,10 @@
 import csv
 import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from training.errors import InvalidPairsError, InvalidRowError
+from training.errors import InvalidPairsError
 from training.pairs import PairSource
 from training.sources.csv_rows import CsvRows
 from training.sources.file import DataFile
@@ -27,7 +27,15 @@ def image_tables(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.name in _NAMES and FILE_NAME in _header(path)]
 
 
-def open_table(path: Path) -> PairSource:
+class ImageTable(PairSource, Protocol):
+    """The pairs of a table, and what its rows call their images."""
+
+    def names_at(self, position: int) -> list[str] | None:
+        """What a row calls its image, be the row bad; `None` where that cannot be told."""
+        ...
+
+
+def open_table(path: Path) -> ImageTable:
     """The pairs of one table.
 
     Raises:
@@ -43,13 +51,17 @@ def open_table(path: Path) -> PairSource:
     return ParquetRows(file)
 
 
-def images_of(pairs: PairSource) -> Iterator[str]:
-    """The paths of the images that pairs name, without `.` and `..`."""
-    for position in range(len(pairs)):
-        with suppress(InvalidRowError):
-            image = pairs[position].image
-            if isinstance(image, Path):
-                yield os.path.normpath(image)
+def images_of(path: Path, table: ImageTable) -> Iterator[str | None]:
+    """The paths of the images that a table names, without `.` and `..`; `None` for a row that may name any.
+
+    A row that is bad has its image all the same: with another text, or none, that is not what the table says.
+    """
+    for position in range(len(table)):
+        names = table.names_at(position)
+        if names is None:
+            yield None
+        for name in names or ():
+            yield os.path.normpath(path.parent / name)
 
 
 def _header(path: Path) -> Collection[str]:
@@ -66,11 +78,11 @@ def _header(path: Path) -> Collection[str]:
 
 
 def _fields(text: str) -> Collection[str]:
-    """The names of a row's fields; none of a row that is no object."""
+    """The names of a row's fields; none of a row that is no object, and of one that is no JSON the one looked for."""
     try:
         row = parse_json(text)
     except ValueError:
-        return ()
+        return (FILE_NAME,) if f'"{FILE_NAME}"' in text else ()
     return row if isinstance(row, dict) else ()
 
 

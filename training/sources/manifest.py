@@ -1,5 +1,8 @@
 """A JSONL manifest of pairs: `{"image": "photos/1.jpg", "captions": ["...", "..."]}`, one to a line."""
 
+import json
+import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +12,9 @@ from training.sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, not_fetched, u
 from training.sources.file import DataFile, image_path
 from training.sources.lines import Lines
 from training.sources.rows import captions_of, name_of, pair_of, parse_json, says_nothing, side_of
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_NAMED = re.compile(rf'"(?:{"|".join(IMAGE_COLUMNS)})"\s*:\s*({_STRING})')
 
 
 class Manifest:
@@ -52,9 +58,18 @@ class Manifest:
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
+    def names_at(self, position: int) -> list[str] | None:
+        """What a row calls its image, be the row bad; `None` where that cannot be told."""
+        _, line = self._lines[position]
+        try:
+            image = _image(parse_json(line))
+        except ValueError:
+            return _names_in(line) or None
+        return [image] if isinstance(image, str) else []
+
     def _pair(self, row: Any, where: str) -> Pair:
         fields = row if isinstance(row, dict) else {}
-        image = next((fields[name] for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
+        image = _image(row)
         url = url_among(name for name, value in fields.items() if value is not None)
         if image is None and url:
             raise ValueError(not_fetched(url))
@@ -74,3 +89,18 @@ class Manifest:
         if values is not None and not isinstance(values, list):
             raise ValueError("expected 'negatives', a list of objects")
         return tuple(side_of(value, self._file, "negatives") for value in values or [])
+
+
+def _image(row: Any) -> Any:
+    """The value of the first field of a row that names an image."""
+    fields = row if isinstance(row, dict) else {}
+    return next((fields[name] for name in IMAGE_COLUMNS if fields.get(name) is not None), None)
+
+
+def _names_in(line: str) -> list[str]:
+    """The names of images in a line that is no JSON as a whole."""
+    names = []
+    for match in _NAMED.finditer(line):
+        with suppress(ValueError):
+            names.append(json.loads(match[1]))
+    return names

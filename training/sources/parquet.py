@@ -55,6 +55,7 @@ class ParquetRows:
         _refuse_large(groups, chosen, file)
         self._ends = list(accumulate(group.num_rows for group in groups))
         self._groups = _Groups(file.path, chosen)
+        self._images = _Groups(file.path, [self._columns.image] if self._columns.image else [])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -66,20 +67,34 @@ class ParquetRows:
             InvalidRowError: its group is damaged, or it holds no such values.
         """
         where = f"{self._file.label}: row {position + 1}"
-        number = bisect_right(self._ends, position)
-        offset = position - (self._ends[number - 1] if number else 0)
+        number, offset = self._place(position)
         try:
             table = self._groups(number)
             return self._pair({name: _cell(table, name, offset) for name in table.column_names}, where)
         except (ValueError, OSError, pyarrow.ArrowException) as error:
             raise InvalidRowError(where, str(error)) from error
 
+    def names_at(self, position: int) -> list[str] | None:
+        """What a row calls its image, be the row bad; `None` where that cannot be told."""
+        if self._columns.image is None:
+            return []
+        number, offset = self._place(position)
+        try:
+            value = _cell(self._images(number), self._columns.image, offset)
+        except (ValueError, OSError, pyarrow.ArrowException):
+            return None
+        return [name] if (name := _path(value)) else []
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """A row's group, and its place in there."""
+        number = bisect_right(self._ends, position)
+        return number, position - (self._ends[number - 1] if number else 0)
+
     def _pair(self, cells: dict[str, Any], where: str) -> Pair:
         columns = self._columns
         texts = _texts([cells[column] for column in columns.texts])
         value = cells[columns.image] if columns.image else None
-        held = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
-        name = (cells[columns.name] if columns.name else None) or held or where
+        name = (cells[columns.name] if columns.name else None) or _path(value) or where
         group = cells[columns.group] if columns.group else None
         pair = pair_of(str(name), _image(value, self._file.folder), texts, where)
         return replace(pair, group=None if group is None else str(group))
@@ -132,6 +147,11 @@ def _cell(table: pyarrow.Table, name: str, offset: int) -> Any:
         return table.column(name)[offset].as_py()
     except (ValueError, ArithmeticError, LookupError, TypeError, pyarrow.ArrowException) as error:
         raise ValueError(f"column '{name}': {error}") from error
+
+
+def _path(value: Any) -> Any:
+    """The path in an image cell, which is there beside bytes, too; `None` where there is none."""
+    return value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
 
 
 def _image(value: Any, folder: Path | None) -> bytes | Path | None:

@@ -116,6 +116,55 @@ def test_a_table_is_known_by_any_of_its_rows(tmp_path: Path) -> None:
     assert [row.captions for row in read_all(rows) if isinstance(row, Pair)] == [("one",)]
 
 
+NO_CAPTION = [{"file_name": "a.png", "text": ""}, {"file_name": "b.png", "text": "two"}]
+BAD_ROWS = {
+    "jsonl": "".join(f"{json.dumps(row)}\n" for row in NO_CAPTION).encode(),
+    "cut.jsonl": b'{"file_name": "b.png", "text": "two"}\n{"file_name": "\\u0061.png", "text": "one',
+    "alone.jsonl": b'{"file_name": "a.png", "text": }\n{"file_name": "b.png", "text": "two"',
+    "csv": b"file_name,text\na.png,\nb.png,two\n",
+    "cells.csv": b"file_name,text\nb.png,two\na.png,red, large\n",
+    "shifted.csv": b"text,file_name\nred, large,a.png\ntwo,b.png\n",
+    "quote.csv": b'file_name,text\na.png,"one"?\nb.png,two\n',
+}
+
+
+def image_or_table(rows: ImageFolder, position: int) -> str:
+    """The image of a pair, or the table of a bad row."""
+    try:
+        return str(rows[position].image)
+    except InvalidRowError as error:
+        return error.where.partition(":")[0]
+
+
+@pytest.mark.parametrize("beside", [{}, {"a.txt": b"of another time"}], ids=["bare", "with a text"])
+@pytest.mark.parametrize("kind", [*BAD_ROWS, "parquet"])
+def test_the_image_of_a_bad_row_is_that_bad_row_alone(tmp_path: Path, kind: str, beside: dict[str, bytes]) -> None:
+    table = tmp_path / f"metadata.{kind.rpartition('.')[2]}"
+    if kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(NO_CAPTION), table)
+    else:
+        table.write_bytes(BAD_ROWS[kind])
+    rows = folder_with(tmp_path, {"a.png": b"A", "b.png": b"B", **beside})
+    said = {image_or_table(rows, position) for position in range(len(rows))}
+    assert len(rows) == 2
+    assert {str(table)} <= said <= {str(table), str(tmp_path / "b.png")}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_where_a_row_may_name_any_image_those_below_it_are_bad(tmp_path: Path, suffix: str) -> None:
+    table = tmp_path / f"in/metadata.{suffix}"
+    table.parent.mkdir()
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(NO_CAPTION), table, write_page_checksum=True, compression="none")
+        table.write_bytes(table.read_bytes().replace(b"b.png", b"q.png", 1))
+    else:
+        table.write_bytes(b'{"file_name": "b.png", "text": "two"}\n{"te')
+    files = {"in/a.png": b"A", "in/a.txt": b"one", "c.png": b"C", "c.txt": b"three"}
+    rows = read_all(folder_with(tmp_path, files))
+    assert [row.image for row in rows if isinstance(row, Pair)][-1] == tmp_path / "c.png"
+    assert f"a row of {table} that cannot be read may name it" in rows
+
+
 def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("10", "9", "a/0", "a-b/0"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
