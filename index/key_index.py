@@ -77,7 +77,7 @@ class Scope:
     pool: str | None = None
     condition: Condition | None = None
     within: Collection[str] | None = None
-    exclude: Collection[str] = ()
+    exclude: Collection[str] = frozenset()
 
     def __post_init__(self) -> None:
         try:

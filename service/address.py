@@ -1,8 +1,6 @@
 """Addresses of the service: the key and the prefix in a path, the parameters behind it, and where images are."""
 
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import Request
@@ -12,17 +10,8 @@ from service.errors import InvalidRequestError, NotFoundError
 SLASH = re.compile(b"/|%2f", re.IGNORECASE)  # both part a path for the routes, which see it decoded
 
 
-def parameters(*known: str, hint: str = "") -> Callable[[Request], Coroutine[Any, Any, None]]:
-    """A dependency of a route: `check_parameters`, within the event loop, for it takes no time."""
-
-    async def check(request: Request) -> None:
-        check_parameters(request, *known, hint=hint)
-
-    return check
-
-
 def check_parameters(request: Request, *known: str, hint: str = "") -> None:
-    """Makes sure that an address has no parameters but these, and none twice: none is dropped without a word.
+    """Makes sure that an address has no other parameters than these, and none twice: none is silently dropped.
 
     Args:
         request: The request.
@@ -32,6 +21,8 @@ def check_parameters(request: Request, *known: str, hint: str = "") -> None:
     Raises:
         InvalidRequestError: another parameter, or one given twice; names it.
     """
+    if not request.scope["query_string"]:
+        return
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         shown = ascii(name[:40])

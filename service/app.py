@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.context import RequestContext, UnforeseenFailures, error_response
+from service.embedding import QueryEncoder
 from service.errors import InvalidRequestError, ServiceError, from_status
 from service.lifecycle import Lifecycle
 from service.openapi import describe
 from service.proxy import ProxyPrefix
-from service.routes import router
-from service.searcher import QueryEncoder, SearchableIndex
+from service.routes import keys, operation, search
+from service.searching import SearchableIndex
 from service.settings import ServiceSettings
 
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
@@ -56,7 +57,8 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    app.include_router(router)
+    for resource in (search, keys, operation):
+        app.router.routes.extend(resource.router.routes)  # a router within a router costs each request its matching
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

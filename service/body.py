@@ -25,6 +25,7 @@ UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
 PIECE_BYTES = 2**12  # what is decompressed at a time, and what the end of a stream may copy of the next ones
 MAX_STREAMS = 10_000  # of gzip, one behind the other; those that write blocks put tens of kilobytes into each
+QUICK_BYTES = 4096  # of a body that is read in less time than it takes to hand it to a thread
 
 Take = Callable[[int], None]
 
@@ -169,6 +170,11 @@ class BodyMemory:
             with self._lock:
                 is_over = True
                 self._taken_bytes -= own_bytes
+
+
+def is_quick(body: bytearray, headers: Headers) -> bool:
+    """Whether a body may be parsed in the event loop: it is short, and no longer than it seems."""
+    return len(body) <= QUICK_BYTES and "content-encoding" not in headers
 
 
 async def read_body(request: Request, max_bytes: int, take: Take) -> bytearray:

@@ -239,11 +239,17 @@ class VectorCache:
         self._counts = counts
         self._width = width
 
-    async def get(self, key: str) -> QueryVector | None:
-        """The vector, or `None`; never raises because of Redis."""
+    def at_hand(self, key: str) -> QueryVector | None:
+        """The vector if this process has it, else `None`; nothing is asked of Redis."""
         query = self._memory.get(key)
         if query is not None:
             self._counts.memory_hits += 1
+        return query
+
+    async def get(self, key: str) -> QueryVector | None:
+        """The vector, or `None`; never raises because of Redis."""
+        query = self.at_hand(key)
+        if query is not None:
             return query
         query = await self._redis.get(key, self._width) if self._redis else None
         if query is None:

@@ -5,11 +5,15 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.requests import Request
+
 from service.body import BodyMemory
+from service.embedding import QueryEncoder
 from service.errors import NotReadyError, StartupError
 from service.logs import LogEvent
 from service.parts import Parts, check_match, load_encoder, load_index, open_parts
-from service.searcher import QueryEncoder, SearchableIndex
+from service.schemas import Limits
+from service.searching import SearchableIndex
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -25,6 +29,7 @@ class Lifecycle:
     Attributes:
         settings: The service's settings.
         failure: Why the start failed, or `None`.
+        limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
     """
 
@@ -47,6 +52,7 @@ class Lifecycle:
         """
         self.settings = settings
         self.failure: BaseException | None = None
+        self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
         self._encoder = encoder
         self._index = index
@@ -115,3 +121,9 @@ class Lifecycle:
         )
         if self._on_failure:
             self._on_failure()
+
+
+def lifecycle_of(request: Request) -> Lifecycle:
+    """The lifecycle of the application that a request came to."""
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    return lifecycle

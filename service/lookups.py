@@ -1,11 +1,10 @@
 """One key, or one of its images, with a deadline; images that lie elsewhere are fetched in threads of their own."""
 
-import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,9 +17,10 @@ from index.errors import (
     KeyNotFoundError,
 )
 from index.hits import FoundImage, StoredImage, StoredKey
+from service.deadline import within
 from service.errors import DeadlineExceededError, ImageNotReachedError, NotFoundError, ServiceError
 from service.logs import LogEvent
-from service.searcher import SearchableIndex
+from service.searching import SearchableIndex
 from service.threads import BoundedThreads
 from service.watch import IndexWatch
 
@@ -90,8 +90,8 @@ class Lookups:
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
         try:
-            async with self._in_time():
-                return await self._search_threads.run(lambda: write(self._watch.call(self._index.get, name)))
+            reading = self._search_threads.run(lambda: write(self._watch.call(self._index.get, name)))
+            return await within(self._deadline_s, reading)
         except KeyNotFoundError as error:
             raise NotFoundError("no such key") from error
 
@@ -110,27 +110,22 @@ class Lookups:
             DeadlineExceededError: not answered within the deadline.
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
-        ends_s = time.monotonic() + self._deadline_s
         with _wire_errors(position, request_id):
-            async with self._in_time():
-                found = await self._search_threads.run(self._find, name, position)
-                if isinstance(found, FoundImage):
-                    found = await self._image_threads.run(_fetched, found, ends_s)
-        if found is None:
+            shown = await within(self._deadline_s, self._find_and_fetch(name, position))
+        if shown is None:
             raise NotFoundError("the key's image is of a type that is not shown")
+        return shown
+
+    async def _find_and_fetch(self, name: str, position: int) -> ShownImage | None:
+        ends_s = time.monotonic() + self._deadline_s
+        found = await self._search_threads.run(self._find, name, position)
+        if isinstance(found, FoundImage):
+            return await self._image_threads.run(_fetched, found, ends_s)
         return found
 
     def _find(self, name: str, position: int) -> FoundImage | ShownImage | None:
         found = self._watch.call(self._index.find_image, name, position)
         return found if found.image is None else _shown(found.image)
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                yield
-        except TimeoutError as error:
-            raise DeadlineExceededError(f"no answer within {self._deadline_s * 1000:g} ms") from error
 
 
 def _fetched(found: FoundImage, ends_s: float) -> ShownImage | None:

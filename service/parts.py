@@ -15,9 +15,10 @@ from index.key_index import IndexInfo
 from index.milvus.address import CollectionAddress, parse_address
 from service.batcher import Batcher
 from service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from service.embedding import QueryEmbedder, QueryEncoder
 from service.errors import StartupError
 from service.lookups import Lookups
-from service.searcher import QueryEncoder, SearchableIndex, Searcher
+from service.searching import IndexSearcher, SearchableIndex
 from service.settings import ServiceSettings
 from service.shared_call import SharedCall
 from service.threads import BoundedThreads
@@ -38,10 +39,11 @@ class Parts:
         index: The open index.
         watch: Whether the index answers; every call of it goes through here.
         facts: What the index is at this moment, for all who ask at once.
-        searcher: Answers queries.
+        embedder: Gives queries their vectors.
+        searcher: Finds the keys for a vector.
         lookups: Look keys and images up.
-        batcher: The searcher's; readiness asks whether its worker lives.
-        cache: The searcher's.
+        batcher: The embedder's; readiness asks whether its worker lives.
+        cache: The embedder's.
         decode_threads: Also parse bodies.
     """
 
@@ -49,7 +51,8 @@ class Parts:
     index: SearchableIndex
     watch: IndexWatch
     facts: SharedCall[IndexInfo]
-    searcher: Searcher
+    embedder: QueryEmbedder
+    searcher: IndexSearcher
     lookups: Lookups
     batcher: Batcher[Any]
     cache: VectorCache
@@ -186,15 +189,7 @@ async def open_parts(
     await stack.enter_async_context(watch.running())
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
     stack.push_async_callback(asyncio.to_thread, facts.close)
-    searcher = Searcher(
-        encoder,
-        index,
-        watch,
-        batcher,
-        cache,
-        decode_threads=decode_threads,
-        search_threads=search_threads,
-        deadline_s=deadline_s,
-    )
+    embedder = QueryEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
+    searcher = IndexSearcher(index, watch, threads=search_threads, deadline_s=deadline_s)
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
-    return Parts(encoder, index, watch, facts, searcher, lookups, batcher, cache, decode_threads)
+    return Parts(encoder, index, watch, facts, embedder, searcher, lookups, batcher, cache, decode_threads)

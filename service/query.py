@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from encoder.item import Item, Modality
 from index.errors import InvalidFilterError
 from index.filtering.filters import Condition, parse_condition
+from index.key_index import EVERYTHING, Scope
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.schemas import Limits, SearchRequest
 
@@ -31,21 +32,13 @@ class Query:
         item: The text, the encoded images, or both.
         text_weight: The text's share in [0, 1]; used when `item` is fused.
         k: How many hits, from 1.
-        modalities: Only keys of these; `None` for all.
-        pool: Only keys of this pool; `None` for the whole corpus.
-        condition: Only keys whose metadata meets it; `None` for all.
-        within: Only these keys; `None` for all.
-        exclude: Keys that must not come back.
+        scope: Which keys to look at.
     """
 
     item: Item
     text_weight: float = 0.5
     k: int = 10
-    modalities: frozenset[Modality] | None = None
-    pool: str | None = None
-    condition: Condition | None = None
-    within: frozenset[str] | None = None
-    exclude: frozenset[str] = frozenset()
+    scope: Scope = EVERYTHING
 
     def content_hash(self, model: str) -> str:
         """SHA-256 (hex) of the model (its fingerprint and precision) and of all that decides the query's vector.
@@ -141,11 +134,13 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         item=Item(text=text, images=images),
         text_weight=request.text_weight,
         k=request.k,
-        modalities=frozenset(request.modalities) if request.modalities is not None else None,
-        pool=request.pool,
-        condition=condition,
-        within=frozenset(request.within) if request.within is not None else None,
-        exclude=frozenset(request.exclude),
+        scope=Scope(
+            frozenset(request.modalities) if request.modalities is not None else None,
+            request.pool,
+            condition,
+            frozenset(request.within) if request.within is not None else None,
+            frozenset(request.exclude),
+        ),
     )
 
 

@@ -12,10 +12,11 @@ from contextlib import ExitStack
 import uvicorn
 
 from service.app import create_app
+from service.embedding import QueryEncoder
 from service.errors import StartupError
 from service.lifecycle import Lifecycle
 from service.logs import LogEvent, configure_logging
-from service.searcher import QueryEncoder, SearchableIndex
+from service.searching import SearchableIndex
 from service.settings import ServiceSettings
 
 BACKLOG = 2048

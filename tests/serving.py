@@ -28,7 +28,8 @@ from index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from index.key_index import EVERYTHING, IndexInfo, Scope
 from index.settings import BuildSettings
 from service.app import create_app
-from service.searcher import QueryEncoder, SearchableIndex
+from service.embedding import QueryEncoder
+from service.searching import SearchableIndex
 from service.server import listen
 from service.settings import ServiceSettings
 from tests.fakes import FakeEncoder

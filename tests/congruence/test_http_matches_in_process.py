@@ -12,7 +12,7 @@ from index.faiss_index import FaissIndex
 from index.filtering.filters import parse_condition, to_json
 from index.hits import Hit
 from index.key_index import Scope
-from service.parts import open_parts
+from service.parts import Parts, open_parts
 from service.query import Query
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
@@ -33,11 +33,13 @@ QUERIES = [
     Query(Item(images=(png((210, 40, 20)),)), k=3),
     Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.2, k=12),
     Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.8, k=12),
-    Query(Item(text="grey"), k=12, modalities=frozenset({Modality.IMAGE, Modality.FUSED})),
-    Query(Item(text="grey"), k=2, pool="texts", exclude=frozenset({"text 2"})),
-    Query(Item(text="grey"), k=12, condition=parse_condition({"field": "nr", "gte": 2})),
-    Query(Item(text="grey"), k=3, condition=parse_condition({"not": {"field": "nr", "in": [0, 1, 2]}})),
-    Query(Item(images=(png((1, 2, 3)),)), k=12, within=frozenset({"text 1", "page 2", "image 3", "unknown"})),
+    Query(Item(text="grey"), k=12, scope=Scope(modalities=frozenset({Modality.IMAGE, Modality.FUSED}))),
+    Query(Item(text="grey"), k=2, scope=Scope(pool="texts", exclude=frozenset({"text 2"}))),
+    Query(Item(text="grey"), k=12, scope=Scope(condition=parse_condition({"field": "nr", "gte": 2}))),
+    Query(Item(text="grey"), k=3, scope=Scope(condition=parse_condition({"not": {"field": "nr", "in": [0, 1, 2]}}))),
+    Query(
+        Item(images=(png((1, 2, 3)),)), k=12, scope=Scope(within=frozenset({"text 1", "page 2", "image 3", "unknown"}))
+    ),
 ]
 
 
@@ -48,13 +50,19 @@ def as_fields(query: Query) -> dict[str, Any]:
         "text": query.item.text,
         "image": images or None,
         "k": query.k,
-        "modalities": sorted(query.modalities) if query.modalities else None,
-        "pool": query.pool,
-        "exclude": sorted(query.exclude),
-        "filter": None if query.condition is None else to_json(query.condition),
-        "within": None if query.within is None else sorted(query.within),
+        "modalities": sorted(query.scope.modalities) if query.scope.modalities else None,
+        "pool": query.scope.pool,
+        "exclude": sorted(query.scope.exclude),
+        "filter": None if query.scope.condition is None else to_json(query.scope.condition),
+        "within": None if query.scope.within is None else sorted(query.scope.within),
         "text_weight": query.text_weight,
     }
+
+
+async def hits_of(parts: Parts, query: Query) -> list[Hit]:
+    """What the service's parts find for a query."""
+    embedded = await parts.embedder.embed(query)
+    return await parts.searcher.search(embedded.found.vector_D, query.item.modality, query.k, query.scope, list)
 
 
 def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
@@ -63,7 +71,7 @@ def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
     async def search_all() -> list[list[Hit]]:
         async with AsyncExitStack() as stack:
             parts = await open_parts(make_settings(), encoder, index, stack)
-            return [(await parts.searcher.search(query, list)).hits for query in QUERIES]
+            return [await hits_of(parts, query) for query in QUERIES]
 
     return asyncio.run(search_all())
 
@@ -105,8 +113,7 @@ def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
     with index:
         for query, hits in zip(QUERIES, in_process(encoder, index), strict=True):
             vector_QD = encoder.encode([query.item], query.text_weight)
-            scope = Scope(query.modalities, query.pool, query.condition, query.within, query.exclude)
-            (exact,) = MemoryIndex(encoder, KEYS).search(vector_QD, len(KEYS), scope)
+            (exact,) = MemoryIndex(encoder, KEYS).search(vector_QD, len(KEYS), query.scope)
             expected = by_score(exact)
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)
             for score, keys in by_score(hits).items():

@@ -155,7 +155,7 @@ def test_bodies_that_do_not_arrive_make_room_again(encoder: GatedEncoder) -> Non
         assert ask(client, "a note").status_code == 200
 
 
-def test_the_deadline_covers_a_body_that_waits_to_be_parsed(pool: ThreadPoolExecutor) -> None:
+def test_a_body_that_waits_to_be_parsed_has_a_deadline_and_a_short_one_does_not_wait(pool: ThreadPoolExecutor) -> None:
     class SlowToPrepare(FakeEncoder):
         is_open = threading.Event()
         entered = threading.Semaphore(0)
@@ -169,12 +169,16 @@ def test_the_deadline_covers_a_body_that_waits_to_be_parsed(pool: ThreadPoolExec
 
     encoder = SlowToPrepare()
     with serving(encoder, MemoryIndex(encoder, KEYS), decode_threads=1, request_deadline_ms=200) as client:
+        assert ask(client, "known").status_code == 200
         slow = pool.submit(ask, client, "slow")
         assert encoder.entered.acquire(timeout=WAIT_S)
         try:
-            behind = client.post("/search", json={"text": "quick"}, timeout=5)
+            short = ask(client, "known")
+            long_body = json.dumps({"text": "known"}).encode() + b" " * 5000
+            behind = client.post("/search", content=long_body, headers={"Content-Type": "application/json"}, timeout=5)
         finally:
             encoder.is_open.set()
+        assert (short.status_code, short.json()["cached"]) == (200, True)
         assert (behind.status_code, behind.json()["error"]["type"]) == (504, "deadline_exceeded")
         assert slow.result().status_code == 504
         assert ask(client, "quick").status_code == 200

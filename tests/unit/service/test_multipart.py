@@ -8,6 +8,7 @@ import pytest
 
 from encoder.item import Item, Modality
 from index.filtering.filters import In
+from index.key_index import Scope
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.multipart import parse_parts, query_from_multipart
 from service.query import Query
@@ -56,11 +57,13 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         item=Item(text="a c\u00e4t", images=(png(), jpeg())),
         text_weight=0.25,
         k=7,
-        modalities=frozenset(Modality),
-        pool="pets",
-        condition=In(("colour",), ("red", "blue")),
-        within=frozenset("abd"),
-        exclude=frozenset("abc"),
+        scope=Scope(
+            modalities=frozenset(Modality),
+            pool="pets",
+            condition=In(("colour",), ("red", "blue")),
+            within=frozenset("abd"),
+            exclude=frozenset("abc"),
+        ),
     )
 
 
@@ -85,7 +88,7 @@ def test_a_filter_that_is_none_is_refused(value: str | bytes, message: str, limi
 
 def test_a_filter_may_say_that_it_is_json_and_may_be_no_file(limits: Limits) -> None:
     head, data = field("filter", '{"field": "a", "exists": true}')
-    assert read(limits, field("text", "a"), (f"{head}\r\nContent-Type: application/json", data)).condition
+    assert read(limits, field("text", "a"), (f"{head}\r\nContent-Type: application/json", data)).scope.condition
     with pytest.raises(InvalidRequestError, match="field 'filter' must be a value, got a file"):
         read(limits, field("text", "a"), (f'{head}; filename="f.json"', data))
     with pytest.raises(InvalidRequestError, match="field filter is given more than once"):
@@ -103,7 +106,7 @@ def test_what_httpx_sends_is_read(limits: Limits) -> None:
     )
     query = query_from_multipart(request.read(), request.headers["content-type"], limits)
     assert query.item == Item(text="a", images=(png(),))
-    assert query.exclude == {"k1", "k2"}
+    assert query.scope.exclude == {"k1", "k2"}
 
 
 def test_an_image_without_a_file_name_is_read_as_base64(limits: Limits) -> None:
@@ -149,7 +152,7 @@ def test_a_field_is_read_in_the_letters_and_the_form_it_says(lines: str, data: b
 
 def test_a_form_may_name_the_letters_of_all_its_fields(limits: Limits) -> None:
     query = read(limits, field("text", b"caf\xe9"), field("_charset_", "latin-1"), field("pool", b"\xe9"))
-    assert (query.item.text, query.pool) == ("caf\u00e9", "\u00e9")
+    assert (query.item.text, query.scope.pool) == ("caf\u00e9", "\u00e9")
     by_type = query_from_multipart(form(field("text", b"caf\xe9")), f'{TYPE}; charset="ISO-8859-1"', limits)
     assert by_type.item.text == "caf\u00e9"
 

@@ -10,6 +10,7 @@ import pytest
 
 from encoder.item import Item, Modality
 from index.filtering.filters import And, Exists, Not, Range
+from index.key_index import Scope
 from service.errors import InvalidRequestError, ItemTooLargeError
 from service.query import Query, decode_base64, query_from_json
 from service.schemas import Limits
@@ -39,11 +40,13 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         item=Item(text="a cat", images=(png(), png((0, 0, 0)))),
         text_weight=1.0,
         k=3,
-        modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
-        pool="pets",
-        condition=And((Range(("price",), lt=20), Not(Exists(("sold",))))),
-        within=frozenset({"b", "c"}),
-        exclude=frozenset({"a", "b"}),
+        scope=Scope(
+            modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
+            pool="pets",
+            condition=And((Range(("price",), lt=20), Not(Exists(("sold",))))),
+            within=frozenset({"b", "c"}),
+            exclude=frozenset({"a", "b"}),
+        ),
     )
 
 
@@ -57,7 +60,7 @@ def test_a_byte_order_mark_is_skipped(limits: Limits) -> None:
 
 
 def test_no_keys_to_search_within_are_not_all_keys(limits: Limits) -> None:
-    assert read({"text": "a", "within": []}, limits).within == frozenset()
+    assert read({"text": "a", "within": []}, limits).scope.within == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_a_filter_beyond_its_limits_is_refused(condition: Any, message: str, lim
 
 
 def test_a_filter_at_its_limits_is_read(limits: Limits) -> None:
-    assert read({"text": "a", "filter": nested(16)}, limits).condition is not None
+    assert read({"text": "a", "filter": nested(16)}, limits).scope.condition is not None
 
 
 def test_a_filter_with_a_field_given_twice_is_refused(limits: Limits) -> None:
@@ -301,5 +304,7 @@ def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> No
     ]
     assert len({query.content_hash("model") for query in queries}) == len(queries)
     assert queries[0].content_hash("model") != queries[0].content_hash("other model")
-    assert Query(Item(text="a"), 0.6, k=3, pool="p").content_hash("model") == queries[0].content_hash("model")
+    assert Query(Item(text="a"), 0.6, k=3, scope=Scope(pool="p")).content_hash("model") == queries[0].content_hash(
+        "model"
+    )
     assert Query(Item(text="  ", images=(image,))).content_hash("model") == queries[2].content_hash("model")

@@ -1,0 +1,70 @@
+"""What an operator asks: what is served, and whether it is."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, Request
+
+from service.address import check_parameters
+from service.errors import DeadlineExceededError
+from service.lifecycle import lifecycle_of
+from service.openapi import error_responses
+from service.schemas import IndexInfo, InfoResponse, ModelInfo, StatusResponse
+
+INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
+
+router = APIRouter()
+
+
+@router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"])
+async def info(request: Request) -> InfoResponse:
+    """Says which index and which model are served, and what a request may ask for."""
+    check_parameters(request)
+    lifecycle = lifecycle_of(request)
+    parts = lifecycle.parts()
+    encoder = parts.encoder
+    try:
+        facts = await parts.facts.answer()
+    except TimeoutError as error:
+        raise DeadlineExceededError("the keys are still being counted; ask again") from error
+    return InfoResponse(
+        name="anykey",
+        version=_own_version(),
+        index=IndexInfo(
+            engine=facts.engine,
+            version=facts.details.get("version"),
+            created_at=facts.details.get("created_at"),
+            num_keys=facts.num_keys,
+            modalities={str(name): count for name, count in facts.modalities.items()},
+            pools=facts.pools,
+            fold_failure=facts.details.get("fold_failure"),
+        ),
+        model=ModelInfo(
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+            width=encoder.width,
+            fusion=str(encoder.fusion),
+            context_length=encoder.context_length,
+        ),
+        limits=lifecycle.limits,
+        counters={"batcher": parts.batcher.counters(), "cache": parts.cache.counters()},
+    )
+
+
+@router.get("/livez", tags=["operation"])
+async def livez() -> StatusResponse:
+    """Answers as long as the process serves requests at all."""
+    return StatusResponse(status="alive")
+
+
+@router.get("/readyz", responses=error_responses("not_ready", "index_unavailable"), tags=["operation"])
+async def readyz(request: Request) -> StatusResponse:
+    """Answers 200 when searches are answered, else 503 with the reason."""
+    lifecycle_of(request).parts().watch.require_sound()
+    return StatusResponse(status="ready")
+
+
+def _own_version() -> str:
+    try:
+        return version("anykey")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,137 @@
+"""The search."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from index.hits import Hit
+from service.address import check_parameters, prefix_of
+from service.answers import with_hits, write_hits
+from service.body import is_quick, parser_for, read_body
+from service.context import note
+from service.deadline import within
+from service.lifecycle import lifecycle_of
+from service.openapi import SEARCH_BODY, error_responses
+from service.parts import Parts
+from service.query import Query
+from service.schemas import SearchResponse, Timings
+
+SEARCH_ERRORS = (
+    "invalid_request",
+    "item_too_large",
+    "unsupported_media_type",
+    "undecodable_image",
+    "unsupported_modality",
+    "overloaded",
+    "internal",
+    "not_ready",
+    "index_unavailable",
+    "deadline_exceeded",
+)
+
+router = APIRouter()
+
+
+@router.post(
+    "/search",
+    response_model=SearchResponse,
+    responses=error_responses(*SEARCH_ERRORS),
+    openapi_extra=SEARCH_BODY,
+    tags=["search"],
+)
+async def search(request: Request) -> Response:
+    """Finds the keys that match a text, an image, or both best.
+
+    Send JSON, or multipart/form-data with the image as a file. Text and image together are embedded as one
+    fused query; `text_weight` shifts the balance.
+    """
+    started_s = time.monotonic()
+    check_parameters(request, hint="; send it in the body")
+    lifecycle = lifecycle_of(request)
+    parts, settings = lifecycle.parts(), lifecycle.settings
+    parse = parser_for(request.headers, lifecycle.limits)
+    with lifecycle.bodies.share() as take:
+        arriving = read_body(request, settings.max_body_bytes, take)
+        body = await within(settings.body_deadline_ms / 1000, arriving, "whole body")
+        note(request, body_bytes=len(body))
+        async with _while_client_waits(request):
+            finding = _find(request, parts, partial(parse, body, take), body, started_s)
+            answer, hits = await within(settings.request_deadline_ms / 1000, finding)
+    answer.timings_ms.total = _ms(time.monotonic() - started_s)
+    note(request, timings_ms=answer.timings_ms.model_dump())
+    return Response(with_hits(answer, hits), media_type="application/json")
+
+
+async def _find(
+    request: Request, parts: Parts, parse: Callable[[], Query], body: bytearray, started_s: float
+) -> tuple[SearchResponse, bytes]:
+    """The answer without its hits and its total time, and the hits as JSON; empties the body."""
+    query = parse() if is_quick(body, request.headers) else await parts.decode_threads.run(parse)
+    read_s = time.monotonic() - started_s
+    body.clear()
+    modality = query.item.modality
+    note(request, query_modality=modality, k=query.k)
+    embedded = await parts.embedder.embed(query)
+    search_started_s = time.monotonic()
+    written, num_hits = await parts.searcher.search(
+        embedded.found.vector_D, modality, query.k, query.scope, partial(_write, prefix_of(request))
+    )
+    search_s = time.monotonic() - search_started_s
+    note(request, cached=embedded.is_cached, num_hits=num_hits)
+    answer = SearchResponse(
+        hits=[],
+        query_modality=modality,
+        cached=embedded.is_cached,
+        text_cut=embedded.found.is_text_cut,
+        index_version=parts.index.version,
+        model_fingerprint=parts.encoder.fingerprint,
+        timings_ms=Timings(
+            read=_ms(read_s),
+            decode=_ms(embedded.decode_s),
+            queue=_ms(embedded.queue_s),
+            encode=_ms(embedded.encode_s),
+            search=_ms(search_s),
+            total=0.0,
+        ),
+    )
+    return answer, written
+
+
+def _write(prefix: str, hits: list[Hit]) -> tuple[bytes, int]:
+    return write_hits(prefix, hits), len(hits)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+@asynccontextmanager
+async def _while_client_waits(request: Request) -> AsyncIterator[None]:
+    """Cancels the block when the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    watching = asyncio.create_task(_cancel_when_client_leaves(request, task))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if watching.done() and task.uncancel() == 0:  # else somebody else cancels too, such as a server that stops
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()
+
+
+async def _cancel_when_client_leaves(request: Request, task: "asyncio.Task[Any]") -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
