@@ -15,8 +15,14 @@ from typing import Any
 from encoder.item import Modality
 from index.embedded.manifest import EncoderFacts
 from index.embedded.store_file import unusable
-from index.errors import DuplicateKeyError, InvalidRowError, UnreachableImageError, UnreadableStretchError
-from index.readers.entry import CorpusEntry, KnownVector
+from index.errors import (
+    DuplicateKeyError,
+    InvalidCorpusError,
+    InvalidRowError,
+    UnreachableImageError,
+    UnreadableStretchError,
+)
+from index.readers.entry import CorpusEntry
 from index.settings import ImageStorage
 from index.sources.images import ImageStamp
 
@@ -94,6 +100,7 @@ class Plan:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._fingerprint = fingerprint
         self._encoders: list[EncoderFacts] = []
+        self._first_place = ""  # of the first row with a vector
         self._position = 0
         self._is_counted = True
         self._is_any_unread = False
@@ -132,6 +139,7 @@ class Plan:
 
         Raises:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
+            InvalidCorpusError: its vector and an earlier row's are said to be of one encoder, and cannot be.
         """
         earlier = self._execute(
             "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
@@ -144,7 +152,7 @@ class Plan:
         row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
         self._execute(
             f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, self._vector(entry.vector), entry.may_repeat),
+            (*row, self._vector(entry), entry.may_repeat),
         )
 
     def encoders(self) -> list[EncoderFacts]:
@@ -263,13 +271,27 @@ class Plan:
         self._db.close()
         self.path.unlink(missing_ok=True)
 
-    def _vector(self, vector: KnownVector | None) -> bytes | None:
+    def _vector(self, entry: CorpusEntry) -> bytes | None:
         """What is kept of a row's vector: nothing where another encoder made it."""
+        vector = entry.vector
         if vector is None or self._fingerprint is None or vector.encoder.fingerprint != self._fingerprint:
             return None
         if vector.encoder not in self._encoders:
+            self._require_alike(vector.encoder, entry.where)
             self._encoders.append(vector.encoder)
         return vector.data
+
+    def _require_alike(self, encoder: EncoderFacts, place: str) -> None:
+        """Makes sure that what is said of the build's encoder is the same wherever there is a vector of it."""
+        self._first_place = self._first_place or place
+        for name in ("width", "fusion"):
+            first, here = getattr(next(iter(self._encoders), encoder), name), getattr(encoder, name)
+            if first != here:
+                raise InvalidCorpusError(
+                    f"{_file_of(self._first_place)} and {_file_of(place)} have vectors of the encoder "
+                    f"{encoder.fingerprint}, but its {name} is {first} by the one and {here} by the other: one of them "
+                    "is damaged; leave it out of the corpus"
+                )
 
     def _execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         try:
@@ -280,7 +302,7 @@ class Plan:
     def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
         place, text, metadata, images, may_repeat, pools, position = earlier
-        is_other_file = entry.where.rpartition(":")[0] != place.rpartition(":")[0]
+        is_other_file = _file_of(entry.where) != _file_of(place)
         if not (entry.may_repeat and may_repeat and is_other_file):
             raise DuplicateKeyError(entry.where, f"duplicate key '{entry.key}', first at {place}", entry.key)
         if content != (text, metadata, images):
@@ -288,6 +310,11 @@ class Plan:
             raise DuplicateKeyError(entry.where, reason, entry.key)
         merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
         self._execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+
+
+def _file_of(place: str) -> str:
+    """The file that a row's place names."""
+    return place.rpartition(":")[0]
 
 
 def _condition(only_stale: bool, only_left: bool) -> str:

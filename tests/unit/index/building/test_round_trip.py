@@ -4,15 +4,18 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from encoder.item import Item
 from index import FaissIndex, StoredImage
+from index.building.shards import read_encoder, read_shard, write_shard
 from index.building.transfer import export_faiss, export_shards
 from index.errors import InvalidCorpusError, LiveKeysError
 from index.key_index import NewKey
@@ -163,6 +166,32 @@ def test_a_stopped_build_of_an_earlier_release_that_did_not_say_whose_vectors_it
     with FaissIndex.open(source) as index:
         assert report.manifest.encoder == index.encoder
     assert everything(tmp_path / "i").keys() == {k for k in everything(source) if is_exported or k.startswith("key-")}
+
+
+@pytest.mark.parametrize("is_wide_first", [False, True])
+@pytest.mark.parametrize("has_index", [False, True])
+def test_shards_that_say_different_things_of_one_encoder_are_refused_before_anything_is_changed(
+    source: Path, tmp_path: Path, is_wide_first: bool, has_index: bool
+) -> None:
+    (shard,) = exported(source, 100).iterdir()
+    (first,) = next(read_shard(str(shard)))[:1]
+    other = tmp_path / ("a.parquet" if is_wide_first else "z.parquet")
+    wide = replace(first, key="wide", images=(), text="wide", vector_D=np.repeat(first.vector_D, 2) / np.sqrt(2))
+    encoder = read_encoder(str(shard)).model_copy(update={"width": 16})
+    write_shard(str(other), [wide], encoder, "float32")
+    if has_index:
+        build_with(tmp_path / "corpus" / "corpus.jsonl", tmp_path / "i")
+    before = {path: path.read_bytes() for path in (tmp_path / "i").rglob("*") if path.is_file()}
+    pair = [other, shard] if is_wide_first else [shard, other]
+
+    said = (
+        rf"{pair[0]} and {pair[1]} have vectors of the encoder sha256:.* its width is .* by the one and .* leave it out"
+    )
+    with pytest.raises(InvalidCorpusError, match=said):
+        build_with(pair, tmp_path / "i")
+
+    after = {path: path.read_bytes() for path in (tmp_path / "i").rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == {path: data for path, data in before.items() if path.name != ".lock"}
 
 
 def test_a_damaged_row_may_be_any_keys_so_that_none_goes(source: Path, tmp_path: Path) -> None:
