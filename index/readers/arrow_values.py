@@ -16,6 +16,15 @@ from index.readers.rows import RowError
 
 UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError, pyarrow.ArrowException)
 _PARTS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Most cells are of types whose values are JSON's own, so that nothing has to be found out about each of them.
+_OWN_TYPES = frozenset(
+    (
+        *(pyarrow.string(), pyarrow.large_string(), pyarrow.bool_()),
+        *(pyarrow.int8(), pyarrow.int16(), pyarrow.int32(), pyarrow.int64()),
+        *(pyarrow.uint8(), pyarrow.uint16(), pyarrow.uint32(), pyarrow.uint64()),
+    )
+)
+_OWN_SCALARS = frozenset(type(pyarrow.scalar(None, kind)) for kind in _OWN_TYPES)
 
 
 def json_cell(column: pyarrow.Array, offset: int, name: str) -> Any:
@@ -65,6 +74,8 @@ def holds_bytes(kind: pyarrow.DataType) -> bool:
 
 
 def _json_value(scalar: pyarrow.Scalar) -> Any:
+    if type(scalar) in _OWN_SCALARS:
+        return scalar.as_py()
     if not scalar.is_valid:
         return None
     if isinstance(scalar, pyarrow.DictionaryScalar) or _is_wrapped(scalar.type):
@@ -76,9 +87,7 @@ def _json_value(scalar: pyarrow.Scalar) -> Any:
         keys = [str(_json_value(pair[0])) for pair in scalar.values]
         return dict(zip(_all_different(keys), (_json_value(pair[1]) for pair in scalar.values), strict=True))
     if isinstance(scalar, pyarrow.ListScalar):
-        if types.is_floating(scalar.type.value_type):  # vectors, which are long
-            return [_finite(number) if number is not None else None for number in scalar.as_py()]
-        return [_json_value(inner) for inner in scalar.values]
+        return _json_list(scalar)
     if isinstance(scalar, pyarrow.TimestampScalar | pyarrow.Time64Scalar):
         return _time_text(scalar)
     if isinstance(scalar, pyarrow.Date32Scalar | pyarrow.Date64Scalar | pyarrow.Time32Scalar):
@@ -86,6 +95,15 @@ def _json_value(scalar: pyarrow.Scalar) -> Any:
     if isinstance(scalar, pyarrow.DurationScalar):
         return scalar.value / _PARTS_PER_S[scalar.type.unit]
     return _plain(scalar.as_py())
+
+
+def _json_list(scalar: pyarrow.ListScalar) -> list[Any]:
+    kind = scalar.type.value_type
+    if kind in _OWN_TYPES:
+        return list(scalar.as_py())
+    if types.is_floating(kind):  # vectors, which are long
+        return [_finite(number) if number is not None else None for number in scalar.as_py()]
+    return [_json_value(inner) for inner in scalar.values]
 
 
 def _is_wrapped(kind: pyarrow.DataType) -> bool:

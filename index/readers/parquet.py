@@ -80,8 +80,9 @@ def _read_row(
         names = batch.schema.names
         row = {columns.key: json_cell(batch.column(columns.key), offset, columns.key)}
         key = key_of(row, columns.key)
-        told = [name for name in names if name != columns.image or name in (columns.text, columns.pool)]
-        row |= {name: json_cell(batch.column(name), offset, name) for name in told}
+        for name in names:
+            if name not in row and (name != columns.image or name in (columns.text, columns.pool)):
+                row[name] = json_cell(batch.column(name), offset, name)
         images: tuple[str | ImageStamp, ...] = ()
         if columns.image in names:
             cell = python_cell(batch.column(columns.image), offset, columns.image)

@@ -93,8 +93,8 @@ def parse_object(text: str | bytes, name: str = "") -> dict[str, Any]:
     holds_key = isinstance(text, bytes)
     try:
         source = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        row = json.loads(source, object_pairs_hook=_without_repeats)
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        row = _DECODER.decode(source)
+        _ENCODER.encode(row).encode()
     except UnicodeDecodeError as error:
         raise RowError(f"{head}not UTF-8 (byte {error.start})", is_unread=holds_key) from error
     except json.JSONDecodeError as error:
@@ -118,6 +118,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
     return found
+
+
+# `json.loads` and `json.dumps` would make one for each row.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def key_of(row: Mapping[str, Any], name: str) -> str:
