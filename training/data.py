@@ -95,9 +95,10 @@ def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progre
     def advance(count: int) -> None:
         progress.advance(task, count)
 
-    data.train_features = trunk_features(towers, data.train, settings.mirror_images, cache_dir, advance)
+    max_bytes = settings.max_feature_cache_bytes
+    data.train_features = trunk_features(towers, data.train, settings.mirror_images, cache_dir, advance, max_bytes)
     if data.val is not None:
-        data.val_features = trunk_features(towers, data.val, False, cache_dir, advance)
+        data.val_features = trunk_features(towers, data.val, False, cache_dir, advance, max_bytes)
 
 
 def open_table(
@@ -144,7 +145,7 @@ def _read_table(
     progress: ProgressDisplay,
     folder: RunFolder,
 ) -> PairTable:
-    pairs = open_pairs(sources, settings.data_cache)
+    pairs = open_pairs(sources, settings.data_cache, settings.max_data_cache_bytes)
     task = progress.add(name, len(pairs))
     table = open_table(pairs, start.architecture, settings, check_images, lambda count: progress.advance(task, count))
     folder.log_bad_rows(table.bad_rows)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
 from training.table import Advance, PairTable
 from training.towers import Towers
 
@@ -22,7 +23,14 @@ _BATCH = 32
 _THREADS = 4
 
 
-def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Path, advance: Advance) -> Tensor:
+def trunk_features(
+    towers: Towers,
+    table: PairTable,
+    mirror: bool,
+    cache_dir: Path,
+    advance: Advance,
+    max_cache_bytes: int = MAX_FEATURES_BYTES,
+) -> Tensor:
     """Features of every image of a table, from the cache when they are there; then no image is decoded.
 
     Args:
@@ -31,22 +39,35 @@ def trunk_features(towers: Towers, table: PairTable, mirror: bool, cache_dir: Pa
         mirror: Whether the mirrored images' features are wanted too.
         cache_dir: Where they are kept, by a digest of the trunk, the preprocessing and the images' bytes.
         advance: Told how many images are done.
+        max_cache_bytes: What all files there may take; those used longest ago are removed.
 
     Returns:
         float32 `[1 or 2, I, F...]` on the CPU: the images as they are and, if wanted, mirrored.
     """
     path = cache_dir / f"{_digest(towers, table, mirror)}.safetensors"
-    try:
-        features: Tensor = load_file(path)["features"]
+    features = _kept(path)
+    if features is not None:
         advance(table.num_images * (2 if mirror else 1))
         return features
-    except (FileNotFoundError, SafetensorError, KeyError):
-        pass  # not there yet, or cut short by a crash: computed again
     features = _embed(towers, table, mirror, advance)
     cache_dir.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, aside)
+    lease = Lease(aside)
     aside.replace(path)
+    keep_below(cache_dir, max_cache_bytes)
+    del lease  # the features are in memory: nobody reads the file any more
+    return features
+
+
+def _kept(path: Path) -> Tensor | None:
+    """The features in a file; `None` where it is not there, or was cut short by a crash."""
+    try:
+        lease = Lease(path)
+        features: Tensor = load_file(path)["features"]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+    del lease
     return features
 
 

@@ -67,6 +67,7 @@ def _without_effect(settings: TrainSettings, towers: Towers, data: RunData) -> l
         "unlocked_image_groups": not settings.lock_image,
         "unlocked_text_groups": not settings.lock_text,
         "feature_cache": data.train_features is None,
+        "max_feature_cache_bytes": data.train_features is None,
         "batch_norm": not has_batch_norm,
         "reading": settings.loss in _OWN_DENOMINATORS,
         "pair_weights": settings.loss in _EQUAL_TERMS,

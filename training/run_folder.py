@@ -53,6 +53,8 @@ _IRRELEVANT = {
     "cache_images_bytes",
     "feature_cache",
     "data_cache",
+    "max_data_cache_bytes",
+    "max_feature_cache_bytes",
     "save_every_steps",
     "wandb_project",
     "overwrite",

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from encoder.fusion import Fusion
 from encoder.padding import Padding
 from encoder.program import ProgramSettings
+from training.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 
@@ -30,6 +31,11 @@ class TrainSettings(ProgramSettings):
     val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
     data_cache: Path | None = Field(
         None, description="folder where remote data files are kept; default: in the user's cache folder"
+    )
+    max_data_cache_bytes: int = Field(
+        MAX_DATA_BYTES,
+        ge=0,
+        description="what remote data files may take there; those used longest ago are removed, none that a run uses",
     )
     output: Path = Field(Path("runs/default"), description="run folder")
     overwrite: bool = Field(False, description="drop the run of other settings or data that --output holds")
@@ -70,6 +76,9 @@ class TrainSettings(ProgramSettings):
     )
     feature_cache: Path | None = Field(
         None, description="folder for a locked trunk's features, to share between runs; default: in the run folder"
+    )
+    max_feature_cache_bytes: int = Field(
+        MAX_FEATURES_BYTES, ge=0, description="what features may take there; those used longest ago are removed"
     )
     batch_norm: Literal["auto", "eval", "train"] = Field(
         "auto", description="batch normalisation by running ('eval') or batch statistics; auto: eval if pretrained"

@@ -98,7 +98,10 @@ def test_settings_are_those_in_force_and_no_file_is_named_that_is_not_there(
     assert shown["batch_size"] == "16", "a batch has no more pairs than there are"
     assert (shown["device"], shown["precision"]) == ("cpu", "fp32")
     assert float(shown["temperature"]) == pytest.approx(0.07, abs=0.01)
-    idle = {"reading", "pair_weights", "separation_weight", "hard_negatives", "val_every_epochs", "feature_cache"}
+    idle = {"reading", "pair_weights", "separation_weight", "hard_negatives", "val_every_epochs"} | {
+        "feature_cache",
+        "max_feature_cache_bytes",
+    }
     assert not idle & shown.keys()
     assert all(name in words for name in idle)
     assert "started from b/best" in words

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+from training.cache_folder import Lease
 from training.pairs import Pair, PairSource
 
 
@@ -14,8 +15,10 @@ class ConcatenatedPairs:
         lengths: Number of pairs of each source, in order.
     """
 
-    def __init__(self, sources: Sequence[PairSource]) -> None:
+    def __init__(self, sources: Sequence[PairSource], leases: Sequence[Lease] = ()) -> None:
+        """Takes the sources, and what keeps the files that they read."""
         self._sources = list(sources)
+        self._leases = list(leases)
         self.lengths = [len(source) for source in self._sources]
         self._ends = list(accumulate(self.lengths))
 

@@ -1,8 +1,10 @@
 """One file or folder that pairs are read from: as it was named, and where it lies."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from training.cache_folder import Lease
 
 
 @dataclass(frozen=True)
@@ -13,11 +15,13 @@ class DataFile:
         path: Where it lies on this machine; for a remote file, where its copy lies.
         part: What follows `#` in its name, such as a split; empty for all of it.
         url: What messages call a remote file, without its secrets; empty for a local one.
+        lease: Keeps a remote file's copy where it is, for as long as this lives.
     """
 
     path: Path
     part: str = ""
     url: str = ""
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:

@@ -3,19 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.cache_folder import MAX_DATA_BYTES, keep_below
 from training.errors import NoPairsError
 from training.sources.concatenated import ConcatenatedPairs
 from training.sources.file import DataFile
 from training.sources.formats import format_of
 from training.sources.names import find_files
+from training.sources.remote import default_cache_dir
 
 
-def open_pairs(names: Sequence[str], cache_dir: Path | None = None) -> ConcatenatedPairs:
+def open_pairs(
+    names: Sequence[str], cache_dir: Path | None = None, max_cache_bytes: int = MAX_DATA_BYTES
+) -> ConcatenatedPairs:
     """Opens pair sources by name.
 
     Args:
         names: Paths, patterns and URLs, see `find_files`; `docs/data.md` lists the formats.
         cache_dir: Where fetched files are kept; `None` for the user's cache folder.
+        max_cache_bytes: What these may take. Those used longest ago are removed; those of pairs that are open stay.
 
     Returns:
         All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
@@ -25,7 +30,12 @@ def open_pairs(names: Sequence[str], cache_dir: Path | None = None) -> Concatena
         InvalidPairsError: a file of another kind, or a damaged one, or one that cannot be fetched.
     """
     groups = [find_files(name, cache_dir) for name in _some(names)]
-    pairs = ConcatenatedPairs([ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups])
+    leases = [file.lease for group in groups for file in group if file.lease]
+    if leases:
+        keep_below(cache_dir or default_cache_dir(), max_cache_bytes)
+    pairs = ConcatenatedPairs(
+        [ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups], leases
+    )
     for group, length in zip(groups, pairs.lengths, strict=True):
         if length == 0:  # beside others that have some it would go unnoticed
             raise NoPairsError(f"no pairs in {', '.join(file.label for file in group)}")

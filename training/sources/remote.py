@@ -24,6 +24,7 @@ import fsspec
 import httpx
 from filelock import FileLock
 
+from training.cache_folder import Lease
 from training.errors import InvalidPairsError
 from training.sources.file import DataFile
 from training.sources.waiting import call_within, run_pipe
@@ -107,11 +108,11 @@ def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) ->
     folder = cache_dir or default_cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = _tried(lambda: _copied(url, folder, stall_s), _BrokenOffError)
+        path, lease = _tried(lambda: _copied(url, folder, stall_s), _BrokenOffError)
     except Exception as error:  # each backend raises the errors of its own library
         reason = _without_secrets_of(url, str(error)) or type(error).__name__
         raise InvalidPairsError(f"cannot fetch {label}: {reason}") from error
-    return DataFile(path, part, label)
+    return DataFile(path, part, label, lease)
 
 
 def without_secrets(name: str) -> str:
@@ -133,14 +134,15 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anykey" / "data"
 
 
-def _copied(url: str, folder: Path, stall_s: float) -> Path:
-    """The copy of a file, made now unless there is one."""
+def _copied(url: str, folder: Path, stall_s: float) -> tuple[Path, Lease]:
+    """The copy of a file, made now unless there is one, and what keeps it there."""
     with _opener(url)(url, stall_s) as remote:
         path = folder / _file_name(url, remote.version)
         with FileLock(f"{path}.lock"):
-            if not path.exists():
-                _keep(remote, path)
-    return path
+            try:
+                return path, Lease(path)
+            except FileNotFoundError:
+                return path, _keep(remote, path)
 
 
 def _opener(url: str) -> Callable[[str, float], AbstractContextManager[_Remote]]:
@@ -286,12 +288,13 @@ def _tried(call: Callable[[], T], passing: type[_PassingError] = _PassingError) 
     return call()
 
 
-def _keep(remote: _Remote, path: Path) -> None:
+def _keep(remote: _Remote, path: Path) -> Lease:
     """Writes a file aside and renames it; the lock is held, so no one else writes there."""
     aside = path.with_name(f"{path.name}.part")
     num_bytes = 0
     try:
         with aside.open("wb") as file:
+            held = Lease(aside)  # the file itself, whatever it is called
             for chunk in remote.chunks:
                 num_bytes += file.write(chunk)
         if remote.num_bytes not in (None, num_bytes):
@@ -299,6 +302,9 @@ def _keep(remote: _Remote, path: Path) -> None:
         if num_bytes == 0:
             raise OSError("it is empty")
         aside.replace(path)
+        lease = Lease(path)
+        del held
+        return lease
     finally:
         aside.unlink(missing_ok=True)
 

@@ -95,7 +95,8 @@ class Evaluator:
         features_P = None
         if is_locked:
             cache_dir = run.settings.feature_cache or run.folder / "features"
-            features_P = trunk_features(towers, table, False, cache_dir, lambda done: None)
+            max_bytes = run.settings.max_feature_cache_bytes
+            features_P = trunk_features(towers, table, False, cache_dir, lambda done: None, max_bytes)
         return embed_held_out(towers, table, features_P, fusion)
 
     def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
@@ -104,7 +105,9 @@ class Evaluator:
         key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")
         if key not in self._tables:
             names = self._settings.test_data if split == "test" else self._settings.val_data
-            self._tables[key] = open_table(open_pairs(names, settings.data_cache), architecture, settings)
+            self._tables[key] = open_table(
+                open_pairs(names, settings.data_cache, settings.max_data_cache_bytes), architecture, settings
+            )
         return self._tables[key]
 
     def _key(self, run: Run) -> str:

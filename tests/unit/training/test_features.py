@@ -1,5 +1,6 @@
 """A locked trunk's features are computed once, reused only while nothing they depend on changed."""
 
+import os
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +44,22 @@ def compute(towers: Towers, table: PairTable, cache_dir: Path, mirror: bool = Fa
         return trunk_features(towers, table, mirror, cache_dir, lambda steps: None), sum(passed)
     finally:
         handle.remove()
+
+
+def test_features_used_longest_ago_make_room(towers: Towers, table: PairTable, tmp_path: Path) -> None:
+    compute(towers, table, tmp_path)
+    (path,) = tmp_path.iterdir()
+    compute(towers, table, tmp_path, mirror=True)
+    (other,) = {*tmp_path.iterdir()} - {path}
+    os.utime(other, (0, 0))
+    compute(towers, table, tmp_path)  # from the cache: used just now
+
+    few = make_table(PAIRS[:3])
+    trunk_features(towers, few, False, tmp_path, lambda steps: None, 2 * path.stat().st_size)
+
+    assert path.exists()
+    assert not other.exists()
+    assert len([*tmp_path.iterdir()]) == 2
 
 
 class CountingReader(ImageReader):

@@ -1,5 +1,7 @@
 """Remote files are fetched once, whole or not at all, and every failure names the URL and ends in time."""
 
+import os
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -99,6 +101,53 @@ def test_a_shard_is_fetched_once_and_read_like_any_other(tmp_path: Path, site: S
     open_pairs([site.url("/a/{0..1}.tar")], tmp_path / "cache")
     assert copies == {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.tar")}
     assert len(copies) == 2
+
+
+def test_copies_used_longest_ago_make_room_and_those_in_use_stay(
+    tmp_path: Path, site: Site, shard: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abc":
+        site.pages[f"/{name}.tar"] = shard
+    cache, urls = tmp_path / "cache", {name: site.url(f"/{name}.tar") for name in "abc"}
+    used = open_pairs([urls["a"]], cache)
+    (first,) = kept(cache)
+    open_pairs([urls["b"]], cache)
+    (second,) = {*kept(cache)} - {first}
+    (cache / "mine.tar").write_bytes(shard)
+    for name, used_at in ((first, 0), (second, 1)):
+        os.utime(cache / name, (used_at, used_at))
+
+    open_pairs([urls["c"]], cache, 2 * len(shard))
+
+    assert first in kept(cache)
+    assert second not in kept(cache)
+    assert "mine.tar" in kept(cache)
+    assert f"removed 1 files ({len(shard)} bytes) from the cache {cache}" in caplog.text
+    assert used[0].name == drawn_pairs(3)[0].name
+
+    again = pickle.loads(pickle.dumps(used))  # as a process that reads images gets them
+    del used
+    open_pairs([urls["c"]], cache, 0)
+    assert len(again) == 3
+    assert first in kept(cache)
+    assert f"the cache {cache} takes" in caplog.text
+    del again
+    open_pairs([urls["c"]], cache, len(shard))
+    assert first not in kept(cache)
+
+
+def test_a_copy_that_is_read_again_counts_as_used(tmp_path: Path, site: Site, shard: bytes) -> None:
+    site.pages["/a.tar"] = site.pages["/b.tar"] = site.pages["/c.tar"] = shard
+    for name in "ab":
+        open_pairs([site.url(f"/{name}.tar")], tmp_path / "cache")
+    copies = kept(tmp_path / "cache")
+    for copy in copies:
+        os.utime(tmp_path / "cache" / copy, (0, 0))
+    open_pairs([site.url("/a.tar")], tmp_path / "cache")
+    (read_again,) = (copy for copy in copies if (tmp_path / "cache" / copy).stat().st_mtime)
+    open_pairs([site.url("/c.tar")], tmp_path / "cache", 2 * len(shard))
+    assert read_again in kept(tmp_path / "cache")
+    assert len(kept(tmp_path / "cache")) == 2
 
 
 def test_a_file_that_changes_is_fetched_again(tmp_path: Path, site: Site) -> None:
