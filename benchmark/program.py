@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -43,7 +43,13 @@ class UsageError(ValueError):
 
 
 class ProgramSettings(BaseSettings):
-    """One program's settings; a flag beats the environment, which beats the TOML file, which beats the default."""
+    """One program's settings; a flag beats the environment, which beats the TOML file, which beats the default.
+
+    Attributes:
+        former_names: Names that settings once had, and what they are called now. They work, and it is said.
+    """
+
+    former_names: ClassVar[Mapping[str, str]] = {}
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -78,8 +84,18 @@ class ProgramSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Orders the sources; the command line, when there is one, is put in front by `load_settings`."""
         assert isinstance(env_settings, EnvSettingsSource)
-        env_settings.env_vars = {name: v for name, v in env_settings.env_vars.items() if _is_a_setting(name, v)}
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        given = {name: v for name, v in env_settings.env_vars.items() if _is_a_setting(name, v)}
+        prefix = cls.model_config.get("env_prefix", "")
+        names = {f"{prefix}{old}".lower(): f"{prefix}{new}".lower() for old, new in cls.former_names.items()}
+        env_settings.env_vars = _renamed(given, names, str.upper)
+        toml = TomlConfigSettingsSource(settings_cls)
+        toml.init_kwargs = cls.by_current_names(toml.init_kwargs)
+        return init_settings, env_settings, toml
+
+    @classmethod
+    def by_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the names that their settings have now."""
+        return _renamed(values, cls.former_names, str)
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog:
     }
     program = type(settings.__name__, (settings,), namespace)
     try:
-        return CliApp.run(program, cli_args=_join_negatives(argv))
+        return CliApp.run(program, cli_args=_join_negatives(_by_current_flags(settings, argv)))
     except ValidationError as error:
         raise UsageError("; ".join(_sentences(error))) from error
     except (SettingsError, ValueError) as error:
@@ -200,6 +216,31 @@ def _version() -> str:
         return version("anykey")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _by_current_flags(settings: type[ProgramSettings], argv: list[str]) -> list[str]:
+    """The arguments with the flags that settings have now."""
+    flags = {_flag(old): _flag(new) for old, new in settings.former_names.items()}
+    current = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        (name,) = _renamed({flag: value}, flags, str)
+        current.append(f"{name}{equals}{value}")
+    return current
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str], shown: Callable[[str], str]) -> dict[str, Any]:
+    """The values by their current names; says which came by a former one, and lets those of the current count."""
+    current = dict(values)
+    for old, new in names.items():
+        if old in current:
+            current = {new: current.pop(old), **current}
+            plain_console(stderr=True).print(f"warning: {shown(old)} has been renamed: write {shown(new)}")
+    return current
 
 
 def _join_negatives(argv: list[str]) -> list[str]:

@@ -78,7 +78,7 @@ class Loop:
         self._draws = EpochDraws(data.train, _sampling(settings), processes.rank, processes.count)
         pairs = DrawnPairs(data.train, data.train_features, settings.positives, _augmentation(settings, start))
         pin_memory = towers.device.type == "cuda"
-        self._loader = make_loader(self._draws, pairs, settings.num_workers, pin_memory, settings.worker_timeout_s)
+        self._loader = make_loader(self._draws, pairs, settings.workers, pin_memory, settings.worker_timeout_s)
         self._num_steps = max(1, round(settings.num_epochs * len(self._draws)))
         self._val_steps = max(1, round(settings.val_every_epochs * len(self._draws)))
         has_queries = bool(data.train.has_query_P.any())
@@ -181,7 +181,7 @@ class Loop:
                 if "DataLoader" not in str(error):
                     raise
                 raise WorkerError(
-                    f"reading images failed: {error}. Try fewer --num-workers, or a longer --worker-timeout-s"
+                    f"reading images failed: {error}. Try fewer --workers, or a longer --worker-timeout-s"
                 ) from error
             yield batch
 

@@ -73,7 +73,7 @@ def _without_effect(settings: TrainSettings, towers: Towers, data: RunData) -> l
         "pair_weights": settings.loss in _EQUAL_TERMS,
         "separation_weight": settings.loss is not Loss.ALIGNCLIP,
         "hard_negatives": not has_negatives,
-        "worker_timeout_s": settings.num_workers == 0,
+        "worker_timeout_s": settings.workers == 0,
         "val_every_epochs": data.val is None,
     }
     return [name for name, is_unused in unused.items() if is_unused]

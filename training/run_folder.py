@@ -48,7 +48,7 @@ _OWN = (*_LOGS, _EVENTS, FINISHED, "bad_rows.jsonl", "best", "last", UNFINISHED)
 _IRRELEVANT = {
     "config",
     "output",
-    "num_workers",
+    "workers",
     "worker_timeout_s",
     "cache_images_bytes",
     "feature_cache",

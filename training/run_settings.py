@@ -35,7 +35,8 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
         InvalidRecipeError: a setting is unknown, out of bounds or contradicts another; says which run and which.
     """
     try:
-        return RunSettings(**{"overwrite": True, **values})  # the command knows which runs are its own
+        given = RunSettings.by_current_names(values)
+        return RunSettings(**{"overwrite": True, **given})  # the command knows which runs are its own
     except ValidationError as error:
         faults = [
             f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}".removeprefix(": ")

@@ -1,7 +1,8 @@
 """Every knob of `anykey-train`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -22,6 +23,7 @@ class TrainSettings(ProgramSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_TRAIN_")
+    former_names: ClassVar[Mapping[str, str]] = {"num_workers": "workers"}
 
     data: list[str] = Field(
         [],
@@ -146,7 +148,7 @@ class TrainSettings(ProgramSettings):
     checkpoint_activations: bool = Field(False, description="recompute activations in backward: less memory, slower")
     compile: bool = Field(False, description="compile the towers' blocks with torch.compile")
     shard: bool = Field(False, description="with torchrun: each process holds a part of the weights (FSDP2)")
-    num_workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
+    workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
     cache_images_bytes: int = Field(
         4 * 1024**3,
         ge=0,

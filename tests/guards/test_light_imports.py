@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
 from tests.guards.checkout import ROOT
 
+COMMANDS = {"training": "train", "index": "index", "service": "serve", "benchmark": "bench"}
 HEAVY = ("torch", "faiss", "open_clip", "timm", "pymilvus")
 
 
@@ -32,6 +34,12 @@ def heavy_modules_of(statement: str) -> set[str]:
 )
 def test_light_modules_load_no_heavy_library(statement: str) -> None:
     assert heavy_modules_of(statement) == set()
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_a_command_says_its_version_without_them(package: str) -> None:
+    said = heavy_modules_of(f"from {package}.__main__ import main\nassert main(['--version']) == 0")
+    assert said == {f"anykey-{COMMANDS[package]}", version("anykey")}
 
 
 def test_the_guard_notices_a_heavy_module() -> None:

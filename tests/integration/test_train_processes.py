@@ -144,8 +144,8 @@ def test_a_worker_that_dies_or_hangs_ends_the_run(folder: Path, what: str, monke
         time.sleep(100)
 
     monkeypatch.setattr(DrawnPairs, "__getitem__", deadly)
-    settings = settings_of(folder, "run", num_workers=1, worker_timeout_s=2.0)
+    settings = settings_of(folder, "run", workers=1, worker_timeout_s=2.0)
     began = time.monotonic()
-    with pytest.raises(WorkerError, match="--num-workers"):
+    with pytest.raises(WorkerError, match="--workers"):
         train(settings, Console(quiet=True))
     assert time.monotonic() - began < 60

@@ -2,9 +2,10 @@
 
 import importlib
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +29,7 @@ class FleetSettings(ProgramSettings):
     """Counts the ships of a fleet."""
 
     model_config = SettingsConfigDict(env_prefix="FLEET_")
+    former_names: ClassVar[Mapping[str, str]] = {"how_many": "num_ships"}
 
     num_ships: int = Field(3, ge=1, le=100, description="ships in the fleet")
     names: list[str] = Field([], description="what they are called")
@@ -222,6 +224,23 @@ def test_an_error_becomes_one_line_and_a_code(
     assert run(error, []) == code
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "fleet: error: first line second line\n")
+
+
+def test_a_former_name_works_where_its_setting_does_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("how_many = 20\n")
+    assert load("--config", str(path)).num_ships == 20
+    assert capsys.readouterr().err == "warning: how_many has been renamed: write num_ships\n"
+    monkeypatch.setenv("FLEET_HOW_MANY", "40")
+    assert load("--config", str(path)).num_ships == 40
+    assert "warning: FLEET_HOW_MANY has been renamed: write FLEET_NUM_SHIPS\n" in capsys.readouterr().err
+    for flag in (["--how-many", "60"], ["--how-many=60"]):
+        assert load("--config", str(path), *flag).num_ships == 60
+        assert "warning: --how-many has been renamed: write --num-ships\n" in capsys.readouterr().err
+    monkeypatch.setenv("FLEET_NUM_SHIPS", "50")
+    assert load().num_ships == 50
 
 
 def test_an_error_of_the_system_begins_with_the_file_and_has_no_number(

@@ -36,7 +36,7 @@ def test_a_changed_setting_changes_the_digest(data: Path, changes: dict[str, obj
     assert digest(data, **changes) != digest(data)
 
 
-@pytest.mark.parametrize("changes", [{"num_workers": 2}, {"cache_images_bytes": 0}, {"feature_cache": "cache"}])
+@pytest.mark.parametrize("changes", [{"workers": 2}, {"cache_images_bytes": 0}, {"feature_cache": "cache"}])
 def test_settings_that_cannot_change_the_result_do_not_count(data: Path, changes: dict[str, object]) -> None:
     assert digest(data, **changes) == digest(data)
 

@@ -23,6 +23,11 @@ def plan_of(data: Path, **changes: Any) -> list[Run]:
     return make_plan(study_settings(data, Path("study"), **changes))
 
 
+def test_a_run_takes_the_former_name_of_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_settings("it", {"data": ["x"], "num_workers": 2}).workers == 2
+    assert "num_workers has been renamed: write workers" in capsys.readouterr().err
+
+
 def test_a_variant_whose_loss_knows_no_fused_vectors_runs_once_for_all_fusions(data: Path) -> None:
     plan = plan_of(data, seeds=[0, 1], fusions=["raw", "unit"])
     both = (Fusion.RAW, Fusion.UNIT)
