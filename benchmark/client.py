@@ -18,6 +18,7 @@ from benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, Re
 RETRIED = (429, 503)  # overloaded, not ready: the service asks for another try
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
+LEAST_WAIT_S = 1.0  # for an answer, however little time is left
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,17 @@ class SearchClient:
 
     A search that is turned away with 429 or 503, or whose connection breaks, is tried again after what
     `Retry-After` says (at most 30 s), or after a pause that doubles, up to `max_attempts` tries. How many searches
-    are under way at once is the caller's choice; `concurrency` only says how many connections are kept.
+    are under way at once is the caller's choice; `concurrency` only says how many connections are kept. An answer that
+    is not there whole after `timeout_s` is none, be it that nothing comes or little by little.
     """
 
     def __init__(self, url: str, timeout_s: float = 60.0, concurrency: int = 8, max_attempts: int = 8) -> None:
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         try:
-            self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_s, limits=limits, trust_env=False)
+            self._http = httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False)
         except (httpx.InvalidURL, ValueError) as error:
             raise EndpointUnreachableError(f"'{url}' is no URL: {error}") from error
 
@@ -97,12 +100,13 @@ class SearchClient:
         while True:
             failure: EndpointUnreachableError | EndpointNotReadyError
             try:
-                response = await self._http.get("/readyz")
+                wait_s = max(min(self._timeout_s, deadline - time.monotonic()), LEAST_WAIT_S)
+                response = await self._answer("GET", "/readyz", wait_s)
                 if response.status_code == 200:
                     return
                 reason = f"{response.status_code} {_message(response)}"
                 failure = EndpointNotReadyError(f"{self.url}/readyz was not ready in {timeout_s:g} s: {reason}")
-            except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            except httpx.RequestError as error:
                 failure = EndpointUnreachableError(f"nothing answers at {self.url}: {_reason(error)}")
             if time.monotonic() >= deadline:
                 raise failure
@@ -116,8 +120,8 @@ class SearchClient:
             RequestFailedError: an answer that is no information about a service.
         """
         try:
-            response = await self._http.get("/info")
-        except httpx.TransportError as error:
+            response = await self._answer("GET", "/info", self._timeout_s)
+        except httpx.RequestError as error:
             raise EndpointUnreachableError(f"GET {self.url}/info: {_reason(error)}") from error
         if response.status_code != 200:
             raise RequestFailedError(f"GET {self.url}/info: {response.status_code} {_message(response)}")
@@ -141,8 +145,8 @@ class SearchClient:
             is_last = attempt + 1 == self._max_attempts
             start = time.perf_counter()
             try:
-                response = await self._http.post("/search", json=body)
-            except httpx.TransportError as error:
+                response = await self._answer("POST", "/search", self._timeout_s, body)
+            except httpx.RequestError as error:
                 if is_last:
                     raise EndpointUnreachableError(f"query {name}: no answer: {_reason(error)}") from error
                 await asyncio.sleep(_pause_s(None, attempt))
@@ -155,6 +159,20 @@ class SearchClient:
                 raise RequestFailedError(f"query {name}: {response.status_code} {_message(response)}{tries}")
             await asyncio.sleep(_pause_s(response.headers.get("Retry-After"), attempt))
         raise AssertionError("the last try returns or raises")
+
+    async def _answer(
+        self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None
+    ) -> httpx.Response:
+        """The whole answer; the time limits of httpx are for each part of it.
+
+        Raises:
+            httpx.RequestError: there is none in `timeout_s`, or it is no answer.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._http.request(method, path, json=body)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"no whole answer in {timeout_s:g} s") from error
 
 
 def _pause_s(retry_after: str | None, attempt: int) -> float:

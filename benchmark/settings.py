@@ -52,7 +52,7 @@ class QualitySettings(ProgramSettings):
     exclude_reference: bool = Field(
         False, description="never return the query's own image (as CIRR does; M-BEIR does not)"
     )
-    timeout_s: float = Field(60.0, gt=0, le=3600, description="longest wait for one answer")
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="longest wait for one whole answer")
     ready_timeout_s: float = Field(60.0, ge=0, le=3600, description="longest wait until the service is ready")
     max_attempts: int = Field(8, ge=1, le=100, description="tries per query while the service is overloaded")
 

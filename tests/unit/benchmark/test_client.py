@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -41,6 +41,58 @@ def closed_port() -> Iterator[str]:
     with socket.socket() as held:  # bound and not listening: connections are refused, nobody else gets the port
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def answering(beginning: bytes, part: bytes) -> AsyncIterator[str]:
+    """The address of a server that answers with a beginning, and then a part of the rest each 20 ms, without an end."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            writer.write(beginning)
+            while not reader.at_eof():
+                writer.write(part)
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(2**16), 0.02)
+        await writer.wait_closed()
+        answers.release()
+
+    answers = asyncio.Semaphore(0)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await answers.acquire()  # of the last request at least, so that its connection is closed
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "part"),
+    [(HEAD + b"content-length: 99999999\r\n\r\n", b" "), (HEAD, b"x-more: 1\r\n"), (b"", b"")],
+    ids=["body", "headers", "silence"],
+)
+def test_an_answer_that_never_ends_is_none(beginning: bytes, part: bytes) -> None:
+    async def ask() -> None:
+        async with answering(beginning, part) as url, SearchClient(url, timeout_s=0.2, max_attempts=2) as client:
+            with pytest.raises(EndpointUnreachableError, match=r"nothing answers at .*: no whole answer in 1 s"):
+                await client.wait_until_ready(0.0)
+            with pytest.raises(EndpointUnreachableError, match=r"GET .*/info: no whole answer in 0\.2 s"):
+                await client.info()
+            with pytest.raises(EndpointUnreachableError, match=r"query q1: no answer: no whole answer in 0\.2 s"):
+                await client.search("q1", {"text": "A dog.", "k": 10})
+
+    asyncio.run(asyncio.wait_for(ask(), 20.0))
+
+
+def test_an_answer_that_cannot_be_unpacked_is_none() -> None:
+    async def ask() -> None:
+        garbled = HEAD + b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone"
+        async with answering(garbled, b"") as url, SearchClient(url) as client:
+            with pytest.raises(EndpointUnreachableError):
+                await client.info()
+
+    asyncio.run(asyncio.wait_for(ask(), 20.0))
 
 
 def test_an_answer_carries_hits_timings_and_versions() -> None:
