@@ -21,6 +21,7 @@ class Site(ThreadingHTTPServer):
         breaks_after: After how many bytes they do.
         fails_between: No byte between these two places of a page is served: answers break there.
         moved: Path to where a page is that is asked for as a whole; parts are served where it was.
+        trickles: Whether a page comes byte by byte, one each 20 ms.
         cookie: What each page sets.
         cookies: Those that came with each request.
         changed: What is served in the place of a page, path to body, once an answer broke.
@@ -38,10 +39,12 @@ class Site(ThreadingHTTPServer):
         self.breaks_after = 0
         self.fails_between: tuple[int, int] | None = None
         self.moved: dict[str, str] = {}
+        self.trickles = False
         self.cookie: str | None = None
         self.cookies: list[str | None] = []
         self.changed: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.is_closing = threading.Event()
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, *_: object) -> None:
@@ -113,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             if (span := self.server.fails_between) and start < span[1] and start + len(body) > span[0]:
                 whole = whole[: max(span[0] - start, 0)]
                 self.close_connection = True
-            self.wfile.write(body[: len(body) // 2] if cut else whole)
+            for part in map(bytes, zip(whole)) if self.server.trickles else [body[: len(body) // 2] if cut else whole]:
+                self.wfile.write(part)
+                self.server.is_closing.wait(0.02 * self.server.trickles)
 
 
 @contextmanager
@@ -125,5 +130,6 @@ def serve() -> Iterator[Site]:
         try:
             yield server
         finally:
+            server.is_closing.set()
             server.shutdown()
             thread.join()

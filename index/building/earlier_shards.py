@@ -19,7 +19,7 @@ from index.building.shards import (
 from index.embedded.records import Record
 from index.errors import InvalidShardError, OutputExistsError, RemovalRefusedError, UnreadableShardError
 from index.settings import EmbedSettings
-from index.sources.files import exists, file_system
+from index.sources.files import exists
 from index.sources.locations import without_secrets
 
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
@@ -51,7 +51,6 @@ def shards_in(output: str) -> dict[str, Mapping[str, Any]]:
         OSError: the folder cannot be listed.
         UnreadableShardError: a shard cannot be read now.
     """
-    file_system(output)[0].invalidate_cache()
     names = [*_names_in(output, "keys-*.parquet"), *_names_in(output, _KEPT_PATTERN)]
     return {name: _facts(location_of(output, name)) for name in names}
 

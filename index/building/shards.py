@@ -37,8 +37,9 @@ from index.readers.shard_sums import (
     row_sum,
 )
 from index.settings import VectorType
-from index.sources.files import file_system, open_file
+from index.sources.files import exists, file_system, is_folder, open_file
 from index.sources.locations import is_remote, normal_location, without_secrets
+from index.sources.time_limits import LISTING_S, in_time
 
 BATCH_SIZE = 1024
 PART_NAME = ".part"  # in a folder that is being exported to, until all is in its place
@@ -176,8 +177,13 @@ def shards_named(location: str, names: str) -> list[str]:
     Raises:
         OSError: the folder cannot be listed.
     """
-    files, folder = file_system(location)
-    return sorted(files.glob(f"{glob.escape(folder.rstrip('/'))}/{names}"))
+
+    def listed() -> list[str]:
+        files, folder = file_system(location)
+        files.invalidate_cache()  # another thread or process may have written there
+        return sorted(files.glob(f"{glob.escape(folder.rstrip('/'))}/{names}"))
+
+    return in_time(listed, LISTING_S)
 
 
 class _WatchedFile:
@@ -231,13 +237,13 @@ def _replacing(location: str) -> Iterator[BinaryIO]:
 
 
 def _find(name: str) -> list[str]:
-    files, path = file_system(name)
-    if not files.isdir(path):
+    if not is_folder(name):
         return [name]
-    if files.exists(f"{path.rstrip('/')}/{PART_NAME}"):
+    if exists(f"{name.rstrip('/')}/{PART_NAME}"):
         raise InvalidShardError(
             f"an export into {without_secrets(name)} has not ended; if it was stopped, export again, to an empty folder"
         )
+    files, _ = file_system(name)
     return [files.unstrip_protocol(found) for found in shards_named(name, "*.parquet")]
 
 

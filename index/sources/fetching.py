@@ -1,9 +1,8 @@
-"""Files fetched from other machines in a time that is told beforehand, after which the fetch has really ended.
+"""Files fetched from other machines in a time that is told beforehand.
 
-That is so over HTTP and with what fsspec does asynchronously; its other backends, such as SFTP, know no time but their
-own.
-
-Everything counts: names looked up, connections, redirects, headers, and a body that trickles in.
+Over HTTP, and with what fsspec does asynchronously, the fetch has then really ended; a backend that is not
+asynchronous, such as SFTP's, is left to wait alone. Everything counts: names looked up, connections, redirects,
+headers, and a body that trickles in.
 """
 
 import functools
@@ -15,6 +14,7 @@ import httpx
 from index.sources.files import file_system
 from index.sources.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies
 from index.sources.locations import hide_secrets, scheme_of
+from index.sources.time_limits import in_time
 
 
 def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: tuple[int, int] | None = None) -> bytes:
@@ -24,7 +24,7 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
         location: The file.
         check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
         max_bytes: Most bytes that are read.
-        timeout_s: Longest time that all of it may take; a backend of fsspec that is not asynchronous takes its own.
+        timeout_s: Longest time that all of it may take.
         span: First byte and number of bytes of the part.
 
     Raises:
@@ -90,19 +90,19 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _fetch_elsewhere(location: str, max_bytes: int, span: tuple[int, int] | None, timeout_s: float) -> bytes:
-    """Reads what fsspec knows; backends that are not asynchronous know no time but their own."""
+    """Reads what fsspec knows."""
     from fsspec.asyn import AsyncFileSystem, sync
 
-    files, path = file_system(location)
-    start, end = (0, max_bytes + 1) if span is None else (span[0], sum(span))
-    found: Any
-    if isinstance(files, AsyncFileSystem):
-        found = sync(files.loop, files._cat_file, path, start=start, end=end, timeout=timeout_s)
-    else:
+    def fetched() -> Any:
+        files, path = file_system(location)
+        start, end = (0, max_bytes + 1) if span is None else (span[0], sum(span))
+        if isinstance(files, AsyncFileSystem):
+            return sync(files.loop, files._cat_file, path, start=start, end=end, timeout=timeout_s)
         with files.open(path, "rb") as file:
             file.seek(start)
-            found = file.read(end - start)
-    return bytes(found)
+            return file.read(end - start)
+
+    return bytes(in_time(fetched, timeout_s))
 
 
 @functools.cache

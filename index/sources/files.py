@@ -1,22 +1,25 @@
 """Files by location, wherever they are: on this machine, over HTTP, or at any address that fsspec knows.
 
-Every failure is an `OSError` whose `reason_of` names no user, password or query of a URL.
+Every failure is an `OSError` whose `reason_of` names no user, password or query of a URL. What is read from another
+machine is waited for no longer than a limit, see `index.sources.time_limits`.
 """
 
 import glob
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from index.sources.http_files import Check, FileState, UrlRefusedError, http_state, open_http, read_http
 from index.sources.locations import hide_secrets, scheme_of
+from index.sources.time_limits import LIMIT_S, LISTING_S, LateError, in_time
 from index.sources.tried_files import open_tried
 
 # What the backends of fsspec call the things that tell one version of a file from the next, the surest first.
@@ -57,8 +60,12 @@ def file_system(location: str) -> tuple[Any, str]:
         return files, path
 
 
-def open_file(location: str) -> BinaryIO:
+def open_file(location: str, limit_s: float = LIMIT_S) -> BinaryIO:
     """Opens a file for reading, buffered; one over HTTP can be sought in where its server tells the size.
+
+    Args:
+        location: The file.
+        limit_s: Longest time that each part of it may take to come from another machine.
 
     Raises:
         OSError: it cannot be opened.
@@ -68,17 +75,17 @@ def open_file(location: str) -> BinaryIO:
             _refuse_pipe(location)
             return open(location, "rb")
         if _is_http(location):
-            return open_http(location)
-        files, path = file_system(location)
-        return open_tried(files, path, location, _state_of)
+            return open_http(location, limit_s)
+        return open_tried(lambda: file_system(location), location, _state_of, limit_s)
 
 
-def file_state(location: str, check: Check | None = None) -> FileState:
+def file_state(location: str, check: Check | None = None, limit_s: float = LIMIT_S) -> FileState:
     """What tells cheaply whether a file is still the one that was read.
 
     Args:
         location: The file.
         check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
+        limit_s: Longest time that a look at it may take.
 
     Raises:
         UrlRefusedError: `check` refused.
@@ -88,24 +95,29 @@ def file_state(location: str, check: Check | None = None) -> FileState:
         if not scheme_of(location):
             return _local_state(location)
         if _is_http(location):
-            return http_state(location, check)
-        files, path = file_system(location)
-        info = files.info(path)
+            return http_state(location, check, limit_s)
+        info = in_time(lambda: _ask(location, "info"), limit_s)
         if info.get("type") == "directory":
             raise OSError("it is no file")
         return _state_of(info)
 
 
-def read_file(location: str, start: int = 0, size_bytes: int | None = None, max_bytes: int | None = None) -> bytes:
-    """Reads a file, or `size_bytes` of it from byte `start`.
+def read_file(
+    location: str,
+    start: int = 0,
+    size_bytes: int | None = None,
+    max_bytes: int | None = None,
+    limit_s: float = LIMIT_S,
+) -> bytes:
+    """Reads a file, or `size_bytes` of it from byte `start`, in no more than `limit_s` a part.
 
     Raises:
         OSError: it cannot be read whole, or is longer than `max_bytes`.
     """
     with _plain_errors(location):
         if _is_http(location):
-            return read_http(location, start, size_bytes, max_bytes)
-        with open_file(location) as file:
+            return read_http(location, start, size_bytes, max_bytes, limit_s)
+        with open_file(location, limit_s) as file:
             file.seek(start)
             if size_bytes is None:
                 data = file.read(-1 if max_bytes is None else max_bytes + 1)
@@ -129,8 +141,7 @@ def is_folder(location: str) -> bool:
     if _is_http(location):
         return False
     with _plain_errors(location):
-        files, path = file_system(location)
-        return bool(files.isdir(path))
+        return bool(in_time(lambda: _ask(location, "isdir")))
 
 
 def exists(location: str) -> bool:
@@ -158,8 +169,8 @@ def matches(pattern: str) -> list[str]:
     if _is_http(pattern):
         return []
     with _plain_errors(pattern):
-        files, path = file_system(pattern)
-        found = files.glob(path, detail=True)
+        files, _ = file_system(pattern)
+        found = in_time(lambda: _ask(pattern, "glob", detail=True), LISTING_S)
         return [files.unstrip_protocol(name) for name in sorted(found) if found[name]["type"] == "file"]
 
 
@@ -194,20 +205,33 @@ def _remote_below(folder: str, on_error: Callable[[OSError], None]) -> Iterator[
     with _plain_errors(folder):
         files, path = file_system(folder)
         root = path.rstrip("/")
-        found = _walked(files, root, tell) if _walks(files) else files.find(root, detail=True).values()
-        for info in found:
+        for info in _walked(folder, root, tell) if _walks(files) else _found(folder, root):
             if info["type"] == "file":
                 name = info["name"]
                 yield FoundFile(name.removeprefix(root).lstrip("/"), files.unstrip_protocol(name), _state_of(info))
 
 
-def _walked(files: Any, root: str, tell: Callable[[Exception], None]) -> Iterator[dict[str, Any]]:
+def _ask(location: str, what: str, **options: Any) -> Any:
+    """Asks the file system that fsspec keeps for this thread."""
+    files, path = file_system(location)
+    return getattr(files, what)(path, **options)
+
+
+def _found(location: str, root: str) -> Iterable[dict[str, Any]]:
+    """All that is below a folder, which the file system finds in its own way."""
+    listing = in_time(lambda: file_system(location)[0].find(root, detail=True), LISTING_S)
+    return cast(Iterable[dict[str, Any]], listing.values())
+
+
+def _walked(location: str, root: str, tell: Callable[[Exception], None]) -> Iterator[dict[str, Any]]:
     """All that is below a folder; fsspec's own way passes without a word over folders that cannot be listed."""
     pending = [root]
     while pending:
         folder = pending.pop()
         try:
-            listing = files.ls(folder, detail=True)
+            listing = in_time(partial(_listed, location, folder))
+        except LateError:  # the next folder's answer would be as late
+            raise
         except Exception as error:  # each backend raises the errors of its own library
             tell(error)
             continue
@@ -215,6 +239,10 @@ def _walked(files: Any, root: str, tell: Callable[[Exception], None]) -> Iterato
             info["name"] for info in listing if info["type"] == "directory" and info["name"].rstrip("/") != folder
         ]
         yield from listing
+
+
+def _listed(location: str, folder: str) -> list[dict[str, Any]]:
+    return list(file_system(location)[0].ls(folder, detail=True))
 
 
 def _walks(files: Any) -> bool:

@@ -1,8 +1,9 @@
 """Files over HTTP: their state, their bytes or a part of them, and a reader that asks again only after a jump.
 
-Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed. What fails for a
-passing reason (a lost connection, 429, 5xx) is tried again twice; a file that is read in order goes on where it broke
-off, unless it has changed.
+Nothing is kept on disk. A redirect is followed; a server that is silent for a minute has failed, and so has one that
+takes longer than a limit for an answer to begin, or for each of its chunks. What fails for a passing reason (a lost
+connection, 429, 5xx) is tried again twice; a file that is read in order goes on where it broke off, unless it has
+changed.
 """
 
 import atexit
@@ -16,6 +17,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import BinaryIO, TypeVar
 
 import httpx
+
+from index.sources.time_limits import LIMIT_S, LateError, in_time
 
 SILENCE_S = 60.0
 PAUSES_S = (0.2, 1.0)  # before another try
@@ -53,21 +56,22 @@ class FileState:
     has_ranges: bool = True
 
 
-def http_state(url: str, check: Check | None = None) -> FileState:
+def http_state(url: str, check: Check | None = None, limit_s: float = LIMIT_S) -> FileState:
     """Asks for one byte of a file, and so learns all that the server tells of it, also where `HEAD` is forbidden.
 
     Args:
         url: The file.
         check: Raises `UrlRefusedError` for a URL that may not be asked; called with each that a redirect names.
+        limit_s: Longest time that a try may take.
 
     Raises:
         UrlRefusedError: `check` refused.
         OSError: there is no such file, or no answer.
     """
-    return tried(lambda: _state(url) if check is None else _checked_state(url, check))
+    return tried(lambda: _on_time(lambda: _state(url) if check is None else _checked_state(url, check), limit_s))
 
 
-def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
+def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | None, limit_s: float = LIMIT_S) -> bytes:
     """Reads a file, or a part of it.
 
     Args:
@@ -75,28 +79,34 @@ def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | Non
         start: Where the part begins.
         size_bytes: How long it is; to the end when absent.
         max_bytes: The most that is read; a file that is longer is refused.
+        limit_s: Longest time that a try may take.
 
     Raises:
         OSError: it cannot be read whole, is longer than `max_bytes`, or the server serves no parts of files.
     """
-    return tried(lambda: _read(url, start, size_bytes, max_bytes))
+    return tried(lambda: _on_time(lambda: _read(url, start, size_bytes, max_bytes, limit_s), limit_s))
 
 
-def open_http(url: str) -> BinaryIO:
+def open_http(url: str, limit_s: float = LIMIT_S) -> BinaryIO:
     """Opens a file for reading; in order it takes one request, and it can be read again elsewhere after `seek`.
+
+    Args:
+        url: The file.
+        limit_s: Longest time that an answer may take to begin, and each of its chunks to come.
 
     Raises:
         OSError: there is no such file, or no answer.
     """
-    return io.BufferedReader(_HttpFile(url, http_state(url)), BUFFER_BYTES)
+    return io.BufferedReader(_HttpFile(url, http_state(url, limit_s=limit_s), limit_s), BUFFER_BYTES)
 
 
 class _HttpFile(io.RawIOBase):
     """A file whose answer is read on as long as the reading goes on where it was, and asked for again if it breaks."""
 
-    def __init__(self, url: str, state: FileState) -> None:
+    def __init__(self, url: str, state: FileState, limit_s: float) -> None:
         self._url = url
         self._state = state
+        self._limit_s = limit_s
         self._size = state.size_bytes
         self._num_breaks = 0
         self._is_broken = False  # whether the last answer did not last
@@ -151,7 +161,9 @@ class _HttpFile(io.RawIOBase):
         self._drop()
         is_read_over = self._is_broken and not self._state.has_ranges
         self._come = 0 if is_read_over else self._position
-        self._answer = _answer(self._url, self._come, self._state)
+        answer = _answer(self._url, self._come, self._state, self._limit_s)
+        _on_time(lambda: next(answer), self._limit_s)
+        self._answer = answer
         self._is_broken = False
 
     def _drop(self) -> None:
@@ -211,11 +223,11 @@ def _require_same(told: FileState, expected: FileState) -> None:
         raise OSError("it changed while it was read")
 
 
-def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None) -> bytes:
+def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None, limit_s: float) -> bytes:
     span = None if size_bytes is None else f"bytes={start}-{start + size_bytes - 1}"
     parts, num_bytes = [], 0
     with _get(url, span, part_only=span is not None) as response:
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in _chunks(response, limit_s):
             parts.append(chunk)
             num_bytes += len(chunk)
             if max_bytes is not None and num_bytes > max_bytes:
@@ -235,11 +247,34 @@ def tried(call: Callable[[], T]) -> T:
     return call()
 
 
-def _answer(url: str, start: int, state: FileState) -> Generator[bytes, None, None]:
+def _on_time(call: Callable[[], T], limit_s: float) -> T:
+    try:
+        return in_time(call, limit_s)
+    except LateError as error:
+        raise PassingError(str(error)) from error
+
+
+def _answer(url: str, start: int, state: FileState, limit_s: float) -> Generator[bytes, None, None]:
+    """The body of an answer; nothing first, once it has begun."""
     span = f"bytes={start}-" if start else None
     with _get(url, span, part_only=start > 0) as response:
         _require_same(_state_of(response), state)
-        yield from response.iter_raw(CHUNK_BYTES)
+        yield b""
+        yield from _chunks(response, limit_s)
+
+
+def _chunks(response: httpx.Response, limit_s: float) -> Iterator[bytes]:
+    """A body in chunks of one size; one that trickles in for longer than the limit is not waited for."""
+    chunk, begun = bytearray(), time.monotonic()
+    for part in response.iter_raw():
+        chunk += part
+        if time.monotonic() - begun > limit_s:
+            raise PassingError(f"{len(chunk)} bytes in {limit_s:.3g} s are too few")
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk, begun = bytearray(), time.monotonic()
+    if chunk:
+        yield bytes(chunk)
 
 
 def no_cookies() -> CookieJar:

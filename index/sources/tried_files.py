@@ -7,8 +7,10 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from index.sources.http_files import BUFFER_BYTES, FileState, PassingError, tried
 from index.sources.locations import hide_secrets
+from index.sources.time_limits import in_time
 
 T = TypeVar("T")
+Find = Callable[[], tuple[Any, str]]
 StateOf = Callable[[dict[str, Any]], FileState]
 
 
@@ -19,27 +21,27 @@ class _ChangedError(OSError):
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, _ChangedError)
 
 
-def open_tried(files: Any, path: str, location: str, state_of: StateOf) -> BinaryIO:
+def open_tried(find: Find, location: str, state_of: StateOf, limit_s: float) -> BinaryIO:
     """Opens a file for reading; what fails and may pass is tried again twice.
 
     Args:
-        files: The file system.
-        path: The file's path there.
-        location: Its location, whose secrets no message shows.
+        find: Gives the file system, as fsspec keeps it for the thread that asks, and the file's path there.
+        location: The file's location, whose secrets no message shows.
         state_of: What the file system's description of a file tells of its version.
+        limit_s: Longest time that opening it, or reading a part of it, may take.
 
     Raises:
         OSError: it cannot be opened.
         ImportError: a library is not installed.
     """
-    return io.BufferedReader(_TriedFile(files, path, location, state_of), BUFFER_BYTES)
+    return io.BufferedReader(_TriedFile(find, location, state_of, limit_s), BUFFER_BYTES)
 
 
 class _TriedFile(io.RawIOBase):
-    def __init__(self, files: Any, path: str, location: str, state_of: StateOf) -> None:
-        self._files, self._path, self._location, self._state_of = files, path, location, state_of
+    def __init__(self, find: Find, location: str, state_of: StateOf, limit_s: float) -> None:
+        self._find, self._location, self._state_of, self._limit_s = find, location, state_of, limit_s
+        self._opened: tuple[BinaryIO, FileState] | None = None
         self._state: FileState | None = None
-        self._file: BinaryIO | None = None
         self._position = 0
         self._tried(lambda file: None)
 
@@ -60,46 +62,58 @@ class _TriedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        data = self._tried(lambda file: self._read(file, len(buffer)))
+        start, num_bytes = self._position, len(buffer)
+        data = self._tried(lambda file: _read(file, start, num_bytes))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            with suppress(Exception):  # all was read that was wanted
+                in_time(opened[0].close, self._limit_s)
         super().close()
-
-    def _read(self, file: BinaryIO, num_bytes: int) -> bytes:
-        file.seek(self._position)
-        return file.read(num_bytes)
 
     def _tried(self, use: Callable[[BinaryIO], T]) -> T:
         def call() -> T:
+            opened, self._opened = self._opened, None  # a late call keeps the file to itself
             try:
-                return use(self._opened())
+                self._opened, result = in_time(lambda: self._use(opened, self._state, use), self._limit_s)
             except _LASTING:
                 raise
             except Exception as error:  # each backend raises the errors of its own library
-                self._drop()
                 raise PassingError(hide_secrets(str(error), self._location) or type(error).__name__) from error
+            self._state = self._opened[1]
+            return result
 
         return tried(call)
 
-    def _drop(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
+    def _use(
+        self, opened: tuple[BinaryIO, FileState] | None, known: FileState | None, use: Callable[[BinaryIO], T]
+    ) -> tuple[tuple[BinaryIO, FileState], T]:
+        """Uses the file that is open, or opens it; one that fails is closed."""
+        file, state = opened or self._open(known)
+        try:
+            return (file, state), use(file)
+        except BaseException:
             with suppress(Exception):  # it has failed already
                 file.close()
+            raise
 
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            if self._state is not None:
-                self._files.invalidate_cache()
-            file = cast(BinaryIO, self._files.open(self._path, "rb"))
-            state = self._state_of(getattr(file, "details", None) or self._files.info(self._path))
-            if self._state not in (None, state):
-                file.close()
-                raise _ChangedError("it changed while it was read")
-            self._file, self._state = file, state
-        return self._file
+    def _open(self, known: FileState | None) -> tuple[BinaryIO, FileState]:
+        """Opens the file, if it is the one that was open before."""
+        files, path = self._find()
+        if known is not None:
+            files.invalidate_cache()
+        file = cast(BinaryIO, files.open(path, "rb"))
+        state = self._state_of(getattr(file, "details", None) or files.info(path))
+        if known not in (None, state):
+            file.close()
+            raise _ChangedError("it changed while it was read")
+        return file, state
+
+
+def _read(file: BinaryIO, start: int, num_bytes: int) -> bytes:
+    file.seek(start)
+    return file.read(num_bytes)
