@@ -7,13 +7,15 @@ all else, so it loads next to nothing itself.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import update_wrapper
 from types import CodeType, FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells have it
+GRACE_S = 1.5
 _LOADER = "<frozen importlib._bootstrap>"  # where frames of an import statement are
 
 
@@ -21,9 +23,10 @@ def quiet_when_interrupted(prog: str) -> Callable[[Callable[[list[str] | None], 
     """Makes a program's `main` one that Ctrl-C ends with one line instead of a traceback.
 
     `main` loads what it needs when it is called, not at the top of its module. While it runs, the signal is raised as
-    `KeyboardInterrupt`, so that work is put in order. It ends the process at once where that would not do: while a
-    module is loaded (torch and others swallow the exception there at times, and go on), and when `main` has returned.
-    A signal that is ignored stays so, as shells have it for jobs in the background.
+    `KeyboardInterrupt`, so that work is put in order; what takes longer than `GRACE_S`, such as a thread that waits for
+    another machine, is not waited for. The signal ends the process at once while a module is loaded (torch and others
+    swallow the exception there at times, and go on), and when `main` has returned. A signal that is ignored stays so,
+    as shells have it for jobs in the background.
 
     Args:
         prog: Program name, as a person types it.
@@ -32,28 +35,68 @@ def quiet_when_interrupted(prog: str) -> Callable[[Callable[[list[str] | None], 
         What makes `main(argv)` such a function, whose `argv` may be left out. Given one, it is a part of somebody
         else's process, and leaves the signal alone.
     """
+    return lambda main: _Program(prog, main)
 
-    def decorate(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            running = _running(frame)
-            if main.__code__ not in running or any(code.co_filename == _LOADER for code in running):
-                _end(prog)
+
+class _Program:
+    """A program's `main`, and what the signal does while it runs and after."""
+
+    def __init__(self, prog: str, main: Callable[[list[str] | None], int]) -> None:
+        update_wrapper(self, main)
+        self._prog = prog
+        self._main = main
+        self._is_interrupted = False
+        self._is_told = False
+
+    def __call__(self, argv: list[str] | None = None) -> int:
+        if argv is not None:
+            return self._main(argv)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            return self._main(None)
+        except BaseException as error:  # what becomes of an interrupt on its way here is not always one
+            if not self._is_interrupted and not isinstance(error, KeyboardInterrupt):
+                raise
+            self._tell()
+            return EXIT_INTERRUPTED
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        running = _running(frame)
+        if self._main.__code__ not in running or any(code.co_filename == _LOADER for code in running):
+            self._end()
+        self._is_interrupted = True
+        last_moment = threading.Timer(GRACE_S, self._end)
+        last_moment.daemon = True
+        last_moment.start()
+        if not _cancel_tasks():
             raise KeyboardInterrupt
 
-        @wraps(main)
-        def command(argv: list[str] | None = None) -> int:
-            if argv is not None:
-                return main(argv)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, interrupt)
-            try:
-                return main(None)
-            except KeyboardInterrupt:
-                _end(prog)
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            with suppress(OSError):
+                os.write(2, f"{self._prog}: error: interrupted\n".encode())
 
-        return command
+    def _end(self) -> NoReturn:
+        """Ends the process, of which nothing more is waited for."""
+        with suppress(Exception):  # closed, or in the midst of another write
+            sys.stdout.flush()
+        self._tell()
+        os._exit(EXIT_INTERRUPTED)
 
-    return decorate
+
+def _cancel_tasks() -> bool:
+    """Cancels the tasks of asyncio that run here, if any: raised within one, an interrupt would be logged as lost."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+    return True
 
 
 def _running(frame: FrameType | None) -> list[CodeType]:
@@ -63,12 +106,3 @@ def _running(frame: FrameType | None) -> list[CodeType]:
         running.append(frame.f_code)
         frame = frame.f_back
     return running
-
-
-def _end(prog: str) -> NoReturn:
-    """Ends the process, in which nothing is left to be put in order."""
-    with suppress(Exception):  # closed, or in the midst of another write
-        sys.stdout.flush()
-    with suppress(OSError):
-        os.write(2, f"{prog}: error: interrupted\n".encode())
-    os._exit(EXIT_INTERRUPTED)

@@ -187,8 +187,6 @@ def run_program(
         return fail(full_name, str(error), EXIT_USAGE)
     except environment_errors as error:
         return fail(full_name, _said_of(error), EXIT_ENVIRONMENT)
-    except KeyboardInterrupt:
-        return fail(full_name, "interrupted", 130)
 
 
 def plain_console(stderr: bool = False) -> Console:

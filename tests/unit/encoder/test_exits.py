@@ -35,6 +35,50 @@ def main(argv):
 sys.exit(main())
 """
 
+WAITS = """
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from encoder.exits import quiet_when_interrupted
+
+@quiet_when_interrupted("fleet")
+def main(argv):
+    with ThreadPoolExecutor() as pool:
+        pool.submit(time.sleep, 600)
+        signal.raise_signal(signal.SIGINT)
+    return 0
+
+sys.exit(main())
+"""
+
+ASKS = """
+import asyncio
+import signal
+import sys
+from encoder.exits import quiet_when_interrupted
+
+async def ask(number):
+    if number == 1:
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGINT)
+    await asyncio.sleep(600)
+
+async def ask_all():
+    asking = [asyncio.create_task(ask(number)) for number in range(3)]
+    try:
+        await asyncio.wait(asking)
+    finally:
+        print("put in order")
+
+@quiet_when_interrupted("fleet")
+def main(argv):
+    asyncio.run(ask_all())
+    return 0
+
+sys.exit(main())
+"""
+
 ENDS = """
 import atexit
 import signal
@@ -79,6 +123,16 @@ def test_an_interrupt_while_modules_load_ends_the_command(prog: str, start: str,
 def test_an_interrupt_lets_work_be_put_in_order() -> None:
     done = ended([sys.executable, "-c", WORKS])
     assert (done.returncode, done.stdout, done.stderr) == (130, "put in order\n", "fleet: error: interrupted\n")
+
+
+def test_an_interrupt_cancels_tasks() -> None:
+    done = ended([sys.executable, "-c", ASKS])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "put in order\n", "fleet: error: interrupted\n")
+
+
+def test_an_interrupt_does_not_wait_for_a_thread() -> None:
+    done = ended([sys.executable, "-c", WAITS])
+    assert (done.returncode, done.stderr) == (130, "fleet: error: interrupted\n")
 
 
 def test_an_interrupt_after_the_work_ends_as_quietly() -> None:

@@ -256,11 +256,6 @@ def test_wrong_settings_become_one_line_and_code_2(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_interrupt_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(KeyboardInterrupt, []) == 130
-    assert capsys.readouterr().err == "fleet: error: interrupted\n"
-
-
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run(ZeroDivisionError, [])
