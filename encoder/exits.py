@@ -4,6 +4,7 @@
 all else, so it loads next to nothing itself.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ class _Program:
             return self._main(argv)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._interrupt)
+            atexit.register(self._leave_out_the_rest)  # the first to be registered is the last to be called
         try:
             return self._main(None)
         except BaseException as error:  # what becomes of an interrupt on its way here is not always one
@@ -71,6 +73,11 @@ class _Program:
         last_moment.start()
         if not _cancel_tasks():
             raise KeyboardInterrupt
+
+    def _leave_out_the_rest(self) -> None:
+        """Takes no modules down after an interrupt: some wait for processes then, and our timer no longer runs."""
+        if self._is_interrupted:
+            self._end()
 
     def _tell(self) -> None:
         if not self._is_told:

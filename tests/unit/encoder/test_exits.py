@@ -42,8 +42,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from encoder.exits import quiet_when_interrupted
 
+class Slow:
+    def __del__(self):
+        time.sleep(600)
+
 @quiet_when_interrupted("fleet")
 def main(argv):
+    if waits_at == "the end":
+        sys.slow = Slow()
+        signal.raise_signal(signal.SIGINT)
     with ThreadPoolExecutor() as pool:
         pool.submit(time.sleep, 600)
         signal.raise_signal(signal.SIGINT)
@@ -130,8 +137,9 @@ def test_an_interrupt_cancels_tasks() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "put in order\n", "fleet: error: interrupted\n")
 
 
-def test_an_interrupt_does_not_wait_for_a_thread() -> None:
-    done = ended([sys.executable, "-c", WAITS])
+@pytest.mark.parametrize("waits_at", ["work", "the end"])
+def test_an_interrupt_does_not_wait_for_long(waits_at: str) -> None:
+    done = ended([sys.executable, "-c", f"waits_at = {waits_at!r}{WAITS}"])
     assert (done.returncode, done.stderr) == (130, "fleet: error: interrupted\n")
 
 
