@@ -20,8 +20,7 @@ DELETIONS = "CREATE TABLE IF NOT EXISTS deletions (key TEXT PRIMARY KEY, checksu
 
 
 def note_deleted(db: sqlite3.Connection, keys: Iterable[str]) -> None:
-    """Remembers deletions, in the transaction of the caller."""
-    db.execute(DELETIONS)
+    """Remembers deletions, in the transaction of the caller, in a store that has a table for them."""
     rows = ((key, deletion_checksum(key)) for key in keys)
     db.executemany("INSERT OR REPLACE INTO deletions VALUES (?, ?)", rows)
 

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from encoder.item import Modality
 from index.sources.images import ImageStamp
 
+_FACTS = json.JSONEncoder(default=repr)  # `json.dumps` would make one for each checksum
+
 
 def checksum_of(facts: Sequence[Any], data: bytes | None = None) -> int:
     """CRC-32 of facts and bytes; of what is of another type than it was, in a damaged store, another one."""
     data = data if isinstance(data, bytes) else repr(data).encode()
-    return zlib.crc32(data, zlib.crc32(json.dumps(facts, default=repr).encode()))
+    return zlib.crc32(data, zlib.crc32(_FACTS.encode(facts).encode()))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from index.embedded import retired
-from index.embedded.deletions import forget_deleted, has_deletions, note_deleted, read_deleted
+from index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from index.embedded.manifest import EncoderFacts
 from index.embedded.records import (
     Known,
@@ -134,7 +134,8 @@ class Store:
             How many of the keys to forget were there.
         """
         with self._transaction():
-            seq = self.seq
+            known = self.meta
+            seq = int(known["seq"])
             for record in records:
                 seq += 1
                 self._upsert(record, seq)
@@ -150,7 +151,7 @@ class Store:
                 if self._forget(key, seq + 1, "live"):
                     seq, num_forgotten = seq + 1, num_forgotten + 1
                     self.note_deleted([key])
-            self.note(seq=seq)
+            write_meta(self._db, {"seq": seq}, known)
         if not self._db.in_transaction:  # else the block of `transaction` has still to end
             self._log.keep_small()
         return num_forgotten
@@ -190,8 +191,10 @@ class Store:
     def note_deleted(self, keys: Iterable[str]) -> None:
         """Remembers that keys were deleted live, so that builds leave them deleted."""
         with self._transaction():
+            if not self._has_deletions:
+                self._db.execute(DELETIONS)
+                self._has_deletions = True
             note_deleted(self._db, keys)
-            self._has_deletions = True
 
     def forget_deleted(self, keys: Iterable[str]) -> None:
         """Forgets that keys were deleted live."""

@@ -40,13 +40,18 @@ def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
     return meta
 
 
-def write_meta(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+def write_meta(db: sqlite3.Connection, facts: dict[str, Any], known: dict[str, Any] | None = None) -> None:
     """Notes facts about a whole store, in the transaction of the caller.
+
+    Args:
+        db: The store's connection.
+        facts: The facts.
+        known: What was noted before, where that has been read in the same transaction.
 
     Raises:
         IndexCorruptError: what was noted before differs from its checksum.
     """
-    rows = {**facts, META_CHECKSUM: _meta_checksum({**read_meta(db), **facts})}
+    rows = {**facts, META_CHECKSUM: _meta_checksum({**(known or read_meta(db)), **facts})}
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
 
 
@@ -101,7 +106,8 @@ def require_room(path: Path) -> None:
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:
-    return checksum_of(sorted(meta.items(), key=repr))  # of a damaged store, names may be anything
+    by_name = sorted(meta.items(), key=lambda fact: repr(fact[0]))  # of a damaged store, names may be anything
+    return checksum_of(by_name)
 
 
 def _roll_back(path: Path) -> None:
