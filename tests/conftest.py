@@ -1,5 +1,7 @@
 """What tests of several packages share: a small real encoder, and no network but this machine's own."""
 
+import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,15 @@ if TYPE_CHECKING:
     from encoder.model import Encoder
 
 
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30  # several times of what the tests have on disk at once
 LONG = ("integration", "training", "congruence")  # folders of tests that start processes and train
+
+
+def pytest_configure() -> None:
+    """Puts the tests' folders into memory where it has room: indexes and runs wait for a disk at every change."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
