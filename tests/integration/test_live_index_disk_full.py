@@ -35,11 +35,10 @@ def check_after(index_dir: Path, expected: dict[str, int]) -> None:
     assert_clean(index_dir)
 
 
-@pytest.mark.parametrize("size_bytes", [0, 4096, 40_000, 100_000])
-def test_upsert_without_room_changes_nothing(index_dir: Path, size_bytes: int) -> None:
+def test_upsert_without_room_changes_nothing(index_dir: Path) -> None:
     with Process(index_dir, "write") as writer, Process(index_dir) as reader:
-        writer.limit(size_bytes)
-        for _ in range(2):
+        for size_bytes in (0, 0, 4096, 40_000, 40_000, 100_000):
+            writer.limit(size_bytes)
             with pytest.raises(
                 OSError, match=r"cannot read or write .*store\.sqlite: (disk I/O error|database or disk is full)"
             ):
@@ -74,16 +73,16 @@ def test_delete_without_room_changes_nothing(index_dir: Path) -> None:
     check_after(index_dir, {key: number for key, number in OLD.items() if key != "k0"})
 
 
-@pytest.mark.parametrize("size_bytes", [0, 100, 1000, 4000, 8000, 20_000])
-def test_compaction_without_room_leaves_the_version_and_the_changes(index_dir: Path, size_bytes: int) -> None:
+def test_compaction_without_room_leaves_the_version_and_the_changes(index_dir: Path) -> None:
     with Process(index_dir, "write") as writer, Process(index_dir) as reader:
         writer.ask("upsert", MANY)
-        writer.limit(size_bytes)
-        with pytest.raises(OSError, match="OSError: "):
-            writer.ask("compact")
-        assert writer.ask("version") == reader.ask("version") == "2"
-        assert not (index_dir / "folding").exists()
-        assert reader.ask("contents") == OLD | MANY
+        for size_bytes in (0, 100, 1000, 4000, 8000, 20_000):
+            writer.limit(size_bytes)
+            with pytest.raises(OSError, match="OSError: "):
+                writer.ask("compact")
+            assert writer.ask("version") == reader.ask("version") == "2"
+            assert not (index_dir / "folding").exists()
+            assert reader.ask("contents") == OLD | MANY
         writer.limit()
         assert writer.ask("compact") == reader.ask("version") == "3"
         assert reader.ask("contents") == OLD | MANY

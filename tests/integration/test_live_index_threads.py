@@ -20,7 +20,7 @@ from index.filtering.conditions import Range
 from index.key_index import NewKey, Scope
 from tests.live_index import WIDTH, make_index, unit_vectors
 
-DURATION_S = 3.0
+DURATION_S = 1.0
 NUM_OTHERS = 50
 GROUP = 4  # keys that one call changes together
 NUM_STEPS = 10_000  # more than any run gets to; a counter's direction is an angle of a quarter circle by so many

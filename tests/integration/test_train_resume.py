@@ -57,7 +57,7 @@ def kills(folder: Path, step_stride: int, operation_stride: int, timeout_s: int)
 
 
 def test_killed_runs_end_with_the_weights_of_the_uninterrupted_one(folder: Path) -> None:
-    lines = kills(folder, 5, 61, 170)
+    lines = kills(folder, 5, 97, 170)
     assert len(lines) > 4
     assert [line for line in lines if not line.endswith("True")] == []
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -111,15 +112,16 @@ def test_only_the_best_trials_keep_their_checkpoints(swept: SweepSettings) -> No
     assert kept == [True, True, False, False]
 
 
-def test_the_same_command_adds_nothing_and_more_trials_only_the_rest(data: Path, tmp_path: Path) -> None:
-    settings = sweep_settings(data, tmp_path, trials=2)
+def test_the_same_command_adds_nothing_and_more_trials_only_the_rest(swept: SweepSettings, tmp_path: Path) -> None:
+    shutil.copytree(swept.output, tmp_path / "again")
+    settings = swept.model_copy(update={"output": tmp_path / "again"})
+    before = [finished_at(settings, number) for number in range(4)]
     sweep(settings, QUIET)
-    before = [finished_at(settings, number) for number in (0, 1)]
-    sweep(settings, QUIET)
-    sweep(settings.model_copy(update={"trials": 3}), QUIET)
-    assert [finished_at(settings, number) for number in (0, 1)] == before
-    assert [trial.state for trial in record_of(settings)] == [TrialState.COMPLETE] * 3
-    assert len({trial.params["learning_rate"] for trial in record_of(settings)}) == 3
+    assert len(record_of(settings)) == 4
+    sweep(settings.model_copy(update={"trials": 5}), QUIET)
+    assert [finished_at(settings, number) for number in range(4)] == before
+    assert [trial.state for trial in record_of(settings)] == [TrialState.COMPLETE] * 5
+    assert len({trial.params["learning_rate"] for trial in record_of(settings)}) == 5
 
 
 def test_a_trial_that_cannot_run_is_recorded_and_the_sweep_goes_on(data: Path, tmp_path: Path) -> None:
@@ -188,11 +190,11 @@ def test_another_plan_is_not_mixed_into_the_record(data: Path, swept: SweepSetti
 
 
 def test_workers_share_the_trials_between_them(data: Path, tmp_path: Path) -> None:
-    settings = sweep_settings(data, tmp_path, trials=5, workers=2)
+    settings = sweep_settings(data, tmp_path, trials=3, workers=2)
     sweep(settings, QUIET)
-    assert [trial.state for trial in record_of(settings)] == [TrialState.COMPLETE] * 5
+    assert [trial.state for trial in record_of(settings)] == [TrialState.COMPLETE] * 3
     starts = [(tmp_path / f"worker-{number}.log").read_text().count("trial ") for number in (0, 1)]
-    assert sum(starts) == 5
+    assert sum(starts) == 3
 
 
 SWEEP = """
@@ -205,7 +207,7 @@ sweep(SweepSettings.model_validate_json(sys.argv[1]), Console(quiet=True))
 
 
 def test_a_killed_trial_goes_on_with_its_own_settings(data: Path, tmp_path: Path) -> None:
-    settings = sweep_settings(data, tmp_path, num_epochs=40.0, trials=3)
+    settings = sweep_settings(data, tmp_path, num_epochs=40.0, trials=2)
     with subprocess.Popen([sys.executable, "-c", SWEEP, settings.model_dump_json()]) as process:
         deadline = time.monotonic() + 90
         while not (tmp_path / "trials/0001/metrics.jsonl").is_file():
@@ -217,7 +219,7 @@ def test_a_killed_trial_goes_on_with_its_own_settings(data: Path, tmp_path: Path
     before = finished_at(settings, 0)
     sweep(settings, QUIET)
     record = record_of(settings)
-    assert [trial.state for trial in record] == [TrialState.COMPLETE] * 3
+    assert [trial.state for trial in record] == [TrialState.COMPLETE] * 2
     assert record[1].params == cut.params
     assert finished_at(settings, 0) == before
 
