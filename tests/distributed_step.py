@@ -1,12 +1,15 @@
-"""Gradients of a small batch, by one process or by several; run by `torchrun`, so that they are real ones.
+"""Gradients of a small batch, by one process or by several; run as a program, so that they are real ones.
 
-python -m torch.distributed.run --standalone --nproc-per-node N -m tests.distributed_step OUTPUT CASE...
+python -m tests.distributed_step OUTPUT COUNT CASE...
 
 A case is `whole` or `sharded`, the number of chunks and a recipe of `RECIPES`: sharded-2-sigmoid.
 """
 
+import multiprocessing
 import os
+import socket
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +87,33 @@ def check_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Te
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=atol, msg=f"{what}: {name}")
 
 
-def main(output: Path, cases: list[str]) -> None:
-    """Writes what the processes find together, case by case."""
-    torch.set_num_threads(1)
+def work(rank: int, environment: dict[str, str], output: Path, cases: list[str]) -> None:
+    """Finds, case by case, what all processes find together; the first one writes it down."""
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     with join_processes(torch.device("cpu")) as processes:
         found = {case: gradients(case, processes) for case in cases}
-    aside = output.with_suffix(f".{os.getpid()}")
-    torch.save(found, aside)
-    aside.replace(output)  # every process has the same
+    if rank == 0:
+        torch.save(found, output)
+
+
+def main(output: Path, count: int, cases: list[str]) -> None:
+    """Lets the processes begin as `torchrun` would; forked, they share the imports, which take longer than they do."""
+    torch.set_num_threads(1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(n, environment, output, cases), daemon=True) for n in range(count)]
+    for process in processes:
+        process.start()
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in wait(list(running)):
+            process = running.pop(sentinel)
+            process.join()
+            if process.exitcode:
+                sys.exit(f"a process ended with {process.exitcode}")  # the others are daemons: they end with this one
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -25,8 +25,7 @@ CASES += ["whole-2-gcl", "sharded-1-gcl", "sharded-2-gcl", "sharded-1-sigmoid", 
 def run_processes(count: int, cases: Sequence[str], folder: Path, timeout_s: int = 170) -> dict[str, Found]:
     """What the processes found together; all cases in one start, which takes longer than they do."""
     output = folder / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command += ["-m", "tests.distributed_step", str(output), *cases]
+    command = [sys.executable, "-m", "tests.distributed_step", str(output), str(count), *cases]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stderr[-3000:]

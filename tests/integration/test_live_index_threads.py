@@ -216,7 +216,7 @@ def test_scan_gives_every_key_that_stays_once_while_others_change(index_dir: Pat
 
 
 def test_searches_go_on_while_a_version_is_folded(index_dir: Path) -> None:
-    vectors_ND = unit_vectors(30_000, seed=1)
+    vectors_ND = unit_vectors(10_000, seed=1)
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
         index.upsert([NewKey(f"many-{number}", vector_D, "text") for number, vector_D in enumerate(vectors_ND)])
         index.search(QUERY_1D, 5)
