@@ -127,18 +127,10 @@ def test_a_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
     assert "make train" in line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--max-k", "0"], "max_k"),
-        (["--port", "70000"], "port"),
-        (["--config", "/nowhere.toml"], "/nowhere.toml"),
-    ],
-)
-def test_a_wrong_setting_is_named(arguments: list[str], expected: str) -> None:
-    code, line = fails(*arguments)
+def test_a_wrong_setting_is_named() -> None:
+    code, line = fails("--max-k", "0")
     assert code == 2
-    assert expected in line
+    assert "max_k" in line
 
 
 def test_a_host_that_is_not_ours_is_one_clear_line() -> None:
@@ -191,21 +183,6 @@ def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
         process.kill()
         process.communicate()
     assert ServiceSettings().keep_alive_s > 60, "proxies keep theirs for a minute"
-
-
-def test_the_service_starts_where_kubernetes_has_a_service_of_its_name(tmp_path: Path) -> None:
-    process = start(
-        "service",
-        "--port",
-        "0",
-        "--index",
-        str(tmp_path / "nowhere"),
-        ANYKEY_PORT="tcp://10.96.0.12:8000",
-        ANYKEY_HOST="",
-    )
-    _, stderr = process.communicate(timeout=WAIT_S * 3)
-    assert process.returncode == 1
-    assert "nowhere" in stderr.splitlines()[-1]
 
 
 def test_the_port_can_be_used_again_at_once() -> None:
