@@ -1,5 +1,7 @@
 """A Milvus Lite server in a process of its own, which a test may stop, kill and start again."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +43,11 @@ class MilvusServer:
         """Ends it, without a word."""
         self.process.kill()
         self.process.communicate()
+
+    def halt(self) -> None:
+        """Stops it where it is; returns when its last thread has stopped, which takes a while on a busy machine."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", SERVING, str(self._path), str(self._port)]

@@ -157,7 +157,7 @@ def test_a_killed_server_is_told_from_a_failure_and_found_again(
 
 def test_a_server_that_hangs_costs_a_request_no_more_than_its_deadline(server: MilvusServer) -> None:
     with ready(f"{server.uri}/keys", check_index_s=0.05, request_deadline_ms=3_000) as client:
-        server.process.send_signal(signal.SIGSTOP)
+        server.halt()
         assert_unavailable(client.post("/search", json=QUERIES[0]))
         until(lambda: client.get("/readyz").status_code == 503, "the service notices")
 

@@ -76,7 +76,7 @@ def test_absent_server_is_reported_without_the_password() -> None:
 def test_server_that_hangs_is_given_up_after_the_time_for_a_call(tmp_path: Path) -> None:
     with milvus_server(tmp_path / "keys.db") as server:
         connection = Connection(server.uri, None, 1.0)
-        server.process.send_signal(signal.SIGSTOP)
+        server.halt()
         with pytest.raises(IndexUnavailableError, match=rf"^Milvus at {server.uri}: .*DEADLINE_EXCEEDED"):
             connection.call("list_collections", timeout_s=0.2)
         server.process.send_signal(signal.SIGCONT)
