@@ -88,17 +88,19 @@ class Plan:
         path: The file.
     """
 
-    def __init__(self, path: Path, fingerprint: str | None = None) -> None:
+    def __init__(self, path: Path, fingerprint: str | None = None, keeps_vectors: bool = True) -> None:
         """Makes an empty plan.
 
         Args:
             path: The file.
-            fingerprint: The encoder whose vectors are kept, where the corpus brings some; none are when absent.
+            fingerprint: The encoder whose vectors are taken, where the corpus brings some; none are when absent.
+            keeps_vectors: Whether they are kept, or looked at only.
         """
         path.unlink(missing_ok=True)
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._fingerprint = fingerprint
+        self._keeps_vectors = keeps_vectors
         self._encoders: list[EncoderFacts] = []
         self._first_place = ""  # of the first row with a vector
         self._position = 0
@@ -279,7 +281,7 @@ class Plan:
         if vector.encoder not in self._encoders:
             self._require_alike(vector.encoder, entry.where)
             self._encoders.append(vector.encoder)
-        return vector.data
+        return vector.data if self._keeps_vectors else None
 
     def _require_alike(self, encoder: EncoderFacts, place: str) -> None:
         """Makes sure that what is said of the build's encoder is the same wherever there is a vector of it."""

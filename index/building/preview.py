@@ -39,9 +39,10 @@ def preview_build(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     fingerprint, _ = check_wishes(settings, source)
+    taken = None if settings.faiss else fingerprint
     with (
         TemporaryDirectory(prefix="anykey-build-") as scratch,
-        contextlib.closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
+        contextlib.closing(Plan(Path(scratch) / "plan.sqlite", taken, keeps_vectors=False)) as plan,
     ):
 
         def skip(row: InvalidRowError, position: int) -> None:

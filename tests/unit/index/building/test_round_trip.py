@@ -12,15 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from encoder.item import Item
 from index import FaissIndex, StoredImage
+from index.building.preview import preview_build
 from index.building.shards import read_encoder, read_shard, write_shard
 from index.building.transfer import export_faiss, export_shards
 from index.errors import InvalidCorpusError, LiveKeysError
 from index.key_index import NewKey
-from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
-from tests.fakes import FakeEncoder
+from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
+from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.live_index import everything
 
 NUM_KEYS = 9
@@ -187,6 +189,8 @@ def test_shards_that_say_different_things_of_one_encoder_are_refused_before_anyt
     said = (
         rf"{pair[0]} and {pair[1]} have vectors of the encoder sha256:.* its width is .* by the one and .* leave it out"
     )
+    with pytest.raises(InvalidCorpusError, match=said):
+        preview_build(build_settings(pair, tmp_path / "i"), FakeEncoderSource(), Console(quiet=True))
     with pytest.raises(InvalidCorpusError, match=said):
         build_with(pair, tmp_path / "i")
 
