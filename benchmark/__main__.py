@@ -2,13 +2,13 @@
 
 import sys
 
-from benchmark.exits import quiet_when_interrupted
+from anykey.benchmark.exits import quiet_when_interrupted
 
 
 @quiet_when_interrupted("anykey-bench")
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code back."""
-    from benchmark.commands import run
+    from anykey.benchmark.commands import run
 
     return run(argv)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
+from anykey.benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
 
 RETRIED = (429, 503)  # overloaded, not ready: the service asks for another try
 FIRST_PAUSE_S = 0.25

@@ -1,8 +1,8 @@
 """The commands of `anykey-bench`."""
 
-from benchmark.errors import DatasetError, EndpointError
-from benchmark.program import Command, run_program
-from benchmark.settings import FromPairsSettings, QualitySettings, ShapesWorldSettings
+from anykey.benchmark.errors import DatasetError, EndpointError
+from anykey.benchmark.program import Command, run_program
+from anykey.benchmark.settings import FromPairsSettings, QualitySettings, ShapesWorldSettings
 
 
 def run(argv: list[str] | None) -> int:
@@ -11,19 +11,19 @@ def run(argv: list[str] | None) -> int:
 
 
 def _shapesworld(settings: ShapesWorldSettings) -> int:
-    from benchmark.shapesworld.write import run as draw
+    from anykey.benchmark.shapesworld.write import run as draw
 
     return draw(settings)
 
 
 def _quality(settings: QualitySettings) -> int:
-    from benchmark.quality import run as measure
+    from anykey.benchmark.quality import run as measure
 
     return measure(settings)
 
 
 def _from_pairs(settings: FromPairsSettings) -> int:
-    from benchmark.pairs import run as make_dataset
+    from anykey.benchmark.pairs import run as make_dataset
 
     return make_dataset(settings)
 

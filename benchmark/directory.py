@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import DatasetExistsError
+from anykey.benchmark.errors import DatasetExistsError
 
 MANIFEST = "dataset.json"
 PARTS = {MANIFEST, "bad_rows.jsonl", "query", "cand_pool", "qrels", "instructions", "mbeir_images", "train", "val"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import DatasetError, DatasetFormatError
+from anykey.benchmark.errors import DatasetError, DatasetFormatError
 
 TASK_NAMES = {
     0: "text -> image",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.mbeir import TASK_NAMES, id_order
+from anykey.benchmark.mbeir import TASK_NAMES, id_order
 
 NUM_PROMPTS = 4
 

@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.errors import InvalidRowError, PairsError
-from training import sources
+from anykey.benchmark.errors import InvalidRowError, PairsError
+from anykey.training import sources
 
 
 @dataclass(frozen=True)

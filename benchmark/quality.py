@@ -9,15 +9,15 @@ from typing import Any
 
 from rich.text import Text
 
-from benchmark.client import Answer, SearchClient
-from benchmark.errors import DatasetError, EndpointMismatchError
-from benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task, format_string
-from benchmark.program import plain_console
-from benchmark.progress import progress_bar
-from benchmark.report import Report, forget_report, table, write_report
-from benchmark.runs import write_run
-from benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
-from benchmark.settings import QualitySettings
+from anykey.benchmark.client import Answer, SearchClient
+from anykey.benchmark.errors import DatasetError, EndpointMismatchError
+from anykey.benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task, format_string
+from anykey.benchmark.program import plain_console
+from anykey.benchmark.progress import progress_bar
+from anykey.benchmark.report import Report, forget_report, table, write_report
+from anykey.benchmark.runs import write_run
+from anykey.benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
+from anykey.benchmark.settings import QualitySettings
 
 MODALITY_NAMES = {(True, False): "text", (False, True): "image", (True, True): "image,text"}
 

@@ -13,10 +13,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from benchmark.directory import read_manifest
-from benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
-from benchmark.scoring import TaskResult, averages, mean_interval
-from benchmark.settings import QualitySettings
+from anykey.benchmark.directory import read_manifest
+from anykey.benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
+from anykey.benchmark.scoring import TaskResult, averages, mean_interval
+from anykey.benchmark.settings import QualitySettings
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 CAPTION = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.client import Hit
+from anykey.benchmark.client import Hit
 
 
 def write_run(path: Path, rankings: Mapping[str, Sequence[Hit]], tag: str) -> None:

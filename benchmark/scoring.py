@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.client import Answer
-from benchmark.mbeir import Task
-from benchmark.metrics import (
+from anykey.benchmark.client import Answer
+from anykey.benchmark.mbeir import Task
+from anykey.benchmark.metrics import (
     interval,
     mean_reciprocal_rank,
     ndcg_at_k,

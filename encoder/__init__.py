@@ -8,18 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encoder.errors import EncoderError, InvalidItemError
-    from encoder.item import Item, Modality
-    from encoder.model import Encoder
+    from anykey.encoder.errors import EncoderError, InvalidItemError
+    from anykey.encoder.item import Item, Modality
+    from anykey.encoder.model import Encoder
 
 __all__ = ["Encoder", "EncoderError", "InvalidItemError", "Item", "Modality"]
 
 _LOADED_ON_USE = {
-    "Encoder": "encoder.model",
-    "EncoderError": "encoder.errors",
-    "InvalidItemError": "encoder.errors",
-    "Item": "encoder.item",
-    "Modality": "encoder.item",
+    "Encoder": "anykey.encoder.model",
+    "EncoderError": "anykey.encoder.errors",
+    "InvalidItemError": "anykey.encoder.errors",
+    "Item": "anykey.encoder.item",
+    "Modality": "anykey.encoder.item",
 }
 
 

@@ -16,9 +16,9 @@ from open_clip.transform import PreprocessCfg
 from pydantic import BaseModel, Field, ValidationError
 from torch import nn
 
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError, MissingPartError
-from encoder.hugging_face import require_transformers, without_network
-from encoder.padding import Padding, use_same_padding
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError, MissingPartError
+from anykey.encoder.hugging_face import require_transformers, without_network
+from anykey.encoder.padding import Padding, use_same_padding
 
 BUILT_IN = Path(__file__).with_name("anykey-tiny.json")
 _Side = Annotated[int, Field(ge=1, le=10_000)]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoder.architecture import (
+from anykey.encoder.architecture import (
     Architecture,
     build,
     open_clip_cfg,
@@ -28,12 +28,12 @@ from encoder.architecture import (
     read_architecture,
     write_open_clip_config,
 )
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.fusion import Fusion
-from encoder.hugging_face import holds_tokenizer
-from encoder.padding import Padding
-from encoder.tokens import Tokenizer
-from encoder.weights import load_weights
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.hugging_face import holds_tokenizer
+from anykey.encoder.padding import Padding
+from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.weights import load_weights
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"

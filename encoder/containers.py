@@ -8,8 +8,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-from encoder import tiff
-from encoder.errors import ItemTooLargeError
+from anykey.encoder import tiff
+from anykey.encoder.errors import ItemTooLargeError
 
 # Pillow's names of the formats that are read, and what the web calls them.
 MEDIA_TYPES = {

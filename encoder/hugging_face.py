@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 
-from encoder.errors import MissingPartError
+from anykey.encoder.errors import MissingPartError
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")  # one of them is in every directory that holds one
 

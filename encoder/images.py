@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from encoder import tiff
-from encoder.containers import FORMATS, MEDIA_TYPES, bare_picture, format_of, webp_canvas
-from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
+from anykey.encoder import tiff
+from anykey.encoder.containers import FORMATS, MEDIA_TYPES, bare_picture, format_of, webp_canvas
+from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
 
 MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
 _MOST_PIXELS = 178_000_000  # that Pillow opens

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.errors import EmptyItemError
+from anykey.encoder.errors import EmptyItemError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,15 +18,15 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import image_transform_v2
 from torch import Tensor
 
-from encoder.architecture import Architecture, build, preprocessing, read_architecture, read_tag
-from encoder.checkpoint import Checkpoint, fingerprint, read_checkpoint
-from encoder.errors import CheckpointNotFoundError, DeviceUnavailableError, InvalidItemError, ItemTooLargeError
-from encoder.fusion import Fusion, fuse
-from encoder.images import ImageLimits, decode_image
-from encoder.item import Item, Modality
-from encoder.text import encode_text
-from encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
-from encoder.weights import load_weights
+from anykey.encoder.architecture import Architecture, build, preprocessing, read_architecture, read_tag
+from anykey.encoder.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from anykey.encoder.errors import CheckpointNotFoundError, DeviceUnavailableError, InvalidItemError, ItemTooLargeError
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.item import Item, Modality
+from anykey.encoder.text import encode_text
+from anykey.encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
+from anykey.encoder.weights import load_weights
 
 MAX_TEXT_CHARS = 100_000
 MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames

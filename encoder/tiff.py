@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass, replace
 
-from encoder.errors import ItemTooLargeError, UndecodableImageError
+from anykey.encoder.errors import ItemTooLargeError, UndecodableImageError
 
 SIGNATURES = (b"II\x2a\x00", b"MM\x00\x2a", b"II\x00\x2a", b"MM\x2a\x00", b"II\x2b\x00", b"MM\x00\x2b")
 ORIENTATION = 274

@@ -18,9 +18,9 @@ import regex  # type: ignore[import-untyped]
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
-from encoder.architecture import Architecture
-from encoder.errors import CheckpointCorruptError, MissingPartError
-from encoder.hugging_face import require_transformers, without_network
+from anykey.encoder.architecture import Architecture
+from anykey.encoder.errors import CheckpointCorruptError, MissingPartError
+from anykey.encoder.hugging_face import require_transformers, without_network
 
 MIN_CONTEXT = 3  # a start, a token and an end
 MAX_TOKEN_CHARS = 32  # of CLIP's vocabulary, with the mark of a word's end, which stands for the space between

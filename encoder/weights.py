@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.torchscript import is_torchscript, read_torchscript
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.torchscript import is_torchscript, read_torchscript
 
 # What safetensors, torch, zipfile and numpy raise on a file that holds no weights.
 _UNREADABLE = (

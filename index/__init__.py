@@ -7,16 +7,16 @@ hits and errors loads no FAISS and needs no pymilvus.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from index.errors import KeyIndexError
-from index.hits import Hit, Payload, StoredImage, StoredKey
+from anykey.index.errors import KeyIndexError
+from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 
 if TYPE_CHECKING:
-    from index.embedded.creation import create_index
-    from index.embedded.manifest import EncoderFacts
-    from index.faiss_index import FaissIndex
-    from index.filtering.filters import parse_condition
-    from index.key_index import KeyIndex, NewKey, Scope
-    from index.milvus_index import MilvusIndex
+    from anykey.index.embedded.creation import create_index
+    from anykey.index.embedded.manifest import EncoderFacts
+    from anykey.index.faiss_index import FaissIndex
+    from anykey.index.filtering.filters import parse_condition
+    from anykey.index.key_index import KeyIndex, NewKey, Scope
+    from anykey.index.milvus_index import MilvusIndex
 
 __all__ = [
     "EncoderFacts",
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 _LOADED_ON_USE = {
-    "EncoderFacts": "index.embedded.manifest",
-    "FaissIndex": "index.faiss_index",
-    "KeyIndex": "index.key_index",
-    "MilvusIndex": "index.milvus_index",
-    "NewKey": "index.key_index",
-    "Scope": "index.key_index",
-    "create_index": "index.embedded.creation",
-    "parse_condition": "index.filtering.filters",
+    "EncoderFacts": "anykey.index.embedded.manifest",
+    "FaissIndex": "anykey.index.faiss_index",
+    "KeyIndex": "anykey.index.key_index",
+    "MilvusIndex": "anykey.index.milvus_index",
+    "NewKey": "anykey.index.key_index",
+    "Scope": "anykey.index.key_index",
+    "create_index": "anykey.index.embedded.creation",
+    "parse_condition": "anykey.index.filtering.filters",
 }
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
-from encoder.errors import EncoderError
-from encoder.program import Command, plain_console, run_program
-from index.embedded.manifest import Manifest
-from index.errors import (
+from anykey.encoder.errors import EncoderError
+from anykey.encoder.program import Command, plain_console, run_program
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.errors import (
     InvalidCorpusError,
     InvalidRowError,
     InvalidStructureError,
@@ -23,9 +23,9 @@ from index.errors import (
     UnreadableStretchError,
     UnusableOptionError,
 )
-from index.milvus.address import CollectionAddress, parse_address
-from index.progress import progress, step_lines
-from index.settings import (
+from anykey.index.milvus.address import CollectionAddress, parse_address
+from anykey.index.progress import progress, step_lines
+from anykey.index.settings import (
     AnyIndexSettings,
     BuildSettings,
     CompactSettings,
@@ -42,8 +42,8 @@ from index.settings import (
     TuneSettings,
     VerifySettings,
 )
-from index.shown import count_lines, encoder_lines, fact_lines
-from index.vectors.measured import front_lines, structure_lines
+from anykey.index.shown import count_lines, encoder_lines, fact_lines
+from anykey.index.vectors.measured import front_lines, structure_lines
 
 BAD_ROWS_SHOWN = 10
 EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be read
@@ -51,8 +51,8 @@ EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be r
 
 def build(settings: BuildSettings) -> int:
     """Builds or updates an index and says what was done."""
-    from index.building.build import build_index
-    from index.building.outlook import cut_lines, kept_lines
+    from anykey.index.building.build import build_index
+    from anykey.index.building.outlook import cut_lines, kept_lines
 
     if settings.dry_run:
         return _preview(settings)
@@ -80,8 +80,8 @@ def build(settings: BuildSettings) -> int:
 
 def _preview(settings: BuildSettings) -> int:
     """Says what a build would do, and ends as it would."""
-    from index.building.outlook import kept_lines, require_allowed, summary
-    from index.building.preview import preview_build
+    from anykey.index.building.outlook import kept_lines, require_allowed, summary
+    from anykey.index.building.preview import preview_build
 
     outlook = preview_build(settings)
     console = plain_console()
@@ -110,7 +110,7 @@ def info(settings: InfoSettings) -> int:
 
 
 def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> int:
-    from index.milvus_index import MilvusIndex
+    from anykey.index.milvus_index import MilvusIndex
 
     console = plain_console()
     with MilvusIndex.open(address.uri, address.collection, token=_token(settings)) as index:
@@ -124,8 +124,8 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
 
 
 def _info_of_directory(settings: InfoSettings) -> int:
-    from index.embedded.versions import IndexDirectory
-    from index.faiss_index import FaissIndex
+    from anykey.index.embedded.versions import IndexDirectory
+    from anykey.index.faiss_index import FaissIndex
 
     console = plain_console()
     with FaissIndex.open(Path(settings.index)) as index:
@@ -145,7 +145,7 @@ def _info_of_directory(settings: InfoSettings) -> int:
 
 def compact(settings: CompactSettings) -> int:
     """Folds changes into a new version and says which is published."""
-    from index.faiss_index import FaissIndex
+    from anykey.index.faiss_index import FaissIndex
 
     gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
     with FaissIndex.open(
@@ -169,7 +169,7 @@ def compact(settings: CompactSettings) -> int:
 
 def tune(settings: TuneSettings) -> int:
     """Chooses the search structure with real queries and says which."""
-    from index.building.tuning import tune_index
+    from anykey.index.building.tuning import tune_index
 
     with progress(plain_console(stderr=True), "reading queries", None) as advance:
         report = step_lines(plain_console(stderr=True))
@@ -183,7 +183,7 @@ def tune(settings: TuneSettings) -> int:
 
 def verify(settings: VerifySettings) -> int:
     """Says what is damaged, and gives 1 if anything is."""
-    from index.embedded.verify import verify_index
+    from anykey.index.embedded.verify import verify_index
 
     console = plain_console()
     with progress(plain_console(stderr=True), "reading the store", None) as advance:
@@ -196,8 +196,8 @@ def verify(settings: VerifySettings) -> int:
 
 def repair(settings: RepairSettings) -> int:
     """Derives a new version and says which."""
-    from index.embedded.verify import repair_index
-    from index.vectors.gpu import GpuUse
+    from anykey.index.embedded.verify import repair_index
+    from anykey.index.vectors.gpu import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     manifest = repair_index(settings.index, gpu)
@@ -207,8 +207,8 @@ def repair(settings: RepairSettings) -> int:
 
 def rollback(settings: RollbackSettings) -> int:
     """Goes back to an earlier version and says what that changed."""
-    from index.embedded.rollback import roll_back
-    from index.vectors.gpu import GpuUse
+    from anykey.index.embedded.rollback import roll_back
+    from anykey.index.vectors.gpu import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     report = roll_back(
@@ -237,7 +237,7 @@ def rollback(settings: RollbackSettings) -> int:
 
 def reembed(settings: ReembedSettings) -> int:
     """Embeds an index anew with another encoder and says what was done."""
-    from index.building.reembed import reembed_index
+    from anykey.index.building.reembed import reembed_index
 
     report = reembed_index(settings)
     console, manifest = plain_console(), report.manifest
@@ -261,7 +261,7 @@ def reembed(settings: ReembedSettings) -> int:
 
 def export(settings: ExportSettings) -> int:
     """Writes keys and vectors and says how many."""
-    from index.building.transfer import export_faiss, export_shards
+    from anykey.index.building.transfer import export_faiss, export_shards
 
     with progress(plain_console(stderr=True), "exporting", None) as advance:
         write = export_shards if settings.form == "parquet" else export_faiss
@@ -272,8 +272,8 @@ def export(settings: ExportSettings) -> int:
 
 def embed(settings: EmbedSettings) -> int:
     """Embeds a corpus into shards and says what was done."""
-    from index.building.embedding_job import embed_corpus, report_lines
-    from index.building.ray_job import run_on_ray
+    from anykey.index.building.embedding_job import embed_corpus, report_lines
+    from anykey.index.building.ray_job import run_on_ray
 
     run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
     report = embed_corpus(settings, run=run)
@@ -288,7 +288,7 @@ def load(settings: LoadSettings) -> int:
     with progress(plain_console(stderr=True), "loading", None) as advance:
         if address is None:
             _refuse(settings, {"milvus_structure", "images_dir"}, "for Milvus collections")
-            from index.building.transfer import load_shards
+            from anykey.index.building.transfer import load_shards
 
             index_dir, roots = Path(settings.index), settings.image_root
             num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings, roots)
@@ -299,8 +299,8 @@ def load(settings: LoadSettings) -> int:
 
 
 def _load_collection(settings: LoadSettings, address: CollectionAddress, advance: Callable[[int], None]) -> int:
-    from index.building.collection_transfer import load_collection
-    from index.milvus_index import Structure
+    from anykey.index.building.collection_transfer import load_collection
+    from anykey.index.milvus_index import Structure
 
     _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
     structure = None if settings.milvus_structure is None else Structure(kind=settings.milvus_structure)
@@ -319,7 +319,7 @@ def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
 
 def snapshot(settings: SnapshotSettings) -> int:
     """Writes a snapshot and says where."""
-    from index.embedded.snapshot import write_snapshot
+    from anykey.index.embedded.snapshot import write_snapshot
 
     write_snapshot(settings.index, settings.output)
     plain_console().print(f"snapshot of {settings.index}: {settings.output}")
@@ -328,7 +328,7 @@ def snapshot(settings: SnapshotSettings) -> int:
 
 def restore(settings: RestoreSettings) -> int:
     """Restores a snapshot and says where."""
-    from index.embedded.snapshot import restore_snapshot
+    from anykey.index.embedded.snapshot import restore_snapshot
 
     restore_snapshot(settings.snapshot, settings.output, settings.image_root)
     plain_console().print(f"{settings.snapshot} restored to {settings.output}")

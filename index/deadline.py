@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from index.errors import DeadlineExceededError
+from anykey.index.errors import DeadlineExceededError
 
 LOOK_S = 0.1  # between two looks of who waits whether the answer is still wanted
 

@@ -14,28 +14,28 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.backoff import BackOff
-from index.embedded.checking import to_record
-from index.embedded.facts import info_of
-from index.embedded.generation import Generation, SupersededError
-from index.embedded.image_roots import found_image, roots_in_force
-from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record, TuningQueries
-from index.embedded.store_reader import Snapshot
-from index.embedded.versions import IndexDirectory
-from index.embedded.view import View, hits_of
-from index.embedded.writer import Writer
-from index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
-from index.hits import FoundImage, Hit, StoredImage, StoredKey
-from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.names import is_unicode, require_names
-from index.progress import Report, quietly
-from index.queries import check_after, check_k, check_queries
-from index.sources.roots import root_of
-from index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.backoff import BackOff
+from anykey.index.embedded.checking import to_record
+from anykey.index.embedded.facts import info_of
+from anykey.index.embedded.generation import Generation, SupersededError
+from anykey.index.embedded.image_roots import found_image, roots_in_force
+from anykey.index.embedded.manifest import EncoderFacts, Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record, TuningQueries
+from anykey.index.embedded.store_reader import Snapshot
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.embedded.view import View, hits_of
+from anykey.index.embedded.writer import Writer
+from anykey.index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
+from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
+from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.index.names import is_unicode, require_names
+from anykey.index.progress import Report, quietly
+from anykey.index.queries import check_after, check_k, check_queries
+from anykey.index.sources.roots import root_of
+from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 
 LONGEST_RETRY_S = 60.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory

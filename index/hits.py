@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from encoder.item import Modality
+from anykey.encoder.item import Modality
 
 UNKNOWN_TYPE = "application/octet-stream"  # of an image
 FETCH_S = 60.0  # for an image that lies elsewhere, where nobody says how long it may take

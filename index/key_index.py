@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.manifest import EncoderFacts
-from index.errors import InvalidKeyError, InvalidSearchError
-from index.filtering.conditions import Condition
-from index.hits import FoundImage, Hit, StoredImage, StoredKey
-from index.names import require_names
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import InvalidKeyError, InvalidSearchError
+from anykey.index.filtering.conditions import Condition
+from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
+from anykey.index.names import require_names
 
 
 @dataclass(frozen=True)

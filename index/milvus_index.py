@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.manifest import EncoderFacts
-from index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
-from index.hits import FoundImage, Hit, StoredImage, StoredKey
-from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from index.milvus.best import Scored, best_rows
-from index.milvus.collection import MAX_FOUND, Collection, CollectionFacts, Structure
-from index.milvus.connection import Connection
-from index.milvus.expressions import listed
-from index.milvus.images import ImageFolder
-from index.milvus.rows import (
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
+from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
+from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.index.milvus.best import Scored, best_rows
+from anykey.index.milvus.collection import MAX_FOUND, Collection, CollectionFacts, Structure
+from anykey.index.milvus.connection import Connection
+from anykey.index.milvus.expressions import listed
+from anykey.index.milvus.images import ImageFolder
+from anykey.index.milvus.rows import (
     PAYLOAD_FIELDS,
     STORED_FIELDS,
     check_key,
@@ -32,9 +32,9 @@ from index.milvus.rows import (
     row_of,
     stored_key_of,
 )
-from index.milvus.scope import expression_of_scope, require_pool
-from index.names import is_unicode, require_names
-from index.queries import check_after, check_k, check_queries
+from anykey.index.milvus.scope import expression_of_scope, require_pool
+from anykey.index.names import is_unicode, require_names
+from anykey.index.queries import check_after, check_k, check_queries
 
 __all__ = ["MilvusIndex", "Structure"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import InvalidSearchError
-from index.names import is_unicode
+from anykey.index.errors import InvalidSearchError
+from anykey.index.names import is_unicode
 
 MAX_NORM_ERROR = 1e-3  # of a unit vector, also of a key's
 

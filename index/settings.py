@@ -6,12 +6,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.program import ProgramSettings
-from index.encoding_settings import EncodingSettings
-from index.milvus.address import parse_address
-from index.readers.columns import parse_columns
-from index.sources.roots import root_of
-from index.vectors.targets import LatencyMs, MemoryBytes, Recall
+from anykey.encoder.program import ProgramSettings
+from anykey.index.encoding_settings import EncodingSettings
+from anykey.index.milvus.address import parse_address
+from anykey.index.readers.columns import parse_columns
+from anykey.index.sources.roots import root_of
+from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall
 
 VectorType = Literal["float32", "float16"]
 ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images

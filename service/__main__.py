@@ -2,7 +2,7 @@
 
 import sys
 
-from encoder.exits import quiet_when_interrupted
+from anykey.encoder.exits import quiet_when_interrupted
 
 
 @quiet_when_interrupted("anykey-serve")
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 after an orderly stop; 1 when the port is taken or a part cannot be loaded; 2 for wrong settings.
     """
-    from service.commands import run
+    from anykey.service.commands import run
 
     return run(argv)
 

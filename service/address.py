@@ -5,7 +5,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.requests import Request
 
-from service.errors import InvalidRequestError, NotFoundError
+from anykey.service.errors import InvalidRequestError, NotFoundError
 
 SLASH = re.compile(b"/|%2f", re.IGNORECASE)  # both part a path for the routes, which see it decoded
 

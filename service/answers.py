@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from index.hits import Hit, Payload, StoredKey
-from service.address import image_urls
-from service.schemas import HitPayload, KeyResponse, SearchResponse, WireHit
+from anykey.index.hits import Hit, Payload, StoredKey
+from anykey.service.address import image_urls
+from anykey.service.schemas import HitPayload, KeyResponse, SearchResponse, WireHit
 
 NO_HITS = b'{"hits":[]'
 

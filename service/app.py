@@ -12,15 +12,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.context import RequestContext, UnforeseenFailures, error_response
-from service.embedding import QueryEncoder
-from service.errors import InvalidRequestError, ServiceError, from_status
-from service.lifecycle import Lifecycle
-from service.openapi import describe
-from service.proxy import ProxyPrefix
-from service.routes import keys, operation, search
-from service.searching import SearchableIndex
-from service.settings import ServiceSettings
+from anykey.service.context import RequestContext, UnforeseenFailures, error_response
+from anykey.service.embedding import QueryEncoder
+from anykey.service.errors import InvalidRequestError, ServiceError, from_status
+from anykey.service.lifecycle import Lifecycle
+from anykey.service.openapi import describe
+from anykey.service.proxy import ProxyPrefix
+from anykey.service.routes import keys, operation, search
+from anykey.service.searching import SearchableIndex
+from anykey.service.settings import ServiceSettings
 
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 

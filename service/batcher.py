@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
-from service.logs import LogEvent
+from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from anykey.service.logs import LogEvent
 
 PreparedT = TypeVar("PreparedT")
 PreparedT_contra = TypeVar("PreparedT_contra", contravariant=True)

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from service.errors import (
+from anykey.service.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     ItemTooLargeError,
     OverloadedError,
     UnsupportedMediaTypeError,
 )
-from service.multipart import parse_header, query_from_multipart
-from service.query import Query, query_from_json
-from service.schemas import Limits
+from anykey.service.multipart import parse_header, query_from_multipart
+from anykey.service.query import Query, query_from_json
+from anykey.service.schemas import Limits
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"

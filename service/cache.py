@@ -19,8 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service.errors import StartupError
-from service.logs import LogEvent
+from anykey.service.errors import StartupError
+from anykey.service.logs import LogEvent
 
 Vector = NDArray[np.float32]
 KEY_PREFIX = "anykey:vector:2:"

@@ -1,8 +1,8 @@
 """The command of `anykey-serve`."""
 
-from encoder.program import Command, run_program
-from service.errors import StartupError
-from service.settings import ServiceSettings
+from anykey.encoder.program import Command, run_program
+from anykey.service.errors import StartupError
+from anykey.service.settings import ServiceSettings
 
 
 def run(argv: list[str] | None) -> int:
@@ -12,6 +12,6 @@ def run(argv: list[str] | None) -> int:
 
 
 def _serve(settings: ServiceSettings) -> int:
-    from service.server import serve
+    from anykey.service.server import serve
 
     return serve(settings)

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import STATUS_WITH_RETRY_AFTER, InternalError, ServiceError
-from service.logs import LogEvent
-from service.schemas import ErrorDetail, ErrorResponse
+from anykey.service.errors import STATUS_WITH_RETRY_AFTER, InternalError, ServiceError
+from anykey.service.logs import LogEvent
+from anykey.service.schemas import ErrorDetail, ErrorResponse
 
 REQUEST_ID = "anykey.request_id"
 LOG_FIELDS = "anykey.log_fields"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from service.errors import DeadlineExceededError
+from anykey.service.errors import DeadlineExceededError
 
 T = TypeVar("T")
 

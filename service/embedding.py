@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from encoder.errors import InvalidItemError
-from encoder.item import Item
-from service.batcher import Batcher, EncodesPrepared
-from service.cache import QueryVector, VectorCache
-from service.errors import DeadlineExceededError, from_item_error
-from service.query import Query
-from service.shared_work import SharedWork
-from service.threads import BoundedThreads
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.item import Item
+from anykey.service.batcher import Batcher, EncodesPrepared
+from anykey.service.cache import QueryVector, VectorCache
+from anykey.service.errors import DeadlineExceededError, from_item_error
+from anykey.service.query import Query
+from anykey.service.shared_work import SharedWork
+from anykey.service.threads import BoundedThreads
 
 
 class QueryEncoder(EncodesPrepared[Any], Protocol):

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-import encoder.errors as encoder_errors
-import index.errors as index_errors
+import anykey.encoder.errors as encoder_errors
+import anykey.index.errors as index_errors
 
 STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
     {

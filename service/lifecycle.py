@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.requests import Request
 
-from service.body import BodyMemory
-from service.embedding import QueryEncoder
-from service.errors import NotReadyError, StartupError
-from service.logs import LogEvent
-from service.parts import Parts, check_match, load_encoder, load_index, open_parts
-from service.schemas import Limits
-from service.searching import SearchableIndex
-from service.settings import ServiceSettings
+from anykey.service.body import BodyMemory
+from anykey.service.embedding import QueryEncoder
+from anykey.service.errors import NotReadyError, StartupError
+from anykey.service.logs import LogEvent
+from anykey.service.parts import Parts, check_match, load_encoder, load_index, open_parts
+from anykey.service.schemas import Limits
+from anykey.service.searching import SearchableIndex
+from anykey.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

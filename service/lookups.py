@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from encoder.images import image_type
-from index.errors import (
+from anykey.encoder.images import image_type
+from anykey.index.errors import (
     ImageLateError,
     ImageRefusedError,
     ImageUnavailableError,
     ImageUnreachableError,
     KeyNotFoundError,
 )
-from index.hits import FoundImage, StoredImage, StoredKey
-from service.deadline import within
-from service.errors import DeadlineExceededError, ImageNotReachedError, NotFoundError, ServiceError
-from service.logs import LogEvent
-from service.searching import SearchableIndex
-from service.threads import BoundedThreads
-from service.watch import IndexWatch
+from anykey.index.hits import FoundImage, StoredImage, StoredKey
+from anykey.service.deadline import within
+from anykey.service.errors import DeadlineExceededError, ImageNotReachedError, NotFoundError, ServiceError
+from anykey.service.logs import LogEvent
+from anykey.service.searching import SearchableIndex
+from anykey.service.threads import BoundedThreads
+from anykey.service.watch import IndexWatch
 
 T = TypeVar("T")
 

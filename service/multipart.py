@@ -10,9 +10,9 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.errors import InvalidRequestError
-from service.query import Query, parse_json, query_from_fields
-from service.schemas import Limits, SearchRequest
+from anykey.service.errors import InvalidRequestError
+from anykey.service.query import Query, parse_json, query_from_fields
+from anykey.service.schemas import Limits, SearchRequest
 
 LISTS = frozenset({"modalities", "exclude", "within"})
 JSON_FIELDS = frozenset({"filter"})

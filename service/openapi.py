@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
-from service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
+from anykey.service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
+from anykey.service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
 EXAMPLE_IMAGE = (

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder.errors import CheckpointNotFoundError, EncoderError
-from encoder.images import ImageLimits
-from index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
-from index.key_index import IndexInfo
-from index.milvus.address import CollectionAddress, parse_address
-from service.batcher import Batcher
-from service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
-from service.embedding import QueryEmbedder, QueryEncoder
-from service.errors import StartupError
-from service.lookups import Lookups
-from service.searching import IndexSearcher, SearchableIndex
-from service.settings import ServiceSettings
-from service.shared_call import SharedCall
-from service.threads import BoundedThreads
-from service.watch import IndexWatch
+from anykey.encoder.errors import CheckpointNotFoundError, EncoderError
+from anykey.encoder.images import ImageLimits
+from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
+from anykey.index.key_index import IndexInfo
+from anykey.index.milvus.address import CollectionAddress, parse_address
+from anykey.service.batcher import Batcher
+from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from anykey.service.embedding import QueryEmbedder, QueryEncoder
+from anykey.service.errors import StartupError
+from anykey.service.lookups import Lookups
+from anykey.service.searching import IndexSearcher, SearchableIndex
+from anykey.service.settings import ServiceSettings
+from anykey.service.shared_call import SharedCall
+from anykey.service.threads import BoundedThreads
+from anykey.service.watch import IndexWatch
 
 MIN_MILVUS_TIMEOUT_S = 1.0
 MAX_CHECK_S = 15.0  # more than all questions of a check may take together, by their own limits
@@ -75,7 +75,7 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
 
 
 def _open_directory(settings: ServiceSettings) -> SearchableIndex:
-    from index.faiss_index import FaissIndex
+    from anykey.index.faiss_index import FaissIndex
 
     gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
     return FaissIndex.open(
@@ -87,7 +87,7 @@ def _open_directory(settings: ServiceSettings) -> SearchableIndex:
 
 
 def _open_collection(settings: ServiceSettings, address: CollectionAddress) -> SearchableIndex:
-    from index.milvus_index import MilvusIndex
+    from anykey.index.milvus_index import MilvusIndex
 
     token = None if settings.milvus_token is None else settings.milvus_token.get_secret_value()
     # Half of a request's time, so that a server that hangs is told from a request that is late.
@@ -108,8 +108,8 @@ def load_encoder(settings: ServiceSettings) -> QueryEncoder:
     """
     if _is_missing_path(settings.checkpoint):  # known in milliseconds; loading torch takes seconds
         raise StartupError(f"there is no checkpoint at {settings.checkpoint}; {MAKE_CHECKPOINT}")
-    from encoder.fusion import Fusion
-    from encoder.model import Encoder
+    from anykey.encoder.fusion import Fusion
+    from anykey.encoder.model import Encoder
 
     fusion = Fusion(settings.fusion) if settings.fusion else None
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)

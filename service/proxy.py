@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.context import error_response
-from service.errors import InvalidRequestError
+from anykey.service.context import error_response
+from anykey.service.errors import InvalidRequestError
 
 OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
 EVERYBODY = "*"

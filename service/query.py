@@ -10,12 +10,12 @@ from urllib.parse import unquote_to_bytes
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from encoder.item import Item, Modality
-from index.errors import InvalidFilterError
-from index.filtering.filters import Condition, parse_condition
-from index.key_index import EVERYTHING, Scope
-from service.errors import InvalidRequestError, ItemTooLargeError
-from service.schemas import Limits, SearchRequest
+from anykey.encoder.item import Item, Modality
+from anykey.index.errors import InvalidFilterError
+from anykey.index.filtering.filters import Condition, parse_condition
+from anykey.index.key_index import EVERYTHING, Scope
+from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.schemas import Limits, SearchRequest
 
 MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StrictFloat, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
-from encoder.item import Modality
+from anykey.encoder.item import Modality
 
 
 def _encodable(text: str) -> str:

@@ -9,16 +9,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import errors as index_errors
-from index.deadline import NEVER, Deadline
-from index.embedded.manifest import EncoderFacts
-from index.hits import FoundImage, Hit, StoredKey
-from index.key_index import EVERYTHING, IndexInfo, Scope
-from service.deadline import late
-from service.errors import InvalidRequestError
-from service.threads import BoundedThreads
-from service.watch import IndexWatch
+from anykey.encoder.item import Modality
+from anykey.index import errors as index_errors
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.hits import FoundImage, Hit, StoredKey
+from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
+from anykey.service.deadline import late
+from anykey.service.errors import InvalidRequestError
+from anykey.service.threads import BoundedThreads
+from anykey.service.watch import IndexWatch
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]

@@ -11,18 +11,18 @@ from contextlib import ExitStack
 
 import uvicorn
 
-from service.app import create_app
-from service.embedding import QueryEncoder
-from service.errors import StartupError
-from service.lifecycle import Lifecycle
-from service.logs import LogEvent, configure_logging
-from service.searching import SearchableIndex
-from service.settings import ServiceSettings
+from anykey.service.app import create_app
+from anykey.service.embedding import QueryEncoder
+from anykey.service.errors import StartupError
+from anykey.service.lifecycle import Lifecycle
+from anykey.service.logs import LogEvent, configure_logging
+from anykey.service.searching import SearchableIndex
+from anykey.service.settings import ServiceSettings
 
 BACKLOG = 2048
 SWITCH_INTERVAL_S = 0.001
 
-logger = logging.getLogger("service")
+logger = logging.getLogger("anykey.service")
 
 
 def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index: SearchableIndex | None = None) -> int:

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.program import ProgramSettings
-from index.milvus.address import parse_address
-from index.sources.roots import root_of
-from service.proxy import parse_prefix, parse_proxies, told_from_own
+from anykey.encoder.program import ProgramSettings
+from anykey.index.milvus.address import parse_address
+from anykey.index.sources.roots import root_of
+from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.threads import BoundedThreads
+from anykey.service.threads import BoundedThreads
 
 T = TypeVar("T")
 

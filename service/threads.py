@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from service.errors import NotReadyError, OverloadedError
+from anykey.service.errors import NotReadyError, OverloadedError
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from index.errors import IndexCorruptError, KeyCorruptError
-from service.errors import INDEX_FAILURES, from_index_failure
-from service.logs import LogEvent
-from service.shared_call import SharedCall
+from anykey.index.errors import IndexCorruptError, KeyCorruptError
+from anykey.service.errors import INDEX_FAILURES, from_index_failure
+from anykey.service.logs import LogEvent
+from anykey.service.shared_call import SharedCall
 
 T = TypeVar("T")
 MIN_PAUSE_S = 0.05  # between two checks, however many requests fail

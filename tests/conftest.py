@@ -12,7 +12,7 @@ import pytest
 from tests.site import Site, serve
 
 if TYPE_CHECKING:
-    from encoder.model import Encoder
+    from anykey.encoder.model import Encoder
 
 
 MEMORY = Path("/dev/shm")
@@ -58,7 +58,7 @@ def _is_local(host: Any) -> bool:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A web server of this machine's own; readers do not pause before they ask it again."""
-    monkeypatch.setattr("index.sources.http_files.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("anykey.index.sources.http_files.PAUSES_S", (0.0, 0.0))
     with serve() as server:
         yield server
 
@@ -80,9 +80,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory of `anykey-tiny` with random weights, the same ones each time; read only."""
     import torch
 
-    from encoder.architecture import build, read_architecture
-    from encoder.checkpoint import save_checkpoint
-    from encoder.fusion import Fusion
+    from anykey.encoder.architecture import build, read_architecture
+    from anykey.encoder.checkpoint import save_checkpoint
+    from anykey.encoder.fusion import Fusion
 
     architecture = read_architecture("anykey-tiny")
     with torch.random.fork_rng():
@@ -96,6 +96,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_checkpoint: Path) -> "Encoder":
     """The encoder of `tiny_checkpoint`."""
-    from encoder.model import Encoder
+    from anykey.encoder.model import Encoder
 
     return Encoder.load(tiny_checkpoint)

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from index.building.corpus import find_files, read_file
-from index.errors import InvalidRowError
-from index.readers.entry import CorpusEntry, ReadOptions
+from anykey.index.building.corpus import find_files, read_file
+from anykey.index.errors import InvalidRowError
+from anykey.index.readers.entry import CorpusEntry, ReadOptions
 from tests.factories import image_bytes, write_jsonl
 
 MEMBERS = Iterable[tuple[str, bytes]]

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from encoder.fusion import Fusion
+from anykey.encoder.fusion import Fusion
+from anykey.training.batches import Draw, DrawnPairs, EpochDraws, Sampling
+from anykey.training.distributed import Processes, join_processes, sum_gradients
+from anykey.training.gradient_cache import backward
+from anykey.training.objective import Objective
+from anykey.training.pairs import Pair, Side
+from anykey.training.table import PairTable
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_settings, make_table, make_towers
-from training.batches import Draw, DrawnPairs, EpochDraws, Sampling
-from training.distributed import Processes, join_processes, sum_gradients
-from training.gradient_cache import backward
-from training.objective import Objective
-from training.pairs import Pair, Side
-from training.table import PairTable
 
 BATCH_SIZE = 8
 ROUNDING = 2e-5  # of a gradient's largest number; measured: up to 2e-6

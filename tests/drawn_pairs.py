@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from anykey.training.errors import InvalidRowError
+from anykey.training.pairs import Pair, PairSource
+from anykey.training.sources.names import find_files
 from tests.pictures import encoded
-from training.errors import InvalidRowError
-from training.pairs import Pair, PairSource
-from training.sources.names import find_files
 
 PAINT = {
     "red": (220, 30, 35),

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index import FaissIndex
-from index.embedded.creation import create_index
-from index.embedded.manifest import EncoderFacts
-from index.embedded.options import FoldOptions
-from index.hits import Hit
-from index.key_index import KeyIndex
-from index.milvus_index import MilvusIndex, Structure
+from anykey.index import FaissIndex
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.hits import Hit
+from anykey.index.key_index import KeyIndex
+from anykey.index.milvus_index import MilvusIndex, Structure
 
 WIDTH = 8
 ENCODER = EncoderFacts(name="engines", fingerprint="sha256:0", width=WIDTH, fusion="raw")

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.embedded.manifest import EncoderFacts
-from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
-from index.filtering.filters import matches
-from index.hits import Hit, Payload, StoredImage, StoredKey
-from index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.encoder.item import Modality
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
+from anykey.index.filtering.filters import matches
+from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
+from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 
 MAX_NORM_ERROR = 1e-3
 

@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from index.building.build import BuildReport, build_index
-from index.building.reembed import ReembedReport, reembed_index
-from index.settings import BuildSettings, ReembedSettings
+from anykey.index.building.build import BuildReport, build_index
+from anykey.index.building.reembed import ReembedReport, reembed_index
+from anykey.index.settings import BuildSettings, ReembedSettings
 from tests.fakes import FakeEncoder, FakeEncoderSource
 
 Colour = tuple[int, int, int]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder.errors import InvalidItemError
-from encoder.images import ImageLimits, decode_image
-from encoder.item import Item
-from index.building.encoding import EncoderSource
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.item import Item
+from anykey.index.building.encoding import EncoderSource
 
 MAX_WORDS = 60
 

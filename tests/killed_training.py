@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from anykey.training.settings import TrainSettings
+from anykey.training.steps import Stepper
+from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.killing import Killer
 from tests.training_runs import make_settings
-from training.settings import TrainSettings
-from training.steps import Stepper
-from training.trainer import train
 
 STEPS = 9
 

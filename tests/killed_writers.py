@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import FaissIndex, StoredImage
-from index.embedded.rollback import roll_back
-from index.embedded.verify import verify_index
-from index.key_index import NewKey, Scope
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.embedded.rollback import roll_back
+from anykey.index.embedded.verify import verify_index
+from anykey.index.key_index import NewKey, Scope
 from tests.live_index import WIDTH, unit_vectors
 
 Contents = dict[str, int]  # keys, each with the number that its text, vector and image follow from

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index import FaissIndex, StoredImage
-from index.embedded.creation import create_index
-from index.embedded.manifest import EncoderFacts
-from index.embedded.options import FoldOptions
-from index.key_index import NewKey
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.key_index import NewKey
 from tests.factories import image_bytes
 
 WIDTH = 8

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Item
-from index import FaissIndex, Hit, Payload, StoredKey
-from index.embedded.manifest import EncoderFacts
-from index.errors import InvalidSearchError
-from index.key_index import EVERYTHING, NewKey, Scope
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex, Hit, Payload, StoredKey
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import InvalidSearchError
+from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope

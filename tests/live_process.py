@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from index.errors import KeyIndexError
-from index.faiss_index import FaissIndex
-from index.hits import StoredImage
+from anykey.index.errors import KeyIndexError
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.hits import StoredImage
 from tests.killed_writers import numbered_key, numbered_vector
 
 ROOT = Path(__file__).parents[1]

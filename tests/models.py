@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from encoder.architecture import build, read_architecture
-from encoder.checkpoint import save_checkpoint
-from encoder.fusion import Fusion
+from anykey.encoder.architecture import build, read_architecture
+from anykey.encoder.checkpoint import save_checkpoint
+from anykey.encoder.fusion import Fusion
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoder.architecture import Architecture, build
+from anykey.encoder.architecture import Architecture, build
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

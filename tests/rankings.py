@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from index import Hit
+from anykey.index import Hit
 
 TOLERANCE = 1e-6
 

@@ -17,21 +17,21 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from rich.console import Console
 
-from encoder.item import Item, Modality
-from index.building.build import build_index
-from index.building.encoding import EncoderSource
-from index.deadline import NEVER, Deadline
-from index.embedded.manifest import EncoderFacts
-from index.errors import KeyNotFoundError, UnknownPoolError
-from index.filtering.conditions import matches
-from index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
-from index.key_index import EVERYTHING, IndexInfo, Scope
-from index.settings import BuildSettings
-from service.app import create_app
-from service.embedding import QueryEncoder
-from service.searching import SearchableIndex
-from service.server import listen
-from service.settings import ServiceSettings
+from anykey.encoder.item import Item, Modality
+from anykey.index.building.build import build_index
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import KeyNotFoundError, UnknownPoolError
+from anykey.index.filtering.conditions import matches
+from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
+from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
+from anykey.index.settings import BuildSettings
+from anykey.service.app import create_app
+from anykey.service.embedding import QueryEncoder
+from anykey.service.searching import SearchableIndex
+from anykey.service.server import listen
+from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 
 WAIT_S = 20.0  # far longer than anything takes; only a hang reaches it

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from encoder.architecture import write_open_clip_config
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.training.study.settings import StudySettings
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, small_architecture
-from training.study.settings import StudySettings
 
 PAIRS = drawn_pairs(32)
 

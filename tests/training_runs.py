@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoder.architecture import preprocessing
-from encoder.fusion import Fusion
-from encoder.images import ImageLimits
-from encoder.tokens import Tokenizer
+from anykey.encoder.architecture import preprocessing
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.errors import InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.settings import TrainSettings
+from anykey.training.table import ImageReader, PairTable, read_table
+from anykey.training.towers import Start, Towers
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
-from training.errors import InvalidRowError
-from training.pairs import Pair
-from training.settings import TrainSettings
-from training.table import ImageReader, PairTable, read_table
-from training.towers import Start, Towers
 
 ARCHITECTURE = small_architecture()
 CPU = torch.device("cpu")

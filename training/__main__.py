@@ -2,13 +2,13 @@
 
 import sys
 
-from encoder.exits import quiet_when_interrupted
+from anykey.encoder.exits import quiet_when_interrupted
 
 
 @quiet_when_interrupted("anykey-train")
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code back."""
-    from training.commands import run
+    from anykey.training.commands import run
 
     return run(argv)
 

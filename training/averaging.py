@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.errors import InvalidRecipeError
+from anykey.training.errors import InvalidRecipeError
 
 
 class Average:

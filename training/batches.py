@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.augmentation import Augmentation
-from training.choices import CaptionSampling, Positives
-from training.errors import InvalidRecipeError, InvalidRowError
-from training.table import BadRow, PairTable
+from anykey.training.augmentation import Augmentation
+from anykey.training.choices import CaptionSampling, Positives
+from anykey.training.errors import InvalidRecipeError, InvalidRowError
+from anykey.training.table import BadRow, PairTable
 
 _NUM_ALIKE = 5  # image, caption, whole item, whole query, known group
 

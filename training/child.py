@@ -7,9 +7,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from encoder.program import EXIT_ENVIRONMENT
-from training.errors import RunFailedError
-from training.machine import num_cores
+from anykey.encoder.program import EXIT_ENVIRONMENT
+from anykey.training.errors import RunFailedError
+from anykey.training.machine import num_cores
 
 
 class Child:

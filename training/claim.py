@@ -4,8 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from encoder.locks import holder_of, try_lock
-from training.errors import InvalidRecipeError
+from anykey.encoder.locks import holder_of, try_lock
+from anykey.training.errors import InvalidRecipeError
 
 
 class Claim:

@@ -1,12 +1,12 @@
 """The commands of `anykey-train`."""
 
-from encoder.errors import DeviceUnavailableError, EncoderError
-from encoder.program import Command, plain_console, run_program
-from training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
-from training.interpolate_settings import InterpolateSettings
-from training.settings import TrainSettings
-from training.study.settings import StudySettings
-from training.sweep.settings import SweepSettings
+from anykey.encoder.errors import DeviceUnavailableError, EncoderError
+from anykey.encoder.program import Command, plain_console, run_program
+from anykey.training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
+from anykey.training.interpolate_settings import InterpolateSettings
+from anykey.training.settings import TrainSettings
+from anykey.training.study.settings import StudySettings
+from anykey.training.sweep.settings import SweepSettings
 
 
 def run(argv: list[str] | None) -> int:
@@ -27,14 +27,14 @@ def run(argv: list[str] | None) -> int:
 
 
 def _train(settings: TrainSettings) -> int:
-    from training.trainer import train
+    from anykey.training.trainer import train
 
     train(settings, plain_console())
     return 0
 
 
 def _interpolate(settings: InterpolateSettings) -> int:
-    from training.interpolate import interpolate_checkpoints
+    from anykey.training.interpolate import interpolate_checkpoints
 
     fingerprint = interpolate_checkpoints(settings)
     console = plain_console()
@@ -43,12 +43,12 @@ def _interpolate(settings: InterpolateSettings) -> int:
 
 
 def _study(settings: StudySettings) -> int:
-    from training.study.command import run as compare
+    from anykey.training.study.command import run as compare
 
     return compare(settings)
 
 
 def _sweep(settings: SweepSettings) -> int:
-    from training.sweep.command import run as search
+    from anykey.training.sweep.command import run as search
 
     return search(settings)

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from encoder.architecture import Architecture, preprocessing
-from encoder.images import ImageLimits
-from encoder.tokens import Tokenizer
-from training.choices import Loss, Positives
-from training.distributed import Processes
-from training.errors import InvalidRecipeError
-from training.features import trunk_features
-from training.progress import ProgressDisplay
-from training.run_folder import RunFolder
-from training.settings import TrainSettings
-from training.sources import ConcatenatedPairs, open_pairs
-from training.table import Advance, ImageReader, PairTable, read_table
-from training.towers import Start, Towers
+from anykey.encoder.architecture import Architecture, preprocessing
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.choices import Loss, Positives
+from anykey.training.distributed import Processes
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.features import trunk_features
+from anykey.training.progress import ProgressDisplay
+from anykey.training.run_folder import RunFolder
+from anykey.training.settings import TrainSettings
+from anykey.training.sources import ConcatenatedPairs, open_pairs
+from anykey.training.table import Advance, ImageReader, PairTable, read_table
+from anykey.training.towers import Start, Towers
 
 
 @dataclass

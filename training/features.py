@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
-from training.table import Advance, PairTable
-from training.towers import Towers
+from anykey.training.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
+from anykey.training.table import Advance, PairTable
+from anykey.training.towers import Towers
 
 _FORMAT = 2  # raised when the same images and trunk give other features than before
 _BATCH = 32

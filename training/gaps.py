@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.validation import (
+from anykey.training.validation import (
     ALL_COMBINATIONS,
     COMBINATIONS,
     MODALITIES,

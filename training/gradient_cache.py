@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.batches import Batch
-from training.seeds import derive_seed
-from training.towers import Towers
+from anykey.training.batches import Batch
+from anykey.training.seeds import derive_seed
+from anykey.training.towers import Towers
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from encoder.architecture import open_clip_cfg, preprocessing
-from encoder.checkpoint import CONFIG_NAME, Checkpoint, save_checkpoint
-from encoder.model import load_checkpoint
-from training.averaging import interpolate
-from training.errors import InvalidRecipeError
-from training.interpolate_settings import InterpolateSettings
-from training.machine import release
+from anykey.encoder.architecture import open_clip_cfg, preprocessing
+from anykey.encoder.checkpoint import CONFIG_NAME, Checkpoint, save_checkpoint
+from anykey.encoder.model import load_checkpoint
+from anykey.training.averaging import interpolate
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.interpolate_settings import InterpolateSettings
+from anykey.training.machine import release
 
 
 def interpolate_checkpoints(settings: InterpolateSettings) -> str:

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoder.architecture import preprocessing
-from encoder.checkpoint import save_checkpoint
-from training.augmentation import Augmentation
-from training.batches import Batch, DrawnPairs, EpochDraws, Sampling, make_loader
-from training.data import RunData
-from training.distributed import Processes
-from training.errors import NoPairsError, WorkerError
-from training.machine import release
-from training.objective import Objective
-from training.progress import ProgressDisplay
-from training.resume import load_state, save_state
-from training.run_folder import RunFolder
-from training.settings import TrainSettings
-from training.sources import without_secrets
-from training.steps import StepNumbers, Stepper, diverged
-from training.table import BadRow, check_bad_share
-from training.towers import Start, Towers
-from training.validation import SELECTION_METRIC, HeldOut, choosing_pairs, embed_held_out, measure
+from anykey.encoder.architecture import preprocessing
+from anykey.encoder.checkpoint import save_checkpoint
+from anykey.training.augmentation import Augmentation
+from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling, make_loader
+from anykey.training.data import RunData
+from anykey.training.distributed import Processes
+from anykey.training.errors import NoPairsError, WorkerError
+from anykey.training.machine import release
+from anykey.training.objective import Objective
+from anykey.training.progress import ProgressDisplay
+from anykey.training.resume import load_state, save_state
+from anykey.training.run_folder import RunFolder
+from anykey.training.settings import TrainSettings
+from anykey.training.sources import without_secrets
+from anykey.training.steps import StepNumbers, Stepper, diverged
+from anykey.training.table import BadRow, check_bad_share
+from anykey.training.towers import Start, Towers
+from anykey.training.validation import SELECTION_METRIC, HeldOut, choosing_pairs, embed_held_out, measure
 
 _LOG_EVERY_STEPS = 10
 _NUM_PAIRS = "num_pairs"  # held out, among the numbers of the best measurement
@@ -230,7 +230,7 @@ class Loop:
 
     def _sure(self, held_out: HeldOut) -> dict[str, float]:
         """Ends of the interval of the score that is reported of `best`."""
-        from training.report import range_of_selection  # loads matplotlib
+        from anykey.training.report import range_of_selection  # loads matplotlib
 
         own = range_of_selection(held_out)
         return {LOW_END: own.low, HIGH_END: own.high}

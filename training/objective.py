@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoder.fusion import Fusion, fuse
-from training.batches import Batch
-from training.choices import Loss, parse_pair_weights
-from training.distributed import Processes, gather
-from training.losses import (
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.batches import Batch
+from anykey.training.choices import Loss, parse_pair_weights
+from anykey.training.distributed import Processes, gather
+from anykey.training.losses import (
     CLIP_WEIGHTS,
     CROSS_MODALITY,
     FUSED,
@@ -29,8 +29,8 @@ from training.losses import (
     separation_loss,
     sigmoid_loss,
 )
-from training.optimizer import MAX_LOGIT_SCALE, clamp_log_scale
-from training.settings import TrainSettings
+from anykey.training.optimizer import MAX_LOGIT_SCALE, clamp_log_scale
+from anykey.training.settings import TrainSettings
 
 _SIGMOID_BIAS = -10.0  # SigLIP's: at the start nearly every two rows do not belong together
 _WITHOUT_FUSED = (Loss.CLIP, Loss.ALIGNCLIP)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from training.errors import InvalidRecipeError
-from training.layers import tower_groups
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.layers import tower_groups
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 

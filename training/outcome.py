@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoder.architecture import preprocessing
-from training.choices import Loss
-from training.data import RunData
-from training.machine import num_cores, release
-from training.run_folder import publishable
-from training.settings import TrainSettings
-from training.towers import Start, Towers
-from training.validation import MIN_PAIRS_TO_SHARE
+from anykey.encoder.architecture import preprocessing
+from anykey.training.choices import Loss
+from anykey.training.data import RunData
+from anykey.training.machine import num_cores, release
+from anykey.training.run_folder import publishable
+from anykey.training.settings import TrainSettings
+from anykey.training.towers import Start, Towers
+from anykey.training.validation import MIN_PAIRS_TO_SHARE
 
 FEW_STEPS = 100
 FEW_PAIRS = 100

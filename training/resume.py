@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from training.distributed import Processes
-from training.errors import DamagedStateError
+from anykey.training.distributed import Processes
+from anykey.training.errors import DamagedStateError
 
 _KEPT = 2
 _SUMS = "sums.json"

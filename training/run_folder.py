@@ -23,18 +23,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from encoder.checkpoint import replace_directory
-from training.claim import Claim
-from training.errors import InvalidRecipeError
-from training.files import replace_file
-from training.settings import TrainSettings
-from training.sources import source_states, without_secrets
-from training.table import BadRow
-from training.trackers import TensorBoardTracker, Tracker, WandbTracker
-from training.validation import HeldOut
+from anykey.encoder.checkpoint import replace_directory
+from anykey.training.claim import Claim
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.files import replace_file
+from anykey.training.settings import TrainSettings
+from anykey.training.sources import source_states, without_secrets
+from anykey.training.table import BadRow
+from anykey.training.trackers import TensorBoardTracker, Tracker, WandbTracker
+from anykey.training.validation import HeldOut
 
 if TYPE_CHECKING:
-    from training.report import About, Snapshot
+    from anykey.training.report import About, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class RunFolder:
 
     def save_snapshot(self, name: str, held_out: HeldOut) -> None:
         """Keeps what the report shows of the model `before` or `after` training."""
-        from training.report import Snapshot
+        from anykey.training.report import Snapshot
 
         if self._is_main:
             Snapshot.of(held_out).save(self.path / f"{name}.npz")
@@ -215,7 +215,7 @@ class RunFolder:
         return path.read_text()
 
     def _write_report(self, best: Mapping[str, Any], about: "About | None") -> None:
-        from training.report import About, write_report  # loads matplotlib
+        from anykey.training.report import About, write_report  # loads matplotlib
 
         about = about or About(settings=publishable(self._settings))
         write_report(
@@ -237,7 +237,7 @@ class RunFolder:
         }
 
     def _snapshot(self, name: str) -> "Snapshot | None":
-        from training.report import Snapshot
+        from anykey.training.report import Snapshot
 
         path = self.path / f"{name}.npz"
         try:

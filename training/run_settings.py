@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from training.errors import InvalidRecipeError
-from training.settings import TrainSettings
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.settings import TrainSettings
 
 
 class RunSettings(TrainSettings):

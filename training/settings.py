@@ -7,11 +7,11 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.fusion import Fusion
-from encoder.padding import Padding
-from encoder.program import ProgramSettings
-from training.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
-from training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.padding import Padding
+from anykey.encoder.program import ProgramSettings
+from anykey.training.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
+from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 
 class TrainSettings(ProgramSettings):

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoder.text import end_positions
-from training.averaging import Average
-from training.batches import Batch, leave_out_words
-from training.distributed import Processes, clip_gradients, sum_gradients
-from training.errors import DivergedError
-from training.gradient_cache import backward
-from training.objective import Objective
-from training.optimizer import make_optimizer, set_learning_rate
-from training.seeds import derive_seed
-from training.settings import TrainSettings
-from training.towers import Towers
+from anykey.encoder.text import end_positions
+from anykey.training.averaging import Average
+from anykey.training.batches import Batch, leave_out_words
+from anykey.training.distributed import Processes, clip_gradients, sum_gradients
+from anykey.training.errors import DivergedError
+from anykey.training.gradient_cache import backward
+from anykey.training.objective import Objective
+from anykey.training.optimizer import make_optimizer, set_learning_rate
+from anykey.training.seeds import derive_seed
+from anykey.training.settings import TrainSettings
+from anykey.training.towers import Towers
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 
-from encoder.errors import InvalidItemError
-from encoder.images import ImageLimits, decode_image, read_image_file
-from encoder.tokens import Tokenizer
-from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from training.pairs import Pair, PairSource, Side
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import ImageLimits, decode_image, read_image_file
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
+from anykey.training.pairs import Pair, PairSource, Side
 
 _TOKENIZE_CHUNK = 1024
 

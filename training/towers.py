@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from encoder.architecture import Architecture, build, preprocessing, read_architecture
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.fusion import Fusion
-from encoder.model import load_checkpoint
-from encoder.text import encode_text
-from encoder.weights import mismatch
-from training.errors import InvalidRecipeError
-from training.layers import locked_batch_norms
-from training.settings import TrainSettings
+from anykey.encoder.architecture import Architecture, build, preprocessing, read_architecture
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.model import load_checkpoint
+from anykey.encoder.text import encode_text
+from anykey.encoder.weights import mismatch
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.layers import locked_batch_norms
+from anykey.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

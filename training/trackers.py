@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.errors import InvalidRecipeError
+from anykey.training.errors import InvalidRecipeError
 
 
 class Tracker(Protocol):

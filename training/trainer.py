@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from encoder.model import choose_device
-from encoder.text import can_trim
-from training.data import RunData, read_data
-from training.distributed import Processes, join_processes
-from training.errors import InvalidRecipeError
-from training.layers import lock_tower
-from training.loop import Loop
-from training.outcome import facts_of, how_judged, settings_in_force, warnings_of
-from training.progress import open_progress
-from training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
-from training.settings import TrainSettings
-from training.towers import Start, Towers, open_start
-from training.trackers import import_wandb
+from anykey.encoder.model import choose_device
+from anykey.encoder.text import can_trim
+from anykey.training.data import RunData, read_data
+from anykey.training.distributed import Processes, join_processes
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.layers import lock_tower
+from anykey.training.loop import Loop
+from anykey.training.outcome import facts_of, how_judged, settings_in_force, warnings_of
+from anykey.training.progress import open_progress
+from anykey.training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
+from anykey.training.settings import TrainSettings
+from anykey.training.towers import Start, Towers, open_start
+from anykey.training.trackers import import_wandb
 
 if TYPE_CHECKING:
-    from training.report import About
+    from anykey.training.report import About
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _about(
     in_force: tuple[dict[str, Any], list[str]],
 ) -> "About":
     """What the report says of a run that has ended."""
-    from training.report import About, numbers_of_pairs, shown_pairs  # loads matplotlib
+    from anykey.training.report import About, numbers_of_pairs, shown_pairs  # loads matplotlib
 
     num_pairs, num_asked, pairs = None, None, {}
     if data.val is not None:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.metrics import ndcg_at_k, success_at_k
-from encoder.fusion import Fusion, fuse
-from training.table import PairTable
-from training.towers import Towers
+from anykey.benchmark.metrics import ndcg_at_k, success_at_k
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.table import PairTable
+from anykey.training.towers import Towers
 
 CUTOFFS = (1, 5, 10)
 MODALITIES = ("i", "t", "it")

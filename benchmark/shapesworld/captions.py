@@ -9,7 +9,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from benchmark.shapesworld.scene import Description, Facts, Figure, Scene, holds
+from anykey.benchmark.shapesworld.scene import Description, Facts, Figure, Scene, holds
 
 SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big")}
 TEXTURE_WORDS = {

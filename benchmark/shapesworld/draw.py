@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmark.shapesworld.scene import GRID, Figure, Scene
+from anykey.benchmark.shapesworld.scene import GRID, Figure, Scene
 
 SUPERSAMPLING = 3
 JPEG_QUALITY = 90

@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_instructions, write_task
-from benchmark.shapesworld.draw import Picture
-from benchmark.shapesworld.tasks import Key, Query, Task
+from anykey.benchmark.mbeir_files import (
+    Row,
+    candidate_row,
+    query_row,
+    write_global_pool,
+    write_instructions,
+    write_task,
+)
+from anykey.benchmark.shapesworld.draw import Picture
+from anykey.benchmark.shapesworld.tasks import Key, Query, Task
 
 DATASET_ID = 10  # M-BEIR's own datasets are 0 to 9
 DATASET_NAME = "shapesworld"

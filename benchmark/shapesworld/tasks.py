@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmark.shapesworld.captions import (
+from anykey.benchmark.shapesworld.captions import (
     PRECISE,
     Caption,
     Question,
@@ -23,8 +23,8 @@ from benchmark.shapesworld.captions import (
     removal_text,
     statement,
 )
-from benchmark.shapesworld.draw import MILD, STRONG, Picture, Variation
-from benchmark.shapesworld.scene import (
+from anykey.benchmark.shapesworld.draw import MILD, STRONG, Picture, Variation
+from anykey.benchmark.shapesworld.scene import (
     ATTRIBUTES,
     Facts,
     Scene,

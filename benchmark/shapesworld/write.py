@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.directory import built_aside, is_current, write_manifest
-from benchmark.program import plain_console
-from benchmark.progress import tracked
-from benchmark.settings import ShapesWorldSettings
-from benchmark.shapesworld.captions import training_captions
-from benchmark.shapesworld.draw import Picture, draw_jpegs
-from benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
-from benchmark.shapesworld.scene import Scene, sample_scene
-from benchmark.shapesworld.tasks import TASKS, Task, World, build_task
-from benchmark.shards import Member, write_shard
+from anykey.benchmark.directory import built_aside, is_current, write_manifest
+from anykey.benchmark.program import plain_console
+from anykey.benchmark.progress import tracked
+from anykey.benchmark.settings import ShapesWorldSettings
+from anykey.benchmark.shapesworld.captions import training_captions
+from anykey.benchmark.shapesworld.draw import Picture, draw_jpegs
+from anykey.benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
+from anykey.benchmark.shapesworld.scene import Scene, sample_scene
+from anykey.benchmark.shapesworld.tasks import TASKS, Task, World, build_task
+from anykey.benchmark.shards import Member, write_shard
 
 GENERATOR = "anykey-bench shapesworld"
 GENERATOR_VERSION = 2

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.embedded.store_reader import check_store
-from index.embedded.verify import damage_of_store
-from index.embedded.versions import IndexDirectory, OpenVersion, open_published
-from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.embedded.store_reader import check_store
+from anykey.index.embedded.verify import damage_of_store
+from anykey.index.embedded.versions import IndexDirectory, OpenVersion, open_published
+from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
 
 logger = logging.getLogger(__name__)
 

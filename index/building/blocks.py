@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from index.building.plan import Plan, PlannedEntry
-from index.errors import EmbeddingFailedError
-from index.settings import EmbedSettings
-from index.sources.images import ImageStamp
+from anykey.index.building.plan import Plan, PlannedEntry
+from anykey.index.errors import EmbeddingFailedError
+from anykey.index.settings import EmbedSettings
+from anykey.index.sources.images import ImageStamp
 
 
 @dataclass(frozen=True)

@@ -15,32 +15,32 @@ from pathlib import Path
 
 from rich.console import Console
 
-from encoder.program import plain_console
-from index.building.base import Base, open_base
-from index.building.corpus import roots_of
-from index.building.embed import embed, is_current
-from index.building.encoding import EncoderSource
-from index.building.imported import source_of
-from index.building.outlook import Outlook, compare, require_allowed, summary
-from index.building.plan import Plan, PlannedEntry
-from index.building.reading import nothing_left, read_into
-from index.building.staging import delete_store, records_of, remove_empty, resume
-from index.building.wishes import check_vector_type, check_wishes
-from index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
-from index.embedded.image_roots import record_corpus
-from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Known, Record
-from index.embedded.retired import Origin
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
-from index.errors import InvalidCorpusError, InvalidRowError
-from index.progress import progress, step_lines
-from index.settings import BuildSettings
-from index.sources.locations import without_secrets
-from index.sources.roots import ImageRoots
-from index.vectors.gpu import GpuUse
+from anykey.encoder.program import plain_console
+from anykey.index.building.base import Base, open_base
+from anykey.index.building.corpus import roots_of
+from anykey.index.building.embed import embed, is_current
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.building.imported import source_of
+from anykey.index.building.outlook import Outlook, compare, require_allowed, summary
+from anykey.index.building.plan import Plan, PlannedEntry
+from anykey.index.building.reading import nothing_left, read_into
+from anykey.index.building.staging import delete_store, records_of, remove_empty, resume
+from anykey.index.building.wishes import check_vector_type, check_wishes
+from anykey.index.embedded.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
+from anykey.index.embedded.image_roots import record_corpus
+from anykey.index.embedded.manifest import EncoderFacts, Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Known, Record
+from anykey.index.embedded.retired import Origin
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion
+from anykey.index.errors import InvalidCorpusError, InvalidRowError
+from anykey.index.progress import progress, step_lines
+from anykey.index.settings import BuildSettings
+from anykey.index.sources.locations import without_secrets
+from anykey.index.sources.roots import ImageRoots
+from anykey.index.vectors.gpu import GpuUse
 
 PLAN_NAME = "plan.sqlite"
 logger = logging.getLogger(__name__)

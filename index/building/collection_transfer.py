@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 
-from index.building.shards import common_encoder, find_shards, read_shard
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import NewImage, Record
-from index.errors import IndexNotFoundError, UnusableOptionError
-from index.hits import StoredImage
-from index.key_index import NewKey
-from index.milvus.address import CollectionAddress
-from index.milvus_index import MilvusIndex, Structure
-from index.sources.referred import read_referred, require_referred
-from index.sources.roots import ImageRoots, roots_named
+from anykey.index.building.shards import common_encoder, find_shards, read_shard
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.records import NewImage, Record
+from anykey.index.errors import IndexNotFoundError, UnusableOptionError
+from anykey.index.hits import StoredImage
+from anykey.index.key_index import NewKey
+from anykey.index.milvus.address import CollectionAddress
+from anykey.index.milvus_index import MilvusIndex, Structure
+from anykey.index.sources.referred import read_referred, require_referred
+from anykey.index.sources.roots import ImageRoots, roots_named
 
 
 def load_collection(

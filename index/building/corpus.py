@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageError, UnreadableStretchError
-from index.readers.columns import parse_columns
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.formats import format_of
-from index.readers.mbeir import dataset_root
-from index.readers.names import find_files
-from index.readers.shards import read_shard
-from index.settings import BuildSettings, EmbeddingSettings
-from index.sources.files import reason_of
-from index.sources.images import ImageStamp, stat_image
-from index.sources.locations import InlineLocation, describe, is_remote, parse_location
-from index.sources.roots import ImageRoots, OutsideRootsError, root_of
-from index.sources.threads import map_in_threads
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreachableImageError, UnreadableStretchError
+from anykey.index.readers.columns import parse_columns
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.formats import format_of
+from anykey.index.readers.mbeir import dataset_root
+from anykey.index.readers.names import find_files
+from anykey.index.readers.shards import read_shard
+from anykey.index.settings import BuildSettings, EmbeddingSettings
+from anykey.index.sources.files import reason_of
+from anykey.index.sources.images import ImageStamp, stat_image
+from anykey.index.sources.locations import InlineLocation, describe, is_remote, parse_location
+from anykey.index.sources.roots import ImageRoots, OutsideRootsError, root_of
+from anykey.index.sources.threads import map_in_threads
 
 __all__ = ["StampedEntry", "find_files", "read_corpus", "read_file", "roots_of"]
 

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from index.building.blocks import name_of, number_at
-from index.building.outlook import is_much, removal_refused
-from index.building.plan import Plan
-from index.building.shards import (
+from anykey.index.building.blocks import name_of, number_at
+from anykey.index.building.outlook import is_much, removal_refused
+from anykey.index.building.plan import Plan
+from anykey.index.building.shards import (
     count_keys,
     read_encoder,
     read_facts,
@@ -16,11 +16,11 @@ from index.building.shards import (
     shards_named,
     write_shard,
 )
-from index.embedded.records import Record
-from index.errors import InvalidShardError, OutputExistsError, RemovalRefusedError, UnreadableShardError
-from index.settings import EmbedSettings
-from index.sources.files import exists
-from index.sources.locations import without_secrets
+from anykey.index.embedded.records import Record
+from anykey.index.errors import InvalidShardError, OutputExistsError, RemovalRefusedError, UnreadableShardError
+from anykey.index.settings import EmbedSettings
+from anykey.index.sources.files import exists
+from anykey.index.sources.locations import without_secrets
 
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
 _KEPT_PATTERN = "kept-*.parquet"  # the later its number, the later it was made

@@ -14,20 +14,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.errors import InvalidItemError
-from encoder.images import image_type
-from encoder.item import Item
-from index.building.encoding import EncoderSource
-from index.building.plan import PlannedEntry
-from index.embedded.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
-from index.errors import InvalidRowError, UnreachableImageError
-from index.hits import UNKNOWN_TYPE
-from index.queries import check_vector
-from index.settings import EmbeddingSettings
-from index.sources.files import reason_of
-from index.sources.images import ImageReader, ImageStamp, read_image
-from index.sources.locations import describe
-from index.sources.roots import ImageRoots
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import image_type
+from anykey.encoder.item import Item
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.building.plan import PlannedEntry
+from anykey.index.embedded.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
+from anykey.index.errors import InvalidRowError, UnreachableImageError
+from anykey.index.hits import UNKNOWN_TYPE
+from anykey.index.queries import check_vector
+from anykey.index.settings import EmbeddingSettings
+from anykey.index.sources.files import reason_of
+from anykey.index.sources.images import ImageReader, ImageStamp, read_image
+from anykey.index.sources.locations import describe
+from anykey.index.sources.roots import ImageRoots
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")

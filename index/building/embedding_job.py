@@ -15,30 +15,30 @@ from typing import Any
 
 from rich.console import Console
 
-from encoder.locks import holder_of, try_lock
-from encoder.program import plain_console
-from index.building.blocks import Block, cut, name_of
-from index.building.corpus import find_files
-from index.building.earlier_shards import DIGEST, keep_unread, location_of, shards_in, stored_in
-from index.building.embed import embed
-from index.building.encoding import EncoderSource
-from index.building.imported import source_of
-from index.building.outlook import cut_lines
-from index.building.plan import Plan
-from index.building.reading import read_into
-from index.building.shards import read_facts, read_shard, write_shard
-from index.embedded.folding import bad_row_lines
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import Record
-from index.errors import (
+from anykey.encoder.locks import holder_of, try_lock
+from anykey.encoder.program import plain_console
+from anykey.index.building.blocks import Block, cut, name_of
+from anykey.index.building.corpus import find_files
+from anykey.index.building.earlier_shards import DIGEST, keep_unread, location_of, shards_in, stored_in
+from anykey.index.building.embed import embed
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.building.imported import source_of
+from anykey.index.building.outlook import cut_lines
+from anykey.index.building.plan import Plan
+from anykey.index.building.reading import read_into
+from anykey.index.building.shards import read_facts, read_shard, write_shard
+from anykey.index.embedded.folding import bad_row_lines
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.records import Record
+from anykey.index.errors import (
     InvalidRowError,
     OutputExistsError,
     UnreachableImageError,
 )
-from index.progress import progress
-from index.settings import EmbedSettings
-from index.sources.files import file_system
-from index.sources.locations import is_remote, normal_location
+from anykey.index.progress import progress
+from anykey.index.settings import EmbedSettings
+from anykey.index.sources.files import file_system
+from anykey.index.sources.locations import is_remote, normal_location
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 CUT = "num_cut"  # keys whose text was cut, among a shard's facts

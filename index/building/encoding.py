@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Item
-from index.embedded.manifest import MakesVectors
-from index.encoding_settings import EncodingSettings
-from index.errors import EncoderMismatchError
+from anykey.encoder.item import Item
+from anykey.index.embedded.manifest import MakesVectors
+from anykey.index.encoding_settings import EncodingSettings
+from anykey.index.errors import EncoderMismatchError
 
 
 class VectorEncoder(MakesVectors, Protocol):
@@ -91,14 +91,14 @@ class CheckpointSource(EncoderSource):
     def require_device(self) -> None:
         """Looks for a device that was named; what `auto` gives and the CPU are there, and need no torch to know."""
         if self._settings.device not in ("auto", "cpu"):
-            from encoder.model import choose_device
+            from anykey.encoder.model import choose_device
 
             choose_device(self._settings.device)
 
     def _load(self) -> VectorEncoder:
-        from encoder.fusion import Fusion
-        from encoder.images import ImageLimits
-        from encoder.model import Encoder
+        from anykey.encoder.fusion import Fusion
+        from anykey.encoder.images import ImageLimits
+        from anykey.encoder.model import Encoder
 
         settings = self._settings
         fusion = Fusion(settings.fusion) if settings.fusion else None

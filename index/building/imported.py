@@ -15,13 +15,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Item
-from index.building.encoding import CheckpointSource, EncoderSource, VectorEncoder
-from index.errors import IndexCorruptError, InvalidCorpusError
-from index.queries import MAX_NORM_ERROR
-from index.settings import EmbeddingSettings
-from index.sources.files import file_state, reason_of
-from index.vectors.exact import read_faiss
+from anykey.encoder.item import Item
+from anykey.index.building.encoding import CheckpointSource, EncoderSource, VectorEncoder
+from anykey.index.errors import IndexCorruptError, InvalidCorpusError
+from anykey.index.queries import MAX_NORM_ERROR
+from anykey.index.settings import EmbeddingSettings
+from anykey.index.sources.files import file_state, reason_of
+from anykey.index.vectors.exact import read_faiss
 
 
 def source_of(settings: EmbeddingSettings) -> EncoderSource:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from index.building.base import Base
-from index.building.embed import is_current
-from index.building.plan import Plan
-from index.errors import InvalidRowError, RemovalRefusedError, shortened
-from index.settings import BuildSettings
-from index.sources.roots import ImageRoots
+from anykey.index.building.base import Base
+from anykey.index.building.embed import is_current
+from anykey.index.building.plan import Plan
+from anykey.index.errors import InvalidRowError, RemovalRefusedError, shortened
+from anykey.index.settings import BuildSettings
+from anykey.index.sources.roots import ImageRoots
 
 MOST_REMOVED_UNASKED = 0.1  # of the keys that earlier builds stored
 FEW_KEYS = 100  # of so many, any may go

@@ -12,19 +12,19 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder.item import Modality
-from index.embedded.manifest import EncoderFacts
-from index.embedded.store_file import unusable
-from index.errors import (
+from anykey.encoder.item import Modality
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.store_file import unusable
+from anykey.index.errors import (
     DuplicateKeyError,
     InvalidCorpusError,
     InvalidRowError,
     UnreachableImageError,
     UnreadableStretchError,
 )
-from index.readers.entry import CorpusEntry
-from index.settings import ImageStorage
-from index.sources.images import ImageStamp
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.settings import ImageStorage
+from anykey.index.sources.images import ImageStamp
 
 PAGE_ROWS = 512
 

@@ -6,19 +6,19 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from encoder.program import plain_console
-from index.building.base import open_base
-from index.building.corpus import roots_of
-from index.building.encoding import EncoderSource
-from index.building.imported import source_of
-from index.building.outlook import Outlook, compare
-from index.building.plan import Plan
-from index.building.reading import read_into
-from index.building.wishes import check_vector_type, check_wishes
-from index.embedded.store import Store
-from index.embedded.versions import IndexDirectory
-from index.errors import InvalidRowError
-from index.settings import BuildSettings
+from anykey.encoder.program import plain_console
+from anykey.index.building.base import open_base
+from anykey.index.building.corpus import roots_of
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.building.imported import source_of
+from anykey.index.building.outlook import Outlook, compare
+from anykey.index.building.plan import Plan
+from anykey.index.building.reading import read_into
+from anykey.index.building.wishes import check_vector_type, check_wishes
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import InvalidRowError
+from anykey.index.settings import BuildSettings
 
 
 def preview_build(

@@ -12,14 +12,14 @@ from typing import Any
 import fsspec
 from pydantic import TypeAdapter
 
-from encoder.errors import EncoderError
-from index.building.blocks import Block, dump_block, load_block
-from index.building.embedding_job import Embedded, embed_block
-from index.building.imported import source_of
-from index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
-from index.settings import EmbedSettings
-from index.sources.files import file_system
-from index.sources.locations import without_secrets
+from anykey.encoder.errors import EncoderError
+from anykey.index.building.blocks import Block, dump_block, load_block
+from anykey.index.building.embedding_job import Embedded, embed_block
+from anykey.index.building.imported import source_of
+from anykey.index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
+from anykey.index.settings import EmbedSettings
+from anykey.index.sources.files import file_system
+from anykey.index.sources.locations import without_secrets
 
 _OUTCOME: TypeAdapter[Embedded | str] = TypeAdapter(Embedded | str)
 WORK_FOLDER = ".work"  # beside the shards: the blocks, for the workers to fetch

@@ -2,13 +2,13 @@
 
 from rich.console import Console
 
-from index.building.corpus import read_corpus
-from index.building.encoding import EncoderSource
-from index.building.plan import Plan
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.progress import progress
-from index.settings import EmbeddingSettings, EmbedSettings
-from index.sources.locations import without_secrets
+from anykey.index.building.corpus import read_corpus
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.building.plan import Plan
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.progress import progress
+from anykey.index.settings import EmbeddingSettings, EmbedSettings
+from anykey.index.sources.locations import without_secrets
 
 
 def read_into(plan: Plan, settings: EmbeddingSettings, source: EncoderSource, console: Console) -> None:

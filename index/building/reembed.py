@@ -14,36 +14,36 @@ from typing import Any
 
 from rich.console import Console
 
-from encoder.errors import InvalidItemError
-from encoder.item import Item
-from encoder.program import plain_console
-from index.building.embed import batches_of, run_ahead
-from index.building.encoding import CheckpointSource, EncoderSource
-from index.building.staging import remove_empty, resume
-from index.building.wishes import check_structure
-from index.embedded.deletions import read_deleted
-from index.embedded.folding import Provenance, provenance_of, publish_built
-from index.embedded.image_roots import read_roots, record_corpus, record_named
-from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, open_read_only, read_meta
-from index.embedded.store_reader import Snapshot, check_store
-from index.embedded.store_records import read_records
-from index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
-from index.errors import (
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.item import Item
+from anykey.encoder.program import plain_console
+from anykey.index.building.embed import batches_of, run_ahead
+from anykey.index.building.encoding import CheckpointSource, EncoderSource
+from anykey.index.building.staging import remove_empty, resume
+from anykey.index.building.wishes import check_structure
+from anykey.index.embedded.deletions import read_deleted
+from anykey.index.embedded.folding import Provenance, provenance_of, publish_built
+from anykey.index.embedded.image_roots import read_roots, record_corpus, record_named
+from anykey.index.embedded.manifest import EncoderFacts, Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.embedded.store_reader import Snapshot, check_store
+from anykey.index.embedded.store_records import read_records
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
+from anykey.index.errors import (
     ImageUnavailableError,
     IndexExistsError,
     InvalidRowError,
     KeysNotEmbeddedError,
     UnusableOptionError,
 )
-from index.progress import progress, step_lines
-from index.settings import ReembedSettings
-from index.sources.referred import read_referred
-from index.sources.roots import ImageRoots
-from index.vectors.gpu import GpuUse
+from anykey.index.progress import progress, step_lines
+from anykey.index.settings import ReembedSettings
+from anykey.index.sources.referred import read_referred
+from anykey.index.sources.roots import ImageRoots
+from anykey.index.vectors.gpu import GpuUse
 
 PAGE_RECORDS = 64
 NAMES_SHOWN = 10

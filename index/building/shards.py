@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.embedded.access import naming_target
-from index.embedded.checking import check_record
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import NewImage, Record
-from index.errors import (
+from anykey.index.embedded.access import naming_target
+from anykey.index.embedded.checking import check_record
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.records import NewImage, Record
+from anykey.index.errors import (
     EncoderMismatchError,
     InvalidKeyError,
     InvalidShardError,
     KeyIndexError,
     UnreadableShardError,
 )
-from index.readers.shard_sums import (
+from anykey.index.readers.shard_sums import (
     ENCODER_FIELD,
     FACTS_FIELD,
     SUM_COLUMN,
@@ -36,10 +36,10 @@ from index.readers.shard_sums import (
     is_footer_sound,
     row_sum,
 )
-from index.settings import VectorType
-from index.sources.files import exists, file_system, is_folder, open_file
-from index.sources.locations import is_remote, normal_location, without_secrets
-from index.sources.time_limits import LISTING_S, in_time
+from anykey.index.settings import VectorType
+from anykey.index.sources.files import exists, file_system, is_folder, open_file
+from anykey.index.sources.locations import is_remote, normal_location, without_secrets
+from anykey.index.sources.time_limits import LISTING_S, in_time
 
 BATCH_SIZE = 1024
 PART_NAME = ".part"  # in a folder that is being exported to, until all is in its place

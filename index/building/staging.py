@@ -5,11 +5,11 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from index.embedded.records import Record
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.errors import IndexCorruptError
-from index.settings import VectorType
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.errors import IndexCorruptError
+from anykey.index.settings import VectorType
 
 logger = logging.getLogger(__name__)
 

@@ -19,29 +19,29 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.images import image_type
-from encoder.locks import holder_of, try_lock
-from index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
-from index.building.wishes import check_structure, check_vector_type
-from index.embedded.access import make_folder, naming_target
-from index.embedded.creation import create_index
-from index.embedded.folding import encoder_facts
-from index.embedded.image_roots import record_named, roots_in_force
-from index.embedded.manifest import EncoderFacts
-from index.embedded.options import FoldOptions
-from index.embedded.records import NewImage, Record
-from index.embedded.store_file import naming_damage, open_read_only, read_meta
-from index.embedded.store_records import read_records
-from index.embedded.verify import repair_index
-from index.embedded.versions import IndexDirectory, open_published
-from index.errors import OutputExistsError
-from index.faiss_index import FaissIndex
-from index.settings import FoldSettings, VectorType
-from index.sources.locations import parse_location
-from index.sources.referred import read_referred, require_referred
-from index.sources.roots import ImageRoots, roots_named
-from index.vectors.exact import write_exact
-from index.vectors.gpu import GpuUse
+from anykey.encoder.images import image_type
+from anykey.encoder.locks import holder_of, try_lock
+from anykey.index.building.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
+from anykey.index.building.wishes import check_structure, check_vector_type
+from anykey.index.embedded.access import make_folder, naming_target
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.folding import encoder_facts
+from anykey.index.embedded.image_roots import record_named, roots_in_force
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import NewImage, Record
+from anykey.index.embedded.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.embedded.store_records import read_records
+from anykey.index.embedded.verify import repair_index
+from anykey.index.embedded.versions import IndexDirectory, open_published
+from anykey.index.errors import OutputExistsError
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.settings import FoldSettings, VectorType
+from anykey.index.sources.locations import parse_location
+from anykey.index.sources.referred import read_referred, require_referred
+from anykey.index.sources.roots import ImageRoots, roots_named
+from anykey.index.vectors.exact import write_exact
+from anykey.index.vectors.gpu import GpuUse
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ from itertools import chain
 
 import numpy as np
 
-from index.building.shards import common_encoder, find_shards, read_shard
-from index.embedded.calibration import codes_of
-from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.records import Record, TuningQueries
-from index.errors import InvalidStructureError
-from index.faiss_index import FaissIndex
-from index.progress import Report
-from index.settings import TuneSettings
-from index.vectors.tuning import NUM_QUERIES
+from anykey.index.building.shards import common_encoder, find_shards, read_shard
+from anykey.index.embedded.calibration import codes_of
+from anykey.index.embedded.manifest import EncoderFacts, Manifest
+from anykey.index.embedded.records import Record, TuningQueries
+from anykey.index.errors import InvalidStructureError
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.progress import Report
+from anykey.index.settings import TuneSettings
+from anykey.index.vectors.tuning import NUM_QUERIES
 
 SEED = 0
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from index.building.corpus import find_files
-from index.building.encoding import EncoderSource
-from index.embedded.options import AUTO
-from index.errors import UnusableOptionError
-from index.settings import BuildSettings, FoldSettings, VectorType
-from index.vectors.gpu import GpuUse
-from index.vectors.structure_facts import EXACT
-from index.vectors.trial import require_possible
+from anykey.index.building.corpus import find_files
+from anykey.index.building.encoding import EncoderSource
+from anykey.index.embedded.options import AUTO
+from anykey.index.errors import UnusableOptionError
+from anykey.index.settings import BuildSettings, FoldSettings, VectorType
+from anykey.index.vectors.gpu import GpuUse
+from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.trial import require_possible
 
 
 def check_wishes(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:

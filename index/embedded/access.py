@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.errors import IndexCorruptError
+from anykey.index.errors import IndexCorruptError
 
 
 def require_readable(path: Path) -> None:

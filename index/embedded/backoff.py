@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from index.errors import KeyIndexError
+from anykey.index.errors import KeyIndexError
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0

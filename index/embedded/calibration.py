@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.errors import IndexCorruptError
+from anykey.encoder.item import Modality
+from anykey.index.errors import IndexCorruptError
 
 MODALITIES = tuple(Modality)  # a modality is kept as its position here
 

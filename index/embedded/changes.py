@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import KeyCorruptError
-from index.hits import StoredKey
-from index.queries import MAX_NORM_ERROR
+from anykey.index.errors import KeyCorruptError
+from anykey.index.hits import StoredKey
+from anykey.index.queries import MAX_NORM_ERROR
 
 
 @dataclass(frozen=True)

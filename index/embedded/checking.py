@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.embedded.records import NewImage, Record
-from index.errors import InvalidKeyError
-from index.key_index import NewKey
-from index.names import is_unicode
-from index.queries import check_vector
+from anykey.encoder.item import Modality
+from anykey.index.embedded.records import NewImage, Record
+from anykey.index.errors import InvalidKeyError
+from anykey.index.key_index import NewKey
+from anykey.index.names import is_unicode
+from anykey.index.queries import check_vector
 
 
 def to_record(new: NewKey, width: int) -> Record:

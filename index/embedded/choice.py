@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
-from index.embedded.manifest import Manifest
-from index.embedded.options import AUTO, FoldOptions
-from index.progress import Report
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuUse
-from index.vectors.structure_facts import StructureFacts
-from index.vectors.tuning import choose_structure
+from anykey.index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import AUTO, FoldOptions
+from anykey.index.progress import Report
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import GpuUse
+from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.tuning import choose_structure
 
 MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew
 

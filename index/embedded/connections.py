@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
-from index.deadline import LOOK_S, NEVER, Deadline
+from anykey.index.deadline import LOOK_S, NEVER, Deadline
 
 MOST_LENT = max(32, os.cpu_count() or 1)
 MOST_IDLE = 8  # kept open for the next; each has pages of the file in memory, and one to three open files

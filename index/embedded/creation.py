@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from index.embedded.folding import Provenance, publish_built
-from index.embedded.manifest import EncoderFacts
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.errors import IndexCorruptError, IndexExistsError
-from index.settings import VectorType
-from index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.embedded.folding import Provenance, publish_built
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
+from anykey.index.errors import IndexCorruptError, IndexExistsError
+from anykey.index.settings import VectorType
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
 
 
 def create_index(

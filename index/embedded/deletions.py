@@ -9,11 +9,11 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from index.embedded.manifest import Manifest
-from index.embedded.records import deletion_checksum
-from index.embedded.store_file import path_of
-from index.embedded.versions import check_file
-from index.errors import IndexCorruptError
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.records import deletion_checksum
+from anykey.index.embedded.store_file import path_of
+from anykey.index.embedded.versions import check_file
+from anykey.index.errors import IndexCorruptError
 
 DELETED_NAME = "deleted.jsonl"  # in a version
 DELETIONS = "CREATE TABLE IF NOT EXISTS deletions (key TEXT PRIMARY KEY, checksum INTEGER NOT NULL)"

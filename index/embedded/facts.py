@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from index.embedded.backoff import FoldFailure
-from index.embedded.store_reader import Snapshot
-from index.embedded.view import View
-from index.embedded.writer import FAILURE_NAME, NO_FAILURE, Writer
-from index.key_index import IndexInfo
+from anykey.index.embedded.backoff import FoldFailure
+from anykey.index.embedded.store_reader import Snapshot
+from anykey.index.embedded.view import View
+from anykey.index.embedded.writer import FAILURE_NAME, NO_FAILURE, Writer
+from anykey.index.key_index import IndexInfo
 
 
 def info_of(view: View, snapshot: Snapshot, writer: Writer | None, image_roots: Sequence[str]) -> IndexInfo:

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.calibration import Calibration, read_calibration
-from index.embedded.manifest import Manifest
-from index.embedded.versions import OpenVersion
-from index.errors import IndexCorruptError
-from index.filtering.postings import Postings
-from index.filtering.remembered import Remembered, name_of
-from index.key_index import Scope
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
-from index.vectors.structures import ApproximateIndex
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.calibration import Calibration, read_calibration
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.versions import OpenVersion
+from anykey.index.errors import IndexCorruptError
+from anykey.index.filtering.postings import Postings
+from anykey.index.filtering.remembered import Remembered, name_of
+from anykey.index.key_index import Scope
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
+from anykey.index.vectors.structures import ApproximateIndex
 
 ROWS_NAME = "rows.npy"
 VECTORS_NAME = "vectors.faiss"

@@ -21,24 +21,24 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.embedded.access import naming_target
-from index.embedded.calibration import Calibration
-from index.embedded.choice import structure_of
-from index.embedded.deletions import list_deleted
-from index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
-from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
-from index.embedded.options import AUTO, FoldOptions
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, unusable
-from index.embedded.store_reader import Snapshot, StoreReader
-from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.errors import IndexCorruptError, InvalidRowError, UnannouncedError, UnreadableStretchError
-from index.filtering.postings import write_postings
-from index.progress import Report, quietly
-from index.vectors.exact import write_exact
-from index.vectors.gpu import ON_CPU, GpuUse
-from index.vectors.trial import require_possible
+from anykey.encoder.item import Modality
+from anykey.index.embedded.access import naming_target
+from anykey.index.embedded.calibration import Calibration
+from anykey.index.embedded.choice import structure_of
+from anykey.index.embedded.deletions import list_deleted
+from anykey.index.embedded.folded import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
+from anykey.index.embedded.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
+from anykey.index.embedded.options import AUTO, FoldOptions
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage, unusable
+from anykey.index.embedded.store_reader import Snapshot, StoreReader
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
+from anykey.index.errors import IndexCorruptError, InvalidRowError, UnannouncedError, UnreadableStretchError
+from anykey.index.filtering.postings import write_postings
+from anykey.index.progress import Report, quietly
+from anykey.index.vectors.exact import write_exact
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.vectors.trial import require_possible
 
 BAD_ROWS_NAME = "bad_rows.jsonl"
 BATCH_SIZE = 4096

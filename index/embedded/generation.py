@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.deadline import NEVER, Deadline
-from index.embedded.folded import Folded
-from index.embedded.health import Health
-from index.embedded.store_reader import Snapshot, StoreReader
-from index.embedded.versions import IndexDirectory, OpenVersion, open_published
-from index.embedded.view import View
-from index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.folded import Folded
+from anykey.index.embedded.health import Health
+from anykey.index.embedded.store_reader import Snapshot, StoreReader
+from anykey.index.embedded.versions import IndexDirectory, OpenVersion, open_published
+from anykey.index.embedded.view import View
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
 
 FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
 PATIENCE_S = 1.0  # for that version

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from index.embedded.store_file import naming_damage, open_read_only, reading_any_text
-from index.embedded.store_reader import StoreReader
-from index.embedded.store_records import read_records
-from index.embedded.versions import OpenVersion, check_file
-from index.errors import IndexCorruptError, KeyCorruptError
-from index.names import is_unicode
+from anykey.index.embedded.store_file import naming_damage, open_read_only, reading_any_text
+from anykey.index.embedded.store_reader import StoreReader
+from anykey.index.embedded.store_records import read_records
+from anykey.index.embedded.versions import OpenVersion, check_file
+from anykey.index.errors import IndexCorruptError, KeyCorruptError
+from anykey.index.names import is_unicode
 
 SAMPLED_KEYS = 32
 

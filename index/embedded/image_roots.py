@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from index.embedded.access import naming_target, read_whole, sync
-from index.embedded.records import NewImage
-from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError, IndexFormatError
-from index.hits import FoundImage, StoredImage, at_hand
-from index.sources.referred import read_referred
-from index.sources.roots import MAX_IMAGE_BYTES, ImageRoots
+from anykey.index.embedded.access import naming_target, read_whole, sync
+from anykey.index.embedded.records import NewImage
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import IndexCorruptError, IndexFormatError
+from anykey.index.hits import FoundImage, StoredImage, at_hand
+from anykey.index.sources.referred import read_referred
+from anykey.index.sources.roots import MAX_IMAGE_BYTES, ImageRoots
 
 ROOTS_NAME = "image_roots.json"
 FORMAT_VERSION = 1

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from encoder.item import Modality
-from index.embedded.access import read_whole
-from index.embedded.options import FoldOptions
-from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
-from index.vectors.structure_facts import StructureFacts
+from anykey.encoder.item import Modality
+from anykey.index.embedded.access import read_whole
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
+from anykey.index.vectors.structure_facts import StructureFacts
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"

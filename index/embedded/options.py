@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from index.settings import FoldSettings
-from index.vectors.targets import DEFAULT_RECALL, Targets
+from anykey.index.settings import FoldSettings
+from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
 
 META_NAME = "options"  # in the store
 AUTO = "auto"

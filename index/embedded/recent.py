@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from index.deadline import NEVER, Deadline
-from index.embedded.changes import Changes, Unsound
-from index.filtering.growing import GrowingPostings
-from index.key_index import Scope
-from index.vectors.comparing import Found, best
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.changes import Changes, Unsound
+from anykey.index.filtering.growing import GrowingPostings
+from anykey.index.key_index import Scope
+from anykey.index.vectors.comparing import Found, best
 
 MIN_CAPACITY = 64
 SCORES_AT_ONCE = 2**24  # 64 MiB

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.sources.images import ImageStamp
+from anykey.encoder.item import Modality
+from anykey.index.sources.images import ImageStamp
 
 _FACTS = json.JSONEncoder(default=repr)  # `json.dumps` would make one for each checksum
 

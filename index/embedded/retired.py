@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedded.records import checksum_of
-from index.embedded.store_file import path_of
-from index.errors import IndexCorruptError
+from anykey.index.embedded.records import checksum_of
+from anykey.index.embedded.store_file import path_of
+from anykey.index.errors import IndexCorruptError
 
 Origin = Literal["corpus", "live"]
 Ender = Literal["corpus", "live", "rollback"]  # who replaced or deleted a record

@@ -16,22 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from index.embedded.deletions import deleted_at
-from index.embedded.folded import ROWS_NAME, read_rows
-from index.embedded.folding import provenance_of, publish_next, publish_with_changes
-from index.embedded.image_roots import record_corpus, roots_of_version
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record
-from index.embedded.retired import LIVE_AT, check_endings, know_retired, rows_at
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, open_read_only, read_meta
-from index.embedded.store_reader import check_store
-from index.embedded.store_records import read_records
-from index.embedded.versions import IndexDirectory, check_file, open_published
-from index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, VersionLostError
-from index.progress import Report, quietly
-from index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.embedded.deletions import deleted_at
+from anykey.index.embedded.folded import ROWS_NAME, read_rows
+from anykey.index.embedded.folding import provenance_of, publish_next, publish_with_changes
+from anykey.index.embedded.image_roots import record_corpus, roots_of_version
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.retired import LIVE_AT, check_endings, know_retired, rows_at
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.embedded.store_reader import check_store
+from anykey.index.embedded.store_records import read_records
+from anykey.index.embedded.versions import IndexDirectory, check_file, open_published
+from anykey.index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, VersionLostError
+from anykey.index.progress import Report, quietly
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
 
 PUT_BACK_NAME = "put_back"  # in the store
 PAGE_RECORDS = 64  # whole records in memory at once

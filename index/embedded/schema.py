@@ -4,9 +4,9 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from index.embedded.deletions import DELETIONS
-from index.embedded.retired import RETIRED
-from index.embedded.store_file import (
+from anykey.index.embedded.deletions import DELETIONS
+from anykey.index.embedded.retired import RETIRED
+from anykey.index.embedded.store_file import (
     APPLICATION_ID,
     BUSY_TIMEOUT_S,
     SCHEMA_VERSION,
@@ -14,8 +14,8 @@ from index.embedded.store_file import (
     require_room,
     write_meta,
 )
-from index.errors import IndexCorruptError
-from index.settings import VectorType
+from anykey.index.errors import IndexCorruptError
+from anykey.index.settings import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 

@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from index.embedded.access import make_folder, naming_target, sync
-from index.embedded.image_roots import record_named
-from index.embedded.retired import has_retired, prune
-from index.embedded.store_file import naming_damage, open_read_only, unusable
-from index.embedded.verify import verify_index
-from index.embedded.versions import (
+from anykey.index.embedded.access import make_folder, naming_target, sync
+from anykey.index.embedded.image_roots import record_named
+from anykey.index.embedded.retired import has_retired, prune
+from anykey.index.embedded.store_file import naming_damage, open_read_only, unusable
+from anykey.index.embedded.verify import verify_index
+from anykey.index.embedded.versions import (
     CURRENT_NAME,
     LOCK_NAME,
     STORES_NAME,
@@ -25,9 +25,9 @@ from index.embedded.versions import (
     OpenVersion,
     open_published,
 )
-from index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
-from index.sources.referred import require_referred
-from index.sources.roots import ImageRoots, roots_named
+from anykey.index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from anykey.index.sources.referred import require_referred
+from anykey.index.sources.roots import ImageRoots, roots_named
 
 _OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
 

@@ -19,10 +19,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from index.embedded import retired
-from index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import (
+from anykey.index.embedded import retired
+from anykey.index.embedded.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.records import (
     Known,
     Record,
     Refusal,
@@ -32,12 +32,12 @@ from index.embedded.records import (
     query_checksum,
     vector_checksum,
 )
-from index.embedded.retired import Ender, Origin
-from index.embedded.schema import QUERIES, open_to_write
-from index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
-from index.embedded.store_records import read_known, read_records
-from index.embedded.wal import WriteAheadLog
-from index.settings import VectorType
+from anykey.index.embedded.retired import Ender, Origin
+from anykey.index.embedded.schema import QUERIES, open_to_write
+from anykey.index.embedded.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
+from anykey.index.embedded.store_records import read_known, read_records
+from anykey.index.embedded.wal import WriteAheadLog
+from anykey.index.settings import VectorType
 
 
 class Store:

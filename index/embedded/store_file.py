@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from index.embedded.access import require_readable
-from index.embedded.records import checksum_of
-from index.errors import IndexCorruptError
+from anykey.index.embedded.access import require_readable
+from anykey.index.embedded.records import checksum_of
+from anykey.index.errors import IndexCorruptError
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
 SCHEMA_VERSION = 2

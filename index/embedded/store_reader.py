@@ -16,15 +16,15 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.calibration import MODALITIES
-from index.embedded.changes import Changes, Unsound, is_usable
-from index.embedded.connections import Connections, stop_at
-from index.embedded.deletions import read_deleted
-from index.embedded.manifest import Manifest
-from index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
-from index.embedded.store_file import (
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.calibration import MODALITIES
+from anykey.index.embedded.changes import Changes, Unsound, is_usable
+from anykey.index.embedded.connections import Connections, stop_at
+from anykey.index.embedded.deletions import read_deleted
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
+from anykey.index.embedded.store_file import (
     is_undecodable,
     naming_damage,
     open_read_only,
@@ -32,10 +32,10 @@ from index.embedded.store_file import (
     reading_any_text,
     vector_dtype,
 )
-from index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
-from index.hits import Payload, StoredKey
-from index.names import is_unicode
-from index.settings import VectorType
+from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
+from anykey.index.hits import Payload, StoredKey
+from anykey.index.names import is_unicode
+from anykey.index.settings import VectorType
 
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from encoder.item import Modality
-from index.embedded.records import (
+from anykey.encoder.item import Modality
+from anykey.index.embedded.records import (
     BuildFacts,
     Known,
     NewImage,
@@ -18,8 +18,8 @@ from index.embedded.records import (
     payload_checksum,
     vector_checksum,
 )
-from index.embedded.store_file import path_of, read_meta, vector_dtype
-from index.errors import KeyCorruptError
+from anykey.index.embedded.store_file import path_of, read_meta, vector_dtype
+from anykey.index.errors import KeyCorruptError
 
 Table = Literal["keys", "retired"]  # what is live, and what was
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from index.embedded.deletions import read_deleted
-from index.embedded.folded import Folded
-from index.embedded.folding import Provenance, provenance_of, publish_next, remove_unneeded
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.retired import check_endings, has_retired
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage, open_read_only, reading_any_text
-from index.embedded.store_reader import Snapshot, StoreReader
-from index.embedded.store_records import Table, check_refusals, read_records
-from index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
-from index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
-from index.names import is_unicode
-from index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.embedded.deletions import read_deleted
+from anykey.index.embedded.folded import Folded
+from anykey.index.embedded.folding import Provenance, provenance_of, publish_next, remove_unneeded
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.retired import check_endings, has_retired
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage, open_read_only, reading_any_text
+from anykey.index.embedded.store_reader import Snapshot, StoreReader
+from anykey.index.embedded.store_records import Table, check_refusals, read_records
+from anykey.index.embedded.versions import IndexDirectory, OpenVersion, check_file, open_published
+from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
+from anykey.index.names import is_unicode
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
 MOST_NAMED = 100  # damaged keys

@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder.locks import try_lock
-from index.embedded.access import make_folder, naming_target, read_whole, require_readable, sync
-from index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
-from index.embedded.store_file import naming_damage, open_read_only, read_meta
-from index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
+from anykey.encoder.locks import try_lock
+from anykey.index.embedded.access import make_folder, naming_target, read_whole, require_readable, sync
+from anykey.index.embedded.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
+from anykey.index.embedded.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 
 LOCK_NAME = ".lock"
 CURRENT_NAME = "CURRENT"

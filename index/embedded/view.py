@@ -10,18 +10,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.deadline import NEVER, Deadline
-from index.embedded.calibration import codes_of
-from index.embedded.changes import Changes
-from index.embedded.folded import Folded
-from index.embedded.recent import Recent
-from index.embedded.store_reader import Snapshot
-from index.errors import InvalidSearchError, UnknownPoolError
-from index.filtering.allowed import count_allowed
-from index.hits import Hit, StoredKey
-from index.key_index import Scope
-from index.vectors.comparing import Found, best
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.calibration import codes_of
+from anykey.index.embedded.changes import Changes
+from anykey.index.embedded.folded import Folded
+from anykey.index.embedded.recent import Recent
+from anykey.index.embedded.store_reader import Snapshot
+from anykey.index.errors import InvalidSearchError, UnknownPoolError
+from anykey.index.filtering.allowed import count_allowed
+from anykey.index.hits import Hit, StoredKey
+from anykey.index.key_index import Scope
+from anykey.index.vectors.comparing import Found, best
 
 _NO_ROWS = np.empty(0, np.int64)
 

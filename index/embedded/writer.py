@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from index.embedded.backoff import BackOff, FoldFailure
-from index.embedded.folding import (
+from anykey.index.embedded.backoff import BackOff, FoldFailure
+from anykey.index.embedded.folding import (
     Provenance,
     provenance_of,
     publish_next,
@@ -15,17 +15,17 @@ from index.embedded.folding import (
     remove_unneeded,
     tidy_up,
 )
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record, TuningQueries
-from index.embedded.store import Store
-from index.embedded.store_file import naming_damage
-from index.embedded.store_reader import check_store
-from index.embedded.versions import IndexDirectory, open_published
-from index.errors import KeyIndexError, UnannouncedError
-from index.progress import Report, quietly
-from index.vectors.gpu import ON_CPU, GpuUse
-from index.vectors.held_out import require_queries
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record, TuningQueries
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.embedded.store_reader import check_store
+from anykey.index.embedded.versions import IndexDirectory, open_published
+from anykey.index.errors import KeyIndexError, UnannouncedError
+from anykey.index.progress import Report, quietly
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.vectors.held_out import require_queries
 
 FAILURE_NAME, NO_FAILURE = "fold_failure", "null"  # in the store
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from index.errors import InvalidFilterError
-from index.filtering.instants import Instant, instant_of
+from anykey.index.errors import InvalidFilterError
+from anykey.index.filtering.instants import Instant, instant_of
 
 Scalar = str | int | float | bool
 Path = tuple[str, ...]  # names of nested objects, outermost first

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from index.deadline import Deadline
-from index.filtering.conditions import And, Bound, Condition, Equals, Exists, In, Not, Or, Path, Range
-from index.filtering.instants import Instant
-from index.filtering.selection import Selection, intersect
-from index.filtering.terms import Column, bound_term, exists_term, kind_range, value_term
+from anykey.index.deadline import Deadline
+from anykey.index.filtering.conditions import And, Bound, Condition, Equals, Exists, In, Not, Or, Path, Range
+from anykey.index.filtering.instants import Instant
+from anykey.index.filtering.selection import Selection, intersect
+from anykey.index.filtering.terms import Column, bound_term, exists_term, kind_range, value_term
 
 
 class Bounds(NamedTuple):

@@ -4,8 +4,8 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from index.errors import InvalidFilterError
-from index.filtering.conditions import (
+from anykey.index.errors import InvalidFilterError
+from anykey.index.filtering.conditions import (
     MAX_INTEGER,
     MIN_INTEGER,
     And,
@@ -22,7 +22,7 @@ from index.filtering.conditions import (
     describe,
     matches,
 )
-from index.filtering.instants import instant_of
+from anykey.index.filtering.instants import instant_of
 
 __all__ = [
     "And",

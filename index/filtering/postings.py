@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.deadline import NEVER, Deadline
-from index.embedded.connections import Connections
-from index.embedded.store_file import naming_damage
-from index.errors import IndexCorruptError
-from index.filtering.conditions import Condition
-from index.filtering.evaluation import Bounds, evaluate
-from index.filtering.selection import Selection, intersect, select
-from index.filtering.terms import (
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.connections import Connections
+from anykey.index.embedded.store_file import naming_damage
+from anykey.index.errors import IndexCorruptError
+from anykey.index.filtering.conditions import Condition
+from anykey.index.filtering.evaluation import Bounds, evaluate
+from anykey.index.filtering.selection import Selection, intersect, select
+from anykey.index.filtering.terms import (
     column_of,
     is_dated,
     is_instant,

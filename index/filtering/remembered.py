@@ -9,8 +9,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from index.filtering.conditions import And, Condition, In, Not, Or
-from index.filtering.filters import to_json
+from anykey.index.filtering.conditions import And, Condition, In, Not, Or
+from anykey.index.filtering.filters import to_json
 
 MOST_ENTRIES = 4096
 MOST_BYTES = 64 * 2**20  # of positions, and of what remembering them takes besides

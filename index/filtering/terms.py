@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from index.filtering.conditions import (
+from anykey.index.filtering.conditions import (
     MAX_PATH_BYTES,
     MAX_PATH_NAMES,
     MAX_STRING_BYTES,
@@ -25,7 +25,7 @@ from index.filtering.conditions import (
     Path,
     Scalar,
 )
-from index.filtering.instants import Instant, instant_of
+from anykey.index.filtering.instants import Instant, instant_of
 
 Column = Literal["number", "string", "dated", "instant"]  # values that lie side by side
 

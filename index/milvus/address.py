@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
-from index.milvus.connection import FILE_SUFFIX
+from anykey.index.milvus.connection import FILE_SUFFIX
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from index.deadline import NEVER, Deadline
-from index.embedded.manifest import EncoderFacts
-from index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
-from index.milvus.connection import Connection
-from index.milvus.expressions import both, quote
-from index.milvus.terms import TERM_CHARS
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
+from anykey.index.milvus.connection import Connection
+from anykey.index.milvus.expressions import both, quote
+from anykey.index.milvus.terms import TERM_CHARS
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)  # the first does not tell dates from other strings

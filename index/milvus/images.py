@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from index.errors import ImageLateError, ImageRefusedError, ImageUnavailableError, ImageUnreachableError
-from index.hits import FETCH_S
-from index.sources.files import file_system, reason_of
-from index.sources.locations import normal_location, scheme_of, without_secrets
-from index.sources.roots import ImageRoots, OutsideRootsError, root_of, roots_named
+from anykey.index.errors import ImageLateError, ImageRefusedError, ImageUnavailableError, ImageUnreachableError
+from anykey.index.hits import FETCH_S
+from anykey.index.sources.files import file_system, reason_of
+from anykey.index.sources.locations import normal_location, scheme_of, without_secrets
+from anykey.index.sources.roots import ImageRoots, OutsideRootsError, root_of, roots_named
 
 MAX_BYTES = 256 * 2**20
 _KEPT = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from encoder.item import Modality
-from index.errors import InvalidKeyError
-from index.hits import Payload, StoredKey
-from index.key_index import NewKey
-from index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
-from index.milvus.terms import instants_of, terms_of
-from index.names import is_unicode
-from index.queries import check_vector
+from anykey.encoder.item import Modality
+from anykey.index.errors import InvalidKeyError
+from anykey.index.hits import Payload, StoredKey
+from anykey.index.key_index import NewKey
+from anykey.index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
+from anykey.index.milvus.terms import instants_of, terms_of
+from anykey.index.names import is_unicode
+from anykey.index.queries import check_vector
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection as Listed
 
-from encoder.item import Modality
-from index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
-from index.filtering.filters import Condition, matches
-from index.key_index import Scope
-from index.milvus.collection import MAX_FOUND, Collection
-from index.milvus.expressions import both, expression_of, holds, holds_any, listed
-from index.names import is_unicode
+from anykey.encoder.item import Modality
+from anykey.index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
+from anykey.index.filtering.filters import Condition, matches
+from anykey.index.key_index import Scope
+from anykey.index.milvus.collection import MAX_FOUND, Collection
+from anykey.index.milvus.expressions import both, expression_of, holds, holds_any, listed
+from anykey.index.names import is_unicode
 
 # Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
 MAX_LISTED_BY_LITE = 100

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
-from index.errors import InvalidCorpusError
+from anykey.index.errors import InvalidCorpusError
 
 # Names under which other tools, and training, have images and texts.
 _OTHER_NAMES = {

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.columns import Columns, find_columns, note_unread
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.rows import RowError, gather_metadata, read_row
-from index.sources.files import open_file
-from index.sources.locations import path_of
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.readers.columns import Columns, find_columns, note_unread
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.rows import RowError, gather_metadata, read_row
+from anykey.index.sources.files import open_file
+from anykey.index.sources.locations import path_of
 
 _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
 

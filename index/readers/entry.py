@@ -5,12 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.readers.columns import Columns
-from index.sources.images import ImageStamp
-from index.sources.locations import parent, scheme_of, without_secrets
+from anykey.index.readers.columns import Columns
+from anykey.index.sources.images import ImageStamp
+from anykey.index.sources.locations import parent, scheme_of, without_secrets
 
 if TYPE_CHECKING:
-    from index.embedded.manifest import EncoderFacts
+    from anykey.index.embedded.manifest import EncoderFacts
 
 
 @dataclass(frozen=True)

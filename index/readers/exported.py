@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow
 
-from index.embedded.manifest import EncoderFacts
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.columns import Columns
-from index.readers.entry import CorpusEntry, CorpusFile, KnownVector
-from index.readers.rows import RowError, key_of, parse_object, read_row
-from index.readers.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
-from index.sources.images import ImageStamp, digest_stamp
-from index.sources.inline_images import BATCH_ROWS
-from index.sources.locations import InlineLocation, join, parse_location
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.readers.columns import Columns
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, KnownVector
+from anykey.index.readers.rows import RowError, key_of, parse_object, read_row
+from anykey.index.readers.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
+from anykey.index.sources.images import ImageStamp, digest_stamp
+from anykey.index.sources.inline_images import BATCH_ROWS
+from anykey.index.sources.locations import InlineLocation, join, parse_location
 
 if TYPE_CHECKING:
     from pyarrow import parquet

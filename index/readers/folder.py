@@ -5,16 +5,16 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from encoder.suffixes import IMAGE_SUFFIXES
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.image_tables import image_tables, plain_location, read_image_table
-from index.readers.rows import RowError
-from index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
-from index.sources.files import FoundFile, files_below, read_file, reason_of
-from index.sources.images import ImageStamp, file_stamp
-from index.sources.locations import path_of, printable, scheme_of, without_secrets
-from index.sources.threads import map_in_threads
+from anykey.encoder.suffixes import IMAGE_SUFFIXES
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.image_tables import image_tables, plain_location, read_image_table
+from anykey.index.readers.rows import RowError
+from anykey.index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
+from anykey.index.sources.files import FoundFile, files_below, read_file, reason_of
+from anykey.index.sources.images import ImageStamp, file_stamp
+from anykey.index.sources.locations import path_of, printable, scheme_of, without_secrets
+from anykey.index.sources.threads import map_in_threads
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _read_parts(
         )
     if others:
         logger.warning("%s: left aside %d files: %s", folder.label, len(others), suffix_counts(others))
-    from index.readers.parquet import read_parquet  # loads pyarrow, which nothing else needs
+    from anykey.index.readers.parquet import read_parquet  # loads pyarrow, which nothing else needs
 
     for part in parts:
         yield from read_parquet(CorpusFile(part), options)

@@ -6,14 +6,14 @@ To add one, write a reader (a function from a file to its rows) and a line in `F
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from index.errors import InvalidCorpusError, InvalidRowError
-from index.readers.csv_rows import read_csv
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.folder import read_folder
-from index.readers.jsonl import read_jsonl
-from index.readers.shards import read_shard
-from index.sources.files import open_file
-from index.sources.locations import path_of
+from anykey.index.errors import InvalidCorpusError, InvalidRowError
+from anykey.index.readers.csv_rows import read_csv
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.folder import read_folder
+from anykey.index.readers.jsonl import read_jsonl
+from anykey.index.readers.shards import read_shard
+from anykey.index.sources.files import open_file
+from anykey.index.sources.locations import path_of
 
 HEAD_BYTES = 512
 Rows = Iterator[CorpusEntry | InvalidRowError]
@@ -38,7 +38,7 @@ class Format:
 
 
 def _read_parquet(file: CorpusFile, options: ReadOptions) -> Rows:
-    from index.readers.parquet import read_parquet  # loads pyarrow, which nothing else needs
+    from anykey.index.readers.parquet import read_parquet  # loads pyarrow, which nothing else needs
 
     return read_parquet(file, options)
 

@@ -12,16 +12,16 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from index.errors import InvalidCorpusError, InvalidRowError
-from index.readers.columns import Columns
-from index.readers.csv_rows import read_csv
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.jsonl import read_jsonl
-from index.readers.rows import RowError, parse_object
-from index.readers.sidecars import CAPTIONS
-from index.sources.files import FoundFile, open_file
-from index.sources.images import ImageStamp
-from index.sources.locations import path_of, scheme_of
+from anykey.index.errors import InvalidCorpusError, InvalidRowError
+from anykey.index.readers.columns import Columns
+from anykey.index.readers.csv_rows import read_csv
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.jsonl import read_jsonl
+from anykey.index.readers.rows import RowError, parse_object
+from anykey.index.readers.sidecars import CAPTIONS
+from anykey.index.sources.files import FoundFile, open_file
+from anykey.index.sources.images import ImageStamp
+from anykey.index.sources.locations import path_of, scheme_of
 
 FILE_NAME = "file_name"
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -101,7 +101,7 @@ def _read(file: CorpusFile, options: ReadOptions) -> Iterator[_Row]:
         return read_jsonl(file, options, keeps_others=True)
     if suffix == ".csv":
         return read_csv(file, options)
-    from index.readers.parquet import read_parquet  # loads pyarrow
+    from anykey.index.readers.parquet import read_parquet  # loads pyarrow
 
     return read_parquet(file, options)
 
@@ -136,7 +136,7 @@ def _csv_header(lines: Iterable[bytes]) -> list[str]:
 def _parquet_header(opened: BinaryIO, location: str) -> list[str]:
     import pyarrow
 
-    from index.sources.inline_images import open_parquet
+    from anykey.index.sources.inline_images import open_parquet
 
     try:
         with closing(open_parquet(opened)) as table:

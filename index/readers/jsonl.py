@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from index.errors import InvalidRowError
-from index.readers import mbeir
-from index.readers.columns import note_unread
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.rows import RowError, gather_metadata, parse_object, read_row
-from index.sources.files import open_file
+from anykey.index.errors import InvalidRowError
+from anykey.index.readers import mbeir
+from anykey.index.readers.columns import note_unread
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.rows import RowError, gather_metadata, parse_object, read_row
+from anykey.index.sources.files import open_file
 
 
 def read_jsonl(

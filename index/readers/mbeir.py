@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from index.readers.entry import CorpusEntry, CorpusFile
-from index.readers.rows import RowError, key_of, require_content, text_of
-from index.sources.files import matches
-from index.sources.locations import join, parent, path_of
+from anykey.index.readers.entry import CorpusEntry, CorpusFile
+from anykey.index.readers.rows import RowError, key_of, require_content, text_of
+from anykey.index.sources.files import matches
+from anykey.index.sources.locations import join, parent, path_of
 
 POOL_FOLDER = "cand_pool"
 POOL_SUFFIX = "_cand_pool"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from braceexpand import braceexpand
 
-from index.errors import InvalidCorpusError
-from index.readers.entry import CorpusFile
-from index.readers.mbeir import candidate_files
-from index.sources.files import exists, is_folder, matches, reason_of
-from index.sources.locations import normal_location, without_secrets
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.entry import CorpusFile
+from anykey.index.readers.mbeir import candidate_files
+from anykey.index.sources.files import exists, is_folder, matches, reason_of
+from anykey.index.sources.locations import normal_location, without_secrets
 
 
 def find_files(names: Sequence[str]) -> list[CorpusFile]:

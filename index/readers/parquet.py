@@ -13,16 +13,16 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.arrow_values import holds_bytes, json_cell, python_cell
-from index.readers.columns import Columns, find_columns, note_unread
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.exported import is_exported, read_exported
-from index.readers.rows import RowError, gather_metadata, key_of, kind_of, read_row
-from index.sources.files import open_file
-from index.sources.images import ImageStamp, digest_stamp
-from index.sources.inline_images import BATCH_ROWS, images_in, open_parquet
-from index.sources.locations import InlineLocation, join
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.readers.arrow_values import holds_bytes, json_cell, python_cell
+from anykey.index.readers.columns import Columns, find_columns, note_unread
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.exported import is_exported, read_exported
+from anykey.index.readers.rows import RowError, gather_metadata, key_of, kind_of, read_row
+from anykey.index.sources.files import open_file
+from anykey.index.sources.images import ImageStamp, digest_stamp
+from anykey.index.sources.inline_images import BATCH_ROWS, images_in, open_parquet
+from anykey.index.sources.locations import InlineLocation, join
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from index.errors import InvalidRowError, UnreachableImageError, UnreadableStretchError
-from index.readers.columns import Columns
-from index.readers.entry import CorpusEntry
-from index.sources.images import ImageStamp
-from index.sources.locations import join
+from anykey.index.errors import InvalidRowError, UnreachableImageError, UnreadableStretchError
+from anykey.index.readers.columns import Columns
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.sources.images import ImageStamp
+from anykey.index.sources.locations import join
 
 
 class RowError(ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from index.embedded.records import checksum_of
+from anykey.index.embedded.records import checksum_of
 
 SUM_COLUMN = "crc32"
 ENCODER_FIELD, FACTS_FIELD, SUM_FIELD = b"anykey.encoder", b"anykey.facts", b"anykey.crc32"

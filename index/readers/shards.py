@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from encoder.suffixes import IMAGE_SUFFIXES
-from index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.rows import RowError
-from index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
-from index.sources.files import file_state, open_file, reason_of
-from index.sources.http_files import FileState
-from index.sources.images import ImageStamp, member_stamp
-from index.sources.locations import MemberLocation, path_of, printable
+from anykey.encoder.suffixes import IMAGE_SUFFIXES
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, UnreadableStretchError
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.rows import RowError
+from anykey.index.readers.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
+from anykey.index.sources.files import file_state, open_file, reason_of
+from anykey.index.sources.http_files import FileState
+from anykey.index.sources.images import ImageStamp, member_stamp
+from anykey.index.sources.locations import MemberLocation, path_of, printable
 
 _FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")
 MAX_END_BYTES = 2 * tarfile.RECORDSIZE  # two blocks of zeros, and what fills the last record

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from index.errors import InvalidRowError
-from index.readers.columns import Columns
-from index.readers.entry import CorpusEntry
-from index.readers.rows import RowError, gather_metadata, parse_object, read_row
-from index.sources.images import ImageStamp
+from anykey.index.errors import InvalidRowError
+from anykey.index.readers.columns import Columns
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.readers.rows import RowError, gather_metadata, parse_object, read_row
+from anykey.index.sources.images import ImageStamp
 
 TEXT_SUFFIXES = frozenset(("txt", "json"))
 MAX_TEXT_BYTES = 16 * 2**20

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from index.sources.files import file_system
-from index.sources.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies
-from index.sources.locations import hide_secrets, scheme_of
-from index.sources.time_limits import in_time
+from anykey.index.sources.files import file_system
+from anykey.index.sources.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies
+from anykey.index.sources.locations import hide_secrets, scheme_of
+from anykey.index.sources.time_limits import in_time
 
 
 def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: tuple[int, int] | None = None) -> bytes:

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from index.sources.http_files import Check, FileState, UrlRefusedError, http_state, open_http, read_http
-from index.sources.locations import hide_secrets, scheme_of
-from index.sources.time_limits import LIMIT_S, LISTING_S, LateError, in_time
-from index.sources.tried_files import open_tried
+from anykey.index.sources.http_files import Check, FileState, UrlRefusedError, http_state, open_http, read_http
+from anykey.index.sources.locations import hide_secrets, scheme_of
+from anykey.index.sources.time_limits import LIMIT_S, LISTING_S, LateError, in_time
+from anykey.index.sources.tried_files import open_tried
 
 # What the backends of fsspec call the things that tell one version of a file from the next, the surest first.
 _VERSION_KEYS = (

@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 
 import httpx
 
-from index.sources.time_limits import LIMIT_S, LateError, in_time
+from anykey.index.sources.time_limits import LIMIT_S, LateError, in_time
 
 SILENCE_S = 60.0
 PAUSES_S = (0.2, 1.0)  # before another try

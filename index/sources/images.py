@@ -3,13 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 
-from index.settings import ImageStorage
-from index.sources.files import file_state, read_file
-from index.sources.http_files import FileState, tried
-from index.sources.inline_images import InlineImages
-from index.sources.locations import InlineLocation, MemberLocation, parse_location, public_location
-from index.sources.roots import ImageRoots
-from index.sources.tar_members import member_of
+from anykey.index.settings import ImageStorage
+from anykey.index.sources.files import file_state, read_file
+from anykey.index.sources.http_files import FileState, tried
+from anykey.index.sources.inline_images import InlineImages
+from anykey.index.sources.locations import InlineLocation, MemberLocation, parse_location, public_location
+from anykey.index.sources.roots import ImageRoots
+from anykey.index.sources.tar_members import member_of
 
 DIGEST = "sha256:"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from index.sources.files import open_file
-from index.sources.locations import InlineLocation
+from anykey.index.sources.files import open_file
+from anykey.index.sources.locations import InlineLocation
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, parquet

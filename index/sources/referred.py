@@ -1,11 +1,11 @@
 """Images that an index only refers to: read below its roots, in the time there is, and only if they are images."""
 
-from encoder.images import image_type
-from index.errors import ImageLateError, ImageRefusedError, ImageUnavailableError, ImageUnreachableError
-from index.hits import FETCH_S, UNKNOWN_TYPE, StoredImage
-from index.sources.files import reason_of
-from index.sources.locations import describe, is_remote
-from index.sources.roots import ImageRoots, OutsideRootsError
+from anykey.encoder.images import image_type
+from anykey.index.errors import ImageLateError, ImageRefusedError, ImageUnavailableError, ImageUnreachableError
+from anykey.index.hits import FETCH_S, UNKNOWN_TYPE, StoredImage
+from anykey.index.sources.files import reason_of
+from anykey.index.sources.locations import describe, is_remote
+from anykey.index.sources.roots import ImageRoots, OutsideRootsError
 
 NAME_ROOTS = "name its folder or URL with --image-root, or build the index again"
 

@@ -16,9 +16,9 @@ from urllib.parse import unquote
 
 import httpx
 
-from index.sources.fetching import fetch
-from index.sources.http_files import UrlRefusedError
-from index.sources.locations import (
+from anykey.index.sources.fetching import fetch
+from anykey.index.sources.http_files import UrlRefusedError
+from anykey.index.sources.locations import (
     InlineLocation,
     MemberLocation,
     normal_location,
@@ -26,7 +26,7 @@ from index.sources.locations import (
     scheme_of,
     without_secrets,
 )
-from index.sources.tar_members import member_of
+from anykey.index.sources.tar_members import member_of
 
 MAX_IMAGE_BYTES = 20 * 2**20
 FETCH_S = 60.0

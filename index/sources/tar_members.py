@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Callable
 
-from index.sources.locations import MemberLocation
+from anykey.index.sources.locations import MemberLocation
 
 ReadPart = Callable[[str, int, int], bytes]  # file, first byte, number of bytes
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
-from index.sources.http_files import BUFFER_BYTES, FileState, PassingError, tried
-from index.sources.locations import hide_secrets
-from index.sources.time_limits import in_time
+from anykey.index.sources.http_files import BUFFER_BYTES, FileState, PassingError, tried
+from anykey.index.sources.locations import hide_secrets
+from anykey.index.sources.time_limits import in_time
 
 T = TypeVar("T")
 Find = Callable[[], tuple[Any, str]]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from index.vectors.targets import Targets
+from anykey.index.vectors.targets import Targets
 
 EXACT_BELOW = 20_000  # vectors; exact search of so few takes 3 ms at width 512, less than encoding a query
 ALWAYS_EXACT_BELOW = 2000  # vectors; too few to train a structure on

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.deadline import NEVER, Deadline
+from anykey.index.deadline import NEVER, Deadline
 
 QUERIES_AT_ONCE = 64  # so that there are many positions a block, and few blocks
 FEWEST_QUERIES = 16  # of one call, for FAISS shares queries out among its threads

@@ -16,14 +16,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.deadline import NEVER, Deadline
-from index.errors import InvalidStructureError
-from index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
-from index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
-from index.vectors.exact import ExactVectors
-from index.vectors.faiss_errors import reason_of
-from index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
-from index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, train
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.errors import InvalidStructureError
+from anykey.index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
+from anykey.index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.faiss_errors import reason_of
+from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
+from anykey.index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search

@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable
 
-from index.errors import InvalidStructureError
-from index.progress import Report, quietly
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuUse, about_bytes
-from index.vectors.held_out import HeldOut, Search
-from index.vectors.structure_facts import Candidate, GpuFacts, GpuStructure, Measured, Point, SearchParameters
-from index.vectors.sweep import Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
-from index.vectors.targets import Targets
+from anykey.index.errors import InvalidStructureError
+from anykey.index.progress import Report, quietly
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import GpuIndex, GpuUse, about_bytes
+from anykey.index.vectors.held_out import HeldOut, Search
+from anykey.index.vectors.structure_facts import Candidate, GpuFacts, GpuStructure, Measured, Point, SearchParameters
+from anykey.index.vectors.sweep import Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
+from anykey.index.vectors.targets import Targets
 
 Opener = Callable[[GpuStructure, ExactVectors, list[int], int], GpuIndex]
 logger = logging.getLogger(__name__)

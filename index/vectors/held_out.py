@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError
-from index.queries import MAX_NORM_ERROR
-from index.vectors.exact import ExactVectors
+from anykey.index.errors import InvalidStructureError
+from anykey.index.queries import MAX_NORM_ERROR
+from anykey.index.vectors.exact import ExactVectors
 
 DEPTH = 100  # exact answers that are known of each query
 TIE = 1e-6  # scores that differ by less are one: the same product, added up in another order

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from index.vectors.structure_facts import GpuFacts, GpuStructure, Point, StructureFacts
+from anykey.index.vectors.structure_facts import GpuFacts, GpuStructure, Point, StructureFacts
 
 
 def structure_lines(facts: StructureFacts | None) -> Iterator[str]:

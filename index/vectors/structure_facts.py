@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from index.vectors.targets import Targets
+from anykey.index.vectors.targets import Targets
 
 EXACT = "exact"  # in the place of a FAISS factory string
 

@@ -11,13 +11,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.deadline import NEVER, Deadline
-from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
-from index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
-from index.vectors.comparing import in_turns
-from index.vectors.exact import ExactVectors, read_faiss
-from index.vectors.faiss_errors import reason_of
-from index.vectors.structure_facts import EXACT, SearchParameters
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
+from anykey.index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
+from anykey.index.vectors.comparing import in_turns
+from anykey.index.vectors.exact import ExactVectors, read_faiss
+from anykey.index.vectors.faiss_errors import reason_of
+from anykey.index.vectors.structure_facts import EXACT, SearchParameters
 
 ADD_BATCH_BYTES = 128 * 2**20  # of float32 vectors handed to FAISS at once
 TRAIN_BYTES = 2**30  # of float32 vectors that a structure is trained on, at most

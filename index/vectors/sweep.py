@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.progress import Report
-from index.vectors.held_out import HeldOut, Search
-from index.vectors.structure_facts import EXACT, Candidate, Measured, Point, SearchParameters
-from index.vectors.targets import Targets
+from anykey.index.progress import Report
+from anykey.index.vectors.held_out import HeldOut, Search
+from anykey.index.vectors.structure_facts import EXACT, Candidate, Measured, Point, SearchParameters
+from anykey.index.vectors.targets import Targets
 
 RERANK_STEPS = (50, 100, 200, 400, 800)
 MOST_PROBES = 1024

@@ -20,10 +20,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError
-from index.vectors.faiss_errors import reason_of
-from index.vectors.structure_facts import EXACT
-from index.vectors.structures import TOO_FEW, make_structure, num_to_try
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors.faiss_errors import reason_of
+from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.structures import TOO_FEW, make_structure, num_to_try
 
 MOST_LISTS = 4  # in the trial; more would need more vectors, and are made in the same way
 MEMORY_BYTES = 2 * 2**30  # that the trial may take beyond its libraries

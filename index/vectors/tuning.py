@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError, UntrainableError
-from index.progress import Report, quietly
-from index.vectors import candidates
-from index.vectors.candidates import Proposal, propose
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import ON_CPU, GpuUse, clustering_on
-from index.vectors.gpu_tuning import choose_gpu_structure
-from index.vectors.held_out import HeldOut, Search, given_held_out, sample_held_out
-from index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
-from index.vectors.structures import ApproximateIndex
-from index.vectors.sweep import (
+from anykey.index.errors import InvalidStructureError, UntrainableError
+from anykey.index.progress import Report, quietly
+from anykey.index.vectors import candidates
+from anykey.index.vectors.candidates import Proposal, propose
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import ON_CPU, GpuUse, clustering_on
+from anykey.index.vectors.gpu_tuning import choose_gpu_structure
+from anykey.index.vectors.held_out import HeldOut, Search, given_held_out, sample_held_out
+from anykey.index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
+from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.sweep import (
     SLOWEST_RUNS,
     Searchable,
     confirmed,
@@ -30,9 +30,9 @@ from index.vectors.sweep import (
     shortfalls,
     sweep,
 )
-from index.vectors.targets import Targets
-from index.vectors.trial import require_possible
-from index.vectors.work import work_of, work_of_all
+from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.trial import require_possible
+from anykey.index.vectors.work import work_of, work_of_all
 
 NUM_QUERIES = 1000
 logger = logging.getLogger(__name__)

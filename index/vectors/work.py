@@ -15,9 +15,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import SearchParameters
-from index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.structure_facts import SearchParameters
+from anykey.index.vectors.structures import ApproximateIndex
 
 PER_BYTE_IN_ORDER = 0.1
 PER_CODE, PER_CODE_BYTE = 20.0, 1.3

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from service.address import check_parameters, key_in_path, prefix_of
-from service.answers import write_key
-from service.context import REQUEST_ID
-from service.lifecycle import lifecycle_of
-from service.lookups import ShownImage
-from service.openapi import error_responses
-from service.parts import Parts
-from service.schemas import KeyResponse
+from anykey.service.address import check_parameters, key_in_path, prefix_of
+from anykey.service.answers import write_key
+from anykey.service.context import REQUEST_ID
+from anykey.service.lifecycle import lifecycle_of
+from anykey.service.lookups import ShownImage
+from anykey.service.openapi import error_responses
+from anykey.service.parts import Parts
+from anykey.service.schemas import KeyResponse
 
 KEY_ERRORS = (
     "invalid_request",

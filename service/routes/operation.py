@@ -4,11 +4,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Request
 
-from service.address import check_parameters
-from service.errors import DeadlineExceededError
-from service.lifecycle import lifecycle_of
-from service.openapi import error_responses
-from service.schemas import IndexInfo, InfoResponse, ModelInfo, StatusResponse
+from anykey.service.address import check_parameters
+from anykey.service.errors import DeadlineExceededError
+from anykey.service.lifecycle import lifecycle_of
+from anykey.service.openapi import error_responses
+from anykey.service.schemas import IndexInfo, InfoResponse, ModelInfo, StatusResponse
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 

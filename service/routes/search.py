@@ -10,17 +10,17 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from index.hits import Hit
-from service.address import check_parameters, prefix_of
-from service.answers import with_hits, write_hits
-from service.body import is_quick, parser_for, read_body
-from service.context import note
-from service.deadline import within
-from service.lifecycle import lifecycle_of
-from service.openapi import SEARCH_BODY, error_responses
-from service.parts import Parts
-from service.query import Query
-from service.schemas import SearchResponse, Timings
+from anykey.index.hits import Hit
+from anykey.service.address import check_parameters, prefix_of
+from anykey.service.answers import with_hits, write_hits
+from anykey.service.body import is_quick, parser_for, read_body
+from anykey.service.context import note
+from anykey.service.deadline import within
+from anykey.service.lifecycle import lifecycle_of
+from anykey.service.openapi import SEARCH_BODY, error_responses
+from anykey.service.parts import Parts
+from anykey.service.query import Query
+from anykey.service.schemas import SearchResponse, Timings
 
 SEARCH_ERRORS = (
     "invalid_request",

@@ -14,17 +14,17 @@ import pytest
 from pyarrow import parquet
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.embedding_job import embed_corpus
-from index.errors import InvalidCorpusError
-from index.settings import EmbedSettings
+from anykey.index import FaissIndex
+from anykey.index.building.embedding_job import embed_corpus
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.settings import EmbedSettings
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
 from tests.corpora import read
 from tests.drawn_pairs import read_all
 from tests.factories import build_with
 from tests.fakes import FakeEncoderSource
-from training.errors import InvalidPairsError
-from training.pairs import Pair
-from training.sources import open_pairs
 
 UUID = uuid.UUID("6f1c0a52-8d3e-4c1b-9f70-3a2b5c7d9e01")
 FAR = 2**31 - 1  # days: some five million years

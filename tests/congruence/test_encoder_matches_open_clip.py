@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.architecture import Architecture
-from encoder.checkpoint import save_checkpoint
-from encoder.fusion import Fusion
-from encoder.item import Item
-from encoder.model import Encoder
+from anykey.encoder.architecture import Architecture
+from anykey.encoder.checkpoint import save_checkpoint
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
 from tests.networks import TEXT, TIMM_VISION, build_seeded, small_architecture
 from tests.pictures import encoded, photo
 

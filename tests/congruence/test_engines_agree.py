@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder.item import Modality
-from index import FaissIndex
-from index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
-from index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
-from index.hits import StoredImage
-from index.key_index import KeyIndex, NewKey, Scope
-from index.vectors import structures
-from index.vectors.exact import ExactVectors
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex
+from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
+from anykey.index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
+from anykey.index.hits import StoredImage
+from anykey.index.key_index import KeyIndex, NewKey, Scope
+from anykey.index.vectors import structures
+from anykey.index.vectors.exact import ExactVectors
 from tests.engines import (
     ENCODER,
     EVERY_ENGINE,

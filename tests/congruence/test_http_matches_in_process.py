@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from encoder.item import Item, Modality
-from index.faiss_index import FaissIndex
-from index.filtering.filters import parse_condition, to_json
-from index.hits import Hit
-from index.key_index import Scope
-from service.parts import Parts, open_parts
-from service.query import Query
+from anykey.encoder.item import Item, Modality
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.filtering.filters import parse_condition, to_json
+from anykey.index.hits import Hit
+from anykey.index.key_index import Scope
+from anykey.service.parts import Parts, open_parts
+from anykey.service.query import Query
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
 from tests.serving import MemoryIndex, build_real_index, make_settings, serving, stored

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from encoder.item import Item, Modality
-from index import FaissIndex
-from index.filtering.conditions import Range
-from index.key_index import EVERYTHING, Scope
+from anykey.encoder.item import Item, Modality
+from anykey.index import FaissIndex
+from anykey.index.filtering.conditions import Range
+from anykey.index.key_index import EVERYTHING, Scope
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking

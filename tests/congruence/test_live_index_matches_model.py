@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import FaissIndex, StoredImage
-from index.embedded.creation import create_index
-from index.embedded.options import FoldOptions
-from index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
-from index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
-from index.key_index import EVERYTHING, NewKey, Scope
-from index.vectors import structures
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
+from anykey.index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
+from anykey.index.key_index import EVERYTHING, NewKey, Scope
+from anykey.index.vectors import structures
 from tests.factories import build_with, write_jsonl
 from tests.live_model import FAKE, FAKE_FACTS, Model
 

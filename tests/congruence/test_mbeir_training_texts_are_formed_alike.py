@@ -6,16 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmark.mbeir import TASK_NAMES, Dataset
-from benchmark.mbeir import format_string as form_of_the_benchmark
-from benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
-from benchmark.quality import Round, body_of
-from benchmark.settings import QualitySettings
-from index.readers.mbeir import format_string as form_of_the_index
-from training.pairs import Pair
-from training.sources.file import DataFile
-from training.sources.mbeir import MbeirQueries
-from training.sources.mbeir_prompts import format_string
+from anykey.benchmark.mbeir import TASK_NAMES, Dataset
+from anykey.benchmark.mbeir import format_string as form_of_the_benchmark
+from anykey.benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
+from anykey.benchmark.quality import Round, body_of
+from anykey.benchmark.settings import QualitySettings
+from anykey.index.readers.mbeir import format_string as form_of_the_index
+from anykey.training.pairs import Pair
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.mbeir import MbeirQueries
+from anykey.training.sources.mbeir_prompts import format_string
 
 QUERY_TEXTS = ["two dogs", ' "What is it?" ', " a\r\nb", '"', "\u00e9tude\u2028one."]
 

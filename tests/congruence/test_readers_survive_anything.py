@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError, InvalidRowError
-from index.readers.entry import CorpusEntry
+from anykey.index.errors import InvalidCorpusError, InvalidRowError
+from anykey.index.readers.entry import CorpusEntry
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
 from tests.corpora import read, tar_bytes
 from tests.drawn_pairs import read_all
-from training.errors import InvalidPairsError
-from training.pairs import Pair
-from training.sources import open_pairs
 
 MARK = b"\xef\xbb\xbf"
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

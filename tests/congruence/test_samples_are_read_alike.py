@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from index.errors import InvalidRowError
+from anykey.index.errors import InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
 from tests.corpora import read, write_tar
 from tests.drawn_pairs import read_all
-from training.pairs import Pair
-from training.sources import open_pairs
 
 MARK = b"\xef\xbb\xbf"
 IMAGE = ("a.jpg", b"picture")

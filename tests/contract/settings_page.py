@@ -10,14 +10,14 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from benchmark.commands import COMMANDS as BENCH_COMMANDS
-from encoder.program import ProgramSettings
-from index.commands import COMMANDS as INDEX_COMMANDS
-from service.settings import ServiceSettings
-from training.interpolate_settings import InterpolateSettings
-from training.settings import TrainSettings
-from training.study.settings import StudySettings
-from training.sweep.settings import SweepSettings
+from anykey.benchmark.commands import COMMANDS as BENCH_COMMANDS
+from anykey.encoder.program import ProgramSettings
+from anykey.index.commands import COMMANDS as INDEX_COMMANDS
+from anykey.service.settings import ServiceSettings
+from anykey.training.interpolate_settings import InterpolateSettings
+from anykey.training.settings import TrainSettings
+from anykey.training.study.settings import StudySettings
+from anykey.training.sweep.settings import SweepSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 PROGRAMS: dict[str, type[ProgramSettings]] = {

@@ -5,8 +5,8 @@ import re
 import anyio
 import httpx
 
-from service.app import create_app
-from service.settings import ServiceSettings
+from anykey.service.app import create_app
+from anykey.service.settings import ServiceSettings
 
 
 def fetch(*addresses: str) -> list[httpx.Response]:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.app import create_app
-from service.errors import STATUS_BY_TYPE
-from service.settings import ServiceSettings
+from anykey.service.app import create_app
+from anykey.service.errors import STATUS_BY_TYPE
+from anykey.service.settings import ServiceSettings
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 

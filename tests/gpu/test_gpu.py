@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from encoder.item import Item
-from encoder.model import Encoder
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
+from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.training_runs import make_settings
-from training.trainer import train
 
 pytestmark = [
     pytest.mark.gpu,

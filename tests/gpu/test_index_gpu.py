@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import FaissIndex
-from index.embedded.creation import create_index
-from index.embedded.manifest import EncoderFacts
-from index.key_index import NewKey
-from index.vectors.exact import ExactVectors, VectorType, write_exact
-from index.vectors.gpu import GpuIndex, GpuUse, clustering_on, num_gpus
-from index.vectors.structure_facts import GpuStructure, SearchParameters
-from index.vectors.structures import ApproximateIndex
+from anykey.index import FaissIndex
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.key_index import NewKey
+from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
+from anykey.index.vectors.gpu import GpuIndex, GpuUse, clustering_on, num_gpus
+from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters
+from anykey.index.vectors.structures import ApproximateIndex
 from tests.unit.index.drawn_vectors import clustered, overlap
 
 pytestmark = [

@@ -9,11 +9,11 @@ from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.architecture import build, read_architecture
+from anykey.encoder.architecture import build, read_architecture
+from anykey.training.settings import TrainSettings
+from anykey.training.trainer import train
 from tests.performance.synthetic_pairs import write_pairs
 from tests.performance.timed_training import StepClock
-from training.settings import TrainSettings
-from training.trainer import train
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,6 +7,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("encoder", "training", "index", "service", "benchmark")
 
 
+def name_of(package: str) -> str:
+    """What a package at the top is imported as."""
+    return f"anykey.{package}"
+
+
 def modules(root: Path) -> Iterator[Path]:
     """Every module of the five packages under `root`."""
     for package in PACKAGES:

@@ -1,82 +1,74 @@
-"""The five packages, whose names are common words, come from this checkout and from nowhere else.
+"""Code is imported as `anykey.index`, never as `index`: the folders' own names are other people's too.
 
-Another distribution may bring a module `index` or `benchmark`; whichever lies first on the path wins silently.
+A user's `index.py`, or a distribution that brings a module `benchmark`, must not take the place of ours; and a module
+that were loaded under two names would exist twice, with two sets of its classes.
 """
 
-import os
 import subprocess
 import sys
-import tomllib
+import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from tests.guards.checkout import PACKAGES, ROOT
+from tests.guards.checkout import PACKAGES, ROOT, modules
 
-REPORT = "import {name}, sys; sys.stdout.write(str({name}.__file__))"
 SCRIPTS = {"anykey-train": "training", "anykey-index": "index", "anykey-serve": "service", "anykey-bench": "benchmark"}
+STRANGER = "raise SystemExit('this is a file of the user')"
+LOAD_ALL = """
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+known = {packages!r}
+sys.stdout.write(' '.join(sorted(name for name in sys.modules if name.split('.')[0] in known)))
+"""
 
 
-def origin(name: str, cwd: Path, *flags: str, **environment: str) -> Path:
-    """The file that `import name` reads in a fresh interpreter."""
-    command = [sys.executable, *flags, "-c", REPORT.format(name=name)]
-    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=60, check=True)
-    return Path(done.stdout)
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
-def is_ours(name: str, path: Path) -> bool:
-    return path.resolve().is_relative_to((ROOT / name).resolve())
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_python_in_the_checkout_imports_our_package(name: str) -> None:
-    assert is_ours(name, origin(name, ROOT))
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_console_scripts_anywhere_import_our_package(name: str, tmp_path: Path) -> None:
-    """Isolated mode has a console script's path: neither the working directory nor `PYTHONPATH`."""
-    assert is_ours(name, origin(name, tmp_path, "-I"))
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_these_tests_import_our_package(name: str) -> None:
-    assert is_ours(name, Path(__import__(name).__file__ or ""))
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """A folder whose files are named like our packages."""
+    for package in PACKAGES:
+        (tmp_path / f"{package}.py").write_text(STRANGER)
+    return tmp_path
 
 
 @pytest.mark.parametrize(("script", "package"), SCRIPTS.items())
-def test_each_console_script_is_its_packages_main(script: str, package: str) -> None:
+def test_commands_run_beside_files_with_our_names(script: str, package: str, crowded: Path) -> None:
     (entry,) = entry_points(group="console_scripts", name=script)
-    assert entry.value == f"{package}.__main__:main"
+    assert entry.value == f"anykey.{package}.__main__:main"
+    for command in ([Path(sys.executable).parent / script], [sys.executable, "-m", f"anykey.{package}"]):
+        done = run(*command, "--help", cwd=crowded)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert script in done.stdout
 
 
-@pytest.mark.parametrize("script", ["anykey-index", "anykey-bench"])
-def test_an_installed_script_runs_from_anywhere(script: str, tmp_path: Path) -> None:
-    path = Path(sys.executable).parent / script
-    done = subprocess.run([path, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert script in done.stdout
+def test_no_module_is_loaded_under_a_folders_own_name() -> None:
+    """Every module is loaded, from the root of the checkout, where `import index` would find one."""
+    names = [
+        ".".join(("anykey", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for path in modules(ROOT)
+        if path.name != "__main__.py" and path.parent.name != "milvus"
+    ]
+    done = run(sys.executable, "-c", LOAD_ALL.format(names=names, packages=PACKAGES), cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("package", ["index", "benchmark"])
-def test_python_m_runs_our_package(package: str) -> None:
-    command = [sys.executable, "-m", package, "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"anykey-{'bench' if package == 'benchmark' else package}" in done.stdout
+def test_these_tests_import_our_packages_by_the_one_name() -> None:
+    assert [name for name in sys.modules if name.split(".")[0] in PACKAGES] == []
 
 
-def test_an_installation_holds_every_package() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    inits = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")]
-    there = {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
-    assert {*project["tool"]["setuptools"]["packages"]} == there
-
-
-def test_the_guard_notices_a_foreign_package(tmp_path: Path) -> None:
-    (tmp_path / "index").mkdir()
-    (tmp_path / "index" / "__init__.py").touch()
-    assert not is_ours("index", origin("index", tmp_path))
-    assert not is_ours("index", origin("index", ROOT.parent, PYTHONPATH=str(tmp_path)))
+def test_a_wheel_holds_one_name_and_all_files(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+    done = run(*pip, "--wheel-dir", tmp_path, ROOT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("anykey-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    tracked = run("git", "ls-files", *PACKAGES, cwd=ROOT).stdout.split("\n")
+    files = {f"anykey/{name}" for name in tracked if name}
+    assert held == {"anykey/__init__.py", *files}

@@ -1,4 +1,4 @@
-"""The arrows between packages, read from every import statement; nothing else may be imported of ours.
+"""The arrows between the packages of `anykey`, read from every import statement; nothing else of ours may be imported.
 
 training -> encoder, benchmark.metrics; index -> encoder; service -> encoder, index; benchmark -> training.sources, for
 the readers of pairs; encoder -> nothing.
@@ -19,7 +19,7 @@ ALLOWED = {
     "index": ("encoder",),
     "service": ("encoder", "index"),
 }
-OURS = (*PACKAGES, "tests")
+OURS = ("anykey", *PACKAGES, "tests")
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
@@ -39,13 +39,18 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
+def imported_as(*names: str) -> tuple[str, ...]:
+    """What packages and modules are imported as."""
+    return tuple(f"anykey.{name}" for name in names)
+
+
 def violations(root: Path) -> list[str]:
     """Imports against the arrows, as `file: name`."""
     found = []
     for path in modules(root):
         package = path.relative_to(root).parts[0]
         for name in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
-            if is_within(name, OURS) and not is_within(name, (package, *ALLOWED[package])):
+            if is_within(name, OURS) and not is_within(name, imported_as(package, *ALLOWED[package])):
                 found.append(f"{path.relative_to(root)}: {name}")
     return found
 
@@ -61,7 +66,7 @@ def test_every_arrow_is_used() -> None:
         for path in modules(ROOT)
         for name in imported_names(ast.parse(path.read_text(encoding="utf-8")))
         for arrow in ALLOWED[path.relative_to(ROOT).parts[0]]
-        if is_within(name, (arrow,))
+        if is_within(name, imported_as(arrow))
     }
     assert used == {(package, arrow) for package, arrows in ALLOWED.items() for arrow in arrows}
 
@@ -69,30 +74,33 @@ def test_every_arrow_is_used() -> None:
 @pytest.mark.parametrize(
     ("package", "statement", "is_allowed"),
     [
-        ("encoder", "import index", False),
-        ("encoder", "from service.errors import ServiceError", False),
-        ("encoder", "from encoder.item import Item", True),
+        ("encoder", "import anykey.index", False),
+        ("encoder", "from anykey.service.errors import ServiceError", False),
+        ("encoder", "from anykey.encoder.item import Item", True),
         ("encoder", "from .item import Item", True),
         ("encoder", "import indexed_bzip2, torch", True),
-        ("benchmark", "import encoder", False),
-        ("benchmark", "def late():\n    from encoder import Item", False),
-        ("benchmark", "if TYPE_CHECKING:\n    from encoder import Item", False),
-        ("benchmark", "import importlib\nimportlib.import_module('encoder.item')", False),
-        ("benchmark", "from training.sources import open_pairs", True),
-        ("benchmark", "from training import sources", True),
-        ("benchmark", "import training", False),
-        ("benchmark", "from training.table import PairTable", False),
-        ("training", "from benchmark.metrics import success_at_k", True),
-        ("training", "from benchmark import metrics", True),
-        ("training", "from benchmark import mbeir", False),
-        ("training", "import benchmark", False),
-        ("training", "from index.hits import Hit", False),
-        ("index", "from encoder.model import Encoder", True),
-        ("index", "from training.table import PairTable", False),
-        ("index", "from service import app", False),
-        ("service", "from index.faiss_index import FaissIndex\nimport encoder", True),
-        ("service", "import training.trainer", False),
-        ("service", "from benchmark.metrics import success_at_k", False),
+        ("benchmark", "import anykey.encoder", False),
+        ("benchmark", "def late():\n    from anykey.encoder import Item", False),
+        ("benchmark", "if TYPE_CHECKING:\n    from anykey.encoder import Item", False),
+        ("benchmark", "import importlib\nimportlib.import_module('anykey.encoder.item')", False),
+        ("benchmark", "from anykey.training.sources import open_pairs", True),
+        ("benchmark", "from anykey.training import sources", True),
+        ("benchmark", "import anykey.training", False),
+        ("benchmark", "from anykey.training.table import PairTable", False),
+        ("training", "from anykey.benchmark.metrics import success_at_k", True),
+        ("training", "from anykey.benchmark import metrics", True),
+        ("training", "from anykey.benchmark import mbeir", False),
+        ("training", "import anykey.benchmark", False),
+        ("training", "from anykey.index.hits import Hit", False),
+        ("index", "from anykey.encoder.model import Encoder", True),
+        ("index", "from anykey.training.table import PairTable", False),
+        ("index", "from anykey.service import app", False),
+        ("service", "from anykey.index.faiss_index import FaissIndex\nimport anykey.encoder", True),
+        ("service", "import anykey.training.trainer", False),
+        ("service", "from anykey.benchmark.metrics import success_at_k", False),
+        ("service", "import encoder", False),
+        ("service", "from index.hits import Hit", False),
+        ("service", "import anykey", False),
         ("service", "from tests.fakes import FakeEncoder", False),
     ],
 )

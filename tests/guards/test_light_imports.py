@@ -23,13 +23,13 @@ def heavy_modules_of(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import benchmark, benchmark.metrics, benchmark.mbeir, benchmark.commands",
-        "import service.schemas",
-        "import encoder\nfrom encoder import Item, Modality, InvalidItemError",
-        "import encoder.program, encoder.images",
-        "import index, index.errors, index.hits, index.commands",
-        "import training, training.commands",
-        "import service, service.commands, service.server",
+        "import anykey.benchmark, anykey.benchmark.metrics, anykey.benchmark.mbeir, anykey.benchmark.commands",
+        "import anykey.service.schemas",
+        "import anykey.encoder\nfrom encoder import Item, Modality, InvalidItemError",
+        "import anykey.encoder.program, anykey.encoder.images",
+        "import anykey.index, anykey.index.errors, anykey.index.hits, anykey.index.commands",
+        "import anykey.training, anykey.training.commands",
+        "import anykey.service, anykey.service.commands, anykey.service.server",
     ],
 )
 def test_light_modules_load_no_heavy_library(statement: str) -> None:
@@ -43,4 +43,4 @@ def test_a_command_says_its_version_without_them(package: str) -> None:
 
 
 def test_the_guard_notices_a_heavy_module() -> None:
-    assert {"torch", "open_clip"} <= heavy_modules_of("import encoder\nencoder.Encoder")
+    assert {"torch", "open_clip"} <= heavy_modules_of("import anykey.encoder\nanykey.encoder.Encoder")

@@ -3,10 +3,10 @@
 import sys
 import threading
 
-from encoder.item import Item
-from encoder.program import load_settings
-from service.server import serve
-from service.settings import ServiceSettings
+from anykey.encoder.item import Item
+from anykey.encoder.program import load_settings
+from anykey.service.server import serve
+from anykey.service.settings import ServiceSettings
 from tests.serving import GatedEncoder, MemoryIndex, stored
 
 

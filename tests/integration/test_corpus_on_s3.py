@@ -11,11 +11,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.embedding_job import EmbeddingReport, embed_corpus
-from index.building.transfer import load_shards
-from index.errors import ImageRefusedError, ImageUnavailableError, InvalidCorpusError
-from index.settings import EmbedSettings
+from anykey.index import FaissIndex
+from anykey.index.building.embedding_job import EmbeddingReport, embed_corpus
+from anykey.index.building.transfer import load_shards
+from anykey.index.errors import ImageRefusedError, ImageUnavailableError, InvalidCorpusError
+from anykey.index.settings import EmbedSettings
 from tests.corpora import Row, as_csv, as_parquet, as_shards, small_rows
 from tests.factories import build_with, image_bytes, mixed_corpus
 from tests.fakes import FakeEncoder, FakeEncoderSource

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from encoder.item import Item
-from service.openapi import SEARCH_BODY
+from anykey.encoder.item import Item
+from anykey.service.openapi import SEARCH_BODY
 from tests.browser import CHROMIUM, DRIVER, Browser, browser
 from tests.fakes import FakeEncoder
 from tests.service_inputs import png

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.building.embedding_job import embed_corpus
-from index.building.shards import read_shard
-from index.building.transfer import load_shards
-from index.settings import EmbedSettings
+from anykey.index import FaissIndex
+from anykey.index.building.embedding_job import embed_corpus
+from anykey.index.building.shards import read_shard
+from anykey.index.building.transfer import load_shards
+from anykey.index.settings import EmbedSettings
 from tests.factories import write_jsonl
 from tests.models import tiny_checkpoint
 
@@ -43,7 +43,7 @@ def settings_of(folder: Path, checkpoint: Path) -> EmbedSettings:
 
 
 def start_on_ray(folder: Path, checkpoint: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "index", "embed", "--ray", "auto", "--workers", "2"]
+    command = [sys.executable, "-m", "anykey.index", "embed", "--ray", "auto", "--workers", "2"]
     command += ["--corpus", str(folder / "c.jsonl"), "--checkpoint", str(checkpoint)]
     command += ["--output", str(folder / "ray"), "--shard-keys", str(SHARD_KEYS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

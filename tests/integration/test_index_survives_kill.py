@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from encoder.item import Item
-from index import FaissIndex
-from index.building.transfer import export_shards
-from index.embedded.versions import IndexDirectory
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex
+from anykey.index.building.transfer import export_shards
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.key_index import NewKey
 from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder

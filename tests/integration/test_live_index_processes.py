@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.errors import IndexLockedError
+from anykey.index import FaissIndex
+from anykey.index.errors import IndexLockedError
 from tests.factories import build_with, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.killed_writers import assert_clean, contents_of, numbered_key

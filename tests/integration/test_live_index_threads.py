@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index import FaissIndex, StoredImage
-from index.errors import KeyNotFoundError
-from index.filtering.conditions import Range
-from index.key_index import NewKey, Scope
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.errors import KeyNotFoundError
+from anykey.index.filtering.conditions import Range
+from anykey.index.key_index import NewKey, Scope
 from tests.live_index import WIDTH, make_index, unit_vectors
 
 DURATION_S = 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from index.milvus_index import MilvusIndex
+from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER, needs_milvus
 from tests.guards.checkout import ROOT
 
@@ -15,7 +15,7 @@ pytestmark = needs_milvus
 CHANGING = """
 import sys
 from dataclasses import replace
-from index import milvus_index
+from anykey.index import milvus_index
 from tests.engines import ENCODER
 from tests.unit.index.test_milvus_index import keys
 

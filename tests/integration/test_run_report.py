@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from encoder.architecture import write_open_clip_config
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.training.__main__ import main
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_shard, write_tar
 from tests.networks import TEXT, small_architecture
 from tests.pictures import encoded, plain
-from training.__main__ import main
 
 SMALL = ["--architecture", "small.json", "--batch-size", "8", "--num-epochs", "1", "--device", "cpu"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.item import Item
-from index.embedded.versions import IndexDirectory
-from index.faiss_index import FaissIndex
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.key_index import NewKey
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, serving, stored, until
 

@@ -11,15 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.item import Item
-from index.embedded.manifest import EncoderFacts
-from index.faiss_index import FaissIndex
-from index.hits import StoredImage, StoredKey
-from index.key_index import NewKey
-from index.milvus_index import MilvusIndex
-from service.app import create_app
-from service.errors import StartupError
-from service.parts import load_index
+from anykey.encoder.item import Item
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.hits import StoredImage, StoredKey
+from anykey.index.key_index import NewKey
+from anykey.index.milvus_index import MilvusIndex
+from anykey.service.app import create_app
+from anykey.service.errors import StartupError
+from anykey.service.parts import load_index
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.milvus_server import MilvusServer, milvus_server

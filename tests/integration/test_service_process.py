@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.item import Item
-from service.server import listen
-from service.settings import ServiceSettings
+from anykey.encoder.item import Item
+from anykey.service.server import listen
+from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, build_real_index, counters, port_of, stored, until
 

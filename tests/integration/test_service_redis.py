@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from encoder.item import Item
+from anykey.encoder.item import Item
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, MemoryIndex, counters, serving, stored, until
 

@@ -4,9 +4,9 @@ import threading
 import time
 from pathlib import Path
 
-from encoder.item import Item
-from index.faiss_index import FaissIndex
-from service.schemas import KeyResponse, SearchResponse
+from anykey.encoder.item import Item
+from anykey.index.faiss_index import FaissIndex
+from anykey.service.schemas import KeyResponse, SearchResponse
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, serving, stored
 

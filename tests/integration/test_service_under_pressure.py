@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.item import Item
-from index.key_index import IndexInfo
-from service.logs import JsonFormatter
+from anykey.encoder.item import Item
+from anykey.index.key_index import IndexInfo
+from anykey.service.logs import JsonFormatter
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
 from tests.serving import WAIT_S, GatedEncoder, MemoryIndex, counters, serving, stored, until
@@ -95,7 +95,7 @@ def test_a_query_that_waits_too_long_is_answered_504_and_never_encoded(
 def test_a_query_whose_client_left_is_dropped(
     encoder: GatedEncoder, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="service")
+    caplog.set_level(logging.INFO, logger="anykey.service")
     with serving(encoder, make_index(encoder)) as client:
         blocked = block(client, pool, encoder)
         body = b'{"text": "impatient"}'
@@ -293,7 +293,7 @@ def test_keys_that_take_too_long_to_count_hold_up_nothing_else(encoder: GatedEnc
 def test_log_lines_are_json_and_hold_nothing_a_user_sent(
     encoder: GatedEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="service")
+    caplog.set_level(logging.DEBUG, logger="anykey.service")
     secret = "confidential"
     with serving(encoder, MemoryIndex(encoder, KEYS)) as client:
         client.post("/search", json={"text": f"{secret} plans", "exclude": [secret]})
@@ -303,7 +303,7 @@ def test_log_lines_are_json_and_hold_nothing_a_user_sent(
         client.get(f"/keys/{secret}?{secret}=1")
         client.get(f"/keys/{secret}")
         client.get(f"/{secret}", headers={"user-agent": secret})
-    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("service")]
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("anykey.service")]
     assert secret not in "".join(lines)
     requests = [line for line in map(json.loads, lines) if line.get("event") == "request"]
     assert [line["status"] for line in requests] == [200, 400, 400, 422, 400, 404, 404]

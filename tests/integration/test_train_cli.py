@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from encoder.architecture import write_open_clip_config
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.training.__main__ import main
 from tests.drawn_pairs import drawn_pairs, write_shard, write_tar
 from tests.networks import TEXT, small_architecture
-from training.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 

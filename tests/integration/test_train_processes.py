@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from encoder.architecture import write_open_clip_config
-from encoder.item import Item
-from encoder.model import Encoder
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
+from anykey.training.batches import DrawnPairs
+from anykey.training.errors import InvalidRecipeError, WorkerError
+from anykey.training.settings import TrainSettings
+from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.guards.checkout import ROOT
 from tests.networks import TEXT, TIMM_VISION, VISION, small_architecture
 from tests.training_runs import make_settings
-from training.batches import DrawnPairs
-from training.errors import InvalidRecipeError, WorkerError
-from training.settings import TrainSettings
-from training.trainer import train
 
 PATHS = ("start", "architecture")
 

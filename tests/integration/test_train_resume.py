@@ -12,16 +12,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from encoder.architecture import write_open_clip_config
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.training.distributed import Processes
+from anykey.training.errors import DamagedStateError, InvalidRecipeError
+from anykey.training.resume import load_state, save_state
+from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.full_disk import no_file_beyond
 from tests.guards.checkout import ROOT
 from tests.killed_training import digest, settings
 from tests.networks import TEXT, VISION, small_architecture
-from training.distributed import Processes
-from training.errors import DamagedStateError, InvalidRecipeError
-from training.resume import load_state, save_state
-from training.trainer import train
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def stop_at(folder: Path, run: Any, step: int) -> None:
     data = folder / "train.tar"
     assert data.exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.loop.save_state", _failing_after(step))
+        patch.setattr("anykey.training.loop.save_state", _failing_after(step))
         with pytest.raises(OSError, match="no space"):
             train(run, Console(quiet=True))
 

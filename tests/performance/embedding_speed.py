@@ -136,7 +136,7 @@ def their_vectors(folder: Path) -> NDArray[np.float32]:
 
 
 def _ours(weights: Path, shards: str, output: Path) -> Command:
-    command: Command = [sys.executable, "-m", "index", "embed", "--corpus", shards, "--output", output]
+    command: Command = [sys.executable, "-m", "anykey.index", "embed", "--corpus", shards, "--output", output]
     command += ["--checkpoint", f"{ARCHITECTURE}@{weights}", "--device", "cpu", "--precision", "fp32"]
     return [*command, "--batch-size", str(BATCH_SIZE), "--vectors", "float32", "--images", "reference"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from index.vectors.structure_facts import EXACT, SearchParameters
-from index.vectors.targets import DEFAULT_RECALL
+from anykey.index.vectors.structure_facts import EXACT, SearchParameters
+from anykey.index.vectors.targets import DEFAULT_RECALL
 from tests.performance.embedding_speed import keys_per_s
 from tests.performance.own_search import in_words
 from tests.performance.recorded import beside

@@ -20,20 +20,20 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from encoder.program import plain_console
-from index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
-from index.embedded.folding import Provenance, publish_built
-from index.embedded.manifest import EncoderFacts, Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import Record
-from index.embedded.store import Store
-from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.faiss_index import FaissIndex
-from index.filtering.conditions import Equals
-from index.key_index import NewKey, Scope
-from index.progress import step_lines
-from index.vectors.targets import DEFAULT_RECALL, Targets
+from anykey.encoder.item import Modality
+from anykey.encoder.program import plain_console
+from anykey.index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.embedded.folding import Provenance, publish_built
+from anykey.index.embedded.manifest import EncoderFacts, Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.filtering.conditions import Equals
+from anykey.index.key_index import NewKey, Scope
+from anykey.index.progress import step_lines
+from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
 from tests.performance import embedding_speed, own_search, search_peers
 from tests.performance.index_report import write_report
 from tests.performance.recorded import NotComparableError, Recorded

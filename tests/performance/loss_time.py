@@ -9,8 +9,8 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn import functional
 
-from encoder.fusion import Fusion, fuse
-from training.losses import Terms, contrastive_loss, triples
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.losses import Terms, contrastive_loss, triples
 
 REPEATS = 20
 

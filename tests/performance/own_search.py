@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
-from index.embedded.versions import open_published
-from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import EXACT, SearchParameters, StructureFacts
-from index.vectors.structures import ApproximateIndex
+from anykey.index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.embedded.versions import open_published
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.structure_facts import EXACT, SearchParameters, StructureFacts
+from anykey.index.vectors.structures import ApproximateIndex
 from tests.performance.timed_search import Search, timed
 
 EXACT_QUERIES = 100  # exact search of many keys is slow

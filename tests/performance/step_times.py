@@ -2,7 +2,7 @@
 
 import time
 
-from index.progress import Report
+from anykey.index.progress import Report
 
 
 class StepTimes:

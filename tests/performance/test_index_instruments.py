@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.embedded.folding import Provenance, publish_built
-from index.embedded.options import FoldOptions
-from index.embedded.store_reader import StoreReader
-from index.embedded.versions import STORE_NAME, IndexDirectory
-from index.vectors.structure_facts import SearchParameters
+from anykey.index.embedded.folding import Provenance, publish_built
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.store_reader import StoreReader
+from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
+from anykey.index.vectors.structure_facts import SearchParameters
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors
 from tests.performance import embedding_speed, index_speed, own_search, search_speed

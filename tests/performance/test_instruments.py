@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from encoder.architecture import read_architecture
-from encoder.tokens import Tokenizer
+from anykey.encoder.architecture import read_architecture
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.sources import open_pairs
 from tests.performance.speed_report import Measured, Run, ratios, write_report
 from tests.performance.synthetic_pairs import Captions, caption, write_pairs
 from tests.performance.timed_training import StepClock
 from tests.performance.training_speed import data_seconds
-from training.sources import open_pairs
 
 RUNS = [
     Run("anykey", "full", 20.0, 20.0, 3 * 10**9, 0.1),

@@ -62,7 +62,7 @@ def _peak_bytes() -> int:
 
 def _trainer(name: str) -> Callable[[list[str]], Any]:
     if name == "anykey":
-        from training.__main__ import main as anykey_main
+        from anykey.training.__main__ import main as anykey_main
 
         return anykey_main
     from open_clip_train.main import main as open_clip_main  # needs pandas, which its wheel does not ask for

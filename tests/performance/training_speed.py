@@ -18,8 +18,8 @@ from statistics import median
 
 from rich.console import Console
 
-from encoder.architecture import preprocessing, read_architecture
-from encoder.program import plain_console
+from anykey.encoder.architecture import preprocessing, read_architecture
+from anykey.encoder.program import plain_console
 from tests.performance.loss_time import anykey_loss_seconds, open_clip_loss_seconds
 from tests.performance.speed_report import Measured, Run, write_report
 from tests.performance.synthetic_pairs import Captions, write_pairs

@@ -12,7 +12,7 @@ from time import monotonic
 import torch
 from torch.nn import functional
 
-from training.losses import contrastive_loss, triples
+from anykey.training.losses import contrastive_loss, triples
 
 
 def peak_bytes() -> int:

@@ -1,12 +1,12 @@
 """The training losses: pure functions of rows of unit vectors and an inverse temperature."""
 
-from training.choices import Reading
-from training.losses.contrastive import contrastive_loss
-from training.losses.normalized import normalized_loss
-from training.losses.rows import FUSED, IMAGE, TEXT, Rows, triples
-from training.losses.separation import caption_semantics, separation_loss
-from training.losses.sigmoid import sigmoid_loss
-from training.losses.terms import CLIP_WEIGHTS, CROSS_MODALITY, Terms
+from anykey.training.choices import Reading
+from anykey.training.losses.contrastive import contrastive_loss
+from anykey.training.losses.normalized import normalized_loss
+from anykey.training.losses.rows import FUSED, IMAGE, TEXT, Rows, triples
+from anykey.training.losses.separation import caption_semantics, separation_loss
+from anykey.training.losses.sigmoid import sigmoid_loss
+from anykey.training.losses.terms import CLIP_WEIGHTS, CROSS_MODALITY, Terms
 
 __all__ = [
     "CLIP_WEIGHTS",

@@ -12,12 +12,12 @@ positives.
 import torch
 from torch import Tensor
 
-from training.choices import Reading
-from training.losses.lse import lse_with_edges, negatives_lse
-from training.losses.negatives import Negatives
-from training.losses.pool import Pool, make_pool
-from training.losses.rows import NUM_MODALITIES, Rows
-from training.losses.terms import Terms
+from anykey.training.choices import Reading
+from anykey.training.losses.lse import lse_with_edges, negatives_lse
+from anykey.training.losses.negatives import Negatives
+from anykey.training.losses.pool import Pool, make_pool
+from anykey.training.losses.rows import NUM_MODALITIES, Rows
+from anykey.training.losses.terms import Terms
 
 _GCL = Terms()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.losses.rows import Rows
+from anykey.training.losses.rows import Rows
 
 
 @dataclass(frozen=True)

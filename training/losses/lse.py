@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.losses.negatives import Negatives, Tile
-from training.losses.rows import NUM_MODALITIES
-from training.losses.symmetric import symmetric_lse
+from anykey.training.losses.negatives import Negatives, Tile
+from anykey.training.losses.rows import NUM_MODALITIES
+from anykey.training.losses.symmetric import symmetric_lse
 
 
 def negatives_lse(negatives: Negatives, vectors_RD: Tensor, scale_33: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.losses.labels import Labels
-from training.losses.rows import NUM_MODALITIES
-from training.losses.terms import Needed
+from anykey.training.losses.labels import Labels
+from anykey.training.losses.rows import NUM_MODALITIES
+from anykey.training.losses.terms import Needed
 
 # On a CPU tiles of 256 to 1,536 are equally fast at 3,072 and 6,144 rows; larger ones leave the cache. An accelerator
 # wants fewer and larger kernels.

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.choices import Reading
-from training.errors import InvalidRecipeError
-from training.losses.lse import lse_with_edges, negatives_lse
-from training.losses.negatives import Negatives
-from training.losses.pool import Pool, make_pool
-from training.losses.rows import NUM_MODALITIES, Rows
-from training.losses.terms import Needed, Terms
+from anykey.training.choices import Reading
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.losses.lse import lse_with_edges, negatives_lse
+from anykey.training.losses.negatives import Negatives
+from anykey.training.losses.pool import Pool, make_pool
+from anykey.training.losses.rows import NUM_MODALITIES, Rows
+from anykey.training.losses.terms import Needed, Terms
 
 _GCL = Terms()
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.choices import Reading
-from training.losses.dots import pair_dots
-from training.losses.labels import Labels, are_alike, make_labels, meetings
-from training.losses.rows import NUM_MODALITIES, Rows
-from training.losses.terms import Terms
+from anykey.training.choices import Reading
+from anykey.training.losses.dots import pair_dots
+from anykey.training.losses.labels import Labels, are_alike, make_labels, meetings
+from anykey.training.losses.rows import NUM_MODALITIES, Rows
+from anykey.training.losses.terms import Terms
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.choices import Reading
-from training.losses.lse import negatives_lse
-from training.losses.negatives import Negatives, Semantics
-from training.losses.pool import make_pool
-from training.losses.rows import Rows
-from training.losses.terms import CLIP_WEIGHTS, Needed, Terms
+from anykey.training.choices import Reading
+from anykey.training.losses.lse import negatives_lse
+from anykey.training.losses.negatives import Negatives, Semantics
+from anykey.training.losses.pool import make_pool
+from anykey.training.losses.rows import Rows
+from anykey.training.losses.terms import CLIP_WEIGHTS, Needed, Terms
 
 _PARTNERS = Terms(CLIP_WEIGHTS, Reading.R3)
 _OWN_MODALITY: Needed = ((True, False, False), (False, True, False), (False, False, False))

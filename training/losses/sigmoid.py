@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses.negatives import Negatives, Tile
-from training.losses.pool import Pool, make_pool
-from training.losses.rows import Rows
-from training.losses.terms import Terms
+from anykey.training.losses.negatives import Negatives, Tile
+from anykey.training.losses.pool import Pool, make_pool
+from anykey.training.losses.rows import Rows
+from anykey.training.losses.terms import Terms
 
 _GCL = Terms()
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.losses.negatives import Index, Negatives, Tile, compact, part
-from training.losses.rows import NUM_MODALITIES
+from anykey.training.losses.negatives import Index, Negatives, Tile, compact, part
+from anykey.training.losses.rows import NUM_MODALITIES
 
 
 def symmetric_lse(negatives: Negatives, vectors_RD: Tensor, scale: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from training.choices import Reading
-from training.errors import InvalidRecipeError
-from training.losses.rows import NUM_MODALITIES
+from anykey.training.choices import Reading
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.losses.rows import NUM_MODALITIES
 
 Weights = tuple[tuple[float, float, float], ...]
 Needed = tuple[tuple[bool, ...], ...]

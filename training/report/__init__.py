@@ -1,8 +1,8 @@
 """The page a run leaves behind: what it was, how it went, and what it changed."""
 
-from training.report.about import About, ShownPair, shown_pairs
-from training.report.examples import numbers_of_pairs
-from training.report.page import write_report
-from training.report.snapshot import Snapshot, range_of_selection
+from anykey.training.report.about import About, ShownPair, shown_pairs
+from anykey.training.report.examples import numbers_of_pairs
+from anykey.training.report.page import write_report
+from anykey.training.report.snapshot import Snapshot, range_of_selection
 
 __all__ = ["About", "ShownPair", "Snapshot", "numbers_of_pairs", "range_of_selection", "shown_pairs", "write_report"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from training.errors import InvalidRowError
-from training.table import PairTable
+from anykey.training.errors import InvalidRowError
+from anykey.training.table import PairTable
 
 MAX_SIDE_PX = 96
 MAX_CAPTION_CHARS = 160

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.report.about import ShownPair
-from training.report.snapshot import EXAMPLES, Snapshot
-from training.report.tables import combination_name
+from anykey.training.report.about import ShownPair
+from anykey.training.report.snapshot import EXAMPLES, Snapshot
+from anykey.training.report.tables import combination_name
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.metrics import Z95, interval
+from anykey.benchmark.metrics import Z95, interval
 
 Floats = npt.NDArray[np.float64]
 Gains = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # pairs asked for [Q], what each query gained [Q]

@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from training.files import replace_file
-from training.machine import release
-from training.report.about import About
-from training.report.examples import example_lists
-from training.report.history import Curve, read_history, thinned
-from training.report.pictures import MODALITY_NAMES, common_plane, draw_curves, draw_histograms, draw_planes
-from training.report.snapshot import MAX_PHOTOS, Snapshot
-from training.report.tables import gap_tables, headline_tables, success_grids, success_tables
+from anykey.training.files import replace_file
+from anykey.training.machine import release
+from anykey.training.report.about import About
+from anykey.training.report.examples import example_lists
+from anykey.training.report.history import Curve, read_history, thinned
+from anykey.training.report.pictures import MODALITY_NAMES, common_plane, draw_curves, draw_histograms, draw_planes
+from anykey.training.report.snapshot import MAX_PHOTOS, Snapshot
+from anykey.training.report.tables import gap_tables, headline_tables, success_grids, success_tables
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def write_report(
     states = {name: state for name, state in (("before", before), ("after", after)) if state is not None}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["arrow"] = _arrow
-    template = environment.from_string((files("training.report") / "template.html").read_text(encoding="utf-8"))
+    template = environment.from_string((files("anykey.training.report") / "template.html").read_text(encoding="utf-8"))
     page = template.render(
         run_name=run_name,
         about=about,

@@ -16,10 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.report.history import Curve
-from training.report.projection import Plane
-from training.report.snapshot import BIN_EDGES, Snapshot
-from training.validation import MODALITIES
+from anykey.training.report.history import Curve
+from anykey.training.report.projection import Plane
+from anykey.training.report.snapshot import BIN_EDGES, Snapshot
+from anykey.training.validation import MODALITIES
 
 MODALITY_NAMES = {"i": "image", "t": "text", "it": "fused"}
 # Colours drawn with, and what the page makes of them.

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.files import replace_file
-from training.gaps import measure_gaps
-from training.report.noise import NUM_GROUPS, Range, of_mean
-from training.validation import (
+from anykey.training.files import replace_file
+from anykey.training.gaps import measure_gaps
+from anykey.training.report.noise import NUM_GROUPS, Range, of_mean
+from anykey.training.validation import (
     ALL_COMBINATIONS,
     COMBINATIONS,
     MODALITIES,

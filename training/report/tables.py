@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.report.noise import Gains, Range, of_change, of_mean, of_replicates
-from training.report.pictures import MODALITY_NAMES
-from training.report.snapshot import CUTOFFS, NDCG_CUTOFFS, Snapshot
-from training.validation import ALL_COMBINATIONS, COMBINATIONS, MODALITIES, MODALITY_PAIRS, shares_image
+from anykey.training.report.noise import Gains, Range, of_change, of_mean, of_replicates
+from anykey.training.report.pictures import MODALITY_NAMES
+from anykey.training.report.snapshot import CUTOFFS, NDCG_CUTOFFS, Snapshot
+from anykey.training.validation import ALL_COMBINATIONS, COMBINATIONS, MODALITIES, MODALITY_PAIRS, shares_image
 
 States = Mapping[str, Snapshot]
 

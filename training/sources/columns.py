@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from training.errors import InvalidPairsError
+from anykey.training.errors import InvalidPairsError
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "img", "jpg")
 TEXT_COLUMNS = ("captions", "caption", "text", "title", "txt")

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from training.cache_folder import Lease
-from training.pairs import Pair, PairSource
+from anykey.training.cache_folder import Lease
+from anykey.training.pairs import Pair, PairSource
 
 
 class ConcatenatedPairs:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from io import BufferedReader
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.columns import Columns, choose_columns
-from training.sources.file import DataFile, image_path
-from training.sources.rows import clean_texts, pair_of
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.columns import Columns, choose_columns
+from anykey.training.sources.file import DataFile, image_path
+from anykey.training.sources.rows import clean_texts, pair_of
 
 _BOM = b"\xef\xbb\xbf"
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.cache_folder import Lease
+from anykey.training.cache_folder import Lease
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from encoder.suffixes import IMAGE_SUFFIXES
-from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
-from training.pairs import Pair
-from training.sources.concatenated import ConcatenatedPairs
-from training.sources.file import DataFile
-from training.sources.image_tables import image_tables, images_of, open_table
-from training.sources.rows import sidecar_captions
+from anykey.encoder.suffixes import IMAGE_SUFFIXES
+from anykey.training.errors import InvalidPairsError, InvalidRowError, NoPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources.concatenated import ConcatenatedPairs
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.image_tables import image_tables, images_of, open_table
+from anykey.training.sources.rows import sidecar_captions
 
 _PARQUET = (".parquet", ".pq")
 _SIDECARS = (".json", ".txt")

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.errors import InvalidPairsError
-from training.pairs import PairSource
-from training.sources import mbeir
-from training.sources.csv_rows import CsvRows
-from training.sources.file import DataFile
-from training.sources.folder import ImageFolder, list_files
-from training.sources.karpathy import KarpathyRows, is_karpathy
-from training.sources.llava import LlavaRows, is_llava
-from training.sources.manifest import Manifest
-from training.sources.shards import Shard
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import PairSource
+from anykey.training.sources import mbeir
+from anykey.training.sources.csv_rows import CsvRows
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.folder import ImageFolder, list_files
+from anykey.training.sources.karpathy import KarpathyRows, is_karpathy
+from anykey.training.sources.llava import LlavaRows, is_llava
+from anykey.training.sources.manifest import Manifest
+from anykey.training.sources.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _is_json(accepts: Callable[[DataFile], bool]) -> Callable[[DataFile], bool]:
 
 
 def _open_parquet(file: DataFile) -> PairSource:
-    from training.sources.parquet import ParquetRows  # loads pyarrow, which nothing else needs
+    from anykey.training.sources.parquet import ParquetRows  # loads pyarrow, which nothing else needs
 
     return ParquetRows(file)
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from training.errors import InvalidPairsError
-from training.pairs import PairSource
-from training.sources.csv_rows import CsvRows
-from training.sources.file import DataFile
-from training.sources.lines import scan_lines
-from training.sources.manifest import Manifest
-from training.sources.rows import parse_json
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import PairSource
+from anykey.training.sources.csv_rows import CsvRows
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.lines import scan_lines
+from anykey.training.sources.manifest import Manifest
+from anykey.training.sources.rows import parse_json
 
 FILE_NAME = "file_name"
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -46,7 +46,7 @@ def open_table(path: Path) -> ImageTable:
         return Manifest(file)
     if path.suffix == ".csv":
         return CsvRows(file)
-    from training.sources.parquet import ParquetRows  # loads pyarrow, which nothing else needs
+    from anykey.training.sources.parquet import ParquetRows  # loads pyarrow, which nothing else needs
 
     return ParquetRows(file)
 

@@ -10,9 +10,9 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.sources.file import DataFile
-from training.sources.rows import parse_json
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.rows import parse_json
 
 _BOM = b"\xef\xbb\xbf".decode("latin-1")
 _SPACE = re.compile(r"[ \t\n\r]*")

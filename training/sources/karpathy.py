@@ -6,11 +6,11 @@ One object with `images`, a list of `{"filename", "filepath", "split", "sentence
 
 from typing import Any
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.file import DataFile, first_that_exists
-from training.sources.json_rows import JsonRows, first_element
-from training.sources.rows import clean_texts
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.file import DataFile, first_that_exists
+from anykey.training.sources.json_rows import JsonRows, first_element
+from anykey.training.sources.rows import clean_texts
 
 DEFAULT_SPLITS = ("train", "restval")  # what papers train on; Flickr has no restval
 

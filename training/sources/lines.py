@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.errors import InvalidPairsError
-from training.sources.file import DataFile
+from anykey.training.errors import InvalidPairsError
+from anykey.training.sources.file import DataFile
 
 
 def scan_lines(file: DataFile, kind: str) -> Iterator[tuple[int, int, str]]:

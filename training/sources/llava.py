@@ -6,11 +6,11 @@ A list of `{"id", "image", "conversations": [{"from": "human", "value"}, {"from"
 
 from typing import Any
 
-from training.errors import InvalidRowError
-from training.pairs import Pair
-from training.sources.file import DataFile, first_that_exists
-from training.sources.json_rows import JsonRows, first_element
-from training.sources.rows import clean_texts, name_of, pair_of
+from anykey.training.errors import InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.file import DataFile, first_that_exists
+from anykey.training.sources.json_rows import JsonRows, first_element
+from anykey.training.sources.rows import clean_texts, name_of, pair_of
 
 _IMAGE_TAG = "<image>"
 _IMAGE_FOLDER = "images"  # where LLaVA's own recipe unpacks the archive

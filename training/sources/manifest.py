@@ -6,12 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from training.errors import InvalidRowError
-from training.pairs import Pair, Side
-from training.sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, not_fetched, url_among
-from training.sources.file import DataFile, image_path
-from training.sources.lines import Lines
-from training.sources.rows import captions_of, name_of, pair_of, parse_json, says_nothing, side_of
+from anykey.training.errors import InvalidRowError
+from anykey.training.pairs import Pair, Side
+from anykey.training.sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, not_fetched, url_among
+from anykey.training.sources.file import DataFile, image_path
+from anykey.training.sources.lines import Lines
+from anykey.training.sources.rows import captions_of, name_of, pair_of, parse_json, says_nothing, side_of
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NAMED = re.compile(rf'"(?:{"|".join(IMAGE_COLUMNS)})"\s*:\s*({_STRING})')

@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair, Side
-from training.sources.file import DataFile
-from training.sources.lines import read_line, scan_lines
-from training.sources.mbeir_pool import CandidatePool, Entry, read_entry
-from training.sources.mbeir_prompts import Prompts, instructed, read_prompts
-from training.sources.rows import parse_json
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair, Side
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.lines import read_line, scan_lines
+from anykey.training.sources.mbeir_pool import CandidatePool, Entry, read_entry
+from anykey.training.sources.mbeir_prompts import Prompts, instructed, read_prompts
+from anykey.training.sources.rows import parse_json
 
 WITHOUT_INSTRUCTIONS = "no-instructions"
 _ALL_TEXTS = -1  # in place of a positive's number: the query's positives that are texts alone, together

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from training.errors import InvalidPairsError
-from training.sources.file import DataFile, image_path
-from training.sources.lines import read_line, scan_lines
-from training.sources.mbeir_prompts import format_string
-from training.sources.rows import clean_texts, parse_json
+from anykey.training.errors import InvalidPairsError
+from anykey.training.sources.file import DataFile, image_path
+from anykey.training.sources.lines import read_line, scan_lines
+from anykey.training.sources.mbeir_prompts import format_string
+from anykey.training.sources.rows import clean_texts, parse_json
 
 _ID = re.compile(r"(\d{1,6}):(\d{1,12})")
 _IDS_PER_DATASET = 10**12

@@ -7,7 +7,7 @@ the two.
 import csv
 from pathlib import Path
 
-from training.errors import InvalidPairsError
+from anykey.training.errors import InvalidPairsError
 
 Prompts = dict[tuple[str, str, str], tuple[str, ...]]  # by dataset number, query modality, candidate modality
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from training.errors import InvalidPairsError, NoPairsError
-from training.sources.file import DataFile
-from training.sources.mbeir import query_files
-from training.sources.remote import fetch, is_remote, without_secrets
+from anykey.training.errors import InvalidPairsError, NoPairsError
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.mbeir import query_files
+from anykey.training.sources.remote import fetch, is_remote, without_secrets
 
 
 def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:

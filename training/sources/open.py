@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.cache_folder import MAX_DATA_BYTES, keep_below
-from training.errors import NoPairsError
-from training.sources.concatenated import ConcatenatedPairs
-from training.sources.file import DataFile
-from training.sources.formats import format_of
-from training.sources.names import find_files
-from training.sources.remote import default_cache_dir
+from anykey.training.cache_folder import MAX_DATA_BYTES, keep_below
+from anykey.training.errors import NoPairsError
+from anykey.training.sources.concatenated import ConcatenatedPairs
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.formats import format_of
+from anykey.training.sources.names import find_files
+from anykey.training.sources.remote import default_cache_dir
 
 
 def open_pairs(

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.columns import choose_columns
-from training.sources.file import DataFile, image_path
-from training.sources.rows import clean_texts, pair_of
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.columns import choose_columns
+from anykey.training.sources.file import DataFile, image_path
+from anykey.training.sources.rows import clean_texts, pair_of
 
 MAX_GROUP_BYTES = 1024**3
 _KEPT_GROUPS = 2

@@ -24,10 +24,10 @@ import fsspec
 import httpx
 from filelock import FileLock
 
-from training.cache_folder import Lease
-from training.errors import InvalidPairsError
-from training.sources.file import DataFile
-from training.sources.waiting import call_within, run_pipe
+from anykey.training.cache_folder import Lease
+from anykey.training.errors import InvalidPairsError
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.waiting import call_within, run_pipe
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.pairs import Pair, Side
-from training.sources.file import DataFile, image_path
+from anykey.training.pairs import Pair, Side
+from anykey.training.sources.file import DataFile, image_path
 
 CAPTION_NAMES = ("captions", "caption", "text")
 

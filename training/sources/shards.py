@@ -7,11 +7,11 @@ order, and any number of workers without duplicated or dropped samples, which st
 import tarfile
 from dataclasses import dataclass, field
 
-from encoder.suffixes import IMAGE_SUFFIXES
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.file import DataFile
-from training.sources.rows import sidecar_captions
+from anykey.encoder.suffixes import IMAGE_SUFFIXES
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.rows import sidecar_captions
 
 _TEXT_SUFFIXES = frozenset(("json", "txt"))
 _READ_BYTES = 2**16

@@ -1,13 +1,13 @@
 """What `anykey-train study` does."""
 
-from encoder.program import plain_console
-from training.errors import NoPairsError
-from training.study.evaluation import Evaluator
-from training.study.plan import make_plan
-from training.study.report import write_report
-from training.study.results import Results
-from training.study.runner import is_finished, run_plan
-from training.study.settings import StudySettings
+from anykey.encoder.program import plain_console
+from anykey.training.errors import NoPairsError
+from anykey.training.study.evaluation import Evaluator
+from anykey.training.study.plan import make_plan
+from anykey.training.study.report import write_report
+from anykey.training.study.results import Results
+from anykey.training.study.runner import is_finished, run_plan
+from anykey.training.study.settings import StudySettings
 
 
 def run(settings: StudySettings) -> int:

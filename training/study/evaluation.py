@@ -12,20 +12,20 @@ from typing import Any
 
 from rich.console import Console
 
-from encoder.architecture import Architecture, open_clip_cfg, preprocessing
-from encoder.checkpoint import MANIFEST_NAME
-from encoder.fusion import Fusion
-from encoder.model import choose_device, load_checkpoint
-from training.data import open_table
-from training.features import trunk_features
-from training.settings import TrainSettings
-from training.sources import open_pairs, source_states
-from training.study.measures import measure_centrings
-from training.study.plan import Run
-from training.study.settings import StudySettings
-from training.table import PairTable
-from training.towers import Start, Towers
-from training.validation import HeldOut, embed_held_out
+from anykey.encoder.architecture import Architecture, open_clip_cfg, preprocessing
+from anykey.encoder.checkpoint import MANIFEST_NAME
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.model import choose_device, load_checkpoint
+from anykey.training.data import open_table
+from anykey.training.features import trunk_features
+from anykey.training.settings import TrainSettings
+from anykey.training.sources import open_pairs, source_states
+from anykey.training.study.measures import measure_centrings
+from anykey.training.study.plan import Run
+from anykey.training.study.settings import StudySettings
+from anykey.training.table import PairTable
+from anykey.training.towers import Start, Towers
+from anykey.training.validation import HeldOut, embed_held_out
 
 FILE_NAME = "evaluation.json"
 _FORMAT = 2  # raised when the numbers mean something else than before

@@ -5,9 +5,9 @@ Shape legend: P = held-out pairs.
 
 import torch
 
-from training.errors import InvalidPairsError
-from training.gaps import centre, measure_gaps
-from training.validation import COMBINATIONS, MODALITIES, HeldOut, measure
+from anykey.training.errors import InvalidPairsError
+from anykey.training.gaps import centre, measure_gaps
+from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut, measure
 
 CUTOFFS = (1, 10, 50)
 NDCG_CUTOFFS = (10,)

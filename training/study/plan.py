@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder.fusion import Fusion
-from training.errors import InvalidRecipeError
-from training.run_settings import run_settings
-from training.settings import TrainSettings
-from training.study.settings import START, StudySettings, Variant
+from anykey.encoder.fusion import Fusion
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.run_settings import run_settings
+from anykey.training.settings import TrainSettings
+from anykey.training.study.settings import START, StudySettings, Variant
 
 # What the study decides, and what a comparison holds equal.
 _DECIDED = {"data", "val_data", "output", "start", "image_weights", "feature_cache", "device", "seed", "fusion"}

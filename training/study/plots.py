@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from encoder.fusion import Fusion
-from training.report.projection import Plane
-from training.study.measures import GR_CLIP, PLAIN
-from training.study.results import Results
-from training.validation import MODALITIES, HeldOut
+from anykey.encoder.fusion import Fusion
+from anykey.training.report.projection import Plane
+from anykey.training.study.measures import GR_CLIP, PLAIN
+from anykey.training.study.results import Results
+from anykey.training.validation import MODALITIES, HeldOut
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 _SKY, _BLACK, _GREY = "#56B4E9", "#000000", "#777777"

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from benchmark.metrics import Z95
-from training.machine import num_cores, release
-from training.run_folder import effort
-from training.sources import without_secrets
-from training.study import tables
-from training.study.evaluation import Evaluator
-from training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
-from training.study.plan import Run
-from training.study.plots import plot_bars, plot_gap, plot_spaces
-from training.study.results import Results
-from training.study.settings import START, StudySettings
-from training.validation import COMBINATIONS
+from anykey.benchmark.metrics import Z95
+from anykey.training.machine import num_cores, release
+from anykey.training.run_folder import effort
+from anykey.training.sources import without_secrets
+from anykey.training.study import tables
+from anykey.training.study.evaluation import Evaluator
+from anykey.training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
+from anykey.training.study.plan import Run
+from anykey.training.study.plots import plot_bars, plot_gap, plot_spaces
+from anykey.training.study.results import Results
+from anykey.training.study.settings import START, StudySettings
+from anykey.training.validation import COMBINATIONS
 
 PAGE, FULL_PAGE, NUMBERS = "gcl-study.md", "gcl-study-full.md", "gcl-study.json"
 BARS, GAP, SPACES = "gcl-study-pools.png", "gcl-study-gap.png", "gcl-study-spaces.png"

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from benchmark.metrics import Z95
-from encoder.fusion import Fusion
-from training.study.evaluation import Row
+from anykey.benchmark.metrics import Z95
+from anykey.encoder.fusion import Fusion
+from anykey.training.study.evaluation import Row
 
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by freedom
 

@@ -6,12 +6,12 @@ from time import monotonic, sleep
 
 from rich.console import Console
 
-from training.child import Child, threads_each
-from training.errors import RunFailedError
-from training.run_folder import finished_run, run_digest
-from training.settings import TrainSettings
-from training.study.plan import Run
-from training.trainer import train
+from anykey.training.child import Child, threads_each
+from anykey.training.errors import RunFailedError
+from anykey.training.run_folder import finished_run, run_digest
+from anykey.training.settings import TrainSettings
+from anykey.training.study.plan import Run
+from anykey.training.trainer import train
 
 _POLL_S = 0.1
 LOG_NAME = "log.txt"
@@ -79,7 +79,7 @@ class _Worker:
         self.run = run
         self._began = monotonic()
         line = run.settings.model_dump_json(exclude_unset=True)
-        self._child = Child("training.study.worker", line, run.folder / LOG_NAME, num_threads)
+        self._child = Child("anykey.training.study.worker", line, run.folder / LOG_NAME, num_threads)
 
     def is_done(self) -> bool:
         """Whether it has ended well; raises `RunFailedError` when it ended otherwise."""

@@ -6,8 +6,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
-from encoder.fusion import Fusion
-from encoder.program import ProgramSettings
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.program import ProgramSettings
 
 START = "start"
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from encoder.fusion import Fusion
-from training.study.measures import GR_CLIP, METRICS, PLAIN
-from training.study.results import Results
-from training.validation import COMBINATIONS, MODALITIES, MODALITY_PAIRS
+from anykey.encoder.fusion import Fusion
+from anykey.training.study.measures import GR_CLIP, METRICS, PLAIN
+from anykey.training.study.results import Results
+from anykey.training.validation import COMBINATIONS, MODALITIES, MODALITY_PAIRS
 
 NOISE = "~"  # stands after a difference that the seeds alone may have made
 _POOLS = ("local", "mixed")

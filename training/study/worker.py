@@ -1,14 +1,14 @@
-"""One training run in a process of its own: `python -m training.study.worker`, its settings as JSON on stdin."""
+"""One training run in a process of its own: `python -m anykey.training.study.worker`, its settings as JSON on stdin."""
 
 import json
 import sys
 
-from encoder.errors import EncoderError
-from encoder.program import EXIT_ENVIRONMENT, fail, plain_console
-from training.child import job
-from training.errors import TrainingError
-from training.run_settings import run_settings
-from training.trainer import train
+from anykey.encoder.errors import EncoderError
+from anykey.encoder.program import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.training.child import job
+from anykey.training.errors import TrainingError
+from anykey.training.run_settings import run_settings
+from anykey.training.trainer import train
 
 
 def main() -> int:

@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec
 
-from encoder.program import plain_console
-from training.errors import MissingLibraryError
-from training.sweep.settings import SweepSettings
+from anykey.encoder.program import plain_console
+from anykey.training.errors import MissingLibraryError
+from anykey.training.sweep.settings import SweepSettings
 
 
 def run(settings: SweepSettings) -> int:
@@ -16,7 +16,7 @@ def run(settings: SweepSettings) -> int:
     """
     if find_spec("optuna") is None:
         raise MissingLibraryError("a sweep is guided by Optuna: pip install 'anykey[sweep]'")
-    from training.sweep.runner import sweep
+    from anykey.training.sweep.runner import sweep
 
     sweep(settings, plain_console())
     return 0

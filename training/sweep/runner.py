@@ -9,16 +9,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from training.child import Child, threads_each
-from training.errors import DivergedError, InvalidRecipeError
-from training.loop import HIGH_END, LOW_END
-from training.run_settings import toml_text
-from training.sources import without_secrets
-from training.sweep.settings import SweepSettings
-from training.sweep.space import base_values, distributions, trial_settings
-from training.sweep.trials import Trial, Trials
-from training.trainer import train
-from training.validation import SELECTION_METRIC
+from anykey.training.child import Child, threads_each
+from anykey.training.errors import DivergedError, InvalidRecipeError
+from anykey.training.loop import HIGH_END, LOW_END
+from anykey.training.run_settings import toml_text
+from anykey.training.sources import without_secrets
+from anykey.training.sweep.settings import SweepSettings
+from anykey.training.sweep.space import base_values, distributions, trial_settings
+from anykey.training.sweep.trials import Trial, Trials
+from anykey.training.trainer import train
+from anykey.training.validation import SELECTION_METRIC
 
 _POLL_S = 0.5
 _SHOWN = 10
@@ -82,7 +82,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _in_processes(settings: SweepSettings, trials: Trials, console: Console) -> None:
     line = settings.model_dump_json()
     logs = [settings.output / f"worker-{number}.log" for number in range(settings.workers)]
-    workers = [Child("training.sweep.worker", line, log, threads_each(settings.workers)) for log in logs]
+    workers = [Child("anykey.training.sweep.worker", line, log, threads_each(settings.workers)) for log in logs]
     shown: set[int] = {trial.number for trial in (*trials.ranking(), *trials.failed())}
     try:
         while not all([worker.is_done() for worker in workers]):

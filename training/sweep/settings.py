@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
-from encoder.program import ProgramSettings
+from anykey.encoder.program import ProgramSettings
 
 
 class Range(BaseModel):

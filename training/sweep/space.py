@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from training.errors import InvalidRecipeError
-from training.run_settings import run_settings
-from training.settings import TrainSettings
-from training.sweep.settings import Choices, Range, SweepSettings
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.run_settings import run_settings
+from anykey.training.settings import TrainSettings
+from anykey.training.sweep.settings import Choices, Range, SweepSettings
 
 _DECIDED = ("config", "data", "val_data", "output", "feature_cache", "device", "seed")
 

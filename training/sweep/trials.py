@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from training.errors import InvalidRecipeError
+from anykey.training.errors import InvalidRecipeError
 
 _STUDY = "sweep"
 _PLAN = "plan"

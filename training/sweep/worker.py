@@ -1,13 +1,13 @@
-"""One worker of a sweep in a process of its own: `python -m training.sweep.worker`, its settings as JSON on stdin."""
+"""One worker of a sweep, in its own process: `python -m anykey.training.sweep.worker`, with JSON settings on stdin."""
 
 import sys
 
-from encoder.errors import EncoderError
-from encoder.program import EXIT_ENVIRONMENT, fail, plain_console
-from training.child import job
-from training.errors import TrainingError
-from training.sweep.runner import open_trials, work
-from training.sweep.settings import SweepSettings
+from anykey.encoder.errors import EncoderError
+from anykey.encoder.program import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.training.child import job
+from anykey.training.errors import TrainingError
+from anykey.training.sweep.runner import open_trials, work
+from anykey.training.sweep.settings import SweepSettings
 
 
 def main() -> int:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.settings import ShapesWorldSettings
-from benchmark.shapesworld.write import run
+from anykey.benchmark.settings import ShapesWorldSettings
+from anykey.benchmark.shapesworld.write import run
 
 
 def small_settings(output: Path, **changes: object) -> ShapesWorldSettings:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.client import Answer, SearchClient, _pause_s
-from benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
+from anykey.benchmark.client import Answer, SearchClient, _pause_s
+from anykey.benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
 from tests.unit.benchmark.fake_service import FINGERPRINT, VERSION, FakeService, Hits, serving
 
 GOOD = [("1:1", 0.9, "image"), ("1:2", 0.5, "text")]

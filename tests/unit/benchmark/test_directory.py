@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.directory import built_aside, is_current, read_manifest, write_manifest
-from benchmark.errors import DatasetExistsError
+from anykey.benchmark.directory import built_aside, is_current, read_manifest, write_manifest
+from anykey.benchmark.errors import DatasetExistsError
 
 
 def build(output: Path, text: str) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.__main__ import main
-from benchmark.commands import COMMANDS
-from benchmark.settings import QualitySettings
+from anykey.benchmark.__main__ import main
+from anykey.benchmark.commands import COMMANDS
+from anykey.benchmark.settings import QualitySettings
 from tests.unit.benchmark.conftest import small_settings
 
 SMALL = [
@@ -71,7 +71,7 @@ def test_an_endpoint_that_is_down_is_an_environment_error(
 
 
 def test_environment_and_file_set_what_flags_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.program import load_settings
+    from anykey.benchmark.program import load_settings
 
     config = tmp_path / "bench.toml"
     config.write_text('cutoffs = [3]\nconcurrency = 2\nurl = "http://file"\n', encoding="utf-8")
@@ -87,16 +87,20 @@ def test_each_command_has_an_environment_prefix_of_its_own() -> None:
 
 
 def test_lists_are_given_with_commas_sorted_and_once() -> None:
-    from benchmark.program import load_settings
+    from anykey.benchmark.program import load_settings
 
     chosen = load_settings(QualitySettings, "p", ["-k", "10,1,10", "--tasks", "0,mscoco_task3", "--pools", "local"])
     assert (chosen.cutoffs, chosen.tasks, chosen.pools) == ([1, 10], ["0", "mscoco_task3"], ["local"])
 
 
+OTHERS = ("anykey.encoder", "anykey.training", "anykey.index", "anykey.service")
+
+
 @pytest.mark.parametrize(
-    "module", ["benchmark", "benchmark.metrics", "benchmark.quality", "benchmark.shapesworld.write"]
+    "module",
+    ["anykey.benchmark", "anykey.benchmark.metrics", "anykey.benchmark.quality", "anykey.benchmark.shapesworld.write"],
 )
 def test_the_benchmark_loads_neither_torch_nor_any_other_package_of_ours(module: str) -> None:
     loaded = f"import sys, {module}; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
-    assert not set(output.split()) & {"torch", "faiss", "open_clip", "encoder", "training", "index", "service"}
+    assert not set(output.split()) & {"torch", "faiss", "open_clip", *OTHERS}

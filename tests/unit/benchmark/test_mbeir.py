@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.errors import DatasetError, DatasetFormatError
-from benchmark.mbeir import Dataset, Task, format_string, id_order, read_qrels
+from anykey.benchmark.errors import DatasetError, DatasetFormatError
+from anykey.benchmark.mbeir import Dataset, Task, format_string, id_order, read_qrels
 
 QRELS = "qrels/test/mbeir_cirr_task7_test_qrels.txt"
 TASK = Task("mbeir_cirr_task7", "cirr", 7, "test")

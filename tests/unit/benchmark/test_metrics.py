@@ -9,7 +9,7 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.metrics import mean_reciprocal_rank, ndcg_at_k, paired, recall_at_k, success_at_k
+from anykey.benchmark.metrics import mean_reciprocal_rank, ndcg_at_k, paired, recall_at_k, success_at_k
 
 Qrels: TypeAlias = dict[str, dict[str, int]]
 Run: TypeAlias = dict[str, list[str]]

@@ -11,8 +11,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from benchmark.__main__ import main
-from benchmark.mbeir import Dataset
+from anykey.benchmark.__main__ import main
+from anykey.benchmark.mbeir import Dataset
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard, write_tar
 from tests.guards.checkout import ROOT
 
@@ -157,5 +157,5 @@ def test_files_that_cannot_be_read_end_with_one_line(
 
 
 def test_the_readers_load_no_torch() -> None:
-    code = "import benchmark.pairs, training.sources, sys; sys.exit('torch' in sys.modules)"
+    code = "import anykey.benchmark.pairs, anykey.training.sources, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

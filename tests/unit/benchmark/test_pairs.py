@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmark.errors import PairsError
-from benchmark.mbeir import Dataset, Task, read_jsonl
-from benchmark.pairs import run
-from benchmark.settings import FromPairsSettings
-from benchmark.shards import Member, write_shard
+from anykey.benchmark.errors import PairsError
+from anykey.benchmark.mbeir import Dataset, Task, read_jsonl
+from anykey.benchmark.pairs import run
+from anykey.benchmark.settings import FromPairsSettings
+from anykey.benchmark.shards import Member, write_shard
 from tests.pictures import encoded, plain
 
 IMAGES = {name: encoded(plain(name), "PNG") for name in ("red", "green", "blue")}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import pytrec_eval
 
-from benchmark.errors import DatasetError, EndpointMismatchError, RequestFailedError
-from benchmark.mbeir import Candidate, Dataset, Query, Task
-from benchmark.quality import chosen_tasks, run
-from benchmark.settings import QualitySettings
+from anykey.benchmark.errors import DatasetError, EndpointMismatchError, RequestFailedError
+from anykey.benchmark.mbeir import Candidate, Dataset, Query, Task
+from anykey.benchmark.quality import chosen_tasks, run
+from anykey.benchmark.settings import QualitySettings
 from tests.unit.benchmark.fake_service import FakeService, Hits, serving
 
 

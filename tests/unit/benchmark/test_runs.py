@@ -7,8 +7,8 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.client import Hit
-from benchmark.runs import strictly_falling, write_run
+from anykey.benchmark.client import Hit
+from anykey.benchmark.runs import strictly_falling, write_run
 
 SCORES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50)
 

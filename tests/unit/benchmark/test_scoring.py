@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmark.client import Answer, Hit
-from benchmark.mbeir import Task
-from benchmark.metrics import interval
-from benchmark.scoring import TaskResult, averages, mean_interval, score
+from anykey.benchmark.client import Answer, Hit
+from anykey.benchmark.mbeir import Task
+from anykey.benchmark.metrics import interval
+from anykey.benchmark.scoring import TaskResult, averages, mean_interval, score
 
 TASK = Task("mbeir_x_task0", "x", 0, "test")
 

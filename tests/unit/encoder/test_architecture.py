@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from encoder.architecture import (
+from anykey.encoder.architecture import (
     build,
     open_clip_cfg,
     preprocessing,
     read_architecture,
 )
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.tokens import Tokenizer
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.tokens import Tokenizer
 from tests.networks import TEXT, TIMM_VISION, VISION, small_architecture
 
 

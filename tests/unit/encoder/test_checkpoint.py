@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoder.architecture import Architecture
-from encoder.checkpoint import fingerprint, read_checkpoint, save_checkpoint
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.fusion import Fusion
-from encoder.model import load_checkpoint
-from encoder.padding import Padding
-from encoder.weights import load_weights
+from anykey.encoder.architecture import Architecture
+from anykey.encoder.checkpoint import fingerprint, read_checkpoint, save_checkpoint
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.model import load_checkpoint
+from anykey.encoder.padding import Padding
+from anykey.encoder.weights import load_weights
 from tests.full_disk import no_file_beyond
 from tests.networks import TIMM_VISION, VISION, build_seeded, small_architecture
 

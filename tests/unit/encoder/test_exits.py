@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder.exits import EXIT_INTERRUPTED, quiet_when_interrupted
+from anykey.encoder.exits import EXIT_INTERRUPTED, quiet_when_interrupted
 
 # What stands for a library in whose loading the signal comes: as torch at times does, it loses the exception.
 LOSES_AN_INTERRUPT = """
@@ -22,7 +22,7 @@ except BaseException:
 WORKS = """
 import signal
 import sys
-from encoder.exits import quiet_when_interrupted
+from anykey.encoder.exits import quiet_when_interrupted
 
 @quiet_when_interrupted("fleet")
 def main(argv):
@@ -40,7 +40,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from encoder.exits import quiet_when_interrupted
+from anykey.encoder.exits import quiet_when_interrupted
 
 class Slow:
     def __del__(self):
@@ -63,7 +63,7 @@ ASKS = """
 import asyncio
 import signal
 import sys
-from encoder.exits import quiet_when_interrupted
+from anykey.encoder.exits import quiet_when_interrupted
 
 async def ask(number):
     if number == 1:
@@ -90,7 +90,7 @@ ENDS = """
 import atexit
 import signal
 import sys
-from benchmark.__main__ import main
+from anykey.benchmark.__main__ import main
 
 sys.argv = ["anykey-bench", "--version"]
 atexit.register(signal.raise_signal, signal.SIGINT)
@@ -111,13 +111,13 @@ SCRIPTS = Path(sys.executable).parent
     ("prog", "start", "library"),
     [
         ("anykey-train", f"{SCRIPTS}/anykey-train --help", "pydantic"),
-        ("anykey-train", "-m training --data none --output none", "torch"),
+        ("anykey-train", "-m anykey.training --data none --output none", "torch"),
         ("anykey-index", f"{SCRIPTS}/anykey-index --help", "pydantic"),
-        ("anykey-index", "-m index info --index none", "faiss"),
+        ("anykey-index", "-m anykey.index info --index none", "faiss"),
         ("anykey-serve", f"{SCRIPTS}/anykey-serve --help", "pydantic"),
-        ("anykey-serve", "-m service --checkpoint none --index none", "fastapi"),
+        ("anykey-serve", "-m anykey.service --checkpoint none --index none", "fastapi"),
         ("anykey-bench", f"{SCRIPTS}/anykey-bench --help", "pydantic"),
-        ("anykey-bench", "-m benchmark quality", "httpx"),
+        ("anykey-bench", "-m anykey.benchmark quality", "httpx"),
     ],
 )
 def test_an_interrupt_while_modules_load_ends_the_command(prog: str, start: str, library: str, tmp_path: Path) -> None:

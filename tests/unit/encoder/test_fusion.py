@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoder.fusion import Fusion, fuse
+from anykey.encoder.fusion import Fusion, fuse
 
 
 def features(seed: int = 0) -> tuple[Tensor, Tensor]:

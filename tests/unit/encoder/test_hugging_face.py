@@ -13,14 +13,14 @@ import open_clip
 import pytest
 import torch
 
-from encoder import Encoder
-from encoder.architecture import Architecture, build
-from encoder.checkpoint import read_checkpoint, save_checkpoint
-from encoder.errors import MissingPartError
-from encoder.fusion import Fusion
-from encoder.item import Item
-from encoder.model import load_checkpoint
-from encoder.tokens import Tokenizer
+from anykey.encoder import Encoder
+from anykey.encoder.architecture import Architecture, build
+from anykey.encoder.checkpoint import read_checkpoint, save_checkpoint
+from anykey.encoder.errors import MissingPartError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.item import Item
+from anykey.encoder.model import load_checkpoint
+from anykey.encoder.tokens import Tokenizer
 from tests.networks import TEXT, build_seeded, small_architecture
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "a": 2, "red": 3, "circle": 4}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from encoder import Encoder, Item
-from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
-from encoder.images import ImageLimits, decode_image
+from anykey.encoder import Encoder, Item
+from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
+from anykey.encoder.images import ImageLimits, decode_image
 from tests.networks import small_architecture
 from tests.pictures import encoded, huge_png, photo, plain, png_chunk, tiff_row
 
@@ -182,8 +182,8 @@ def test_every_size_is_resized_or_refused(resize_mode: str, size_px: tuple[int, 
 
 
 def small_encoder(resize_mode: str) -> Encoder:
-    from encoder.checkpoint import Checkpoint
-    from encoder.fusion import Fusion
+    from anykey.encoder.checkpoint import Checkpoint
+    from anykey.encoder.fusion import Fusion
     from tests.networks import build_seeded
 
     architecture = small_architecture(preprocess={"resize_mode": resize_mode})

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder.errors import InvalidItemError
-from encoder.images import ImageLimits, decode_image
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import ImageLimits, decode_image
 from tests.pictures import encoded, photo, plain, png_chunk, png_row, tiff_row
 
 MAX_PIXELS = 1_000_000

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.errors import UndecodableImageError
-from encoder.images import decode_image
+from anykey.encoder.errors import UndecodableImageError
+from anykey.encoder.images import decode_image
 from tests.pictures import encoded, grey_16_bit_png, plain, png_row, tiff_row
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)

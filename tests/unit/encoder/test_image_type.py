@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder.containers import MEDIA_TYPES
-from encoder.errors import InvalidItemError
-from encoder.images import ImageLimits, decode_image, image_type
+from anykey.encoder.containers import MEDIA_TYPES
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import ImageLimits, decode_image, image_type
 from tests.unit.encoder.test_image_fuzz import SAMPLES
 
 TYPES = {"BigTIFF": "image/tiff", "JPEG TIFF": "image/tiff", "16-bit PNG": "image/png", "AVIF": "image/avif"}

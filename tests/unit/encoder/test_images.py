@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
-from encoder.images import ImageLimits, decode_image
+from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
+from anykey.encoder.images import ImageLimits, decode_image
 from tests.pictures import corners, encoded, grey_16_bit_png, huge_png, photo, plain
 
 ORIENTATION_TAG = 0x0112

@@ -2,8 +2,8 @@
 
 import pytest
 
-from encoder.errors import EmptyItemError, InvalidItemError, UndecodableImageError
-from encoder.item import Item, Modality
+from anykey.encoder.errors import EmptyItemError, InvalidItemError, UndecodableImageError
+from anykey.encoder.item import Item, Modality
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from encoder.locks import holder_of, try_lock
+from anykey.encoder.locks import holder_of, try_lock
 
 HOLD = """
 import fcntl, os, sys

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from encoder import Encoder, EncoderError, model
-from encoder.errors import (
+from anykey.encoder import Encoder, EncoderError, model
+from anykey.encoder.errors import (
     CheckpointNotFoundError,
     DeviceUnavailableError,
     InvalidItemError,
     ItemTooLargeError,
     UndecodableImageError,
 )
-from encoder.fusion import Fusion, fuse
-from encoder.images import ImageLimits
-from encoder.item import Item, Modality
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.item import Item, Modality
 from tests.pictures import encoded, photo
 
 PHOTOS = [encoded(photo(seed=seed), "PNG") for seed in range(4)]

@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-from encoder.padding import Padding, use_same_padding
+from anykey.encoder.padding import Padding, use_same_padding
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 
 

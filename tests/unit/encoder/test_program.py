@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from encoder.program import (
+from anykey.encoder.program import (
     EXIT_ENVIRONMENT,
     EXIT_USAGE,
     Command,
@@ -306,7 +306,7 @@ def settings_classes() -> list[type[ProgramSettings]]:
     """Every settings class of every program, found in the packages' settings modules."""
     found = []
     for package in PACKAGES:
-        module = importlib.import_module(f"{package}.settings")
+        module = importlib.import_module(f"anykey.{package}.settings")
         found += [
             value
             for value in vars(module).values()
@@ -320,7 +320,7 @@ def test_help_lists_every_setting_with_its_description(
     settings: type[ProgramSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     load_any = importlib.import_module(
-        f"{'benchmark' if settings.__module__.startswith('benchmark') else 'encoder'}.program"
+        f"anykey.{'benchmark' if 'benchmark' in settings.__module__ else 'encoder'}.program"
     )
     with pytest.raises(SystemExit) as caught:
         load_any.load_settings(settings, "prog", ["--help"])
@@ -344,7 +344,9 @@ def test_every_setting_of_every_program_may_be_set_to_nothing(
 ) -> None:
     required = {name: "x" for name, field in settings.model_fields.items() if field.is_required()}
     flags = [text for name in required for text in (f"--{name.replace('_', '-')}", "x")]
-    program = importlib.import_module(f"{'benchmark' if 'benchmark' in settings.__module__ else 'encoder'}.program")
+    program = importlib.import_module(
+        f"anykey.{'benchmark' if 'benchmark' in settings.__module__ else 'encoder'}.program"
+    )
     unset = outcome(program, settings, flags)
     for name in settings.model_fields.keys() - required:
         monkeypatch.setenv(f"{settings.model_config['env_prefix']}{name.upper()}", "")
@@ -360,5 +362,5 @@ def outcome(program: Any, settings: type[ProgramSettings], flags: list[str]) -> 
 
 
 def test_all_programs_have_settings() -> None:
-    packages = {settings.__module__.partition(".")[0] for settings in settings_classes()}
+    packages = {settings.__module__.split(".")[1] for settings in settings_classes()}
     assert packages == set(PACKAGES)

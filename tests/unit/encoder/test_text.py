@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoder.text import can_trim, encode_text, end_positions
-from encoder.tokens import Tokenizer
+from anykey.encoder.text import can_trim, encode_text, end_positions
+from anykey.encoder.tokens import Tokenizer
 from tests.networks import COCA_TEXT, SIGLIP_TEXT, TEXT, build_seeded, small_architecture
 
 TEXTS = ["a", "a red circle left of a small blue square", "two dogs"]

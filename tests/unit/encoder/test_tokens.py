@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder import tokens
-from encoder.tokens import Tokenizer
+from anykey.encoder import tokens
+from anykey.encoder.tokens import Tokenizer
 from tests.networks import TEXT, small_architecture
 
 TEXTS = ["a red circle", "  Über-Größe &amp; 漢字 🙂\n", "x" * 2400, "don't stop " * 300, "<b> 1234 </b> <|pipe|>", ""]

@@ -20,10 +20,10 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoder import Encoder, Item
-from encoder.architecture import preprocessing, read_tag
-from encoder.errors import CheckpointCorruptError
-from encoder.model import load_checkpoint
+from anykey.encoder import Encoder, Item
+from anykey.encoder.architecture import preprocessing, read_tag
+from anykey.encoder.errors import CheckpointCorruptError
+from anykey.encoder.model import load_checkpoint
 from tests.networks import TEXT, build_seeded, small_architecture
 
 SMALL = small_architecture()

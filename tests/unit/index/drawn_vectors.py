@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.vectors.exact import ExactVectors, VectorType, write_exact
+from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
 
 
 def clustered(count: int, width: int = 16, clusters: int = 20, seed: int = 0) -> NDArray[np.float32]:

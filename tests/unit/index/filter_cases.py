@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from index.filtering.conditions import (
+from anykey.index.filtering.conditions import (
     MAX_INTEGER,
     MAX_STRING_BYTES,
     MIN_INTEGER,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from index.deadline import Deadline
-from index.embedded.connections import MOST_LENT, Connections
-from index.embedded.store_file import open_read_only
-from index.errors import DeadlineExceededError
+from anykey.index.deadline import Deadline
+from anykey.index.embedded.connections import MOST_LENT, Connections
+from anykey.index.embedded.store_file import open_read_only
+from anykey.index.errors import DeadlineExceededError
 from tests.live_index import make_index, new_keys
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder.item import Item, Modality
-from index import FaissIndex
-from index.errors import (
+from anykey.encoder.item import Item, Modality
+from anykey.index import FaissIndex
+from anykey.index.errors import (
     ImageUnavailableError,
     IndexCorruptError,
     IndexFormatError,
@@ -21,8 +21,8 @@ from index.errors import (
     InvalidStructureError,
     KeyNotFoundError,
 )
-from index.key_index import Scope
-from index.vectors.gpu import num_gpus
+from anykey.index.key_index import Scope
+from anykey.index.vectors.gpu import num_gpus
 from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.__main__ import main
-from index.building.embedding_job import embed_corpus
-from index.building.shards import write_shard
-from index.building.transfer import export_faiss, export_shards, load_shards
-from index.embedded.checking import check_record
-from index.embedded.records import NewImage
-from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.errors import (
+from anykey.index import FaissIndex
+from anykey.index.__main__ import main
+from anykey.index.building.embedding_job import embed_corpus
+from anykey.index.building.shards import write_shard
+from anykey.index.building.transfer import export_faiss, export_shards, load_shards
+from anykey.index.embedded.checking import check_record
+from anykey.index.embedded.records import NewImage
+from anykey.index.embedded.snapshot import restore_snapshot, write_snapshot
+from anykey.index.errors import (
     ImageRefusedError,
     ImageUnavailableError,
     IndexCorruptError,
     IndexFormatError,
     InvalidSnapshotError,
 )
-from index.settings import EmbedSettings
+from anykey.index.settings import EmbedSettings
 from tests.factories import build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoderSource
 from tests.live_index import ENCODER, unit_vectors

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.__main__ import main
-from index.embedded.versions import IndexDirectory
-from index.settings import BuildSettings
+from anykey.index import FaissIndex
+from anykey.index.__main__ import main
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.settings import BuildSettings
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
 from tests.models import tiny_checkpoint
@@ -100,7 +100,7 @@ def test_dry_run_does_not_say_that_keys_of_another_encoder_stay(
 def test_built_index_finds_each_key_by_its_own_vector(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from encoder import Encoder, Item
+    from anykey.encoder import Encoder, Item
 
     write_jsonl(tmp_path / "c.jsonl", [{"key": word, "text": word} for word in ("red", "green", "blue")])
     run(capsys, "build", "--corpus", tmp_path / "c.jsonl", "--checkpoint", checkpoint, "--output", tmp_path / "i")

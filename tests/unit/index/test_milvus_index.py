@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import milvus_index
-from index.deadline import Deadline
-from index.errors import (
+from anykey.index import milvus_index
+from anykey.index.deadline import Deadline
+from anykey.index.errors import (
     DeadlineExceededError,
     ImageUnavailableError,
     IndexExistsError,
@@ -19,13 +19,13 @@ from index.errors import (
     IndexNotFoundError,
     IndexUnavailableError,
 )
-from index.filtering.filters import Range
-from index.hits import StoredImage
-from index.key_index import NewKey, Scope
-from index.milvus import collection as collection_module
-from index.milvus import rows, scope
-from index.milvus.collection import Structure
-from index.milvus_index import MilvusIndex
+from anykey.index.filtering.filters import Range
+from anykey.index.hits import StoredImage
+from anykey.index.key_index import NewKey, Scope
+from anykey.index.milvus import collection as collection_module
+from anykey.index.milvus import rows, scope
+from anykey.index.milvus.collection import Structure
+from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER, MILVUS_URI, needs_milvus, unit_vectors
 
 pytestmark = [needs_milvus, pytest.mark.skipif(MILVUS_URI is not None, reason="looks at Milvus Lite")]

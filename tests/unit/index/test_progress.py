@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from index import progress as module
-from index.progress import progress
+from anykey.index import progress as module
+from anykey.index.progress import progress
 
 
 def console(is_terminal: bool) -> Console:

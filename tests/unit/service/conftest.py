@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from encoder.images import ImageLimits
-from encoder.item import Item
-from index.faiss_index import FaissIndex
-from index.hits import StoredKey
-from service.schemas import Limits
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.item import Item
+from anykey.index.faiss_index import FaissIndex
+from anykey.index.hits import StoredKey
+from anykey.service.schemas import Limits
 from tests.fakes import FakeEncoder
 from tests.service_inputs import png
 from tests.serving import build_real_index, make_settings, serving, stored

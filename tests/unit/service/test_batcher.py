@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder.item import Item
-from service.batcher import Batcher, Encoded
-from service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from anykey.encoder.item import Item
+from anykey.service.batcher import Batcher, Encoded
+from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from tests.service_inputs import png
 from tests.serving import WAIT_S, GatedEncoder
 

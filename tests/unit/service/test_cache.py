@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.cache import (
+from anykey.service.cache import (
     MAX_PENDING_WRITES,
     CacheCounters,
     MemoryCache,
@@ -18,7 +18,7 @@ from service.cache import (
     VectorCache,
     connect,
 )
-from service.errors import StartupError
+from anykey.service.errors import StartupError
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 QUERY = QueryVector(VECTOR, is_text_cut=True)

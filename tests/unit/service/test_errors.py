@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import encoder.errors
-from service import errors
-from service.openapi import EXAMPLE_MESSAGES, MEANINGS
+import anykey.encoder.errors as encoder_errors
+from anykey.service import errors
+from anykey.service.openapi import EXAMPLE_MESSAGES, MEANINGS
 
 API_DOC = Path(__file__).parents[3] / "docs" / "api.md"
 
@@ -54,15 +54,15 @@ def test_every_error_type_has_an_example_and_a_meaning() -> None:
 
 
 def test_every_error_an_item_can_have_becomes_a_client_error() -> None:
-    kinds: list[type[encoder.errors.InvalidItemError]] = [
-        encoder.errors.InvalidItemError,
-        *subclasses(encoder.errors.InvalidItemError),
+    kinds: list[type[encoder_errors.InvalidItemError]] = [
+        encoder_errors.InvalidItemError,
+        *subclasses(encoder_errors.InvalidItemError),
     ]
     for kind in kinds:
         assert 400 <= errors.from_item_error(kind("the reason", 3)).status < 500
-    assert errors.from_item_error(encoder.errors.ItemTooLargeError("r")).type == "item_too_large"
-    assert errors.from_item_error(encoder.errors.UndecodableImageError("r")).type == "undecodable_image"
+    assert errors.from_item_error(encoder_errors.ItemTooLargeError("r")).type == "item_too_large"
+    assert errors.from_item_error(encoder_errors.UndecodableImageError("r")).type == "undecodable_image"
 
 
 def test_the_position_in_a_batch_is_not_told_to_a_single_client() -> None:
-    assert errors.from_item_error(encoder.errors.UndecodableImageError("cannot decode", 3)).message == "cannot decode"
+    assert errors.from_item_error(encoder_errors.UndecodableImageError("cannot decode", 3)).message == "cannot decode"

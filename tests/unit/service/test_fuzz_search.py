@@ -10,7 +10,7 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import STATUS_BY_TYPE
+from anykey.service.errors import STATUS_BY_TYPE
 from tests.service_inputs import as_base64, jpeg, png, png_header
 
 FUZZ = settings(

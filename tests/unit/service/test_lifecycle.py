@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder.item import Item
-from service.errors import NotReadyError, StartupError
-from service.lifecycle import Lifecycle
+from anykey.encoder.item import Item
+from anykey.service.errors import NotReadyError, StartupError
+from anykey.service.lifecycle import Lifecycle
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, MemoryIndex, build_real_index, make_settings, stored
 

@@ -6,13 +6,13 @@ import re
 import httpx
 import pytest
 
-from encoder.item import Item, Modality
-from index.filtering.filters import In
-from index.key_index import Scope
-from service.errors import InvalidRequestError, ItemTooLargeError
-from service.multipart import parse_parts, query_from_multipart
-from service.query import Query
-from service.schemas import Limits
+from anykey.encoder.item import Item, Modality
+from anykey.index.filtering.filters import In
+from anykey.index.key_index import Scope
+from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.multipart import parse_parts, query_from_multipart
+from anykey.service.query import Query
+from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, jpeg, png
 
 TYPE = "multipart/form-data; boundary=edge"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import StartupError
-from service.parts import load_encoder, load_index
+from anykey.service.errors import StartupError
+from anykey.service.parts import load_encoder, load_index
 from tests.serving import make_settings
 
 

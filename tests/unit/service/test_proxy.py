@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.program import UsageError, load_settings
-from index.faiss_index import FaissIndex
-from service.settings import ServiceSettings
+from anykey.encoder.program import UsageError, load_settings
+from anykey.index.faiss_index import FaissIndex
+from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, serving
 

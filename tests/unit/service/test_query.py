@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 import pytest
 
-from encoder.item import Item, Modality
-from index.filtering.filters import And, Exists, Not, Range
-from index.key_index import Scope
-from service.errors import InvalidRequestError, ItemTooLargeError
-from service.query import Query, decode_base64, query_from_json
-from service.schemas import Limits
+from anykey.encoder.item import Item, Modality
+from anykey.index.filtering.filters import And, Exists, Not, Range
+from anykey.index.key_index import Scope
+from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.query import Query, decode_base64, query_from_json
+from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
 
 

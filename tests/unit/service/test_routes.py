@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from index.faiss_index import FaissIndex
-from service.logs import JsonFormatter
+from anykey.index.faiss_index import FaissIndex
+from anykey.service.logs import JsonFormatter
 from tests.factories import build_with, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.pictures import huge_png, png_chunk

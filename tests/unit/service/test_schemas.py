@@ -16,14 +16,16 @@ def loaded_by(module: str) -> str:
     return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("module", ["service", "service.schemas", "service.query", "service.settings"])
+@pytest.mark.parametrize(
+    "module", ["anykey.service", "anykey.service.schemas", "anykey.service.query", "anykey.service.settings"]
+)
 def test_the_wire_format_loads_nothing_heavy(module: str) -> None:
     assert loaded_by(module) == ""
 
 
 def test_the_program_shows_its_help_without_torch() -> None:
-    assert "torch" not in loaded_by("service.server")
+    assert "torch" not in loaded_by("anykey.service.server")
 
 
 def test_the_check_can_fail() -> None:
-    assert "PIL" in loaded_by("encoder.images")
+    assert "PIL" in loaded_by("anykey.encoder.images")

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from encoder.item import Item
-from index.deadline import Deadline
-from index.hits import Hit
+from anykey.encoder.item import Item
+from anykey.index.deadline import Deadline
+from anykey.index.hits import Hit
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, MemoryIndex, serving, stored
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from encoder.program import UsageError, load_settings
-from service.batcher import BatcherCounters
-from service.cache import CacheCounters
-from service.logs import LogEvent
-from service.schemas import Limits
-from service.settings import ServiceSettings
+from anykey.encoder.program import UsageError, load_settings
+from anykey.service.batcher import BatcherCounters
+from anykey.service.cache import CacheCounters
+from anykey.service.logs import LogEvent
+from anykey.service.schemas import Limits
+from anykey.service.settings import ServiceSettings
 
 OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
 

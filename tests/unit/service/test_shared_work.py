@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from service.shared_work import SharedWork
+from anykey.service.shared_work import SharedWork
 
 
 class Kettle:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from index.errors import IndexCorruptError, IndexUnavailableError, KeyNotFoundError
-from service import errors
-from service.watch import IndexWatch
+from anykey.index.errors import IndexCorruptError, IndexUnavailableError, KeyNotFoundError
+from anykey.service import errors
+from anykey.service.watch import IndexWatch
 from tests.serving import WAIT_S
 
 AWAY = IndexUnavailableError("Milvus at http://10.0.0.7:19530: gone")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses import CLIP_WEIGHTS, CROSS_MODALITY, Reading, Rows, Terms
+from anykey.training.losses import CLIP_WEIGHTS, CROSS_MODALITY, Reading, Rows, Terms
 
 EXACT = {"atol": 1e-10, "rtol": 0}
 ANY_WEIGHTS = (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.augmentation import Augmentation
+from anykey.training.augmentation import Augmentation
 
 PIXELS = torch.randint(0, 256, (3, 32, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -13,11 +13,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from anykey.training.averaging import Average, interpolate
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.optimizer import make_optimizer
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 from tests.training_runs import weights_of
-from training.averaging import Average, interpolate
-from training.errors import InvalidRecipeError
-from training.optimizer import make_optimizer
 
 
 def one_weight(value: float = 0.0) -> nn.Linear:

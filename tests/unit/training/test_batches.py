@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from encoder.tokens import Tokenizer
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.augmentation import Augmentation
+from anykey.training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader
+from anykey.training.choices import CaptionSampling, Positives
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.pairs import Pair, Side
+from anykey.training.table import PairTable
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import ARCHITECTURE, make_table
-from training.augmentation import Augmentation
-from training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader
-from training.choices import CaptionSampling, Positives
-from training.errors import InvalidRecipeError
-from training.pairs import Pair, Side
-from training.table import PairTable
 
 PAIRS = [
     Pair(pair.name, pair.image, pair.captions + (f"number {n}",) * (n % 3)) for n, pair in enumerate(drawn_pairs(11))

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from encoder.architecture import write_open_clip_config
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.training.data import open_table
+from anykey.training.errors import InvalidRecipeError, TooManyBadRowsError
+from anykey.training.sources import open_pairs
+from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
 from tests.pictures import huge_png
 from tests.training_runs import ARCHITECTURE, make_settings
-from training.data import open_table
-from training.errors import InvalidRecipeError, TooManyBadRowsError
-from training.sources import open_pairs
-from training.trainer import train
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.architecture import Architecture, preprocessing
-from encoder.fusion import Fusion
-from encoder.images import ImageLimits
-from encoder.padding import Padding
+from anykey.encoder.architecture import Architecture, preprocessing
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.padding import Padding
+from anykey.training.features import trunk_features
+from anykey.training.pairs import Pair
+from anykey.training.table import ImageReader, PairTable
+from anykey.training.towers import Start, Towers
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 from tests.training_runs import ARCHITECTURE, CPU, make_table, make_towers
-from training.features import trunk_features
-from training.pairs import Pair
-from training.table import ImageReader, PairTable
-from training.towers import Start, Towers
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(5)]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.gaps import centre, measure_gaps, uniformity
-from training.validation import ALL_COMBINATIONS, COMBINATIONS, HeldOut, measure
+from anykey.training.gaps import centre, measure_gaps, uniformity
+from anykey.training.validation import ALL_COMBINATIONS, COMBINATIONS, HeldOut, measure
 
 ORDER = ("i", "t", "it")
 NUM_PAIRS = 36
@@ -63,7 +63,7 @@ def test_the_covariance_distance_follows_its_definition() -> None:
 
 
 def test_uniformity_equals_a_loop_over_all_pairs_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.gaps._ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("anykey.training.gaps._ROWS_AT_ONCE", 5)
     rows = gapped().keys["t"]
     pairs = list(itertools.combinations(rows, 2))
     expected = math.log(sum(math.exp(-2 * float((a - b).square().sum())) for a, b in pairs) / len(pairs))

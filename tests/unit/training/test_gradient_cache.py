@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoder.fusion import Fusion, fuse
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling
+from anykey.training.gradient_cache import backward
+from anykey.training.pairs import Pair
+from anykey.training.seeds import derive_seed
+from anykey.training.towers import Start, Towers
 from tests.distributed_step import check_gradients, gradients
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import VISION, build_seeded, small_architecture
 from tests.training_runs import CPU, make_table
-from training.batches import Batch, DrawnPairs, EpochDraws, Sampling
-from training.gradient_cache import backward
-from training.pairs import Pair
-from training.seeds import derive_seed
-from training.towers import Start, Towers
 
 
 @pytest.mark.parametrize("num_chunks", [2, 3, 8, 30])

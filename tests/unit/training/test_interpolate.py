@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from encoder.architecture import Architecture
-from encoder.checkpoint import read_checkpoint, save_checkpoint
-from encoder.errors import CheckpointNotFoundError
-from encoder.fusion import Fusion
-from encoder.program import UsageError, load_settings
+from anykey.encoder.architecture import Architecture
+from anykey.encoder.checkpoint import read_checkpoint, save_checkpoint
+from anykey.encoder.errors import CheckpointNotFoundError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.program import UsageError, load_settings
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.interpolate import interpolate_checkpoints
+from anykey.training.interpolate_settings import InterpolateSettings
 from tests.networks import TEXT, VISION, build_seeded, small_architecture
-from training.errors import InvalidRecipeError
-from training.interpolate import interpolate_checkpoints
-from training.interpolate_settings import InterpolateSettings
 
 
 def save(path: Path, seed: int, architecture: Architecture | None = None, fusion: Fusion = Fusion.RAW) -> Path:

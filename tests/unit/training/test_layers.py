@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from encoder.architecture import Architecture, read_architecture
+from anykey.encoder.architecture import Architecture, read_architecture
+from anykey.training.layers import SCALES, lock_tower, locked_batch_norms, tower_groups
 from tests.networks import COCA_TEXT, SIGLIP_TEXT, TIMM_VISION, VISION, build_seeded, small_architecture
-from training.layers import SCALES, lock_tower, locked_batch_norms, tower_groups
 
 THREE_BLOCKS = {**VISION, "layers": 3}
 ATTENTION_POOL = {**THREE_BLOCKS, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}

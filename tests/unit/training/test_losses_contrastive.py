@@ -10,19 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from tests.unit.training.loss_cases import (
-    ANY_TERMS,
-    EXACT,
-    drawn_rows,
-    drawn_terms,
-    gradients,
-    loop_over_terms,
-    number,
-    unit_vectors,
-    with_grad,
-)
-from training.errors import InvalidRecipeError
-from training.losses import (
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.losses import (
     CLIP_WEIGHTS,
     CROSS_MODALITY,
     FUSED,
@@ -33,6 +22,17 @@ from training.losses import (
     Terms,
     contrastive_loss,
     triples,
+)
+from tests.unit.training.loss_cases import (
+    ANY_TERMS,
+    EXACT,
+    drawn_rows,
+    drawn_terms,
+    gradients,
+    loop_over_terms,
+    number,
+    unit_vectors,
+    with_grad,
 )
 
 FLOORS = {

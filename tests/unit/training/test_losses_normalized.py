@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.losses import CLIP_WEIGHTS, Reading, Rows, Terms, contrastive_loss, normalized_loss, triples
 from tests.unit.training.loss_cases import (
     ANY_WEIGHTS,
     EXACT,
@@ -20,8 +22,6 @@ from tests.unit.training.loss_cases import (
     unit_vectors,
     with_grad,
 )
-from training.errors import InvalidRecipeError
-from training.losses import CLIP_WEIGHTS, Reading, Rows, Terms, contrastive_loss, normalized_loss, triples
 
 
 def dense_loss(rows: Rows, scale: Tensor, terms: Terms, num_iterations: int) -> Tensor:

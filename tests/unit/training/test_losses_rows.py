@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from anykey.training.losses import FUSED, IMAGE, TEXT, Rows, contrastive_loss, triples
 from tests.unit.training.loss_cases import unit_vectors
-from training.losses import FUSED, IMAGE, TEXT, Rows, contrastive_loss, triples
 
 
 def test_triples_come_by_modality_with_the_instance_of_each() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from anykey.training.losses import IMAGE, TEXT, Rows, caption_semantics, separation_loss, triples
 from tests.unit.training.loss_cases import (
     EXACT,
     drawn_rows,
@@ -18,7 +19,6 @@ from tests.unit.training.loss_cases import (
     unit_vectors,
     with_grad,
 )
-from training.losses import IMAGE, TEXT, Rows, caption_semantics, separation_loss, triples
 
 
 def loop_over_anchors(rows: Rows, scale: Tensor, semantics: Tensor | None = None) -> Tensor:

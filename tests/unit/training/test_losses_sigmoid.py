@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from anykey.training.losses import CLIP_WEIGHTS, Reading, Rows, Terms, sigmoid_loss, triples
 from tests.unit.training.loss_cases import (
     EXACT,
     drawn_rows,
@@ -21,7 +22,6 @@ from tests.unit.training.loss_cases import (
     unit_vectors,
     with_grad,
 )
-from training.losses import CLIP_WEIGHTS, Reading, Rows, Terms, sigmoid_loss, triples
 
 
 def loop_over_cells(rows: Rows, scale: Tensor, bias: Tensor, terms: Terms) -> Tensor:

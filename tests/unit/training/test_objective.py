@@ -11,13 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from encoder.fusion import Fusion, fuse
-from tests.distributed_step import pairs
-from tests.networks import build_seeded, small_architecture
-from tests.training_runs import make_settings, make_table, make_towers
-from training.batches import Batch, DrawnPairs, EpochDraws, Sampling
-from training.distributed import Processes
-from training.losses import (
+from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling
+from anykey.training.distributed import Processes
+from anykey.training.losses import (
     CLIP_WEIGHTS,
     CROSS_MODALITY,
     FUSED,
@@ -31,7 +28,10 @@ from training.losses import (
     separation_loss,
     sigmoid_loss,
 )
-from training.objective import Objective, make_rows
+from anykey.training.objective import Objective, make_rows
+from tests.distributed_step import pairs
+from tests.networks import build_seeded, small_architecture
+from tests.training_runs import make_settings, make_table, make_towers
 
 
 @pytest.fixture(scope="module")

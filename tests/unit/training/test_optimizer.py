@@ -11,14 +11,14 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from tests.networks import VISION, build_seeded, small_architecture
-from training.layers import lock_tower, tower_groups
-from training.optimizer import (
+from anykey.training.layers import lock_tower, tower_groups
+from anykey.training.optimizer import (
     clamp_log_scale,
     make_optimizer,
     rate_factor,
     set_learning_rate,
 )
+from tests.networks import VISION, build_seeded, small_architecture
 
 DEEP = small_architecture(vision={**VISION, "layers": 3})
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from training.progress import BarProgress, PlainProgress, open_progress
+from anykey.training.progress import BarProgress, PlainProgress, open_progress
 
 
 class Clock:
@@ -97,7 +97,7 @@ def test_a_terminal_that_cannot_redraw_gets_lines(term: str) -> None:
 
 PROGRAM = """
 from rich.console import Console
-from training.progress import open_progress
+from anykey.training.progress import open_progress
 with open_progress(Console()) as progress:
     progress.advance(progress.add("work", 3), 3, facts="done well")
 """

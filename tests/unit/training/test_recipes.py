@@ -5,10 +5,10 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from encoder.architecture import Architecture, build, read_architecture
-from encoder.program import load_settings
+from anykey.encoder.architecture import Architecture, build, read_architecture
+from anykey.encoder.program import load_settings
+from anykey.training.settings import TrainSettings
 from tests.guards.checkout import ROOT
-from training.settings import TrainSettings
 
 FOLDER = ROOT / "training" / "recipes"
 # Those of other commands say so in their names.

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from training.gaps import measure_gaps
-from training.report import About, ShownPair, Snapshot, numbers_of_pairs, range_of_selection, write_report
-from training.report.history import MAX_POINTS, read_history, thinned
-from training.report.noise import of_change, of_mean, of_replicates
-from training.report.projection import Plane
-from training.report.snapshot import BIN_EDGES, MAX_PHOTOS
-from training.report.tables import gap_tables, headline_tables, success_tables
-from training.validation import ALL_COMBINATIONS, HeldOut, measure
+from anykey.training.gaps import measure_gaps
+from anykey.training.report import About, ShownPair, Snapshot, numbers_of_pairs, range_of_selection, write_report
+from anykey.training.report.history import MAX_POINTS, read_history, thinned
+from anykey.training.report.noise import of_change, of_mean, of_replicates
+from anykey.training.report.projection import Plane
+from anykey.training.report.snapshot import BIN_EDGES, MAX_PHOTOS
+from anykey.training.report.tables import gap_tables, headline_tables, success_tables
+from anykey.training.validation import ALL_COMBINATIONS, HeldOut, measure
 
 ORDER = ("i", "t", "it")
 PICTURE = "data:image/jpeg;base64,/9j/"

@@ -8,12 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.report import About
+from anykey.training.run_folder import (
+    Effort,
+    RunFolder,
+    effort,
+    finished_run,
+    publishable,
+    refuse_another_run,
+    run_digest,
+)
+from anykey.training.table import BadRow
 from tests.full_disk import no_file_beyond
 from tests.training_runs import make_settings
-from training.errors import InvalidRecipeError
-from training.report import About
-from training.run_folder import Effort, RunFolder, effort, finished_run, publishable, refuse_another_run, run_digest
-from training.table import BadRow
 
 
 @pytest.fixture

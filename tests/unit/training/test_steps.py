@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoder.fusion import Fusion
+from anykey.encoder.fusion import Fusion
+from anykey.training.batches import DrawnPairs, EpochDraws, Sampling
+from anykey.training.distributed import Processes
+from anykey.training.objective import Objective
+from anykey.training.pairs import Pair
+from anykey.training.steps import Stepper
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_settings, make_table, make_towers
-from training.batches import DrawnPairs, EpochDraws, Sampling
-from training.distributed import Processes
-from training.objective import Objective
-from training.pairs import Pair
-from training.steps import Stepper
 
 
 def sizes_of_a_step(micro_batch_size: int | None) -> dict[str, list[int]]:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.errors import InvalidPairsError
-from training.study.measures import measure_centrings, measure_rotations
-from training.study.results import Spread
-from training.validation import COMBINATIONS, MODALITIES, HeldOut
+from anykey.training.errors import InvalidPairsError
+from anykey.training.study.measures import measure_centrings, measure_rotations
+from anykey.training.study.results import Spread
+from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut
 
 
 def held_out_of(num_pairs: int, seed: int = 0, gap: float = 0.0, noise: float = 1.0) -> HeldOut:

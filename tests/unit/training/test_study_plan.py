@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from encoder.fusion import Fusion
+from anykey.encoder.fusion import Fusion
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.run_settings import run_settings, toml_text
+from anykey.training.study.plan import Run, make_plan
 from tests.study_runs import study_settings, write_study_data
-from training.errors import InvalidRecipeError
-from training.run_settings import run_settings, toml_text
-from training.study.plan import Run, make_plan
 
 
 @pytest.fixture(scope="module")

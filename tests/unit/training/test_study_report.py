@@ -13,16 +13,16 @@ from PIL import Image
 from rich.console import Console
 from torch.nn import functional
 
-from encoder.fusion import Fusion
-from encoder.item import Item
-from encoder.model import Encoder
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
+from anykey.training.errors import NoPairsError
+from anykey.training.study import command
+from anykey.training.study.evaluation import Evaluator
+from anykey.training.study.plan import make_plan
+from anykey.training.study.settings import StudySettings
+from anykey.training.study.tables import markdown
 from tests.study_runs import PAIRS, study_settings, write_study_data
-from training.errors import NoPairsError
-from training.study import command
-from training.study.evaluation import Evaluator
-from training.study.plan import make_plan
-from training.study.settings import StudySettings
-from training.study.tables import markdown
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "gcl-study.toml"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from anykey.training.errors import RunFailedError, TooManyBadRowsError
+from anykey.training.study.plan import Run, make_plan
+from anykey.training.study.runner import is_finished, run_plan
 from tests.study_runs import study_settings, write_study_data
-from training.errors import RunFailedError, TooManyBadRowsError
-from training.study.plan import Run, make_plan
-from training.study.runner import is_finished, run_plan
 
 QUIET = Console(quiet=True)
 
@@ -70,8 +70,8 @@ def test_a_failing_run_stops_the_study_and_says_why(
 STUDY = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-from training.study.command import run
-from training.study.settings import StudySettings
+from anykey.training.study.command import run
+from anykey.training.study.settings import StudySettings
 run(StudySettings(**json.load(open(sys.argv[1])), workers=2))
 """
 

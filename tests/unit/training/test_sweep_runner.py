@@ -17,15 +17,15 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from encoder.program import load_settings
+from anykey.encoder.program import load_settings
+from anykey.training.errors import InvalidRecipeError, MissingLibraryError
+from anykey.training.settings import TrainSettings
+from anykey.training.sweep import command, runner
+from anykey.training.sweep.runner import open_trials, sweep
+from anykey.training.sweep.settings import SweepSettings
+from anykey.training.trainer import TrainResult
+from anykey.training.validation import SELECTION_METRIC
 from tests.study_runs import write_study_data
-from training.errors import InvalidRecipeError, MissingLibraryError
-from training.settings import TrainSettings
-from training.sweep import command, runner
-from training.sweep.runner import open_trials, sweep
-from training.sweep.settings import SweepSettings
-from training.trainer import TrainResult
-from training.validation import SELECTION_METRIC
 
 QUIET = Console(quiet=True)
 
@@ -200,8 +200,8 @@ def test_workers_share_the_trials_between_them(data: Path, tmp_path: Path) -> No
 SWEEP = """
 import sys
 from rich.console import Console
-from training.sweep.runner import sweep
-from training.sweep.settings import SweepSettings
+from anykey.training.sweep.runner import sweep
+from anykey.training.sweep.settings import SweepSettings
 sweep(SweepSettings.model_validate_json(sys.argv[1]), Console(quiet=True))
 """
 

@@ -7,9 +7,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import ValidationError
 
-from training.errors import InvalidRecipeError
-from training.sweep.settings import SweepSettings
-from training.sweep.space import distributions, proposed_values, trial_settings
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.sweep.settings import SweepSettings
+from anykey.training.sweep.space import distributions, proposed_values, trial_settings
 
 
 def settings_of(tmp_path: Path, **changes: Any) -> SweepSettings:

@@ -10,16 +10,16 @@ import torch
 from open_clip.transform import image_transform_v2
 from PIL import Image
 
-from encoder.architecture import preprocessing
-from encoder.images import ImageLimits
-from encoder.tokens import Tokenizer
+from anykey.encoder.architecture import preprocessing
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.tokens import Tokenizer
+from anykey.training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
+from anykey.training.pairs import Pair, Side
+from anykey.training.table import ImageReader
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import small_architecture
 from tests.pictures import encoded, photo
 from tests.training_runs import ARCHITECTURE, make_table
-from training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from training.pairs import Pair, Side
-from training.table import ImageReader
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(6)]
 NO_CAPTION = InvalidRowError("shard.tar: sample 'x'", "no caption")

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoder.architecture import preprocessing, read_architecture
-from encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from encoder.fusion import Fusion
-from encoder.padding import Padding
+from anykey.encoder.architecture import preprocessing, read_architecture
+from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.padding import Padding
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.settings import TrainSettings
+from anykey.training.towers import Towers, open_start
 from tests.networks import TEXT, build_seeded, small_architecture
 from tests.training_runs import make_settings, make_towers, weights_of
-from training.errors import InvalidRecipeError
-from training.settings import TrainSettings
-from training.towers import Towers, open_start
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "flickr8k-mobilenetv1.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.errors import InvalidRecipeError
-from training.trackers import TensorBoardTracker, WandbTracker
+from anykey.training.errors import InvalidRecipeError
+from anykey.training.trackers import TensorBoardTracker, WandbTracker
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="the extra `wandb` is not installed: pip install 'anykey[wandb]'"

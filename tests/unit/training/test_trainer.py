@@ -21,17 +21,17 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from encoder.architecture import write_open_clip_config
-from encoder.item import Item
-from encoder.model import Encoder
+from anykey.encoder.architecture import write_open_clip_config
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
+from anykey.training.claim import Claim
+from anykey.training.errors import DivergedError, InvalidRecipeError, NoPairsError, TooManyBadRowsError
+from anykey.training.settings import TrainSettings
+from anykey.training.trainer import TrainResult, train
+from anykey.training.validation import SELECTION_METRIC
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
 from tests.training_runs import make_settings
-from training.claim import Claim
-from training.errors import DivergedError, InvalidRecipeError, NoPairsError, TooManyBadRowsError
-from training.settings import TrainSettings
-from training.trainer import TrainResult, train
-from training.validation import SELECTION_METRIC
 
 WEIGHTS = "open_clip_model.safetensors"
 PAIRS = drawn_pairs(32)

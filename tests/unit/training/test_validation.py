@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.metrics import ndcg_at_k, success_at_k
-from encoder.fusion import Fusion
-from tests.drawn_pairs import drawn_pairs
-from tests.training_runs import make_table, make_towers
-from training.features import trunk_features
-from training.pairs import Pair
-from training.validation import (
+from anykey.benchmark.metrics import ndcg_at_k, success_at_k
+from anykey.encoder.fusion import Fusion
+from anykey.training.features import trunk_features
+from anykey.training.pairs import Pair
+from anykey.training.validation import (
     ALL_COMBINATIONS,
     COMBINATIONS,
     CUTOFFS,
@@ -23,6 +21,8 @@ from training.validation import (
     measure,
     shares_image,
 )
+from tests.drawn_pairs import drawn_pairs
+from tests.training_runs import make_table, make_towers
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(9)]
 ORDER = ("i", "t", "it")
@@ -132,7 +132,7 @@ def test_a_collapsed_encoder_scores_chance_wherever_the_keys_stand(wobble: float
 
 def test_a_pool_larger_than_a_batch_of_queries_is_measured_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure(random_held_out(), ALL_COMBINATIONS, (1, 10), (10,))
-    monkeypatch.setattr("training.validation._QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr("anykey.training.validation._QUERIES_AT_ONCE", 4)
     assert measure(random_held_out(), ALL_COMBINATIONS, (1, 10), (10,)) == pytest.approx(whole)
 
 

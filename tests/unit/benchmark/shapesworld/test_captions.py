@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.mbeir import format_string
-from benchmark.shapesworld.captions import (
+from anykey.benchmark.mbeir import format_string
+from anykey.benchmark.shapesworld.captions import (
     PRECISE,
     Detail,
     ask,
@@ -23,7 +23,7 @@ from benchmark.shapesworld.captions import (
     statement,
     training_captions,
 )
-from benchmark.shapesworld.scene import Facts, Figure, Scene, matches, near_miss, sample_scene
+from anykey.benchmark.shapesworld.scene import Facts, Figure, Scene, matches, near_miss, sample_scene
 
 SEEDS = st.integers(0, 10**9)
 # T . .   T: triangle

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.shapesworld.draw import MILD, PAINT, RADIUS, STRONG, Picture, Variation, draw, encode_jpeg
-from benchmark.shapesworld.scene import (
+from anykey.benchmark.shapesworld.draw import MILD, PAINT, RADIUS, STRONG, Picture, Variation, draw, encode_jpeg
+from anykey.benchmark.shapesworld.scene import (
     BACKGROUNDS,
     COLOURS,
     GRID,

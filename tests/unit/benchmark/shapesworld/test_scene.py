@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.shapesworld.scene import (
+from anykey.benchmark.shapesworld.scene import (
     BACKGROUNDS,
     COLOURS,
     MAX_FIGURES,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmark.shapesworld.captions import Caption
-from benchmark.shapesworld.draw import MILD, STRONG, Picture
-from benchmark.shapesworld.scene import Facts, Figure, Scene
-from benchmark.shapesworld.tasks import (
+from anykey.benchmark.shapesworld.captions import Caption
+from anykey.benchmark.shapesworld.draw import MILD, STRONG, Picture
+from anykey.benchmark.shapesworld.scene import Facts, Figure, Scene
+from anykey.benchmark.shapesworld.tasks import (
     TASKS,
     Bundle,
     Key,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmark.errors import DatasetExistsError
-from benchmark.mbeir import Dataset, read_jsonl
-from benchmark.shapesworld.captions import finished
-from benchmark.shapesworld.write import run
+from anykey.benchmark.errors import DatasetExistsError
+from anykey.benchmark.mbeir import Dataset, read_jsonl
+from anykey.benchmark.shapesworld.captions import finished
+from anykey.benchmark.shapesworld.write import run
 from tests.unit.benchmark.conftest import small_settings
 
 
@@ -94,7 +94,7 @@ def test_pairs_are_webdataset_samples(shapesworld_dir: Path, split: str, count: 
 
 
 def test_no_scene_comes_twice_over_all_splits(tmp_path: Path) -> None:
-    from benchmark.shapesworld.write import make_plan
+    from anykey.benchmark.shapesworld.write import make_plan
 
     plan = make_plan(small_settings(tmp_path, train_scenes=3000, val_scenes=300))
     train, val = [{scene.code for scene in scenes} for scenes in (plan.train, plan.val)]

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from encoder.item import Item
-from index import FaissIndex
-from index.building.build import build_index
-from index.errors import IndexLockedError, InvalidCorpusError, LiveKeysError
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex
+from anykey.index.building.build import build_index
+from anykey.index.errors import IndexLockedError, InvalidCorpusError, LiveKeysError
+from anykey.index.key_index import NewKey
 from tests.factories import build_settings, build_with, mixed_corpus
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.unit.index.building.test_build import contents, edit, keys_of

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from index.building.blocks import Block, dump_block, load_block
-from index.building.plan import PlannedEntry
-from index.errors import EmbeddingFailedError
-from index.sources.images import ImageStamp
+from anykey.index.building.blocks import Block, dump_block, load_block
+from anykey.index.building.plan import PlannedEntry
+from anykey.index.errors import EmbeddingFailedError
+from anykey.index.sources.images import ImageStamp
 
 
 def block() -> Block:
@@ -36,7 +36,7 @@ def test_block_comes_back_as_it_was() -> None:
 
 
 def test_pickle_in_a_blocks_place_is_refused_and_not_run(tmp_path: Path) -> None:
-    from index.building.ray_job import read_posted
+    from anykey.index.building.ray_job import read_posted
 
     trace = tmp_path / "it-ran"
     (tmp_path / "00000").write_bytes(pickle.dumps(_RunsWhenRead(trace)))

@@ -15,15 +15,15 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from encoder.errors import CheckpointNotFoundError
-from encoder.images import ImageLimits
-from encoder.item import Item
-from index import FaissIndex, StoredImage, StoredKey
-from index.building.build import build_index
-from index.embedded.records import Record
-from index.embedded.store import Store
-from index.embedded.versions import IndexDirectory
-from index.errors import (
+from anykey.encoder.errors import CheckpointNotFoundError
+from anykey.encoder.images import ImageLimits
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex, StoredImage, StoredKey
+from anykey.index.building.build import build_index
+from anykey.index.embedded.records import Record
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import (
     IndexCorruptError,
     IndexLockedError,
     InvalidCorpusError,
@@ -31,7 +31,7 @@ from index.errors import (
     InvalidStructureError,
     UnusableOptionError,
 )
-from index.key_index import Scope
+from anykey.index.key_index import Scope
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.full_disk import no_file_beyond

@@ -8,9 +8,9 @@ import fsspec
 import pytest
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.build import BuildReport, build_index
-from index.errors import ImageUnavailableError, InvalidCorpusError, InvalidRowError
+from anykey.index import FaissIndex
+from anykey.index.building.build import BuildReport, build_index
+from anykey.index.errors import ImageUnavailableError, InvalidCorpusError, InvalidRowError
 from tests.corpora import as_csv, as_parquet, as_shards, small_rows, tar_bytes, write_tar
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource

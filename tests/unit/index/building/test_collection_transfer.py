@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex, MilvusIndex
-from index.__main__ import main
-from index.building.collection_transfer import load_collection
-from index.building.shards import write_shard
-from index.building.transfer import export_shards, load_shards
-from index.embedded.checking import to_record
-from index.errors import (
+from anykey.index import FaissIndex, MilvusIndex
+from anykey.index.__main__ import main
+from anykey.index.building.collection_transfer import load_collection
+from anykey.index.building.shards import write_shard
+from anykey.index.building.transfer import export_shards, load_shards
+from anykey.index.embedded.checking import to_record
+from anykey.index.errors import (
     EncoderMismatchError,
     ImageRefusedError,
     ImageUnavailableError,
     IndexNotFoundError,
     InvalidShardError,
 )
-from index.filtering.filters import Range
-from index.key_index import KeyIndex, Scope
-from index.milvus.address import CollectionAddress
+from anykey.index.filtering.filters import Range
+from anykey.index.key_index import KeyIndex, Scope
+from anykey.index.milvus.address import CollectionAddress
 from tests.engines import MILVUS_URI, needs_milvus
 from tests.factories import break_data, build_with, mixed_corpus
 from tests.fakes import FakeEncoder
@@ -170,7 +170,7 @@ def test_what_milvus_lite_cannot_open_or_make_is_told_in_one_line(
     tmp_path: Path, shards: str, index: str, message: str
 ) -> None:
     (tmp_path / "plain.db").write_text("no folder")
-    command = [sys.executable, "-m", "index", "load", "--shards", shards, "--index", f"{tmp_path}/{index}"]
+    command = [sys.executable, "-m", "anykey.index", "load", "--shards", shards, "--index", f"{tmp_path}/{index}"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from index.building.corpus import StampedEntry, read_corpus
-from index.errors import InvalidCorpusError, InvalidRowError
-from index.sources.images import ImageStamp
+from anykey.index.building.corpus import StampedEntry, read_corpus
+from anykey.index.errors import InvalidCorpusError, InvalidRowError
+from anykey.index.sources.images import ImageStamp
 from tests.corpora import as_parquet, small_rows
 from tests.factories import build_settings, image_bytes, write_jsonl
 from tests.site import Site

@@ -10,10 +10,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from index.building.shards import read_shard
-from index.building.transfer import export_shards, load_shards
-from index.errors import InvalidShardError, RemovalRefusedError
-from index.sources.images import ImageReader
+from anykey.index.building.shards import read_shard
+from anykey.index.building.transfer import export_shards, load_shards
+from anykey.index.errors import InvalidShardError, RemovalRefusedError
+from anykey.index.sources.images import ImageReader
 from tests.factories import build_with, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything

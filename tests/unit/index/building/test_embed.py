@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from encoder.item import Item
-from index.building.embed import embed
-from index.building.plan import PlannedEntry
-from index.embedded.records import Known
-from index.errors import UnreachableImageError
-from index.sources.images import ImageStamp
+from anykey.encoder.item import Item
+from anykey.index.building.embed import embed
+from anykey.index.building.plan import PlannedEntry
+from anykey.index.embedded.records import Known
+from anykey.index.errors import UnreachableImageError
+from anykey.index.sources.images import ImageStamp
 from tests.factories import build_settings, image_bytes
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
 

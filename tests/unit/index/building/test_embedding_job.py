@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.embedding_job import EmbeddingReport, embed_corpus
-from index.building.shards import read_encoder, read_shard
-from index.building.transfer import export_shards, load_shards
-from index.errors import InvalidCorpusError, InvalidRowError, OutputExistsError, RemovalRefusedError
-from index.settings import EmbedSettings
-from index.sources.images import ImageReader
+from anykey.index import FaissIndex
+from anykey.index.building.embedding_job import EmbeddingReport, embed_corpus
+from anykey.index.building.shards import read_encoder, read_shard
+from anykey.index.building.transfer import export_shards, load_shards
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, OutputExistsError, RemovalRefusedError
+from anykey.index.settings import EmbedSettings
+from anykey.index.sources.images import ImageReader
 from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.live_index import everything

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from encoder.errors import CheckpointNotFoundError
-from index.building.encoding import CheckpointSource
-from index.settings import BuildSettings
+from anykey.encoder.errors import CheckpointNotFoundError
+from anykey.index.building.encoding import CheckpointSource
+from anykey.index.settings import BuildSettings
 
 
 def source(tmp_path: Path, **changes: Any) -> CheckpointSource:

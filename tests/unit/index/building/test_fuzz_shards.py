@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index.building.shards import read_shard, write_shard
-from index.embedded.checking import to_record
-from index.embedded.records import NewImage, Record
-from index.embedded.store import Store
-from index.errors import KeyIndexError
-from index.readers.shard_sums import ENCODER_FIELD
+from anykey.index.building.shards import read_shard, write_shard
+from anykey.index.embedded.checking import to_record
+from anykey.index.embedded.records import NewImage, Record
+from anykey.index.embedded.store import Store
+from anykey.index.errors import KeyIndexError
+from anykey.index.readers.shard_sums import ENCODER_FIELD
 from tests.factories import image_bytes
 from tests.live_index import ENCODER, new_keys, unit_vectors
 

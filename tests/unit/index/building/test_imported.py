@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.build import BuildReport, build_index
-from index.building.embedding_job import embed_corpus
-from index.building.imported import ImportedSource
-from index.building.transfer import export_faiss, load_shards
-from index.errors import InvalidCorpusError
-from index.settings import EmbedSettings
+from anykey.index import FaissIndex
+from anykey.index.building.build import BuildReport, build_index
+from anykey.index.building.embedding_job import embed_corpus
+from anykey.index.building.imported import ImportedSource
+from anykey.index.building.transfer import export_faiss, load_shards
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.settings import EmbedSettings
 from tests.factories import build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoderSource
 from tests.live_index import everything, unit_vectors

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from encoder.item import Modality
-from index.building.plan import PAGE_ROWS, Plan
-from index.errors import DuplicateKeyError, InvalidRowError
-from index.readers.entry import CorpusEntry
-from index.sources.images import ImageStamp
+from anykey.encoder.item import Modality
+from anykey.index.building.plan import PAGE_ROWS, Plan
+from anykey.index.errors import DuplicateKeyError, InvalidRowError
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.sources.images import ImageStamp
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder.item import Item
-from index import FaissIndex, StoredImage
-from index.__main__ import main
-from index.embedded.records import TuningQueries
-from index.embedded.rollback import roll_back
-from index.embedded.verify import verify_index
-from index.errors import IndexExistsError, KeysNotEmbeddedError, LiveKeysError, UnusableOptionError
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.__main__ import main
+from anykey.index.embedded.records import TuningQueries
+from anykey.index.embedded.rollback import roll_back
+from anykey.index.embedded.verify import verify_index
+from anykey.index.errors import IndexExistsError, KeysNotEmbeddedError, LiveKeysError, UnusableOptionError
+from anykey.index.key_index import NewKey
 from tests.factories import GREEN, build_with, image_bytes, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder
 from tests.live_index import everything, unit_vectors

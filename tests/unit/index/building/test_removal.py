@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from index import FaissIndex
-from index.building.outlook import Outlook
-from index.building.preview import preview_build
-from index.errors import InvalidCorpusError, InvalidRowError, LiveKeysError, RemovalRefusedError
+from anykey.index import FaissIndex
+from anykey.index.building.outlook import Outlook
+from anykey.index.building.preview import preview_build
+from anykey.index.errors import InvalidCorpusError, InvalidRowError, LiveKeysError, RemovalRefusedError
 from tests.factories import build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.unit.index.building.test_base import change, live

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from encoder.item import Item
-from index import FaissIndex, StoredImage
-from index.building.preview import preview_build
-from index.building.shards import read_encoder, read_shard, write_shard
-from index.building.transfer import export_faiss, export_shards
-from index.errors import InvalidCorpusError, LiveKeysError
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.building.preview import preview_build
+from anykey.index.building.shards import read_encoder, read_shard, write_shard
+from anykey.index.building.transfer import export_faiss, export_shards
+from anykey.index.errors import InvalidCorpusError, LiveKeysError
+from anykey.index.key_index import NewKey
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.live_index import everything

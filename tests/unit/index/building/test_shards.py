@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index.building.shards import common_encoder, read_facts, read_shard, write_shard
-from index.embedded.checking import to_record
-from index.embedded.records import Record
-from index.errors import InvalidKeyError, InvalidShardError, KeyIndexError
+from anykey.index.building.shards import common_encoder, read_facts, read_shard, write_shard
+from anykey.index.embedded.checking import to_record
+from anykey.index.embedded.records import Record
+from anykey.index.errors import InvalidKeyError, InvalidShardError, KeyIndexError
 from tests.live_index import ENCODER, WIDTH, new_keys
 
 FACTS = {"digest": "d", "bad_rows": []}

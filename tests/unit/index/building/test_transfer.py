@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index import FaissIndex
-from index.building.shards import read_shard, write_shard
-from index.building.transfer import export_faiss, export_shards, load_shards
-from index.errors import (
+from anykey.index import FaissIndex
+from anykey.index.building.shards import read_shard, write_shard
+from anykey.index.building.transfer import export_faiss, export_shards, load_shards
+from anykey.index.errors import (
     EncoderMismatchError,
     IndexNotFoundError,
     InvalidKeyError,
@@ -26,7 +26,7 @@ from index.errors import (
     OutputExistsError,
     UnusableOptionError,
 )
-from index.settings import FoldSettings
+from anykey.index.settings import FoldSettings
 from tests.factories import break_data
 from tests.full_disk import no_file_beyond
 from tests.live_index import ENCODER, everything, make_index, new_keys

@@ -12,30 +12,30 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import FaissIndex
-from index.__main__ import main
-from index.building import tuning
-from index.building.shards import write_shard
-from index.building.tuning import read_queries, tune_index
-from index.embedded.calibration import codes_of
-from index.embedded.checking import to_record
-from index.embedded.creation import create_index
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import TuningQueries
-from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.embedded.verify import repair_index, verify_index
-from index.embedded.versions import IndexDirectory
-from index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
-from index.hits import StoredImage
-from index.key_index import NewKey
-from index.progress import Report, quietly
-from index.settings import TuneSettings
-from index.vectors import structures
-from index.vectors.candidates import ALWAYS_EXACT_BELOW
-from index.vectors.structure_facts import StructureFacts
-from index.vectors.targets import Targets
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex
+from anykey.index.__main__ import main
+from anykey.index.building import tuning
+from anykey.index.building.shards import write_shard
+from anykey.index.building.tuning import read_queries, tune_index
+from anykey.index.embedded.calibration import codes_of
+from anykey.index.embedded.checking import to_record
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import TuningQueries
+from anykey.index.embedded.snapshot import restore_snapshot, write_snapshot
+from anykey.index.embedded.verify import repair_index, verify_index
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
+from anykey.index.hits import StoredImage
+from anykey.index.key_index import NewKey
+from anykey.index.progress import Report, quietly
+from anykey.index.settings import TuneSettings
+from anykey.index.vectors import structures
+from anykey.index.vectors.candidates import ALWAYS_EXACT_BELOW
+from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.targets import Targets
 from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
 
 WIDE = ENCODER.model_copy(update={"width": 16})

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 from rich.console import Console
 
-from index.building.build import build_index
-from index.errors import InvalidCorpusError, RemovalRefusedError, UnreadableStretchError
+from anykey.index.building.build import build_index
+from anykey.index.errors import InvalidCorpusError, RemovalRefusedError, UnreadableStretchError
 from tests.corpora import Row, as_csv, as_jsonl, as_parquet, as_shards, small_rows
 from tests.factories import build_settings, build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -279,8 +279,8 @@ def test_rest_of_a_file_whose_server_goes_away_is_a_stretch(
 
 
 def test_vectors_of_a_faiss_file_need_a_corpus_that_can_be_read(tmp_path: Path) -> None:
-    from index.building.imported import ImportedSource
-    from index.building.transfer import export_faiss
+    from anykey.index.building.imported import ImportedSource
+    from anykey.index.building.transfer import export_faiss
 
     path = shard(tmp_path)
     build_with(path, tmp_path / "i")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.embedded.verify import repair_index
-from index.errors import IndexCorruptError
+from anykey.index import FaissIndex
+from anykey.index.embedded.verify import repair_index
+from anykey.index.errors import IndexCorruptError
 from tests.live_index import make_index, new_keys
 
 

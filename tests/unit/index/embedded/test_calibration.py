@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import FaissIndex, StoredImage
-from index.embedded.calibration import MODALITIES, Calibration, codes_of, read_calibration
-from index.embedded.creation import create_index
-from index.embedded.options import FoldOptions
-from index.errors import IndexCorruptError, InvalidSearchError
-from index.key_index import NewKey, Scope
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.embedded.calibration import MODALITIES, Calibration, codes_of, read_calibration
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.errors import IndexCorruptError, InvalidSearchError
+from anykey.index.key_index import NewKey, Scope
 from tests.factories import build_with, image_bytes, mixed_corpus
 from tests.live_index import ENCODER, unit_vectors
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from index.deadline import Deadline
-from index.embedded.connections import Connections
-from index.embedded.store_reader import StoreReader
-from index.embedded.wal import LARGE_BYTES, WriteAheadLog
-from index.errors import DeadlineExceededError
+from anykey.index.deadline import Deadline
+from anykey.index.embedded.connections import Connections
+from anykey.index.embedded.store_reader import StoreReader
+from anykey.index.embedded.wal import LARGE_BYTES, WriteAheadLog
+from anykey.index.errors import DeadlineExceededError
 from tests.live_index import make_index, new_keys
 
 LONG = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n"

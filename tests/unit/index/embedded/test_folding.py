@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from index import FaissIndex
-from index.embedded.creation import create_index
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.errors import InvalidStructureError
-from index.settings import CompactSettings
-from index.vectors.structure_facts import StructureFacts
+from anykey.index import FaissIndex
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.errors import InvalidStructureError
+from anykey.index.settings import CompactSettings
+from anykey.index.vectors.structure_facts import StructureFacts
 from tests.live_index import ENCODER, make_index, new_keys
 
 

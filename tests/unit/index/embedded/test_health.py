@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from encoder.item import Item
-from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError
-from index.faiss_index import FaissIndex
+from anykey.encoder.item import Item
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import IndexCorruptError
+from anykey.index.faiss_index import FaissIndex
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, stored
 

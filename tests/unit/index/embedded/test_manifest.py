@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from index.embedded.manifest import file_facts, read_manifest
-from index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
-from index.vectors.structure_facts import GpuFacts, Measured, SearchParameters, StructureFacts
-from index.vectors.targets import Targets
+from anykey.index.embedded.manifest import file_facts, read_manifest
+from anykey.index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
+from anykey.index.vectors.structure_facts import GpuFacts, Measured, SearchParameters, StructureFacts
+from anykey.index.vectors.targets import Targets
 from tests.unit.index.embedded.test_versions import manifest
 
 

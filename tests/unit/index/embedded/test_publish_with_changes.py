@@ -11,21 +11,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from encoder.item import Modality
-from index import FaissIndex, faiss_index
-from index.embedded import generation
-from index.embedded.calibration import codes_of
-from index.embedded.checking import to_record
-from index.embedded.folding import Provenance, publish_next, publish_with_changes
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.records import TuningQueries
-from index.embedded.store import Store
-from index.embedded.verify import verify_index
-from index.embedded.versions import IndexDirectory
-from index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
-from index.key_index import NewKey
-from index.progress import Report, quietly
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, faiss_index
+from anykey.index.embedded import generation
+from anykey.index.embedded.calibration import codes_of
+from anykey.index.embedded.checking import to_record
+from anykey.index.embedded.folding import Provenance, publish_next, publish_with_changes
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.records import TuningQueries
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.verify import verify_index
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
+from anykey.index.key_index import NewKey
+from anykey.index.progress import Report, quietly
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
 
 NUM_OLD, NUM_ALL = 6, 15

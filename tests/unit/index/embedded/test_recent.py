@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.embedded.changes import Changes
-from index.embedded.recent import Recent
-from index.filtering.conditions import Equals
-from index.hits import Payload, StoredKey
-from index.key_index import EVERYTHING, Scope
+from anykey.encoder.item import Modality
+from anykey.index.embedded.changes import Changes
+from anykey.index.embedded.recent import Recent
+from anykey.index.filtering.conditions import Equals
+from anykey.index.hits import Payload, StoredKey
+from anykey.index.key_index import EVERYTHING, Scope
 from tests.live_index import WIDTH, unit_vectors
 
 NO_ROWS = np.empty(0, np.int64)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.embedded.records import checksum_of, payload_checksum
+from anykey.index.embedded.records import checksum_of, payload_checksum
 
 TEXT = st.text(st.characters(codec="utf-8"))
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder.item import Item
-from index import FaissIndex
-from index.__main__ import main
-from index.embedded.image_roots import read_roots
-from index.embedded.rollback import roll_back
-from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.embedded.verify import repair_index, verify_index
-from index.errors import InvalidCorpusError, LiveKeysError
-from index.key_index import NewKey
+from anykey.encoder.item import Item
+from anykey.index import FaissIndex
+from anykey.index.__main__ import main
+from anykey.index.embedded.image_roots import read_roots
+from anykey.index.embedded.rollback import roll_back
+from anykey.index.embedded.snapshot import restore_snapshot, write_snapshot
+from anykey.index.embedded.verify import repair_index, verify_index
+from anykey.index.errors import InvalidCorpusError, LiveKeysError
+from anykey.index.key_index import NewKey
 from tests.factories import BLUE, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from index import FaissIndex, StoredImage
-from index.embedded.snapshot import restore_snapshot, write_snapshot
-from index.embedded.versions import IndexDirectory
-from index.errors import IndexLockedError, IndexNotFoundError, InvalidSnapshotError, OutputExistsError
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.embedded.snapshot import restore_snapshot, write_snapshot
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import IndexLockedError, IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 from tests.full_disk import no_file_beyond
 from tests.live_index import everything, make_index, new_keys, unit_vectors
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index.embedded.manifest import EncoderFacts
-from index.embedded.records import BuildFacts, NewImage, Record, Refusal, SeenImage
-from index.embedded.store import Store
-from index.embedded.store_file import open_read_only
-from index.embedded.store_reader import Changes, StoreReader
-from index.embedded.store_records import read_records
-from index.errors import IndexCorruptError
-from index.sources.images import ImageStamp
+from anykey.encoder.item import Modality
+from anykey.index.embedded.manifest import EncoderFacts
+from anykey.index.embedded.records import BuildFacts, NewImage, Record, Refusal, SeenImage
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import open_read_only
+from anykey.index.embedded.store_reader import Changes, StoreReader
+from anykey.index.embedded.store_records import read_records
+from anykey.index.errors import IndexCorruptError
+from anykey.index.sources.images import ImageStamp
 
 ENCODER = EncoderFacts(name="n", fingerprint="sha256:0", width=4, fusion="raw")
 SEEN = SeenImage(ImageStamp("/a.png", 3, "7"), "00")

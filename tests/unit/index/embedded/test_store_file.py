@@ -3,8 +3,8 @@
 from contextlib import closing
 from pathlib import Path
 
-from index.embedded.store import Store
-from index.embedded.store_file import READ_CACHE_KIB, open_read_only
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.store_file import READ_CACHE_KIB, open_read_only
 
 SQLITE_DEFAULT_KIB = 2000
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
-from index.embedded.store import Store
-from index.embedded.verify import repair_index, verify_index
-from index.errors import IndexCorruptError, IndexNotFoundError
+from anykey.index import FaissIndex
+from anykey.index.embedded.store import Store
+from anykey.index.embedded.verify import repair_index, verify_index
+from anykey.index.errors import IndexCorruptError, IndexNotFoundError
 from tests.factories import build_with, mixed_corpus
 from tests.live_index import make_index, new_keys, unit_vectors
 
@@ -67,7 +67,7 @@ def test_missing_or_changed_file_of_the_version_is_found_and_repaired(index_dir:
 
 def test_any_flipped_byte_of_a_large_file_is_found(index_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the files were larger than what opening reads wholly."""
-    monkeypatch.setattr("index.embedded.versions.WHOLLY_CHECKED_BYTES", 0)
+    monkeypatch.setattr("anykey.index.embedded.versions.WHOLLY_CHECKED_BYTES", 0)
     path = index_dir / "versions" / "2" / "vectors.faiss"
     for place in range(60, path.stat().st_size, 37):
         flip(path, place)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from index.embedded.manifest import FORMAT_VERSION, EncoderFacts, FileFacts, Manifest, file_facts
-from index.embedded.options import FoldOptions
-from index.embedded.versions import IndexDirectory, check_file, open_published
-from index.errors import IndexCorruptError, IndexLockedError, IndexNotFoundError
+from anykey.index.embedded.manifest import FORMAT_VERSION, EncoderFacts, FileFacts, Manifest, file_facts
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.versions import IndexDirectory, check_file, open_published
+from anykey.index.errors import IndexCorruptError, IndexLockedError, IndexNotFoundError
 
 
 def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifest:

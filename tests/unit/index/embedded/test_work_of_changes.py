@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from index import FaissIndex
+from anykey.index import FaissIndex
 from tests.killed_writers import numbered_key
 from tests.live_index import make_index
 

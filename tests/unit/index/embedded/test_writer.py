@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoder.item import Modality
-from index import FaissIndex, StoredImage
-from index.__main__ import main
-from index.embedded.creation import create_index
-from index.embedded.manifest import Manifest
-from index.embedded.options import FoldOptions
-from index.embedded.verify import repair_index
-from index.embedded.versions import IndexDirectory
-from index.errors import (
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, StoredImage
+from anykey.index.__main__ import main
+from anykey.index.embedded.creation import create_index
+from anykey.index.embedded.manifest import Manifest
+from anykey.index.embedded.options import FoldOptions
+from anykey.index.embedded.verify import repair_index
+from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.errors import (
     IndexExistsError,
     IndexLockedError,
     IndexNotFoundError,
@@ -35,9 +35,9 @@ from index.errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
-from index.key_index import NewKey, Scope
-from index.vectors.measured import structure_lines
-from index.vectors.structure_facts import EXACT, StructureFacts
+from anykey.index.key_index import NewKey, Scope
+from anykey.index.vectors.measured import structure_lines
+from anykey.index.vectors.structure_facts import EXACT, StructureFacts
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
@@ -394,7 +394,7 @@ def test_folding_that_fails_is_tried_ever_less_often_and_told(
 def test_program_that_closes_no_writer_ends_though_folding_fails(index_dir: Path) -> None:
     (index_dir / "folding").write_text("in the way")
     program = (
-        "import sys; from pathlib import Path; from index import FaissIndex\n"
+        "import sys; from pathlib import Path; from anykey.index import FaissIndex\n"
         "index = FaissIndex.open(Path(sys.argv[1]), writable=True, compact_after=1)\n"
         "index.delete(['k0'])"
     )

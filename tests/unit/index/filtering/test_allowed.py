@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filtering.allowed import as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
+from anykey.index.filtering.allowed import as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
 
 masks = st.lists(st.booleans(), min_size=1, max_size=70).map(lambda bits: np.asarray(bits, dtype=np.bool_))
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.errors import InvalidFilterError, InvalidSearchError
-from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
+from anykey.index.errors import InvalidFilterError, InvalidSearchError
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
 from tests.unit.index.filter_cases import conditions, metadata, paths
 
 A = ("a",)

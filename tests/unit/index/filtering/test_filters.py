@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.errors import InvalidFilterError
-from index.filtering.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES
-from index.filtering.filters import (
+from anykey.index.errors import InvalidFilterError
+from anykey.index.filtering.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES
+from anykey.index.filtering.filters import (
     MAX_CONDITIONS,
     MAX_DEPTH,
     MAX_IN_VALUES,

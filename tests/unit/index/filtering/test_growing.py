@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.deadline import Deadline
-from index.errors import DeadlineExceededError
-from index.filtering.conditions import Condition, Equals, Not, Or, Range, matches
-from index.filtering.growing import GrowingPostings
+from anykey.index.deadline import Deadline
+from anykey.index.errors import DeadlineExceededError
+from anykey.index.filtering.conditions import Condition, Equals, Not, Or, Range, matches
+from anykey.index.filtering.growing import GrowingPostings
 from tests.unit.index.filter_cases import cases
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filtering.conditions import Equals, In, Range, matches
-from index.filtering.instants import Instant, instant_of
+from anykey.index.filtering.conditions import Equals, In, Range, matches
+from anykey.index.filtering.instants import Instant, instant_of
 
 EAST = "2024-07-01T00:30:00+02:00"  # half an hour after the two others
 UTC_TEXT, ZULU = "2024-06-30T22:00:00+00:00", "2024-06-30T22:00:00Z"

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.errors import IndexCorruptError
-from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
-from index.filtering.postings import CHUNK, SCHEMA, Posted, Postings, posted_terms, write_postings
-from index.filtering.terms import column_of, is_dated, is_instant, strings_beside
+from anykey.index.errors import IndexCorruptError
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
+from anykey.index.filtering.postings import CHUNK, SCHEMA, Posted, Postings, posted_terms, write_postings
+from anykey.index.filtering.terms import column_of, is_dated, is_instant, strings_beside
 from tests.unit.index.filter_cases import BEYOND, DATES, NEAR_DATES, WITHIN, cases
 
 COLOURS = ("red", "green", "blue")

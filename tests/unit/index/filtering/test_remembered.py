@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
-from index.filtering.remembered import (
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
+from anykey.index.filtering.remembered import (
     LARGEST_SHARE,
     MOST_BYTES,
     MOST_CONDITION_BYTES,

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filtering.conditions import Equals, compared, matches
-from index.filtering.instants import instant_of
-from index.filtering.terms import bound_term, exists_term, kind_range, modality_term, pool_term, terms_of, value_term
+from anykey.index.filtering.conditions import Equals, compared, matches
+from anykey.index.filtering.instants import instant_of
+from anykey.index.filtering.terms import (
+    bound_term,
+    exists_term,
+    kind_range,
+    modality_term,
+    pool_term,
+    terms_of,
+    value_term,
+)
 from tests.unit.index.filter_cases import BEYOND, DATES, FLOATS, INTEGERS, STRINGS, WITHIN, metadata, paths, values
 
 numbers = st.sampled_from([*INTEGERS, *FLOATS]) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from index.milvus.address import CollectionAddress, parse_address
+from anykey.index.milvus.address import CollectionAddress, parse_address
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
-from index.milvus.connection import Connection
+from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
+from anykey.index.milvus.connection import Connection
 from tests.engines import MILVUS_URI, needs_milvus
 from tests.guards.checkout import ROOT
 from tests.milvus_server import milvus_server
@@ -46,7 +46,7 @@ def test_file_that_another_process_has_open_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
     code = f"""
 import pathlib, sys
-from index.milvus.connection import Connection
+from anykey.index.milvus.connection import Connection
 connection = Connection({str(path)!r}, None, 10.0, may_create=True)
 print("open", flush=True)
 sys.stdin.readline()
@@ -104,5 +104,5 @@ def test_missing_library_says_how_to_install_it(
 
 
 def test_index_and_its_milvus_engine_are_imported_without_pymilvus() -> None:
-    code = "import sys; sys.modules['pymilvus'] = None; import index; index.MilvusIndex"
+    code = "import sys; sys.modules['pymilvus'] = None; import anykey.index; anykey.index.MilvusIndex"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

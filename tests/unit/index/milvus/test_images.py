@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from index.errors import ImageUnavailableError
-from index.milvus.images import ImageFolder
+from anykey.index.errors import ImageUnavailableError
+from anykey.index.milvus.images import ImageFolder
 
 
 def files(directory: Path) -> list[Path]:

@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder.item import Modality
-from index.errors import InvalidKeyError
-from index.hits import Payload, StoredImage, StoredKey
-from index.key_index import NewKey
-from index.milvus.rows import MAX_BATCH_BYTES, MAX_BATCH_ROWS, check_key, in_batches, payload_of, row_of, stored_key_of
+from anykey.encoder.item import Modality
+from anykey.index.errors import InvalidKeyError
+from anykey.index.hits import Payload, StoredImage, StoredKey
+from anykey.index.key_index import NewKey
+from anykey.index.milvus.rows import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ROWS,
+    check_key,
+    in_batches,
+    payload_of,
+    row_of,
+    stored_key_of,
+)
 
 WIDTH = 4
 KEY = NewKey("sku-1", np.eye(WIDTH, dtype=np.float32)[0], "text", metadata={"n": 1}, pools=("b", "a", "b"))

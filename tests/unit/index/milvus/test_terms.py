@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.filtering.conditions import compared
-from index.filtering.filters import Equals, Exists, matches
-from index.milvus.terms import (
+from anykey.index.filtering.conditions import compared
+from anykey.index.filtering.filters import Equals, Exists, matches
+from anykey.index.milvus.terms import (
     TERM_CHARS,
     exists_term,
     instant_name,

@@ -7,8 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError
-from index.readers.columns import Columns, find_columns, parse_columns
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.columns import Columns, find_columns, parse_columns
 from tests.corpora import entries
 
 

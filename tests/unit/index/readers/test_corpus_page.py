@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
-from index.readers.formats import Format
+from anykey.index.readers.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.index.readers.formats import Format
 
 PAGE = (Path(__file__).parents[4] / "docs" / "corpus.md").read_text()
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index.errors import InvalidCorpusError, UnreadableStretchError
-from index.readers.columns import parse_columns
+from anykey.index.errors import InvalidCorpusError, UnreadableStretchError
+from anykey.index.readers.columns import parse_columns
 from tests.corpora import bad_rows, entries, read
 
 

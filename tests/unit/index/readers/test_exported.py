@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from index.building.transfer import export_shards
-from index.errors import InvalidCorpusError, UnreadableStretchError
-from index.readers.entry import CorpusEntry
+from anykey.index.building.transfer import export_shards
+from anykey.index.errors import InvalidCorpusError, UnreadableStretchError
+from anykey.index.readers.entry import CorpusEntry
 from tests.corpora import read
 from tests.factories import build_with, write_jsonl
 

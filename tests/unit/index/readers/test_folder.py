@@ -9,10 +9,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError
-from index.readers.columns import parse_columns
-from index.readers.entry import CorpusEntry
-from index.sources.images import ImageStamp
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.columns import parse_columns
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.sources.images import ImageStamp
 from tests.corpora import bad_rows, entries, read, upload
 
 

@@ -7,9 +7,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError
-from index.readers.entry import CorpusFile
-from index.readers.formats import FOLDER, FORMATS, format_of
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.entry import CorpusFile
+from anykey.index.readers.formats import FOLDER, FORMATS, format_of
 from tests.corpora import tar_bytes
 
 

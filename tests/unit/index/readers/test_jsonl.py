@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from index.errors import InvalidRowError
-from index.readers.columns import parse_columns
-from index.readers.entry import CorpusEntry
+from anykey.index.errors import InvalidRowError
+from anykey.index.readers.columns import parse_columns
+from anykey.index.readers.entry import CorpusEntry
 from tests.corpora import entries, read
 from tests.factories import write_jsonl
 

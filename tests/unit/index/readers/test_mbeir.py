@@ -6,10 +6,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from index.building.corpus import find_files
-from index.errors import InvalidRowError
-from index.readers.entry import CorpusEntry
-from index.readers.mbeir import pool_of
+from anykey.index.building.corpus import find_files
+from anykey.index.errors import InvalidRowError
+from anykey.index.readers.entry import CorpusEntry
+from anykey.index.readers.mbeir import pool_of
 from tests.corpora import entries, read, upload
 from tests.factories import write_jsonl
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from index.errors import InvalidCorpusError
-from index.readers.entry import CorpusFile
-from index.readers.names import find_files
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.entry import CorpusFile
+from anykey.index.readers.names import find_files
 from tests.site import Site
 
 

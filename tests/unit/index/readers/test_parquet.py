@@ -11,10 +11,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from index.errors import InvalidCorpusError
-from index.readers.columns import parse_columns
-from index.sources.images import ImageStamp, digest_stamp
-from index.sources.locations import InlineLocation
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.columns import parse_columns
+from anykey.index.sources.images import ImageStamp, digest_stamp
+from anykey.index.sources.locations import InlineLocation
 from tests.corpora import as_parquet, bad_rows, entries, read, small_rows
 from tests.site import Site
 

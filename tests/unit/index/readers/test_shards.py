@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from index.errors import InvalidCorpusError
-from index.readers.columns import parse_columns
-from index.readers.shards import split_name
-from index.sources.images import ImageStamp, read_image
+from anykey.index.errors import InvalidCorpusError
+from anykey.index.readers.columns import parse_columns
+from anykey.index.readers.shards import split_name
+from anykey.index.sources.images import ImageStamp, read_image
 from tests.corpora import bad_rows, entries, read, tar_bytes, write_tar
 from tests.factories import GREEN, RED, image_bytes
 from tests.site import Site

@@ -10,8 +10,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from index.building.corpus import read_file
-from index.readers.entry import CorpusFile
+from anykey.index.building.corpus import read_file
+from anykey.index.readers.entry import CorpusFile
 
 
 def rows_of(num_rows: int) -> list[dict[str, Any]]:

@@ -12,8 +12,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index.sources.fetching import fetch
-from index.sources.files import exists, file_state, files_below, is_folder, matches, open_file, read_file, reason_of
+from anykey.index.sources.fetching import fetch
+from anykey.index.sources.files import (
+    exists,
+    file_state,
+    files_below,
+    is_folder,
+    matches,
+    open_file,
+    read_file,
+    reason_of,
+)
 from tests.site import Site, serve
 
 BODY = bytes(range(256)) * 40

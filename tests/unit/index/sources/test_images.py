@@ -7,8 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from index.sources.images import ImageReader, ImageStamp, digest_stamp, read_image, stat_image
-from index.sources.locations import InlineLocation
+from anykey.index.sources.images import ImageReader, ImageStamp, digest_stamp, read_image, stat_image
+from anykey.index.sources.locations import InlineLocation
 from tests.corpora import as_parquet, entries, small_rows, tar_bytes, write_tar
 from tests.factories import GREEN, RED, image_bytes
 from tests.site import Site

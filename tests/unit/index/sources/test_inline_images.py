@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from index.sources import inline_images
-from index.sources.inline_images import InlineImages, images_in
-from index.sources.locations import InlineLocation
+from anykey.index.sources import inline_images
+from anykey.index.sources.inline_images import InlineImages, images_in
+from anykey.index.sources.locations import InlineLocation
 
 NUM_ROWS = 300
 

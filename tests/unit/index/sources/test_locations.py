@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.sources.locations import (
+from anykey.index.sources.locations import (
     InlineLocation,
     MemberLocation,
     describe,

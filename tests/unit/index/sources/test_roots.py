@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.sources.images import ImageReader
-from index.sources.roots import ImageRoots, OutsideRootsError, root_of
+from anykey.index.sources.images import ImageReader
+from anykey.index.sources.roots import ImageRoots, OutsideRootsError, root_of
 from tests.site import serve
 
 PARTS = ["..", ".", "", "a", "b", "out", "up", "1.png", "secret.png", "...", "~", "\0", "%2e%2e", "-other", "\u2025"]

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from index.sources.threads import CHUNK_SIZE, map_in_threads
+from anykey.index.sources.threads import CHUNK_SIZE, map_in_threads
 
 
 def test_results_come_in_order_whatever_the_threads_do() -> None:

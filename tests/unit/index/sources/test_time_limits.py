@@ -9,9 +9,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from index.sources.fetching import fetch
-from index.sources.files import file_state, open_file, read_file
-from index.sources.time_limits import LateError, in_time
+from anykey.index.sources.fetching import fetch
+from anykey.index.sources.files import file_state, open_file, read_file
+from anykey.index.sources.time_limits import LateError, in_time
 from tests.site import Site
 
 BODY = bytes(range(256)) * 40

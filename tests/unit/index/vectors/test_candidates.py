@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from index.vectors.candidates import ALWAYS_EXACT_BELOW, CHEAP_GRAPH_BELOW, EXACT_BELOW, propose
-from index.vectors.structures import ApproximateIndex, make_structure
-from index.vectors.targets import Targets
+from anykey.index.vectors.candidates import ALWAYS_EXACT_BELOW, CHEAP_GRAPH_BELOW, EXACT_BELOW, propose
+from anykey.index.vectors.structures import ApproximateIndex, make_structure
+from anykey.index.vectors.targets import Targets
 from tests.unit.index.drawn_vectors import clustered, written
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.errors import IndexCorruptError
-from index.vectors import comparing, exact
-from index.vectors.exact import ExactVectors, VectorType, write_exact
+from anykey.index.errors import IndexCorruptError
+from anykey.index.vectors import comparing, exact
+from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
 from tests.unit.index.drawn_vectors import clustered, written
 
 WIDTH = 16

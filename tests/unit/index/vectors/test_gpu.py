@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index.errors import InvalidStructureError
-from index.vectors import gpu
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, Part, gpus_of, num_gpus
-from index.vectors.structure_facts import GpuStructure, SearchParameters
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors import gpu
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import GpuIndex, Part, gpus_of, num_gpus
+from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 VECTORS = clustered(600)

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError
-from index.vectors import candidates, gpu
-from index.vectors.exact import ExactVectors
-from index.vectors.gpu import GpuIndex, GpuUse, Part, structure_for
-from index.vectors.gpu_tuning import choose_gpu_structure
-from index.vectors.held_out import HeldOut, Search, sample_held_out
-from index.vectors.measured import structure_lines
-from index.vectors.structure_facts import GpuFacts, GpuStructure, SearchParameters, StructureFacts
-from index.vectors.structures import ApproximateIndex
-from index.vectors.targets import Targets
-from index.vectors.tuning import choose_structure
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors import candidates, gpu
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import GpuIndex, GpuUse, Part, structure_for
+from anykey.index.vectors.gpu_tuning import choose_gpu_structure
+from anykey.index.vectors.held_out import HeldOut, Search, sample_held_out
+from anykey.index.vectors.measured import structure_lines
+from anykey.index.vectors.structure_facts import GpuFacts, GpuStructure, SearchParameters, StructureFacts
+from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.tuning import choose_structure
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 NUM_VECTORS = 3000

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.errors import InvalidStructureError
-from index.vectors.held_out import Search, given_held_out, sample_held_out
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors.held_out import Search, given_held_out, sample_held_out
 from tests.unit.index.drawn_vectors import clustered, written
 
 QUERIES = clustered(30, seed=1)

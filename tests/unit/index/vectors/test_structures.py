@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
-from index.vectors import structures
-from index.vectors.exact import ExactVectors, VectorType
-from index.vectors.structure_facts import SearchParameters
-from index.vectors.structures import ApproximateIndex
+from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
+from anykey.index.vectors import structures
+from anykey.index.vectors.exact import ExactVectors, VectorType
+from anykey.index.vectors.structure_facts import SearchParameters
+from anykey.index.vectors.structures import ApproximateIndex
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 WIDTH = 16

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index.vectors.held_out import HeldOut, Search
-from index.vectors.structure_facts import Candidate, Measured, Point, SearchParameters
-from index.vectors.sweep import (
+from anykey.index.vectors.held_out import HeldOut, Search
+from anykey.index.vectors.structure_facts import Candidate, Measured, Point, SearchParameters
+from anykey.index.vectors.sweep import (
     MOST_CONFIRMED,
     RERANK_STEPS,
     Searchable,
@@ -26,7 +26,7 @@ from index.vectors.sweep import (
     shortfalls,
     sweep,
 )
-from index.vectors.targets import Targets
+from anykey.index.vectors.targets import Targets
 
 FACTORY = "IVF64,SQ8"
 recalls = st.sampled_from([0.5, 0.9, 0.97, 0.98, 0.985, 0.99, 1.0])

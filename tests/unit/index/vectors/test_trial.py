@@ -2,10 +2,10 @@
 
 import pytest
 
-from index.errors import InvalidStructureError
-from index.vectors import trial
-from index.vectors.structure_facts import EXACT
-from index.vectors.trial import require_possible, try_structure
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors import trial
+from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.trial import require_possible, try_structure
 
 WIDTH = 16
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.errors import InvalidStructureError
-from index.vectors import candidates, structures
-from index.vectors.candidates import propose
-from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Untrained
-from index.vectors.structures import ApproximateIndex
-from index.vectors.sweep import pareto_front, rank
-from index.vectors.targets import Targets
-from index.vectors.tuning import choose_structure
+from anykey.index.errors import InvalidStructureError
+from anykey.index.vectors import candidates, structures
+from anykey.index.vectors.candidates import propose
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Untrained
+from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.sweep import pareto_front, rank
+from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.tuning import choose_structure
 from tests.unit.index.drawn_vectors import clustered, written
 
 NUM_VECTORS = 3000

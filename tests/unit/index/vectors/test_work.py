@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from index.vectors import candidates, held_out
-from index.vectors.exact import ExactVectors
-from index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts
-from index.vectors.structures import ApproximateIndex
-from index.vectors.sweep import rank
-from index.vectors.targets import Targets
-from index.vectors.tuning import choose_structure
-from index.vectors.work import work_of, work_of_all
+from anykey.index.vectors import candidates, held_out
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts
+from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.sweep import rank
+from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.tuning import choose_structure
+from anykey.index.vectors.work import work_of, work_of_all
 from tests.unit.index.drawn_vectors import clustered, written
 
 NUM_VECTORS = 3000

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.csv_rows import CsvRows
+from anykey.training.sources.file import DataFile
 from tests.drawn_pairs import read_all
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.csv_rows import CsvRows
-from training.sources.file import DataFile
 
 
 def table(path: Path, content: str | bytes, name: str = "pairs.csv") -> CsvRows:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
 from tests.drawn_pairs import DrawnPair, drawn_pairs, read_all, write_shard
-from training.errors import InvalidPairsError
-from training.pairs import Pair
-from training.sources import open_pairs
 
 FEW = [DrawnPair(pair.name, b"image " * 20, pair.captions) for pair in drawn_pairs(4)]
 

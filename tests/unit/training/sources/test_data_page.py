@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import Pair, Side
+from anykey.training.sources import formats, open_pairs
 from tests.drawn_pairs import read_all, write_tar
 from tests.guards.checkout import ROOT
-from training.errors import InvalidPairsError
-from training.pairs import Pair, Side
-from training.sources import formats, open_pairs
 
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"(?:`(?P<name>[^`\n]+)`:\n\n)?```(?P<kind>\w+)\n(?P<body>.*?)\n```", re.DOTALL)
@@ -101,7 +101,7 @@ def test_the_recipe_makes_a_reader(examples: Path, monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(InvalidPairsError, match="cannot read pairs from"):
         open_pairs(["blip.json"])
-    module = ModuleType("training.sources.blip")
+    module = ModuleType("anykey.training.sources.blip")
     exec(FILES["training/sources/blip.py"], module.__dict__)
     line = eval(CODE[-1], {"Format": formats.Format, **module.__dict__})
     monkeypatch.setattr(formats, "FORMATS", [*formats.FORMATS, line])

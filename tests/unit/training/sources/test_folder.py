@@ -7,12 +7,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError, NoPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs, source_states
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.folder import ImageFolder
 from tests.drawn_pairs import read_all
-from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
-from training.pairs import Pair
-from training.sources import open_pairs, source_states
-from training.sources.file import DataFile
-from training.sources.folder import ImageFolder
 
 
 def folder_with(path: Path, files: dict[str, bytes]) -> ImageFolder:

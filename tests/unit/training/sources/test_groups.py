@@ -7,8 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from anykey.training.sources import open_pairs
 from tests.drawn_pairs import read_all
-from training.sources import open_pairs
 
 ROWS = [("a.jpg", "one", "x"), ("b.jpg", "two", None), ("c.jpg", "three", "x")]
 

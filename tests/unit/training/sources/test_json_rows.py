@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.errors import InvalidPairsError, InvalidRowError
-from training.sources.file import DataFile
-from training.sources.json_rows import JsonRows, first_element
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.json_rows import JsonRows, first_element
 
 
 def json_file(path: Path, content: str | bytes) -> DataFile:

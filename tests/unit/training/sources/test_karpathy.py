@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from anykey.training.errors import InvalidPairsError
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.karpathy import KarpathyRows
 from tests.drawn_pairs import read_all
-from training.errors import InvalidPairsError
-from training.pairs import Pair
-from training.sources import open_pairs
-from training.sources.file import DataFile
-from training.sources.karpathy import KarpathyRows
 
 
 def row(name: str, split: Any = "train", **more: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from anykey.training.pairs import Pair
+from anykey.training.sources import open_pairs
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.llava import LlavaRows
 from tests.drawn_pairs import read_all
-from training.pairs import Pair
-from training.sources import open_pairs
-from training.sources.file import DataFile
-from training.sources.llava import LlavaRows
 
 
 def row(answer: Any = "a cat", image: Any = "00/1.jpg", **more: Any) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Side
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.manifest import Manifest
 from tests.drawn_pairs import drawn_pairs, write_manifest
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Side
-from training.sources.file import DataFile
-from training.sources.manifest import Manifest
 
 
 def manifest_of(path: Path, *lines: str) -> Manifest:

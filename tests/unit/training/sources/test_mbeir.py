@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError, NoPairsError
+from anykey.training.pairs import Pair, Side
+from anykey.training.sources import open_pairs, source_states
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.mbeir import MbeirQueries
 from tests.drawn_pairs import read_all
 from tests.factories import write_jsonl
-from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
-from training.pairs import Pair, Side
-from training.sources import open_pairs, source_states
-from training.sources.file import DataFile
-from training.sources.mbeir import MbeirQueries
 
 HEADER = "query_modality\tcand_modality\tdataset_name\tdataset_id\tprompt_1\tprompt_2\tprompt_3\tprompt_4\r\n"
 PROMPTS = {

@@ -8,11 +8,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError, NoPairsError
+from anykey.training.sources import open_pairs
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.names import find_files
 from tests.drawn_pairs import expand
-from training.errors import InvalidPairsError, InvalidRowError, NoPairsError
-from training.sources import open_pairs
-from training.sources.file import DataFile
-from training.sources.names import find_files
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from anykey.training.errors import InvalidPairsError, NoPairsError
+from anykey.training.sources import open_pairs, source_states
+from anykey.training.sources.concatenated import ConcatenatedPairs
 from tests.drawn_pairs import drawn_pairs, write_manifest, write_shard, write_tar
-from training.errors import InvalidPairsError, NoPairsError
-from training.sources import open_pairs, source_states
-from training.sources.concatenated import ConcatenatedPairs
 
 
 def test_sources_follow_one_another(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources import parquet as reader
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.parquet import ParquetRows
 from tests.drawn_pairs import drawn_pairs, read_all
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources import parquet as reader
-from training.sources.file import DataFile
-from training.sources.parquet import ParquetRows
 
 
 def written(path: Path, columns: dict[str, Any], **options: Any) -> ParquetRows:

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from anykey.training.errors import InvalidPairsError, NoPairsError
+from anykey.training.sources import open_pairs, source_states, without_secrets
+from anykey.training.sources.remote import default_cache_dir, fetch, is_remote
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.site import Site as ShakySite
 from tests.site import serve
-from training.errors import InvalidPairsError, NoPairsError
-from training.sources import open_pairs, source_states, without_secrets
-from training.sources.remote import default_cache_dir, fetch, is_remote
 
 
 class Site(ThreadingHTTPServer):
@@ -197,7 +197,7 @@ def test_what_cannot_be_fetched_whole_is_not_kept(
 @pytest.fixture
 def shaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShakySite]:
     """A server whose answers can be told to break, with a page of 3 MB."""
-    monkeypatch.setattr("training.sources.remote.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("anykey.training.sources.remote.PAUSES_S", (0.0, 0.0))
     with serve() as server:
         server.pages["/a.tar"], server.tags["/a.tar"] = bytes(range(256)) * 12_000, '"1"'
         server.breaks_after = 1_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.sources.rows import captions_of, clean_texts, says_nothing
+from anykey.training.sources.rows import captions_of, clean_texts, says_nothing
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from webdataset.tariterators import base_plus_ext
 
+from anykey.training.errors import InvalidPairsError, InvalidRowError
+from anykey.training.pairs import Pair
+from anykey.training.sources.file import DataFile
+from anykey.training.sources.shards import Shard, split_name
 from tests.drawn_pairs import drawn_pairs, read_all, write_shard, write_tar
-from training.errors import InvalidPairsError, InvalidRowError
-from training.pairs import Pair
-from training.sources.file import DataFile
-from training.sources.shards import Shard, split_name
 
 IMAGE = b"the image's bytes"
 

@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from training.sources.waiting import call_within, run_pipe
+from anykey.training.sources.waiting import call_within, run_pipe
 
 
 def test_a_result_or_an_error_comes_through() -> None:
