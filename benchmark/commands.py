@@ -1,8 +1,8 @@
 """The commands of `anykey-bench`."""
 
 from anykey.benchmark.errors import DatasetError, EndpointError
-from anykey.benchmark.program import Command, run_program
 from anykey.benchmark.settings import FromPairsSettings, QualitySettings, ShapesWorldSettings
+from anykey.program.settings import Command, run_program
 
 
 def run(argv: list[str] | None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anykey.benchmark.errors import InvalidRowError, PairsError
-from anykey.training import sources
+from anykey.sources import pairs as sources
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def states_digest(names: Sequence[str]) -> str:
     """A digest that changes when a file does in which the pairs are; see `read_photos` for arguments and errors."""
     try:
         return hashlib.sha256("\n".join(sources.source_states(names)).encode("utf-8", "surrogateescape")).hexdigest()
-    except sources.InvalidPairsError as error:
+    except sources.SourceError as error:
         raise PairsError(str(error)) from error
 
 
@@ -49,7 +49,7 @@ def read_photos(names: Sequence[str]) -> Iterator[Photo | InvalidRowError]:
     """
     try:
         pairs = sources.open_pairs(names)
-    except sources.InvalidPairsError as error:
+    except sources.SourceError as error:
         raise PairsError(str(error)) from error
     for position in range(len(pairs)):
         try:

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from anykey.benchmark.program import plain_console
+from anykey.program.settings import plain_console
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from anykey.benchmark.program import ProgramSettings
+from anykey.program.settings import ProgramSettings
 
 
 class ShapesWorldSettings(ProgramSettings):

@@ -11,12 +11,12 @@ from anykey.index.errors import KeyIndexError
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 
 if TYPE_CHECKING:
-    from anykey.index.embedded.creation import create_index
-    from anykey.index.embedded.manifest import EncoderFacts
     from anykey.index.faiss_index import FaissIndex
     from anykey.index.filtering.filters import parse_condition
     from anykey.index.key_index import KeyIndex, NewKey, Scope
     from anykey.index.milvus_index import MilvusIndex
+    from anykey.index.publish.creation import create_index
+    from anykey.index.store.manifest import EncoderFacts
 
 __all__ = [
     "EncoderFacts",
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 _LOADED_ON_USE = {
-    "EncoderFacts": "anykey.index.embedded.manifest",
+    "EncoderFacts": "anykey.index.store.manifest",
     "FaissIndex": "anykey.index.faiss_index",
     "KeyIndex": "anykey.index.key_index",
     "MilvusIndex": "anykey.index.milvus_index",
     "NewKey": "anykey.index.key_index",
     "Scope": "anykey.index.key_index",
-    "create_index": "anykey.index.embedded.creation",
+    "create_index": "anykey.index.publish.creation",
     "parse_condition": "anykey.index.filtering.filters",
 }
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from anykey.encoder.exits import quiet_when_interrupted
+from anykey.program.exits import quiet_when_interrupted
 
 
 @quiet_when_interrupted("anykey-index")

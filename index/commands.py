@@ -13,18 +13,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from anykey.encoder.errors import EncoderError
-from anykey.encoder.program import Command, plain_console, run_program
-from anykey.index.embedded.manifest import Manifest
-from anykey.index.errors import (
-    InvalidCorpusError,
-    InvalidRowError,
-    InvalidStructureError,
-    KeyIndexError,
-    UnreadableStretchError,
-    UnusableOptionError,
-)
+from anykey.index.errors import InvalidStructureError, KeyIndexError, RemovalRefusedError, UnusableOptionError
 from anykey.index.milvus.address import CollectionAddress, parse_address
-from anykey.index.progress import progress, step_lines
+from anykey.index.publish.tuning.measured import front_lines, structure_lines
 from anykey.index.settings import (
     AnyIndexSettings,
     BuildSettings,
@@ -43,7 +34,10 @@ from anykey.index.settings import (
     VerifySettings,
 )
 from anykey.index.shown import count_lines, encoder_lines, fact_lines
-from anykey.index.vectors.measured import front_lines, structure_lines
+from anykey.index.store.manifest import Manifest
+from anykey.program.progress import progress, step_lines
+from anykey.program.settings import Command, plain_console, run_program
+from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 
 BAD_ROWS_SHOWN = 10
 EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be read
@@ -51,8 +45,8 @@ EXIT_UNREAD = 3  # all was done, but that a stretch of the corpus could not be r
 
 def build(settings: BuildSettings) -> int:
     """Builds or updates an index and says what was done."""
-    from anykey.index.building.build import build_index
-    from anykey.index.building.outlook import cut_lines, kept_lines
+    from anykey.index.jobs.build import build_index
+    from anykey.index.jobs.outlook import cut_lines, kept_lines
 
     if settings.dry_run:
         return _preview(settings)
@@ -80,8 +74,8 @@ def build(settings: BuildSettings) -> int:
 
 def _preview(settings: BuildSettings) -> int:
     """Says what a build would do, and ends as it would."""
-    from anykey.index.building.outlook import kept_lines, require_allowed, summary
-    from anykey.index.building.preview import preview_build
+    from anykey.index.jobs.outlook import kept_lines, require_allowed, summary
+    from anykey.index.jobs.preview import preview_build
 
     outlook = preview_build(settings)
     console = plain_console()
@@ -124,8 +118,8 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
 
 
 def _info_of_directory(settings: InfoSettings) -> int:
-    from anykey.index.embedded.versions import IndexDirectory
     from anykey.index.faiss_index import FaissIndex
+    from anykey.index.store.versions import IndexDirectory
 
     console = plain_console()
     with FaissIndex.open(Path(settings.index)) as index:
@@ -169,7 +163,7 @@ def compact(settings: CompactSettings) -> int:
 
 def tune(settings: TuneSettings) -> int:
     """Chooses the search structure with real queries and says which."""
-    from anykey.index.building.tuning import tune_index
+    from anykey.index.jobs.tuning import tune_index
 
     with progress(plain_console(stderr=True), "reading queries", None) as advance:
         report = step_lines(plain_console(stderr=True))
@@ -183,7 +177,7 @@ def tune(settings: TuneSettings) -> int:
 
 def verify(settings: VerifySettings) -> int:
     """Says what is damaged, and gives 1 if anything is."""
-    from anykey.index.embedded.verify import verify_index
+    from anykey.index.publish.verify import verify_index
 
     console = plain_console()
     with progress(plain_console(stderr=True), "reading the store", None) as advance:
@@ -196,7 +190,7 @@ def verify(settings: VerifySettings) -> int:
 
 def repair(settings: RepairSettings) -> int:
     """Derives a new version and says which."""
-    from anykey.index.embedded.verify import repair_index
+    from anykey.index.publish.verify import repair_index
     from anykey.index.vectors.gpu import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
@@ -207,7 +201,7 @@ def repair(settings: RepairSettings) -> int:
 
 def rollback(settings: RollbackSettings) -> int:
     """Goes back to an earlier version and says what that changed."""
-    from anykey.index.embedded.rollback import roll_back
+    from anykey.index.publish.rollback import roll_back
     from anykey.index.vectors.gpu import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
@@ -237,7 +231,7 @@ def rollback(settings: RollbackSettings) -> int:
 
 def reembed(settings: ReembedSettings) -> int:
     """Embeds an index anew with another encoder and says what was done."""
-    from anykey.index.building.reembed import reembed_index
+    from anykey.index.jobs.reembed import reembed_index
 
     report = reembed_index(settings)
     console, manifest = plain_console(), report.manifest
@@ -261,7 +255,7 @@ def reembed(settings: ReembedSettings) -> int:
 
 def export(settings: ExportSettings) -> int:
     """Writes keys and vectors and says how many."""
-    from anykey.index.building.transfer import export_faiss, export_shards
+    from anykey.index.jobs.transfer import export_faiss, export_shards
 
     with progress(plain_console(stderr=True), "exporting", None) as advance:
         write = export_shards if settings.form == "parquet" else export_faiss
@@ -272,8 +266,8 @@ def export(settings: ExportSettings) -> int:
 
 def embed(settings: EmbedSettings) -> int:
     """Embeds a corpus into shards and says what was done."""
-    from anykey.index.building.embedding_job import embed_corpus, report_lines
-    from anykey.index.building.ray_job import run_on_ray
+    from anykey.index.jobs.embedding_job import embed_corpus, report_lines
+    from anykey.index.jobs.ray_job import run_on_ray
 
     run = None if settings.ray is None else functools.partial(run_on_ray, settings=settings)
     report = embed_corpus(settings, run=run)
@@ -288,7 +282,7 @@ def load(settings: LoadSettings) -> int:
     with progress(plain_console(stderr=True), "loading", None) as advance:
         if address is None:
             _refuse(settings, {"milvus_structure", "images_dir"}, "for Milvus collections")
-            from anykey.index.building.transfer import load_shards
+            from anykey.index.jobs.transfer import load_shards
 
             index_dir, roots = Path(settings.index), settings.image_root
             num_keys = load_shards(settings.shards, index_dir, advance, settings.vectors, settings, roots)
@@ -299,7 +293,7 @@ def load(settings: LoadSettings) -> int:
 
 
 def _load_collection(settings: LoadSettings, address: CollectionAddress, advance: Callable[[int], None]) -> int:
-    from anykey.index.building.collection_transfer import load_collection
+    from anykey.index.jobs.collection_transfer import load_collection
     from anykey.index.milvus_index import Structure
 
     _refuse(settings, {*FoldSettings.model_fields, "vectors"} - {"config"}, "for index directories")
@@ -319,7 +313,7 @@ def _refuse(settings: LoadSettings, names: set[str], reason: str) -> None:
 
 def snapshot(settings: SnapshotSettings) -> int:
     """Writes a snapshot and says where."""
-    from anykey.index.embedded.snapshot import write_snapshot
+    from anykey.index.publish.backup import write_snapshot
 
     write_snapshot(settings.index, settings.output)
     plain_console().print(f"snapshot of {settings.index}: {settings.output}")
@@ -328,7 +322,7 @@ def snapshot(settings: SnapshotSettings) -> int:
 
 def restore(settings: RestoreSettings) -> int:
     """Restores a snapshot and says where."""
-    from anykey.index.embedded.snapshot import restore_snapshot
+    from anykey.index.publish.backup import restore_snapshot
 
     restore_snapshot(settings.snapshot, settings.output, settings.image_root)
     plain_console().print(f"{settings.snapshot} restored to {settings.output}")
@@ -359,7 +353,7 @@ def run(argv: list[str] | None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
-    usage_errors = (InvalidCorpusError, InvalidStructureError, UnusableOptionError)
+    usage_errors = (SourceError, RemovalRefusedError, InvalidStructureError, UnusableOptionError)
     environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
     for flag in ("--corpus", "--shards", "--queries", "--image-root"):

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from anykey.encoder.program import ProgramSettings
+from anykey.program.settings import ProgramSettings
 
 
 class EncodingSettings(ProgramSettings):

@@ -1,12 +1,7 @@
-"""Everything `index` raises on purpose.
+"""Everything `index` raises on purpose; what is wrong with a corpus, `sources.errors` says.
 
 KeyIndexError
-  InvalidCorpusError (ValueError)      the caller's corpus
-    InvalidRowError                    one row of it; says which file, line and why
-      DuplicateKeyError                its key was taken by an earlier row
-      UnreachableImageError            an image or cell of it cannot be read now; it may be another time
-      UnreadableStretchError           what stands there cannot be read, so that nobody knows which keys it names
-    RemovalRefusedError                the corpus lacks so many published keys that it looks like an accident
+  RemovalRefusedError (ValueError)     the corpus lacks so many published keys that it looks like an accident
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
     UntrainableError                   a structure that could be built, but not of so few vectors
   UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
@@ -52,47 +47,7 @@ class KeyIndexError(Exception):
     """Root of this package's errors."""
 
 
-class InvalidCorpusError(KeyIndexError, ValueError):
-    """The corpus cannot be indexed."""
-
-
-class InvalidRowError(InvalidCorpusError):
-    """One row of the corpus cannot be indexed; its neighbours can.
-
-    Attributes:
-        where: The row's place, `file:line`.
-        reason: What is wrong with it.
-        key: The row's key, when it has a usable one.
-    """
-
-    def __init__(self, where: str, reason: str, key: str | None = None) -> None:
-        self.where = where
-        self.reason = reason
-        self.key = key
-        super().__init__(f"{where}: {reason}")
-
-
-class DuplicateKeyError(InvalidRowError):
-    """An earlier row of the corpus has the same key."""
-
-
-class UnreachableImageError(InvalidRowError):
-    """An image or a cell of the row cannot be read now, which says nothing of it: what is indexed of its key stays."""
-
-
-class UnreadableStretchError(InvalidRowError):
-    """What stands there cannot be read, so that nobody knows which keys it names: none is taken for gone.
-
-    Attributes:
-        num_rows: How many rows it is; `None` if nobody knows.
-    """
-
-    def __init__(self, where: str, reason: str, num_rows: int | None = 1) -> None:
-        self.num_rows = num_rows
-        super().__init__(where, reason)
-
-
-class RemovalRefusedError(InvalidCorpusError):
+class RemovalRefusedError(KeyIndexError, ValueError):
     """A build would remove more of the published keys than it may without being told so."""
 
 

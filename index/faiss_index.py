@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.backoff import BackOff
-from anykey.index.embedded.checking import to_record
-from anykey.index.embedded.facts import info_of
-from anykey.index.embedded.generation import Generation, SupersededError
-from anykey.index.embedded.image_roots import found_image, roots_in_force
-from anykey.index.embedded.manifest import EncoderFacts, Manifest
-from anykey.index.embedded.options import FoldOptions
-from anykey.index.embedded.records import Record, TuningQueries
-from anykey.index.embedded.store_reader import Snapshot
-from anykey.index.embedded.versions import IndexDirectory
-from anykey.index.embedded.view import View, hits_of
-from anykey.index.embedded.writer import Writer
 from anykey.index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.names import is_unicode, require_names
-from anykey.index.progress import Report, quietly
+from anykey.index.publish.writer import Writer
 from anykey.index.queries import check_after, check_k, check_queries
-from anykey.index.sources.roots import root_of
+from anykey.index.search.facts import info_of
+from anykey.index.search.generation import Generation, SupersededError
+from anykey.index.search.view import View, hits_of
+from anykey.index.store.backoff import BackOff
+from anykey.index.store.image_roots import found_image, roots_in_force
+from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.new_keys import to_record
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.records import Record, TuningQueries
+from anykey.index.store.store_reader import Snapshot
+from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
+from anykey.program.progress import Report, quietly
+from anykey.sources.files.roots import root_of
 
 LONGEST_RETRY_S = 60.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
@@ -302,7 +302,8 @@ class FaissIndex:
         """What the index is at this moment."""
         with self._moment() as (snapshot, view):
             roots = roots_in_force(self._directory.path, self._named_roots).roots
-            return info_of(view, snapshot, self._writer, roots)
+            failure = None if self._writer is None else self._writer.fold_failure
+            return info_of(view, snapshot, failure, roots, is_writable=self._writer is not None)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import InvalidKeyError, InvalidSearchError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.names import require_names
+from anykey.index.store.manifest import EncoderFacts
 
 
 @dataclass(frozen=True)

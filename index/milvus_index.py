@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
@@ -35,6 +34,7 @@ from anykey.index.milvus.rows import (
 from anykey.index.milvus.scope import expression_of_scope, require_pool
 from anykey.index.names import is_unicode, require_names
 from anykey.index.queries import check_after, check_k, check_queries
+from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
 

@@ -6,15 +6,15 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from anykey.encoder.program import ProgramSettings
 from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.milvus.address import parse_address
-from anykey.index.readers.columns import parse_columns
-from anykey.index.sources.roots import root_of
 from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall
+from anykey.program.settings import ProgramSettings
+from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.files.images import ImageStorage
+from anykey.sources.files.roots import root_of
 
 VectorType = Literal["float32", "float16"]
-ImageStorage = Literal["copy", "reference"]  # what the store keeps of a key's images
 
 
 class EmbeddingSettings(EncodingSettings):

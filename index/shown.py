@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from anykey.index.embedded.manifest import EncoderFacts, Manifest
 from anykey.index.key_index import IndexInfo
+from anykey.index.store.manifest import EncoderFacts, Manifest
 
 
 def count_lines(facts: IndexInfo) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The command of `anykey-serve`."""
 
-from anykey.encoder.program import Command, run_program
+from anykey.program.settings import Command, run_program
 from anykey.service.errors import StartupError
 from anykey.service.settings import ServiceSettings
 

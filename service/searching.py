@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index import errors as index_errors
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
+from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError
 from anykey.service.threads import BoundedThreads

@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from anykey.encoder.program import ProgramSettings
 from anykey.index.milvus.address import parse_address
-from anykey.index.sources.roots import root_of
+from anykey.index.referred import root_of
+from anykey.program.settings import ProgramSettings
 from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024

@@ -58,7 +58,7 @@ def _is_local(host: Any) -> bool:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A web server of this machine's own; readers do not pause before they ask it again."""
-    monkeypatch.setattr("anykey.index.sources.http_files.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("anykey.sources.files.http_files.PAUSES_S", (0.0, 0.0))
     with serve() as server:
         yield server
 

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from anykey.index.building.corpus import find_files, read_file
-from anykey.index.errors import InvalidRowError
-from anykey.index.readers.entry import CorpusEntry, ReadOptions
+from anykey.index.jobs.corpus import find_files, read_file
+from anykey.index.jobs.exported import read_if_exported
+from anykey.sources.corpus.entry import CorpusEntry, ReadOptions
+from anykey.sources.errors import InvalidRowError
 from tests.factories import image_bytes, write_jsonl
 
 MEMBERS = Iterable[tuple[str, bytes]]
@@ -161,7 +162,9 @@ def upload(folder: Path, target: str, files: Any) -> None:
 def read(*names: str | Path, **options: Any) -> list[CorpusEntry | InvalidRowError]:
     """All rows of a corpus, bad ones too."""
     files = find_files([str(name) for name in names])
-    return [row for file in files for row in read_file(file, ReadOptions(**options))]
+    return [
+        row for file in files for row in read_file(file, ReadOptions(**{"read_known": read_if_exported, **options}))
+    ]
 
 
 def entries(*names: str | Path, **options: Any) -> list[CorpusEntry]:

@@ -17,11 +17,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from anykey.encoder.fusion import Fusion
+from anykey.sources.pairs.pair import Pair, Side
 from anykey.training.batches import Draw, DrawnPairs, EpochDraws, Sampling
 from anykey.training.distributed import Processes, join_processes, sum_gradients
 from anykey.training.gradient_cache import backward
 from anykey.training.objective import Objective
-from anykey.training.pairs import Pair, Side
 from anykey.training.table import PairTable
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_settings, make_table, make_towers

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from anykey.training.errors import InvalidRowError
-from anykey.training.pairs import Pair, PairSource
-from anykey.training.sources.names import find_files
+from anykey.sources.errors import InvalidRowError
+from anykey.sources.pairs.names import find_files
+from anykey.sources.pairs.pair import Pair, PairSource
 from tests.pictures import encoded
 
 PAINT = {

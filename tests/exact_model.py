@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from anykey.index.filtering.filters import matches
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.index.store.manifest import EncoderFacts
 
 MAX_NORM_ERROR = 1e-3
 

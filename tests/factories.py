@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from anykey.index.building.build import BuildReport, build_index
-from anykey.index.building.reembed import ReembedReport, reembed_index
+from anykey.index.jobs.build import BuildReport, build_index
+from anykey.index.jobs.reembed import ReembedReport, reembed_index
 from anykey.index.settings import BuildSettings, ReembedSettings
 from tests.fakes import FakeEncoder, FakeEncoderSource
 

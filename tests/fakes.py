@@ -15,7 +15,7 @@ from PIL import Image
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import ImageLimits, decode_image
 from anykey.encoder.item import Item
-from anykey.index.building.encoding import EncoderSource
+from anykey.index.jobs.encoding import EncoderSource
 
 MAX_WORDS = 60
 

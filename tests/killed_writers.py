@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index import FaissIndex, StoredImage
-from anykey.index.embedded.rollback import roll_back
-from anykey.index.embedded.verify import verify_index
 from anykey.index.key_index import NewKey, Scope
+from anykey.index.publish.rollback import roll_back
+from anykey.index.publish.verify import verify_index
 from tests.live_index import WIDTH, unit_vectors
 
 Contents = dict[str, int]  # keys, each with the number that its text, vector and image follow from

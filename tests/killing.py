@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex
-from anykey.index.building.transfer import load_shards
 from anykey.index.errors import IndexNotFoundError, UnusableOptionError
+from anykey.index.jobs.transfer import load_shards
 from tests.factories import build_with, reembed_with
 from tests.fakes import FakeEncoder, FakePrepared
 from tests.killed_writers import go_back, kill_at_random, look_after, look_after_rollback, make_changes

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex, Hit, Payload, StoredKey
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import InvalidSearchError
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
+from anykey.index.store.manifest import EncoderFacts
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from anykey.encoder.item import Item, Modality
-from anykey.index.building.build import build_index
-from anykey.index.building.encoding import EncoderSource
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import KeyNotFoundError, UnknownPoolError
 from anykey.index.filtering.conditions import matches
 from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
+from anykey.index.jobs.build import build_index
+from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.settings import BuildSettings
+from anykey.index.store.manifest import EncoderFacts
 from anykey.service.app import create_app
 from anykey.service.embedding import QueryEncoder
 from anykey.service.searching import SearchableIndex

@@ -12,8 +12,8 @@ from anykey.encoder.architecture import preprocessing
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
-from anykey.training.errors import InvalidRowError
-from anykey.training.pairs import Pair
+from anykey.sources.errors import InvalidRowError
+from anykey.sources.pairs.pair import Pair
 from anykey.training.settings import TrainSettings
 from anykey.training.table import ImageReader, PairTable, read_table
 from anykey.training.towers import Start, Towers

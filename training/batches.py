@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anykey.sources.errors import InvalidRowError
 from anykey.training.augmentation import Augmentation
 from anykey.training.choices import CaptionSampling, Positives
-from anykey.training.errors import InvalidRecipeError, InvalidRowError
+from anykey.training.errors import InvalidRecipeError
 from anykey.training.table import BadRow, PairTable
 
 _NUM_ALIKE = 5  # image, caption, whole item, whole query, known group

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from anykey.encoder.program import EXIT_ENVIRONMENT
+from anykey.program.settings import EXIT_ENVIRONMENT
 from anykey.training.errors import RunFailedError
 from anykey.training.machine import num_cores
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from anykey.encoder.locks import holder_of, try_lock
+from anykey.program.locks import holder_of, try_lock
 from anykey.training.errors import InvalidRecipeError
 
 

@@ -1,8 +1,9 @@
 """The commands of `anykey-train`."""
 
 from anykey.encoder.errors import DeviceUnavailableError, EncoderError
-from anykey.encoder.program import Command, plain_console, run_program
-from anykey.training.errors import InvalidPairsError, InvalidRecipeError, TrainingError
+from anykey.program.settings import Command, plain_console, run_program
+from anykey.sources.errors import SourceError
+from anykey.training.errors import InvalidRecipeError, TooManyBadRowsError, TrainingError
 from anykey.training.interpolate_settings import InterpolateSettings
 from anykey.training.settings import TrainSettings
 from anykey.training.study.settings import StudySettings
@@ -20,7 +21,7 @@ def run(argv: list[str] | None) -> int:
             "sweep": Command(SweepSettings, _sweep),
         },
         argv,
-        usage_errors=(InvalidPairsError, InvalidRecipeError),
+        usage_errors=(SourceError, TooManyBadRowsError, InvalidRecipeError),
         environment_errors=(TrainingError, EncoderError, DeviceUnavailableError, OSError),
         default="train",
     )

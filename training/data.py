@@ -11,6 +11,7 @@ from torch import Tensor
 from anykey.encoder.architecture import Architecture, preprocessing
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
+from anykey.sources.pairs import ConcatenatedPairs, open_pairs
 from anykey.training.choices import Loss, Positives
 from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError
@@ -18,7 +19,6 @@ from anykey.training.features import trunk_features
 from anykey.training.progress import ProgressDisplay
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import TrainSettings
-from anykey.training.sources import ConcatenatedPairs, open_pairs
 from anykey.training.table import Advance, ImageReader, PairTable, read_table
 from anykey.training.towers import Start, Towers
 
@@ -51,7 +51,7 @@ def read_data(
     """Reads the training and held-out pairs.
 
     Raises:
-        InvalidPairsError: the data cannot be used.
+        SourceError: the data cannot be used.
         InvalidRecipeError: too few pairs for contrastive training, or no image for a locked trunk.
     """
     is_cached = settings.lock_image and not settings.unlocked_image_groups

@@ -1,10 +1,7 @@
-"""Everything `training` raises on purpose.
+"""Everything `training` raises on purpose; what is wrong with pairs, `sources.errors` says.
 
 TrainingError
-  InvalidPairsError (ValueError)     the caller's data
-    NoPairsError                     nothing was found under the names given
-    InvalidRowError                  one row is no pair; says file, row and reason
-    TooManyBadRowsError              more rows were skipped than the settings allow
+  TooManyBadRowsError (ValueError)   more rows were skipped than the settings allow
   InvalidRecipeError (ValueError)    settings that contradict each other or the model
   DivergedError                      the loss is no longer a finite number
   DamagedStateError                  a saved state cannot be gone on from; says which is left
@@ -18,29 +15,7 @@ class TrainingError(Exception):
     """Root of this package's errors."""
 
 
-class InvalidPairsError(TrainingError, ValueError):
-    """The training data cannot be used."""
-
-
-class NoPairsError(InvalidPairsError):
-    """No pairs were found under the names given."""
-
-
-class InvalidRowError(InvalidPairsError):
-    """One row is no pair; the others may be.
-
-    Attributes:
-        where: File and row.
-        reason: What is wrong with it.
-    """
-
-    def __init__(self, where: str, reason: str) -> None:
-        self.where = where
-        self.reason = reason
-        super().__init__(f"{where}: {reason}")
-
-
-class TooManyBadRowsError(InvalidPairsError):
+class TooManyBadRowsError(TrainingError, ValueError):
     """More rows were skipped than the settings allow."""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from anykey.encoder.program import ProgramSettings
+from anykey.program.settings import ProgramSettings
 
 _SOURCES = "checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
 

@@ -16,18 +16,19 @@ from torch import Tensor
 
 from anykey.encoder.architecture import preprocessing
 from anykey.encoder.checkpoint import save_checkpoint
+from anykey.sources.errors import NoPairsError
+from anykey.sources.pairs import without_secrets
 from anykey.training.augmentation import Augmentation
 from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling, make_loader
 from anykey.training.data import RunData
 from anykey.training.distributed import Processes
-from anykey.training.errors import NoPairsError, WorkerError
+from anykey.training.errors import WorkerError
 from anykey.training.machine import release
 from anykey.training.objective import Objective
 from anykey.training.progress import ProgressDisplay
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import TrainSettings
-from anykey.training.sources import without_secrets
 from anykey.training.steps import StepNumbers, Stepper, diverged
 from anykey.training.table import BadRow, check_bad_share
 from anykey.training.towers import Start, Towers

@@ -24,11 +24,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from anykey.encoder.checkpoint import replace_directory
+from anykey.sources.pairs import source_states, without_secrets
 from anykey.training.claim import Claim
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.files import replace_file
 from anykey.training.settings import TrainSettings
-from anykey.training.sources import source_states, without_secrets
 from anykey.training.table import BadRow
 from anykey.training.trackers import TensorBoardTracker, Tracker, WandbTracker
 from anykey.training.validation import HeldOut
@@ -291,7 +291,7 @@ def run_digest(settings: TrainSettings) -> str:
     """Digest of everything a run's result depends on: settings, and the named files' sizes and times.
 
     Raises:
-        InvalidPairsError: the data named are not there.
+        SourceError: the data named are not there.
     """
     relevant = {name: value for name, value in settings.model_dump(mode="json").items() if name not in _IRRELEVANT}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())

@@ -9,8 +9,8 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
-from anykey.encoder.program import ProgramSettings
-from anykey.training.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
+from anykey.program.settings import ProgramSettings
+from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 

@@ -24,8 +24,9 @@ from torchvision.transforms import Compose, Normalize
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import ImageLimits, decode_image, read_image_file
 from anykey.encoder.tokens import Tokenizer
-from anykey.training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from anykey.training.pairs import Pair, PairSource, Side
+from anykey.sources.errors import InvalidRowError, NoPairsError
+from anykey.sources.pairs.pair import Pair, PairSource, Side
+from anykey.training.errors import TooManyBadRowsError
 
 _TOKENIZE_CHUNK = 1024
 

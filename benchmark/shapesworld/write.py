@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from anykey.benchmark.directory import built_aside, is_current, write_manifest
-from anykey.benchmark.program import plain_console
 from anykey.benchmark.progress import tracked
 from anykey.benchmark.settings import ShapesWorldSettings
 from anykey.benchmark.shapesworld.captions import training_captions
@@ -26,6 +25,7 @@ from anykey.benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
 from anykey.benchmark.shapesworld.scene import Scene, sample_scene
 from anykey.benchmark.shapesworld.tasks import TASKS, Task, World, build_task
 from anykey.benchmark.shards import Member, write_shard
+from anykey.program.settings import plain_console
 
 GENERATOR = "anykey-bench shapesworld"
 GENERATOR_VERSION = 2

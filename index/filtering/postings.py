@@ -26,8 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.connections import Connections
-from anykey.index.embedded.store_file import naming_damage
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.evaluation import Bounds, evaluate
@@ -42,6 +40,8 @@ from anykey.index.filtering.terms import (
     strings_beside,
     terms_of,
 )
+from anykey.index.store.connections import Connections
+from anykey.index.store.store_file import naming_damage
 
 APPLICATION_ID = 0x416E7946  # "AnyF"
 SCHEMA_VERSION = 2

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
 from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import both, quote
 from anykey.index.milvus.terms import TERM_CHARS
+from anykey.index.store.manifest import EncoderFacts
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)  # the first does not tell dates from other strings

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from anykey.encoder.locks import holder_of
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
+from anykey.program.locks import holder_of
 
 FILE_SUFFIX = ".db"
 SHORTEST_CALL_S = 0.001

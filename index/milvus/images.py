@@ -8,9 +8,9 @@ from pathlib import Path
 
 from anykey.index.errors import ImageLateError, ImageRefusedError, ImageUnavailableError, ImageUnreachableError
 from anykey.index.hits import FETCH_S
-from anykey.index.sources.files import file_system, reason_of
-from anykey.index.sources.locations import normal_location, scheme_of, without_secrets
-from anykey.index.sources.roots import ImageRoots, OutsideRootsError, root_of, roots_named
+from anykey.sources.files.files import file_system, reason_of
+from anykey.sources.files.locations import normal_location, scheme_of, without_secrets
+from anykey.sources.files.roots import ImageRoots, OutsideRootsError, root_of, roots_named
 
 MAX_BYTES = 256 * 2**20
 _KEPT = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")

@@ -1,1 +1,1 @@
-"""Search among vectors: exact, approximate, on GPUs, and the choice among them by measurement."""
+"""Search among vectors: exact, approximate, and on GPUs."""

@@ -19,10 +19,15 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidStructureError
 from anykey.index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
-from anykey.index.vectors.candidates import ALWAYS_EXACT_BELOW, num_lists
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.faiss_errors import reason_of
-from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters, StructureFacts
+from anykey.index.vectors.structure_facts import (
+    ALWAYS_EXACT_BELOW,
+    GpuStructure,
+    SearchParameters,
+    StructureFacts,
+    num_lists,
+)
 from anykey.index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, train
 
 DEFAULT_TEMPORARY_BYTES = 256 * 2**20

@@ -1,5 +1,6 @@
 """What a version's manifest says about its search structure: what was asked for, tried, chosen and measured."""
 
+import math
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -7,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 from anykey.index.vectors.targets import Targets
 
 EXACT = "exact"  # in the place of a FAISS factory string
+
+ALWAYS_EXACT_BELOW = 2000  # vectors; too few to train a structure on
+FEWEST_LISTS = 64
 
 
 class GpuStructure(StrEnum):
@@ -170,3 +174,10 @@ class StructureFacts(_Record):
     def is_exact(self) -> bool:
         """Whether there is no approximate structure."""
         return self.factory == EXACT
+
+
+def num_lists(num_vectors: int) -> int:
+    """About 4 sqrt(N) inverted lists, a power of two, and no more than there are vectors."""
+    if num_vectors < FEWEST_LISTS:
+        return 1
+    return int(max(FEWEST_LISTS, 2 ** round(math.log2(4 * math.sqrt(num_vectors)))))

@@ -15,12 +15,11 @@ from pyarrow import parquet
 from rich.console import Console
 
 from anykey.index import FaissIndex
-from anykey.index.building.embedding_job import embed_corpus
-from anykey.index.errors import InvalidCorpusError
+from anykey.index.jobs.embedding_job import embed_corpus
 from anykey.index.settings import EmbedSettings
-from anykey.training.errors import InvalidPairsError
-from anykey.training.pairs import Pair
-from anykey.training.sources import open_pairs
+from anykey.sources.errors import SourceError
+from anykey.sources.pairs import open_pairs
+from anykey.sources.pairs.pair import Pair
 from tests.corpora import read
 from tests.drawn_pairs import read_all
 from tests.factories import build_with
@@ -209,9 +208,9 @@ def test_a_column_whose_name_is_no_utf8_is_refused(tmp_path: Path, name: str) ->
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"zzzz", b"\xff\xfe\xffz"))
     (tmp_path / "a.png").touch()
     for path in (tmp_path / name, *([tmp_path] if name == "metadata.parquet" else [])):
-        with pytest.raises(InvalidCorpusError, match="is no readable Parquet file"):
+        with pytest.raises(SourceError, match="is no readable Parquet file"):
             read(path)
-        with pytest.raises(InvalidPairsError, match="is no readable Parquet file"):
+        with pytest.raises(SourceError, match="is no readable Parquet file"):
             open_pairs([str(path)])
 
 

@@ -10,7 +10,7 @@ from tests.corpora import Row, as_csv, as_folder, as_jsonl, as_parquet, as_shard
 from tests.factories import build_with
 from tests.fakes import FakeEncoder
 from tests.site import Site
-from tests.unit.index.building.test_build import Content, contents
+from tests.unit.index.jobs.test_build import Content, contents
 
 Writer = Callable[[list[Row], Path], Path | str]
 WRITERS: dict[str, Writer] = {

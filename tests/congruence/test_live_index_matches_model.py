@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index import FaissIndex, StoredImage
-from anykey.index.embedded.creation import create_index
-from anykey.index.embedded.options import FoldOptions
 from anykey.index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
 from anykey.index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
+from anykey.index.publish.creation import create_index
+from anykey.index.store.options import FoldOptions
 from anykey.index.vectors import structures
 from tests.factories import build_with, write_jsonl
 from tests.live_model import FAKE, FAKE_FACTS, Model

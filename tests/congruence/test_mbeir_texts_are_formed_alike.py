@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anykey.benchmark.mbeir import format_string as form_of_queries
-from anykey.index.readers.mbeir import format_string as form_of_candidates
+from anykey.sources.corpus.mbeir import format_string as form_of_candidates
 
 
 @given(st.one_of(st.none(), st.text(), st.text(alphabet=' "\r\n\t.?!aB\xdf\u01c6', max_size=8)))

@@ -11,11 +11,11 @@ from anykey.benchmark.mbeir import format_string as form_of_the_benchmark
 from anykey.benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
 from anykey.benchmark.quality import Round, body_of
 from anykey.benchmark.settings import QualitySettings
-from anykey.index.readers.mbeir import format_string as form_of_the_index
-from anykey.training.pairs import Pair
-from anykey.training.sources.file import DataFile
-from anykey.training.sources.mbeir import MbeirQueries
-from anykey.training.sources.mbeir_prompts import format_string
+from anykey.sources.corpus.mbeir import format_string as form_of_the_index
+from anykey.sources.pairs.file import DataFile
+from anykey.sources.pairs.mbeir import MbeirQueries
+from anykey.sources.pairs.mbeir_prompts import format_string
+from anykey.sources.pairs.pair import Pair
 
 QUERY_TEXTS = ["two dogs", ' "What is it?" ', " a\r\nb", '"', "\u00e9tude\u2028one."]
 

@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from anykey.index.errors import InvalidCorpusError, InvalidRowError
-from anykey.index.readers.entry import CorpusEntry
-from anykey.training.errors import InvalidPairsError
-from anykey.training.pairs import Pair
-from anykey.training.sources import open_pairs
+from anykey.sources.corpus.entry import CorpusEntry
+from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.pairs import open_pairs
+from anykey.sources.pairs.pair import Pair
 from tests.corpora import read, tar_bytes
 from tests.drawn_pairs import read_all
 
@@ -106,7 +105,7 @@ def outcome(reads: Callable[[Path], list[Any]], path: Path) -> tuple[list[Any], 
     """The rows, and what is said where there are none."""
     try:
         return reads(path), path.name
-    except (InvalidCorpusError, InvalidPairsError) as error:
+    except SourceError as error:
         return [], str(error)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from anykey.index.errors import InvalidRowError
-from anykey.training.pairs import Pair
-from anykey.training.sources import open_pairs
+from anykey.sources.errors import InvalidRowError
+from anykey.sources.pairs import open_pairs
+from anykey.sources.pairs.pair import Pair
 from tests.corpora import read, write_tar
 from tests.drawn_pairs import read_all
 

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from anykey.benchmark.commands import COMMANDS as BENCH_COMMANDS
-from anykey.encoder.program import ProgramSettings
 from anykey.index.commands import COMMANDS as INDEX_COMMANDS
+from anykey.program.settings import ProgramSettings
 from anykey.service.settings import ServiceSettings
 from anykey.training.interpolate_settings import InterpolateSettings
 from anykey.training.settings import TrainSettings

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from anykey.index import FaissIndex
-from anykey.index.embedded.creation import create_index
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.key_index import NewKey
+from anykey.index.publish.creation import create_index
+from anykey.index.store.manifest import EncoderFacts
 from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
 from anykey.index.vectors.gpu import GpuIndex, GpuUse, clustering_on, num_gpus
 from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters

@@ -1,7 +1,10 @@
 """The arrows between the packages of `anykey`, read from every import statement; nothing else of ours may be imported.
 
-training -> encoder, benchmark.metrics; index -> encoder; service -> encoder, index; benchmark -> training.sources, for
-the readers of pairs; encoder -> nothing.
+All may import program, which imports nothing. training -> encoder, sources, benchmark.metrics; index -> encoder,
+sources; service -> encoder, index; benchmark -> sources.
+
+Inside index, reading is apart from writing: search imports nothing of publish, and neither of them of jobs; what both
+need is below them.
 """
 
 import ast
@@ -13,11 +16,21 @@ import pytest
 from tests.guards.checkout import PACKAGES, ROOT, modules
 
 ALLOWED = {
+    "program": (),
+    "sources": (),
     "encoder": (),
-    "benchmark": ("training.sources",),
-    "training": ("encoder", "benchmark.metrics"),
-    "index": ("encoder",),
-    "service": ("encoder", "index"),
+    "benchmark": ("program", "sources"),
+    "training": ("program", "encoder", "sources", "benchmark.metrics"),
+    "index": ("program", "encoder", "sources"),
+    "service": ("program", "encoder", "index"),
+}
+# Which parts of `index` a part may not import.
+ABOVE = {
+    "store": ("search", "publish", "jobs"),
+    "filtering": ("search", "publish", "jobs"),
+    "vectors": ("store", "search", "publish", "jobs"),
+    "search": ("publish", "jobs"),
+    "publish": ("jobs",),
 }
 OURS = ("anykey", *PACKAGES, "tests")
 
@@ -55,6 +68,42 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def upward_imports(root: Path) -> list[str]:
+    """Imports within `index` from below to above, and of anything in `sources` where an index is read."""
+    found = []
+    for path in modules(root):
+        package, part = path.relative_to(root).parts[:2]
+        if package != "index" or part not in ABOVE:
+            continue
+        above = tuple(f"anykey.index.{name}" for name in ABOVE[part]) + (
+            ("anykey.sources",) if part == "search" else ()
+        )
+        names = imported_names(ast.parse(path.read_text(encoding="utf-8")))
+        found += [f"{path.relative_to(root)}: {name}" for name in names if is_within(name, tuple(above))]
+    return found
+
+
+def test_no_part_of_the_index_imports_what_is_above_it() -> None:
+    assert upward_imports(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "statement", "is_allowed"),
+    [
+        ("search", "from anykey.index.publish.writer import Writer", False),
+        ("search", "def late():\n    from anykey.sources.files.files import open_file", False),
+        ("search", "from anykey.index.store.versions import IndexDirectory", True),
+        ("publish", "from anykey.index.jobs import build", False),
+        ("publish", "from anykey.index.search.version import Folded", True),
+        ("jobs", "from anykey.index.publish.writer import Writer", True),
+    ],
+)
+def test_the_guard_sees_an_import_from_below(tmp_path: Path, part: str, statement: str, is_allowed: bool) -> None:
+    (tmp_path / "index" / part).mkdir(parents=True)
+    (tmp_path / "index" / part / "module.py").write_text(statement)
+    assert (upward_imports(tmp_path) == []) is is_allowed
+
+
 def test_packages_import_only_what_the_arrows_allow() -> None:
     assert violations(ROOT) == []
 
@@ -83,8 +132,10 @@ def test_every_arrow_is_used() -> None:
         ("benchmark", "def late():\n    from anykey.encoder import Item", False),
         ("benchmark", "if TYPE_CHECKING:\n    from anykey.encoder import Item", False),
         ("benchmark", "import importlib\nimportlib.import_module('anykey.encoder.item')", False),
-        ("benchmark", "from anykey.training.sources import open_pairs", True),
-        ("benchmark", "from anykey.training import sources", True),
+        ("benchmark", "from anykey.sources.pairs import open_pairs", True),
+        ("benchmark", "from anykey.sources import pairs", True),
+        ("sources", "from anykey.index.errors import KeyIndexError", False),
+        ("program", "from anykey.encoder.item import Item", False),
         ("benchmark", "import anykey.training", False),
         ("benchmark", "from anykey.training.table import PairTable", False),
         ("training", "from anykey.benchmark.metrics import success_at_k", True),

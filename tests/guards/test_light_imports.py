@@ -26,7 +26,7 @@ def heavy_modules_of(statement: str) -> set[str]:
         "import anykey.benchmark, anykey.benchmark.metrics, anykey.benchmark.mbeir, anykey.benchmark.commands",
         "import anykey.service.schemas",
         "import anykey.encoder\nfrom encoder import Item, Modality, InvalidItemError",
-        "import anykey.encoder.program, anykey.encoder.images",
+        "import anykey.program.settings, anykey.encoder.images",
         "import anykey.index, anykey.index.errors, anykey.index.hits, anykey.index.commands",
         "import anykey.training, anykey.training.commands",
         "import anykey.service, anykey.service.commands, anykey.service.server",

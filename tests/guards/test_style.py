@@ -1,4 +1,4 @@
-"""What the linters do not check: lengths, docstrings of all that is public, plain ASCII, and no print."""
+"""What the linters do not check: long functions, classes that offer too much, docstrings, plain ASCII, and no print."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from tests.guards.checkout import PACKAGES, ROOT, modules
 
 MAX_FUNCTION_LINES = 80
-MAX_FILE_LINES = 400
+MAX_PUBLIC_METHODS = 26
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".json", ".yml", ".yaml", ".txt", ""}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -38,6 +38,10 @@ def is_stub(node: Definition) -> bool:
     return len(node.body) == 1 and ast.unparse(node.body[0]) == "..."
 
 
+def _methods(node: ast.ClassDef) -> list[str]:
+    return [inner.name for inner in node.body if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
 def faults_in_call(node: ast.Call) -> list[str]:
     """A bare print, or a console that reads `[/b]` in a path as markup and raises."""
     name, given = ast.unparse(node.func), {ast.unparse(keyword) for keyword in node.keywords}
@@ -52,14 +56,15 @@ def faults_in_module(source: str) -> list[str]:
     """Everything wrong with one module's text, a line each."""
     tree = ast.parse(source)
     faults = [] if ast.get_docstring(tree) else ["module has no docstring"]
-    num_lines = len(source.splitlines())
-    if num_lines > MAX_FILE_LINES:
-        faults.append(f"{num_lines} lines, at most {MAX_FILE_LINES}")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 faults.append(f"{node.name} has {length} lines, at most {MAX_FUNCTION_LINES}")
+        elif isinstance(node, ast.ClassDef):
+            offered = [name for name in _methods(node) if not name.startswith("_")]
+            if len(offered) > MAX_PUBLIC_METHODS:
+                faults.append(f"{node.name} offers {len(offered)} methods, at most {MAX_PUBLIC_METHODS}")
         elif isinstance(node, ast.Call):
             faults += faults_in_call(node)
     undocumented = [node.name for node in public_definitions(tree) if not ast.get_docstring(node) and not is_stub(node)]
@@ -87,6 +92,11 @@ def test_the_product_keeps_the_house_style() -> None:
 GOOD = '"""A module."""\n\n\ndef work() -> None:\n    """Works."""\n'
 
 
+def thing_of(num_methods: int) -> str:
+    methods = "".join(f'\n    def act_{n}(self) -> None:\n        """Acts."""\n' for n in range(num_methods))
+    return f'{GOOD}\n\nclass Thing:\n    """A thing."""\n{methods}'
+
+
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
@@ -105,7 +115,8 @@ GOOD = '"""A module."""\n\n\ndef work() -> None:\n    """Works."""\n'
         (GOOD + "    Console(stderr=True, markup=False)\n", None),
         (GOOD + "    x = 1\n" * 79, "work has 81 lines, at most 80"),
         (GOOD + "    x = 1\n" * 78, None),
-        (GOOD + "# filler\n" * 396, "401 lines, at most 400"),
+        (thing_of(26), None),
+        (thing_of(27), "Thing offers 27 methods, at most 26"),
         (GOOD + "# caf\u00e9\n", "6: not ASCII"),
     ],
 )

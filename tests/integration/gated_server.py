@@ -4,7 +4,7 @@ import sys
 import threading
 
 from anykey.encoder.item import Item
-from anykey.encoder.program import load_settings
+from anykey.program.settings import load_settings
 from anykey.service.server import serve
 from anykey.service.settings import ServiceSettings
 from tests.serving import GatedEncoder, MemoryIndex, stored

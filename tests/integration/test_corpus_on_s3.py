@@ -12,10 +12,11 @@ from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from anykey.index import FaissIndex
-from anykey.index.building.embedding_job import EmbeddingReport, embed_corpus
-from anykey.index.building.transfer import load_shards
-from anykey.index.errors import ImageRefusedError, ImageUnavailableError, InvalidCorpusError
+from anykey.index.errors import ImageRefusedError, ImageUnavailableError
+from anykey.index.jobs.embedding_job import EmbeddingReport, embed_corpus
+from anykey.index.jobs.transfer import load_shards
 from anykey.index.settings import EmbedSettings
+from anykey.sources.errors import SourceError
 from tests.corpora import Row, as_csv, as_parquet, as_shards, small_rows
 from tests.factories import build_with, image_bytes, mixed_corpus
 from tests.fakes import FakeEncoder, FakeEncoderSource
@@ -99,7 +100,7 @@ def test_shards_in_a_bucket_are_made_once_and_loaded(bucket: fsspec.AbstractFile
 
 def test_what_is_not_in_a_bucket_is_said(bucket: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     for name in ("bucket/none.jsonl", "nowhere/none.jsonl"):
-        with pytest.raises(InvalidCorpusError, match=f"s3://{name} does not exist"):
+        with pytest.raises(SourceError, match=f"s3://{name} does not exist"):
             build_with(f"s3://{name}", tmp_path / "i")
     assert not (tmp_path / "i").exists()
 

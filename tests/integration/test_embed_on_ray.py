@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from anykey.index import FaissIndex
-from anykey.index.building.embedding_job import embed_corpus
-from anykey.index.building.shards import read_shard
-from anykey.index.building.transfer import load_shards
+from anykey.index.jobs.embedding_job import embed_corpus
+from anykey.index.jobs.shards import read_shard
+from anykey.index.jobs.transfer import load_shards
 from anykey.index.settings import EmbedSettings
 from tests.factories import write_jsonl
 from tests.models import tiny_checkpoint

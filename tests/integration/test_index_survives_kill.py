@@ -10,14 +10,14 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex
-from anykey.index.building.transfer import export_shards
-from anykey.index.embedded.versions import IndexDirectory
+from anykey.index.jobs.transfer import export_shards
 from anykey.index.key_index import NewKey
+from anykey.index.store.versions import IndexDirectory
 from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder
 from tests.killing import BATCH_SIZE
-from tests.unit.index.building.test_build import contents
+from tests.unit.index.jobs.test_build import contents
 
 ROOT = Path(__file__).parents[2]
 

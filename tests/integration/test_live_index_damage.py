@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from anykey.index import FaissIndex
-from anykey.index.embedded.schema import PAGE_BYTES
-from anykey.index.embedded.verify import repair_index, verify_index
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.filtering.conditions import Equals, In
 from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.publish.verify import repair_index, verify_index
+from anykey.index.store.schema import PAGE_BYTES
 from tests.killed_writers import contents_of, numbered_key, numbered_vector
 from tests.live_index import WIDTH, make_index
 

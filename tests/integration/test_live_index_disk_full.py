@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anykey.index import FaissIndex
-from anykey.index.embedded.rollback import roll_back
+from anykey.index.publish.rollback import roll_back
 from tests.factories import build_with, mixed_corpus
 from tests.killed_writers import assert_clean, contents_of, numbered_key
 from tests.live_index import make_index

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item
-from anykey.index.embedded.versions import IndexDirectory
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.key_index import NewKey
+from anykey.index.store.versions import IndexDirectory
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, serving, stored, until
 

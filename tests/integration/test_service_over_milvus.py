@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item
-from anykey.index.embedded.manifest import EncoderFacts
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import StoredImage, StoredKey
 from anykey.index.key_index import NewKey
 from anykey.index.milvus_index import MilvusIndex
+from anykey.index.store.manifest import EncoderFacts
 from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.parts import load_index

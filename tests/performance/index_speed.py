@@ -21,19 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
-from anykey.encoder.program import plain_console
-from anykey.index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
-from anykey.index.embedded.folding import Provenance, publish_built
-from anykey.index.embedded.manifest import EncoderFacts, Manifest
-from anykey.index.embedded.options import FoldOptions
-from anykey.index.embedded.records import Record
-from anykey.index.embedded.store import Store
-from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.conditions import Equals
 from anykey.index.key_index import NewKey, Scope
-from anykey.index.progress import step_lines
+from anykey.index.publish.folding import Provenance, publish_built
+from anykey.index.search.version import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.records import Record
+from anykey.index.store.store import Store
+from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
+from anykey.program.progress import step_lines
+from anykey.program.settings import plain_console
 from tests.performance import embedding_speed, own_search, search_peers
 from tests.performance.index_report import write_report
 from tests.performance.recorded import NotComparableError, Recorded

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.index.embedded.folded import STRUCTURE_NAME, VECTORS_NAME
-from anykey.index.embedded.versions import open_published
+from anykey.index.search.version import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.store.versions import open_published
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters, StructureFacts
 from anykey.index.vectors.structures import ApproximateIndex

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.encoder.program import plain_console
 from anykey.index.vectors.exact import ExactVectors, write_exact
 from anykey.index.vectors.structure_facts import EXACT
+from anykey.program.settings import plain_console
 from tests.performance.own_search import is_graph
 from tests.performance.search_speed import ClusteredVectors
 from tests.performance.setting import NUM_QUERIES, Setting

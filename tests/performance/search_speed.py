@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from anykey.encoder.program import plain_console
+from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
 from anykey.index.vectors.structure_facts import StructureFacts
 from anykey.index.vectors.structures import ApproximateIndex
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
-from anykey.index.vectors.tuning import choose_structure
+from anykey.program.settings import plain_console
 
 BATCH_SIZE = 50_000
 VECTORS_PER_CLUSTER = 250

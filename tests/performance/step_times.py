@@ -2,7 +2,7 @@
 
 import time
 
-from anykey.index.progress import Report
+from anykey.program.progress import Report
 
 
 class StepTimes:

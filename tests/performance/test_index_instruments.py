@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anykey.index.embedded.folding import Provenance, publish_built
-from anykey.index.embedded.options import FoldOptions
-from anykey.index.embedded.store_reader import StoreReader
-from anykey.index.embedded.versions import STORE_NAME, IndexDirectory
+from anykey.index.publish.folding import Provenance, publish_built
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.store_reader import StoreReader
+from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.structure_facts import SearchParameters
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors

@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from anykey.encoder.architecture import read_architecture
 from anykey.encoder.tokens import Tokenizer
-from anykey.training.sources import open_pairs
+from anykey.sources.pairs import open_pairs
 from tests.performance.speed_report import Measured, Run, ratios, write_report
 from tests.performance.synthetic_pairs import Captions, caption, write_pairs
 from tests.performance.timed_training import StepClock

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 
 from anykey.encoder.architecture import preprocessing, read_architecture
-from anykey.encoder.program import plain_console
+from anykey.program.settings import plain_console
 from tests.performance.loss_time import anykey_loss_seconds, open_clip_loss_seconds
 from tests.performance.speed_report import Measured, Run, write_report
 from tests.performance.synthetic_pairs import Captions, write_pairs

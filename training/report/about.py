@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from anykey.training.errors import InvalidRowError
+from anykey.sources.errors import InvalidRowError
 from anykey.training.table import PairTable
 
 MAX_SIDE_PX = 96

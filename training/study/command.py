@@ -1,7 +1,7 @@
 """What `anykey-train study` does."""
 
-from anykey.encoder.program import plain_console
-from anykey.training.errors import NoPairsError
+from anykey.program.settings import plain_console
+from anykey.sources.errors import NoPairsError
 from anykey.training.study.evaluation import Evaluator
 from anykey.training.study.plan import make_plan
 from anykey.training.study.report import write_report

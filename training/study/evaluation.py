@@ -16,10 +16,10 @@ from anykey.encoder.architecture import Architecture, open_clip_cfg, preprocessi
 from anykey.encoder.checkpoint import MANIFEST_NAME
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.model import choose_device, load_checkpoint
+from anykey.sources.pairs import open_pairs, source_states
 from anykey.training.data import open_table
 from anykey.training.features import trunk_features
 from anykey.training.settings import TrainSettings
-from anykey.training.sources import open_pairs, source_states
 from anykey.training.study.measures import measure_centrings
 from anykey.training.study.plan import Run
 from anykey.training.study.settings import StudySettings
@@ -57,7 +57,7 @@ class Evaluator:
         """Notes the state of the pairs' files before any is read: what changes later is measured the next time.
 
         Raises:
-            InvalidPairsError: the validation or test pairs are not there.
+            SourceError: the validation or test pairs are not there.
             DeviceUnavailableError: the device asked for is not there.
         """
         self._settings = settings
@@ -71,7 +71,7 @@ class Evaluator:
 
         Raises:
             EncoderError: its checkpoint cannot be read.
-            InvalidPairsError: the validation or test pairs cannot be used.
+            SourceError: the validation or test pairs cannot be used.
             OSError: the result cannot be written beside the run.
         """
         key = self._key(run)

@@ -5,7 +5,7 @@ Shape legend: P = held-out pairs.
 
 import torch
 
-from anykey.training.errors import InvalidPairsError
+from anykey.sources.errors import SourceError
 from anykey.training.gaps import centre, measure_gaps
 from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut, measure
 
@@ -38,11 +38,11 @@ def measure_rotations(held_out: HeldOut) -> dict[str, float]:
     or two are left out.
 
     Raises:
-        InvalidPairsError: there are fewer than three pairs.
+        SourceError: there are fewer than three pairs.
     """
     num_pairs = len(held_out.has_second_P) // len(MODALITIES) * len(MODALITIES)
     if not num_pairs:
-        raise InvalidPairsError(f"a mixed pool needs at least 3 pairs, found {len(held_out.has_second_P)}")
+        raise SourceError(f"a mixed pool needs at least 3 pairs, found {len(held_out.has_second_P)}")
     rows_P = torch.arange(num_pairs)
     rotations = [_measure(held_out.rows(rows_P.roll(shift))) for shift in range(len(MODALITIES))]
     means = {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}

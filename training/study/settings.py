@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from anykey.encoder.fusion import Fusion
-from anykey.encoder.program import ProgramSettings
+from anykey.program.settings import ProgramSettings
 
 START = "start"
 

@@ -4,7 +4,8 @@ import json
 import sys
 
 from anykey.encoder.errors import EncoderError
-from anykey.encoder.program import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.program.settings import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.sources.errors import SourceError
 from anykey.training.child import job
 from anykey.training.errors import TrainingError
 from anykey.training.run_settings import run_settings
@@ -16,7 +17,7 @@ def main() -> int:
     settings = run_settings("the run", json.loads(job()))
     try:
         train(settings, plain_console())
-    except (TrainingError, EncoderError, OSError) as error:
+    except (SourceError, TrainingError, EncoderError, OSError) as error:
         return fail("anykey-train", str(error), EXIT_ENVIRONMENT)
     return 0
 

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from anykey.encoder.program import plain_console
+from anykey.program.settings import plain_console
 from anykey.training.errors import MissingLibraryError
 from anykey.training.sweep.settings import SweepSettings
 

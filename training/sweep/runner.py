@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from anykey.sources.pairs import without_secrets
 from anykey.training.child import Child, threads_each
 from anykey.training.errors import DivergedError, InvalidRecipeError
 from anykey.training.loop import HIGH_END, LOW_END
 from anykey.training.run_settings import toml_text
-from anykey.training.sources import without_secrets
 from anykey.training.sweep.settings import SweepSettings
 from anykey.training.sweep.space import base_values, distributions, trial_settings
 from anykey.training.sweep.trials import Trial, Trials

@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
-from anykey.encoder.program import ProgramSettings
+from anykey.program.settings import ProgramSettings
 
 
 class Range(BaseModel):

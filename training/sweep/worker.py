@@ -3,7 +3,8 @@
 import sys
 
 from anykey.encoder.errors import EncoderError
-from anykey.encoder.program import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.program.settings import EXIT_ENVIRONMENT, fail, plain_console
+from anykey.sources.errors import SourceError
 from anykey.training.child import job
 from anykey.training.errors import TrainingError
 from anykey.training.sweep.runner import open_trials, work
@@ -15,7 +16,7 @@ def main() -> int:
     settings = SweepSettings.model_validate_json(job())
     try:
         work(settings, open_trials(settings), plain_console())
-    except (TrainingError, EncoderError, OSError) as error:
+    except (SourceError, TrainingError, EncoderError, OSError) as error:
         return fail("anykey-train sweep", str(error), EXIT_ENVIRONMENT)
     return 0
 

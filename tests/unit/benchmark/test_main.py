@@ -71,7 +71,7 @@ def test_an_endpoint_that_is_down_is_an_environment_error(
 
 
 def test_environment_and_file_set_what_flags_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anykey.benchmark.program import load_settings
+    from anykey.program.settings import load_settings
 
     config = tmp_path / "bench.toml"
     config.write_text('cutoffs = [3]\nconcurrency = 2\nurl = "http://file"\n', encoding="utf-8")
@@ -87,7 +87,7 @@ def test_each_command_has_an_environment_prefix_of_its_own() -> None:
 
 
 def test_lists_are_given_with_commas_sorted_and_once() -> None:
-    from anykey.benchmark.program import load_settings
+    from anykey.program.settings import load_settings
 
     chosen = load_settings(QualitySettings, "p", ["-k", "10,1,10", "--tasks", "0,mscoco_task3", "--pools", "local"])
     assert (chosen.cutoffs, chosen.tasks, chosen.pools) == ([1, 10], ["0", "mscoco_task3"], ["local"])

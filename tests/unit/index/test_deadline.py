@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from anykey.index.deadline import Deadline
-from anykey.index.embedded.connections import MOST_LENT, Connections
-from anykey.index.embedded.store_file import open_read_only
 from anykey.index.errors import DeadlineExceededError
+from anykey.index.store.connections import MOST_LENT, Connections
+from anykey.index.store.store_file import open_read_only
 from tests.live_index import make_index, new_keys
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from anykey.index import FaissIndex
 from anykey.index.__main__ import main
-from anykey.index.embedded.versions import IndexDirectory
 from anykey.index.settings import BuildSettings
+from anykey.index.store.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
 from tests.models import tiny_checkpoint

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from anykey.index.embedded.records import NewImage
 from anykey.index.faiss_index import FaissIndex
+from anykey.index.store.records import NewImage
 from tests.factories import build_with, image_bytes, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, serving

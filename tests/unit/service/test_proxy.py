@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from anykey.encoder.program import UsageError, load_settings
 from anykey.index.faiss_index import FaissIndex
+from anykey.program.settings import UsageError, load_settings
 from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, serving

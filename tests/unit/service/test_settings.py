@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anykey.encoder.program import UsageError, load_settings
+from anykey.program.settings import UsageError, load_settings
 from anykey.service.batcher import BatcherCounters
 from anykey.service.cache import CacheCounters
 from anykey.service.logs import LogEvent

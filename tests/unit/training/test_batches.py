@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anykey.encoder.tokens import Tokenizer
+from anykey.sources.pairs.pair import Pair, Side
 from anykey.training.augmentation import Augmentation
 from anykey.training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader
 from anykey.training.choices import CaptionSampling, Positives
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.pairs import Pair, Side
 from anykey.training.table import PairTable
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import ARCHITECTURE, make_table

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from anykey.encoder.architecture import write_open_clip_config
+from anykey.sources.pairs import open_pairs
 from anykey.training.data import open_table
 from anykey.training.errors import InvalidRecipeError, TooManyBadRowsError
-from anykey.training.sources import open_pairs
 from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture

@@ -15,8 +15,8 @@ from anykey.encoder.architecture import Architecture, preprocessing
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.padding import Padding
+from anykey.sources.pairs.pair import Pair
 from anykey.training.features import trunk_features
-from anykey.training.pairs import Pair
 from anykey.training.table import ImageReader, PairTable
 from anykey.training.towers import Start, Towers
 from tests.drawn_pairs import drawn_pairs

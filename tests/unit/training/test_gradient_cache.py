@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from anykey.encoder.fusion import Fusion, fuse
+from anykey.sources.pairs.pair import Pair
 from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling
 from anykey.training.gradient_cache import backward
-from anykey.training.pairs import Pair
 from anykey.training.seeds import derive_seed
 from anykey.training.towers import Start, Towers
 from tests.distributed_step import check_gradients, gradients

@@ -11,7 +11,7 @@ from anykey.encoder.architecture import Architecture
 from anykey.encoder.checkpoint import read_checkpoint, save_checkpoint
 from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion
-from anykey.encoder.program import UsageError, load_settings
+from anykey.program.settings import UsageError, load_settings
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.interpolate import interpolate_checkpoints
 from anykey.training.interpolate_settings import InterpolateSettings

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 
 from anykey.encoder.architecture import Architecture, build, read_architecture
-from anykey.encoder.program import load_settings
+from anykey.program.settings import load_settings
 from anykey.training.settings import TrainSettings
 from tests.guards.checkout import ROOT
 

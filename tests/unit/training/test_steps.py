@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from anykey.encoder.fusion import Fusion
+from anykey.sources.pairs.pair import Pair
 from anykey.training.batches import DrawnPairs, EpochDraws, Sampling
 from anykey.training.distributed import Processes
 from anykey.training.objective import Objective
-from anykey.training.pairs import Pair
 from anykey.training.steps import Stepper
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_settings, make_table, make_towers

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anykey.training.errors import InvalidPairsError
+from anykey.sources.errors import SourceError
 from anykey.training.study.measures import measure_centrings, measure_rotations
 from anykey.training.study.results import Spread
 from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut
@@ -55,7 +55,7 @@ def test_each_pair_is_asked_for_in_each_role_once() -> None:
 
 
 def test_fewer_pairs_than_kinds_of_keys_are_refused() -> None:
-    with pytest.raises(InvalidPairsError, match="at least 3 pairs, found 2"):
+    with pytest.raises(SourceError, match="at least 3 pairs, found 2"):
         measure_rotations(held_out_of(2))
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
-from anykey.training.errors import NoPairsError
+from anykey.sources.errors import NoPairsError
 from anykey.training.study import command
 from anykey.training.study.evaluation import Evaluator
 from anykey.training.study.plan import make_plan

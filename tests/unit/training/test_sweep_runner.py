@@ -17,7 +17,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from anykey.encoder.program import load_settings
+from anykey.program.settings import load_settings
 from anykey.training.errors import InvalidRecipeError, MissingLibraryError
 from anykey.training.settings import TrainSettings
 from anykey.training.sweep import command, runner

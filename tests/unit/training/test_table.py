@@ -13,8 +13,9 @@ from PIL import Image
 from anykey.encoder.architecture import preprocessing
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
-from anykey.training.errors import InvalidRowError, NoPairsError, TooManyBadRowsError
-from anykey.training.pairs import Pair, Side
+from anykey.sources.errors import InvalidRowError, NoPairsError
+from anykey.sources.pairs.pair import Pair, Side
+from anykey.training.errors import TooManyBadRowsError
 from anykey.training.table import ImageReader
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import small_architecture

@@ -24,8 +24,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from anykey.encoder.architecture import write_open_clip_config
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
+from anykey.sources.errors import NoPairsError
 from anykey.training.claim import Claim
-from anykey.training.errors import DivergedError, InvalidRecipeError, NoPairsError, TooManyBadRowsError
+from anykey.training.errors import DivergedError, InvalidRecipeError, TooManyBadRowsError
 from anykey.training.settings import TrainSettings
 from anykey.training.trainer import TrainResult, train
 from anykey.training.validation import SELECTION_METRIC

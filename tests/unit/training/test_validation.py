@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from anykey.benchmark.metrics import ndcg_at_k, success_at_k
 from anykey.encoder.fusion import Fusion
+from anykey.sources.pairs.pair import Pair
 from anykey.training.features import trunk_features
-from anykey.training.pairs import Pair
 from anykey.training.validation import (
     ALL_COMBINATIONS,
     COMBINATIONS,

@@ -1,1 +1,0 @@
-"""From a corpus to vectors, and into an index or into shards."""

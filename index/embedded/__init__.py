@@ -1,1 +1,0 @@
-"""The parts of the embedded engine, `index.faiss_index`: the store, and the versions derived from it."""

@@ -1,0 +1,147 @@
+"""A corpus as a build sees it: names become files, files become rows, and images are looked at, in a fixed order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from anykey.index.jobs.exported import read_if_exported
+from anykey.index.settings import BuildSettings, EmbeddingSettings
+from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.sources.corpus.formats import format_of
+from anykey.sources.corpus.mbeir import dataset_root
+from anykey.sources.corpus.names import find_files
+from anykey.sources.corpus.shards import read_shard
+from anykey.sources.errors import InvalidRowError, SourceError, UnreachableImageError, UnreadableStretchError
+from anykey.sources.files.files import reason_of
+from anykey.sources.files.images import ImageStamp, stat_image
+from anykey.sources.files.locations import InlineLocation, describe, is_remote, parse_location
+from anykey.sources.files.roots import ImageRoots, OutsideRootsError, root_of
+from anykey.sources.files.threads import map_in_threads
+
+__all__ = ["StampedEntry", "find_files", "read_corpus", "read_file", "roots_of"]
+
+DEFAULT_OPTIONS = ReadOptions(read_known=read_if_exported)
+
+
+@dataclass(frozen=True)
+class StampedEntry:
+    """An entry whose images are there and not too large.
+
+    Attributes:
+        entry: What the corpus says.
+        images: What tells whether they change, in the entry's order.
+    """
+
+    entry: CorpusEntry
+    images: tuple[ImageStamp, ...] = ()
+
+
+def roots_of(settings: EmbeddingSettings) -> ImageRoots | None:
+    """Below which a build's images must lie that its index will refer to: where the corpus lies, and what is named.
+
+    Returns:
+        `None` where images are copied, or go into shards, whose images `load` decides about: they may lie anywhere.
+
+    Raises:
+        SourceError: a file of the corpus is missing, or of no known format.
+    """
+    if settings.images == "copy" or not isinstance(settings, BuildSettings):
+        return None
+    own = {root for file in find_files(settings.corpus) if (root := _root_of(file)) not in ("", "/")}
+    return ImageRoots([*own, *settings.image_root], settings.max_image_bytes)
+
+
+def _root_of(file: CorpusFile) -> str:
+    """A shard or folder itself; what names in another file start from. Never all of this machine."""
+    try:
+        is_shard = not file.is_folder and format_of(file).read is read_shard
+    except OSError as error:
+        raise SourceError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+    return root_of(file.absolute if is_shard or file.is_folder else dataset_root(file))
+
+
+def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidRowError]:
+    """Reads the corpus of a build, file by file; a bad row comes as the error it is, and reading goes on.
+
+    Images on other machines are looked at in threads.
+
+    Raises:
+        SourceError: a file is missing, cannot be read, or is not what it should be.
+    """
+    options = ReadOptions(
+        parse_columns(settings.columns), settings.prefix_keys, settings.decode_threads, read_if_exported
+    )
+    roots = roots_of(settings)
+    rows = (row for file in find_files(settings.corpus) for row in read_file(file, options))
+    return map_in_threads(partial(stamp_row, settings=settings, roots=roots), rows, settings.decode_threads, _waits)
+
+
+def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[CorpusEntry | InvalidRowError]:
+    """Reads one file or folder; a bad row comes as the error it is, and reading goes on.
+
+    Where a file breaks off, the rest of it is a stretch that cannot be read.
+
+    Raises:
+        SourceError: it cannot be read, or is of no known format.
+    """
+    last = None
+    try:
+        for row in format_of(file).read(file, options):
+            last = row.where
+            yield row
+    except OSError as error:
+        if last is None:
+            raise SourceError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+        yield UnreadableStretchError(
+            f"{file.label}: behind {last}", f"cannot read on: {reason_of(error)}", num_rows=None
+        )
+
+
+def stamp_row(
+    row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings, roots: ImageRoots | None = None
+) -> StampedEntry | InvalidRowError:
+    """Looks at the images of a row; where they cannot be used, the row is a bad one."""
+    if isinstance(row, InvalidRowError):
+        return row
+    try:
+        if len(row.images) > settings.max_images:
+            raise ValueError(f"{len(row.images)} images, at most {settings.max_images} are accepted")
+        return StampedEntry(row, tuple(_stamp(image, settings, roots) for image in row.images))
+    except ValueError as error:
+        return InvalidRowError(row.where, str(error), row.key)
+    except OSError as error:
+        return UnreachableImageError(row.where, str(error), row.key)
+
+
+def _stamp(image: str | ImageStamp, settings: EmbeddingSettings, roots: ImageRoots | None) -> ImageStamp:
+    """Raises `ValueError` with a sentence for what is no usable image, `OSError` for what cannot be read."""
+    location = image.location if isinstance(image, ImageStamp) else image
+    if settings.images == "reference" and isinstance(parse_location(location), InlineLocation):
+        raise ValueError(
+            f"the image {describe(location)} is part of the row and cannot be referred to; --images copy keeps it"
+        )
+    try:
+        location.encode()
+        if roots is not None:
+            roots.require(location)
+        stamp = image if isinstance(image, ImageStamp) else stat_image(image, settings.max_image_bytes, roots)
+    except OutsideRootsError as error:
+        raise OSError(
+            f"cannot refer to image {describe(location)}: {error}; name its place with --image-root"
+        ) from error
+    except OSError as error:
+        raise OSError(f"cannot read image {describe(location)}: {reason_of(error)}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"cannot read image {describe(location)}: its name is not UTF-8") from error
+    if stamp.size_bytes > settings.max_image_bytes:
+        limit = settings.max_image_bytes
+        raise ValueError(f"image {describe(location)} has {stamp.size_bytes} bytes, at most {limit} are accepted")
+    return stamp
+
+
+def _waits(row: CorpusEntry | InvalidRowError) -> bool:
+    """Whether looking at a row's images takes another machine's answer."""
+    if isinstance(row, InvalidRowError):
+        return False
+    return any(isinstance(image, str) and is_remote(image) for image in row.images)

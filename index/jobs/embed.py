@@ -1,0 +1,296 @@
+"""The embedding loop: images are read and decoded in threads, ahead of the encoder's batches.
+
+Shape legend: B = batch, D = width.
+"""
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.images import image_type
+from anykey.encoder.item import Item
+from anykey.index.hits import UNKNOWN_TYPE
+from anykey.index.jobs.encoding import EncoderSource
+from anykey.index.jobs.plan import PlannedEntry
+from anykey.index.queries import check_vector
+from anykey.index.settings import EmbeddingSettings
+from anykey.index.store.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
+from anykey.sources.errors import InvalidRowError, UnreachableImageError
+from anykey.sources.files.files import reason_of
+from anykey.sources.files.images import ImageReader, ImageStamp, read_image
+from anykey.sources.files.locations import describe
+from anykey.sources.files.roots import ImageRoots
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class ReadyKey:
+    """A key with its images read; `prepared` is `None` if its vector is told, or else stored already."""
+
+    entry: PlannedEntry
+    built: BuildFacts
+    images: tuple[NewImage, ...]
+    prepared: Any | None
+    vector_D: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """What one batch of the loop gives to the store.
+
+    Attributes:
+        records: Keys to store.
+        refusals: Keys that the encoder refused, to be remembered.
+        bad_rows: Every row of the batch that is skipped, with its entry.
+        num_embedded: How many of the keys went through the encoder.
+        num_cut: How many of those have a text longer than the encoder's context, whose end is not in the vector.
+        num_taken: How many have the vector that the corpus has of them.
+    """
+
+    records: list[Record]
+    refusals: list[Refusal]
+    bad_rows: list[tuple[PlannedEntry, InvalidRowError]]
+    num_embedded: int
+    num_cut: int
+    num_taken: int = 0
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries the batch settled."""
+        return len(self.records) + len(self.bad_rows)
+
+
+def is_current(
+    entry: PlannedEntry, known: Known | None, settings: EmbeddingSettings, roots: ImageRoots | None = None
+) -> bool:
+    """Whether the store holds the key as the corpus has it, or has refused it and would again.
+
+    An image with the location, size and version of last time counts as unchanged; any other is read and its content
+    compared, below the roots if there are any.
+    """
+    if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
+        return False
+    if known.reason is not None and known.limits != _limits(settings):
+        return False
+    if len(known.images) != len(entry.images):
+        return False
+    return all(_is_same_image(*pair, settings, roots) for pair in zip(entry.images, known.images, strict=True))
+
+
+def embed(
+    entries: Iterable[tuple[PlannedEntry, Known | None]],
+    source: EncoderSource,
+    settings: EmbeddingSettings,
+    roots: ImageRoots | None = None,
+) -> Iterator[EmbeddedBatch]:
+    """Embeds entries in batches, in order.
+
+    An entry whose content is known keeps its stored vector. A bad item is a bad row; its neighbours go on.
+
+    Args:
+        entries: What to embed, each with what the store knows of its key.
+        source: The encoder; loaded when the first entry needs it.
+        settings: Batch size, threads, limits, and what to keep of the images.
+        roots: Below which images must lie; anywhere when absent.
+
+    Yields:
+        One batch after the other, to be committed before the next is asked for.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded.
+    """
+    with ImageReader(roots) as reader:
+
+        def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
+            return _make_ready(*task, source, settings, reader)
+
+        ahead = run_ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+        with contextlib.closing(ahead):  # its threads end before the reader does
+            for batch in batches_of(ahead, settings.batch_size):
+                yield _embed_batch(batch, source, settings)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A key that cannot be embedded; `images` are known if it was the encoder who refused."""
+
+    entry: PlannedEntry
+    reason: str
+    images: tuple[SeenImage, ...] | None
+
+    def bad_row(self) -> InvalidRowError:
+        kind = UnreachableImageError if self.images is None else InvalidRowError
+        return kind(self.entry.where, self.reason, self.entry.key)
+
+
+def _cost(task: tuple[PlannedEntry, Known | None]) -> int:
+    """What an entry takes of a batch's memory: its images, or one for a text."""
+    return max(1, len(task[0].images))
+
+
+def run_ahead(
+    function: Callable[[_In], _Out],
+    inputs: Iterable[_In],
+    cost: Callable[[_In], int],
+    num_threads: int,
+    window: int,
+) -> Generator[tuple[_Out, int], None, None]:
+    """Maps in threads, in order; gives results and costs, never more than a cost of `window` ahead of the consumer."""
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
+    pending: deque[tuple[Future[_Out], int]] = deque()
+    cost_ahead = 0
+    try:
+        for value in inputs:
+            pending.append((pool.submit(function, value), cost(value)))
+            cost_ahead += pending[-1][1]
+            while cost_ahead >= window:
+                result, spent = pending.popleft()
+                cost_ahead -= spent
+                yield result.result(), spent
+        while pending:
+            result, spent = pending.popleft()
+            yield result.result(), spent
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches_of(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[list[_Out]]:
+    """Groups results until they cost `batch_size` together; one that costs more is a batch of its own."""
+    batch: list[_Out] = []
+    spent = 0
+    for result, cost in results:
+        if batch and spent + cost > batch_size:
+            yield batch
+            batch, spent = [], 0
+        batch.append(result)
+        spent += cost
+        if spent >= batch_size:
+            yield batch
+            batch, spent = [], 0
+    if batch:
+        yield batch
+
+
+def _make_ready(
+    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: EmbeddingSettings, reader: ImageReader
+) -> ReadyKey | _Refused:
+    """Reads an entry's images and prepares it for the encoder; runs in a thread."""
+    try:
+        contents = [_read(stamp, reader, settings) for stamp in entry.images]
+    except OSError as error:
+        return _Refused(entry, str(error), None)
+    stored = [stamp.stored(settings.images) for stamp in entry.images]
+    seen = tuple(
+        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(stored, contents, strict=True)
+    )
+    content_sha256 = _content_digest(entry.text, seen)
+    images = tuple(_to_store(*image, settings) for image in zip(stored, contents, strict=True))
+    built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
+    if known is not None and known.content_sha256 == content_sha256:
+        return ReadyKey(entry, built, images, None)
+    vector_D = _known_vector(entry, source)
+    if vector_D is not None:
+        return ReadyKey(entry, built, images, None, vector_D)
+    try:
+        prepared = source.load().prepare(Item(entry.text, tuple(contents)), entry.position)
+    except InvalidItemError as error:
+        return _refused_by_encoder(entry, error.reason, seen)
+    if any(image.media_type == UNKNOWN_TYPE for image in images):  # by an encoder that does not look, as `--faiss` has
+        return _refused_by_encoder(entry, "it is no image that can be read", seen)
+    return ReadyKey(entry, built, images, prepared)
+
+
+def _refused_by_encoder(entry: PlannedEntry, reason: str, images: tuple[SeenImage, ...]) -> _Refused:
+    places = ", ".join(describe(stamp.location) for stamp in entry.images)
+    return _Refused(entry, f"{reason}{f': {places}' if places else ''}", images)
+
+
+def _to_store(stamp: ImageStamp, data: bytes, settings: EmbeddingSettings) -> NewImage:
+    """An image as it will be stored, of the type that the decoder calls it."""
+    media_type = image_type(data) or UNKNOWN_TYPE
+    return NewImage(media_type, None, data) if settings.images == "copy" else NewImage(media_type, stamp.location, None)
+
+
+def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: EmbeddingSettings) -> EmbeddedBatch:
+    ready = [item for item in batch if isinstance(item, ReadyKey)]
+    fresh = [item for item in ready if item.prepared is not None]
+    vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
+    records = [_record(item, item.vector_D if item.prepared is None else next(vectors)) for item in ready]
+    refused = [item for item in batch if isinstance(item, _Refused)]
+    refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
+    bad_rows = [(item.entry, item.bad_row()) for item in refused]
+    # Vectors that another tool made do not tell.
+    num_cut = sum(bool(getattr(item.prepared, "is_text_cut", False)) for item in fresh)
+    num_taken = sum(item.vector_D is not None for item in ready)
+    return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut, num_taken)
+
+
+def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
+    entry = ready.entry
+    return Record(
+        key=entry.key,
+        modality=entry.modality,
+        text=entry.text,
+        metadata=entry.metadata,
+        pools=entry.pools,
+        images=ready.images,
+        vector_D=vector_D,
+        built=ready.built,
+    )
+
+
+def _known_vector(entry: PlannedEntry, source: EncoderSource) -> NDArray[np.float32] | None:
+    """The vector `[D]` that the corpus has of a key; `None` if it has none that can be used."""
+    if entry.vector is None:
+        return None
+    try:
+        return check_vector(np.frombuffer(entry.vector, "<f4"), source.width())
+    except ValueError:
+        return None
+
+
+def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: EmbeddingSettings) -> Refusal:
+    return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
+
+
+def _read(stamp: ImageStamp, reader: ImageReader, settings: EmbeddingSettings) -> bytes:
+    """Raises `OSError` with a whole sentence."""
+    try:
+        return reader.read(stamp.location, settings.max_image_bytes)
+    except OSError as error:
+        raise OSError(f"cannot read image {describe(stamp.location)}: {reason_of(error)}") from error
+
+
+def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettings, roots: ImageRoots | None) -> bool:
+    if stamp.stored(settings.images) == seen.stamp:
+        return True
+    if stamp.size_bytes != seen.stamp.size_bytes:
+        return False
+    is_told = stamp.has_bytes(seen.sha256)
+    if is_told is not None:
+        return is_told
+    try:
+        data = read_image(stamp.location, settings.max_image_bytes, roots)
+        return hashlib.sha256(data).hexdigest() == seen.sha256
+    except OSError:
+        return False
+
+
+def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
+    """SHA-256 of what the encoder sees of a key."""
+    parts = ["" if text is None else hashlib.sha256(text.encode()).hexdigest(), *(image.sha256 for image in images)]
+    return hashlib.sha256(" ".join(parts).encode()).digest()
+
+
+def _limits(settings: EmbeddingSettings) -> str:
+    return f"{settings.max_image_bytes} bytes, {settings.max_image_pixels} px, {settings.max_image_aspect:g} : 1"

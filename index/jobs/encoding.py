@@ -1,0 +1,126 @@
+"""Where vectors come from: the encoder as this package sees it, loaded only when something needs embedding.
+
+Shape legend: B = batch, D = width.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Item
+from anykey.index.encoding_settings import EncodingSettings
+from anykey.index.errors import EncoderMismatchError
+from anykey.index.store.manifest import MakesVectors
+
+
+class VectorEncoder(MakesVectors, Protocol):
+    """What a build needs of an encoder; `encoder.Encoder` is one."""
+
+    def prepare(self, item: Item, position: int | None = None) -> Any:
+        """Decodes one item, which is in the corpus's row of that number, in any thread; raises `InvalidItemError`."""
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """Unit vectors `[B, D]`; called from one thread at a time."""
+
+
+class EncoderSource(Protocol):
+    """An encoder that may not be loaded yet, or what stands in its place.
+
+    Attributes:
+        step: What progress calls taking vectors from it.
+    """
+
+    step: str = "embedding"
+
+    def fingerprint(self) -> str:
+        """The encoder's fingerprint, without loading it where that is possible."""
+
+    def width(self) -> int:
+        """The encoder's width, without loading it where that is possible."""
+
+    def load(self) -> VectorEncoder:
+        """The encoder, loaded on the first call; safe in any thread."""
+
+    def require_device(self) -> None:
+        """Raises `DeviceUnavailableError` unless there is the device that the settings name."""
+        return
+
+    def stamp(self) -> list[str | int]:
+        """What tells its vectors from others with the same fingerprint; nothing if that does."""
+        return []
+
+    def require_rows(self, num_rows: int | None) -> None:
+        """Raises `SourceError` unless it has vectors for as many rows as the corpus has, if that is known."""
+        return
+
+
+class CheckpointSource(EncoderSource):
+    """The encoder that the settings name."""
+
+    def __init__(self, settings: EncodingSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._encoder: VectorEncoder | None = None
+
+    def fingerprint(self) -> str:
+        """What the checkpoint directory says of itself, or else what its weights give."""
+        return self._written_fingerprint() or self.load().fingerprint
+
+    def width(self) -> int:
+        """What the checkpoint directory says of itself, or else what its weights give."""
+        value = self._manifest().get("width")
+        return value if isinstance(value, int) and value > 0 else self.load().width
+
+    def load(self) -> VectorEncoder:
+        """Loads the encoder once.
+
+        Raises:
+            EncoderError: there is no such checkpoint, it is damaged, or the device is not to be had.
+            EncoderMismatchError: the weights are not those that the checkpoint's `encoder.json` names.
+        """
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._load()
+            return self._encoder
+
+    def require_device(self) -> None:
+        """Looks for a device that was named; what `auto` gives and the CPU are there, and need no torch to know."""
+        if self._settings.device not in ("auto", "cpu"):
+            from anykey.encoder.model import choose_device
+
+            choose_device(self._settings.device)
+
+    def _load(self) -> VectorEncoder:
+        from anykey.encoder.fusion import Fusion
+        from anykey.encoder.images import ImageLimits
+        from anykey.encoder.model import Encoder
+
+        settings = self._settings
+        fusion = Fusion(settings.fusion) if settings.fusion else None
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+        encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
+        written = self._written_fingerprint()
+        if written is not None and written != encoder.fingerprint:
+            raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
+        return encoder
+
+    def _written_fingerprint(self) -> str | None:
+        """The fingerprint in `encoder.json`; `None` where there is none to trust, or the settings change the fusion."""
+        content = self._manifest()
+        if self._settings.fusion not in (None, content.get("fusion")):
+            return None
+        value = content.get("fingerprint")
+        return value if isinstance(value, str) else None
+
+    def _manifest(self) -> dict[str, Any]:
+        """What `encoder.json` says; nothing where there is none that can be read."""
+        try:
+            content = json.loads((Path(self._settings.checkpoint) / "encoder.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

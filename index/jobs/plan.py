@@ -1,0 +1,328 @@
+"""The plan of a build: the whole corpus, checked and without repeats, on disk in the order it was read.
+
+A plan is scratch: it is made anew by every run, and costs no memory however large the corpus is. It says what
+the index shall hold; the store says what has been embedded.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from anykey.encoder.item import Modality
+from anykey.index.store.manifest import EncoderFacts
+from anykey.index.store.store_file import unusable
+from anykey.sources.corpus.entry import CorpusEntry
+from anykey.sources.errors import (
+    DuplicateKeyError,
+    InvalidRowError,
+    SourceError,
+    UnreachableImageError,
+    UnreadableStretchError,
+)
+from anykey.sources.files.images import ImageStamp, ImageStorage
+
+PAGE_ROWS = 512
+
+_SCHEMA = """
+CREATE TABLE entries (
+    position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
+    pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0,
+    is_deleted INTEGER NOT NULL DEFAULT 0, vector BLOB
+);
+CREATE TABLE bad_rows (
+    position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL,
+    is_unread INTEGER NOT NULL
+);
+CREATE INDEX keys_of_bad_rows ON bad_rows (key);
+"""
+_COLUMNS = "position, key, place, text, metadata, pools, images, vector"
+
+
+@dataclass(frozen=True)
+class PlannedEntry:
+    """One key to be indexed.
+
+    Attributes:
+        position: Its place in the corpus.
+        key: Its name.
+        where: The row that gave it, such as `file:line`.
+        text: Its text, or `None`.
+        metadata: Its metadata object as canonical JSON.
+        pools: Its pools, sorted.
+        images: Its images.
+        vector: Its vector, where the corpus has it of the build's encoder; little-endian float32.
+    """
+
+    position: int
+    key: str
+    where: str
+    text: str | None
+    metadata: str
+    pools: tuple[str, ...]
+    images: tuple[ImageStamp, ...]
+    vector: bytes | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """Which of the three kinds the key is."""
+        if not self.images:
+            return Modality.TEXT
+        return Modality.IMAGE if self.text is None else Modality.FUSED
+
+    def payload_digest(self, images: ImageStorage) -> bytes:
+        """SHA-256 of all that the store holds of the key besides vector and image bytes."""
+        places = [image.location for image in self.images] if images == "reference" else len(self.images)
+        facts = [self.text, self.metadata, self.pools, images, places]
+        return hashlib.sha256(json.dumps(facts).encode()).digest()
+
+
+class Plan:
+    """The corpus of one build, in a scratch SQLite file; for one thread.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, fingerprint: str | None = None, keeps_vectors: bool = True) -> None:
+        """Makes an empty plan.
+
+        Args:
+            path: The file.
+            fingerprint: The encoder whose vectors are taken, where the corpus brings some; none are when absent.
+            keeps_vectors: Whether they are kept, or looked at only.
+        """
+        path.unlink(missing_ok=True)
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._fingerprint = fingerprint
+        self._keeps_vectors = keeps_vectors
+        self._encoders: list[EncoderFacts] = []
+        self._first_place = ""  # of the first row with a vector
+        self._position = 0
+        self._is_counted = True
+        self._is_any_unread = False
+        try:
+            for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", *_SCHEMA.split(";"), "BEGIN"):
+                self._execute(statement)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of the corpus so far, good and bad; `None` if nobody knows, as a stretch cannot be read."""
+        return self._position if self._is_counted else None
+
+    @property
+    def is_any_unread(self) -> bool:
+        """Whether the corpus has rows that could not be read, so that their keys are unknown."""
+        return self._is_any_unread
+
+    def next_row(self, num_rows: int | None = 1) -> None:
+        """Begins the next row of the corpus, good or bad.
+
+        Args:
+            num_rows: How many rows it stands for; `None` if nobody knows.
+        """
+        self._position += num_rows or 1
+        self._is_counted &= num_rows is not None
+
+    def add(self, entry: CorpusEntry, stamps: Sequence[ImageStamp] = ()) -> None:
+        """Takes the row's entry in.
+
+        Args:
+            entry: What the row says.
+            stamps: What its images are now, in the entry's order.
+
+        Raises:
+            DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
+            SourceError: its vector and an earlier row's are said to be of one encoder, and cannot be.
+        """
+        earlier = self._execute(
+            "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
+        ).fetchone()
+        images = json.dumps(list(map(astuple, stamps)))
+        metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=False)
+        if earlier is not None:
+            self._repeat(entry, earlier, (entry.text, metadata, images))
+            return
+        row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
+        self._execute(
+            f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, self._vector(entry), entry.may_repeat),
+        )
+
+    def encoders(self) -> list[EncoderFacts]:
+        """What is said of the encoder by those who made the vectors that the corpus brought."""
+        return self._encoders
+
+    def add_bad_row(self, row: InvalidRowError, position: int | None = None) -> None:
+        """Notes a bad row.
+
+        Args:
+            row: The row, and what is wrong with it.
+            position: The position of its entry; that of the row just begun when absent.
+        """
+        self._execute(
+            "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(self._position if position is None else position, row.where, row.key, row.reason),
+                *(isinstance(row, UnreachableImageError), is_unread := isinstance(row, UnreadableStretchError)),
+            ),
+        )
+        self._is_any_unread |= is_unread
+
+    def mark_stale(self, position: int) -> None:
+        """Notes that an entry is yet to be stored as the corpus has it."""
+        self._execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
+
+    def mark_staged(self, position: int) -> None:
+        """Notes that a stale entry need not be embedded: a stopped build did, or saw it refused."""
+        self._execute("UPDATE entries SET is_stale = 2 WHERE position = ?", (position,))
+
+    def mark_deleted(self, position: int) -> None:
+        """Notes that an entry's key was deleted live, and stays so."""
+        self._execute("UPDATE entries SET is_deleted = 1 WHERE position = ?", (position,))
+
+    def entries(self, only_stale: bool = False, only_left: bool = False) -> Iterator[PlannedEntry]:
+        """All entries, the stale ones or those left to embed, in the corpus's order; the plan may change meanwhile."""
+        condition = f"{_condition(only_stale, only_left)} AND position > ?"
+        query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
+        last = -1
+        while page := self._execute(query, (last,)).fetchall():
+            last = page[-1][0]
+            yield from map(_planned, page)
+
+    def stale_keys(self) -> Iterator[str]:
+        """Keys of the stale entries, in the corpus's order."""
+        query = f"SELECT position, key FROM entries WHERE is_stale AND position > ? ORDER BY position LIMIT {PAGE_ROWS}"
+        last = -1
+        while page := self._execute(query, (last,)).fetchall():
+            last = page[-1][0]
+            yield from (key for _, key in page)
+
+    def is_stale(self, key: str) -> bool:
+        """Whether an entry of that key is stale."""
+        return self._execute("SELECT 1 FROM entries WHERE key = ? AND is_stale", (key,)).fetchone() is not None
+
+    def count(self, only_stale: bool = False, only_left: bool = False) -> int:
+        """Number of entries, of stale ones, or of those left to embed."""
+        condition = _condition(only_stale, only_left)
+        return int(self._execute(f"SELECT count(*) FROM entries WHERE {condition}").fetchone()[0])
+
+    def num_usable(self) -> int:
+        """Number of entries that did not turn out to be bad rows, nor were deleted live."""
+        query = "SELECT count(*) FROM entries WHERE NOT is_deleted AND position NOT IN (SELECT position FROM bad_rows)"
+        return int(self._execute(query).fetchone()[0])
+
+    def lacking(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are gone from the corpus: none of them where a stretch of it cannot be read."""
+        return iter(()) if self.is_any_unread else self.unnamed(keys)
+
+    def unnamed(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that no row names that was read, or bad rows alone that the corpus will have to mend."""
+        query = (
+            "SELECT 1 FROM entries WHERE key = :key"
+            " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
+        )
+        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
+
+    def never_named(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that no row names, good or bad: none of them where not all bad rows tell theirs."""
+        if self._execute("SELECT 1 FROM bad_rows WHERE key IS NULL LIMIT 1").fetchone() is not None:
+            return iter(())
+        query = "SELECT 1 FROM entries WHERE key = :key UNION ALL SELECT 1 FROM bad_rows WHERE key = :key"
+        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
+
+    def left_out(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of some keys that are not to be stored from this corpus, whatever the reason."""
+        query = "SELECT 1 FROM entries WHERE key = ? AND NOT is_deleted"
+        return (key for key in keys if self._execute(query, (key,)).fetchone() is None)
+
+    def places_with_images(self, keys: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Those of some keys whose entries have images, with the entries' positions."""
+        query = "SELECT position FROM entries WHERE key = ? AND images != '[]'"
+        found = ((key, self._execute(query, (key,)).fetchone()) for key in keys)
+        return ((key, row[0]) for key, row in found if row is not None)
+
+    def unreachable(self) -> list[str]:
+        """Keys of the rows whose images cannot be read now."""
+        query = "SELECT DISTINCT key FROM bad_rows WHERE key IS NOT NULL AND is_unreachable"
+        return [key for (key,) in self._execute(query)]
+
+    def bad_rows(self) -> list[InvalidRowError]:
+        """The bad rows in the corpus's order."""
+        query = "SELECT place, reason, key, is_unread FROM bad_rows ORDER BY position, rowid"
+        return [
+            UnreadableStretchError(place, reason) if is_unread else InvalidRowError(place, reason, key)
+            for place, reason, key, is_unread in self._execute(query).fetchall()
+        ]
+
+    def commit(self) -> None:
+        """Makes the plan visible to other connections."""
+        self._execute("COMMIT")
+        self._execute("BEGIN")
+
+    def close(self) -> None:
+        """Closes and deletes the file."""
+        self._db.close()
+        self.path.unlink(missing_ok=True)
+
+    def _vector(self, entry: CorpusEntry) -> bytes | None:
+        """What is kept of a row's vector: nothing where another encoder made it."""
+        vector = entry.vector
+        if vector is None or self._fingerprint is None or vector.encoder.fingerprint != self._fingerprint:
+            return None
+        if vector.encoder not in self._encoders:
+            self._require_alike(vector.encoder, entry.where)
+            self._encoders.append(vector.encoder)
+        return vector.data if self._keeps_vectors else None
+
+    def _require_alike(self, encoder: EncoderFacts, place: str) -> None:
+        """Makes sure that what is said of the build's encoder is the same wherever there is a vector of it."""
+        self._first_place = self._first_place or place
+        for name in ("width", "fusion"):
+            first, here = getattr(next(iter(self._encoders), encoder), name), getattr(encoder, name)
+            if first != here:
+                raise SourceError(
+                    f"{_file_of(self._first_place)} and {_file_of(place)} have vectors of the encoder "
+                    f"{encoder.fingerprint}, but its {name} is {first} by the one and {here} by the other: one of them "
+                    "is damaged; leave it out of the corpus"
+                )
+
+    def _execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise unusable(self.path, error) from error
+
+    def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
+        """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
+        place, text, metadata, images, may_repeat, pools, position = earlier
+        is_other_file = _file_of(entry.where) != _file_of(place)
+        if not (entry.may_repeat and may_repeat and is_other_file):
+            raise DuplicateKeyError(entry.where, f"duplicate key '{entry.key}', first at {place}", entry.key)
+        if content != (text, metadata, images):
+            reason = f"key '{entry.key}' differs from the row with the same did at {place}"
+            raise DuplicateKeyError(entry.where, reason, entry.key)
+        merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
+        self._execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+
+
+def _file_of(place: str) -> str:
+    """The file that a row's place names."""
+    return place.rpartition(":")[0]
+
+
+def _condition(only_stale: bool, only_left: bool) -> str:
+    return "is_stale = 1" if only_left else "is_stale" if only_stale else "true"
+
+
+def _planned(row: tuple[Any, ...]) -> PlannedEntry:
+    position, key, where, text, metadata, pools, images, vector = row
+    stamps = tuple(ImageStamp(*image) for image in json.loads(images))
+    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps, vector)

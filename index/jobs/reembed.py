@@ -1,0 +1,271 @@
+"""An index embedded anew by another encoder, from what its own store holds: nothing else of its corpus is needed.
+
+Keys keep their names, texts, metadata, pools and images, and whether a build stored them or somebody did live. They are
+embedded into a store of their own, as a build's are, which becomes the store of a new version when all are there. A
+run can be stopped at any time; the next one goes on from what was embedded.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+
+from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.item import Item
+from anykey.index.errors import ImageUnavailableError, IndexExistsError, KeysNotEmbeddedError, UnusableOptionError
+from anykey.index.jobs.embed import batches_of, run_ahead
+from anykey.index.jobs.encoding import CheckpointSource, EncoderSource
+from anykey.index.jobs.requests import check_structure
+from anykey.index.jobs.staging import remove_empty, resume
+from anykey.index.publish.folding import Provenance, provenance_of, publish_built
+from anykey.index.referred import read_referred
+from anykey.index.settings import ReembedSettings
+from anykey.index.store.deletions import read_deleted
+from anykey.index.store.image_roots import read_roots, record_corpus, record_named
+from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.records import Record
+from anykey.index.store.store import Store
+from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.store.store_reader import Snapshot, check_store
+from anykey.index.store.store_records import read_records
+from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
+from anykey.index.vectors.gpu import GpuUse
+from anykey.program.progress import progress, step_lines
+from anykey.program.settings import plain_console
+from anykey.sources.errors import InvalidRowError
+from anykey.sources.files.roots import ImageRoots
+
+PAGE_RECORDS = 64
+NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ReembedReport:
+    """What was done.
+
+    Attributes:
+        manifest: The new version.
+        num_embedded: Keys of the version that went through the encoder in this run.
+        left_out: Keys that could not be embedded, with the reasons.
+        num_queries: Real queries for tuning that the earlier encoder embedded, which are not kept.
+    """
+
+    manifest: Manifest
+    num_embedded: int
+    left_out: list[InvalidRowError] = field(default_factory=list)
+    num_queries: int = 0
+
+
+def reembed_index(
+    settings: ReembedSettings, source: EncoderSource | None = None, console: Console | None = None
+) -> ReembedReport:
+    """Publishes an index with the same keys and the vectors of another encoder.
+
+    Args:
+        settings: Which index, which encoder, where to.
+        source: The encoder; the checkpoint that the settings name when absent.
+        console: Where progress is shown; stderr when absent.
+
+    Raises:
+        UnusableOptionError: the index has the vectors of this encoder already.
+        KeysNotEmbeddedError: some keys cannot be embedded, and may not be left out. Nothing was published.
+        IndexExistsError: there is an index at `output` already.
+        IndexNotFoundError: there is no index.
+        IndexCorruptError: its store is damaged.
+        IndexLockedError: an index has another writer.
+        EncoderError: the encoder cannot be loaded.
+        OSError: the disk is full or not writable.
+    """
+    source = source or CheckpointSource(settings)
+    console = console or plain_console(stderr=True)
+    source.require_device()
+    gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
+    fingerprint = source.fingerprint()
+    check_structure(settings, source.width())
+    in_place = settings.output is None or settings.output.resolve() == settings.index.resolve()
+    open_published(settings.index, files=[]).release()  # or else a lock file would be left where no index is
+    directory = IndexDirectory(settings.index if in_place or settings.output is None else settings.output)
+    with directory.locked_for_writing():
+        directory.recover()
+        if not in_place and (directory.current() is not None or directory.store_names()):
+            raise IndexExistsError(f"there is an index at {directory.path} already")
+        version = open_published(settings.index, files=[])
+        try:
+            _require_another(version.manifest, fingerprint, settings)
+            directory.take_back_store()
+            directory.building_dir.mkdir(exist_ok=True)
+            report = _Reembedding(settings, source, console, directory, version, gpu).run(fingerprint)
+        finally:
+            version.release()
+            remove_empty(directory.building_dir)
+        directory.remove_old()
+        return report
+
+
+class _Reembedding:
+    """One run."""
+
+    def __init__(
+        self,
+        settings: ReembedSettings,
+        source: EncoderSource,
+        console: Console,
+        directory: IndexDirectory,
+        version: OpenVersion,
+        gpu: GpuUse,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._console = console
+        self._directory = directory
+        self._version = version
+        self._gpu = gpu
+        recorded = read_roots(settings.index).roots()
+        self._roots = ImageRoots([*recorded.roots, *settings.image_root], recorded.max_bytes)
+        self._first_seq = 0  # of what this run embeds
+        self._failures: list[InvalidRowError] = []
+
+    def run(self, fingerprint: str) -> ReembedReport:
+        """Does what `reembed_index` promises, with the encoder of this fingerprint."""
+        path = self._version.store_path
+        check_store(path, self._version.manifest)
+        with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+            with contextlib.closing(self._open_staged(fingerprint, read_meta(db))) as staged:
+                self._first_seq = staged.seq
+                self._embed_all(db, staged)
+                self._require_all()
+                num_embedded = staged.num_newer(self._first_seq)
+            meta = read_meta(db)
+            queries = Snapshot(db, path).tuning_queries()
+        options = FoldOptions.of(meta).changed_by(self._settings)
+        if self._directory.path.resolve() != self._settings.index.resolve():
+            record_corpus(self._directory.path, self._roots, keep=False)
+        elif self._settings.image_root:
+            record_named(self._directory.path, ImageRoots(self._settings.image_root).roots)
+        report = step_lines(self._console)
+        manifest = publish_built(self._directory, self._provenance(), options, report, self._gpu)
+        return ReembedReport(manifest, num_embedded, self._failures, 0 if queries is None else len(queries.vectors_QD))
+
+    def _open_staged(self, fingerprint: str, meta: dict[str, Any]) -> Store:
+        """What a stopped run over the same store left, or a new store."""
+        path = self._directory.building_dir / STORE_NAME
+        origin = json.dumps(["reembed", meta["store_id"]])
+        vectors = self._settings.vectors or meta["vector_type"]
+        store = resume(path, fingerprint, origin, vectors)
+        if store is None:
+            store = Store(path, vectors)
+            store.note(fingerprint=fingerprint, imported=origin)
+        store.covered_seq = 0  # no version will cover what is replaced in it
+        return store
+
+    def _embed_all(self, db: sqlite3.Connection, staged: Store) -> None:
+        """Embeds what is there, and in the end what somebody changed meanwhile, at one moment of the store."""
+        num_keys = int(db.execute("SELECT count(*) FROM keys").fetchone()[0])
+        with progress(self._console, self._source.step, num_keys) as advance:
+            last = self._embed(db, staged, -1, advance)
+            db.execute("BEGIN")
+            self._failures = [failure for failure in self._failures if _is_unchanged(db, failure.key, last)]
+            self._embed(db, staged, last, advance)
+        failed = {failure.key for failure in self._failures}
+        keys = (key for origin in ("corpus", "live") for key in staged.keys(origin))
+        staged.commit([], gone=[key for key in keys if key in failed or not _has(db, key)])
+        if not staged.num_keys():
+            staged.note_encoder(EncoderFacts.of(self._source.load()))
+        staged.note_deleted(read_deleted(db))
+
+    def _embed(self, db: sqlite3.Connection, staged: Store, after: int, advance: Any) -> int:
+        """Embeds the keys with rows after one, batch by batch; gives the last row that was there."""
+        last = int(db.execute("SELECT coalesce(max(row), -1) FROM keys").fetchone()[0])
+        left = (record for record in self._records(db, after, last, advance) if not _is_done(record, staged))
+        settings = self._settings
+        ahead = run_ahead(self._prepare, left, _cost, settings.decode_threads, 2 * settings.batch_size)
+        with contextlib.closing(ahead):
+            for batch in batches_of(ahead, settings.batch_size):
+                self._commit(batch, staged)
+        return last
+
+    def _records(self, db: sqlite3.Connection, after: int, last: int, advance: Any) -> Iterator[Record]:
+        query = f"SELECT row FROM keys WHERE row > ? AND row <= ? ORDER BY row LIMIT {PAGE_RECORDS}"
+        while page := [row for (row,) in db.execute(query, (after, last)).fetchall()]:
+            after = page[-1]
+            yield from list(read_records(db, "row BETWEEN ? AND ?", (page[0], after)))
+            advance(len(page))
+
+    def _prepare(self, record: Record) -> "tuple[Record, Any] | InvalidRowError":
+        """A record, and what the encoder makes of it before its batch; runs in a thread."""
+        where = str(self._settings.index)
+        try:
+            contents = tuple(
+                read_referred(image.path or "", image.media_type, record.key, self._roots).data
+                if image.data is None
+                else image.data
+                for image in record.images
+            )
+            return record, self._source.load().prepare(Item(record.text, contents))
+        except ImageUnavailableError as error:
+            return InvalidRowError(where, str(error), record.key)
+        except InvalidItemError as error:
+            return InvalidRowError(where, error.reason, record.key)
+
+    def _commit(self, batch: "list[tuple[Record, Any] | InvalidRowError]", staged: Store) -> None:
+        ready = [item for item in batch if not isinstance(item, InvalidRowError)]
+        self._failures += [item for item in batch if isinstance(item, InvalidRowError)]
+        if not ready:
+            return
+        encoder = self._source.load()
+        if staged.seq == self._first_seq:
+            staged.note_encoder(EncoderFacts.of(encoder))
+        vectors = encoder.encode_prepared([prepared for _, prepared in ready])
+        with naming_damage(staged.path):
+            staged.commit(
+                [replace(record, vector_D=vector_D) for (record, _), vector_D in zip(ready, vectors, strict=True)]
+            )
+
+    def _require_all(self) -> None:
+        """Loses no key unasked."""
+        if not self._failures or self._settings.leave_out:
+            return
+        shown = "; ".join(f"'{failure.key}': {failure.reason}" for failure in self._failures[:NAMES_SHOWN])
+        rest = "; ..." if len(self._failures) > NAMES_SHOWN else ""
+        raise KeysNotEmbeddedError(
+            f"{len(self._failures):,} keys of {self._settings.index} cannot be embedded, and nothing was published: "
+            f"{shown}{rest}; mend that and run again, which goes on from what was embedded, or use --leave-out"
+        )
+
+    def _provenance(self) -> Provenance:
+        known = provenance_of(self._version.manifest, self._version.path)
+        settings = {**known.settings, **self._settings.model_dump(mode="json", include={"checkpoint", "fusion"})}
+        return Provenance(known.corpus, settings, [*known.bad_rows, *self._failures])
+
+
+def _require_another(manifest: Manifest, fingerprint: str, settings: ReembedSettings) -> None:
+    if manifest.encoder.fingerprint == fingerprint:
+        raise UnusableOptionError(
+            f"{settings.index} has the vectors of {settings.checkpoint} already; `anykey-index snapshot` copies it"
+        )
+
+
+def _is_done(record: Record, staged: Store) -> bool:
+    """Whether a stopped run embedded a key as it is."""
+    return staged.has(record.key) and replace(staged.record(record.key), vector_D=None) == replace(
+        record, vector_D=None
+    )
+
+
+def _is_unchanged(db: sqlite3.Connection, key: str | None, last: int) -> bool:
+    """Whether a key is still there, and as it was when `last` was the last row."""
+    return db.execute("SELECT 1 FROM keys WHERE key = ? AND row <= ?", (key, last)).fetchone() is not None
+
+
+def _has(db: sqlite3.Connection, key: str) -> bool:
+    return db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+
+def _cost(record: Record) -> int:
+    """What a key takes of a batch's memory: its images, or one for a text."""
+    return max(1, len(record.images))

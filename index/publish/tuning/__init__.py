@@ -1,0 +1,1 @@
+"""The choice of a search structure: candidates are built and measured on held-out queries."""

@@ -1,0 +1,255 @@
+"""The one writer of an index: changes to its store, and folding them into new versions in the background."""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from anykey.index.errors import KeyIndexError, UnannouncedError
+from anykey.index.publish.folding import (
+    Provenance,
+    provenance_of,
+    publish_next,
+    publish_with_changes,
+    remove_unneeded,
+    tidy_up,
+)
+from anykey.index.publish.tuning.held_out import require_queries
+from anykey.index.store.backoff import FAILURE_NAME, NO_FAILURE, BackOff, FoldFailure
+from anykey.index.store.manifest import Manifest
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.records import Record, TuningQueries
+from anykey.index.store.store import Store
+from anykey.index.store.store_file import naming_damage
+from anykey.index.store.store_reader import check_store
+from anykey.index.store.versions import IndexDirectory, open_published
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.program.progress import Report, quietly
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Holds the directory's lock from its making to its close; safe for use from several threads.
+
+    Attributes:
+        fold_failure: What is said of making a version in the background, if that failed last time.
+    """
+
+    def __init__(self, directory: IndexDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
+        """Takes the lock and opens the published version's store.
+
+        Args:
+            directory: The index directory.
+            compact_after: Changes after which a new version is made in the background; 0 for never.
+            gpu: GPUs that versions are made with, and measured on.
+
+        Raises:
+            IndexLockedError: the index has another writer.
+            IndexNotFoundError: nothing is published there.
+        """
+        self._directory = directory
+        self._compact_after = compact_after
+        self._gpu = gpu
+        self._store_lock = threading.Lock()
+        self._fold_lock = threading.Lock()
+        self._folding: threading.Thread | None = None
+        self._next_try: threading.Timer | None = None
+        self._is_closing = False
+        self._back_off = BackOff()
+        self.fold_failure: FoldFailure | None = None
+        open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
+        with ExitStack() as stack:
+            stack.enter_context(directory.locked_for_writing())
+            directory.recover()
+            version = open_published(directory.path)
+            version.release()  # the lock keeps its store, and nothing else of it is needed
+            self._folded_seq = version.manifest.seq
+            check_store(version.store_path, version.manifest)
+            self._store = Store(version.store_path)
+            self._store.covered_seq = version.manifest.seq
+            stack.callback(self._store.close)
+            self._resources = stack.pop_all()
+
+    def commit(self, records: Sequence[Record], gone: Collection[str] = ()) -> int:
+        """Stores and deletes keys, all or nothing and durably; gives the number deleted.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        with self._store_lock, naming_damage(self._store.path):
+            num_deleted = self._store.commit(records, deleted=gone)
+            num_changes = self._store.seq - self._folded_seq
+        if self._compact_after and num_changes >= self._compact_after:
+            self._compact_in_background()
+        return num_deleted
+
+    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Folds all changes into a new version and publishes it, unless there is nothing new; gives the published one.
+
+        Args:
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; the published version stays.
+        """
+        with self._fold_lock:
+            published, provenance = self._published()
+            with self._store_lock:
+                before = FoldOptions.of(self._store.meta)
+                chosen = options or before
+                if self._store.seq == published.seq and chosen == published.options:
+                    return published
+            store_path = self._directory.store_path(published.store)
+            with self._deriving(before, chosen):
+                manifest = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
+            with self._store_lock, naming_damage(self._store.path):
+                self._covers(manifest)
+            remove_unneeded(self._directory, self._store, self._store_lock)
+            return manifest
+
+    def load(self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+        """Stores many keys and publishes a version that covers them, both at once for every reader, or neither.
+
+        Other changes wait until it is done.
+
+        Args:
+            records: The keys; read one by one.
+            options: How versions are derived from now on; as before when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        with self._fold_lock, self._store_lock:
+            published, provenance = self._published()
+            chosen = options or FoldOptions.of(self._store.meta)
+
+            def changes() -> bool:
+                self._store.commit(records)
+                return self._store.seq != published.seq or chosen != published.options
+
+            return self._publish_with(changes, provenance, chosen, report) or published
+
+    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+        """Chooses the search structure anew, measured with real queries, which later choices will be measured with too.
+
+        Other changes wait until it is done.
+
+        Args:
+            queries: The queries; keys of the index when absent.
+            report: Told of the search structure's progress.
+
+        Raises:
+            IndexCorruptError: the store is damaged.
+            InvalidStructureError: the queries cannot be used. Nothing was changed.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        with self._fold_lock, self._store_lock:
+            published, provenance = self._published()
+            if queries is not None:
+                require_queries(queries.vectors_QD, published.encoder.width)
+
+            def changes() -> bool:
+                self._store.keep_queries(queries)
+                return True
+
+            options, anew = FoldOptions.of(self._store.meta), replace(provenance, previous=None)
+            return self._publish_with(changes, anew, options, report) or published
+
+    @contextmanager
+    def _deriving(self, before: FoldOptions, chosen: FoldOptions) -> Iterator[None]:
+        """Keeps what a version may cover that the block makes; a block that makes none leaves all as it was.
+
+        The options are noted first: a kill right after the version is announced must not bring back those of before.
+        """
+        names = self._directory.names()
+        with self._store_lock, naming_damage(self._store.path):
+            covered_seq, self._store.covered_seq = self._store.covered_seq, None  # it covers some moment from now on
+            if chosen != before:
+                self._store.note(**chosen.facts())
+        try:
+            yield
+        except BaseException:
+            with self._store_lock, naming_damage(self._store.path):
+                if self._directory.names() == names:  # else one is complete, and the next writer announces it
+                    self._store.covered_seq = covered_seq
+                    if chosen != before:
+                        self._store.note(**before.facts())
+            raise
+
+    def _published(self) -> tuple[Manifest, Provenance]:
+        version = open_published(self._directory.path)
+        try:
+            return version.manifest, provenance_of(version.manifest, version.path)
+        finally:
+            version.release()
+
+    def _publish_with(
+        self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report
+    ) -> Manifest | None:
+        try:
+            manifest = publish_with_changes(
+                self._directory, self._store, changes, provenance, options, report, self._gpu
+            )
+        except UnannouncedError:  # a version covers the changes that the next writer announces
+            self._store.covered_seq = None
+            raise
+        if manifest is not None:
+            self._covers(manifest)
+        return manifest
+
+    def _covers(self, manifest: Manifest) -> None:
+        self._folded_seq = self._store.covered_seq = manifest.seq
+        self._back_off.succeeded()
+        self.fold_failure = None
+        if self._store.meta.get(FAILURE_NAME, NO_FAILURE) != NO_FAILURE:
+            self._store.note(**{FAILURE_NAME: NO_FAILURE})
+
+    def close(self) -> None:
+        """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""
+        with self._store_lock:  # or a retry might begin between its look at this and its note of the thread
+            self._is_closing = True
+        if self._folding is not None:
+            self._folding.join()
+        if self._next_try is not None:
+            self._next_try.cancel()
+        tidy_up(self._directory, self._store)
+        self._resources.close()
+
+    def _compact_in_background(self) -> None:
+        with self._store_lock:
+            is_under_way = self._folding is not None and self._folding.is_alive()
+            if is_under_way or self._is_closing or not self._back_off.is_due:
+                return
+            self._folding = threading.Thread(target=self._try_to_compact, name="fold")
+            self._folding.start()
+
+    def _try_to_compact(self) -> None:
+        """What fails is tried again ever less often, whether or not there are changes meanwhile."""
+        try:
+            self.compact()
+        except Exception as error:  # whatever it is, it must not end the trying
+            pause_s = self._back_off.failed()
+            logger.exception(
+                "compaction failed; the published version stays, changes are safe in the store; next try in %g s",
+                pause_s,
+            )
+            self._tell(FoldFailure.of(error, self._back_off.num_failures, pause_s))
+            self._next_try = threading.Timer(pause_s, self._compact_in_background)
+            self._next_try.daemon = True  # keeps no program from ending
+            self._next_try.start()
+
+    def _tell(self, failure: FoldFailure) -> None:
+        """Notes a failure for every process that reads the store, if it can be noted."""
+        self.fold_failure = failure
+        try:
+            with self._store_lock, naming_damage(self._store.path):
+                self._store.note(**{FAILURE_NAME: failure.model_dump_json()})
+        except (KeyIndexError, OSError) as error:
+            logger.warning("that compaction failed cannot be noted in the store: %s", error)

@@ -1,0 +1,1 @@
+"""Reading: a published version and what came since, open to be searched. Imports nothing that writes."""

@@ -1,0 +1,143 @@
+"""One published version together with its store, open for searches, and the latest view of the two."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.search.health import Health
+from anykey.index.search.version import Folded
+from anykey.index.search.view import View
+from anykey.index.store.store_reader import Snapshot, StoreReader
+from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
+from anykey.index.vectors.gpu import ON_CPU, GpuUse
+
+FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
+PATIENCE_S = 1.0  # for that version
+POLL_S = 0.005
+
+
+class SupersededError(Exception):
+    """A newer version covers many changes that this one would have to take into memory."""
+
+
+class Generation:
+    """A version that is closed when it has been let go of by its owner and by the last search under way on it.
+
+    Attributes:
+        version: The version.
+        reader: Its store.
+        health: Whether both are sound.
+    """
+
+    def __init__(self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
+        self._directory = directory
+        self.version = version
+        self.reader = reader
+        self.health = Health(version)
+        self._folded = folded
+        self._view = View.of(folded)
+        self._waited_for_seq = 0
+        self._num_users = 1  # the owner
+        self._lock = threading.Lock()
+        self._view_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU) -> "Generation":
+        """Opens what is published in an index directory, to be searched on GPUs or on the CPU.
+
+        Raises:
+            IndexNotFoundError: nothing is published there.
+            IndexCorruptError: a file is missing or damaged.
+            IndexFormatError: this release does not read its format.
+        """
+        version = open_published(index_dir)
+        folded = reader = None
+        try:
+            folded = Folded.open(version, gpu)
+            reader = StoreReader(version.store_path)
+            reader.check(version.manifest)
+            generation = cls(IndexDirectory(index_dir), version, reader, folded)
+            with generation.moment():
+                return generation
+        except BaseException:
+            if reader is not None:
+                reader.close()
+            if folded is not None:
+                folded.close()
+            version.release()
+            raise
+
+    @contextmanager
+    def moment(self, may_be_superseded: bool = False, deadline: Deadline = NEVER) -> Iterator[tuple[Snapshot, View]]:
+        """The store as it is now, and the view of the same moment, for the length of the block.
+
+        Args:
+            may_be_superseded: Whether the caller would rather have a newer version than one with many recent keys.
+            deadline: Until when the block is wanted.
+
+        Raises:
+            SupersededError: there is such a version.
+            DeadlineExceededError: the block is no longer wanted.
+            IndexCorruptError: a file is damaged, or turns out to be in the block; `health` has been told.
+        """
+        with self.health.noting_damage():
+            self.health.require_files()
+            while True:
+                with self.reader.snapshot(deadline) as snapshot:
+                    is_flooded = may_be_superseded and snapshot.seq - self._view.seq > FLOOD
+                    if is_flooded and self._is_superseded(snapshot.seq, deadline):
+                        raise SupersededError
+                    view = self._view_at(snapshot, deadline)
+                    if view is not None:
+                        yield snapshot, view
+                        return
+
+    def acquire(self) -> bool:
+        """Keeps it open until `release`; false if it has been closed."""
+        with self._lock:
+            if not self._num_users:
+                return False
+            self._num_users += 1
+            return True
+
+    def release(self) -> None:
+        """Lets go of it once; the last one closes it."""
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users:
+                return
+        self.reader.close()
+        self._folded.close()
+        self.version.release()
+
+    def _is_superseded(self, seq: int, deadline: Deadline = NEVER) -> bool:
+        """Whether another version is announced, or will be in a moment, which is waited for once for these changes."""
+        give_up_s = time.monotonic() + (PATIENCE_S if self._waited_for_seq < seq else 0)
+        while self._directory.current_stamp() == self.version.stamp:
+            if time.monotonic() >= give_up_s:
+                self._waited_for_seq = seq
+                return False
+            deadline.check()
+            time.sleep(POLL_S)
+        return True
+
+    def _view_at(self, snapshot: Snapshot, deadline: Deadline) -> View | None:
+        """The view of the snapshot's moment; `None` if another thread has moved on to a later one.
+
+        What came since is taken in by one thread, for all, and whether or not its own answer is wanted that long: else
+        it might never be done.
+        """
+        view = self._view
+        if view.seq < snapshot.seq:
+            with deadline.held(self._view_lock):
+                view = self._view
+                if view.seq < snapshot.seq:
+                    with snapshot.unhurried():
+                        changes = snapshot.changes_since(view.seq)
+                    view = self._view = view.after(changes)
+                    for damage in changes.unsound.values():
+                        self.health.note(damage.error)
+        return view if view.seq == snapshot.seq else None

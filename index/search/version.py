@@ -1,0 +1,208 @@
+"""The keys that a published version covers: its files, open for search.
+
+A key's place in the version's files is its *position*; positions rise with rows.
+
+Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.errors import IndexCorruptError
+from anykey.index.filtering.postings import Postings
+from anykey.index.filtering.remembered import Remembered, name_of
+from anykey.index.key_index import Scope
+from anykey.index.store.manifest import Manifest
+from anykey.index.store.versions import OpenVersion
+from anykey.index.vectors.calibration import Calibration, read_calibration
+from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
+from anykey.index.vectors.structures import ApproximateIndex
+
+ROWS_NAME = "rows.npy"
+VECTORS_NAME = "vectors.faiss"
+FIELDS_NAME = "fields.sqlite"
+STRUCTURE_NAME = "structure.faiss"
+CALIBRATION_NAME = "calibration.npy"
+
+
+class Folded:
+    """The files of one version; never changes, safe for use from several threads. Made by `open`.
+
+    Attributes:
+        manifest: What the version says about itself.
+        calibration: What its vectors and those of queries are centred by, if they are.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows_N: NDArray[np.int64],
+        exact: ExactVectors,
+        approximate: ApproximateIndex | GpuIndex | None,
+        fields: Postings,
+        calibration: Calibration | None,
+    ) -> None:
+        self.manifest = manifest
+        self.calibration = calibration
+        self._rows_N = rows_N
+        self._exact = exact
+        self._approximate = approximate
+        self._fields = fields
+        self._remembered = Remembered()
+
+    @classmethod
+    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "Folded":
+        """Opens a version's files; they are mapped, not read, but for what GPUs take.
+
+        Raises:
+            IndexCorruptError: one of them is damaged; names it.
+        """
+        num_keys, width = version.manifest.num_keys, version.manifest.encoder.width
+        rows_N = read_rows(version.path / ROWS_NAME, num_keys)
+        exact = ExactVectors.open(version.path / VECTORS_NAME)
+        if (exact.num_vectors, exact.width) != (num_keys, width):
+            raise IndexCorruptError(
+                version.path / VECTORS_NAME,
+                f"it holds {exact.num_vectors} vectors of width {exact.width}, the manifest says {num_keys} of {width}",
+            )
+        calibration = None
+        if CALIBRATION_NAME in version.manifest.files:
+            calibration = read_calibration(version.path / CALIBRATION_NAME, width)
+        approximate = _open_structure(version, exact, gpu)
+        fields = _open_fields(version.path / FIELDS_NAME, num_keys)
+        return cls(version.manifest, rows_N, exact, approximate, fields, calibration)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows `[N]` that the version covers, ascending."""
+        return self._rows_N
+
+    @property
+    def num_keys(self) -> int:
+        """N."""
+        return len(self._rows_N)
+
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors at some positions, as the version has them."""
+        return self._exact.vectors(positions)
+
+    def as_stored(self, vectors_BD: NDArray[np.float32], codes_B: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the version keeps of the encoder's vectors, given their modalities' positions: centred and rounded."""
+        if self.calibration is not None:
+            vectors_BD = self.calibration.apply(vectors_BD, codes_B)
+        return vectors_BD.astype(self._exact.dtype).astype(np.float32)
+
+    def positions_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of those of some rows that the version covers, ascending."""
+        if not self.num_keys:
+            return np.empty(0, np.int64)
+        positions = np.searchsorted(self._rows_N, rows)
+        is_here = self._rows_N[np.minimum(positions, self.num_keys - 1)] == rows
+        return np.unique(positions[is_here])
+
+    def positions(self, scope: Scope, deadline: Deadline = NEVER) -> NDArray[np.int64] | None:
+        """Positions of the keys that a scope's modalities, pool and condition allow, ascending; `None` means all.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
+        if scope.modalities is None and scope.pool is None and scope.condition is None:
+            return None
+        name = name_of(scope.modalities, scope.pool, scope.condition)
+        found = None if name is None else self._remembered.get(name)
+        if found is None:
+            found = self._find(scope, deadline)
+            if name is not None:
+                self._remembered.put(name, found)
+        return found
+
+    def search(
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | NDArray[np.bool_] | None,
+        exact: bool,
+        deadline: Deadline = NEVER,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best keys for each query: scores and rows, best first.
+
+        Args:
+            queries_QD: Unit vectors.
+            k: Most results per query.
+            allowed: Which keys may be found: their positions, or a mask `[N]`; all when absent.
+            exact: Compares with every key; equal scores then come by rising row, also where `k` cuts through them.
+            deadline: Until when the answer is wanted.
+
+        Raises:
+            DeadlineExceededError: it no longer is.
+        """
+        if exact or self._approximate is None:
+            scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed, deadline)
+        else:
+            scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed, deadline=deadline)
+        return scores_QK, self._rows_N[positions_QK]
+
+    def close(self) -> None:
+        """Closes the files; the version stays locked until it is released."""
+        self._fields.close()
+        if isinstance(self._approximate, GpuIndex):
+            self._approximate.close()
+
+    def _find(self, scope: Scope, deadline: Deadline) -> NDArray[np.int64]:
+        parts = []
+        if scope.modalities is not None:
+            parts.append(self._of_modalities(scope.modalities, deadline))
+        if scope.pool is not None:
+            parts.append(self._fields.positions_of_pool(scope.pool, deadline))
+        if scope.condition is not None:
+            parts.append(self._fields.positions(scope.condition, deadline))
+        parts.sort(key=len)
+        found = parts[0]
+        for part in parts[1:]:
+            found = np.intersect1d(found, part, assume_unique=True)
+        return found
+
+    def _of_modalities(self, modalities: Collection[Modality], deadline: Deadline) -> NDArray[np.int64]:
+        found = [self._fields.positions_of_modality(modality, deadline) for modality in sorted(set(modalities))]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
+
+
+def _open_structure(version: OpenVersion, exact: ExactVectors, gpu: GpuUse) -> ApproximateIndex | GpuIndex | None:
+    """What finds candidates; `None` for exact search on the CPU."""
+    facts = version.manifest.structure
+    if facts is None:
+        return None
+    if gpu.gpus:
+        return open_for(facts, exact, gpu)
+    if facts.is_exact:
+        return None
+    return ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)
+
+
+def _open_fields(path: Path, num_keys: int) -> Postings:
+    fields = Postings(path)
+    if fields.num_positions != num_keys:
+        fields.close()
+        raise IndexCorruptError(path, f"it covers {fields.num_positions} keys, the manifest says {num_keys}")
+    return fields
+
+
+def read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:
+    """The rows `[N]` that a version covers, ascending; mapped, not read.
+
+    Raises:
+        IndexCorruptError: the file is damaged, or holds another number of rows.
+    """
+    try:
+        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IndexCorruptError(path, str(error)) from error
+    if rows_N.shape != (num_keys,) or rows_N.dtype != np.int64:
+        raise IndexCorruptError(path, f"expected {num_keys} rows as int64, got {rows_N.shape} of {rows_N.dtype}")
+    return np.asarray(rows_N)

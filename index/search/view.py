@@ -1,0 +1,216 @@
+"""An index at one moment of its change sequence: what a version covers, less what went since, and what came since.
+
+Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.errors import InvalidSearchError, UnknownPoolError
+from anykey.index.filtering.allowed import count_allowed
+from anykey.index.hits import Hit, StoredKey
+from anykey.index.key_index import Scope
+from anykey.index.search.recent import Recent
+from anykey.index.search.version import Folded
+from anykey.index.store.changes import Changes
+from anykey.index.store.store_reader import Snapshot
+from anykey.index.vectors.calibration import codes_of
+from anykey.index.vectors.comparing import Found, best
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class View:
+    """An index after change number `seq`; never changes.
+
+    Attributes:
+        seq: Number of the last change in it.
+        folded: The keys that the published version covers.
+        recent: The keys that came later.
+        removed: Positions of the version's keys that went later, ascending.
+    """
+
+    seq: int
+    folded: Folded
+    recent: Recent
+    removed: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, folded: Folded) -> "View":
+        """The moment that a version was derived from."""
+        return cls(folded.manifest.seq, folded, Recent(folded.manifest.encoder.width), _NO_ROWS)
+
+    def after(self, changes: Changes) -> "View":
+        """The view after some changes; only the latest view may be asked."""
+        removed = self.folded.positions_of_rows(changes.removed)
+        if self.folded.calibration is not None:
+            codes = codes_of([key.modality for key in changes.keys])
+            changes = replace(changes, vectors_RD=self.folded.calibration.apply(changes.vectors_RD, codes))
+        return replace(
+            self,
+            seq=changes.seq,
+            recent=self.recent.after(changes),
+            removed=np.union1d(self.removed, removed) if len(removed) else self.removed,
+        )
+
+    @property
+    def num_keys(self) -> int:
+        """Number of keys."""
+        return self.folded.num_keys - len(self.removed) + self.recent.num_alive
+
+    @property
+    def num_unfolded(self) -> int:
+        """What the next version will fold in: rows that came and rows that went."""
+        return self.recent.num_rows + len(self.removed)
+
+    def calibrated(self, queries_QD: NDArray[np.float32], modalities: Sequence[Modality] | None) -> NDArray[np.float32]:
+        """Queries as this view's keys are compared with them.
+
+        Raises:
+            InvalidSearchError: the keys are centred by modality, and the queries' modalities are not told.
+        """
+        if self.folded.calibration is None:
+            return queries_QD
+        if modalities is None or len(modalities) != len(queries_QD):
+            raise InvalidSearchError(
+                f"the index is calibrated by modality: expected the modality of each of {len(queries_QD)} queries, got "
+                f"{'none' if modalities is None else len(modalities)}"
+            )
+        return self.folded.calibration.apply(queries_QD, codes_of(modalities))
+
+    def search(
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope,
+        snapshot: Snapshot,
+        exact: bool,
+        deadline: Deadline = NEVER,
+    ) -> Found:
+        """The best keys of a scope; `snapshot` is of the same moment.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: one of them is a recent key whose record is damaged.
+        """
+        within, exclude = self._key_sets(scope, snapshot)
+        allowed, is_any = self._allowed(scope, within, exclude, deadline)
+        found = self.folded.search(queries_QD, k, allowed, exact, deadline) if is_any else None
+        positions = self.recent.positions(scope, within, exclude, deadline)
+        if len(positions):
+            newer = self.recent.search(queries_QD, k, positions, deadline)
+            found = newer if found is None else _merged(found, newer, k)
+        if found is None:
+            return np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64)
+        self.recent.require_sound(found[1])
+        return found
+
+    def count(self, scope: Scope, snapshot: Snapshot, deadline: Deadline = NEVER) -> int:
+        """Number of keys in a scope; `snapshot` is of the same moment.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: it cannot be told of a recent key, whose record is damaged, whether it is one of them.
+        """
+        within, exclude = self._key_sets(scope, snapshot)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
+            self.recent.require_known(recent)
+        return self._count_folded(scope, within, exclude, deadline) + len(recent)
+
+    def pool_sizes(self) -> dict[str, int]:
+        """Number of keys of each pool that has some; those whose record is damaged are in none."""
+        sizes = {}
+        for pool in sorted(self.pools):
+            scope = Scope(pool=pool)
+            recent = self.recent.known(self.recent.positions(scope, None, _NO_ROWS))
+            sizes[pool] = self._count_folded(scope, None, _NO_ROWS, NEVER) + len(recent)
+        return {pool: size for pool, size in sizes.items() if size}
+
+    def _count_folded(
+        self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
+    ) -> int:
+        allowed, _ = self._allowed(scope, within, exclude, deadline)
+        return count_allowed(allowed, self.folded.num_keys)
+
+    @cached_property
+    def pools(self) -> frozenset[str]:
+        """Names of all pools."""
+        return self.recent.pools | self.folded.manifest.pools.keys()
+
+    def check(self, scope: Scope) -> None:
+        """Makes sure that a scope names what exists.
+
+        Raises:
+            InvalidSearchError: there is no such modality.
+            UnknownPoolError: there is no such pool.
+        """
+        for modality in scope.modalities or ():
+            if modality not in list(Modality):
+                raise InvalidSearchError(f"unknown modality {modality!r}; expected some of {', '.join(Modality)}")
+        if scope.pool is not None and scope.pool not in self.pools:
+            raise UnknownPoolError(scope.pool, self.pools)
+
+    @cached_property
+    def _is_there(self) -> NDArray[np.bool_]:
+        is_there_N = np.ones(self.folded.num_keys, np.bool_)
+        is_there_N[self.removed] = False
+        return is_there_N
+
+    def _key_sets(self, scope: Scope, snapshot: Snapshot) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+        """Rows of the keys that a scope names: those within, and those left out."""
+        within = None if scope.within is None else snapshot.rows_of_keys(scope.within)
+        return within, snapshot.rows_of_keys(scope.exclude) if scope.exclude else _NO_ROWS
+
+    def _allowed(
+        self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
+    ) -> tuple[NDArray[np.int64] | NDArray[np.bool_] | None, bool]:
+        """Which of the version's keys may be found, as positions or as a mask `[N]` (`None`: all), and if any may."""
+        positions = self.folded.positions(scope, deadline)
+        if within is not None:
+            named = self.folded.positions_of_rows(within)
+            positions = named if positions is None else np.intersect1d(named, positions, assume_unique=True)
+        left_out = self.folded.positions_of_rows(exclude)
+        if positions is not None:
+            positions = positions[self._is_there[positions]] if len(self.removed) else positions
+            positions = np.setdiff1d(positions, left_out, assume_unique=True) if len(left_out) else positions
+            return positions, len(positions) > 0
+        if not len(self.removed) and not len(left_out):
+            return None, self.folded.num_keys > 0
+        mask_N = self._is_there
+        if len(left_out):
+            mask_N = mask_N.copy()
+            mask_N[left_out] = False
+        return mask_N, bool(mask_N.any())
+
+
+def hits_of(found: Found, snapshot: Snapshot) -> list[list[Hit]]:
+    """What a search found, with what the store says about it; `snapshot` is of the same moment."""
+    scores_QK, rows_QK = found
+    keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
+    scores_QK = np.clip(scores_QK, -1.0, 1.0)
+    return [
+        _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last
+        for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+    ]
+
+
+def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
+    return [
+        Hit(key.key, score, rank, key.modality, key.payload)
+        for rank, (score, key) in enumerate(zip(scores_K, found, strict=False), start=1)
+    ]
+
+
+def _merged(first: Found, second: Found, k: int) -> Found:
+    """The best of both."""
+    scores = np.concatenate([first[0], second[0]], axis=1)
+    rows = np.concatenate([first[1], second[1]], axis=1)
+    return best(scores, rows, k)

@@ -1,0 +1,371 @@
+"""The store: keys, payload, vectors, images, pools and the change sequence in one SQLite file. It is the truth.
+
+Every change of a key takes the next number of one sequence. A key's `row` is the number of its last change, so that
+rows rise with time, are never used again, and a reader that has seen everything up to some number finds what came
+since: keys with a higher row, and `removals` with a higher number, each naming a row that is no longer there.
+`id` names one record of a key; its vector and images hang on it. A record that is replaced or deleted is kept aside as
+long as a version covers a moment at which it was live, see `index.store.retired`.
+
+Each record carries a CRC-32 of what it holds, which is compared when it is read.
+
+Shape legend: B = batch, D = width.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from anykey.index.settings import VectorType
+from anykey.index.store import retired
+from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
+from anykey.index.store.manifest import EncoderFacts
+from anykey.index.store.records import (
+    Known,
+    Record,
+    Refusal,
+    TuningQueries,
+    dump_images,
+    payload_checksum,
+    query_checksum,
+    vector_checksum,
+)
+from anykey.index.store.retired import Ender, Origin
+from anykey.index.store.schema import QUERIES, open_to_write
+from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
+from anykey.index.store.store_records import read_known, read_records
+from anykey.index.store.wal import WriteAheadLog
+
+
+class Store:
+    """A store open for writing, by one process at a time; for one thread at a time.
+
+    Attributes:
+        path: The SQLite file.
+        covered_seq: Number of the last change that a version covers, or one under way may; records that came after it
+            are deleted when they end, not kept. `None` where that is not known, and all are kept.
+    """
+
+    covered_seq: int | None = None
+
+    def __init__(self, path: Path, vector_type: VectorType = "float32") -> None:
+        """Opens the store, or makes it.
+
+        Args:
+            path: The SQLite file.
+            vector_type: How a new store keeps vectors; one that exists keeps them as it does.
+
+        Raises:
+            IndexCorruptError: the file is no store.
+            OSError: it cannot be opened, as where the disk is so full that SQLite could not even do that.
+        """
+        self.path = path
+        self._db = open_to_write(path, vector_type)
+        self._log = WriteAheadLog(self._db, path)
+        self._dtype = vector_dtype(self.meta)
+        self._has_deletions = has_deletions(self._db)
+
+    @classmethod
+    def reading(cls, path: Path) -> "Store":
+        """Opens a store so that nothing of it can be changed, as it is at this moment.
+
+        Raises:
+            IndexCorruptError: the file is no store.
+            OSError: it cannot be read.
+        """
+        store = cls.__new__(cls)
+        store.path = path
+        store._db = open_read_only(path)
+        store._db.execute("BEGIN")
+        store._dtype = vector_dtype(store.meta)
+        store._has_deletions = has_deletions(store._db)
+        return store
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was noted about the whole store."""
+        return read_meta(self._db)
+
+    @property
+    def seq(self) -> int:
+        """Number of the last change."""
+        return int(self.meta["seq"])
+
+    def note(self, **facts: str | int) -> None:
+        """Notes facts about the whole store."""
+        with self._transaction():
+            write_meta(self._db, facts)
+
+    def note_encoder(self, encoder: EncoderFacts) -> None:
+        """Notes which encoder made the vectors."""
+        self.note(**encoder.model_dump(exclude={"computed_in"}))
+        self.note_computed_in(encoder.computed_in)
+
+    def note_computed_in(self, places: Iterable[str]) -> None:
+        """Notes in which precision and on which devices vectors were made, besides those that are noted."""
+        known = json.loads(self.meta.get("computed_in", "[]"))
+        self.note(computed_in=json.dumps(sorted({*known, *places})))
+
+    def known(self, key: str) -> Known | None:
+        """What a build stored or refused of a key."""
+        return read_known(self._db, key)
+
+    def commit(
+        self,
+        records: Iterable[Record],
+        refusals: Sequence[Refusal] = (),
+        gone: Iterable[str] = (),
+        deleted: Iterable[str] = (),
+        by: Ender = "corpus",
+    ) -> int:
+        """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
+
+        Args:
+            records: Keys to store.
+            refusals: Keys that the encoder refused, to be remembered.
+            gone: Keys to forget.
+            deleted: Keys to forget, and to remember as deleted live if they were there, until they are stored again.
+            by: Who forgets the keys that are gone.
+
+        Returns:
+            How many of the keys to forget were there.
+        """
+        with self._transaction():
+            known = self.meta
+            seq = int(known["seq"])
+            for record in records:
+                seq += 1
+                self._upsert(record, seq)
+            for refusal in refusals:
+                self._refuse(refusal)
+            num_forgotten = 0
+            refused = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
+            for key in chain(refused, gone):
+                is_there = self._forget(key, seq + 1, by)
+                seq += is_there
+                num_forgotten += is_there
+            for key in deleted:
+                if self._forget(key, seq + 1, "live"):
+                    seq, num_forgotten = seq + 1, num_forgotten + 1
+                    self.note_deleted([key])
+            write_meta(self._db, {"seq": seq}, known)
+        if not self._db.in_transaction:  # else the block of `transaction` has still to end
+            self._log.keep_small()
+        return num_forgotten
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Makes all changes of the block one, seen by nobody before its end, and taken back if it fails.
+
+        Yields:
+            The connection, which sees them already.
+        """
+        # Moving what was committed into the main file can take seconds: after the next change, not at the end of this.
+        (pages,) = self._db.execute("PRAGMA wal_autocheckpoint").fetchone()
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            with self._transaction():
+                yield self._db
+        finally:
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    def keep_queries(self, queries: TuningQueries | None) -> None:
+        """Keeps real queries, in place of those that were kept, for the choice of search structures."""
+        rows = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
+        with self._transaction():
+            self._db.execute(QUERIES)  # older stores have no such table
+            self._db.execute("DELETE FROM queries")
+            for position, (code, vector_D) in enumerate(rows):
+                data = vector_D.astype("<f4").tobytes()
+                facts = (position, code, data, query_checksum(position, code, data))
+                self._db.execute("INSERT INTO queries VALUES (?, ?, ?, ?)", facts)
+
+    def forget_refusals(self, keys: Iterable[str]) -> None:
+        """Forgets why keys were refused."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM failures WHERE key = ?", ((key,) for key in keys))
+
+    def note_deleted(self, keys: Iterable[str]) -> None:
+        """Remembers that keys were deleted live, so that builds leave them deleted."""
+        with self._transaction():
+            if not self._has_deletions:
+                self._db.execute(DELETIONS)
+                self._has_deletions = True
+            note_deleted(self._db, keys)
+
+    def forget_deleted(self, keys: Iterable[str]) -> None:
+        """Forgets that keys were deleted live."""
+        if self._has_deletions:
+            with self._transaction():
+                forget_deleted(self._db, keys)
+
+    def deleted(self) -> list[str]:
+        """Keys that were deleted live and have not been stored since.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        return read_deleted(self._db)
+
+    def prune_removals(self, seq: int) -> None:
+        """Deletes the removals that are in every published version: those up to `seq`."""
+        with self._transaction():
+            self._db.execute("DELETE FROM removals WHERE seq <= ?", (seq,))
+
+    def prune_retired(self, seqs: Sequence[int], after: int = -1) -> int | None:
+        """Deletes some of the retired records that no version covers; see `retired.prune`."""
+        with self._transaction():
+            return retired.prune(self._db, seqs, after)
+
+    def forget_retired(self) -> None:
+        """Deletes all retired records, as when some of them are damaged."""
+        with self._transaction():
+            retired.forget(self._db)
+
+    def keys(self, origin: Origin) -> Iterator[str]:
+        """Keys that a build stored, or those that were stored live."""
+        for (key,) in self._db.execute("SELECT key FROM keys WHERE origin = ?", (origin,)):
+            yield key
+
+    def refused(self) -> list[str]:
+        """Keys that were refused."""
+        return [key for (key,) in self._db.execute("SELECT key FROM failures")]
+
+    def has(self, key: str) -> bool:
+        """Whether a key is stored."""
+        return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+    def is_built(self, key: str) -> bool:
+        """Whether a build stored a key."""
+        query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
+        return self._db.execute(query, (key,)).fetchone() is not None
+
+    def num_keys(self, origin: Origin | None = None) -> int:
+        """Number of keys, or of those that a build stored, or that were stored live."""
+        query = "SELECT count(*) FROM keys WHERE origin = coalesce(?, origin)"
+        return int(self._db.execute(query, (origin,)).fetchone()[0])
+
+    def num_newer(self, seq: int) -> int:
+        """Number of keys that were stored after a change."""
+        return int(self._db.execute("SELECT count(*) FROM keys WHERE row > ?", (seq,)).fetchone()[0])
+
+    def record(self, key: str) -> Record:
+        """A key as it would be stored again."""
+        return next(read_records(self._db, "key = ?", (key,)))
+
+    def refusal(self, key: str) -> Refusal | None:
+        """A refused key as it would be refused again."""
+        known = self.known(key)
+        if known is None or known.reason is None or known.limits is None:
+            return None
+        return Refusal(key, known.payload_sha256, known.images, known.limits, known.reason)
+
+    def close(self) -> None:
+        """Closes the store; as one file without journal, unless others have it open."""
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError:
+            pass  # others read it: it stays as it is, and is as good
+        finally:
+            self._db.close()
+
+    def _upsert(self, record: Record, seq: int) -> None:
+        built = record.built
+        origin: Origin = "live" if built is None else "corpus"
+        metadata, pools = record.metadata, json.dumps(record.pools)
+        payload = (record.modality.value, record.text, metadata, pools, len(record.images))
+        columns = {
+            "row": seq,
+            **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
+            "origin": origin,
+            "content_sha256": built and built.content_sha256,
+            "payload_sha256": built and built.payload_sha256,
+            "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
+            "checksum": payload_checksum(seq, record.key, *payload),
+        }
+        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
+        earlier, earlier_row = found or (None, 0)
+        if earlier is not None:
+            self._end(earlier, earlier_row, record.key, seq, origin)
+        names = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        cursor = self._db.execute(
+            f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
+        )
+        self._write_parts(cursor.lastrowid or 0, record, earlier)
+        if earlier is not None and not self._is_kept(earlier_row):
+            retired.drop_parts(self._db, earlier)
+        self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
+        if self._has_deletions:
+            forget_deleted(self._db, [record.key])
+
+    def _write_parts(self, identity: int, record: Record, earlier: int | None) -> None:
+        """Writes a record's vector and images; a vector that is not told is that of the earlier record."""
+        if record.vector_D is not None:
+            vector = record.vector_D.astype(self._dtype).tobytes()
+            checksum = vector_checksum(record.key, vector)
+            self._db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
+        else:
+            copy = "INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?"
+            self._db.execute(copy, (identity, earlier))
+        self._db.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
+                for position, image in enumerate(record.images)
+            ),
+        )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        facts = (refusal.payload_sha256, refusal.limits, refusal.reason)
+        self._db.execute(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
+            (
+                *(refusal.key, refusal.payload_sha256, dump_images(refusal.images, refusal.key, *facts)),
+                *(refusal.limits, refusal.reason),
+            ),
+        )
+
+    def _forget(self, key: str, seq: int, by: Ender) -> bool:
+        """Deletes a key, if it is there, as change number `seq`."""
+        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return False
+        identity, row = found
+        self._end(identity, row, key, seq, by)
+        if not self._is_kept(row):
+            retired.drop_parts(self._db, identity)
+        return True
+
+    def _end(self, identity: int, row: int, key: str, seq: int, by: Ender) -> None:
+        """Takes a record out of `keys`; its vector and images stay for now."""
+        self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
+        if self._is_kept(row):
+            retired.retire(self._db, identity, row, key, seq, by)
+        self._db.execute("DELETE FROM keys WHERE id = ?", (identity,))
+
+    def _is_kept(self, row: int) -> bool:
+        """Whether a record is kept when it ends: versions that are kept may cover it."""
+        return self.covered_seq is None or row <= self.covered_seq
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Makes all changes of the block one, or a part of that of `transaction`; what fails of it names the store."""
+        if self._db.in_transaction:
+            yield
+            return
+        with naming_damage(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
+                    self._db.execute("ROLLBACK")
+                self._has_deletions = has_deletions(self._db)
+                raise

@@ -1,0 +1,175 @@
+"""A store's SQLite file: opening it for reading, what it says about itself, and how damage is told."""
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anykey.index.errors import IndexCorruptError
+from anykey.index.store.disk import require_readable
+from anykey.index.store.records import checksum_of
+
+APPLICATION_ID = 0x416E794B  # "AnyK"
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 30.0
+ROOM_BYTES = 128 * 1024  # that a writer needs to open a store: 32 KiB shared by all who have it open, and its log
+META_CHECKSUM = "checksum"  # among what a store says about itself: the CRC-32 of all else
+READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
+
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}"
+    for name in ("BUSY", "LOCKED", "CANTOPEN", "PERM", "READONLY", "NOMEM", "FULL", "IOERR", "INTERRUPT")
+)
+
+
+def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    """What was noted about a whole store.
+
+    Raises:
+        IndexCorruptError: it differs from its checksum, which stores of earlier releases do not have.
+    """
+    meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
+    if meta.pop(META_CHECKSUM, None) not in (None, _meta_checksum(meta)):
+        raise IndexCorruptError(path_of(db), "what it says about itself, in `meta`, differs from its checksum")
+    return meta
+
+
+def write_meta(db: sqlite3.Connection, facts: dict[str, Any], known: dict[str, Any] | None = None) -> None:
+    """Notes facts about a whole store, in the transaction of the caller.
+
+    Args:
+        db: The store's connection.
+        facts: The facts.
+        known: What was noted before, where that has been read in the same transaction.
+
+    Raises:
+        IndexCorruptError: what was noted before differs from its checksum.
+    """
+    rows = {**facts, META_CHECKSUM: _meta_checksum({**(known or read_meta(db)), **facts})}
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+
+
+def path_of(db: sqlite3.Connection) -> Path:
+    """The file that a connection is open on."""
+    return Path(db.execute("PRAGMA database_list").fetchone()[2])
+
+
+def vector_dtype(meta: dict[str, Any]) -> np.dtype[Any]:
+    """How a store keeps its vectors: little-endian float32 or float16."""
+    return np.dtype({"float32": "<f4", "float16": "<f2"}[meta["vector_type"]])
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change the file; for whichever one thread uses it at a time.
+
+    A transaction that a killed writer left half-written in the file is rolled back first.
+
+    Raises:
+        IndexCorruptError: the file is no store.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():
+        raise IndexCorruptError(path, "it is missing")
+    require_readable(path)
+    with naming_damage(path):
+        _roll_back(path)
+        db = _connect(path, "ro")
+        try:
+            identity = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            db.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
+        except BaseException:
+            db.close()
+            raise
+    if (identity, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        db.close()
+        raise IndexCorruptError(
+            path, f"expected a store of schema {SCHEMA_VERSION}, got {identity:#x} schema {version}"
+        )
+    return db
+
+
+def require_room(path: Path) -> None:
+    """Makes sure that a writer can open a store: one that fails in the middle of it keeps readers from opening it.
+
+    Raises:
+        OSError: the disk is too full for that.
+    """
+    if shutil.disk_usage(path.parent).free < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    by_name = sorted(meta.items(), key=lambda fact: repr(fact[0]))  # of a damaged store, names may be anything
+    return checksum_of(by_name)
+
+
+def _roll_back(path: Path) -> None:
+    """Lets SQLite undo what a rollback journal holds, which it does only over a connection that may write.
+
+    A store is in journal mode WAL while it is open for writing; it has such a journal while the mode changes.
+    """
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    try:
+        with closing(_connect(path, "ro")) as db:
+            db.execute("PRAGMA user_version").fetchone()
+            return  # a journal of a writer that lives
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+    with closing(_connect(path, "rw")) as db:
+        db.execute("PRAGMA user_version").fetchone()
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, BUSY_TIMEOUT_S, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def is_undecodable(error: sqlite3.Error) -> bool:
+    """Whether Python complains about a text that is no UTF-8, though SQLite read it."""
+    return str(error).startswith("Could not decode to UTF-8")
+
+
+@contextmanager
+def reading_any_text(db: sqlite3.Connection) -> Iterator[None]:
+    """Lets the block read texts that are no UTF-8; what is none of it becomes half surrogate pairs."""
+    db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        db.text_factory = str
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turns SQLite's complaints about a store into an error that names it.
+
+    Raises:
+        IndexCorruptError: the file is damaged.
+        OSError: it cannot be opened, read or written for another reason, such as its permissions or a full disk; says
+            what to do.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:  # of a name that SQLite complains about
+        raise IndexCorruptError(path, str(error)) from error
+    except sqlite3.DatabaseError as error:
+        if not path.exists():
+            raise IndexCorruptError(path, "it is missing") from error
+        if getattr(error, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
+            raise unusable(path, error) from error
+        raise IndexCorruptError(path, str(error)) from error
+
+
+def unusable(path: Path, error: sqlite3.Error) -> OSError:
+    """What is said of an SQLite file that cannot be read or written now, whatever it holds; with the way out."""
+    is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+    return OSError(f"cannot read or write {path}: {error}{'; make room on that disk and try again' * is_full}")

@@ -1,0 +1,389 @@
+"""Reads of a store, from several threads and processes at once, also while one writes.
+
+Shape legend: R = rows read, D = width.
+"""
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
+from anykey.index.hits import Payload, StoredKey
+from anykey.index.names import is_unicode
+from anykey.index.settings import VectorType
+from anykey.index.store.changes import Changes, Unsound, is_usable
+from anykey.index.store.connections import Connections, stop_at
+from anykey.index.store.deletions import read_deleted
+from anykey.index.store.manifest import Manifest
+from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
+from anykey.index.store.store_file import (
+    is_undecodable,
+    naming_damage,
+    open_read_only,
+    read_meta,
+    reading_any_text,
+    vector_dtype,
+)
+from anykey.index.vectors.calibration import MODALITIES
+
+SCAN_PAGE = 256
+MOST_PARAMETERS = 10_000  # of one statement
+_PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
+
+
+class Snapshot:
+    """A store as it is at one moment, over a connection of the thread that asked for it.
+
+    Attributes:
+        seq: Number of the last change in it.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path, deadline: Deadline = NEVER) -> None:
+        self._db = db
+        self._path = path
+        self._deadline = deadline
+        found = self._all("SELECT value FROM meta WHERE name = 'seq'")
+        if not found or not isinstance(found[0][0], int):
+            raise IndexCorruptError(path, "it does not tell its last change")
+        self.seq: int = found[0][0]
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Lets the block's reads go on beyond the deadline, for it is work that serves others too."""
+        stop_at(self._db, NEVER)
+        try:
+            yield
+        finally:
+            stop_at(self._db, self._deadline)
+
+    def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
+        """Rows of those keys that exist, ascending."""
+        names = [key for key in dict.fromkeys(keys) if is_unicode(key)]
+        found = [np.empty(0, np.int64)]
+        for start in range(0, len(names), MOST_PARAMETERS):
+            part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
+            found.append(self._rows(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
+        return np.sort(np.concatenate(found))
+
+    def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
+        """Keys by their rows, in one query.
+
+        Raises:
+            IndexCorruptError: one of them is not there, or differs from its checksum.
+        """
+        asked = set(rows)
+        query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
+        found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
+        if missing := asked - found.keys():
+            raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
+        return {row: self._stored_key(*payload) for row, payload in found.items()}
+
+    def changes_since(self, seq: int) -> Changes:
+        """What came after change number `seq`; a record that is damaged is told, and does not keep out the others."""
+        meta = self.meta()
+        query = (
+            "SELECT row, key, modality, text, metadata, pools, num_images, keys.checksum, vector, vectors.checksum"
+            " FROM keys LEFT JOIN vectors USING (id) WHERE row > ? ORDER BY row"
+        )
+        dtype, width = vector_dtype(meta), meta["width"]
+        rows: list[int] = []
+        vectors, keys, unsound = [], list[StoredKey](), dict[int, Unsound]()
+        for row, key, *payload, vector, checksum in self._all(query, seq):
+            try:
+                keys.append(self._stored_key(row, key, *payload))
+                vectors.append(self._checked_vector(key, vector, checksum))
+            except KeyCorruptError as error:
+                has_payload, has_vector = len(keys) > len(rows), is_usable(vector, dtype, width)
+                unsound[row] = Unsound(error, has_payload, has_vector)
+                if not has_payload:
+                    keys.append(StoredKey(str(key), Modality.TEXT, Payload(None, {}, 0), ()))
+                vectors.append(vector if has_vector else bytes(width * dtype.itemsize))
+            rows.append(row)
+        removed = self.removed_since(seq)
+        vectors_RD = np.frombuffer(b"".join(vectors), dtype).astype(np.float32).reshape(len(rows), width)
+        return Changes(self.seq, np.array(rows, np.int64), vectors_RD, keys, removed, unsound)
+
+    def removed_since(self, seq: int) -> NDArray[np.int64]:
+        """Rows that went after change number `seq`."""
+        return self._rows("SELECT row FROM removals WHERE seq > ?", seq)
+
+    def get(self, key: str) -> StoredKey:
+        """One key as it is stored.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        return self._stored_key(*self._find(key, _PAYLOAD))
+
+    def vector(self, key: str) -> NDArray[np.float32]:
+        """The vector `[D]` of a key.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        (identity,) = self._find(key, "id")
+        found = self._all("SELECT vector, checksum FROM vectors WHERE id = ?", identity) or [(None, None)]
+        return np.frombuffer(self._checked_vector(key, *found[0]), vector_dtype(self.meta())).astype(np.float32)
+
+    def image(self, key: str, position: int) -> NewImage:
+        """One image of a key as it is stored: its bytes, or where they are.
+
+        Raises:
+            KeyNotFoundError: there is no such key, or it has no such image.
+        """
+        identity, num_images = self._find(key, "id, num_images")
+        if not 0 <= position < num_images:
+            raise KeyNotFoundError(f"key '{key}' has {num_images} images, there is none at position {position}")
+        query = "SELECT media_type, path, data, checksum FROM images WHERE id = ? AND position = ?"
+        found = self._all(query, identity, position)
+        if not found:
+            raise KeyCorruptError(self._path, key, f"image {position} of key {key!r} is missing")
+        media_type, path, data, checksum = found[0]
+        image = NewImage(media_type, path, data)
+        if image.checksum(key, position) != checksum:
+            raise KeyCorruptError(self._path, key, f"image {position} of key {key!r} differs from its checksum")
+        return image
+
+    def meta(self) -> dict[str, Any]:
+        """What was noted about the whole store."""
+        return read_meta(self._db)
+
+    def rows(self) -> NDArray[np.int64]:
+        """All rows, ascending."""
+        return np.concatenate([np.empty(0, np.int64), *self.row_batches(MOST_PARAMETERS)])
+
+    def row_batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """All rows, ascending, `[B]` at a time."""
+        cursor = self._db.execute("SELECT row FROM keys ORDER BY row")
+        while batch := cursor.fetchmany(batch_size):
+            yield np.fromiter((row for (row,) in batch), np.int64, len(batch))
+
+    def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """All vectors in the order of their rows, `[B, D]` at a time.
+
+        Raises:
+            IndexCorruptError: one of them is missing or differs from its checksum.
+        """
+        return (vectors_BD for vectors_BD, _ in self.vectors_by_modality(batch_size))
+
+    def vectors_by_modality(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`.
+
+        Raises:
+            IndexCorruptError: one of them is missing or differs from its checksum.
+        """
+        dtype = vector_dtype(self.meta())
+        codes = {modality.value: code for code, modality in enumerate(MODALITIES)}
+        query = "SELECT key, vector, vectors.checksum, modality FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
+        cursor = self._db.execute(query)
+        while batch := cursor.fetchmany(batch_size):
+            data = b"".join(self._checked_vector(*facts) for *facts, _ in batch)
+            codes_B = np.fromiter((codes[modality] for *_, modality in batch), np.uint8, len(batch))
+            yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1), codes_B
+
+    def tuning_queries(self) -> TuningQueries | None:
+        """Real queries to measure search structures with, if there are any.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        if not self._all("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'queries'"):
+            return None  # a store made before there were any
+        found = self._all("SELECT position, modality, vector, checksum FROM queries ORDER BY position")
+        for number, (position, code, vector, checksum) in enumerate(found):
+            if position != number or query_checksum(position, code, vector) != checksum:
+                raise IndexCorruptError(self._path, f"query {number} for tuning differs from its checksum")
+        if not found:
+            return None
+        vectors_QD = np.frombuffer(b"".join(row[2] for row in found), "<f4").reshape(len(found), -1)
+        return TuningQueries(vectors_QD.astype(np.float32), np.array([row[1] for row in found], np.uint8))
+
+    def deleted(self) -> list[str]:
+        """Keys that were deleted live and have not been stored since.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        with naming_damage(self._path):
+            return read_deleted(self._db)
+
+    def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+        """Modality, pools and metadata of all keys in the order of their rows.
+
+        Raises:
+            IndexCorruptError: one of them differs from its checksum.
+        """
+        with naming_damage(self._path):  # and nothing that happens where they are used
+            for payload in self._payloads():
+                key = self._stored_key(*payload)
+                yield key.modality, list(key.pools), key.payload.metadata
+
+    def _payloads(self) -> Iterator[tuple[Any, ...]]:
+        row = -1
+        while True:
+            query = f"SELECT {_PAYLOAD} FROM keys WHERE row > ? ORDER BY row"
+            try:
+                for payload in self._db.execute(query, (row,)):
+                    row = payload[0]
+                    yield payload
+                return
+            except sqlite3.OperationalError as error:
+                if not is_undecodable(error):
+                    raise
+            with reading_any_text(self._db):
+                payload = self._db.execute(f"{query} LIMIT 1", (row,)).fetchone()
+            row = payload[0]
+            yield payload
+
+    def page(self, after: str | None) -> list[StoredKey]:
+        """The next keys by name, at most `SCAN_PAGE`; `after` is Unicode."""
+        condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
+        found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
+        keys: list[StoredKey] = []
+        try:
+            for payload in found:
+                keys.append(self._stored_key(*payload))
+        except KeyCorruptError:
+            if not keys:  # those before it are given first
+                raise
+        return keys
+
+    def sample(self, most: int) -> list[StoredKey]:
+        """Some keys beside each other, from a random place on."""
+        start = secrets.randbelow(self.seq + 1)  # of no state that others share
+        return [
+            self._stored_key(*payload)
+            for payload in self._all(f"SELECT {_PAYLOAD} FROM keys WHERE row >= ? ORDER BY row LIMIT {most}", start)
+        ]
+
+    def num_keys(self) -> int:
+        """Number of keys."""
+        return int(self._all("SELECT count(*) FROM keys")[0][0])
+
+    def count_by_modality(self) -> dict[Modality, int]:
+        """Number of keys per modality; all three are there."""
+        counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
+        return {modality: counts.get(modality, 0) for modality in Modality}
+
+    def _stored_key(self, row: int, key: str, modality: str, *rest: Any) -> StoredKey:
+        text, metadata, pools, num_images, checksum = rest
+        if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
+            raise KeyCorruptError(self._path, str(key), f"the payload of key {key!r} differs from its checksum")
+        payload = Payload(text, json.loads(metadata), num_images)
+        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
+
+    def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
+        if vector is None:
+            raise KeyCorruptError(self._path, str(key), f"key {key!r} has no vector")
+        if vector_checksum(key, vector) != checksum:
+            raise KeyCorruptError(self._path, str(key), f"the vector of key {key!r} differs from its checksum")
+        return vector
+
+    def _find(self, key: str, columns: str) -> tuple[Any, ...]:
+        found = self._all(f"SELECT {columns} FROM keys WHERE key = ?", key) if is_unicode(key) else []
+        if not found:
+            raise KeyNotFoundError(f"no key {key!r} in the index")
+        return found[0]
+
+    def _rows(self, query: str, *parameters: str | int) -> NDArray[np.int64]:
+        rows = self._all(query, *parameters)
+        return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
+
+    def _all(self, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+        with reading_any_text(self._db):  # its checksum tells whose it is
+            return self._db.execute(query, parameters).fetchall()
+
+
+class StoreReader:
+    """A store, read-only; safe for use from several threads, which are lent a bounded number of connections."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the store.
+
+        Raises:
+            IndexCorruptError: the file is no store.
+        """
+        self.path = path
+        self._here = threading.local()  # what this thread is in the middle of
+        self._connections = Connections(lambda: open_read_only(path))
+        with naming_damage(path), self._connections.lent():
+            pass
+
+    def check(self, manifest: Manifest) -> None:
+        """Makes sure that a version may be used with this store.
+
+        Raises:
+            IndexCorruptError: it is another store, or an older state of the one that the version is derived from.
+        """
+        with self.snapshot() as snapshot:
+            seq, meta = snapshot.seq, snapshot.meta()
+        if meta.get("store_id") != manifest.store_id:
+            raise IndexCorruptError(self.path, f"it is not the store that version {manifest.version} names")
+        encoder = manifest.encoder
+        if (meta.get("fingerprint"), meta.get("width")) != (encoder.fingerprint, encoder.width):
+            raise IndexCorruptError(self.path, f"it is of another encoder than version {manifest.version}")
+        if meta.get("vector_type") not in get_args(VectorType):
+            raise IndexCorruptError(self.path, f"it keeps vectors as {meta.get('vector_type')!r}")
+        if seq < manifest.seq:
+            raise IndexCorruptError(
+                self.path,
+                f"it ends with change {seq}, version {manifest.version} was made after change {manifest.seq}: "
+                "is it an older copy?",
+            )
+
+    @contextmanager
+    def snapshot(self, deadline: Deadline = NEVER) -> Iterator[Snapshot]:
+        """The store as it is now, unchanged until the end of the block, whatever is written meanwhile.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            IndexCorruptError: the file turns out to be damaged.
+        """
+        outer: Snapshot | None = getattr(self._here, "snapshot", None)
+        with naming_damage(self.path):
+            if outer is not None:  # a block within a block of the same thread sees what that one sees
+                yield outer
+                return
+            with self._connections.lent(deadline) as db:
+                db.execute("BEGIN")
+                try:
+                    self._here.snapshot = Snapshot(db, self.path, deadline)
+                    yield self._here.snapshot
+                finally:
+                    self._here.snapshot = None
+                    db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Closes the connections; no thread may be reading."""
+        self._connections.close()
+
+
+def check_store(path: Path, manifest: Manifest | None) -> None:
+    """Makes sure, without changing it, that a file is a store that may be opened for writing.
+
+    Args:
+        path: The file.
+        manifest: Of the version that is derived from it, if that can be told.
+
+    Raises:
+        IndexCorruptError: it is missing, no store, or not the version's.
+    """
+    with contextlib.closing(StoreReader(path)) as reader:
+        if manifest is not None:
+            reader.check(manifest)

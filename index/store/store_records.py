@@ -1,0 +1,106 @@
+"""Records of a store, read over any connection to it, each compared with its checksum."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from anykey.encoder.item import Modality
+from anykey.index.errors import KeyCorruptError
+from anykey.index.store.records import (
+    BuildFacts,
+    Known,
+    NewImage,
+    Record,
+    SeenImage,
+    load_images,
+    payload_checksum,
+    vector_checksum,
+)
+from anykey.index.store.store_file import path_of, read_meta, vector_dtype
+
+Table = Literal["keys", "retired"]  # what is live, and what was
+
+
+def read_known(db: sqlite3.Connection, key: str) -> Known | None:
+    """Reads what a build stored or refused of a key, over any connection to the store."""
+    query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
+    row = db.execute(query, (key,)).fetchone()
+    if row is not None:
+        payload_sha256, stamps, content_sha256 = row
+        images = _load_images(db, stamps, key, payload_sha256, content_sha256)
+        return Known(payload_sha256, images, content_sha256=content_sha256)
+    row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    payload_sha256, stamps, limits, reason = row
+    images = _load_images(db, stamps, key, payload_sha256, limits, reason)
+    return Known(payload_sha256, images, limits=limits, reason=reason)
+
+
+def check_refusals(db: sqlite3.Connection) -> None:
+    """Reads what is remembered of the keys that were refused.
+
+    Raises:
+        KeyCorruptError: some of it is damaged.
+    """
+    for key, *facts, stamps in db.execute("SELECT key, payload_sha256, limits, reason, stamps FROM failures"):
+        _load_images(db, stamps, key, *facts)
+
+
+def read_records(
+    db: sqlite3.Connection, where: str, parameters: Sequence[Any] = (), table: Table = "keys"
+) -> Iterator[Record]:
+    """Whole records, images and all, in the order of their rows.
+
+    Args:
+        db: The connection.
+        where: Which, as a condition of SQL.
+        parameters: What stands for its question marks.
+        table: Whether live records are asked for, or those that were replaced or deleted.
+
+    Raises:
+        KeyCorruptError: one of them is damaged.
+    """
+    dtype = vector_dtype(read_meta(db))
+    query = (
+        f"SELECT id, row, key, modality, text, metadata, pools, num_images, {table}.checksum, origin, payload_sha256,"
+        f" content_sha256, stamps, vector, vectors.checksum FROM {table} LEFT JOIN vectors USING (id)"
+        f" WHERE {where} ORDER BY row"
+    )
+    for identity, row, key, *facts in db.execute(query, parameters):
+        modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
+        origin, payload_sha256, content_sha256, stamps = built_facts
+        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
+        if vector is None or checksums != (checksum, vector_checksum(key, vector)):
+            raise KeyCorruptError(path_of(db), str(key), f"the record of key {key!r} differs from its checksum")
+        images = tuple(_read_images(db, identity, key))
+        if len(images) != num_images:
+            raise KeyCorruptError(path_of(db), str(key), f"key {key!r} has {len(images)} images, {num_images} expected")
+        built = None
+        if stamps is not None:
+            seen = _load_images(db, stamps, key, payload_sha256, content_sha256)
+            built = BuildFacts(payload_sha256, content_sha256, seen)
+        if origin != ("live" if built is None else "corpus"):
+            reason = f"key {key!r} is said to come from {origin!r}, which it does not"
+            raise KeyCorruptError(path_of(db), str(key), reason)
+        vector_D = np.frombuffer(vector, dtype)
+        yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
+
+
+def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:
+    query = "SELECT position, media_type, path, data, checksum FROM images WHERE id = ? ORDER BY position"
+    for position, media_type, path, data, checksum in db.execute(query, (identity,)).fetchall():
+        image = NewImage(media_type, path, data)
+        if image.checksum(key, position) != checksum:
+            raise KeyCorruptError(path_of(db), key, f"image {position} of key {key!r} differs from its checksum")
+        yield image
+
+
+def _load_images(db: sqlite3.Connection, stamps: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
+    try:
+        return load_images(stamps, key, *facts)
+    except ValueError as error:
+        raise KeyCorruptError(path_of(db), str(key), str(error)) from error

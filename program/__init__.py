@@ -1,0 +1,1 @@
+"""What every AnyKey command shares: settings, progress, one-line errors and exits. Imports nothing of ours."""

@@ -1,0 +1,78 @@
+"""The formats of corpora, and how a file tells which is its own.
+
+To add one, write a reader (a function from a file to its rows) and a line in `FORMATS`; see `docs/corpus.md`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from anykey.sources.corpus.csv_rows import read_csv
+from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
+from anykey.sources.corpus.folder import read_folder
+from anykey.sources.corpus.jsonl import read_jsonl
+from anykey.sources.corpus.shards import read_shard
+from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.files.files import open_file
+from anykey.sources.files.locations import path_of
+
+HEAD_BYTES = 512
+Rows = Iterator[CorpusEntry | InvalidRowError]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        title: What it is called in messages.
+        suffixes: Suffixes of files that are of this format whatever they hold, in lower case.
+        looks_so: Whether a file of another suffix is of this format, by its first bytes.
+        read: Gives the rows of a file in a fixed order, bad ones as the errors they are; raises `SourceError` or
+            `OSError` for a file that cannot be read.
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    looks_so: Callable[[bytes], bool]
+    read: Callable[[CorpusFile, ReadOptions], Rows]
+
+
+def _read_parquet(file: CorpusFile, options: ReadOptions) -> Rows:
+    from anykey.sources.corpus.parquet import read_parquet  # loads pyarrow, which nothing else needs
+
+    return read_parquet(file, options)
+
+
+def _looks_like_jsonl(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+FORMATS = [
+    Format("JSONL", (".jsonl", ".ndjson"), _looks_like_jsonl, read_jsonl),
+    Format("CSV", (".csv", ".tsv"), lambda head: False, read_csv),
+    Format("Parquet", (".parquet", ".pq"), lambda head: head.startswith(b"PAR1"), _read_parquet),
+    Format("a tar shard", (".tar",), lambda head: head[257:262] == b"ustar", read_shard),
+]
+FOLDER = Format("a folder of images", (), lambda head: False, read_folder)
+
+
+def format_of(file: CorpusFile) -> Format:
+    """The format of a file: by its suffix, or else by its first bytes.
+
+    Raises:
+        SourceError: it is of none.
+        OSError: it cannot be read.
+    """
+    if file.is_folder:
+        return FOLDER
+    suffix = path_of(file.location).suffix.lower()
+    for known in FORMATS:
+        if suffix in known.suffixes:
+            return known
+    with open_file(file.location) as opened:
+        head = opened.read(HEAD_BYTES)
+    for known in FORMATS:
+        if known.looks_so(head):
+            return known
+    expected = ", ".join(f"{known.title} ({', '.join(known.suffixes)})" for known in FORMATS)
+    raise SourceError(f"cannot tell the format of {file.label}: expected {expected}, or a folder")

@@ -1,0 +1,104 @@
+"""A folder of photos, each with its captions beside it: `cats/1.jpg` and `cats/1.txt` or `cats/1.json`."""
+
+import os
+from pathlib import Path
+
+from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
+from anykey.sources.pairs.concatenated import ConcatenatedPairs
+from anykey.sources.pairs.file import DataFile
+from anykey.sources.pairs.image_tables import image_tables, images_of, open_table
+from anykey.sources.pairs.pair import Pair
+from anykey.sources.pairs.rows import sidecar_captions
+from anykey.sources.suffixes import IMAGE_SUFFIXES
+
+_PARQUET = (".parquet", ".pq")
+_SIDECARS = (".json", ".txt")
+
+
+class ImageFolder:
+    """Every image below a folder, sorted by path.
+
+    A `.json` beside it holds what a shard's does; in a `.txt` each line is a caption. An image without either is a bad
+    row, since among captioned photos it is a mistake. Hidden files, links to folders and texts without an image are
+    left aside.
+
+    Tables `metadata.jsonl`, `.csv` or `.parquet` that name images by `file_name`, as Hugging Face's do, come first. An
+    image whose row is bad is that bad row, whatever lies beside it; where a row cannot be read so far as to tell its
+    image, every image below the table that no other row names is bad. A folder without images is its Parquet files,
+    sorted by their paths as plain strings.
+    """
+
+    def __init__(self, file: DataFile) -> None:
+        """Lists the images.
+
+        Raises:
+            SourceError: a folder below cannot be read, a table in it is damaged, or there are other files alone.
+        """
+        self._root = file.path
+        files = list_files(file)
+        images = [path for path in files if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
+        tables = image_tables(files)
+        if not images and not tables:
+            tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
+        if files and not images and not tables:
+            found = ", ".join(sorted({path.suffix or path.name for path in files}))
+            raise NoPairsError(
+                f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
+                f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
+            )
+        opened = {path: open_table(path) for path in tables}
+        self._tables = ConcatenatedPairs(list(opened.values()))
+        named_by = {path: set(images_of(path, table)) if images else set() for path, table in opened.items()}
+        named = set().union(*named_by.values())
+        self._images = [path for path in images if os.path.normpath(path) not in named]
+        self._unsure = [path for path, names in named_by.items() if None in names]
+        self._sidecars = {_without_case(path): path for path in files if path.suffix.lower() in _SIDECARS}
+
+    def __len__(self) -> int:
+        return len(self._tables) + len(self._images)
+
+    def __getitem__(self, position: int) -> Pair:
+        """Reads the captions of one image.
+
+        Raises:
+            InvalidRowError: there are none, or they cannot be read.
+        """
+        if position < len(self._tables):
+            return self._tables[position]
+        image = self._images[position - len(self._tables)]
+        try:
+            if table := next((table for table in self._unsure if image.is_relative_to(table.parent)), None):
+                raise ValueError(f"a row of {table} that cannot be read may name it")
+            captions = self._captions_beside(image)
+        except (ValueError, OSError) as error:
+            raise InvalidRowError(str(image), str(error)) from error
+        return Pair(image.relative_to(self._root).as_posix(), image, captions, str(image))
+
+    def _captions_beside(self, image: Path) -> tuple[str, ...]:
+        paths = [self._sidecars.get(image.with_suffix(suffix)) for suffix in _SIDECARS]
+        if paths == [None, None]:
+            names = [image.with_suffix(suffix).name for suffix in reversed(_SIDECARS)]
+            raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
+        return sidecar_captions(*(path.read_bytes() if path else None for path in paths))
+
+
+def list_files(file: DataFile) -> list[Path]:
+    """Every file below a folder that is not hidden, sorted by path.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    found: list[Path] = []
+    for folder, inner, names in os.walk(file.path, onerror=refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _without_case(path: Path) -> Path:
+    """A path whose suffix is in lower case: `1.TXT` lies beside `1.JPG` where cameras write them."""
+    return path.with_suffix(path.suffix.lower())

@@ -1,0 +1,72 @@
+"""Names become pair sources."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anykey.sources.errors import NoPairsError
+from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
+from anykey.sources.pairs.concatenated import ConcatenatedPairs
+from anykey.sources.pairs.file import DataFile
+from anykey.sources.pairs.formats import format_of
+from anykey.sources.pairs.names import find_files
+from anykey.sources.pairs.remote import default_cache_dir
+
+
+def open_pairs(
+    names: Sequence[str], cache_dir: Path | None = None, max_cache_bytes: int = MAX_DATA_BYTES
+) -> ConcatenatedPairs:
+    """Opens pair sources by name.
+
+    Args:
+        names: Paths, patterns and URLs, see `find_files`; `docs/data.md` lists the formats.
+        cache_dir: Where fetched files are kept; `None` for the user's cache folder.
+        max_cache_bytes: What these may take. Those used longest ago are removed; those of pairs that are open stay.
+
+    Returns:
+        All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
+
+    Raises:
+        NoPairsError: a name matches nothing, or its files hold no pairs.
+        SourceError: a file of another kind, or a damaged one, or one that cannot be fetched.
+    """
+    groups = [find_files(name, cache_dir) for name in _some(names)]
+    leases = [file.lease for group in groups for file in group if file.lease]
+    if leases:
+        keep_below(cache_dir or default_cache_dir(), max_cache_bytes)
+    pairs = ConcatenatedPairs(
+        [ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups], leases
+    )
+    for group, length in zip(groups, pairs.lengths, strict=True):
+        if length == 0:  # beside others that have some it would go unnoticed
+            raise NoPairsError(f"no pairs in {', '.join(file.label for file in group)}")
+    return pairs
+
+
+def source_states(names: Sequence[str], cache_dir: Path | None = None) -> list[str]:
+    """A line for every file that the pairs depend on, which changes when the file does.
+
+    That is the path, size and time of a local file, of each file in a folder, and of a dataset's candidates; for a
+    remote file its URL's and version's digest. Images that rows name are left out: reading them all would take as long
+    as training. See `open_pairs` for arguments and errors.
+    """
+    return [line for name in names for file in find_files(name, cache_dir) for line in _states(file)]
+
+
+def _some(names: Sequence[str]) -> Sequence[str]:
+    if not names:
+        raise NoPairsError("no data named: expected files or folders of pairs, see docs/data.md")
+    return names
+
+
+def _states(file: DataFile) -> list[str]:
+    if file.url:
+        return [f"{file.path.name}#{file.part} {file.path.stat().st_size}"]
+    lines = []
+    for path in format_of(file).files(file):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a link that leads nowhere; what it belongs to is a bad row
+            lines.append(f"{path}#{file.part} missing")
+            continue
+        lines.append(f"{path}#{file.part} {status.st_size} {status.st_mtime_ns}")
+    return lines

@@ -1,0 +1,326 @@
+"""Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
+
+import errno
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from anykey.encoder.item import Modality
+from anykey.index import FaissIndex, faiss_index
+from anykey.index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
+from anykey.index.key_index import NewKey
+from anykey.index.publish.folding import Provenance, publish_next, publish_with_changes
+from anykey.index.publish.verify import verify_index
+from anykey.index.search import generation
+from anykey.index.store.manifest import Manifest
+from anykey.index.store.new_keys import to_record
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.records import TuningQueries
+from anykey.index.store.store import Store
+from anykey.index.store.versions import IndexDirectory
+from anykey.index.vectors.calibration import codes_of
+from anykey.program.progress import Report, quietly
+from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
+
+NUM_OLD, NUM_ALL = 6, 15
+
+
+def load_all(index: FaissIndex) -> object:
+    """Stores many keys with a version of them."""
+    return index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL)])
+
+
+def tune_all(index: FaissIndex) -> object:
+    """Makes a version of all keys."""
+    return index.tune(None)
+
+
+@pytest.fixture
+def index_dir(tmp_path: Path) -> Path:
+    return make_index(tmp_path / "i", new_keys(NUM_OLD))
+
+
+@pytest.fixture
+def store(index_dir: Path) -> Iterator[Store]:
+    with closing(Store(IndexDirectory(index_dir).store_path("1"))) as store:
+        yield store
+
+
+def store_all(store: Store) -> bool:
+    store.commit([to_record(key, WIDTH) for key in new_keys(NUM_ALL)], gone=["k0"])
+    return True
+
+
+def publish(store: Store, options: FoldOptions | None = None, report: Report = quietly) -> Manifest | None:
+    directory = IndexDirectory(store.path.parents[2])
+    options = options or FoldOptions()
+    return publish_with_changes(directory, store, lambda: store_all(store), Provenance(), options, report)
+
+
+def state(index: FaissIndex) -> tuple[int, int]:
+    """Number of keys, and of changes that the version in use does not cover."""
+    return index.count(), index.info().details["num_unfolded"]
+
+
+def fail_before_the_commit(patched: pytest.MonkeyPatch, error: BaseException) -> None:
+    """The version is complete, its changes cannot be committed."""
+    complete = IndexDirectory.complete
+
+    def complete_and_fail(directory: IndexDirectory, manifest: Manifest) -> None:
+        complete(directory, manifest)
+        raise error
+
+    patched.setattr(IndexDirectory, "complete", complete_and_fail)
+
+
+def kill_before_the_commit(patched: pytest.MonkeyPatch) -> None:
+    """The same, with nobody left to clear up."""
+    fail_before_the_commit(patched, KeyboardInterrupt())
+    patched.setattr(IndexDirectory, "clear_up", lambda directory: None)
+
+
+def test_readers_see_the_changes_with_their_version(index_dir: Path, store: Store) -> None:
+    with FaissIndex.open(index_dir) as reader:
+        seen = []
+        manifest = publish(store, report=lambda step, done, total: seen.append(state(reader)))
+
+        assert set(seen) == {(NUM_OLD, 0)}
+        assert state(reader) == (NUM_ALL - 1, 0)
+        assert manifest is not None
+        assert (manifest.num_keys, reader.manifest.version) == (NUM_ALL - 1, manifest.version)
+
+
+def test_changes_are_taken_back_where_no_version_can_be_made(index_dir: Path, store: Store) -> None:
+    with pytest.raises(InvalidStructureError, match="IVF0,Flat"):
+        publish(store, FoldOptions(structure="IVF0,Flat"))
+
+    assert store.num_keys() == NUM_OLD
+    assert sorted(path.name for path in index_dir.iterdir()) == [".lock", "CURRENT", "stores", "versions"]
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert state(index) == (NUM_OLD, 0)
+
+
+def test_nothing_is_published_where_nothing_changes(index_dir: Path, store: Store) -> None:
+    before = IndexDirectory(index_dir).names()
+
+    assert publish_with_changes(IndexDirectory(index_dir), store, lambda: False, Provenance(), FoldOptions()) is None
+    assert IndexDirectory(index_dir).names() == before
+
+
+def test_version_of_changes_that_were_taken_back_is_cleared_away(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_before_the_commit(patched)
+        with pytest.raises(KeyboardInterrupt):
+            publish(store)
+    directory = IndexDirectory(index_dir)
+    current, left = directory.current(), directory.names()[-1]
+    assert left != current
+
+    directory.recover()
+
+    assert (directory.current(), directory.names()[-1]) == (current, current)
+    assert state(FaissIndex.open(index_dir)) == (NUM_OLD, 0)
+
+
+def test_failed_load_leaves_nothing_that_later_changes_could_be_taken_for(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [to_record(NewKey(f"lost{n}", vector_D, "text"), WIDTH) for n, vector_D in enumerate(unit_vectors(5, 9))]
+    kept_ND = unit_vectors(5, 10)
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
+        with monkeypatch.context() as patched:
+            fail_before_the_commit(patched, OSError("no room to commit"))
+            with pytest.raises(OSError, match="no room to commit"):
+                index.load_records(lost)
+        index.upsert([NewKey(f"kept{n}", vector_D, "text") for n, vector_D in enumerate(kept_ND)])
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert [hits[0].key for hits in index.search(kept_ND, 1)] == [f"kept{n}" for n in range(5)]
+    assert verify_index(index_dir) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.tune(TuningQueries(unit_vectors(4), codes_of([Modality.TEXT] * 4))),
+        lambda index: index.load_records([], FoldOptions(calibrate="modality-mean")),
+    ],
+)
+def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[FaissIndex], Manifest]
+) -> None:
+    before = IndexDirectory(index_dir).names()[-1]
+    with FaissIndex.open(index_dir, writable=True) as index, monkeypatch.context() as patched:
+        kill_before_the_commit(patched)
+        with pytest.raises(KeyboardInterrupt):
+            change(index)
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        facts = index.manifest.structure
+        assert facts is not None
+        assert (index.manifest.version, facts.query_source) == (before, "sampled keys")
+        assert index.manifest.options == FoldOptions()
+
+
+def test_no_version_is_deleted_where_none_is_known_to_be_published(index_dir: Path, tmp_path: Path) -> None:
+    directory = IndexDirectory(index_dir)
+    shutil.copy(directory.store_path("1"), tmp_path / "older")
+    with FaissIndex.open(index_dir, writable=True) as index:
+        for num_keys in (NUM_OLD + 1, NUM_OLD + 2):
+            index.upsert(new_keys(num_keys))
+            index.compact()
+    before = directory.names()
+    shutil.copy(tmp_path / "older", directory.store_path("1"))
+    (index_dir / "CURRENT").write_text("?")
+
+    directory.recover()
+
+    assert directory.names() == before
+    with pytest.raises(IndexCorruptError, match="CURRENT is damaged"):
+        FaissIndex.open(index_dir)
+
+
+def test_version_of_committed_changes_is_announced_after_a_stop(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(directory: IndexDirectory, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IndexDirectory, "announce", stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish(store)
+
+    IndexDirectory(index_dir).recover()
+
+    assert state(FaissIndex.open(index_dir)) == (NUM_ALL - 1, 0)
+
+
+def test_changes_whose_version_cannot_be_announced_are_there_and_the_next_writer_announces_it(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(directory: IndexDirectory, name: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, FaissIndex.open(index_dir, writable=True) as index:
+        patched.setattr(IndexDirectory, "announce", fail)
+        for seed in (1, 2):
+            with pytest.raises(UnannouncedError, match=r"changes are stored, but version \d of .*No space left"):
+                index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL, seed=seed)])
+            assert index.count() == NUM_ALL
+    with FaissIndex.open(index_dir) as index:
+        assert state(index) == (NUM_ALL, NUM_OLD + NUM_ALL)  # its version is there, though two came after it
+
+    with FaissIndex.open(index_dir, writable=True) as index:
+        assert state(index) == (NUM_ALL, 0)
+
+
+def test_published_changes_are_no_failure_where_only_tidying_up_fails(
+    index_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(store: Store, seq: int) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "prune_removals", fail)
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL)])
+        assert state(index) == (NUM_ALL, 0)
+    assert "not all deleted" in caplog.text
+
+
+def test_reader_waits_for_the_version_of_many_changes(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(generation, "PATIENCE_S", 30.0)
+    with FaissIndex.open(index_dir) as reader, ThreadPoolExecutor(4) as threads:
+        store_all(store)
+        found = [threads.submit(state, reader) for _ in range(4)]  # must not load what the next version covers
+        publish_next(IndexDirectory(index_dir), store.path, Provenance(), FoldOptions())
+
+        assert [future.result() for future in found] == [(NUM_ALL - 1, 0)] * 4
+
+
+def test_many_changes_are_searched_where_their_version_cannot_be_opened(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(faiss_index, "SWITCH_S", 0.05)
+    directory = IndexDirectory(index_dir)
+    with FaissIndex.open(index_dir) as reader:
+        store_all(store)
+        manifest = publish_next(directory, store.path, Provenance(), FoldOptions())
+        (directory.version_dir(manifest.version) / "manifest.json").write_text("{")
+
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+        assert reader.manifest.version != manifest.version
+
+
+def test_many_changes_without_a_version_are_searched_all_the_same(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+    monkeypatch.setattr(generation, "PATIENCE_S", 0.02)
+    with FaissIndex.open(index_dir) as reader:
+        store_all(store)
+
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)  # rows that came, and rows that went
+
+
+def test_version_of_many_changes_is_waited_for_once(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: float(len(waits)), sleep=waits.append)
+    with FaissIndex.open(index_dir) as first, FaissIndex.open(index_dir) as second:
+        monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
+        monkeypatch.setattr(generation, "time", clock)
+        store_all(store)
+        open_generation = first._generation
+
+        assert open_generation._is_superseded(store.seq) is False
+        assert len(waits) == generation.PATIENCE_S
+        assert open_generation._is_superseded(store.seq) is False
+        assert len(waits) == generation.PATIENCE_S
+        assert state(second) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+        assert len(waits) == 2 * generation.PATIENCE_S
+
+
+@pytest.mark.parametrize("publish_all", [load_all, tune_all], ids=["load", "tune"])
+def test_changes_that_a_version_covers_do_not_count_for_the_next_compaction(
+    index_dir: Path, publish_all: Callable[[FaissIndex], object]
+) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=NUM_OLD) as index:
+        index.upsert(new_keys(NUM_OLD - 1, seed=3))
+        publish_all(index)
+        index.upsert(new_keys(1, seed=4))
+    with FaissIndex.open(index_dir) as index:
+        assert index.info().details["num_unfolded"] > 0  # and not folded in the background meanwhile
+
+
+def test_changes_up_to_the_bound_are_searched_at_once(
+    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: generation.Generation, seq: int) -> bool:
+        raise AssertionError("no version is to be waited for")
+
+    monkeypatch.setattr(generation.Generation, "_is_superseded", wait)
+    with FaissIndex.open(index_dir) as reader:
+        seq = store.seq
+        store_all(store)
+        monkeypatch.setattr(generation, "FLOOD", store.seq - seq)
+        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+
+
+def test_bound_on_changes_is_that_of_the_page() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "index-format.md").read_text()
+    assert f"a reader that meets more than {generation.FLOOD:,} changes at" in page
+    assert faiss_index.COMPACT_AFTER <= generation.FLOOD  # what a live writer leaves unfolded is no flood
