@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +20,21 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from anykey.index.names import is_unicode, require_names
-from anykey.index.publish.writer import Writer
-from anykey.index.queries import check_after, check_k, check_queries
+from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
 from anykey.index.search.facts import info_of
 from anykey.index.search.generation import Generation, SupersededError
 from anykey.index.search.view import View, hits_of
 from anykey.index.store.backoff import BackOff
-from anykey.index.store.image_roots import found_image, roots_in_force
 from anykey.index.store.manifest import EncoderFacts, Manifest
-from anykey.index.store.new_keys import to_record
-from anykey.index.store.options import FoldOptions
-from anykey.index.store.records import Record, TuningQueries
 from anykey.index.store.store_reader import Snapshot
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 from anykey.program.progress import Report, quietly
-from anykey.sources.files.roots import root_of
+
+if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
+    from anykey.index.publish.writer import Writer
+    from anykey.index.store.options import FoldOptions
+    from anykey.index.store.records import Record, TuningQueries
 
 LONGEST_RETRY_S = 60.0
 SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
@@ -56,7 +55,7 @@ class FaissIndex:
         self,
         index_dir: Path,
         generation: Generation,
-        writer: Writer | None,
+        writer: "Writer | None",
         gpu: GpuUse,
         image_roots: Sequence[str] | None = None,
     ) -> None:
@@ -107,10 +106,10 @@ class FaissIndex:
         index_dir = Path(index_dir)
         if compact_after < 0:
             raise ValueError(f"expected compact_after to be 0, for never, or a number of changes, got {compact_after}")
-        named_roots = None if image_roots is None else list(map(root_of, image_roots))
+        named_roots = None if image_roots is None else _absolute(image_roots)
         gpu = GpuUse.of(device, gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
-        writer = Writer(IndexDirectory(index_dir), compact_after, fold_gpu) if writable else None
+        writer = _open_writer(index_dir, compact_after, fold_gpu) if writable else None
         try:
             return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu, named_roots)
         except BaseException:
@@ -185,11 +184,10 @@ class FaissIndex:
             ReadOnlyError: the index was opened for reading.
             OSError: the disk is full or not writable. Nothing was changed.
         """
-        width = self.manifest.encoder.width
-        self._checked_writer().commit([to_record(key, width) for key in keys])
+        self._checked_writer().upsert(keys, self.manifest.encoder.width)
 
     def load_records(
-        self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly
+        self, records: "Iterable[Record]", options: "FoldOptions | None" = None, report: Report = quietly
     ) -> Manifest:
         """Stores many keys that have been checked, and publishes a version of all: readers see all of it or nothing.
 
@@ -216,7 +214,7 @@ class FaissIndex:
         require_names(keys, "the keys to delete")
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_unicode(key)])
 
-    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+    def compact(self, options: "FoldOptions | None" = None, report: Report = quietly) -> Manifest:
         """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
 
         Args:
@@ -231,7 +229,7 @@ class FaissIndex:
         self._follow()
         return manifest
 
-    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+    def tune(self, queries: "TuningQueries | None", report: Report = quietly) -> Manifest:
         """Chooses the search structure anew, measured with real queries; later versions will be measured with them too.
 
         Args:
@@ -277,6 +275,8 @@ class FaissIndex:
         Raises:
             KeyNotFoundError: there is no such key, or it has no such image.
         """
+        from anykey.index.store.image_roots import found_image
+
         with self._moment() as (snapshot, _):
             image = snapshot.image(key, position)
         return found_image(image, key, self._directory.path, self._named_roots)
@@ -300,6 +300,8 @@ class FaissIndex:
 
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
+        from anykey.index.store.image_roots import roots_in_force
+
         with self._moment() as (snapshot, view):
             roots = roots_in_force(self._directory.path, self._named_roots).roots
             failure = None if self._writer is None else self._writer.fold_failure
@@ -385,8 +387,20 @@ class FaissIndex:
         finally:
             self._switch_lock.release()
 
-    def _checked_writer(self) -> Writer:
+    def _checked_writer(self) -> "Writer":
         if self._writer is None:
             raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
         self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
+
+
+def _absolute(image_roots: Sequence[str]) -> list[str]:
+    from anykey.index.referred import root_of
+
+    return list(map(root_of, image_roots))
+
+
+def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse) -> "Writer":
+    from anykey.index.publish.writer import Writer
+
+    return Writer(IndexDirectory(index_dir), compact_after, gpu)

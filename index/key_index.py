@@ -15,7 +15,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidKeyError, InvalidSearchError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
-from anykey.index.names import require_names
+from anykey.index.queries import require_names
 from anykey.index.store.manifest import EncoderFacts
 
 

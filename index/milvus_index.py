@@ -32,8 +32,7 @@ from anykey.index.milvus.rows import (
     stored_key_of,
 )
 from anykey.index.milvus.scope import expression_of_scope, require_pool
-from anykey.index.names import is_unicode, require_names
-from anykey.index.queries import check_after, check_k, check_queries
+from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]

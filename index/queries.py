@@ -1,15 +1,15 @@
-"""What every engine asks of vectors, searches and scans, before it stores or looks for anything.
+"""What every engine asks of names, vectors, searches and scans, before it stores or looks for anything.
 
 Shape legend: Q = queries, D = width.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.errors import InvalidSearchError
-from anykey.index.names import is_unicode
 
 MAX_NORM_ERROR = 1e-3  # of a unit vector, also of a key's
 
@@ -60,3 +60,29 @@ def check_after(after: Any) -> None:
     """Raises `InvalidSearchError` unless a scan can go on after a name, or begins."""
     if after is not None and not is_unicode(after):
         raise InvalidSearchError(f"expected the name of a key to go on after, got {after!a}")
+
+
+def is_unicode(name: object) -> bool:
+    """Whether it can be the name of something stored: a string, without half a surrogate pair in it."""
+    try:
+        return isinstance(name, str) and name.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def require_names(names: Any, what: str) -> None:
+    """Refuses one name where several are expected: it would be taken letter by letter.
+
+    Args:
+        names: What was handed over.
+        what: What messages call it.
+
+    Raises:
+        TypeError: it is a string, or no collection.
+    """
+    if isinstance(names, str | bytes) or not isinstance(names, Collection):
+        raise TypeError(f"expected {what} to be a collection of names, got {_shorten(repr(names))}")
+
+
+def _shorten(text: str, max_chars: int = 80) -> str:
+    return text if len(text) <= max_chars else text[:max_chars] + "..."

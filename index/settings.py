@@ -8,13 +8,11 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.milvus.address import parse_address
-from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall
+from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.program.settings import ProgramSettings
 from anykey.sources.corpus.columns import parse_columns
 from anykey.sources.files.images import ImageStorage
 from anykey.sources.files.roots import root_of
-
-VectorType = Literal["float32", "float16"]
 
 
 class EmbeddingSettings(EncodingSettings):

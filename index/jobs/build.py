@@ -27,10 +27,11 @@ from anykey.index.jobs.requests import check_vector_type, check_wishes
 from anykey.index.jobs.staging import delete_store, records_of, remove_empty, resume
 from anykey.index.publish.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from anykey.index.settings import BuildSettings
+from anykey.index.store.build_facts import Known
 from anykey.index.store.image_roots import record_corpus
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.options import FoldOptions
-from anykey.index.store.records import Known, Record
+from anykey.index.store.records import Record
 from anykey.index.store.retired import Origin
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage

@@ -22,7 +22,8 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.plan import PlannedEntry
 from anykey.index.queries import check_vector
 from anykey.index.settings import EmbeddingSettings
-from anykey.index.store.records import BuildFacts, Known, NewImage, Record, Refusal, SeenImage
+from anykey.index.store.build_facts import BuildFacts, Known, Refusal, SeenImage
+from anykey.index.store.records import NewImage, Record
 from anykey.sources.errors import InvalidRowError, UnreachableImageError
 from anykey.sources.files.files import reason_of
 from anykey.sources.files.images import ImageReader, ImageStamp, read_image

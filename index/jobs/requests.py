@@ -6,10 +6,11 @@ from anykey.index.errors import UnusableOptionError
 from anykey.index.jobs.corpus import find_files
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.publish.tuning.trial import require_possible
-from anykey.index.settings import BuildSettings, FoldSettings, VectorType
+from anykey.index.settings import BuildSettings, FoldSettings
 from anykey.index.store.options import AUTO
 from anykey.index.vectors.gpu import GpuUse
 from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.targets import VectorType
 
 
 def check_wishes(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError
-from anykey.index.settings import VectorType
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
+from anykey.index.vectors.targets import VectorType
 
 logger = logging.getLogger(__name__)
 

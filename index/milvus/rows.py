@@ -12,8 +12,7 @@ from anykey.index.hits import Payload, StoredKey
 from anykey.index.key_index import NewKey
 from anykey.index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
 from anykey.index.milvus.terms import instants_of, terms_of
-from anykey.index.names import is_unicode
-from anykey.index.queries import check_vector
+from anykey.index.queries import check_vector, is_unicode
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")

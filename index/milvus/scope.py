@@ -8,7 +8,7 @@ from anykey.index.filtering.filters import Condition, matches
 from anykey.index.key_index import Scope
 from anykey.index.milvus.collection import MAX_FOUND, Collection
 from anykey.index.milvus.expressions import both, expression_of, holds, holds_any, listed
-from anykey.index.names import is_unicode
+from anykey.index.queries import is_unicode
 
 # Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
 MAX_LISTED_BY_LITE = 100

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexExistsError
 from anykey.index.publish.folding import Provenance, publish_built
-from anykey.index.settings import VectorType
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
@@ -15,6 +14,7 @@ from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
 from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.vectors.targets import VectorType
 
 
 def create_index(

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
-from anykey.index.names import is_unicode
 from anykey.index.publish.folding import Provenance, provenance_of, publish_next, remove_unneeded
+from anykey.index.queries import is_unicode
 from anykey.index.search.version import Folded
 from anykey.index.store.deletions import read_deleted
 from anykey.index.store.manifest import Manifest

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from anykey.index.errors import KeyIndexError, UnannouncedError
+from anykey.index.key_index import NewKey
 from anykey.index.publish.folding import (
     Provenance,
     provenance_of,
@@ -18,6 +19,7 @@ from anykey.index.publish.folding import (
 from anykey.index.publish.tuning.held_out import require_queries
 from anykey.index.store.backoff import FAILURE_NAME, NO_FAILURE, BackOff, FoldFailure
 from anykey.index.store.manifest import Manifest
+from anykey.index.store.new_keys import to_record
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record, TuningQueries
 from anykey.index.store.store import Store
@@ -71,6 +73,20 @@ class Writer:
             self._store.covered_seq = version.manifest.seq
             stack.callback(self._store.close)
             self._resources = stack.pop_all()
+
+    def upsert(self, keys: Sequence[NewKey], width: int) -> None:
+        """Stores keys in place of those of the same names, all or nothing and durably.
+
+        Args:
+            keys: The keys.
+            width: Length of the index's vectors.
+
+        Raises:
+            InvalidKeyError: a key cannot be stored; says which and why. Nothing was changed.
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        self.commit([to_record(key, width) for key in keys])
 
     def commit(self, records: Sequence[Record], gone: Collection[str] = ()) -> int:
         """Stores and deletes keys, all or nothing and durably; gives the number deleted.

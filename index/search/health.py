@@ -7,10 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, KeyCorruptError
-from anykey.index.names import is_unicode
+from anykey.index.queries import is_unicode
 from anykey.index.store.store_file import naming_damage, open_read_only, reading_any_text
 from anykey.index.store.store_reader import StoreReader
-from anykey.index.store.store_records import read_records
 from anykey.index.store.versions import OpenVersion, check_file
 
 SAMPLED_KEYS = 32
@@ -98,6 +97,10 @@ class Health:
 
     def _check_store(self, keys: Iterable[str]) -> None:
         """Over connections of its own: those that are open may hold pages that are no longer in the file."""
+        from anykey.index.store.store_records import (
+            read_records,  # with what builds remember, which searches do not need
+        )
+
         path = self._version.store_path
         with closing(StoreReader(path)) as reader:
             reader.check(self._version.manifest)

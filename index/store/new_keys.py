@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.errors import InvalidKeyError
 from anykey.index.key_index import NewKey
-from anykey.index.names import is_unicode
-from anykey.index.queries import check_vector
+from anykey.index.queries import check_vector, is_unicode
 from anykey.index.store.records import NewImage, Record
 
 

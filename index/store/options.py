@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from anykey.index.settings import FoldSettings
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
+
+if TYPE_CHECKING:
+    from anykey.index.settings import FoldSettings
 
 META_NAME = "options"  # in the store
 AUTO = "auto"
@@ -44,7 +46,7 @@ class FoldOptions(BaseModel):
         """Those noted in a store."""
         return cls.model_validate(json.loads(meta.get(META_NAME, "{}")))
 
-    def changed_by(self, settings: FoldSettings) -> "FoldOptions":
+    def changed_by(self, settings: "FoldSettings") -> "FoldOptions":
         """These options, but for what is given; what is said of the structure replaces all that was said of it."""
         told = {"calibrate": settings.calibrate, "keep_versions": settings.keep_versions}
         changed = self.model_copy(update={name: value for name, value in told.items() if value is not None})

@@ -5,7 +5,6 @@ import uuid
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError
-from anykey.index.settings import VectorType
 from anykey.index.store.deletions import DELETIONS
 from anykey.index.store.retired import RETIRED
 from anykey.index.store.store_file import (
@@ -16,6 +15,7 @@ from anykey.index.store.store_file import (
     require_room,
     write_meta,
 )
+from anykey.index.vectors.targets import VectorType
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 

@@ -19,25 +19,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from anykey.index.settings import VectorType
 from anykey.index.store import retired
+from anykey.index.store.build_facts import Known, Refusal, dump_images
 from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.records import (
-    Known,
-    Record,
-    Refusal,
-    TuningQueries,
-    dump_images,
-    payload_checksum,
-    query_checksum,
-    vector_checksum,
-)
+from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from anykey.index.store.retired import Ender, Origin
 from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
 from anykey.index.store.store_records import read_known, read_records
 from anykey.index.store.wal import WriteAheadLog
+from anykey.index.vectors.targets import VectorType
 
 
 class Store:

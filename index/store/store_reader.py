@@ -20,8 +20,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.hits import Payload, StoredKey
-from anykey.index.names import is_unicode
-from anykey.index.settings import VectorType
+from anykey.index.queries import is_unicode
 from anykey.index.store.changes import Changes, Unsound, is_usable
 from anykey.index.store.connections import Connections, stop_at
 from anykey.index.store.deletions import read_deleted
@@ -36,6 +35,7 @@ from anykey.index.store.store_file import (
     vector_dtype,
 )
 from anykey.index.vectors.calibration import MODALITIES
+from anykey.index.vectors.targets import VectorType
 
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement

@@ -9,16 +9,8 @@ import numpy as np
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import KeyCorruptError
-from anykey.index.store.records import (
-    BuildFacts,
-    Known,
-    NewImage,
-    Record,
-    SeenImage,
-    load_images,
-    payload_checksum,
-    vector_checksum,
-)
+from anykey.index.store.build_facts import BuildFacts, Known, SeenImage, load_images
+from anykey.index.store.records import NewImage, Record, payload_checksum, vector_checksum
 from anykey.index.store.store_file import path_of, read_meta, vector_dtype
 
 Table = Literal["keys", "retired"]  # what is live, and what was

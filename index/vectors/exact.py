@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
-from anykey.index.settings import VectorType
 from anykey.index.vectors.comparing import Found, best_of_each, in_turns
 from anykey.index.vectors.faiss_errors import reason_of
+from anykey.index.vectors.targets import VectorType
 
 # The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
 # measured at 1,000,000 x 512.

@@ -1,10 +1,11 @@
-"""What an approximate search is asked to keep to: memory, recall and latency."""
+"""How vectors are kept, and what an approximate search is asked to keep to: memory, recall and latency."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
+VectorType = Literal["float32", "float16"]  # of the exact vectors
 DEFAULT_RECALL = 0.98
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,33 @@ def test_a_command_says_its_version_without_them(package: str) -> None:
 
 def test_the_guard_notices_a_heavy_module() -> None:
     assert {"torch", "open_clip"} <= heavy_modules_of("import anykey.encoder\nanykey.encoder.Encoder")
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from anykey.index import EncoderFacts, create_index
+create_index(Path(sys.argv[1]), EncoderFacts(name="e", fingerprint="sha256:0", width=4, fusion="raw"))
+"""
+SEARCH = """
+import sys
+from pathlib import Path
+import numpy as np
+from anykey.index import FaissIndex
+with FaissIndex.open(Path(sys.argv[1])) as index:
+    assert index.search(np.eye(1, 4, dtype=np.float32), 1) == [[]]
+sys.stdout.write(" ".join(sys.modules))
+"""
+MOST_MODULES = 52  # of ours, packages counted, to open an index and search it
+
+
+def test_reading_an_index_loads_nothing_that_writes_and_no_reader_of_files(tmp_path: Path) -> None:
+    for code in (MAKE, SEARCH):
+        command = [sys.executable, "-c", code, str(tmp_path / "i")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    loaded = set(done.stdout.split())
+    ours = [name for name in loaded if name.startswith("anykey.")]
+    above = ("anykey.index.publish", "anykey.index.jobs", "anykey.sources", "anykey.index.settings")
+    assert [name for name in ours if name.startswith(above)] == []
+    assert loaded & {"pyarrow", "fsspec", "PIL", "torch"} == set()
+    assert len(ours) <= MOST_MODULES

@@ -9,7 +9,7 @@ import pytest
 from anykey.encoder.item import Item
 from anykey.index.jobs.embed import embed
 from anykey.index.jobs.plan import PlannedEntry
-from anykey.index.store.records import Known
+from anykey.index.store.build_facts import Known
 from anykey.sources.errors import UnreachableImageError
 from anykey.sources.files.images import ImageStamp
 from tests.factories import build_settings, image_bytes

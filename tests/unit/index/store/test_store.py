@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError
+from anykey.index.store.build_facts import BuildFacts, Refusal, SeenImage
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.records import BuildFacts, NewImage, Record, Refusal, SeenImage
+from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import open_read_only
 from anykey.index.store.store_reader import Changes, StoreReader
