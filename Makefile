@@ -101,21 +101,21 @@ test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywh
 .PHONY: perf-train
 perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[perf]"
-	$(BIN)/python -m tests.performance.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
+	$(BIN)/python -m benchmarks.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
 
 .PHONY: perf-index
 perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
-	$(BIN)/python -m tests.performance.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
+	$(BIN)/python -m benchmarks.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
 
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
 .PHONY: peers
 peers: $(call as_file,$(PEERS))/.installed
 
-$(call as_file,$(PEERS))/.installed: $(wildcard tests/performance/peers/requirements-*.txt)
+$(call as_file,$(PEERS))/.installed: $(wildcard benchmarks/peers/requirements-*.txt)
 	for peer in autofaiss clip-retrieval; do \
 	$(call quote,$(PYTHON)) -m venv $(call quote,$(PEERS))/$$peer; \
-	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/performance/peers/requirements-$$peer.txt; done
+	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements-$$peer.txt; done
 	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1
 	touch $(call quote,$@)
 

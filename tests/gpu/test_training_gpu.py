@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from anykey.encoder.architecture import build, read_architecture
 from anykey.training.settings import TrainSettings
 from anykey.training.trainer import train
-from tests.performance.synthetic_pairs import write_pairs
-from tests.performance.timed_training import StepClock
+from benchmarks.synthetic_pairs import write_pairs
+from benchmarks.timed_training import StepClock
 
 pytestmark = [
     pytest.mark.gpu,

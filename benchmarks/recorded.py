@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.performance.setting import Setting
+from benchmarks.setting import Setting
 
 
 class NotComparableError(Exception):

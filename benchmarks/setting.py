@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.performance.search_speed import ClusteredVectors
-from tests.performance.speed_report import processor
+from benchmarks.search_speed import ClusteredVectors
+from benchmarks.speed_report import processor
 
 NUM_QUERIES = 300
 

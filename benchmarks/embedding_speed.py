@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.performance.synthetic_pairs import caption
+from benchmarks.synthetic_pairs import caption
 
 ARCHITECTURE = "ViT-B-32"
 BATCH_SIZE = 64

@@ -1,4 +1,4 @@
-"""Measures our trainer against open_clip's on this machine: `python -m tests.performance.training_speed --help`.
+"""Measures our trainer against open_clip's on this machine: `python -m benchmarks.training_speed --help`.
 
 Both train the same architecture from random weights on synthetic pairs, one process each, one after the other, in
 changing order. Ours compares all three modalities, theirs two. What they wait for their data is left out of their
@@ -20,9 +20,9 @@ from rich.console import Console
 
 from anykey.encoder.architecture import preprocessing, read_architecture
 from anykey.program.settings import plain_console
-from tests.performance.loss_time import anykey_loss_seconds, open_clip_loss_seconds
-from tests.performance.speed_report import Measured, Run, write_report
-from tests.performance.synthetic_pairs import Captions, write_pairs
+from benchmarks.loss_time import anykey_loss_seconds, open_clip_loss_seconds
+from benchmarks.speed_report import Measured, Run, write_report
+from benchmarks.synthetic_pairs import Captions, write_pairs
 
 BATCHES = 4  # different ones; epochs repeat them
 OPEN_CLIP_PRECISION = {"fp32": "fp32", "bf16": "amp_bf16"}
@@ -150,8 +150,8 @@ def _run(plan: Plan, place: Path, trainer: str, flags: list[str]) -> tuple[dict[
     load = os.getloadavg()[0]
     report = place / "report.json"
     steps = ["--steps", str(plan.warmup_steps), str(plan.num_steps)]
-    command = [sys.executable, "-m", "tests.performance.timed_training", trainer, str(report), *steps, "--", *flags]
-    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "benchmarks.timed_training", trainer, str(report), *steps, "--", *flags]
+    root = Path(__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": str(plan.threads), "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

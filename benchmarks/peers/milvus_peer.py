@@ -1,6 +1,6 @@
 """Fills and searches Milvus Lite through pymilvus alone; a process of its own.
 
-    python -m tests.performance.peers.milvus_peer FOLDER OUTPUT.json --num-keys 100000
+    python -m benchmarks.peers.milvus_peer FOLDER OUTPUT.json --num-keys 100000
 
 The folder holds `vectors/vectors.npy` [N, D] and `queries.npy` [Q, D]. The answers are compared with exact search
 among the keys that Milvus Lite got.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from tests.performance.timed_search import alone_ms, timed
+from benchmarks.timed_search import alone_ms, timed
 
 INSERT_BATCH = 5_000
 NUM_GROUPS = 100  # a filter on one of them holds for 1 % of the keys

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.performance import search_speed
-from tests.performance.search_speed import ClusteredVectors, measure, overlap
+from benchmarks import search_speed
+from benchmarks.search_speed import ClusteredVectors, measure, overlap
 
 
 def test_vectors_are_of_unit_norm_and_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Builds and sweeps a FAISS index as FAISS alone does it, or as autofaiss chooses it; a process of its own.
 
-    python -m tests.performance.peers.faiss_peer FOLDER OUTPUT.json --factory IVF4096,PQ256x4fs,RFlat
-    python -m tests.performance.peers.faiss_peer FOLDER OUTPUT.json --autofaiss 145MB
+    python -m benchmarks.peers.faiss_peer FOLDER OUTPUT.json --factory IVF4096,PQ256x4fs,RFlat
+    python -m benchmarks.peers.faiss_peer FOLDER OUTPUT.json --autofaiss 145MB
 
 Imports nothing of AnyKey but what times a search, since autofaiss needs another environment. The folder holds
 `vectors/vectors.npy` [N, D], `queries.npy` [Q, D] and `best.npy` [Q, 10], the positions of each query's exactly best
@@ -22,7 +22,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tests.performance.timed_search import timed
+from benchmarks.timed_search import timed
 
 STEPS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512)
 LEAST_QUEUE = 10  # of a graph's search for 10 results

@@ -1,4 +1,4 @@
-"""Measures a whole index on this machine: `python -m tests.performance.index_speed --output docs/results/index.md`.
+"""Measures a whole index on this machine: `python -m benchmarks.index_speed --output docs/results/index.md`.
 
 Clustered unit vectors with metadata are stored as keys, folded into a version with a structure chosen by measurement,
 and searched through `FaissIndex` as an application does: payload included.
@@ -34,13 +34,13 @@ from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
 from anykey.program.progress import step_lines
 from anykey.program.settings import plain_console
-from tests.performance import embedding_speed, own_search, search_peers
-from tests.performance.index_report import write_report
-from tests.performance.recorded import NotComparableError, Recorded
-from tests.performance.search_speed import ClusteredVectors, overlap
-from tests.performance.setting import NUM_QUERIES, Setting
-from tests.performance.step_times import StepTimes
-from tests.performance.timed_search import alone_ms, in_words
+from benchmarks import embedding_speed, own_search, search_peers
+from benchmarks.index_report import write_report
+from benchmarks.recorded import NotComparableError, Recorded
+from benchmarks.search_speed import ClusteredVectors, overlap
+from benchmarks.setting import NUM_QUERIES, Setting
+from benchmarks.step_times import StepTimes
+from benchmarks.timed_search import alone_ms, in_words
 
 PARTS = ("search", *search_peers.PEERS, "embedding")
 PAGE_PARTS = ("search", "peers", "embedding")  # as they are recorded

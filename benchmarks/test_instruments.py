@@ -11,10 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from anykey.encoder.architecture import read_architecture
 from anykey.encoder.tokens import Tokenizer
 from anykey.sources.pairs import open_pairs
-from tests.performance.speed_report import Measured, Run, ratios, write_report
-from tests.performance.synthetic_pairs import Captions, caption, write_pairs
-from tests.performance.timed_training import StepClock
-from tests.performance.training_speed import data_seconds
+from benchmarks.speed_report import Measured, Run, ratios, write_report
+from benchmarks.synthetic_pairs import Captions, caption, write_pairs
+from benchmarks.timed_training import StepClock
+from benchmarks.training_speed import data_seconds
 
 RUNS = [
     Run("anykey", "full", 20.0, 20.0, 3 * 10**9, 0.1),

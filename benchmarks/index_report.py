@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
 from anykey.index.vectors.targets import DEFAULT_RECALL
-from tests.performance.embedding_speed import keys_per_s
-from tests.performance.own_search import in_words
-from tests.performance.recorded import beside
-from tests.performance.setting import NUM_QUERIES, Setting
+from benchmarks.embedding_speed import keys_per_s
+from benchmarks.own_search import in_words
+from benchmarks.recorded import beside
+from benchmarks.setting import NUM_QUERIES, Setting
 
 PICTURE_NAME = "recall-latency.png"
 OURS = "AnyKey, without payload"

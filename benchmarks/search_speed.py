@@ -1,4 +1,4 @@
-"""Measures search over a large index on this machine: `python -m tests.performance.search_speed --help`.
+"""Measures search over a large index on this machine: `python -m benchmarks.search_speed --help`.
 
 Draws clustered unit vectors, writes them as a version holds them, lets the tuner choose a structure, and asks both
 the chosen one and exact search, by threads as a service does and all at once. Memory stays bounded: vectors are

@@ -13,16 +13,16 @@ from anykey.index.store.options import FoldOptions
 from anykey.index.store.store_reader import StoreReader
 from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.structure_facts import SearchParameters
+from benchmarks import embedding_speed, index_speed, own_search, search_speed
+from benchmarks.embedding_speed import keys_per_s, require_same, their_vectors
+from benchmarks.index_report import best_point, shown_points, write_report
+from benchmarks.index_speed import fill, measure_index
+from benchmarks.search_peers import Peer, measure, plan, run_peer, write_vectors
+from benchmarks.setting import NUM_QUERIES, Setting
+from benchmarks.step_times import StepTimes
+from benchmarks.timed_search import in_words
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors
-from tests.performance import embedding_speed, index_speed, own_search, search_speed
-from tests.performance.embedding_speed import keys_per_s, require_same, their_vectors
-from tests.performance.index_report import best_point, shown_points, write_report
-from tests.performance.index_speed import fill, measure_index
-from tests.performance.search_peers import Peer, measure, plan, run_peer, write_vectors
-from tests.performance.setting import NUM_QUERIES, Setting
-from tests.performance.step_times import StepTimes
-from tests.performance.timed_search import in_words
 
 SETTING = Setting(num_keys=3000, width=16, machine="a machine")
 

@@ -67,7 +67,7 @@ def write_report(path: Path, measured: Measured) -> None:
 _INTRODUCTION = """# Training speed
 
 Our trainer against open_clip's (`open_clip_train`), on one machine, one after the other, written by
-`python -m tests.performance.training_speed`.
+`python -m benchmarks.training_speed`.
 
 - {architecture} from random weights, {precision}, {batch_size} pairs a step, AdamW, gradients clipped; {processor};
   torch {torch}, open_clip {open_clip}.

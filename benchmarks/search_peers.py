@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from anykey.index.vectors.exact import ExactVectors, write_exact
 from anykey.index.vectors.structure_facts import EXACT
 from anykey.program.settings import plain_console
-from tests.performance.own_search import is_graph
-from tests.performance.search_speed import ClusteredVectors
-from tests.performance.setting import NUM_QUERIES, Setting
+from benchmarks.own_search import is_graph
+from benchmarks.search_speed import ClusteredVectors
+from benchmarks.setting import NUM_QUERIES, Setting
 
 PEERS = ("faiss", "milvus", "autofaiss")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Peer:
 
     def command(self, folder: Path, output: Path) -> list[str | Path]:
         """What measures it on the vectors in a folder."""
-        return [self.python, "-m", f"tests.performance.peers.{self.module}", folder, output, *self.flags]
+        return [self.python, "-m", f"benchmarks.peers.{self.module}", folder, output, *self.flags]
 
 
 def plan(

@@ -15,7 +15,7 @@ from anykey.index.store.versions import open_published
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters, StructureFacts
 from anykey.index.vectors.structures import ApproximateIndex
-from tests.performance.timed_search import Search, timed
+from benchmarks.timed_search import Search, timed
 
 EXACT_QUERIES = 100  # exact search of many keys is slow
 

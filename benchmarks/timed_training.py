@@ -1,7 +1,7 @@
 """Runs one trainer in this process and writes down how long its steps took and how much memory it needed.
 
 Both trainers are timed by the same instrument, torch's hook behind every optimizer step:
-`python -m tests.performance.timed_training open_clip report.json --steps 2 10 -- --model ViT-B-32 ...`
+`python -m benchmarks.timed_training open_clip report.json --steps 2 10 -- --model ViT-B-32 ...`
 """
 
 import argparse

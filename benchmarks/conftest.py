@@ -1,0 +1,5 @@
+"""The tests of these instruments open no network either."""
+
+from tests.conftest import no_network
+
+__all__ = ["no_network"]
