@@ -86,10 +86,16 @@ class _Program:
 
     def _end(self) -> NoReturn:
         """Ends the process, of which nothing more is waited for."""
-        with suppress(Exception):  # closed, or in the midst of another write
-            sys.stdout.flush()
         self._tell()
-        os._exit(EXIT_INTERRUPTED)
+        end_at_once(EXIT_INTERRUPTED)
+
+
+def end_at_once(exit_code: int) -> NoReturn:
+    """Ends the process with what it has printed, and waits neither for threads nor for modules to be taken down."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or in the midst of another write
+            stream.flush()
+    os._exit(exit_code)
 
 
 def _cancel_tasks() -> bool:

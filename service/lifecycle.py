@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -16,6 +19,8 @@ from anykey.service.schemas import Limits
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +29,8 @@ class Lifecycle:
 
     Life: `running` is the application's lifespan. The parts are loaded in the background, so that the health
     checks answer meanwhile; until then, after a failure, and while shutting down `parts` raises
-    `NotReadyError` with the reason. On leaving, what is under way is drained and the parts are closed in reverse order.
+    `NotReadyError` with the reason. On leaving, what is under way is drained and the parts are closed in reverse order;
+    a part that is still being loaded is not waited for.
 
     Attributes:
         settings: The service's settings.
@@ -58,6 +64,7 @@ class Lifecycle:
         self._index = index
         self._on_failure = on_failure
         self._on_ready = on_ready
+        self._loader: threading.Thread | None = None
         self._parts: Parts | None = None
         self._reason = "starting: the encoder and the index are being loaded"
 
@@ -74,6 +81,11 @@ class Lifecycle:
             raise NotReadyError("the encoder's worker has died; restart the service")
         self._parts.watch.require_reachable()
         return self._parts
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a part is being loaded, be it for nobody any more."""
+        return self._loader is not None and self._loader.is_alive()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -93,13 +105,28 @@ class Lifecycle:
     async def _load(self, stack: AsyncExitStack) -> Parts:
         index = self._index
         if index is None:
-            index = await asyncio.to_thread(load_index, self.settings)
+            index = await self._loaded(load_index)
             stack.push_async_callback(asyncio.to_thread, index.close)
         encoder = self._encoder
         if encoder is None:
-            encoder = await asyncio.to_thread(load_encoder, self.settings)
+            encoder = await self._loaded(load_encoder)
         check_match(encoder, index)
         return await open_parts(self.settings, encoder, index, stack)
+
+    async def _loaded(self, load: Callable[[ServiceSettings], T]) -> T:
+        """What is loaded in a thread that nobody waits for at the end, unlike those of asyncio's own pool."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                future.set_result(load(self.settings))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._loader = threading.Thread(target=work, name="load", daemon=True)
+        self._loader.start()
+        return await asyncio.wrap_future(future)
 
     def _note_outcome(self, loading: "asyncio.Task[Parts]") -> None:
         if loading.cancelled():

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import uvicorn
 
+from anykey.program.exits import end_at_once
 from anykey.service.app import create_app
 from anykey.service.embedding import QueryEncoder
 from anykey.service.errors import StartupError
@@ -27,6 +28,8 @@ logger = logging.getLogger("anykey.service")
 
 def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index: SearchableIndex | None = None) -> int:
     """Listens and serves until told to stop; requests under way are answered first.
+
+    Told so while a part is being loaded, it ends the process at once.
 
     Args:
         settings: The service's settings.
@@ -66,7 +69,10 @@ def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index:
         logger.info("listening on %s", address, extra={"event": LogEvent.LISTENING, "host": host, "port": port})
         run_until_signal(server, listeners)
         gc.unfreeze()  # or libraries complain at the end about what was never collected
-    return _outcome(app.state.lifecycle)
+    exit_code = _outcome(app.state.lifecycle)
+    if app.state.lifecycle.is_loading:  # libraries in another thread do not bear that the interpreter is taken down
+        end_at_once(exit_code)
+    return exit_code
 
 
 def listen_everywhere(host: str, port: int) -> list[socket.socket]:

@@ -93,6 +93,30 @@ def test_an_idle_service_stops_at_once(gated: tuple[subprocess.Popen[str], httpx
     assert process.wait(WAIT_S) == 0
 
 
+LOADS_FOR_LONG = """
+import sys
+import time
+sys.stderr.write('{"event": "loading"}' + chr(10))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_loads_ends_the_service(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "open_clip.py").write_text(LOADS_FOR_LONG)  # what loading torch and a large checkpoint stand for
+    index = build_real_index(tmp_path, FakeEncoder(), [stored("note", Item(text="a note"))])
+    arguments = ("--port", "0", "--index", str(index), "--checkpoint", str(tmp_path))
+    process = start("anykey.service", *arguments, PYTHONPATH=str(tmp_path))
+    try:
+        lines_until(process, "event", "loading")
+        process.send_signal(number)
+        lines_until(process, "event", "stopped")
+        assert process.wait(2) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def fails(*arguments: str) -> tuple[int, str]:
     """Exit code and last line on stderr of the service started with these arguments."""
     process = start("service", *arguments)
