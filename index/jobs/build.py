@@ -39,7 +39,7 @@ from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion
 from anykey.index.vectors.gpu import GpuUse
 from anykey.program.progress import progress, step_lines
 from anykey.program.settings import plain_console
-from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.locations import without_secrets
 from anykey.sources.files.roots import ImageRoots
 
@@ -389,4 +389,9 @@ class _Build:
                 staged.note_encoder(encoder)
 
     def _has_same_bad_rows(self, version: OpenVersion) -> bool:
-        return list(map(str, self._plan.bad_rows())) == list(map(str, read_bad_rows(version.path)))
+        return list(map(_said_of, self._plan.bad_rows())) == list(map(_said_of, read_bad_rows(version.path)))
+
+
+def _said_of(row: InvalidRowError) -> tuple[str, str | None]:
+    """What tells one bad row from another; a stretch may be unread for another reason each time it is tried."""
+    return row.where, None if isinstance(row, UnreadableStretchError) else row.reason

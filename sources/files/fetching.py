@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from anykey.sources.files.files import file_system
-from anykey.sources.files.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies
+from anykey.sources.files.http_files import MAX_REDIRECTS, Check, PassingError, no_cookies, said_by
 from anykey.sources.files.locations import hide_secrets, scheme_of
 from anykey.sources.files.time_limits import in_time
 
@@ -48,7 +48,7 @@ def fetch(location: str, check: Check, max_bytes: int, timeout_s: float, span: t
         raise
     except Exception as error:  # each of fsspec's backends raises its own
         kind = PassingError if isinstance(error, httpx.TransportError) else OSError
-        raise kind(hide_secrets(str(error), location) or type(error).__name__) from error
+        raise kind(hide_secrets(said_by(error), location)) from error
     if len(data) > max_bytes:
         raise OSError(f"it has more than {max_bytes} bytes")
     if span is not None and len(data) != span[1]:

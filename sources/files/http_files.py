@@ -309,10 +309,15 @@ def _get(
             yield response
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         kind = PassingError if isinstance(error, httpx.TransportError) else OSError
-        raise kind(str(error) or type(error).__name__) from error
+        raise kind(said_by(error)) from error
 
 
 def _kind_of(status_code: int) -> type[OSError]:
     if status_code in (404, 410):
         return FileNotFoundError
     return PassingError if status_code == 429 or status_code >= 500 else OSError
+
+
+def said_by(error: Exception) -> str:
+    """What httpx says went wrong, without how many bytes had come: that differs each time, and the failure does not."""
+    return str(error).partition(" (received ")[0] or type(error).__name__
