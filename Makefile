@@ -107,6 +107,10 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
 	$(BIN)/python -m benchmarks.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
 
+.PHONY: perf-service
+perf-service: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
+	$(BIN)/python -m benchmarks.service_speed --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/service.md $(PERF_FLAGS)
+
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
 .PHONY: peers

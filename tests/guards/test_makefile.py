@@ -16,6 +16,7 @@ VARIABLES = {
     "demo": ("CHECKPOINT", "INDEX", "PORT", "DATASET", "URL", "REPORT", "CORPUS"),
     "study": ("DATA", "VAL_DATA", "TEST_DATA"),
     "perf-index": ("PEERS",),
+    "perf-service": ("BEFORE", "CHECKPOINT"),
     "data": ("DEMO_DATASET",),
     "clean": ("PEERS", "DEMO_DATASET"),
     "setup": ("PYTHON",),
