@@ -211,10 +211,10 @@ def _in_turns(num_rounds: int, measure: Measure, before: Server, now: Server) ->
 def _report(rows: dict[str, list[tuple[Cost, Cost]]], commit: str) -> str:
     lines = [
         "# What a request costs\n",
-        f"`make perf-service` asks two checkouts of the service in turns: this one, and the one of commit `{commit}`.",
-        f"Both serve {NUM_KEYS:,} texts with the same small model on {processor()}, {os.cpu_count()} cores, with Python",
-        f"{platform.python_version()}. Times are medians in milliseconds. A ratio is the median of the ratios of blocks that",
-        "were measured right after each other; below 1, this checkout is faster.\n",
+        f"`make perf-service` asks two checkouts of the service in turns: this one, and that of commit `{commit}`.",
+        f"Both serve {NUM_KEYS:,} texts with the same small model; {processor()}, {os.cpu_count()} cores,",
+        f"Python {platform.python_version()}. Times are medians in milliseconds. A ratio is the median of the ratios",
+        "of blocks that were measured right after each other; below 1, this checkout is faster.\n",
         "| request | processor time, before | now | ratio | time to the answer, before | now | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
