@@ -1,4 +1,4 @@
-"""The example of docs/python.md runs as it is written."""
+"""The examples of docs/python.md and of the README run as they are written."""
 
 import re
 import shutil
@@ -6,21 +6,43 @@ from pathlib import Path
 
 import pytest
 
+from anykey.encoder import Encoder, Item
+from anykey.index import EncoderFacts, FaissIndex, NewKey, create_index
 from tests.factories import image_bytes
 from tests.models import tiny_checkpoint
 
-PAGE = (Path(__file__).parents[3] / "docs" / "python.md").read_text()
+ROOT = Path(__file__).parents[3]
 
 
-def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def example_of(page: Path) -> str:
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return str(example)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the examples find where they are run."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     shutil.move(tiny_checkpoint(tmp_path), tmp_path / "runs" / "demo" / "best")
     (tmp_path / "shoe.jpg").write_bytes(image_bytes(image_format="JPEG"))
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    exec(example, {})
+
+def test_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(example_of(ROOT / "docs" / "python.md"), {})
 
     first, last = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"1 sku-1 -?[01]\.\d+ 49", first)
     assert last == "1 red canvas sneaker"
+
+
+def test_example_of_the_readme_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, demo = Encoder.load("runs/demo/best"), place / "indexes" / "demo"
+    create_index(demo, EncoderFacts.of(encoder))
+    with FaissIndex.open(demo, writable=True) as index:
+        index.upsert([NewKey("star", encoder.encode([Item("a star")])[0], text="a star")])
+
+    exec(example_of(ROOT / "README.md"), {})
+
+    assert re.fullmatch(r"1 star -?[01]\.\d+ text\n", capsys.readouterr().out)
