@@ -1,1 +1,1 @@
-"""Datasets to queries over HTTP to metrics: a client of the running service that imports nothing of ours."""
+"""Datasets to queries over HTTP to metrics: a client of the running service that knows no encoder and no index."""
