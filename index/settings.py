@@ -10,7 +10,7 @@ from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.milvus.address import parse_address
 from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.program.settings import ProgramSettings
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.files.images import ImageStorage
 from anykey.sources.files.roots import root_of
 
@@ -28,7 +28,7 @@ class EmbeddingSettings(EncodingSettings):
     columns: list[str] = Field(
         [],
         description="What a row's fields are called, such as key=sku,text=title; the fields are key, text, image, "
-        "metadata and pool",
+        "metadata and pool; text= and image= say that there is none",
     )
     prefix_keys: bool = Field(
         False, description="Begin the keys of shards and folders with the shard's or folder's name and a slash"

@@ -11,6 +11,7 @@ from torch import Tensor
 from anykey.encoder.architecture import Architecture, preprocessing
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
+from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import ConcatenatedPairs, open_pairs
 from anykey.training.choices import Loss, Positives
 from anykey.training.distributed import Processes
@@ -145,7 +146,8 @@ def _read_table(
     progress: ProgressDisplay,
     folder: RunFolder,
 ) -> PairTable:
-    pairs = open_pairs(sources, settings.data_cache, settings.max_data_cache_bytes)
+    columns = parse_columns(settings.columns)
+    pairs = open_pairs(sources, settings.data_cache, settings.max_data_cache_bytes, columns)
     task = progress.add(name, len(pairs))
     table = open_table(pairs, start.architecture, settings, check_images, lambda count: progress.advance(task, count))
     folder.log_bad_rows(table.bad_rows)

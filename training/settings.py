@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
 from anykey.program.settings import ProgramSettings
+from anykey.sources.columns import parse_columns
 from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
@@ -31,6 +32,11 @@ class TrainSettings(ProgramSettings):
         "{a,b} {0..9} * ? [] are patterns",
     )
     val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
+    columns: list[str] = Field(
+        [],
+        description="What a row's fields are called, such as text=title,image=photo; the fields are key (what messages "
+        "call it), text, image and group; text= and image= say that there is none",
+    )
     data_cache: Path | None = Field(
         None, description="folder where remote data files are kept; default: in the user's cache folder"
     )
@@ -182,6 +188,7 @@ class TrainSettings(ProgramSettings):
             raise ValueError(f"--data-weights needs one number for each of the {len(self.data)} --data entries")
         if any(weight <= 0 for weight in self.data_weights):
             raise ValueError("--data-weights must be above 0: leave out a source instead")
+        parse_columns(self.columns)
         self._check_start()
         self._check_locks()
         self._check_terms()

@@ -6,7 +6,7 @@ from functools import partial
 
 from anykey.index.jobs.exported import read_if_exported
 from anykey.index.settings import BuildSettings, EmbeddingSettings
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.formats import format_of
 from anykey.sources.corpus.mbeir import dataset_root

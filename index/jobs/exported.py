@@ -9,13 +9,14 @@ import pyarrow
 
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
-from anykey.sources.corpus.columns import Columns
+from anykey.sources.columns import Columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, KnownVector
-from anykey.sources.corpus.rows import RowError, key_of, parse_object, read_row
+from anykey.sources.corpus.rows import key_of, read_row
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.images import ImageStamp, digest_stamp
 from anykey.sources.files.inline_images import BATCH_ROWS
 from anykey.sources.files.locations import InlineLocation, join, parse_location
+from anykey.sources.rows import RowError, parse_object
 
 if TYPE_CHECKING:
     from pyarrow import parquet

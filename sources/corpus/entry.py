@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anykey.sources.corpus.columns import Columns
+from anykey.sources.columns import Columns
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import parent, scheme_of, without_secrets
 

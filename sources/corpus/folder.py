@@ -7,13 +7,14 @@ from itertools import chain
 
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.image_tables import image_tables, plain_location, read_image_table
-from anykey.sources.corpus.rows import RowError
-from anykey.sources.corpus.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
+from anykey.sources.corpus.sidecars import read_sample, suffix_counts, with_note_of_lines
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.files import FoundFile, files_below, read_file, reason_of
 from anykey.sources.files.images import ImageStamp, file_stamp
 from anykey.sources.files.locations import path_of, printable, scheme_of, without_secrets
 from anykey.sources.files.threads import map_in_threads
+from anykey.sources.rows import RowError
+from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
 
 PARQUET_SUFFIXES = (".parquet", ".pq")

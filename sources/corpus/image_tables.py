@@ -12,20 +12,19 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from anykey.sources.corpus.columns import Columns
+from anykey.sources.columns import NOTHING, TEXT_NAMES, Columns
 from anykey.sources.corpus.csv_rows import read_csv
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.jsonl import read_jsonl
-from anykey.sources.corpus.rows import RowError, parse_object
-from anykey.sources.corpus.sidecars import CAPTIONS
 from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.files.files import FoundFile, open_file
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import path_of, scheme_of
+from anykey.sources.rows import RowError, parse_object
 
 FILE_NAME = "file_name"
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_NAMES_ALONE = Columns(FILE_NAME, FILE_NAME, FILE_NAME, metadata="\0", pool=FILE_NAME)  # no column is called `\0`
+_NAMES_ALONE = Columns(FILE_NAME, FILE_NAME, FILE_NAME, metadata=NOTHING, pool=FILE_NAME)
 _Row = CorpusEntry | InvalidRowError
 
 
@@ -91,7 +90,7 @@ def _columns(header: Sequence[str], columns: Columns) -> Columns:
         columns,
         key=columns.key if columns.key in header else FILE_NAME,
         image=FILE_NAME,
-        text=next((name for name in (columns.text, *CAPTIONS) if name in header), columns.text),
+        text=next((name for name in (columns.text, *TEXT_NAMES) if name in header), columns.text),
     )
 
 

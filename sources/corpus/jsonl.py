@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+from anykey.sources.columns import note_columns
 from anykey.sources.corpus import mbeir
-from anykey.sources.corpus.columns import note_unread
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
-from anykey.sources.corpus.rows import RowError, gather_metadata, parse_object, read_row
+from anykey.sources.corpus.rows import gather_metadata, read_row
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.files.files import open_file
+from anykey.sources.lines import BLANK
+from anykey.sources.rows import RowError, parse_object
 
 
 def read_jsonl(
@@ -27,7 +29,7 @@ def read_jsonl(
     is_first = True
     with open_file(file.location) as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
+            if line.strip(BLANK):
                 if is_first:
                     _note_of_first(line, file, options)
                     is_first = False
@@ -39,7 +41,7 @@ def _note_of_first(line: bytes, file: CorpusFile, options: ReadOptions) -> None:
     with suppress(RowError):
         row = parse_object(line)
         if options.columns.key in row:
-            note_unread(row, options.columns, file.label)
+            note_columns(row, options.columns, options.columns.in_row(row), file.label)
 
 
 def _read_line(
@@ -49,7 +51,8 @@ def _read_line(
         row = parse_object(line)
         if options.columns.key not in row and "did" in row:
             return mbeir.read_candidate(row, file, where)
-        row = gather_metadata(row, options.columns) if keeps_others else row
-        return read_row(row, options.columns, file.folder, where)
+        columns = options.columns.in_row(row)
+        row = gather_metadata(row, columns) if keeps_others else row
+        return read_row(row, columns, file.folder, where)
     except RowError as error:
         return error.at(where)

@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile
-from anykey.sources.corpus.rows import RowError, key_of, require_content, text_of
+from anykey.sources.corpus.rows import key_of, require_content, text_of
 from anykey.sources.files.files import matches
 from anykey.sources.files.locations import join, parent, path_of
+from anykey.sources.rows import RowError
 
 POOL_FOLDER = "cand_pool"
 POOL_SUFFIX = "_cand_pool"

@@ -7,21 +7,23 @@ an index exported is read by who knows its form; see `ReadOptions.read_known`.
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow
 from pyarrow import parquet
 
-from anykey.sources.corpus.arrow_values import holds_bytes, json_cell, python_cell
-from anykey.sources.corpus.columns import Columns, find_columns, note_unread
+from anykey.sources.arrow_values import holds_bytes, json_cell, python_cell
+from anykey.sources.columns import Columns, find_columns, note_columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
-from anykey.sources.corpus.rows import RowError, gather_metadata, key_of, kind_of, read_row
+from anykey.sources.corpus.rows import gather_metadata, gather_texts, key_of, read_row
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.files import open_file
 from anykey.sources.files.images import ImageStamp, digest_stamp
-from anykey.sources.files.inline_images import BATCH_ROWS, images_in, open_parquet
+from anykey.sources.files.inline_images import BATCH_ROWS, open_parquet
 from anykey.sources.files.locations import InlineLocation, join
+from anykey.sources.images_in_rows import images_named
+from anykey.sources.rows import RowError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
                 return
             schema = opened.schema_arrow
             columns = find_columns(schema.names, options.columns, file.label)
-            note_unread(schema.names, columns, file.label)
+            note_columns(schema.names, options.columns, columns, file.label)
             aside = [column.name for column in schema if _is_aside(column, columns)]
             if aside:
                 logger.warning("%s: columns %s hold bytes and are left aside", file.label, ", ".join(aside))
@@ -87,6 +89,7 @@ def _read_row(
         if columns.image in names:
             cell = python_cell(batch.column(columns.image), offset, columns.image)
             images = _images(cell, InlineLocation(file.absolute, number, 0, columns.image), file)
+        row = dict(gather_texts(row, columns))
         return read_row(gather_metadata(row, columns), columns, file.folder, where, images)
     except RowError as error:
         error.key = error.key or key
@@ -96,17 +99,14 @@ def _read_row(
 def _images(cell: Any, place: InlineLocation, file: CorpusFile) -> tuple[str | ImageStamp, ...]:
     """Locations of what is named, stamps of what is held; nulls and blank names count as absent."""
     found: list[str | ImageStamp] = []
-    for position, value in enumerate(images_in(cell)):
-        if isinstance(value, bytes) and value:
+    for position, value in enumerate(images_named(cell, place.column)):
+        if isinstance(value, bytes):
             found.append(digest_stamp(str(replace(place, position=position)), value))
-        elif isinstance(value, str):
-            found += [join(file.folder, value)] if value.strip() else []
         elif value is not None:
-            kind = "an empty value" if value == b"" else kind_of(value)
-            raise RowError(f"'{place.column}' must hold bytes or names of files, got {kind} in it")
+            found.append(join(file.folder, value))
     return tuple(found)
 
 
 def _is_aside(column: pyarrow.Field, columns: Columns) -> bool:
     """Whether a column can be no metadata, since JSON has no bytes."""
-    return column.name not in astuple(columns) and holds_bytes(column.type)
+    return column.name not in columns.names and holds_bytes(column.type)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
-from anykey.sources.corpus.rows import RowError
-from anykey.sources.corpus.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES, read_sample, suffix_counts, with_note_of_lines
+from anykey.sources.corpus.sidecars import read_sample, suffix_counts, with_note_of_lines
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.files import file_state, open_file, reason_of
 from anykey.sources.files.http_files import FileState
 from anykey.sources.files.images import ImageStamp, member_stamp
 from anykey.sources.files.locations import MemberLocation, path_of, printable
+from anykey.sources.rows import RowError
+from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
 
 _FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")

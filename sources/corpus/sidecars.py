@@ -3,17 +3,15 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
-from anykey.sources.corpus.columns import Columns
+from anykey.sources.columns import Columns
 from anykey.sources.corpus.entry import CorpusEntry
-from anykey.sources.corpus.rows import RowError, gather_metadata, parse_object, read_row
+from anykey.sources.corpus.rows import gather_metadata, read_row
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.files.images import ImageStamp
+from anykey.sources.rows import RowError
+from anykey.sources.sidecars import merge_sidecars
 
-TEXT_SUFFIXES = frozenset(("txt", "json"))
-MAX_TEXT_BYTES = 16 * 2**20
-CAPTIONS = ("captions", "caption")  # what training data, and img2dataset, call the text
 logger = logging.getLogger(__name__)
 
 
@@ -33,13 +31,7 @@ def read_sample(
         RowError: the JSON is no object or has a field of a wrong type, the text is no UTF-8, or there is neither text
             nor image.
     """
-    row = parse_object(texts["json"], ".json") if "json" in texts else {}
-    if _is_blank(row.get(columns.text)):
-        caption = next((name for name in CAPTIONS if _holds_text(row.get(name))), None)
-        if caption is not None:
-            row[columns.text] = row.pop(caption)
-        elif "txt" in texts:
-            row[columns.text] = _decode(texts["txt"])
+    row = merge_sidecars(texts, columns)[0]
     if row.get(columns.key) is None:
         row[columns.key] = name
     try:
@@ -73,22 +65,3 @@ def suffix_counts(suffixes: Iterable[str]) -> str:
     """
     counts = Counter(f".{suffix}" if suffix else "no suffix" for suffix in suffixes)
     return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts.most_common(10))
-
-
-def _is_blank(value: Any) -> bool:
-    """Whether a field says nothing: null, a blank string, or a list of such."""
-    if isinstance(value, list):
-        return all(map(_is_blank, value))
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _holds_text(value: Any) -> bool:
-    texts = value if isinstance(value, list) else [value]
-    return not _is_blank(value) and all(isinstance(text, str) for text in texts)
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise RowError(f".txt: not UTF-8 (byte {error.start})") from error

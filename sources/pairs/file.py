@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anykey.sources.columns import Columns
 from anykey.sources.files.cache_folder import Lease
 
 
@@ -15,12 +16,14 @@ class DataFile:
         path: Where it lies on this machine; for a remote file, where its copy lies.
         part: What follows `#` in its name, such as a split; empty for all of it.
         url: What messages call a remote file, without its secrets; empty for a local one.
+        columns: What the user says that fields are called.
         lease: Keeps a remote file's copy where it is, for as long as this lives.
     """
 
     path: Path
     part: str = ""
     url: str = ""
+    columns: Columns = field(default_factory=Columns)
     lease: Lease | None = field(default=None, compare=False, repr=False)
 
     @property

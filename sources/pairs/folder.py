@@ -4,15 +4,16 @@ import os
 from pathlib import Path
 
 from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
+from anykey.sources.files.files import read_file
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.image_tables import image_tables, images_of, open_table
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import sidecar_captions
+from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
 
 _PARQUET = (".parquet", ".pq")
-_SIDECARS = (".json", ".txt")
 
 
 class ImageFolder:
@@ -35,8 +36,9 @@ class ImageFolder:
             SourceError: a folder below cannot be read, a table in it is damaged, or there are other files alone.
         """
         self._root = file.path
+        self._columns = file.columns
         files = list_files(file)
-        images = [path for path in files if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
+        images = [path for path in files if _kind(path) in IMAGE_SUFFIXES]
         tables = image_tables(files)
         if not images and not tables:
             tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
@@ -46,13 +48,13 @@ class ImageFolder:
                 f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
                 f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
             )
-        opened = {path: open_table(path) for path in tables}
+        opened = {path: open_table(path, file.columns) for path in tables}
         self._tables = ConcatenatedPairs(list(opened.values()))
         named_by = {path: set(images_of(path, table)) if images else set() for path, table in opened.items()}
         named = set().union(*named_by.values())
         self._images = [path for path in images if os.path.normpath(path) not in named]
         self._unsure = [path for path, names in named_by.items() if None in names]
-        self._sidecars = {_without_case(path): path for path in files if path.suffix.lower() in _SIDECARS}
+        self._sidecars = {_without_case(path): path for path in files if _kind(path) in TEXT_SUFFIXES}
 
     def __len__(self) -> int:
         return len(self._tables) + len(self._images)
@@ -75,11 +77,13 @@ class ImageFolder:
         return Pair(image.relative_to(self._root).as_posix(), image, captions, str(image))
 
     def _captions_beside(self, image: Path) -> tuple[str, ...]:
-        paths = [self._sidecars.get(image.with_suffix(suffix)) for suffix in _SIDECARS]
-        if paths == [None, None]:
-            names = [image.with_suffix(suffix).name for suffix in reversed(_SIDECARS)]
-            raise ValueError(f"expected {names[0]} or {names[1]} beside {image.name}")
-        return sidecar_captions(*(path.read_bytes() if path else None for path in paths))
+        paths = {kind: self._sidecars.get(image.with_suffix(f".{kind}")) for kind in TEXT_SUFFIXES}
+        texts = {kind: read_file(str(path), max_bytes=MAX_TEXT_BYTES) for kind, path in paths.items() if path}
+        captions = sidecar_captions(texts, self._columns)
+        if not captions:
+            names = " or ".join(image.with_suffix(suffix).name for suffix in (".txt", ".json"))
+            raise ValueError(f"expected a caption in {names}" if texts else f"expected {names} beside {image.name}")
+        return captions
 
 
 def list_files(file: DataFile) -> list[Path]:
@@ -97,6 +101,10 @@ def list_files(file: DataFile) -> list[Path]:
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
 
 
 def _without_case(path: Path) -> Path:

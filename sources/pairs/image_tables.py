@@ -3,16 +3,19 @@
 import csv
 import os
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from anykey.sources.columns import Columns
+from anykey.sources.csv_tables import header_of
 from anykey.sources.errors import SourceError
+from anykey.sources.lines import scan_lines
 from anykey.sources.pairs.csv_rows import CsvRows
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.lines import scan_lines
 from anykey.sources.pairs.manifest import Manifest
 from anykey.sources.pairs.pair import PairSource
-from anykey.sources.pairs.rows import parse_json
+from anykey.sources.rows import parse_object
 
 FILE_NAME = "file_name"
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -35,13 +38,13 @@ class ImageTable(PairSource, Protocol):
         ...
 
 
-def open_table(path: Path) -> ImageTable:
+def open_table(path: Path, columns: Columns) -> ImageTable:
     """The pairs of one table.
 
     Raises:
         SourceError: it is damaged, or has no known column.
     """
-    file = DataFile(path)
+    file = DataFile(path, columns=replace(columns, image=FILE_NAME))
     if path.suffix == ".jsonl":
         return Manifest(file)
     if path.suffix == ".csv":
@@ -68,22 +71,21 @@ def _header(path: Path) -> Collection[str]:
     """The names of a table's columns; those of the first row of a JSONL file that names an image."""
     if path.suffix == ".parquet":
         return _parquet_header(path)
-    lines = (text for _, _, text in scan_lines(DataFile(path), path.suffix.removeprefix(".").upper()))
+    lines = (line for _, _, line in scan_lines(path, str(path)))
     if path.suffix == ".jsonl":
         return next((row for row in map(_fields, lines) if FILE_NAME in row), ())
     try:
-        return [name.strip() for name in next(csv.reader([next(lines, "")]), [])]
+        return header_of(next(lines, b"").decode("utf-8-sig", "replace"))
     except csv.Error:
         return ()
 
 
-def _fields(text: str) -> Collection[str]:
+def _fields(line: bytes) -> Collection[str]:
     """The names of a row's fields; none of a row that is no object, and of one that is no JSON the one looked for."""
     try:
-        row = parse_json(text)
+        return parse_object(line)
     except ValueError:
-        return (FILE_NAME,) if f'"{FILE_NAME}"' in text else ()
-    return row if isinstance(row, dict) else ()
+        return (FILE_NAME,) if f'"{FILE_NAME}"'.encode() in line else ()
 
 
 def _parquet_header(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.rows import parse_json
+from anykey.sources.rows import parse_object
 
 _BOM = b"\xef\xbb\xbf".decode("latin-1")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -59,12 +59,9 @@ class JsonRows:
             file.seek(self._starts[position])
             data = file.read(self._lengths[position])
         try:
-            row = parse_json(data)
+            return parse_object(data)
         except ValueError as error:
             raise InvalidRowError(self.where(position), str(error)) from error
-        if not isinstance(row, dict):
-            raise InvalidRowError(self.where(position), f"expected an object, got {type(row).__name__}")
-        return row
 
 
 def first_element(file: DataFile, key: str | None = None) -> Any:

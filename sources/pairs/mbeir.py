@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.lines import read_line, scan_lines
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.lines import read_line, scan_lines
 from anykey.sources.pairs.mbeir_pool import CandidatePool, Entry, read_entry
 from anykey.sources.pairs.mbeir_prompts import Prompts, instructed, read_prompts
 from anykey.sources.pairs.pair import Pair, Side
-from anykey.sources.pairs.rows import parse_json
+from anykey.sources.rows import parse_object
 
 WITHOUT_INSTRUCTIONS = "no-instructions"
 _ALL_TEXTS = -1  # in place of a positive's number: the query's positives that are texts alone, together
@@ -45,7 +45,7 @@ class MbeirQueries:
         self._prompts = None if file.part else _prompts(self._root)
         self._pool = _shared_pool(self._root, tuple(_state(path) for path in pool_files(file)))
         self._numbers, self._offsets, self._choices = array("q"), array("q"), array("i")
-        for number, offset, line in scan_lines(file, "JSONL"):
+        for number, offset, line in scan_lines(file.path, file.label):
             for choice in self._choices_of(line):
                 self._numbers.append(number)
                 self._offsets.append(offset)
@@ -62,15 +62,15 @@ class MbeirQueries:
         """
         where = f"{self._file.label}:{self._numbers[position]}"
         try:
-            row = parse_json(read_line(self._file.path, self._offsets[position]))
+            row = parse_object(read_line(self._file.path, self._offsets[position]))
             return self._pair(row, self._choices[position], where)
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
-    def _choices_of(self, line: str) -> list[int]:
+    def _choices_of(self, line: bytes) -> list[int]:
         """The positives with an image, by number, and one for all the others; for a bad row too."""
         try:
-            positives = _ids(parse_json(line), "pos_cand_list")
+            positives = _ids(parse_object(line), "pos_cand_list")
         except ValueError:
             return [_ALL_TEXTS]
         pictured = [number for number, did in enumerate(positives) if self._pool.has_image(did)]
@@ -128,8 +128,8 @@ def query_files(folder: DataFile) -> list[DataFile]:
 def is_mbeir(file: DataFile) -> bool:
     """Whether a JSONL file holds M-BEIR queries: its first row has a `qid`."""
     try:
-        first = next(scan_lines(file, "JSONL"), None)
-        row = None if first is None else parse_json(first[2])
+        first = next(scan_lines(file.path, file.label), None)
+        row = None if first is None else parse_object(first[2])
     except ValueError:
         return False
     return isinstance(row, dict) and "qid" in row

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from anykey.sources.errors import SourceError
-from anykey.sources.pairs.file import DataFile, image_path
-from anykey.sources.pairs.lines import read_line, scan_lines
+from anykey.sources.lines import read_line, scan_lines
+from anykey.sources.pairs.file import image_path
 from anykey.sources.pairs.mbeir_prompts import format_string
-from anykey.sources.pairs.rows import clean_texts, parse_json
+from anykey.sources.pairs.rows import clean_texts
+from anykey.sources.rows import parse_object
 
 _ID = re.compile(r"(\d{1,6}):(\d{1,12})")
 _IDS_PER_DATASET = 10**12
@@ -101,7 +102,7 @@ class CandidatePool:
         place = self._place(did)
         if place is None:
             raise ValueError(f"candidate {did!r} is in none of {', '.join(path.name for path in self._paths)}")
-        row = parse_json(read_line(self._paths[self._files[place]], int(self._offsets[place])))
+        row = parse_object(read_line(self._paths[self._files[place]], int(self._offsets[place])))
         try:
             return read_entry(row, self._root, "txt", "img_path", "modality")
         except ValueError as error:
@@ -124,9 +125,9 @@ def id_number(value: object) -> int | None:
 def _scan(number: int, path: Path) -> tuple[Any, Any, Any, Any]:
     """Id, file number, byte offset and whether there is an image, of each row of one file."""
     ids, offsets, has_image = array("q"), array("q"), array("b")
-    for line, offset, text in scan_lines(DataFile(path), "JSONL"):
+    for line, offset, text in scan_lines(path, str(path)):
         try:
-            row = parse_json(text)
+            row = parse_object(text)
         except ValueError as error:
             raise SourceError(f"{path}:{line}: {error}") from error
         found = id_number(row.get("did")) if isinstance(row, dict) else None

@@ -1,8 +1,10 @@
 """Names become pair sources."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from anykey.sources.columns import Columns
 from anykey.sources.errors import NoPairsError
 from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
@@ -13,7 +15,10 @@ from anykey.sources.pairs.remote import default_cache_dir
 
 
 def open_pairs(
-    names: Sequence[str], cache_dir: Path | None = None, max_cache_bytes: int = MAX_DATA_BYTES
+    names: Sequence[str],
+    cache_dir: Path | None = None,
+    max_cache_bytes: int = MAX_DATA_BYTES,
+    columns: Columns | None = None,
 ) -> ConcatenatedPairs:
     """Opens pair sources by name.
 
@@ -21,6 +26,7 @@ def open_pairs(
         names: Paths, patterns and URLs, see `find_files`; `docs/data.md` lists the formats.
         cache_dir: Where fetched files are kept; `None` for the user's cache folder.
         max_cache_bytes: What these may take. Those used longest ago are removed; those of pairs that are open stay.
+        columns: What fields are called, where they have other names than the usual ones.
 
     Returns:
         All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
@@ -29,7 +35,8 @@ def open_pairs(
         NoPairsError: a name matches nothing, or its files hold no pairs.
         SourceError: a file of another kind, or a damaged one, or one that cannot be fetched.
     """
-    groups = [find_files(name, cache_dir) for name in _some(names)]
+    named = columns or Columns()
+    groups = [[replace(file, columns=named) for file in find_files(name, cache_dir)] for name in _some(names)]
     leases = [file.lease for group in groups for file in group if file.lease]
     if leases:
         keep_below(cache_dir or default_cache_dir(), max_cache_bytes)

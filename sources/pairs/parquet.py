@@ -8,7 +8,6 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
+from anykey.sources.arrow_values import json_cell, python_cell
 from anykey.sources.errors import InvalidRowError, SourceError
-from anykey.sources.pairs.columns import choose_columns
-from anykey.sources.pairs.file import DataFile, image_path
+from anykey.sources.pairs.columns import pair_columns
+from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.pair import Pair
-from anykey.sources.pairs.rows import clean_texts, pair_of
+from anykey.sources.pairs.rows import table_pair
 
 MAX_GROUP_BYTES = 1024**3
 _KEPT_GROUPS = 2
@@ -29,7 +29,7 @@ _KEPT_GROUPS = 2
 class ParquetRows:
     """Pairs of a table: an image column, and columns of captions, each a text or a list of texts.
 
-    A null, or a missing column, says plainly that there is no image or no text; an empty text does not.
+    A null or blank cell, like a missing column, says that there is no image or no text; a row needs one.
     """
 
     def __init__(self, file: DataFile) -> None:
@@ -45,17 +45,14 @@ class ParquetRows:
                 header, metadata = opened.schema_arrow.names, opened.metadata
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise SourceError(f"{file.label} is no readable Parquet file: {error}") from error
-        self._columns = choose_columns(header, file.label)
-        chosen = [
-            name
-            for name in (self._columns.image, *self._columns.texts, self._columns.name, self._columns.group)
-            if name
-        ]
+        self._columns = columns = pair_columns(header, file)
+        wanted = (columns.image, *columns.texts(header), columns.key, columns.group)
+        chosen = [name for name in dict.fromkeys(wanted) if name in header]
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         _refuse_large(groups, chosen, file)
         self._ends = list(accumulate(group.num_rows for group in groups))
         self._groups = _Groups(file.path, chosen)
-        self._images = _Groups(file.path, [self._columns.image] if self._columns.image else [])
+        self._images = _Groups(file.path, [columns.image] if columns.image in header else [])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -70,34 +67,34 @@ class ParquetRows:
         number, offset = self._place(position)
         try:
             table = self._groups(number)
-            return self._pair({name: _cell(table, name, offset) for name in table.column_names}, where)
+            return self._pair(table, offset, where)
         except (ValueError, OSError, pyarrow.ArrowException) as error:
             raise InvalidRowError(where, str(error)) from error
 
     def names_at(self, position: int) -> list[str] | None:
         """What a row calls its image, be the row bad; `None` where that cannot be told."""
-        if self._columns.image is None:
-            return []
         number, offset = self._place(position)
+        name = self._columns.image
         try:
-            value = _cell(self._images(number), self._columns.image, offset)
+            table = self._images(number)
+            return [path] if name in table.column_names and (path := _path(table, name, offset)) else []
         except (ValueError, OSError, pyarrow.ArrowException):
             return None
-        return [name] if (name := _path(value)) else []
 
     def _place(self, position: int) -> tuple[int, int]:
         """A row's group, and its place in there."""
         number = bisect_right(self._ends, position)
         return number, position - (self._ends[number - 1] if number else 0)
 
-    def _pair(self, cells: dict[str, Any], where: str) -> Pair:
+    def _pair(self, table: pyarrow.Table, offset: int, where: str) -> Pair:
         columns = self._columns
-        texts = _texts([cells[column] for column in columns.texts])
-        value = cells[columns.image] if columns.image else None
-        name = (cells[columns.name] if columns.name else None) or _path(value) or where
-        group = cells[columns.group] if columns.group else None
-        pair = pair_of(str(name), _image(value, self._file.folder), texts, where)
-        return replace(pair, group=None if group is None else str(group))
+        row = {
+            name: json_cell(table.column(name), offset, name) for name in table.column_names if name != columns.image
+        }
+        if columns.image in table.column_names:
+            row[columns.image] = python_cell(table.column(columns.image), offset, columns.image)
+            row.setdefault(columns.key, _path(table, columns.image, offset))
+        return table_pair(row, columns, self._file, where)
 
 
 class _Groups:
@@ -141,34 +138,7 @@ def _refuse_large(groups: list[Any], chosen: list[str], file: DataFile) -> None:
             )
 
 
-def _cell(table: pyarrow.Table, name: str, offset: int) -> Any:
-    """One value as Python has it; a date after the year 9999, say, it has not."""
-    try:
-        return table.column(name)[offset].as_py()
-    except (ValueError, ArithmeticError, LookupError, TypeError, pyarrow.ArrowException) as error:
-        raise ValueError(f"column '{name}': {error}") from error
-
-
-def _path(value: Any) -> Any:
+def _path(table: pyarrow.Table, name: str, offset: int) -> Any:
     """The path in an image cell, which is there beside bytes, too; `None` where there is none."""
+    value = python_cell(table.column(name), offset, name)
     return value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
-
-
-def _image(value: Any, folder: Path | None) -> bytes | Path | None:
-    """What an image cell holds: null, bytes, a path, or bytes or a path in a structure."""
-    if isinstance(value, dict):
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if value is not None and not isinstance(value, bytes | str):
-        raise ValueError(f"expected an image as bytes or as a path, got {type(value).__name__}")
-    if value is not None and not value:
-        raise ValueError("expected an image, found an empty value")
-    return image_path(folder, value) if isinstance(value, str) else value
-
-
-def _texts(values: list[Any]) -> tuple[str, ...]:
-    """The texts of several cells; an empty tuple where all of them are null."""
-    present = [value for value in values if value is not None]
-    texts = clean_texts([text for value in present for text in (value if isinstance(value, list) else [value])])
-    if present and not texts:
-        raise ValueError("expected a text, found an empty one")
-    return texts

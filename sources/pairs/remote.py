@@ -112,7 +112,7 @@ def fetch(name: str, cache_dir: Path | None = None, stall_s: float = STALL_S) ->
     except Exception as error:  # each backend raises the errors of its own library
         reason = _without_secrets_of(url, str(error)) or type(error).__name__
         raise SourceError(f"cannot fetch {label}: {reason}") from error
-    return DataFile(path, part, label, lease)
+    return DataFile(path, part, label, lease=lease)
 
 
 def without_secrets(name: str) -> str:

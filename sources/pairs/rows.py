@@ -1,29 +1,15 @@
-"""What the rows of several formats have in common: captions, and the rule for rows that lack one half.
+"""What the rows of several formats have in common: captions, and pairs that need one half at least."""
 
-A row may say plainly that it has no image or no text, by leaving both its names and its nulls out. An empty text is no
-such statement: it is a mistake.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from anykey.sources.columns import TEXT_NAMES, Columns, is_blank
+from anykey.sources.images_in_rows import images_named
 from anykey.sources.pairs.file import DataFile, image_path
 from anykey.sources.pairs.pair import Pair, Side
-
-CAPTION_NAMES = ("captions", "caption", "text")
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Decodes JSON from anywhere; a byte order mark before it does not count.
-
-    Raises:
-        ValueError: it is not UTF-8, no JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
+from anykey.sources.rows import kind_of
+from anykey.sources.sidecars import merge_sidecars
 
 
 def clean_texts(values: Sequence[object]) -> tuple[str, ...]:
@@ -41,50 +27,48 @@ def clean_texts(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def captions_of(value: object, names: Sequence[str] = CAPTION_NAMES) -> tuple[str, ...]:
-    """The captions in a JSON row: `captions` (list), or `caption` or `text` (string).
+def captions_in(value: object) -> tuple[str, ...]:
+    """The captions that a field holds: a text, a list of texts or null; blank ones count as absent.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    values = value if isinstance(value, list) else [value]
+    wrong = next((item for item in values if not (item is None or isinstance(item, str))), None)
+    if wrong is not None:
+        raise ValueError(f"expected a text, a list of texts or null, got {kind_of(wrong)}")
+    return clean_texts([item for item in values if item is not None])
+
+
+def captions_of(value: object, names: Sequence[str] = TEXT_NAMES) -> tuple[str, ...]:
+    """The captions in a JSON row, under the first name that says something.
 
     Args:
         value: A decoded JSON value.
         names: What they may be called, in order.
 
     Returns:
-        The non-empty captions, stripped; at least one.
+        The captions that are not blank, stripped; at least one.
 
     Raises:
-        ValueError: there are none; the message says what was expected.
+        ValueError: there are none.
     """
-    if isinstance(value, dict):
-        found: object = next((value[name] for name in names if value.get(name)), [])
-        listed = [found] if isinstance(found, str) else found
-        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
-            captions = clean_texts(listed)
-            if captions:
-                return captions
-    raise ValueError("expected an object with non-empty 'captions', 'caption' or 'text'")
+    row = value if isinstance(value, dict) else {}
+    captions = captions_in(next((row[name] for name in names if not is_blank(row.get(name))), None))
+    if not captions:
+        raise ValueError(f"expected an object with one of {', '.join(names)}, a text or a list of texts")
+    return captions
 
 
-def sidecar_captions(data: bytes | None, text: bytes | None) -> tuple[str, ...]:
-    """The captions in the files beside an image: in its `.json`, or in its `.txt` where the `.json` has none.
-
-    Args:
-        data: What its `.json` holds; `None` where there is none.
-        text: What its `.txt` holds, in which each line is a caption.
+def sidecar_captions(texts: Mapping[str, bytes], columns: Columns) -> tuple[str, ...]:
+    """The captions in the files beside an image, in whose `.txt` each line is one; none where they say nothing.
 
     Raises:
-        ValueError: there are none, or one of the files is no UTF-8 or no JSON object.
+        ValueError: one of the files is no UTF-8 or no JSON object, or holds something else in place of a text.
     """
-    row = None if data is None else parse_json(data)
-    if text is not None and (data is None or is_blank(row)):
-        row = {"captions": text.decode("utf-8-sig").split("\n")}
-    return captions_of(row)
-
-
-def is_blank(row: object) -> bool:
-    """Whether a JSON object has no caption under any of their names, be they absent, null or empty."""
-    return isinstance(row, dict) and not any(
-        value.strip() if isinstance(value, str) else value for value in map(row.get, CAPTION_NAMES)
-    )
+    row, is_plain = merge_sidecars(texts, columns)
+    value = row.get(columns.text)
+    return captions_in(value.split("\n") if is_plain and isinstance(value, str) else value)
 
 
 def name_of(row: Mapping[str, Any], key: str, otherwise: str) -> str:
@@ -93,9 +77,21 @@ def name_of(row: Mapping[str, Any], key: str, otherwise: str) -> str:
     return otherwise if value is None else str(value)
 
 
-def says_nothing(row: object, names: Sequence[str] = CAPTION_NAMES) -> bool:
-    """Whether a JSON row is plainly without a caption: an object in which all their names are absent or null."""
-    return isinstance(row, dict) and all(row.get(name) is None for name in names)
+def table_pair(row: Mapping[str, Any], columns: Columns, file: DataFile, where: str) -> Pair:
+    """The pair of a row whose fields have known names: those of a JSON object, or cells.
+
+    Raises:
+        ValueError: it has neither image nor text, or one of a wrong kind, or several images.
+    """
+    captions = [text for name in columns.texts(row) for text in captions_in(row[name])]
+    images = [image for image in images_named(row.get(columns.image), columns.image) if image is not None]
+    if len(images) > 1:
+        raise ValueError(f"expected one image in '{columns.image}', got {len(images)}")
+    image = images[0] if images else None
+    path = image_path(file.folder, image) if isinstance(image, str) else image
+    name, group = row.get(columns.key), row.get(columns.group)
+    name = (image if isinstance(image, str) else where) if is_blank(name) else str(name)
+    return pair_of(name, path, tuple(captions), where, None if is_blank(group) else str(group))
 
 
 def side_of(value: object, file: DataFile, role: str) -> Side:
@@ -120,12 +116,14 @@ def side_of(value: object, file: DataFile, role: str) -> Side:
     return side
 
 
-def pair_of(name: str, image: Any, captions: tuple[str, ...], where: str) -> Pair:
+def pair_of(
+    name: str, image: bytes | Path | None, captions: tuple[str, ...], where: str, group: str | None = None
+) -> Pair:
     """A pair that has at least one half.
 
     Raises:
         ValueError: it has neither.
     """
     if image is None and not captions:
-        raise ValueError("expected an image, a caption or both, found neither")
-    return Pair(name, image, captions, where)
+        raise ValueError("expected an image, a text or both, found neither")
+    return Pair(name, image, captions, where, group=group)

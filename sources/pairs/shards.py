@@ -11,9 +11,9 @@ from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import sidecar_captions
+from anykey.sources.sidecars import TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
 
-_TEXT_SUFFIXES = frozenset(("json", "txt"))
 _READ_BYTES = 2**16
 
 
@@ -54,7 +54,7 @@ class Shard:
         sample = self._samples[position]
         where = f"{self._file.label}: sample '{sample.name}'"
         images = [suffix for suffix in sample.members if suffix in IMAGE_SUFFIXES]
-        has_text = bool(_TEXT_SUFFIXES & sample.members.keys())
+        has_text = bool(TEXT_SUFFIXES & sample.members.keys())
         found = ", ".join(sample.members)
         if sample.fault:
             raise InvalidRowError(where, sample.fault)
@@ -63,12 +63,15 @@ class Shard:
         if not (images and has_text) and not _is_half(sample):
             raise InvalidRowError(where, f"expected an image and a .json or .txt, found {found or 'nothing'}")
         image = self._read(sample, images[0]) if images else None
-        return Pair(sample.name, image, self._captions(sample, where) if has_text else (), where)
+        captions = self._captions(sample, where) if has_text else ()
+        if image is None and not captions:
+            raise InvalidRowError(where, "expected an image, a text or both, found neither")
+        return Pair(sample.name, image, captions, where)
 
     def _captions(self, sample: _Sample, where: str) -> tuple[str, ...]:
-        data, text = (self._read(sample, suffix) if suffix in sample.members else None for suffix in ("json", "txt"))
+        texts = {suffix: self._read(sample, suffix) for suffix in TEXT_SUFFIXES & sample.members.keys()}
         try:
-            return sidecar_captions(data, text)
+            return sidecar_captions(texts, self._file.columns)
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
@@ -93,7 +96,7 @@ def split_name(member: str) -> tuple[str, str]:
 def _is_half(sample: _Sample) -> bool:
     """Whether a sample is plainly one half: with anything beside it, the other half may be there under a wrong name."""
     found = sample.members.keys()
-    return bool(found) and (found <= IMAGE_SUFFIXES or found <= _TEXT_SUFFIXES)
+    return bool(found) and (found <= IMAGE_SUFFIXES or found <= TEXT_SUFFIXES)
 
 
 def _index(file: DataFile) -> list[_Sample]:
@@ -123,7 +126,7 @@ def _check_end(file: DataFile, offset: int) -> None:
 
 def _add(sample: _Sample, member: tarfile.TarInfo, suffix: str) -> None:
     if not member.isfile():
-        if suffix in IMAGE_SUFFIXES | _TEXT_SUFFIXES:  # without it, half of the pair would be lost
+        if suffix in IMAGE_SUFFIXES | TEXT_SUFFIXES:  # without it, half of the pair would be lost
             sample.fault = f"member '{member.name}' is a link: expected a file"
         return
     if suffix in sample.members:

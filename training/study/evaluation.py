@@ -16,6 +16,7 @@ from anykey.encoder.architecture import Architecture, open_clip_cfg, preprocessi
 from anykey.encoder.checkpoint import MANIFEST_NAME
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.model import choose_device, load_checkpoint
+from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import open_pairs, source_states
 from anykey.training.data import open_table
 from anykey.training.features import trunk_features
@@ -101,19 +102,19 @@ class Evaluator:
 
     def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
         images = (settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
-        limits = (*images, settings.max_bad_share)
+        limits = (*images, settings.max_bad_share, *settings.columns)
         key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")
         if key not in self._tables:
             names = self._settings.test_data if split == "test" else self._settings.val_data
-            self._tables[key] = open_table(
-                open_pairs(names, settings.data_cache, settings.max_data_cache_bytes), architecture, settings
-            )
+            columns = parse_columns(settings.columns)
+            pairs = open_pairs(names, settings.data_cache, settings.max_data_cache_bytes, columns)
+            self._tables[key] = open_table(pairs, architecture, settings)
         return self._tables[key]
 
     def _key(self, run: Run) -> str:
         """Digest of what the numbers depend on: weights, ways of use, and the pairs' files."""
         manifest = json.loads((run.checkpoint / MANIFEST_NAME).read_text())
-        parts = f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]} {self._pairs}"
+        parts = f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]} {self._pairs}{''.join(run.settings.columns)}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from anykey.encoder.architecture import write_open_clip_config
+from anykey.sources.errors import SourceError
 from anykey.sources.pairs import open_pairs
 from anykey.training.data import open_table
 from anykey.training.errors import InvalidRecipeError, TooManyBadRowsError
@@ -105,3 +106,16 @@ def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidRecipeError, match="--data has texts alone"):
         train(settings, Console(quiet=True))
+
+
+def test_columns_are_called_what_the_settings_say(tmp_path: Path) -> None:
+    for pair in drawn_pairs(4):
+        (tmp_path / f"{pair.name}.png").write_bytes(pair.image)
+    rows = "".join(f"{pair.name}.png,{pair.captions[0]}\n" for pair in drawn_pairs(4))
+    (tmp_path / "pairs.csv").write_text(f"photo,words\n{rows}")
+    columns = ["image=photo", "text=words"]
+    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", num_epochs=1, columns=columns), Console())
+    with pytest.raises(SourceError, match="expected a column 'text' or 'image', found photo, words"):
+        train(make_settings(tmp_path / "pairs.csv", tmp_path / "other", num_epochs=1), Console())
+    with pytest.raises(ValueError, match="expected FIELD=COLUMN"):
+        make_settings(tmp_path / "pairs.csv", tmp_path / "run", columns=["words"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.errors import SourceError, UnreadableStretchError
 from tests.corpora import bad_rows, entries, read
 

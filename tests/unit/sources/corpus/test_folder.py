@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.errors import SourceError
 from anykey.sources.files.images import ImageStamp

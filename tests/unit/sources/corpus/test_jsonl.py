@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.errors import InvalidRowError
 from tests.corpora import entries, read

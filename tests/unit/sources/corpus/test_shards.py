@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from anykey.sources.corpus.columns import parse_columns
+from anykey.sources.columns import parse_columns
 from anykey.sources.corpus.shards import split_name
 from anykey.sources.errors import SourceError
 from anykey.sources.files.images import ImageStamp, read_image

@@ -52,11 +52,11 @@ def test_an_image_that_is_a_link_to_nowhere_does_not_end_the_reading(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.txt", b" \n", "non-empty"),
-        ("a.txt", b"\xff", "codec can't decode"),
-        ("a.json", b"{", "Expecting"),
-        ("a.json", b"[]", "expected an object"),
-        ("a.json", b'{"width": 3}', "non-empty"),
+        ("a.txt", b" \n", "expected a caption in a.txt or a.json"),
+        ("a.txt", b"\xff", "not UTF-8"),
+        ("a.json", b"{", "not JSON"),
+        ("a.json", b"[]", "expected a JSON object"),
+        ("a.json", b'{"width": 3}', "expected a caption in"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
     ],
 )
@@ -116,12 +116,13 @@ def test_a_table_is_known_by_any_of_its_rows(tmp_path: Path) -> None:
     assert [row.captions for row in read_all(rows) if isinstance(row, Pair)] == [("one",)]
 
 
-NO_CAPTION = [{"file_name": "a.png", "text": ""}, {"file_name": "b.png", "text": "two"}]
+WRONG_CAPTION = [{"file_name": "a.png", "text": 3}, {"file_name": "b.png", "text": "two"}]
+WRONG_TABLE = pyarrow.table({"file_name": ["a.png", "b.png"], "text": [b"\xff", b"two"]})
 BAD_ROWS = {
-    "jsonl": "".join(f"{json.dumps(row)}\n" for row in NO_CAPTION).encode(),
+    "jsonl": "".join(f"{json.dumps(row)}\n" for row in WRONG_CAPTION).encode(),
     "cut.jsonl": b'{"file_name": "b.png", "text": "two"}\n{"file_name": "\\u0061.png", "text": "one',
     "alone.jsonl": b'{"file_name": "a.png", "text": }\n{"file_name": "b.png", "text": "two"',
-    "csv": b"file_name,text\na.png,\nb.png,two\n",
+    "csv": b"file_name,text\na.png,\xff\nb.png,two\n",
     "cells.csv": b"file_name,text\nb.png,two\na.png,red, large\n",
     "shifted.csv": b"text,file_name\nred, large,a.png\ntwo,b.png\n",
     "quote.csv": b'file_name,text\na.png,"one"?\nb.png,two\n',
@@ -141,7 +142,7 @@ def image_or_table(rows: ImageFolder, position: int) -> str:
 def test_the_image_of_a_bad_row_is_that_bad_row_alone(tmp_path: Path, kind: str, beside: dict[str, bytes]) -> None:
     table = tmp_path / f"metadata.{kind.rpartition('.')[2]}"
     if kind == "parquet":
-        parquet.write_table(pyarrow.Table.from_pylist(NO_CAPTION), table)
+        parquet.write_table(WRONG_TABLE, table)
     else:
         table.write_bytes(BAD_ROWS[kind])
     rows = folder_with(tmp_path, {"a.png": b"A", "b.png": b"B", **beside})
@@ -155,7 +156,7 @@ def test_where_a_row_may_name_any_image_those_below_it_are_bad(tmp_path: Path, s
     table = tmp_path / f"in/metadata.{suffix}"
     table.parent.mkdir()
     if suffix == "parquet":
-        parquet.write_table(pyarrow.Table.from_pylist(NO_CAPTION), table, write_page_checksum=True, compression="none")
+        parquet.write_table(WRONG_TABLE, table, write_page_checksum=True, compression="none")
         table.write_bytes(table.read_bytes().replace(b"b.png", b"q.png", 1))
     else:
         table.write_bytes(b'{"file_name": "b.png", "text": "two"}\n{"te')

@@ -48,7 +48,7 @@ def test_elements_can_be_chosen_and_keep_their_numbers(tmp_path: Path) -> None:
     rows = JsonRows(json_file(tmp_path, '[{"n": 1}, {"n": 2}, 3, {"n": 4}]'), keep=lambda row: row != {"n": 2})
     assert [rows.where(n).rpartition(" ")[2] for n in range(len(rows))] == ["1", "3", "4"]
     assert rows[2] == {"n": 4}
-    with pytest.raises(InvalidRowError, match=r"rows\.json: row 3: expected an object, got int"):
+    with pytest.raises(InvalidRowError, match=r"rows\.json: row 3: expected a JSON object, got a number"):
         rows[1]
 
 
@@ -60,7 +60,7 @@ def test_a_mark_at_the_beginning_and_any_line_ends_do_no_harm(tmp_path: Path) ->
 def test_bytes_that_are_no_utf_8_spoil_one_row(tmp_path: Path) -> None:
     rows = JsonRows(json_file(tmp_path, b'[{"text": "\xff"}, {"text": "fine"}]'))
     assert rows[1] == {"text": "fine"}
-    with pytest.raises(InvalidRowError, match="codec can't decode"):
+    with pytest.raises(InvalidRowError, match="not UTF-8"):
         rows[0]
 
 

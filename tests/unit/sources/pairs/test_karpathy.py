@@ -79,8 +79,8 @@ def test_images_lie_in_the_folder_of_filepath_or_beside_the_file(tmp_path: Path)
         (row("x") | {"sentences": []}, "with a non-empty 'raw'"),
         (row("x") | {"sentences": [{"raw": " "}, {"tokens": []}]}, "with a non-empty 'raw'"),
         (row("x") | {"sentences": [{"raw": None}]}, "expected a text, got NoneType"),
-        ("x", "expected an object, got str"),
-        (None, "expected an object, got NoneType"),
+        ("x", "expected a JSON object, got a string"),
+        (None, "expected a JSON object, got null"),
     ],
 )
 def test_a_bad_row_spoils_no_other(tmp_path: Path, bad: Any, reason: str) -> None:

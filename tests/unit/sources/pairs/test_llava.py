@@ -67,7 +67,7 @@ def test_a_row_without_an_image_is_a_text(tmp_path: Path) -> None:
         (row() | {"conversations": "a cat"}, "with a non-empty turn from 'gpt'"),
         (row() | {"conversations": ["a cat"]}, "with a non-empty turn from 'gpt'"),
         (row() | {"conversations": None}, "with a non-empty turn from 'gpt'"),
-        ([], "expected an object, got list"),
+        ([], "expected a JSON object, got a list"),
     ],
 )
 def test_a_bad_row_spoils_no_other(tmp_path: Path, bad: Any, reason: str) -> None:

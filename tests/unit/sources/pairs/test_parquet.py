@@ -67,7 +67,7 @@ def test_nulls_and_missing_columns_say_that_there_is_no_such_half(tmp_path: Path
     assert read_all(rows) == [
         Pair("a.jpg", tmp_path / "a.jpg", (), rows[0].where),
         Pair(rows[1].where, None, ("one",), rows[1].where),
-        "expected an image, a caption or both, found neither",
+        "expected an image, a text or both, found neither",
     ]
     assert written(tmp_path, {"text": ["one"]})[0].image is None
     assert written(tmp_path, {"jpg": [b"x"]})[0].captions == ()
@@ -76,13 +76,12 @@ def test_nulls_and_missing_columns_say_that_there_is_no_such_half(tmp_path: Path
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"image": ["a.jpg"], "text": [" "]}, "found an empty one"),
-        ({"image": ["a.jpg"], "text": [[]]}, "found an empty one"),
-        ({"image": [""], "text": ["one"]}, "expected an image, found an empty value"),
-        ({"image": [b""], "text": ["one"]}, "expected an image, found an empty value"),
-        ({"image": [3], "text": ["one"]}, "as bytes or as a path, got int"),
-        ({"image": ["a.jpg"], "text": [3]}, "expected a text, got int"),
-        ({"image": ["a.jpg"], "text": [b"one"]}, "expected a text, got bytes"),
+        ({"image": [""], "text": [[" "]]}, "expected an image, a text or both, found neither"),
+        ({"image": [b""], "text": ["one"]}, "'image' must hold bytes or names of files, got an empty value"),
+        ({"image": [3], "text": ["one"]}, "'image' must hold bytes or names of files, got a number"),
+        ({"image": [["a.jpg", "b.jpg"]], "text": ["one"]}, "expected one image in 'image', got 2"),
+        ({"image": ["a.jpg"], "text": [3]}, "expected a text, a list of texts or null, got a number"),
+        ({"image": ["a.jpg"], "text": [b"\xff"]}, "column 'text': not UTF-8"),
         ({"image": ["s3://a/b.jpg"], "text": ["one"]}, "is a URL"),
     ],
 )
@@ -132,7 +131,7 @@ def test_a_page_that_differs_from_its_checksum_is_not_taken(tmp_path: Path) -> N
 
 
 def test_other_columns_are_named_where_none_is_known(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"expected a header with one of .* found left, right"):
+    with pytest.raises(SourceError, match=r"expected a column 'text' or 'image', found left, right"):
         written(tmp_path, {"left": [1], "right": [2]})
 
 

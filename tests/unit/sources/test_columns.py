@@ -7,14 +7,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from anykey.sources.corpus.columns import Columns, find_columns, parse_columns
+from anykey.sources.columns import Columns, find_columns, parse_columns
 from anykey.sources.errors import SourceError
 from tests.corpora import entries
 
 
 def test_fields_take_the_names_that_are_said() -> None:
     assert parse_columns([]) == Columns("key", "text", "image", "metadata", "pool")
-    assert parse_columns(["key=sku", "pool=a=b"]) == Columns(key="sku", pool="a=b")
+    assert parse_columns(["key=sku", "pool=a=b", "group=g"]) == Columns(key="sku", pool="a=b", group="g")
 
 
 @pytest.mark.parametrize("renaming", ["sku", "sku=key", "key=", "=sku"])
@@ -34,7 +34,7 @@ def test_case_and_white_space_of_a_header_do_not_count() -> None:
     ("header", "reason"),
     [
         (["sku", "text"], r"f: expected a column 'key', found sku, text; `--columns key=NAME` says what it is called"),
-        (["key", "title"], "f: expected a column 'text' or 'image', found key, title"),
+        (["key", "size"], "f: expected a column 'text' or 'image', found key, size; `--columns text=NAME,image=NAME`"),
         (["key", "text", "a", "a"], "f: column 'a' is there twice"),
         (["Key", "KEY", "text"], "f: expected one column 'key', found Key, KEY"),
         ([], "found none"),
@@ -64,11 +64,13 @@ WRITERS = {
         (
             {"key": "a", "image": "i", "caption": "c"},
             [],
-            "no column 'text', and 'caption' is not embedded; `--colum",
+            "'caption' is taken for the text; `--columns text=` says otherwise",
         ),
         ({"key": "a", "caption": "c", "URL": "u"}, ["text=caption"], "no column 'image', and 'URL' is not embedded"),
         ({"key": "a", "text": "t", "image": "i", "url": "u", "caption": "c"}, [], ""),
         ({"text": "t", "url": "u"}, ["key=url"], ""),
+        ({"key": "a", "text": "t", "path": "u"}, [], "'path' is taken for the image; `--columns image=`"),
+        ({"key": "a", "text": "t", "path": "u"}, ["image="], ""),
         ({"text": "t", "key": "k", "image_path": "u"}, ["image=image_path"], ""),
     ],
 )

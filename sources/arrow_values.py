@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow
 from pyarrow import types
 
-from anykey.sources.corpus.rows import RowError
+from anykey.sources.rows import RowError
 
 UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError, pyarrow.ArrowException)
 _PARTS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
