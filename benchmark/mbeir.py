@@ -4,8 +4,6 @@ Paths in the files are relative to the dataset root. `txt` and `img_path` may be
 qrels have four columns or five, and the local pools of `mscoco` are named per split.
 """
 
-import csv
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from anykey.benchmark.errors import DatasetError, DatasetFormatError
+from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.lines import scan_lines
+from anykey.sources.mbeir import CANDIDATE, QUERY, Item, read_item, read_prompts
+from anykey.sources.rows import RowError, parse_object
 
 TASK_NAMES = {
     0: "text -> image",
@@ -26,7 +28,7 @@ TASK_NAMES = {
     7: "image,text -> image",
     8: "image,text -> image,text",
 }
-WORDS = {"text": "text", "image": "image", "image,text": "fused", "text,image": "fused"}
+WORDS = {"text": "text", "image": "image", "image,text": "fused"}
 FASHION = ("fashion200k", "fashioniq")  # their headline number is at 10, everybody else's at 5
 FASHION_HEADLINE_K = 10
 HEADLINE_K = 5
@@ -143,13 +145,12 @@ class Dataset:
         queries: dict[str, Query] = {}
         for line, row in read_jsonl(path):
             qid = _required_id(row, "qid", path, line)
-            text, image = row.get("query_txt") or None, row.get("query_img_path") or None
-            _check_modality(row.get("query_modality"), text, image, path, line)
+            item = _item(row, QUERY, path, line)
             if row.get("task_id", task.number) != task.number:
                 raise DatasetFormatError(path, line, f"task_id is {row['task_id']}, the file's name says {task.number}")
             if qid in queries:
                 raise DatasetFormatError(path, line, f"qid '{qid}' comes a second time")
-            queries[qid] = Query(qid, text, self._image(image, path, line), task.number)
+            queries[qid] = Query(qid, item.text, self._image(item.image, path, line), task.number)
         return list(queries.values())
 
     def pool(self, task: Task) -> list[Candidate]:
@@ -162,11 +163,11 @@ class Dataset:
         candidates: dict[str, Candidate] = {}
         for line, row in read_jsonl(path):
             did = _required_id(row, "did", path, line)
-            text, image = row.get("txt") or None, row.get("img_path") or None
-            modality = _check_modality(row.get("modality"), text, image, path, line)
+            item = _item(row, CANDIDATE, path, line)
             if did in candidates:
                 raise DatasetFormatError(path, line, f"did '{did}' comes a second time")
-            candidates[did] = Candidate(did, text, self._image(image, path, line, must_exist=False), modality)
+            image = self._image(item.image, path, line, must_exist=False)
+            candidates[did] = Candidate(did, item.text, image, WORDS[item.modality])
         return list(candidates.values())
 
     def global_size(self) -> int | None:
@@ -194,16 +195,11 @@ class Dataset:
         path = self.root / "instructions" / "query_instructions.tsv"
         if not path.is_file():
             return {}
-        prompts = {}
         try:
-            for line, row in enumerate(csv.reader(_read_lines(path, newline=""), delimiter="\t"), start=1):
-                if line > 1 and (len(row) < 5 or not row[4]):
-                    raise DatasetFormatError(path, line, f"expected at least 5 columns, got {len(row)}")
-                if line > 1:
-                    prompts[f"{row[3]}, {row[0]}, {row[1]}"] = row[4]
-        except csv.Error as error:
-            raise DatasetFormatError(path, None, f"no table: {error}") from error
-        return prompts
+            prompts = read_prompts(path)
+        except InvalidRowError as error:
+            raise DatasetFormatError(path, None, error.reason) from error
+        return {f"{dataset}, {asked}, {wanted}": first for (dataset, asked, wanted), (first, *_) in prompts.items()}
 
     def _image(self, name: str | None, path: Path, line: int, must_exist: bool = True) -> Path | None:
         if name is None:
@@ -212,21 +208,6 @@ class Dataset:
         if must_exist and not os.path.isfile(image):
             raise DatasetFormatError(path, line, f"image {image} does not exist")
         return image
-
-
-def format_string(text: str | None) -> str:
-    """M-BEIR's normal form of a text: trimmed, unquoted, with a capital first letter and an end mark.
-
-    >>> format_string('  "two dogs" ')
-    'Two dogs.'
-    >>> format_string(None)
-    ''
-    """
-    text = (text or "").replace("\r", "").strip().strip('"')
-    if not text:
-        return ""
-    text = text[0].upper() + text[1:]
-    return text if text[-1] in ".?!" else f"{text}."
 
 
 def id_order(name: str) -> tuple[int, int]:
@@ -270,21 +251,20 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DatasetFormatError: the file is missing, or a line is no JSON object.
     """
-    for line, text in enumerate(_read_lines(path), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DatasetFormatError(path, line, f"not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DatasetFormatError(path, line, f"expected a JSON object, got {type(row).__name__}")
-        yield line, row
-
-
-def _read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline=newline) as file:
+        for line, _, data in scan_lines(path, str(path)):
+            try:
+                yield line, parse_object(data)
+            except RowError as error:
+                raise DatasetFormatError(path, line, error.reason) from error
+    except SourceError as error:
+        reason = str(error) if path.exists() else "the file does not exist"
+        raise DatasetFormatError(path, None, reason) from error
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
             yield from file
     except FileNotFoundError:
         raise DatasetFormatError(path, None, "the file does not exist") from None
@@ -300,14 +280,9 @@ def _required_id(row: dict[str, Any], name: str, path: Path, line: int) -> str:
     return value
 
 
-def _check_modality(declared: object, text: object, image: object, path: Path, line: int) -> str:
-    """The modality in our words, which must be what the row holds; M-BEIR writes fused either way round."""
-    for name, part in (("text", text), ("image path", image)):
-        if part is not None and not isinstance(part, str):
-            raise DatasetFormatError(path, line, f"{name} must be a string or null, got {type(part).__name__}")
-    present = "fused" if text and image else "text" if text else "image" if image else None
-    if present is None:
-        raise DatasetFormatError(path, line, "the row has neither text nor image")
-    if declared is not None and WORDS.get(str(declared)) != present:
-        raise DatasetFormatError(path, line, f"modality is '{declared}', but the row holds {present}")
-    return present
+def _item(row: dict[str, Any], fields: tuple[str, str, str], path: Path, line: int) -> Item:
+    """What the row holds."""
+    try:
+        return read_item(row, fields)
+    except RowError as error:
+        raise DatasetFormatError(path, line, error.reason) from error

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from anykey.benchmark.directory import built_aside, is_current, write_manifest
 from anykey.benchmark.errors import InvalidRowError, PairsError
-from anykey.benchmark.mbeir import format_string
 from anykey.benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
 from anykey.benchmark.pair_files import Photo, read_photos, states_digest
 from anykey.benchmark.progress import progress_bar
 from anykey.benchmark.settings import FromPairsSettings
 from anykey.program.settings import plain_console
+from anykey.sources.mbeir import format_string
 
 GENERATOR = "anykey-bench from-pairs"
 GENERATOR_VERSION = 5

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from anykey.benchmark.client import Answer, SearchClient
 from anykey.benchmark.errors import DatasetError, EndpointMismatchError
-from anykey.benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task, format_string
+from anykey.benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task
 from anykey.benchmark.progress import progress_bar
 from anykey.benchmark.report import Report, forget_report, table, write_report
 from anykey.benchmark.runs import write_run
 from anykey.benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.settings import plain_console
+from anykey.sources.mbeir import format_string
 
 MODALITY_NAMES = {(True, False): "text", (False, True): "image", (True, True): "image,text"}
 

@@ -1,6 +1,7 @@
 """What one row is, before anybody knows what for: a JSON object, and what is wrong with one that is none."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from anykey.sources.errors import InvalidRowError, UnreachableImageError, UnreadableStretchError
@@ -76,6 +77,18 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # `json.loads` and `json.dumps` would make one for each row.
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def text_of(row: Mapping[str, Any], name: str, key: str | None = None) -> str | None:
+    """A field that holds a text or null; a blank text counts as absent.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RowError(f"'{name}' must be a string or null, got {kind_of(value)}", key)
+    return value if value and value.strip() else None
 
 
 def kind_of(value: Any) -> str:

@@ -7,15 +7,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile
-from anykey.sources.corpus.rows import key_of, require_content, text_of
+from anykey.sources.corpus.rows import key_of
 from anykey.sources.files.files import matches
 from anykey.sources.files.locations import join, parent, path_of
-from anykey.sources.rows import RowError
+from anykey.sources.mbeir import CANDIDATE, POOL_FOLDER, read_item
+from anykey.sources.rows import text_of
 
-POOL_FOLDER = "cand_pool"
 POOL_SUFFIX = "_cand_pool"
 OTHER_SPLITS = ("_val", "_train")  # of pools that differ by split; M-BEIR's global pool holds the test ones
-MODALITIES = ("text", "image", "image,text", "text,image")
 
 
 def candidate_files(folder: str) -> list[CorpusFile]:
@@ -39,22 +38,18 @@ def pool_of(file: CorpusFile) -> str | None:
 def read_candidate(row: Mapping[str, Any], file: CorpusFile, where: str) -> CorpusEntry:
     """Makes an entry of a candidate.
 
-    What the row has decides the key's modality; `modality` is only checked to be one M-BEIR knows.
-
     Raises:
         RowError: a field is missing or wrong.
     """
     key = key_of(row, "did")
-    text = format_string(text_of(row, "txt", key)) or None
-    path = text_of(row, "img_path", key)
-    images = (join(dataset_root(file), path),) if path else ()
-    require_content(text, images, key, ("txt", "img_path"))
-    if row.get("modality", "text") not in MODALITIES:
-        raise RowError(f"'modality' must be one of {', '.join(MODALITIES)}", key)
+    item = read_item(row, CANDIDATE, key)
+    images = (join(dataset_root(file), item.image),) if item.image else ()
     source = text_of(row, "src_content", key)
     metadata = {} if source is None else {"src_content": _decode_source(source)}
     pool = pool_of(file)
-    return CorpusEntry(key, text, images, where, metadata, () if pool is None else (pool,), may_repeat=True)
+    return CorpusEntry(
+        key, item.form or None, images, where, metadata, () if pool is None else (pool,), may_repeat=True
+    )
 
 
 @lru_cache(maxsize=16)
@@ -67,21 +62,6 @@ def dataset_root(file: CorpusFile) -> str:
         if name == POOL_FOLDER:
             return outer
     return folder
-
-
-def format_string(text: str | None) -> str:
-    """M-BEIR's normal form of a text, which it gives queries and candidates before they are embedded.
-
-    >>> format_string('  "two dogs" ')
-    'Two dogs.'
-    >>> format_string(None)
-    ''
-    """
-    text = (text or "").replace("\r", "").strip().strip('"')
-    if not text:
-        return ""
-    text = text[0].upper() + text[1:]
-    return text if text[-1] in ".?!" else f"{text}."
 
 
 def _pool_name(path: PurePosixPath) -> str:

@@ -7,7 +7,7 @@ from anykey.sources.columns import NOTHING, Columns
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import join
-from anykey.sources.rows import RowError, kind_of, parse_object
+from anykey.sources.rows import RowError, kind_of, parse_object, text_of
 
 
 def read_row(
@@ -80,18 +80,6 @@ def key_of(row: Mapping[str, Any], name: str) -> str:
     if not value.strip():
         raise RowError(f"'{name}' must not be empty")
     return value
-
-
-def text_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
-    """A field that holds a text or null; a blank text counts as absent.
-
-    Raises:
-        RowError: it holds something else.
-    """
-    value = row.get(name)
-    if value is not None and not isinstance(value, str):
-        raise RowError(f"'{name}' must be a string or null, got {kind_of(value)}", key)
-    return value if value and value.strip() else None
 
 
 def lines_of(row: Mapping[str, Any], name: str, key: str) -> str | None:

@@ -1,13 +1,14 @@
 """A folder of photos, each with its captions beside it: `cats/1.jpg` and `cats/1.txt` or `cats/1.json`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
 from anykey.sources.files.files import read_file
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.image_tables import image_tables, images_of, open_table
+from anykey.sources.pairs.image_tables import FILE_NAME, image_tables, images_of, open_table
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import sidecar_captions
 from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
@@ -39,16 +40,17 @@ class ImageFolder:
         self._columns = file.columns
         files = list_files(file)
         images = [path for path in files if _kind(path) in IMAGE_SUFFIXES]
-        tables = image_tables(files)
+        tables, columns = image_tables(files), replace(file.columns, image=FILE_NAME)
         if not images and not tables:
             tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
+            columns = file.columns
         if files and not images and not tables:
             found = ", ".join(sorted({path.suffix or path.name for path in files}))
             raise NoPairsError(
                 f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
                 f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
             )
-        opened = {path: open_table(path, file.columns) for path in tables}
+        opened = {path: open_table(path, columns) for path in tables}
         self._tables = ConcatenatedPairs(list(opened.values()))
         named_by = {path: set(images_of(path, table)) if images else set() for path, table in opened.items()}
         named = set().union(*named_by.values())

@@ -3,7 +3,6 @@
 import csv
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from anykey.sources.pairs.manifest import Manifest
 from anykey.sources.pairs.pair import PairSource
 from anykey.sources.rows import parse_object
 
-FILE_NAME = "file_name"
+FILE_NAME = "file_name"  # which names the image, whatever other columns there are
 _NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -44,7 +43,7 @@ def open_table(path: Path, columns: Columns) -> ImageTable:
     Raises:
         SourceError: it is damaged, or has no known column.
     """
-    file = DataFile(path, columns=replace(columns, image=FILE_NAME))
+    file = DataFile(path, columns=columns)
     if path.suffix == ".jsonl":
         return Manifest(file)
     if path.suffix == ".csv":

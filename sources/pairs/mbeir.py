@@ -12,9 +12,9 @@ from typing import Any
 
 from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.lines import read_line, scan_lines
-from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.mbeir_pool import CandidatePool, Entry, read_entry
-from anykey.sources.pairs.mbeir_prompts import Prompts, instructed, read_prompts
+from anykey.sources.mbeir import POOL_FOLDER, QUERY, Item, Prompts, instructed, read_item, read_prompts
+from anykey.sources.pairs.file import DataFile, image_path
+from anykey.sources.pairs.mbeir_pool import CandidatePool
 from anykey.sources.pairs.pair import Pair, Side
 from anykey.sources.rows import parse_object
 
@@ -43,7 +43,7 @@ class MbeirQueries:
         if file.part not in ("", WITHOUT_INSTRUCTIONS):
             raise SourceError(f"{file.label}: expected '#{WITHOUT_INSTRUCTIONS}' or nothing, got '#{file.part}'")
         self._prompts = None if file.part else _prompts(self._root)
-        self._pool = _shared_pool(self._root, tuple(_state(path) for path in pool_files(file)))
+        self._pool = _shared_pool(tuple(_state(path) for path in pool_files(file)))
         self._numbers, self._offsets, self._choices = array("q"), array("q"), array("i")
         for number, offset, line in scan_lines(file.path, file.label):
             for choice in self._choices_of(line):
@@ -85,23 +85,29 @@ class MbeirQueries:
         if not positives:
             raise ValueError("expected 'pos_cand_list' with at least one id")
         found = [self._pool[did] for did in positives]
-        query = read_entry(row, self._root, "query_txt", "query_img_path", "query_modality")
+        query = read_item(row, QUERY)
         return Pair(
             name=" ".join([str(row.get("qid")), *([] if choice == _ALL_TEXTS else positives)]),
-            image=found[0].image,
+            image=self._image(found[0]),
             captions=tuple(entry.form for entry in found if entry.form),
             where=where,
-            query=Side(query.image, self._query_texts(row, query, found[0])),
-            negatives=tuple(_side(self._pool[did]) for did in _ids(row, "neg_cand_list")),
+            query=Side(self._image(query), self._query_texts(row, query, found[0])),
+            negatives=tuple(self._side(self._pool[did]) for did in _ids(row, "neg_cand_list")),
         )
 
-    def _query_texts(self, row: dict[str, Any], query: Entry, positive: Entry) -> tuple[str, ...]:
+    def _query_texts(self, row: dict[str, Any], query: Item, positive: Item) -> tuple[str, ...]:
         if self._prompts is None:
             return (query.form,) if query.form else ()
         key = (str(row.get("qid")).partition(":")[0], query.modality, positive.modality)
         if key not in self._prompts:
             raise ValueError(f"query_instructions.tsv has no prompt for {', '.join(key)}")
         return instructed(self._prompts[key], query.text)
+
+    def _side(self, item: Item) -> Side:
+        return Side(self._image(item), (item.form,) if item.form else ())
+
+    def _image(self, item: Item) -> Path | None:
+        return image_path(self._root, item.image) if item.image else None
 
 
 def root_of(file: DataFile) -> Path:
@@ -120,7 +126,7 @@ def root_of(file: DataFile) -> Path:
 
 def query_files(folder: DataFile) -> list[DataFile]:
     """The training queries of a dataset named by its root; none where the folder is no such dataset."""
-    if not (folder.path / "cand_pool").is_dir():
+    if not (folder.path / POOL_FOLDER).is_dir():
         return []
     return [DataFile(path, folder.part) for path in sorted((folder.path / "query" / "train").glob("*.jsonl"))]
 
@@ -143,8 +149,8 @@ def pool_files(file: DataFile) -> list[Path]:
     """
     root = root_of(file)
     split = file.path.absolute().relative_to(root / "query").parts[0].removeprefix("union_")
-    union = root / "cand_pool" / "global" / f"mbeir_union_{split}_cand_pool.jsonl"
-    files = [union] if union.is_file() else sorted((root / "cand_pool" / "local").glob("*.jsonl"))
+    union = root / POOL_FOLDER / "global" / f"mbeir_union_{split}_cand_pool.jsonl"
+    files = [union] if union.is_file() else sorted((root / POOL_FOLDER / "local").glob("*.jsonl"))
     if not files:
         raise SourceError(f"{file.label}: expected its candidates in {union} or {root / 'cand_pool' / 'local'}")
     return files
@@ -171,9 +177,9 @@ def _state(path: Path) -> tuple[Path, int, int]:
 
 
 @lru_cache(maxsize=1)
-def _shared_pool(root: Path, states: tuple[tuple[Path, int, int], ...]) -> CandidatePool:
+def _shared_pool(states: tuple[tuple[Path, int, int], ...]) -> CandidatePool:
     """The pool of a dataset's query files, which are opened one after the other; scanned anew when a file changes."""
-    return CandidatePool(root, [path for path, _, _ in states])
+    return CandidatePool([path for path, _, _ in states])
 
 
 def _ids(row: Any, key: str) -> list[str]:
@@ -183,7 +189,3 @@ def _ids(row: Any, key: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(did, str) for did in value):
         raise ValueError(f"expected '{key}', a list of ids such as '9:1'")
     return value
-
-
-def _side(entry: Entry) -> Side:
-    return Side(entry.image, (entry.form,) if entry.form else ())

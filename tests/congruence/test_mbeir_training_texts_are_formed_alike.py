@@ -1,30 +1,18 @@
-"""A query is the same text in training and in the benchmark, and a candidate the same as in the index."""
+"""A query is the same text in training and in the benchmark."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from anykey.benchmark.mbeir import TASK_NAMES, Dataset
-from anykey.benchmark.mbeir import format_string as form_of_the_benchmark
 from anykey.benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
 from anykey.benchmark.quality import Round, body_of
 from anykey.benchmark.settings import QualitySettings
-from anykey.sources.corpus.mbeir import format_string as form_of_the_index
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.mbeir import MbeirQueries
-from anykey.sources.pairs.mbeir_prompts import format_string
 from anykey.sources.pairs.pair import Pair
 
 QUERY_TEXTS = ["two dogs", ' "What is it?" ', " a\r\nb", '"', "\u00e9tude\u2028one."]
-
-
-@given(st.one_of(st.none(), st.text(), st.text(alphabet=' "\r\n\t.?!aB\xdf\u01c6', max_size=8)))
-@example('""')
-@example("\r")
-def test_all_three_forms_are_the_same(text: str | None) -> None:
-    assert format_string(text) == form_of_the_benchmark(text) == form_of_the_index(text)
 
 
 def write_dataset(root: Path, number: int) -> Path:

@@ -20,7 +20,7 @@ import pytrec_eval
 import torch
 from PIL import Image
 
-from anykey.benchmark.mbeir import format_string
+from anykey.sources.mbeir import format_string
 from tests.serving import WAIT_S
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anykey.benchmark.errors import DatasetError, DatasetFormatError
-from anykey.benchmark.mbeir import Dataset, Task, format_string, id_order, read_qrels
+from anykey.benchmark.mbeir import Dataset, Task, id_order, read_qrels
+from anykey.sources.mbeir import format_string
 
 QRELS = "qrels/test/mbeir_cirr_task7_test_qrels.txt"
 TASK = Task("mbeir_cirr_task7", "cirr", 7, "test")
@@ -102,13 +103,12 @@ def test_a_task_knows_the_modality_it_looks_for(number: int, modality: str) -> N
     ("row", "said"),
     [
         ("{", "not JSON"),
-        ("[1]", "expected a JSON object, got list"),
+        ("[1]", "expected a JSON object, got a list"),
         ({**QUERY, "qid": None}, "qid must look like '9:1', got None"),
         ({**QUERY, "qid": "eight"}, "qid must look like '9:1'"),
-        ({**QUERY, "query_modality": "text"}, "modality is 'text', but the row holds fused"),
-        ({**QUERY, "query_modality": "video"}, "modality is 'video', but the row holds fused"),
+        ({**QUERY, "query_modality": "video"}, "'query_modality' must be one of text, image, "),
         ({**QUERY, "query_txt": None, "query_img_path": None}, "neither text nor image"),
-        ({**QUERY, "query_txt": 5}, "text must be a string or null, got int"),
+        ({**QUERY, "query_txt": 5}, "'query_txt' must be a string or null, got a number"),
         ({**QUERY, "qid": "8:2", "query_img_path": "mbeir_images/none.jpg"}, "none.jpg does not exist"),
         ({**QUERY, "task_id": 6}, "task_id is 6, the file's name says 7"),
         (QUERY, "qid '8:1' comes a second time"),
@@ -221,7 +221,7 @@ def test_whatever_files_hold_is_read_or_named(dataset: Dataset, rows: list[Any],
 
 def test_json_nested_too_deeply_is_named(dataset: Dataset) -> None:
     write_queries(dataset.root, ["[" * 100_000])
-    with pytest.raises(DatasetFormatError, match=r"task7_test\.jsonl:1: not JSON"):
+    with pytest.raises(DatasetFormatError, match=r"task7_test\.jsonl:1: not standard JSON"):
         dataset.queries(TASK)
 
 

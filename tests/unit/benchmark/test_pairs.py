@@ -190,7 +190,11 @@ def test_bad_samples_are_left_out_counted_and_listed(tmp_path: Path, capsys: pyt
     assert run(settings(tmp_path, pairs=named)) == 0
     listed = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
     assert [row["where"] for row in listed] == [f"{named[0]}: sample '{name}'" for name in "xyz"]
-    reasons = ("cannot decode the image", "expected an object with non-empty 'captions'", "no caption has a word")
+    reasons = (
+        "cannot decode the image",
+        "expected an image and a caption, found an image alone",
+        "no caption has a word",
+    )
     assert all(row["reason"].startswith(reason) for row, reason in zip(listed, reasons, strict=True))
     manifest = json.loads((tmp_path / "out/dataset.json").read_text())
     assert (manifest["images"], manifest["bad_rows"]) == (2, 3)

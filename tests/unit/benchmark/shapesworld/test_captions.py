@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.benchmark.mbeir import format_string
 from anykey.benchmark.shapesworld.captions import (
     PRECISE,
     Detail,
@@ -24,6 +23,7 @@ from anykey.benchmark.shapesworld.captions import (
     training_captions,
 )
 from anykey.benchmark.shapesworld.scene import Facts, Figure, Scene, matches, near_miss, sample_scene
+from anykey.sources.mbeir import format_string
 
 SEEDS = st.integers(0, 10**9)
 # T . .   T: triangle

@@ -169,8 +169,9 @@ def test_where_a_row_may_name_any_image_those_below_it_are_bad(tmp_path: Path, s
 def test_a_folder_of_parquet_parts_is_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("10", "9", "a/0", "a-b/0"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        parquet.write_table(pyarrow.table({"text": [name]}), tmp_path / f"{name}.parquet")
+        parquet.write_table(pyarrow.table({"text": [name], "image": [b"x"]}), tmp_path / f"{name}.parquet")
     rows = read_all(open_pairs([str(tmp_path)]))
+    assert [row.image for row in rows if isinstance(row, Pair)] == [b"x"] * 4
     assert [row.captions for row in rows if isinstance(row, Pair)] == [("10",), ("9",), ("a-b/0",), ("a/0",)]
 
 

@@ -124,13 +124,13 @@ def test_instructions_can_be_left_out(tmp_path: Path) -> None:
         (query(pos_cand_list=[{"did": "9:1"}]), "expected 'pos_cand_list', a list of ids"),
         (query(pos_cand_list="9:1"), "expected 'pos_cand_list', a list of ids"),
         (query(neg_cand_list={}), "expected 'neg_cand_list', a list of ids"),
-        (query(text=None), "expected 'query_txt' or 'query_img_path', found neither"),
-        (query(text='""'), "expected 'query_txt' or 'query_img_path', found neither"),
-        (query(query_txt=3), "expected 'query_txt' to be a string or null, got int"),
-        (query(query_modality="image"), "'query_modality' is 'image', but the row holds text"),
+        (query(text=None), "neither text nor image: expected 'query_txt', 'query_img_path', or both"),
+        (query(text='""'), "neither text nor image: expected 'query_txt', 'query_img_path', or both"),
+        (query(query_txt=3), "'query_txt' must be a string or null, got a number"),
+        (query(query_modality="video"), "'query_modality' must be one of text, image, "),
         (query(image="q.jpg"), "query_instructions.tsv has no prompt for 9, image,text, image"),
         (query(text="\ud800"), "not standard JSON"),
-        ('{"qid": "9:1"', "Expecting"),
+        ('{"qid": "9:1"', "not JSON (Expecting"),
         ("[]", "expected a JSON object, got a list"),
     ],
 )
@@ -154,9 +154,9 @@ def test_modalities_are_accepted_either_way_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (candidate(1), "candidate 9:1: expected 'txt' or 'img_path', found neither"),
-        (candidate(1, "x", modality="image"), "candidate 9:1: 'modality' is 'image', but the row holds text"),
-        (candidate(1, img_path=["a.jpg"]), "candidate 9:1: expected 'img_path' to be a string or null, got list"),
+        (candidate(1), "candidate 9:1: neither text nor image: expected 'txt', 'img_path', or both"),
+        (candidate(1, "x", modality="video"), "candidate 9:1: 'modality' must be one of text, image, "),
+        (candidate(1, img_path=["a.jpg"]), "candidate 9:1: 'img_path' must be a string or null, got a list"),
     ],
 )
 def test_a_wrong_candidate_is_a_bad_row_where_it_is_asked_for(tmp_path: Path, wrong: Any, reason: str) -> None:
