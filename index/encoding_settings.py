@@ -19,7 +19,10 @@ class EncodingSettings(ProgramSettings):
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
     )
     batch_size: int = Field(
-        64, ge=1, le=65_536, description="Keys embedded and committed at once; one of several images counts as so many"
+        64,
+        ge=1,
+        le=65_536,
+        description="Keys embedded and committed at once; a key with several images counts as that many",
     )
     decode_threads: int = Field(
         min(8, os.cpu_count() or 1),

@@ -79,7 +79,7 @@ class MilvusIndex:
             structure: How Milvus arranges the vectors; compares with every key when absent.
             images_dir: Folder for the images' bytes, a path or an address that fsspec knows; when absent, they are not
                 kept, and `image` raises `ImageUnavailableError`.
-            token: What the server wants to see, such as `user:password`.
+            token: Credentials for the server, such as `user:password`.
             timeout_s: Longest time that one call to Milvus may take, in seconds.
 
         Raises:
@@ -116,7 +116,7 @@ class MilvusIndex:
             uri: As for `create`.
             collection: Name of the collection.
             images_dir: Where the images' bytes are now; where they were at first when absent.
-            token: What the server wants to see, such as `user:password`.
+            token: Credentials for the server, such as `user:password`.
             timeout_s: Longest time that one call to Milvus may take, in seconds.
             image_roots: Folders and URLs below which the images' bytes must be to be read; anywhere when absent.
 

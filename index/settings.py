@@ -41,8 +41,8 @@ class EmbeddingSettings(EncodingSettings):
     normalize: bool = Field(False, description="Scale the vectors of the FAISS file to unit length")
     allow_removal: bool = Field(
         False,
-        description="Remove keys though they are more than 10 % of those that earlier runs stored (and those more "
-        "than 100), or though the corpus cannot be read where they may be",
+        description="Remove keys even if they are more than 10 % of over 100 keys that earlier runs stored, or if they "
+        "may be where the corpus cannot be read",
     )
     strict: bool = Field(False, description="Fail at the first bad row instead of skipping and listing bad rows")
     images: ImageStorage = Field(
@@ -126,7 +126,8 @@ class FoldSettings(SearchDeviceSettings):
         None, description="Least recall@10 against exact search, such as 0.98, which is the default of a new index"
     )
     latency: LatencyMs | None = Field(
-        None, description="Most time of a typical query, such as 10ms; without it, as fast as can be"
+        None,
+        description="Most time of a typical query, such as 10ms; without it, the fastest search that meets the rest",
     )
 
     keep_versions: int | None = Field(
@@ -159,8 +160,8 @@ class BuildSettings(EmbeddingSettings, FoldSettings, ImageRootSettings):
     output: Path = Field(description="Index directory; made if absent")
     anew: bool = Field(
         False,
-        description="Build from the corpus alone where the present store is damaged or of another encoder, though keys "
-        "that were stored live are dropped with it",
+        description="Build from the corpus alone if the present store is damaged or of another encoder; keys that were "
+        "stored live are dropped",
     )
     dry_run: bool = Field(False, description="Say what would be done, and change nothing")
     restore_deleted: bool = Field(
@@ -222,7 +223,7 @@ class IndexSettings(ProgramSettings):
 
 
 class ReembedSettings(IndexSettings, ImageRootSettings, EncodingSettings, FoldSettings):
-    """Embeds all keys of an index anew with another checkpoint, from what its own store holds.
+    """Embeds all keys of an index with another checkpoint, from what its own store holds.
 
     A run that was stopped goes on where it was; searches go on meanwhile, and see all of it or nothing.
     """
@@ -249,7 +250,7 @@ class AnyIndexSettings(ProgramSettings):
         "Milvus Lite",
     )
     milvus_token: SecretStr | None = Field(
-        None, description="What a Milvus server wants to see, such as user:password; better in the environment"
+        None, description="Credentials for a Milvus server, such as user:password; better in the environment"
     )
 
     @field_validator("index")

@@ -31,7 +31,7 @@ class ServiceSettings(ProgramSettings):
         "http://HOST:PORT/COLLECTION, or FILE.db/COLLECTION for Milvus Lite",
     )
     milvus_token: SecretStr | None = Field(
-        None, description="what a Milvus server wants to see, such as user:password; better in the environment"
+        None, description="credentials for a Milvus server, such as user:password; better in the environment"
     )
     image_root: list[str] | None = Field(
         None,

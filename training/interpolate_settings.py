@@ -21,4 +21,4 @@ class InterpolateSettings(ProgramSettings):
     start: str = Field(min_length=1, description=f"encoder that fine-tuning started from: {_SOURCES}")
     tuned: str = Field(min_length=1, description=f"the fine-tuned encoder: {_SOURCES}")
     share: float = Field(0.5, ge=0, le=1, description="0: the start's weights, 1: the fine-tuned encoder's")
-    output: Path = Field(description="checkpoint directory to write; one that is there is replaced")
+    output: Path = Field(description="checkpoint directory to write; an existing one is replaced")

@@ -43,10 +43,11 @@ class TrainSettings(ProgramSettings):
     max_data_cache_bytes: int = Field(
         MAX_DATA_BYTES,
         ge=0,
-        description="what remote data files may take there; those used longest ago are removed, none that a run uses",
+        description="most bytes of remote data files in that folder; those used longest ago are removed, except "
+        "those that a run uses",
     )
     output: Path = Field(Path("runs/default"), description="run folder")
-    overwrite: bool = Field(False, description="drop the run of other settings or data that --output holds")
+    overwrite: bool = Field(False, description="delete the run in --output if it has other settings or data")
 
     start: str | None = Field(
         None, description="encoder to fine-tune: checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
@@ -86,7 +87,9 @@ class TrainSettings(ProgramSettings):
         None, description="folder for a locked trunk's features, to share between runs; default: in the run folder"
     )
     max_feature_cache_bytes: int = Field(
-        MAX_FEATURES_BYTES, ge=0, description="what features may take there; those used longest ago are removed"
+        MAX_FEATURES_BYTES,
+        ge=0,
+        description="most bytes of features in that folder; those used longest ago are removed",
     )
     batch_norm: Literal["auto", "eval", "train"] = Field(
         "auto", description="batch normalisation by running ('eval') or batch statistics; auto: eval if pretrained"

@@ -37,7 +37,7 @@ def load_collection(
         advance: Told how many keys have been stored since it was last told.
         structure: How Milvus arranges the vectors of a new collection, `FLAT` when absent.
         images_dir: Folder for the images' bytes, where they are to be kept; the collection's own when absent.
-        token: What the server wants to see, such as `user:password`.
+        token: Credentials for the server, such as `user:password`.
         image_roots: Folders, files and URLs below which images are read that the shards only refer to.
 
     Raises:

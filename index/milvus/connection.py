@@ -53,7 +53,7 @@ class Connection:
 
         Args:
             uri: `http://host:19530` or the like, or a path that ends with `.db`.
-            token: What the server wants to see, such as `user:password`.
+            token: Credentials for the server, such as `user:password`.
             timeout_s: Longest time that one call may take, in seconds.
             may_create: Makes the file if it does not exist.
 

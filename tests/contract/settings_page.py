@@ -31,19 +31,19 @@ PROGRAMS: dict[str, type[ProgramSettings]] = {
 }
 INTRODUCTION = """# Settings
 
-Written by `python -m tests.contract.settings_page` from the settings classes; a test fails when it is stale.
+Give a setting in one of three ways. A flag beats the environment, and the environment beats the file.
 
-Every setting can be given in three ways; the first beats the second, the second the third:
+1. A flag: `--batch-size 512`. Switches are `--lock-image` and `--no-lock-image`; lists are `a,b`, or the flag repeated.
+2. An environment variable: the prefix below and the name in capitals, `ANYKEY_TRAIN_BATCH_SIZE=512`.
+3. A TOML file named by `--config FILE` or by the variable `<prefix>CONFIG`: `batch_size = 512`.
 
-1. a flag: `--batch-size 512` (`--lock-image`, `--no-lock-image` for switches; lists as `a,b` or by repeating the flag)
-2. an environment variable: the prefix below and the name in capitals, `ANYKEY_TRAIN_BATCH_SIZE=512`
-3. a TOML file named by `--config FILE` or the variable `<prefix>CONFIG`: `batch_size = 512`
+Units are in the names. A value out of bounds, an unknown flag and an unknown TOML key are refused by name.
+`--help` lists a command's settings, and `--version` says which release a command is.
 
-A variable that is set to nothing is as good as unset. So is one whose name ends with `_PORT` and whose value is an
+A variable that is set to nothing counts as unset. So does one whose name ends with `_PORT` and whose value is an
 address such as `tcp://10.96.0.12:8000`: Kubernetes sets `ANYKEY_PORT` so in containers beside a Service named `anykey`.
 
-Units are in the names. A value out of bounds, an unknown flag or an unknown TOML key is refused by name.
-`--help` lists a command's settings; `--version` says which release a command is.
+`python -m tests.contract.settings_page` writes this page from the settings classes; a test fails when it is stale.
 """
 
 

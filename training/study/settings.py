@@ -47,9 +47,9 @@ class StudySettings(ProgramSettings):
     feature_cache: Path | None = Field(
         None, description="folder for a locked trunk's features, shared by all runs; default: in the study folder"
     )
-    only: list[str] = Field([], description="run and report these variants alone, besides the start")
+    only: list[str] = Field([], description="run and report only these variants, besides the start")
     report_only: bool = Field(False, description="train nothing; report the runs that are finished")
-    workers: int = Field(1, ge=1, le=256, description="trainings at once; from 2 on each is a process of its own")
+    workers: int = Field(1, ge=1, le=256, description="trainings at once; from 2 on, each runs in its own process")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     machine: str = Field("", description="what the report calls the machine; default: its processor and cores")
 

@@ -40,7 +40,7 @@ DEFAULT_SPACE: dict[str, Range | Choices] = {
 
 
 class SweepSettings(ProgramSettings):
-    """Searches good settings: trains many runs, each with others, guided by Optuna; keeps the best as best.toml.
+    """Searches good settings: trains many runs, guided by Optuna, and keeps the best as best.toml.
 
     The same command goes on where it was stopped, until there are --trials of them; several may work on one output
     folder at once. A trial is judged by the best mixed-pool success@10 of its run on --val-data.
