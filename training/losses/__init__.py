@@ -2,7 +2,7 @@
 
 from anykey.training.choices import Reading
 from anykey.training.losses.contrastive import contrastive_loss
-from anykey.training.losses.normalized import normalized_loss
+from anykey.training.losses.others import normalized_loss
 from anykey.training.losses.rows import FUSED, IMAGE, TEXT, Rows, triples
 from anykey.training.losses.separation import caption_semantics, separation_loss
 from anykey.training.losses.sigmoid import sigmoid_loss

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anykey.training.choices import Reading
-from anykey.training.losses.lse import negatives_lse
+from anykey.training.losses.kernels import negatives_lse
 from anykey.training.losses.negatives import Negatives, Semantics
 from anykey.training.losses.pool import make_pool
 from anykey.training.losses.rows import Rows

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anykey.training.choices import Reading
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.losses.lse import lse_with_edges, negatives_lse
+from anykey.training.losses.kernels import lse_with_edges, negatives_lse
 from anykey.training.losses.negatives import Negatives
 from anykey.training.losses.pool import Pool, make_pool
 from anykey.training.losses.rows import NUM_MODALITIES, Rows
