@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from anykey.training.choices import Reading
-from anykey.training.losses.kernels import lse_with_edges, negatives_lse
-from anykey.training.losses.negatives import Negatives
-from anykey.training.losses.pool import Pool, make_pool
+from anykey.training.losses.kernels import edge_logits, lse_with_edges, negatives_lse
+from anykey.training.losses.pool import Negatives, Pool, Terms, make_pool
 from anykey.training.losses.rows import NUM_MODALITIES, Rows
-from anykey.training.losses.terms import Terms
 
 _GCL = Terms()
 
@@ -58,7 +56,7 @@ def contrastive_loss(
         is_apart = terms.reading is Reading.R5
         negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, is_apart, tile_size)
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
-        logit_E = pool.logits()
+        logit_E = edge_logits(pool)
         denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)
         share_P, logit_P = pool.share_E[pool.is_positive_E], logit_E[pool.is_positive_E]
         return (share_P * (denominator_P - logit_P)).sum()

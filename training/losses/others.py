@@ -1,27 +1,36 @@
-"""Normalized Contrastive Learning: biases that keep any candidate from being everyone's answer or no one's.
+"""The losses beside the contrastive one: normalised and sigmoid, and AlignCLIP's separation within a modality.
 
-Park et al., "Normalized Contrastive Learning for Text-Video Retrieval" (EMNLP 2022, arXiv 2212.11790): the
-probability of being found, summed over the anchors, should be the same for each candidate. Biases from Sinkhorn's
-iterations, which carry no gradient, make it so before the loss is taken.
+Normalized Contrastive Learning (Park et al., EMNLP 2022, arXiv 2212.11790) keeps any candidate from being everyone's
+answer or no one's: the probability of being found, summed over the anchors, should be the same for each candidate.
+Biases from Sinkhorn's iterations, which carry no gradient, make it so before the loss is taken.
 
-Shape legend: R = rows, A = anchors, C = candidates, E = edges (an anchor and a row of its instance that it meets),
-P = edges to positives.
+SigLIP (Zhai et al., ICCV 2023, arXiv 2303.15343) asks of each image and text of a batch whether they belong together.
+Here the question is asked of all rows, so that image, text and fused candidates are calibrated against one another; the
+positives of an anchor do not compete.
+
+AlignCLIP's separation (Eslami and de Melo, "Mitigate the Gap", ICLR 2025, arXiv 2406.17639) keeps vectors of one
+modality apart as far as their meanings differ; the form follows the authors' code (sarahESL/AlignCLIP,
+`align_clip/loss.py`).
+
+Shape legend: R = rows, D = width, N = instances, A = anchors, E = edges (an anchor and a row of its instance that it
+meets), P = edges to positives, S = distinct tokens of a batch, T = tokens of a caption.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from anykey.training.choices import Reading
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.losses.kernels import lse_with_edges, negatives_lse
-from anykey.training.losses.negatives import Negatives
-from anykey.training.losses.pool import Pool, make_pool
+from anykey.training.losses.kernels import edge_logits, lse_with_edges, negatives_lse, negatives_softplus
+from anykey.training.losses.pool import CLIP_WEIGHTS, Needed, Negatives, Pool, Semantics, Terms, make_pool
 from anykey.training.losses.rows import NUM_MODALITIES, Rows
-from anykey.training.losses.terms import Needed, Terms
 
 _GCL = Terms()
+_PARTNERS = Terms(CLIP_WEIGHTS, Reading.R3)
+_OWN_MODALITY: Needed = ((True, False, False), (False, True, False), (False, False, False))
 
 
 def normalized_loss(
@@ -96,7 +105,7 @@ class _Group:
         left_P = pool.left_E[here_E]
         if len(left_P) == 0:
             return pool.zero()
-        logit_E = pool.logits() + bias_R[pool.right_E]
+        logit_E = edge_logits(pool) + bias_R[pool.right_E]
         negatives = self._negatives(torch.unique_consecutive(left_P), self.needed, bias_R)
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         lse_R = lse_with_edges(negatives_R3, logit_E[inside_E], pool.left_E[inside_E])
@@ -107,7 +116,7 @@ class _Group:
         pool = self.pool
         bias_R = torch.zeros_like(pool.vectors_RD[:, 0])
         inside_E = self._edges()
-        left_E, right_E, logit_E = pool.left_E[inside_E], pool.right_E[inside_E], pool.logits()[inside_E]
+        left_E, right_E, logit_E = pool.left_E[inside_E], pool.right_E[inside_E], edge_logits(pool)[inside_E]
         is_positive_E = pool.is_positive_E[inside_E]
         row_A = torch.unique_consecutive(left_E[is_positive_E])
         answered = tuple(zip(*self.needed, strict=True))
@@ -138,3 +147,115 @@ def _centred(bias_R: Tensor) -> Tensor:
     is_met_R = bias_R.isfinite()
     mean = bias_R[is_met_R].mean() if is_met_R.any() else 0.0
     return torch.where(is_met_R, bias_R - mean, 0.0)
+
+
+def sigmoid_loss(
+    rows: Rows,
+    scale: Tensor,
+    bias: Tensor,
+    terms: Terms = _GCL,
+    anchors: slice | None = None,
+    tile_size: int | None = None,
+) -> Tensor:
+    """The sum of -log sigmoid(z (s x.y + b)) over all cells (anchor, row), divided by the number of anchors.
+
+    z is 1 for positives, rows of the anchor's instance in a modality of weight > 0, and -1 for rows of other
+    instances and hard negatives of the anchor's own. The anchor itself, rows that are alike and other rows of the
+    instance are no cells. Anchors are the rows that have a positive. With `CLIP_WEIGHTS` and R5 this is SigLIP's loss.
+    Memory is O(R D) as in `contrastive_loss`.
+
+    Args:
+        rows: Unit vectors with their labels: the whole pool.
+        scale: Inverse temperature: a scalar, or `[3, 3]` for each modality of an anchor and of a candidate. SigLIP
+            starts at 10.
+        bias: Scalar, added to each logit. SigLIP starts at -10, as most cells are negatives.
+        terms: Which pairs of modalities are positives (weights beyond 0 and not 0 do not matter), and which negatives
+            an anchor meets: other modalities only (R4), only modalities that hold positives (R5), else all.
+        anchors: The rows that are anchors here, as in `contrastive_loss`: slices add up to the pool.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
+
+    Returns:
+        Scalar, float32 whatever the inputs' precision (float64 stays float64).
+    """
+    with torch.autocast(rows.vectors_RD.device.type, enabled=False):
+        pool = make_pool(rows, scale, terms, anchors)
+        bias = bias.to(pool.vectors_RD)
+        if len(pool.row_A) == 0:
+            return pool.zero() + bias * 0
+        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, tile_size=tile_size)
+        negatives_sum = negatives_softplus(negatives, pool.vectors_RD, pool.scale_33, bias)
+        return (negatives_sum + _edges_sum(pool, bias, terms)) / pool.num_anchors
+
+
+def _edges_sum(pool: Pool, bias: Tensor, terms: Terms) -> Tensor:
+    """The cells of positives and of hard negatives."""
+    logit_E = edge_logits(pool) + bias
+    modality_R = pool.labels.modality_R
+    is_needed_33 = torch.tensor(terms.needed(), device=logit_E.device)
+    is_hard_E = pool.labels.is_hard_R[pool.right_E] & is_needed_33[modality_R[pool.left_E], modality_R[pool.right_E]]
+    hard = functional.softplus(logit_E[is_hard_E]).sum()
+    return hard + functional.softplus(-logit_E[pool.is_positive_E]).sum()
+
+
+def separation_loss(
+    rows: Rows,
+    scale: Tensor,
+    semantics_NS: Tensor | None = None,
+    anchors: slice | None = None,
+    tile_size: int | None = None,
+) -> Tensor:
+    """Pushes images away from images, and texts from texts, as far as their instances differ in meaning.
+
+    For an image j with its text t_j: -log of exp(s v_j.t_j) over that and the sum over the other instances' images k
+    of exp(s D_jk v_j.v_k), where D_jk is one minus the semantic similarity of instances j and k; likewise for texts.
+    The mean over image and text anchors that have a partner in the other modality. With CLIP's loss, a mean too,
+    AlignCLIP's objective CE(i>t) + CE(t>i) + 0.5 (L_image + L_text) is 2 (clip + 0.5 separation).
+    Fused rows and hard negatives take no part; rows that are alike are not pushed apart.
+
+    Args:
+        rows: Unit vectors with their labels: the whole pool.
+        scale: Inverse temperature: a scalar, or `[3, 3]` for each modality of an anchor and of a candidate.
+        semantics_NS: Unit vectors of meaning; row `n` belongs to the rows of instance `n`. None: D is 1.
+        anchors: The rows that are anchors here, as in `contrastive_loss`: slices add up to the pool.
+        tile_size: Anchors and candidates computed at a time; None: what is fast.
+
+    Returns:
+        Scalar, float32 whatever the inputs' precision (float64 stays float64).
+    """
+    with torch.autocast(rows.vectors_RD.device.type, enabled=False):
+        pool = make_pool(rows, scale, _PARTNERS, anchors)
+        if len(pool.row_A) == 0:
+            return pool.zero()
+        semantics = None
+        if semantics_NS is not None:
+            semantics = Semantics(semantics_NS.to(pool.vectors_RD), rows.instance_R)
+        negatives = Negatives(
+            pool.labels, pool.row_A, _OWN_MODALITY, pool.is_uniform, tile_size=tile_size, semantics=semantics
+        )
+        negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
+        left_P = pool.left_E[pool.is_positive_E]
+        logit_P = edge_logits(pool)[pool.is_positive_E]
+        negatives_P = negatives_R3[left_P, pool.labels.modality_R[left_P]]
+        return (pool.share_E[pool.is_positive_E] * (torch.logaddexp(negatives_P, logit_P) - logit_P)).sum()
+
+
+def caption_semantics(tokens_NT: Tensor, padding: int = 0) -> Tensor:
+    """Meaning of captions as unit vectors of their tokens' weights, a stand-in for a sentence encoder.
+
+    AlignCLIP takes the similarity of captions from a frozen sentence encoder. Bags of tokens weighted by tf-idf within
+    the batch need none: captions that share rare tokens are near, and tokens of every caption (begin, end) weigh
+    nothing. Over several processes give it the tokens of the whole batch.
+
+    Args:
+        tokens_NT: Token ids.
+        padding: The id that stands for no token.
+
+    Returns:
+        Float32 `[N, S]`, zero for a caption without a token that tells it from the others.
+    """
+    tokens, index = torch.unique(tokens_NT, return_inverse=True)
+    counts_NS = torch.zeros(len(tokens_NT), len(tokens), device=tokens_NT.device)
+    counts_NS.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))
+    counts_NS[:, tokens == padding] = 0
+    share_S = (counts_NS > 0).float().mean(0)
+    return functional.normalize(counts_NS * -share_S.clamp_min(1 / len(tokens_NT)).log(), dim=1)

@@ -1,6 +1,7 @@
 """What the losses are computed over: rows of any modality, and which of them mean the same.
 
-Shape legend: R = rows, D = width, K = columns of "alike", N = instances.
+Shape legend: R = rows, D = width, K = columns of "alike", N = instances, C = candidates, A = anchors, E = edges (an
+anchor and a row it meets).
 """
 
 from dataclasses import dataclass
@@ -65,3 +66,96 @@ def triples(
         instance_N.repeat(len(parts)),
         None if alike_NK is None else alike_NK.repeat(len(parts), 1),
     )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What decides who meets whom.
+
+    Attributes:
+        modality_R: As in `Rows`.
+        instance_R: Instances numbered from 0, int32.
+        num_instances: How many numbers there are.
+        met_by_R: The instance whose anchors meet this row one by one: its own, or a hard negative's owner.
+        is_hard_R: Whether the row is a hard negative.
+        row_C: All rows but the hard negatives: candidates of any anchor.
+        alike: Those columns of "alike" that hold a duplicate, int32 and without negative entries that
+            could agree: as anchor and as candidate.
+    """
+
+    modality_R: Tensor
+    instance_R: Tensor
+    num_instances: int
+    met_by_R: Tensor
+    is_hard_R: Tensor
+    row_C: Tensor
+    alike: tuple[tuple[Tensor, Tensor], ...]
+
+
+def make_labels(rows: Rows) -> Labels:
+    """Numbers instances and leaves out what cannot matter."""
+    owner_R = torch.full_like(rows.instance_R, -1) if rows.owner_R is None else rows.owner_R
+    is_hard_R = owner_R >= 0
+    met_by_R = torch.where(is_hard_R, owner_R, rows.instance_R)
+    codes_2R = _codes(torch.cat([rows.instance_R, met_by_R]))
+    instance_R, met_by_R = codes_2R.chunk(2)
+    # A hard negative means what no other row means, whatever instance it is said to be of.
+    meaning_R = torch.where(is_hard_R, -1 - torch.arange(len(rows), device=owner_R.device), instance_R)
+    alike = () if rows.alike_RK is None else _duplicates(rows.alike_RK, meaning_R)
+    return Labels(
+        modality_R=rows.modality_R,
+        instance_R=instance_R,
+        num_instances=int(codes_2R.max()) + 1 if len(codes_2R) else 0,
+        met_by_R=met_by_R,
+        is_hard_R=is_hard_R,
+        row_C=(~is_hard_R).nonzero()[:, 0],
+        alike=alike,
+    )
+
+
+def meetings(labels: Labels, row_A: Tensor) -> tuple[Tensor, Tensor]:
+    """Every anchor with each row of its instance, itself included, and with each hard negative it owns.
+
+    Returns:
+        The anchors' rows `[E]`, in order, and the rows they meet `[E]`.
+    """
+    order_R = labels.met_by_R.argsort(stable=True)
+    count_I = labels.met_by_R.bincount(minlength=labels.num_instances)
+    start_I = count_I.cumsum(0) - count_I
+    instance_A = labels.instance_R[row_A].long()
+    count_A = count_I[instance_A]
+    offset_A = start_I[instance_A] - (count_A.cumsum(0) - count_A)
+    position_E = offset_A.repeat_interleave(count_A)
+    position_E += torch.arange(len(position_E), device=row_A.device)
+    return row_A.repeat_interleave(count_A), order_R[position_E]
+
+
+def are_alike(labels: Labels, left_E: Tensor, right_E: Tensor) -> Tensor:
+    """Boolean `[E]`: whether the two rows agree in a column of "alike"."""
+    alike_E = torch.zeros_like(left_E, dtype=torch.bool)
+    for as_anchor_R, as_candidate_R in labels.alike:
+        alike_E |= as_anchor_R[left_E] == as_candidate_R[right_E]
+    return alike_E
+
+
+def _duplicates(alike_RK: Tensor, meaning_R: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    columns = []
+    for column_R in alike_RK.unbind(1):
+        if _has_duplicates(column_R, meaning_R):
+            codes_R = _codes(column_R)
+            columns.append((codes_R.masked_fill(column_R < 0, -1), codes_R.masked_fill(column_R < 0, -2)))
+    return tuple(columns)
+
+
+def _has_duplicates(column_R: Tensor, meaning_R: Tensor) -> bool:
+    """Whether two rows that mean different things agree. In sorted order such rows lie side by side somewhere."""
+    column_R, order_R = column_R.sort()
+    meaning_R = meaning_R[order_R]
+    agree = (column_R[1:] == column_R[:-1]) & (column_R[1:] >= 0) & (meaning_R[1:] != meaning_R[:-1])
+    return bool(agree.any())
+
+
+def _codes(values: Tensor) -> Tensor:
+    """Equal values become equal numbers from 0."""
+    codes: Tensor = torch.unique(values, return_inverse=True)[1]
+    return codes.int()
