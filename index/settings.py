@@ -8,6 +8,9 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.milvus.address import parse_address
+from anykey.index.store.options import AUTO
+from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.structure_kinds import require_kind
 from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.program.settings import ProgramSettings
 from anykey.sources.columns import parse_columns
@@ -118,8 +121,8 @@ class FoldSettings(SearchDeviceSettings):
     structure: str | None = Field(
         None,
         min_length=1,
-        description="Search structure: auto to choose by measurement, exact, or a FAISS factory string such as "
-        "IVF1024,PQ64x4fs; default: as the index has it, auto for a new one",
+        description="Search structure: auto to choose by measurement, exact, or a kind that docs/index-tuning.md "
+        "lists, such as IVF1024,PQ64x4fs; default: as the index has it, auto for a new one",
     )
     memory: MemoryBytes | None = Field(None, description="Most memory that searches may keep, such as 4GiB")
     recall: Recall | None = Field(
@@ -140,9 +143,13 @@ class FoldSettings(SearchDeviceSettings):
 
     @field_validator("structure")
     @classmethod
-    def lower_own_names(cls, value: str | None) -> str | None:
-        """Takes `AUTO` and `Exact` for what they mean; FAISS' own names are told apart by their case."""
-        return value.lower() if value is not None and value.lower() in ("auto", "exact") else value
+    def check_structure(cls, value: str | None) -> str | None:
+        """Refuses a structure of no kind there is; takes `AUTO` and `Exact` for what they mean."""
+        if value is None or value.lower() == AUTO:
+            return value and AUTO
+        name = EXACT if value.lower() == EXACT else value
+        require_kind(name)
+        return name
 
 
 class BuildSettings(EmbeddingSettings, FoldSettings, ImageRootSettings):

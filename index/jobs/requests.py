@@ -5,11 +5,10 @@ from pathlib import Path
 from anykey.index.errors import UnusableOptionError
 from anykey.index.jobs.corpus import find_files
 from anykey.index.jobs.encoding import EncoderSource
-from anykey.index.publish.tuning.trial import require_possible
 from anykey.index.settings import BuildSettings, FoldSettings
 from anykey.index.store.options import AUTO
 from anykey.index.vectors.gpu import GpuUse
-from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.vectors.structure_kinds import require_possible
 from anykey.index.vectors.targets import VectorType
 
 
@@ -31,13 +30,13 @@ def check_wishes(settings: BuildSettings, source: EncoderSource) -> tuple[str, G
 
 
 def check_structure(settings: FoldSettings, width: int) -> None:
-    """Makes sure that FAISS can build the search structure that the settings name, if they name one.
+    """Makes sure that the search structure that the settings name can be built over vectors of this width.
 
     Raises:
-        InvalidStructureError: it cannot, over vectors of this width.
+        InvalidStructureError: it cannot.
     """
-    if settings.structure not in (None, AUTO, EXACT):
-        require_possible(settings.structure or "", width)
+    if settings.structure is not None and settings.structure != AUTO:
+        require_possible(settings.structure, width)
 
 
 def check_vector_type(asked: VectorType | None, kept: str, index_dir: Path) -> None:

@@ -25,7 +25,6 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError, UnannouncedError
 from anykey.index.filtering.postings import write_postings
 from anykey.index.publish.structure_choice import structure_of
-from anykey.index.publish.tuning.trial import require_possible
 from anykey.index.search.version import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from anykey.index.store.deletions import list_deleted
 from anykey.index.store.disk import naming_target
@@ -38,6 +37,7 @@ from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.calibration import Calibration
 from anykey.index.vectors.exact import write_exact
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.vectors.structure_kinds import require_possible
 from anykey.program.progress import Report, quietly
 from anykey.sources.errors import InvalidRowError, UnreadableStretchError
 

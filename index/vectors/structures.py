@@ -28,7 +28,6 @@ COARSE_EFFORT = 128  # of finding the nearest lists by a graph of their centres;
 COARSE_GRAPH_EFFORT = 400  # of making that graph; it is small
 MIN_RERANK_PER_RESULT = 4  # candidates a result: quantized scores do not tell the last of `k` from the next
 LEAST = SearchParameters()
-ENOUGH_TO_TRAIN = 1000  # vectors, or the width: what can be trained at all can be on so many, but for lists and codes
 TOO_FEW = "Number of training points"  # begins what FAISS says where there are more lists or codes than vectors
 FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x 512 about what it is without a filter
 LARGEST_LISTS = 4  # times the mean, those that are looked at most
@@ -107,7 +106,7 @@ class ApproximateIndex:
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
         except RuntimeError as error:
-            if not structure.is_trained and _is_for_want_of_vectors(error, exact):
+            if TOO_FEW in str(error):
                 raise UntrainableError(factory, exact.num_vectors, reason_of(error)) from error
             message = f"structure '{factory}' cannot be built over {exact.num_vectors:,} vectors: {reason_of(error)}"
             raise InvalidStructureError(message) from error
@@ -281,7 +280,7 @@ def make_structure(factory: str, width: int) -> Any:
     reason = _why_not(core)
     if reason is not None:
         raise InvalidStructureError(f"structure '{factory}' is of no use here: {reason}")
-    _silence(core)
+    _spare_training(core)
     if (graph := _coarse_graph(core)) is not None:
         graph.hnsw.efConstruction, graph.hnsw.efSearch = COARSE_GRAPH_EFFORT, COARSE_EFFORT
     return structure
@@ -323,8 +322,10 @@ def _why_not(core: Any) -> str | None:
     return None
 
 
-def _silence(core: Any) -> None:
-    """Keeps FAISS from writing to stderr that it would like more vectors than there are."""
+def _spare_training(core: Any) -> None:
+    """Leaves out an order of codes that no search of ours uses, and words on stderr where vectors are few."""
+    if hasattr(core, "do_polysemous_training"):
+        core.do_polysemous_training = False
     for owner in (core, getattr(core, "pq", core)):
         if hasattr(owner, "cp"):
             owner.cp.min_points_per_centroid = 1
@@ -357,15 +358,6 @@ def _graph_over_codes(graph: Any, width: int) -> Any:
     )
     over_codes.hnsw.efConstruction = graph.hnsw.efConstruction
     return over_codes
-
-
-def num_to_try(width: int) -> int:
-    """How many vectors are enough to tell whether a structure can be trained at all, but for its lists and codes."""
-    return max(ENOUGH_TO_TRAIN, width)
-
-
-def _is_for_want_of_vectors(error: RuntimeError, exact: ExactVectors) -> bool:
-    return exact.num_vectors < num_to_try(exact.width) or TOO_FEW in str(error)
 
 
 def _effort_of_filter(share: float) -> float:

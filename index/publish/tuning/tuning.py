@@ -25,11 +25,11 @@ from anykey.index.publish.tuning.sweep import (
     shortfalls,
     sweep,
 )
-from anykey.index.publish.tuning.trial import require_possible
 from anykey.index.publish.tuning.work import work_of, work_of_all
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.gpu import ON_CPU, GpuUse, clustering_on
 from anykey.index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
+from anykey.index.vectors.structure_kinds import require_possible
 from anykey.index.vectors.structures import ApproximateIndex
 from anykey.index.vectors.targets import Targets
 from anykey.program.progress import Report, quietly

@@ -579,12 +579,11 @@ def test_damage_of_what_was_embedded_is_not_said_of_the_store_that_takes_it_over
     assert contents(tmp_path / "i") == before
 
 
-@pytest.mark.parametrize("factory", ["bogus", "PCA9,IVF4,Flat", "PCA0,IVF4,Flat"])
-def test_impossible_structure_is_refused_before_anything_is_embedded(tmp_path: Path, factory: str) -> None:
+def test_impossible_structure_is_refused_before_anything_is_embedded(tmp_path: Path) -> None:
     source = FakeEncoderSource()
-    settings = build_settings(mixed_corpus(tmp_path, 9), tmp_path / "i", structure=factory)
+    settings = build_settings(mixed_corpus(tmp_path, 9), tmp_path / "i", structure="IVF4,PQ7")
 
-    with pytest.raises(InvalidStructureError, match=f"'{factory}'"):
+    with pytest.raises(InvalidStructureError, match="'IVF4,PQ7'"):
         build_index(settings, source, Console(quiet=True))
 
     assert source.num_loads == 0

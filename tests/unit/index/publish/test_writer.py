@@ -311,7 +311,7 @@ def asks_for(factory: str) -> FoldOptions:
     return FoldOptions(structure=factory)
 
 
-@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF4,PQ4x4", "PCA6,IVF64,SQ8"])
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF4,PQ4x4fs", "IVF4,PQ4"])
 def test_structure_that_lacks_keys_to_train_on_gives_way_to_exact_search_until_it_has_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, factory: str
 ) -> None:
