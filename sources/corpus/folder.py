@@ -4,6 +4,7 @@ import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import PurePosixPath
 
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.image_tables import image_tables, plain_location, read_image_table
@@ -37,22 +38,19 @@ def read_folder(folder: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntr
     if unread and not files:
         raise unread[0]
     prefix = f"{path_of(folder.absolute).name}/" if options.prefix_keys else ""
-    tables = image_tables(files)
     named: set[str] = set()
-    is_table_whole = True
-    for table in files:
-        if table.location in tables:
-            rows = read_image_table(table, tables[table.location], prefix, options, named)
-            for row in with_note_of_lines(rows, printable(without_secrets(table.location))):
-                is_table_whole &= not isinstance(row, UnreadableStretchError)
-                yield row
+    doubts: set[PurePosixPath] = set()
+    tables = image_tables(files, named, doubts)
+    for location, table in tables.items():
+        yield from with_note_of_lines(read_image_table(table, prefix, options), printable(without_secrets(location)))
     samples, others = _group([file for file in files if not _is_done(file, tables, named)])
-    if not is_table_whole:  # it may say more of them than they say themselves
-        for sample in samples:
-            where = printable(without_secrets((sample.images or list(sample.texts.values()))[0].location))
-            yield UnreadableStretchError(where, "a table that may name it cannot be read whole")
-    elif samples or tables:
-        yield from _read_samples(folder, samples, others, prefix, options)
+    doubtful = {sample.name for sample in samples if not doubts.isdisjoint(PurePosixPath(sample.name).parents)}
+    for sample in (sample for sample in samples if sample.name in doubtful):  # a table may say more than they do
+        where = printable(without_secrets((sample.images or list(sample.texts.values()))[0].location))
+        yield UnreadableStretchError(where, "a table that may name it cannot be read whole")
+    if samples or tables:
+        plain = [sample for sample in samples if sample.name not in doubtful]
+        yield from _read_samples(folder, plain, others, prefix, options)
     else:
         yield from _read_parts(folder, files, options)
     for error in unread:

@@ -53,15 +53,6 @@ class CsvRows:
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
-    def names_at(self, position: int) -> list[str]:
-        """What a row calls its image; all cells of a row that has not those of the header, as any may be the name."""
-        record = self._record(position)
-        try:
-            value = self._table.row(record).get(self._table.columns.image)
-        except ValueError:
-            return [cell.strip() for cell in record.cells]
-        return [value] if isinstance(value, str) else value or []
-
     def _record(self, position: int) -> Record:
         with self._file.path.open("rb") as file:  # no handle is kept: threads and processes would share its position
             file.seek(self._starts[position])

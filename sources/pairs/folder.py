@@ -6,9 +6,10 @@ from pathlib import Path
 
 from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
 from anykey.sources.files.files import read_file
+from anykey.sources.image_tables import FILE_NAME
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.image_tables import FILE_NAME, image_tables, images_of, open_table
+from anykey.sources.pairs.image_tables import image_tables, images_of, open_table
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import sidecar_captions
 from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
@@ -41,6 +42,7 @@ class ImageFolder:
         files = list_files(file)
         images = [path for path in files if _kind(path) in IMAGE_SUFFIXES]
         tables, columns = image_tables(files), replace(file.columns, image=FILE_NAME)
+        self._names_images = bool(tables)
         if not images and not tables:
             tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
             columns = file.columns
@@ -50,9 +52,8 @@ class ImageFolder:
                 f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
                 f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
             )
-        opened = {path: open_table(path, columns) for path in tables}
-        self._tables = ConcatenatedPairs(list(opened.values()))
-        named_by = {path: set(images_of(path, table)) if images else set() for path, table in opened.items()}
+        self._tables = ConcatenatedPairs([open_table(path, columns) for path in tables])
+        named_by = {path: set(images_of(path)) if images else set() for path in tables}
         named = set().union(*named_by.values())
         self._images = [path for path in images if os.path.normpath(path) not in named]
         self._unsure = [path for path, names in named_by.items() if None in names]
@@ -68,7 +69,7 @@ class ImageFolder:
             InvalidRowError: there are none, or they cannot be read.
         """
         if position < len(self._tables):
-            return self._tables[position]
+            return self._table_pair(position)
         image = self._images[position - len(self._tables)]
         try:
             if table := next((table for table in self._unsure if image.is_relative_to(table.parent)), None):
@@ -77,6 +78,12 @@ class ImageFolder:
         except (ValueError, OSError) as error:
             raise InvalidRowError(str(image), str(error)) from error
         return Pair(image.relative_to(self._root).as_posix(), image, captions, str(image))
+
+    def _table_pair(self, position: int) -> Pair:
+        pair = self._tables[position]
+        if self._names_images and pair.image is None:
+            raise InvalidRowError(pair.where, f"expected '{FILE_NAME}', the image's path from the table's folder")
+        return pair
 
     def _captions_beside(self, image: Path) -> tuple[str, ...]:
         paths = {kind: self._sidecars.get(image.with_suffix(f".{kind}")) for kind in TEXT_SUFFIXES}

@@ -1,12 +1,9 @@
 """A JSONL manifest of pairs: `{"image": "photos/1.jpg", "captions": ["...", "..."]}`, one to a line."""
 
-import json
-import re
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from anykey.sources.columns import IMAGE_NAMES, Columns, is_blank
+from anykey.sources.columns import Columns, is_blank
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.lines import Lines
 from anykey.sources.pairs.columns import not_fetched, unfetched
@@ -14,9 +11,6 @@ from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.pair import Pair, Side
 from anykey.sources.pairs.rows import side_of, table_pair
 from anykey.sources.rows import parse_object
-
-_STRING = r'"(?:[^"\\]|\\.)*"'
-_NAMED = re.compile(rf'"(?:{"|".join(IMAGE_NAMES)})"\s*:\s*({_STRING})')
 
 
 class Manifest:
@@ -59,16 +53,6 @@ class Manifest:
         except ValueError as error:
             raise InvalidRowError(where, str(error)) from error
 
-    def names_at(self, position: int) -> list[str] | None:
-        """What a row calls its image, be the row bad; `None` where that cannot be told."""
-        _, line = self._lines[position]
-        try:
-            row = parse_object(line)
-        except ValueError:
-            return _names_in(line) or None
-        image = row.get(self._columns_of(row).image)
-        return [image] if isinstance(image, str) else []
-
     def _columns_of(self, row: dict[str, Any]) -> Columns:
         columns = self._file.columns.in_row(row)
         return replace(columns, key="name") if columns.key == "key" and "key" not in row else columns
@@ -82,12 +66,3 @@ class Manifest:
         if values is not None and not isinstance(values, list):
             raise ValueError("expected 'negatives', a list of objects")
         return tuple(side_of(value, self._file, "negatives") for value in values or [])
-
-
-def _names_in(line: bytes) -> list[str]:
-    """The names of images in a line that is no JSON as a whole."""
-    names = []
-    for match in _NAMED.finditer(line.decode("utf-8", "replace")):
-        with suppress(ValueError):
-            names.append(json.loads(match[1]))
-    return names

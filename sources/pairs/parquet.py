@@ -52,7 +52,6 @@ class ParquetRows:
         _refuse_large(groups, chosen, file)
         self._ends = list(accumulate(group.num_rows for group in groups))
         self._groups = _Groups(file.path, chosen)
-        self._images = _Groups(file.path, [columns.image] if columns.image in header else [])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -70,16 +69,6 @@ class ParquetRows:
             return self._pair(table, offset, where)
         except (ValueError, OSError, pyarrow.ArrowException) as error:
             raise InvalidRowError(where, str(error)) from error
-
-    def names_at(self, position: int) -> list[str] | None:
-        """What a row calls its image, be the row bad; `None` where that cannot be told."""
-        number, offset = self._place(position)
-        name = self._columns.image
-        try:
-            table = self._images(number)
-            return [path] if name in table.column_names and (path := _path(table, name, offset)) else []
-        except (ValueError, OSError, pyarrow.ArrowException):
-            return None
 
     def _place(self, position: int) -> tuple[int, int]:
         """A row's group, and its place in there."""

@@ -116,3 +116,36 @@ RECORDS = {
 def test_records(tmp_path: Path, record: str) -> None:
     (tmp_path / "rows.csv").write_bytes(b"key,image,text\n" + RECORDS[record] + b"\nl,b.jpg,last\n")
     assert in_an_index(tmp_path / "rows.csv", []) == in_training(tmp_path / "rows.csv", [])
+
+
+GOOD = b'{"file_name": "b.png", "text": "two"}\n'
+TABLES = {  # and the images that are theirs
+    "whole.jsonl": (GOOD, "b"),
+    "a wrong text.jsonl": (b'{"file_name": "a.png", "text": 3}\n' + GOOD, "ab"),
+    "a line that is cut.jsonl": (GOOD + b'{"file_name": "\\u0061.png", "text": "one', "ab"),
+    "a line that may name any image.jsonl": (GOOD + b'{"te', "abc"),
+    "a row without a name.jsonl": (GOOD + b'{"text": "of no image"}', "b"),
+    "cells too many.csv": (b"file_name,text\nb.png,two\na.png,red, large\n", "ab"),
+    "cells that are shifted.csv": (b"text,file_name\nred, large,a.png\ntwo,b.png\n", "ab"),
+    "a stray quote.csv": (b'file_name,text\na.png,"one"?\nb.png,two\n', "ab"),
+    "another encoding.csv": (b"file_name,text\na.png,\xff\nb.png,two\n", "ab"),
+    "another column of images.csv": (b"file_name,image,title\nb.png,c.png,two\n", "b"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_a_table_of_images(tmp_path: Path, table: str) -> None:
+    """A bad row has its image, whatever lies beside it; where it may name any, all below the table are bad."""
+    folder, (data, named) = tmp_path / "photos", TABLES[table]
+    (folder / "in").mkdir(parents=True)
+    for name in ("in/a", "in/b", "in/c", "d"):
+        (folder / f"{name}.png").write_bytes(b"x")
+        (folder / f"{name}.txt").write_text("of another time")
+    (folder / f"in/metadata.{table.rpartition('.')[2]}").write_bytes(data)
+
+    found = [row for row in in_an_index(folder, []) if row and row[0]]  # without the texts that are keys of their own
+
+    alone = [f"in/{name}" for name in "abc" if name not in named]
+    expected = [(f"{folder}/{name}.png", ["of another time"]) for name in (*alone, "d")]
+    assert sorted(map(str, found)) == sorted(map(str, [(f"{folder}/in/b.png", ["two"]), *expected]))
+    assert sorted(map(str, found)) == sorted(str(row) for row in in_training(folder, []) if row)
