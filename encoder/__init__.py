@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from anykey.encoder.errors import EncoderError, InvalidItemError
     from anykey.encoder.item import Item, Modality
     from anykey.encoder.model import Encoder
+    from anykey.encoder.protocol import Role
 
-__all__ = ["Encoder", "EncoderError", "InvalidItemError", "Item", "Modality"]
+__all__ = ["Encoder", "EncoderError", "InvalidItemError", "Item", "Modality", "Role"]
 
 _LOADED_ON_USE = {
     "Encoder": "anykey.encoder.model",
@@ -20,6 +21,7 @@ _LOADED_ON_USE = {
     "InvalidItemError": "anykey.encoder.errors",
     "Item": "anykey.encoder.item",
     "Modality": "anykey.encoder.item",
+    "Role": "anykey.encoder.protocol",
 }
 
 

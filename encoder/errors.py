@@ -5,6 +5,8 @@ EncoderError
     EmptyItemError                   neither text nor image
     ItemTooLargeError                over a limit on bytes, pixels, characters or images
     UndecodableImageError            bytes that are no image we read
+    UnsupportedItemError             the encoder cannot embed all of it
+      UnsupportedModalityError       the encoder does not take this kind of item
   CheckpointError                    the checkpoint named by the caller
     CheckpointNotFoundError          nothing there
     CheckpointCorruptError           there, but damaged or not what it says it is
@@ -45,6 +47,14 @@ class ItemTooLargeError(InvalidItemError):
 
 class UndecodableImageError(InvalidItemError):
     """The bytes are no image that can be read."""
+
+
+class UnsupportedItemError(InvalidItemError):
+    """The encoder cannot embed the item whole; another one might."""
+
+
+class UnsupportedModalityError(UnsupportedItemError):
+    """The encoder does not take this kind of item: text, image or fused."""
 
 
 class CheckpointError(EncoderError):

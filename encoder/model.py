@@ -24,12 +24,14 @@ from anykey.encoder.errors import CheckpointNotFoundError, DeviceUnavailableErro
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.images import ImageLimits, decode_image
 from anykey.encoder.item import Item, Modality
-from anykey.encoder.text import encode_text
+from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role
+from anykey.encoder.text import can_trim, encode_text, end_positions
 from anykey.encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
 from anykey.encoder.weights import load_weights
 
 MAX_TEXT_CHARS = 100_000
 MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
+PATCH_PX = 16  # open_clip's own where a network names none; one without patches is counted as if it had such
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,11 +43,15 @@ class PreparedItem:
         images: Normalised pixels `[C, H, W]`, one tensor for each image.
         tokens_T: Token ids padded to the context length, or `None` without text.
         is_text_cut: Whether the text is longer than the model's context, so that its end is not among the tokens.
+        text_weight: The text's share in a fused item, in [0, 1].
+        num_tokens: Patches of the images, each with its class token, and tokens of the text up to its end.
     """
 
     images: tuple[Tensor, ...]
     tokens_T: Tensor | None
-    is_text_cut: bool = False
+    is_text_cut: bool
+    text_weight: float
+    num_tokens: int
 
     @property
     def modality(self) -> Modality:
@@ -73,9 +79,10 @@ class Features:
 
 
 class Encoder:
-    """Embeds texts, images and both into one space.
+    """Embeds texts, images and both into one space: open_clip's two towers, whose features are added.
 
-    `prepare` may run in any thread; the model itself serves one thread at a time.
+    It is an `ItemEncoder`: `prepare` may run in any thread, the model itself serves one thread at a time. Queries and
+    keys are embedded alike.
 
     Attributes:
         name: The architecture's name.
@@ -86,7 +93,12 @@ class Encoder:
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`; features are added in float32.
         provenance: What made the weights, as the checkpoint tells.
         context_length: The most tokens of a text that the model takes, the start's and the end's included.
+        modalities: All three.
+        supports: Everything.
     """
+
+    modalities = frozenset(Modality)
+    supports = frozenset(Ability)
 
     def __init__(
         self,
@@ -113,6 +125,8 @@ class Encoder:
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
         self._tokenizer = Tokenizer(self.architecture)
         self.context_length = self._tokenizer.context_length
+        self._can_trim = can_trim(self.model)
+        self._patch_px = int(self.architecture.model_cfg["vision_cfg"].get("patch_size") or PATCH_PX)
 
     @classmethod
     def load(
@@ -154,27 +168,30 @@ class Encoder:
             )
         return cls(checkpoint, device, precision, limits)
 
-    def prepare(self, item: Item, position: int | None = None) -> PreparedItem:
+    def prepare(self, item: Item, role: Role, text_weight: float = EVEN_WEIGHT) -> PreparedItem:
         """Decodes, resizes and tokenises one item, on the CPU; safe in any thread.
 
         Args:
             item: The item.
-            position: Its place in the batch, for error messages.
+            role: What it is embedded for; makes no difference here.
+            text_weight: The text's share in a fused item, in [0, 1].
 
         Raises:
             InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
         """
-        try:
-            # One after the other, so that no two are in memory at their full size.
-            pixels = tuple(self._preprocess(decode_image(image, self.limits, self._target_px)) for image in item.images)
-            if item.text is None or not item.has_text:
-                return PreparedItem(pixels, None)
-            rows = self._tokenize(item.text)
-            return PreparedItem(pixels, rows.tokens_BT[0], rows.is_cut_B[0])
-        except InvalidItemError as error:
-            if position is None:
-                raise
-            raise error.at(position) from error
+        if not 0.0 <= text_weight <= 1.0:
+            raise ValueError(f"a text weight must be within [0, 1], got {text_weight}")
+        # One after the other, so that no two are in memory at their full size.
+        pixels = tuple(self._preprocess(decode_image(image, self.limits, self._target_px)) for image in item.images)
+        if item.text is None or not item.has_text:
+            return PreparedItem(pixels, None, False, text_weight, self._num_tokens(pixels, None))
+        rows = self._tokenize(item.text)
+        tokens_T = rows.tokens_BT[0]
+        return PreparedItem(pixels, tokens_T, rows.is_cut_B[0], text_weight, self._num_tokens(pixels, tokens_T))
+
+    def cost(self, prepared: PreparedItem) -> int:
+        """Its tokens."""
+        return prepared.num_tokens
 
     def features(self, prepared: Sequence[PreparedItem]) -> Features:
         """Runs the towers that the batch needs, and only on the items that need them.
@@ -211,30 +228,35 @@ class Encoder:
         weight_B = torch.where(features.has_text_B, weight_B, 0.0)
         return fuse(features.image_BD, features.text_BD, self.fusion, weight_B)
 
-    def encode_prepared(
-        self, prepared: Sequence[PreparedItem], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def encode_prepared(self, prepared: Sequence[PreparedItem]) -> NDArray[np.float32]:
         """Embeds prepared items in one batch.
 
         Args:
             prepared: Prepared items, any mix of modalities; none give an empty array.
-            text_weight: The text's share in a fused item, in [0, 1]; one number, or one for each item.
 
         Returns:
             Unit vectors `[B, D]`, float32.
         """
         if not prepared:
             return np.empty((0, self.width), dtype=np.float32)
-        vectors_BD: NDArray[np.float32] = self.fuse(self.features(prepared), text_weight).cpu().numpy()
+        text_weights = [item.text_weight for item in prepared]
+        vectors_BD: NDArray[np.float32] = self.fuse(self.features(prepared), text_weights).cpu().numpy()
         return vectors_BD
 
-    def encode(self, items: Sequence[Item], text_weight: float = 0.5, batch_size: int = 64) -> NDArray[np.float32]:
+    def encode(
+        self,
+        items: Sequence[Item],
+        text_weight: float = EVEN_WEIGHT,
+        batch_size: int = 64,
+        role: Role = Role.QUERY,
+    ) -> NDArray[np.float32]:
         """Embeds items.
 
         Args:
             items: Items, any mix of modalities.
             text_weight: The text's share in a fused item, in [0, 1].
             batch_size: Items the model sees at once.
+            role: What they are embedded for; makes no difference with this family of models.
 
         Returns:
             Unit vectors `[B, D]`, float32, in the order of the items.
@@ -245,8 +267,14 @@ class Encoder:
         batches = [np.empty((0, self.width), dtype=np.float32)]
         for start in range(0, len(items), batch_size):
             batch = enumerate(items[start : start + batch_size], start)
-            batches.append(self.encode_prepared([self.prepare(item, i) for i, item in batch], text_weight))
+            batches.append(self.encode_prepared([self._prepare_at(i, item, role, text_weight) for i, item in batch]))
         return np.concatenate(batches)
+
+    def _prepare_at(self, position: int, item: Item, role: Role, text_weight: float) -> PreparedItem:
+        try:
+            return self.prepare(item, role, text_weight)
+        except InvalidItemError as error:
+            raise error.at(position) from error
 
     def _tokenize(self, text: str) -> TokenRows:
         if len(text) > MAX_TEXT_CHARS:
@@ -256,6 +284,14 @@ class Encoder:
         except UnicodeEncodeError as error:
             raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
         return self._tokenizer.rows([text])
+
+    def _num_tokens(self, images: Sequence[Tensor], tokens_T: Tensor | None) -> int:
+        """What goes through the towers of an item."""
+        px = self._patch_px
+        of_images = sum(1 + (image.shape[-2] // px) * (image.shape[-1] // px) for image in images)
+        if tokens_T is None:
+            return of_images
+        return of_images + (1 + int(end_positions(self.model, tokens_T)) if self._can_trim else len(tokens_T))
 
     def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
         images = [image for item in prepared for image in item.images]

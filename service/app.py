@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from anykey.encoder.protocol import ItemEncoder
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
-from anykey.service.embedding import QueryEncoder
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.openapi import describe
@@ -28,7 +28,7 @@ DESCRIPTION = "Search a corpus of images, texts and image+text pages with an ima
 def create_app(
     settings: ServiceSettings,
     *,
-    encoder: QueryEncoder | None = None,
+    encoder: ItemEncoder | None = None,
     index: SearchableIndex | None = None,
     on_failure: Callable[[], None] | None = None,
     on_ready: Callable[[], None] | None = None,

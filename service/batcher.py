@@ -10,32 +10,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anykey.encoder.protocol import ItemEncoder
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from anykey.service.logs import LogEvent
 
 PreparedT = TypeVar("PreparedT")
-PreparedT_contra = TypeVar("PreparedT_contra", contravariant=True)
 Vector = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
-
-
-class EncodesPrepared(Protocol[PreparedT_contra]):
-    """The part of an encoder that one thread at a time may call."""
-
-    width: int
-
-    def encode_prepared(
-        self, prepared: Sequence[PreparedT_contra], text_weight: float | Sequence[float] = 0.5
-    ) -> Vector:
-        """Unit vectors `[B, D]`, one for each item."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class BatcherCounters:
 @dataclass
 class _Entry(Generic[PreparedT]):
     prepared: PreparedT
-    text_weight: float
+    num_tokens: int
     deadline_s: float
     queued_s: float
     future: "Future[Encoded]" = field(default_factory=Future)
@@ -93,7 +82,9 @@ class Batcher(Generic[PreparedT]):
     One worker thread owns the encoder. Everything else may be called from any thread; waiting is done on
     `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
 
-    What triggers a batch: `max_batch_items` items are waiting, or the oldest of them has waited `max_wait_s`.
+    What triggers a batch: as much is waiting as a batch may hold, or the oldest item has waited `max_wait_s`. A batch
+    holds `max_batch_items` items and `max_batch_tokens` of their tokens at most, which is what their memory and time
+    are bounded by: eight photos are no more than some hundred texts. An item that has more is a batch of its own.
     While a batch computes, items gather; when it ends, whatever has waited long enough leaves at once. The
     items were decoded before they came here, so forming a batch costs nothing, and it is formed as late as
     possible, which fills it best.
@@ -119,9 +110,10 @@ class Batcher(Generic[PreparedT]):
 
     def __init__(
         self,
-        encoder: EncodesPrepared[PreparedT],
+        encoder: ItemEncoder,
         *,
         max_batch_items: int,
+        max_batch_tokens: int,
         max_wait_s: float,
         max_queue_items: int,
         clock: Callable[[], float] = time.monotonic,
@@ -129,14 +121,16 @@ class Batcher(Generic[PreparedT]):
         """Starts the worker.
 
         Args:
-            encoder: Called from the worker's thread only.
-            max_batch_items: Largest batch.
+            encoder: Embeds in the worker's thread only.
+            max_batch_items: Most items of a batch.
+            max_batch_tokens: Most tokens of a batch, as the encoder's `cost` has them.
             max_wait_s: Longest wait for a batch to fill while the encoder is idle.
             max_queue_items: Places.
             clock: Seconds, monotonic; deadlines are given on it.
         """
         self._encoder = encoder
         self._max_batch_items = max_batch_items
+        self._max_batch_tokens = max_batch_tokens
         self._max_wait_s = max_wait_s
         self._max_queue_items = max_queue_items
         self._clock = clock
@@ -184,8 +178,8 @@ class Batcher(Generic[PreparedT]):
         self._worker.join(drain_s)
         self._abandon("the service is shutting down")
 
-    def _submit(self, prepared: PreparedT, text_weight: float, deadline_s: float) -> "Future[Encoded]":
-        entry = _Entry(prepared, text_weight, deadline_s, self._clock())
+    def _submit(self, prepared: PreparedT, deadline_s: float) -> "Future[Encoded]":
+        entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock())
         with self._changed:
             self._check_open()
             self._queue.append(entry)
@@ -222,16 +216,30 @@ class Batcher(Generic[PreparedT]):
             if not self._queue:
                 return None
             leaves_s = self._queue[0].queued_s + self._max_wait_s
-            while not self._is_closing and len(self._queue) < self._max_batch_items:
+            while not self._is_closing and not self._is_enough():
                 remaining_s = leaves_s - self._clock()
                 if remaining_s <= 0:
                     break
                 self._changed.wait(remaining_s)
-            taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch_items))]
+            taken = [self._queue.popleft() for _ in range(self._num_fitting())]
             self._places_taken -= len(taken)
             now_s = self._clock()
             self._computing = [entry for entry in taken if self._is_wanted(entry, now_s)]
             return self._computing
+
+    def _is_enough(self) -> bool:
+        """Whether a batch is full, or the next item does not fit into it."""
+        num_fitting = self._num_fitting()
+        return num_fitting == self._max_batch_items or num_fitting < len(self._queue)
+
+    def _num_fitting(self) -> int:
+        """How many of the items that wait longest make a batch."""
+        num_tokens = 0
+        for number, entry in enumerate(islice(self._queue, self._max_batch_items)):
+            num_tokens += entry.num_tokens
+            if number and num_tokens > self._max_batch_tokens:
+                return number
+        return min(len(self._queue), self._max_batch_items)
 
     def _is_wanted(self, entry: _Entry[PreparedT], now_s: float) -> bool:
         if not entry.future.set_running_or_notify_cancel():
@@ -247,9 +255,7 @@ class Batcher(Generic[PreparedT]):
         """Encodes one batch and resolves every future in it, whatever happens."""
         started_s = self._clock()
         try:
-            vectors_BD = self._encoder.encode_prepared(
-                [entry.prepared for entry in batch], [entry.text_weight for entry in batch]
-            )
+            vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
         except Exception as error:
             logger.exception("a batch failed", extra={"event": LogEvent.BATCH_FAILED, "batch_items": len(batch)})
@@ -306,12 +312,11 @@ class Place(Generic[PreparedT]):
         self._batcher = batcher
         self._is_used = False
 
-    def submit(self, prepared: PreparedT, text_weight: float, deadline_s: float) -> "Future[Encoded]":
+    def submit(self, prepared: PreparedT, deadline_s: float) -> "Future[Encoded]":
         """Puts an item into the queue; once per place.
 
         Args:
             prepared: The item, as the encoder's `prepare` gave it.
-            text_weight: The text's share in [0, 1].
             deadline_s: On the batcher's clock; later than this the item is not encoded any more.
 
         Returns:
@@ -322,7 +327,7 @@ class Place(Generic[PreparedT]):
             NotReadyError: closed, or the worker died.
         """
         assert not self._is_used, "a place holds one item"
-        future = self._batcher._submit(prepared, text_weight, deadline_s)
+        future = self._batcher._submit(prepared, deadline_s)
         self._is_used = True
         return future
 

@@ -6,30 +6,15 @@ Shape legend: D = width.
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from anykey.encoder.errors import InvalidItemError
-from anykey.encoder.item import Item
-from anykey.service.batcher import Batcher, EncodesPrepared
+from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
+from anykey.service.batcher import Batcher
 from anykey.service.cache import QueryVector, VectorCache
 from anykey.service.errors import DeadlineExceededError, from_item_error
 from anykey.service.query import Query
 from anykey.service.shared_work import SharedWork
 from anykey.service.threads import BoundedThreads
-
-
-class QueryEncoder(EncodesPrepared[Any], Protocol):
-    """What the service needs of an encoder; `encoder.Encoder` has it."""
-
-    name: str
-    fingerprint: str
-    fusion: Any
-    precision: str
-    context_length: int
-
-    def prepare(self, item: Item, position: int | None = None) -> Any:
-        """Decodes, resizes and splits into tokens; in any thread."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,8 +53,8 @@ class QueryEmbedder:
 
     def __init__(
         self,
-        encoder: QueryEncoder,
-        batcher: Batcher[Any],
+        encoder: ItemEncoder,
+        batcher: Batcher[Prepared],
         cache: VectorCache,
         *,
         threads: BoundedThreads,
@@ -95,6 +80,8 @@ class QueryEmbedder:
         """The query's vector.
 
         Raises:
+            UnsupportedModalityError: the model does not take this kind of query.
+            InvalidRequestError: the model cannot embed all of it.
             ItemTooLargeError: an image is over a limit.
             UndecodableImageError: an image cannot be read.
             OverloadedError: no place in the queue.
@@ -102,6 +89,10 @@ class QueryEmbedder:
             NotReadyError: shutting down, or the encoder's worker died.
             InternalError: the encoder failed on the query's batch.
         """
+        try:
+            check_item(self._encoder, query.item, query.text_weight)
+        except InvalidItemError as error:
+            raise from_item_error(error) from error
         key = await self._cache_key(query)
         found = self._cache.at_hand(key)
         if found is not None:
@@ -137,10 +128,10 @@ class QueryEmbedder:
         with self._batcher.reserve() as place:
             started_s = time.monotonic()
             try:
-                prepared = await self._threads.run(self._encoder.prepare, query.item)
+                prepared = await self._threads.run(self._encoder.prepare, query.item, Role.QUERY, query.text_weight)
             except InvalidItemError as error:
                 raise from_item_error(error) from error
             decode_s = time.monotonic() - started_s
-            encoded = await asyncio.wrap_future(place.submit(prepared, query.text_weight, deadline_s))
+            encoded = await asyncio.wrap_future(place.submit(prepared, deadline_s))
         found = QueryVector(encoded.vector_D, prepared.is_text_cut)
         return Embedded(found, False, decode_s, encoded.queue_s, encoded.encode_s)

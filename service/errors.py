@@ -5,7 +5,7 @@ ServiceError
   UnsupportedMediaTypeError  unsupported_media_type  neither JSON nor multipart, or compressed in another way
   ItemTooLargeError          item_too_large          body, image or text over a limit
   UndecodableImageError      undecodable_image       the bytes are no image we read
-  UnsupportedModalityError   unsupported_modality    the loaded model cannot take it (open_clip's all can)
+  UnsupportedModalityError   unsupported_modality    the loaded model does not take this kind of query
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
   OverloadedError            overloaded              no place in the queue
@@ -93,7 +93,7 @@ class UndecodableImageError(ServiceError):
 
 
 class UnsupportedModalityError(ServiceError):
-    """The loaded model cannot take this kind of query; not raised by open_clip's, which all take text and images."""
+    """The loaded model does not take this kind of query: text, image or fused."""
 
     type = "unsupported_modality"
 
@@ -153,6 +153,8 @@ _BY_ENCODER_ERROR: tuple[tuple[type[encoder_errors.InvalidItemError], type[Servi
     (encoder_errors.EmptyItemError, InvalidRequestError),
     (encoder_errors.ItemTooLargeError, ItemTooLargeError),
     (encoder_errors.UndecodableImageError, UndecodableImageError),
+    (encoder_errors.UnsupportedModalityError, UnsupportedModalityError),
+    (encoder_errors.UnsupportedItemError, InvalidRequestError),
 )
 
 

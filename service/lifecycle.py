@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from anykey.encoder.protocol import ItemEncoder
 from anykey.service.body import BodyMemory
-from anykey.service.embedding import QueryEncoder
 from anykey.service.errors import NotReadyError, StartupError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts, check_match, load_encoder, load_index, open_parts
@@ -42,7 +42,7 @@ class Lifecycle:
     def __init__(
         self,
         settings: ServiceSettings,
-        encoder: QueryEncoder | None = None,
+        encoder: ItemEncoder | None = None,
         index: SearchableIndex | None = None,
         on_failure: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,

@@ -22,7 +22,7 @@ EXAMPLE_MESSAGES = {
     "item_too_large": "image is 30000 x 30000 = 900000000 pixels, at most 64000000 are accepted",
     "unsupported_media_type": "expected Content-Type application/json or multipart/form-data, got 'text/plain'",
     "undecodable_image": "cannot decode 19 bytes as an image (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF are read)",
-    "unsupported_modality": "the loaded model takes text only",
+    "unsupported_modality": "model bge-base embeds no image items, but text",
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
     "internal": "something unforeseen went wrong; report the request id",
     "image_not_reached": "the key's image cannot be reached where the index says it is; retry in a moment",

@@ -6,16 +6,16 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from anykey.encoder.errors import CheckpointNotFoundError, EncoderError
 from anykey.encoder.images import ImageLimits
+from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
 from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.service.batcher import Batcher
 from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
-from anykey.service.embedding import QueryEmbedder, QueryEncoder
+from anykey.service.embedding import QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
 from anykey.service.searching import IndexSearcher, SearchableIndex
@@ -47,14 +47,14 @@ class Parts:
         decode_threads: Also parse bodies.
     """
 
-    encoder: QueryEncoder
+    encoder: ItemEncoder
     index: SearchableIndex
     watch: IndexWatch
     facts: SharedCall[IndexInfo]
     embedder: QueryEmbedder
     searcher: IndexSearcher
     lookups: Lookups
-    batcher: Batcher[Any]
+    batcher: Batcher[Prepared]
     cache: VectorCache
     decode_threads: BoundedThreads
 
@@ -100,7 +100,7 @@ def _open_collection(settings: ServiceSettings, address: CollectionAddress) -> S
     return index
 
 
-def load_encoder(settings: ServiceSettings) -> QueryEncoder:
+def load_encoder(settings: ServiceSettings) -> ItemEncoder:
     """Loads the encoder, with the service's image limits.
 
     Raises:
@@ -127,7 +127,7 @@ def _is_missing_path(source: str) -> bool:
     return is_path and "@" not in source and not Path(source).exists()
 
 
-def check_match(encoder: QueryEncoder, index: SearchableIndex) -> None:
+def check_match(encoder: ItemEncoder, index: SearchableIndex) -> None:
     """Makes sure that the encoder's vectors may be searched in the index.
 
     Raises:
@@ -142,7 +142,7 @@ def check_match(encoder: QueryEncoder, index: SearchableIndex) -> None:
 
 
 async def open_parts(
-    settings: ServiceSettings, encoder: QueryEncoder, index: SearchableIndex, stack: AsyncExitStack
+    settings: ServiceSettings, encoder: ItemEncoder, index: SearchableIndex, stack: AsyncExitStack
 ) -> Parts:
     """Starts everything a request needs, and leaves on `stack` what closes it, in reverse order.
 
@@ -176,9 +176,10 @@ async def open_parts(
     stack.push_async_callback(asyncio.to_thread, search_threads.close)
     image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
     stack.push_async_callback(asyncio.to_thread, image_threads.close)
-    batcher: Batcher[Any] = Batcher(
+    batcher: Batcher[Prepared] = Batcher(
         encoder,
         max_batch_items=settings.max_batch_items,
+        max_batch_tokens=settings.max_batch_tokens,
         max_wait_s=settings.max_wait_ms / 1000,
         max_queue_items=settings.max_queue_items,
         clock=time.monotonic,

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 
 import uvicorn
 
+from anykey.encoder.protocol import ItemEncoder
 from anykey.program.exits import end_at_once
 from anykey.service.app import create_app
-from anykey.service.embedding import QueryEncoder
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
@@ -26,7 +26,7 @@ SWITCH_INTERVAL_S = 0.001
 logger = logging.getLogger("anykey.service")
 
 
-def serve(settings: ServiceSettings, encoder: QueryEncoder | None = None, index: SearchableIndex | None = None) -> int:
+def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: SearchableIndex | None = None) -> int:
     """Listens and serves until told to stop; requests under way are answered first.
 
     Told so while a part is being loaded, it ends the process at once.

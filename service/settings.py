@@ -97,6 +97,12 @@ class ServiceSettings(ProgramSettings):
     max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")
 
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
+    max_batch_tokens: int = Field(
+        32_768,
+        ge=1,
+        description="most image and text tokens of the queries in one encoder batch, which bound its memory and time; "
+        "a query that has more is a batch of its own",
+    )
     max_wait_ms: float = Field(
         2.0,
         ge=0,

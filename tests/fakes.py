@@ -4,7 +4,7 @@ Shape legend: B = batch, D = width.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import ImageLimits, decode_image
-from anykey.encoder.item import Item
+from anykey.encoder.item import Item, Modality
+from anykey.encoder.protocol import Ability, Role
 from anykey.index.jobs.encoding import EncoderSource
 
 MAX_WORDS = 60
@@ -22,11 +22,13 @@ MAX_WORDS = 60
 
 @dataclass(frozen=True)
 class FakePrepared:
-    """An item's features before fusion; what is absent is `None`."""
+    """An item's features before fusion, of which what is absent is `None`, and what it costs."""
 
     image_D: NDArray[np.float32] | None
     text_D: NDArray[np.float32] | None
-    is_text_cut: bool = False
+    is_text_cut: bool
+    text_weight: float
+    num_tokens: int
 
 
 class FakeEncoder:
@@ -35,7 +37,7 @@ class FakeEncoder:
     Dims 0-2 hold the mean of red, green and blue over all pixels and images, as `(mean + 1) / 256`, so that
     a black image has a direction too. Dims 3-7 count the words: each adds 1 to dim `3 + len(word) % 5`.
     Both are scaled to unit length, and an item with both is `(1 - text_weight) * image + text_weight * text`,
-    scaled to unit length again. Words beyond the sixtieth are not counted.
+    scaled to unit length again. Words beyond the sixtieth are not counted. Each word is a token, and an image five.
 
     Attributes:
         batches: Sizes of the batches that `encode_prepared` was given, in order.
@@ -51,41 +53,45 @@ class FakeEncoder:
         fusion: str = "raw",
         limits: ImageLimits | None = None,
         precision: str = "fp32",
+        modalities: Collection[Modality] = tuple(Modality),
+        supports: Collection[Ability] = tuple(Ability),
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint or "sha256:" + hashlib.sha256(name.encode()).hexdigest()
         self.fusion = fusion
         self.precision = precision
         self.device = "cpu"
+        self.modalities = frozenset(modalities)
+        self.supports = frozenset(supports)
         self.limits = limits or ImageLimits()
         self.batches: list[int] = []
 
-    def prepare(self, item: Item, position: int | None = None) -> FakePrepared:
+    def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
         """Decodes the images and counts the words; raises `InvalidItemError` for a bad item."""
-        colours = [self._mean_colour(image, position) for image in item.images]
+        colours = [self._mean_colour(image) for image in item.images]
         image_D = _unit(np.pad(np.mean(colours, axis=0), (0, 5))) if colours else None
         text_D = _unit(_word_lengths(item.text or "")) if item.has_text else None
-        return FakePrepared(image_D, text_D, item.has_text and len((item.text or "").split()) > MAX_WORDS)
+        num_words = len((item.text or "").split())
+        num_tokens = 5 * len(colours) + min(num_words, MAX_WORDS)
+        return FakePrepared(image_D, text_D, num_words > MAX_WORDS, text_weight, num_tokens)
 
-    def encode_prepared(
-        self, prepared: Sequence[FakePrepared], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def cost(self, prepared: FakePrepared) -> int:
+        """Tokens of images and text."""
+        return prepared.num_tokens
+
+    def encode_prepared(self, prepared: Sequence[FakePrepared]) -> NDArray[np.float32]:
         """Fuses each item's features: `[B, 8]`, unit norm."""
-        weights_B = np.broadcast_to(np.asarray(text_weight, dtype=np.float32), (len(prepared),))
-        vectors = [_fuse(item, float(weight)) for item, weight in zip(prepared, weights_B, strict=True)]
+        vectors = [_fuse(item) for item in prepared]
         self.batches.append(len(prepared))
         return np.array(vectors, dtype=np.float32).reshape(len(prepared), self.width)
 
-    def encode(self, items: Sequence[Item], text_weight: float | Sequence[float] = 0.5) -> NDArray[np.float32]:
+    def encode(self, items: Sequence[Item], text_weight: float = 0.5) -> NDArray[np.float32]:
         """Prepares and encodes: `[B, 8]`, unit norm."""
-        return self.encode_prepared([self.prepare(item, position) for position, item in enumerate(items)], text_weight)
+        return self.encode_prepared([self.prepare(item, Role.QUERY, text_weight) for item in items])
 
-    def _mean_colour(self, source: bytes | str | Path | Image.Image, position: int | None) -> NDArray[np.float32]:
+    def _mean_colour(self, source: bytes | str | Path | Image.Image) -> NDArray[np.float32]:
         """Mean red, green and blue of one image, each in (0, 1]."""
-        try:
-            pixels = np.asarray(decode_image(source, self.limits), dtype=np.float32)
-        except InvalidItemError as error:
-            raise error.at(position) from error
+        pixels = np.asarray(decode_image(source, self.limits), dtype=np.float32)
         return np.asarray((pixels.mean(axis=(0, 1)) + 1) / 256, dtype=np.float32)
 
 
@@ -97,14 +103,14 @@ def _word_lengths(text: str) -> NDArray[np.float32]:
     return vector_D
 
 
-def _fuse(item: FakePrepared, text_weight: float) -> NDArray[np.float32]:
+def _fuse(item: FakePrepared) -> NDArray[np.float32]:
     """One unit vector from what the item has."""
     if item.image_D is None:
         assert item.text_D is not None
         return item.text_D
     if item.text_D is None:
         return item.image_D
-    return _unit((1 - text_weight) * item.image_D + text_weight * item.text_D)
+    return _unit((1 - item.text_weight) * item.image_D + item.text_weight * item.text_D)
 
 
 def _unit(vector_D: NDArray[np.float32]) -> NDArray[np.float32]:

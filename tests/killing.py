@@ -42,15 +42,13 @@ class LoggingEncoder(FakeEncoder):
         self._log = log
         self._stop_after = stop_after
 
-    def encode_prepared(
-        self, prepared: Sequence[FakePrepared], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def encode_prepared(self, prepared: Sequence[FakePrepared]) -> NDArray[np.float32]:
         """Waits for its end at the chosen batch; logs and embeds before that."""
         if len(self.batches) == self._stop_after:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             signal.pause()
-        vectors_BD = super().encode_prepared(prepared, text_weight)
+        vectors_BD = super().encode_prepared(prepared)
         with self._log.open("a") as file:
             file.writelines(f"{vector.tobytes().hex()}\n" for vector in vectors_BD)
         return vectors_BD

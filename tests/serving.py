@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from anykey.encoder.item import Item, Modality
+from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import KeyNotFoundError, UnknownPoolError
 from anykey.index.filtering.conditions import matches
@@ -28,7 +29,6 @@ from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.app import create_app
-from anykey.service.embedding import QueryEncoder
 from anykey.service.searching import SearchableIndex
 from anykey.service.server import listen
 from anykey.service.settings import ServiceSettings
@@ -53,15 +53,13 @@ class GatedEncoder(FakeEncoder):
         self.gate.set()
         self.failures: list[BaseException | None] = []
 
-    def encode_prepared(
-        self, prepared: Sequence[Any], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Waits for the gate, then fails or encodes."""
         self.entered.release()
         assert self.gate.wait(WAIT_S), "the test never opened the gate"
         if self.failures and (failure := self.failures.pop(0)) is not None:
             raise failure
-        return super().encode_prepared(prepared, text_weight)
+        return super().encode_prepared(prepared)
 
     def wait_until_entered(self) -> None:
         """Blocks until a batch has begun that was not waited for before."""
@@ -71,10 +69,10 @@ class GatedEncoder(FakeEncoder):
 class MemoryIndex:
     """An index of a few keys, searched by sorting all scores; the slow, obvious twin of the real one."""
 
-    def __init__(self, encoder: QueryEncoder, keys: Sequence[tuple[StoredKey, Item]], **facts: Any) -> None:
+    def __init__(self, encoder: ItemEncoder, keys: Sequence[tuple[StoredKey, Item]], **facts: Any) -> None:
         self.keys = [key for key, _ in keys]
         self._items = {key.key: item for key, item in keys}
-        prepared = [encoder.prepare(item) for _, item in keys]
+        prepared = [encoder.prepare(item, Role.KEY) for _, item in keys]
         self._vectors_ND = encoder.encode_prepared(prepared) if keys else np.zeros((0, encoder.width), np.float32)
         self.version = "1"
         self.encoder = EncoderFacts(
@@ -166,7 +164,7 @@ def stored(key: str, item: Item, pools: tuple[str, ...] = (), **metadata: Any) -
 class ReadyEncoder(EncoderSource):
     """An encoder for the index builder that is loaded already."""
 
-    encoder: QueryEncoder
+    encoder: ItemEncoder
 
     def fingerprint(self) -> str:
         """The encoder's."""
@@ -181,7 +179,7 @@ class ReadyEncoder(EncoderSource):
         return self.encoder
 
 
-def build_real_index(directory: Path, encoder: QueryEncoder, keys: Sequence[tuple[StoredKey, Item]]) -> Path:
+def build_real_index(directory: Path, encoder: ItemEncoder, keys: Sequence[tuple[StoredKey, Item]]) -> Path:
     """Builds an index of these keys with the builder; gives its directory."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -226,7 +224,7 @@ def running(app: FastAPI) -> Iterator[httpx.Client]:
 
 @contextmanager
 def serving(
-    encoder: QueryEncoder | None = None, index: SearchableIndex | None = None, **settings: Any
+    encoder: ItemEncoder | None = None, index: SearchableIndex | None = None, **settings: Any
 ) -> Iterator[httpx.Client]:
     """Serves these parts on a free port."""
     with running(create_app(make_settings(**settings), encoder=encoder, index=index)) as client:

@@ -29,7 +29,7 @@ from anykey.index.publish.folding import Provenance, publish_built, publish_with
 from anykey.index.settings import BuildSettings
 from anykey.index.store.build_facts import Known
 from anykey.index.store.image_roots import record_corpus
-from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.retired import Origin
@@ -374,8 +374,7 @@ class _Build:
         )
 
     def _note_encoder(self, staged: Store) -> None:
-        encoder = self._source.load()
-        staged.note_encoder(EncoderFacts.of(encoder))
+        staged.note_encoder(self._source.facts())
 
     def _note_taken(self, staged: Store) -> None:
         """Notes who made the vectors that the corpus brings, before one is stored: a run may be stopped after that.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import image_type
 from anykey.encoder.item import Item
+from anykey.encoder.protocol import Prepared
 from anykey.index.hits import UNKNOWN_TYPE
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.plan import PlannedEntry
@@ -41,7 +42,7 @@ class ReadyKey:
     entry: PlannedEntry
     built: BuildFacts
     images: tuple[NewImage, ...]
-    prepared: Any | None
+    prepared: Prepared | None
     vector_D: NDArray[np.float32] | None = None
 
 
@@ -203,10 +204,10 @@ def _make_ready(
     if vector_D is not None:
         return ReadyKey(entry, built, images, None, vector_D)
     try:
-        prepared = source.load().prepare(Item(entry.text, tuple(contents)), entry.position)
+        prepared = source.prepare(Item(entry.text, tuple(contents)), entry.position)
     except InvalidItemError as error:
         return _refused_by_encoder(entry, error.reason, seen)
-    if any(image.media_type == UNKNOWN_TYPE for image in images):  # by an encoder that does not look, as `--faiss` has
+    if any(image.media_type == UNKNOWN_TYPE for image in images):  # by a source that does not look, as `--faiss` has
         return _refused_by_encoder(entry, "it is no image that can be read", seen)
     return ReadyKey(entry, built, images, prepared)
 
@@ -224,14 +225,13 @@ def _to_store(stamp: ImageStamp, data: bytes, settings: EmbeddingSettings) -> Ne
 
 def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settings: EmbeddingSettings) -> EmbeddedBatch:
     ready = [item for item in batch if isinstance(item, ReadyKey)]
-    fresh = [item for item in ready if item.prepared is not None]
-    vectors = iter(source.load().encode_prepared([item.prepared for item in fresh]) if fresh else ())
+    fresh = [item.prepared for item in ready if item.prepared is not None]
+    vectors = iter(source.encode(fresh) if fresh else ())
     records = [_record(item, item.vector_D if item.prepared is None else next(vectors)) for item in ready]
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     bad_rows = [(item.entry, item.bad_row()) for item in refused]
-    # Vectors that another tool made do not tell.
-    num_cut = sum(bool(getattr(item.prepared, "is_text_cut", False)) for item in fresh)
+    num_cut = sum(prepared.is_text_cut for prepared in fresh)
     num_taken = sum(item.vector_D is not None for item in ready)
     return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut, num_taken)
 

@@ -28,7 +28,6 @@ from anykey.index.jobs.reading import read_into
 from anykey.index.jobs.shards import read_facts, read_shard, write_shard
 from anykey.index.publish.folding import bad_row_lines
 from anykey.index.settings import EmbedSettings
-from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record
 from anykey.program.locks import holder_of, try_lock
 from anykey.program.progress import progress
@@ -215,7 +214,7 @@ def embed_block(block: Block, settings: EmbedSettings, source: EncoderSource) ->
             return _kept(block, earlier, bad_rows)
         records = itertools.chain(first, records)
     records = itertools.chain(records, stored())
-    num_keys = write_shard(location, records, EncoderFacts.of(source.load()), settings.vectors, facts)
+    num_keys = write_shard(location, records, source.facts(), settings.vectors, facts)
     return Embedded(block.number, num_keys, bad_rows, num_cut=facts[CUT], num_kept=len(kept))
 
 

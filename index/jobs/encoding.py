@@ -1,4 +1,4 @@
-"""Where vectors come from: the encoder as this package sees it, loaded only when something needs embedding.
+"""Where vectors come from: an encoder that is loaded only when something needs embedding, or what takes its place.
 
 Shape legend: B = batch, D = width.
 """
@@ -13,19 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
+from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
 from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.errors import EncoderMismatchError
-from anykey.index.store.manifest import MakesVectors
-
-
-class VectorEncoder(MakesVectors, Protocol):
-    """What a build needs of an encoder; `encoder.Encoder` is one."""
-
-    def prepare(self, item: Item, position: int | None = None) -> Any:
-        """Decodes one item, which is in the corpus's row of that number, in any thread; raises `InvalidItemError`."""
-
-    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
-        """Unit vectors `[B, D]`; called from one thread at a time."""
+from anykey.index.store.manifest import EncoderFacts
 
 
 class EncoderSource(Protocol):
@@ -43,8 +34,30 @@ class EncoderSource(Protocol):
     def width(self) -> int:
         """The encoder's width, without loading it where that is possible."""
 
-    def load(self) -> VectorEncoder:
+    def load(self) -> ItemEncoder:
         """The encoder, loaded on the first call; safe in any thread."""
+
+    def facts(self) -> EncoderFacts:
+        """What is noted of who made the vectors."""
+        return EncoderFacts.of(self.load())
+
+    def prepare(self, item: Item, row: int | None = None) -> Prepared:
+        """Makes a key ready for its batch, in any thread.
+
+        Args:
+            item: What the key holds.
+            row: The corpus's row that it is in, from 1, where it comes from one.
+
+        Raises:
+            InvalidItemError: the encoder cannot embed it, or not all of it.
+        """
+        encoder = self.load()
+        check_item(encoder, item)
+        return encoder.prepare(item, Role.KEY)
+
+    def encode(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """Unit vectors `[B, D]` of what `prepare` gave; called from one thread at a time."""
+        return self.load().encode_prepared(prepared)
 
     def require_device(self) -> None:
         """Raises `DeviceUnavailableError` unless there is the device that the settings name."""
@@ -65,7 +78,7 @@ class CheckpointSource(EncoderSource):
     def __init__(self, settings: EncodingSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._encoder: VectorEncoder | None = None
+        self._encoder: ItemEncoder | None = None
 
     def fingerprint(self) -> str:
         """What the checkpoint directory says of itself, or else what its weights give."""
@@ -76,7 +89,7 @@ class CheckpointSource(EncoderSource):
         value = self._manifest().get("width")
         return value if isinstance(value, int) and value > 0 else self.load().width
 
-    def load(self) -> VectorEncoder:
+    def load(self) -> ItemEncoder:
         """Loads the encoder once.
 
         Raises:
@@ -95,7 +108,7 @@ class CheckpointSource(EncoderSource):
 
             choose_device(self._settings.device)
 
-    def _load(self) -> VectorEncoder:
+    def _load(self) -> ItemEncoder:
         from anykey.encoder.fusion import Fusion
         from anykey.encoder.images import ImageLimits
         from anykey.encoder.model import Encoder

@@ -8,6 +8,7 @@ Shape legend: B = batch, D = width.
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
+from anykey.encoder.protocol import ItemEncoder
 from anykey.index.errors import IndexCorruptError
-from anykey.index.jobs.encoding import CheckpointSource, EncoderSource, VectorEncoder
+from anykey.index.jobs.encoding import CheckpointSource, EncoderSource
 from anykey.index.queries import MAX_NORM_ERROR
 from anykey.index.settings import EmbeddingSettings
+from anykey.index.store.manifest import EncoderFacts
 from anykey.index.vectors.exact import read_faiss
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import file_state, reason_of
@@ -68,15 +71,41 @@ class ImportedSource(EncoderSource):
         """The encoder's."""
         return self._encoder.width()
 
-    def load(self) -> "ImportedVectors":
-        """The vectors.
+    def load(self) -> ItemEncoder:
+        """The encoder."""
+        return self._encoder.load()
+
+    def facts(self) -> EncoderFacts:
+        """The encoder's, computed elsewhere.
 
         Raises:
-            SourceError: they are of another width than the encoder's, or the file cannot be read.
+            SourceError: the vectors are of another width than the encoder's, or the file cannot be read.
         """
+        facts = EncoderFacts.of(self.load())
+        return facts.model_copy(update={"computed_in": [f"imported on {self._read_once().structure}"]})
+
+    def prepare(self, item: Item, row: int | None = None) -> "ImportedRow":
+        """The row's place; images are kept as they are, not decoded.
+
+        Raises:
+            SourceError: the vectors are of another width than the encoder's, or the file cannot be read.
+        """
+        assert row is not None
+        self._read_once()
+        return ImportedRow(row - 1)
+
+    def encode(self, prepared: "Sequence[ImportedRow]") -> NDArray[np.float32]:
+        """Unit vectors `[B, D]` at some places.
+
+        Raises:
+            SourceError: the file does not give its vectors back, or they are no unit vectors.
+        """
+        return self._read_once().at([row.place for row in prepared])
+
+    def _read_once(self) -> "ImportedVectors":
         with self._lock:
             if self._vectors is None:
-                self._vectors = ImportedVectors(self._path, self._encoder.load(), self._normalizes)
+                self._vectors = ImportedVectors(self._path, self.load().width, self._normalizes)
             return self._vectors
 
     def stamp(self) -> list[str | int]:
@@ -107,53 +136,48 @@ class ImportedSource(EncoderSource):
             )
 
 
-class ImportedVectors:
-    """What a build needs of an encoder, from a FAISS file; what it prepares is a row's place.
+@dataclass(frozen=True)
+class ImportedRow:
+    """What stands for a key whose vector another tool made, which does not tell whether it cut a text.
 
     Attributes:
-        name: The encoder's.
-        width: D.
-        fingerprint: The encoder's.
-        fusion: The encoder's.
-        precision: `imported`.
-        device: What the vectors are read from.
+        place: The vector's place in the file, from 0.
     """
 
-    precision = "imported"
+    place: int
 
-    def __init__(self, path: Path, encoder: VectorEncoder, normalizes: bool) -> None:
-        self.name = encoder.name
-        self.width = encoder.width
-        self.fingerprint = encoder.fingerprint
-        self.fusion = encoder.fusion
+    @property
+    def is_text_cut(self) -> bool:
+        """Nothing is known of it."""
+        return False
+
+
+class ImportedVectors:
+    """The vectors of a FAISS file, by their places.
+
+    Attributes:
+        structure: What the file holds, as FAISS calls it.
+    """
+
+    def __init__(self, path: Path, width: int, normalizes: bool) -> None:
         self._path = path
         self._normalizes = normalizes
-        self._structure = _read(path)
-        self.device: Any = f"FAISS {type(self._structure).__name__}"
-        if self._structure.d != self.width:
-            raise SourceError(f"{path} holds vectors of width {self._structure.d}, the encoder's have {self.width}")
+        self._whole = _read(path)
+        self.structure = f"FAISS {type(self._whole).__name__}"
+        if self._whole.d != width:
+            raise SourceError(f"{path} holds vectors of width {self._whole.d}, the encoder's have {width}")
         try:
-            self._stored = _with_vectors(self._structure)
+            self._stored = _with_vectors(self._whole)
         except RuntimeError as error:  # numbers in inverted lists that are no places
-            raise _without_vectors(path, self._structure, error) from error
+            raise _without_vectors(path, self._whole, error) from error
 
-    def prepare(self, item: Item, position: int | None = None) -> int:
-        """The row's place; images are kept as they are, not decoded.
-
-        Args:
-            item: What the row holds.
-            position: Its place in the corpus, from 1.
-        """
-        assert position is not None
-        return position - 1
-
-    def encode_prepared(self, prepared: Sequence[int]) -> NDArray[np.float32]:
+    def at(self, places: Sequence[int]) -> NDArray[np.float32]:
         """Unit vectors `[B, D]` at some places.
 
         Raises:
             SourceError: the file does not give its vectors back, or they are no unit vectors.
         """
-        places_B = np.asarray(prepared, dtype=np.int64)
+        places_B = np.asarray(places, dtype=np.int64)
         try:
             vectors_BD = np.asarray(self._stored.reconstruct_batch(places_B), dtype=np.float32)
         except RuntimeError as error:
@@ -164,7 +188,7 @@ class ImportedVectors:
         if not is_usable_B.all():  # false for NaN too
             place = int(np.argmin(is_usable_B))
             raise SourceError(
-                f"{self._path}: vector {prepared[place]} (from 0) has length {norms_B[place]:.4g}, expected 1; "
+                f"{self._path}: vector {places[place]} (from 0) has length {norms_B[place]:.4g}, expected 1; "
                 "--normalize scales vectors to it"
             )
         return np.asarray(vectors_BD / norms_B[:, None], np.float32) if self._normalizes else vectors_BD

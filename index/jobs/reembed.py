@@ -26,7 +26,7 @@ from anykey.index.referred import read_referred
 from anykey.index.settings import ReembedSettings
 from anykey.index.store.deletions import read_deleted
 from anykey.index.store.image_roots import read_roots, record_corpus, record_named
-from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
@@ -175,7 +175,7 @@ class _Reembedding:
         keys = (key for origin in ("corpus", "live") for key in staged.keys(origin))
         staged.commit([], gone=[key for key in keys if key in failed or not _has(db, key)])
         if not staged.num_keys():
-            staged.note_encoder(EncoderFacts.of(self._source.load()))
+            staged.note_encoder(self._source.facts())
         staged.note_deleted(read_deleted(db))
 
     def _embed(self, db: sqlite3.Connection, staged: Store, after: int, advance: Any) -> int:
@@ -206,7 +206,7 @@ class _Reembedding:
                 else image.data
                 for image in record.images
             )
-            return record, self._source.load().prepare(Item(record.text, contents))
+            return record, self._source.prepare(Item(record.text, contents))
         except ImageUnavailableError as error:
             return InvalidRowError(where, str(error), record.key)
         except InvalidItemError as error:
@@ -217,10 +217,9 @@ class _Reembedding:
         self._failures += [item for item in batch if isinstance(item, InvalidRowError)]
         if not ready:
             return
-        encoder = self._source.load()
         if staged.seq == self._first_seq:
-            staged.note_encoder(EncoderFacts.of(encoder))
-        vectors = encoder.encode_prepared([prepared for _, prepared in ready])
+            staged.note_encoder(self._source.facts())
+        vectors = self._source.encode([prepared for _, prepared in ready])
         with naming_damage(staged.path):
             staged.commit(
                 [replace(record, vector_D=vector_D) for (record, _), vector_D in zip(ready, vectors, strict=True)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,40 +13,15 @@ from anykey.index.store.disk import read_whole
 from anykey.index.store.options import FoldOptions
 from anykey.index.vectors.structure_facts import StructureFacts
 
+if TYPE_CHECKING:
+    from anykey.encoder.protocol import ItemEncoder
+
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MakesVectors(Protocol):
-    """What is noted of an encoder; `encoder.Encoder` is one."""
-
-    @property
-    def name(self) -> str:
-        """Human-readable name."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints give equal vectors, up to the precision they are computed in."""
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-
-    @property
-    def fusion(self) -> str:
-        """How image and text features are added."""
-
-    @property
-    def precision(self) -> str:
-        """Number format that it computes in: fp32, bf16 or fp16."""
-
-    @property
-    def device(self) -> Any:
-        """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
 
 class EncoderFacts(_Record):
@@ -67,7 +42,7 @@ class EncoderFacts(_Record):
     computed_in: list[str] = []
 
     @classmethod
-    def of(cls, encoder: MakesVectors) -> "EncoderFacts":
+    def of(cls, encoder: "ItemEncoder") -> "EncoderFacts":
         """What is noted of an encoder that is loaded."""
         return cls(
             name=encoder.name,

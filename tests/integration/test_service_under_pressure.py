@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item
+from anykey.encoder.protocol import Role
 from anykey.index.key_index import IndexInfo
 from anykey.service.logs import JsonFormatter
 from tests.fakes import FakeEncoder
@@ -160,12 +161,12 @@ def test_a_body_that_waits_to_be_parsed_has_a_deadline_and_a_short_one_does_not_
         is_open = threading.Event()
         entered = threading.Semaphore(0)
 
-        def prepare(self, item: Item, position: int | None = None) -> Any:
+        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> Any:
             """Waits for the test."""
             if item.text == "slow":
                 self.entered.release()
                 assert self.is_open.wait(WAIT_S)
-            return super().prepare(item, position)
+            return super().prepare(item, role, text_weight)
 
     encoder = SlowToPrepare()
     with serving(encoder, MemoryIndex(encoder, KEYS), decode_threads=1, request_deadline_ms=200) as client:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from anykey.encoder import Encoder, Item
 from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
 from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.protocol import Role
 from tests.networks import small_architecture
 from tests.pictures import encoded, huge_png, photo, plain, png_chunk, tiff_row
 
@@ -137,7 +138,7 @@ def test_a_thin_picture_is_refused_by_its_header(width_px: int, height_px: int) 
 
 def test_the_longest_picture_accepted_is_embedded_in_little_memory(tiny_encoder: Encoder) -> None:
     data = huge_png(1, 200)
-    prepared = tiny_encoder.prepare(Item(images=(data,)))
+    prepared = tiny_encoder.prepare(Item(images=(data,)), Role.QUERY)
     assert prepared.images[0].shape[1] == prepared.images[0].shape[2]
 
 
@@ -157,7 +158,7 @@ class Watched(tuple[bytes, ...]):
 
 def test_the_images_of_one_item_are_not_in_memory_together(tiny_encoder: Encoder) -> None:
     images = Watched([encoded(photo(*Watched.size_px), "PNG")] * 5)
-    assert len(tiny_encoder.prepare(Item(images=images)).images) == 5
+    assert len(tiny_encoder.prepare(Item(images=images), Role.QUERY).images) == 5
     assert images.most_alive <= 1
 
 
@@ -176,9 +177,9 @@ def test_every_size_is_resized_or_refused(resize_mode: str, size_px: tuple[int, 
     item = Item(images=(encoded(plain((9, 8, 7), size_px=size_px), "PNG"),))
     if max(size_px) > most * min(size_px):
         with pytest.raises(ItemTooLargeError, match="times the shorter"):
-            encoder.prepare(item)
+            encoder.prepare(item, Role.QUERY)
     else:
-        assert encoder.prepare(item).images[0].shape == (3, 32, 32)
+        assert encoder.prepare(item, Role.QUERY).images[0].shape == (3, 32, 32)
 
 
 def small_encoder(resize_mode: str) -> Encoder:

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from anykey.encoder import Encoder, EncoderError, model
+from anykey.encoder.checkpoint import Checkpoint
 from anykey.encoder.errors import (
     CheckpointNotFoundError,
     DeviceUnavailableError,
@@ -20,6 +23,8 @@ from anykey.encoder.errors import (
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item, Modality
+from anykey.encoder.protocol import Role
+from tests.networks import VISION, build_seeded, small_architecture
 from tests.pictures import encoded, photo
 
 PHOTOS = [encoded(photo(seed=seed), "PNG") for seed in range(4)]
@@ -94,7 +99,9 @@ def test_batches_cut_anywhere_give_the_same_vectors(tiny_encoder: Encoder) -> No
 
 
 def test_several_images_are_the_mean_of_their_features(tiny_encoder: Encoder) -> None:
-    single = tiny_encoder.features([tiny_encoder.prepare(Item(images=(data,))) for data in PHOTOS[2:4]]).image_BD
+    single = tiny_encoder.features(
+        [tiny_encoder.prepare(Item(images=(data,)), Role.QUERY) for data in PHOTOS[2:4]]
+    ).image_BD
     mean_D = single.mean(0)
     expected = (mean_D / mean_D.norm()).cpu().numpy()
     np.testing.assert_allclose(tiny_encoder.encode([MIXED[3]])[0], expected, atol=1e-5)
@@ -102,8 +109,8 @@ def test_several_images_are_the_mean_of_their_features(tiny_encoder: Encoder) ->
 
 def test_a_fused_vector_is_the_fusion_of_the_two_towers_features(tiny_encoder: Encoder) -> None:
     parts = [
-        tiny_encoder.prepare(Item(images=(PHOTOS[1],))),
-        tiny_encoder.prepare(Item(text="a blue square on a table")),
+        tiny_encoder.prepare(Item(images=(PHOTOS[1],)), Role.QUERY),
+        tiny_encoder.prepare(Item(text="a blue square on a table"), Role.QUERY),
     ]
     features = tiny_encoder.features(parts)
     expected = features.image_BD[0] + features.text_BD[1]
@@ -111,14 +118,14 @@ def test_a_fused_vector_is_the_fusion_of_the_two_towers_features(tiny_encoder: E
 
 
 def test_a_text_fuses_with_the_mean_of_several_images(tiny_encoder: Encoder) -> None:
-    singles = [tiny_encoder.prepare(Item(images=(PHOTOS[n],))) for n in (0, 3)]
-    features = tiny_encoder.features([*singles, tiny_encoder.prepare(Item(text="two frames"))])
+    singles = [tiny_encoder.prepare(Item(images=(PHOTOS[n],)), Role.QUERY) for n in (0, 3)]
+    features = tiny_encoder.features([*singles, tiny_encoder.prepare(Item(text="two frames"), Role.QUERY)])
     expected = features.image_BD[:2].mean(0) + features.text_BD[2]
     np.testing.assert_allclose(tiny_encoder.encode([MIXED[4]])[0], (expected / expected.norm()).cpu(), atol=1e-5)
 
 
 def test_rows_of_absent_parts_are_zero(tiny_encoder: Encoder) -> None:
-    features = tiny_encoder.features([tiny_encoder.prepare(item) for item in MIXED[:2]])
+    features = tiny_encoder.features([tiny_encoder.prepare(item, Role.QUERY) for item in MIXED[:2]])
     assert features.image_BD[0].abs().max() == 0
     assert features.text_BD[1].abs().max() == 0
     assert features.has_image_B.tolist() == [False, True]
@@ -136,17 +143,21 @@ def test_the_text_weight_moves_fused_items_only(tiny_encoder: Encoder, text_weig
 
 
 def test_each_prepared_item_may_have_its_own_text_weight(tiny_encoder: Encoder) -> None:
-    prepared = [tiny_encoder.prepare(item) for item in (MIXED[2], MIXED[2], MIXED[0])]
-    vectors_BD = tiny_encoder.encode_prepared(prepared, [0.1, 0.9, 0.0])
-    for row, weight in ((0, 0.1), (1, 0.9), (2, 0.5)):
-        np.testing.assert_allclose(vectors_BD[row], tiny_encoder.encode_prepared([prepared[row]], weight)[0], atol=1e-5)
+    items, weights = (MIXED[2], MIXED[2], MIXED[0]), (0.1, 0.9, 0.0)
+    prepared = [tiny_encoder.prepare(item, Role.QUERY, weight) for item, weight in zip(items, weights, strict=True)]
+    vectors_BD = tiny_encoder.encode_prepared(prepared)
+    for vector_D, item, weight in zip(vectors_BD, items, (0.1, 0.9, 0.5), strict=True):
+        np.testing.assert_allclose(vector_D, tiny_encoder.encode([item], weight)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("text_weight", [-0.1, 1.1, float("nan"), [0.5, 2.0], [0.5], [0.5, 0.5, 0.5]])
-def test_a_text_weight_out_of_bounds_or_number_is_refused(tiny_encoder: Encoder, text_weight: float) -> None:
-    prepared = [tiny_encoder.prepare(item) for item in MIXED[:2]]
+def test_a_text_weight_out_of_bounds_or_number_is_refused(tiny_encoder: Encoder, text_weight: Any) -> None:
+    features = tiny_encoder.features([tiny_encoder.prepare(item, Role.QUERY) for item in MIXED[:2]])
     with pytest.raises(ValueError, match="text weight"):
-        tiny_encoder.encode_prepared(prepared, text_weight)
+        tiny_encoder.fuse(features, text_weight)
+    if isinstance(text_weight, float):
+        with pytest.raises(ValueError, match="text weight"):
+            tiny_encoder.prepare(MIXED[2], Role.QUERY, text_weight)
 
 
 def test_no_items_give_an_empty_array(tiny_encoder: Encoder) -> None:
@@ -171,7 +182,7 @@ def test_a_bad_item_is_named_by_its_place_across_batches(tiny_encoder: Encoder) 
 
 def test_a_single_bad_item_has_no_place(tiny_encoder: Encoder) -> None:
     with pytest.raises(UndecodableImageError) as caught:
-        tiny_encoder.prepare(Item(images=(b"no image",)))
+        tiny_encoder.prepare(Item(images=(b"no image",)), Role.QUERY)
     assert caught.value.position is None
 
 
@@ -203,20 +214,32 @@ def test_prepare_in_many_threads_gives_the_same_vectors(tiny_encoder: Encoder) -
     items = [Item(text=f"picture {n} of many", images=(PHOTOS[n % 4],)) for n in range(40)]
     expected = tiny_encoder.encode(items)
     with ThreadPoolExecutor(8) as pool:
-        prepared = list(pool.map(tiny_encoder.prepare, items))
+        prepared = list(pool.map(partial(tiny_encoder.prepare, role=Role.KEY), items))
     np.testing.assert_allclose(tiny_encoder.encode_prepared(prepared), expected, atol=1e-5)
 
 
 def test_prepared_items_know_their_modality(tiny_encoder: Encoder) -> None:
-    found = [tiny_encoder.prepare(item).modality for item in MIXED]
+    found = [tiny_encoder.prepare(item, Role.QUERY).modality for item in MIXED]
     assert found == [Modality.TEXT, Modality.IMAGE, Modality.FUSED, Modality.IMAGE, Modality.FUSED]
+
+
+def test_an_item_costs_the_tokens_that_go_through_the_towers(tiny_encoder: Encoder) -> None:
+    """Of the text its words with start and end; of an image its patches and the class token."""
+    architecture = small_architecture()
+    transformer = Encoder(Checkpoint(architecture, build_seeded(architecture), Fusion.RAW, "sha256:0", {}))
+    patch_px = VISION["patch_size"]
+    for encoder, px in ((transformer, patch_px), (tiny_encoder, 16)):  # a network without patches counts as if of 16
+        prepared = [encoder.prepare(item, Role.KEY) for item in MIXED]
+        _, height_px, width_px = prepared[1].images[0].shape
+        image = height_px // px * (width_px // px) + 1
+        assert [encoder.cost(item) for item in prepared] == [5, image, image + 8, 2 * image, 2 * image + 4]
 
 
 def test_fusion_may_be_overridden_and_the_fingerprint_follows(tiny_checkpoint: Path, tiny_encoder: Encoder) -> None:
     unit = Encoder.load(tiny_checkpoint, fusion=Fusion.UNIT)
     assert unit.fingerprint != tiny_encoder.fingerprint
     assert Encoder.load(tiny_checkpoint, fusion=Fusion.RAW).fingerprint == tiny_encoder.fingerprint
-    prepared = [unit.prepare(MIXED[2])]
+    prepared = [unit.prepare(MIXED[2], Role.QUERY)]
     features = unit.features(prepared)
     expected = fuse(features.image_BD, features.text_BD, Fusion.UNIT)
     np.testing.assert_allclose(unit.encode_prepared(prepared), expected.cpu(), atol=1e-6)
@@ -255,4 +278,4 @@ def test_weights_do_not_train(tiny_encoder: Encoder) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_encoder.model.parameters())
     assert not tiny_encoder.model.training
     with torch.enable_grad():
-        assert not tiny_encoder.features([tiny_encoder.prepare(MIXED[2])]).image_BD.requires_grad
+        assert not tiny_encoder.features([tiny_encoder.prepare(MIXED[2], Role.QUERY)]).image_BD.requires_grad

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from anykey.encoder.item import Item
+from anykey.encoder.protocol import Role
 from anykey.service.batcher import Batcher, Encoded
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from tests.fakes import FakeEncoder
 from tests.service_inputs import png
 from tests.serving import WAIT_S, GatedEncoder
 
@@ -30,7 +32,13 @@ def make_batcher(encoder: GatedEncoder) -> Iterator[Any]:
     with ExitStack() as stack:
 
         def make(**values: Any) -> Batcher[Any]:
-            settings = {"max_batch_items": 8, "max_wait_s": 0.0, "max_queue_items": 64, **values}
+            settings = {
+                "max_batch_items": 8,
+                "max_batch_tokens": 1000,
+                "max_wait_s": 0.0,
+                "max_queue_items": 64,
+                **values,
+            }
             batcher: Batcher[Any] = Batcher(encoder, **settings)
             stack.callback(batcher.close, WAIT_S)
             stack.callback(encoder.gate.set)
@@ -39,9 +47,9 @@ def make_batcher(encoder: GatedEncoder) -> Iterator[Any]:
         yield make
 
 
-def submit(batcher: Batcher[Any], text: str, text_weight: float = 0.5, deadline_s: float = FOREVER) -> Future[Encoded]:
+def submit(batcher: Batcher[Any], text: str, deadline_s: float = FOREVER) -> Future[Encoded]:
     with batcher.reserve() as place:
-        return place.submit(GatedEncoder().prepare(Item(text=text)), text_weight, deadline_s)
+        return place.submit(GatedEncoder().prepare(Item(text=text), Role.QUERY), deadline_s)
 
 
 def block(batcher: Batcher[Any], encoder: GatedEncoder) -> Future[Encoded]:
@@ -84,6 +92,26 @@ def test_no_batch_is_larger_than_its_cap(make_batcher: Any, encoder: GatedEncode
     assert encoder.batches == [1, 4, 4, 2]
 
 
+def test_no_batch_has_more_tokens_than_its_cap_but_one_of_a_single_item(
+    make_batcher: Any, encoder: GatedEncoder
+) -> None:
+    batcher = make_batcher(max_batch_tokens=6)
+    block(batcher, encoder)
+    texts = ["two words", "two words", "two words", "two words", "a text of more than six words", "one", "one"]
+    futures = [submit(batcher, text) for text in texts]
+    encoder.gate.set()
+    assert [future.result(WAIT_S).batch_items for future in futures] == [3, 3, 3, 1, 1, 2, 2]
+
+
+def test_a_batch_leaves_without_waiting_where_the_next_item_does_not_fit(
+    make_batcher: Any, encoder: GatedEncoder
+) -> None:
+    batcher = make_batcher(max_batch_tokens=3, max_wait_s=1000.0)  # waiting for the time would hang this test
+    first = [submit(batcher, "one"), submit(batcher, "two words")]
+    submit(batcher, "next")
+    assert [future.result(WAIT_S).batch_items for future in first] == [2, 2]
+
+
 def test_the_oldest_item_waits_no_longer_than_the_longest_wait(make_batcher: Any, encoder: GatedEncoder) -> None:
     encoded = submit(make_batcher(max_batch_items=1000, max_wait_s=0.01), "alone").result(WAIT_S)
     assert encoded.batch_items == 1
@@ -98,7 +126,7 @@ def test_each_item_keeps_its_own_text_weight_in_a_shared_batch(make_batcher: Any
     futures = []
     for weight in (0.0, 0.3, 1.0):
         with batcher.reserve() as place:
-            futures.append(place.submit(encoder.prepare(item), weight, FOREVER))
+            futures.append(place.submit(encoder.prepare(item, Role.QUERY, weight), FOREVER))
     encoder.gate.set()
     for weight, future in zip((0.0, 0.3, 1.0), futures, strict=True):
         np.testing.assert_allclose(future.result(WAIT_S).vector_D, GatedEncoder().encode([item], weight)[0], rtol=1e-6)
@@ -194,13 +222,11 @@ def test_a_failing_batch_fails_every_item_in_it_and_the_worker_lives_on(
     "wrong", [np.zeros((2, 8)), np.zeros((1, 7)), np.full((1, 8), np.nan)], ids=["rows", "width", "nan"]
 )
 def test_an_encoder_that_answers_nonsense_is_a_failing_batch(wrong: Any) -> None:
-    class Nonsense:
-        width = 8
-
-        def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+    class Nonsense(FakeEncoder):
+        def encode_prepared(self, prepared: Any) -> Any:
             return wrong
 
-    batcher: Batcher[Any] = Batcher(Nonsense(), max_batch_items=1, max_wait_s=0, max_queue_items=9)
+    batcher: Batcher[Any] = Batcher(Nonsense(), max_batch_items=1, max_batch_tokens=99, max_wait_s=0, max_queue_items=9)
     assert isinstance(submit(batcher, "text").exception(WAIT_S), InternalError)
     batcher.close(WAIT_S)
 
@@ -244,7 +270,7 @@ def test_a_closed_batcher_takes_nothing(make_batcher: Any) -> None:
     batcher.close(WAIT_S)
     batcher.close(WAIT_S)
     with pytest.raises(NotReadyError), place:
-        place.submit(GatedEncoder().prepare(Item(text="late")), 0.5, FOREVER)
+        place.submit(GatedEncoder().prepare(Item(text="late"), Role.QUERY), FOREVER)
     with pytest.raises(NotReadyError):
         batcher.reserve()
     assert batcher.counters()["places_taken"] == 0

@@ -532,12 +532,10 @@ class _Stop(BaseException):
 class _StoppingEncoder(FakeEncoder):
     """Embeds two batches and is stopped in the third."""
 
-    def encode_prepared(
-        self, prepared: Sequence[Any], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         if len(self.batches) == 2:
             raise _Stop
-        return super().encode_prepared(prepared, text_weight)
+        return super().encode_prepared(prepared)
 
 
 @pytest.mark.parametrize("images", ["copy", "reference"])

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from anykey.encoder.item import Item
+from anykey.encoder.item import Item, Modality
+from anykey.encoder.protocol import Role
 from anykey.index.jobs.embed import embed
 from anykey.index.jobs.plan import PlannedEntry
 from anykey.index.store.build_facts import Known
@@ -126,10 +128,10 @@ class _CountingEncoder(FakeEncoder):
         self.lock = threading.Lock()
         self.num_prepared = 0
 
-    def prepare(self, item: Item, position: int | None = None) -> FakePrepared:
+    def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
         with self.lock:
             self.num_prepared += 1
-        return super().prepare(item, position)
+        return super().prepare(item, role, text_weight)
 
 
 def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
@@ -152,21 +154,54 @@ def test_images_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
         assert encoder.num_prepared <= number + 2
 
 
+def test_what_the_encoder_cannot_embed_is_a_bad_row_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "i.png").write_bytes(image_bytes())
+    images = (ImageStamp(str(tmp_path / "i.png"), 1, "1"),) * 2
+    entries = [
+        (PlannedEntry(1, "text", "c", "words", "{}", (), ()), None),
+        (PlannedEntry(2, "fused", "c", "words", "{}", (), images[:1]), None),
+        (PlannedEntry(3, "images", "c", None, "{}", (), images), None),
+    ]
+    encoder = FakeEncoder("small", modalities=[Modality.TEXT, Modality.IMAGE], supports=[])
+
+    (batch,) = embed(entries, FakeEncoderSource(encoder), build_settings(tmp_path, tmp_path))
+
+    assert [record.key for record in batch.records] == ["text"]
+    reasons = [row.reason.split(": ")[0] for _, row in batch.bad_rows]
+    assert reasons == [
+        "model small embeds no fused items, but text, image",
+        "model small takes one image of an item, got 2",
+    ]
+
+
+def test_keys_are_embedded_as_keys(tmp_path: Path) -> None:
+    class Noting(FakeEncoder):
+        roles: ClassVar[list[Role]] = []
+
+        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+            self.roles.append(role)
+            return super().prepare(item, role, text_weight)
+
+    encoder = Noting()
+    assert list(embed(text_entries(2), FakeEncoderSource(encoder), build_settings(tmp_path, tmp_path)))
+    assert encoder.roles == [Role.KEY] * 2
+
+
 def test_encoder_works_while_items_are_prepared(tmp_path: Path) -> None:
     class Meeting(FakeEncoder):
         """The second batch's items are prepared only once the first batch is being encoded, and the other way."""
 
         met = threading.Barrier(2)
 
-        def prepare(self, item: Item, position: int | None = None) -> FakePrepared:
+        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
             if item.text == "w" * 4:
                 self.met.wait(WAIT_S)
-            return super().prepare(item, position)
+            return super().prepare(item, role, text_weight)
 
-        def encode_prepared(self, prepared, text_weight=0.5):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def encode_prepared(self, prepared: Any) -> Any:
             if not self.batches:
                 self.met.wait(WAIT_S)
-            return super().encode_prepared(prepared, text_weight)
+            return super().encode_prepared(prepared)
 
     batches = embed(text_entries(6), FakeEncoderSource(Meeting()), build_settings(tmp_path, tmp_path, batch_size=3))
 

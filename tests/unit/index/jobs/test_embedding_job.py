@@ -241,10 +241,10 @@ class Stop(BaseException):
 class StoppingEncoder(FakeEncoder):
     """Embeds one batch and is stopped in the second."""
 
-    def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+    def encode_prepared(self, prepared: Any) -> Any:
         if self.batches:
             raise Stop
-        return super().encode_prepared(prepared, text_weight)
+        return super().encode_prepared(prepared)
 
 
 def test_row_that_fails_moves_no_other_to_another_shard(tmp_path: Path) -> None:

@@ -20,11 +20,9 @@ class Watching(FakeEncoder):
 
     most_bytes = 0
 
-    def encode_prepared(
-        self, prepared: Sequence[FakePrepared], text_weight: float | Sequence[float] = 0.5
-    ) -> NDArray[np.float32]:
+    def encode_prepared(self, prepared: Sequence[FakePrepared]) -> NDArray[np.float32]:
         self.most_bytes = max(self.most_bytes, tracemalloc.get_traced_memory()[0])
-        return super().encode_prepared(prepared, text_weight)
+        return super().encode_prepared(prepared)
 
 
 def held_bytes(output: Path, num_keys: int, text: str) -> int:

@@ -220,11 +220,9 @@ def test_readers_see_all_of_a_build_or_nothing(tmp_path: Path) -> None:
         class Watching(FakeEncoder):
             seen: ClassVar[list[int]] = []
 
-            def encode_prepared(
-                self, prepared: Sequence[Any], text_weight: float | Sequence[float] = 0.5
-            ) -> NDArray[np.float32]:
+            def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
                 self.seen.append(reader.count())
-                return super().encode_prepared(prepared, text_weight)
+                return super().encode_prepared(prepared)
 
         mixed_corpus(tmp_path, 9)
         build_with(corpus, tmp_path / "i", Watching(), batch_size=1)

@@ -48,8 +48,8 @@ class Longer(FakeEncoder):
     def __init__(self) -> None:
         super().__init__("another")
 
-    def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
-        return super().encode_prepared(prepared, text_weight)[:, ::-1].copy()
+    def encode_prepared(self, prepared: Any) -> Any:
+        return super().encode_prepared(prepared)[:, ::-1].copy()
 
 
 def but_vectors(index_dir: Path) -> dict[str, Any]:
@@ -161,10 +161,10 @@ class Meanwhile(Longer):
         super().__init__()
         self._changes = [change]
 
-    def encode_prepared(self, prepared: Any, text_weight: Any = 0.5) -> Any:
+    def encode_prepared(self, prepared: Any) -> Any:
         while self._changes:
             self._changes.pop()()
-        return super().encode_prepared(prepared, text_weight)
+        return super().encode_prepared(prepared)
 
 
 def test_a_key_that_failed_and_was_mended_meanwhile_is_not_left_out(tmp_path: Path, corpus: Path) -> None:

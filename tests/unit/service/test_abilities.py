@@ -1,0 +1,85 @@
+"""A query that the loaded model cannot embed whole is refused, by the model's name and the thing it cannot do."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from anykey.encoder.item import Item, Modality
+from anykey.encoder.protocol import Ability, Role
+from tests.fakes import FakeEncoder, FakePrepared
+from tests.service_inputs import as_base64, png
+from tests.serving import MemoryIndex, serving, stored
+
+IMAGE = as_base64(png((250, 0, 0)))
+KEYS = [stored("note", Item(text="a note"))]
+TEXT_ONLY = {"modalities": [Modality.TEXT]}
+
+
+@pytest.mark.parametrize(
+    ("abilities", "query", "status", "kind", "message"),
+    [
+        (TEXT_ONLY, {"image": IMAGE}, 422, "unsupported_modality", "model small embeds no image items, but text"),
+        (
+            TEXT_ONLY,
+            {"image": IMAGE, "text": "red"},
+            422,
+            "unsupported_modality",
+            "model small embeds no fused items, but text",
+        ),
+        (
+            {"supports": [Ability.TEXT_WEIGHT]},
+            {"image": [IMAGE, IMAGE]},
+            400,
+            "invalid_request",
+            "model small takes one image of an item, got 2",
+        ),
+        (
+            {"supports": [Ability.SEVERAL_IMAGES]},
+            {"image": IMAGE, "text": "red", "text_weight": 0.7},
+            400,
+            "invalid_request",
+            "model small fuses text and image by itself and takes no text_weight, got 0.7",
+        ),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(
+    abilities: dict[str, Sequence[Any]], query: dict[str, Any], status: int, kind: str, message: str
+) -> None:
+    encoder = FakeEncoder("small", **abilities)
+    with serving(encoder, MemoryIndex(encoder, KEYS)) as client:
+        answer = client.post("/search", json=query)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["message"]) == (status, kind, message)
+        assert client.post("/search", json={"text": "a note", "text_weight": 0.7}).status_code == 200
+
+
+def test_one_image_and_an_even_weight_need_no_ability() -> None:
+    encoder = FakeEncoder("small", supports=[])
+    with serving(encoder, MemoryIndex(encoder, KEYS)) as client:
+        query = {"image": IMAGE, "text": "red", "text_weight": 0.5}
+        assert client.post("/search", json=query).status_code == 200
+
+
+def test_queries_are_embedded_as_queries() -> None:
+    class Noting(FakeEncoder):
+        roles: ClassVar[list[Role]] = []
+
+        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+            self.roles.append(role)
+            return super().prepare(item, role, text_weight)
+
+    encoder = Noting()
+    with serving(encoder, MemoryIndex(FakeEncoder(), KEYS)) as client:
+        assert client.post("/search", json={"text": "a note"}).status_code == 200
+    assert encoder.roles == [Role.QUERY]
+
+
+def test_queries_of_many_images_make_smaller_batches() -> None:
+    """An image is five tokens of the fake encoder."""
+    encoder = FakeEncoder()
+    with serving(encoder, MemoryIndex(FakeEncoder(), KEYS), max_batch_tokens=9) as client:
+        for colour in range(3):
+            images = [as_base64(png((colour, n, 0))) for n in range(4)]
+            assert client.post("/search", json={"image": images}).status_code == 200
+    assert encoder.batches == [1, 1, 1]
