@@ -34,6 +34,9 @@ SAMPLES: dict[str, list[tuple[str, bytes]]] = {
     "marks in JSON": [IMAGE, ("a.json", MARK + b'{"caption": "one"}')],
     "suffixes in capitals": [("a.JPG", b"x"), ("a.TXT", b"one")],
     "a text alone": [("a.txt", b"one")],
+    "a text before captions": [IMAGE, ("a.json", b'{"captions": ["two"], "text": "one"}')],
+    "a field twice": [IMAGE, ("a.json", b'{"text": "one", "text": "two"}')],
+    "a caption of another kind": [IMAGE, ("a.json", b'{"caption": 3}'), ("a.txt", b"one")],
     "no UTF-8": [IMAGE, ("a.txt", b"\xff")],
     "no JSON": [IMAGE, ("a.json", b"{")],
     "no object": [IMAGE, ("a.json", b"[1]")],
@@ -66,9 +69,20 @@ def in_an_index(path: Path) -> tuple[bool, list[str]] | None:
     return bool(row.images), [line for line in lines if line]
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
+IN_SHARDS = {
+    **SAMPLES,
+    "an image alone": [IMAGE],
+    "a blank text": [IMAGE, ("a.txt", b" \n")],
+    "a numbered image": [("a.0.jpg", b"x"), ("a.txt", b"one")],
+    "twice, but for case": [IMAGE, ("a.JPG", b"y"), ("a.txt", b"one")],
+    "no suffix": [("a", b"x")],
+    "neither": [("a.cls", b"3")],
+}
+
+
+@pytest.mark.parametrize("sample", IN_SHARDS)
 def test_a_sample_of_a_shard(tmp_path: Path, sample: str) -> None:
-    path = as_shard(tmp_path, SAMPLES[sample])
+    path = as_shard(tmp_path, IN_SHARDS[sample])
     assert in_an_index(path) == in_training(path)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from anykey.sources.columns import parse_columns
-from anykey.sources.corpus.shards import split_name
 from anykey.sources.errors import SourceError
 from anykey.sources.files.images import ImageStamp, read_image
+from anykey.sources.shards import split_name
 from tests.corpora import bad_rows, entries, read, tar_bytes, write_tar
 from tests.factories import GREEN, RED, image_bytes
 from tests.site import Site
