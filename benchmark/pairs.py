@@ -27,8 +27,8 @@ from anykey.benchmark.directory import built_aside, is_current, write_manifest
 from anykey.benchmark.errors import InvalidRowError, PairsError
 from anykey.benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
 from anykey.benchmark.pair_files import Photo, read_photos, states_digest
-from anykey.benchmark.progress import progress_bar
 from anykey.benchmark.settings import FromPairsSettings
+from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 from anykey.sources.mbeir import format_string
 
@@ -247,8 +247,7 @@ def _write_images(
     bad_rows: list[InvalidRowError] = []
     folder = Path("mbeir_images") / f"{settings.name}_images"
     (root / folder).mkdir(parents=True)
-    with progress_bar("images") as bar:
-        progress = bar.add_task("reading pairs", total=settings.limit)
+    with progress(plain_console(stderr=True), "reading pairs", settings.limit) as advance:
         for row in rows:
             photo = row if isinstance(row, InvalidRowError) else _usable(row)
             if isinstance(photo, InvalidRowError):
@@ -261,7 +260,7 @@ def _write_images(
                 image = folder / f"{len(entries):06d}{photo.suffix}"
                 (root / image).write_bytes(photo.data)
                 entries[digest] = Entry(photo.name, image.as_posix(), ())
-                bar.advance(progress)
+                advance()
             known = entries[digest]
             entries[digest] = replace(known, captions=tuple(dict.fromkeys(known.captions + photo.captions)))
     return list(entries.values()), bad_rows

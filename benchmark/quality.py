@@ -12,11 +12,11 @@ from rich.text import Text
 from anykey.benchmark.client import Answer, SearchClient
 from anykey.benchmark.errors import DatasetError, EndpointMismatchError
 from anykey.benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task
-from anykey.benchmark.progress import progress_bar
 from anykey.benchmark.report import Report, forget_report, table, write_report
 from anykey.benchmark.runs import write_run
 from anykey.benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
 from anykey.benchmark.settings import QualitySettings
+from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 from anykey.sources.mbeir import format_string
 
@@ -191,16 +191,15 @@ async def ask_all(
         answer = await client.search(name, body_of(query, planned, settings, depth, prompts))
         _check_answer(name, answer, planned, versions)
         answers[query.qid] = answer
-        bar.advance(progress)
+        advance()
 
     async def ask_next() -> None:
         for query in pending:
             await ask(query)
 
     pending = iter(planned.queries)  # shared: a query's image is read only when its turn comes
-    with progress_bar("queries") as bar:
-        label = f"{planned.task.name.removeprefix('mbeir_')} {planned.pool}"
-        progress = bar.add_task(label, total=len(planned.queries))
+    title = f"{planned.task.name.removeprefix('mbeir_')} {planned.pool}"
+    with progress(plain_console(stderr=True), title, len(planned.queries)) as advance:
         workers = [asyncio.create_task(ask_next()) for _ in range(settings.concurrency)]
         try:
             await asyncio.gather(*workers)

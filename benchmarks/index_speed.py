@@ -32,7 +32,7 @@ from anykey.index.store.records import Record
 from anykey.index.store.store import Store
 from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
-from anykey.program.progress import step_lines
+from anykey.program.progress import open_progress
 from anykey.program.settings import plain_console
 from benchmarks import embedding_speed, own_search, search_peers
 from benchmarks.index_report import write_report
@@ -197,10 +197,11 @@ def measure_index(directory: Path, setting: Setting) -> dict[str, Any]:
 
 def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[str, Any]]:
     """Publishes a version; gives its manifest, and what its structure took, as peers tell it of theirs."""
-    times = StepTimes(step_lines(plain_console()))
-    started_s = time.perf_counter()
-    manifest = publish_built(index_dir, Provenance(), FoldOptions(targets=Targets()), times.report)
-    took_s = time.perf_counter() - started_s
+    with open_progress(plain_console()) as display:
+        times = StepTimes(display.report)
+        started_s = time.perf_counter()
+        manifest = publish_built(index_dir, Provenance(), FoldOptions(targets=Targets()), times.report)
+        took_s = time.perf_counter() - started_s
     findings.add("folding: files, structure chosen and measured", f"{took_s:,.0f} s")
     structure = manifest.structure
     assert structure is not None

@@ -35,7 +35,7 @@ from anykey.index.settings import (
 )
 from anykey.index.shown import count_lines, encoder_lines, fact_lines
 from anykey.index.store.manifest import Manifest
-from anykey.program.progress import progress, step_lines
+from anykey.program.progress import open_progress, progress
 from anykey.program.settings import Command, plain_console, run_program
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 
@@ -151,7 +151,8 @@ def compact(settings: CompactSettings) -> int:
     ) as index:
         num_unfolded = index.info().details["num_unfolded"]
         options = index.manifest.options.changed_by(settings)
-        manifest = index.compact(options, step_lines(plain_console(stderr=True)))
+        with open_progress(plain_console(stderr=True)) as display:
+            manifest = index.compact(options, display.report)
     console = plain_console()
     console.print(
         f"{settings.index}: version {manifest.version}, {_count(manifest)}; {num_unfolded:,} changes folded in"
@@ -165,9 +166,8 @@ def tune(settings: TuneSettings) -> int:
     """Chooses the search structure with real queries and says which."""
     from anykey.index.jobs.tuning import tune_index
 
-    with progress(plain_console(stderr=True), "reading queries", None) as advance:
-        report = step_lines(plain_console(stderr=True))
-        manifest = tune_index(settings, report, advance)
+    with open_progress(plain_console(stderr=True)) as display:
+        manifest = tune_index(settings, display.report, display.begin("reading queries"))
     console = plain_console()
     console.print(f"published version {manifest.version} of {settings.index}: {_count(manifest)}")
     for line in structure_lines(manifest.structure):
@@ -205,14 +205,15 @@ def rollback(settings: RollbackSettings) -> int:
     from anykey.index.vectors.gpu import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
-    report = roll_back(
-        settings.index,
-        settings.to,
-        undo_live=settings.undo_live,
-        dry_run=settings.dry_run,
-        report=step_lines(plain_console(stderr=True)),
-        gpu=gpu,
-    )
+    with open_progress(plain_console(stderr=True)) as display:
+        report = roll_back(
+            settings.index,
+            settings.to,
+            undo_live=settings.undo_live,
+            dry_run=settings.dry_run,
+            report=display.report,
+            gpu=gpu,
+        )
     console, target = plain_console(), report.target
     console.print(
         f"version {target.version} of {settings.index} ({target.created_at}, {_count(target)}): "

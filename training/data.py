@@ -11,13 +11,13 @@ from torch import Tensor
 from anykey.encoder.architecture import Architecture, preprocessing
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
+from anykey.program.progress import Display
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import ConcatenatedPairs, open_pairs
 from anykey.training.choices import Loss, Positives
 from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.features import trunk_features
-from anykey.training.progress import ProgressDisplay
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import TrainSettings
 from anykey.training.table import Advance, ImageReader, PairTable, read_table
@@ -45,7 +45,7 @@ def read_data(
     settings: TrainSettings,
     start: Start,
     towers: Towers,
-    progress: ProgressDisplay,
+    progress: Display,
     folder: RunFolder,
     processes: Processes,
 ) -> RunData:
@@ -88,14 +88,10 @@ def _check_terms(table: PairTable, settings: TrainSettings) -> None:
         raise InvalidRecipeError(f"no pair has two sides that belong together: {counts}")
 
 
-def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progress: ProgressDisplay) -> None:
+def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progress: Display) -> None:
     cache_dir = settings.feature_cache or settings.output / "features"
     num_images = data.train.num_images * (2 if settings.mirror_images else 1)
-    task = progress.add("embed images", num_images + (data.val.num_images if data.val else 0))
-
-    def advance(count: int) -> None:
-        progress.advance(task, count)
-
+    advance = progress.begin("embed images", num_images + (data.val.num_images if data.val else 0))
     max_bytes = settings.max_feature_cache_bytes
     data.train_features = trunk_features(towers, data.train, settings.mirror_images, cache_dir, advance, max_bytes)
     if data.val is not None:
@@ -143,13 +139,13 @@ def _read_table(
     name: str,
     sources: Sequence[str],
     check_images: bool,
-    progress: ProgressDisplay,
+    progress: Display,
     folder: RunFolder,
 ) -> PairTable:
     columns = parse_columns(settings.columns)
     pairs = open_pairs(sources, settings.data_cache, settings.max_data_cache_bytes, columns)
-    task = progress.add(name, len(pairs))
-    table = open_table(pairs, start.architecture, settings, check_images, lambda count: progress.advance(task, count))
+    advance = progress.begin(name, len(pairs))
+    table = open_table(pairs, start.architecture, settings, check_images, advance)
     folder.log_bad_rows(table.bad_rows)
     if table.bad_rows:
         progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")

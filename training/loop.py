@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anykey.encoder.architecture import preprocessing
 from anykey.encoder.checkpoint import save_checkpoint
+from anykey.program.progress import Display
 from anykey.sources.errors import NoPairsError
 from anykey.sources.pairs import without_secrets
 from anykey.training.augmentation import Augmentation
@@ -25,7 +26,6 @@ from anykey.training.distributed import Processes
 from anykey.training.errors import WorkerError
 from anykey.training.machine import release
 from anykey.training.objective import Objective
-from anykey.training.progress import ProgressDisplay
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import TrainSettings
@@ -64,7 +64,7 @@ class Loop:
         towers: Towers,
         data: RunData,
         folder: RunFolder,
-        progress: ProgressDisplay,
+        progress: Display,
         processes: Processes,
     ) -> None:
         self._settings = settings
@@ -113,7 +113,7 @@ class Loop:
         """Trains to the end, from the saved state if there is one; gives the best measurement back."""
         if not self._go_on():
             self._measure(is_first=True)
-        task = self._progress.add("train", self._num_steps, self._at.step)
+        advance = self._progress.begin("train", self._num_steps, self._at.step)
         began, num_before = monotonic(), self._at.num_pairs  # of the steps since the last line of the log
         for batch, num_pairs in self._batches():
             numbers = self._stepper.step(batch, self._at.step)
@@ -123,7 +123,7 @@ class Loop:
             if self._at.step % _LOG_EVERY_STEPS == 0 or is_last:
                 self._log(numbers, (self._at.num_pairs - num_before) / (monotonic() - began))
                 began, num_before = monotonic(), self._at.num_pairs
-            self._progress.advance(task, facts=numbers.in_short())
+            advance(facts=numbers.in_short())
             paused = monotonic()
             if self._at.step % self._val_steps == 0 or is_last:
                 self._measure()

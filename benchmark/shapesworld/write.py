@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from anykey.benchmark.directory import built_aside, is_current, write_manifest
-from anykey.benchmark.progress import tracked
 from anykey.benchmark.settings import ShapesWorldSettings
 from anykey.benchmark.shapesworld.captions import training_captions
 from anykey.benchmark.shapesworld.draw import Picture, draw_jpegs
@@ -25,6 +24,7 @@ from anykey.benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
 from anykey.benchmark.shapesworld.scene import Scene, sample_scene
 from anykey.benchmark.shapesworld.tasks import TASKS, Task, World, build_task
 from anykey.benchmark.shards import Member, write_shard
+from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 
 GENERATOR = "anykey-bench shapesworld"
@@ -146,9 +146,10 @@ def _drawn(pictures: Sequence[Picture], settings: ShapesWorldSettings, descripti
     """The pictures' JPEG bytes in order, drawn by as many processes as are wanted and worth it."""
     processes = settings.workers or min(os.cpu_count() or 1, 8)
     chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
-    return tracked(
-        _flattened(chunks, settings.image_size_px, min(processes, len(chunks))), description, len(pictures), "images"
-    )
+    with progress(plain_console(stderr=True), description, len(pictures)) as advance:
+        for jpeg in _flattened(chunks, settings.image_size_px, min(processes, len(chunks))):
+            yield jpeg
+            advance()
 
 
 def _flattened(chunks: list[Sequence[Picture]], image_size_px: int, processes: int) -> Iterator[bytes]:

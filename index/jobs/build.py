@@ -37,7 +37,7 @@ from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
 from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion
 from anykey.index.vectors.gpu import GpuUse
-from anykey.program.progress import progress, step_lines
+from anykey.program.progress import open_progress, progress
 from anykey.program.settings import plain_console
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
 from anykey.sources.files.locations import without_secrets
@@ -336,7 +336,8 @@ class _Build:
         kept = FoldOptions() if self._earlier is None else FoldOptions.of(self._earlier.store.meta)
         options = FoldOptions(keep_versions=kept.keep_versions).changed_by(self._settings)
         record_corpus(self._directory.path, self._roots or ImageRoots(), keep=True)  # or a kill would leave none
-        return publish_built(self._directory, provenance, options, step_lines(self._console), self._gpu)
+        with open_progress(self._console) as display:
+            return publish_built(self._directory, provenance, options, display.report, self._gpu)
 
     def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
         """Takes over what was embedded, and publishes a version with it; `None` if nothing has changed."""
@@ -348,8 +349,9 @@ class _Build:
 
         previous = None if base.version is None else base.version.manifest
         provenance, options = self._provenance(previous), self._options(base.store)
-        report = step_lines(self._console)
-        return publish_with_changes(self._directory, base.store, changes, provenance, options, report, self._gpu)
+        with open_progress(self._console) as display:
+            report = display.report
+            return publish_with_changes(self._directory, base.store, changes, provenance, options, report, self._gpu)
 
     def _provenance(self, previous: Manifest | None = None) -> Provenance:
         settings = self._settings.model_dump(mode="json", exclude={"corpus", "config", "dry_run"})

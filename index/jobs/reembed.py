@@ -35,7 +35,7 @@ from anykey.index.store.store_reader import Snapshot, check_store
 from anykey.index.store.store_records import read_records
 from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
 from anykey.index.vectors.gpu import GpuUse
-from anykey.program.progress import progress, step_lines
+from anykey.program.progress import open_progress, progress
 from anykey.program.settings import plain_console
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.files.roots import ImageRoots
@@ -147,8 +147,8 @@ class _Reembedding:
             record_corpus(self._directory.path, self._roots, keep=False)
         elif self._settings.image_root:
             record_named(self._directory.path, ImageRoots(self._settings.image_root).roots)
-        report = step_lines(self._console)
-        manifest = publish_built(self._directory, self._provenance(), options, report, self._gpu)
+        with open_progress(self._console) as display:
+            manifest = publish_built(self._directory, self._provenance(), options, display.report, self._gpu)
         return ReembedReport(manifest, num_embedded, self._failures, 0 if queries is None else len(queries.vectors_QD))
 
     def _open_staged(self, fingerprint: str, meta: dict[str, Any]) -> Store:
