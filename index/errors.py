@@ -25,7 +25,6 @@ KeyIndexError
   EncoderMismatchError                 the index was built by another encoder
   UnannouncedError (OSError)           changes were made, but readers cannot be told of the version that covers them
   IndexLockedError                     another writer is at work on the same index
-  MissingLibraryError                  a library is not installed that only an extra brings
   EmbeddingFailedError                 a worker on another machine cannot embed a block
   IndexUnavailableError                the server that holds the index cannot be reached, or fails
   OutputExistsError                    something is where a new file or folder was to be written
@@ -215,10 +214,6 @@ class UnreadableShardError(InvalidShardError):
 
 class InvalidSnapshotError(KeyIndexError):
     """A file is no snapshot of an index, or damaged."""
-
-
-class MissingLibraryError(KeyIndexError):
-    """A library is not installed that only an extra brings; says which."""
 
 
 class EmbeddingFailedError(KeyIndexError):

@@ -23,6 +23,8 @@ from pydantic_settings import (
 )
 from rich.console import Console
 
+from anykey.program.extras import MissingLibraryError
+
 EXIT_ENVIRONMENT = 1  # files, devices, ports, other programs
 EXIT_USAGE = 2  # what the caller asked for; argparse exits with the same code
 
@@ -177,11 +179,12 @@ def run_program(
     command = commands[name]
     epilog = f"{_other_commands(prog, commands, name)} {_SAYS_VERSION}".strip() if name == default else ""
     usage: tuple[type[Exception], ...] = (UsageError, *usage_errors)
+    environment: tuple[type[Exception], ...] = (MissingLibraryError, *environment_errors)
     try:
         return command.run(load_settings(command.settings, full_name, rest, epilog))
     except usage as error:
         return fail(full_name, str(error), EXIT_USAGE)
-    except environment_errors as error:
+    except environment as error:
         return fail(full_name, _said_of(error), EXIT_ENVIRONMENT)
 
 

@@ -13,6 +13,7 @@ from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
 from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
+from anykey.program.extras import MissingLibraryError
 from anykey.service.batcher import Batcher
 from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.embedding import QueryEmbedder
@@ -70,7 +71,7 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
         return _open_directory(settings) if address is None else _open_collection(settings, address)
     except IndexNotFoundError as error:
         raise StartupError(f"{error}, or name one with --index or ANYKEY_INDEX") from error
-    except (KeyIndexError, OSError) as error:
+    except (KeyIndexError, MissingLibraryError, OSError) as error:
         raise StartupError(str(error)) from error
 
 

@@ -7,7 +7,6 @@ TrainingError
   DamagedStateError                  a saved state cannot be gone on from; says which is left
   WorkerError                        a process that reads images died or hangs
   RunFailedError                     a run in a process of its own ended with an error; its last line
-  MissingLibraryError                a command needs a library that is not installed; says which extra brings it
 """
 
 
@@ -37,7 +36,3 @@ class WorkerError(TrainingError):
 
 class RunFailedError(TrainingError):
     """A run in a process of its own ended with an error; the message is its last line."""
-
-
-class MissingLibraryError(TrainingError):
-    """A command needs a library that is not installed; says which extra brings it."""

@@ -13,11 +13,12 @@ import fsspec
 from pydantic import TypeAdapter
 
 from anykey.encoder.errors import EncoderError
-from anykey.index.errors import EmbeddingFailedError, KeyIndexError, MissingLibraryError
+from anykey.index.errors import EmbeddingFailedError, KeyIndexError
 from anykey.index.jobs.blocks import Block, dump_block, load_block
 from anykey.index.jobs.embedding_job import Embedded, embed_block
 from anykey.index.jobs.imported import source_of
 from anykey.index.settings import EmbedSettings
+from anykey.program.extras import require_library
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import file_system
 from anykey.sources.files.locations import without_secrets
@@ -101,11 +102,10 @@ def _posted(blocks: Iterable[Block], settings: EmbedSettings) -> Iterator[list[d
 
 def _start_ray(settings: EmbedSettings) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ.get("RAY_USAGE_STATS_ENABLED") or "0"  # or Ray tells its makers
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingLibraryError("--ray needs Ray: pip install 'anykey[ray]'") from error
+    require_library("ray.data", "ray", "--ray")
+    import ray
+    import ray.data
+
     if not ray.is_initialized():
         address = None if settings.ray == "auto" else settings.ray
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)

@@ -18,8 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
+from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError
+from anykey.program.extras import require_library
 from anykey.program.locks import holder_of
+from anykey.sources.files.locations import without_secrets
 
 FILE_SUFFIX = ".db"
 SHORTEST_CALL_S = 0.001
@@ -64,12 +66,12 @@ class Connection:
             IndexUnavailableError: the server cannot be reached or lets nobody in, or the address is none.
             OSError: the file cannot be made, or is none of Milvus Lite.
         """
-        _require_library("pymilvus", "milvus")
+        require_library("pymilvus", "milvus", "MilvusIndex")
         from pymilvus import MilvusClient
 
         for name in _LOG_WHAT_IS_RAISED:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.where = _without_credentials(uri)
+        self.where = without_secrets(uri)
         self._timeout_s = timeout_s
         self._file = _file_of(uri)
         self._turns: threading.RLock | None = None
@@ -155,14 +157,14 @@ def _file_of(uri: str) -> str | None:
     if urlsplit(uri).scheme not in ("http", "https", "tcp", "unix"):
         raise IndexUnavailableError(
             f"expected the address of a Milvus server, such as http://localhost:19530, or a path that ends with "
-            f"{FILE_SUFFIX}, got {_without_credentials(uri)!r}"
+            f"{FILE_SUFFIX}, got {without_secrets(uri)!r}"
         )
     return None
 
 
 def _take(path: str, may_create: bool) -> threading.RLock:
     """Counts one more connection to the file, after a look at whether it can be opened; gives its lock."""
-    _require_library("milvus_lite", "milvus-lite")
+    require_library("milvus_lite", "milvus-lite", "MilvusIndex")
     with _served_lock:
         if path not in _served:
             _check_file(Path(path), may_create)
@@ -199,15 +201,3 @@ def _give_back(path: str) -> None:
         if not _served[path].num_connections:
             del _served[path]
             server_manager_instance.release_server(path)
-
-
-def _require_library(name: str, extra: str) -> None:
-    try:
-        __import__(name)
-    except ImportError as error:
-        raise MissingLibraryError(f"MilvusIndex needs the library {name}: pip install 'anykey[{extra}]'") from error
-
-
-def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

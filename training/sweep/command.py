@@ -1,9 +1,7 @@
 """What `anykey-train sweep` does; without Optuna, it says so."""
 
-from importlib.util import find_spec
-
+from anykey.program.extras import require_library
 from anykey.program.settings import plain_console
-from anykey.training.errors import MissingLibraryError
 from anykey.training.sweep.settings import SweepSettings
 
 
@@ -14,8 +12,7 @@ def run(settings: SweepSettings) -> int:
         MissingLibraryError: Optuna is not installed.
         TrainingError, EncoderError, OSError: as of the trials.
     """
-    if find_spec("optuna") is None:
-        raise MissingLibraryError("a sweep is guided by Optuna: pip install 'anykey[sweep]'")
+    require_library("optuna", "sweep", "anykey-train sweep")
     from anykey.training.sweep.runner import sweep
 
     sweep(settings, plain_console())

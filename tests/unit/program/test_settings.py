@@ -11,6 +11,7 @@ import pytest
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from anykey.program.extras import require_library
 from anykey.program.settings import (
     EXIT_ENVIRONMENT,
     EXIT_USAGE,
@@ -249,6 +250,15 @@ def test_an_error_of_the_system_begins_with_the_file_and_has_no_number(
     command = Command(FleetSettings, lambda settings: len((tmp_path / "none").read_bytes()))
     assert run_program("fleet", {"count": command}, ["count"], (), (OSError,)) == EXIT_ENVIRONMENT
     assert capsys.readouterr().err == f"fleet count: error: {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = Command(FleetSettings, lambda settings: require_library("sonar_of_fleets", "sonar", "counting") or 0)
+    assert run_program("fleet", {"count": command}, ["count"], (), ()) == EXIT_ENVIRONMENT
+    said = "counting needs the library sonar_of_fleets: pip install 'anykey[sonar]'"
+    assert capsys.readouterr().err == f"fleet count: error: {said}\n"
 
 
 def test_wrong_settings_become_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

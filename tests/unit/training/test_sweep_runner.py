@@ -17,8 +17,9 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from anykey.program.extras import MissingLibraryError
 from anykey.program.settings import load_settings
-from anykey.training.errors import InvalidRecipeError, MissingLibraryError
+from anykey.training.errors import InvalidRecipeError
 from anykey.training.settings import TrainSettings
 from anykey.training.sweep import command, runner
 from anykey.training.sweep.runner import open_trials, sweep

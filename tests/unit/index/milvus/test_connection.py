@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError, MissingLibraryError
+from anykey.index.errors import IndexLockedError, IndexNotFoundError, IndexUnavailableError
 from anykey.index.milvus.connection import Connection
+from anykey.program.extras import MissingLibraryError
 from tests.engines import MILVUS_URI, needs_milvus
 from tests.guards.checkout import ROOT
 from tests.milvus_server import milvus_server
