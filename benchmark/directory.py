@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anykey.benchmark.errors import DatasetExistsError
+from anykey.program.files import replace_folder
 
 MANIFEST = "dataset.json"
 PARTS = {MANIFEST, "bad_rows.jsonl", "query", "cand_pool", "qrels", "instructions", "mbeir_images", "train", "val"}
@@ -49,7 +50,7 @@ def built_aside(output_dir: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        _replace(output_dir, aside)
+        replace_folder(aside, output_dir)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -81,12 +82,3 @@ def write_manifest(dataset_dir: Path, generator: str, recipe: dict[str, Any], co
     manifest = {"generator": generator, "recipe": recipe, **contents}
     text = json.dumps(manifest, indent=2, ensure_ascii=True) + "\n"
     (dataset_dir / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def _replace(output_dir: Path, aside: Path) -> None:
-    """Puts the finished directory into place; the one before is out of the way only once this one stands."""
-    old = aside.with_name(f"{aside.name}-old")
-    if output_dir.exists():
-        os.replace(output_dir, old)
-    os.replace(aside, output_dir)
-    shutil.rmtree(old, ignore_errors=True)

@@ -17,6 +17,7 @@ from anykey.benchmark.directory import read_manifest
 from anykey.benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
 from anykey.benchmark.scoring import TaskResult, averages, mean_interval
 from anykey.benchmark.settings import QualitySettings
+from anykey.program.files import replace_file
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 CAPTION = (
@@ -90,8 +91,8 @@ def environment() -> dict[str, Any]:
 def write_report(output: Path, report: Report) -> None:
     """Writes results.md and then results.json, each complete or not at all."""
     output.mkdir(parents=True, exist_ok=True)
-    _write_whole(output / "results.md", markdown(report))
-    _write_whole(output / "results.json", json.dumps(as_json(report), indent=2) + "\n")
+    replace_file(output / "results.md", markdown(report).encode())
+    replace_file(output / "results.json", f"{json.dumps(as_json(report), indent=2)}\n".encode())
 
 
 def forget_report(output: Path) -> None:
@@ -216,10 +217,3 @@ def _other(result: TaskResult) -> str:
 
 def _counts(modalities: Mapping[str, int] | None) -> str:
     return ", ".join(f"{count} {modality}" for modality, count in (modalities or {}).items()) or "unknown"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file aside and renames it, so that its name never holds half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

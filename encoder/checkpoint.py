@@ -34,6 +34,7 @@ from anykey.encoder.hugging_face import holds_tokenizer
 from anykey.encoder.padding import Padding
 from anykey.encoder.tokens import Tokenizer
 from anykey.encoder.weights import load_weights
+from anykey.program.files import replace_folder, sync_all
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -127,7 +128,8 @@ def save_checkpoint(
             "provenance": dict(provenance),
         }
         (aside / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
-        replace_directory(aside, directory)
+        sync_all(aside)
+        replace_folder(aside, directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return identity
@@ -195,25 +197,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointCorruptError(f"{path}: expected an object with format {FORMAT}")
     return manifest
-
-
-def replace_directory(aside: Path, directory: Path) -> None:
-    """Renames `aside` to `directory`, whose old content goes only when the new is in place.
-
-    Raises:
-        OSError: a rename failed; the old content is where it was.
-    """
-    for path in aside.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    if not directory.exists():
-        aside.rename(directory)
-        return
-    directory.rename(old)
-    try:
-        aside.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,13 +7,13 @@ The last two are kept, so that a damaged one leaves another.
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anykey.program.files import sync
 from anykey.training.distributed import Processes
 from anykey.training.errors import DamagedStateError
 
@@ -85,8 +85,7 @@ def _write(path: Path, state: dict[str, Any]) -> str:
             torch.save(state, file)
         except RuntimeError as error:  # torch's word for a write that failed
             raise OSError(f"cannot write {path}: {error}") from error
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
     return _digest(path)
 
 

@@ -23,11 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from anykey.encoder.checkpoint import replace_directory
+from anykey.program.files import replace_file, replace_folder
 from anykey.sources.pairs import source_states, without_secrets
 from anykey.training.claim import Claim
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.files import replace_file
 from anykey.training.settings import TrainSettings
 from anykey.training.table import BadRow
 from anykey.training.trackers import TensorBoardTracker, Tracker, WandbTracker
@@ -114,9 +113,7 @@ class RunFolder:
             return
         metrics = self.path / "metrics.jsonl"
         kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] <= step]
-        aside = metrics.with_suffix(".new")
-        aside.write_text("".join(kept))
-        aside.replace(metrics)
+        replace_file(metrics, "".join(kept).encode())
 
     def log(self, step: int, num_pairs: int, numbers: Mapping[str, float]) -> None:
         """Appends one measurement to `metrics.jsonl`, TensorBoard and, if wanted, Weights & Biases.
@@ -162,7 +159,7 @@ class RunFolder:
         for name in ("last", "best") if self._is_main else ():
             aside = self.checkpoint_dir(name)
             if aside.is_dir():  # else it is in place already, in this process or in one that was stopped
-                replace_directory(aside, self.path / name)
+                replace_folder(aside, self.path / name)
 
     def finish(self, best: Mapping[str, Any], about: "About | None" = None) -> None:
         """Puts the checkpoints in place of an earlier run's, writes the report and marks the run as finished.

@@ -23,7 +23,6 @@ from anykey.index.errors import (
     KeyIndexError,
     UnreadableShardError,
 )
-from anykey.index.store.disk import naming_target
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.new_keys import check_record
 from anykey.index.store.records import NewImage, Record
@@ -37,6 +36,7 @@ from anykey.index.store.shard_sums import (
     row_sum,
 )
 from anykey.index.vectors.targets import VectorType
+from anykey.program.files import naming_target
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import exists, file_system, is_folder, open_file
 from anykey.sources.files.locations import is_remote, normal_location, without_secrets

@@ -29,7 +29,6 @@ from anykey.index.publish.folding import encoder_facts
 from anykey.index.publish.verify import repair_index
 from anykey.index.referred import read_referred, require_referred
 from anykey.index.settings import FoldSettings
-from anykey.index.store.disk import make_folder, naming_target
 from anykey.index.store.image_roots import record_named, roots_in_force
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.options import FoldOptions
@@ -40,6 +39,7 @@ from anykey.index.store.versions import IndexDirectory, open_published
 from anykey.index.vectors.exact import write_exact
 from anykey.index.vectors.gpu import GpuUse
 from anykey.index.vectors.targets import VectorType
+from anykey.program.files import make_folder, naming_target
 from anykey.program.locks import holder_of, try_lock
 from anykey.sources.files.locations import parse_location
 from anykey.sources.files.roots import ImageRoots, roots_named

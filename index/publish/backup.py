@@ -14,7 +14,6 @@ from pathlib import Path
 from anykey.index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
 from anykey.index.publish.verify import verify_index
 from anykey.index.referred import require_referred
-from anykey.index.store.disk import make_folder, naming_target, sync
 from anykey.index.store.image_roots import record_named
 from anykey.index.store.retired import has_retired, prune
 from anykey.index.store.store_file import naming_damage, open_read_only, unusable
@@ -27,6 +26,7 @@ from anykey.index.store.versions import (
     OpenVersion,
     open_published,
 )
+from anykey.program.files import make_folder, naming_target, sync
 from anykey.sources.files.roots import ImageRoots, roots_named
 
 _OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))

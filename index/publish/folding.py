@@ -27,7 +27,6 @@ from anykey.index.filtering.postings import write_postings
 from anykey.index.publish.structure_choice import structure_of
 from anykey.index.search.version import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from anykey.index.store.deletions import list_deleted
-from anykey.index.store.disk import naming_target
 from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from anykey.index.store.options import AUTO, FoldOptions
 from anykey.index.store.store import Store
@@ -38,6 +37,7 @@ from anykey.index.vectors.calibration import Calibration
 from anykey.index.vectors.exact import write_exact
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
 from anykey.index.vectors.structure_kinds import require_possible
+from anykey.program.files import naming_target
 from anykey.program.progress import Report, quietly
 from anykey.sources.errors import InvalidRowError, UnreadableStretchError
 

@@ -5,7 +5,6 @@ The file is no part of a store or a version, and in no snapshot: what comes from
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from anykey.index.errors import IndexCorruptError, IndexFormatError
 from anykey.index.hits import FoundImage, StoredImage, at_hand
 from anykey.index.referred import read_referred
-from anykey.index.store.disk import naming_target, read_whole, sync
+from anykey.index.store.disk import read_whole
 from anykey.index.store.records import NewImage
 from anykey.index.store.versions import IndexDirectory
+from anykey.program.files import replace_file
 from anykey.sources.files.roots import MAX_IMAGE_BYTES, ImageRoots
 
 ROOTS_NAME = "image_roots.json"
@@ -159,10 +159,5 @@ def _write(index_dir: Path, recorded: RecordedRoots) -> None:
     """Replaces the file in one step, unless it says that already."""
     if recorded == _recorded(index_dir):
         return
-    path = index_dir / ROOTS_NAME
-    aside = path.with_name(f".{ROOTS_NAME}.part")
-    with naming_target(aside):
-        aside.write_text(json.dumps(recorded.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    sync(aside)
-    os.replace(aside, path)
-    sync(index_dir)
+    content = json.dumps(recorded.model_dump(mode="json"), indent=2) + "\n"
+    replace_file(index_dir / ROOTS_NAME, content.encode())

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
-from anykey.index.store.disk import make_folder, naming_target, read_whole, require_readable, sync
+from anykey.index.store.disk import read_whole, require_readable
 from anykey.index.store.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
+from anykey.program.files import make_folder, naming_target, replace_file, sync, sync_all
 from anykey.program.locks import try_lock
 
 LOCK_NAME = ".lock"
@@ -136,8 +137,7 @@ class IndexDirectory:
         for path in self.building_dir.iterdir():
             if not path.name.startswith(STORE_NAME):  # scratch of another build that was stopped
                 path.unlink()
-        for path in (*sorted(self.building_dir.iterdir()), self.building_dir):
-            sync(path)
+        sync_all(self.building_dir)
         os.rename(self.building_dir, self.stores_dir / name)
         sync(self.stores_dir)
         sync(self.path)
@@ -158,23 +158,17 @@ class IndexDirectory:
             manifest: What the version says about itself; it is written first.
         """
         manifest.write(self.folding_dir)
-        for path in sorted(self.folding_dir.iterdir()):
-            sync(path)
-        sync(self.folding_dir)
+        sync_all(self.folding_dir)
         self.versions_dir.mkdir(exist_ok=True)
         os.rename(self.folding_dir, self.version_dir(manifest.version))
         sync(self.versions_dir)
 
     def announce(self, name: str) -> None:
         """Makes a complete version the published one."""
-        aside = self.path / f"{CURRENT_NAME}.new"
-        with naming_target(aside):
-            aside.write_text(f"{name}\n", encoding="ascii")
-        sync(aside)
-        if (self.path / CURRENT_NAME).is_dir():  # a file cannot take its place
-            shutil.rmtree(self.path / CURRENT_NAME)
-        os.replace(aside, self.path / CURRENT_NAME)
-        sync(self.path)
+        current = self.path / CURRENT_NAME
+        if current.is_dir():  # a file cannot take its place
+            shutil.rmtree(current)
+        replace_file(current, f"{name}\n".encode("ascii"))
 
     def recover(self) -> None:
         """Ends what a writer was stopped in.

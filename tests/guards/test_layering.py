@@ -18,7 +18,7 @@ from tests.guards.checkout import PACKAGES, ROOT, modules
 ALLOWED = {
     "program": (),
     "sources": (),
-    "encoder": (),
+    "encoder": ("program",),
     "benchmark": ("program", "sources"),
     "training": ("program", "encoder", "sources", "benchmark.metrics"),
     "index": ("program", "encoder", "sources"),

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from anykey.training.files import replace_file
+from anykey.program.files import replace_file
 from anykey.training.machine import release
 from anykey.training.report.about import About
 from anykey.training.report.examples import example_lists

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anykey.training.files import replace_file
+from anykey.program.files import replace_file
 from anykey.training.gaps import measure_gaps
 from anykey.training.report.noise import NUM_GROUPS, Range, of_mean
 from anykey.training.validation import (
