@@ -21,7 +21,7 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare, require_allowed, summary
 from anykey.index.jobs.plan import Plan, PlannedEntry
-from anykey.index.jobs.published import Base, open_base
+from anykey.index.jobs.published import PublishedIndex, open_published_index
 from anykey.index.jobs.reading import nothing_left, read_into
 from anykey.index.jobs.requests import check_vector_type, check_wishes
 from anykey.index.jobs.staging import delete_store, records_of, remove_empty, resume
@@ -145,8 +145,8 @@ class _Build:
         self._gpu = gpu
         self._plan = Plan(directory.building_dir / PLAN_NAME, None if settings.faiss else fingerprint)
         self._num_taken = 0
-        self._earlier: Base | None = None  # what is published
-        self._base: Base | None = None  # that, if the build can go on from it
+        self._published: PublishedIndex | None = None  # what is published
+        self._base: PublishedIndex | None = None  # that, if the build can go on from it
         self._outlook = Outlook()
         self._roots: ImageRoots | None = None
         self._num_cut = 0
@@ -154,15 +154,15 @@ class _Build:
     def run(self, fingerprint: str) -> BuildReport:
         """Does what `build_index` promises, with the encoder of this fingerprint."""
         read_into(self._plan, self._settings, self._source, self._console)
-        self._earlier = open_base(self._directory, fingerprint, self._settings.anew, self._plan.left_out)
-        base = self._base = self._earlier if self._earlier is not None and self._earlier.has_encoder else None
+        self._published = open_published_index(self._directory, fingerprint, self._settings.anew, self._plan.left_out)
+        base = self._base = self._published if self._published is not None and self._published.has_encoder else None
         if base is not None:
             check_vector_type(self._settings.vectors, base.store.meta["vector_type"], self._settings.output)
-        self._outlook = compare(self._plan, self._earlier, self._settings, self._skip, self._roots)
+        self._outlook = compare(self._plan, self._published, self._settings, self._skip, self._roots)
         require_allowed(self._outlook, self._settings)
         if base is not None and not self._is_anything_to_do(base):
             return self._keep(base)
-        if self._earlier is not None:
+        if self._published is not None:
             self._console.print(summary(self._outlook))
         with contextlib.closing(self._open_staged(fingerprint)) as staged:
             num_embedded = self._embed(staged)
@@ -199,8 +199,8 @@ class _Build:
     def close(self) -> None:
         """Leaves nothing behind but what was embedded, if there is something to go on with."""
         self._plan.close()
-        if self._earlier is not None:
-            self._earlier.close()
+        if self._published is not None:
+            self._published.close()
         remove_empty(self._directory.building_dir)
 
     def _skip(self, row: InvalidRowError, position: int | None = None) -> None:
@@ -208,11 +208,11 @@ class _Build:
             raise row
         self._plan.add_bad_row(row, position)
 
-    def _is_anything_to_do(self, base: Base) -> bool:
+    def _is_anything_to_do(self, base: PublishedIndex) -> bool:
         """Whether the index differs from what this build would make; decided without the encoder."""
         return self._plan.count(only_stale=True) > 0 or bool(self._outlook.gone) or self._is_new(base)
 
-    def _is_new(self, base: Base) -> bool:
+    def _is_new(self, base: PublishedIndex) -> bool:
         """Whether a version of the store as it is now would differ from the published one, or that one is damaged."""
         if base.version is None or not base.is_sound or base.store.seq != base.version.manifest.seq:
             return True
@@ -289,22 +289,22 @@ class _Build:
 
     def _gone(self, staged: Store) -> list[str]:
         """Keys that go, those included that were tried and could not be embedded."""
-        earlier = self._earlier
-        if earlier is None:
+        published = self._published
+        if published is None:
             return []
-        self._outlook.num_unreachable = sum(map(earlier.store.has, self._plan.unreachable()))
-        if not earlier.has_encoder:
+        self._outlook.num_unreachable = sum(map(published.store.has, self._plan.unreachable()))
+        if not published.has_encoder:
             origins: tuple[Origin, ...] = ("corpus",) if self._settings.anew else ("corpus", "live")
-            return [key for origin in origins for key in earlier.store.keys(origin) if not staged.has(key)]
+            return [key for origin in origins for key in published.store.keys(origin) if not staged.has(key)]
         if self._outlook.is_any_unread:
             return []
-        refused = (key for key in staged.refused() if self._plan.is_stale(key) and earlier.store.is_built(key))
+        refused = (key for key in staged.refused() if self._plan.is_stale(key) and published.store.is_built(key))
         return [*self._outlook.gone, *refused]
 
     def _hand_on_deleted(self, staged: Store) -> None:
         """Lets a new index remember what was deleted live in the one whose place it takes."""
-        if self._earlier is not None and not self._settings.restore_deleted:
-            deleted = self._earlier.store.deleted()
+        if self._published is not None and not self._settings.restore_deleted:
+            deleted = self._published.store.deleted()
             gone = set(self._plan.never_named(deleted))
             staged.note_deleted(key for key in deleted if key not in gone)
 
@@ -333,13 +333,13 @@ class _Build:
         """Makes what was embedded the index's store, and publishes a version of it."""
         provenance = self._provenance()
         self._plan.close()
-        kept = FoldOptions() if self._earlier is None else FoldOptions.of(self._earlier.store.meta)
+        kept = FoldOptions() if self._published is None else FoldOptions.of(self._published.store.meta)
         options = FoldOptions(keep_versions=kept.keep_versions).changed_by(self._settings)
         record_corpus(self._directory.path, self._roots or ImageRoots(), keep=True)  # or a kill would leave none
         with open_progress(self._console) as display:
             return publish_built(self._directory, provenance, options, display.report, self._gpu)
 
-    def _publish_next(self, base: Base, staged: Store) -> Manifest | None:
+    def _publish_next(self, base: PublishedIndex, staged: Store) -> Manifest | None:
         """Takes over what was embedded, and publishes a version with it; `None` if nothing has changed."""
         take_over = self._takeover(base.store, staged)
 
@@ -358,7 +358,7 @@ class _Build:
         corpus = list(map(without_secrets, self._settings.corpus))
         return Provenance(corpus, settings, self._plan.bad_rows(), previous)
 
-    def _keep(self, base: Base, num_embedded: int = 0) -> BuildReport:
+    def _keep(self, base: PublishedIndex, num_embedded: int = 0) -> BuildReport:
         """Ends a build that found nothing to change."""
         assert base.version is not None
         if unnamed := list(self._plan.never_named(base.store.deleted())):

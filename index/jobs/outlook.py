@@ -7,7 +7,7 @@ from pathlib import Path
 from anykey.index.errors import RemovalRefusedError, shortened
 from anykey.index.jobs.embed import is_current
 from anykey.index.jobs.plan import Plan
-from anykey.index.jobs.published import Base
+from anykey.index.jobs.published import PublishedIndex
 from anykey.index.settings import BuildSettings
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.files.roots import ImageRoots
@@ -51,7 +51,7 @@ class Outlook:
 
 def compare(
     plan: Plan,
-    base: Base | None,
+    published: PublishedIndex | None,
     settings: BuildSettings,
     skip: Callable[[InvalidRowError, int], None],
     roots: ImageRoots | None = None,
@@ -60,26 +60,26 @@ def compare(
 
     Args:
         plan: The corpus.
-        base: What is published.
+        published: What is published.
         settings: The build's.
         skip: Told of rows that the encoder would refuse again, with their places in the plan.
         roots: Below which images must lie; anywhere when absent.
     """
     outlook = Outlook(is_any_unread=plan.is_any_unread)
-    deleted = set() if base is None or settings.restore_deleted else set(base.store.deleted())
+    deleted = set() if published is None or settings.restore_deleted else set(published.store.deleted())
     for entry in plan.entries():
         if entry.key in deleted:
             plan.mark_deleted(entry.position)
             outlook.num_deleted += 1
             continue
-        known = base.store.known(entry.key) if base is not None and base.has_encoder else None
+        known = published.store.known(entry.key) if published is not None and published.has_encoder else None
         if not is_current(entry, known, settings, roots):
             plan.mark_stale(entry.position)
-            _count(outlook, entry.key, base)
+            _count(outlook, entry.key, published)
         elif known is not None and known.reason is not None:
             skip(InvalidRowError(entry.where, known.reason, entry.key), entry.position)
-    if base is not None:
-        _look_at_published(outlook, plan, base)
+    if published is not None:
+        _look_at_published(outlook, plan, published)
     outlook.bad_rows = plan.bad_rows()
     return outlook
 
@@ -142,23 +142,23 @@ def kept_lines(num_unread: int, num_unreachable: int, num_deleted: int) -> list[
     return lines
 
 
-def _count(outlook: Outlook, key: str, base: Base | None) -> None:
-    if base is not None and base.store.is_built(key):
+def _count(outlook: Outlook, key: str, published: PublishedIndex | None) -> None:
+    if published is not None and published.store.is_built(key):
         outlook.num_changed += 1
-    elif base is not None and base.store.has(key):
+    elif published is not None and published.store.has(key):
         outlook.num_live += 1
     else:
         outlook.num_new += 1
 
 
-def _look_at_published(outlook: Outlook, plan: Plan, base: Base) -> None:
-    outlook.num_published = base.store.num_keys("corpus")
-    outlook.num_unreachable = sum(map(base.store.is_built, plan.unreachable()))
-    outlook.can_keep = base.has_encoder
+def _look_at_published(outlook: Outlook, plan: Plan, published: PublishedIndex) -> None:
+    outlook.num_published = published.store.num_keys("corpus")
+    outlook.num_unreachable = sum(map(published.store.is_built, plan.unreachable()))
+    outlook.can_keep = published.has_encoder
     choose = plan.lacking if outlook.can_keep else plan.left_out
-    outlook.gone = list(choose(base.store.keys("corpus")))
+    outlook.gone = list(choose(published.store.keys("corpus")))
     if outlook.can_keep and plan.is_any_unread:
-        outlook.num_unread = sum(1 for _ in plan.unnamed(base.store.keys("corpus")))
+        outlook.num_unread = sum(1 for _ in plan.unnamed(published.store.keys("corpus")))
 
 
 def cut_lines(num_cut: int) -> list[str]:

@@ -11,7 +11,7 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare
 from anykey.index.jobs.plan import Plan
-from anykey.index.jobs.published import open_base
+from anykey.index.jobs.published import open_published_index
 from anykey.index.jobs.reading import read_into
 from anykey.index.jobs.requests import check_vector_type, check_wishes
 from anykey.index.settings import BuildSettings
@@ -51,11 +51,13 @@ def preview_build(
             plan.add_bad_row(row, position)
 
         read_into(plan, settings, source, console)
-        base = open_base(IndexDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading)
+        published = open_published_index(
+            IndexDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading
+        )
         try:
-            if base is not None and base.has_encoder:
-                check_vector_type(settings.vectors, base.store.meta["vector_type"], settings.output)
-            return compare(plan, base, settings, skip, roots_of(settings))
+            if published is not None and published.has_encoder:
+                check_vector_type(settings.vectors, published.store.meta["vector_type"], settings.output)
+            return compare(plan, published, settings, skip, roots_of(settings))
         finally:
-            if base is not None:
-                base.close()
+            if published is not None:
+                published.close()

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Base:
+class PublishedIndex:
     """A published version and its store.
 
     Attributes:
@@ -38,13 +38,13 @@ class Base:
             self.version.release()
 
 
-def open_base(
+def open_published_index(
     directory: IndexDirectory,
     fingerprint: str,
     anew: bool,
     lacking: Callable[[Iterable[str]], Iterable[str]],
     opened: Callable[[Path], Store] = Store,
-) -> Base | None:
+) -> PublishedIndex | None:
     """The published index, unless there is none, or its store is damaged and may be left behind.
 
     Args:
@@ -70,10 +70,10 @@ def open_base(
                     raise damage
             store = opened(store_path)
             store.covered_seq = None if version is None else version.manifest.seq
-            base = Base(store, version, is_sound, store.meta.get("fingerprint") == fingerprint)
-            num_live = 0 if base.has_encoder else sum(1 for _ in lacking(store.keys("live")))
+            published = PublishedIndex(store, version, is_sound, store.meta.get("fingerprint") == fingerprint)
+            num_live = 0 if published.has_encoder else sum(1 for _ in lacking(store.keys("live")))
             if anew or not num_live:
-                return base
+                return published
     except IndexCorruptError as error:
         if not anew:
             raise LiveKeysError(f"{error}; restore a copy, or use --anew to build from the corpus alone") from error
