@@ -25,7 +25,7 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.conditions import Equals
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.publish.folding import Provenance, publish_built
-from anykey.index.search.version import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record

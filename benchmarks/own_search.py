@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.index.search.version import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
 from anykey.index.store.versions import open_published
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters, StructureFacts

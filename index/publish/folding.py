@@ -25,7 +25,7 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError, UnannouncedError
 from anykey.index.filtering.postings import write_postings
 from anykey.index.publish.structure_choice import structure_of
-from anykey.index.search.version import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
+from anykey.index.search.version_files import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from anykey.index.store.deletions import list_deleted
 from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
 from anykey.index.store.options import AUTO, FoldOptions

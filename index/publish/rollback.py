@@ -18,7 +18,7 @@ import numpy as np
 
 from anykey.index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, VersionLostError
 from anykey.index.publish.folding import provenance_of, publish_next, publish_with_changes
-from anykey.index.search.version import ROWS_NAME, read_rows
+from anykey.index.search.version_files import ROWS_NAME, read_rows
 from anykey.index.store.deletions import deleted_at
 from anykey.index.store.image_roots import record_corpus, roots_of_version
 from anykey.index.store.manifest import Manifest

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.publish.tuning.tuning import choose_structure
-from anykey.index.search.version import STRUCTURE_NAME, VECTORS_NAME
+from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import AUTO, FoldOptions
 from anykey.index.vectors.exact import ExactVectors

@@ -14,7 +14,7 @@ import numpy as np
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
 from anykey.index.publish.folding import Provenance, provenance_of, publish_next, remove_unneeded
 from anykey.index.queries import is_unicode
-from anykey.index.search.version import Folded
+from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.deletions import read_deleted
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
@@ -178,30 +178,30 @@ def _damaged_records(db: sqlite3.Connection, advance: Callable[[int], None]) -> 
 def _differences(version: OpenVersion) -> list[IndexCorruptError]:
     """Whether the version's rows and vectors are those of the store, less what went since."""
     reader = StoreReader(version.store_path)
-    folded = Folded.open(version)
+    files = VersionFiles.open(version)
     try:
         reader.check(version.manifest)
         with reader.snapshot() as snapshot:
-            return list(_compare(version, folded, snapshot))
+            return list(_compare(version, files, snapshot))
     except IndexCorruptError as error:
         return [error]
     finally:
-        folded.close()
+        files.close()
         reader.close()
 
 
-def _compare(version: OpenVersion, folded: Folded, snapshot: Snapshot) -> Iterator[IndexCorruptError]:
+def _compare(version: OpenVersion, files: VersionFiles, snapshot: Snapshot) -> Iterator[IndexCorruptError]:
     covered = snapshot.rows()
     covered = covered[covered <= version.manifest.seq]
     removed = snapshot.removed_since(version.manifest.seq)
-    expected = np.setdiff1d(folded.rows, removed)
+    expected = np.setdiff1d(files.rows, removed)
     if not np.array_equal(covered, expected):
         yield IndexCorruptError(version.path, f"it has other rows than its store: {len(expected)} for {len(covered)}")
         return
-    positions = folded.positions_of_rows(covered)
+    positions = files.positions_of_rows(covered)
     for vectors_BD, codes_B in snapshot.vectors_by_modality(BATCH_SIZE):
         here, positions = positions[: len(vectors_BD)], positions[len(vectors_BD) :]
-        expected_BD = folded.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])
-        if not np.array_equal(folded.vectors(here), expected_BD):
+        expected_BD = files.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])
+        if not np.array_equal(files.vectors(here), expected_BD):
             yield IndexCorruptError(version.path, f"its vectors differ from the store's {version.store_path}")
             return

@@ -20,7 +20,7 @@ def info_of(
         image_roots: Below which images are read that the index refers to.
         is_writable: Whether this object has the index's writer.
     """
-    manifest, meta = view.folded.manifest, snapshot.meta()
+    manifest, meta = view.files.manifest, snapshot.meta()
     failure = fold_failure or FoldFailure.noted(meta)
     return IndexInfo(
         engine="faiss",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.search.health import Health
-from anykey.index.search.version import Folded
+from anykey.index.search.version_files import VersionFiles
 from anykey.index.search.view import View
 from anykey.index.store.store_reader import Snapshot, StoreReader
 from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
@@ -32,13 +32,15 @@ class Generation:
         health: Whether both are sound.
     """
 
-    def __init__(self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, folded: Folded) -> None:
+    def __init__(
+        self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, files: VersionFiles
+    ) -> None:
         self._directory = directory
         self.version = version
         self.reader = reader
         self.health = Health(version)
-        self._folded = folded
-        self._view = View.of(folded)
+        self._files = files
+        self._view = View.of(files)
         self._waited_for_seq = 0
         self._num_users = 1  # the owner
         self._lock = threading.Lock()
@@ -54,19 +56,19 @@ class Generation:
             IndexFormatError: this release does not read its format.
         """
         version = open_published(index_dir)
-        folded = reader = None
+        files = reader = None
         try:
-            folded = Folded.open(version, gpu)
+            files = VersionFiles.open(version, gpu)
             reader = StoreReader(version.store_path)
             reader.check(version.manifest)
-            generation = cls(IndexDirectory(index_dir), version, reader, folded)
+            generation = cls(IndexDirectory(index_dir), version, reader, files)
             with generation.moment():
                 return generation
         except BaseException:
             if reader is not None:
                 reader.close()
-            if folded is not None:
-                folded.close()
+            if files is not None:
+                files.close()
             version.release()
             raise
 
@@ -110,7 +112,7 @@ class Generation:
             if self._num_users:
                 return
         self.reader.close()
-        self._folded.close()
+        self._files.close()
         self.version.release()
 
     def _is_superseded(self, seq: int, deadline: Deadline = NEVER) -> bool:

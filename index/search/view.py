@@ -17,7 +17,7 @@ from anykey.index.filtering.allowed import count_allowed
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import Scope
 from anykey.index.search.recent import Recent
-from anykey.index.search.version import Folded
+from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.changes import Changes
 from anykey.index.store.store_reader import Snapshot
 from anykey.index.vectors.calibration import codes_of
@@ -32,27 +32,27 @@ class View:
 
     Attributes:
         seq: Number of the last change in it.
-        folded: The keys that the published version covers.
+        files: Those of the published version, with the keys that it covers.
         recent: The keys that came later.
         removed: Positions of the version's keys that went later, ascending.
     """
 
     seq: int
-    folded: Folded
+    files: VersionFiles
     recent: Recent
     removed: NDArray[np.int64]
 
     @classmethod
-    def of(cls, folded: Folded) -> "View":
+    def of(cls, files: VersionFiles) -> "View":
         """The moment that a version was derived from."""
-        return cls(folded.manifest.seq, folded, Recent(folded.manifest.encoder.width), _NO_ROWS)
+        return cls(files.manifest.seq, files, Recent(files.manifest.encoder.width), _NO_ROWS)
 
     def after(self, changes: Changes) -> "View":
         """The view after some changes; only the latest view may be asked."""
-        removed = self.folded.positions_of_rows(changes.removed)
-        if self.folded.calibration is not None:
+        removed = self.files.positions_of_rows(changes.removed)
+        if self.files.calibration is not None:
             codes = codes_of([key.modality for key in changes.keys])
-            changes = replace(changes, vectors_RD=self.folded.calibration.apply(changes.vectors_RD, codes))
+            changes = replace(changes, vectors_RD=self.files.calibration.apply(changes.vectors_RD, codes))
         return replace(
             self,
             seq=changes.seq,
@@ -63,7 +63,7 @@ class View:
     @property
     def num_keys(self) -> int:
         """Number of keys."""
-        return self.folded.num_keys - len(self.removed) + self.recent.num_alive
+        return self.files.num_keys - len(self.removed) + self.recent.num_alive
 
     @property
     def num_unfolded(self) -> int:
@@ -76,14 +76,14 @@ class View:
         Raises:
             InvalidSearchError: the keys are centred by modality, and the queries' modalities are not told.
         """
-        if self.folded.calibration is None:
+        if self.files.calibration is None:
             return queries_QD
         if modalities is None or len(modalities) != len(queries_QD):
             raise InvalidSearchError(
                 f"the index is calibrated by modality: expected the modality of each of {len(queries_QD)} queries, got "
                 f"{'none' if modalities is None else len(modalities)}"
             )
-        return self.folded.calibration.apply(queries_QD, codes_of(modalities))
+        return self.files.calibration.apply(queries_QD, codes_of(modalities))
 
     def search(
         self,
@@ -102,7 +102,7 @@ class View:
         """
         within, exclude = self._key_sets(scope, snapshot)
         allowed, is_any = self._allowed(scope, within, exclude, deadline)
-        found = self.folded.search(queries_QD, k, allowed, exact, deadline) if is_any else None
+        found = self.files.search(queries_QD, k, allowed, exact, deadline) if is_any else None
         positions = self.recent.positions(scope, within, exclude, deadline)
         if len(positions):
             newer = self.recent.search(queries_QD, k, positions, deadline)
@@ -123,7 +123,7 @@ class View:
         recent = self.recent.positions(scope, within, exclude, deadline)
         if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
             self.recent.require_known(recent)
-        return self._count_folded(scope, within, exclude, deadline) + len(recent)
+        return self._count_covered(scope, within, exclude, deadline) + len(recent)
 
     def pool_sizes(self) -> dict[str, int]:
         """Number of keys of each pool that has some; those whose record is damaged are in none."""
@@ -131,19 +131,19 @@ class View:
         for pool in sorted(self.pools):
             scope = Scope(pool=pool)
             recent = self.recent.known(self.recent.positions(scope, None, _NO_ROWS))
-            sizes[pool] = self._count_folded(scope, None, _NO_ROWS, NEVER) + len(recent)
+            sizes[pool] = self._count_covered(scope, None, _NO_ROWS, NEVER) + len(recent)
         return {pool: size for pool, size in sizes.items() if size}
 
-    def _count_folded(
+    def _count_covered(
         self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
     ) -> int:
         allowed, _ = self._allowed(scope, within, exclude, deadline)
-        return count_allowed(allowed, self.folded.num_keys)
+        return count_allowed(allowed, self.files.num_keys)
 
     @cached_property
     def pools(self) -> frozenset[str]:
         """Names of all pools."""
-        return self.recent.pools | self.folded.manifest.pools.keys()
+        return self.recent.pools | self.files.manifest.pools.keys()
 
     def check(self, scope: Scope) -> None:
         """Makes sure that a scope names what exists.
@@ -160,7 +160,7 @@ class View:
 
     @cached_property
     def _is_there(self) -> NDArray[np.bool_]:
-        is_there_N = np.ones(self.folded.num_keys, np.bool_)
+        is_there_N = np.ones(self.files.num_keys, np.bool_)
         is_there_N[self.removed] = False
         return is_there_N
 
@@ -173,17 +173,17 @@ class View:
         self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
     ) -> tuple[NDArray[np.int64] | NDArray[np.bool_] | None, bool]:
         """Which of the version's keys may be found, as positions or as a mask `[N]` (`None`: all), and if any may."""
-        positions = self.folded.positions(scope, deadline)
+        positions = self.files.positions(scope, deadline)
         if within is not None:
-            named = self.folded.positions_of_rows(within)
+            named = self.files.positions_of_rows(within)
             positions = named if positions is None else np.intersect1d(named, positions, assume_unique=True)
-        left_out = self.folded.positions_of_rows(exclude)
+        left_out = self.files.positions_of_rows(exclude)
         if positions is not None:
             positions = positions[self._is_there[positions]] if len(self.removed) else positions
             positions = np.setdiff1d(positions, left_out, assume_unique=True) if len(left_out) else positions
             return positions, len(positions) > 0
         if not len(self.removed) and not len(left_out):
-            return None, self.folded.num_keys > 0
+            return None, self.files.num_keys > 0
         mask_N = self._is_there
         if len(left_out):
             mask_N = mask_N.copy()

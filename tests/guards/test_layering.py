@@ -94,7 +94,7 @@ def test_no_part_of_the_index_imports_what_is_above_it() -> None:
         ("search", "def late():\n    from anykey.sources.files.files import open_file", False),
         ("search", "from anykey.index.store.versions import IndexDirectory", True),
         ("publish", "from anykey.index.jobs import build", False),
-        ("publish", "from anykey.index.search.version import Folded", True),
+        ("publish", "from anykey.index.search.version_files import VersionFiles", True),
         ("jobs", "from anykey.index.publish.writer import Writer", True),
     ],
 )

@@ -31,7 +31,7 @@ STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
 
 
-class Folded:
+class VersionFiles:
     """The files of one version; never changes, safe for use from several threads. Made by `open`.
 
     Attributes:
@@ -57,7 +57,7 @@ class Folded:
         self._remembered = Remembered()
 
     @classmethod
-    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "Folded":
+    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "VersionFiles":
         """Opens a version's files; they are mapped, not read, but for what GPUs take.
 
         Raises:
