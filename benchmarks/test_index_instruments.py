@@ -57,8 +57,8 @@ def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path, monkeypat
     fill(directory, drawn, SETTING)
     write_vectors(tmp_path, SETTING)
 
-    with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader, reader.snapshot() as snapshot:
-        stored_ND = np.concatenate(list(snapshot.vectors(1000)))
+    with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader, reader.transaction() as transaction:
+        stored_ND = np.concatenate(list(transaction.vectors(1000)))
     np.testing.assert_array_equal(stored_ND, np.load(tmp_path / "vectors" / "vectors.npy"))
     np.testing.assert_array_equal(drawn.draw(NUM_QUERIES), np.load(tmp_path / "queries.npy"))
 

@@ -26,7 +26,7 @@ from anykey.index.search.generation import Generation, SupersededError
 from anykey.index.search.view import View, hits_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
-from anykey.index.store.store_reader import Snapshot
+from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 from anykey.program.progress import Report, quietly
@@ -169,12 +169,12 @@ class FaissIndex:
         """
         queries_QD = check_queries(vectors_QD, self.manifest.encoder.width)
         k = check_k(k)
-        with self._moment(deadline) as (snapshot, view):
+        with self._moment(deadline) as (transaction, view):
             view.check(scope)
             if not len(queries_QD):
                 return []
             queries_QD = view.calibrated(queries_QD, query_modalities)
-            return hits_of(view.search(queries_QD, k, scope, snapshot, exact, deadline), snapshot)
+            return hits_of(view.search(queries_QD, k, scope, transaction, exact, deadline), transaction)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -247,13 +247,13 @@ class FaissIndex:
 
     def get(self, key: str) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""
-        with self._moment() as (snapshot, _):
-            return snapshot.get(key)
+        with self._moment() as (transaction, _):
+            return transaction.get(key)
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key; raises `KeyNotFoundError`."""
-        with self._moment() as (snapshot, _):
-            return snapshot.vector(key)
+        with self._moment() as (transaction, _):
+            return transaction.vector(key)
 
     def image(self, key: str, position: int = 0) -> StoredImage:
         """Gives one image of a key, as it came.
@@ -277,16 +277,16 @@ class FaissIndex:
         """
         from anykey.index.store.image_roots import found_image
 
-        with self._moment() as (snapshot, _):
-            image = snapshot.image(key, position)
+        with self._moment() as (transaction, _):
+            image = transaction.image(key, position)
         return found_image(image, key, self._directory.path, self._named_roots)
 
     def scan(self, after: str | None = None) -> Iterator[StoredKey]:
         """All keys in the order of their names (by code point), those after `after` only."""
         check_after(after)
         while True:
-            with self._moment() as (snapshot, _):
-                page = snapshot.page(after)
+            with self._moment() as (transaction, _):
+                page = transaction.page(after)
             if not page:
                 return
             yield from page
@@ -294,18 +294,18 @@ class FaissIndex:
 
     def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope; raises `InvalidSearchError` for a pool or modality that does not exist."""
-        with self._moment(deadline) as (snapshot, view):
+        with self._moment(deadline) as (transaction, view):
             view.check(scope)
-            return view.count(scope, snapshot, deadline)
+            return view.count(scope, transaction, deadline)
 
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
         from anykey.index.store.image_roots import roots_in_force
 
-        with self._moment() as (snapshot, view):
+        with self._moment() as (transaction, view):
             roots = roots_in_force(self._directory.path, self._named_roots).roots
             failure = None if self._writer is None else self._writer.fold_failure
-            return info_of(view, snapshot, failure, roots, is_writable=self._writer is not None)
+            return info_of(view, transaction, failure, roots, is_writable=self._writer is not None)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""
@@ -325,12 +325,12 @@ class FaissIndex:
         self.close()
 
     @contextmanager
-    def _moment(self, deadline: Deadline = NEVER) -> Iterator[tuple[Snapshot, View]]:
+    def _moment(self, deadline: Deadline = NEVER) -> Iterator[tuple[ReadTransaction, View]]:
         """The index as it is now, for the length of the block."""
         with ExitStack() as stack:
             yield self._enter(stack, deadline)
 
-    def _enter(self, stack: ExitStack, deadline: Deadline) -> tuple[Snapshot, View]:
+    def _enter(self, stack: ExitStack, deadline: Deadline) -> tuple[ReadTransaction, View]:
         """The index as it is now, until the stack is left."""
         give_up_s = time.monotonic() + SWITCH_S
         while True:

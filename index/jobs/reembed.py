@@ -31,7 +31,7 @@ from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
-from anykey.index.store.store_reader import Snapshot, check_store
+from anykey.index.store.store_reader import ReadTransaction, check_store
 from anykey.index.store.store_records import read_records
 from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
 from anykey.index.vectors.gpu import GpuUse
@@ -141,7 +141,7 @@ class _Reembedding:
                 self._require_all()
                 num_embedded = staged.num_newer(self._first_seq)
             meta = read_meta(db)
-            queries = Snapshot(db, path).tuning_queries()
+            queries = ReadTransaction(db, path).tuning_queries()
         options = FoldOptions.of(meta).changed_by(self._settings)
         if self._directory.path.resolve() != self._settings.index.resolve():
             record_corpus(self._directory.path, self._roots, keep=False)

@@ -31,7 +31,7 @@ from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, Manifest, 
 from anykey.index.store.options import AUTO, FoldOptions
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, unusable
-from anykey.index.store.store_reader import Snapshot, StoreReader
+from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.calibration import Calibration
 from anykey.index.vectors.exact import write_exact
@@ -67,7 +67,7 @@ class Provenance:
 
 def fold(
     directory: IndexDirectory,
-    moment: AbstractContextManager[Snapshot],
+    moment: AbstractContextManager[ReadTransaction],
     store_name: str,
     provenance: Provenance,
     options: FoldOptions,
@@ -97,16 +97,16 @@ def fold(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     counts = _Counts()
-    with moment as snapshot:
-        seq, meta = snapshot.seq, snapshot.meta()
+    with moment as transaction:
+        seq, meta = transaction.seq, transaction.meta()
         encoder = encoder_facts(meta)
         if options.structure != AUTO:
             require_possible(options.structure, encoder.width)  # also without keys, for which nothing is built yet
-        _write_rows(folder / ROWS_NAME, snapshot)
-        list_deleted(folder, snapshot.deleted())
-        vectors, queries_QD = _as_searched(snapshot, options, folder)
+        _write_rows(folder / ROWS_NAME, transaction)
+        list_deleted(folder, transaction.deleted())
+        vectors, queries_QD = _as_searched(transaction, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
-        _write_fields(folder / FIELDS_NAME, counts.counting(snapshot.attributes()))
+        _write_fields(folder / FIELDS_NAME, counts.counting(transaction.attributes()))
     structure = None
     if counts.num_keys:
         structure = structure_of(folder, counts.num_keys, provenance.previous, options, queries_QD, report, gpu)
@@ -156,7 +156,7 @@ def publish_built(
     name = directory.next_store_name()
     with _clearing_up(directory):
         with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
-            manifest = fold(directory, reader.snapshot(), name, provenance, options, report, gpu)
+            manifest = fold(directory, reader.transaction(), name, provenance, options, report, gpu)
         with closing(Store(directory.building_dir / STORE_NAME)) as store:
             store.note(**options.facts())
         directory.adopt_built_store(name)
@@ -183,7 +183,7 @@ def publish_next(
     """
     with _clearing_up(directory):
         with closing(StoreReader(store_path)) as reader:
-            manifest = fold(directory, reader.snapshot(), store_path.parent.name, provenance, options, report, gpu)
+            manifest = fold(directory, reader.transaction(), store_path.parent.name, provenance, options, report, gpu)
         directory.publish(manifest)
     return manifest
 
@@ -250,7 +250,7 @@ def publish_with_changes(
             return None
         if store.seq == seq:  # what is changed is not a key: by its number alone a store tells whether it was committed
             store.note(seq=seq + 1)
-        moment = nullcontext(Snapshot(db, store.path))
+        moment = nullcontext(ReadTransaction(db, store.path))
         manifest = fold(directory, moment, store.path.parent.name, provenance, options, report, gpu)
         store.note(**options.facts())
         directory.complete(manifest)
@@ -314,16 +314,16 @@ def _bad_row(where: str, key: str | None, reason: str, unread: bool) -> InvalidR
 
 
 def _as_searched(
-    snapshot: Snapshot, options: FoldOptions, folder: Path
+    transaction: ReadTransaction, options: FoldOptions, folder: Path
 ) -> tuple[Iterator[NDArray[np.float32]], NDArray[np.float32] | None]:
     """All vectors, batch by batch, and the real queries `[Q, D]`, if there are any; centred, if that is asked for."""
-    queries = snapshot.tuning_queries()
+    queries = transaction.tuning_queries()
     queries_QD = None if queries is None else queries.vectors_QD
     if options.calibrate == "none":
-        return snapshot.vectors(BATCH_SIZE), queries_QD
-    calibration = Calibration.of(snapshot.vectors_by_modality(BATCH_SIZE), snapshot.meta()["width"])
+        return transaction.vectors(BATCH_SIZE), queries_QD
+    calibration = Calibration.of(transaction.vectors_by_modality(BATCH_SIZE), transaction.meta()["width"])
     calibration.write(folder / CALIBRATION_NAME)
-    vectors = itertools.starmap(calibration.apply, snapshot.vectors_by_modality(BATCH_SIZE))
+    vectors = itertools.starmap(calibration.apply, transaction.vectors_by_modality(BATCH_SIZE))
     if queries is not None:
         centred_QD = calibration.apply(queries.vectors_QD, queries.codes_Q)
         usable_QD = centred_QD[centred_QD.any(axis=1)]  # one that equals its modality's mean points nowhere
@@ -331,12 +331,12 @@ def _as_searched(
     return vectors, queries_QD
 
 
-def _write_rows(path: Path, snapshot: Snapshot) -> None:
+def _write_rows(path: Path, transaction: ReadTransaction) -> None:
     """Writes all rows as a NumPy file, holding some of them in memory at a time."""
-    facts = {"descr": "<i8", "fortran_order": False, "shape": (snapshot.num_keys(),)}
+    facts = {"descr": "<i8", "fortran_order": False, "shape": (transaction.num_keys(),)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, facts)
-        for rows_B in snapshot.row_batches(BATCH_SIZE):
+        for rows_B in transaction.row_batches(BATCH_SIZE):
             file.write(rows_B.astype("<i8").tobytes())
 
 

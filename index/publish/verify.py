@@ -21,7 +21,7 @@ from anykey.index.store.options import FoldOptions
 from anykey.index.store.retired import check_endings, has_retired
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, reading_any_text
-from anykey.index.store.store_reader import Snapshot, StoreReader
+from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.store_records import Table, check_refusals, read_records
 from anykey.index.store.versions import IndexDirectory, OpenVersion, check_file, open_published
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
@@ -126,7 +126,7 @@ def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: N
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise IndexCorruptError(path, verdict)
-            Snapshot(db, path).tuning_queries()
+            ReadTransaction(db, path).tuning_queries()
             check_refusals(db)
             read_deleted(db)
             damage.extend(_damaged_records(db, advance))
@@ -181,8 +181,8 @@ def _differences(version: OpenVersion) -> list[IndexCorruptError]:
     files = VersionFiles.open(version)
     try:
         reader.check(version.manifest)
-        with reader.snapshot() as snapshot:
-            return list(_compare(version, files, snapshot))
+        with reader.transaction() as transaction:
+            return list(_compare(version, files, transaction))
     except IndexCorruptError as error:
         return [error]
     finally:
@@ -190,16 +190,16 @@ def _differences(version: OpenVersion) -> list[IndexCorruptError]:
         reader.close()
 
 
-def _compare(version: OpenVersion, files: VersionFiles, snapshot: Snapshot) -> Iterator[IndexCorruptError]:
-    covered = snapshot.rows()
+def _compare(version: OpenVersion, files: VersionFiles, transaction: ReadTransaction) -> Iterator[IndexCorruptError]:
+    covered = transaction.rows()
     covered = covered[covered <= version.manifest.seq]
-    removed = snapshot.removed_since(version.manifest.seq)
+    removed = transaction.removed_since(version.manifest.seq)
     expected = np.setdiff1d(files.rows, removed)
     if not np.array_equal(covered, expected):
         yield IndexCorruptError(version.path, f"it has other rows than its store: {len(expected)} for {len(covered)}")
         return
     positions = files.positions_of_rows(covered)
-    for vectors_BD, codes_B in snapshot.vectors_by_modality(BATCH_SIZE):
+    for vectors_BD, codes_B in transaction.vectors_by_modality(BATCH_SIZE):
         here, positions = positions[: len(vectors_BD)], positions[len(vectors_BD) :]
         expected_BD = files.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])
         if not np.array_equal(files.vectors(here), expected_BD):

@@ -5,28 +5,33 @@ from collections.abc import Sequence
 from anykey.index.key_index import IndexInfo
 from anykey.index.search.view import View
 from anykey.index.store.backoff import FoldFailure
-from anykey.index.store.store_reader import Snapshot
+from anykey.index.store.store_reader import ReadTransaction
 
 
 def info_of(
-    view: View, snapshot: Snapshot, fold_failure: FoldFailure | None, image_roots: Sequence[str], *, is_writable: bool
+    view: View,
+    transaction: ReadTransaction,
+    fold_failure: FoldFailure | None,
+    image_roots: Sequence[str],
+    *,
+    is_writable: bool,
 ) -> IndexInfo:
-    """The facts of a view; `snapshot` is of the same moment.
+    """The facts of a view; `transaction` is of the same moment.
 
     Args:
         view: What the version and the changes since come to.
-        snapshot: The store.
+        transaction: The store.
         fold_failure: What this object's own writer says of making a version; `None` if it has none, or all is well.
         image_roots: Below which images are read that the index refers to.
         is_writable: Whether this object has the index's writer.
     """
-    manifest, meta = view.files.manifest, snapshot.meta()
+    manifest, meta = view.files.manifest, transaction.meta()
     failure = fold_failure or FoldFailure.noted(meta)
     return IndexInfo(
         engine="faiss",
         encoder=manifest.encoder,
         num_keys=view.num_keys,
-        modalities=snapshot.count_by_modality(),
+        modalities=transaction.count_by_modality(),
         pools=view.pool_sizes(),
         details={
             "version": manifest.version,

@@ -10,7 +10,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.search.health import Health
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.search.view import View
-from anykey.index.store.store_reader import Snapshot, StoreReader
+from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
 
@@ -73,7 +73,9 @@ class Generation:
             raise
 
     @contextmanager
-    def moment(self, may_be_superseded: bool = False, deadline: Deadline = NEVER) -> Iterator[tuple[Snapshot, View]]:
+    def moment(
+        self, may_be_superseded: bool = False, deadline: Deadline = NEVER
+    ) -> Iterator[tuple[ReadTransaction, View]]:
         """The store as it is now, and the view of the same moment, for the length of the block.
 
         Args:
@@ -88,13 +90,13 @@ class Generation:
         with self.health.noting_damage():
             self.health.require_files()
             while True:
-                with self.reader.snapshot(deadline) as snapshot:
-                    is_flooded = may_be_superseded and snapshot.seq - self._view.seq > FLOOD
-                    if is_flooded and self._is_superseded(snapshot.seq, deadline):
+                with self.reader.transaction(deadline) as transaction:
+                    is_flooded = may_be_superseded and transaction.seq - self._view.seq > FLOOD
+                    if is_flooded and self._is_superseded(transaction.seq, deadline):
                         raise SupersededError
-                    view = self._view_at(snapshot, deadline)
+                    view = self._view_at(transaction, deadline)
                     if view is not None:
-                        yield snapshot, view
+                        yield transaction, view
                         return
 
     def acquire(self) -> bool:
@@ -126,20 +128,20 @@ class Generation:
             time.sleep(POLL_S)
         return True
 
-    def _view_at(self, snapshot: Snapshot, deadline: Deadline) -> View | None:
-        """The view of the snapshot's moment; `None` if another thread has moved on to a later one.
+    def _view_at(self, transaction: ReadTransaction, deadline: Deadline) -> View | None:
+        """The view of the moment that a transaction sees; `None` if another thread has moved on to a later one.
 
         What came since is taken in by one thread, for all, and whether or not its own answer is wanted that long: else
         it might never be done.
         """
         view = self._view
-        if view.seq < snapshot.seq:
+        if view.seq < transaction.seq:
             with deadline.held(self._view_lock):
                 view = self._view
-                if view.seq < snapshot.seq:
-                    with snapshot.unhurried():
-                        changes = snapshot.changes_since(view.seq)
+                if view.seq < transaction.seq:
+                    with transaction.unhurried():
+                        changes = transaction.changes_since(view.seq)
                     view = self._view = view.after(changes)
                     for damage in changes.unsound.values():
                         self.health.note(damage.error)
-        return view if view.seq == snapshot.seq else None
+        return view if view.seq == transaction.seq else None

@@ -104,8 +104,8 @@ class Health:
         path = self._version.store_path
         with closing(StoreReader(path)) as reader:
             reader.check(self._version.manifest)
-            with reader.snapshot() as snapshot:
-                snapshot.sample(SAMPLED_KEYS)
+            with reader.transaction() as transaction:
+                transaction.sample(SAMPLED_KEYS)
         with naming_damage(path), closing(open_read_only(path)) as db, reading_any_text(db):
             for key in filter(is_unicode, keys):
                 list(read_records(db, "key = ?", (key,)))

@@ -19,7 +19,7 @@ from anykey.index.key_index import Scope
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.changes import Changes
-from anykey.index.store.store_reader import Snapshot
+from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.vectors.calibration import codes_of
 from anykey.index.vectors.comparing import Found, best
 
@@ -90,17 +90,17 @@ class View:
         queries_QD: NDArray[np.float32],
         k: int,
         scope: Scope,
-        snapshot: Snapshot,
+        transaction: ReadTransaction,
         exact: bool,
         deadline: Deadline = NEVER,
     ) -> Found:
-        """The best keys of a scope; `snapshot` is of the same moment.
+        """The best keys of a scope; `transaction` is of the same moment.
 
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
             KeyCorruptError: one of them is a recent key whose record is damaged.
         """
-        within, exclude = self._key_sets(scope, snapshot)
+        within, exclude = self._key_sets(scope, transaction)
         allowed, is_any = self._allowed(scope, within, exclude, deadline)
         found = self.files.search(queries_QD, k, allowed, exact, deadline) if is_any else None
         positions = self.recent.positions(scope, within, exclude, deadline)
@@ -112,14 +112,14 @@ class View:
         self.recent.require_sound(found[1])
         return found
 
-    def count(self, scope: Scope, snapshot: Snapshot, deadline: Deadline = NEVER) -> int:
-        """Number of keys in a scope; `snapshot` is of the same moment.
+    def count(self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER) -> int:
+        """Number of keys in a scope; `transaction` is of the same moment.
 
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
             KeyCorruptError: it cannot be told of a recent key, whose record is damaged, whether it is one of them.
         """
-        within, exclude = self._key_sets(scope, snapshot)
+        within, exclude = self._key_sets(scope, transaction)
         recent = self.recent.positions(scope, within, exclude, deadline)
         if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
             self.recent.require_known(recent)
@@ -164,10 +164,12 @@ class View:
         is_there_N[self.removed] = False
         return is_there_N
 
-    def _key_sets(self, scope: Scope, snapshot: Snapshot) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+    def _key_sets(
+        self, scope: Scope, transaction: ReadTransaction
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
         """Rows of the keys that a scope names: those within, and those left out."""
-        within = None if scope.within is None else snapshot.rows_of_keys(scope.within)
-        return within, snapshot.rows_of_keys(scope.exclude) if scope.exclude else _NO_ROWS
+        within = None if scope.within is None else transaction.rows_of_keys(scope.within)
+        return within, transaction.rows_of_keys(scope.exclude) if scope.exclude else _NO_ROWS
 
     def _allowed(
         self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
@@ -191,10 +193,10 @@ class View:
         return mask_N, bool(mask_N.any())
 
 
-def hits_of(found: Found, snapshot: Snapshot) -> list[list[Hit]]:
-    """What a search found, with what the store says about it; `snapshot` is of the same moment."""
+def hits_of(found: Found, transaction: ReadTransaction) -> list[list[Hit]]:
+    """What a search found, with what the store says about it; `transaction` is of the same moment."""
     scores_QK, rows_QK = found
-    keys = snapshot.records(rows_QK[rows_QK >= 0].tolist())
+    keys = transaction.records(rows_QK[rows_QK >= 0].tolist())
     scores_QK = np.clip(scores_QK, -1.0, 1.0)
     return [
         _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last

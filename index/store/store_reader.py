@@ -42,8 +42,8 @@ MOST_PARAMETERS = 10_000  # of one statement
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
 
 
-class Snapshot:
-    """A store as it is at one moment, over a connection of the thread that asked for it.
+class ReadTransaction:
+    """Reads of a store as it is at one moment, over a connection of the thread that asked for it.
 
     Attributes:
         seq: Number of the last change in it.
@@ -331,8 +331,8 @@ class StoreReader:
         Raises:
             IndexCorruptError: it is another store, or an older state of the one that the version is derived from.
         """
-        with self.snapshot() as snapshot:
-            seq, meta = snapshot.seq, snapshot.meta()
+        with self.transaction() as transaction:
+            seq, meta = transaction.seq, transaction.meta()
         if meta.get("store_id") != manifest.store_id:
             raise IndexCorruptError(self.path, f"it is not the store that version {manifest.version} names")
         encoder = manifest.encoder
@@ -348,14 +348,14 @@ class StoreReader:
             )
 
     @contextmanager
-    def snapshot(self, deadline: Deadline = NEVER) -> Iterator[Snapshot]:
+    def transaction(self, deadline: Deadline = NEVER) -> Iterator[ReadTransaction]:
         """The store as it is now, unchanged until the end of the block, whatever is written meanwhile.
 
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file turns out to be damaged.
         """
-        outer: Snapshot | None = getattr(self._here, "snapshot", None)
+        outer: ReadTransaction | None = getattr(self._here, "transaction", None)
         with naming_damage(self.path):
             if outer is not None:  # a block within a block of the same thread sees what that one sees
                 yield outer
@@ -363,10 +363,10 @@ class StoreReader:
             with self._connections.lent(deadline) as db:
                 db.execute("BEGIN")
                 try:
-                    self._here.snapshot = Snapshot(db, self.path, deadline)
-                    yield self._here.snapshot
+                    self._here.transaction = ReadTransaction(db, self.path, deadline)
+                    yield self._here.transaction
                 finally:
-                    self._here.snapshot = None
+                    self._here.transaction = None
                     db.execute("COMMIT")
 
     def close(self) -> None:

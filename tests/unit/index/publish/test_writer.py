@@ -283,8 +283,8 @@ def test_removals_that_every_version_covers_are_forgotten(index_dir: Path) -> No
             index.upsert([key("k0"), key("k1")])
             index.compact()
         generation = index._generation
-        with generation.reader.snapshot() as snapshot:
-            assert len(snapshot.changes_since(0).removed) == 2  # those since the version before
+        with generation.reader.transaction() as transaction:
+            assert len(transaction.changes_since(0).removed) == 2  # those since the version before
 
 
 @pytest.mark.parametrize("vector_type", ["float32", "float16"])

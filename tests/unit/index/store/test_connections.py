@@ -50,11 +50,11 @@ def test_reads_behind_what_serves_others_stop_again(tmp_path: Path) -> None:
     counts = []
 
     def count() -> None:
-        with closing(StoreReader(path)) as reader, reader.snapshot(deadline) as snapshot:
+        with closing(StoreReader(path)) as reader, reader.transaction(deadline) as transaction:
             deadline.cancel()
-            with snapshot.unhurried():
-                counts.append(sum(snapshot.count_by_modality().values()))
-            counts.append(sum(snapshot.count_by_modality().values()))
+            with transaction.unhurried():
+                counts.append(sum(transaction.count_by_modality().values()))
+            counts.append(sum(transaction.count_by_modality().values()))
 
     with pytest.raises(DeadlineExceededError):
         count()

@@ -54,15 +54,15 @@ def refusal(key: str) -> Refusal:
 
 
 def changes_since(store: Store, seq: int) -> Changes:
-    with contextlib.closing(StoreReader(store.path)) as reader, reader.snapshot() as snapshot:
-        return snapshot.changes_since(seq)
+    with contextlib.closing(StoreReader(store.path)) as reader, reader.transaction() as transaction:
+        return transaction.changes_since(seq)
 
 
 def read_all(store: Store) -> None:
-    with contextlib.closing(StoreReader(store.path)) as reader, reader.snapshot() as snapshot:
-        snapshot.get("a")
-        snapshot.image("a", 0)
-        list(snapshot.vectors(1))
+    with contextlib.closing(StoreReader(store.path)) as reader, reader.transaction() as transaction:
+        transaction.get("a")
+        transaction.image("a", 0)
+        list(transaction.vectors(1))
 
 
 def rows_of(store: Store) -> dict[str, int]:
@@ -293,11 +293,11 @@ def test_closed_store_is_one_file(tmp_path: Path) -> None:
 def test_store_that_others_read_is_closed_without_loss(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.sqlite")
     with contextlib.closing(StoreReader(store.path)) as reader:
-        with reader.snapshot() as before:
+        with reader.transaction() as before:
             store.commit([record("a")])
             store.close()
             assert before.num_keys() == 0
-        with reader.snapshot() as after:
+        with reader.transaction() as after:
             assert after.num_keys() == 1
 
 
