@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from anykey.encoder.item import Item, Modality
 from anykey.index.errors import InvalidFilterError
-from anykey.index.filtering.filters import Condition, parse_condition
+from anykey.index.filtering.conditions import Condition
+from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.schemas import Limits, SearchRequest

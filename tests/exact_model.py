@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
-from anykey.index.filtering.filters import matches
+from anykey.index.filtering.conditions import matches
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.store.manifest import EncoderFacts

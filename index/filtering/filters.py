@@ -20,25 +20,8 @@ from anykey.index.filtering.conditions import (
     Scalar,
     compared,
     describe,
-    matches,
 )
 from anykey.index.filtering.instants import instant_of
-
-__all__ = [
-    "And",
-    "Condition",
-    "Equals",
-    "Exists",
-    "In",
-    "Not",
-    "Or",
-    "Path",
-    "Range",
-    "Scalar",
-    "matches",
-    "parse_condition",
-    "to_json",
-]
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 1_000

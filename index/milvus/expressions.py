@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from anykey.index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Path, Range, Scalar
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Path, Range, Scalar
 from anykey.index.milvus.terms import Kind, exists_term, instant_name, is_exact, other_term, single_term, value_term
 
 NOTHING = "key in []"

@@ -4,7 +4,7 @@ from collections.abc import Collection as Listed
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
-from anykey.index.filtering.filters import Condition, matches
+from anykey.index.filtering.conditions import Condition, matches
 from anykey.index.key_index import Scope
 from anykey.index.milvus.collection import MAX_FOUND, Collection
 from anykey.index.milvus.expressions import both, expression_of, holds, holds_any, listed

@@ -11,8 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from anykey.index.filtering.conditions import Compared, compared
-from anykey.index.filtering.filters import Path, Scalar
+from anykey.index.filtering.conditions import Compared, Path, Scalar, compared
 
 TERM_CHARS = 22
 MAX_INSTANTS = 256  # of one key that Milvus compares; a JSON field has 65,536 bytes

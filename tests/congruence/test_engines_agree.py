@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anykey.encoder.item import Modality
 from anykey.index import FaissIndex
 from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
-from anykey.index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import KeyIndex, NewKey, Scope
 from anykey.index.vectors import structures

@@ -19,7 +19,7 @@ from anykey.index.errors import (
     IndexNotFoundError,
     IndexUnavailableError,
 )
-from anykey.index.filtering.filters import Range
+from anykey.index.filtering.conditions import Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus import collection as collection_module

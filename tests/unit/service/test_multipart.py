@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item, Modality
-from anykey.index.filtering.filters import In
+from anykey.index.filtering.conditions import In
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.multipart import parse_parts, query_from_multipart

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from anykey.encoder.item import Item, Modality
-from anykey.index.filtering.filters import And, Exists, Not, Range
+from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.query import Query, decode_base64, query_from_json

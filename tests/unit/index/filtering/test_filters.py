@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anykey.index.errors import InvalidFilterError
-from anykey.index.filtering.conditions import MAX_PATH_BYTES, MAX_PATH_NAMES, MAX_STRING_BYTES
-from anykey.index.filtering.filters import (
-    MAX_CONDITIONS,
-    MAX_DEPTH,
-    MAX_IN_VALUES,
+from anykey.index.filtering.conditions import (
+    MAX_PATH_BYTES,
+    MAX_PATH_NAMES,
+    MAX_STRING_BYTES,
     And,
     Condition,
     Equals,
@@ -24,9 +23,8 @@ from anykey.index.filtering.filters import (
     Or,
     Range,
     matches,
-    parse_condition,
-    to_json,
 )
+from anykey.index.filtering.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_IN_VALUES, parse_condition, to_json
 from tests.guards.checkout import ROOT
 from tests.unit.index.filter_cases import conditions, metadata
 

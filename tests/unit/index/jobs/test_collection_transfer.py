@@ -15,7 +15,7 @@ from anykey.index.errors import (
     IndexNotFoundError,
     InvalidShardError,
 )
-from anykey.index.filtering.filters import Range
+from anykey.index.filtering.conditions import Range
 from anykey.index.jobs.collection_transfer import load_collection
 from anykey.index.jobs.shards import write_shard
 from anykey.index.jobs.transfer import export_shards, load_shards

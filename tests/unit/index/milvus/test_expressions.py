@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.filtering.conditions import compared
-from anykey.index.filtering.filters import And, Condition, Equals, Exists, In, Not, Or, Range
+from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, compared
 from anykey.index.filtering.instants import instant_of
 from anykey.index.milvus.expressions import both, expression_of, holds, listed, quote
 from anykey.index.milvus.terms import exists_term, instant_name, other_term, single_term, value_term

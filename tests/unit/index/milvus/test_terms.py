@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.filtering.conditions import compared
-from anykey.index.filtering.filters import Equals, Exists, matches
+from anykey.index.filtering.conditions import Equals, Exists, compared, matches
 from anykey.index.milvus.terms import (
     TERM_CHARS,
     exists_term,
