@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 from anykey.encoder.errors import EncoderError
 from anykey.index.errors import InvalidStructureError, KeyIndexError, RemovalRefusedError, UnusableOptionError
+from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.index.publish.tuning.measured import front_lines, structure_lines
 from anykey.index.settings import (
@@ -33,8 +35,7 @@ from anykey.index.settings import (
     TuneSettings,
     VerifySettings,
 )
-from anykey.index.shown import count_lines, encoder_lines, fact_lines
-from anykey.index.store.manifest import Manifest
+from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.program.progress import open_progress, progress
 from anykey.program.settings import Command, plain_console, run_program
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
@@ -112,7 +113,7 @@ def _info_of_collection(settings: InfoSettings, address: CollectionAddress) -> i
     if settings.as_json:
         console.print(json.dumps({"index": {**asdict(facts), "encoder": facts.encoder.model_dump()}}, indent=2))
         return 0
-    for name, value in [*count_lines(facts), *encoder_lines(facts.encoder), *sorted(facts.details.items())]:
+    for name, value in [*_count_lines(facts), *_encoder_lines(facts.encoder), *sorted(facts.details.items())]:
         console.print(f"{name.replace('_', ' '):<16}{value}")
     return 0
 
@@ -130,7 +131,7 @@ def _info_of_directory(settings: InfoSettings) -> int:
         live["kept_versions"] = [version.version for version in versions]
         console.print(json.dumps({"index": live, "manifest": manifest.model_dump(mode="json")}, indent=2))
         return 0
-    for name, value in fact_lines(facts, manifest, versions):
+    for name, value in _fact_lines(facts, manifest, versions):
         console.print(f"{name:<12}{value}")
     for line in [*structure_lines(manifest.structure), *front_lines(manifest.structure)]:
         console.print(line)
@@ -373,6 +374,53 @@ def _repeat_flag(flag: str, argv: list[str]) -> list[str]:
             arguments.append(flag)
         arguments.append(argument)
     return arguments
+
+
+def _count_lines(facts: IndexInfo) -> list[tuple[str, str]]:
+    """How many keys there are, of what kind and where."""
+    pools = ", ".join(f"{pool} ({count:,})" for pool, count in facts.pools.items())
+    modalities = ", ".join(f"{count:,} {modality}" for modality, count in facts.modalities.items() if count)
+    return [("keys", f"{facts.num_keys:,} ({modalities})"), ("pools", pools or "none")]
+
+
+def _encoder_lines(encoder: EncoderFacts) -> list[tuple[str, str]]:
+    """Which encoder made the vectors."""
+    return [
+        ("encoder", f"{encoder.name}, width {encoder.width}, {encoder.fusion} fusion"),
+        ("fingerprint", encoder.fingerprint),
+        ("computed in", ", ".join(encoder.computed_in) or "unknown"),
+    ]
+
+
+def _fact_lines(facts: IndexInfo, manifest: Manifest, versions: Sequence[Manifest]) -> list[tuple[str, str]]:
+    """What an index directory is now, and what its published version says of itself."""
+    kept = [f"{version.version} ({version.created_at}, {version.num_keys:,} keys)" for version in versions]
+    size_mib = sum(file.size_bytes for file in manifest.files.values()) / 2**20
+    return [
+        *_count_lines(facts),
+        ("version", f"{manifest.version}, published {manifest.created_at}, {size_mib:,.1f} MiB"),
+        ("kept", ", ".join(kept)),
+        ("changes", f"{facts.details['num_unfolded']:,} since then, of {facts.details['seq']:,}"),
+        *_trouble(facts.details),
+        ("vectors", facts.details["vectors"]),
+        ("bad rows", f"{manifest.num_bad_rows:,}"),
+        *([("image roots", ", ".join(facts.details["image_roots"]))] if facts.details["image_roots"] else []),
+        *_encoder_lines(manifest.encoder),
+        ("calibration", manifest.options.calibrate),
+        ("corpus", ", ".join(manifest.corpus) or "none"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())),
+    ]
+
+
+def _trouble(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """What somebody should do something about."""
+    lines = []
+    if (failure := details["fold_failure"]) is not None:
+        times = f"{failure['num_failures']} times, last at {failure['at']}: {failure['reason']}"
+        lines.append(("not folded", f"{times}; next try at {failure['next_try_at']}"))
+    if details["num_damaged"]:
+        lines.append(("damaged", f"{details['num_damaged']:,} keys, which `anykey-index verify` names"))
+    return lines
 
 
 def _count(manifest: Manifest) -> str:

@@ -35,11 +35,14 @@ KeyIndexError
   ReadOnlyError                        a change was asked of an index that was opened for reading
 """
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 MAX_NAMES_SHOWN = 20
 MAX_NAME_CHARS = 40
+_PLACE = re.compile(r" at \S+:\d+: (?:Error: )?")  # in FAISS's source
+_CONDITION = re.compile(r"'.*' failed: (.+)")  # that does not hold there, and what that means
 
 
 class KeyIndexError(Exception):
@@ -235,3 +238,10 @@ class ReadOnlyError(KeyIndexError):
 def shortened(name: str) -> str:
     """A name as far as a message has room for it."""
     return name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
+
+
+def faiss_reason(error: RuntimeError | MemoryError) -> str:
+    """What FAISS says, without where in its source it says so."""
+    said = _PLACE.split((str(error) or "out of memory").splitlines()[0])[-1]
+    explained = _CONDITION.fullmatch(said)
+    return explained[1] if explained else said

@@ -21,9 +21,9 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare, require_allowed, summary
 from anykey.index.jobs.plan import Plan, PlannedEntry
+from anykey.index.jobs.preconditions import check_vector_type, check_wishes
 from anykey.index.jobs.published import PublishedIndex, open_published_index
 from anykey.index.jobs.reading import nothing_left, read_into
-from anykey.index.jobs.requests import check_vector_type, check_wishes
 from anykey.index.jobs.staging import delete_store, records_of, remove_empty, resume
 from anykey.index.publish.folding import Provenance, publish_built, publish_with_changes, read_bad_rows
 from anykey.index.settings import BuildSettings

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
-from anykey.index.encoding_settings import EncodingSettings
 from anykey.index.errors import EncoderMismatchError
+from anykey.index.settings import EncodingSettings
 from anykey.index.store.manifest import EncoderFacts
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow
 
+from anykey.index.jobs.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
 from anykey.sources.columns import Columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, KnownVector
 from anykey.sources.corpus.rows import key_of, read_row

@@ -11,9 +11,9 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare
 from anykey.index.jobs.plan import Plan
+from anykey.index.jobs.preconditions import check_vector_type, check_wishes
 from anykey.index.jobs.published import open_published_index
 from anykey.index.jobs.reading import read_into
-from anykey.index.jobs.requests import check_vector_type, check_wishes
 from anykey.index.settings import BuildSettings
 from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory

@@ -19,7 +19,7 @@ from anykey.encoder.item import Item
 from anykey.index.errors import ImageUnavailableError, IndexExistsError, KeysNotEmbeddedError, UnusableOptionError
 from anykey.index.jobs.embed import batches_of, run_ahead
 from anykey.index.jobs.encoding import CheckpointSource, EncoderSource
-from anykey.index.jobs.requests import check_structure
+from anykey.index.jobs.preconditions import check_structure
 from anykey.index.jobs.staging import remove_empty, resume
 from anykey.index.publish.folding import Provenance, provenance_of, publish_built
 from anykey.index.referred import read_referred

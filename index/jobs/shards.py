@@ -23,10 +23,7 @@ from anykey.index.errors import (
     KeyIndexError,
     UnreadableShardError,
 )
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.new_keys import check_record
-from anykey.index.store.records import NewImage, Record
-from anykey.index.store.shard_sums import (
+from anykey.index.jobs.shard_sums import (
     ENCODER_FIELD,
     FACTS_FIELD,
     SUM_COLUMN,
@@ -35,6 +32,9 @@ from anykey.index.store.shard_sums import (
     is_footer_sound,
     row_sum,
 )
+from anykey.index.store.manifest import EncoderFacts
+from anykey.index.store.new_keys import check_record
+from anykey.index.store.records import NewImage, Record
 from anykey.index.vectors.targets import VectorType
 from anykey.program.files import naming_target
 from anykey.sources.errors import SourceError

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from anykey.encoder.images import image_type
 from anykey.index.errors import OutputExistsError
 from anykey.index.faiss_index import FaissIndex
-from anykey.index.jobs.requests import check_structure, check_vector_type
+from anykey.index.jobs.preconditions import check_structure, check_vector_type
 from anykey.index.jobs.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from anykey.index.publish.creation import create_index
 from anykey.index.publish.folding import encoder_facts

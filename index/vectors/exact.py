@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexCorruptError
+from anykey.index.errors import IndexCorruptError, faiss_reason
 from anykey.index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
 from anykey.index.vectors.comparing import Found, best_of_each, in_turns
-from anykey.index.vectors.faiss_errors import reason_of
 from anykey.index.vectors.targets import VectorType
 
 # The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
@@ -225,7 +224,7 @@ def read_faiss(path: Path, flags: int = 0) -> Any:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | flags)
     except (RuntimeError, MemoryError) as error:
-        reason = reason_of(error) if path.exists() else "it is missing"
+        reason = faiss_reason(error) if path.exists() else "it is missing"
         raise IndexCorruptError(path, reason) from error
 
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import InvalidStructureError
+from anykey.index.errors import InvalidStructureError, faiss_reason
 from anykey.index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.faiss_errors import reason_of
 from anykey.index.vectors.structure_facts import (
     ALWAYS_EXACT_BELOW,
     GpuStructure,
@@ -157,7 +156,7 @@ class GpuIndex:
         try:
             parts = _build_parts(kind, exact, gpus, temporary_bytes)
         except RuntimeError as error:
-            message = f"{kind} cannot be built over {exact.num_vectors} vectors on GPUs {gpus}: {reason_of(error)}"
+            message = f"{kind} cannot be built over {exact.num_vectors} vectors on GPUs {gpus}: {faiss_reason(error)}"
             raise InvalidStructureError(message) from error
         return cls(parts, exact, kind is GpuStructure.FLAT, parameters)
 

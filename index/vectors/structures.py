@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
+from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError, faiss_reason
 from anykey.index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
 from anykey.index.vectors.comparing import in_turns
 from anykey.index.vectors.exact import ExactVectors, read_faiss
-from anykey.index.vectors.faiss_errors import reason_of
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
 
 ADD_BATCH_BYTES = 128 * 2**20  # of float32 vectors handed to FAISS at once
@@ -107,8 +106,8 @@ class ApproximateIndex:
                 on_progress(len(vectors_BD))
         except RuntimeError as error:
             if TOO_FEW in str(error):
-                raise UntrainableError(factory, exact.num_vectors, reason_of(error)) from error
-            message = f"structure '{factory}' cannot be built over {exact.num_vectors:,} vectors: {reason_of(error)}"
+                raise UntrainableError(factory, exact.num_vectors, faiss_reason(error)) from error
+            message = f"structure '{factory}' cannot be built over {exact.num_vectors:,} vectors: {faiss_reason(error)}"
             raise InvalidStructureError(message) from error
         except MemoryError as error:
             message = f"structure '{factory}' of {exact.num_vectors:,} vectors does not fit into this machine's memory"
@@ -274,7 +273,7 @@ def make_structure(factory: str, width: int) -> Any:
     try:
         structure = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        message = f"FAISS has no structure '{factory}' for inner products of width {width}: {reason_of(error)}"
+        message = f"FAISS has no structure '{factory}' for inner products of width {width}: {faiss_reason(error)}"
         raise InvalidStructureError(message) from error
     core: Any = _core(structure)
     reason = _why_not(core)
@@ -369,7 +368,7 @@ def _write(structure: Any, path: Path, flags: int) -> None:
     try:
         _faiss.write_index(structure, str(path), flags)
     except RuntimeError as error:
-        raise OSError(f"cannot write {path}: {reason_of(error)}") from error
+        raise OSError(f"cannot write {path}: {faiss_reason(error)}") from error
 
 
 def _num_to_train(core: Any, width: int) -> int:

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anykey.index.errors import KeyIndexError
+from anykey.index.jobs.shard_sums import ENCODER_FIELD
 from anykey.index.jobs.shards import read_shard, write_shard
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.records import NewImage, Record
-from anykey.index.store.shard_sums import ENCODER_FIELD
 from anykey.index.store.store import Store
 from tests.factories import image_bytes
 from tests.live_index import ENCODER, new_keys, unit_vectors
