@@ -1,7 +1,6 @@
 """What a quality run leaves behind: results.json, results.md, and the table on the terminal."""
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from anykey.benchmark.mbeir import FASHION_HEADLINE_K, HEADLINE_K, TASK_NAMES
 from anykey.benchmark.scoring import TaskResult, averages, mean_interval
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.files import replace_file
+from anykey.program.machine import release
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 CAPTION = (
@@ -75,13 +75,9 @@ class Report:
 
 def environment() -> dict[str, Any]:
     """The machine and versions the client ran with, and the time."""
-    try:
-        version = importlib.metadata.version("anykey")
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
     return {
         "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "anykey": version,
+        "anykey": release(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,6 +23,7 @@ from pydantic_settings import (
 from rich.console import Console
 
 from anykey.program.extras import MissingLibraryError
+from anykey.program.machine import release
 
 EXIT_ENVIRONMENT = 1  # files, devices, ports, other programs
 EXIT_USAGE = 2  # what the caller asked for; argparse exits with the same code
@@ -169,7 +169,7 @@ def run_program(
     """
     arguments = sys.argv[1:] if argv is None else argv
     if "--version" in arguments[:2] and {*arguments[:2]} <= {"--version", *commands}:
-        plain_console().print(f"{prog} {_version()}")
+        plain_console().print(f"{prog} {release()}")
         return 0
     name = arguments[0] if arguments and arguments[0] in commands else default
     if name is None:
@@ -205,14 +205,6 @@ def _said_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def _version() -> str:
-    """The release that is installed; a checkout that is not installed has none."""
-    try:
-        return version("anykey")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _by_current_flags(settings: type[ProgramSettings], argv: list[str]) -> list[str]:

@@ -7,9 +7,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from anykey.program.machine import num_cores
 from anykey.program.settings import EXIT_ENVIRONMENT
 from anykey.training.errors import RunFailedError
-from anykey.training.machine import num_cores
 
 
 class Child:

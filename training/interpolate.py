@@ -9,10 +9,10 @@ import torch
 from anykey.encoder.architecture import open_clip_cfg, preprocessing
 from anykey.encoder.checkpoint import CONFIG_NAME, Checkpoint, save_checkpoint
 from anykey.encoder.model import load_checkpoint
+from anykey.program.machine import release
 from anykey.training.averaging import interpolate
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.interpolate_settings import InterpolateSettings
-from anykey.training.machine import release
 
 
 def interpolate_checkpoints(settings: InterpolateSettings) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anykey.encoder.architecture import preprocessing
 from anykey.encoder.checkpoint import save_checkpoint
+from anykey.program.machine import release
 from anykey.program.progress import Display
 from anykey.sources.errors import NoPairsError
 from anykey.sources.pairs import without_secrets
@@ -24,7 +25,6 @@ from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling, mak
 from anykey.training.data import RunData
 from anykey.training.distributed import Processes
 from anykey.training.errors import WorkerError
-from anykey.training.machine import release
 from anykey.training.objective import Objective
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from anykey.encoder.architecture import preprocessing
+from anykey.program.machine import num_cores, release
 from anykey.training.choices import Loss
 from anykey.training.data import RunData
-from anykey.training.machine import num_cores, release
 from anykey.training.run_folder import publishable
 from anykey.training.settings import TrainSettings
 from anykey.training.towers import Start, Towers

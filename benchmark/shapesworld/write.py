@@ -6,7 +6,6 @@ the same bytes whatever the number of processes.
 
 import json
 import multiprocessing
-import os
 import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from anykey.benchmark.shapesworld.layout import DATASET_ID, DATASET_NAME, Layout
 from anykey.benchmark.shapesworld.scene import Scene, sample_scene
 from anykey.benchmark.shapesworld.tasks import TASKS, Task, World, build_task
 from anykey.benchmark.shards import Member, write_shard
+from anykey.program.machine import num_cores
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 
@@ -144,7 +144,7 @@ def _new_scenes(taken: set[str], seed: str, count: int) -> tuple[Scene, ...]:
 
 def _drawn(pictures: Sequence[Picture], settings: ShapesWorldSettings, description: str) -> Iterator[bytes]:
     """The pictures' JPEG bytes in order, drawn by as many processes as are wanted and worth it."""
-    processes = settings.workers or min(os.cpu_count() or 1, 8)
+    processes = settings.workers or min(num_cores(), 8)
     chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
     with progress(plain_console(stderr=True), description, len(pictures)) as advance:
         for jpeg in _flattened(chunks, settings.image_size_px, min(processes, len(chunks))):

@@ -1,9 +1,8 @@
 """What an operator asks: what is served, and whether it is."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import APIRouter, Request
 
+from anykey.program.machine import release
 from anykey.service.address import check_parameters
 from anykey.service.errors import DeadlineExceededError
 from anykey.service.lifecycle import lifecycle_of
@@ -28,7 +27,7 @@ async def info(request: Request) -> InfoResponse:
         raise DeadlineExceededError("the keys are still being counted; ask again") from error
     return InfoResponse(
         name="anykey",
-        version=_own_version(),
+        version=release(),
         index=IndexInfo(
             engine=facts.engine,
             version=facts.details.get("version"),
@@ -61,10 +60,3 @@ async def readyz(request: Request) -> StatusResponse:
     """Answers 200 when searches are answered, else 503 with the reason."""
     lifecycle_of(request).parts().watch.require_sound()
     return StatusResponse(status="ready")
-
-
-def _own_version() -> str:
-    try:
-        return version("anykey")
-    except PackageNotFoundError:
-        return "0+unknown"

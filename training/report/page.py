@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from anykey.program.files import replace_file
-from anykey.training.machine import release
+from anykey.program.machine import release
 from anykey.training.report.about import About
 from anykey.training.report.examples import example_lists
 from anykey.training.report.history import Curve, read_history, thinned

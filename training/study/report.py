@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from anykey.benchmark.metrics import Z95
+from anykey.program.machine import num_cores, release
 from anykey.sources.pairs import without_secrets
-from anykey.training.machine import num_cores, release
 from anykey.training.run_folder import effort
 from anykey.training.study import tables
 from anykey.training.study.evaluation import Evaluator

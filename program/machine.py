@@ -1,4 +1,4 @@
-"""What reports say of the machine and of what is installed; no run fails for want of it."""
+"""What is installed, and how much of this machine a process may use; no command fails for want of it."""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
