@@ -14,8 +14,8 @@ from anykey.sources.corpus.shards import read_shard
 from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.files.files import open_file
 from anykey.sources.files.locations import path_of
+from anykey.sources.kinds import CSV, HEAD_BYTES, JSONL, PARQUET, SHARD
 
-HEAD_BYTES = 512
 Rows = Iterator[CorpusEntry | InvalidRowError]
 
 
@@ -43,15 +43,11 @@ def _read_parquet(file: CorpusFile, options: ReadOptions) -> Rows:
     return read_parquet(file, options)
 
 
-def _looks_like_jsonl(head: bytes) -> bool:
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-
-
 FORMATS = [
-    Format("JSONL", (".jsonl", ".ndjson"), _looks_like_jsonl, read_jsonl),
-    Format("CSV", (".csv", ".tsv"), lambda head: False, read_csv),
-    Format("Parquet", (".parquet", ".pq"), lambda head: head.startswith(b"PAR1"), _read_parquet),
-    Format("a tar shard", (".tar",), lambda head: head[257:262] == b"ustar", read_shard),
+    Format("JSONL", JSONL.suffixes, JSONL.looks_so, read_jsonl),
+    Format("CSV", CSV.suffixes, CSV.looks_so, read_csv),
+    Format("Parquet", PARQUET.suffixes, PARQUET.looks_so, _read_parquet),
+    Format("a tar shard", SHARD.suffixes, SHARD.looks_so, read_shard),
 ]
 FOLDER = Format("a folder of images", (), lambda head: False, read_folder)
 

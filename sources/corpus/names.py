@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from braceexpand import braceexpand
-
 from anykey.sources.corpus.entry import CorpusFile
 from anykey.sources.corpus.mbeir import candidate_files
 from anykey.sources.errors import SourceError
-from anykey.sources.files.files import exists, is_folder, matches, reason_of
+from anykey.sources.files.files import is_folder, reason_of
 from anykey.sources.files.locations import normal_location, without_secrets
+from anykey.sources.names import expand, named_files
 
 
 def find_files(names: Sequence[str]) -> list[CorpusFile]:
@@ -24,14 +23,7 @@ def find_files(names: Sequence[str]) -> list[CorpusFile]:
     Raises:
         SourceError: there is no such file, or it cannot be reached.
     """
-    return [file for name in names for expanded in _expand(name) for file in _find(normal_location(expanded))]
-
-
-def _expand(name: str) -> list[str]:
-    try:
-        return list(braceexpand(name))
-    except ValueError as error:
-        raise SourceError(f"unbalanced braces in corpus '{without_secrets(name)}'") from error
+    return [file for name in names for expanded in expand(name) for file in _find(normal_location(expanded))]
 
 
 def _find(location: str) -> list[CorpusFile]:
@@ -39,7 +31,7 @@ def _find(location: str) -> list[CorpusFile]:
     try:
         if is_folder(location):
             return candidate_files(location) or [CorpusFile(location, is_folder=True)]
-        found = [location] if exists(location) else matches(location)
+        found = named_files(location)
     except OSError as error:
         raise SourceError(f"corpus {label} cannot be read: {reason_of(error)}") from error
     if not found:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.sources.errors import SourceError
+from anykey.sources.kinds import CSV, HEAD_BYTES, JSONL, PARQUET, SHARD, Kind, kind_of
 from anykey.sources.pairs import mbeir
 from anykey.sources.pairs.csv_rows import CsvRows
 from anykey.sources.pairs.file import DataFile
@@ -39,13 +40,25 @@ class Format:
     has_parts: bool = False
 
 
-def has_suffix(*suffixes: str) -> Callable[[DataFile], bool]:
-    """Accepts files whose names end so, in whatever case."""
-    return lambda file: file.path.suffix.lower() in suffixes
+def is_a(kind: Kind) -> Callable[[DataFile], bool]:
+    """Accepts files of a kind, by their suffix or their first bytes; a `.json` is one of the annotation files, or none.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    return lambda file: file.path.suffix.lower() != ".json" and kind_of(file.path, lambda: _head_of(file)) is kind
+
+
+def _head_of(file: DataFile) -> bytes:
+    try:
+        with file.path.open("rb") as opened:
+            return opened.read(HEAD_BYTES)
+    except OSError as error:
+        raise SourceError(f"cannot read {file.label}: {error}") from error
 
 
 def _is_json(accepts: Callable[[DataFile], bool]) -> Callable[[DataFile], bool]:
-    return lambda file: has_suffix(".json")(file) and accepts(file)
+    return lambda file: file.path.suffix.lower() == ".json" and accepts(file)
 
 
 def _open_parquet(file: DataFile) -> PairSource:
@@ -56,19 +69,19 @@ def _open_parquet(file: DataFile) -> PairSource:
 
 FORMATS = [
     Format("a folder of images", lambda file: file.path.is_dir(), ImageFolder, list_files),
-    Format("a .tar shard", has_suffix(".tar"), Shard),
+    Format("Karpathy's .json", _is_json(is_karpathy), KarpathyRows, has_parts=True),
+    Format("LLaVA's .json", _is_json(is_llava), LlavaRows),
+    Format("a .tar shard", is_a(SHARD), Shard),
     Format(
         "M-BEIR queries (.jsonl)",
-        lambda file: has_suffix(".jsonl", ".ndjson")(file) and mbeir.is_mbeir(file),
+        lambda file: is_a(JSONL)(file) and mbeir.is_mbeir(file),
         mbeir.MbeirQueries,
         mbeir.files_of,
         has_parts=True,
     ),
-    Format("a .jsonl manifest", has_suffix(".jsonl", ".ndjson"), Manifest),
-    Format("a .csv or .tsv table", has_suffix(".csv", ".tsv"), CsvRows),
-    Format("a .parquet table", has_suffix(".parquet", ".pq"), _open_parquet),
-    Format("Karpathy's .json", _is_json(is_karpathy), KarpathyRows, has_parts=True),
-    Format("LLaVA's .json", _is_json(is_llava), LlavaRows),
+    Format("a .jsonl manifest", is_a(JSONL), Manifest),
+    Format("a .csv or .tsv table", is_a(CSV), CsvRows),
+    Format("a .parquet table", is_a(PARQUET), _open_parquet),
 ]
 
 

@@ -1,12 +1,11 @@
 """Names become files: braces, patterns, URLs, and `#` before a part of a file."""
 
-import glob
 import os
 from pathlib import Path
 
-from braceexpand import braceexpand
-
-from anykey.sources.errors import NoPairsError, SourceError
+from anykey.sources.errors import NoPairsError
+from anykey.sources.files.locations import normal_location
+from anykey.sources.names import expand, named_files
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.mbeir import query_files
 from anykey.sources.pairs.remote import fetch, is_remote, without_secrets
@@ -27,26 +26,18 @@ def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
         NoPairsError: there is no such file.
         SourceError: unbalanced braces, or a file that cannot be fetched.
     """
-    try:
-        patterns = list(braceexpand(name))
-    except ValueError as error:
-        raise SourceError(f"unbalanced braces in '{without_secrets(name)}'") from error
     found: list[DataFile] = []
-    for pattern in patterns:
-        found += [fetch(pattern, cache_dir)] if is_remote(pattern) else _local_files(pattern, name)
+    for pattern in expand(name):
+        location = normal_location(pattern)
+        found += [fetch(location, cache_dir)] if is_remote(location) else _local_files(location, name)
     return found
 
 
 def _local_files(pattern: str, name: str) -> list[DataFile]:
     base, _, part = pattern.rpartition("#")
     for path, chosen in ((pattern, ""), (base, part)):
-        found = [DataFile(match, chosen) for match in _matches(path)]
+        matches = (match for match in named_files(path) if os.path.isfile(match) or os.path.isdir(match))
+        found = [DataFile(Path(match), chosen) for match in matches]
         if found:
             return [inner for file in found for inner in query_files(file) or [file]]
     raise NoPairsError(f"no file '{pattern}' (from '{without_secrets(name)}')")
-
-
-def _matches(pattern: str) -> list[Path]:
-    if os.path.isfile(pattern) or os.path.isdir(pattern):  # False for names too long, where `Path.is_file` raises
-        return [Path(pattern)]
-    return [Path(match) for match in sorted(glob.glob(pattern)) if os.path.isfile(match)]

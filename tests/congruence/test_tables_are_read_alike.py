@@ -149,3 +149,12 @@ def test_rows_of_a_table_of_images(tmp_path: Path, table: str) -> None:
     expected = [(f"{folder}/{name}.png", ["of another time"]) for name in (*alone, "d")]
     assert sorted(map(str, found)) == sorted(map(str, [(f"{folder}/in/b.png", ["two"]), *expected]))
     assert sorted(map(str, found)) == sorted(str(row) for row in in_training(folder, []) if row)
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_parquet])
+@pytest.mark.parametrize("name", ["rows", "rows.txt", "rows.JSONL.1"])
+def test_a_file_without_a_known_suffix_is_told_by_its_first_bytes(
+    tmp_path: Path, write: Callable[[Path, Cells], Path], name: str
+) -> None:
+    path = write(tmp_path, ROWS["own names"][0]).rename(tmp_path / name)
+    assert in_an_index(path, []) == in_training(path, []) == [(f"{tmp_path}/a.jpg", ["one"])]

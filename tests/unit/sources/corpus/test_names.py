@@ -64,7 +64,7 @@ def test_what_is_not_there_is_named_without_secrets(
         site.url("/none.jsonl?signature=hidden"): r"/none\.jsonl does not exist",
         site.url("/broken/a.jsonl?signature=hidden"): r"a\.jsonl cannot be read: the server answered 503",
         "zzz://me:hidden@host/a.jsonl": r"corpus zzz://host/a\.jsonl cannot be read: Protocol not known: zzz",
-        "{a.jsonl": r"unbalanced braces in corpus '\{a\.jsonl'",
+        "{a.jsonl": r"unbalanced braces in '\{a\.jsonl'",
     }
     for name, reason in cases.items():
         with pytest.raises(SourceError, match=reason) as caught:

@@ -114,3 +114,8 @@ def test_suffixes_of_an_index_are_training_s(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": ["two"]}), tmp_path / "b.pq")
     pairs = open_pairs([str(tmp_path / "a.ndjson"), str(tmp_path / "b.pq")])
     assert [pairs[row].captions for row in range(2)] == [("one",), ("two",)]
+
+
+def test_a_file_url_is_the_path_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a b.jsonl").write_text("")
+    assert find_files(f"file://{tmp_path}/a%20b.jsonl") == [DataFile(tmp_path / "a b.jsonl")]
