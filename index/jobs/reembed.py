@@ -179,7 +179,7 @@ class _Reembedding:
         staged.note_deleted(read_deleted(db))
 
     def _embed(self, db: sqlite3.Connection, staged: Store, after: int, advance: Any) -> int:
-        """Embeds the keys with rows after one, batch by batch; gives the last row that was there."""
+        """Embeds the keys that were stored after one change, batch by batch; gives the last change there was."""
         last = int(db.execute("SELECT coalesce(max(row), -1) FROM keys").fetchone()[0])
         left = (record for record in self._records(db, after, last, advance) if not _is_done(record, staged))
         settings = self._settings
@@ -191,7 +191,7 @@ class _Reembedding:
 
     def _records(self, db: sqlite3.Connection, after: int, last: int, advance: Any) -> Iterator[Record]:
         query = f"SELECT row FROM keys WHERE row > ? AND row <= ? ORDER BY row LIMIT {PAGE_RECORDS}"
-        while page := [row for (row,) in db.execute(query, (after, last)).fetchall()]:
+        while page := [number for (number,) in db.execute(query, (after, last)).fetchall()]:
             after = page[-1]
             yield from list(read_records(db, "row BETWEEN ? AND ?", (page[0], after)))
             advance(len(page))
@@ -257,7 +257,7 @@ def _is_done(record: Record, staged: Store) -> bool:
 
 
 def _is_unchanged(db: sqlite3.Connection, key: str | None, last: int) -> bool:
-    """Whether a key is still there, and as it was when `last` was the last row."""
+    """Whether a key is still there, and as it was after change number `last`."""
     return db.execute("SELECT 1 FROM keys WHERE key = ? AND row <= ?", (key, last)).fetchone() is not None
 
 

@@ -102,7 +102,7 @@ def fold(
         encoder = encoder_facts(meta)
         if options.structure != AUTO:
             require_possible(options.structure, encoder.width)  # also without keys, for which nothing is built yet
-        _write_rows(folder / ROWS_NAME, transaction)
+        _write_seqs(folder / ROWS_NAME, transaction)
         list_deleted(folder, transaction.deleted())
         vectors, queries_QD = _as_searched(transaction, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
@@ -331,13 +331,13 @@ def _as_searched(
     return vectors, queries_QD
 
 
-def _write_rows(path: Path, transaction: ReadTransaction) -> None:
-    """Writes all rows as a NumPy file, holding some of them in memory at a time."""
+def _write_seqs(path: Path, transaction: ReadTransaction) -> None:
+    """Writes the change numbers of all keys as a NumPy file, holding some of them in memory at a time."""
     facts = {"descr": "<i8", "fortran_order": False, "shape": (transaction.num_keys(),)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, facts)
-        for rows_B in transaction.row_batches(BATCH_SIZE):
-            file.write(rows_B.astype("<i8").tobytes())
+        for seqs_B in transaction.seq_batches(BATCH_SIZE):
+            file.write(seqs_B.astype("<i8").tobytes())
 
 
 def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:

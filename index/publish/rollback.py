@@ -18,13 +18,13 @@ import numpy as np
 
 from anykey.index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, VersionLostError
 from anykey.index.publish.folding import provenance_of, publish_next, publish_with_changes
-from anykey.index.search.version_files import ROWS_NAME, read_rows
+from anykey.index.search.version_files import ROWS_NAME, read_seqs
 from anykey.index.store.deletions import deleted_at
 from anykey.index.store.image_roots import record_corpus, roots_of_version
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
-from anykey.index.store.retired import LIVE_AT, check_endings, know_retired, rows_at
+from anykey.index.store.retired import LIVE_AT, check_endings, know_retired, seqs_at
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_reader import check_store
@@ -135,7 +135,7 @@ class _Way:
         with _reading(directory, target) as db:
             check_endings(db)
             live |= _live_keys(db, target.seq)  # in a store that was left, they were changed before it was
-            _require_rows(directory, target, db)
+            _require_records(directory, target, db)
             num_back, num_changed, num_gone = _count(db, target.seq)
         report = RollbackReport(target, num_back, num_changed, num_gone, len(live), published)
         return cls(seq != published.seq, report)
@@ -210,12 +210,12 @@ def _reading(directory: IndexDirectory, manifest: Manifest) -> Iterator[sqlite3.
         yield db
 
 
-def _require_rows(directory: IndexDirectory, target: Manifest, db: sqlite3.Connection) -> None:
+def _require_records(directory: IndexDirectory, target: Manifest, db: sqlite3.Connection) -> None:
     """Makes sure that a store has every record that a version covers, and no other of that time."""
     version_dir = directory.version_dir(target.version)
     check_file(version_dir, target, ROWS_NAME, is_whole=True)
-    wanted = read_rows(version_dir / ROWS_NAME, target.num_keys)
-    found = rows_at(db, target.seq)
+    wanted = read_seqs(version_dir / ROWS_NAME, target.num_keys)
+    found = seqs_at(db, target.seq)
     if np.array_equal(wanted, found):
         return
     if num_missing := len(np.setdiff1d(wanted, found, assume_unique=True)):
@@ -242,7 +242,7 @@ def _live_keys(db: sqlite3.Connection, seq: int) -> set[str]:
     stored = db.execute("SELECT key, row FROM keys WHERE row > ? AND origin = 'live'", (seq,))
     deleted = f"SELECT key FROM retired WHERE {LIVE_AT} AND ended_by = 'live' AND {is_away}"
     put_back = [(after, last) for after, last, then in _put_back_before(read_meta(db)) if then <= seq]
-    live = {key for key, row in stored if not any(after < row <= last for after, last in put_back)}
+    live = {key for key, number in stored if not any(after < number <= last for after, last in put_back)}
     return live | {key for (key,) in db.execute(deleted, (seq, seq))}
 
 
@@ -274,15 +274,15 @@ def _put_back_before(meta: dict[str, Any]) -> list[list[int]]:
 def _retired_records(db: sqlite3.Connection, seq: int) -> Iterator[Record]:
     """Records that were live then and no longer are; the table may grow meanwhile."""
     after = -1
-    rows = f"SELECT row FROM retired WHERE {LIVE_AT} AND row > ? ORDER BY row LIMIT {PAGE_RECORDS}"
-    while page := [row for (row,) in db.execute(rows, (seq, seq, after))]:
+    query = f"SELECT row FROM retired WHERE {LIVE_AT} AND row > ? ORDER BY row LIMIT {PAGE_RECORDS}"
+    while page := [number for (number,) in db.execute(query, (seq, seq, after))]:
         after = page[-1]
         where = f"{LIVE_AT} AND row BETWEEN ? AND ?"
         yield from list(read_records(db, where, (seq, seq, page[0], after), "retired"))
 
 
 def _keys_between(db: sqlite3.Connection, seq: int, last: int) -> Iterator[str]:
-    """Keys with rows after one change, up to another; they may be deleted meanwhile."""
+    """Keys that were stored after one change, up to another; they may be deleted meanwhile."""
     query = f"SELECT row, key FROM keys WHERE row > ? AND row <= ? ORDER BY row LIMIT {PAGE_KEYS}"
     while page := db.execute(query, (seq, last)).fetchall():
         seq = page[-1][0]

@@ -156,10 +156,10 @@ def _read_all(db: sqlite3.Connection, advance: Callable[[int], None], table: Tab
 
 
 def _damaged_records(db: sqlite3.Connection, advance: Callable[[int], None]) -> Iterator[KeyCorruptError]:
-    num_read, num_named, row = 0, 0, -1
+    num_read, num_named, seq = 0, 0, -1
     while num_named < MOST_NAMED:
         try:
-            for _ in read_records(db, "row > ?", (row,)):
+            for _ in read_records(db, "row > ?", (seq,)):
                 num_read += 1
                 if num_read % BATCH_SIZE == 0:
                     advance(BATCH_SIZE)
@@ -169,14 +169,14 @@ def _damaged_records(db: sqlite3.Connection, advance: Callable[[int], None]) -> 
             num_named += 1
             if not is_unicode(error.key):  # its name is damaged: there is no telling where to go on
                 break
-            (row,) = db.execute("SELECT min(row) FROM keys WHERE row > ? AND key = ?", (row, error.key)).fetchone()
-            if row is None:
+            (seq,) = db.execute("SELECT min(row) FROM keys WHERE row > ? AND key = ?", (seq, error.key)).fetchone()
+            if seq is None:
                 break
     advance(num_read % BATCH_SIZE)
 
 
 def _differences(version: OpenVersion) -> list[IndexCorruptError]:
-    """Whether the version's rows and vectors are those of the store, less what went since."""
+    """Whether the version's keys and vectors are those of the store, less what went since."""
     reader = StoreReader(version.store_path)
     files = VersionFiles.open(version)
     try:
@@ -191,14 +191,14 @@ def _differences(version: OpenVersion) -> list[IndexCorruptError]:
 
 
 def _compare(version: OpenVersion, files: VersionFiles, transaction: ReadTransaction) -> Iterator[IndexCorruptError]:
-    covered = transaction.rows()
+    covered = transaction.seqs()
     covered = covered[covered <= version.manifest.seq]
     removed = transaction.removed_since(version.manifest.seq)
-    expected = np.setdiff1d(files.rows, removed)
+    expected = np.setdiff1d(files.seqs, removed)
     if not np.array_equal(covered, expected):
         yield IndexCorruptError(version.path, f"it has other rows than its store: {len(expected)} for {len(covered)}")
         return
-    positions = files.positions_of_rows(covered)
+    positions = files.positions_of_seqs(covered)
     for vectors_BD, codes_B in transaction.vectors_by_modality(BATCH_SIZE):
         here, positions = positions[: len(vectors_BD)], positions[len(vectors_BD) :]
         expected_BD = files.as_stored(vectors_BD[: len(here)], codes_B[: len(here)])

@@ -1,6 +1,7 @@
 """The keys that a published version covers: its files, open for search.
 
-A key's place in the version's files is its *position*; positions rise with rows.
+A key's place in the version's files is its *position*; positions rise with the numbers of the
+changes that stored the keys.
 
 Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
 """
@@ -42,7 +43,7 @@ class VersionFiles:
     def __init__(
         self,
         manifest: Manifest,
-        rows_N: NDArray[np.int64],
+        seqs_N: NDArray[np.int64],
         exact: ExactVectors,
         approximate: ApproximateIndex | GpuIndex | None,
         fields: Postings,
@@ -50,7 +51,7 @@ class VersionFiles:
     ) -> None:
         self.manifest = manifest
         self.calibration = calibration
-        self._rows_N = rows_N
+        self._seqs_N = seqs_N
         self._exact = exact
         self._approximate = approximate
         self._fields = fields
@@ -64,7 +65,7 @@ class VersionFiles:
             IndexCorruptError: one of them is damaged; names it.
         """
         num_keys, width = version.manifest.num_keys, version.manifest.encoder.width
-        rows_N = read_rows(version.path / ROWS_NAME, num_keys)
+        seqs_N = read_seqs(version.path / ROWS_NAME, num_keys)
         exact = ExactVectors.open(version.path / VECTORS_NAME)
         if (exact.num_vectors, exact.width) != (num_keys, width):
             raise IndexCorruptError(
@@ -76,17 +77,17 @@ class VersionFiles:
             calibration = read_calibration(version.path / CALIBRATION_NAME, width)
         approximate = _open_structure(version, exact, gpu)
         fields = _open_fields(version.path / FIELDS_NAME, num_keys)
-        return cls(version.manifest, rows_N, exact, approximate, fields, calibration)
+        return cls(version.manifest, seqs_N, exact, approximate, fields, calibration)
 
     @property
-    def rows(self) -> NDArray[np.int64]:
-        """The rows `[N]` that the version covers, ascending."""
-        return self._rows_N
+    def seqs(self) -> NDArray[np.int64]:
+        """Change numbers `[N]` of the keys that the version covers, ascending."""
+        return self._seqs_N
 
     @property
     def num_keys(self) -> int:
         """N."""
-        return len(self._rows_N)
+        return len(self._seqs_N)
 
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors at some positions, as the version has them."""
@@ -98,12 +99,12 @@ class VersionFiles:
             vectors_BD = self.calibration.apply(vectors_BD, codes_B)
         return vectors_BD.astype(self._exact.dtype).astype(np.float32)
 
-    def positions_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of those of some rows that the version covers, ascending."""
+    def positions_of_seqs(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of those of some keys, by change numbers, that the version covers, ascending."""
         if not self.num_keys:
             return np.empty(0, np.int64)
-        positions = np.searchsorted(self._rows_N, rows)
-        is_here = self._rows_N[np.minimum(positions, self.num_keys - 1)] == rows
+        positions = np.searchsorted(self._seqs_N, seqs)
+        is_here = self._seqs_N[np.minimum(positions, self.num_keys - 1)] == seqs
         return np.unique(positions[is_here])
 
     def positions(self, scope: Scope, deadline: Deadline = NEVER) -> NDArray[np.int64] | None:
@@ -130,13 +131,14 @@ class VersionFiles:
         exact: bool,
         deadline: Deadline = NEVER,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best keys for each query: scores and rows, best first.
+        """The best keys for each query: scores and change numbers, best first.
 
         Args:
             queries_QD: Unit vectors.
             k: Most results per query.
             allowed: Which keys may be found: their positions, or a mask `[N]`; all when absent.
-            exact: Compares with every key; equal scores then come by rising row, also where `k` cuts through them.
+            exact: Compares with every key; equal scores then come by rising change number, also where `k` cuts through
+                them.
             deadline: Until when the answer is wanted.
 
         Raises:
@@ -146,7 +148,7 @@ class VersionFiles:
             scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed, deadline)
         else:
             scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed, deadline=deadline)
-        return scores_QK, self._rows_N[positions_QK]
+        return scores_QK, self._seqs_N[positions_QK]
 
     def close(self) -> None:
         """Closes the files; the version stays locked until it is released."""
@@ -193,16 +195,16 @@ def _open_fields(path: Path, num_keys: int) -> Postings:
     return fields
 
 
-def read_rows(path: Path, num_keys: int) -> NDArray[np.int64]:
-    """The rows `[N]` that a version covers, ascending; mapped, not read.
+def read_seqs(path: Path, num_keys: int) -> NDArray[np.int64]:
+    """Change numbers `[N]` of the keys that a version covers, ascending; mapped, not read.
 
     Raises:
-        IndexCorruptError: the file is damaged, or holds another number of rows.
+        IndexCorruptError: the file is damaged, or holds another number of them.
     """
     try:
-        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+        seqs_N = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise IndexCorruptError(path, str(error)) from error
-    if rows_N.shape != (num_keys,) or rows_N.dtype != np.int64:
-        raise IndexCorruptError(path, f"expected {num_keys} rows as int64, got {rows_N.shape} of {rows_N.dtype}")
-    return np.asarray(rows_N)
+    if seqs_N.shape != (num_keys,) or seqs_N.dtype != np.int64:
+        raise IndexCorruptError(path, f"expected {num_keys} rows as int64, got {seqs_N.shape} of {seqs_N.dtype}")
+    return np.asarray(seqs_N)

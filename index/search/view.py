@@ -23,7 +23,7 @@ from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.vectors.calibration import codes_of
 from anykey.index.vectors.comparing import Found, best
 
-_NO_ROWS = np.empty(0, np.int64)
+_NO_SEQS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class View:
     @classmethod
     def of(cls, files: VersionFiles) -> "View":
         """The moment that a version was derived from."""
-        return cls(files.manifest.seq, files, Recent(files.manifest.encoder.width), _NO_ROWS)
+        return cls(files.manifest.seq, files, Recent(files.manifest.encoder.width), _NO_SEQS)
 
     def after(self, changes: Changes) -> "View":
         """The view after some changes; only the latest view may be asked."""
-        removed = self.files.positions_of_rows(changes.removed)
+        removed = self.files.positions_of_seqs(changes.removed)
         if self.files.calibration is not None:
             codes = codes_of([key.modality for key in changes.keys])
             changes = replace(changes, vectors_RD=self.files.calibration.apply(changes.vectors_RD, codes))
@@ -67,8 +67,8 @@ class View:
 
     @property
     def num_unfolded(self) -> int:
-        """What the next version will fold in: rows that came and rows that went."""
-        return self.recent.num_rows + len(self.removed)
+        """What the next version will fold in: keys that came and keys that went."""
+        return self.recent.num_records + len(self.removed)
 
     def calibrated(self, queries_QD: NDArray[np.float32], modalities: Sequence[Modality] | None) -> NDArray[np.float32]:
         """Queries as this view's keys are compared with them.
@@ -130,8 +130,8 @@ class View:
         sizes = {}
         for pool in sorted(self.pools):
             scope = Scope(pool=pool)
-            recent = self.recent.known(self.recent.positions(scope, None, _NO_ROWS))
-            sizes[pool] = self._count_covered(scope, None, _NO_ROWS, NEVER) + len(recent)
+            recent = self.recent.known(self.recent.positions(scope, None, _NO_SEQS))
+            sizes[pool] = self._count_covered(scope, None, _NO_SEQS, NEVER) + len(recent)
         return {pool: size for pool, size in sizes.items() if size}
 
     def _count_covered(
@@ -167,9 +167,9 @@ class View:
     def _key_sets(
         self, scope: Scope, transaction: ReadTransaction
     ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
-        """Rows of the keys that a scope names: those within, and those left out."""
-        within = None if scope.within is None else transaction.rows_of_keys(scope.within)
-        return within, transaction.rows_of_keys(scope.exclude) if scope.exclude else _NO_ROWS
+        """Change numbers of the keys that a scope names: those within, and those left out."""
+        within = None if scope.within is None else transaction.seqs_of_keys(scope.within)
+        return within, transaction.seqs_of_keys(scope.exclude) if scope.exclude else _NO_SEQS
 
     def _allowed(
         self, scope: Scope, within: NDArray[np.int64] | None, exclude: NDArray[np.int64], deadline: Deadline
@@ -177,9 +177,9 @@ class View:
         """Which of the version's keys may be found, as positions or as a mask `[N]` (`None`: all), and if any may."""
         positions = self.files.positions(scope, deadline)
         if within is not None:
-            named = self.files.positions_of_rows(within)
+            named = self.files.positions_of_seqs(within)
             positions = named if positions is None else np.intersect1d(named, positions, assume_unique=True)
-        left_out = self.files.positions_of_rows(exclude)
+        left_out = self.files.positions_of_seqs(exclude)
         if positions is not None:
             positions = positions[self._is_there[positions]] if len(self.removed) else positions
             positions = np.setdiff1d(positions, left_out, assume_unique=True) if len(left_out) else positions
@@ -195,12 +195,12 @@ class View:
 
 def hits_of(found: Found, transaction: ReadTransaction) -> list[list[Hit]]:
     """What a search found, with what the store says about it; `transaction` is of the same moment."""
-    scores_QK, rows_QK = found
-    keys = transaction.records(rows_QK[rows_QK >= 0].tolist())
+    scores_QK, seqs_QK = found
+    keys = transaction.records(seqs_QK[seqs_QK >= 0].tolist())
     scores_QK = np.clip(scores_QK, -1.0, 1.0)
     return [
-        _ranked(scores_K, [keys[row] for row in rows_K if row >= 0])  # missing ones come last
-        for scores_K, rows_K in zip(scores_QK.tolist(), rows_QK.tolist(), strict=True)
+        _ranked(scores_K, [keys[seq] for seq in seqs_K if seq >= 0])  # missing ones come last
+        for scores_K, seqs_K in zip(scores_QK.tolist(), seqs_QK.tolist(), strict=True)
     ]
 
 
@@ -214,5 +214,5 @@ def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
 def _merged(first: Found, second: Found, k: int) -> Found:
     """The best of both."""
     scores = np.concatenate([first[0], second[0]], axis=1)
-    rows = np.concatenate([first[1], second[1]], axis=1)
-    return best(scores, rows, k)
+    seqs = np.concatenate([first[1], second[1]], axis=1)
+    return best(scores, seqs, k)

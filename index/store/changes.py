@@ -1,6 +1,6 @@
 """What came into a store after some moment, on its way into memory.
 
-Shape legend: R = rows read, D = width.
+Shape legend: R = keys read, D = width.
 """
 
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ class Changes:
 
     Attributes:
         seq: The number of the last change.
-        rows_R: Rows that are new, ascending.
+        seqs_R: Numbers of the changes that stored new keys, ascending.
         vectors_RD: Their vectors.
         keys: Their keys with their payload.
-        removed: Rows that are no longer there.
-        unsound: The rows of `rows_R` whose record is damaged.
+        removed: Numbers of those that stored what is no longer there.
+        unsound: What is wrong with damaged records, by their numbers in `seqs_R`.
     """
 
     seq: int
-    rows_R: NDArray[np.int64]
+    seqs_R: NDArray[np.int64]
     vectors_RD: NDArray[np.float32]
     keys: list[StoredKey]
     removed: NDArray[np.int64]

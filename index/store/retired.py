@@ -1,9 +1,9 @@
 """Records that were replaced or deleted, kept as long as a version covers a moment at which they were live.
 
 A retired record leaves `keys` and is written to `retired` with the number of the change that ended it; its vector and
-its images stay where they are, under the `id` that is never used again. So a change of a key costs one more row, and
+its images stay where they are, under the `id` that is never used again. So a change of a key costs one more line, and
 going back to a version needs nothing but the store. Releases that know nothing of this table change the store as they
-always did, and what they replace is gone: a version is gone back to only if all of its rows are still there.
+always did, and what they replace is gone: a version is gone back to only if all of its records are still there.
 """
 
 import sqlite3
@@ -46,9 +46,9 @@ _FACTS = f"{_PAYLOAD}, origin, content_sha256, payload_sha256, stamps, checksum"
 _PAGE_ROWS = 1000
 
 
-def retire(db: sqlite3.Connection, identity: int, row: int, key: str, ended: int, ended_by: Ender) -> None:
+def retire(db: sqlite3.Connection, identity: int, seq: int, key: str, ended: int, ended_by: Ender) -> None:
     """Notes a live record, which the caller is about to take out of `keys`, as one that ended."""
-    ending = checksum_of([row, key, ended, ended_by])
+    ending = checksum_of([seq, key, ended, ended_by])
     query = f"INSERT INTO retired SELECT row, ?, ?, ?, {_FACTS} FROM keys WHERE id = ?"
     db.execute(query, (ended, ended_by, ending, identity))
 
@@ -70,17 +70,17 @@ def prune(db: sqlite3.Connection, seqs: Sequence[int], after: int) -> int | None
     Args:
         db: The store's connection, in a transaction.
         seqs: The moments, as numbers of changes.
-        after: The row after which it goes on; -1 to begin.
+        after: The change number after which it goes on; -1 to begin.
 
     Returns:
-        The row to go on after; `None` if there are no more.
+        The one to go on after; `None` if there are no more.
     """
     page = db.execute(
         "SELECT row, ended, id FROM retired WHERE row > ? ORDER BY row LIMIT ?", (after, _PAGE_ROWS)
     ).fetchall()
-    for row, ended, identity in page:
-        if not any(row <= seq < ended for seq in seqs):
-            db.execute("DELETE FROM retired WHERE row = ?", (row,))
+    for stored, ended, identity in page:
+        if not any(stored <= seq < ended for seq in seqs):
+            db.execute("DELETE FROM retired WHERE row = ?", (stored,))
             drop_parts(db, identity)
     return page[-1][0] if page else None
 
@@ -92,11 +92,11 @@ def forget(db: sqlite3.Connection) -> None:
         db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM keys)")
 
 
-def rows_at(db: sqlite3.Connection, seq: int) -> NDArray[np.int64]:
-    """Rows of the records that were live after change number `seq` and are still there, live or retired; ascending."""
+def seqs_at(db: sqlite3.Connection, seq: int) -> NDArray[np.int64]:
+    """Change numbers, ascending, of the records that were live after change `seq` and are there, maybe retired."""
     query = f"SELECT row FROM keys WHERE row <= ? UNION ALL SELECT row FROM retired WHERE {LIVE_AT} ORDER BY row"
     found = db.execute(query, (seq, seq, seq))
-    return np.fromiter((row for (row,) in found), np.int64)
+    return np.fromiter((number for (number,) in found), np.int64)
 
 
 def know_retired(db: sqlite3.Connection) -> None:
@@ -111,6 +111,6 @@ def check_endings(db: sqlite3.Connection) -> None:
     Raises:
         IndexCorruptError: some of it is damaged.
     """
-    for row, key, ended, ended_by, ending in db.execute("SELECT row, key, ended, ended_by, ending FROM retired"):
-        if checksum_of([row, key, ended, ended_by]) != ending:
+    for seq, key, ended, ended_by, ending in db.execute("SELECT row, key, ended, ended_by, ending FROM retired"):
+        if checksum_of([seq, key, ended, ended_by]) != ending:
             raise IndexCorruptError(path_of(db), f"what is said of the end of key {key!r} differs from its checksum")

@@ -1,8 +1,9 @@
 """The store: keys, payload, vectors, images, pools and the change sequence in one SQLite file. It is the truth.
 
-Every change of a key takes the next number of one sequence. A key's `row` is the number of its last change, so that
-rows rise with time, are never used again, and a reader that has seen everything up to some number finds what came
-since: keys with a higher row, and `removals` with a higher number, each naming a row that is no longer there.
+Every change of a key takes the next number of one sequence, its `seq`. A key is known by the number of its last change,
+in the column `row`, so that these rise with time, are never used again, and a reader that has seen everything up to
+some number finds what came since: keys with a higher one, and `removals` with a higher one, each naming a key's that is
+no longer there.
 `id` names one record of a key; its vector and images hang on it. A record that is replaced or deleted is kept aside as
 long as a version covers a moment at which it was live, see `index.store.retired`.
 
@@ -166,11 +167,11 @@ class Store:
 
     def keep_queries(self, queries: TuningQueries | None) -> None:
         """Keeps real queries, in place of those that were kept, for the choice of search structures."""
-        rows = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
+        coded = [] if queries is None else zip(queries.codes_Q.tolist(), queries.vectors_QD, strict=True)
         with self._transaction():
             self._db.execute(QUERIES)  # older stores have no such table
             self._db.execute("DELETE FROM queries")
-            for position, (code, vector_D) in enumerate(rows):
+            for position, (code, vector_D) in enumerate(coded):
                 data = vector_D.astype("<f4").tobytes()
                 facts = (position, code, data, query_checksum(position, code, data))
                 self._db.execute("INSERT INTO queries VALUES (?, ?, ?, ?)", facts)
@@ -281,16 +282,16 @@ class Store:
             "checksum": payload_checksum(seq, record.key, *payload),
         }
         found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
-        earlier, earlier_row = found or (None, 0)
+        earlier, earlier_seq = found or (None, 0)
         if earlier is not None:
-            self._end(earlier, earlier_row, record.key, seq, origin)
+            self._end(earlier, earlier_seq, record.key, seq, origin)
         names = ", ".join(columns)
         marks = ", ".join("?" * len(columns))
         cursor = self._db.execute(
             f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
         )
         self._write_parts(cursor.lastrowid or 0, record, earlier)
-        if earlier is not None and not self._is_kept(earlier_row):
+        if earlier is not None and not self._is_kept(earlier_seq):
             retired.drop_parts(self._db, earlier)
         self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
         if self._has_deletions:
@@ -328,22 +329,22 @@ class Store:
         found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
         if found is None:
             return False
-        identity, row = found
-        self._end(identity, row, key, seq, by)
-        if not self._is_kept(row):
+        identity, stored = found
+        self._end(identity, stored, key, seq, by)
+        if not self._is_kept(stored):
             retired.drop_parts(self._db, identity)
         return True
 
-    def _end(self, identity: int, row: int, key: str, seq: int, by: Ender) -> None:
+    def _end(self, identity: int, stored: int, key: str, seq: int, by: Ender) -> None:
         """Takes a record out of `keys`; its vector and images stay for now."""
-        self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, row))
-        if self._is_kept(row):
-            retired.retire(self._db, identity, row, key, seq, by)
+        self._db.execute("INSERT INTO removals VALUES (?, ?)", (seq, stored))
+        if self._is_kept(stored):
+            retired.retire(self._db, identity, stored, key, seq, by)
         self._db.execute("DELETE FROM keys WHERE id = ?", (identity,))
 
-    def _is_kept(self, row: int) -> bool:
+    def _is_kept(self, stored: int) -> bool:
         """Whether a record is kept when it ends: versions that are kept may cover it."""
-        return self.covered_seq is None or row <= self.covered_seq
+        return self.covered_seq is None or stored <= self.covered_seq
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

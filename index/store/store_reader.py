@@ -1,6 +1,6 @@
 """Reads of a store, from several threads and processes at once, also while one writes.
 
-Shape legend: R = rows read, D = width.
+Shape legend: R = keys read, D = width.
 """
 
 import contextlib
@@ -67,27 +67,27 @@ class ReadTransaction:
         finally:
             stop_at(self._db, self._deadline)
 
-    def rows_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
-        """Rows of those keys that exist, ascending."""
+    def seqs_of_keys(self, keys: Collection[str]) -> NDArray[np.int64]:
+        """Change numbers of those keys that exist, ascending."""
         names = [key for key in dict.fromkeys(keys) if is_unicode(key)]
         found = [np.empty(0, np.int64)]
         for start in range(0, len(names), MOST_PARAMETERS):
             part = names[start : start + MOST_PARAMETERS]  # no JSON list: SQLite cuts its strings at a NUL
-            found.append(self._rows(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
+            found.append(self._seqs(f"SELECT row FROM keys WHERE key IN ({', '.join('?' * len(part))})", *part))
         return np.sort(np.concatenate(found))
 
-    def records(self, rows: Iterable[int]) -> dict[int, StoredKey]:
-        """Keys by their rows, in one query.
+    def records(self, seqs: Iterable[int]) -> dict[int, StoredKey]:
+        """Keys by their change numbers, in one query.
 
         Raises:
             IndexCorruptError: one of them is not there, or differs from its checksum.
         """
-        asked = set(rows)
+        asked = set(seqs)
         query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
         found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
         if missing := asked - found.keys():
             raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
-        return {row: self._stored_key(*payload) for row, payload in found.items()}
+        return {number: self._stored_key(*payload) for number, payload in found.items()}
 
     def changes_since(self, seq: int) -> Changes:
         """What came after change number `seq`; a record that is damaged is told, and does not keep out the others."""
@@ -97,26 +97,26 @@ class ReadTransaction:
             " FROM keys LEFT JOIN vectors USING (id) WHERE row > ? ORDER BY row"
         )
         dtype, width = vector_dtype(meta), meta["width"]
-        rows: list[int] = []
+        seqs: list[int] = []
         vectors, keys, unsound = [], list[StoredKey](), dict[int, Unsound]()
-        for row, key, *payload, vector, checksum in self._all(query, seq):
+        for number, key, *payload, vector, checksum in self._all(query, seq):
             try:
-                keys.append(self._stored_key(row, key, *payload))
+                keys.append(self._stored_key(number, key, *payload))
                 vectors.append(self._checked_vector(key, vector, checksum))
             except KeyCorruptError as error:
-                has_payload, has_vector = len(keys) > len(rows), is_usable(vector, dtype, width)
-                unsound[row] = Unsound(error, has_payload, has_vector)
+                has_payload, has_vector = len(keys) > len(seqs), is_usable(vector, dtype, width)
+                unsound[number] = Unsound(error, has_payload, has_vector)
                 if not has_payload:
                     keys.append(StoredKey(str(key), Modality.TEXT, Payload(None, {}, 0), ()))
                 vectors.append(vector if has_vector else bytes(width * dtype.itemsize))
-            rows.append(row)
+            seqs.append(number)
         removed = self.removed_since(seq)
-        vectors_RD = np.frombuffer(b"".join(vectors), dtype).astype(np.float32).reshape(len(rows), width)
-        return Changes(self.seq, np.array(rows, np.int64), vectors_RD, keys, removed, unsound)
+        vectors_RD = np.frombuffer(b"".join(vectors), dtype).astype(np.float32).reshape(len(seqs), width)
+        return Changes(self.seq, np.array(seqs, np.int64), vectors_RD, keys, removed, unsound)
 
     def removed_since(self, seq: int) -> NDArray[np.int64]:
-        """Rows that went after change number `seq`."""
-        return self._rows("SELECT row FROM removals WHERE seq > ?", seq)
+        """Change numbers of what went after change number `seq`."""
+        return self._seqs("SELECT row FROM removals WHERE seq > ?", seq)
 
     def get(self, key: str) -> StoredKey:
         """One key as it is stored.
@@ -159,18 +159,18 @@ class ReadTransaction:
         """What was noted about the whole store."""
         return read_meta(self._db)
 
-    def rows(self) -> NDArray[np.int64]:
-        """All rows, ascending."""
-        return np.concatenate([np.empty(0, np.int64), *self.row_batches(MOST_PARAMETERS)])
+    def seqs(self) -> NDArray[np.int64]:
+        """Change numbers of all keys, ascending."""
+        return np.concatenate([np.empty(0, np.int64), *self.seq_batches(MOST_PARAMETERS)])
 
-    def row_batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
-        """All rows, ascending, `[B]` at a time."""
+    def seq_batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """Change numbers of all keys, ascending, `[B]` at a time."""
         cursor = self._db.execute("SELECT row FROM keys ORDER BY row")
         while batch := cursor.fetchmany(batch_size):
-            yield np.fromiter((row for (row,) in batch), np.int64, len(batch))
+            yield np.fromiter((number for (number,) in batch), np.int64, len(batch))
 
     def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """All vectors in the order of their rows, `[B, D]` at a time.
+        """All vectors in the order of their change numbers, `[B, D]` at a time.
 
         Raises:
             IndexCorruptError: one of them is missing or differs from its checksum.
@@ -178,7 +178,7 @@ class ReadTransaction:
         return (vectors_BD for vectors_BD, _ in self.vectors_by_modality(batch_size))
 
     def vectors_by_modality(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-        """All vectors in the order of their rows, with their modalities' positions in `MODALITIES`, `[B]`.
+        """All vectors in the order of their change numbers, with their modalities' positions in `MODALITIES`, `[B]`.
 
         Raises:
             IndexCorruptError: one of them is missing or differs from its checksum.
@@ -219,7 +219,7 @@ class ReadTransaction:
             return read_deleted(self._db)
 
     def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
-        """Modality, pools and metadata of all keys in the order of their rows.
+        """Modality, pools and metadata of all keys in the order of their change numbers.
 
         Raises:
             IndexCorruptError: one of them differs from its checksum.
@@ -230,20 +230,20 @@ class ReadTransaction:
                 yield key.modality, list(key.pools), key.payload.metadata
 
     def _payloads(self) -> Iterator[tuple[Any, ...]]:
-        row = -1
+        seq = -1
         while True:
             query = f"SELECT {_PAYLOAD} FROM keys WHERE row > ? ORDER BY row"
             try:
-                for payload in self._db.execute(query, (row,)):
-                    row = payload[0]
+                for payload in self._db.execute(query, (seq,)):
+                    seq = payload[0]
                     yield payload
                 return
             except sqlite3.OperationalError as error:
                 if not is_undecodable(error):
                     raise
             with reading_any_text(self._db):
-                payload = self._db.execute(f"{query} LIMIT 1", (row,)).fetchone()
-            row = payload[0]
+                payload = self._db.execute(f"{query} LIMIT 1", (seq,)).fetchone()
+            seq = payload[0]
             yield payload
 
     def page(self, after: str | None) -> list[StoredKey]:
@@ -276,9 +276,9 @@ class ReadTransaction:
         counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
         return {modality: counts.get(modality, 0) for modality in Modality}
 
-    def _stored_key(self, row: int, key: str, modality: str, *rest: Any) -> StoredKey:
+    def _stored_key(self, seq: int, key: str, modality: str, *rest: Any) -> StoredKey:
         text, metadata, pools, num_images, checksum = rest
-        if checksum != payload_checksum(row, key, modality, text, metadata, pools, num_images):
+        if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
             raise KeyCorruptError(self._path, str(key), f"the payload of key {key!r} differs from its checksum")
         payload = Payload(text, json.loads(metadata), num_images)
         return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
@@ -296,9 +296,9 @@ class ReadTransaction:
             raise KeyNotFoundError(f"no key {key!r} in the index")
         return found[0]
 
-    def _rows(self, query: str, *parameters: str | int) -> NDArray[np.int64]:
-        rows = self._all(query, *parameters)
-        return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
+    def _seqs(self, query: str, *parameters: str | int) -> NDArray[np.int64]:
+        found = self._all(query, *parameters)
+        return np.fromiter((seq for (seq,) in found), dtype=np.int64, count=len(found))
 
     def _all(self, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         try:

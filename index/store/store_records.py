@@ -45,7 +45,7 @@ def check_refusals(db: sqlite3.Connection) -> None:
 def read_records(
     db: sqlite3.Connection, where: str, parameters: Sequence[Any] = (), table: Table = "keys"
 ) -> Iterator[Record]:
-    """Whole records, images and all, in the order of their rows.
+    """Whole records, images and all, in the order of their change numbers.
 
     Args:
         db: The connection.
@@ -62,10 +62,10 @@ def read_records(
         f" content_sha256, stamps, vector, vectors.checksum FROM {table} LEFT JOIN vectors USING (id)"
         f" WHERE {where} ORDER BY row"
     )
-    for identity, row, key, *facts in db.execute(query, parameters):
+    for identity, seq, key, *facts in db.execute(query, parameters):
         modality, text, metadata, pools, num_images, checksum, *built_facts, vector, checksum_of_vector = facts
         origin, payload_sha256, content_sha256, stamps = built_facts
-        checksums = (payload_checksum(row, key, modality, text, metadata, pools, num_images), checksum_of_vector)
+        checksums = (payload_checksum(seq, key, modality, text, metadata, pools, num_images), checksum_of_vector)
         if vector is None or checksums != (checksum, vector_checksum(key, vector)):
             raise KeyCorruptError(path_of(db), str(key), f"the record of key {key!r} differs from its checksum")
         images = tuple(_read_images(db, identity, key))

@@ -1,6 +1,6 @@
 """Recent keys: each moment stays as it was while later ones grow out of it.
 
-Shape legend: R = recent rows, D = width.
+Shape legend: R = recent keys, D = width.
 """
 
 from typing import Any
@@ -19,27 +19,27 @@ from anykey.index.search.recent import Recent
 from anykey.index.store.changes import Changes
 from tests.live_index import WIDTH, unit_vectors
 
-NO_ROWS = np.empty(0, np.int64)
+NO_SEQS = np.empty(0, np.int64)
 VECTORS_ND = unit_vectors(500)
 
 
-def stored(row: int) -> StoredKey:
-    modality = list(Modality)[row % 3]
-    return StoredKey(f"k{row}", modality, Payload("text", {"row": row}), (f"p{row % 2}",))
+def stored(seq: int) -> StoredKey:
+    modality = list(Modality)[seq % 3]
+    return StoredKey(f"k{seq}", modality, Payload("text", {"number": seq}), (f"p{seq % 2}",))
 
 
-def changes(rows: list[int], removed: list[int], seq: int = 0) -> Changes:
-    rows_R = np.array(rows, np.int64)
-    return Changes(seq, rows_R, VECTORS_ND[rows_R], [stored(row) for row in rows], np.array(removed, np.int64))
+def changes(seqs: list[int], removed: list[int], seq: int = 0) -> Changes:
+    seqs_R = np.array(seqs, np.int64)
+    return Changes(seq, seqs_R, VECTORS_ND[seqs_R], [stored(number) for number in seqs], np.array(removed, np.int64))
 
 
 def found(
-    recent: Recent, scope: Scope = EVERYTHING, within: Any = None, exclude: NDArray[np.int64] = NO_ROWS
+    recent: Recent, scope: Scope = EVERYTHING, within: Any = None, exclude: NDArray[np.int64] = NO_SEQS
 ) -> list[int]:
-    """Rows of a scope."""
+    """Change numbers of the keys of a scope."""
     positions = recent.positions(scope, within, exclude)
-    rows: list[int] = recent.rows[positions].tolist()
-    return rows
+    seqs: list[int] = recent.seqs[positions].tolist()
+    return seqs
 
 
 steps = st.lists(st.tuples(st.integers(0, 90), st.lists(st.integers(0, 400), max_size=60)), max_size=6)
@@ -48,24 +48,24 @@ steps = st.lists(st.tuples(st.integers(0, 90), st.lists(st.integers(0, 400), max
 @settings(deadline=None)
 @given(steps)
 def test_every_moment_stays_as_it_was(steps: list[tuple[int, list[int]]]) -> None:
-    recent, alive, next_row = Recent(WIDTH), set[int](), 0
+    recent, alive, next_seq = Recent(WIDTH), set[int](), 0
     moments = []
     for num_new, removed in steps:
-        rows = list(range(next_row, min(next_row + num_new, len(VECTORS_ND))))
-        next_row += num_new
-        recent = recent.after(changes(rows, removed))
-        alive = (alive | set(rows)) - set(removed)
+        seqs = list(range(next_seq, min(next_seq + num_new, len(VECTORS_ND))))
+        next_seq += num_new
+        recent = recent.after(changes(seqs, removed))
+        alive = (alive | set(seqs)) - set(removed)
         moments.append((recent, sorted(alive)))
     for moment, expected in moments:
         assert found(moment) == expected
         assert moment.num_alive == len(expected)
-        assert moment.num_rows <= max(2 * len(expected) + 1, 1)
+        assert moment.num_records <= max(2 * len(expected) + 1, 1)
         if expected:
-            scores, hits = moment.search(VECTORS_ND[:1], 5, moment.positions(EVERYTHING, None, NO_ROWS))
-            ranked = sorted(expected, key=lambda row: -float(VECTORS_ND[0] @ VECTORS_ND[row]))[:5]
+            scores, hits = moment.search(VECTORS_ND[:1], 5, moment.positions(EVERYTHING, None, NO_SEQS))
+            ranked = sorted(expected, key=lambda seq: -float(VECTORS_ND[0] @ VECTORS_ND[seq]))[:5]
             assert hits[0].tolist() == ranked
             assert scores[0].tolist() == pytest.approx(
-                [float(VECTORS_ND[0] @ VECTORS_ND[row]) for row in ranked], abs=1e-6
+                [float(VECTORS_ND[0] @ VECTORS_ND[seq]) for seq in ranked], abs=1e-6
             )
 
 
@@ -73,11 +73,11 @@ def test_scope_narrows_by_all_its_parts() -> None:
     recent = Recent(WIDTH).after(changes(list(range(12)), [4]))
 
     assert found(recent, Scope(modalities=[Modality.TEXT])) == [
-        row for row in range(12) if list(Modality)[row % 3] is Modality.TEXT and row != 4
+        seq for seq in range(12) if list(Modality)[seq % 3] is Modality.TEXT and seq != 4
     ]
     assert found(recent, Scope(modalities=[])) == []
     assert found(recent, Scope(pool="p1")) == [1, 3, 5, 7, 9, 11]
-    assert found(recent, Scope(condition=Equals(("row",), 7), pool="p1")) == [7]
+    assert found(recent, Scope(condition=Equals(("number",), 7), pool="p1")) == [7]
     assert found(recent, within=np.array([3, 4, 5, 99]), exclude=np.array([5])) == [3]
 
 

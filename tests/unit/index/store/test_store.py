@@ -65,9 +65,9 @@ def read_all(store: Store) -> None:
         list(transaction.vectors(1))
 
 
-def rows_of(store: Store) -> dict[str, int]:
+def seqs_of(store: Store) -> dict[str, int]:
     changes = changes_since(store, 0)
-    return {key.key: row for key, row in zip(changes.keys, changes.rows_R.tolist(), strict=True)}
+    return {key.key: seq for key, seq in zip(changes.keys, changes.seqs_R.tolist(), strict=True)}
 
 
 def test_each_change_takes_the_next_number(store: Store) -> None:
@@ -80,15 +80,15 @@ def test_each_change_takes_the_next_number(store: Store) -> None:
     assert store.seq == 6
 
 
-def test_rows_are_the_numbers_of_the_last_changes(store: Store) -> None:
+def test_keys_are_known_by_the_numbers_of_their_last_changes(store: Store) -> None:
     store.commit([record("a"), record("b"), record("c")])
     store.commit([record("a")], gone=["b"])
     store.commit([record("b")])
 
-    assert rows_of(store) == {"c": 3, "a": 4, "b": 6}
+    assert seqs_of(store) == {"c": 3, "a": 4, "b": 6}
 
 
-def test_removals_name_the_rows_that_went(store: Store) -> None:
+def test_removals_name_what_went(store: Store) -> None:
     store.commit([record("a"), record("b"), record("c")])
     store.commit([record("a")], gone=["b"])
 
@@ -109,7 +109,7 @@ def test_only_removals_up_to_a_number_are_pruned(store: Store) -> None:
 def test_key_that_is_stored_twice_at_once_is_as_it_came_last(store: Store) -> None:
     store.commit([record("a", text="first"), record("b"), record("a", text="last")])
 
-    assert (store.record("a").text, rows_of(store)) == ("last", {"b": 2, "a": 3})
+    assert (store.record("a").text, seqs_of(store)) == ("last", {"b": 2, "a": 3})
 
 
 def test_failed_commit_changes_nothing(store: Store) -> None:
@@ -237,7 +237,7 @@ def test_changes_carry_vectors_and_payload_in_the_order_of_rows(store: Store) ->
 
     assert [(key.key, key.payload.text) for key in changes.keys] == [("b", "text"), ("c", "text"), ("a", "new")]
     assert changes.vectors_RD[:, 0].tolist() == [ord("b"), ord("c"), ord("a") + 1]
-    assert (changes.rows_R.tolist(), changes.seq) == ([2, 3, 4], 4)
+    assert (changes.seqs_R.tolist(), changes.seq) == ([2, 3, 4], 4)
     assert changes_since(store, 4).vectors_RD.shape == (0, 4)
 
 
