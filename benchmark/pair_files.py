@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from anykey.benchmark.errors import InvalidRowError, PairsError
 from anykey.sources import pairs as sources
+from anykey.sources.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,18 @@ def states_digest(names: Sequence[str]) -> str:
         raise PairsError(str(error)) from error
 
 
-def read_photos(names: Sequence[str]) -> Iterator[Photo | InvalidRowError]:
+def read_photos(names: Sequence[str], columns: Columns) -> Iterator[Photo | InvalidRowError]:
     """The pairs of all files in order; a row that is no pair comes as the error it is, and reading goes on.
 
     Args:
         names: Paths, folders, patterns, URLs; `docs/data.md` lists the formats.
+        columns: What fields are called, where they have other names than the usual ones.
 
     Raises:
         PairsError: a name matches nothing, or a file is of another kind or damaged.
     """
     try:
-        pairs = sources.open_pairs(names)
+        pairs = sources.open_pairs(names, columns=columns)
     except sources.SourceError as error:
         raise PairsError(str(error)) from error
     for position in range(len(pairs)):

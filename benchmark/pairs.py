@@ -30,6 +30,7 @@ from anykey.benchmark.pair_files import Photo, read_photos, states_digest
 from anykey.benchmark.settings import FromPairsSettings
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
+from anykey.sources.columns import parse_columns
 from anykey.sources.mbeir import format_string
 
 GENERATOR = "anykey-bench from-pairs"
@@ -201,8 +202,9 @@ def recipe_of(settings: FromPairsSettings) -> dict[str, Any]:
     Raises:
         PairsError: there are no such files.
     """
-    chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs"})
-    return {"version": GENERATOR_VERSION, **chosen, "pairs": states_digest(settings.pairs)}
+    chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs", "columns"})
+    columns = {"columns": settings.columns} if settings.columns else {}
+    return {"version": GENERATOR_VERSION, **chosen, **columns, "pairs": states_digest(settings.pairs)}
 
 
 def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> 
     Raises:
         PairsError: the files cannot be read, or hold fewer than two usable images.
     """
-    entries, bad_rows = _write_images(root, read_photos(settings.pairs), settings)
+    entries, bad_rows = _write_images(root, read_photos(settings.pairs, parse_columns(settings.columns)), settings)
     _report_bad_rows(root, bad_rows, console)
     if len(entries) < 2:
         raise PairsError(f"expected at least two images to tell apart, got {len(entries)} ({len(bad_rows)} bad rows)")

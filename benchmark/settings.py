@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from anykey.program.settings import ProgramSettings
+from anykey.sources.columns import parse_columns
 
 
 class ShapesWorldSettings(ProgramSettings):
@@ -75,6 +76,9 @@ class FromPairsSettings(ProgramSettings):
         min_length=1,
         description="what training reads: folders, shards, manifests, tables, URLs; {a,b} {0..9} * ? [] are patterns",
     )
+    columns: list[str] = Field(
+        [], description="what a row's fields are called, as for training: text=title,image=photo"
+    )
     output: Path = Field(..., description="directory of the dataset")
     name: str = Field(..., pattern=r"^[a-z0-9]+$", description="dataset name: lower-case letters and digits")
     dataset_id: int = Field(90, ge=0, le=9999, description="first part of every id; M-BEIR's own are 0 to 9")
@@ -87,3 +91,10 @@ class FromPairsSettings(ProgramSettings):
         "pool in which every image competes once",
     )
     limit: int | None = Field(None, ge=2, description="only the first so many images")
+
+    @field_validator("columns")
+    @classmethod
+    def check_columns(cls, value: list[str]) -> list[str]:
+        """Refuses what is no `field=column`."""
+        parse_columns(value)
+        return value

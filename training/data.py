@@ -133,6 +133,16 @@ def open_table(
     )
 
 
+def num_halves(table: PairTable) -> tuple[int, int]:
+    """How many pairs are an image alone, and how many a text alone; those that a query asks for are not counted."""
+    own_P = table.item_start_P[:-1]
+    has_image_P = table.item_image_J[own_P] >= 0
+    has_text_P = table.item_text_J[own_P + 1] > table.item_text_J[own_P]
+    is_plain_P = ~table.has_query_P
+    images, texts = has_image_P & ~has_text_P & is_plain_P, has_text_P & ~has_image_P & is_plain_P
+    return int(images.sum()), int(texts.sum())
+
+
 def _read_table(
     settings: TrainSettings,
     start: Start,
@@ -149,6 +159,9 @@ def _read_table(
     folder.log_bad_rows(table.bad_rows)
     if table.bad_rows:
         progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")
+    images, texts = num_halves(table)
+    if images or texts:
+        progress.print(f"{name}: {images} of {len(table)} rows are images without a text, {texts} are texts alone")
     if table.num_cut_texts:
         length = table.tokens_ST.shape[1]
         progress.print(

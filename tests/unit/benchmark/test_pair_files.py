@@ -106,6 +106,16 @@ def test_every_format_of_training_becomes_the_same_dataset(
     assert not (tmp_path / "out" / "bad_rows.jsonl").exists()
 
 
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    pairs = drawn_pairs(2)
+    lines = ["photo,words", *(f"{pair.name}.png,{pair.captions[0]}" for pair in pairs)]
+    (pictures(tmp_path / "data", pairs) / "pairs.csv").write_text("\n".join(lines))
+    named = str(tmp_path / "data" / "pairs.csv")
+    assert from_pairs(tmp_path, named) == 2
+    assert from_pairs(tmp_path, named, "--columns", "image=photo,text=words") == 0
+    assert not (tmp_path / "out" / "bad_rows.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

@@ -119,3 +119,14 @@ def test_columns_are_called_what_the_settings_say(tmp_path: Path) -> None:
         train(make_settings(tmp_path / "pairs.csv", tmp_path / "other", num_epochs=1), Console())
     with pytest.raises(ValueError, match="expected FIELD=COLUMN"):
         make_settings(tmp_path / "pairs.csv", tmp_path / "run", columns=["words"])
+
+
+def test_rows_that_are_one_half_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = drawn_pairs(4)
+    for pair in pairs:
+        (tmp_path / f"{pair.name}.png").write_bytes(pair.image)
+    rows = [(f"{pair.name}.png", pair.captions[0]) for pair in pairs]
+    rows += [(f"{pairs[0].name}.png", " "), ("", "a"), ("", "b")]
+    (tmp_path / "pairs.csv").write_text("image,text\n" + "".join(f"{image},{text}\n" for image, text in rows))
+    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", num_epochs=1), Console(width=200))
+    assert "read pairs: 1 of 7 rows are images without a text, 2 are texts alone" in capsys.readouterr().out
