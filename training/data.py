@@ -19,7 +19,7 @@ from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.features import trunk_features
 from anykey.training.run_folder import RunFolder
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import DataSettings, LossSettings, TrainSettings
 from anykey.training.table import Advance, ImageReader, PairTable, read_table
 from anykey.training.towers import Start, Towers
 
@@ -55,7 +55,7 @@ def read_data(
         SourceError: the data cannot be used.
         InvalidRecipeError: too few pairs for contrastive training, or no image for a locked trunk.
     """
-    is_cached = settings.lock_image and not settings.unlocked_image_groups
+    is_cached = settings.keeps_trunk
     train = _read_table(settings, start, "read pairs", settings.data, is_cached, progress, folder)
     if len(train) < 2:
         raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
@@ -76,7 +76,7 @@ def read_data(
     return data
 
 
-def _check_terms(table: PairTable, settings: TrainSettings) -> None:
+def _check_terms(table: PairTable, settings: LossSettings) -> None:
     """Refuses data of which the loss has nothing to learn."""
     has_image_P, has_text_P = table.has_sides()
     has_both_P = has_image_P & has_text_P
@@ -101,7 +101,7 @@ def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progre
 def open_table(
     pairs: ConcatenatedPairs,
     architecture: Architecture,
-    settings: TrainSettings,
+    settings: DataSettings,
     check_images: bool = True,
     advance: Advance = lambda count: None,
 ) -> PairTable:
@@ -144,7 +144,7 @@ def num_halves(table: PairTable) -> tuple[int, int]:
 
 
 def _read_table(
-    settings: TrainSettings,
+    settings: DataSettings,
     start: Start,
     name: str,
     sources: Sequence[str],

@@ -28,7 +28,7 @@ from anykey.training.errors import WorkerError
 from anykey.training.objective import Objective
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import DataSettings, TrainSettings
 from anykey.training.steps import StepNumbers, Stepper, diverged
 from anykey.training.table import BadRow, check_bad_share
 from anykey.training.towers import Start, Towers
@@ -76,7 +76,9 @@ class Loop:
         self._processes = processes
         self._state_processes = processes if towers.is_sharded else Processes()
         self._at = _Place()
-        self._draws = EpochDraws(data.train, _sampling(settings), processes.rank, processes.count)
+        self._draws = EpochDraws(
+            data.train, _sampling(settings, settings.batch_size, settings.seed), processes.rank, processes.count
+        )
         pairs = DrawnPairs(data.train, data.train_features, settings.positives, _augmentation(settings, start))
         pin_memory = towers.device.type == "cuda"
         self._loader = make_loader(self._draws, pairs, settings.workers, pin_memory, settings.worker_timeout_s)
@@ -84,7 +86,16 @@ class Loop:
         self._val_steps = max(1, round(settings.val_every_epochs * len(self._draws)))
         has_queries = bool(data.train.has_query_P.any())
         objective = Objective(settings, start.fusion, towers.model, has_queries)
-        self._stepper = Stepper(settings, towers, objective, self._num_steps, self._draws.batch_size, processes)
+        self._stepper = Stepper(
+            settings,
+            towers,
+            objective,
+            self._num_steps,
+            self._draws.batch_size,
+            processes,
+            settings.seed,
+            settings.drop_tokens,
+        )
         self._choosing_P = None if data.val is None else choosing_pairs(data.val)
         if self._draws.batch_size < settings.batch_size:
             progress.print(f"--batch-size {settings.batch_size}: a pass has {self._draws.batch_size} pairs, one batch")
@@ -269,10 +280,10 @@ class Loop:
         save_checkpoint(directory, self._start.architecture, weights, self._start.fusion, provenance)
 
 
-def _sampling(settings: TrainSettings) -> Sampling:
+def _sampling(settings: DataSettings, batch_size: int, seed: int) -> Sampling:
     return Sampling(
-        batch_size=settings.batch_size,
-        seed=settings.seed,
+        batch_size=batch_size,
+        seed=seed,
         mirror=settings.mirror_images,
         captions=settings.caption_sampling,
         num_negatives=settings.hard_negatives,
@@ -280,8 +291,8 @@ def _sampling(settings: TrainSettings) -> Sampling:
     )
 
 
-def _augmentation(settings: TrainSettings, start: Start) -> Augmentation | None:
-    if settings.min_crop == 1.0 and settings.color_jitter == 0.0 and settings.gray_share == 0.0:
+def _augmentation(settings: DataSettings, start: Start) -> Augmentation | None:
+    if not settings.changes_pixels:
         return None
     size = preprocessing(start.architecture).size
     size_px = (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -30,7 +30,7 @@ from anykey.training.losses import (
     sigmoid_loss,
 )
 from anykey.training.optimizer import MAX_LOGIT_SCALE, clamp_log_scale
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import LossSettings
 
 _SIGMOID_BIAS = -10.0  # SigLIP's: at the start nearly every two rows do not belong together
 _WITHOUT_FUSED = (Loss.CLIP, Loss.ALIGNCLIP)
@@ -45,7 +45,7 @@ class Objective(nn.Module):
         own_bias: The sigmoid loss's bias if the model has no `logit_bias`; a checkpoint does not keep it.
     """
 
-    def __init__(self, settings: TrainSettings, fusion: Fusion, model: Any, has_queries: bool) -> None:
+    def __init__(self, settings: LossSettings, fusion: Fusion, model: Any, has_queries: bool) -> None:
         """Sets it up.
 
         Args:
@@ -56,6 +56,7 @@ class Objective(nn.Module):
         """
         super().__init__()
         self._loss = settings.loss
+        self._learns_temperature = settings.learn_temperature
         self._separation_weight = settings.separation_weight
         self._fusion = fusion
         self._model = [model]  # in a list: the towers own its parameters
@@ -68,18 +69,20 @@ class Objective(nn.Module):
         if settings.loss is Loss.SIGMOID and model.logit_bias is None:
             self.own_bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=model.logit_scale.device))
 
-    def choose_what_learns(self, learn_temperature: bool) -> None:
+    def choose_what_learns(self) -> None:
         """Says of the model's own temperature and bias whether they train."""
         model = self._model[0]
-        model.logit_scale.requires_grad_(learn_temperature and self.log_scales is None)
+        model.logit_scale.requires_grad_(self._learns_temperature and self.log_scales is None)
         if model.logit_bias is not None:
             model.logit_bias.requires_grad_(self._loss is Loss.SIGMOID)
 
     def bound_temperatures(self) -> None:
-        """Keeps temperatures at 0.01 or above, or at the start's if that is lower.
+        """Keeps temperatures that learn at 0.01 or above, or at the start's if that is lower.
 
         Where each pair of modalities has its own, the model's becomes their geometric mean: what a checkpoint keeps.
         """
+        if not self._learns_temperature:
+            return
         logit_scale = self._model[0].logit_scale
         if self.log_scales is None:
             clamp_log_scale(logit_scale, self._highest)
@@ -172,7 +175,7 @@ def _with_semantics(rows: Rows, tokens_RT: Tensor) -> tuple[Rows, Tensor]:
     return replace(rows, instance_R=instance_R), caption_semantics(tokens_NT)
 
 
-def _terms(settings: TrainSettings, has_queries: bool) -> Terms:
+def _terms(settings: LossSettings, has_queries: bool) -> Terms:
     """Which terms count: all between modalities, and of pairs with queries those within one too."""
     if settings.loss in _WITHOUT_FUSED:
         return Terms(CLIP_WEIGHTS, Reading.R5)

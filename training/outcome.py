@@ -13,7 +13,7 @@ from anykey.program.machine import num_cores, release
 from anykey.training.choices import Loss
 from anykey.training.data import RunData
 from anykey.training.run_folder import publishable
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import ModelSettings, TrainSettings
 from anykey.training.towers import Start, Towers
 from anykey.training.validation import MIN_PAIRS_TO_SHARE
 
@@ -150,7 +150,7 @@ def warnings_of(best_step: int, num_steps: int, measured_at: Sequence[int], num_
     return found
 
 
-def _new_weights(settings: TrainSettings) -> str:
+def _new_weights(settings: ModelSettings) -> str:
     if settings.image_weights is None:
         return "random weights"
     return f"random weights, the image trunk's from {settings.image_weights}"

@@ -12,7 +12,7 @@ from anykey.training.errors import InvalidRecipeError
 from anykey.training.settings import TrainSettings
 
 
-class RunSettings(TrainSettings):
+class GivenSettings(TrainSettings):
     """`TrainSettings` from what is given alone: a variable in the environment must not change one run of a study."""
 
     @classmethod
@@ -35,8 +35,8 @@ def run_settings(name: str, values: Mapping[str, Any]) -> TrainSettings:
         InvalidRecipeError: a setting is unknown, out of bounds or contradicts another; says which run and which.
     """
     try:
-        given = RunSettings.by_current_names(values)
-        return RunSettings(**{"overwrite": True, **given})  # the command knows which runs are its own
+        given = GivenSettings.by_current_names(values)
+        return GivenSettings(**{"overwrite": True, **given})  # the command knows which runs are its own
     except ValidationError as error:
         faults = [
             f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}".removeprefix(": ")

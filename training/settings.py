@@ -1,10 +1,13 @@
-"""Every knob of `anykey-train`."""
+"""Every knob of `anykey-train`, in groups: each part of the trainer takes the group that is its own.
+
+To users they are one flat list of names. `TrainSettings` is of every group, so it is handed to any part as it is.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.fusion import Fusion
@@ -15,28 +18,24 @@ from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 
-class TrainSettings(ProgramSettings):
-    """Trains an encoder on image-caption pairs with Generalized Contrastive Learning.
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    Writes a run folder: best/ and last/ (checkpoint directories), metrics.jsonl, TensorBoard events,
-    settings.json and bad_rows.jsonl. A run that is already there, finished, with the same settings and
-    data is left as it is.
-    """
 
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_TRAIN_")
-    former_names: ClassVar[Mapping[str, str]] = {"num_workers": "workers"}
+class DataSettings(_Group):
+    """The pairs: where they are, what of them is refused, and what a batch draws and changes of them."""
 
     data: list[str] = Field(
         [],
         description="training pairs: folders, .tar, .jsonl, .csv, .tsv, .parquet and .json files, URLs, pipe:COMMAND; "
         "{a,b} {0..9} * ? [] are patterns",
     )
-    val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
     columns: list[str] = Field(
         [],
         description="What a row's fields are called, such as text=title,image=photo; the fields are key (what messages "
         "call it), text, image and group; text= and image= say that there is none",
     )
+    val_data: list[str] = Field([], description="held-out pairs, measured during training and never trained on")
     data_cache: Path | None = Field(
         None, description="folder where remote data files are kept; default: in the user's cache folder"
     )
@@ -46,8 +45,56 @@ class TrainSettings(ProgramSettings):
         description="most bytes of remote data files in that folder; those used longest ago are removed, except "
         "those that a run uses",
     )
-    output: Path = Field(Path("runs/default"), description="run folder")
-    overwrite: bool = Field(False, description="delete the run in --output if it has other settings or data")
+    data_weights: list[float] = Field(
+        [], description="how often a pass draws each --data entry's pairs, one number an entry; default: once each"
+    )
+    caption_sampling: CaptionSampling = Field(
+        CaptionSampling.RANDOM, description="captions a pass uses: one at random, the first, or all, each in a pair"
+    )
+    hard_negatives: int = Field(1, ge=0, le=1000, description="listed negatives drawn for a pair at most")
+    min_crop: float = Field(1.0, gt=0, le=1, description="smallest share of an image that a random crop keeps; 1: none")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="largest random change of colours")
+    gray_share: float = Field(0.0, ge=0, le=1, description="share of images that lose their colour at random")
+    mirror_images: bool = Field(False, description="mirror images at random; wrong for captions that say left or right")
+    drop_tokens: float = Field(0.0, ge=0, lt=1, description="share of caption words left out at random")
+    workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
+    worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
+    cache_images_bytes: int = Field(
+        4 * 1024**3,
+        ge=0,
+        description="decoded images are kept in memory if they fit in this many bytes; for each of the training and "
+        "the held-out pairs, and in each of torchrun's processes",
+    )
+    max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
+    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
+    max_image_aspect: float = Field(
+        200.0,
+        ge=1,
+        le=100_000,
+        description="images whose longer side is more than this many times the shorter are bad rows",
+    )
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
+
+    @model_validator(mode="after")
+    def check_data(self) -> Self:
+        """Refuses no data, and weights that do not fit them."""
+        if not self.data:
+            raise ValueError("no training data: set --data to a folder, files or URLs (docs/data.md)")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"--data-weights needs one number for each of the {len(self.data)} --data entries")
+        if any(weight <= 0 for weight in self.data_weights):
+            raise ValueError("--data-weights must be above 0: leave out a source instead")
+        parse_columns(self.columns)
+        return self
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether an image is another one each time it is drawn, beyond being mirrored."""
+        return self.min_crop < 1 or self.color_jitter > 0 or self.gray_share > 0
+
+
+class ModelSettings(_Group):
+    """What is trained: where it starts, what images it takes, and which of it stays as it is."""
 
     start: str | None = Field(
         None, description="encoder to fine-tune: checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
@@ -94,6 +141,42 @@ class TrainSettings(ProgramSettings):
     batch_norm: Literal["auto", "eval", "train"] = Field(
         "auto", description="batch normalisation by running ('eval') or batch statistics; auto: eval if pretrained"
     )
+    fusion: Fusion | None = Field(None, description="how features are added; default: raw, or as --start has it")
+    temperature: float | None = Field(
+        None, gt=0.001, le=1.0, description="softmax temperature at the start; default: the model's own (0.07 if new)"
+    )
+
+    @model_validator(mode="after")
+    def check_start(self) -> Self:
+        """Refuses two starts, and preprocessing beside a start."""
+        if self.start and self.image_weights:
+            raise ValueError("--start already holds image weights: give it or --image-weights, not both")
+        given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
+        if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
+            raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
+        if self.stretch_positions and "@" not in (self.start or ""):
+            raise ValueError("--stretch-positions needs --start ARCHITECTURE@FILE: it stretches what a file holds")
+        return self
+
+    @model_validator(mode="after")
+    def check_locks(self) -> Self:
+        """Refuses locks of what is not there."""
+        if self.lock_image and not self.start and not self.image_weights:
+            raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
+        if self.unlocked_image_groups and not self.lock_image:
+            raise ValueError("--unlocked-image-groups needs --lock-image")
+        if self.unlocked_text_groups and not self.lock_text:
+            raise ValueError("--unlocked-text-groups needs --lock-text")
+        return self
+
+    @property
+    def keeps_trunk(self) -> bool:
+        """Whether all of the image trunk stays as it is, so that each image's features are computed once."""
+        return self.lock_image and not self.unlocked_image_groups
+
+
+class LossSettings(_Group):
+    """What is minimised."""
 
     loss: Loss = Field(Loss.GCL, description="what is minimised")
     reading: Reading = Field(Reading.R2, description="which candidates the GCL denominators hold")
@@ -108,14 +191,34 @@ class TrainSettings(ProgramSettings):
     separation_weight: float = Field(
         0.5, ge=0, le=100, description="loss alignclip: weight of the separation within images and within texts"
     )
-    fusion: Fusion | None = Field(None, description="how features are added; default: raw, or as --start has it")
-    temperature: float | None = Field(
-        None, gt=0.001, le=1.0, description="softmax temperature at the start; default: the model's own (0.07 if new)"
-    )
     learn_temperature: bool = Field(
         True, description="train the temperature, down to 0.01 or the start's if that is lower"
     )
     temperature_per_pair: bool = Field(False, description="learn one temperature for each pair of modalities")
+
+    @model_validator(mode="after")
+    def check_terms(self) -> Self:
+        """Refuses readings, weights and temperatures that the loss does not have."""
+        weights = parse_pair_weights(self.pair_weights)
+        if self.temperature_per_pair and not (self.learn_temperature and self.loss in (Loss.GCL, Loss.PAIRWISE)):
+            raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
+        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights:
+            raise ValueError(f"--pair-weights: loss {self.loss} has two terms of equal weight, i>t and t>i")
+        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP, Loss.PAIRWISE) and self.reading not in (Reading.R2, Reading.R5):
+            raise ValueError(f"--reading {self.reading}: loss {self.loss} has denominators of its own (those of R5)")
+        if self.loss is Loss.NORMALIZED and self.reading not in (Reading.R2, Reading.R5):
+            raise ValueError(f"--reading {self.reading}: loss normalized has readings R2 and R5")
+        if self.loss is Loss.SIGMOID and self.reading in (Reading.R1, Reading.R3):
+            raise ValueError(f"--reading {self.reading}: loss sigmoid has no denominators, only R2, R4 and R5 differ")
+        if self.loss is not Loss.ALIGNCLIP and self.separation_weight != 0.5:
+            raise ValueError(f"--separation-weight: only loss alignclip separates, got loss {self.loss}")
+        if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
+            raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")
+        return self
+
+
+class OptimizerSettings(_Group):
+    """How it learns."""
 
     batch_size: int = Field(256, ge=2, le=1_048_576, description="pairs in a step, over all processes")
     micro_batch_size: int | None = Field(
@@ -136,19 +239,13 @@ class TrainSettings(ProgramSettings):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="measure and save an exponential moving average of the weights"
     )
-    data_weights: list[float] = Field(
-        [], description="how often a pass draws each --data entry's pairs, one number an entry; default: once each"
-    )
-    caption_sampling: CaptionSampling = Field(
-        CaptionSampling.RANDOM, description="captions a pass uses: one at random, the first, or all, each in a pair"
-    )
-    hard_negatives: int = Field(1, ge=0, le=1000, description="listed negatives drawn for a pair at most")
-    min_crop: float = Field(1.0, gt=0, le=1, description="smallest share of an image that a random crop keeps; 1: none")
-    color_jitter: float = Field(0.0, ge=0, le=1, description="largest random change of colours")
-    gray_share: float = Field(0.0, ge=0, le=1, description="share of images that lose their colour at random")
-    mirror_images: bool = Field(False, description="mirror images at random; wrong for captions that say left or right")
-    drop_tokens: float = Field(0.0, ge=0, lt=1, description="share of caption words left out at random")
 
+
+class RunSettings(_Group):
+    """Where a run is kept, on what it computes, and when it measures and saves."""
+
+    output: Path = Field(Path("runs/default"), description="run folder")
+    overwrite: bool = Field(False, description="delete the run in --output if it has other settings or data")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -157,23 +254,6 @@ class TrainSettings(ProgramSettings):
     checkpoint_activations: bool = Field(False, description="recompute activations in backward: less memory, slower")
     compile: bool = Field(False, description="compile the towers' blocks with torch.compile")
     shard: bool = Field(False, description="with torchrun: each process holds a part of the weights (FSDP2)")
-    workers: int = Field(0, ge=0, le=64, description="processes that decode images when they are not cached")
-    cache_images_bytes: int = Field(
-        4 * 1024**3,
-        ge=0,
-        description="decoded images are kept in memory if they fit in this many bytes; for each of the training and "
-        "the held-out pairs, and in each of torchrun's processes",
-    )
-    worker_timeout_s: float = Field(300.0, gt=0, description="longest time a worker may take over a batch")
-    max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
-    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
-    max_image_aspect: float = Field(
-        200.0,
-        ge=1,
-        le=100_000,
-        description="images whose longer side is more than this many times the shorter are bad rows",
-    )
-    max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
     val_every_epochs: float = Field(
         1.0, gt=0, le=100_000, description="passes between two measurements on the held-out pairs"
     )
@@ -182,60 +262,25 @@ class TrainSettings(ProgramSettings):
     )
     wandb_project: str | None = Field(None, description="Weights & Biases project to log to; needs the extra wandb")
 
+
+# The first group comes last: pydantic lists the fields of the last base first, and checks them first.
+class TrainSettings(RunSettings, OptimizerSettings, LossSettings, ModelSettings, DataSettings, ProgramSettings):
+    """Trains an encoder on image-caption pairs with Generalized Contrastive Learning.
+
+    Writes a run folder: best/ and last/ (checkpoint directories), metrics.jsonl, TensorBoard events,
+    settings.json and bad_rows.jsonl. A run that is already there, finished, with the same settings and
+    data is left as it is.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_TRAIN_")
+    former_names: ClassVar[Mapping[str, str]] = {"num_workers": "workers"}
+
     @model_validator(mode="after")
-    def check(self) -> Self:
-        """Refuses combinations that cannot be honoured."""
-        if not self.data:
-            raise ValueError("no training data: set --data to a folder, files or URLs (docs/data.md)")
-        if self.data_weights and len(self.data_weights) != len(self.data):
-            raise ValueError(f"--data-weights needs one number for each of the {len(self.data)} --data entries")
-        if any(weight <= 0 for weight in self.data_weights):
-            raise ValueError("--data-weights must be above 0: leave out a source instead")
-        parse_columns(self.columns)
-        self._check_start()
-        self._check_locks()
-        self._check_terms()
-        return self
-
-    def _check_start(self) -> None:
-        """Refuses two starts, and preprocessing beside a start."""
-        if self.start and self.image_weights:
-            raise ValueError("--start already holds image weights: give it or --image-weights, not both")
-        given = [name for name in ("image_mean", "image_std", "resize_mode") if getattr(self, name) is not None]
-        if self.start and (given or self.image_padding is not Padding.SYMMETRIC):
-            raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
-        if self.stretch_positions and "@" not in (self.start or ""):
-            raise ValueError("--stretch-positions needs --start ARCHITECTURE@FILE: it stretches what a file holds")
-
-    def _check_locks(self) -> None:
-        """Refuses locks of what is not there, and changed images where each is seen once."""
-        if self.lock_image and not self.start and not self.image_weights:
-            raise ValueError("--lock-image needs a trained image tower: --start or --image-weights")
-        if self.unlocked_image_groups and not self.lock_image:
-            raise ValueError("--unlocked-image-groups needs --lock-image")
-        if self.unlocked_text_groups and not self.lock_text:
-            raise ValueError("--unlocked-text-groups needs --lock-text")
-        is_augmented = self.min_crop < 1 or self.color_jitter > 0 or self.gray_share > 0
-        if self.lock_image and not self.unlocked_image_groups and is_augmented:
+    def check_what_is_drawn(self) -> Self:
+        """Refuses changed images where each is seen once."""
+        if self.keeps_trunk and self.changes_pixels:
             raise ValueError(
                 "--lock-image computes each image's features once: --min-crop, --color-jitter and --gray-share "
                 "need --unlocked-image-groups"
             )
-
-    def _check_terms(self) -> None:
-        """Refuses readings, weights and temperatures that the loss does not have."""
-        weights = parse_pair_weights(self.pair_weights)
-        if self.temperature_per_pair and not (self.learn_temperature and self.loss in (Loss.GCL, Loss.PAIRWISE)):
-            raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
-        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights:
-            raise ValueError(f"--pair-weights: loss {self.loss} has two terms of equal weight, i>t and t>i")
-        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP, Loss.PAIRWISE) and self.reading not in (Reading.R2, Reading.R5):
-            raise ValueError(f"--reading {self.reading}: loss {self.loss} has denominators of its own (those of R5)")
-        if self.loss is Loss.NORMALIZED and self.reading not in (Reading.R2, Reading.R5):
-            raise ValueError(f"--reading {self.reading}: loss normalized has readings R2 and R5")
-        if self.loss is Loss.SIGMOID and self.reading in (Reading.R1, Reading.R3):
-            raise ValueError(f"--reading {self.reading}: loss sigmoid has no denominators, only R2, R4 and R5 differ")
-        if self.loss is not Loss.ALIGNCLIP and self.separation_weight != 0.5:
-            raise ValueError(f"--separation-weight: only loss alignclip separates, got loss {self.loss}")
-        if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
-            raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")
+        return self

@@ -15,7 +15,7 @@ from anykey.training.gradient_cache import backward
 from anykey.training.objective import Objective
 from anykey.training.optimizer import make_optimizer, set_learning_rate
 from anykey.training.seeds import derive_seed
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import OptimizerSettings
 from anykey.training.towers import Towers
 
 
@@ -50,12 +50,14 @@ class Stepper:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: OptimizerSettings,
         towers: Towers,
         objective: Objective,
         num_steps: int,
         batch_size: int,
         processes: Processes,
+        seed: int = 0,
+        drop_tokens: float = 0.0,
     ) -> None:
         """Sets it up.
 
@@ -66,13 +68,17 @@ class Stepper:
             num_steps: Of the whole run: the learning rate falls until then.
             batch_size: Pairs of a step, over all processes.
             processes: Whose gradients are summed.
+            seed: Of everything random.
+            drop_tokens: Share of caption words left out at random.
         """
         self._settings = settings
         self._towers = towers
         self._objective = objective
         self._num_steps = num_steps
         self._processes = processes
-        objective.choose_what_learns(settings.learn_temperature)
+        self._seed = seed
+        self._drop_tokens = drop_tokens
+        objective.choose_what_learns()
         self._optimizer = make_optimizer(
             towers.model,
             settings.learning_rate,
@@ -95,7 +101,7 @@ class Stepper:
         """
         settings = self._settings
         self._towers.train()
-        seed = derive_seed(settings.seed, step, self._processes.rank)
+        seed = derive_seed(self._seed, step, self._processes.rank)
         set_learning_rate(self._optimizer, step, self._num_steps, settings.learning_rate, settings.warmup_share)
         self._optimizer.zero_grad(set_to_none=True)
         batch = self._without_words(batch, seed)
@@ -134,12 +140,11 @@ class Stepper:
             self.average.load_state_dict(state["average"])
 
     def _without_words(self, batch: Batch, seed: int) -> Batch:
-        share = self._settings.drop_tokens
-        if not share or not len(batch.tokens_ST):
+        if not self._drop_tokens or not len(batch.tokens_ST):
             return batch
         ends_S = end_positions(self._towers.model, batch.tokens_ST)
         generator = torch.Generator().manual_seed(seed)
-        return replace(batch, tokens_ST=leave_out_words(batch.tokens_ST, ends_S, share, generator))
+        return replace(batch, tokens_ST=leave_out_words(batch.tokens_ST, ends_S, self._drop_tokens, generator))
 
     def _update(self) -> float:
         """Applies the gradient; gives its norm before clipping."""
@@ -148,8 +153,7 @@ class Stepper:
         norm = clip_gradients(self._trained, self._settings.max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._settings.learn_temperature:
-            self._objective.bound_temperatures()
+        self._objective.bound_temperatures()
         if self.average is not None:
             self.average.update()
         return norm

@@ -27,7 +27,7 @@ from anykey.encoder.text import encode_text
 from anykey.encoder.weights import mismatch
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.layers import locked_batch_norms
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Start:
     provenance: dict[str, Any]
 
 
-def open_start(settings: TrainSettings) -> Start:
-    """Loads the encoder to fine-tune, or builds a new one; seeded by `settings.seed`.
+def open_start(settings: ModelSettings, seed: int = 0) -> Start:
+    """Loads the encoder to fine-tune, or builds a new one; seeded.
 
     Raises:
         CheckpointError: of `encoder`: nothing there, or damaged.
@@ -63,7 +63,7 @@ def open_start(settings: TrainSettings) -> Start:
         start = Start(checkpoint.architecture, checkpoint.model, fusion, True, provenance)
     else:
         architecture = _configure(settings)
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(seed)
         model = build(architecture)
         if settings.image_weights is not None:
             _load_trunk(model, architecture, settings)
@@ -248,7 +248,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def _configure(settings: TrainSettings) -> Architecture:
+def _configure(settings: ModelSettings) -> Architecture:
     architecture = read_architecture(settings.architecture)
     overrides: dict[str, Any] = dict(architecture.preprocess_cfg)
     if settings.image_weights is not None and architecture.uses_timm:
@@ -260,7 +260,7 @@ def _configure(settings: TrainSettings) -> Architecture:
     return replace(architecture, preprocess_cfg=overrides, padding=settings.image_padding)
 
 
-def _load_trunk(model: Any, architecture: Architecture, settings: TrainSettings) -> None:
+def _load_trunk(model: Any, architecture: Architecture, settings: ModelSettings) -> None:
     path = settings.image_weights
     assert path is not None
     if not architecture.uses_timm:

@@ -74,7 +74,7 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             console = Console(quiet=True)
         if processes.is_main:
             refuse_another_run(settings.output, settings, digest)
-        start = open_start(settings)
+        start = open_start(settings, settings.seed)
         towers = _make_towers(settings, start, device, processes)
         with (
             open_progress(console) as progress,
@@ -144,8 +144,8 @@ def _make_towers(settings: TrainSettings, start: Start, device: torch.device, pr
         InvalidRecipeError: the model or the number of processes cannot do what the settings ask for.
     """
     _check_recipe(settings, start, processes)
-    is_locked = settings.lock_image and not settings.unlocked_image_groups
-    towers = Towers(start, device, _train_dtype(settings.precision, device), is_locked, settings.batch_norm)
+    dtype = _train_dtype(settings.precision, device)
+    towers = Towers(start, device, dtype, settings.keeps_trunk, settings.batch_norm)
     if settings.unlocked_image_groups:
         lock_tower(start.model, "image", settings.unlocked_image_groups)
     if settings.lock_text:

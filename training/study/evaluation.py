@@ -20,7 +20,7 @@ from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import open_pairs, source_states
 from anykey.training.data import open_table
 from anykey.training.features import trunk_features
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import DataSettings
 from anykey.training.study.measures import measure_centrings
 from anykey.training.study.plan import Run
 from anykey.training.study.settings import StudySettings
@@ -90,17 +90,16 @@ class Evaluator:
         """Vectors of the `test` or `validation` pairs from the weights that the run left."""
         checkpoint = load_checkpoint(run.checkpoint)
         start = Start(checkpoint.architecture, checkpoint.model, fusion, True, {})
-        is_locked = run.settings.lock_image and not run.settings.unlocked_image_groups
-        towers = Towers(start, self._device, None, is_locked, run.settings.batch_norm)
+        towers = Towers(start, self._device, None, run.settings.keeps_trunk, run.settings.batch_norm)
         table = self._table(checkpoint.architecture, run.settings, split)
         features_P = None
-        if is_locked:
+        if run.settings.keeps_trunk:
             cache_dir = run.settings.feature_cache or run.folder / "features"
             max_bytes = run.settings.max_feature_cache_bytes
             features_P = trunk_features(towers, table, False, cache_dir, lambda done: None, max_bytes)
         return embed_held_out(towers, table, features_P, fusion)
 
-    def _table(self, architecture: Architecture, settings: TrainSettings, split: str) -> PairTable:
+    def _table(self, architecture: Architecture, settings: DataSettings, split: str) -> PairTable:
         images = (settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
         limits = (*images, settings.max_bad_share, *settings.columns)
         key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")

@@ -158,7 +158,7 @@ def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, featu
     model = build_seeded(small_architecture(init_logit_bias=-7.0))
     for loss in ("gcl", "sigmoid"):
         objective = Objective(make_settings(Path("-"), Path("-"), loss=loss), Fusion.RAW, model, False)
-        objective.choose_what_learns(learn_temperature=True)
+        objective.choose_what_learns()
         assert model.logit_bias.requires_grad == (loss == "sigmoid")
     rows = make_rows(*features, batch, Fusion.RAW)
     found = objective(*features, batch, Processes())
