@@ -32,14 +32,19 @@ from anykey.training.settings import DataSettings, TrainSettings
 from anykey.training.steps import StepNumbers, Stepper, diverged
 from anykey.training.table import BadRow, check_bad_share
 from anykey.training.towers import Start, Towers
-from anykey.training.validation import SELECTION_METRIC, HeldOut, choosing_pairs, embed_held_out, measure
+from anykey.training.validation import (
+    HIGH_END,
+    LOW_END,
+    SELECTION_METRIC,
+    HeldOut,
+    choosing_pairs,
+    embed_held_out,
+    measure,
+)
 
 _LOG_EVERY_STEPS = 10
 _NUM_PAIRS = "num_pairs"  # held out, among the numbers of the best measurement
 _CHOSEN_BY = "chosen_by"  # the score of the pairs that choose, among the numbers of the best measurement
-
-# Ends of the 95 % interval of SELECTION_METRIC, among the numbers of the best measurement.
-LOW_END, HIGH_END = f"{SELECTION_METRIC}/low", f"{SELECTION_METRIC}/high"
 
 
 @dataclass

@@ -32,6 +32,8 @@ ALL_COMBINATIONS = ("i>i", "i>t", "i>it", "t>i", "t>t", "t>it", "it>i", "it>t", 
 COMBINATIONS = ("t>i", "i>t", "t>t", "t>it", "it>t")
 MODALITY_PAIRS = (("i", "t"), ("i", "it"), ("t", "it"))
 SELECTION_METRIC = "mixed/mean/success@10"
+# Ends of its 95 % interval, among the numbers of a run's best measurement.
+LOW_END, HIGH_END = f"{SELECTION_METRIC}/low", f"{SELECTION_METRIC}/high"
 # Scores closer than this are equal: float32 sums of one and the same vector differ by less from place to place.
 TIE = 1e-6
 MIN_PAIRS_TO_SHARE = 200  # below, both halves would say too little

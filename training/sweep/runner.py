@@ -12,13 +12,12 @@ from rich.table import Table
 from anykey.sources.pairs import without_secrets
 from anykey.training.child import Child, threads_each
 from anykey.training.errors import DivergedError, InvalidRecipeError
-from anykey.training.loop import HIGH_END, LOW_END
 from anykey.training.run_settings import toml_text
 from anykey.training.sweep.settings import SweepSettings
 from anykey.training.sweep.space import base_values, distributions, trial_settings
 from anykey.training.sweep.trials import Trial, Trials
 from anykey.training.trainer import train
-from anykey.training.validation import SELECTION_METRIC
+from anykey.training.validation import HIGH_END, LOW_END, SELECTION_METRIC
 
 _POLL_S = 0.5
 _SHOWN = 10
