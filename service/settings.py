@@ -98,7 +98,7 @@ class ServiceSettings(ProgramSettings):
 
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
     max_batch_tokens: int = Field(
-        32_768,
+        40_000,
         ge=1,
         description="most image and text tokens of the queries in one encoder batch, which bound its memory and time; "
         "a query that has more is a batch of its own",
