@@ -14,11 +14,11 @@ from anykey.sources.files.files import FoundFile, files_below, read_file, reason
 from anykey.sources.files.images import ImageStamp, file_stamp
 from anykey.sources.files.locations import path_of, printable, scheme_of, without_secrets
 from anykey.sources.files.threads import map_in_threads
+from anykey.sources.kinds import PARQUET
 from anykey.sources.rows import RowError
 from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
 
-PARQUET_SUFFIXES = (".parquet", ".pq")
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +83,7 @@ def _read_parts(
     folder: CorpusFile, files: list[FoundFile], options: ReadOptions
 ) -> Iterator[CorpusEntry | InvalidRowError]:
     """Reads the Parquet files of a folder that holds nothing else of use."""
-    parts = sorted(file.location for file in files if path_of(file.name).suffix.lower() in PARQUET_SUFFIXES)
+    parts = sorted(file.location for file in files if path_of(file.name).suffix.lower() in PARQUET.suffixes)
     others = [_split(file.name)[1] for file in files if file.location not in set(parts)]
     if not parts:
         raise SourceError(

@@ -89,8 +89,8 @@ def _read_row(
         if columns.image in names:
             cell = python_cell(batch.column(columns.image), offset, columns.image)
             images = _images(cell, InlineLocation(file.absolute, number, 0, columns.image), file)
-        row = dict(gather_texts(row, columns))
-        return read_row(gather_metadata(row, columns), columns, file.folder, where, images)
+        fields = gather_metadata(gather_texts(row, columns), columns)
+        return read_row(fields, columns, file.folder, where, images)
     except RowError as error:
         error.key = error.key or key
         return error.at(where)

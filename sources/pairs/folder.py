@@ -7,6 +7,7 @@ from pathlib import Path
 from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
 from anykey.sources.files.files import read_file
 from anykey.sources.image_tables import FILE_NAME
+from anykey.sources.kinds import PARQUET
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.image_tables import image_tables, images_of, open_table
@@ -14,8 +15,6 @@ from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import sidecar_captions
 from anykey.sources.sidecars import MAX_TEXT_BYTES, TEXT_SUFFIXES
 from anykey.sources.suffixes import IMAGE_SUFFIXES
-
-_PARQUET = (".parquet", ".pq")
 
 
 class ImageFolder:
@@ -44,7 +43,7 @@ class ImageFolder:
         tables, columns = image_tables(files), replace(file.columns, image=FILE_NAME)
         self._names_images = bool(tables)
         if not images and not tables:
-            tables = sorted((path for path in files if path.suffix.lower() in _PARQUET), key=str)
+            tables = sorted((path for path in files if path.suffix.lower() in PARQUET.suffixes), key=str)
             columns = file.columns
         if files and not images and not tables:
             found = ", ".join(sorted({path.suffix or path.name for path in files}))
