@@ -1,6 +1,7 @@
 """A query that the loaded model cannot embed whole is refused, by the model's name and the thing it cannot do."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -9,7 +10,7 @@ from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import Ability, Role
 from tests.fakes import FakeEncoder, FakePrepared
 from tests.service_inputs import as_base64, png
-from tests.serving import MemoryIndex, serving, stored
+from tests.serving import GatedEncoder, MemoryIndex, counters, serving, stored, until
 
 IMAGE = as_base64(png((250, 0, 0)))
 KEYS = [stored("note", Item(text="a note"))]
@@ -75,11 +76,24 @@ def test_queries_are_embedded_as_queries() -> None:
     assert encoder.roles == [Role.QUERY]
 
 
-def test_queries_of_many_images_make_smaller_batches() -> None:
-    """An image is five tokens of the fake encoder."""
-    encoder = FakeEncoder()
-    with serving(encoder, MemoryIndex(FakeEncoder(), KEYS), max_batch_tokens=9) as client:
-        for colour in range(3):
-            images = [as_base64(png((colour, n, 0))) for n in range(4)]
-            assert client.post("/search", json={"image": images}).status_code == 200
-    assert encoder.batches == [1, 1, 1]
+@pytest.mark.parametrize(("max_batch_tokens", "batches"), [(39, [1, 1, 1]), (40, [1, 2])])
+def test_queries_of_many_images_make_smaller_batches(max_batch_tokens: int, batches: list[int]) -> None:
+    """An image is five tokens of the fake encoder, a query of four is twenty."""
+    encoder = GatedEncoder()
+    encoder.gate.clear()
+    with (
+        serving(encoder, MemoryIndex(FakeEncoder(), KEYS), max_batch_tokens=max_batch_tokens) as client,
+        ThreadPoolExecutor(3) as pool,
+    ):
+
+        def ask(red: int) -> int:
+            images = [as_base64(png((red, green, 0))) for green in range(4)]
+            return client.post("/search", json={"image": images}).status_code
+
+        first = pool.submit(ask, 0)
+        encoder.wait_until_entered()
+        others = [pool.submit(ask, red) for red in (1, 2)]
+        until(lambda: counters(client, "batcher")["queued"] == 2, "two wait while one is encoded")
+        encoder.gate.set()
+        assert [answer.result() for answer in (first, *others)] == [200] * 3
+    assert encoder.batches == batches
