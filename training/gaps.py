@@ -56,16 +56,16 @@ def measure_gaps(held_out: HeldOut) -> dict[str, float]:
     return numbers | _rank1_shares(first_by_query)
 
 
-def uniformity(vectors_PD: Tensor) -> float:
+def uniformity(vectors_PD: Tensor, rows_at_once: int = _ROWS_AT_ONCE) -> float:
     """Log of the mean of exp(-2 d^2) over all pairs of different rows at distance d (Wang and Isola, with t = 2).
 
     0 where all rows are one, near -4 where they are spread evenly over a sphere of many dimensions. Rows are
-    unit vectors, at least two.
+    unit vectors, at least two; `rows_at_once` of them are compared with all at a time.
     """
     num_rows = len(vectors_PD)
     total = 0.0
-    for start in range(0, num_rows, _ROWS_AT_ONCE):
-        cosine = vectors_PD[start : start + _ROWS_AT_ONCE] @ vectors_PD.T
+    for start in range(0, num_rows, rows_at_once):
+        cosine = vectors_PD[start : start + rows_at_once] @ vectors_PD.T
         kernel = torch.exp(4 * cosine.double() - 4)
         total += float(kernel.sum() - kernel.diagonal(start).sum())
     return math.log(total / (num_rows * (num_rows - 1)))
