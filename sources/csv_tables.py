@@ -78,8 +78,9 @@ class CsvTable:
         row: dict[str, str | list[str] | None] = dict(
             zip(self.header, (cell.strip() or None for cell in cells), strict=False)
         )
-        for name in {self.columns.image, self.columns.pool} & row.keys():
-            row[name] = _list_or_string(row[name])
+        for name in (self.columns.image, self.columns.pool):
+            if row.get(name):
+                row[name] = _list_or_string(row[name])
         return row
 
     def record(self, data: bytes, line: int) -> Record:
@@ -129,12 +130,14 @@ class _CountedLines:
     Attributes:
         number: Lines read so far.
         offset: Bytes read so far.
+        last: The line read last.
     """
 
     def __init__(self, file: BinaryIO, number: int = 0) -> None:
         self._file = file
         self.number = number
         self.offset = 0
+        self.last = ""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -147,16 +150,15 @@ class _CountedLines:
         self.offset += len(line)
         if self.number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        return line.decode("utf-8", "surrogateescape")
+        self.last = line.decode("utf-8", "surrogateescape")
+        return self.last
 
 
 def _records(lines: _CountedLines, delimiter: str) -> Iterator[Record]:
     """The records from where the lines are, but for those of blank cells alone."""
-    kept: list[str] = []
-    reader = csv.reader(_each(lines, kept), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         number, start = lines.number + 1, lines.offset
-        kept.clear()
         try:
             cells, fault, is_open = next(reader), "", False
         except StopIteration:
@@ -164,7 +166,7 @@ def _records(lines: _CountedLines, delimiter: str) -> Iterator[Record]:
         except csv.Error as error:
             is_open = "unexpected end" in str(error) or lines.number > number
             fault = f"{error}: is a quote left open?" if is_open else str(error)
-            cells = _likely_cells(kept[0], delimiter)
+            cells = _likely_cells(lines.last, delimiter)
         if fault or any(cell.strip() for cell in cells):
             yield Record(number, start, lines.offset - start, cells, fault, is_open)
         if is_open:
@@ -177,13 +179,6 @@ def _likely_cells(line: str, delimiter: str) -> list[str]:
         return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:
         return line.split(delimiter)
-
-
-def _each(lines: Iterator[str], kept: list[str]) -> Iterator[str]:
-    """The lines, each of which is kept too."""
-    for line in lines:
-        kept.append(line)
-        yield line
 
 
 def _without_blank_end(cells: list[str]) -> list[str]:
