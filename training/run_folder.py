@@ -58,6 +58,8 @@ _IRRELEVANT = {
     "wandb_project",
     "overwrite",
 }
+# Settings that came after the first release: a run that leaves them alone is the one it was before.
+_LATER: dict[str, Any] = {"columns": []}
 
 
 class RunFolder:
@@ -290,7 +292,11 @@ def run_digest(settings: TrainSettings) -> str:
     Raises:
         SourceError: the data named are not there.
     """
-    relevant = {name: value for name, value in settings.model_dump(mode="json").items() if name not in _IRRELEVANT}
+    relevant = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name not in _IRRELEVANT and (name not in _LATER or value != _LATER[name])
+    }
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())
     for line in source_states([*settings.data, *settings.val_data], settings.data_cache):
         digest.update(line.encode())

@@ -1,6 +1,7 @@
 """A run folder tells what went in; the digest changes exactly when the result could."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from anykey.training.run_folder import (
     refuse_another_run,
     run_digest,
 )
+from anykey.training.settings import TrainSettings
 from anykey.training.table import BadRow
 from tests.full_disk import no_file_beyond
 from tests.training_runs import make_settings
@@ -33,6 +35,17 @@ def data(tmp_path: Path) -> Path:
 
 def digest(data: Path, **changes: object) -> str:
     return run_digest(make_settings(data, data.parent / "run", **changes))
+
+
+def test_runs_of_the_first_release_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their digest, of the settings that there were; a setting that came since must not change it by its default."""
+    (tmp_path / "pairs").mkdir()
+    for name in ("a.png", "a.txt"):
+        (tmp_path / "pairs" / name).write_bytes(b"x")
+        os.utime(tmp_path / "pairs" / name, ns=(10**18, 10**18))
+    monkeypatch.chdir(tmp_path)
+    settings = TrainSettings(data=["pairs"], output=Path("run"), architecture="anykey-tiny")
+    assert run_digest(settings) == "a119d2b47dd71e307d6316ff5b8d55d350be2dcc8e241aa804a90c4812b1aaa6"
 
 
 def test_equal_settings_and_data_have_equal_digests(data: Path) -> None:
