@@ -1,11 +1,13 @@
 """How versions are derived from a store: what a build was told, and what later ones and compaction keep to."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from anykey.index.errors import InvalidStructureError
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 META_NAME = "options"  # in the store
 AUTO = "auto"
 VERSIONS_KEPT = 2  # of an index that was not told
+logger = logging.getLogger(__name__)
 
 
 class FoldOptions(BaseModel):
@@ -43,8 +46,18 @@ class FoldOptions(BaseModel):
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "FoldOptions":
-        """Those noted in a store."""
-        return cls.model_validate(json.loads(meta.get(META_NAME, "{}")))
+        """Those noted in a store; in place of a structure that earlier releases built, one is chosen by measurement."""
+        from anykey.index.vectors.structure_kinds import require_kind  # which reading an index does not need
+
+        noted = cls.model_validate(json.loads(meta.get(META_NAME, "{}")))
+        if noted.structure == AUTO:
+            return noted
+        try:
+            require_kind(noted.structure)
+        except InvalidStructureError as error:
+            logger.warning("a search structure is chosen by measurement instead of the one that was named: %s", error)
+            return noted.model_copy(update={"structure": AUTO})
+        return noted
 
     def changed_by(self, settings: "FoldSettings") -> "FoldOptions":
         """These options, but for what is given; what is said of the structure replaces all that was said of it."""

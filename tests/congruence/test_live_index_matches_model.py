@@ -224,6 +224,6 @@ def test_live_index_matches_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_live_index_matches_model_for_long() -> None:
     run(max_examples=600, num_steps=60)

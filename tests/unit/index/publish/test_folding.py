@@ -1,6 +1,7 @@
 """Which search structure a version gets: what was chosen before, as long as it was chosen for about as many keys."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from anykey.index.publish.creation import create_index
 from anykey.index.settings import CompactSettings
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
+from anykey.index.store.store import Store
 from anykey.index.vectors.structure_facts import StructureFacts
 from tests.live_index import ENCODER, make_index, new_keys
 
@@ -67,3 +69,14 @@ def test_version_that_does_not_say_is_taken_as_the_choice(tmp_path: Path) -> Non
 def test_structure_without_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at least 1 character"):
         CompactSettings(index=tmp_path, structure="")
+
+
+def test_structure_that_only_earlier_releases_built_gives_way_to_one_that_is_measured(tmp_path: Path) -> None:
+    index_dir = make_index(tmp_path / "i", new_keys(20))
+    (store,) = index_dir.glob("stores/*/store.sqlite")
+    with closing(Store(store)) as opened:
+        opened.note(**FoldOptions(structure="OPQ2,IVF2,PQ2").facts())
+    with FaissIndex.open(index_dir, writable=True) as index:
+        index.upsert(new_keys(21)[20:])
+        manifest = index.compact()
+    assert (manifest.num_keys, manifest.options.structure) == (21, "auto")
