@@ -92,7 +92,11 @@ def test_a_second_run_says_it_is_finished(capsys: pytest.CaptureFixture[str]) ->
         (["--data", "absent-*.tar"], 2, "no file 'absent-*.tar'"),
         (["--data", "empty.tar"], 2, "no pairs in empty.tar"),
         (["--data", "text.tar"], 2, "text.tar is no readable tar file"),
-        (["--data", "small.json"], 2, "cannot read pairs from small.json: expected a folder of images, a .tar shard"),
+        (
+            ["--data", "small.json"],
+            2,
+            "cannot read pairs from small.json: expected a folder of images, Karpathy's .json",
+        ),
         (
             ["--data", "broken.tar"],
             2,

@@ -320,7 +320,7 @@ def settings_classes() -> list[type[ProgramSettings]]:
         found += [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "model_fields")
+            if isinstance(value, type) and value.__module__ == module.__name__ and issubclass(value, ProgramSettings)
         ]
     return found
 
