@@ -1,8 +1,11 @@
 """Which positions a search may return, in the forms that FAISS wants.
 
-Shape legend: N = vectors, P = allowed positions.
+Shape legend: N = vectors, P = allowed positions, Q = queries.
 """
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -34,6 +37,49 @@ def as_mask(allowed: NDArray[np.bool_] | NDArray[np.int64], num_vectors: int) ->
     mask_N = np.zeros(num_vectors, dtype=np.bool_)
     mask_N[allowed] = True
     return mask_N
+
+
+@dataclass(frozen=True)
+class SameAllowed:
+    """Some queries of a batch that may find the same positions.
+
+    Attributes:
+        allowed: Which positions.
+        count: How many those are.
+        queries_Q: Places of the queries in the batch, ascending.
+    """
+
+    allowed: Allowed
+    count: int
+    queries_Q: NDArray[np.int64]
+
+
+def grouped(allowed_Q: Sequence[Allowed], num_vectors: int) -> list[SameAllowed]:
+    """The queries of a batch by what they may find, each group where its first query is.
+
+    A mask and the positions that it allows count as different, which only costs time.
+
+    Args:
+        allowed_Q: What each query may find.
+        num_vectors: N.
+    """
+    seen: dict[int, object] = {}  # what is one object is compared no further
+    groups: dict[object, list[int]] = {}
+    for query, allowed in enumerate(allowed_Q):
+        if id(allowed) not in seen:
+            seen[id(allowed)] = _digest(allowed)
+        groups.setdefault(seen[id(allowed)], []).append(query)
+    return [
+        SameAllowed(allowed, count_allowed(allowed, num_vectors), np.array(queries, np.int64))
+        for queries in groups.values()
+        for allowed in [allowed_Q[queries[0]]]
+    ]
+
+
+def _digest(allowed: Allowed) -> object:
+    if allowed is None:
+        return None
+    return allowed.dtype.kind, hashlib.blake2b(np.ascontiguousarray(allowed).data, digest_size=16).digest()
 
 
 def bitmap_selector(allowed: Allowed, num_vectors: int) -> Any:

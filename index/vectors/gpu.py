@@ -2,12 +2,15 @@
 
 GPU structures find candidates; the exact vectors rank them on the CPU, so that scores are those of CPU search.
 
-Shape legend: Q = queries, D = width, N = vectors, K = results per query.
+Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = queries at once, P = positions,
+C = candidates per query.
 """
 
+import functools
 import itertools
 import re
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +21,16 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidStructureError, faiss_reason
-from anykey.index.filtering.allowed import Allowed, as_mask, count_allowed, sort_by_score
+from anykey.index.filtering.allowed import (
+    Allowed,
+    SameAllowed,
+    as_mask,
+    as_positions,
+    count_allowed,
+    grouped,
+    sort_by_score,
+)
+from anykey.index.vectors.comparing import Found, best
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import (
     ALWAYS_EXACT_BELOW,
@@ -36,6 +48,10 @@ LONGEST_QUEUE = 512  # of a graph's search, beyond which cuVS takes a slower way
 PQ_CODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)  # per vector, with which FAISS's GPU kernels can do
 ADD_BATCH = 65_536
 GRAPH_LINKS = 64  # of a vector, in cuVS' graphs as FAISS makes them
+QUERIES_TO_COPY_FOR = 8  # with one filter: for fewer, the CPU compares about as fast as it could copy the vectors
+
+# The best `k` of some vectors [P, D] for each of some queries [Q, D]: scores and places [Q, k].
+Compare = Callable[[NDArray[np.float32], NDArray[np.float32], int], Found]
 
 _faiss: Any = faiss  # the CPU's package has none of the names for GPUs
 
@@ -73,11 +89,13 @@ class Part:
         first: The position of its first vector.
         structure: The FAISS structure over its vectors.
         resources: FAISS's resources of the GPU, which must outlive the structure.
+        compare: Compares queries with vectors of this machine's memory on the GPU; `None` where it cannot.
     """
 
     first: int
     structure: Any
     resources: Any = None
+    compare: Compare | None = None
 
 
 def num_gpus() -> int:
@@ -85,16 +103,17 @@ def num_gpus() -> int:
     return int(_faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
-def gpus_of(device: str) -> list[int]:
+def gpus_of(device: str, available: int | None = None) -> list[int]:
     """The GPUs that a device setting means; none for the CPU.
 
     Args:
         device: `auto` (all GPUs, if there are any), `cpu`, `cuda` (all), or some of them: `cuda:1` or `cuda:0,2`.
+        available: How many there are; as many as FAISS finds when absent.
 
     Raises:
         InvalidStructureError: it is no device, or FAISS does not have it; says what it has.
     """
-    available = num_gpus()
+    available = num_gpus() if available is None else available
     if device == "cpu":
         return []
     if device == "auto":
@@ -117,11 +136,20 @@ class GpuIndex:
     """
 
     def __init__(
-        self, parts: list[Part], exact: ExactVectors, is_exact: bool, parameters: SearchParameters = UNMEASURED
+        self,
+        parts: list[Part],
+        exact: ExactVectors,
+        is_exact: bool,
+        parameters: SearchParameters = UNMEASURED,
+        *,
+        temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
+        exact_allowed: int = EXACT_ALLOWED,
     ) -> None:
         """Joins FAISS structures with their vectors; use `open`."""
         self.exact = exact
         self.parameters = parameters
+        self._exact_allowed = exact_allowed
+        self._copied_rows = max(1, temporary_bytes // 2 // (4 * exact.width))  # the rest is FAISS's, for scores
         self._parts = parts
         self._is_exact = is_exact
         self._lock = threading.Lock()  # FAISS's GPU resources are not for several threads at once
@@ -135,6 +163,7 @@ class GpuIndex:
         gpus: list[int],
         temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
         parameters: SearchParameters = UNMEASURED,
+        exact_allowed: int = EXACT_ALLOWED,
     ) -> "GpuIndex":
         """Builds a structure on GPUs.
 
@@ -144,6 +173,7 @@ class GpuIndex:
             gpus: Numbers of the GPUs, at least one.
             temporary_bytes: Memory on each GPU that searches may take.
             parameters: How far searches look.
+            exact_allowed: So few allowed vectors are compared one by one.
 
         Raises:
             InvalidStructureError: there is no such GPU, FAISS is built without what the structure needs, or it cannot
@@ -158,7 +188,8 @@ class GpuIndex:
         except RuntimeError as error:
             message = f"{kind} cannot be built over {exact.num_vectors} vectors on GPUs {gpus}: {faiss_reason(error)}"
             raise InvalidStructureError(message) from error
-        return cls(parts, exact, kind is GpuStructure.FLAT, parameters)
+        is_flat = kind is GpuStructure.FLAT
+        return cls(parts, exact, is_flat, parameters, temporary_bytes=temporary_bytes, exact_allowed=exact_allowed)
 
     @property
     def max_probes(self) -> int:
@@ -189,10 +220,6 @@ class GpuIndex:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds about the `k` best allowed vectors per query (exactly those if `flat`, up to ties).
 
-        GPU structures cannot be filtered: more results are asked for, as the share of allowed vectors demands, and
-        a query that still gets fewer than `k` is searched exactly on the CPU, as all are where too many were needed
-        or only few vectors are allowed.
-
         Args:
             queries_QD: Unit vectors.
             k: Most results per query, at least 1.
@@ -207,30 +234,113 @@ class GpuIndex:
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
         """
-        queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
+        k = min(k, count_allowed(allowed, self.exact.num_vectors))
+        return self.search_each(queries_QD, k, [allowed] * len(queries_QD), parameters, deadline)
+
+    def search_each(
+        self,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        allowed_Q: Sequence[Allowed],
+        parameters: SearchParameters | None = None,
+        deadline: Deadline = NEVER,
+    ) -> Found:
+        """Finds about the `k` best vectors for each query of a batch, of those that this query allows.
+
+        GPU structures cannot be filtered. So all queries ask them together, for more results as the share of allowed
+        vectors demands, and each query keeps those that it allows. Where too many would be needed, only few vectors
+        are allowed, or a query still gets fewer than `k`, the allowed vectors are compared one by one: once for all
+        queries that allow the same ones, on the GPUs where these queries are many, else on the CPU.
+
+        Args:
+            queries_QD: Unit vectors.
+            k: Most results per query, at least 1.
+            allowed_Q: For each query, a mask `[N]`, or ascending positions, or `None` for all vectors.
+            parameters: How far to look; `self.parameters` when absent.
+            deadline: Until when the answer is wanted.
+
+        Returns:
+            Exact scores and positions `[Q, k]`, best first, equal scores by position; minus infinity and -1 where
+            fewer vectors are allowed.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
         parameters = parameters or self.parameters
-        num_vectors, num_allowed = self.exact.num_vectors, count_allowed(allowed, self.exact.num_vectors)
-        k = min(k, num_allowed)
-        per_result = 2 if self._is_exact else MIN_RERANK_PER_RESULT
-        depth = min(max(parameters.rerank, per_result * k) * num_vectors // max(num_allowed, 1), num_vectors)
-        is_few = allowed is not None and num_allowed <= EXACT_ALLOWED
-        if is_few or len(queries_QD) == 0 or k == 0 or depth > MOST_RESULTS:
-            return self.exact.search(queries_QD, k, allowed, deadline)
-        positions_QK = self._candidates(queries_QD, depth, parameters.probes, deadline)
-        if allowed is not None:
-            mask_N = as_mask(allowed, num_vectors)
-            positions_QK = np.where(mask_N[positions_QK], positions_QK, -1)
-        found = sort_by_score(self.exact.scores_of(queries_QD, positions_QK), positions_QK)
-        scores_QK, positions_QK = found[0][:, :k], found[1][:, :k]
-        short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
-        if len(short_Q):
-            scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed, deadline)
-        return scores_QK, positions_QK
+        batch = _Batch.of(queries_QD, k, deadline)
+        groups = [group for group in grouped(allowed_Q, self.exact.num_vectors) if min(k, group.count)]
+        depths = [self._depth(group, k, parameters) for group in groups]
+        asked = [(depth, group) for depth, group in zip(depths, groups, strict=True) if depth is not None]
+        one_by_one = [group for depth, group in zip(depths, groups, strict=True) if depth is None]
+        for depth, some in _alike(asked):
+            one_by_one += self._ask_structures(batch, some, depth, parameters.probes)
+        for group in one_by_one:
+            batch.keep(group.queries_Q, self._compare(batch.queries_QD[group.queries_Q], k, group, deadline))
+        return batch.found
 
     def close(self) -> None:
         """Frees the GPUs; no thread may be searching."""
         self._threads.shutdown()
         self._parts.clear()
+
+    def _depth(self, group: SameAllowed, k: int, parameters: SearchParameters) -> int | None:
+        """How many candidates the structures are asked for; `None` where all allowed vectors are compared."""
+        if group.allowed is not None and group.count <= self._exact_allowed:
+            return None
+        per_result = 2 if self._is_exact else MIN_RERANK_PER_RESULT
+        wanted = max(parameters.rerank, per_result * min(k, group.count))
+        depth = min(wanted * self.exact.num_vectors // group.count, self.exact.num_vectors)
+        return depth if depth <= MOST_RESULTS else None
+
+    def _ask_structures(
+        self, batch: "_Batch", groups: Sequence[SameAllowed], depth: int, probes: int
+    ) -> list[SameAllowed]:
+        """Keeps what the structures find for some groups together; gives the queries that they find too little for."""
+        queries_B = np.concatenate([group.queries_Q for group in groups])
+        positions_BC = self._candidates(batch.queries_QD[queries_B], depth, probes, batch.deadline)
+        ends = np.cumsum([len(group.queries_Q) for group in groups])
+        lacking = []
+        for group, positions_QC in zip(groups, np.split(positions_BC, ends[:-1]), strict=True):
+            if group.allowed is not None:
+                mask_N = as_mask(group.allowed, self.exact.num_vectors)
+                positions_QC = np.where(mask_N[positions_QC], positions_QC, -1)
+            found = self._best_of(batch.queries_QD[group.queries_Q], positions_QC, min(batch.k, group.count))
+            batch.keep(group.queries_Q, found)
+            short_Q = group.queries_Q[found[1][:, -1] < 0]
+            if len(short_Q):
+                lacking.append(SameAllowed(group.allowed, group.count, short_Q))
+        return lacking
+
+    def _best_of(self, queries_QD: NDArray[np.float32], positions_QC: NDArray[np.int64], k: int) -> Found:
+        """The best of some candidates by their exact scores; -1 stands for none."""
+        scores_QC, positions_QC = sort_by_score(self.exact.scores_of(queries_QD, positions_QC), positions_QC)
+        return scores_QC[:, :k], positions_QC[:, :k]
+
+    def _compare(self, queries_QD: NDArray[np.float32], k: int, group: SameAllowed, deadline: Deadline) -> Found:
+        """The `k` best of all vectors that a group allows, or all of them if they are fewer."""
+        k = min(k, group.count)
+        compares = [part.compare for part in self._parts if part.compare is not None]
+        is_worth_copying = len(queries_QD) >= QUERIES_TO_COPY_FOR and 2 * k <= MOST_RESULTS
+        if group.allowed is None or not compares or not is_worth_copying:
+            return self.exact.search(queries_QD, k, group.allowed, deadline)
+        positions_P = as_positions(group.allowed)
+        rows = self._copied_rows
+        chunks = [positions_P[start : start + rows] for start in range(0, len(positions_P), rows)]
+        nearest: Found = (np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64))
+        with deadline.held(self._lock):
+            for start in range(0, len(chunks), len(compares)):
+                deadline.check()
+                some = chunks[start : start + len(compares)]
+                work = functools.partial(self._compare_chunk, queries_QD, 2 * k)
+                scores, positions = zip(nearest, *self._threads.map(work, compares, some), strict=True)
+                nearest = best(np.concatenate(scores, axis=1), np.concatenate(positions, axis=1), 2 * k)
+        return self._best_of(queries_QD, nearest[1], k)
+
+    def _compare_chunk(
+        self, queries_QD: NDArray[np.float32], count: int, compare: Compare, positions_P: NDArray[np.int64]
+    ) -> Found:
+        scores_QC, places_QC = compare(queries_QD, self.exact.vectors(positions_P), min(count, len(positions_P)))
+        return scores_QC, positions_P[places_QC]
 
     def _candidates(
         self, queries_QD: NDArray[np.float32], depth: int, probes: int, deadline: Deadline
@@ -247,14 +357,14 @@ class GpuIndex:
             return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
 
 
-def open_for(facts: StructureFacts, exact: ExactVectors, gpu: GpuUse) -> GpuIndex:
+def open_for(facts: StructureFacts, exact: ExactVectors, gpu: GpuUse, exact_allowed: int = EXACT_ALLOWED) -> GpuIndex:
     """What GPUs search a version with: what was chosen and measured on some, else the counterpart of the CPU's.
 
     Raises:
         InvalidStructureError: there is no such GPU, or FAISS is built without what the structure needs.
     """
     kind, parameters = structure_for(facts, exact.num_vectors)
-    return GpuIndex.open(kind, exact, list(gpu.gpus), gpu.temporary_bytes, parameters)
+    return GpuIndex.open(kind, exact, list(gpu.gpus), gpu.temporary_bytes, parameters, exact_allowed)
 
 
 def structure_for(facts: StructureFacts, num_vectors: int) -> tuple[GpuStructure, SearchParameters]:
@@ -283,6 +393,38 @@ def about_bytes(kind: GpuStructure, exact: ExactVectors) -> int:
     if kind is GpuStructure.CAGRA:
         return numbers * 4 + exact.num_vectors * GRAPH_LINKS * 4
     return exact.num_vectors * (_num_codes(exact.width) + 8) + 4 * exact.width * num_lists(exact.num_vectors)
+
+
+def _alike(asked: list[tuple[int, SameAllowed]]) -> Iterator[tuple[int, list[SameAllowed]]]:
+    """Groups of which each needs at least half as many candidates as all of them are asked for."""
+    asked = sorted(asked, key=lambda each: -each[0])
+    while asked:
+        depth = asked[0][0]
+        some = [group for wanted, group in asked if 2 * wanted >= depth]
+        yield depth, some
+        asked = asked[len(some) :]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Queries with one filter each, and what has been found for them."""
+
+    queries_QD: NDArray[np.float32]
+    k: int
+    deadline: Deadline
+    found: Found
+
+    @classmethod
+    def of(cls, queries_QD: NDArray[np.float32], k: int, deadline: Deadline) -> "_Batch":
+        """Nothing is found yet."""
+        nothing = np.full((len(queries_QD), k), -np.inf, np.float32), np.full((len(queries_QD), k), -1, np.int64)
+        return cls(np.ascontiguousarray(queries_QD, dtype=np.float32), k, deadline, nothing)
+
+    def keep(self, queries_Q: NDArray[np.int64], found: Found) -> None:
+        """Writes the results of some queries, which may be fewer than there is room for."""
+        scores_QK, positions_QK = found
+        self.found[0][queries_Q, : scores_QK.shape[1]] = scores_QK
+        self.found[1][queries_Q, : positions_QK.shape[1]] = positions_QK
 
 
 def _parameters(structure: Any, probes: int, depth: int) -> Any:
@@ -321,8 +463,15 @@ def _build_parts(kind: GpuStructure, exact: ExactVectors, gpus: list[int], tempo
     for gpu, part in zip(gpus, itertools.starmap(range, itertools.pairwise(bounds)), strict=True):
         if part:
             resources = _resources(temporary_bytes)
-            parts.append(Part(part.start, _build(kind, exact, part, template, resources, gpu), resources))
+            structure = _build(kind, exact, part, template, resources, gpu)
+            parts.append(Part(part.start, structure, resources, _comparing_on(resources, gpu)))
     return parts
+
+
+def _comparing_on(resources: Any, gpu: int) -> Compare:
+    return lambda queries_QD, vectors_PD, k: _faiss.knn_gpu(
+        resources, queries_QD, vectors_PD, k, metric=faiss.METRIC_INNER_PRODUCT, device=gpu
+    )
 
 
 def _resources(temporary_bytes: int) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anykey.index import FaissIndex
+from anykey.index.errors import InvalidStructureError
 from anykey.index.key_index import NewKey
 from anykey.index.publish.creation import create_index
 from anykey.index.store.manifest import EncoderFacts
@@ -41,6 +42,39 @@ def test_gpu_gives_the_cpus_answers(tmp_path: Path, kind: GpuStructure, dtype: V
         if kind is GpuStructure.FLAT:
             np.testing.assert_allclose(scores_QK, expected_scores_QK, atol=1e-6)
     index.close()
+
+
+@pytest.mark.parametrize("kind", GpuStructure)
+def test_gpu_gives_each_query_of_a_batch_its_own_answer(tmp_path: Path, kind: GpuStructure) -> None:
+    """Filters that few, many and all vectors pass; 20 queries share one, so that its vectors are copied to the GPUs."""
+    write_exact(tmp_path / "v.faiss", [clustered(20_000, width=64)], 64, "float32")
+    exact = ExactVectors.open(tmp_path / "v.faiss")
+    index = GpuIndex.open(kind, exact, list(range(num_gpus())), temporary_bytes=2**20, exact_allowed=5000)
+    rng = np.random.default_rng(0)
+    shared = np.sort(rng.choice(20_000, 4000, replace=False))
+    allowed_Q = [shared if n < 20 else rng.random(20_000) < rng.choice([0.01, 0.5, 0.9]) for n in range(49)] + [None]
+
+    scores_QK, found_QK = index.search_each(QUERIES, 10, allowed_Q, SearchParameters(probes=64, rerank=100))
+
+    for query, allowed in enumerate(allowed_Q):
+        expected_scores_1K, expected_1K = exact.search(QUERIES[query : query + 1], 10, allowed)
+        assert overlap(found_QK[query : query + 1], expected_1K) >= LEAST_RECALL[kind] - 0.2
+        if kind is GpuStructure.FLAT or query < 20:
+            np.testing.assert_allclose(scores_QK[query], expected_scores_1K[0], atol=1e-6)
+    index.close()
+
+
+def test_gpus_beyond_the_number_of_vectors_stay_idle(tmp_path: Path) -> None:
+    write_exact(tmp_path / "v.faiss", [clustered(1, width=64)], 64, "float32")
+    index = GpuIndex.open(GpuStructure.FLAT, ExactVectors.open(tmp_path / "v.faiss"), list(range(num_gpus())))
+    assert index.search(QUERIES, 10)[1].tolist() == [[0]] * len(QUERIES)
+    index.close()
+
+
+def test_structure_that_faiss_fails_to_build_is_named(tmp_path: Path) -> None:
+    write_exact(tmp_path / "v.faiss", [clustered(200, width=64)], 64, "float32")
+    with pytest.raises(InvalidStructureError, match=r"ivf-pq cannot be built over 200 vectors on GPUs \[0\]: "):
+        GpuIndex.open(GpuStructure.IVF_PQ, ExactVectors.open(tmp_path / "v.faiss"), [0])
 
 
 @pytest.fixture
