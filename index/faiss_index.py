@@ -29,6 +29,7 @@ from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
+from anykey.index.vectors.structures import EXACT_ALLOWED
 from anykey.program.progress import Report, quietly
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
@@ -58,12 +59,14 @@ class FaissIndex:
         writer: "Writer | None",
         gpu: GpuUse,
         image_roots: Sequence[str] | None = None,
+        exact_allowed: int = EXACT_ALLOWED,
     ) -> None:
         self._directory = IndexDirectory(index_dir)
         self._generation = generation
         self._writer = writer
         self._gpu = gpu
         self._named_roots = image_roots
+        self._exact_allowed = exact_allowed
         self._seen_stamp = generation.version.stamp
         self._back_off = BackOff(LONGEST_RETRY_S)  # of a version that cannot be opened
         self._failed_stamp = generation.version.stamp
@@ -82,6 +85,7 @@ class FaissIndex:
         gpu_memory_bytes: int = DEFAULT_TEMPORARY_BYTES,
         fold_device: str | None = None,
         image_roots: Sequence[str] | None = None,
+        exact_allowed: int = EXACT_ALLOWED,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -96,6 +100,8 @@ class FaissIndex:
                 measured too; those of `device` when absent.
             image_roots: Folders, files and URLs below which images may be read that the index only refers to; those
                 that are recorded of it when absent.
+            exact_allowed: A search that so few keys of the version may answer compares with each of them, instead of
+                asking the search structure for likely ones.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -111,7 +117,8 @@ class FaissIndex:
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
         writer = _open_writer(index_dir, compact_after, fold_gpu) if writable else None
         try:
-            return cls(index_dir, Generation.open(index_dir, gpu), writer, gpu, named_roots)
+            generation = Generation.open(index_dir, gpu, exact_allowed)
+            return cls(index_dir, generation, writer, gpu, named_roots, exact_allowed)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -369,7 +376,7 @@ class FaissIndex:
             is_tried_later = stamp == self._failed_stamp and not self._back_off.is_due
             if not anew and (stamp == self._seen_stamp or is_tried_later):
                 return
-            newer = Generation.open(self._directory.path, self._gpu)
+            newer = Generation.open(self._directory.path, self._gpu, self._exact_allowed)
             if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
                 self._seen_stamp = newer.version.stamp
                 newer.release()

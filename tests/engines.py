@@ -71,10 +71,10 @@ class StructuredFaissPlace(FaissPlace):
 
     def create(self) -> FaissIndex:
         create_index(self.path, ENCODER, options=FoldOptions(structure="IVF8,Flat"))
-        return FaissIndex.open(self.path, writable=True, compact_after=0)
+        return FaissIndex.open(self.path, writable=True, compact_after=0, exact_allowed=0)
 
     def open(self) -> FaissIndex:
-        index = FaissIndex.open(self.path, writable=True, compact_after=0)
+        index = FaissIndex.open(self.path, writable=True, compact_after=0, exact_allowed=0)
         index.compact()
         return index
 

@@ -13,6 +13,7 @@ from anykey.index.search.view import View
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.vectors.structures import EXACT_ALLOWED
 
 FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
 PATIENCE_S = 1.0  # for that version
@@ -47,7 +48,7 @@ class Generation:
         self._view_lock = threading.Lock()
 
     @classmethod
-    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU) -> "Generation":
+    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU, exact_allowed: int = EXACT_ALLOWED) -> "Generation":
         """Opens what is published in an index directory, to be searched on GPUs or on the CPU.
 
         Raises:
@@ -58,7 +59,7 @@ class Generation:
         version = open_published(index_dir)
         files = reader = None
         try:
-            files = VersionFiles.open(version, gpu)
+            files = VersionFiles.open(version, gpu, exact_allowed)
             reader = StoreReader(version.store_path)
             reader.check(version.manifest)
             generation = cls(IndexDirectory(index_dir), version, reader, files)

@@ -23,7 +23,7 @@ from anykey.index.store.versions import OpenVersion
 from anykey.index.vectors.calibration import Calibration, read_calibration
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
-from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.structures import EXACT_ALLOWED, ApproximateIndex
 
 ROWS_NAME = "rows.npy"
 VECTORS_NAME = "vectors.faiss"
@@ -58,7 +58,7 @@ class VersionFiles:
         self._remembered = Remembered()
 
     @classmethod
-    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU) -> "VersionFiles":
+    def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU, exact_allowed: int = EXACT_ALLOWED) -> "VersionFiles":
         """Opens a version's files; they are mapped, not read, but for what GPUs take.
 
         Raises:
@@ -75,7 +75,7 @@ class VersionFiles:
         calibration = None
         if CALIBRATION_NAME in version.manifest.files:
             calibration = read_calibration(version.path / CALIBRATION_NAME, width)
-        approximate = _open_structure(version, exact, gpu)
+        approximate = _open_structure(version, exact, gpu, exact_allowed)
         fields = _open_fields(version.path / FIELDS_NAME, num_keys)
         return cls(version.manifest, seqs_N, exact, approximate, fields, calibration)
 
@@ -175,16 +175,18 @@ class VersionFiles:
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
 
 
-def _open_structure(version: OpenVersion, exact: ExactVectors, gpu: GpuUse) -> ApproximateIndex | GpuIndex | None:
+def _open_structure(
+    version: OpenVersion, exact: ExactVectors, gpu: GpuUse, exact_allowed: int
+) -> ApproximateIndex | GpuIndex | None:
     """What finds candidates; `None` for exact search on the CPU."""
     facts = version.manifest.structure
     if facts is None:
         return None
     if gpu.gpus:
-        return open_for(facts, exact, gpu)
+        return open_for(facts, exact, gpu, exact_allowed)
     if facts.is_exact:
         return None
-    return ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search)
+    return ApproximateIndex.open(version.path / STRUCTURE_NAME, exact, facts.search, exact_allowed)
 
 
 def _open_fields(path: Path, num_keys: int) -> Postings:

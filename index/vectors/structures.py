@@ -47,10 +47,17 @@ class ApproximateIndex:
         core: The FAISS structure behind its transforms; never to be changed.
     """
 
-    def __init__(self, structure: Any, exact: ExactVectors, parameters: SearchParameters = LEAST) -> None:
+    def __init__(
+        self,
+        structure: Any,
+        exact: ExactVectors,
+        parameters: SearchParameters = LEAST,
+        exact_allowed: int = EXACT_ALLOWED,
+    ) -> None:
         """Joins a FAISS structure with its vectors; use `build` or `open`."""
         self.exact = exact
         self.parameters = parameters
+        self._exact_allowed = exact_allowed
         self._structure = structure
         self.core = _core(structure)
         self._is_graph_over_exact = _is_graph(self.core) and self.core.storage is None
@@ -68,8 +75,12 @@ class ApproximateIndex:
         path: Path,
         seed: int = 0,
         centroids_CD: NDArray[np.float32] | None = None,
+        *,
         on_progress: Callable[[int], None] = lambda count: None,
         clustering: Clustering | None = None,
+        exact_allowed: int = EXACT_ALLOWED,
+        train_bytes: int = TRAIN_BYTES,
+        add_bytes: int = ADD_BATCH_BYTES,
     ) -> "ApproximateIndex":
         """Trains a structure on a sample, adds all vectors and writes it; memory beyond the structure is bounded.
 
@@ -83,6 +94,9 @@ class ApproximateIndex:
                 vectors; they are trained when absent.
             on_progress: Called with the number of vectors that were added.
             clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
+            exact_allowed: So few allowed vectors are searched exactly.
+            train_bytes: The most float32 vectors that the structure is trained on; lists get one vector each anyway.
+            add_bytes: Float32 vectors that FAISS is handed at once.
 
         Returns:
             The structure, opened from its file.
@@ -100,8 +114,8 @@ class ApproximateIndex:
             structure.quantizer.train(centroids_CD)
             structure.quantizer.add(centroids_CD)
         try:
-            train(structure, exact, seed, clustering)
-            for vectors_BD in _batches(exact):
+            train(structure, exact, seed, clustering, train_bytes)
+            for vectors_BD in _batches(exact, add_bytes):
                 structure.add(vectors_BD)
                 on_progress(len(vectors_BD))
         except RuntimeError as error:
@@ -114,16 +128,23 @@ class ApproximateIndex:
             raise InvalidStructureError(message) from error
         _write(structure, path, faiss.IO_FLAG_SKIP_STORAGE if is_whole_graph else 0)
         del structure
-        return cls.open(path, exact)
+        return cls.open(path, exact, exact_allowed=exact_allowed)
 
     @classmethod
-    def open(cls, path: Path, exact: ExactVectors, parameters: SearchParameters = LEAST) -> "ApproximateIndex":
+    def open(
+        cls,
+        path: Path,
+        exact: ExactVectors,
+        parameters: SearchParameters = LEAST,
+        exact_allowed: int = EXACT_ALLOWED,
+    ) -> "ApproximateIndex":
         """Opens what `build` wrote, memory-mapped where FAISS can.
 
         Args:
             path: The file.
             exact: The vectors it was built from.
             parameters: How far searches look.
+            exact_allowed: So few allowed vectors are searched exactly.
 
         Raises:
             IndexCorruptError: it is missing, damaged, or over other vectors.
@@ -134,7 +155,7 @@ class ApproximateIndex:
             raise IndexCorruptError(path, f"it is over {shape[0]} vectors of width {shape[1]}, expected {expected}")
         if (reason := _why_not(_core(structure))) is not None:
             raise IndexCorruptError(path, f"it holds no structure that searches can use: {reason}")
-        return cls(structure, exact, parameters)
+        return cls(structure, exact, parameters, exact_allowed)
 
     def centroids(self) -> NDArray[np.float32] | None:
         """Centres of the inverted lists, for another structure with as many; `None` where there are none to share."""
@@ -197,7 +218,7 @@ class ApproximateIndex:
         parameters = parameters or self.parameters
         num_allowed = count_allowed(allowed, self.exact.num_vectors)
         k = min(k, num_allowed)
-        if num_allowed <= EXACT_ALLOWED or MIN_RERANK_PER_RESULT * k >= num_allowed or len(queries_QD) == 0:
+        if num_allowed <= self._exact_allowed or MIN_RERANK_PER_RESULT * k >= num_allowed or len(queries_QD) == 0:
             return self.exact.search(queries_QD, k, allowed, deadline)
         selector = bitmap_selector(allowed, self.exact.num_vectors)
         effort *= _effort_of_filter(num_allowed / self.exact.num_vectors)
@@ -285,7 +306,13 @@ def make_structure(factory: str, width: int) -> Any:
     return structure
 
 
-def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Clustering | None = None) -> None:
+def train(
+    structure: Any,
+    exact: ExactVectors,
+    seed: int = 0,
+    clustering: Clustering | None = None,
+    most_bytes: int = TRAIN_BYTES,
+) -> None:
     """Trains an empty structure on a sample of the vectors, the same one for the same seed.
 
     Args:
@@ -293,9 +320,10 @@ def train(structure: Any, exact: ExactVectors, seed: int = 0, clustering: Cluste
         exact: The vectors.
         seed: Decides the sample.
         clustering: What compares vectors with centres while lists are trained; FAISS itself when absent.
+        most_bytes: The most float32 vectors of the sample; lists get one vector each anyway.
     """
     core = _core(structure)
-    sample_BD = _sample(exact, _num_to_train(core, exact.width), seed)
+    sample_BD = _sample(exact, _num_to_train(core, exact.width, most_bytes), seed)
     if clustering is None or not isinstance(core, faiss.IndexIVF):
         structure.train(sample_BD)
         return
@@ -371,11 +399,11 @@ def _write(structure: Any, path: Path, flags: int) -> None:
         raise OSError(f"cannot write {path}: {faiss_reason(error)}") from error
 
 
-def _num_to_train(core: Any, width: int) -> int:
-    """Bounded by memory, but for lists so many that their centres take as much."""
+def _num_to_train(core: Any, width: int, most_bytes: int) -> int:
+    """Bounded by memory, except for lists so many that their centres take as much."""
     num_lists: int = core.nlist if isinstance(core, faiss.IndexIVF) else 0
     wanted = max(TRAIN_VECTORS, TRAIN_VECTORS_PER_LIST * num_lists)
-    return max(min(wanted, TRAIN_BYTES // (4 * width)), num_lists)
+    return max(min(wanted, most_bytes // (4 * width)), num_lists)
 
 
 def _sample(exact: ExactVectors, count: int, seed: int) -> NDArray[np.float32]:
@@ -384,7 +412,7 @@ def _sample(exact: ExactVectors, count: int, seed: int) -> NDArray[np.float32]:
     return exact.vectors(np.sort(chosen))
 
 
-def _batches(exact: ExactVectors) -> Iterator[NDArray[np.float32]]:
-    size = max(1, ADD_BATCH_BYTES // (4 * exact.width))
+def _batches(exact: ExactVectors, num_bytes: int) -> Iterator[NDArray[np.float32]]:
+    size = max(1, num_bytes // (4 * exact.width))
     for start in range(0, exact.num_vectors, size):
         yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,8 +19,6 @@ from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFound
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import KeyIndex, NewKey, Scope
-from anykey.index.vectors import structures
-from anykey.index.vectors.exact import ExactVectors
 from tests.engines import (
     ENCODER,
     EVERY_ENGINE,
@@ -93,14 +92,6 @@ def make_key(number: int, **changes: Any) -> NewKey:
         "pools": (("even", "odd")[number % 2], *(["tenth"] if number % 10 == 0 else [])),
     }
     return NewKey(f"key-{number}", **{**parts, **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_keys_are_not_compared_one_by_one() -> Iterator[None]:
-    """So that FAISS's structures are searched with as few keys as there are here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structures, "EXACT_ALLOWED", 0)
-        yield
 
 
 @pytest.fixture(scope="module", params=EVERY_STRUCTURE)
@@ -194,17 +185,18 @@ def test_approximate_search_gives_k_keys_of_the_scope_with_their_true_scores(
         assert [hit.score for hit in hits] == pytest.approx([true_scores[hit.key] for hit in hits], abs=1e-5)
 
 
-def test_structure_of_faiss_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_structure_of_faiss_is_searched(tmp_path: Path) -> None:
     with new_index(StructuredFaissPlace(tmp_path)) as index:
         assert isinstance(index, FaissIndex)
         index.upsert([make_key(number) for number in range(NUM_KEYS)])
         structure = index.compact().structure
         assert structure is not None
         assert structure.factory == "IVF8,Flat"
-        queries_QD = unit_vectors(1, 3)
-        found = index.search(queries_QD, 5)
-        monkeypatch.setattr(ExactVectors, "search", None)
-        assert index.search(queries_QD, 5) == found
+        faiss.cvar.indexIVF_stats.reset()
+        index.search(unit_vectors(1, 3), 5)
+        counted = faiss.cvar.indexIVF_stats
+        assert counted.nq == 3
+        assert counted.ndis < 3 * NUM_KEYS
 
 
 def test_keys_pools_images_and_counts_are_those_of_the_model(filled: Pair) -> None:

@@ -21,7 +21,6 @@ from anykey.index.filtering.conditions import And, Equals, Exists, In, Not, Or, 
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.publish.creation import create_index
 from anykey.index.store.options import FoldOptions
-from anykey.index.vectors import structures
 from tests.factories import build_with, write_jsonl
 from tests.live_model import FAKE, FAKE_FACTS, Model
 
@@ -100,12 +99,14 @@ class LiveIndex(RuleBasedStateMachine):
         structure=st.sampled_from(["auto", "IVF1,Flat"]),
     )
     def create(self, vector_type: str, compact_after: int, structure: str) -> None:
-        """Makes an index; its structure looks at all lists, so that what it finds can be told."""
+        """Makes an index; its structure, asked for however few keys, looks at all lists, so its hits can be told."""
         options = FoldOptions(structure=structure)
         create_index(self.path, FAKE_FACTS, "float16" if vector_type == "float16" else "float32", options)
         self.model = Model(vector_type)
-        self.reader = FaissIndex.open(self.path)
-        self.writer: FaissIndex | None = FaissIndex.open(self.path, writable=True, compact_after=compact_after)
+        self.reader = FaissIndex.open(self.path, exact_allowed=0)
+        self.writer: FaissIndex | None = FaissIndex.open(
+            self.path, writable=True, compact_after=compact_after, exact_allowed=0
+        )
 
     def who(self, is_writer: bool) -> FaissIndex:
         """The writer, if it is asked for and open, or the reader."""
@@ -163,7 +164,7 @@ class LiveIndex(RuleBasedStateMachine):
     @rule()
     def reopen_reader(self) -> None:
         self.reader.close()
-        self.reader = FaissIndex.open(self.path)
+        self.reader = FaissIndex.open(self.path, exact_allowed=0)
         with pytest.raises(ReadOnlyError):
             self.reader.delete([])
 
@@ -173,7 +174,7 @@ class LiveIndex(RuleBasedStateMachine):
             with pytest.raises(IndexLockedError):
                 FaissIndex.open(self.path, writable=True)
             self.writer.close()
-        self.writer = FaissIndex.open(self.path, writable=True, compact_after=compact_after)
+        self.writer = FaissIndex.open(self.path, writable=True, compact_after=compact_after, exact_allowed=0)
 
     @rule()
     def close_writer(self) -> None:
@@ -196,15 +197,10 @@ class LiveIndex(RuleBasedStateMachine):
             self.close_writer()
             self.model.check_all(self.reader)
             self.reader.close()
-            with FaissIndex.open(self.path) as fresh:
+            with FaissIndex.open(self.path, exact_allowed=0) as fresh:
                 self.model.check_all(fresh)
             assert set(path.name for path in self.path.iterdir()) == {".lock", "CURRENT", "stores", "versions"}
         shutil.rmtree(self.directory)
-
-
-@pytest.fixture(autouse=True)
-def few_keys_are_not_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structures, "EXACT_ALLOWED", 0)
 
 
 def run(max_examples: int, num_steps: int) -> None:

@@ -26,7 +26,9 @@ class Proposal:
     is_costly: bool
 
 
-def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) -> list[Proposal]:
+def propose(
+    num_vectors: int, width: int, exact_bytes: int, targets: Targets, exact_below: int = EXACT_BELOW
+) -> list[Proposal]:
     """The structures to build for a corpus, the most promising first; a small one gets costly ones, or none.
 
     Args:
@@ -34,6 +36,7 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
         width: D.
         exact_bytes: Bytes of the exact vectors, which a graph walks over.
         targets: What is asked for.
+        exact_below: Corpora of fewer vectors are small.
     """
     if num_vectors < ALWAYS_EXACT_BELOW:
         return []
@@ -41,7 +44,7 @@ def propose(num_vectors: int, width: int, exact_bytes: int, targets: Targets) ->
     lists = f"IVF{count}" + ("_HNSW32" if count >= COARSE_GRAPH_FROM else "")
     per_list = 4 * width * count
     sizes = [_num_codes(width, share) for share in (2, 4, 8)]
-    is_small, graph_bytes = num_vectors < EXACT_BELOW, exact_bytes + num_vectors * (8 * GRAPH_LINKS + 24)
+    is_small, graph_bytes = num_vectors < exact_below, exact_bytes + num_vectors * (8 * GRAPH_LINKS + 24)
     proposals = [
         Proposal(f"{lists},PQ{sizes[0]}x4fs", num_vectors * (sizes[0] // 2 + 8) + per_list, is_small),
         Proposal(f"{lists},RaBitQfs", num_vectors * (width // 8 + 16) + per_list, is_small),

@@ -5,7 +5,7 @@ Shape legend: Q = queries, D = width, N = vectors, K = results per query.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ WARM_UP_RUNS = 5
 
 # From queries `[Q, D]` and the number of results to scores and positions `[Q, K]`.
 Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+Clock = Callable[[], float]  # seconds that only go forward
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class HeldOut:
         own_Q: The position each was sampled from, which is no answer to it; -1 where it is none of the vectors.
         best_QK: Exact scores of the best vectors but the own one, falling.
         exact_ms: Milliseconds a query that finding them took, all queries at once.
+        clock: What searches are timed with.
     """
 
     queries_QD: NDArray[np.float32]
     own_Q: NDArray[np.int64]
     best_QK: NDArray[np.float32]
     exact_ms: float
+    clock: Clock = time.perf_counter
 
     def halves(self) -> tuple["HeldOut", "HeldOut"]:
         """Every other query, and the rest; both are all of them where there is only one."""
@@ -80,15 +83,15 @@ class HeldOut:
         return fastest_ms
 
     def _ms(self, search: Search, query: int, k: int) -> float:
-        start_s = time.perf_counter()
+        start_s = self.clock()
         search(self.queries_QD[query : query + 1], k)
-        return 1e3 * (time.perf_counter() - start_s)
+        return 1e3 * (self.clock() - start_s)
 
     def ms_per_query(self, search: Search, k: int) -> float:
         """Milliseconds a query with all queries at once."""
-        start_s = time.perf_counter()
+        start_s = self.clock()
         search(self.queries_QD, k)
-        return 1e3 * (time.perf_counter() - start_s) / len(self.own_Q)
+        return 1e3 * (self.clock() - start_s) / len(self.own_Q)
 
     def _answers(self, search: Search, k: int) -> NDArray[np.float32]:
         """Scores of each query's first `k` answers without its own vector, falling; missing ones minus infinity."""
@@ -97,10 +100,12 @@ class HeldOut:
         return _falling(np.where(is_none_QK, np.float32(-np.inf), scores_QK))[:, :k]
 
     def _part(self, queries: slice) -> "HeldOut":
-        return HeldOut(self.queries_QD[queries], self.own_Q[queries], self.best_QK[queries], self.exact_ms)
+        return replace(
+            self, queries_QD=self.queries_QD[queries], own_Q=self.own_Q[queries], best_QK=self.best_QK[queries]
+        )
 
 
-def sample_held_out(exact: ExactVectors, count: int, seed: int) -> HeldOut:
+def sample_held_out(exact: ExactVectors, count: int, seed: int, clock: Clock = time.perf_counter) -> HeldOut:
     """Takes vectors of the index for queries; the same ones for the same seed.
 
     Keys may not be what users search with: where queries are of another modality than keys, measure with vectors of
@@ -108,10 +113,12 @@ def sample_held_out(exact: ExactVectors, count: int, seed: int) -> HeldOut:
     """
     count = min(count, exact.num_vectors)
     own_Q = np.sort(np.random.default_rng(seed).choice(exact.num_vectors, count, replace=False)).astype(np.int64)
-    return _answered(exact, exact.vectors(own_Q), own_Q)
+    return _answered(exact, exact.vectors(own_Q), own_Q, clock)
 
 
-def given_held_out(exact: ExactVectors, queries_QD: NDArray[np.float32], count: int, seed: int) -> HeldOut:
+def given_held_out(
+    exact: ExactVectors, queries_QD: NDArray[np.float32], count: int, seed: int, clock: Clock = time.perf_counter
+) -> HeldOut:
     """Takes vectors of real queries, `count` of them at most; the same ones for the same seed.
 
     Raises:
@@ -120,7 +127,7 @@ def given_held_out(exact: ExactVectors, queries_QD: NDArray[np.float32], count: 
     require_queries(queries_QD, exact.width)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(queries_QD))[:count])
     chosen_QD = np.ascontiguousarray(queries_QD[chosen], dtype=np.float32)
-    return _answered(exact, chosen_QD, np.full(len(chosen), -1, dtype=np.int64))
+    return _answered(exact, chosen_QD, np.full(len(chosen), -1, dtype=np.int64), clock)
 
 
 def require_queries(queries_QD: NDArray[np.float32], width: int) -> None:
@@ -138,13 +145,13 @@ def require_queries(queries_QD: NDArray[np.float32], width: int) -> None:
         raise InvalidStructureError(f"query vector {query} has norm {norms_Q[query]:.4g}, expected 1")
 
 
-def _answered(exact: ExactVectors, queries_QD: NDArray[np.float32], own_Q: NDArray[np.int64]) -> HeldOut:
-    start_s = time.perf_counter()
+def _answered(exact: ExactVectors, queries_QD: NDArray[np.float32], own_Q: NDArray[np.int64], clock: Clock) -> HeldOut:
+    start_s = clock()
     scores_QK, positions_QK = exact.search(queries_QD, DEPTH + 1)
-    exact_ms = 1e3 * (time.perf_counter() - start_s) / len(own_Q)
+    exact_ms = 1e3 * (clock() - start_s) / len(own_Q)
     others_QK = np.where(positions_QK == own_Q[:, None], np.float32(-np.inf), scores_QK)
     num_others = exact.num_vectors - int(own_Q[0] >= 0)
-    return HeldOut(queries_QD, own_Q, _falling(others_QK)[:, : min(DEPTH, num_others)], exact_ms)
+    return HeldOut(queries_QD, own_Q, _falling(others_QK)[:, : min(DEPTH, num_others)], exact_ms, clock)
 
 
 def _falling(scores_QK: NDArray[np.float32]) -> NDArray[np.float32]:

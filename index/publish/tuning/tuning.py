@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.errors import InvalidStructureError, UntrainableError
-from anykey.index.publish.tuning import candidates
-from anykey.index.publish.tuning.candidates import Proposal, propose
+from anykey.index.publish.tuning.candidates import EXACT_BELOW, Proposal, propose
 from anykey.index.publish.tuning.gpu_tuning import choose_gpu_structure
-from anykey.index.publish.tuning.held_out import HeldOut, Search, given_held_out, sample_held_out
+from anykey.index.publish.tuning.held_out import Clock, HeldOut, Search, given_held_out, sample_held_out
 from anykey.index.publish.tuning.sweep import (
     SLOWEST_RUNS,
     Searchable,
@@ -30,7 +29,7 @@ from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.gpu import ON_CPU, GpuUse, clustering_on
 from anykey.index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
 from anykey.index.vectors.structure_kinds import require_possible
-from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.structures import EXACT_ALLOWED, ApproximateIndex
 from anykey.index.vectors.targets import Targets
 from anykey.program.progress import Report, quietly
 
@@ -57,6 +56,9 @@ def choose_structure(
     gpu: GpuUse = ON_CPU,
     seed: int = 0,
     report: Report = quietly,
+    exact_below: int = EXACT_BELOW,
+    exact_allowed: int = EXACT_ALLOWED,
+    clock: Clock = time.perf_counter,
 ) -> StructureFacts:
     """Finds, builds and measures the search structure that keeps best to the targets.
 
@@ -75,6 +77,9 @@ def choose_structure(
         gpu: GPUs that help with training, and whose own structures are chosen and measured too.
         seed: Decides the queries and the training samples.
         report: Called with each step's progress.
+        exact_below: Corpora of fewer vectors get a structure only where exact search misses the targets.
+        exact_allowed: So few allowed vectors are searched exactly, also while structures are measured.
+        clock: What searches are timed with.
 
     Returns:
         What was chosen and measured.
@@ -89,11 +94,11 @@ def choose_structure(
         require_possible(factory, exact.width)  # before anything is measured
     report("searching exactly", 0, 1)
     if queries_QD is None:
-        held_out = sample_held_out(exact, NUM_QUERIES, seed)
+        held_out = sample_held_out(exact, NUM_QUERIES, seed, clock)
     else:
-        held_out = given_held_out(exact, queries_QD, NUM_QUERIES, seed)
+        held_out = given_held_out(exact, queries_QD, NUM_QUERIES, seed, clock)
     report("searching exactly", 1, 1)
-    chooser = _Chooser(exact, path, targets, held_out, gpu, seed, report)
+    chooser = _Chooser(exact, path, targets, held_out, gpu, seed, report, exact_below, exact_allowed)
     try:
         source = "sampled keys" if queries_QD is None else "query vectors"
         facts = chooser.choose(factory, source)
@@ -116,8 +121,12 @@ class _Chooser:
         gpu: GpuUse,
         seed: int,
         report: Report,
+        exact_below: int,
+        exact_allowed: int,
     ) -> None:
         self._exact = exact
+        self._exact_below = exact_below
+        self._exact_allowed = exact_allowed
         self._gpu = gpu
         self._path = path
         self._targets = targets
@@ -133,8 +142,8 @@ class _Chooser:
         if factory in (None, EXACT):
             self._built.append(self._exact_search())
         if factory is None:
-            width, num_bytes = self._exact.width, self._exact.num_bytes
-            self._build_all(propose(self._exact.num_vectors, width, num_bytes, self._targets))
+            num_vectors, width, num_bytes = self._exact.num_vectors, self._exact.width, self._exact.num_bytes
+            self._build_all(propose(num_vectors, width, num_bytes, self._targets, self._exact_below))
         elif factory != EXACT:
             self._build_or_search_exactly(factory)
         structures = {built.structure.candidate.factory: built.structure for built in self._built}
@@ -178,12 +187,10 @@ class _Chooser:
 
     def _build_or_skip(self, proposal: Proposal, reason: str | None = None) -> None:
         if reason is None:
-            try:
-                return self._build(proposal.factory)
-            except UntrainableError as error:
-                reason = error.reason
-        skipped = Candidate(factory=proposal.factory, memory_bytes=proposal.memory_bytes, skipped=reason)
-        self._skipped.append(skipped)
+            self._build(proposal.factory)
+        else:
+            skipped = Candidate(factory=proposal.factory, memory_bytes=proposal.memory_bytes, skipped=reason)
+            self._skipped.append(skipped)
 
     def _build_or_search_exactly(self, factory: str) -> None:
         try:
@@ -210,7 +217,7 @@ class _Chooser:
 
     def _cheap_points(self) -> list[Point]:
         """What makes a costly structure needless; exact search of a large corpus does not, only of a small one."""
-        is_small = self._exact.num_vectors < candidates.EXACT_BELOW
+        is_small = self._exact.num_vectors < self._exact_below
         return [point for point in self._points() if is_small or point.factory != EXACT]
 
     def _points(self) -> list[Point]:
@@ -248,8 +255,9 @@ class _Chooser:
             path,
             self._seed,
             centroids_CD,
-            on_progress,
-            clustering_on(self._gpu),
+            on_progress=on_progress,
+            clustering=clustering_on(self._gpu),
+            exact_allowed=self._exact_allowed,
         )
         build_seconds = time.perf_counter() - start_s
         if (trained_CD := index.centroids()) is not None:

@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError
-from anykey.index.vectors import structures
 from anykey.index.vectors.exact import ExactVectors, VectorType
 from anykey.index.vectors.structure_facts import SearchParameters
 from anykey.index.vectors.structures import ApproximateIndex
@@ -37,13 +37,14 @@ FACTORIES = [
     "RaBitQ",
 ]
 WIDE = SearchParameters(probes=32, rerank=400)
+EXACT_ALLOWED = 50
 VECTORS = clustered(NUM_VECTORS)
 QUERIES = clustered(20, seed=1)
 
 
-@pytest.fixture(autouse=True)
-def few_are_searched_approximately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structures, "EXACT_ALLOWED", 50)
+def build(factory: str, exact: ExactVectors, path: Path, **options: Any) -> ApproximateIndex:
+    """A structure that is asked also where few vectors are allowed."""
+    return ApproximateIndex.build(factory, exact, path, exact_allowed=EXACT_ALLOWED, **options)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> ExactVectors:
 @pytest.fixture(scope="module", params=FACTORIES)
 def index(request: pytest.FixtureRequest, exact: ExactVectors, tmp_path_factory: pytest.TempPathFactory) -> object:
     path = tmp_path_factory.mktemp("structure") / "a.faiss"
-    ApproximateIndex.build(request.param, exact, path)
-    return ApproximateIndex.open(path, exact, WIDE)
+    build(request.param, exact, path)
+    return ApproximateIndex.open(path, exact, WIDE, EXACT_ALLOWED)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
@@ -94,7 +95,7 @@ def test_results_are_allowed_distinct_ordered_complete_and_exactly_scored(
 
 
 def test_more_effort_finds_more(exact: ExactVectors, tmp_path: Path) -> None:
-    index = ApproximateIndex.build("IVF32,RaBitQfs", exact, tmp_path / "a.faiss")
+    index = build("IVF32,RaBitQfs", exact, tmp_path / "a.faiss")
     expected_QK = exact.search(QUERIES, 10)[1]
 
     recalls = [overlap(index.search(QUERIES, 10, effort=effort)[1], expected_QK) for effort in (1, 4, 32)]
@@ -120,18 +121,18 @@ def test_search_from_several_threads_is_as_from_one(index: ApproximateIndex) -> 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_graph_keeps_no_copy_of_the_vectors(tmp_path: Path, dtype: VectorType) -> None:
     exact = written(tmp_path / "v.faiss", clustered(1000, width=128), dtype)
-    index = ApproximateIndex.build("HNSW8", exact, tmp_path / "a.faiss")
+    index = build("HNSW8", exact, tmp_path / "a.faiss")
 
     assert index.walks_exact
     assert os.path.getsize(tmp_path / "a.faiss") < 1000 * 128
-    opened = ApproximateIndex.open(tmp_path / "a.faiss", exact, WIDE)
+    opened = ApproximateIndex.open(tmp_path / "a.faiss", exact, WIDE, EXACT_ALLOWED)
     queries_QD = clustered(10, width=128, seed=1)
     assert overlap(opened.search(queries_QD, 5)[1], exact.search(queries_QD, 5)[1]) >= 0.9
 
 
 def test_float16_vectors_rank_the_candidates(tmp_path: Path) -> None:
     exact = written(tmp_path / "v.faiss", VECTORS, "float16")
-    index = ApproximateIndex.build("IVF32,PQ8x4fs", exact, tmp_path / "a.faiss")
+    index = build("IVF32,PQ8x4fs", exact, tmp_path / "a.faiss")
 
     scores_QK, found_QK = index.search(QUERIES, 10, parameters=WIDE)
 
@@ -143,7 +144,7 @@ def test_float16_vectors_rank_the_candidates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 40, 300])
 def test_identical_vectors_are_all_found(tmp_path: Path, factory: str, count: int) -> None:
     exact = written(tmp_path / "v.faiss", np.repeat(QUERIES[:1], 300, axis=0))
-    index = ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+    index = build(factory, exact, tmp_path / "a.faiss")
 
     scores_QK, found_QK = index.search(QUERIES[:1], count)
 
@@ -155,7 +156,7 @@ def test_identical_vectors_are_all_found(tmp_path: Path, factory: str, count: in
 def test_one_vector_is_found(tmp_path: Path) -> None:
     exact = written(tmp_path / "v.faiss", QUERIES[:1])
     for factory in ("HNSW16", "IVF1,SQ8", "SQ8"):
-        index = ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+        index = build(factory, exact, tmp_path / "a.faiss")
         assert index.search(QUERIES[:2], 3)[1].tolist() == [[0], [0]]
 
 
@@ -164,17 +165,14 @@ def test_more_lists_than_vectors_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         UntrainableError, match=r"'IVF32,SQ8' cannot be trained on 5 vectors: Number of training points"
     ):
-        ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a.faiss")
+        build("IVF32,SQ8", exact, tmp_path / "a.faiss")
 
 
-def test_lists_may_be_as_many_as_vectors_whatever_memory_training_may_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_may_be_as_many_as_vectors_whatever_memory_training_may_take(tmp_path: Path) -> None:
     exact = written(tmp_path / "v.faiss", VECTORS[:100])
-    monkeypatch.setattr(structures, "TRAIN_BYTES", 4 * WIDTH * 50)
-    ApproximateIndex.build("IVF100,SQ8", exact, tmp_path / "a.faiss")
+    build("IVF100,SQ8", exact, tmp_path / "a.faiss", train_bytes=4 * WIDTH * 50)
     with pytest.raises(UntrainableError):
-        ApproximateIndex.build("IVF101,SQ8", exact, tmp_path / "a.faiss")
+        build("IVF101,SQ8", exact, tmp_path / "a.faiss", train_bytes=4 * WIDTH * 50)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +192,12 @@ def test_lists_may_be_as_many_as_vectors_whatever_memory_training_may_take(
 )
 def test_structure_that_is_of_no_use_is_refused(exact: ExactVectors, tmp_path: Path, factory: str, reason: str) -> None:
     with pytest.raises(InvalidStructureError, match=reason):
-        ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+        build(factory, exact, tmp_path / "a.faiss")
 
 
 def test_lists_are_trained_once_for_several_structures(exact: ExactVectors, tmp_path: Path) -> None:
-    first = ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a")
-    second = ApproximateIndex.build("IVF32,PQ8x4fs", exact, tmp_path / "b", centroids_CD=first.centroids())
+    first = build("IVF32,SQ8", exact, tmp_path / "a")
+    second = build("IVF32,PQ8x4fs", exact, tmp_path / "b", centroids_CD=first.centroids())
 
     np.testing.assert_array_equal(first.centroids(), second.centroids())
     assert overlap(second.search(QUERIES, 10, parameters=WIDE)[1], exact.search(QUERIES, 10)[1]) >= 0.95
@@ -207,14 +205,13 @@ def test_lists_are_trained_once_for_several_structures(exact: ExactVectors, tmp_
 
 def test_same_seed_builds_the_same_file(exact: ExactVectors, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        ApproximateIndex.build("IVF32,PQ8x4fs", exact, tmp_path / name, seed=3)
+        build("IVF32,PQ8x4fs", exact, tmp_path / name, seed=3)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_progress_counts_all_vectors(exact: ExactVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structures, "ADD_BATCH_BYTES", 4 * WIDTH * 300)
+def test_progress_counts_all_vectors(exact: ExactVectors, tmp_path: Path) -> None:
     counts: list[int] = []
-    ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a.faiss", on_progress=counts.append)
+    build("IVF32,SQ8", exact, tmp_path / "a.faiss", on_progress=counts.append, add_bytes=4 * WIDTH * 300)
     assert counts == [300] * 6 + [200]
 
 
@@ -222,7 +219,7 @@ def test_progress_counts_all_vectors(exact: ExactVectors, tmp_path: Path, monkey
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF32,PQ8x4fs"])
 def test_damaged_file_is_named(exact: ExactVectors, tmp_path: Path, factory: str, damage: str) -> None:
     path = tmp_path / "a.faiss"
-    ApproximateIndex.build(factory, exact, path)
+    build(factory, exact, path)
     data = path.read_bytes()
     damaged = {"empty": b"", "cut": data[: len(data) // 2], "kind": b"XXXX" + data[4:]}
     path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
@@ -233,7 +230,7 @@ def test_damaged_file_is_named(exact: ExactVectors, tmp_path: Path, factory: str
 
 
 def test_file_over_other_vectors_is_refused(exact: ExactVectors, tmp_path: Path) -> None:
-    ApproximateIndex.build("IVF32,SQ8", exact, tmp_path / "a.faiss")
+    build("IVF32,SQ8", exact, tmp_path / "a.faiss")
     fewer = written(tmp_path / "v.faiss", VECTORS[:-1])
 
     with pytest.raises(IndexCorruptError, match="it is over 2000 vectors of width 16"):
@@ -251,13 +248,13 @@ def test_file_of_whole_vectors_is_refused_as_a_structure(exact: ExactVectors, tm
 
 def test_unwritable_place_is_an_os_error(exact: ExactVectors, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot write"):
-        ApproximateIndex.build("SQ8", exact, tmp_path / "nowhere" / "a.faiss")
+        build("SQ8", exact, tmp_path / "nowhere" / "a.faiss")
 
 
 def test_a_graph_is_let_go_of_without_its_vectors(exact: ExactVectors, tmp_path: Path) -> None:
     before_PD = exact.vectors([0, 1])
     for _ in range(300):  # FAISS's Python types break down after some wrong changes of ownership
-        index = ApproximateIndex.build("HNSW4", small_graph_vectors(tmp_path), tmp_path / "a.faiss")
+        index = build("HNSW4", small_graph_vectors(tmp_path), tmp_path / "a.faiss")
         index.search(QUERIES, 3)
         del index
     np.testing.assert_array_equal(exact.vectors([0, 1]), before_PD)
@@ -272,8 +269,8 @@ def test_a_graph_of_centres_finds_the_lists_that_comparing_all_of_them_finds(cod
     queries_QD = clustered(200, width=64, seed=1)
     exact = written(tmp_path / "v.faiss", clustered(20_000, width=64))
     best_QK, narrow = exact.search(queries_QD, 10)[1], SearchParameters(probes=24, rerank=200)
-    flat = ApproximateIndex.build(f"IVF1024,{codes}", exact, tmp_path / "flat.faiss")
-    graph = ApproximateIndex.build(f"IVF1024_HNSW8,{codes}", exact, tmp_path / "g.faiss", centroids_CD=flat.centroids())
+    flat = build(f"IVF1024,{codes}", exact, tmp_path / "flat.faiss")
+    graph = build(f"IVF1024_HNSW8,{codes}", exact, tmp_path / "g.faiss", centroids_CD=flat.centroids())
 
     recalls = [overlap(index.search(queries_QD, 10, parameters=narrow)[1], best_QK) for index in (flat, graph)]
 
@@ -287,7 +284,7 @@ def test_a_graph_of_centres_finds_the_lists_that_comparing_all_of_them_finds(cod
 def test_queue_of_a_graph_holds_all_candidates(
     exact: ExactVectors, tmp_path: Path, factory: str, expected: list[int]
 ) -> None:
-    index = ApproximateIndex.build(factory, exact, tmp_path / "a.faiss")
+    index = build(factory, exact, tmp_path / "a.faiss")
     asked = [SearchParameters(probes=1), SearchParameters(probes=1, rerank=100), SearchParameters(probes=30)]
 
     searched = [index.as_searched(parameters, 10) for parameters in asked]

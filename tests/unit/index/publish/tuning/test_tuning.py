@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anykey.index.errors import InvalidStructureError
-from anykey.index.publish.tuning import candidates
 from anykey.index.publish.tuning.candidates import propose
 from anykey.index.publish.tuning.sweep import pareto_front, rank
 from anykey.index.publish.tuning.tuning import choose_structure
-from anykey.index.vectors import structures
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Untrained
 from anykey.index.vectors.structures import ApproximateIndex
@@ -108,23 +106,20 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> ExactVectors:
     return written(tmp_path_factory.mktemp("exact") / "v.faiss", clustered(NUM_VECTORS, width=32))
 
 
-@pytest.fixture(autouse=True)
-def small_corpora_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "EXACT_BELOW", 1000)
-    monkeypatch.setattr(structures, "EXACT_ALLOWED", 100)
-
-
 @pytest.fixture
 def choose(exact: ExactVectors, tmp_path: Path) -> Callable[..., StructureFacts]:
-    def chosen(factory: str | None = None, **targets: object) -> StructureFacts:
-        return choose_structure(exact, tmp_path / "a.faiss", Targets.model_validate(targets), factory=factory)
+    """Chooses for a corpus that counts as large, unless it is told otherwise."""
+
+    def chosen(factory: str | None = None, exact_below: int = 1000, **targets: object) -> StructureFacts:
+        path, wanted = tmp_path / "a.faiss", Targets.model_validate(targets)
+        return choose_structure(exact, path, wanted, factory=factory, exact_below=exact_below, exact_allowed=100)
 
     return chosen
 
 
 def recall(exact: ExactVectors, facts: StructureFacts, path: Path, k: int) -> float:
     """Recall of the written structure over every key, counted by hand."""
-    index = ApproximateIndex.open(path, exact, facts.search)
+    index = ApproximateIndex.open(path, exact, facts.search, exact_allowed=100)
     every = np.arange(exact.num_vectors)
     queries_QD = exact.vectors(every)
     found_QK, best_QK = index.search(queries_QD, k + 1)[1], exact.search(queries_QD, k + 1)[1]
@@ -191,11 +186,10 @@ def test_exact_search_can_be_asked_for(choose: Callable[..., StructureFacts], tm
 
 
 def test_small_corpora_get_a_structure_only_where_exact_search_does_not_do(
-    exact: ExactVectors, choose: Callable[..., StructureFacts], monkeypatch: pytest.MonkeyPatch
+    exact: ExactVectors, choose: Callable[..., StructureFacts]
 ) -> None:
-    monkeypatch.setattr(candidates, "EXACT_BELOW", NUM_VECTORS + 1)
-
-    enough, too_large = choose(), choose(memory_bytes=exact.num_bytes // 2)
+    small = NUM_VECTORS + 1
+    enough, too_large = choose(exact_below=small), choose(exact_below=small, memory_bytes=exact.num_bytes // 2)
 
     assert enough.is_exact
     assert all(candidate.skipped for candidate in enough.candidates[1:])
@@ -245,27 +239,14 @@ def test_exact_search_stands_in_for_a_structure_that_lacks_vectors(
     assert StructureFacts.model_validate_json(facts.model_dump_json()) == facts
 
 
-def test_likely_structure_that_lacks_vectors_is_passed_over(
-    choose: Callable[..., StructureFacts], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(candidates, "num_lists", lambda count: 4096)
-
-    facts = choose(recall=0.9)
-
-    skipped = {c.factory: str(c.skipped) for c in facts.candidates}
-    assert skipped["IVF4096,RaBitQfs"].startswith("Number of training points (3000)")
-    assert facts.measured.recall_at_10 >= 0.9
-
-
 @pytest.mark.parametrize("share", [0.01, 0.2])
 def test_memory_that_nothing_keeps_to_gets_the_smallest_structure(
-    choose: Callable[..., StructureFacts], exact: ExactVectors, share: float, monkeypatch: pytest.MonkeyPatch
+    choose: Callable[..., StructureFacts], exact: ExactVectors, share: float
 ) -> None:
-    monkeypatch.setattr(candidates, "EXACT_BELOW", NUM_VECTORS + 1)
     budget_bytes = int(share * exact.num_bytes)
     smallest = min(propose(NUM_VECTORS, 32, exact.num_bytes, Targets(memory_bytes=1)), key=lambda p: p.memory_bytes)
 
-    facts = choose(memory_bytes=budget_bytes)
+    facts = choose(exact_below=NUM_VECTORS + 1, memory_bytes=budget_bytes)
 
     assert facts.factory == smallest.factory
     assert facts.shortfalls[0] == f"memory is {facts.memory_bytes:,} bytes, asked for at most {budget_bytes:,}"

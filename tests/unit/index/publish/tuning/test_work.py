@@ -1,13 +1,11 @@
 """The work of a search: more of it for who looks further, and what decides between structures, whatever times say."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from anykey.index.publish.tuning import candidates, held_out
+from anykey.index.publish.tuning.held_out import Clock
 from anykey.index.publish.tuning.sweep import rank
 from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.publish.tuning.work import work_of, work_of_all
@@ -26,18 +24,15 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> ExactVectors:
     return written(tmp_path_factory.mktemp("exact") / "v.faiss", clustered(NUM_VECTORS, width=32))
 
 
-@pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[random.Random]:
-    """A machine on which anything takes from nothing to a second, as others would have it."""
-    draw = random.Random()
-    now_s = [0.0]
+def busy_clock(seed: int) -> Clock:
+    """Of a machine on which anything takes from nothing to a second, as others would have it."""
+    draw, now_s = random.Random(seed), [0.0]
 
-    def perf_counter() -> float:
+    def seconds() -> float:
         now_s[0] += draw.random() ** 8
         return now_s[0]
 
-    monkeypatch.setattr(held_out, "time", SimpleNamespace(perf_counter=perf_counter))
-    return draw
+    return seconds
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -72,15 +67,12 @@ def test_less_work_goes_before_a_shorter_time() -> None:
     assert rank([fast, slow], Targets(latency_ms=1.5)) == [fast, slow]  # where a time is asked for
 
 
-def test_busy_machine_chooses_as_a_quiet_one_does(
-    exact: ExactVectors, tmp_path: Path, busy: random.Random, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(candidates, "EXACT_BELOW", 1000)
-    half = exact.num_bytes // 2
+def test_busy_machine_chooses_as_a_quiet_one_does(exact: ExactVectors, tmp_path: Path) -> None:
+    targets = Targets(recall=0.9, memory_bytes=exact.num_bytes // 2)
 
     def chosen(seed: int) -> StructureFacts:
-        busy.seed(seed)
-        return choose_structure(exact, tmp_path / f"{seed}.faiss", Targets(recall=0.9, memory_bytes=half))
+        path = tmp_path / f"{seed}.faiss"
+        return choose_structure(exact, path, targets, exact_below=1000, clock=busy_clock(seed))
 
     first, *others = (chosen(seed) for seed in range(2))
 
