@@ -17,12 +17,11 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from anykey.index.milvus.best import Scored, best_rows
 from anykey.index.milvus.collection import MAX_FOUND, Collection, CollectionFacts, Structure
 from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.images import ImageFolder
-from anykey.index.milvus.rows import (
+from anykey.index.milvus.records import (
     PAYLOAD_FIELDS,
     STORED_FIELDS,
     check_key,
@@ -32,6 +31,7 @@ from anykey.index.milvus.rows import (
     stored_key_of,
 )
 from anykey.index.milvus.scope import expression_of_scope, require_pool
+from anykey.index.milvus.search import Scored, best_rows
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 

@@ -10,7 +10,7 @@ from anykey.index import FaissIndex, parse_condition
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus.collection import Collection, CollectionFacts
 from anykey.index.milvus.connection import Connection
-from anykey.index.milvus.rows import row_of
+from anykey.index.milvus.records import row_of
 from anykey.index.milvus.terms import exists_term, single_term, value_term
 from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import file_facts, read_manifest

@@ -23,7 +23,8 @@ from anykey.index.filtering.conditions import Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus import collection as collection_module
-from anykey.index.milvus import rows, scope
+from anykey.index.milvus import records as rows
+from anykey.index.milvus import scope
 from anykey.index.milvus.collection import Structure
 from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER, MILVUS_URI, needs_milvus, unit_vectors

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.milvus.best import best_rows
+from anykey.index.milvus.search import best_rows
 from tests.engines import unit_vectors
 
 

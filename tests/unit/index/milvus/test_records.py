@@ -10,7 +10,7 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import Payload, StoredImage, StoredKey
 from anykey.index.key_index import NewKey
-from anykey.index.milvus.rows import (
+from anykey.index.milvus.records import (
     MAX_BATCH_BYTES,
     MAX_BATCH_ROWS,
     check_key,
