@@ -27,17 +27,17 @@ from anykey.index.milvus.records import (
     check_key,
     in_batches,
     payload_of,
-    row_of,
+    record_of,
     stored_key_of,
 )
 from anykey.index.milvus.scope import expression_of_scope, require_pool
-from anykey.index.milvus.search import Scored, best_rows
+from anykey.index.milvus.search import Scored, best_records
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
 
-FLUSH_AFTER_ROWS = 1_000  # Milvus Lite searches rows in files ten times as fast as rows in memory
+FLUSH_AFTER_RECORDS = 1_000  # Milvus Lite searches records in files ten times as fast as records in memory
 CHECK_TIMEOUT_S = 2.0
 _DELETED_AT_ONCE = 5_000
 
@@ -204,14 +204,14 @@ class MilvusIndex:
         """
         for new in keys:
             check_key(new, self.encoder.width)
-        rows = [row_of(new, self._keep_images(new)) for new in {new.key: new for new in keys}.values()]
+        records = [record_of(new, self._keep_images(new)) for new in {new.key: new for new in keys}.values()]
         with self._changing:
             num_stored = 0
-            for batch in in_batches(rows):
+            for batch in in_batches(records):
                 try:
                     self._collection.upsert(batch)
                 except IndexUnavailableError as error:
-                    raise IndexUnavailableError(f"{error} ({num_stored} of {len(rows)} keys were stored)") from error
+                    raise IndexUnavailableError(f"{error} ({num_stored} of {len(records)} keys were stored)") from error
                 num_stored += len(batch)
             self._flush_sometimes(num_stored)
 
@@ -238,7 +238,7 @@ class MilvusIndex:
             KeyNotFoundError: there is no such key.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return stored_key_of(self._row(key, STORED_FIELDS))
+        return stored_key_of(self._record(key, STORED_FIELDS))
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key.
@@ -247,7 +247,7 @@ class MilvusIndex:
             KeyNotFoundError: there is no such key.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return np.asarray(self._row(key, ["vector"])["vector"], dtype=np.float32)
+        return np.asarray(self._record(key, ["vector"])["vector"], dtype=np.float32)
 
     def image(self, key: str, position: int = 0) -> StoredImage:
         """Gives one image of a key, as it came.
@@ -267,7 +267,7 @@ class MilvusIndex:
             ImageUnavailableError: its bytes were not kept.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        images = self._row(key, ["images"])["images"]["files"]
+        images = self._record(key, ["images"])["images"]["files"]
         if not 0 <= position < len(images):
             raise KeyNotFoundError(f"key '{key}' has {len(images)} images, there is none at position {position}")
         location, media_type, folder = images[position]["location"], images[position]["media_type"], self._images
@@ -307,9 +307,9 @@ class MilvusIndex:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         pools: dict[str, int] = {}
-        for page in self._collection.pages("num_pools > 0", ["pools"], page_rows=MAX_FOUND // 4):
-            for row in page:
-                for pool in row["pools"]:
+        for page in self._collection.pages("num_pools > 0", ["pools"], page_records=MAX_FOUND // 4):
+            for record in page:
+                for pool in record["pools"]:
                     pools[pool] = pools.get(pool, 0) + 1
         modalities = {modality: self._collection.count(listed("modality", [modality])) for modality in Modality}
         facts, connection = self._collection.facts, self._collection.connection
@@ -343,12 +343,12 @@ class MilvusIndex:
     def _flush_sometimes(self, num_stored: int) -> None:
         """Keeps Milvus Lite fast; a server flushes when it sees fit."""
         self._num_unflushed += num_stored
-        if self._collection.connection.is_lite and self._num_unflushed >= FLUSH_AFTER_ROWS:
+        if self._collection.connection.is_lite and self._num_unflushed >= FLUSH_AFTER_RECORDS:
             self._collection.flush()
             self._num_unflushed = 0
 
-    def _row(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
-        found = self._collection.rows(listed("key", [key]), fields) if is_unicode(key) else []
+    def _record(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
+        found = self._collection.records(listed("key", [key]), fields) if is_unicode(key) else []
         if not found:
             raise KeyNotFoundError(f"no key {key!r} in the index")
         return found[0]
@@ -357,16 +357,16 @@ class MilvusIndex:
 def _hits(scored: Scored) -> list[Hit]:
     ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
     return [
-        Hit(row["key"], min(max(score, -1.0), 1.0), rank, Modality(row["modality"]), payload_of(row))
-        for rank, (score, row) in enumerate(ordered, start=1)
+        Hit(record["key"], min(max(score, -1.0), 1.0), rank, Modality(record["modality"]), payload_of(record))
+        for rank, (score, record) in enumerate(ordered, start=1)
     ]
 
 
 def _best(collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
-    """The best rows per query, in any order; as many as there are, up to `k`."""
+    """The best records per query, in any order; as many as there are, up to `k`."""
     kind = collection.facts.structure.kind
     if k > MAX_FOUND or (exact and kind == "HNSW"):
-        return best_rows(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
+        return best_records(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
     found: list[Scored] = []
     step = max(MAX_FOUND // k, 1)
     for start in range(0, len(queries_QD), step):

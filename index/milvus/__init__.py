@@ -1,1 +1,1 @@
-"""What `MilvusIndex` is made of: the way to the server, the collection, rows, filters and images."""
+"""What `MilvusIndex` is made of: the way to the server, the collection, records, filters and images."""

@@ -1,4 +1,4 @@
-"""The Milvus collection that holds an index: its fields, what it says about itself, and reads and changes of rows.
+"""The Milvus collection that holds an index: its fields, what it says about itself, and reads and changes of records.
 
 Shape legend: Q = queries, D = width.
 """
@@ -21,11 +21,12 @@ from anykey.index.store.manifest import EncoderFacts
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)  # the first does not tell dates from other strings
-MAX_FOUND = 16_384  # Milvus gives no more for one query of a search, and no more rows for one look-up
+MAX_FOUND = 16_384  # Milvus gives no more for one query of a search, and no more records for one look-up
 MAX_TEXT_BYTES = 65_535  # of a VARCHAR
 MAX_JSON_BYTES = 65_536
 MAX_LISTED = 4_096  # elements of an ARRAY
-PAGE_ROWS = 500  # with payload and vector; the largest rows fill 100 MB then, which is what a server sends at most
+# With payload and vector; the largest records fill 100 MB then, which is what a server sends at most.
+PAGE_RECORDS = 500
 
 _FACTS = "anykey"  # the collection's property; also its description, which Milvus Lite forgets
 _STRONG = "Strong"  # every acknowledged change is seen
@@ -141,7 +142,7 @@ class Collection:
     def search(
         self, queries_QD: NDArray[np.float32], k: int, where: str, fields: Sequence[str], *, exact: bool
     ) -> list[list[tuple[float, dict[str, Any]]]]:
-        """The best rows where an expression holds, per query: score and the fields asked for."""
+        """The best records where an expression holds, per query: score and the fields asked for."""
         parameters = self.facts.structure.search_parameters(k, exact)
         found = self._call(
             "search",
@@ -156,25 +157,25 @@ class Collection:
         return [[(hit["distance"], dict(hit["entity"])) for hit in hits] for hits in found]
 
     def pages(
-        self, where: str, fields: Sequence[str], after: str | None = None, page_rows: int = PAGE_ROWS
+        self, where: str, fields: Sequence[str], after: str | None = None, page_records: int = PAGE_RECORDS
     ) -> Iterator[list[dict[str, Any]]]:
-        """Rows where an expression holds, in the order of their keys, some at a time; one read per page."""
+        """Records where an expression holds, in the order of their keys, some at a time; one read per page."""
         while True:
             follows = 'key >= ""' if after is None else f"key > {quote(after)}"
             page = [
-                dict(row)
-                for row in self._call(
+                dict(record)
+                for record in self._call(
                     "query",
                     filter=both(part for part in (follows, where) if part),
                     output_fields=["key", *fields],
-                    limit=page_rows,
+                    limit=page_records,
                     iterator="True",  # what makes Milvus sort them by key
                     consistency_level=_STRONG,
                 )
             ]
             if page:
                 yield page
-            if len(page) < page_rows:
+            if len(page) < page_records:
                 return
             after = page[-1]["key"]
 
@@ -204,26 +205,26 @@ class Collection:
             timeout_s=timeout_s,
         )
 
-    def rows(self, where: str, fields: Sequence[str], most: int = MAX_FOUND) -> list[dict[str, Any]]:
-        """Up to so many rows where an expression holds, in any order."""
+    def records(self, where: str, fields: Sequence[str], most: int = MAX_FOUND) -> list[dict[str, Any]]:
+        """Up to so many records where an expression holds, in any order."""
         return [
-            dict(row)
-            for row in self._call(
+            dict(record)
+            for record in self._call(
                 "query", filter=where, output_fields=list(fields), limit=most, consistency_level=_STRONG
             )
         ]
 
     def count(self, where: str) -> int:
-        """Number of rows where an expression holds."""
+        """Number of records where an expression holds."""
         found = self._call("query", filter=where, output_fields=["count(*)"], consistency_level=_STRONG)
         return int(found[0]["count(*)"])
 
-    def upsert(self, rows: Listed[dict[str, Any]]) -> None:
-        """Stores rows in place of those of the same keys; no key may be there twice."""
-        self._call("upsert", data=list(rows))
+    def upsert(self, records: Listed[dict[str, Any]]) -> None:
+        """Stores records in place of those of the same keys; no key may be there twice."""
+        self._call("upsert", data=list(records))
 
     def delete(self, where: str) -> None:
-        """Deletes the rows where an expression over keys holds."""
+        """Deletes the records where an expression over keys holds."""
         self._call("delete", filter=where)
 
     def flush(self) -> None:
@@ -258,7 +259,7 @@ def _add_index(connection: Connection, name: str, field: str, **parameters: Any)
 
     indexes = MilvusClient.prepare_index_params()
     indexes.add_index(field, **parameters)
-    connection.call("create_index", collection_name=name, index_params=indexes, sync=False)  # there are no rows yet
+    connection.call("create_index", collection_name=name, index_params=indexes, sync=False)  # there are no records yet
 
 
 def _index_filters(connection: Connection, name: str) -> None:

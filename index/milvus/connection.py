@@ -1,8 +1,8 @@
 """The way to a Milvus server, or to Milvus Lite in a file of this machine; failures in this package's words.
 
 Milvus Lite serves a file from threads of this process. It does not take changes of one collection from several threads
-at once, nor keep searches apart from the moment when it moves rows from memory into files; so calls to it take turns.
-A server answers as many at once as it likes.
+at once, nor keep searches apart from the moment when it moves records from memory into files; so calls to it take
+turns. A server answers as many at once as it likes.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Rows of the collection: from a key that is to be stored, and back to what is known of a key."""
+"""Records of the collection: from a key that is to be stored, and back to what is known of a key."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from anykey.index.queries import check_vector, is_unicode
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
 MAX_BATCH_BYTES = 16 * 2**20  # a server takes 64 MiB at once
-MAX_BATCH_ROWS = 5_000
+MAX_BATCH_RECORDS = 5_000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 MAX_DEPTH = 100
 _SHOWN_CHARS = 80
@@ -48,8 +48,8 @@ def check_key(new: NewKey, width: int) -> None:
         raise InvalidKeyError(f"key {_shorten(repr(new.key))} cannot be stored: {error}") from error
 
 
-def row_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
-    """The row of a key that was checked, with where each of its images is."""
+def record_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
+    """The record of a key that was checked, with where each of its images is."""
     pools = sorted(set(new.pools))
     images = [
         {"media_type": image.media_type, "location": location}
@@ -68,28 +68,28 @@ def row_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
     }
 
 
-def payload_of(row: dict[str, Any]) -> Payload:
-    """What a row's key carries."""
-    text = None if row["modality"] == Modality.IMAGE else row["text"]
-    return Payload(text, row["metadata"], len(row["images"]["files"]))
+def payload_of(record: dict[str, Any]) -> Payload:
+    """What a record's key carries."""
+    text = None if record["modality"] == Modality.IMAGE else record["text"]
+    return Payload(text, record["metadata"], len(record["images"]["files"]))
 
 
-def stored_key_of(row: dict[str, Any]) -> StoredKey:
-    """All that is known of a row's key."""
-    return StoredKey(row["key"], Modality(row["modality"]), payload_of(row), tuple(row["pools"]))
+def stored_key_of(record: dict[str, Any]) -> StoredKey:
+    """All that is known of a record's key."""
+    return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), tuple(record["pools"]))
 
 
-def in_batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in their order, as many at a time as a server takes at once."""
+def in_batches(records: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Records in their order, as many at a time as a server takes at once."""
     batch: list[dict[str, Any]] = []
     size_bytes = 0
-    for row in rows:
-        row_bytes = _size_bytes(row)
-        if batch and (size_bytes + row_bytes > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_ROWS):
+    for record in records:
+        record_bytes = _size_bytes(record)
+        if batch and (size_bytes + record_bytes > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_RECORDS):
             yield batch
             batch, size_bytes = [], 0
-        batch.append(row)
-        size_bytes += row_bytes
+        batch.append(record)
+        size_bytes += record_bytes
     if batch:
         yield batch
 
@@ -132,11 +132,11 @@ def _check_inside(metadata: dict[str, Any]) -> None:
             raise ValueError("its metadata have an integer beyond 64 bits")
 
 
-def _size_bytes(row: dict[str, Any]) -> int:
-    """About what a row weighs in a message."""
-    texts = (row["key"], row["text"], *row["pools"], *row["terms"])
-    documents = json.dumps([row["metadata"], row["images"]])
-    return int(row["vector"].nbytes) + sum(len(text.encode()) + 4 for text in texts) + len(documents)
+def _size_bytes(record: dict[str, Any]) -> int:
+    """About what a record weighs in a message."""
+    texts = (record["key"], record["text"], *record["pools"], *record["terms"])
+    documents = json.dumps([record["metadata"], record["images"]])
+    return int(record["vector"].nbytes) + sum(len(text.encode()) + 4 for text in texts) + len(documents)
 
 
 def _shorten(text: str) -> str:

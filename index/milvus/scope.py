@@ -10,9 +10,9 @@ from anykey.index.milvus.collection import MAX_FOUND, Collection
 from anykey.index.milvus.expressions import both, expression_of, holds, holds_any, listed
 from anykey.index.queries import is_unicode
 
-# Milvus Lite goes through such a list once per row, if lists of terms or pools are looked at too.
+# Milvus Lite goes through such a list once per record, if lists of terms or pools are looked at too.
 MAX_LISTED_BY_LITE = 100
-_ROWS_LOOKED_AT = 1_000
+_RECORDS_LOOKED_AT = 1_000
 
 
 def expression_of_scope(scope: Scope, collection: Collection) -> str | None:
@@ -57,10 +57,10 @@ def _some_pools(collection: Collection) -> set[str]:
     known: set[str] = set()
     while len(known) <= MAX_NAMES_SHOWN:
         unseen = ["num_pools > 0", *([f"not {holds_any('pools', known)}"] if known else [])]
-        found = collection.rows(both(unseen), ["pools"], _ROWS_LOOKED_AT)
+        found = collection.records(both(unseen), ["pools"], _RECORDS_LOOKED_AT)
         if not found:
             break
-        known.update(name for row in found for name in row["pools"])
+        known.update(name for record in found for name in record["pools"])
     return known
 
 
@@ -75,7 +75,7 @@ def _filters(scope: Scope, collection: Collection) -> list[str]:
 
         def look_up(where: str, wanted: Condition) -> list[str]:
             pages = collection.pages(where, ["metadata"])
-            return [row["key"] for page in pages for row in page if matches(wanted, row["metadata"])]
+            return [record["key"] for page in pages for record in page if matches(wanted, record["metadata"])]
 
         parts.append(expression_of(scope.condition, look_up, tells_dates=collection.facts.format_version > 1))
     return parts
@@ -90,7 +90,7 @@ def _names(modalities: Listed[Modality]) -> list[str]:
 
 def _resolved(filters: list[str], within: set[str] | None, exclude: set[str], collection: Collection) -> str | None:
     """The same keys by name alone."""
-    pages = collection.pages(both(filters), [], page_rows=MAX_FOUND)
-    found = {row["key"] for page in pages for row in page} - exclude
+    pages = collection.pages(both(filters), [], page_records=MAX_FOUND)
+    found = {record["key"] for page in pages for record in page} - exclude
     keys = found if within is None else found & within
     return listed("key", keys) if keys else None

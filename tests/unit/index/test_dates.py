@@ -10,7 +10,7 @@ from anykey.index import FaissIndex, parse_condition
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus.collection import Collection, CollectionFacts
 from anykey.index.milvus.connection import Connection
-from anykey.index.milvus.records import row_of
+from anykey.index.milvus.records import record_of
 from anykey.index.milvus.terms import exists_term, single_term, value_term
 from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import file_facts, read_manifest
@@ -70,11 +70,11 @@ def test_versions_compare_dates_alike_also_of_earlier_releases(tmp_path: Path, i
             assert found(index, comparison) == expected, comparison
 
 
-def former_row(new: NewKey) -> dict[str, Any]:
-    """The row of a key as collections of format 1 have it: a date is a string like any other."""
+def former_record(new: NewKey) -> dict[str, Any]:
+    """The record of a key as collections of format 1 have it: a date is a string like any other."""
     path = ("ts",)
     terms = [exists_term(path), value_term(path, ("string", new.metadata["ts"])), single_term(path, "string")]
-    return {**row_of(new, []), "terms": terms, "images": {"files": []}}
+    return {**record_of(new, []), "terms": terms, "images": {"files": []}}
 
 
 def test_collections_of_the_former_format_compare_dates_alike(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_collections_of_the_former_format_compare_dates_alike(tmp_path: Path) ->
     with closing(Connection(uri, may_create=True)) as connection:
         facts = CollectionFacts(format_version=1, encoder=ENCODER)
         made = Collection.create(connection, "former", facts)
-        made.upsert(list(map(former_row, keys()[:-2])))
+        made.upsert(list(map(former_record, keys()[:-2])))
     with MilvusIndex.open(uri, "former") as index:
         index.upsert(keys()[-2:])
         for comparison, expected in CASES:

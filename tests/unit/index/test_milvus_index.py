@@ -23,8 +23,7 @@ from anykey.index.filtering.conditions import Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus import collection as collection_module
-from anykey.index.milvus import records as rows
-from anykey.index.milvus import scope
+from anykey.index.milvus import records, scope
 from anykey.index.milvus.collection import Structure
 from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER, MILVUS_URI, needs_milvus, unit_vectors
@@ -142,9 +141,9 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that few keys reach."""
     for module in (milvus_index, collection_module, scope):
         monkeypatch.setattr(module, "MAX_FOUND", 20)
-    monkeypatch.setattr(rows, "MAX_BATCH_ROWS", 7)
+    monkeypatch.setattr(records, "MAX_BATCH_RECORDS", 7)
     monkeypatch.setattr(milvus_index, "_DELETED_AT_ONCE", 3)
-    monkeypatch.setattr(milvus_index, "FLUSH_AFTER_ROWS", 10)
+    monkeypatch.setattr(milvus_index, "FLUSH_AFTER_RECORDS", 10)
     monkeypatch.setattr(scope, "MAX_LISTED_BY_LITE", 5)
     monkeypatch.setattr(collection_module.Collection.pages, "__defaults__", (None, 4))
 
@@ -186,7 +185,7 @@ def test_structures_are_searched_with_what_milvus_needs(
 
 
 def test_stopped_upsert_says_how_many_keys_were_stored(index: MilvusIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_BATCH_ROWS", 4)
+    monkeypatch.setattr(records, "MAX_BATCH_RECORDS", 4)
     batches = []
 
     def upsert(batch: list[dict[str, Any]]) -> None:

@@ -12,11 +12,11 @@ from anykey.index.hits import Payload, StoredImage, StoredKey
 from anykey.index.key_index import NewKey
 from anykey.index.milvus.records import (
     MAX_BATCH_BYTES,
-    MAX_BATCH_ROWS,
+    MAX_BATCH_RECORDS,
     check_key,
     in_batches,
     payload_of,
-    row_of,
+    record_of,
     stored_key_of,
 )
 
@@ -91,28 +91,28 @@ def test_long_names_are_shortened_in_messages() -> None:
 def test_row_comes_back_as_the_key_it_was() -> None:
     new = replace(KEY, images=(PICTURE, PICTURE))
 
-    row = row_of(new, ["ab/cd", None])
+    record = record_of(new, ["ab/cd", None])
 
-    assert stored_key_of(row) == StoredKey("sku-1", Modality.FUSED, Payload("text", {"n": 1}, 2), ("a", "b"))
-    assert [image["location"] for image in row["images"]["files"]] == ["ab/cd", None]
-    assert row["num_pools"] == 2
+    assert stored_key_of(record) == StoredKey("sku-1", Modality.FUSED, Payload("text", {"n": 1}, 2), ("a", "b"))
+    assert [image["location"] for image in record["images"]["files"]] == ["ab/cd", None]
+    assert record["num_pools"] == 2
 
 
 def test_key_without_text_has_none_rather_than_an_empty_one() -> None:
-    row = row_of(replace(KEY, text=None, images=(PICTURE,)), [None])
+    record = record_of(replace(KEY, text=None, images=(PICTURE,)), [None])
 
-    assert row["text"] == ""  # Milvus has no absent text
-    assert payload_of(row).text is None
+    assert record["text"] == ""  # Milvus has no absent text
+    assert payload_of(record).text is None
 
 
-@pytest.mark.parametrize(("num_rows", "text_bytes"), [(0, 0), (1, 10), (MAX_BATCH_ROWS + 1, 1), (600, 60_000)])
-def test_batches_stay_below_both_limits_and_lose_nothing(num_rows: int, text_bytes: int) -> None:
-    rows = [row_of(replace(KEY, key=str(number), text="t" * text_bytes), []) for number in range(num_rows)]
+@pytest.mark.parametrize(("num_records", "text_bytes"), [(0, 0), (1, 10), (MAX_BATCH_RECORDS + 1, 1), (600, 60_000)])
+def test_batches_stay_below_both_limits_and_lose_nothing(num_records: int, text_bytes: int) -> None:
+    records = [record_of(replace(KEY, key=str(number), text="t" * text_bytes), []) for number in range(num_records)]
 
-    batches = list(in_batches(rows))
+    batches = list(in_batches(records))
 
-    assert [row["key"] for batch in batches for row in batch] == [row["key"] for row in rows]
+    assert [record["key"] for batch in batches for record in batch] == [record["key"] for record in records]
     for batch in batches:
-        assert 0 < len(batch) <= MAX_BATCH_ROWS
-        assert sum(len(row["text"]) for row in batch) <= MAX_BATCH_BYTES
-    assert len(batches) == {0: 0, 1: 1, MAX_BATCH_ROWS + 1: 2, 600: 3}[num_rows]
+        assert 0 < len(batch) <= MAX_BATCH_RECORDS
+        assert sum(len(record["text"]) for record in batch) <= MAX_BATCH_BYTES
+    assert len(batches) == {0: 0, 1: 1, MAX_BATCH_RECORDS + 1: 2, 600: 3}[num_records]

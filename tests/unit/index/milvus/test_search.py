@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.milvus.search import best_rows
+from anykey.index.milvus.search import best_records
 from tests.engines import unit_vectors
 
 
@@ -13,11 +13,11 @@ from tests.engines import unit_vectors
 def test_best_of_all_pages_are_kept(page_sizes: list[int], k: int, num_queries: int, seed: int) -> None:
     vectors_ND = unit_vectors(seed, sum(page_sizes))
     queries_QD = unit_vectors(seed + 1, num_queries)
-    rows = [{"key": str(place), "vector": vector_D * 1.0005} for place, vector_D in enumerate(vectors_ND)]
+    records = [{"key": str(place), "vector": vector_D * 1.0005} for place, vector_D in enumerate(vectors_ND)]
     starts = np.cumsum([0, *page_sizes])
-    pages = [rows[start : start + size] for start, size in zip(starts, page_sizes, strict=False)]
+    pages = [records[start : start + size] for start, size in zip(starts, page_sizes, strict=False)]
 
-    found = best_rows(queries_QD, pages, k)
+    found = best_records(queries_QD, pages, k)
 
     assert len(found) == num_queries
     for scored, query_D in zip(found, queries_QD, strict=True):
@@ -25,5 +25,5 @@ def test_best_of_all_pages_are_kept(page_sizes: list[int], k: int, num_queries: 
         assert sorted((score for score, _ in scored), reverse=True) == pytest.approx(
             sorted(scores_N)[::-1][:k], abs=1e-6
         )
-        for score, row in scored:
-            assert score == pytest.approx(scores_N[int(row["key"])], abs=1e-6)
+        for score, record in scored:
+            assert score == pytest.approx(scores_N[int(record["key"])], abs=1e-6)
