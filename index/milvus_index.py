@@ -3,7 +3,6 @@
 Shape legend: Q = queries, D = width, K = results per query.
 """
 
-import threading
 from collections.abc import Collection as Listed
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -14,32 +13,23 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import ImageUnavailableError, IndexUnavailableError, KeyNotFoundError
+from anykey.index.errors import ImageUnavailableError, KeyNotFoundError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from anykey.index.milvus.collection import MAX_FOUND, Collection, CollectionFacts, Structure
+from anykey.index.milvus.collection import Collection, CollectionFacts, Structure
 from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.images import ImageFolder
-from anykey.index.milvus.records import (
-    PAYLOAD_FIELDS,
-    STORED_FIELDS,
-    check_key,
-    in_batches,
-    payload_of,
-    record_of,
-    stored_key_of,
-)
-from anykey.index.milvus.scope import expression_of_scope, require_pool
-from anykey.index.milvus.search import Scored, best_records
+from anykey.index.milvus.limits import AS_INSTALLED, Limits
+from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
+from anykey.index.milvus.search import count, search
+from anykey.index.milvus.writer import Writer
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
 
-FLUSH_AFTER_RECORDS = 1_000  # Milvus Lite searches records in files ten times as fast as records in memory
 CHECK_TIMEOUT_S = 2.0
-_DELETED_AT_ONCE = 5_000
 
 
 class MilvusIndex:
@@ -55,8 +45,7 @@ class MilvusIndex:
         self.encoder: EncoderFacts = collection.facts.encoder
         self._collection = collection
         self._images = images
-        self._changing = threading.Lock()
-        self._num_unflushed = 0
+        self._writer = Writer(collection, images)
 
     @classmethod
     def create(
@@ -69,6 +58,7 @@ class MilvusIndex:
         images_dir: str | None = None,
         token: str | None = None,
         timeout_s: float = 60.0,
+        limits: Limits = AS_INSTALLED,
     ) -> "MilvusIndex":
         """Makes an index without keys.
 
@@ -81,6 +71,7 @@ class MilvusIndex:
                 kept, and `image` raises `ImageUnavailableError`.
             token: Credentials for the server, such as `user:password`.
             timeout_s: Longest time that one call to Milvus may take, in seconds.
+            limits: How much Milvus is asked for and handed at once; a server may be set to take more or less.
 
         Raises:
             MissingLibraryError: pymilvus or Milvus Lite is not installed.
@@ -94,7 +85,7 @@ class MilvusIndex:
             facts = CollectionFacts(
                 encoder=encoder, structure=structure or Structure(), images_dir=images.url if images else None
             )
-            return cls(Collection.create(connection, collection, facts), images)
+            return cls(Collection.create(connection, collection, facts, limits), images)
         except BaseException:
             connection.close()
             raise
@@ -109,6 +100,7 @@ class MilvusIndex:
         token: str | None = None,
         timeout_s: float = 60.0,
         image_roots: Sequence[str] | None = None,
+        limits: Limits = AS_INSTALLED,
     ) -> "MilvusIndex":
         """Opens an index for reading and changing.
 
@@ -119,6 +111,7 @@ class MilvusIndex:
             token: Credentials for the server, such as `user:password`.
             timeout_s: Longest time that one call to Milvus may take, in seconds.
             image_roots: Folders and URLs below which the images' bytes must be to be read; anywhere when absent.
+            limits: How much Milvus is asked for and handed at once; a server may be set to take more or less.
 
         Raises:
             MissingLibraryError: pymilvus or Milvus Lite is not installed.
@@ -129,7 +122,7 @@ class MilvusIndex:
         """
         connection = Connection(uri, token, timeout_s)
         try:
-            opened = Collection.open(connection, collection)
+            opened = Collection.open(connection, collection, limits)
             url = images_dir or opened.facts.images_dir
             return cls(opened, None if url is None else ImageFolder(url, image_roots))
         except BaseException:
@@ -181,14 +174,7 @@ class MilvusIndex:
         """
         queries_QD = check_queries(vectors_QD, self.encoder.width)
         k = check_k(k)
-        collection = self._collection.until(deadline)
-        where = expression_of_scope(scope, collection)
-        found: list[Scored] = [[] for _ in queries_QD]
-        if where is not None and len(queries_QD):
-            found = _best(collection, queries_QD, k, where, exact)
-        if scope.pool is not None and not any(found):
-            require_pool(scope.pool, collection)
-        return [_hits(scored) for scored in found]
+        return search(self._collection.until(deadline), queries_QD, k, scope, exact)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names; of two of one name the later counts.
@@ -202,18 +188,7 @@ class MilvusIndex:
             ImageUnavailableError: an image cannot be written. Nothing was changed.
             IndexUnavailableError: Milvus cannot be reached or fails; says how many keys were stored.
         """
-        for new in keys:
-            check_key(new, self.encoder.width)
-        records = [record_of(new, self._keep_images(new)) for new in {new.key: new for new in keys}.values()]
-        with self._changing:
-            num_stored = 0
-            for batch in in_batches(records):
-                try:
-                    self._collection.upsert(batch)
-                except IndexUnavailableError as error:
-                    raise IndexUnavailableError(f"{error} ({num_stored} of {len(records)} keys were stored)") from error
-                num_stored += len(batch)
-            self._flush_sometimes(num_stored)
+        self._writer.upsert(keys, self.encoder.width)
 
     def delete(self, keys: Listed[str]) -> int:
         """Deletes keys; gives the number that were there. Sent in batches of 5,000, as `upsert` does.
@@ -222,14 +197,7 @@ class MilvusIndex:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         require_names(keys, "the keys to delete")
-        known = sorted({key for key in keys if is_unicode(key)})
-        num_deleted = 0
-        with self._changing:
-            for start in range(0, len(known), _DELETED_AT_ONCE):
-                chosen = listed("key", known[start : start + _DELETED_AT_ONCE])
-                num_deleted += self._collection.count(chosen)
-                self._collection.delete(chosen)
-        return num_deleted
+        return self._writer.delete(keys)
 
     def get(self, key: str) -> StoredKey:
         """Looks a key up.
@@ -293,12 +261,7 @@ class MilvusIndex:
             DeadlineExceededError: the answer is no longer wanted.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        collection = self._collection.until(deadline)
-        where = expression_of_scope(scope, collection)
-        number = 0 if where is None else collection.count(where)
-        if scope.pool is not None and not number:
-            require_pool(scope.pool, collection)
-        return number
+        return count(self._collection.until(deadline), scope)
 
     def info(self) -> IndexInfo:
         """What the index is at this moment; reads the pools of every key that is in some.
@@ -307,7 +270,7 @@ class MilvusIndex:
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
         pools: dict[str, int] = {}
-        for page in self._collection.pages("num_pools > 0", ["pools"], page_records=MAX_FOUND // 4):
+        for page in self._collection.pages("num_pools > 0", ["pools"], page_records=self._collection.limits.found // 4):
             for record in page:
                 for pool in record["pools"]:
                     pools[pool] = pools.get(pool, 0) + 1
@@ -337,41 +300,8 @@ class MilvusIndex:
     ) -> None:
         self.close()
 
-    def _keep_images(self, new: NewKey) -> list[str | None]:
-        return [None if self._images is None else self._images.keep(image.data) for image in new.images]
-
-    def _flush_sometimes(self, num_stored: int) -> None:
-        """Keeps Milvus Lite fast; a server flushes when it sees fit."""
-        self._num_unflushed += num_stored
-        if self._collection.connection.is_lite and self._num_unflushed >= FLUSH_AFTER_RECORDS:
-            self._collection.flush()
-            self._num_unflushed = 0
-
     def _record(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
         found = self._collection.records(listed("key", [key]), fields) if is_unicode(key) else []
         if not found:
             raise KeyNotFoundError(f"no key {key!r} in the index")
         return found[0]
-
-
-def _hits(scored: Scored) -> list[Hit]:
-    ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
-    return [
-        Hit(record["key"], min(max(score, -1.0), 1.0), rank, Modality(record["modality"]), payload_of(record))
-        for rank, (score, record) in enumerate(ordered, start=1)
-    ]
-
-
-def _best(collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
-    """The best records per query, in any order; as many as there are, up to `k`."""
-    kind = collection.facts.structure.kind
-    if k > MAX_FOUND or (exact and kind == "HNSW"):
-        return best_records(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
-    found: list[Scored] = []
-    step = max(MAX_FOUND // k, 1)
-    for start in range(0, len(queries_QD), step):
-        some = queries_QD[start : start + step]
-        found += collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
-    if kind != "FLAT" and not exact and min(map(len, found)) < min(k, collection.count(where)):
-        return _best(collection, queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
-    return found

@@ -1,1 +1,1 @@
-"""What `MilvusIndex` is made of: the way to the server, the collection, records, filters and images."""
+"""What `MilvusIndex` is made of: a collection that is the store, search in it, and a writer that changes it."""

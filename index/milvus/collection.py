@@ -16,17 +16,15 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
 from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import both, quote
+from anykey.index.milvus.limits import AS_INSTALLED, Limits
 from anykey.index.milvus.terms import TERM_CHARS
 from anykey.index.store.manifest import EncoderFacts
 
 FORMAT_VERSION = 2
 READ_VERSIONS = (1, 2)  # the first does not tell dates from other strings
-MAX_FOUND = 16_384  # Milvus gives no more for one query of a search, and no more records for one look-up
 MAX_TEXT_BYTES = 65_535  # of a VARCHAR
 MAX_JSON_BYTES = 65_536
 MAX_LISTED = 4_096  # elements of an ARRAY
-# With payload and vector; the largest records fill 100 MB then, which is what a server sends at most.
-PAGE_RECORDS = 500
 
 _FACTS = "anykey"  # the collection's property; also its description, which Milvus Lite forgets
 _STRONG = "Strong"  # every acknowledged change is seen
@@ -88,16 +86,27 @@ class Collection:
         name: Its name.
         connection: The way to it.
         facts: What it says about itself.
+        limits: How much it is asked for and handed at once.
     """
 
-    def __init__(self, connection: Connection, name: str, facts: CollectionFacts, deadline: Deadline = NEVER) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        facts: CollectionFacts,
+        limits: Limits = AS_INSTALLED,
+        deadline: Deadline = NEVER,
+    ) -> None:
         self.name = name
         self.connection = connection
         self.facts = facts
+        self.limits = limits
         self._deadline = deadline
 
     @classmethod
-    def create(cls, connection: Connection, name: str, facts: CollectionFacts) -> "Collection":
+    def create(
+        cls, connection: Connection, name: str, facts: CollectionFacts, limits: Limits = AS_INSTALLED
+    ) -> "Collection":
         """Makes an empty collection.
 
         Raises:
@@ -118,10 +127,10 @@ class Collection:
         _add_index(connection, name, "vector", index_type=structure.kind, metric_type="COSINE", params=build)
         _index_filters(connection, name)
         connection.call("load_collection", collection_name=name)
-        return cls(connection, name, facts)
+        return cls(connection, name, facts, limits)
 
     @classmethod
-    def open(cls, connection: Connection, name: str) -> "Collection":
+    def open(cls, connection: Connection, name: str, limits: Limits = AS_INSTALLED) -> "Collection":
         """Opens a collection.
 
         Raises:
@@ -133,11 +142,11 @@ class Collection:
             raise IndexNotFoundError(f"Milvus at {connection.where} has no collection {name!r}")
         facts = _read_facts(connection, name)
         connection.call("load_collection", collection_name=name)
-        return cls(connection, name, facts)
+        return cls(connection, name, facts, limits)
 
     def until(self, deadline: Deadline) -> "Collection":
         """The same collection, for one answer: reads of it raise `DeadlineExceededError` once it is not wanted."""
-        return Collection(self.connection, self.name, self.facts, deadline)
+        return Collection(self.connection, self.name, self.facts, self.limits, deadline)
 
     def search(
         self, queries_QD: NDArray[np.float32], k: int, where: str, fields: Sequence[str], *, exact: bool
@@ -157,9 +166,10 @@ class Collection:
         return [[(hit["distance"], dict(hit["entity"])) for hit in hits] for hits in found]
 
     def pages(
-        self, where: str, fields: Sequence[str], after: str | None = None, page_records: int = PAGE_RECORDS
+        self, where: str, fields: Sequence[str], after: str | None = None, page_records: int | None = None
     ) -> Iterator[list[dict[str, Any]]]:
         """Records where an expression holds, in the order of their keys, some at a time; one read per page."""
+        page_records = page_records or self.limits.page_records
         while True:
             follows = 'key >= ""' if after is None else f"key > {quote(after)}"
             page = [
@@ -205,12 +215,16 @@ class Collection:
             timeout_s=timeout_s,
         )
 
-    def records(self, where: str, fields: Sequence[str], most: int = MAX_FOUND) -> list[dict[str, Any]]:
+    def records(self, where: str, fields: Sequence[str], most: int | None = None) -> list[dict[str, Any]]:
         """Up to so many records where an expression holds, in any order."""
         return [
             dict(record)
             for record in self._call(
-                "query", filter=where, output_fields=list(fields), limit=most, consistency_level=_STRONG
+                "query",
+                filter=where,
+                output_fields=list(fields),
+                limit=most or self.limits.found,
+                consistency_level=_STRONG,
             )
         ]
 

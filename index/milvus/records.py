@@ -11,13 +11,12 @@ from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.key_index import NewKey
 from anykey.index.milvus.collection import MAX_JSON_BYTES, MAX_LISTED, MAX_TEXT_BYTES
+from anykey.index.milvus.limits import AS_INSTALLED, Limits
 from anykey.index.milvus.terms import instants_of, terms_of
 from anykey.index.queries import check_vector, is_unicode
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
-MAX_BATCH_BYTES = 16 * 2**20  # a server takes 64 MiB at once
-MAX_BATCH_RECORDS = 5_000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 MAX_DEPTH = 100
 _SHOWN_CHARS = 80
@@ -79,13 +78,13 @@ def stored_key_of(record: dict[str, Any]) -> StoredKey:
     return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), tuple(record["pools"]))
 
 
-def in_batches(records: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def in_batches(records: Sequence[dict[str, Any]], limits: Limits = AS_INSTALLED) -> Iterator[list[dict[str, Any]]]:
     """Records in their order, as many at a time as a server takes at once."""
     batch: list[dict[str, Any]] = []
     size_bytes = 0
     for record in records:
         record_bytes = _size_bytes(record)
-        if batch and (size_bytes + record_bytes > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_RECORDS):
+        if batch and (size_bytes + record_bytes > limits.batch_bytes or len(batch) == limits.batch_records):
             yield batch
             batch, size_bytes = [], 0
         batch.append(record)

@@ -6,12 +6,10 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import MAX_NAMES_SHOWN, InvalidSearchError, UnknownPoolError
 from anykey.index.filtering.conditions import Condition, matches
 from anykey.index.key_index import Scope
-from anykey.index.milvus.collection import MAX_FOUND, Collection
+from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import both, expression_of, holds, holds_any, listed
 from anykey.index.queries import is_unicode
 
-# Milvus Lite goes through such a list once per record, if lists of terms or pools are looked at too.
-MAX_LISTED_BY_LITE = 100
 _RECORDS_LOOKED_AT = 1_000
 
 
@@ -33,7 +31,7 @@ def expression_of_scope(scope: Scope, collection: Collection) -> str | None:
         if not within:
             return None
     filters = _filters(scope, collection)
-    if collection.connection.is_lite and filters and len(within or exclude) > MAX_LISTED_BY_LITE:
+    if collection.connection.is_lite and filters and len(within or exclude) > collection.limits.listed_by_lite:
         return _resolved(filters, within, exclude, collection)
     keys = [] if within is None else [listed("key", within)]
     if exclude:
@@ -90,7 +88,7 @@ def _names(modalities: Listed[Modality]) -> list[str]:
 
 def _resolved(filters: list[str], within: set[str] | None, exclude: set[str], collection: Collection) -> str | None:
     """The same keys by name alone."""
-    pages = collection.pages(both(filters), [], page_records=MAX_FOUND)
+    pages = collection.pages(both(filters), [], page_records=collection.limits.found)
     found = {record["key"] for page in pages for record in page} - exclude
     keys = found if within is None else found & within
     return listed("key", keys) if keys else None

@@ -1,6 +1,6 @@
-"""The best of many records, without holding them all: what exact search without the help of Milvus is made of.
+"""The best keys of a collection for queries: by Milvus where it can, else by comparing with every key of the scope.
 
-Shape legend: Q = queries, D = width, N = records held, B = records of a page.
+Shape legend: Q = queries, D = width, N = records held, B = records of a page, K = results per query.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anykey.encoder.item import Modality
+from anykey.index.hits import Hit
+from anykey.index.key_index import Scope
+from anykey.index.milvus.collection import Collection
+from anykey.index.milvus.records import PAYLOAD_FIELDS, payload_of
+from anykey.index.milvus.scope import expression_of_scope, require_pool
+
 Scored = list[tuple[float, dict[str, Any]]]
+
+
+def search(
+    collection: Collection, queries_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool
+) -> list[list[Hit]]:
+    """The `k` best keys of a scope for each query; equal scores in the order of the keys' names.
+
+    Raises:
+        InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
+        DeadlineExceededError: the answer is no longer wanted.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    where = expression_of_scope(scope, collection)
+    found: list[Scored] = [[] for _ in queries_QD]
+    if where is not None and len(queries_QD):
+        found = _best(collection, queries_QD, k, where, exact)
+    if scope.pool is not None and not any(found):
+        require_pool(scope.pool, collection)
+    return [_hits(scored) for scored in found]
+
+
+def count(collection: Collection, scope: Scope) -> int:
+    """Number of keys in a scope.
+
+    Raises:
+        InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
+        DeadlineExceededError: the answer is no longer wanted.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    where = expression_of_scope(scope, collection)
+    number = 0 if where is None else collection.count(where)
+    if scope.pool is not None and not number:
+        require_pool(scope.pool, collection)
+    return number
 
 
 def best_records(queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str, Any]]], k: int) -> list[Scored]:
@@ -29,11 +70,11 @@ def best_records(queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str,
         records.extend(page)
         scores_QN = np.concatenate([scores_QN, _cosines(queries_QD, page)], axis=1)
         if len(records) > 2 * k * len(queries_QD):
-            kept = np.unique(_best(scores_QN, k))
+            kept = np.unique(_places(scores_QN, k))
             records, scores_QN = [records[place] for place in kept], scores_QN[:, kept]
     return [
         [(float(scores_N[place]), records[place]) for place in places_K]
-        for scores_N, places_K in zip(scores_QN, _best(scores_QN, k), strict=True)
+        for scores_N, places_K in zip(scores_QN, _places(scores_QN, k), strict=True)
     ]
 
 
@@ -43,9 +84,32 @@ def _cosines(queries_QD: NDArray[np.float32], page: list[dict[str, Any]]) -> NDA
     return np.asarray(queries_QD @ vectors_BD.T / np.linalg.norm(queries_QD, axis=1, keepdims=True))
 
 
-def _best(scores_QN: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def _places(scores_QN: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Places of each query's `k` highest scores, or of all if they are fewer."""
     num_records = scores_QN.shape[1]
     if num_records <= k:
         return np.broadcast_to(np.arange(num_records), scores_QN.shape)
     return np.argpartition(-scores_QN, k - 1, axis=1)[:, :k]
+
+
+def _hits(scored: Scored) -> list[Hit]:
+    ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
+    return [
+        Hit(record["key"], min(max(score, -1.0), 1.0), rank, Modality(record["modality"]), payload_of(record))
+        for rank, (score, record) in enumerate(ordered, start=1)
+    ]
+
+
+def _best(collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
+    """The best records per query, in any order; as many as there are, up to `k`."""
+    kind, limits = collection.facts.structure.kind, collection.limits
+    if k > limits.found or (exact and kind == "HNSW"):
+        return best_records(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
+    found: list[Scored] = []
+    step = max(limits.found // k, 1)
+    for start in range(0, len(queries_QD), step):
+        some = queries_QD[start : start + step]
+        found += collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
+    if kind != "FLAT" and not exact and min(map(len, found)) < min(k, collection.count(where)):
+        return _best(collection, queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
+    return found

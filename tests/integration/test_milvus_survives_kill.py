@@ -15,12 +15,13 @@ pytestmark = needs_milvus
 CHANGING = """
 import sys
 from dataclasses import replace
-from anykey.index import milvus_index
+from anykey.index.milvus.limits import Limits
+from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER
 from tests.unit.index.test_milvus_index import keys
 
-milvus_index.FLUSH_AFTER_ROWS = 20  # moves rows into files now and then
-index = milvus_index.MilvusIndex.open(sys.argv[1], "keys")
+# Moves records into files now and then.
+index = MilvusIndex.open(sys.argv[1], "keys", limits=Limits(flush_after=20))
 for turn in range(10_000):
     index.upsert([replace(new, text=f"turn {turn}") for new in keys(5)])
     index.delete([f"key-00{turn % 5}"])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anykey.index import milvus_index
 from anykey.index.deadline import Deadline
 from anykey.index.errors import (
     DeadlineExceededError,
@@ -23,8 +22,8 @@ from anykey.index.filtering.conditions import Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.milvus import collection as collection_module
-from anykey.index.milvus import records, scope
 from anykey.index.milvus.collection import Structure
+from anykey.index.milvus.limits import Limits
 from anykey.index.milvus_index import MilvusIndex
 from tests.engines import ENCODER, MILVUS_URI, needs_milvus, unit_vectors
 
@@ -136,35 +135,24 @@ def test_image_that_cannot_be_written_keeps_all_out(uri: str, tmp_path: Path) ->
         assert index.count() == 0
 
 
-@pytest.fixture
-def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that few keys reach."""
-    for module in (milvus_index, collection_module, scope):
-        monkeypatch.setattr(module, "MAX_FOUND", 20)
-    monkeypatch.setattr(records, "MAX_BATCH_RECORDS", 7)
-    monkeypatch.setattr(milvus_index, "_DELETED_AT_ONCE", 3)
-    monkeypatch.setattr(milvus_index, "FLUSH_AFTER_RECORDS", 10)
-    monkeypatch.setattr(scope, "MAX_LISTED_BY_LITE", 5)
-    monkeypatch.setattr(collection_module.Collection.pages, "__defaults__", (None, 4))
+def test_what_exceeds_the_limits_of_milvus_is_done_in_parts(uri: str) -> None:
+    low = Limits(found=20, page_records=4, batch_records=7, deleted=3, flush_after=10, listed_by_lite=5)
+    with MilvusIndex.create(uri, "keys", ENCODER, limits=low) as index:
+        stored = keys(50)
+        index.upsert(stored)
+        queries_QD = unit_vectors(1, 9)
+        scores_QN = queries_QD @ np.array([new.vector_D for new in stored]).T
 
-
-@pytest.mark.usefixtures("low_limits")
-def test_what_exceeds_the_limits_of_milvus_is_done_in_parts(index: MilvusIndex) -> None:
-    stored = keys(50)
-    index.upsert(stored)
-    queries_QD = unit_vectors(1, 9)
-    scores_QN = queries_QD @ np.array([new.vector_D for new in stored]).T
-
-    assert [key.key for key in index.scan("key-004")] == [new.key for new in stored[5:]]
-    for k in (3, 20, 21, 50, 99):
-        for hits, scores_N in zip(index.search(queries_QD, k), scores_QN, strict=True):
-            assert [hit.key for hit in hits] == [stored[place].key for place in np.argsort(-scores_N)[:k]]
-    names = [new.key for new in stored]
-    condition = Range(("n",), gte=5)
-    assert index.count(Scope(within=names[:30], condition=condition)) == 25
-    assert index.count(Scope(exclude=names[:30], condition=condition, pool="all")) == 20
-    assert index.delete(names[:10]) == 10
-    assert index.info().pools == {"all": 40}
+        assert [key.key for key in index.scan("key-004")] == [new.key for new in stored[5:]]
+        for k in (3, 20, 21, 50, 99):
+            for hits, scores_N in zip(index.search(queries_QD, k), scores_QN, strict=True):
+                assert [hit.key for hit in hits] == [stored[place].key for place in np.argsort(-scores_N)[:k]]
+        names = [new.key for new in stored]
+        condition = Range(("n",), gte=5)
+        assert index.count(Scope(within=names[:30], condition=condition)) == 25
+        assert index.count(Scope(exclude=names[:30], condition=condition, pool="all")) == 20
+        assert index.delete(names[:10]) == 10
+        assert index.info().pools == {"all": 40}
 
 
 @pytest.mark.parametrize(
@@ -184,18 +172,22 @@ def test_structures_are_searched_with_what_milvus_needs(
     assert Structure(kind=kind, search=given).search_parameters(k, exact) == expected
 
 
-def test_stopped_upsert_says_how_many_keys_were_stored(index: MilvusIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_BATCH_RECORDS", 4)
-    batches = []
+def test_stopped_upsert_says_how_many_keys_were_stored(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymilvus import MilvusClient, MilvusException
 
-    def upsert(batch: list[dict[str, Any]]) -> None:
-        batches.append(batch)
+    batches, upsert = [], MilvusClient.upsert
+
+    def goes_away(client: MilvusClient, *arguments: Any, **options: Any) -> Any:
+        batches.append(options)
         if len(batches) == 3:
-            raise IndexUnavailableError("gone")
+            raise MilvusException(message="gone")
+        return upsert(client, *arguments, **options)
 
-    monkeypatch.setattr(index._collection, "upsert", upsert)
-    with pytest.raises(IndexUnavailableError, match=r"gone \(8 of 10 keys were stored\)"):
-        index.upsert(keys(10))
+    monkeypatch.setattr(MilvusClient, "upsert", goes_away)
+    with MilvusIndex.create(uri, "keys", ENCODER, limits=Limits(batch_records=4)) as index:
+        with pytest.raises(IndexUnavailableError, match=r"gone \(8 of 10 keys were stored\)"):
+            index.upsert(keys(10))
+        assert index.count() == 8
 
 
 def test_answers_that_nobody_waits_for_are_given_up(index: MilvusIndex) -> None:

@@ -10,9 +10,8 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import Payload, StoredImage, StoredKey
 from anykey.index.key_index import NewKey
+from anykey.index.milvus.limits import AS_INSTALLED
 from anykey.index.milvus.records import (
-    MAX_BATCH_BYTES,
-    MAX_BATCH_RECORDS,
     check_key,
     in_batches,
     payload_of,
@@ -105,7 +104,9 @@ def test_key_without_text_has_none_rather_than_an_empty_one() -> None:
     assert payload_of(record).text is None
 
 
-@pytest.mark.parametrize(("num_records", "text_bytes"), [(0, 0), (1, 10), (MAX_BATCH_RECORDS + 1, 1), (600, 60_000)])
+@pytest.mark.parametrize(
+    ("num_records", "text_bytes"), [(0, 0), (1, 10), (AS_INSTALLED.batch_records + 1, 1), (600, 60_000)]
+)
 def test_batches_stay_below_both_limits_and_lose_nothing(num_records: int, text_bytes: int) -> None:
     records = [record_of(replace(KEY, key=str(number), text="t" * text_bytes), []) for number in range(num_records)]
 
@@ -113,6 +114,6 @@ def test_batches_stay_below_both_limits_and_lose_nothing(num_records: int, text_
 
     assert [record["key"] for batch in batches for record in batch] == [record["key"] for record in records]
     for batch in batches:
-        assert 0 < len(batch) <= MAX_BATCH_RECORDS
-        assert sum(len(record["text"]) for record in batch) <= MAX_BATCH_BYTES
-    assert len(batches) == {0: 0, 1: 1, MAX_BATCH_RECORDS + 1: 2, 600: 3}[num_records]
+        assert 0 < len(batch) <= AS_INSTALLED.batch_records
+        assert sum(len(record["text"]) for record in batch) <= AS_INSTALLED.batch_bytes
+    assert len(batches) == {0: 0, 1: 1, 5_001: 2, 600: 3}[num_records]
