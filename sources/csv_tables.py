@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from anykey.sources.columns import Columns
 from anykey.sources.errors import SourceError
@@ -25,8 +25,7 @@ _STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` decodes it
 csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record.
 
     Attributes:
@@ -69,15 +68,16 @@ class CsvTable:
         cells, num_columns = record.cells, len(self.header)
         if record.fault:
             raise RowError(record.fault, is_unread=True)
-        if len(cells) < num_columns or len(_without_blank_end(cells)) > num_columns:
+        if len(cells) != num_columns and (len(cells) < num_columns or any(map(str.strip, cells[num_columns:]))):
             raise RowError(f"expected {num_columns} cells, got {len(cells)}", is_unread=True)
-        if any(map(_STRAY_BYTE.search, cells)):
+        content = "".join(cells)  # one look at all of it costs less than one at each cell
+        if not content.isascii() and _STRAY_BYTE.search(content):
             raise RowError("not UTF-8", is_unread=True)
-        if any("\0" in cell for cell in cells):  # of a damaged disk; they may stand for the ends of many records
+        if "\0" in content:  # of a damaged disk; they may stand for the ends of many records
             raise RowError("zero bytes in it", is_unread=True)
-        row: dict[str, str | list[str] | None] = dict(
-            zip(self.header, (cell.strip() or None for cell in cells), strict=False)
-        )
+        row: dict[str, str | list[str] | None] = {
+            name: cell.strip() or None for name, cell in zip(self.header, cells, strict=False)
+        }
         for name in (self.columns.image, self.columns.pool):
             if row.get(name):
                 row[name] = _list_or_string(row[name])
@@ -85,7 +85,11 @@ class CsvTable:
 
     def record(self, data: bytes, line: int) -> Record:
         """The one record that some bytes of the file are."""
-        return next(_records(_CountedLines(io.BytesIO(data), line - 1), self.delimiter))
+        lines = io.StringIO(data.decode("utf-8", "surrogateescape"))
+        try:
+            return Record(line, 0, len(data), next(csv.reader(lines, delimiter=self.delimiter, strict=True)))
+        except csv.Error:  # looked at again to tell what is wrong
+            return next(_records(_CountedLines(io.BytesIO(data), line - 1), self.delimiter))
 
 
 def read_table(opened: BinaryIO, label: str, choose: Choose, is_tsv: bool) -> tuple[CsvTable, Iterator[Record]]:
@@ -160,17 +164,18 @@ def _records(lines: _CountedLines, delimiter: str) -> Iterator[Record]:
     while True:
         number, start = lines.number + 1, lines.offset
         try:
-            cells, fault, is_open = next(reader), "", False
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             is_open = "unexpected end" in str(error) or lines.number > number
             fault = f"{error}: is a quote left open?" if is_open else str(error)
-            cells = _likely_cells(lines.last, delimiter)
-        if fault or any(cell.strip() for cell in cells):
-            yield Record(number, start, lines.offset - start, cells, fault, is_open)
-        if is_open:
-            return
+            yield Record(number, start, lines.offset - start, _likely_cells(lines.last, delimiter), fault, is_open)
+            if is_open:
+                return
+            continue
+        if any(map(str.strip, cells)):
+            yield Record(number, start, lines.offset - start, cells)
 
 
 def _likely_cells(line: str, delimiter: str) -> list[str]:

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ADDRESS = re.compile(r"(?<=://)[^!]*", re.DOTALL)  # inside a member's location it ends before the `!`
 _USER = re.compile(r"^[^/?#]*@")
+_LOOSE = re.compile(r"/\.?(?:/|$)")  # what `Path` leaves out of a path: `//`, `/./`, and a slash at the end
 # No file is so large, or has so many rows, that more digits say where something in it is.
 _MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d{1,18})\+(?P<size>\d{1,18})!(?P<name>.*)", re.DOTALL)
 _INLINE = re.compile(r"parquet:(?P<file>.*?)!(?P<row>\d{1,18}):(?P<position>\d{1,18})!(?P<column>.*)", re.DOTALL)
@@ -95,8 +96,10 @@ def join(folder: str, name: str) -> str:
     """
     if scheme_of(name):
         return normal_location(name)
-    if not scheme_of(folder) or name.startswith("/"):
-        return str(Path(folder) / name)
+    if name.startswith("/") or not scheme_of(folder):
+        path = os.path.join(folder, name)
+        is_plain = path.startswith("/") and not _LOOSE.search(path)
+        return path if is_plain else str(Path(path))  # which takes ten times as long
     head, path = _split_url(folder)
     name = quote(name) if _is_http(folder) else name
     return f"{head}/{posixpath.normpath(f'/{path}/{name}').lstrip('/')}"

@@ -28,6 +28,11 @@ def write_jsonl(path: Path, num_rows: int) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
+def write_csv(path: Path, num_rows: int) -> None:
+    lines = (f"{row['key']},{row['text']},{row['price']},{row['year']},a\n" for row in rows_of(num_rows))
+    path.write_text("".join(["key,text,price,year,tag\n", *lines]))
+
+
 def num_calls(path: Path) -> int:
     with cProfile.Profile() as profile:
         for _ in read_file(CorpusFile(str(path))):
@@ -35,7 +40,7 @@ def num_calls(path: Path) -> int:
     return sum(entry.callcount for entry in profile.getstats())
 
 
-@pytest.mark.parametrize(("write", "most"), [(write_parquet, 75), (write_jsonl, 64)])
+@pytest.mark.parametrize(("write", "most"), [(write_parquet, 75), (write_jsonl, 64), (write_csv, 67)])
 def test_a_row_of_plain_values_costs_few_calls(tmp_path: Path, write: Callable[[Path, int], None], most: int) -> None:
     few, many = tmp_path / f"few.{write.__name__[6:]}", tmp_path / f"many.{write.__name__[6:]}"
     write(few, 64)
