@@ -122,14 +122,14 @@ def our_vectors(folder: Path) -> NDArray[np.float32]:
     return np.array([row for shard in shards for row in shard["vector"].to_pylist()], np.float32)
 
 
-def their_vectors(folder: Path) -> NDArray[np.float32]:
+def their_vectors(folder: Path, batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
     """Vectors `[N, D]` in the order of the corpus, of which each of its workers reads a shard, a batch in turn."""
     found_ND = np.concatenate([np.load(path) for path in sorted((folder / "img_emb").glob("*.npy"))])
     shards: list[list[NDArray[Any]]] = [[] for _ in range(NUM_SHARDS)]
     start, per_shard = 0, len(found_ND) // NUM_SHARDS
-    for offset in range(0, per_shard, BATCH_SIZE):
+    for offset in range(0, per_shard, batch_size):
         for shard in shards:
-            end = start + min(BATCH_SIZE, per_shard - offset)
+            end = start + min(batch_size, per_shard - offset)
             shard.append(found_ND[start:end])
             start = end
     return np.concatenate([batch for shard in shards for batch in shard]).astype(np.float32)

@@ -11,7 +11,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from anykey.program.settings import plain_console
 from benchmarks import embedding_speed, own_search, search_peers
 from benchmarks.index_report import write_report
 from benchmarks.recorded import NotComparableError, Recorded
-from benchmarks.search_speed import ClusteredVectors, overlap
+from benchmarks.search_speed import BATCH_SIZE, ClusteredVectors, overlap
 from benchmarks.setting import NUM_QUERIES, Setting
 from benchmarks.step_times import StepTimes
 from benchmarks.timed_search import alone_ms, in_words
@@ -67,17 +67,23 @@ class Findings:
         self._console.print(f"{what}: {found}{f' (goal: {goal})' if goal else ''}")
 
 
-def fill(directory: IndexDirectory, drawn: ClusteredVectors, setting: Setting) -> float:
+def fill(
+    directory: IndexDirectory,
+    drawn: ClusteredVectors,
+    setting: Setting,
+    batch_size: int = BATCH_SIZE,
+    commit_keys: int = COMMIT_KEYS,
+) -> float:
     """Stores keys in a new store, as a build would; gives the seconds it took, drawing left out."""
     directory.building_dir.mkdir(parents=True)
     store = Store(directory.building_dir / STORE_NAME)
     store.note_encoder(EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=setting.width, fusion="raw"))
     numbers = count()
     took_s = 0.0
-    for vectors_BD in drawn.batches(setting.num_keys):
+    for vectors_BD in drawn.batches(setting.num_keys, batch_size):
         started_s = time.perf_counter()
-        for start in range(0, len(vectors_BD), COMMIT_KEYS):
-            store.commit(list(records(vectors_BD[start : start + COMMIT_KEYS], numbers)))
+        for start in range(0, len(vectors_BD), commit_keys):
+            store.commit(list(records(vectors_BD[start : start + commit_keys], numbers)))
         took_s += time.perf_counter() - started_s
     store.close()
     return took_s
@@ -256,7 +262,7 @@ def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
             recorded.write("embedding", measure_embedding(arguments, setting.machine, Path(scratch)))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints, writes; what was measured before and is not asked for is taken as it was."""
     parser = argparse.ArgumentParser(description="Measures a whole index, and others beside it.")
     parser.add_argument("--num-keys", type=int, default=1_000_000)
@@ -272,7 +278,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="Markdown file; raw numbers go to a folder beside it"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     recorded = Recorded(arguments.output.with_suffix(""))
     try:
         measure_all(arguments, recorded)

@@ -22,7 +22,7 @@ from anykey.index.vectors.exact import ExactVectors, write_exact
 from anykey.index.vectors.structure_facts import EXACT
 from anykey.program.settings import plain_console
 from benchmarks.own_search import is_graph
-from benchmarks.search_speed import ClusteredVectors
+from benchmarks.search_speed import BATCH_SIZE
 from benchmarks.setting import NUM_QUERIES, Setting
 
 PEERS = ("faiss", "milvus", "autofaiss")
@@ -106,12 +106,13 @@ def measure(folder: Path, setting: Setting, peers: Collection[Peer], timeout_s: 
     return found
 
 
-def write_vectors(folder: Path, setting: Setting) -> None:
+def write_vectors(folder: Path, setting: Setting, batch_size: int = BATCH_SIZE) -> None:
     """The drawn vectors, fresh queries, and each query's exactly best vectors, as NumPy files."""
     drawn = setting.draw()
     (folder / "vectors").mkdir(parents=True)
     path = folder / "exact.faiss"
-    write_exact(path, _written(drawn, setting, folder / "vectors" / "vectors.npy"), setting.width, "float32")
+    batches = drawn.batches(setting.num_keys, batch_size)
+    write_exact(path, _written(batches, setting, folder / "vectors" / "vectors.npy"), setting.width, "float32")
     queries_QD = drawn.draw(NUM_QUERIES)
     _, best_QK = ExactVectors.open(path).search(queries_QD, 10)
     path.unlink()
@@ -119,12 +120,12 @@ def write_vectors(folder: Path, setting: Setting) -> None:
     np.save(folder / "best.npy", best_QK)
 
 
-def _written(drawn: ClusteredVectors, setting: Setting, path: Path) -> Iterator[NDArray[np.float32]]:
-    """Draws the keys' vectors, and writes each batch on its way."""
+def _written(batches: Iterator[NDArray[np.float32]], setting: Setting, path: Path) -> Iterator[NDArray[np.float32]]:
+    """Hands the keys' vectors on, and writes each batch on its way."""
     shape = (setting.num_keys, setting.width)
     vectors_ND = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     start = 0
-    for vectors_BD in drawn.batches(setting.num_keys):
+    for vectors_BD in batches:
         vectors_ND[start : start + len(vectors_BD)] = vectors_BD
         start += len(vectors_BD)
         yield vectors_BD

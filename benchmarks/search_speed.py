@@ -53,10 +53,10 @@ class ClusteredVectors:
         vectors_BD /= np.linalg.norm(vectors_BD, axis=1, keepdims=True)
         return vectors_BD
 
-    def batches(self, count: int) -> Iterator[NDArray[np.float32]]:
+    def batches(self, count: int, batch_size: int = BATCH_SIZE) -> Iterator[NDArray[np.float32]]:
         """The next `count` vectors, in batches."""
-        for start in range(0, count, BATCH_SIZE):
-            yield self.draw(min(BATCH_SIZE, count - start))
+        for start in range(0, count, batch_size):
+            yield self.draw(min(batch_size, count - start))
 
     def _normal(self, count: int) -> NDArray[np.float32]:
         return self._rng.standard_normal((count, len(self._scale_D)), dtype=np.float32) * self._scale_D

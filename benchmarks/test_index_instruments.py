@@ -13,7 +13,7 @@ from anykey.index.store.options import FoldOptions
 from anykey.index.store.store_reader import StoreReader
 from anykey.index.store.versions import STORE_NAME, IndexDirectory
 from anykey.index.vectors.structure_facts import SearchParameters
-from benchmarks import embedding_speed, index_speed, own_search, search_speed
+from benchmarks import embedding_speed, index_speed, own_search
 from benchmarks.embedding_speed import keys_per_s, require_same, their_vectors
 from benchmarks.index_report import best_point, shown_points, write_report
 from benchmarks.index_speed import fill, measure_index
@@ -49,13 +49,11 @@ def test_the_whole_measurement_of_an_index_runs(search: dict[str, Any]) -> None:
     assert ours["files_bytes"] > 4 * SETTING.num_keys * SETTING.width
 
 
-def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_speed, "BATCH_SIZE", 700)
-    monkeypatch.setattr(index_speed, "COMMIT_KEYS", 300)
+def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path) -> None:
     drawn, directory = SETTING.draw(), IndexDirectory(tmp_path / "index")
 
-    fill(directory, drawn, SETTING)
-    write_vectors(tmp_path, SETTING)
+    fill(directory, drawn, SETTING, batch_size=700, commit_keys=300)
+    write_vectors(tmp_path, SETTING, batch_size=700)
 
     with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader, reader.transaction() as transaction:
         stored_ND = np.concatenate(list(transaction.vectors(1000)))
@@ -128,28 +126,27 @@ def test_what_was_tuned_is_shown_beside_the_best_point_once() -> None:
     assert shown_points([]) == []
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, output: Path, *flags: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["index_speed", "--output", str(output), *flags])
-    index_speed.main()
-
-
 def test_peers_are_measured_beside_the_same_setting_or_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, size = tmp_path / "page.md", ["--num-keys", "1500", "--width", "16"]
+
+    def run(*flags: str) -> None:
+        index_speed.main(["--output", str(output), *flags])
+
     for flags in (["--only", "faiss"], ["--only", "embedding"], ["--only"]):
         with pytest.raises(SystemExit, match="2"):
-            run_command(monkeypatch, output, *flags)
+            run(*flags)
         assert f"there is no {tmp_path / 'page' / 'search.json'}: measure search first" in capsys.readouterr().err
-    run_command(monkeypatch, output, "--only", "search", "faiss", *size)
+    run("--only", "search", "faiss", *size)
     measured = output.read_text()
     with pytest.raises(SystemExit, match="2"):
-        run_command(monkeypatch, output, "--only", "faiss", "--num-keys", "1500", "--width", "32")
+        run("--only", "faiss", "--num-keys", "1500", "--width", "32")
     assert "is of 1,500 keys of width 16 (seed 0) on " in capsys.readouterr().err
-    run_command(monkeypatch, output, "--only")
+    run("--only")
     assert output.read_text() == measured
     assert "| FAISS alone | Flat |" in measured
-    run_command(monkeypatch, output, "--only", "search", "--num-keys", "1600", "--width", "16")
+    run("--only", "search", "--num-keys", "1600", "--width", "16")
     assert "- Left out: FAISS alone was measured with 1,500 keys of width 16" in output.read_text()
 
 
@@ -158,10 +155,9 @@ def test_p99_needs_a_hundred_times() -> None:
     assert in_words([1.0] * 100) == "p50 1.00 ms, p99 1.00 ms"
 
 
-def test_steps_last_from_their_first_report_to_their_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.perf_counter", iter([0.0, 1.0, 5.0, 7.0, 9.0]).__next__)
+def test_steps_last_from_their_first_report_to_their_last() -> None:
     shown: list[tuple[str, int, int]] = []
-    times = StepTimes(lambda *report: shown.append(report))
+    times = StepTimes(lambda *report: shown.append(report), clock=iter([0.0, 1.0, 5.0, 7.0, 9.0]).__next__)
     reports = [("measuring A", 0, 2), ("measuring A", 2, 2), ("building B", 0, 1), ("measuring B", 0, 1)]
     for report in (*reports, ("measuring B", 1, 1)):
         times.report(*report)
@@ -192,7 +188,7 @@ def test_rate_is_without_the_start() -> None:
     assert keys_per_s(times, 100 + embedding_speed.NUM_FEW) == [10.0]
 
 
-def test_same_vectors_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_vectors_are_required() -> None:
     vectors_ND = unit_vectors(6)
     assert require_same(vectors_ND, 3 * vectors_ND) == pytest.approx(1)
     with pytest.raises(RuntimeError, match="the vectors differ"):
@@ -201,12 +197,11 @@ def test_same_vectors_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
         require_same(vectors_ND, vectors_ND[:5])
 
 
-def test_vectors_of_two_workers_are_put_into_the_corpus_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_speed, "BATCH_SIZE", 2)
+def test_vectors_of_two_workers_are_put_into_the_corpus_order(tmp_path: Path) -> None:
     (tmp_path / "img_emb").mkdir()
     in_turns = [0, 1, 5, 6, 2, 3, 7, 8, 4, 9]  # shards of 0 to 4 and 5 to 9, two at a time
     np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.array(in_turns, np.float16)[:, None])
-    assert their_vectors(tmp_path)[:, 0].tolist() == list(range(10))
+    assert their_vectors(tmp_path, batch_size=2)[:, 0].tolist() == list(range(10))
 
 
 def run_instrument(tmp_path: Path, setting: Setting, module: str, *flags: str) -> dict[str, Any]:

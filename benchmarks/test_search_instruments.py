@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import search_speed
 from benchmarks.search_speed import ClusteredVectors, measure, overlap
 
 
-def test_vectors_are_of_unit_norm_and_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_speed, "BATCH_SIZE", 300)
-    batches = list(ClusteredVectors(1000, 32).batches(1000))
+def test_vectors_are_of_unit_norm_and_come_in_batches() -> None:
+    batches = list(ClusteredVectors(1000, 32).batches(1000, batch_size=300))
 
     assert [len(vectors_BD) for vectors_BD in batches] == [300, 300, 300, 100]
     np.testing.assert_allclose(np.linalg.norm(np.concatenate(batches), axis=1), 1, atol=1e-5)

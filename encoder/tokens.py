@@ -54,14 +54,20 @@ class Tokenizer:
         context_length: T, the most tokens the model takes, the start's and the end's included.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, max_cached_words: int = MAX_CACHED_WORDS) -> None:
         """Builds the tokenizer.
+
+        Args:
+            architecture: Whose tokenizer it is.
+            max_cached_words: Words whose tokens are remembered, at most; for CLIP's own tokenizer.
 
         Raises:
             MissingPartError: the architecture needs a Hugging Face tokenizer that is not on this machine.
         """
         self._tokenize: HFTokenizer | _BytePairs = (
-            _hugging_face(architecture) if architecture.hf_tokenizer_name else _byte_pairs(architecture)
+            _hugging_face(architecture)
+            if architecture.hf_tokenizer_name
+            else _byte_pairs(architecture, max_cached_words)
         )
         self.context_length = _context_length(architecture.model_cfg["text_cfg"])
         self._head_chars = max(MIN_HEAD_CHARS, MAX_TOKEN_CHARS * self.context_length)
@@ -92,8 +98,9 @@ class Tokenizer:
 class _BytePairs(open_clip.SimpleTokenizer):  # type: ignore[misc]
     """CLIP's own tokenizer: no text reaches its control tokens, and it knows how long the last texts were."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, max_cached_words: int, **options: Any) -> None:
         super().__init__(**options)
+        self._max_cached_words = max_cached_words
         control = "|".join(self.decoder[token] for token in self.all_special_ids)
         with_control: Any = self.pat
         self.pat: Any = regex.compile(with_control.pattern.removeprefix(f"{control}|"), with_control.flags)
@@ -117,7 +124,7 @@ class _BytePairs(open_clip.SimpleTokenizer):  # type: ignore[misc]
         """Token ids, and which texts have more than fit between start and end."""
         self._lengths.clear()
         tokens_BT = self(texts)
-        if len(self.cache) > MAX_CACHED_WORDS:
+        if len(self.cache) > self._max_cached_words:
             self.cache = {}
         return tokens_BT, [length > self.context_length - 2 for length in self._lengths]
 
@@ -198,10 +205,11 @@ def fetch_tokenizer(architecture: Architecture) -> None:
         _hugging_face(architecture, local_files_only=False)
 
 
-def _byte_pairs(architecture: Architecture) -> _BytePairs:
+def _byte_pairs(architecture: Architecture, max_cached_words: int) -> _BytePairs:
     text_cfg = architecture.model_cfg["text_cfg"]
     try:
-        return _BytePairs(context_length=_context_length(text_cfg), **text_cfg.get("tokenizer_kwargs", {}))
+        context_length = _context_length(text_cfg)
+        return _BytePairs(max_cached_words, context_length=context_length, **text_cfg.get("tokenizer_kwargs", {}))
     except (TypeError, ValueError, AssertionError) as error:
         raise CheckpointCorruptError(f"{architecture.name}: its text_cfg makes no tokenizer: {error}") from error
 

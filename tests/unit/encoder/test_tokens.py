@@ -100,9 +100,8 @@ def test_one_enormous_word_takes_no_longer_than_the_head_of_it() -> None:
     assert perf_counter() - began < 5 * head_s + 0.5  # without a bound: 600 times as long
 
 
-def test_words_seen_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_CACHED_WORDS", 50)
-    tokenizer = Tokenizer(small_architecture())
+def test_words_seen_are_not_remembered_for_ever() -> None:
+    tokenizer = Tokenizer(small_architecture(), max_cached_words=50)
     expected = tokenizer(["a red circle"])
     for n in range(40):
         tokenizer([f"{letters(5 + n)} {letters(50 + n)} {letters(100 + n)}"])
