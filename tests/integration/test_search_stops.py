@@ -4,9 +4,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from anykey.index import FaissIndex
@@ -15,7 +13,7 @@ from anykey.index.errors import DeadlineExceededError
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.store.options import FoldOptions
-from tests.live_index import WIDTH, make_index, unit_vectors
+from tests.live_index import make_index, unit_vectors
 
 NUM_FOLDED, NUM_RECENT = 3_000, 2_000
 VECTORS_ND = unit_vectors(NUM_FOLDED + NUM_RECENT)
@@ -122,20 +120,3 @@ def test_large_filters_that_are_all_different_leave_nothing_behind(index: FaissI
     finally:
         tracemalloc.stop()
     assert after - before < 1_000_000, "each condition alone has 1 MB"
-
-
-def test_filter_over_recent_keys_costs_about_what_it_does_over_folded_ones(tmp_path: Path) -> None:
-    """999 conditions over some thousand recent keys took minutes when each key was asked each condition."""
-    with FaissIndex.open(make_index(tmp_path / "i", []), writable=True, compact_after=0) as index:
-        index.upsert([key(number) for number in range(NUM_FOLDED)])
-        condition = parse_condition({"or": [{"field": "title", "eq": f"{number}"} for number in range(999)]})
-        index.count(Scope(pool="even"))  # what keys say is taken in by whoever asks first
-        started_s = time.thread_time()
-        assert index.count(Scope(condition=condition)) == 0
-        recent_s = time.thread_time() - started_s
-
-        index.compact()
-        started_s = time.thread_time()
-        assert index.count(Scope(condition=condition)) == 0
-        assert recent_s < 5 * (time.thread_time() - started_s) + 0.1
-    assert np.shape(QUERY_1D) == (1, WIDTH)

@@ -340,6 +340,36 @@ def test_a_body_of_two_types_or_another_transfer_encoding_is_refused(client: htt
     assert b"expected Transfer-Encoding chunked or none, got 'gzip, chunked'" in answer
 
 
+WHOLE_BODIES = {
+    b"application/json": b'{"text": "plain", "exclude": ["' + b"x" * 3000 + b'"]}',
+    b"multipart/form-data; boundary=x": b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nplain\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="exclude"\r\n\r\n' + b"x" * 3000 + b"\r\n--x--\r\n",
+}
+
+
+@pytest.mark.parametrize("content_type", WHOLE_BODIES)
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_body_whose_middle_is_lost_is_not_searched_with(
+    client: httpx.Client, content_type: bytes, is_chunked: bool, is_lost: bool
+) -> None:
+    """What is left would be a whole body by itself, with another key to leave out."""
+    body = WHOLE_BODIES[content_type]
+    length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % len(body)
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: %s\r\n" % content_type
+    sent = b"".join(b"%x\r\n%s\r\n" % (1000, body[n : n + 1000]) for n in range(0, 3000, 1000)) if is_chunked else body
+    sent += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body[3000:]), body[3000:]) if is_chunked else b""
+    middle = len(sent) // 2
+    sent = sent[: middle - 200] + sent[middle + 200 :] if is_lost else sent
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
+        connection.sendall(head + length + b"\r\n\r\n" + sent)
+        if is_lost and not is_chunked:  # else the rest would be waited for
+            connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ") is not is_lost
+    assert not (is_lost and is_chunked) or answer.startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "said"),
     [
