@@ -57,7 +57,7 @@ def _root_of(file: CorpusFile) -> str:
     try:
         is_shard = not file.is_folder and format_of(file).read is read_shard
     except OSError as error:
-        raise SourceError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+        raise SourceError(f"cannot read {file.label}: {reason_of(error)}") from error
     return root_of(file.absolute if is_shard or file.is_folder else dataset_root(file))
 
 
@@ -92,7 +92,7 @@ def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Itera
             yield row
     except OSError as error:
         if last is None:
-            raise SourceError(f"cannot read corpus file {file.label}: {reason_of(error)}") from error
+            raise SourceError(f"cannot read {file.label}: {reason_of(error)}") from error
         yield UnreadableStretchError(
             f"{file.label}: behind {last}", f"cannot read on: {reason_of(error)}", num_rows=None
         )

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from anykey.sources.corpus.entry import CorpusFile
 from anykey.sources.corpus.mbeir import candidate_files
 from anykey.sources.errors import SourceError
-from anykey.sources.files.files import is_folder, reason_of
-from anykey.sources.files.locations import normal_location, without_secrets
-from anykey.sources.names import expand, named_files
+from anykey.sources.files.files import reason_of
+from anykey.sources.files.locations import without_secrets
+from anykey.sources.names import Named, expand, find
 
 
 def find_files(names: Sequence[str]) -> list[CorpusFile]:
@@ -23,17 +23,15 @@ def find_files(names: Sequence[str]) -> list[CorpusFile]:
     Raises:
         SourceError: there is no such file, or it cannot be reached.
     """
-    return [file for name in names for expanded in expand(name) for file in _find(normal_location(expanded))]
+    return [
+        file for name in names for expanded in expand(name) for found in find(expanded) for file in _files_of(found)
+    ]
 
 
-def _find(location: str) -> list[CorpusFile]:
-    label = without_secrets(location)
+def _files_of(named: Named) -> list[CorpusFile]:
+    if not named.is_folder:
+        return [CorpusFile(named.location)]
     try:
-        if is_folder(location):
-            return candidate_files(location) or [CorpusFile(location, is_folder=True)]
-        found = named_files(location)
+        return candidate_files(named.location) or [CorpusFile(named.location, is_folder=True)]
     except OSError as error:
-        raise SourceError(f"corpus {label} cannot be read: {reason_of(error)}") from error
-    if not found:
-        raise SourceError(f"corpus {label} does not exist")
-    return list(map(CorpusFile, found))
+        raise SourceError(f"cannot read {without_secrets(named.location)}: {reason_of(error)}") from error

@@ -60,23 +60,25 @@ def file_system(location: str) -> tuple[Any, str]:
         return files, path
 
 
-def open_file(location: str, limit_s: float = LIMIT_S) -> BinaryIO:
+def open_file(location: str, limit_s: float = LIMIT_S, known: FileState | None = None) -> BinaryIO:
     """Opens a file for reading, buffered; one over HTTP can be sought in where its server tells the size.
 
     Args:
         location: The file.
         limit_s: Longest time that each part of it may take to come from another machine.
+        known: What is known of a file on another machine, by who can begin again: if nothing tells its version, it is
+            not read on once it broke off.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened; reading it raises `BrokenOffError` where it cannot be read on.
     """
     with _plain_errors(location):
         if not scheme_of(location):
             _refuse_pipe(location)
             return open(location, "rb")
         if _is_http(location):
-            return open_http(location, limit_s)
-        return open_tried(lambda: file_system(location), location, _state_of, limit_s)
+            return open_http(location, limit_s, known)
+        return open_tried(lambda: file_system(location), location, _state_of, limit_s, known)
 
 
 def file_state(location: str, check: Check | None = None, limit_s: float = LIMIT_S) -> FileState:
@@ -268,8 +270,9 @@ def _refuse_pipe(path: str) -> None:
 
 def _state_of(info: dict[str, Any]) -> FileState:
     size = info.get("size")
-    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), None)
-    return FileState(size if isinstance(size, int) else None, version)
+    versions = [str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None]
+    told = "|".join(versions if size is None else [*versions, str(size)])
+    return FileState(size if isinstance(size, int) else None, versions[0] if versions else None, told=told)
 
 
 def _is_http(location: str) -> bool:

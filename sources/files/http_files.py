@@ -12,7 +12,7 @@ import io
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import BinaryIO, TypeVar
 
@@ -37,6 +37,10 @@ class PassingError(OSError):
     """A failure that may be gone in a moment."""
 
 
+class BrokenOffError(OSError):
+    """A file broke off that nothing tells from another one: what follows may be no part of it."""
+
+
 class UrlRefusedError(PermissionError):
     """A `Check` refused a URL."""
 
@@ -49,11 +53,13 @@ class FileState:
         size_bytes: Its size, where that is told.
         version: Its time, entity tag or the like, where one is told; equal versions mean equal content.
         has_ranges: Whether a part of it can be read without what lies before.
+        told: All that is told of it, in one line.
     """
 
     size_bytes: int | None
     version: str | None
     has_ranges: bool = True
+    told: str = field(default="", compare=False)
 
 
 def http_state(url: str, check: Check | None = None, limit_s: float = LIMIT_S) -> FileState:
@@ -87,25 +93,30 @@ def read_http(url: str, start: int, size_bytes: int | None, max_bytes: int | Non
     return tried(lambda: _on_time(lambda: _read(url, start, size_bytes, max_bytes, limit_s), limit_s))
 
 
-def open_http(url: str, limit_s: float = LIMIT_S) -> BinaryIO:
+def open_http(url: str, limit_s: float = LIMIT_S, known: FileState | None = None) -> BinaryIO:
     """Opens a file for reading; in order it takes one request, and it can be read again elsewhere after `seek`.
 
     Args:
         url: The file.
         limit_s: Longest time that an answer may take to begin, and each of its chunks to come.
+        known: What is known of the file, which it must still be; one without a version is not read on once it broke
+            off. It is asked for when absent.
 
     Raises:
-        OSError: there is no such file, or no answer.
+        OSError: there is no such file, or no answer; reading it raises `BrokenOffError` where it cannot be read on.
     """
-    return io.BufferedReader(_HttpFile(url, http_state(url, limit_s=limit_s), limit_s), BUFFER_BYTES)
+    state = http_state(url, limit_s=limit_s) if known is None else known
+    is_sure = state.size_bytes is not None and (known is None or state.version is not None)
+    return io.BufferedReader(_HttpFile(url, state, limit_s, is_sure), BUFFER_BYTES)
 
 
 class _HttpFile(io.RawIOBase):
     """A file whose answer is read on as long as the reading goes on where it was, and asked for again if it breaks."""
 
-    def __init__(self, url: str, state: FileState, limit_s: float) -> None:
+    def __init__(self, url: str, state: FileState, limit_s: float, is_sure: bool) -> None:
         self._url = url
         self._state = state
+        self._is_sure = is_sure  # whether another answer can be told to be of the same file
         self._limit_s = limit_s
         self._size = state.size_bytes
         self._num_breaks = 0
@@ -151,8 +162,10 @@ class _HttpFile(io.RawIOBase):
             self._drop()
             self._is_broken = True
             self._num_breaks += 1
-            if self._num_breaks > MOST_BREAKS or self._size is None:  # then nothing tells whether it is the same file
+            if self._num_breaks > MOST_BREAKS:
                 raise OSError(str(error)) from error
+            if self._position and not self._is_sure and isinstance(error, PassingError):
+                raise BrokenOffError(str(error)) from error
             raise
         self._position = self._come
         return taken
@@ -213,7 +226,8 @@ def _state_of(response: httpx.Response) -> FileState:
     total = headers.get("content-range", "").rpartition("/")[2]
     has_ranges = response.status_code in (206, 416)
     size = total if has_ranges else headers.get("content-length", "")
-    return FileState(int(size) if size.isdecimal() else None, tag, has_ranges)
+    told = "|".join((headers.get("etag", ""), headers.get("last-modified", ""), size))
+    return FileState(int(size) if size.isdecimal() else None, tag, has_ranges, told)
 
 
 def _require_same(told: FileState, expected: FileState) -> None:
@@ -237,12 +251,12 @@ def _read(url: str, start: int, size_bytes: int | None, max_bytes: int | None, l
     return b"".join(parts)
 
 
-def tried(call: Callable[[], T]) -> T:
+def tried(call: Callable[[], T], passing: type[OSError] = PassingError) -> T:
     """What a call gives, in three tries as long as it fails for a passing reason."""
     for pause_s in PAUSES_S:
         try:
             return call()
-        except PassingError:
+        except passing:
             time.sleep(pause_s)
     return call()
 

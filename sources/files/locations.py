@@ -10,14 +10,19 @@ import hashlib
 import os
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_ADDRESS = re.compile(r"(?<=://)[^!]*", re.DOTALL)  # inside a member's location it ends before the `!`
-_USER = re.compile(r"^[^/?#]*@")
+PIPE = "pipe:"  # what a command begins with whose output is read
+# What follows `://`: to the end of a name, or to the end of a word of a command.
+_ADDRESS = re.compile(r"(?<=://).+", re.DOTALL)
+_ADDRESSES_IN_COMMAND = re.compile(r"(?<=://)[^\s'\"]+")
+_USER = re.compile(r"(?:^|(?<=://))[^/?#]*@")  # names with braces, and chained ones, hold several
+_HTTP = re.compile(r"https?\}?://", re.IGNORECASE)
+_PART = re.compile(r"[\w.,{}-]+")  # of a file, behind `#`
 _LOOSE = re.compile(r"/\.?(?:/|$)")  # what `Path` leaves out of a path: `//`, `/./`, and a slash at the end
 # No file is so large, or has so many rows, that more digits say where something in it is.
 _MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d{1,18})\+(?P<size>\d{1,18})!(?P<name>.*)", re.DOTALL)
@@ -122,21 +127,32 @@ def path_of(location: str) -> PurePosixPath:
     return PurePosixPath(f"/{_split_url(location)[1]}" if scheme_of(location) else location)
 
 
-def without_secrets(location: str) -> str:
-    """A location as it may be shown and published: its URL without user, password and query, which may be a signature.
+def without_secrets(name: str) -> str:
+    """A location, or a name of data, as it may be shown and published: its URLs without user, password and query.
 
-    >>> without_secrets("https://me:secret@host/a.jsonl?signature=secret")
-    'https://host/a.jsonl'
+    A query may hold a signature. The URLs in a command are cut in the same way, and the rest of it stays as it is;
+    so do the names of local files.
+
+    >>> without_secrets("https://me:secret@host/{0..9}.json?signature=secret#val")
+    'https://host/{0..9}.json#val'
+    >>> without_secrets("pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar?signature=secret' | pv")
+    "pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar' | pv"
     """
-    return _ADDRESS.sub(lambda match: _USER.sub("", match[0]).partition("?")[0], location)
+    inner = parse_location(name)
+    if inner is not None:
+        return str(replace(inner, file=without_secrets(inner.file)))
+    bare = _bare_page if _HTTP.search(name) else _bare
+    return _addresses_in(name).sub(lambda match: bare(match[0]), name)
 
 
-def hide_secrets(message: str, location: str) -> str:
-    """A library's message without the user, password and query of a location, which some of them repeat."""
-    for address in _ADDRESS.findall(location):
+def hide_secrets(message: str, name: str) -> str:
+    """A library's message without the user, password and query of a name, which some of them repeat."""
+    inner = parse_location(name)
+    name = name if inner is None else inner.file
+    for address in _addresses_in(name).findall(name):
         place, _, query = address.partition("?")
-        user = _USER.match(place)
-        for secret in (query, user[0] if user else ""):
+        user = place.partition("/")[0].rpartition("@")[0]
+        for secret in (query, f"{user}@" if user else "", user if ":" in user else ""):
             message = message.replace(secret, "...") if secret else message
     return message
 
@@ -168,6 +184,21 @@ def printable(name: str) -> str:
     'caf\\udce9.jpg'
     """
     return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _addresses_in(name: str) -> re.Pattern[str]:
+    return _ADDRESSES_IN_COMMAND if name.startswith(PIPE) else _ADDRESS
+
+
+def _bare(address: str) -> str:
+    """What follows `://`, without what may be secret."""
+    return _USER.sub("", address.partition("?")[0])
+
+
+def _bare_page(address: str) -> str:
+    """The same over HTTP, where `#` ends the path; what follows it stays if it looks like the part of a file."""
+    place, _, part = address.partition("#")
+    return f"{_bare(place)}#{part}" if _PART.fullmatch(part) else _bare(place)
 
 
 def _split_url(url: str) -> tuple[str, str]:

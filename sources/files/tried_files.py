@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
-from anykey.sources.files.http_files import BUFFER_BYTES, FileState, PassingError, tried
+from anykey.sources.files.http_files import BUFFER_BYTES, BrokenOffError, FileState, PassingError, tried
 from anykey.sources.files.locations import hide_secrets
 from anykey.sources.files.time_limits import in_time
 
@@ -21,7 +21,9 @@ class _ChangedError(OSError):
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, _ChangedError)
 
 
-def open_tried(find: Find, location: str, state_of: StateOf, limit_s: float) -> BinaryIO:
+def open_tried(
+    find: Find, location: str, state_of: StateOf, limit_s: float, known: FileState | None = None
+) -> BinaryIO:
     """Opens a file for reading; what fails and may pass is tried again twice.
 
     Args:
@@ -29,17 +31,20 @@ def open_tried(find: Find, location: str, state_of: StateOf, limit_s: float) -> 
         location: The file's location, whose secrets no message shows.
         state_of: What the file system's description of a file tells of its version.
         limit_s: Longest time that opening it, or reading a part of it, may take.
+        known: What is known of the file; one without a version or a size is not read on once it broke off.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened; reading it raises `BrokenOffError` where it cannot be read on.
         ImportError: a library is not installed.
     """
-    return io.BufferedReader(_TriedFile(find, location, state_of, limit_s), BUFFER_BYTES)
+    is_sure = known is None or None not in (known.version, known.size_bytes)
+    return io.BufferedReader(_TriedFile(find, location, state_of, limit_s, is_sure), BUFFER_BYTES)
 
 
 class _TriedFile(io.RawIOBase):
-    def __init__(self, find: Find, location: str, state_of: StateOf, limit_s: float) -> None:
+    def __init__(self, find: Find, location: str, state_of: StateOf, limit_s: float, is_sure: bool) -> None:
         self._find, self._location, self._state_of, self._limit_s = find, location, state_of, limit_s
+        self._is_sure = is_sure  # whether it can be told to be the same file when it is opened again
         self._opened: tuple[BinaryIO, FileState] | None = None
         self._state: FileState | None = None
         self._position = 0
@@ -83,7 +88,8 @@ class _TriedFile(io.RawIOBase):
             except _LASTING:
                 raise
             except Exception as error:  # each backend raises the errors of its own library
-                raise PassingError(hide_secrets(str(error), self._location) or type(error).__name__) from error
+                kind = PassingError if self._is_sure or not self._position else BrokenOffError
+                raise kind(hide_secrets(str(error), self._location) or type(error).__name__) from error
             self._state = self._opened[1]
             return result
 

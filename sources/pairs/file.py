@@ -1,7 +1,7 @@
 """One file or folder that pairs are read from: as it was named, and where it lies."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anykey.sources.columns import Columns
@@ -18,6 +18,7 @@ class DataFile:
         url: What messages call a remote file, without its secrets; empty for a local one.
         columns: What the user says that fields are called.
         lease: Keeps a remote file's copy where it is, for as long as this lives.
+        root: The copy of the remote folder that it is in, or is; `None` for a file that was fetched alone.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class DataFile:
     url: str = ""
     columns: Columns = field(default_factory=Columns)
     lease: Lease | None = field(default=None, compare=False, repr=False)
+    root: Path | None = None
 
     @property
     def label(self) -> str:
@@ -33,8 +35,13 @@ class DataFile:
 
     @property
     def folder(self) -> Path | None:
-        """Where relative paths in it begin; `None` for a remote file, beside whose copy there is nothing."""
-        return None if self.url else self.path.parent
+        """Where relative paths in it begin; `None` for a file that was fetched alone: beside its copy is nothing."""
+        return None if self.url and self.root is None else self.path.parent
+
+    def within(self, path: Path) -> "DataFile":
+        """A file below this folder, which is called by its own name."""
+        url = f"{self.url}/{path.relative_to(self.path).as_posix()}" if self.url else ""
+        return replace(self, path=path, url=url)
 
 
 def image_path(folder: Path | None, name: str) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anykey.sources.errors import InvalidRowError, NoPairsError, SourceError
-from anykey.sources.files.files import read_file
+from anykey.sources.files.files import files_below, read_file
 from anykey.sources.image_tables import FILE_NAME
 from anykey.sources.kinds import PARQUET
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
@@ -36,7 +36,7 @@ class ImageFolder:
         Raises:
             SourceError: a folder below cannot be read, a table in it is damaged, or there are other files alone.
         """
-        self._root = file.path
+        self._file = file
         self._columns = file.columns
         files = list_files(file)
         images = [path for path in files if _kind(path) in IMAGE_SUFFIXES]
@@ -51,7 +51,7 @@ class ImageFolder:
                 f"no pairs in {file.label}: expected images or .parquet files, found {found[:200]}. Files of other "
                 f"formats are named one by one, or by a pattern such as {file.label}/*.tar"
             )
-        self._tables = ConcatenatedPairs([open_table(path, columns) for path in tables])
+        self._tables = ConcatenatedPairs([open_table(file.within(path), columns) for path in tables])
         named_by = {path: set(images_of(path)) if images else set() for path in tables}
         named = set().union(*named_by.values())
         self._images = [path for path in images if os.path.normpath(path) not in named]
@@ -70,13 +70,14 @@ class ImageFolder:
         if position < len(self._tables):
             return self._table_pair(position)
         image = self._images[position - len(self._tables)]
+        where = self._file.within(image).label
         try:
             if table := next((table for table in self._unsure if image.is_relative_to(table.parent)), None):
                 raise ValueError(f"a row of {table} that cannot be read may name it")
             captions = self._captions_beside(image)
         except (ValueError, OSError) as error:
-            raise InvalidRowError(str(image), str(error)) from error
-        return Pair(image.relative_to(self._root).as_posix(), image, captions, str(image))
+            raise InvalidRowError(where, str(error)) from error
+        return Pair(image.relative_to(self._file.path).as_posix(), image, captions, where)
 
     def _table_pair(self, position: int) -> Pair:
         pair = self._tables[position]
@@ -104,11 +105,7 @@ def list_files(file: DataFile) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
-    found: list[Path] = []
-    for folder, inner, names in os.walk(file.path, onerror=refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    return [file.path / found.name for found in files_below(str(file.path), refuse)]
 
 
 def _kind(path: Path) -> str:

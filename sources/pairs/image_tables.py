@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from anykey.sources.columns import Columns
@@ -22,16 +23,16 @@ def image_tables(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.name in NAMES and _names_images(path)]
 
 
-def open_table(path: Path, columns: Columns) -> PairSource:
+def open_table(file: DataFile, columns: Columns) -> PairSource:
     """The pairs of one table.
 
     Raises:
         SourceError: it is damaged, or has no known column.
     """
-    file = DataFile(path, columns=columns)
-    if path.suffix == ".jsonl":
+    file = replace(file, columns=columns)
+    if file.path.suffix == ".jsonl":
         return Manifest(file)
-    if path.suffix == ".csv":
+    if file.path.suffix == ".csv":
         return CsvRows(file)
     from anykey.sources.pairs.parquet import ParquetRows  # loads pyarrow, which nothing else needs
 

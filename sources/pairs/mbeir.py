@@ -116,7 +116,7 @@ def root_of(file: DataFile) -> Path:
     Raises:
         SourceError: it lies in none, or is remote, away from its candidates and images.
     """
-    if file.url:
+    if file.folder is None:
         raise SourceError(f"{file.label} holds M-BEIR queries: expected a local file, beside its candidates")
     for parent in file.path.absolute().parents:
         if parent.name == "query":
@@ -128,7 +128,7 @@ def query_files(folder: DataFile) -> list[DataFile]:
     """The training queries of a dataset named by its root; none where the folder is no such dataset."""
     if not (folder.path / POOL_FOLDER).is_dir():
         return []
-    return [DataFile(path, folder.part) for path in sorted((folder.path / "query" / "train").glob("*.jsonl"))]
+    return [folder.within(path) for path in sorted((folder.path / "query" / "train").glob("*.jsonl"))]
 
 
 def is_mbeir(file: DataFile) -> bool:

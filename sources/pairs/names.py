@@ -1,14 +1,14 @@
 """Names become files: braces, patterns, URLs, and `#` before a part of a file."""
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from anykey.sources.errors import NoPairsError
-from anykey.sources.files.locations import normal_location
-from anykey.sources.names import expand, named_files
+from anykey.sources.errors import SourceError
+from anykey.sources.files.copies import copy_file, copy_folder
+from anykey.sources.files.locations import PIPE, scheme_of, without_secrets
+from anykey.sources.names import Named, expand, find
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.mbeir import query_files
-from anykey.sources.pairs.remote import fetch, is_remote, without_secrets
 
 
 def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
@@ -23,21 +23,28 @@ def find_files(name: str, cache_dir: Path | None = None) -> list[DataFile]:
         cache_dir: Where fetched files are kept; `None` for the user's cache folder.
 
     Raises:
-        NoPairsError: there is no such file.
-        SourceError: unbalanced braces, or a file that cannot be fetched.
+        SourceError: there is no such file, braces are unbalanced, or something cannot be fetched.
     """
-    found: list[DataFile] = []
-    for pattern in expand(name):
-        location = normal_location(pattern)
-        found += [fetch(location, cache_dir)] if is_remote(location) else _local_files(location, name)
-    return found
+    return [file for expanded in expand(name) for file in _files(expanded, cache_dir)]
 
 
-def _local_files(pattern: str, name: str) -> list[DataFile]:
-    base, _, part = pattern.rpartition("#")
-    for path, chosen in ((pattern, ""), (base, part)):
-        matches = (match for match in named_files(path) if os.path.isfile(match) or os.path.isdir(match))
-        found = [DataFile(Path(match), chosen) for match in matches]
-        if found:
-            return [inner for file in found for inner in query_files(file) or [file]]
-    raise NoPairsError(f"no file '{pattern}' (from '{without_secrets(name)}')")
+def _files(name: str, cache_dir: Path | None) -> Iterator[DataFile]:
+    if name.startswith(PIPE):
+        yield _fetched(Named(name), cache_dir)
+        return
+    for found in find(name, has_parts=True):
+        file = _fetched(found, cache_dir) if scheme_of(found.location) else _local(found)
+        yield from (query_files(file) if found.is_folder else []) or [file]
+
+
+def _fetched(found: Named, cache_dir: Path | None) -> DataFile:
+    lease = (copy_folder if found.is_folder else copy_file)(found.location, cache_dir)
+    root = lease.path if found.is_folder else None
+    return DataFile(lease.path, found.part, without_secrets(found.location), lease=lease, root=root)
+
+
+def _local(found: Named) -> DataFile:
+    path = Path(found.location)
+    if not (path.is_dir() or path.is_file()):
+        raise SourceError(f"{path} is neither a file nor a folder")  # reading a pipe waits for somebody to write to it
+    return DataFile(path, found.part)

@@ -7,11 +7,11 @@ from pathlib import Path
 from anykey.sources.columns import Columns
 from anykey.sources.errors import NoPairsError
 from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
+from anykey.sources.files.copies import default_cache_dir
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.formats import format_of
 from anykey.sources.pairs.names import find_files
-from anykey.sources.pairs.remote import default_cache_dir
 
 
 def open_pairs(
@@ -32,8 +32,8 @@ def open_pairs(
         All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
 
     Raises:
-        NoPairsError: a name matches nothing, or its files hold no pairs.
-        SourceError: a file of another kind, or a damaged one, or one that cannot be fetched.
+        NoPairsError: no name is given, or its files hold no pairs.
+        SourceError: a name matches nothing, a file of another kind, or a damaged one, or one that cannot be fetched.
     """
     named = columns or Columns()
     groups = [[replace(file, columns=named) for file in find_files(name, cache_dir)] for name in _some(names)]
@@ -66,6 +66,8 @@ def _some(names: Sequence[str]) -> Sequence[str]:
 
 
 def _states(file: DataFile) -> list[str]:
+    if file.root is not None:  # whose name tells the version of all that is in it
+        return [f"{file.root.name}/{file.path.relative_to(file.root)}#{file.part}"]
     if file.url:
         return [f"{file.path.name}#{file.part} {file.path.stat().st_size}"]
     lines = []

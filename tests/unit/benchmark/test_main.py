@@ -47,7 +47,7 @@ def test_help_shows_every_setting_with_its_description(capsys: pytest.CaptureFix
         (["quality", "--cutoffs", "0"], "every cut-off must be at least 1", 2),
         (["quality", "--pools", "global,mixed"], "pools", 2),
         (["quality", "--dataset", "no/such"], "no/such is no M-BEIR dataset", 2),
-        (["from-pairs", "--pairs", "no-such.tar", "--output", "x", "--name", "farm"], "no file 'no-such.tar'", 2),
+        (["from-pairs", "--pairs", "no-such.tar", "--output", "x", "--name", "farm"], "no-such.tar does not exist", 2),
         (["from-pairs", "--pairs", "no-such.tar", "--output", "x", "--name", "Farm 1"], "setting 'name'", 2),
         (["speed"], "unknown command 'speed', expected one of: quality, shapesworld, from-pairs", 2),
     ],

@@ -137,7 +137,7 @@ def test_several_corpora_follow_one_flag(tmp_path: Path, checkpoint: Path, capsy
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        ({"--corpus": "nowhere.jsonl"}, 2, "corpus nowhere.jsonl does not exist"),
+        ({"--corpus": "nowhere.jsonl"}, 2, "nowhere.jsonl does not exist"),
         ({"--batch-size": "0"}, 2, "setting 'batch_size'"),
         ({"--checkpoint": "nowhere"}, 1, "no checkpoint 'nowhere'"),
         ({"--images": "link"}, 2, "setting 'images'"),

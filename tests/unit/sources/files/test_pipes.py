@@ -1,31 +1,9 @@
-"""Work without an end of its own is given up in time, and leaves no process behind."""
+"""A command is read to its end, or ended with all that it started."""
 
 import time
 from pathlib import Path
-from threading import Event
 
-import pytest
-
-from anykey.sources.pairs.waiting import call_within, run_pipe
-
-
-def test_a_result_or_an_error_comes_through() -> None:
-    assert call_within(10, lambda: 3) == 3
-    with pytest.raises(KeyError, match="gone"):
-        call_within(10, lambda: {}["gone"])
-    with pytest.raises(TimeoutError, match="my own"):
-        call_within(10, raise_timeout)
-
-
-def raise_timeout() -> None:
-    raise TimeoutError("my own")
-
-
-def test_a_call_that_does_not_end_is_given_up() -> None:
-    release = Event()
-    with pytest.raises(TimeoutError, match=r"nothing came for 0\.05 s"):
-        call_within(0.05, release.wait)
-    release.set()
+from anykey.sources.files.pipes import run_pipe
 
 
 def test_a_command_s_bytes_come_in_order() -> None:

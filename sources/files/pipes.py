@@ -1,4 +1,4 @@
-"""Work that may never end, with an end: calls into libraries without timeouts, and commands."""
+"""Commands whose output is read like a file, for no longer than they go on writing."""
 
 import os
 import selectors
@@ -6,36 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from threading import Thread
-from typing import IO, TypeVar
-
-T = TypeVar("T")
-
-
-def call_within(seconds: float, call: Callable[[], T]) -> T:
-    """Calls in a thread of its own and waits for the result; a thread that is given up does not keep the program alive.
-
-    Raises:
-        TimeoutError: there is no result in time.
-        Exception: whatever the call raises.
-    """
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError as error:
-        if future.done():
-            raise  # the call's own
-        raise TimeoutError(f"nothing came for {seconds:g} s") from error
+from collections.abc import Generator
+from typing import IO
 
 
 def run_pipe(command: str, stall_s: float, chunk_bytes: int) -> Generator[bytes, None, None]:
