@@ -25,7 +25,13 @@ class InlineImages:
     Safe in several threads; a row far behind the last one costs reading its row group again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept_batches: int = KEPT_BATCHES) -> None:
+        """Opens nothing yet.
+
+        Args:
+            kept_batches: Batches of rows of a file that stay in memory, so that rows nearly in order are read once.
+        """
+        self._kept_batches = kept_batches
         self._lock = threading.Lock()
         self._columns: OrderedDict[tuple[str, str], _Column] = OrderedDict()
 
@@ -56,7 +62,7 @@ class InlineImages:
     def _column(self, location: InlineLocation) -> "_Column":
         name = (location.file, location.column)
         if name not in self._columns:
-            self._columns[name] = _Column(*name)
+            self._columns[name] = _Column(*name, self._kept_batches)
             if len(self._columns) > OPEN_FILES:
                 self._columns.popitem(last=False)[1].close()
         self._columns.move_to_end(name)
@@ -87,8 +93,9 @@ def open_parquet(source: BinaryIO) -> "parquet.ParquetFile":
 class _Column:
     """One column of one file, open at a row; rows are counted from 0."""
 
-    def __init__(self, file: str, column: str) -> None:
+    def __init__(self, file: str, column: str, kept_batches: int) -> None:
         self._name = column
+        self._kept_batches = kept_batches
         self._source = open_file(file)
         self._file = open_parquet(self._source)
         groups = range(self._file.num_row_groups)
@@ -148,7 +155,7 @@ class _Column:
                 return self._kept[-1]
 
     def _keeps_too_much(self) -> bool:
-        return len(self._kept) > KEPT_BATCHES or sum(batch.nbytes for _, batch in self._kept) > KEPT_BYTES
+        return len(self._kept) > self._kept_batches or sum(batch.nbytes for _, batch in self._kept) > KEPT_BYTES
 
 
 def _unwrapped(value: Any) -> Any:

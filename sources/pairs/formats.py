@@ -4,7 +4,7 @@ To add one, write a reader (a class that takes a `DataFile` and is a `PairSource
 `docs/data.md`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,15 +85,15 @@ FORMATS = [
 ]
 
 
-def format_of(file: DataFile) -> Format:
-    """The first format that accepts a file.
+def format_of(file: DataFile, formats: Sequence[Format] = FORMATS) -> Format:
+    """The first of some formats that accepts a file.
 
     Raises:
         SourceError: none does, or its name has a part that means nothing here.
     """
-    for found in FORMATS:
+    for found in formats:
         if found.accepts(file):
             if file.part and not found.has_parts:
                 raise SourceError(f"{file.label}: '#{file.part}' means nothing for {found.title}")
             return found
-    raise SourceError(f"cannot read pairs from {file.label}: expected {', '.join(f.title for f in FORMATS)}")
+    raise SourceError(f"cannot read pairs from {file.label}: expected {', '.join(f.title for f in formats)}")

@@ -10,7 +10,7 @@ from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.files.copies import default_cache_dir
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile
-from anykey.sources.pairs.formats import format_of
+from anykey.sources.pairs.formats import FORMATS, Format, format_of
 from anykey.sources.pairs.names import find_files
 
 
@@ -19,6 +19,7 @@ def open_pairs(
     cache_dir: Path | None = None,
     max_cache_bytes: int = MAX_DATA_BYTES,
     columns: Columns | None = None,
+    formats: Sequence[Format] = FORMATS,
 ) -> ConcatenatedPairs:
     """Opens pair sources by name.
 
@@ -27,6 +28,7 @@ def open_pairs(
         cache_dir: Where fetched files are kept; `None` for the user's cache folder.
         max_cache_bytes: What these may take. Those used longest ago are removed; those of pairs that are open stay.
         columns: What fields are called, where they have other names than the usual ones.
+        formats: What files may be, the first one that accepts a file counts.
 
     Returns:
         All pairs, in the order of the names; its `lengths` are the numbers of pairs of each name.
@@ -41,7 +43,7 @@ def open_pairs(
     if leases:
         keep_below(cache_dir or default_cache_dir(), max_cache_bytes)
     pairs = ConcatenatedPairs(
-        [ConcatenatedPairs([format_of(file).open(file) for file in group]) for group in groups], leases
+        [ConcatenatedPairs([format_of(file, formats).open(file) for file in group]) for group in groups], leases
     )
     for group, length in zip(groups, pairs.lengths, strict=True):
         if length == 0:  # beside others that have some it would go unnoticed

@@ -32,8 +32,12 @@ class ParquetRows:
     A null or blank cell, like a missing column, says that there is no image or no text; a row needs one.
     """
 
-    def __init__(self, file: DataFile) -> None:
+    def __init__(self, file: DataFile, max_group_bytes: int = MAX_GROUP_BYTES) -> None:
         """Reads the schema and where the row groups begin.
+
+        Args:
+            file: The table.
+            max_group_bytes: The most that a row group may take in memory.
 
         Raises:
             SourceError: the file is no Parquet file, has no known column, or a row group too large to be read for
@@ -49,7 +53,7 @@ class ParquetRows:
         wanted = (columns.image, *columns.texts(header), columns.key, columns.group)
         chosen = [name for name in dict.fromkeys(wanted) if name in header]
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        _refuse_large(groups, chosen, file)
+        _refuse_large(groups, chosen, file, max_group_bytes)
         self._ends = list(accumulate(group.num_rows for group in groups))
         self._groups = _Groups(file.path, chosen)
 
@@ -116,14 +120,14 @@ class _Groups:
         self._kept: OrderedDict[int, pyarrow.Table] = OrderedDict()
 
 
-def _refuse_large(groups: list[Any], chosen: list[str], file: DataFile) -> None:
+def _refuse_large(groups: list[Any], chosen: list[str], file: DataFile, max_bytes: int) -> None:
     for number, group in enumerate(groups):
         columns = [group.column(index) for index in range(group.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in chosen)
-        if size > MAX_GROUP_BYTES:
+        if size > max_bytes:
             raise SourceError(
                 f"{file.label}: row group {number} takes {size / 1024**3:.1f} GiB, and each row read costs its group: "
-                f"write the file with groups of at most {MAX_GROUP_BYTES // 1024**3} GiB, better of a few hundred rows"
+                f"write the file with groups of at most {max_bytes // 1024**3} GiB, better of a few hundred rows"
             )
 
 

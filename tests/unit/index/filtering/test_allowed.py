@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.filtering.allowed import as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
+from anykey.index.filtering.allowed import as_mask, as_positions, bitmap_selector, count_allowed, grouped, sort_by_score
 
 masks = st.lists(st.booleans(), min_size=1, max_size=70).map(lambda bits: np.asarray(bits, dtype=np.bool_))
 
@@ -20,6 +20,18 @@ def test_mask_and_positions_are_two_forms_of_one_thing(mask_N: np.ndarray) -> No
     np.testing.assert_array_equal(as_mask(positions_P, len(mask_N)), mask_N)
     np.testing.assert_array_equal(as_mask(mask_N, len(mask_N)), mask_N)
     assert count_allowed(mask_N, len(mask_N)) == count_allowed(positions_P, len(mask_N)) == mask_N.sum()
+
+
+def test_queries_are_grouped_by_what_they_may_find() -> None:
+    one, mask_N = np.arange(3), np.arange(9) < 3
+    groups = grouped([None, one, one.copy(), mask_N, None, np.arange(4), mask_N.copy()], 9)
+    assert [(group.queries_Q.tolist(), group.count) for group in groups] == [
+        ([0, 4], 9),
+        ([1, 2], 3),
+        ([3, 6], 3),
+        ([5], 4),
+    ]
+    assert grouped([], 9) == []
 
 
 def test_no_selection_allows_all() -> None:

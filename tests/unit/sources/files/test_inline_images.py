@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from anykey.sources.files import inline_images
 from anykey.sources.files.inline_images import InlineImages, images_in
 from anykey.sources.files.locations import InlineLocation
 
@@ -46,11 +46,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(places=st.lists(st.tuples(st.integers(0, 2), st.integers(0, NUM_ROWS - 1)), min_size=1, max_size=30))
-def test_any_order_gives_the_row_s_bytes(
-    files: list[Path], monkeypatch: pytest.MonkeyPatch, places: list[tuple[int, int]]
-) -> None:
-    monkeypatch.setattr(inline_images, "KEPT_BATCHES", 2)
-    images = InlineImages()
+def test_any_order_gives_the_row_s_bytes(files: list[Path], places: list[tuple[int, int]]) -> None:
+    images = InlineImages(kept_batches=2)
     for file, row in places:
         assert images.read(at(files[file], row)) == image(row)
     images.close()
@@ -66,9 +63,14 @@ def test_threads_across_files_get_the_row_s_bytes(files: list[Path], images: Inl
 def test_rows_nearly_in_order_are_read_once(
     files: list[Path], images: InlineImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = []
-    begin = inline_images._Column._begin
-    monkeypatch.setattr(inline_images._Column, "_begin", lambda self, row: (begun.append(row), begin(self, row)))
+    begun: list[Any] = []
+    read = parquet.ParquetFile.iter_batches
+
+    def begin(self: parquet.ParquetFile, *arguments: Any, **options: Any) -> Any:
+        begun.append(options)
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", begin)
     for start in range(0, NUM_ROWS, 10):
         for row in reversed(range(start, start + 10)):
             images.read(at(files[2], row))

@@ -95,7 +95,7 @@ def test_folders_and_shards_are_laid_out_as_drawn(examples: Path) -> None:
     assert [pair.image is None for pair in found] == [False, False, False, True]
 
 
-def test_the_recipe_makes_a_reader(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_makes_a_reader(examples: Path) -> None:
     (examples / "blip.json").write_text(
         '[{"image": "photos/1.jpg", "caption": "two dogs"}, {"image": 3, "caption": "x"}, {}]'
     )
@@ -104,7 +104,6 @@ def test_the_recipe_makes_a_reader(examples: Path, monkeypatch: pytest.MonkeyPat
     module = ModuleType("anykey.sources.pairs.blip")
     exec(FILES["sources/pairs/blip.py"], module.__dict__)
     line = eval(CODE[-1], {"Format": formats.Format, **module.__dict__})
-    monkeypatch.setattr(formats, "FORMATS", [*formats.FORMATS, line])
-    found = read_all(open_pairs(["blip.json"]))
+    found = read_all(open_pairs(["blip.json"], formats=[*formats.FORMATS, line]))
     assert found[0] == Pair("photos/1.jpg", Path("photos/1.jpg"), ("two dogs",), "blip.json: row 1")
     assert [str(row).partition(":")[0] for row in found[1:]] == ["expected 'image' and 'caption'"] * 2

@@ -12,7 +12,6 @@ import pytest
 from pyarrow import parquet
 
 from anykey.sources.errors import InvalidRowError, SourceError
-from anykey.sources.pairs import parquet as reader
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.parquet import ParquetRows
@@ -139,12 +138,12 @@ def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
     assert len(written(tmp_path, {"text": pa.array([], pa.string())})) == 0
 
 
-def test_groups_too_large_to_read_for_one_row_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_too_large_to_read_for_one_row_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path, group=2)
-    monkeypatch.setattr(reader, "MAX_GROUP_BYTES", 10_000)
-    ParquetRows(DataFile(tmp_path / "pairs.parquet"))
+    ParquetRows(DataFile(tmp_path / "pairs.parquet"), max_group_bytes=10_000)
+    pictures(tmp_path, group=32)
     with pytest.raises(SourceError, match=r"row group 0 takes .* GiB"):
-        pictures(tmp_path, group=32)
+        ParquetRows(DataFile(tmp_path / "pairs.parquet"), max_group_bytes=10_000)
 
 
 def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
