@@ -1,5 +1,7 @@
 """The instruments of the measurement of an index and its peers: what is counted, and what the page says of it."""
 
+import json
+import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +18,8 @@ from anykey.index.vectors.structure_facts import SearchParameters
 from benchmarks import embedding_speed, index_speed, own_search
 from benchmarks.embedding_speed import keys_per_s, require_same, their_vectors
 from benchmarks.index_report import best_point, shown_points, write_report
-from benchmarks.index_speed import fill, measure_index
+from benchmarks.index_speed import fill
+from benchmarks.recorded import Recorded
 from benchmarks.search_peers import Peer, measure, plan, run_peer, write_vectors
 from benchmarks.setting import NUM_QUERIES, Setting
 from benchmarks.step_times import StepTimes
@@ -24,7 +27,8 @@ from benchmarks.timed_search import in_words
 from tests.engines import needs_milvus
 from tests.live_index import unit_vectors
 
-SETTING = Setting(num_keys=3000, width=16, machine="a machine")
+SETTING = Setting.here(num_keys=2000, width=16)
+SIZE = ["--num-keys", "2000", "--width", "16"]
 
 
 def point(recall: float, p50_ms: float, parameters: str = "nprobe=1", tuned: bool = False) -> dict[str, Any]:
@@ -33,9 +37,18 @@ def point(recall: float, p50_ms: float, parameters: str = "nprobe=1", tuned: boo
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a small index and one peer, as the command makes it; not to be changed."""
+    output = tmp_path_factory.mktemp("measured") / "page.md"
+    index_speed.main(["--output", str(output), "--only", "search", "faiss", *SIZE])
+    return output
+
+
+@pytest.fixture(scope="module")
+def search(measured: Path) -> dict[str, Any]:
     """What is measured of a small index."""
-    return measure_index(tmp_path_factory.mktemp("index"), SETTING)
+    found: dict[str, Any] = json.loads((measured.with_suffix("") / "search.json").read_bytes())
+    return found
 
 
 def test_the_whole_measurement_of_an_index_runs(search: dict[str, Any]) -> None:
@@ -95,7 +108,7 @@ def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: 
     assert "| autofaiss with more (9MB) | HNSW | nprobe=1 | 0.9800 | 2.00 ms | 0.500 ms | 9 s, not told apart |" in page
     assert "| Milvus Lite, 100 keys with payload | FLAT | exact | 1.0000 | 4.00 ms; 3.0 ms with a 1 % filter |" in page
     assert "- **Milvus Lite**: on a Monday." in page
-    assert "- Left out: Flood was measured with 3,000 keys of width 4 (seed 0) on a machine." in page
+    assert f"- Left out: Flood was measured with 2,000 keys of width 4 (seed 0) on {SETTING.machine}." in page
     assert "| Flood" not in page
     assert "`clip-retrieval inference` 2.45 on Z80: 264 keys" in page
     assert "| images | 10.0 keys/s | 5.0 keys/s | 2.00 (2.00 to 2.00) | 31 s, 50 s |" in page
@@ -127,9 +140,9 @@ def test_what_was_tuned_is_shown_beside_the_best_point_once() -> None:
 
 
 def test_peers_are_measured_beside_the_same_setting_or_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, measured: Path, search: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, size = tmp_path / "page.md", ["--num-keys", "1500", "--width", "16"]
+    output = tmp_path / "page.md"
 
     def run(*flags: str) -> None:
         index_speed.main(["--output", str(output), *flags])
@@ -138,16 +151,17 @@ def test_peers_are_measured_beside_the_same_setting_or_refused(
         with pytest.raises(SystemExit, match="2"):
             run(*flags)
         assert f"there is no {tmp_path / 'page' / 'search.json'}: measure search first" in capsys.readouterr().err
-    run("--only", "search", "faiss", *size)
-    measured = output.read_text()
+    shutil.copytree(measured.with_suffix(""), output.with_suffix(""))
     with pytest.raises(SystemExit, match="2"):
-        run("--only", "faiss", "--num-keys", "1500", "--width", "32")
-    assert "is of 1,500 keys of width 16 (seed 0) on " in capsys.readouterr().err
+        run("--only", "faiss", "--num-keys", "2000", "--width", "32")
+    assert "is of 2,000 keys of width 16 (seed 0) on " in capsys.readouterr().err
     run("--only")
-    assert output.read_text() == measured
-    assert "| FAISS alone | Flat |" in measured
-    run("--only", "search", "--num-keys", "1600", "--width", "16")
-    assert "- Left out: FAISS alone was measured with 1,500 keys of width 16" in output.read_text()
+    assert output.read_text() == measured.read_text()
+    assert "| FAISS alone | Flat |" in measured.read_text()
+    other = Setting.here(1600, 16)
+    Recorded(output.with_suffix("")).write("search", {**search, "setting": other.facts()})
+    run("--only")
+    assert "- Left out: FAISS alone was measured with 2,000 keys of width 16" in output.read_text()
 
 
 def test_p99_needs_a_hundred_times() -> None:
@@ -205,7 +219,10 @@ def test_vectors_of_two_workers_are_put_into_the_corpus_order(tmp_path: Path) ->
 
 
 def run_instrument(tmp_path: Path, setting: Setting, module: str, *flags: str) -> dict[str, Any]:
+    """What an instrument finds with few queries."""
     write_vectors(tmp_path, setting)
+    for name in ("queries.npy", "best.npy"):
+        np.save(tmp_path / name, np.load(tmp_path / name)[:60])
     found = run_peer(Peer("", sys.executable, module, flags).command(tmp_path, tmp_path / "out"), tmp_path / "out", 150)
     assert "not_run" not in found, found
     return found

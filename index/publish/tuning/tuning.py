@@ -56,6 +56,7 @@ def choose_structure(
     gpu: GpuUse = ON_CPU,
     seed: int = 0,
     report: Report = quietly,
+    num_queries: int = NUM_QUERIES,
     exact_below: int = EXACT_BELOW,
     exact_allowed: int = EXACT_ALLOWED,
     clock: Clock = time.perf_counter,
@@ -77,6 +78,7 @@ def choose_structure(
         gpu: GPUs that help with training, and whose own structures are chosen and measured too.
         seed: Decides the queries and the training samples.
         report: Called with each step's progress.
+        num_queries: Queries that are taken, at most; fewer measure sooner and tell less.
         exact_below: Corpora of fewer vectors get a structure only where exact search misses the targets.
         exact_allowed: So few allowed vectors are searched exactly, also while structures are measured.
         clock: What searches are timed with.
@@ -94,9 +96,9 @@ def choose_structure(
         require_possible(factory, exact.width)  # before anything is measured
     report("searching exactly", 0, 1)
     if queries_QD is None:
-        held_out = sample_held_out(exact, NUM_QUERIES, seed, clock)
+        held_out = sample_held_out(exact, num_queries, seed, clock)
     else:
-        held_out = given_held_out(exact, queries_QD, NUM_QUERIES, seed, clock)
+        held_out = given_held_out(exact, queries_QD, num_queries, seed, clock)
     report("searching exactly", 1, 1)
     chooser = _Chooser(exact, path, targets, held_out, gpu, seed, report, exact_below, exact_allowed)
     try:

@@ -73,17 +73,21 @@ SOME_CONDITIONS: list[Condition] = [
 
 @settings(max_examples=150, deadline=None)
 @given(cases(), st.sampled_from([1, 2000, 2**20]))
-def test_postings_agree_with_matches_on_every_row(
+def test_postings_of_this_schema_and_the_former_agree_with_matches_on_every_row(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]], memory_bytes: int
 ) -> None:
     rows, wanted = case
-    folder = tmp_path_factory.mktemp("postings")
-    with posted(folder, [row(each) for each in rows], memory_bytes=memory_bytes) as postings:
+    folder, keys = tmp_path_factory.mktemp("postings"), [row(each) for each in rows]
+    as_former(folder / "former.sqlite", keys)
+    with (
+        posted(folder, keys, memory_bytes=memory_bytes) as postings,
+        closing(Postings(folder / "former.sqlite")) as former,
+    ):
         for condition in wanted:
             expected = [position for position, each in enumerate(rows) if matches(condition, each)]
             positions = postings.positions(condition)
             assert positions.dtype == np.int64
-            assert positions.tolist() == expected, condition
+            assert positions.tolist() == former.positions(condition).tolist() == expected, condition
 
 
 @pytest.mark.parametrize("value", [*WITHIN, *BEYOND])
@@ -102,10 +106,16 @@ def test_every_comparison_of_every_kind_of_value_agrees_with_matches(tmp_path: P
             assert postings.positions(condition).tolist() == expected, condition
 
 
-def test_postings_over_many_chunks_and_runs_agree_with_matches(tmp_path: Path) -> None:
-    rows = drawn_rows(CHUNK + 3000)
+@pytest.mark.parametrize(
+    ("num_rows", "conditions"),
+    [(4000, SOME_CONDITIONS), (CHUNK + 3000, [Exists(("size",)), Not(Equals(("colour",), "red"))])],  # all over chunks
+)
+def test_postings_over_many_chunks_and_runs_agree_with_matches(
+    tmp_path: Path, num_rows: int, conditions: list[Condition]
+) -> None:
+    rows = drawn_rows(num_rows)
     with posted(tmp_path, rows, memory_bytes=2**20) as postings:
-        for condition in SOME_CONDITIONS:
+        for condition in conditions:
             expected = [position for position, (_, _, found) in enumerate(rows) if matches(condition, found)]
             assert postings.positions(condition).tolist() == expected, condition
 
@@ -298,20 +308,6 @@ def as_former(path: Path, rows: list[Posted]) -> None:
         chunks = [positions[start : start + 4 * CHUNK] for start in range(0, len(positions), 4 * CHUNK)]
         db.executemany("INSERT INTO chunks VALUES (?, ?)", enumerate(chunks))
         db.execute("INSERT INTO facts VALUES (?, ?)", (len(rows), ends[-1]))
-
-
-@settings(max_examples=100, deadline=None)
-@given(cases())
-def test_postings_of_the_former_schema_are_read_alike(
-    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]]
-) -> None:
-    rows, wanted = case
-    path = tmp_path_factory.mktemp("postings") / "fields.sqlite"
-    as_former(path, [row(each) for each in rows])
-    with closing(Postings(path)) as postings:
-        for condition in wanted:
-            expected = [position for position, each in enumerate(rows) if matches(condition, each)]
-            assert postings.positions(condition).tolist() == expected, condition
 
 
 @pytest.mark.parametrize("value", DATES)
