@@ -14,9 +14,9 @@ from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.pairs.pair import Pair
+from anykey.training.families.towers import Start, Towers
 from anykey.training.settings import TrainSettings
 from anykey.training.table import ImageReader, PairTable, read_table
-from anykey.training.towers import Start, Towers
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 
 ARCHITECTURE = small_architecture()

@@ -17,11 +17,11 @@ from anykey.sources.pairs import ConcatenatedPairs, open_pairs
 from anykey.training.choices import Loss, Positives
 from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError
+from anykey.training.families.towers import Start, Towers
 from anykey.training.features import trunk_features
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import DataSettings, LossSettings, TrainSettings
 from anykey.training.table import Advance, ImageReader, PairTable, read_table
-from anykey.training.towers import Start, Towers
 
 
 @dataclass

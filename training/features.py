@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anykey.sources.files.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
+from anykey.training.families.towers import Towers
 from anykey.training.table import Advance, PairTable
-from anykey.training.towers import Towers
 
 _FORMAT = 2  # raised when the same images and trunk give other features than before
 _BATCH = 32

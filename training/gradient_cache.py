@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from anykey.training.batches import Batch
+from anykey.training.families.towers import Towers
 from anykey.training.seeds import derive_seed
-from anykey.training.towers import Towers
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
 

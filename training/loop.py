@@ -25,13 +25,13 @@ from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling, mak
 from anykey.training.data import RunData
 from anykey.training.distributed import Processes
 from anykey.training.errors import WorkerError
+from anykey.training.families.towers import Start, Towers
 from anykey.training.objective import Objective
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import DataSettings, TrainSettings
 from anykey.training.steps import StepNumbers, Stepper, diverged
 from anykey.training.table import BadRow, check_bad_share
-from anykey.training.towers import Start, Towers
 from anykey.training.validation import (
     HIGH_END,
     LOW_END,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.layers import tower_groups
+from anykey.training.families.layers import tower_groups
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 

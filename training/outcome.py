@@ -12,9 +12,9 @@ from anykey.encoder.architecture import preprocessing
 from anykey.program.machine import num_cores, release
 from anykey.training.choices import Loss
 from anykey.training.data import RunData
+from anykey.training.families.towers import Start, Towers
 from anykey.training.run_folder import publishable
 from anykey.training.settings import ModelSettings, TrainSettings
-from anykey.training.towers import Start, Towers
 from anykey.training.validation import MIN_PAIRS_TO_SHARE
 
 FEW_STEPS = 100

@@ -11,12 +11,12 @@ from anykey.training.averaging import Average
 from anykey.training.batches import Batch, leave_out_words
 from anykey.training.distributed import Processes, clip_gradients, sum_gradients
 from anykey.training.errors import DivergedError
+from anykey.training.families.towers import Towers
 from anykey.training.gradient_cache import backward
 from anykey.training.objective import Objective
 from anykey.training.optimizer import make_optimizer, set_learning_rate
 from anykey.training.seeds import derive_seed
 from anykey.training.settings import OptimizerSettings
-from anykey.training.towers import Towers
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from anykey.program.progress import open_progress
 from anykey.training.data import RunData, read_data
 from anykey.training.distributed import Processes, join_processes
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.layers import lock_tower
+from anykey.training.families.layers import lock_tower
+from anykey.training.families.towers import Start, Towers, open_start
 from anykey.training.loop import Loop
 from anykey.training.outcome import facts_of, how_judged, settings_in_force, warnings_of
 from anykey.training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
 from anykey.training.settings import TrainSettings
-from anykey.training.towers import Start, Towers, open_start
 from anykey.training.trackers import import_wandb
 
 if TYPE_CHECKING:

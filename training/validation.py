@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from anykey.benchmark.metrics import ndcg_at_k, success_at_k
 from anykey.encoder.fusion import Fusion, fuse
+from anykey.training.families.towers import Towers
 from anykey.training.table import PairTable
-from anykey.training.towers import Towers
 
 CUTOFFS = (1, 5, 10)
 MODALITIES = ("i", "t", "it")

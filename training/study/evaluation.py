@@ -19,13 +19,13 @@ from anykey.encoder.model import choose_device, load_checkpoint
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import open_pairs, source_states
 from anykey.training.data import open_table
+from anykey.training.families.towers import Start, Towers
 from anykey.training.features import trunk_features
 from anykey.training.settings import DataSettings
 from anykey.training.study.measures import measure_centrings
 from anykey.training.study.plan import Run
 from anykey.training.study.settings import StudySettings
 from anykey.training.table import PairTable
-from anykey.training.towers import Start, Towers
 from anykey.training.validation import HeldOut, embed_held_out
 
 FILE_NAME = "evaluation.json"

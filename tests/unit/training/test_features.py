@@ -16,9 +16,9 @@ from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.padding import Padding
 from anykey.sources.pairs.pair import Pair
+from anykey.training.families.towers import Start, Towers
 from anykey.training.features import trunk_features
 from anykey.training.table import ImageReader, PairTable
-from anykey.training.towers import Start, Towers
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 from tests.training_runs import ARCHITECTURE, CPU, make_table, make_towers

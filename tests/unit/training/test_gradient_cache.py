@@ -7,9 +7,9 @@ from torch import Tensor
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.sources.pairs.pair import Pair
 from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling
+from anykey.training.families.towers import Start, Towers
 from anykey.training.gradient_cache import backward
 from anykey.training.seeds import derive_seed
-from anykey.training.towers import Start, Towers
 from tests.distributed_step import check_gradients, gradients
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import VISION, build_seeded, small_architecture

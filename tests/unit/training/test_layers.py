@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from anykey.encoder.architecture import Architecture, read_architecture
-from anykey.training.layers import SCALES, lock_tower, locked_batch_norms, tower_groups
+from anykey.training.families.layers import SCALES, lock_tower, locked_batch_norms, tower_groups
 from tests.networks import COCA_TEXT, SIGLIP_TEXT, TIMM_VISION, VISION, build_seeded, small_architecture
 
 THREE_BLOCKS = {**VISION, "layers": 3}

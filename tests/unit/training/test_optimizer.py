@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from anykey.training.layers import lock_tower, tower_groups
+from anykey.training.families.layers import lock_tower, tower_groups
 from anykey.training.optimizer import (
     clamp_log_scale,
     make_optimizer,

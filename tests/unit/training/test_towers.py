@@ -14,8 +14,8 @@ from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundErro
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
 from anykey.training.errors import InvalidRecipeError
+from anykey.training.families.towers import Towers, open_start
 from anykey.training.settings import TrainSettings
-from anykey.training.towers import Towers, open_start
 from tests.networks import TEXT, build_seeded, small_architecture
 from tests.training_runs import make_settings, make_towers, weights_of
 

@@ -26,7 +26,7 @@ from anykey.encoder.model import load_checkpoint
 from anykey.encoder.text import encode_text
 from anykey.encoder.weights import mismatch
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.layers import locked_batch_norms
+from anykey.training.families.layers import locked_batch_norms
 from anykey.training.settings import ModelSettings
 
 
