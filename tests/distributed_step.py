@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from anykey.encoder.fusion import Fusion
 from anykey.sources.pairs.pair import Pair, Side
 from anykey.training.batches import Draw, DrawnPairs, EpochDraws, Sampling
 from anykey.training.distributed import Processes, join_processes, sum_gradients
+from anykey.training.family import Family, Features
 from anykey.training.gradient_cache import backward
 from anykey.training.objective import Objective
 from anykey.training.table import PairTable
 from tests.drawn_pairs import drawn_pairs
+from tests.native_family import make_native
 from tests.training_runs import make_settings, make_table, make_towers
 
 BATCH_SIZE = 8
@@ -37,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "normalized": {"loss": "normalized"},
     "same_image": {"positives": "image"},
     "temperatures": {"temperature_per_pair": True},
+    "native": {},  # another family
 }
 
 
@@ -58,25 +60,26 @@ def gradients(case: str, processes: Processes | None = None) -> tuple[float, dic
     kind, num_chunks, recipe = case.split("-")
     processes = processes or Processes()
     settings = make_settings(Path("-"), Path("-"), **RECIPES[recipe])
-    towers = make_towers()
+    family: Family = make_native() if recipe == "native" else make_towers()
     if kind == "sharded":
-        towers.shard()
-    towers.train()
-    objective = Objective(settings, Fusion.RAW, towers.model, True)
-    table = make_table(pairs())
+        family.shard()
+    family.train()
+    objective = Objective(settings, family.log_scale, family.bias, True)
+    table = make_table(pairs(), family=family)
     drawn = DrawnPairs(table, positives=settings.positives)
     batch = drawn.collate([drawn[draw] for draw in share_of(table, processes.rank, processes.count)])
+    batch = objective.counted(batch)
 
-    def loss_of(image_ID: torch.Tensor, text_SD: torch.Tensor) -> torch.Tensor:
-        share: torch.Tensor = objective(image_ID, text_SD, batch, processes)
+    def loss_of(features: Features) -> torch.Tensor:
+        share: torch.Tensor = objective(family.rows(features, batch), batch, processes)
         return share
 
-    share = backward(towers, batch, int(num_chunks), 0, loss_of)
-    named = [*towers.model.named_parameters(), *objective.named_parameters()]
+    share = backward(family, batch, int(num_chunks), 0, loss_of)
+    named = [*family.model.named_parameters(), *objective.named_parameters()]
     sum_gradients([parameter for _, parameter in named], processes)
     grads = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
     whole = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
-    return processes.sum(float(share), towers.device), whole
+    return processes.sum(float(share), family.device), whole
 
 
 def check_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str) -> None:

@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anykey.encoder.architecture import preprocessing
+from anykey.encoder.architecture import Architecture
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.tokens import Tokenizer
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.pairs.pair import Pair
-from anykey.training.families.towers import Start, Towers
+from anykey.training.families.towers import Start, Towers, image_input
+from anykey.training.family import Family, Items
 from anykey.training.settings import TrainSettings
 from anykey.training.table import ImageReader, PairTable, read_table
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 
 ARCHITECTURE = small_architecture()
 CPU = torch.device("cpu")
+NO_ROW = torch.empty(0, dtype=torch.long)
 
 
 @dataclass
@@ -47,12 +49,13 @@ def make_table(
     advance: Callable[[int], None] = lambda steps: None,
     check_images: bool = False,
     entry_lengths: Sequence[int] = (),
+    family: Family | None = None,
 ) -> PairTable:
-    """A table of the rows for the small architecture."""
+    """A table of the rows for a family, or for the small architecture."""
     return read_table(
         ListedPairs(rows),
-        Tokenizer(ARCHITECTURE),
-        ImageReader(preprocessing(ARCHITECTURE), ImageLimits()),
+        Tokenizer(ARCHITECTURE).rows if family is None else family.tokenize,
+        ImageReader(image_input(ARCHITECTURE) if family is None else family.image_input, ImageLimits()),
         cache_images_bytes,
         max_bad_share,
         advance,
@@ -64,9 +67,32 @@ def make_table(
 def make_towers(timm: bool = False, lock_image: bool = False, batch_norm: str = "auto", **facts: Any) -> Towers:
     """Towers of a small network with random weights; the same ones each time."""
     architecture = small_architecture(vision=TIMM_VISION) if timm else ARCHITECTURE
-    is_pretrained = facts.get("is_pretrained", False)
-    start = Start(architecture, build_seeded(architecture), Fusion.RAW, is_pretrained, {})
-    return Towers(start, CPU, facts.get("dtype"), lock_image, batch_norm)
+    towers = towers_of(architecture, facts.get("is_pretrained", False), facts.get("dtype"), batch_norm)
+    if lock_image:
+        towers.lock("image")
+    return towers
+
+
+def towers_of(
+    architecture: Architecture,
+    is_pretrained: bool = False,
+    dtype: torch.dtype | None = None,
+    batch_norm: str = "auto",
+    fusion: Fusion = Fusion.RAW,
+) -> Towers:
+    """Towers of a network with random weights; the same ones each time."""
+    start = Start(architecture, build_seeded(architecture), fusion, is_pretrained, {})
+    return Towers(start, CPU, dtype, batch_norm)
+
+
+def image_features(family: Family, images_I: Tensor) -> Tensor:
+    """Image features of towers, of one pass, with their gradient."""
+    return family.features(Items(images_I, torch.empty(0, 1, dtype=torch.long), NO_ROW, NO_ROW))[0]
+
+
+def text_features(family: Family, tokens_ST: Tensor) -> Tensor:
+    """Text features of towers, of one pass, with their gradient."""
+    return family.features(Items(torch.empty(0), tokens_ST, NO_ROW, NO_ROW))[1]
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:

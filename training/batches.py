@@ -6,7 +6,7 @@ F = width of a locked trunk's features.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from anykey.sources.errors import InvalidRowError
 from anykey.training.augmentation import Augmentation
 from anykey.training.choices import CaptionSampling, Positives
 from anykey.training.errors import InvalidRecipeError
+from anykey.training.family import Items
 from anykey.training.table import BadRow, PairTable
 
 _NUM_ALIKE = 5  # image, caption, whole item, whole query, known group
@@ -42,14 +43,10 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one step trains on: images and texts, and the rows that are made of them.
+class Batch(Items):
+    """What one step trains on: items, and what the loss must know of each row.
 
     Attributes:
-        images_I: uint8 pixels `[I, C, H, W]`, or a locked trunk's float features `[I, F...]`; `[0]` if none.
-        tokens_ST: Token ids of the texts, padded to the model's context length.
-        row_image_R: Image of each row, or -1.
-        row_text_R: Text of each row, or -1; a row with both is fused.
         instance_R: Rows with equal numbers mean the same thing.
         alike_RK: Rows that agree in a column, from 0, are not each other's negatives.
         owner_R: -1, or the only instance that meets this row as a negative.
@@ -57,15 +54,17 @@ class Batch:
         bad_rows: Rows that were left out of this batch.
     """
 
-    images_I: Tensor
-    tokens_ST: Tensor
-    row_image_R: Tensor
-    row_text_R: Tensor
     instance_R: Tensor
     alike_RK: Tensor
     owner_R: Tensor
     num_pairs: int
     bad_rows: tuple[BadRow, ...] = ()
+
+    def without_fused(self) -> "Batch":
+        """The same without its fused rows."""
+        kept_R = (self.row_image_R < 0) | (self.row_text_R < 0)
+        rows = ("row_image_R", "row_text_R", "instance_R", "alike_RK", "owner_R")
+        return replace(self, **{name: getattr(self, name)[kept_R] for name in rows})
 
 
 @dataclass(frozen=True)

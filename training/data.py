@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from anykey.encoder.architecture import Architecture, preprocessing
 from anykey.encoder.images import ImageLimits
-from anykey.encoder.tokens import Tokenizer
 from anykey.program.progress import Display
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import ConcatenatedPairs, open_pairs
 from anykey.training.choices import Loss, Positives
 from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.families.towers import Start, Towers
+from anykey.training.family import Family
 from anykey.training.features import trunk_features
 from anykey.training.run_folder import RunFolder
 from anykey.training.settings import DataSettings, LossSettings, TrainSettings
@@ -43,8 +41,7 @@ class RunData:
 
 def read_data(
     settings: TrainSettings,
-    start: Start,
-    towers: Towers,
+    family: Family,
     progress: Display,
     folder: RunFolder,
     processes: Processes,
@@ -56,7 +53,7 @@ def read_data(
         InvalidRecipeError: too few pairs for contrastive training, or no image for a locked trunk.
     """
     is_cached = settings.keeps_trunk
-    train = _read_table(settings, start, "read pairs", settings.data, is_cached, progress, folder)
+    train = _read_table(settings, family, "read pairs", settings.data, is_cached, progress, folder)
     if len(train) < 2:
         raise InvalidRecipeError("contrastive training needs at least 2 pairs, found 1")
     _check_terms(train, settings)
@@ -64,13 +61,13 @@ def read_data(
         raise InvalidRecipeError("--lock-image needs images to compute the features of, --data has texts alone")
     data = RunData(train)
     if settings.val_data:
-        data.val = _read_table(settings, start, "read held-out pairs", settings.val_data, True, progress, folder)
+        data.val = _read_table(settings, family, "read held-out pairs", settings.val_data, True, progress, folder)
         if not len(data.val.captioned().image_P):
             raise InvalidRecipeError("--val-data needs pairs of an image and a caption to measure on, found none")
     if is_cached:
         if not processes.is_main:  # one process computes, the others find it done
             processes.wait()
-        _embed_images(data, settings, towers, progress)
+        _embed_images(data, settings, family, progress)
         if processes.is_main:
             processes.wait()
     return data
@@ -88,28 +85,28 @@ def _check_terms(table: PairTable, settings: LossSettings) -> None:
         raise InvalidRecipeError(f"no pair has two sides that belong together: {counts}")
 
 
-def _embed_images(data: RunData, settings: TrainSettings, towers: Towers, progress: Display) -> None:
+def _embed_images(data: RunData, settings: TrainSettings, family: Family, progress: Display) -> None:
     cache_dir = settings.feature_cache or settings.output / "features"
     num_images = data.train.num_images * (2 if settings.mirror_images else 1)
     advance = progress.begin("embed images", num_images + (data.val.num_images if data.val else 0))
     max_bytes = settings.max_feature_cache_bytes
-    data.train_features = trunk_features(towers, data.train, settings.mirror_images, cache_dir, advance, max_bytes)
+    data.train_features = trunk_features(family, data.train, settings.mirror_images, cache_dir, advance, max_bytes)
     if data.val is not None:
-        data.val_features = trunk_features(towers, data.val, False, cache_dir, advance, max_bytes)
+        data.val_features = trunk_features(family, data.val, False, cache_dir, advance, max_bytes)
 
 
 def open_table(
     pairs: ConcatenatedPairs,
-    architecture: Architecture,
+    family: Family,
     settings: DataSettings,
     check_images: bool = True,
     advance: Advance = lambda count: None,
 ) -> PairTable:
-    """Reads opened pairs once, as a run with these settings does for this network.
+    """Reads opened pairs once, as a run with these settings does for this model.
 
     Args:
         pairs: What `open_pairs` gives.
-        architecture: Has the tokenizer and the preprocessing.
+        family: Splits texts, and says what images it takes.
         settings: Limits of images, the memory for them, and the largest share of bad rows.
         check_images: Decode every image now, where a bad one could not be left out later.
         advance: Told after each pair.
@@ -120,9 +117,9 @@ def open_table(
     """
     return read_table(
         source=pairs,
-        tokenizer=Tokenizer(architecture),
+        tokenize=family.tokenize,
         reader=ImageReader(
-            preprocessing(architecture),
+            family.image_input,
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect),
         ),
         cache_images_bytes=settings.cache_images_bytes,
@@ -145,7 +142,7 @@ def num_halves(table: PairTable) -> tuple[int, int]:
 
 def _read_table(
     settings: DataSettings,
-    start: Start,
+    family: Family,
     name: str,
     sources: Sequence[str],
     check_images: bool,
@@ -155,7 +152,7 @@ def _read_table(
     columns = parse_columns(settings.columns)
     pairs = open_pairs(sources, settings.data_cache, settings.max_data_cache_bytes, columns)
     advance = progress.begin(name, len(pairs))
-    table = open_table(pairs, start.architecture, settings, check_images, advance)
+    table = open_table(pairs, family, settings, check_images, advance)
     folder.log_bad_rows(table.bad_rows)
     if table.bad_rows:
         progress.print(f"{name}: {len(table.bad_rows)} of {len(pairs)} rows skipped, see bad_rows.jsonl")

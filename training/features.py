@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anykey.sources.files.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
-from anykey.training.families.towers import Towers
+from anykey.training.family import Family
 from anykey.training.table import Advance, PairTable
 
 _FORMAT = 2  # raised when the same images and trunk give other features than before
@@ -24,7 +24,7 @@ _THREADS = 4
 
 
 def trunk_features(
-    towers: Towers,
+    family: Family,
     table: PairTable,
     mirror: bool,
     cache_dir: Path,
@@ -34,7 +34,7 @@ def trunk_features(
     """Features of every image of a table, from the cache when they are there; then no image is decoded.
 
     Args:
-        towers: The towers, trunk locked.
+        family: The model, whose trunk stays as it is.
         table: The pairs.
         mirror: Whether the mirrored images' features are wanted too.
         cache_dir: Where they are kept, by a digest of the trunk, the preprocessing and the images' bytes.
@@ -44,12 +44,12 @@ def trunk_features(
     Returns:
         float32 `[1 or 2, I, F...]` on the CPU: the images as they are and, if wanted, mirrored.
     """
-    path = cache_dir / f"{_digest(towers, table, mirror)}.safetensors"
+    path = cache_dir / f"{_digest(family, table, mirror)}.safetensors"
     features = _kept(path)
     if features is not None:
         advance(table.num_images * (2 if mirror else 1))
         return features
-    features = _embed(towers, table, mirror, advance)
+    features = _embed(family, table, mirror, advance)
     cache_dir.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, aside)
@@ -71,12 +71,12 @@ def _kept(path: Path) -> Tensor | None:
     return features
 
 
-def _embed(towers: Towers, table: PairTable, mirror: bool, advance: Advance) -> Tensor:
-    towers.eval()
+def _embed(family: Family, table: PairTable, mirror: bool, advance: Advance) -> Tensor:
+    family.eval()
     sides: list[list[Tensor]] = [[], []] if mirror else [[]]
     for pixels_ICHW in _decode(table):
         for parts, pixels in zip(sides, (pixels_ICHW, pixels_ICHW.flip(-1)), strict=False):
-            parts.append(towers.trunk_features(pixels).cpu())
+            parts.append(family.trunk_features(pixels).cpu())
             advance(len(pixels))
     return torch.stack([torch.cat(parts) for parts in sides])
 
@@ -92,19 +92,19 @@ def _decode(table: PairTable) -> Iterator[Tensor]:
             yield pixels_ICHW
 
 
-def _digest(towers: Towers, table: PairTable, mirror: bool) -> str:
+def _digest(family: Family, table: PairTable, mirror: bool) -> str:
     """Depends on all that features depend on.
 
     That is the images' bytes, how they become pixels and those the trunk's input, and the trunk's modules (padding),
     weights, precision and kind of device.
     """
     extremes_2CHW = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    inputs = towers.normalize(extremes_2CHW).flatten().tolist()
+    inputs = family.normalize(extremes_2CHW).flatten().tolist()
     digest = hashlib.sha256(
-        f"{_FORMAT} {mirror} {towers.dtype} {towers.device.type} {inputs} {towers.trunk} "
+        f"{_FORMAT} {mirror} {family.dtype} {family.device.type} {inputs} {family.trunk} "
         f"{table.reader.identity} {table.images_digest}".encode()
     )
-    for name, tensor in sorted(towers.trunk.state_dict().items()):
+    for name, tensor in sorted(family.trunk.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anykey.encoder.architecture import preprocessing
-from anykey.encoder.checkpoint import save_checkpoint
 from anykey.program.machine import release
 from anykey.program.progress import Display
 from anykey.sources.errors import NoPairsError
@@ -25,7 +23,7 @@ from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling, mak
 from anykey.training.data import RunData
 from anykey.training.distributed import Processes
 from anykey.training.errors import WorkerError
-from anykey.training.families.towers import Start, Towers
+from anykey.training.family import Family
 from anykey.training.objective import Objective
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
@@ -65,35 +63,34 @@ class Loop:
     def __init__(
         self,
         settings: TrainSettings,
-        start: Start,
-        towers: Towers,
+        family: Family,
         data: RunData,
         folder: RunFolder,
         progress: Display,
         processes: Processes,
     ) -> None:
         self._settings = settings
-        self._start = start
-        self._towers = towers
+        self._family = family
         self._data = data
         self._folder = folder
         self._progress = progress
         self._processes = processes
-        self._state_processes = processes if towers.is_sharded else Processes()
+        self._state_processes = processes if family.is_sharded else Processes()
         self._at = _Place()
         self._draws = EpochDraws(
             data.train, _sampling(settings, settings.batch_size, settings.seed), processes.rank, processes.count
         )
-        pairs = DrawnPairs(data.train, data.train_features, settings.positives, _augmentation(settings, start))
-        pin_memory = towers.device.type == "cuda"
+        augmentation = _augmentation(settings, family.image_input.size_px)
+        pairs = DrawnPairs(data.train, data.train_features, settings.positives, augmentation)
+        pin_memory = family.device.type == "cuda"
         self._loader = make_loader(self._draws, pairs, settings.workers, pin_memory, settings.worker_timeout_s)
         self._num_steps = max(1, round(settings.num_epochs * len(self._draws)))
         self._val_steps = max(1, round(settings.val_every_epochs * len(self._draws)))
         has_queries = bool(data.train.has_query_P.any())
-        objective = Objective(settings, start.fusion, towers.model, has_queries)
+        objective = Objective(settings, family.log_scale, family.bias, has_queries)
         self._stepper = Stepper(
             settings,
-            towers,
+            family,
             objective,
             self._num_steps,
             self._draws.batch_size,
@@ -162,7 +159,7 @@ class Loop:
 
     def _save_state(self) -> None:
         """Saves where the run is; of whole weights, one process does it for all."""
-        if self._towers.is_sharded or self._processes.is_main:
+        if self._family.is_sharded or self._processes.is_main:
             state = {"place": asdict(self._at), "stepper": self._stepper.state_dict()}
             save_state(self._folder.states, self._at.step, state, self._state_processes)
         self._processes.wait()
@@ -174,10 +171,10 @@ class Loop:
             self._draws.epoch, self._draws.first_batch = self._at.epoch, self._at.batch
             for batch in self._load():
                 self._at.batch += 1
-                num_bad = self._processes.sum(len(batch.bad_rows), self._towers.device)
+                num_bad = self._processes.sum(len(batch.bad_rows), self._family.device)
                 if num_bad:
                     self._count_bad(self._processes.collect(batch.bad_rows))
-                num_pairs = int(self._processes.sum(batch.num_pairs, self._towers.device))
+                num_pairs = int(self._processes.sum(batch.num_pairs, self._family.device))
                 if num_pairs >= 2:
                     yield batch, num_pairs
                 if self._at.step >= self._num_steps:
@@ -223,11 +220,11 @@ class Loop:
             numbers: dict[str, float] = {}
             held_out = None
             if self._data.val is not None:
-                held_out = embed_held_out(self._towers, self._data.val, self._data.val_features, self._start.fusion)
+                held_out = embed_held_out(self._family, self._data.val, self._data.val_features)
                 numbers = measure(held_out)
                 self._folder.log(self._at.step, self._at.num_pairs, {f"val/{name}": n for name, n in numbers.items()})
                 self._show(numbers)
-            weights = self._towers.weights()
+            weights = self._family.weights()
             self._save("last", numbers, weights)
             if held_out is not None:
                 numbers |= {_CHOSEN_BY: self._score(held_out, numbers), _NUM_PAIRS: float(len(held_out.has_second_P))}
@@ -270,7 +267,7 @@ class Loop:
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise diverged("weights are no longer finite numbers", self._at.step, self._settings.learning_rate)
         provenance = {
-            **self._start.provenance,
+            **self._family.description.provenance,
             "made_by": f"anykey {release()}",
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -281,8 +278,7 @@ class Loop:
             "num_steps": self._num_steps,
             "held_out": {key: round(value, 4) for key, value in numbers.items()},
         }
-        directory = self._folder.checkpoint_dir(name)
-        save_checkpoint(directory, self._start.architecture, weights, self._start.fusion, provenance)
+        self._family.save(self._folder.checkpoint_dir(name), weights, provenance)
 
 
 def _sampling(settings: DataSettings, batch_size: int, seed: int) -> Sampling:
@@ -296,9 +292,7 @@ def _sampling(settings: DataSettings, batch_size: int, seed: int) -> Sampling:
     )
 
 
-def _augmentation(settings: DataSettings, start: Start) -> Augmentation | None:
+def _augmentation(settings: DataSettings, size_px: tuple[int, int]) -> Augmentation | None:
     if not settings.changes_pixels:
         return None
-    size = preprocessing(start.architecture).size
-    size_px = (size, size) if isinstance(size, int) else (size[0], size[1])
     return Augmentation(size_px, settings.min_crop, settings.color_jitter, settings.gray_share)

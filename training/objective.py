@@ -1,19 +1,17 @@
-"""From features to the loss of a run: rows of all modalities, the temperature, and the loss that was chosen.
+"""From vectors to the loss of a run: rows of all modalities, the temperature, and the loss that was chosen.
 
-Shape legend: I = images, S = texts, R = rows, D = width, T = tokens.
+Shape legend: R = rows, N = instances, D = width, T = tokens.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from anykey.encoder.fusion import Fusion, fuse
 from anykey.training.batches import Batch
 from anykey.training.choices import Loss, parse_pair_weights
 from anykey.training.distributed import Processes, gather
+from anykey.training.family import Vectors
 from anykey.training.losses import (
     CLIP_WEIGHTS,
     CROSS_MODALITY,
@@ -37,44 +35,45 @@ _WITHOUT_FUSED = (Loss.CLIP, Loss.ALIGNCLIP)
 
 
 class Objective(nn.Module):
-    """The loss of a run, with what it learns beside the towers.
+    """The loss of a run, with what it learns beside the model.
 
     Attributes:
         log_scales: Logarithms of the inverse temperatures `[3, 3]`, by modality of anchor and candidate, if each
-            pair has its own; else the model's one `logit_scale` counts.
-        own_bias: The sigmoid loss's bias if the model has no `logit_bias`; a checkpoint does not keep it.
+            pair has its own; else the model's one counts.
+        own_bias: The sigmoid loss's bias if the model has none; a checkpoint does not keep it.
     """
 
-    def __init__(self, settings: LossSettings, fusion: Fusion, model: Any, has_queries: bool) -> None:
+    def __init__(
+        self, settings: LossSettings, log_scale: nn.Parameter, bias: nn.Parameter | None, has_queries: bool
+    ) -> None:
         """Sets it up.
 
         Args:
             settings: Which loss.
-            fusion: How features are added.
-            model: The open_clip model, whose temperature is used and trained.
+            log_scale: Logarithm of the model's inverse temperature, which is used and trained.
+            bias: The model's bias for the sigmoid loss, if it has one.
             has_queries: Whether pairs have queries of their own, which may be of their item's modality.
         """
         super().__init__()
         self._loss = settings.loss
         self._learns_temperature = settings.learn_temperature
         self._separation_weight = settings.separation_weight
-        self._fusion = fusion
-        self._model = [model]  # in a list: the towers own its parameters
+        self._of_model = (log_scale, bias)  # in a tuple: the model owns its parameters
         self._terms = _terms(settings, has_queries)
         self.log_scales: nn.Parameter | None = None
         self.own_bias: nn.Parameter | None = None
-        self._highest = max(MAX_LOGIT_SCALE, float(model.logit_scale.detach()))
+        self._highest = max(MAX_LOGIT_SCALE, float(log_scale.detach()))
         if settings.temperature_per_pair:
-            self.log_scales = nn.Parameter(model.logit_scale.detach().clone().expand(3, 3).contiguous())
-        if settings.loss is Loss.SIGMOID and model.logit_bias is None:
-            self.own_bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=model.logit_scale.device))
+            self.log_scales = nn.Parameter(log_scale.detach().clone().expand(3, 3).contiguous())
+        if settings.loss is Loss.SIGMOID and bias is None:
+            self.own_bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=log_scale.device))
 
     def choose_what_learns(self) -> None:
         """Says of the model's own temperature and bias whether they train."""
-        model = self._model[0]
-        model.logit_scale.requires_grad_(self._learns_temperature and self.log_scales is None)
-        if model.logit_bias is not None:
-            model.logit_bias.requires_grad_(self._loss is Loss.SIGMOID)
+        log_scale, bias = self._of_model
+        log_scale.requires_grad_(self._learns_temperature and self.log_scales is None)
+        if bias is not None:
+            bias.requires_grad_(self._loss is Loss.SIGMOID)
 
     def bound_temperatures(self) -> None:
         """Keeps temperatures that learn at 0.01 or above, or at the start's if that is lower.
@@ -83,37 +82,39 @@ class Objective(nn.Module):
         """
         if not self._learns_temperature:
             return
-        logit_scale = self._model[0].logit_scale
+        log_scale, _ = self._of_model
         if self.log_scales is None:
-            clamp_log_scale(logit_scale, self._highest)
+            clamp_log_scale(log_scale, self._highest)
             return
         clamp_log_scale(self.log_scales, self._highest)
         with torch.no_grad():
-            logit_scale.copy_(self.log_scales.mean())
+            log_scale.copy_(self.log_scales.mean())
 
     def scale(self) -> Tensor:
         """The inverse temperature: a scalar, or `[3, 3]`."""
-        parameter = self._model[0].logit_scale if self.log_scales is None else self.log_scales
-        scale: Tensor = parameter.exp()
-        return scale
+        return (self._of_model[0] if self.log_scales is None else self.log_scales).exp()
 
-    def forward(self, image_ID: Tensor, text_SD: Tensor, batch: Batch, processes: Processes) -> Tensor:
+    def counted(self, batch: Batch) -> Batch:
+        """The batch with those rows alone that the loss compares: no others need be computed."""
+        return batch.without_fused() if self._loss in _WITHOUT_FUSED else batch
+
+    def forward(self, vectors: Vectors, batch: Batch, processes: Processes) -> Tensor:
         """This process's share of the loss; the sum over processes is the loss of the whole batch.
 
         Args:
-            image_ID: Features of the batch's images, before normalisation.
-            text_SD: Features of its texts.
-            batch: Which rows are made of them.
+            vectors: Of the rows of the batch.
+            batch: What `counted` gave.
             processes: Whose rows are candidates too.
         """
-        rows = make_rows(image_ID, text_SD, batch, self._fusion, self._loss not in _WITHOUT_FUSED)
+        rows = make_rows(vectors, batch)
         assert rows.alike_RK is not None
         assert rows.owner_R is not None
         tensors = [rows.vectors_RD, rows.modality_R, rows.instance_R, rows.alike_RK, rows.owner_R]
         (vectors_RD, modality_R, instance_R, alike_RK, owner_R), anchors = gather(tensors, processes)
         pool = Rows(vectors_RD, modality_R, instance_R, alike_RK, owner_R)
         if self._loss is Loss.SIGMOID:
-            bias = self._model[0].logit_bias if self.own_bias is None else self.own_bias
+            bias = self._of_model[1] if self.own_bias is None else self.own_bias
+            assert bias is not None
             return sigmoid_loss(pool, self.scale(), bias, self._terms, anchors)
         if self._loss is Loss.NORMALIZED:
             return normalized_loss(pool, self.scale(), self._terms, anchors=anchors)
@@ -125,29 +126,12 @@ class Objective(nn.Module):
         return loss
 
 
-def make_rows(image_ID: Tensor, text_SD: Tensor, batch: Batch, fusion: Fusion, with_fused: bool = True) -> Rows:
-    """Unit vectors of a batch's rows: images, then texts, then fused ones.
-
-    Args:
-        image_ID: Features of the batch's images, before normalisation.
-        text_SD: Features of its texts.
-        batch: Which rows are made of them.
-        fusion: How features are added.
-        with_fused: Whether fused rows are wanted.
-    """
-    has_image_R, has_text_R = batch.row_image_R >= 0, batch.row_text_R >= 0
-    image_R = (has_image_R & ~has_text_R).nonzero().flatten()
-    text_R = (has_text_R & ~has_image_R).nonzero().flatten()
-    fused_R = (has_image_R & has_text_R).nonzero().flatten() if with_fused else image_R[:0]
-    order_R = torch.cat([image_R, text_R, fused_R])
-    sizes = torch.tensor([len(image_R), len(text_R), len(fused_R)])
-    device = image_ID.device
-    fused_image_RD, fused_text_RD = image_ID[batch.row_image_R[fused_R]], text_SD[batch.row_text_R[fused_R]]
-    vectors = [
-        functional.normalize(image_ID[batch.row_image_R[image_R]], dim=-1),
-        functional.normalize(text_SD[batch.row_text_R[text_R]], dim=-1),
-        fuse(fused_image_RD, fused_text_RD, fusion),
-    ]
+def make_rows(vectors: Vectors, batch: Batch) -> Rows:
+    """Unit vectors of a batch's rows with what the loss must know of them: images, then texts, then fused ones."""
+    device = vectors.image_RD.device
+    positions = batch.by_modality()
+    order_R = torch.cat(positions)
+    sizes = torch.tensor([len(position_R) for position_R in positions])
     return Rows(
         torch.cat(vectors),
         torch.tensor([IMAGE, TEXT, FUSED]).repeat_interleave(sizes).to(device),

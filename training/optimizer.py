@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.families.layers import tower_groups
+from anykey.training.family import Layers
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 
 
 def make_optimizer(
     model: nn.Module,
+    layers: Layers,
     learning_rate: float,
     weight_decay: float,
     beta2: float,
@@ -25,10 +26,11 @@ def make_optimizer(
     """AdamW over the parameters that train; vectors, scalars (gains, biases) and temperatures do not decay.
 
     With `layer_decay` below 1 a layer learns by that factor more slowly than the one behind it, counted from each
-    tower's output (BEiT, arXiv 2106.08254): what lies near the pixels is the most general and changes the least.
+    side's output (BEiT, arXiv 2106.08254): what lies near the pixels is the most general and changes the least.
 
     Args:
-        model: An open_clip model.
+        model: Whose parameters learn.
+        layers: In which groups they lie.
         learning_rate: The peak, at which the output groups and the temperatures learn.
         weight_decay: AdamW's, of matrices.
         beta2: AdamW's.
@@ -41,7 +43,7 @@ def make_optimizer(
     Raises:
         InvalidRecipeError: nothing is left to train.
     """
-    shares = _rate_shares(model, layer_decay)
+    shares = _rate_shares(layers, layer_decay)
     named = [(shares.get(name, 1.0), parameter.ndim >= 2, parameter) for name, parameter in model.named_parameters()]
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for share, decays, parameter in [*named, *((1.0, False, scale) for scale in scales)]:
@@ -88,12 +90,11 @@ def clamp_log_scale(log_scale: Tensor, highest: float = MAX_LOGIT_SCALE) -> None
         log_scale.clamp_(0.0, highest)
 
 
-def _rate_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Rate of each of the towers' parameters as a share of the peak."""
-    towers = tower_groups(model)
+def _rate_shares(layers: Layers, layer_decay: float) -> dict[str, float]:
+    """Rate of each parameter that lies in a layer, as a share of the peak."""
     return {
         name: layer_decay**distance
-        for groups in (towers.image, towers.text)
+        for groups in (layers.image, layers.text)
         for distance, group in enumerate(reversed(groups))
         for name in group
     }

@@ -6,13 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import nn
 
-from anykey.encoder.architecture import preprocessing
 from anykey.program.machine import num_cores, release
 from anykey.training.choices import Loss
 from anykey.training.data import RunData
-from anykey.training.families.towers import Start, Towers
+from anykey.training.family import Family, batch_norms
 from anykey.training.run_folder import publishable
 from anykey.training.settings import ModelSettings, TrainSettings
 from anykey.training.validation import MIN_PAIRS_TO_SHARE
@@ -25,7 +23,7 @@ _PRECISIONS = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def settings_in_force(
-    settings: TrainSettings, start: Start, towers: Towers, data: RunData, batch_size: int
+    settings: TrainSettings, family: Family, data: RunData, batch_size: int
 ) -> tuple[dict[str, Any], list[str]]:
     """The settings as the run uses them, with what they leave to start and machine filled in, and those without effect.
 
@@ -33,34 +31,28 @@ def settings_in_force(
 
     Args:
         settings: As they were given.
-        start: What the run starts from.
-        towers: The model on its device.
+        family: The model.
         data: The pairs.
         batch_size: Pairs in a batch, which is all of them where there are fewer than asked for.
     """
-    images = preprocessing(start.architecture)
     within = "1" if data.train.has_query_P.any() else "0"
     filled_in = {
-        "architecture": start.architecture.name,
-        "image_mean": list(images.mean),
-        "image_std": list(images.std),
-        "resize_mode": images.resize_mode,
-        "batch_norm": "train" if towers.uses_batch_statistics else "eval",
+        **family.description.settings,
+        "batch_norm": "train" if family.uses_batch_statistics else "eval",
         "pair_weights": settings.pair_weights or f"1 between modalities, {within} within one",
-        "fusion": start.fusion.value,
-        "temperature": round(1 / float(towers.model.logit_scale.detach().exp()), 4),
+        "temperature": round(1 / float(family.log_scale.detach().exp()), 4),
         "batch_size": batch_size,
-        "device": str(towers.device),
-        "precision": _PRECISIONS[towers.dtype],
+        "device": str(family.device),
+        "precision": _PRECISIONS[family.dtype],
     }
-    idle = _without_effect(settings, towers, data)
+    idle = _without_effect(settings, family, data)
     values = publishable(settings) | filled_in
     return {name: value for name, value in values.items() if name not in idle}, idle
 
 
-def _without_effect(settings: TrainSettings, towers: Towers, data: RunData) -> list[str]:
+def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> list[str]:
     """Names of the settings that change nothing in this run."""
-    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in towers.model.modules())
+    has_batch_norm = any(True for _ in batch_norms(family.model))
     has_negatives = bool((data.train.item_start_P.diff() > 1 + data.train.has_query_P.long()).any())
     unused = {
         "image_padding": settings.start is not None,
@@ -79,13 +71,14 @@ def _without_effect(settings: TrainSettings, towers: Towers, data: RunData) -> l
     return [name for name, is_unused in unused.items() if is_unused]
 
 
-def facts_of(settings: TrainSettings, start: Start, towers: Towers, data: RunData) -> dict[str, str]:
+def facts_of(settings: TrainSettings, family: Family, data: RunData) -> dict[str, str]:
     """When, with what and of what the run was made."""
-    weights = [parameter for parameter in towers.model.parameters() if parameter.ndim]
+    model = family.description
+    weights = [parameter for parameter in family.model.parameters() if parameter.ndim]
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     facts = {
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "model": f"{start.architecture.name}, width {start.architecture.width}, {start.fusion} fusion; "
+        "model": f"{model.name}, width {model.width}, {model.fusion} fusion; "
         f"{_millions(sum(weight.numel() for weight in weights))} parameters, {_millions(trained)} of them trained",
         "started from": settings.start or _new_weights(settings),
         "training pairs": f"{len(data.train):,}, with {data.train.num_images:,} images and "
@@ -93,10 +86,10 @@ def facts_of(settings: TrainSettings, start: Start, towers: Towers, data: RunDat
     }
     if data.val is not None:
         facts["held-out pairs"] = f"{len(data.val.captioned().image_P):,} with an image and a caption"
+    libraries = ", ".join(f"{name} {release(of)}" for name, of in model.libraries.items())
     return facts | {
-        "machine": f"{platform.platform(terse=True)}, {num_cores()} cores, device {towers.device}",
-        "versions": f"anykey {release()}, torch {torch.__version__}, open_clip {release('open_clip_torch')}, "
-        f"Python {platform.python_version()}",
+        "machine": f"{platform.platform(terse=True)}, {num_cores()} cores, device {family.device}",
+        "versions": f"anykey {release()}, torch {torch.__version__}, {libraries}, Python {platform.python_version()}",
     }
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished"
+MANIFEST = "encoder.json"  # in a checkpoint directory of any family
 WANDB_ID = "wandb_id.txt"
 SETTINGS, FINISHED = "settings.json", "finished.json"
 _LOGS = ("metrics.jsonl", "before.npz", "after.npz", "report.html")  # of a run that starts over, these go
@@ -361,5 +362,5 @@ def finished_run(path: Path, digest: str) -> dict[str, Any] | None:
         report = json.loads((path / FINISHED).read_text())
     except (OSError, ValueError):
         return None
-    complete = (path / "best" / "encoder.json").is_file()
+    complete = (path / "best" / MANIFEST).is_file()
     return report if complete and isinstance(report, dict) and report.get("digest") == digest else None

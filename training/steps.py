@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
-from anykey.encoder.text import end_positions
 from anykey.training.averaging import Average
 from anykey.training.batches import Batch, leave_out_words
 from anykey.training.distributed import Processes, clip_gradients, sum_gradients
 from anykey.training.errors import DivergedError
-from anykey.training.families.towers import Towers
+from anykey.training.family import Family, Features
 from anykey.training.gradient_cache import backward
 from anykey.training.objective import Objective
 from anykey.training.optimizer import make_optimizer, set_learning_rate
@@ -51,7 +51,7 @@ class Stepper:
     def __init__(
         self,
         settings: OptimizerSettings,
-        towers: Towers,
+        family: Family,
         objective: Objective,
         num_steps: int,
         batch_size: int,
@@ -63,7 +63,7 @@ class Stepper:
 
         Args:
             settings: How it learns.
-            towers: What learns.
+            family: What learns.
             objective: What is minimised.
             num_steps: Of the whole run: the learning rate falls until then.
             batch_size: Pairs of a step, over all processes.
@@ -72,7 +72,7 @@ class Stepper:
             drop_tokens: Share of caption words left out at random.
         """
         self._settings = settings
-        self._towers = towers
+        self._family = family
         self._objective = objective
         self._num_steps = num_steps
         self._processes = processes
@@ -80,7 +80,8 @@ class Stepper:
         self._drop_tokens = drop_tokens
         objective.choose_what_learns()
         self._optimizer = make_optimizer(
-            towers.model,
+            family.model,
+            family.layers,
             settings.learning_rate,
             settings.weight_decay,
             settings.beta2,
@@ -88,10 +89,10 @@ class Stepper:
             list(objective.parameters()),
         )
         self._trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        self._scaler = torch.amp.GradScaler(towers.device.type, enabled=towers.dtype is torch.float16)
-        self.average = _average(towers, settings.ema_decay)
+        self._scaler = torch.amp.GradScaler(family.device.type, enabled=family.dtype is torch.float16)
+        self.average = _average(family, settings.ema_decay)
         share, micro = batch_size / processes.count, settings.micro_batch_size
-        self._num_chunks = 1 if micro is None else -int(-share // micro)
+        self._num_parts = 1 if micro is None else -int(-share // micro)
 
     def step(self, batch: Batch, step: int) -> StepNumbers:
         """Makes step number `step`, from 0.
@@ -100,15 +101,15 @@ class Stepper:
             DivergedError: the loss is no longer a finite number.
         """
         settings = self._settings
-        self._towers.train()
+        self._family.train()
         seed = derive_seed(self._seed, step, self._processes.rank)
         set_learning_rate(self._optimizer, step, self._num_steps, settings.learning_rate, settings.warmup_share)
         self._optimizer.zero_grad(set_to_none=True)
-        batch = self._without_words(batch, seed)
-        loss_of = _Loss(self._objective, batch, self._processes)
-        factor = float(self._scaler.scale(torch.ones((), device=self._towers.device)))
-        share = backward(self._towers, batch, self._num_chunks, seed, loss_of, factor)
-        loss = self._processes.sum(float(share), self._towers.device)
+        batch = self._objective.counted(self._without_words(batch, seed))
+        loss_of = _Loss(self._family, self._objective, batch, self._processes)
+        factor = float(self._scaler.scale(torch.ones((), device=self._family.device)))
+        share = backward(self._family, batch, self._num_parts, seed, loss_of, factor)
+        loss = self._processes.sum(float(share), self._family.device)
         if not torch.isfinite(torch.tensor(loss)):
             raise diverged(f"the loss is {loss}", step + 1, settings.learning_rate)
         norm = self._update()
@@ -123,7 +124,7 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Everything a later step depends on."""
         return {
-            "model": self._towers.model.state_dict(),
+            "model": self._family.model.state_dict(),
             "objective": self._objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -132,7 +133,7 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to where `state_dict` was called."""
-        self._towers.model.load_state_dict(state["model"])
+        self._family.model.load_state_dict(state["model"])
         self._objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -142,7 +143,7 @@ class Stepper:
     def _without_words(self, batch: Batch, seed: int) -> Batch:
         if not self._drop_tokens or not len(batch.tokens_ST):
             return batch
-        ends_S = end_positions(self._towers.model, batch.tokens_ST)
+        ends_S = self._family.text_ends(batch.tokens_ST)
         generator = torch.Generator().manual_seed(seed)
         return replace(batch, tokens_ST=leave_out_words(batch.tokens_ST, ends_S, self._drop_tokens, generator))
 
@@ -159,24 +160,27 @@ class Stepper:
         return norm
 
 
-def _average(towers: Towers, decay: float | None) -> Average | None:
-    return None if decay is None else Average(towers.model.named_parameters(), decay)
+def _average(family: Family, decay: float | None) -> Average | None:
+    return None if decay is None else Average(family.model.named_parameters(), decay)
 
 
 class _Loss:
     """The loss of one batch's features; keeps the modality gap it saw, for the log."""
 
-    def __init__(self, objective: Objective, batch: Batch, processes: Processes) -> None:
+    def __init__(self, family: Family, objective: Objective, batch: Batch, processes: Processes) -> None:
+        self._family = family
         self._objective = objective
         self._batch = batch
         self._processes = processes
         self.gap = 0.0
 
-    def __call__(self, image_ID: Tensor, text_SD: Tensor) -> Tensor:
-        if len(image_ID) and len(text_SD):
-            means = [nn.functional.normalize(part.detach(), dim=-1).mean(0) for part in (image_ID, text_SD)]
+    def __call__(self, features: Features) -> Tensor:
+        vectors = self._family.rows(features, self._batch)
+        sides = self._family.sides(features, vectors)
+        if all(map(len, sides)):
+            means = [functional.normalize(side.detach(), dim=-1).mean(0) for side in sides]
             self.gap = float((means[0] - means[1]).norm())
-        loss: Tensor = self._objective(image_ID, text_SD, self._batch, self._processes)
+        loss: Tensor = self._objective(vectors, self._batch, self._processes)
         return loss
 
 

@@ -12,26 +12,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import open_clip
-import PIL
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize
 
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import ImageLimits, decode_image, read_image_file
-from anykey.encoder.tokens import Tokenizer
 from anykey.sources.errors import InvalidRowError, NoPairsError
 from anykey.sources.pairs.pair import Pair, PairSource, Side
 from anykey.training.errors import TooManyBadRowsError
+from anykey.training.family import ImageInput
 
 _TOKENIZE_CHUNK = 1024
 
 
 Advance = Callable[[int], None]  # told how many more pairs are done
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, list[bool]]]  # token rows, and which texts were cut
 
 
 @dataclass(frozen=True)
@@ -43,22 +39,20 @@ class BadRow:
 
 
 class ImageReader:
-    """One pair's image as uint8 pixels `[C, H, W]`, resized as the encoder does; normalised later, by the batch.
+    """One pair's image as uint8 pixels `[C, H, W]`, of the model's size; normalised later, by the batch.
 
     Attributes:
         num_bytes: Memory that one image takes.
         identity: Readers of one identity make the same pixels of the same bytes; limits only refuse some.
     """
 
-    def __init__(self, preprocess_cfg: PreprocessCfg, limits: ImageLimits) -> None:
-        transform = image_transform_v2(preprocess_cfg, is_train=False)
-        self._resize = Compose([step for step in transform.transforms if not isinstance(step, Normalize)][:-1])
-        size = preprocess_cfg.size
-        height, width = (size, size) if isinstance(size, int) else size
+    def __init__(self, image_input: ImageInput, limits: ImageLimits) -> None:
+        height, width = image_input.size_px
         self.num_bytes = 3 * height * width
+        self.identity = image_input.identity
+        self._resize = image_input.resize
         self._target_px = max(height, width)
-        self._limits = limits.for_input(self._target_px, preprocess_cfg.resize_mode)
-        self.identity = f"{preprocess_cfg} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
+        self._limits = limits.for_input(self._target_px, image_input.resize_mode)
 
     def read(self, image: bytes | Path) -> bytes:
         """The image's bytes; raises `InvalidItemError` when there is no such file, or a larger one than accepted."""
@@ -66,7 +60,7 @@ class ImageReader:
 
     def __call__(self, image: Any) -> NDArray[np.uint8]:
         """Decodes and resizes; raises `InvalidItemError` when the image cannot be read."""
-        resized: Image.Image = self._resize(decode_image(image, self._limits, self._target_px))
+        resized = self._resize(decode_image(image, self._limits, self._target_px))
         pixels_HWC = np.asarray(resized.convert("RGB"))
         return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
@@ -182,7 +176,7 @@ class _Row:
 
 def read_table(
     source: PairSource,
-    tokenizer: Tokenizer,
+    tokenize: Tokenize,
     reader: ImageReader,
     cache_images_bytes: int,
     max_bad_share: float,
@@ -194,7 +188,7 @@ def read_table(
 
     Args:
         source: The pairs.
-        tokenizer: The network's.
+        tokenize: As the model does.
         reader: Decodes images.
         cache_images_bytes: Decoded images are kept if all of them fit in this.
         max_bad_share: Largest share of bad rows that is accepted.
@@ -223,7 +217,7 @@ def read_table(
     check_bad_share(bad_rows, len(source), max_bad_share)
     if not rows:
         raise NoPairsError("every row of the data is bad")
-    return _assemble(source, rows, tokenizer, reader, entry_lengths or [len(source)], keep_pixels, bad_rows)
+    return _assemble(source, rows, tokenize, reader, entry_lengths or [len(source)], keep_pixels, bad_rows)
 
 
 def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float) -> None:
@@ -239,7 +233,7 @@ def check_bad_share(bad_rows: list[BadRow], num_rows: int, max_bad_share: float)
 def _assemble(
     source: PairSource,
     rows: list[_Row],
-    tokenizer: Tokenizer,
+    tokenize: Tokenize,
     reader: ImageReader,
     entry_lengths: Sequence[int],
     keep_pixels: bool,
@@ -247,7 +241,7 @@ def _assemble(
 ) -> PairTable:
     """Lays the rows' items, texts and images end to end."""
     texts = [text for row in rows for texts in row.texts for text in texts]
-    tokens_ST, num_cut_texts = _tokenize(texts, tokenizer)
+    tokens_ST, num_cut_texts = _tokenize(texts, tokenize)
     places = [(p, part) for p, row in enumerate(rows) for part, d in enumerate(row.image_digests) if d is not None]
     has_image_J = torch.tensor([digest is not None for row in rows for digest in row.image_digests])
     pixels = [pixels for row in rows for pixels in row.pixels_CHW]
@@ -336,9 +330,8 @@ def _identify(values: list[Any]) -> Tensor:
     return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values], dtype=torch.long)
 
 
-def _tokenize(texts: list[str], tokenizer: Tokenizer) -> tuple[Tensor, int]:
+def _tokenize(texts: list[str], tokenize: Tokenize) -> tuple[Tensor, int]:
     """All texts' tokens, and how many texts were cut."""
     starts = range(0, max(1, len(texts)), _TOKENIZE_CHUNK)
-    chunks = [tokenizer.rows(texts[start : start + _TOKENIZE_CHUNK]) for start in starts]
-    tokens_ST = torch.cat([chunk.tokens_BT.int() for chunk in chunks])
-    return tokens_ST, sum(sum(chunk.is_cut_B) for chunk in chunks)
+    chunks = [tokenize(texts[start : start + _TOKENIZE_CHUNK]) for start in starts]
+    return torch.cat([tokens.int() for tokens, _ in chunks]), sum(sum(is_cut) for _, is_cut in chunks)

@@ -1,5 +1,6 @@
 """A run from its settings to its folder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,12 @@ import torch
 from rich.console import Console
 
 from anykey.encoder.model import choose_device
-from anykey.encoder.text import can_trim
 from anykey.program.progress import open_progress
 from anykey.training.data import RunData, read_data
 from anykey.training.distributed import Processes, join_processes
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.families.layers import lock_tower
-from anykey.training.families.towers import Start, Towers, open_start
+from anykey.training.families.opening import open_family
+from anykey.training.family import Family
 from anykey.training.loop import Loop
 from anykey.training.outcome import facts_of, how_judged, settings_in_force, warnings_of
 from anykey.training.run_folder import RunFolder, finished_run, refuse_another_run, run_digest
@@ -40,7 +40,10 @@ class TrainResult:
     best: dict[str, Any]
 
 
-def train(settings: TrainSettings, console: Console) -> TrainResult:
+OpenFamily = Callable[[TrainSettings, torch.device, torch.dtype | None], Family]
+
+
+def train(settings: TrainSettings, console: Console, opens: OpenFamily = open_family) -> TrainResult:
     """Trains an encoder and writes its run folder; a run that was stopped goes on.
 
     A folder that holds another run is refused, unless the settings say that it may be overwritten. Started by
@@ -49,6 +52,7 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
     Args:
         settings: Everything about the run.
         console: Where progress is shown.
+        opens: Opens the model that is trained, on its device.
 
     Returns:
         How it ended.
@@ -74,22 +78,23 @@ def train(settings: TrainSettings, console: Console) -> TrainResult:
             console = Console(quiet=True)
         if processes.is_main:
             refuse_another_run(settings.output, settings, digest)
-        start = open_start(settings, settings.seed)
-        towers = _make_towers(settings, start, device, processes)
+        _check_recipe(settings, processes)
+        family = opens(settings, device, _train_dtype(settings.precision, device))
+        _prepare(family, settings, processes)
         with (
             open_progress(console) as progress,
             RunFolder(settings.output, settings, digest, processes.is_main) as folder,
         ):
             processes.wait()
-            data = read_data(settings, start, towers, progress, folder, processes)
+            data = read_data(settings, family, progress, folder, processes)
             if settings.shard:
-                towers.shard()
-            loop = Loop(settings, start, towers, data, folder, progress, processes)
-            in_force = settings_in_force(settings, start, towers, data, loop.batch_size)
+                family.shard()
+            loop = Loop(settings, family, data, folder, progress, processes)
+            in_force = settings_in_force(settings, family, data, loop.batch_size)
             best = loop.run()
             if processes.is_main:
                 folder.place_checkpoints()  # before anything is asked that may fail
-                about = _about(settings, start, towers, data, loop, folder, best["step"], in_force)
+                about = _about(settings, family, data, loop, folder, best["step"], in_force)
                 folder.finish(best, about)
                 for warning in about.warnings:
                     progress.print(f"warning: {warning}")
@@ -110,8 +115,7 @@ def _outcome(settings: TrainSettings, best: dict[str, Any]) -> str:
 
 def _about(
     settings: TrainSettings,
-    start: Start,
-    towers: Towers,
+    family: Family,
     data: RunData,
     loop: Loop,
     folder: RunFolder,
@@ -128,7 +132,7 @@ def _about(
         pairs = shown_pairs(data.val, numbers_of_pairs(folder.snapshots()))
     steps = {"steps": f"{loop.num_steps:,}, measured after {len(loop.measured_at)} of them"}
     return About(
-        facts={**facts_of(settings, start, towers, data), **steps},
+        facts={**facts_of(settings, family, data), **steps},
         settings=in_force[0],
         idle=in_force[1],
         judging="" if num_pairs is None else how_judged(num_pairs, loop.num_choosing),
@@ -137,40 +141,36 @@ def _about(
     )
 
 
-def _make_towers(settings: TrainSettings, start: Start, device: torch.device, processes: Processes) -> Towers:
-    """Towers with what the settings lock, recompute and compile.
+def _prepare(family: Family, settings: TrainSettings, processes: Processes) -> None:
+    """Locks, recomputes and compiles of a model what the settings say.
 
     Raises:
-        InvalidRecipeError: the model or the number of processes cannot do what the settings ask for.
+        InvalidRecipeError: the model cannot do what they ask for.
     """
-    _check_recipe(settings, start, processes)
-    dtype = _train_dtype(settings.precision, device)
-    towers = Towers(start, device, dtype, settings.keeps_trunk, settings.batch_norm)
-    if settings.unlocked_image_groups:
-        lock_tower(start.model, "image", settings.unlocked_image_groups)
+    name = family.description.name
+    if settings.drop_tokens and not family.can_leave_out_words:
+        raise InvalidRecipeError(f"--drop-tokens needs a text tower read at its end-of-text token, {name} has another")
+    if settings.lock_image:
+        family.lock("image", settings.unlocked_image_groups)
     if settings.lock_text:
-        lock_tower(start.model, "text", settings.unlocked_text_groups)
+        family.lock("text", settings.unlocked_text_groups)
     if settings.checkpoint_activations:
-        start.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        family.recompute_activations()
     if settings.compile:
-        towers.compile()
+        family.compile()
     embeds_in_parts_or_twice = (
         processes.count > 1 or settings.micro_batch_size is not None or settings.checkpoint_activations
     )
-    if towers.uses_batch_statistics and embeds_in_parts_or_twice:
+    if family.uses_batch_statistics and embeds_in_parts_or_twice:
         raise InvalidRecipeError(
-            f"{start.architecture.name} normalises by batch statistics, which several processes, micro-batches or "
+            f"{name} normalises by batch statistics, which several processes, micro-batches or "
             "--checkpoint-activations (a second update of its running statistics in every step) would change: set "
             "--batch-norm eval, or use an architecture without batch normalisation"
         )
-    return towers
 
 
-def _check_recipe(settings: TrainSettings, start: Start, processes: Processes) -> None:
-    if settings.drop_tokens and not can_trim(start.model):
-        raise InvalidRecipeError(
-            f"--drop-tokens needs a text tower read at its end-of-text token, {start.architecture.name} has another"
-        )
+def _check_recipe(settings: TrainSettings, processes: Processes) -> None:
+    """Refuses what this machine or its processes cannot do, before anything is loaded."""
     if settings.wandb_project is not None:
         import_wandb()  # known now, not after the data are read
     if settings.batch_size % processes.count:

@@ -10,10 +10,10 @@ Equal scores are no order: a query whose own key scores like others counts for t
 `best` is chosen by the queries of one half of the pairs and reported by those of the other, where there are enough
 of them: a best chosen by the queries that are reported flatters itself. The pools hold the keys of all pairs.
 
-Shape legend: P = held-out pairs, I = images, D = width, Q = queries, R = ranks from 0.
+Shape legend: P = held-out pairs, b = pairs of one batch, I = images, D = width, Q = queries, R = ranks from 0.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anykey.benchmark.metrics import ndcg_at_k, success_at_k
-from anykey.encoder.fusion import Fusion, fuse
-from anykey.training.families.towers import Towers
+from anykey.training.family import Family, Items, Vectors
 from anykey.training.table import PairTable
 
 CUTOFFS = (1, 5, 10)
@@ -89,35 +88,34 @@ class HeldOut:
         return HeldOut(queries, keys, self.has_second_P[rows_P], asked_P, dealt_P)
 
 
-def embed_held_out(towers: Towers, table: PairTable, features_I: Tensor | None, fusion: Fusion) -> HeldOut:
+def embed_held_out(family: Family, table: PairTable, features_I: Tensor | None) -> HeldOut:
     """Embeds the captioned images of `table`, each as an image, two texts, and two fused items.
 
     Args:
-        towers: The towers.
+        family: The model.
         table: Held-out pairs; those without an image or a caption are not measured.
         features_I: A locked trunk's features `[1 or 2, I, F...]` of the table's images, or `None`.
-        fusion: How features are added.
     """
-    towers.eval()
+    family.eval()
     captioned = table.captioned()
-    with torch.no_grad():  # not inference mode, in which sharded weights cannot come together
-        image_PD = torch.cat(list(_image_batches(towers, table, captioned.image_P, features_I)))
-        key_text_PD = _texts(towers, table.tokens_ST[captioned.first_text_P])
-        query_text_PD = _texts(towers, table.tokens_ST[captioned.second_text_P])
-        unit_image_PD = functional.normalize(image_PD, dim=-1)
-        return HeldOut(
-            has_second_P=captioned.second_text_P > captioned.first_text_P,
-            queries={
-                "i": unit_image_PD,
-                "t": functional.normalize(query_text_PD, dim=-1),
-                "it": fuse(image_PD, query_text_PD, fusion),
-            },
-            keys={
-                "i": unit_image_PD,
-                "t": functional.normalize(key_text_PD, dim=-1),
-                "it": fuse(image_PD, key_text_PD, fusion),
-            },
+    keys, queries = [], []
+    for pairs_b in torch.split(torch.arange(len(captioned.image_P)), _BATCH):
+        images_b = _images(family, table, captioned.image_P[pairs_b], features_I)
+        first_bT, second_bT = (
+            table.tokens_ST[text_P[pairs_b]].long() for text_P in (captioned.first_text_P, captioned.second_text_P)
         )
+        own_b = torch.arange(len(pairs_b))
+        none_b = torch.full_like(own_b, -1)
+        row_image, row_text = torch.cat([own_b, none_b, own_b]), torch.cat([none_b, own_b, own_b])
+        keys.append(family.vectors(Items(images_b, first_bT, row_image, row_text)))
+        no_image = slice(len(own_b), None)  # keys and queries have the same
+        queries.append(family.vectors(Items(images_b, second_bT, row_image[no_image], row_text[no_image])))
+    key, query = (Vectors(*map(torch.cat, zip(*parts, strict=True))) for parts in (keys, queries))
+    return HeldOut(
+        has_second_P=captioned.second_text_P > captioned.first_text_P,
+        queries={"i": key.image_RD, "t": query.text_RD, "it": query.fused_RD},
+        keys={"i": key.image_RD, "t": key.text_RD, "it": key.fused_RD},
+    )
 
 
 def choosing_pairs(table: PairTable) -> Tensor | None:
@@ -266,15 +264,8 @@ def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> Tensor:
     return (total_R[last_Q] - total_R[first_Q]) / equal_Q
 
 
-def _image_batches(towers: Towers, table: PairTable, image_P: Tensor, features_I: Tensor | None) -> Iterator[Tensor]:
-    for batch in torch.split(image_P, _BATCH):
-        if features_I is not None:
-            yield towers.image_features(features_I[0, batch]).cpu()
-        else:
-            yield towers.image_features(torch.stack([table.pixels(image) for image in batch.tolist()])).cpu()
-
-
-def _texts(towers: Towers, tokens_PT: Tensor) -> Tensor:
-    batches = (tokens_PT[start : start + _BATCH] for start in range(0, len(tokens_PT), _BATCH))
-    parts = [towers.text_features(batch.long()).cpu() for batch in batches]
-    return torch.cat(parts)
+def _images(family: Family, table: PairTable, image_b: Tensor, features_I: Tensor | None) -> Tensor:
+    """The trunk's output of some images, which it gives once for all that is made of an image."""
+    if features_I is not None:
+        return features_I[0, image_b]
+    return family.trunk_features(torch.stack([table.pixels(image) for image in image_b.tolist()]))

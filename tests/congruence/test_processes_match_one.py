@@ -20,6 +20,7 @@ ALL_CASES = ["-".join(parts) for parts in itertools.product(("whole", "sharded")
 # Every recipe; chunks and shards of the default one and, as they have parameters beside the towers, of two more.
 CASES = [f"whole-1-{recipe}" for recipe in RECIPES]
 CASES += ["whole-2-gcl", "sharded-1-gcl", "sharded-2-gcl", "sharded-1-sigmoid", "sharded-1-temperatures"]
+CASES += ["whole-2-native", "sharded-2-native"]
 
 
 def run_processes(count: int, cases: Sequence[str], folder: Path, timeout_s: int = 170) -> dict[str, Found]:

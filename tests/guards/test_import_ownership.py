@@ -2,8 +2,11 @@
 
 A user's `index.py`, or a distribution that brings a module `benchmark`, must not take the place of ours; and a module
 that were loaded under two names would exist twice, with two sets of its classes.
+
+Libraries that know one kind of network belong to the modules of a family: the rest of the trainer works for any.
 """
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.guards.checkout import PACKAGES, ROOT, modules
+from tests.guards.test_layering import imported_names, is_within
 
 SCRIPTS = {"anykey-train": "training", "anykey-index": "index", "anykey-serve": "service", "anykey-bench": "benchmark"}
 STRANGER = "raise SystemExit('this is a file of the user')"
@@ -78,3 +82,46 @@ def test_a_wheel_holds_one_name_and_all_files(tmp_path: Path) -> None:
     tracked = run("git", "ls-files", *PACKAGES, cwd=ROOT).stdout.split("\n")
     files = {f"anykey/{name}" for name in tracked if name}
     assert held == {"anykey/__init__.py", *files}
+
+
+# What knows a network. The encoder's module of open_clip's towers has one thing that does not.
+NETWORKS = ("open_clip", "timm", "transformers", "torchvision.models")
+OF_TOWERS = tuple(
+    f"anykey.encoder.{name}"
+    for name in ("architecture", "checkpoint", "hugging_face", "model", "text", "tokens", "torchscript", "weights")
+)
+KNOWS_NO_NETWORK = "anykey.encoder.model.choose_device"
+
+
+def networks_in_the_trainer(root: Path) -> list[str]:
+    """Imports of what knows a network by a module of the trainer that belongs to no family, as `file: name`."""
+    found = []
+    for path in modules(root):
+        name = path.relative_to(root).as_posix()
+        if name.startswith("training/") and not name.startswith("training/families/"):
+            imported = set(imported_names(ast.parse(path.read_text(encoding="utf-8")))) - {KNOWS_NO_NETWORK}
+            found += [f"{name}: {one}" for one in sorted(imported) if is_within(one, (*NETWORKS, *OF_TOWERS))]
+    return found
+
+
+def test_only_a_familys_own_modules_know_its_network() -> None:
+    assert networks_in_the_trainer(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "is_allowed"),
+    [
+        ("training/steps.py", "import open_clip", False),
+        ("training/table.py", "from open_clip.transform import PreprocessCfg", False),
+        ("training/losses/pool.py", "def late():\n    import timm.models", False),
+        ("training/loop.py", "from anykey.encoder.checkpoint import save_checkpoint", False),
+        ("training/trainer.py", "from anykey.encoder.model import load_checkpoint", False),
+        ("training/trainer.py", "from anykey.encoder.model import choose_device", True),
+        ("training/families/towers.py", "import open_clip", True),
+        ("encoder/model.py", "import open_clip", True),
+    ],
+)
+def test_the_guard_sees_a_network_in_the_trainer(tmp_path: Path, module: str, statement: str, is_allowed: bool) -> None:
+    (tmp_path / module).parent.mkdir(parents=True)
+    (tmp_path / module).write_text(statement)
+    assert (networks_in_the_trainer(tmp_path) == []) is is_allowed

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
+
+from anykey.training.family import Layers
 
 SCALES = frozenset({"logit_scale", "logit_bias"})  # the loss's own: of neither tower
 # What open_clip adds to a trunk that comes from elsewhere, to reach the width of the vectors.
@@ -17,22 +18,7 @@ _OUTPUT = {"proj", "text_projection", "text_decoder"}
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4", "attnpool")
 
 
-@dataclass(frozen=True)
-class TowerGroups:
-    """Parameter names of both towers, in groups from the input to the output.
-
-    Every parameter is in one group, but for those of `SCALES`.
-
-    Attributes:
-        image: The image tower's groups.
-        text: The text tower's groups.
-    """
-
-    image: list[list[str]]
-    text: list[list[str]]
-
-
-def tower_groups(model: nn.Module) -> TowerGroups:
+def tower_layers(model: nn.Module) -> Layers:
     """Divides an open_clip model's parameters into layer groups.
 
     - open_clip's transformers: stem, each block, projection. The norm behind the last block goes with that block,
@@ -40,40 +26,15 @@ def tower_groups(model: nn.Module) -> TowerGroups:
     - timm trunks: by timm's group matcher, then the head that open_clip adds.
     - open_clip's ResNets: stem, each stage, attention pool.
     - anything else, such as Hugging Face's text towers: one group, then the head that open_clip adds.
+
+    Groups are counted as for open_clip's `--lock-image-unlocked-groups` and `--lock-text-unlocked-layers`: the head
+    that open_clip adds to a trunk of timm or Hugging Face is always free and does not count.
     """
     names = [name for name, _ in model.named_parameters() if name not in SCALES]
     image = [name for name in names if name.startswith("visual.")]
     text = [name for name in names if not name.startswith("visual.")]
-    return TowerGroups(_in_order(image, _image_place(model)), _in_order(text, _text_place(model)))
-
-
-def lock_tower(model: nn.Module, tower: Literal["image", "text"], unlocked_groups: int = 0) -> None:
-    """Freezes a tower's parameters but for its last groups, and leaves its modules as they are.
-
-    open_clip's own lock with frozen statistics replaces timm's norm layers, and so drops the activations that
-    timm fuses into them.
-
-    Args:
-        model: An open_clip model.
-        tower: Which tower.
-        unlocked_groups: How many groups at the output stay free, counted as for open_clip's
-            `--lock-image-unlocked-groups` and `--lock-text-unlocked-layers`: the head that open_clip adds to a
-            trunk of timm or Hugging Face is always free and does not count.
-    """
-    groups: list[list[str]] = getattr(tower_groups(model), tower)
-    own_groups = [group for group in groups if not group[0].startswith(_ADDED_HEADS)]
-    for group in own_groups[: max(0, len(own_groups) - unlocked_groups)]:
-        for name in group:
-            model.get_parameter(name).requires_grad_(False)
-
-
-def locked_batch_norms(model: nn.Module) -> list[nn.Module]:
-    """Batch normalisation whose parameters are all frozen: its statistics are to stay as they are too."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _is_frozen(module)
-    ]
+    heads = frozenset(name for name in names if name.startswith(_ADDED_HEADS))
+    return Layers(_in_order(image, _image_place(model)), _in_order(text, _text_place(model)), heads)
 
 
 _Place = Callable[[str], int]  # from a parameter's name to its group's position; gaps do not matter
@@ -132,8 +93,3 @@ def _blocks_place(tower: nn.Module) -> _Place:
         return 1 + int(block[1]) if block else num_blocks
 
     return place
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

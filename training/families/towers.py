@@ -1,33 +1,43 @@
-"""The model as the trainer handles it: where it starts, what is locked, how pixels become features.
+"""open_clip's two towers as a family: where they start, how pixels become features, and features rows.
 
-Weights of a timm trunk come with four traps, all handled here: TensorFlow padding, batch normalisation
-folded into the convolutions, locking that must leave activations in place, and their own pixel mean.
+Weights of a timm trunk come with three traps that are handled here: TensorFlow padding, batch normalisation folded into
+the convolutions, and their own pixel mean. (A fourth, that locking leaves activations in place, is `Family.lock`'s.)
 
-Shape legend: I = images, S = texts, T = tokens, C, H, W = image, D = width, F = width of the trunk's features.
+Shape legend: I = images, S = texts, R = rows, T = tokens, C, H, W = image, D = width, F = the trunk's output.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
 from typing import Any, cast
 
+import open_clip
+import PIL
 import timm
 import torch
+from open_clip.transform import image_transform_v2
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn import functional
+from torchvision.transforms import Compose, Normalize
 
-from anykey.encoder.architecture import Architecture, build, preprocessing, read_architecture
+from anykey.encoder.architecture import Architecture, build, open_clip_cfg, preprocessing, read_architecture
+from anykey.encoder.checkpoint import save_checkpoint
 from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
-from anykey.encoder.fusion import Fusion
+from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.model import load_checkpoint
-from anykey.encoder.text import encode_text
+from anykey.encoder.text import can_trim, encode_text, end_positions
+from anykey.encoder.tokens import Tokenizer
 from anykey.encoder.weights import mismatch
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.families.layers import locked_batch_norms
+from anykey.training.families.layers import tower_layers
+from anykey.training.family import Description, Family, Features, ImageInput, Items, Layers, Vectors
 from anykey.training.settings import ModelSettings
+
+_NO_TOKENS = torch.empty(0, 1, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Start:
         fusion: How features are added.
         is_pretrained: Whether the image tower's weights have been trained before.
         provenance: Where it comes from, for the checkpoint's manifest.
+        fingerprint: Of the checkpoint that it was read from; empty if it is new.
     """
 
     architecture: Architecture
@@ -47,6 +58,7 @@ class Start:
     fusion: Fusion
     is_pretrained: bool
     provenance: dict[str, Any]
+    fingerprint: str = ""
 
 
 def open_start(settings: ModelSettings, seed: int = 0) -> Start:
@@ -57,10 +69,7 @@ def open_start(settings: ModelSettings, seed: int = 0) -> Start:
         InvalidRecipeError: image weights for an architecture without a timm trunk.
     """
     if settings.start is not None:
-        checkpoint = load_checkpoint(settings.start, settings.stretch_positions)
-        fusion = settings.fusion or checkpoint.fusion
-        provenance = {"start": settings.start, "start_fingerprint": checkpoint.fingerprint}
-        start = Start(checkpoint.architecture, checkpoint.model, fusion, True, provenance)
+        start = read_start(settings.start, settings.fusion, settings.stretch_positions)
     else:
         architecture = _configure(settings)
         torch.manual_seed(seed)
@@ -75,168 +84,208 @@ def open_start(settings: ModelSettings, seed: int = 0) -> Start:
     return start
 
 
-class Towers:
-    """Image and text towers on a device, with what is locked.
+def read_start(source: str | Path, fusion: Fusion | None = None, stretch_positions: bool = False) -> Start:
+    """A trained encoder, with its own fusion unless another is given.
 
-    Attributes:
-        model: The open_clip model.
-        device: Where they run.
-        dtype: What the forward pass computes in, or `None` for float32.
-        lock_image: Whether the image trunk stays as it is.
-        trunk: The image tower without its projection.
-        is_sharded: Whether each process holds a part of the weights only.
+    Raises:
+        CheckpointError: of `encoder`: nothing there, or damaged.
     """
+    checkpoint = load_checkpoint(source, stretch_positions)
+    provenance = {"start": str(source), "start_fingerprint": checkpoint.fingerprint}
+    chosen = fusion or checkpoint.fusion
+    return Start(checkpoint.architecture, checkpoint.model, chosen, True, provenance, checkpoint.fingerprint)
+
+
+class Towers(Family):
+    """open_clip's image and text tower, whose features are added."""
 
     def __init__(
-        self, start: Start, device: torch.device, dtype: torch.dtype | None, lock_image: bool, batch_norm: str
+        self, start: Start, device: torch.device, dtype: torch.dtype | None = None, batch_norm: str = "auto"
     ) -> None:
-        self.model: Any = start.model
-        self.model.to(device)
-        self.device = device
-        self.lock_image = lock_image
-        self.dtype = dtype
-        self.is_sharded = False
-        self._width = start.architecture.width
-        self._batch_norm_eval = batch_norm == "eval" or (batch_norm == "auto" and start.is_pretrained)
-        if start.architecture.uses_timm:
-            self.model.visual.to(memory_format=torch.channels_last)
-        visual: Any = self.model.visual
-        self.trunk: nn.Module = visual.trunk if start.architecture.uses_timm else visual
-        self._network = _Network(self.model, visual.head if start.architecture.uses_timm else nn.Identity())
+        """Brings the model of a start to a device.
+
+        Args:
+            start: The model and how it fuses.
+            device: Where the towers run.
+            dtype: What a forward pass computes in, or `None` for float32.
+            batch_norm: As the setting has it.
+        """
+        model: Any = start.model.to(device)
+        uses_timm = start.architecture.uses_timm
+        if uses_timm:
+            model.visual.to(memory_format=torch.channels_last)
+        super().__init__(
+            model=model,
+            network=_Network(model, uses_timm),
+            trunk=model.visual.trunk if uses_timm else model.visual,
+            description=_describe(start),
+            image_input=image_input(start.architecture),
+            device=device,
+            dtype=dtype,
+            keeps_statistics=batch_norm == "eval" or (batch_norm == "auto" and start.is_pretrained),
+        )
+        self._architecture = start.architecture
+        self._fusion = start.fusion
+        self._tokenizer = Tokenizer(start.architecture)
         config = preprocessing(start.architecture)
         self._mean_C11 = torch.tensor(config.mean, device=device)[:, None, None]
         self._std_C11 = torch.tensor(config.std, device=device)[:, None, None]
-        if lock_image:
-            # Never open_clip's lock with frozen statistics: it drops the activation fused into timm's norm layers.
-            self.trunk.requires_grad_(False)
-
-    def train(self) -> None:
-        """Switches to training; locked layers and pretrained batch normalisation keep their statistics."""
-        self.model.train()
-        if self.lock_image:
-            self.trunk.eval()
-        for module in set(self._batch_norms()) - self._by_batch():
-            module.eval()
-
-    def eval(self) -> None:
-        """Switches to inference."""
-        self.model.eval()
 
     @property
-    def uses_batch_statistics(self) -> bool:
-        """Whether an image's features in training depend on the other images of its batch."""
-        return bool(self._by_batch())
+    def log_scale(self) -> nn.Parameter:
+        """CLIP's own."""
+        return cast(nn.Parameter, self.model.logit_scale)
 
-    def shard(self) -> None:
-        """Gives each process a part of the weights (FSDP2), block by block; the temperature stays whole."""
-        self.model.visual.to(memory_format=torch.contiguous_format)  # FSDP2 takes no channels-last weights
-        for block in _blocks(self.model):
-            fully_shard(block)
-        scalars = {parameter for parameter in self.model.parameters() if parameter.ndim == 0}
-        fully_shard(self._network, ignored_params=scalars)
-        for module in self._network.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)  # the sum over processes, not their mean
-                module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo can do as well
-        self.is_sharded = True
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """SigLIP's own."""
+        return cast(nn.Parameter | None, self.model.logit_bias)
 
-    def compile(self) -> None:
-        """Compiles the towers' blocks in place; the weights keep their names."""
-        for block in _blocks(self.model):
-            block.compile()
+    @property
+    def layers(self) -> Layers:
+        """As open_clip and timm divide their towers."""
+        return tower_layers(self.model)
 
-    def synchronize(self, wanted: bool) -> None:
-        """Whether the next backward pass of sharded weights sums their gradients over the processes."""
-        if self.is_sharded:
-            cast(FSDPModule, self._network).set_requires_gradient_sync(wanted)
+    @property
+    def can_leave_out_words(self) -> bool:
+        """Whether texts are read at their end-of-text token."""
+        return can_trim(self.model)
 
-    def features(self, images_I: Tensor, tokens_ST: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[I, D]` and `[S, D]`, float32, in one forward pass; either may be empty.
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Token ids `[S, T]`, and which texts are longer than the context."""
+        return self._tokenizer.rows(texts)
 
-        Args:
-            images_I: uint8 pixels `[I, C, H, W]` or a locked trunk's output `[I, F...]`.
-            tokens_ST: Padded token rows.
-        """
-        num_images, num_texts = len(images_I), len(tokens_ST)
-        if self.is_sharded and num_images == 0:  # every process must take part in every exchange of weights
-            images_I = torch.zeros(1, *self._image_shape, dtype=torch.uint8)
-        if self.is_sharded and num_texts == 0:
-            tokens_ST = torch.zeros(1, tokens_ST.shape[1], dtype=torch.long)
-        with self.autocast():
-            is_pixels = images_I.dtype is torch.uint8
-            inputs_I = self.normalize(images_I) if is_pixels else images_I.to(self.device, non_blocking=True)
-            image_ID, text_SD = self._network(inputs_I, is_pixels, tokens_ST.to(self.device, non_blocking=True))
-        empty = torch.zeros(0, self._width, device=self.device)
-        return (
-            empty if image_ID is None else image_ID.float()[:num_images],
-            empty if text_SD is None else text_SD.float()[:num_texts],
-        )
-
-    def image_features(self, images_I: Tensor) -> Tensor:
-        """Features `[I, D]`, float32, of uint8 pixels `[I, C, H, W]` or of a locked trunk's output."""
-        return self.features(images_I, torch.empty(0, 1, dtype=torch.long))[0]
-
-    def text_features(self, tokens_ST: Tensor) -> Tensor:
-        """Features `[S, D]`, float32, of padded token rows."""
-        return self.features(torch.empty(0), tokens_ST)[1]
-
-    def trunk_features(self, pixels_ICHW: Tensor) -> Tensor:
-        """The trunk's output `[I, F...]`, float32, without gradient: what a locked trunk's cache holds."""
-        with torch.inference_mode(), self.autocast():
-            features: Tensor = self.trunk(self.normalize(pixels_ICHW))
-        return features.float()
+    def text_ends(self, tokens_ST: Tensor) -> Tensor:
+        """Position `[S]` of each text's end-of-text token."""
+        return end_positions(self.model, tokens_ST)
 
     def normalize(self, pixels_ICHW: Tensor) -> Tensor:
         """uint8 pixels to the image tower's input, on the device."""
         pixels = pixels_ICHW.to(self.device, non_blocking=True).float() / 255.0
         return (pixels - self._mean_C11) / self._std_C11
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The forward pass's precision."""
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+    def trunk_features(self, pixels_ICHW: Tensor) -> Tensor:
+        """Output `[I, F...]` of timm's trunk, or else features of the whole image tower."""
+        with torch.no_grad(), self.autocast():
+            features: Tensor = self.network(self.normalize(pixels_ICHW), _Images.TO_TRUNK, _NO_TOKENS)[0]
+        return features.float()
 
-    def weights(self) -> dict[str, Tensor]:
-        """The open_clip model's whole state on the CPU; of sharded weights, all processes must ask for it."""
-        if not self.is_sharded:
-            state: dict[str, Tensor] = self.model.state_dict()
-            return state
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return cast(dict[str, Tensor], get_model_state_dict(self.model, options=options))
+    def split(self, items: Items, num_parts: int) -> list[Items]:
+        """Images and texts cut into parts each for itself: what becomes of a pair does not depend on its halves."""
+        images, texts = items.images_I.tensor_split(num_parts), items.tokens_ST.tensor_split(num_parts)
+        no_row = torch.empty(0, dtype=torch.long)
+        return [Items(images_I, tokens_ST, no_row, no_row) for images_I, tokens_ST in zip(images, texts, strict=True)]
 
-    @property
-    def _image_shape(self) -> tuple[int, int, int]:
-        size = self.model.visual.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return 3, height, width
+    def features(self, items: Items) -> tuple[Tensor, Tensor]:
+        """Features `[I, D]` of images and `[S, D]` of texts, before normalisation, in one forward pass."""
+        images_I, tokens_ST = items.images_I, items.tokens_ST
+        num_images, num_texts = len(images_I), len(tokens_ST)
+        if self.is_sharded and num_images == 0:  # every process must take part in every exchange of weights
+            images_I = torch.zeros(1, 3, *self.image_input.size_px, dtype=torch.uint8)
+        if self.is_sharded and num_texts == 0:
+            tokens_ST = torch.zeros(1, tokens_ST.shape[1], dtype=torch.long)
+        with self.autocast():
+            is_pixels = images_I.dtype is torch.uint8
+            inputs_I = self.normalize(images_I) if is_pixels else images_I.to(self.device, non_blocking=True)
+            way = _Images.TO_FEATURES if is_pixels else _Images.FROM_TRUNK
+            image_ID, text_SD = self.network(inputs_I, way, tokens_ST.to(self.device, non_blocking=True))
+        empty = torch.zeros(0, self.description.width, device=self.device)
+        return (
+            empty if image_ID is None else image_ID.float()[:num_images],
+            empty if text_SD is None else text_SD.float()[:num_texts],
+        )
 
-    def _by_batch(self) -> set[nn.Module]:
-        """Batch normalisation that uses the batch's statistics in training."""
-        return set() if self._batch_norm_eval else set(self._batch_norms()) - set(locked_batch_norms(self.model))
+    def rows(self, features: Features, items: Items) -> Vectors:
+        """Features of unit norm, and sums of an image's and a text's scaled to unit norm."""
+        image_ID, text_SD = features
+        image_R, text_R, fused_R = items.by_modality()
+        fused_image_RD, fused_text_RD = image_ID[items.row_image_R[fused_R]], text_SD[items.row_text_R[fused_R]]
+        return Vectors(
+            functional.normalize(image_ID[items.row_image_R[image_R]], dim=-1),
+            functional.normalize(text_SD[items.row_text_R[text_R]], dim=-1),
+            fuse(fused_image_RD, fused_text_RD, self._fusion),
+        )
 
-    def _batch_norms(self) -> Iterator[nn.Module]:
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                yield module
+    def sides(self, features: Features, vectors: Vectors) -> tuple[Tensor, Tensor]:
+        """All images and texts of a pass, the halves of fused vectors too."""
+        image_ID, text_SD = features
+        return image_ID, text_SD
+
+    def recompute_activations(self) -> None:
+        """Lets open_clip and timm compute the blocks' activations again in the backward pass."""
+        self.model.set_grad_checkpointing(True)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The towers' repeated blocks."""
+        return _blocks(self.model)
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> str:
+        """Writes a checkpoint that open_clip loads too; gives its fingerprint."""
+        return save_checkpoint(directory, self._architecture, weights, self._fusion, provenance)
+
+
+def image_input(architecture: Architecture) -> ImageInput:
+    """How open_clip makes pixels of a picture for this architecture."""
+    config = preprocessing(architecture)
+    transform = image_transform_v2(config, is_train=False)
+    resize = Compose([step for step in transform.transforms if not isinstance(step, Normalize)][:-1])
+    height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
+    identity = f"{config} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
+    return ImageInput((height, width), resize, config.resize_mode, identity)
+
+
+def _describe(start: Start) -> Description:
+    architecture, images = start.architecture, preprocessing(start.architecture)
+    # Everything that a feature depends on; the configuration names the tokenizer too.
+    network = {**open_clip_cfg(architecture), "preprocessing": asdict(images), "padding": architecture.padding}
+    return Description(
+        name=architecture.name,
+        width=architecture.width,
+        fusion=start.fusion.value,
+        network={name: json.dumps(fact, sort_keys=True) for name, fact in network.items()},
+        settings={
+            "architecture": architecture.name,
+            "image_mean": list(images.mean),
+            "image_std": list(images.std),
+            "resize_mode": images.resize_mode,
+            "fusion": start.fusion.value,
+        },
+        libraries={"open_clip": "open_clip_torch"},
+        fingerprint=start.fingerprint,
+        provenance=start.provenance,
+    )
+
+
+class _Images(Enum):
+    """How far images go through the network, and from where."""
+
+    TO_FEATURES = "pixels to features"
+    TO_TRUNK = "pixels to the trunk's output"
+    FROM_TRUNK = "the trunk's output to features"
 
 
 class _Network(nn.Module):
     """Both towers in one forward pass, which is where sharded weights come together."""
 
-    def __init__(self, model: Any, head: nn.Module) -> None:
+    def __init__(self, model: Any, uses_timm: bool) -> None:
         super().__init__()
         self.model = model
-        self._head = [head]  # in a list: it is the model's already
+        self._uses_timm = uses_timm
 
-    def forward(self, images_I: Tensor, is_pixels: bool, tokens_ST: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Features of normalised pixels or a locked trunk's output, and of tokens; `None` of nothing."""
-        image_ID = text_SD = None
-        if len(images_I):
-            image_ID = self.model.encode_image(images_I) if is_pixels else self._head[0](images_I)
-        if len(tokens_ST):
-            text_SD = encode_text(self.model, tokens_ST)
-        return image_ID, text_SD
+    def forward(self, images_I: Tensor, way: _Images, tokens_ST: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Features of images (or the trunk's output) and of tokens; `None` of nothing."""
+        image_ID = self._images(images_I, way) if len(images_I) else None
+        return image_ID, encode_text(self.model, tokens_ST) if len(tokens_ST) else None
+
+    def _images(self, images_I: Tensor, way: _Images) -> Tensor:
+        visual = self.model.visual
+        if way is _Images.FROM_TRUNK:
+            features_I: Tensor = visual.head(images_I) if self._uses_timm else images_I
+        elif way is _Images.TO_TRUNK and self._uses_timm:
+            features_I = visual.trunk(images_I)
+        else:
+            features_I = self.model.encode_image(images_I)
+        return features_I
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

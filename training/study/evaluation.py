@@ -12,15 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
-from anykey.encoder.architecture import Architecture, open_clip_cfg, preprocessing
-from anykey.encoder.checkpoint import MANIFEST_NAME
 from anykey.encoder.fusion import Fusion
-from anykey.encoder.model import choose_device, load_checkpoint
+from anykey.encoder.model import choose_device
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import open_pairs, source_states
 from anykey.training.data import open_table
-from anykey.training.families.towers import Start, Towers
+from anykey.training.families.opening import load_family
+from anykey.training.family import Family
 from anykey.training.features import trunk_features
+from anykey.training.run_folder import MANIFEST
 from anykey.training.settings import DataSettings
 from anykey.training.study.measures import measure_centrings
 from anykey.training.study.plan import Run
@@ -88,31 +88,29 @@ class Evaluator:
 
     def embed(self, run: Run, fusion: Fusion, split: str) -> HeldOut:
         """Vectors of the `test` or `validation` pairs from the weights that the run left."""
-        checkpoint = load_checkpoint(run.checkpoint)
-        start = Start(checkpoint.architecture, checkpoint.model, fusion, True, {})
-        towers = Towers(start, self._device, None, run.settings.keeps_trunk, run.settings.batch_norm)
-        table = self._table(checkpoint.architecture, run.settings, split)
+        family = load_family(run.checkpoint, self._device, fusion)
+        table = self._table(family, run.settings, split)
         features_P = None
         if run.settings.keeps_trunk:
             cache_dir = run.settings.feature_cache or run.folder / "features"
             max_bytes = run.settings.max_feature_cache_bytes
-            features_P = trunk_features(towers, table, False, cache_dir, lambda done: None, max_bytes)
-        return embed_held_out(towers, table, features_P, fusion)
+            features_P = trunk_features(family, table, False, cache_dir, lambda done: None, max_bytes)
+        return embed_held_out(family, table, features_P)
 
-    def _table(self, architecture: Architecture, settings: DataSettings, split: str) -> PairTable:
+    def _table(self, family: Family, settings: DataSettings, split: str) -> PairTable:
         images = (settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
         limits = (*images, settings.max_bad_share, *settings.columns)
-        key = (split, f"{open_clip_cfg(architecture)} {preprocessing(architecture)} {limits}")
+        key = (split, f"{family.description.network} {limits}")
         if key not in self._tables:
             names = self._settings.test_data if split == "test" else self._settings.val_data
             columns = parse_columns(settings.columns)
             pairs = open_pairs(names, settings.data_cache, settings.max_data_cache_bytes, columns)
-            self._tables[key] = open_table(pairs, architecture, settings)
+            self._tables[key] = open_table(pairs, family, settings)
         return self._tables[key]
 
     def _key(self, run: Run) -> str:
         """Digest of what the numbers depend on: weights, ways of use, and the pairs' files."""
-        manifest = json.loads((run.checkpoint / MANIFEST_NAME).read_text())
+        manifest = json.loads((run.checkpoint / MANIFEST).read_text())
         parts = f"{_FORMAT} {manifest['fingerprint']} {[*run.fusions]} {self._pairs}{''.join(run.settings.columns)}"
         return hashlib.sha256(parts.encode()).hexdigest()
 

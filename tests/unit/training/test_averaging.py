@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from anykey.training.averaging import Average, interpolate
 from anykey.training.errors import InvalidRecipeError
+from anykey.training.families.layers import tower_layers
 from anykey.training.optimizer import make_optimizer
 from tests.networks import TIMM_VISION, build_seeded, small_architecture
 from tests.training_runs import weights_of
@@ -134,7 +135,8 @@ def test_sharded_weights_learn_and_are_averaged_beside_plain_ones() -> None:
         fully_shard(block, mesh=init_device_mesh("cpu", (1,)))
     found = []
     for model in (plain, sharded):
-        optimizer, average = make_optimizer(model, 1e-2, 0.1, 0.98), Average(model.named_parameters(), decay=0.9)
+        optimizer = make_optimizer(model, tower_layers(model), 1e-2, 0.1, 0.98)
+        average = Average(model.named_parameters(), decay=0.9)
         for _ in range(2):
             optimizer.zero_grad()
             model.encode_text(torch.arange(1, 78)[None]).square().sum().backward()

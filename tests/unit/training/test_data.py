@@ -18,7 +18,7 @@ from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
 from tests.pictures import huge_png
-from tests.training_runs import ARCHITECTURE, make_settings
+from tests.training_runs import ARCHITECTURE, make_settings, towers_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def names(tmp_path: Path) -> list[str]:
 def test_a_table_knows_its_sources_and_keeps_to_the_settings(names: list[str], tmp_path: Path) -> None:
     told: list[int] = []
     settings = make_settings(tmp_path, tmp_path / "run", cache_images_bytes=0)
-    table = open_table(open_pairs(names), ARCHITECTURE, settings, advance=told.append)
+    table = open_table(open_pairs(names), towers_of(ARCHITECTURE), settings, advance=told.append)
     assert (table.entry_P.tolist(), sum(told), table.pixels_ICHW) == ([0, 0, 0, 1, 1], 5, None)
     assert table.pixels(4).shape == (3, 32, 32)
 
@@ -39,8 +39,8 @@ def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Pa
     settings = make_settings(tmp_path, tmp_path / "run", cache_images_bytes=0, max_image_pixels=1024)
     pairs = open_pairs(names)
     with pytest.raises(TooManyBadRowsError, match="5 of 5 rows are bad"):
-        open_table(pairs, ARCHITECTURE, settings)
-    assert len(open_table(pairs, ARCHITECTURE, settings, check_images=False)) == 5
+        open_table(pairs, towers_of(ARCHITECTURE), settings)
+    assert len(open_table(pairs, towers_of(ARCHITECTURE), settings, check_images=False)) == 5
 
 
 def test_captions_longer_than_the_models_context_are_counted_and_said(
@@ -49,7 +49,10 @@ def test_captions_longer_than_the_models_context_are_counted_and_said(
     pairs = drawn_pairs(4)
     pairs[2] = replace(pairs[2], captions=("red " * 75, "red " * 76))
     shard = write_shard(tmp_path / "a.tar", pairs)
-    assert open_table(open_pairs([str(shard)]), ARCHITECTURE, make_settings(tmp_path, tmp_path)).num_cut_texts == 1
+    assert (
+        open_table(open_pairs([str(shard)]), towers_of(ARCHITECTURE), make_settings(tmp_path, tmp_path)).num_cut_texts
+        == 1
+    )
     out = Console(width=200)
     train(make_settings(shard, tmp_path / "run", num_epochs=1), out)
     assert "read pairs: 1 of 8 texts are longer than the model's context of 77 tokens" in capsys.readouterr().out
@@ -68,7 +71,7 @@ def test_pipes_and_enormous_files_are_bad_rows_that_are_never_read(tmp_path: Pat
     settings = make_settings(tmp_path, tmp_path / "run", max_bad_share=0.5, cache_images_bytes=0)
     tracemalloc.start()
     try:
-        table = open_table(open_pairs([str(rows)]), ARCHITECTURE, settings, check_images)
+        table = open_table(open_pairs([str(rows)]), towers_of(ARCHITECTURE), settings, check_images)
         assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
     finally:
         tracemalloc.stop()
@@ -82,7 +85,7 @@ def test_a_thin_image_is_one_bad_row(tmp_path: Path) -> None:
     pairs = drawn_pairs(4)
     pairs[1] = replace(pairs[1], image=huge_png(80_000, 1))
     settings = make_settings(tmp_path, tmp_path / "run", max_bad_share=0.5)
-    table = open_table(open_pairs([str(write_shard(tmp_path / "a.tar", pairs))]), ARCHITECTURE, settings)
+    table = open_table(open_pairs([str(write_shard(tmp_path / "a.tar", pairs))]), towers_of(ARCHITECTURE), settings)
     assert table.position_P.tolist() == [0, 2, 3]
     assert "80000 x 1 pixels; the longer side may be at most 200 times the shorter" in table.bad_rows[0].reason
 

@@ -11,17 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from anykey.encoder.architecture import Architecture, preprocessing
-from anykey.encoder.fusion import Fusion
+from anykey.encoder.architecture import Architecture
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.padding import Padding
 from anykey.sources.pairs.pair import Pair
-from anykey.training.families.towers import Start, Towers
+from anykey.training.families.towers import Towers, image_input
 from anykey.training.features import trunk_features
 from anykey.training.table import ImageReader, PairTable
 from tests.drawn_pairs import drawn_pairs
-from tests.networks import TIMM_VISION, build_seeded, small_architecture
-from tests.training_runs import ARCHITECTURE, CPU, make_table, make_towers
+from tests.networks import TIMM_VISION, small_architecture
+from tests.training_runs import ARCHITECTURE, image_features, make_table, make_towers, towers_of
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(5)]
 
@@ -66,7 +65,7 @@ class CountingReader(ImageReader):
     """Counts the images it decodes."""
 
     def __init__(self, **changes: Any) -> None:
-        super().__init__(replace(preprocessing(ARCHITECTURE), **changes), ImageLimits())
+        super().__init__(image_input(replace(ARCHITECTURE, preprocess_cfg=changes)), ImageLimits())
         self.num_decoded = 0
 
     def __call__(self, image: Any) -> np.ndarray:
@@ -80,8 +79,9 @@ def uncached(reader: ImageReader) -> PairTable:
 
 
 def timm_towers(architecture: Architecture) -> Towers:
-    start = Start(architecture, build_seeded(architecture), Fusion.RAW, False, {})
-    return Towers(start, CPU, None, True, "auto")
+    towers = towers_of(architecture)
+    towers.lock("image")
+    return towers
 
 
 def test_features_are_the_trunks_output_for_each_image_and_its_mirror_image(
@@ -97,7 +97,7 @@ def test_features_are_the_trunks_output_for_each_image_and_its_mirror_image(
 
 def test_features_can_be_trained_on(towers: Towers, table: PairTable, tmp_path: Path) -> None:
     features, _ = compute(towers, table, tmp_path)
-    towers.image_features(features[0]).sum().backward()
+    image_features(towers, features[0]).sum().backward()
 
 
 def test_the_cache_is_used_again(towers: Towers, table: PairTable, tmp_path: Path) -> None:

@@ -7,25 +7,28 @@ from torch import Tensor
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.sources.pairs.pair import Pair
 from anykey.training.batches import Batch, DrawnPairs, EpochDraws, Sampling
-from anykey.training.families.towers import Start, Towers
+from anykey.training.families.towers import Towers
+from anykey.training.family import Features, Items
 from anykey.training.gradient_cache import backward
 from anykey.training.seeds import derive_seed
 from tests.distributed_step import check_gradients, gradients
 from tests.drawn_pairs import drawn_pairs
-from tests.networks import VISION, build_seeded, small_architecture
-from tests.training_runs import CPU, make_table
+from tests.networks import VISION, small_architecture
+from tests.training_runs import NO_ROW, make_table, towers_of
 
 
+@pytest.mark.parametrize("recipe", ["gcl", "native"])
 @pytest.mark.parametrize("num_chunks", [2, 3, 8, 30])
-def test_chunks_give_the_gradient_of_the_whole_batch(num_chunks: int) -> None:
+def test_chunks_give_the_gradient_of_the_whole_batch(num_chunks: int, recipe: str) -> None:
     """More chunks than images or texts leave some chunks empty."""
-    loss, expected = gradients("whole-1-gcl")
-    chunked_loss, found = gradients(f"whole-{num_chunks}-gcl")
+    loss, expected = gradients(f"whole-1-{recipe}")
+    chunked_loss, found = gradients(f"whole-{num_chunks}-{recipe}")
     assert chunked_loss == pytest.approx(loss, rel=1e-6)
     check_gradients(found, expected, f"{num_chunks} chunks")
 
 
-def loss_of(image_ID: Tensor, text_SD: Tensor) -> Tensor:
+def loss_of(features: Features) -> Tensor:
+    image_ID, text_SD = features
     fused = fuse(image_ID, text_SD, Fusion.RAW)
     return ((image_ID @ text_SD.T).sigmoid() @ fused).square().mean()
 
@@ -33,7 +36,7 @@ def loss_of(image_ID: Tensor, text_SD: Tensor) -> Tensor:
 def random_towers() -> Towers:
     """An image tower that leaves out patches at random."""
     architecture = small_architecture(vision={**VISION, "patch_dropout": 0.5})
-    return Towers(Start(architecture, build_seeded(architecture), Fusion.RAW, False, {}), CPU, None, False, "auto")
+    return towers_of(architecture)
 
 
 def batch_of_six() -> Batch:
@@ -52,15 +55,15 @@ def test_what_is_random_in_a_chunk_is_the_same_in_both_passes() -> None:
     parts = []
     for number, chunk in enumerate(zip(batch.images_I.chunk(3), batch.tokens_ST.chunk(3), strict=True)):
         torch.manual_seed(derive_seed(7, number))
-        parts.append(twin.features(*chunk))
-    expected = loss_of(torch.cat([image for image, _ in parts]), torch.cat([text for _, text in parts]))
+        parts.append(twin.features(Items(*chunk, NO_ROW, NO_ROW)))
+    expected = loss_of((torch.cat([image for image, _ in parts]), torch.cat([text for _, text in parts])))
     expected.backward()
     assert torch.equal(loss, expected)
     for (name, found), wanted in zip(towers.model.named_parameters(), twin.model.parameters(), strict=True):
         if wanted.grad is not None:
             torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-8, msg=name)
     torch.manual_seed(8)
-    assert not torch.equal(twin.features(batch.images_I, batch.tokens_ST)[0], torch.cat([image for image, _ in parts]))
+    assert not torch.equal(twin.features(batch)[0], torch.cat([image for image, _ in parts]))
 
 
 def test_the_gradient_is_scaled_for_half_precision() -> None:

@@ -30,8 +30,8 @@ from anykey.training.losses import (
 )
 from anykey.training.objective import Objective, make_rows
 from tests.distributed_step import pairs
-from tests.networks import build_seeded, small_architecture
-from tests.training_runs import make_settings, make_table, make_towers
+from tests.networks import small_architecture
+from tests.training_runs import ARCHITECTURE, make_settings, make_table, make_towers, towers_of
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,23 @@ def features(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(batch: Batch, features: tuple[Tensor, Tensor], has_queries: bool = True, **changes: Any) -> Tensor:
-    objective = Objective(make_settings(Path("-"), Path("-"), **changes), Fusion.RAW, make_towers().model, has_queries)
-    loss: Tensor = objective(*features, batch, Processes())
+    towers = make_towers()
+    objective = Objective(make_settings(Path("-"), Path("-"), **changes), towers.log_scale, towers.bias, has_queries)
+    counted = objective.counted(batch)
+    loss: Tensor = objective(towers.rows(features, counted), counted, Processes())
     return loss
+
+
+def rows_of(batch: Batch, features: tuple[Tensor, Tensor], with_fused: bool = True) -> Rows:
+    counted = batch if with_fused else batch.without_fused()
+    return make_rows(make_towers().rows(features, counted), counted)
 
 
 @pytest.mark.parametrize("fusion", Fusion)
 def test_rows_are_unit_vectors_of_images_texts_and_both(
     batch: Batch, features: tuple[Tensor, Tensor], fusion: Fusion
 ) -> None:
-    rows = make_rows(*features, batch, fusion)
+    rows = make_rows(towers_of(ARCHITECTURE, fusion=fusion).rows(features, batch), batch)
     image_ID, text_SD = features
     expected = {}
     for place, (image, text) in enumerate(zip(batch.row_image_R.tolist(), batch.row_text_R.tolist(), strict=True)):
@@ -82,7 +89,7 @@ def test_rows_are_unit_vectors_of_images_texts_and_both(
 
 
 def direct(batch: Batch, features: tuple[Tensor, Tensor], terms: Terms, with_fused: bool = True) -> Tensor:
-    rows = make_rows(*features, batch, Fusion.RAW, with_fused)
+    rows = rows_of(batch, features, with_fused)
     scale = make_towers().model.logit_scale.detach().exp()
     return contrastive_loss(
         Rows(rows.vectors_RD, rows.modality_R, rows.instance_R, rows.alike_RK, rows.owner_R), scale, terms
@@ -127,9 +134,10 @@ def test_a_malformed_weight_is_refused(entry: str) -> None:
 def test_one_temperature_a_pair_starts_as_the_models_and_learns_apart(
     batch: Batch, features: tuple[Tensor, Tensor]
 ) -> None:
-    model = make_towers().model
-    objective = Objective(make_settings(Path("-"), Path("-"), temperature_per_pair=True), Fusion.RAW, model, True)
-    loss = objective(*features, batch, Processes())
+    towers = make_towers()
+    settings = make_settings(Path("-"), Path("-"), temperature_per_pair=True)
+    objective = Objective(settings, towers.log_scale, towers.bias, True)
+    loss = objective(towers.rows(features, batch), batch, Processes())
     torch.testing.assert_close(loss, loss_of(batch, features))
     loss.backward()
     assert objective.log_scales is not None
@@ -140,13 +148,13 @@ def test_one_temperature_a_pair_starts_as_the_models_and_learns_apart(
     objective.bound_temperatures()
     bounded = objective.log_scales.detach()
     assert float(bounded.max()) == pytest.approx(math.log(100))
-    assert model.logit_scale.item() == pytest.approx(float(bounded.mean()))
+    assert towers.log_scale.item() == pytest.approx(float(bounded.mean()))
 
 
 def test_a_start_colder_than_a_hundredth_is_not_warmed(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
     model = make_towers().model
     model.logit_scale.data.fill_(math.log(117.0))
-    objective = Objective(make_settings(Path("-"), Path("-")), Fusion.RAW, model, True)
+    objective = Objective(make_settings(Path("-"), Path("-")), model.logit_scale, None, True)
     objective.bound_temperatures()
     assert model.logit_scale.item() == pytest.approx(math.log(117.0))
     model.logit_scale.data.fill_(math.log(120.0))
@@ -155,13 +163,14 @@ def test_a_start_colder_than_a_hundredth_is_not_warmed(batch: Batch, features: t
 
 
 def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
-    model = build_seeded(small_architecture(init_logit_bias=-7.0))
+    towers = towers_of(small_architecture(init_logit_bias=-7.0))
+    model = towers.model
     for loss in ("gcl", "sigmoid"):
-        objective = Objective(make_settings(Path("-"), Path("-"), loss=loss), Fusion.RAW, model, False)
+        objective = Objective(make_settings(Path("-"), Path("-"), loss=loss), towers.log_scale, towers.bias, False)
         objective.choose_what_learns()
         assert model.logit_bias.requires_grad == (loss == "sigmoid")
-    rows = make_rows(*features, batch, Fusion.RAW)
-    found = objective(*features, batch, Processes())
+    rows = rows_of(batch, features)
+    found = objective(towers.rows(features, batch), batch, Processes())
     torch.testing.assert_close(found, sigmoid_loss(rows, model.logit_scale.exp(), torch.tensor(-7.0)))
     found.backward()
     assert model.logit_bias.grad.abs() > 0
@@ -190,7 +199,7 @@ def test_settings_that_the_loss_cannot_honour_are_refused(changes: dict[str, Any
 
 def test_alignclip_adds_the_separation_of_images_and_of_texts(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
     """Semantics by hand: the captions in the order of the instances' numbers."""
-    rows = make_rows(*features, batch, Fusion.RAW, with_fused=False)
+    rows = rows_of(batch, features, with_fused=False)
     numbers = sorted(set(rows.instance_R.tolist()))
     is_own_text = (batch.row_text_R >= 0) & (batch.row_image_R < 0) & (batch.owner_R < 0)
     own = is_own_text.nonzero().flatten().tolist()

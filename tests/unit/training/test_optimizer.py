@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from anykey.training.families.layers import lock_tower, tower_groups
+from anykey.training.families.layers import tower_layers
 from anykey.training.optimizer import (
     clamp_log_scale,
     make_optimizer,
@@ -19,6 +19,7 @@ from anykey.training.optimizer import (
     set_learning_rate,
 )
 from tests.networks import VISION, build_seeded, small_architecture
+from tests.training_runs import towers_of
 
 DEEP = small_architecture(vision={**VISION, "layers": 3})
 
@@ -49,7 +50,7 @@ def test_the_rate_stays_within_0_and_1(num_steps: int, warmup_share: float, step
 def test_matrices_decay_and_vectors_do_not_and_locked_parameters_are_left_out() -> None:
     model = build_seeded(small_architecture())
     model.visual.requires_grad_(False)
-    optimizer = make_optimizer(model, 0.01, 0.1, 0.98)
+    optimizer = make_optimizer(model, tower_layers(model), 0.01, 0.1, 0.98)
     decay, rest = optimizer.param_groups
     assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.ndim >= 2 for parameter in decay["params"])
@@ -76,7 +77,7 @@ def test_without_layer_decay_a_step_is_that_of_plain_adamw_bit_for_bit() -> None
     ]
     twin = AdamW(groups, lr=0.01, betas=(0.9, 0.98), eps=1e-6, fused=True)
     schedule = LambdaLR(twin, lambda at: rate_factor(at, 5, 0.4))
-    optimizer = make_optimizer(ours, 0.01, 0.1, 0.98)
+    optimizer = make_optimizer(ours, tower_layers(ours), 0.01, 0.1, 0.98)
     for at in range(5):
         set_learning_rate(optimizer, at, 5, 0.01, 0.4)
         step(ours, optimizer, seed=at)
@@ -92,10 +93,10 @@ def test_a_layer_learns_more_slowly_than_the_one_behind_it() -> None:
     """With zero moments AdamW's first step is the rate itself, whatever the gradient: the rates can be read off."""
     model = build_seeded(DEEP)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    optimizer = make_optimizer(model, 0.01, weight_decay=0.0, beta2=0.98, layer_decay=0.5)
+    optimizer = make_optimizer(model, tower_layers(model), 0.01, weight_decay=0.0, beta2=0.98, layer_decay=0.5)
     step(model, optimizer, seed=0)
     moved = {name: (weight - before[name]).abs().median().item() for name, weight in model.named_parameters()}
-    groups = tower_groups(model)
+    groups = tower_layers(model)
     for tower in (groups.image, groups.text):
         for distance, group in enumerate(reversed(tower)):
             assert [moved[name] for name in group] == pytest.approx([0.01 * 0.5**distance] * len(group), rel=1e-2)
@@ -104,9 +105,10 @@ def test_a_layer_learns_more_slowly_than_the_one_behind_it() -> None:
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.7])
 def test_every_parameter_that_trains_is_in_one_group(layer_decay: float) -> None:
-    model = build_seeded(DEEP)
-    lock_tower(model, "image", unlocked_groups=2)
-    optimizer = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay)
+    towers = towers_of(DEEP)
+    towers.lock("image", unlocked_groups=2)
+    model = towers.model
+    optimizer = make_optimizer(model, tower_layers(model), 0.01, 0.1, 0.98, layer_decay)
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     assert all(
@@ -117,8 +119,9 @@ def test_every_parameter_that_trains_is_in_one_group(layer_decay: float) -> None
 
 
 def test_temperatures_beside_the_model_learn_at_the_peak_and_do_not_decay() -> None:
+    model = build_seeded(DEEP)
     scales, fixed = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.zeros(3, 3), requires_grad=False)
-    optimizer = make_optimizer(build_seeded(DEEP), 0.01, 0.1, 0.98, layer_decay=0.5, scales=[scales, fixed])
+    optimizer = make_optimizer(model, tower_layers(model), 0.01, 0.1, 0.98, layer_decay=0.5, scales=[scales, fixed])
     facts: list[dict[str, Any]] = [
         group for group in optimizer.param_groups if any(parameter is scales for parameter in group["params"])
     ]
@@ -128,10 +131,10 @@ def test_temperatures_beside_the_model_learn_at_the_peak_and_do_not_decay() -> N
 
 def test_the_rate_of_a_step_does_not_depend_on_the_steps_before_it() -> None:
     model = build_seeded(DEEP)
-    optimizer = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay=0.5)
+    optimizer = make_optimizer(model, tower_layers(model), 0.01, 0.1, 0.98, layer_decay=0.5)
     for at in range(7):
         set_learning_rate(optimizer, at, 10, 0.01, 0.2)
-    resumed = make_optimizer(model, 0.01, 0.1, 0.98, layer_decay=0.5)
+    resumed = make_optimizer(model, tower_layers(model), 0.01, 0.1, 0.98, layer_decay=0.5)
     set_learning_rate(resumed, 6, 10, 0.01, 0.2)
     assert max(group["lr"] for group in resumed.param_groups) == pytest.approx(0.01 * 0.5)
     assert [group["lr"] for group in resumed.param_groups] == [group["lr"] for group in optimizer.param_groups]

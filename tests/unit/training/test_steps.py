@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anykey.encoder.fusion import Fusion
 from anykey.sources.pairs.pair import Pair
 from anykey.training.batches import DrawnPairs, EpochDraws, Sampling
 from anykey.training.distributed import Processes
@@ -32,7 +31,7 @@ def sizes_of_a_step(micro_batch_size: int | None) -> dict[str, list[int]]:
     (words,) = (module for module in towers.model.modules() if isinstance(module, nn.Embedding))
     patches.register_forward_pre_hook(lambda _, arguments: count("images", *arguments))
     words.register_forward_pre_hook(lambda _, arguments: count("texts", *arguments))
-    objective = Objective(settings, Fusion.RAW, towers.model, False)
+    objective = Objective(settings, towers.log_scale, towers.bias, False)
     stepper = Stepper(settings, towers, objective, 10, 8, Processes())
     numbers = stepper.step(drawn.collate([drawn[draw] for draw in draws]), 0)
     assert torch.tensor(numbers.loss).isfinite()

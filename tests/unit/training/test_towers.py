@@ -17,7 +17,7 @@ from anykey.training.errors import InvalidRecipeError
 from anykey.training.families.towers import Towers, open_start
 from anykey.training.settings import TrainSettings
 from tests.networks import TEXT, build_seeded, small_architecture
-from tests.training_runs import make_settings, make_towers, weights_of
+from tests.training_runs import image_features, make_settings, make_towers, weights_of
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "flickr8k-mobilenetv1.json"
 
@@ -32,7 +32,7 @@ def step(towers: Towers) -> None:
     towers.train()
     trained = [parameter for parameter in towers.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.5)
-    (towers.image_features(pixels()) * torch.linspace(-1, 1, 16)).sum().backward()
+    (image_features(towers, pixels()) * torch.linspace(-1, 1, 16)).sum().backward()
     optimizer.step()
 
 
@@ -59,7 +59,7 @@ def test_a_locked_trunk_is_unchanged_by_a_step_but_the_projection_learns(timm_to
         assert changed(whole, towers.model) == {"visual.head.proj.weight"}
     else:
         towers.train()
-        assert not towers.image_features(pixels()).requires_grad
+        assert not image_features(towers, pixels()).requires_grad
     assert not changed(trunk, towers.trunk)
 
 
@@ -81,7 +81,7 @@ def test_batch_normalisation_follows_the_setting(
     towers = make_towers(timm=True, batch_norm=batch_norm, is_pretrained=is_pretrained)
     before = weights_of(towers.trunk)
     towers.train()
-    towers.image_features(pixels())
+    image_features(towers, pixels())
     assert bool(changed(before, towers.trunk)) is uses_batch_statistics
 
 
@@ -90,7 +90,7 @@ def test_inference_mode_uses_no_batch_statistics() -> None:
     towers.train()
     towers.eval()
     with torch.no_grad():
-        together, alone = towers.image_features(pixels()), towers.image_features(pixels()[:1])
+        together, alone = image_features(towers, pixels()), image_features(towers, pixels()[:1])
     torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=0)
 
 
@@ -108,8 +108,8 @@ def test_cached_features_through_the_head_are_the_full_forward_pass(timm_tower: 
     towers = make_towers(timm=timm_tower, lock_image=True)
     towers.eval()
     with torch.no_grad():
-        full = towers.image_features(pixels())
-        cached = towers.image_features(towers.trunk_features(pixels()))
+        full = image_features(towers, pixels())
+        cached = image_features(towers, towers.trunk_features(pixels()))
     torch.testing.assert_close(cached, full, atol=1e-6, rtol=0)
 
 
@@ -117,7 +117,7 @@ def test_half_precision_features_come_back_as_float32() -> None:
     towers = make_towers(dtype=torch.bfloat16)
     towers.eval()
     with torch.no_grad():
-        half, full = towers.image_features(pixels()), make_towers().image_features(pixels())
+        half, full = image_features(towers, pixels()), image_features(make_towers(), pixels())
     assert half.dtype is torch.float32
     assert not torch.equal(half, full)
     assert torch.cosine_similarity(half, full).min() > 0.99

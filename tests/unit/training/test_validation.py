@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from anykey.benchmark.metrics import ndcg_at_k, success_at_k
-from anykey.encoder.fusion import Fusion
 from anykey.sources.pairs.pair import Pair
 from anykey.training.features import trunk_features
 from anykey.training.validation import (
@@ -22,7 +21,7 @@ from anykey.training.validation import (
     shares_image,
 )
 from tests.drawn_pairs import drawn_pairs
-from tests.training_runs import make_table, make_towers
+from tests.training_runs import image_features, make_table, make_towers, text_features
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(9)]
 ORDER = ("i", "t", "it")
@@ -179,11 +178,11 @@ def test_combinations_in_which_query_and_key_share_the_image_are_left_out() -> N
 
 def test_queries_use_the_second_caption_and_keys_the_first() -> None:
     towers, table = make_towers(), make_table(PAIRS)
-    held_out = embed_held_out(towers, table, None, Fusion.RAW)
+    held_out = embed_held_out(towers, table, None)
     towers.eval()
     with torch.no_grad():
-        images = towers.image_features(torch.stack([table.pixels(row) for row in range(9)]))
-        first, second = (towers.text_features(table.tokens_ST[side::2].long()) for side in (0, 1))
+        images = image_features(towers, torch.stack([table.pixels(row) for row in range(9)]))
+        first, second = (text_features(towers, table.tokens_ST[side::2].long()) for side in (0, 1))
     unit = functional.normalize
     torch.testing.assert_close(held_out.queries["t"], unit(second, dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(held_out.keys["t"], unit(first, dim=-1), atol=1e-5, rtol=0)
@@ -196,7 +195,7 @@ def test_more_captions_change_nothing_and_a_single_one_serves_both_sides() -> No
     longer = [Pair(pair.name, pair.image, (*pair.captions, "one more")) for pair in PAIRS]
     single = [Pair(pair.name, pair.image, pair.captions[:1]) for pair in PAIRS]
     towers = make_towers()
-    two, three, one = (embed_held_out(towers, make_table(rows), None, Fusion.RAW) for rows in (PAIRS, longer, single))
+    two, three, one = (embed_held_out(towers, make_table(rows), None) for rows in (PAIRS, longer, single))
     torch.testing.assert_close(three.queries["t"], two.queries["t"], atol=1e-5, rtol=0)
     torch.testing.assert_close(one.queries["t"], two.keys["t"], atol=1e-5, rtol=0)
 
@@ -204,7 +203,7 @@ def test_more_captions_change_nothing_and_a_single_one_serves_both_sides() -> No
 def test_a_locked_trunks_features_give_the_same_vectors(tmp_path: object) -> None:
     towers, table = make_towers(timm=True, lock_image=True), make_table(PAIRS)
     features = trunk_features(towers, table, False, tmp_path, lambda steps: None)
-    cached = embed_held_out(towers, table, features, Fusion.RAW)
-    full = embed_held_out(towers, table, None, Fusion.RAW)
+    cached = embed_held_out(towers, table, features)
+    full = embed_held_out(towers, table, None)
     for name in ORDER:
         torch.testing.assert_close(cached.keys[name], full.keys[name], atol=1e-5, rtol=0)
