@@ -55,6 +55,10 @@ _HISTOGRAM_NAMES = {
     "random_same": "two photos, same modality",
     "random_cross": "two photos, different modality",
 }
+# Room around the axes in inches: at the left for numbers and a name, at the right for half a number, and so on.
+# A layout that matplotlib works out by itself draws every picture twice.
+_LEFT, _RIGHT, _BETWEEN, _BOTTOM, _TOP = 0.62, 0.18, 0.42, 0.46, 0.12
+_TITLE, _LEGEND_LINE = 0.2, 0.22
 _LINKED_PHOTOS = 25
 _MAX_PX_PER_INCH = 125
 
@@ -95,7 +99,7 @@ def draw_planes(plane: Plane, states: Mapping[str, Snapshot]) -> Markup:
         states: Snapshots by name; the points of one photo lie in the same row of each modality.
     """
     with mpl.rc_context(_STYLE):
-        figure, panels = _figure(4.6 * len(states), 4.3, len(states), share_y=True)
+        figure, panels = _figure(4.6 * len(states), 4.3, len(states), share_y=True, above=_TITLE)
         for axes, (name, state) in zip(panels, states.items(), strict=True):
             _draw_plane(axes, plane, state)
             axes.set_title(name)
@@ -113,7 +117,9 @@ def draw_histograms(states: Mapping[str, Snapshot]) -> Markup:
         states: Snapshots by name.
     """
     with mpl.rc_context(_STYLE):
-        figure, panels = _figure(4.6 * len(states), 3.0, len(states))
+        columns = 2 if len(states) == 1 else 4
+        legend = -(-len(_HISTOGRAM_NAMES) // columns) * _LEGEND_LINE
+        figure, panels = _figure(4.6 * len(states), 3.0, len(states), above=_TITLE, below=legend)
         for axes, (name, state) in zip(panels, states.items(), strict=True):
             for colour, (kind, label) in zip(_SERIES, _HISTOGRAM_NAMES.items(), strict=True):
                 counts = state.histograms[kind]
@@ -127,7 +133,7 @@ def draw_histograms(states: Mapping[str, Snapshot]) -> Markup:
             axes.set_xlim(*_shown_range(states))
         panels[0].set_ylabel("share of the pairs")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(states) == 1 else 4, fontsize=8)
+        figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=8, borderaxespad=0.2)
         return _svg(figure, "histograms", f"Histograms of cosines ({' and '.join(states)})")
 
 
@@ -151,10 +157,22 @@ def _shown_range(states: Mapping[str, Snapshot]) -> tuple[float, float]:
     return float(BIN_EDGES[:-1][used].min()) - 0.05, float(BIN_EDGES[1:][used].max()) + 0.05
 
 
-def _figure(width: float, height: float, columns: int, share_y: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(
+    width: float, height: float, columns: int, share_y: bool = False, above: float = 0.0, below: float = 0.0
+) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with panels side by side, and more room above and below them if titles or a legend need it."""
+    figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, columns, squeeze=False, sharex=True, sharey=share_y)
+    between = _RIGHT if share_y else _BETWEEN
+    panel = (width - _LEFT - _RIGHT - (columns - 1) * between) / columns
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - _RIGHT / width,
+        bottom=(_BOTTOM + below) / height,
+        top=1 - (_TOP + above) / height,
+        wspace=between / panel,
+    )
     return figure, panels[0]
 
 
