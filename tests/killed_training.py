@@ -7,18 +7,18 @@ lets the same call finish it. Prints a line a kill: where, and whether the weigh
 """
 
 import hashlib
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from anykey.training.settings import TrainSettings
-from anykey.training.steps import Stepper
 from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.killing import Killer
@@ -74,20 +74,24 @@ def kill_at_operation(folder: Path, name: str, number: int) -> Callable[[], None
 
 
 def kill_in_step(number: int) -> Callable[[], None]:
-    """Ends the process after the update of this step, before anything of it is written."""
+    """Ends the process after the update of this step, from 0, before anything of it is written."""
 
-    def arm() -> None:
-        step = Stepper.step
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        def deadly(self: Stepper, *args: Any) -> Any:
-            numbers = step(self, *args)
-            if args[1] == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return numbers
+    return lambda: after_update(number, die)
 
-        Stepper.step = deadly  # type: ignore[method-assign]
 
-    return arm
+def after_update(number: int, act: Callable[[], None]) -> None:
+    """Lets this process act after the optimizer's update of this number, from 0; only then."""
+    updates = itertools.count()
+
+    def count(*_: object) -> None:
+        if next(updates) == number:
+            hook.remove()
+            act()
+
+    hook = register_optimizer_step_post_hook(count)
 
 
 def main(folder: Path, step_stride: int, operation_stride: int) -> None:

@@ -327,10 +327,10 @@ class Family(ABC):
         if self.is_sharded:
             cast(FSDPModule, self.network).set_requires_gradient_sync(wanted)
 
-    def compile(self) -> None:
-        """Compiles the blocks in place; the weights keep their names."""
+    def compile(self, **options: Any) -> None:
+        """Compiles the blocks in place, with options of `torch.compile`; the weights keep their names."""
         for block in self.blocks():
-            block.compile()
+            block.compile(**options)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision."""

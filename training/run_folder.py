@@ -138,6 +138,17 @@ class RunFolder:
             with (self.path / "bad_rows.jsonl").open("a") as file:
                 file.writelines(lines)
 
+    def tracking_id(self) -> str:
+        """What the run is called at Weights & Biases from its start to its end, whoever goes on with it.
+
+        It is drawn: nothing else tells two runs with equal settings apart.
+        """
+        path = self.path / UNFINISHED / WANDB_ID
+        if not path.is_file() or not path.read_text():  # empty: a crash came between
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(secrets.token_hex(8))
+        return path.read_text()
+
     def checkpoint_dir(self, name: str) -> Path:
         """Where the run keeps its checkpoint of this name until it is finished."""
         return self.path / UNFINISHED / name
@@ -202,17 +213,9 @@ class RunFolder:
         if self._settings.wandb_project is not None:
             settings = publishable(self._settings)
             self._trackers.append(
-                WandbTracker(self._settings.wandb_project, self.path.name, settings, self._wandb_id(), self.path)
+                WandbTracker(self._settings.wandb_project, self.path.name, settings, self.tracking_id(), self.path)
             )
         return self._trackers
-
-    def _wandb_id(self) -> str:
-        """Drawn once for a run from its start to its end: nothing else tells two runs with equal settings apart."""
-        path = self.path / UNFINISHED / WANDB_ID
-        if not path.is_file() or not path.read_text():  # empty: a crash came between
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(secrets.token_hex(8))
-        return path.read_text()
 
     def _write_report(self, best: Mapping[str, Any], about: "About | None") -> None:
         from anykey.training.report import About, write_report  # loads matplotlib

@@ -145,6 +145,7 @@ def measure(
     combinations: Sequence[str] = COMBINATIONS,
     cutoffs: Sequence[int] = CUTOFFS,
     ndcg_cutoffs: Sequence[int] = (),
+    queries_at_once: int = _QUERIES_AT_ONCE,
 ) -> dict[str, float]:
     """All numbers of one measurement, by name.
 
@@ -157,11 +158,14 @@ def measure(
         combinations: Which of `ALL_COMBINATIONS`. One for which no pair may be asked is left out.
         cutoffs: Ranks k, at least 1, of success@k.
         ndcg_cutoffs: Ranks k, at least 1, of nDCG@k.
+        queries_at_once: How many queries are compared with all keys at a time.
     """
     gains = gains_by_rank(cutoffs, ndcg_cutoffs)
     numbers: dict[str, float] = {}
     for pool in ("local", "mixed"):
-        scores = {combination: _score(held_out, pool, combination, gains) for combination in combinations}
+        scores = {
+            combination: _score(held_out, pool, combination, gains, queries_at_once) for combination in combinations
+        }
         measured = {combination: score for combination, score in scores.items() if score}
         for combination, score in measured.items():
             numbers.update({f"{pool}/{combination}/{metric}": value for metric, value in score.items()})
@@ -196,7 +200,11 @@ def mixed_rows(held_out: HeldOut, combination: str) -> Tensor:
 
 
 def gains_of_queries(
-    held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]
+    held_out: HeldOut,
+    pool: str,
+    combination: str,
+    gains: Mapping[str, Tensor],
+    queries_at_once: int = _QUERIES_AT_ONCE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What every query of one combination gains in one pool, `local` or `mixed`.
 
@@ -205,6 +213,7 @@ def gains_of_queries(
         pool: Which pool.
         combination: One of `ALL_COMBINATIONS`.
         gains: As of `gains_by_rank`.
+        queries_at_once: How many queries are compared with all keys at a time.
 
     Returns:
         The pairs asked for `[Q]`, and by metric what each gains `[Q]`, in [0, 1].
@@ -216,7 +225,7 @@ def gains_of_queries(
         pool_PD, own_Q = held_out.keys[key], held_out.askable(combination).nonzero().flatten()
     if not len(own_Q):
         return own_Q, {}
-    better_Q, equal_Q = _places(held_out.queries[query][own_Q], pool_PD, own_Q)
+    better_Q, equal_Q = _places(held_out.queries[query][own_Q], pool_PD, own_Q, queries_at_once)
     return own_Q, {metric: _expected(gain_R, better_Q, equal_Q) for metric, gain_R in gains.items()}
 
 
@@ -233,17 +242,21 @@ def gains_by_rank(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[s
     return success | {f"ndcg@{k}": _gain(ndcg_at_k, k) for k in ndcg_cutoffs}
 
 
-def _score(held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor]) -> dict[str, float]:
+def _score(
+    held_out: HeldOut, pool: str, combination: str, gains: Mapping[str, Tensor], queries_at_once: int
+) -> dict[str, float]:
     """Metrics of one combination in one pool; empty where no pair may be asked for."""
-    gained = gains_of_queries(held_out, pool, combination, gains)[1]
+    gained = gains_of_queries(held_out, pool, combination, gains, queries_at_once)[1]
     return {metric: float(gain_Q.mean()) for metric, gain_Q in gained.items()}
 
 
-def _places(query_QD: Tensor, key_PD: Tensor, own_Q: Tensor) -> tuple[Tensor, Tensor]:
+def _places(
+    query_QD: Tensor, key_PD: Tensor, own_Q: Tensor, queries_at_once: int = _QUERIES_AT_ONCE
+) -> tuple[Tensor, Tensor]:
     """How many keys score above each query's own, and how many like it, itself included. Both `[Q]`."""
     better, equal = [], []
-    for start in range(0, len(own_Q), _QUERIES_AT_ONCE):
-        some = slice(start, start + _QUERIES_AT_ONCE)
+    for start in range(0, len(own_Q), queries_at_once):
+        some = slice(start, start + queries_at_once)
         score_QP = query_QD[some] @ key_PD.T
         own_Q1 = score_QP.gather(1, own_Q[some, None])
         better_Q = (score_QP > own_Q1 + TIE).sum(1)

@@ -16,11 +16,12 @@ from anykey.encoder.architecture import write_open_clip_config
 from anykey.training.distributed import Processes
 from anykey.training.errors import DamagedStateError, InvalidRecipeError
 from anykey.training.resume import load_state, save_state
+from anykey.training.settings import TrainSettings
 from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.full_disk import no_file_beyond
 from tests.guards.checkout import ROOT
-from tests.killed_training import digest, settings
+from tests.killed_training import after_update, digest, settings
 from tests.networks import TEXT, VISION, small_architecture
 
 
@@ -72,7 +73,7 @@ def test_runs_killed_at_every_step_and_every_third_file_operation_go_on(folder: 
 
 def test_the_log_of_a_run_that_went_on_has_every_step_once(folder: Path, uninterrupted: Path) -> None:
     interrupted = settings(folder, "run")
-    stop_at(folder, interrupted, 5)
+    stop_at(interrupted, 5)
     train(interrupted, Console(quiet=True))
     assert list(map(_facts, log_of(interrupted.output))) == list(map(_facts, log_of(uninterrupted / "whole")))
     assert not (interrupted.output / "unfinished").exists()
@@ -87,25 +88,15 @@ def _facts(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "train/pairs_per_s"}
 
 
-def stop_at(folder: Path, run: Any, step: int) -> None:
-    """Ends a run with an error in the middle of it."""
-    data = folder / "train.tar"
-    assert data.exists()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anykey.training.loop.save_state", _failing_after(step))
-        with pytest.raises(OSError, match="no space"):
-            train(run, Console(quiet=True))
+def stop_at(run: TrainSettings, step: int) -> None:
+    """Ends a run with an error in the middle of a step, from 1."""
 
+    def fail() -> None:
+        raise OSError("the machine goes down")
 
-def _failing_after(step: int) -> Any:
-    """The real function, on a disk that is full from a step on."""
-
-    def save(states: Path, at: int, *rest: Any) -> None:
-        if at >= step:
-            raise OSError(28, "no space left on device")
-        save_state(states, at, *rest)
-
-    return save
+    after_update(step - 1, fail)
+    with pytest.raises(OSError, match="goes down"):
+        train(run, Console(quiet=True))
 
 
 def test_a_run_in_float16_goes_on_with_its_gradients_scaled_alike(
@@ -115,7 +106,7 @@ def test_a_run_in_float16_goes_on_with_its_gradients_scaled_alike(
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=3))
     whole, run = (settings(folder, name).model_copy(update={"precision": "fp16"}) for name in ("whole", "run"))
     train(whole, Console(quiet=True))
-    stop_at(folder, run, 4)
+    stop_at(run, 4)
     state = load_state(run.output / "unfinished" / "state", Processes())
     assert state is not None
     scaler, fresh = state["stepper"]["scaler"], torch.amp.GradScaler("cpu").state_dict()
@@ -127,7 +118,7 @@ def test_a_run_in_float16_goes_on_with_its_gradients_scaled_alike(
 
 def test_a_damaged_state_is_an_error_that_names_the_one_before(folder: Path, uninterrupted: Path) -> None:
     run = settings(folder, "run")
-    stop_at(folder, run, 6)
+    stop_at(run, 6)
     states = sorted((run.output / "unfinished" / "state").iterdir())
     assert [path.name for path in states] == ["step-000000002", "step-000000004"]
     damaged = states[-1] / "rank-0.pt"
@@ -170,10 +161,10 @@ def test_a_state_of_several_processes_is_not_gone_on_from_by_one(tmp_path: Path)
 
 def test_other_settings_start_over_when_asked_to(folder: Path) -> None:
     run = settings(folder, "run")
-    stop_at(folder, run, 6)
+    stop_at(run, 6)
     other = run.model_copy(update={"learning_rate": 5e-4})
     with pytest.raises(InvalidRecipeError, match=r"holds a stopped run with other settings \(learning_rate\)"):
         train(other, Console(quiet=True))
     assert load_state(run.output / "unfinished" / "state", Processes()) is not None
-    stop_at(folder, other.model_copy(update={"overwrite": True}), 4)
+    stop_at(other.model_copy(update={"overwrite": True}), 4)
     assert [path.name for path in (run.output / "unfinished" / "state").iterdir()] == ["step-000000002"]

@@ -1,7 +1,7 @@
 """Searches settings with Optuna: every trial is a run of the trainer in a folder of its own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import sleep
 
@@ -13,18 +13,26 @@ from anykey.sources.pairs import without_secrets
 from anykey.training.child import Child, threads_each
 from anykey.training.errors import DivergedError, InvalidRecipeError
 from anykey.training.run_settings import toml_text
+from anykey.training.settings import TrainSettings
 from anykey.training.sweep.settings import SweepSettings
 from anykey.training.sweep.space import base_values, distributions, trial_settings
 from anykey.training.sweep.trials import Trial, Trials
-from anykey.training.trainer import train
+from anykey.training.trainer import TrainResult, train
 from anykey.training.validation import HIGH_END, LOW_END, SELECTION_METRIC
+
+Train = Callable[[TrainSettings, Console], TrainResult]
 
 _POLL_S = 0.5
 _SHOWN = 10
 
 
-def sweep(settings: SweepSettings, console: Console) -> None:
+def sweep(settings: SweepSettings, console: Console, trainer: Train = train) -> None:
     """Runs trials until there are `settings.trials`, then writes `best.toml` and `trials.jsonl`.
+
+    Args:
+        settings: What is searched, and on what.
+        console: Where progress is shown.
+        trainer: Makes a run of a trial's settings; several processes at once use `train` always.
 
     Raises:
         TrainingError: the plan is not the record's, or not one trial came to anything.
@@ -32,7 +40,7 @@ def sweep(settings: SweepSettings, console: Console) -> None:
     """
     trials = open_trials(settings)
     if settings.workers == 1:
-        work(settings, trials, console)
+        work(settings, trials, console, trainer)
     else:
         _in_processes(settings, trials, console)
     _report(settings, trials, console)
@@ -48,18 +56,18 @@ def open_trials(settings: SweepSettings) -> Trials:
     return Trials(settings.output, distributions(settings), settings.seed, plan)
 
 
-def work(settings: SweepSettings, trials: Trials, console: Console) -> None:
+def work(settings: SweepSettings, trials: Trials, console: Console, trainer: Train = train) -> None:
     """Takes one trial after the other until there are enough."""
     while (trial := trials.next(settings.trials)) is not None:
         with trial:
             console.print(f"trial {trial.number}: {_in_words(trial.params)}")
-            _run(settings, trials, trial, console)
+            _run(settings, trials, trial, console, trainer)
 
 
-def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console) -> None:
+def _run(settings: SweepSettings, trials: Trials, trial: Trial, console: Console, trainer: Train) -> None:
     """One trial; what its own settings make of it is a result, anything else ends the sweep."""
     try:
-        result = train(trial_settings(settings, trial.params, trial.folder), console)
+        result = trainer(trial_settings(settings, trial.params, trial.folder), console)
     except (DivergedError, InvalidRecipeError) as error:
         reason = str(error)
     except (MemoryError, RuntimeError) as error:

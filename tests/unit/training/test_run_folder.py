@@ -3,9 +3,8 @@
 import json
 import os
 import shutil
-import sys
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -253,41 +252,39 @@ def test_a_damaged_mark_means_unfinished(data: Path, tmp_path: Path, content: st
     assert finished_run(tmp_path / "run", "abc") is None
 
 
-@pytest.fixture
-def wandb_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids under which runs were begun or gone on with at W&B; its package need not be installed."""
-    ids: list[str] = []
-
-    def init(**options: object) -> SimpleNamespace:
-        ids.append(str(options["id"]))
-        return SimpleNamespace(step=0, log=lambda numbers, step: None, finish=lambda: None)
-
-    package = SimpleNamespace(init=init, Settings=lambda **options: None, Error=RuntimeError)
-    monkeypatch.setitem(sys.modules, "wandb", package)
-    return ids
-
-
-def log_one(data: Path, run: Path, digest: str = "abc", *, is_whole: bool = False) -> None:
-    """A run that logs one step and keeps a state, then stops or ends."""
-    with RunFolder(run, make_settings(data, run, wandb_project="anykey"), digest) as folder:
+def id_after_a_step(data: Path, run: Path, digest: str = "abc", *, is_whole: bool = False) -> str:
+    """The id of a run that logs one step and keeps a state, then stops or ends."""
+    with RunFolder(run, make_settings(data, run), digest) as folder:
         folder.log(1, 8, {"train/loss": 2.0})
         folder.states.mkdir(parents=True, exist_ok=True)
+        drawn = folder.tracking_id()
         if is_whole:
             folder.finish({"step": 1})
+    return drawn
 
 
-def test_a_run_that_goes_on_goes_on_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
-    for _ in range(3):
-        log_one(data, tmp_path / "run")
-    assert len(wandb_ids) == 3
-    assert len(set(wandb_ids)) == 1
+def test_a_run_that_goes_on_keeps_its_id(data: Path, tmp_path: Path) -> None:
+    assert len({id_after_a_step(data, tmp_path / "run") for _ in range(3)}) == 1
 
 
-def test_runs_that_do_not_go_on_are_other_runs_at_wandb(data: Path, tmp_path: Path, wandb_ids: list[str]) -> None:
-    log_one(data, tmp_path / "a")
-    log_one(data, tmp_path / "b")
+def test_runs_that_do_not_go_on_have_other_ids(data: Path, tmp_path: Path) -> None:
+    ids = [id_after_a_step(data, tmp_path / "a"), id_after_a_step(data, tmp_path / "b")]
     shutil.rmtree(tmp_path / "b")
-    log_one(data, tmp_path / "b")
-    log_one(data, tmp_path / "b", "other settings", is_whole=True)
-    log_one(data, tmp_path / "b", "other settings")
-    assert len(set(wandb_ids)) == len(wandb_ids) == 5
+    ids.append(id_after_a_step(data, tmp_path / "b"))
+    ids.append(id_after_a_step(data, tmp_path / "b", "other settings", is_whole=True))
+    ids.append(id_after_a_step(data, tmp_path / "b", "other settings"))
+    assert len(set(ids)) == 5
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the extra wandb, which is not installed")
+def test_a_run_that_goes_on_goes_on_at_wandb(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B names the folder of what it would send after the run's id."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tmp_path / "run"
+    for step in (1, 2):
+        with RunFolder(run, make_settings(data, run, wandb_project="anykey"), "abc") as folder:
+            folder.log(step, 8, {"train/loss": 2.0})
+            folder.states.mkdir(parents=True, exist_ok=True)
+            drawn = folder.tracking_id()
+    assert {path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")} == {drawn}

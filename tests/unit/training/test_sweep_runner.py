@@ -21,7 +21,7 @@ from anykey.program.extras import MissingLibraryError
 from anykey.program.settings import load_settings
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.settings import TrainSettings
-from anykey.training.sweep import command, runner
+from anykey.training.sweep import command
 from anykey.training.sweep.runner import open_trials, sweep
 from anykey.training.sweep.settings import SweepSettings
 from anykey.training.trainer import TrainResult
@@ -159,23 +159,20 @@ MORE_BYTES_THAN_ADDRESSES = 2**50
     ids=["torch", "numpy", "python"],
 )
 def test_a_trial_that_does_not_fit_into_memory_is_recorded_and_the_sweep_goes_on(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], object]
+    data: Path, tmp_path: Path, allocate: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr(runner, "train", train_that(allocate))
     settings = sweep_settings(data, tmp_path, trials=6, space={"reading": ["R1", "R2"]})
-    sweep(settings, QUIET)
+    sweep(settings, QUIET, train_that(allocate))
     states = {(trial.params["reading"], trial.state) for trial in record_of(settings)}
     assert states == {("R1", TrialState.FAIL), ("R2", TrialState.COMPLETE)}
     (reason, *_) = (path.read_text() for path in tmp_path.glob("trials/*/error.txt"))
     assert reason.startswith("does not fit into memory")
 
 
-def test_an_error_that_no_setting_explains_ends_the_sweep(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "train", train_that(lambda: torch.ones(2) @ torch.ones(3)))
+def test_an_error_that_no_setting_explains_ends_the_sweep(data: Path, tmp_path: Path) -> None:
+    settings = sweep_settings(data, tmp_path, trials=6, space={"reading": ["R1", "R2"]})
     with pytest.raises(RuntimeError, match=r"same size|inconsistent"):
-        sweep(sweep_settings(data, tmp_path, trials=6, space={"reading": ["R1", "R2"]}), QUIET)
+        sweep(settings, QUIET, train_that(lambda: torch.ones(2) @ torch.ones(3)))
 
 
 def test_a_sweep_of_failures_ends_with_the_reason(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A whole run in miniature: it learns, it writes what it promises, it repeats itself exactly, it fails in the open."""
 
-import functools
 import json
 import os
 import platform
@@ -27,6 +26,8 @@ from anykey.encoder.model import Encoder
 from anykey.sources.errors import NoPairsError
 from anykey.training.claim import Claim
 from anykey.training.errors import DivergedError, InvalidRecipeError, TooManyBadRowsError
+from anykey.training.families.towers import Towers, open_start
+from anykey.training.family import Family
 from anykey.training.settings import TrainSettings
 from anykey.training.trainer import TrainResult, train
 from anykey.training.validation import SELECTION_METRIC
@@ -323,9 +324,7 @@ def test_checkpointed_blocks_are_computed_again_in_the_backward_pass(
 
 
 @pytest.mark.filterwarnings(TORCHS_OWN)
-def test_compile_compiles_the_blocks_of_both_towers(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compile_compiles_the_blocks_of_both_towers(shards: Path, tmp_path: Path) -> None:
     """Torch traces as always; what it traced is counted and run as it is, which takes seconds and not minutes."""
     torch.compiler.reset()
     traced: list[torch.fx.GraphModule] = []
@@ -334,11 +333,17 @@ def test_compile_compiles_the_blocks_of_both_towers(
         traced.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
-    one_step(shards, tmp_path / "plain")
-    assert not traced
-    one_step(shards, tmp_path / "compiled", compile=True)
-    assert len(traced) == 2
+    class Counted(Towers):
+        def compile(self, **options: Any) -> None:
+            super().compile(backend=count)
+
+    def open_counted(settings: TrainSettings, device: torch.device, dtype: torch.dtype | None) -> Family:
+        return Counted(open_start(settings), device, dtype)
+
+    for wanted, num_traced in ((False, 0), (True, 2)):
+        settings = settings_of(shards, tmp_path / str(wanted), num_epochs=0.25, val_data=[], compile=wanted)
+        train(settings, Console(quiet=True), open_counted)
+        assert len(traced) == num_traced
 
 
 def test_locked_towers_and_groups_keep_their_weights(shards: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -129,10 +129,9 @@ def test_a_collapsed_encoder_scores_chance_wherever_the_keys_stand(wobble: float
     assert {found[f"{pool}/mean/success@10"] for pool in ("local", "mixed")} == {0.25}
 
 
-def test_a_pool_larger_than_a_batch_of_queries_is_measured_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_larger_than_a_batch_of_queries_is_measured_alike() -> None:
     whole = measure(random_held_out(), ALL_COMBINATIONS, (1, 10), (10,))
-    monkeypatch.setattr("anykey.training.validation._QUERIES_AT_ONCE", 4)
-    assert measure(random_held_out(), ALL_COMBINATIONS, (1, 10), (10,)) == pytest.approx(whole)
+    assert measure(random_held_out(), ALL_COMBINATIONS, (1, 10), (10,), queries_at_once=4) == pytest.approx(whole)
 
 
 def test_perfect_vectors_score_1_everywhere_but_against_their_own_fusion() -> None:
