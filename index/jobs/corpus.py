@@ -54,6 +54,8 @@ def roots_of(settings: EmbeddingSettings) -> ImageRoots | None:
 
 def _root_of(file: CorpusFile) -> str:
     """A shard or folder itself; what names in another file start from. Never all of this machine."""
+    if file.lease:  # a copy, which may be removed before it is looked at again
+        return ""
     try:
         is_shard = not file.is_folder and format_of(file).read is read_shard
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anykey.sources.columns import Columns
+from anykey.sources.files.cache_folder import Lease
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import parent, scheme_of, without_secrets
 
@@ -61,15 +62,19 @@ class CorpusFile:
     Attributes:
         location: A path or URL.
         is_folder: Whether it is a folder of images and texts.
+        named: What it is a copy of; empty for what is read where it is.
+        lease: Keeps the copy.
     """
 
     location: str
     is_folder: bool = False
+    named: str = ""
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def label(self) -> str:
         """What messages call it."""
-        return without_secrets(self.location)
+        return without_secrets(self.named or self.location)
 
     @cached_property
     def absolute(self) -> str:
@@ -79,7 +84,7 @@ class CorpusFile:
     @cached_property
     def folder(self) -> str:
         """What relative names in it start from."""
-        return parent(self.location)
+        return parent(self.named or self.location)
 
 
 @dataclass(frozen=True)

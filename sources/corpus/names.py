@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from anykey.sources.corpus.copied import copied
 from anykey.sources.corpus.entry import CorpusFile
 from anykey.sources.corpus.mbeir import candidate_files
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import reason_of
-from anykey.sources.files.locations import without_secrets
+from anykey.sources.files.locations import PIPE, without_secrets
 from anykey.sources.names import Named, expand, find
 
 
@@ -18,20 +19,24 @@ def find_files(names: Sequence[str]) -> list[CorpusFile]:
     stands for those files; any other is a folder of images.
 
     Args:
-        names: Paths, patterns and URLs.
+        names: Paths, patterns, URLs, and `pipe:COMMAND` for a shard that a command writes.
 
     Raises:
         SourceError: there is no such file, or it cannot be reached.
     """
-    return [
-        file for name in names for expanded in expand(name) for found in find(expanded) for file in _files_of(found)
-    ]
+    return [file for name in names for expanded in expand(name) for file in _files_of(expanded)]
 
 
-def _files_of(named: Named) -> list[CorpusFile]:
-    if not named.is_folder:
-        return [CorpusFile(named.location)]
+def _files_of(name: str) -> list[CorpusFile]:
+    if name.startswith(PIPE):
+        return [copied(CorpusFile(name))]
+    return [file for found in find(name) for file in _files_in(found)]
+
+
+def _files_in(found: Named) -> list[CorpusFile]:
+    if not found.is_folder:
+        return [CorpusFile(found.location)]
     try:
-        return candidate_files(named.location) or [CorpusFile(named.location, is_folder=True)]
+        return candidate_files(found.location) or [CorpusFile(found.location, is_folder=True)]
     except OSError as error:
-        raise SourceError(f"cannot read {without_secrets(named.location)}: {reason_of(error)}") from error
+        raise SourceError(f"cannot read {without_secrets(found.location)}: {reason_of(error)}") from error

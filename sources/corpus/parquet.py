@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from anykey.sources.arrow_values import holds_bytes, json_cell, python_cell
 from anykey.sources.columns import Columns, find_columns, note_columns
+from anykey.sources.corpus.copied import readable_in_parts
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.rows import gather_metadata, gather_texts, key_of, read_row
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
@@ -35,6 +36,7 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
         SourceError: it is no Parquet file, or lacks the columns that are needed.
         OSError: it cannot be opened.
     """
+    file = readable_in_parts(file)
     with open_file(file.location) as source:
         try:
             opened = open_parquet(source)

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 
+from anykey.sources.corpus.copied import readable_in_parts
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.sidecars import read_sample, suffix_counts, with_note_of_lines
-from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
+from anykey.sources.errors import InvalidRowError, UnreadableStretchError
 from anykey.sources.files.files import file_state, open_file
 from anykey.sources.files.http_files import FileState
 from anykey.sources.files.images import ImageStamp, member_stamp
@@ -23,15 +24,11 @@ def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
     samples before it.
 
     Raises:
-        SourceError: it is no plain tar file, or lies on a server that serves no parts of files.
+        SourceError: it is no plain tar file.
         OSError: it cannot be read.
     """
+    file = readable_in_parts(file)
     state = file_state(file.location)
-    if not state.has_ranges:
-        raise SourceError(
-            f"{file.label}: expected a server that serves parts of files (range requests), "
-            "as a shard's images are read one by one; fetch the shard first"
-        )
     with open_file(file.location) as opened:
         contents = read_contents(opened, file.label, state.size_bytes, with_texts=True)
     if others := contents.others:
@@ -39,7 +36,7 @@ def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
             "%s: left aside %d members that are no image, .txt or .json: %s",
             *(file.label, len(others), suffix_counts(others)),
         )
-    prefix = f"{path_of(file.location).stem}/" if options.prefix_keys else ""
+    prefix = f"{path_of(file.named or file.location).stem}/" if options.prefix_keys else ""
     contents.doubt()
     samples = contents.samples.values()
     rows = (_read_sample(sample, prefix, file, state, options) for sample in samples)

@@ -127,6 +127,24 @@ def test_patterns_and_folders_are_read_alike_where_files_can_be_listed(place: Pl
     assert in_an_index(location) == in_training(location) == in_the_benchmark(location) == ALL
 
 
+@pytest.mark.parametrize("name", ["000.tar", "pairs.parquet"])
+def test_files_of_servers_that_serve_them_whole_are_read_alike(
+    origin: Path, site: Site, cache: Path, name: str
+) -> None:
+    site.pages[f"/{name}"], site.has_ranges = (origin / name).read_bytes(), False
+    expected = ALL[:3] if name == "000.tar" else ALL
+    for read_all in (in_an_index, in_training, in_the_benchmark):
+        assert read_all(site.url(f"/{name}")) == expected
+    assert len([path for path in cache.iterdir() if path.suffix != ".lock"]) == 1
+
+
+def test_what_a_command_writes_is_read_alike(origin: Path, tmp_path: Path) -> None:
+    name = f"pipe:cat {origin}/{{000..001}}.tar; echo x >> {tmp_path}/runs"
+    assert in_an_index(name) == in_training(name) == in_the_benchmark(name) == ALL
+    assert (tmp_path / "runs").read_text() == "x\nx\n"
+    assert read(name)[0].where == f"pipe:cat {origin}/000.tar; echo x >> {tmp_path}/runs: sample '0'"
+
+
 def test_a_file_that_breaks_off_is_read_on_alike(origin: Path, site: Site) -> None:
     rows = [{"key": str(n), "image": image * 50_000, "text": text} for n, (image, text) in enumerate(ROWS)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), origin / "large.parquet", compression="none")
@@ -148,6 +166,7 @@ def test_a_file_that_breaks_off_is_read_on_alike(origin: Path, site: Site) -> No
         ("http://SITE/nowhere.tar?s=hidden", "http://SITE/nowhere.tar does not exist"),
         ("http://SITE/broken/a.tar?s=hidden", "cannot read http://SITE/broken/a.tar: the server answered 503"),
         ("nosuch://u:hidden@host/a.tar", "cannot read nosuch://host/a.tar: Protocol not known: nosuch"),
+        ("pipe:echo http://u:hidden@host/a?s=hidden >&2; exit 3", "cannot read pipe:echo http://host/a .*ended with 3"),
         ("{a.tar", r"unbalanced braces in '\{a.tar'"),
     ],
 )

@@ -1,6 +1,5 @@
 """Parquet: types become JSON, images are named or held, and a damaged row group costs its rows."""
 
-import random
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -172,10 +171,3 @@ def test_file_elsewhere_is_read_alike(tmp_path: Path, site: Site, memory: fsspec
     facts = [(row.key, row.text, row.metadata, row.pools, len(row.images)) for row in entries(path)]
     for url in (site.url("/c.parquet"), "memory://c.parquet"):
         assert [(row.key, row.text, row.metadata, row.pools, len(row.images)) for row in entries(url)] == facts
-
-
-def test_server_without_ranges_cannot_serve_parquet(tmp_path: Path, site: Site) -> None:
-    path = write(tmp_path, key=["a"], text=["x"], noise=[random.Random(0).randbytes(3 * 2**20).hex()])
-    site.pages["/c.parquet"], site.has_ranges = path.read_bytes(), False
-    with pytest.raises(SourceError, match="does not serve parts of files"):
-        read(site.url("/c.parquet"))

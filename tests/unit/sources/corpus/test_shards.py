@@ -223,9 +223,3 @@ def test_images_of_a_shard_elsewhere_are_not_fetched_by_the_reader(site: Site) -
     assert len(spans) == 2
     assert spans[0] is None
     assert int((spans[1] or "").removeprefix("bytes=").removesuffix("-")) > 29 * 2**20
-
-
-def test_shard_on_a_server_without_ranges_is_refused(site: Site) -> None:
-    site.pages["/s.tar"], site.has_ranges = tar_bytes(MEMBERS), False
-    with pytest.raises(SourceError, match=r"s\.tar: expected a server that serves parts of files"):
-        read(site.url("/s.tar"))
