@@ -28,6 +28,7 @@ from anykey.benchmark.errors import InvalidRowError, PairsError
 from anykey.benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
 from anykey.benchmark.pair_files import Photo, read_photos, states_digest
 from anykey.benchmark.settings import FromPairsSettings
+from anykey.program.image_limits import MAX_IMAGE_ASPECT, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 from anykey.sources.columns import parse_columns
@@ -37,7 +38,6 @@ GENERATOR = "anykey-bench from-pairs"
 GENERATOR_VERSION = 5
 BAD_ROWS = "bad_rows.jsonl"
 MAX_SHOWN_BAD_ROWS = 10
-MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_ASPECT = 20 * 1024**2, 64_000_000, 200  # what an index takes by default
 SUFFIXES = {  # of the formats that the encoder reads
     **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"},
 }
@@ -284,7 +284,7 @@ def _usable(photo: Photo) -> Photo | InvalidRowError:
 
 
 def _check_size(data: bytes, image: Image.Image) -> None:
-    """Raises ValueError for an image that an index and a service refuse, so that no query asks for it."""
+    """Raises ValueError for an image that an index and a service refuse by default, so that no query asks for it."""
     if len(data) > MAX_IMAGE_BYTES:
         raise ValueError(f"it has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are accepted")
     if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -292,7 +292,7 @@ def _check_size(data: bytes, image: Image.Image) -> None:
     if max(image.size) > MAX_IMAGE_ASPECT * min(image.size):
         raise ValueError(
             f"it has {image.width} x {image.height} pixels; "
-            f"the longer side may be at most {MAX_IMAGE_ASPECT} times the shorter"
+            f"the longer side may be at most {MAX_IMAGE_ASPECT:g} times the shorter"
         )
 
 

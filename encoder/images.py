@@ -17,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from anykey.encoder import tiff
 from anykey.encoder.containers import FORMATS, MEDIA_TYPES, bare_picture, format_of, webp_canvas
 from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
+from anykey.program.image_limits import MAX_IMAGE_ASPECT, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, ImageLimitSettings
 
 MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
 _MOST_PIXELS = 178_000_000  # that Pillow opens
@@ -61,9 +62,14 @@ class ImageLimits:
             one grows with it.
     """
 
-    max_bytes: int = 20 * 1024 * 1024
-    max_pixels: int = 64_000_000
-    max_aspect: float = 200.0
+    max_bytes: int = MAX_IMAGE_BYTES
+    max_pixels: int = MAX_IMAGE_PIXELS
+    max_aspect: float = MAX_IMAGE_ASPECT
+
+    @classmethod
+    def of(cls, settings: ImageLimitSettings) -> "ImageLimits":
+        """Those that a command's settings say."""
+        return cls(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
 
     def for_input(self, side_px: int, resize_mode: str) -> "ImageLimits":
         """These limits for a model whose input has this side: no image grows out of memory or shrinks to nothing.

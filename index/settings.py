@@ -12,17 +12,14 @@ from anykey.index.store.options import AUTO
 from anykey.index.vectors.structure_facts import EXACT
 from anykey.index.vectors.structure_kinds import require_kind
 from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall, VectorType
+from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.sources.columns import parse_columns
 from anykey.sources.files.images import ImageStorage
 from anykey.sources.files.roots import root_of
 
 
-class EncodingSettings(ProgramSettings):
-    """The encoder, and how it is used."""
-
-    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
-
+class _EncoderSettings(ProgramSettings):
     checkpoint: str = Field(
         min_length=1,
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
@@ -39,14 +36,6 @@ class EncodingSettings(ProgramSettings):
         le=256,
         description="Threads that read and decode images ahead of the encoder",
     )
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Larger image files are bad rows")
-    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="Larger images are bad rows")
-    max_image_aspect: float = Field(
-        200.0,
-        ge=1,
-        le=100_000,
-        description="Images whose longer side is more than this many times the shorter are bad rows",
-    )
     fusion: Literal["raw", "unit"] | None = Field(
         None,
         description="How image and text features are added; default: as the checkpoint has it, raw if it does not say",
@@ -55,6 +44,12 @@ class EncodingSettings(ProgramSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
     )
+
+
+class EncodingSettings(ImageLimitSettings, _EncoderSettings):
+    """The encoder, and how it is used."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
 
 
 class EmbeddingSettings(EncodingSettings):

@@ -113,7 +113,7 @@ def load_encoder(settings: ServiceSettings) -> ItemEncoder:
     from anykey.encoder.model import Encoder
 
     fusion = Fusion(settings.fusion) if settings.fusion else None
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+    limits = ImageLimits.of(settings)
     try:
         return Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
     except CheckpointNotFoundError as error:

@@ -8,13 +8,14 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
+from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
 
 
-class ServiceSettings(ProgramSettings):
+class ServiceSettings(ImageLimitSettings, ProgramSettings):
     """Serves one index over HTTP: POST /search, GET /info, /keys, /livez, /readyz, /docs."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_")
@@ -83,13 +84,6 @@ class ServiceSettings(ProgramSettings):
         1024 * MIB,
         ge=1024,
         description="most bytes of the bodies of all requests under way; what comes on top is refused with 429",
-    )
-    max_image_bytes: int = Field(20 * MIB, ge=64, description="largest encoded image")
-    max_image_pixels: int = Field(
-        64_000_000, ge=1024, le=178_000_000, description="most pixels in an image, read from its header"
-    )
-    max_image_aspect: float = Field(
-        200.0, ge=1, le=100_000, description="how many times longer than its shorter side an image's longer one may be"
     )
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")

@@ -118,10 +118,7 @@ def open_table(
     return read_table(
         source=pairs,
         tokenize=family.tokenize,
-        reader=ImageReader(
-            family.image_input,
-            ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect),
-        ),
+        reader=ImageReader(family.image_input, ImageLimits.of(settings)),
         cache_images_bytes=settings.cache_images_bytes,
         max_bad_share=settings.max_bad_share,
         advance=advance,

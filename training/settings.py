@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
+from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.sources.columns import parse_columns
 from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
@@ -22,9 +23,7 @@ class _Group(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class DataSettings(_Group):
-    """The pairs: where they are, what of them is refused, and what a batch draws and changes of them."""
-
+class _PairSettings(_Group):
     data: list[str] = Field(
         [],
         description="training pairs: folders, .tar, .jsonl, .csv, .tsv, .parquet and .json files, URLs, pipe:COMMAND; "
@@ -65,15 +64,11 @@ class DataSettings(_Group):
         description="decoded images are kept in memory if they fit in this many bytes; for each of the training and "
         "the held-out pairs, and in each of torchrun's processes",
     )
-    max_image_bytes: int = Field(20 * 1024**2, ge=1024, description="larger image files are bad rows")
-    max_image_pixels: int = Field(64_000_000, ge=1024, le=178_000_000, description="larger images are bad rows")
-    max_image_aspect: float = Field(
-        200.0,
-        ge=1,
-        le=100_000,
-        description="images whose longer side is more than this many times the shorter are bad rows",
-    )
     max_bad_share: float = Field(0.05, ge=0, le=1, description="above this share of bad rows the run stops")
+
+
+class DataSettings(ImageLimitSettings, _PairSettings):
+    """The pairs: where they are, what of them is refused, and what a batch draws and changes of them."""
 
     @model_validator(mode="after")
     def check_data(self) -> Self:

@@ -115,7 +115,7 @@ class CheckpointSource(EncoderSource):
 
         settings = self._settings
         fusion = Fusion(settings.fusion) if settings.fusion else None
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+        limits = ImageLimits.of(settings)
         encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
         written = self._written_fingerprint()
         if written is not None and written != encoder.fingerprint:
