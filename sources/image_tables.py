@@ -7,12 +7,11 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from anykey.sources.columns import Columns
 from anykey.sources.csv_tables import header_of, read_table
-from anykey.sources.errors import SourceError
 from anykey.sources.files.files import open_file
 from anykey.sources.files.locations import path_of, without_secrets
 from anykey.sources.lines import BLANK
@@ -32,12 +31,15 @@ def fields_of(location: str) -> Iterator[str]:
         SourceError: it is damaged.
         OSError: it cannot be read.
     """
+    suffix = path_of(location).suffix
+    if suffix == ".parquet":
+        from anykey.sources.parquet_files import opened_parquet
+
+        with opened_parquet(location, without_secrets(location)) as table:
+            yield from table.schema_arrow.names
+        return
     with open_file(location) as opened:
-        suffix = path_of(location).suffix
-        if suffix == ".parquet":
-            with closing(_open_parquet(opened, location)) as table:
-                yield from table.schema_arrow.names
-        elif suffix == ".jsonl":
+        if suffix == ".jsonl":
             for line in _lines(opened):
                 yield from _fields_in(line)
         else:
@@ -52,11 +54,12 @@ def images_named(location: str) -> Iterator[str | None]:
         SourceError: it is damaged as a whole.
         OSError: it cannot be read.
     """
+    suffix = path_of(location).suffix
+    if suffix == ".parquet":
+        yield from _named_by_parquet(location)
+        return
     with open_file(location) as opened:
-        suffix = path_of(location).suffix
-        if suffix == ".parquet":
-            yield from _named_by_parquet(opened, location)
-        elif suffix == ".jsonl":
+        if suffix == ".jsonl":
             for line in _lines(opened):
                 yield from _named_by_line(line)
         else:
@@ -103,10 +106,12 @@ def _named_by_csv(opened: BinaryIO, location: str) -> Iterator[str | None]:
             yield from (None,) if record.is_open else (cell.strip() for cell in record.cells)
 
 
-def _named_by_parquet(opened: BinaryIO, location: str) -> Iterator[str | None]:
+def _named_by_parquet(location: str) -> Iterator[str | None]:
     import pyarrow
 
-    with closing(_open_parquet(opened, location)) as table:
+    from anykey.sources.parquet_files import opened_parquet
+
+    with opened_parquet(location, without_secrets(location)) as table:
         for group in range(table.num_row_groups):
             try:
                 for batch in table.iter_batches(row_groups=[group], columns=[FILE_NAME]):
@@ -119,14 +124,3 @@ def _named_by_parquet(opened: BinaryIO, location: str) -> Iterator[str | None]:
 def _strings(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     return [name for name in values if isinstance(name, str) and name.strip()]
-
-
-def _open_parquet(opened: BinaryIO, location: str) -> Any:
-    import pyarrow
-
-    from anykey.sources.files.inline_images import open_parquet
-
-    try:
-        return open_parquet(opened)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise SourceError(f"{without_secrets(location)} is no readable Parquet file: {error}") from error

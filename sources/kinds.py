@@ -1,8 +1,10 @@
 """How a file tells what it is: by its suffix, or else by its first bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+
+from anykey.sources.files.files import open_file
 
 HEAD_BYTES = 512
 
@@ -31,16 +33,23 @@ SHARD = Kind((".tar",), lambda head: head[257:262] == b"ustar")
 KINDS = (JSONL, CSV, PARQUET, SHARD)
 
 
-def kind_of(path: PurePath, read_head: Callable[[], bytes]) -> Kind | None:
+def head_of(location: str) -> bytes:
+    """The first bytes of a file; raises `OSError` where it cannot be read."""
+    with open_file(location) as opened:
+        return opened.read(HEAD_BYTES)
+
+
+def kind_of(path: PurePath, read_head: Callable[[], bytes], kinds: Sequence[Kind] = KINDS) -> Kind | None:
     """The kind of a file; `None` if it is of none.
 
     Args:
         path: Its path, for the suffix.
         read_head: Gives its first bytes; called where the suffix says nothing.
+        kinds: Those that it may be of; they are asked in order.
     """
     suffix = path.suffix.lower()
-    found = next((kind for kind in KINDS if suffix in kind.suffixes), None)
+    found = next((kind for kind in kinds if suffix in kind.suffixes), None)
     if found is not None:
         return found
     head = read_head()
-    return next((kind for kind in KINDS if kind.looks_so(head)), None)
+    return next((kind for kind in kinds if kind.looks_so(head)), None)

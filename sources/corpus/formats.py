@@ -12,9 +12,8 @@ from anykey.sources.corpus.folder import read_folder
 from anykey.sources.corpus.jsonl import read_jsonl
 from anykey.sources.corpus.shards import read_shard
 from anykey.sources.errors import InvalidRowError, SourceError
-from anykey.sources.files.files import open_file
 from anykey.sources.files.locations import path_of
-from anykey.sources.kinds import CSV, HEAD_BYTES, JSONL, PARQUET, SHARD
+from anykey.sources.kinds import CSV, JSONL, PARQUET, SHARD, Kind, head_of, kind_of
 
 Rows = Iterator[CorpusEntry | InvalidRowError]
 
@@ -25,15 +24,13 @@ class Format:
 
     Attributes:
         title: What it is called in messages.
-        suffixes: Suffixes of files that are of this format whatever they hold, in lower case.
-        looks_so: Whether a file of another suffix is of this format, by its first bytes.
+        kind: How a file tells that it is of this format.
         read: Gives the rows of a file in a fixed order, bad ones as the errors they are; raises `SourceError` or
             `OSError` for a file that cannot be read.
     """
 
     title: str
-    suffixes: tuple[str, ...]
-    looks_so: Callable[[bytes], bool]
+    kind: Kind
     read: Callable[[CorpusFile, ReadOptions], Rows]
 
 
@@ -44,12 +41,12 @@ def _read_parquet(file: CorpusFile, options: ReadOptions) -> Rows:
 
 
 FORMATS = [
-    Format("JSONL", JSONL.suffixes, JSONL.looks_so, read_jsonl),
-    Format("CSV", CSV.suffixes, CSV.looks_so, read_csv),
-    Format("Parquet", PARQUET.suffixes, PARQUET.looks_so, _read_parquet),
-    Format("a tar shard", SHARD.suffixes, SHARD.looks_so, read_shard),
+    Format("JSONL", JSONL, read_jsonl),
+    Format("CSV", CSV, read_csv),
+    Format("Parquet", PARQUET, _read_parquet),
+    Format("a tar shard", SHARD, read_shard),
 ]
-FOLDER = Format("a folder of images", (), lambda head: False, read_folder)
+FOLDER = Format("a folder of images", Kind((), lambda head: False), read_folder)
 
 
 def format_of(file: CorpusFile) -> Format:
@@ -61,14 +58,9 @@ def format_of(file: CorpusFile) -> Format:
     """
     if file.is_folder:
         return FOLDER
-    suffix = path_of(file.location).suffix.lower()
+    kind = kind_of(path_of(file.location), lambda: head_of(file.location), [known.kind for known in FORMATS])
     for known in FORMATS:
-        if suffix in known.suffixes:
+        if known.kind is kind:
             return known
-    with open_file(file.location) as opened:
-        head = opened.read(HEAD_BYTES)
-    for known in FORMATS:
-        if known.looks_so(head):
-            return known
-    expected = ", ".join(f"{known.title} ({', '.join(known.suffixes)})" for known in FORMATS)
+    expected = ", ".join(f"{known.title} ({', '.join(known.kind.suffixes)})" for known in FORMATS)
     raise SourceError(f"cannot tell the format of {file.label}: expected {expected}, or a folder")

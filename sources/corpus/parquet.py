@@ -6,7 +6,6 @@ an index exported is read by who knows its form; see `ReadOptions.read_known`.
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +17,12 @@ from anykey.sources.columns import Columns, find_columns, note_columns
 from anykey.sources.corpus.copied import readable_in_parts
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.rows import gather_metadata, gather_texts, key_of, read_row
-from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
-from anykey.sources.files.files import open_file
+from anykey.sources.errors import InvalidRowError, UnreadableStretchError
 from anykey.sources.files.images import ImageStamp, digest_stamp
-from anykey.sources.files.inline_images import BATCH_ROWS, open_parquet
+from anykey.sources.files.inline_images import BATCH_ROWS
 from anykey.sources.files.locations import InlineLocation, join
 from anykey.sources.images_in_rows import images_named
+from anykey.sources.parquet_files import opened_parquet
 from anykey.sources.rows import RowError
 
 logger = logging.getLogger(__name__)
@@ -37,28 +36,23 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
         OSError: it cannot be opened.
     """
     file = readable_in_parts(file)
-    with open_file(file.location) as source:
-        try:
-            opened = open_parquet(source)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise SourceError(f"{file.label} is no readable Parquet file: {error}") from error
-        with closing(opened):
-            known = options.read_known(opened, file) if options.read_known else None
-            if known is not None:
-                yield from known
-                return
-            schema = opened.schema_arrow
-            columns = find_columns(schema.names, options.columns, file.label)
-            note_columns(schema.names, options.columns, columns, file.label)
-            aside = [column.name for column in schema if _is_aside(column, columns)]
-            if aside:
-                logger.warning("%s: columns %s hold bytes and are left aside", file.label, ", ".join(aside))
-            chosen = [name for name in schema.names if name not in aside]
-            start = 0
-            for group in range(opened.num_row_groups):
-                num_rows = opened.metadata.row_group(group).num_rows
-                yield from _read_group(opened, group, range(start, start + num_rows), chosen, columns, file)
-                start += num_rows
+    with opened_parquet(file.location, file.label) as opened:
+        known = options.read_known(opened, file) if options.read_known else None
+        if known is not None:
+            yield from known
+            return
+        schema = opened.schema_arrow
+        columns = find_columns(schema.names, options.columns, file.label)
+        note_columns(schema.names, options.columns, columns, file.label)
+        aside = [column.name for column in schema if _is_aside(column, columns)]
+        if aside:
+            logger.warning("%s: columns %s hold bytes and are left aside", file.label, ", ".join(aside))
+        chosen = [name for name in schema.names if name not in aside]
+        start = 0
+        for group in range(opened.num_row_groups):
+            num_rows = opened.metadata.row_group(group).num_rows
+            yield from _read_group(opened, group, range(start, start + num_rows), chosen, columns, file)
+            start += num_rows
 
 
 def _read_group(

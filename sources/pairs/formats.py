@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.sources.errors import SourceError
-from anykey.sources.kinds import CSV, HEAD_BYTES, JSONL, PARQUET, SHARD, Kind, kind_of
+from anykey.sources.files.files import reason_of
+from anykey.sources.kinds import CSV, JSONL, PARQUET, SHARD, Kind, head_of, kind_of
 from anykey.sources.pairs import mbeir
 from anykey.sources.pairs.csv_rows import CsvRows
 from anykey.sources.pairs.file import DataFile
@@ -51,10 +52,9 @@ def is_a(kind: Kind) -> Callable[[DataFile], bool]:
 
 def _head_of(file: DataFile) -> bytes:
     try:
-        with file.path.open("rb") as opened:
-            return opened.read(HEAD_BYTES)
+        return head_of(str(file.path))
     except OSError as error:
-        raise SourceError(f"cannot read {file.label}: {error}") from error
+        raise SourceError(f"cannot read {file.label}: {reason_of(error)}") from error
 
 
 def _is_json(accepts: Callable[[DataFile], bool]) -> Callable[[DataFile], bool]:

@@ -17,10 +17,12 @@ from pyarrow import parquet
 
 from anykey.sources.arrow_values import json_cell, python_cell
 from anykey.sources.errors import InvalidRowError, SourceError
+from anykey.sources.files.files import reason_of
 from anykey.sources.pairs.columns import pair_columns
 from anykey.sources.pairs.file import DataFile
 from anykey.sources.pairs.pair import Pair
 from anykey.sources.pairs.rows import table_pair
+from anykey.sources.parquet_files import opened_parquet
 
 MAX_GROUP_BYTES = 1024**3
 _KEPT_GROUPS = 2
@@ -45,10 +47,10 @@ class ParquetRows:
         """
         self._file = file
         try:
-            with parquet.ParquetFile(file.path) as opened:
+            with opened_parquet(str(file.path), file.label) as opened:
                 header, metadata = opened.schema_arrow.names, opened.metadata
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise SourceError(f"{file.label} is no readable Parquet file: {error}") from error
+        except OSError as error:
+            raise SourceError(f"cannot read {file.label}: {reason_of(error)}") from error
         self._columns = columns = pair_columns(header, file)
         wanted = (columns.image, *columns.texts(header), columns.key, columns.group)
         chosen = [name for name in dict.fromkeys(wanted) if name in header]

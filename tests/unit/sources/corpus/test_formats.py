@@ -62,4 +62,4 @@ def test_folder_is_told_by_whoever_found_it() -> None:
 def test_every_format_is_in_the_docs() -> None:
     page = (Path(__file__).parents[4] / "docs" / "corpus.md").read_text()
     for known in FORMATS:
-        assert all(f"`{suffix}`" in page for suffix in known.suffixes)
+        assert all(f"`{suffix}`" in page for suffix in known.kind.suffixes)
