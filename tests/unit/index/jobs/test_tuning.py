@@ -3,6 +3,7 @@
 Shape legend: Q = queries, D = width.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,8 @@ from anykey.index import FaissIndex
 from anykey.index.__main__ import main
 from anykey.index.errors import EncoderMismatchError, IndexCorruptError, InvalidShardError, InvalidStructureError
 from anykey.index.hits import StoredImage
-from anykey.index.jobs import tuning
 from anykey.index.jobs.shards import write_shard
-from anykey.index.jobs.tuning import read_queries, tune_index
+from anykey.index.jobs.tuning import NUM_QUERIES, read_queries, tune_index
 from anykey.index.key_index import NewKey
 from anykey.index.publish.backup import restore_snapshot, write_snapshot
 from anykey.index.publish.creation import create_index
@@ -31,9 +31,9 @@ from anykey.index.store.new_keys import to_record
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import TuningQueries
 from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors import structures
 from anykey.index.vectors.calibration import codes_of
 from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.structures import EXACT_ALLOWED
 from anykey.index.vectors.targets import Targets
 from anykey.program.progress import Report, quietly
 from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
@@ -49,24 +49,27 @@ def write_queries(path: Path, vectors_QD: NDArray[np.float32], encoder: object =
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def no_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets small indexes be searched through their structures."""
-    monkeypatch.setattr(structures, "EXACT_ALLOWED", 0)
+NUM_GROUPS = EXACT_ALLOWED // 11 + 1  # of keys so many together that the structure is searched
+
+
+@pytest.fixture(scope="module")
+def grouped_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Groups of eleven keys that nearly are one: a key finds its ten nearest in one list, another query does not."""
+    path = tmp_path_factory.mktemp("grouped") / "i"
+    noise_ND = 0.02 * np.random.default_rng(0).standard_normal((11 * NUM_GROUPS, 16))
+    vectors_ND = np.repeat(unit_vectors(NUM_GROUPS, seed=7, width=16), 11, axis=0) + noise_ND.astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    create_index(path, WIDE, options=FoldOptions(structure="IVF32,Flat", targets=Targets(recall=0.9)))
+    with FaissIndex.open(path, writable=True, compact_after=0) as index:
+        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND)])
+        index.compact()
+    return path
 
 
 @pytest.fixture
-def index_dir(tmp_path: Path) -> Path:
-    """Groups of eleven keys that nearly are one: a key finds its ten nearest in one list, another query does not."""
-    noise_ND = 0.02 * np.random.default_rng(0).standard_normal((1980, 16))
-    vectors_ND = np.repeat(unit_vectors(180, seed=7, width=16), 11, axis=0) + noise_ND.astype(np.float32)
-    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    options = FoldOptions(structure="IVF32,Flat", targets=Targets(recall=0.9))
-    create_index(tmp_path / "i", WIDE, options=options)
-    with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
-        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND)])
-        index.compact()
-    return tmp_path / "i"
+def index_dir(grouped_dir: Path, tmp_path: Path) -> Path:
+    """A copy of that index."""
+    return Path(shutil.copytree(grouped_dir, tmp_path / "i"))
 
 
 def tune_with(
@@ -140,11 +143,12 @@ def test_queries_are_centred_as_they_will_be(tmp_path: Path) -> None:
         vectors_QD = unit_vectors(count, seed, 16) + 3 * np.eye(16, dtype=np.float32)[towards]
         return np.asarray(vectors_QD / np.linalg.norm(vectors_QD, axis=1, keepdims=True), np.float32)
 
+    half = EXACT_ALLOWED // 2 + 1
     options = FoldOptions(calibrate="modality-mean", structure="IVF32,Flat", targets=Targets(recall=0.9))
     create_index(tmp_path / "i", WIDE, options=options)
     with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
-        index.upsert([NewKey(f"t{n}", vector_D, "text") for n, vector_D in enumerate(shifted(1000, 0, 0))])
-        index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(shifted(1000, 1, 1))])
+        index.upsert([NewKey(f"t{n}", vector_D, "text") for n, vector_D in enumerate(shifted(half, 0, 0))])
+        index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(shifted(half, 1, 1))])
         index.compact()
 
     tune_with(tmp_path / "i", [write_queries(tmp_path / "q.parquet", shifted(200, 2, 0))], quietly)
@@ -186,18 +190,17 @@ def test_queries_that_no_structure_can_be_measured_with_are_refused(
         assert index.compact().num_keys == 9
 
 
-def test_a_sample_of_many_queries_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "NUM_QUERIES", 10)
-    vectors_QD = unit_vectors(300, width=16)
+def test_a_sample_of_many_queries_is_kept(tmp_path: Path) -> None:
+    vectors_QD = unit_vectors(2 * NUM_QUERIES, width=16)
     path = write_queries(tmp_path / "q.parquet", vectors_QD)
 
     queries, again = read_queries([path], WIDE), read_queries([path], WIDE)
 
     places = [int(np.argmax(vectors_QD @ vector_D)) for vector_D in queries.vectors_QD]
-    assert len(set(places)) == 10
-    assert max(places) > 100
+    assert len(set(places)) == NUM_QUERIES
+    assert max(places) > 1.5 * NUM_QUERIES
     assert np.array_equal(queries.vectors_QD, again.vectors_QD)
-    assert queries.codes_Q.tolist() == codes_of([Modality.TEXT] * 10).tolist()
+    assert queries.codes_Q.tolist() == codes_of([Modality.TEXT] * NUM_QUERIES).tolist()
 
 
 def test_queries_of_another_encoder_or_none_are_refused(tmp_path: Path, index_dir: Path) -> None:
