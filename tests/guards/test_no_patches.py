@@ -20,7 +20,6 @@ OURS = ("anykey", "benchmarks", *PACKAGES)
 # What is changed nevertheless, by file, and why.
 ALLOWED = {
     ("tests/conftest.py", "anykey.sources.files.http_files.PAUSES_S"): "every test of a failing server would wait",
-    ("tests/unit/sources/pairs/test_remote.py", "anykey.sources.pairs.remote.PAUSES_S"): "a hundred breaks take 20 s",
 }
 # Files and folders whose tests were written before this guard, and wait to be mended.
 OLDER = (
