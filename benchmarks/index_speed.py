@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,15 @@ from anykey.encoder.item import Modality
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.conditions import Equals
 from anykey.index.key_index import NewKey, Scope
-from anykey.index.publish.folding import Provenance, publish_built
+from anykey.index.publish.folding import Provenance, publish_with_changes
 from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
-from anykey.index.store.versions import STORE_NAME, IndexDirectory
+from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
-from anykey.program.progress import open_progress
+from anykey.program.progress import Report, open_progress, quietly
 from anykey.program.settings import plain_console
 from benchmarks import embedding_speed, own_search, search_peers
 from benchmarks.index_report import write_report
@@ -74,16 +75,17 @@ def fill(
     batch_size: int = BATCH_SIZE,
     commit_keys: int = COMMIT_KEYS,
 ) -> float:
-    """Stores keys in a new store, as a build would; gives the seconds it took, drawing left out."""
-    directory.building_dir.mkdir(parents=True)
-    store = Store(directory.building_dir / STORE_NAME)
-    store.note_encoder(EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=setting.width, fusion="raw"))
+    """Stages keys in a new store, as a build would; gives the seconds it took, drawing left out."""
+    store = Store(directory.begin_store())
+    encoder = EncoderFacts(name="drawn", fingerprint="sha256:drawn", width=setting.width, fusion="raw")
+    store.staging.begin(encoder.fingerprint)
+    store.staging.note_encoder(encoder)
     numbers = count()
     took_s = 0.0
     for vectors_BD in drawn.batches(setting.num_keys, batch_size):
         started_s = time.perf_counter()
         for start in range(0, len(vectors_BD), commit_keys):
-            store.commit(list(records(vectors_BD[start : start + commit_keys], numbers)))
+            store.staging.add(list(records(vectors_BD[start : start + commit_keys], numbers)))
         took_s += time.perf_counter() - started_s
     store.close()
     return took_s
@@ -206,7 +208,7 @@ def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[
     with open_progress(plain_console()) as display:
         times = StepTimes(display.report)
         started_s = time.perf_counter()
-        manifest = publish_built(index_dir, Provenance(), FoldOptions(targets=Targets()), times.report)
+        manifest = publish_staged(index_dir, FoldOptions(targets=Targets()), times.report)
         took_s = time.perf_counter() - started_s
     findings.add("folding: files, structure chosen and measured", f"{took_s:,.0f} s")
     structure = manifest.structure
@@ -221,6 +223,20 @@ def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[
         "memory_bytes": structure.memory_bytes,
         "files_bytes": sum(searched),
     }
+
+
+def publish_staged(directory: IndexDirectory, options: FoldOptions, report: Report = quietly) -> Manifest:
+    """Publishes the keys that `fill` staged."""
+    (name,) = directory.unfinished_store_names()
+    with closing(Store(directory.store_path(name))) as store:
+
+        def changes() -> bool:
+            store.move_in()
+            return True
+
+        manifest = publish_with_changes(directory, store, changes, Provenance(), options, report)
+    assert manifest is not None
+    return manifest
 
 
 def measure_peers(

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anykey.index.publish.folding import Provenance, publish_built
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.store_reader import StoreReader
-from anykey.index.store.versions import STORE_NAME, IndexDirectory
+from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.structure_facts import SearchParameters
 from benchmarks import embedding_speed, index_speed, own_search
 from benchmarks.embedding_speed import keys_per_s, require_same, their_vectors
 from benchmarks.index_report import best_point, shown_points, write_report
-from benchmarks.index_speed import fill
+from benchmarks.index_speed import fill, publish_staged
 from benchmarks.recorded import Recorded
 from benchmarks.search_peers import Peer, measure, plan, run_peer, write_vectors
 from benchmarks.setting import NUM_QUERIES, Setting
@@ -68,7 +67,9 @@ def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path) -> None:
     fill(directory, drawn, SETTING, batch_size=700, commit_keys=300)
     write_vectors(tmp_path, SETTING, batch_size=700)
 
-    with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader, reader.transaction() as transaction:
+    manifest = publish_staged(directory, FoldOptions(structure="exact"))
+    path = directory.store_path(manifest.store)
+    with closing(StoreReader(path)) as reader, reader.transaction() as transaction:
         stored_ND = np.concatenate(list(transaction.vectors(1000)))
     np.testing.assert_array_equal(stored_ND, np.load(tmp_path / "vectors" / "vectors.npy"))
     np.testing.assert_array_equal(drawn.draw(NUM_QUERIES), np.load(tmp_path / "queries.npy"))
@@ -189,7 +190,7 @@ def test_own_searches_are_named_as_peers_searches_are(factory: str, names: str) 
 def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_path: Path) -> None:
     directory, drawn = IndexDirectory(tmp_path), (setting := Setting(12_000, 16, "here")).draw()
     fill(directory, drawn, setting)
-    publish_built(directory, Provenance(), FoldOptions(structure="IVF64,PQ8x4fs"))
+    publish_staged(directory, FoldOptions(structure="IVF64,PQ8x4fs"))
     first, *others = own_search.measure(tmp_path, drawn.draw(100))["points"]
     assert first["tuned"]
     assert first["recall_at_10"] > 0.9

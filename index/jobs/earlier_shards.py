@@ -6,6 +6,7 @@ from typing import Any
 
 from anykey.index.errors import InvalidShardError, OutputExistsError, RemovalRefusedError, UnreadableShardError
 from anykey.index.jobs.blocks import name_of, number_at
+from anykey.index.jobs.comparison import Some
 from anykey.index.jobs.outlook import is_much, removal_refused
 from anykey.index.jobs.plan import Plan
 from anykey.index.jobs.shards import (
@@ -169,9 +170,9 @@ def _require_allowed(gone: set[str], lost: set[str], settings: EmbedSettings) ->
     num_stored = sum(_num_keys(location_of(settings.output, name)) for name in shards_in(settings.output))
     output = without_secrets(settings.output)
     if is_much(len(gone) + len(lost), num_stored):
-        raise removal_refused(sorted(gone | lost), num_stored, output, "the corpus has no usable row of them")
+        raise removal_refused(Some.of(gone | lost), num_stored, output, "the corpus has no usable row of them")
     if lost:
-        raise removal_refused(sorted(lost), num_stored, output, "what the corpus has of them cannot be read now")
+        raise removal_refused(Some.of(lost), num_stored, output, "what the corpus has of them cannot be read now")
 
 
 def _records(kept: Mapping[str, set[str]]) -> Iterator[Record]:

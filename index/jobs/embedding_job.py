@@ -138,10 +138,9 @@ def embed_corpus(
     with (
         _alone_in(settings.output),
         TemporaryDirectory(prefix="anykey-embed-") as scratch,
-        closing(Plan(Path(scratch) / "plan.sqlite")) as plan,
+        closing(Plan(Path(scratch) / "plan.sqlite", settings.images)) as plan,
     ):
         read_into(plan, settings, encoder, console)
-        plan.commit()
         bad_rows = plan.bad_rows()
         kept: list[Embedded] = []
         facts = shards_in(settings.output)

@@ -26,12 +26,13 @@ from anykey.sources.errors import (
 from anykey.sources.files.images import ImageStamp, ImageStorage
 
 PAGE_ROWS = 512
+CURRENT, LEFT, SETTLED = 0, 1, 2  # states of an entry: stored as it is, to be embedded, staged by a stopped run
 
 _SCHEMA = """
 CREATE TABLE entries (
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, place TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL,
-    pools TEXT NOT NULL, images TEXT NOT NULL, may_repeat INTEGER NOT NULL, is_stale INTEGER NOT NULL DEFAULT 0,
-    is_deleted INTEGER NOT NULL DEFAULT 0, vector BLOB
+    pools TEXT NOT NULL, images TEXT NOT NULL, vector BLOB, payload_sha256 BLOB NOT NULL, may_repeat INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 1, is_deleted INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE bad_rows (
     position INTEGER NOT NULL, place TEXT NOT NULL, key TEXT, reason TEXT NOT NULL, is_unreachable INTEGER NOT NULL,
@@ -39,7 +40,7 @@ CREATE TABLE bad_rows (
 );
 CREATE INDEX keys_of_bad_rows ON bad_rows (key);
 """
-_COLUMNS = "position, key, place, text, metadata, pools, images, vector"
+ENTRY = "position, entries.key, place, entries.text, entries.metadata, entries.pools, entries.images, entries.vector"
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ class PlannedEntry:
 
     def payload_digest(self, images: ImageStorage) -> bytes:
         """SHA-256 of all that the store holds of the key besides vector and image bytes."""
-        places = [image.location for image in self.images] if images == "reference" else len(self.images)
-        facts = [self.text, self.metadata, self.pools, images, places]
-        return hashlib.sha256(json.dumps(facts).encode()).digest()
+        return _payload_digest(self.text, self.metadata, self.pools, self.images, images)
 
 
 class Plan:
@@ -87,17 +86,21 @@ class Plan:
         path: The file.
     """
 
-    def __init__(self, path: Path, fingerprint: str | None = None, keeps_vectors: bool = True) -> None:
+    def __init__(
+        self, path: Path, images: ImageStorage, fingerprint: str | None = None, keeps_vectors: bool = True
+    ) -> None:
         """Makes an empty plan.
 
         Args:
             path: The file.
+            images: How the entries' images will be stored.
             fingerprint: The encoder whose vectors are taken, where the corpus brings some; none are when absent.
             keeps_vectors: Whether they are kept, or looked at only.
         """
         path.unlink(missing_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._images = images
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rwc", uri=True, isolation_level=None)
         self._fingerprint = fingerprint
         self._keeps_vectors = keeps_vectors
         self._encoders: list[EncoderFacts] = []
@@ -107,7 +110,7 @@ class Plan:
         self._is_any_unread = False
         try:
             for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", *_SCHEMA.split(";"), "BEGIN"):
-                self._execute(statement)
+                self.execute(statement)
         except OSError:
             self.close()
             raise
@@ -142,7 +145,7 @@ class Plan:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
             SourceError: its vector and an earlier row's are said to be of one encoder, and cannot be.
         """
-        earlier = self._execute(
+        earlier = self.execute(
             "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
         ).fetchone()
         images = json.dumps(list(map(astuple, stamps)))
@@ -150,10 +153,12 @@ class Plan:
         if earlier is not None:
             self._repeat(entry, earlier, (entry.text, metadata, images))
             return
+        digest = _payload_digest(entry.text, metadata, entry.pools, stamps, self._images)
         row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
-        self._execute(
-            f"INSERT INTO entries ({_COLUMNS}, may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, self._vector(entry), entry.may_repeat),
+        self.execute(
+            "INSERT INTO entries (position, key, place, text, metadata, pools, images, vector, payload_sha256,"
+            " may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, self._vector(entry), digest, entry.may_repeat),
         )
 
     def encoders(self) -> list[EncoderFacts]:
@@ -167,7 +172,7 @@ class Plan:
             row: The row, and what is wrong with it.
             position: The position of its entry; that of the row just begun when absent.
         """
-        self._execute(
+        self.execute(
             "INSERT INTO bad_rows VALUES (?, ?, ?, ?, ?, ?)",
             (
                 *(self._position if position is None else position, row.where, row.key, row.reason),
@@ -176,48 +181,24 @@ class Plan:
         )
         self._is_any_unread |= is_unread
 
-    def mark_stale(self, position: int) -> None:
-        """Notes that an entry is yet to be stored as the corpus has it."""
-        self._execute("UPDATE entries SET is_stale = 1 WHERE position = ?", (position,))
-
-    def mark_staged(self, position: int) -> None:
-        """Notes that a stale entry need not be embedded: a stopped build did, or saw it refused."""
-        self._execute("UPDATE entries SET is_stale = 2 WHERE position = ?", (position,))
-
-    def mark_deleted(self, position: int) -> None:
-        """Notes that an entry's key was deleted live, and stays so."""
-        self._execute("UPDATE entries SET is_deleted = 1 WHERE position = ?", (position,))
-
-    def entries(self, only_stale: bool = False, only_left: bool = False) -> Iterator[PlannedEntry]:
-        """All entries, the stale ones or those left to embed, in the corpus's order; the plan may change meanwhile."""
-        condition = f"{_condition(only_stale, only_left)} AND position > ?"
-        query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
+    def entries(self, only_left: bool = False) -> Iterator[PlannedEntry]:
+        """All entries, or those left to embed, in the corpus's order; the plan may change meanwhile."""
+        condition = f"{_condition(only_left)} AND position > ?"
+        query = f"SELECT {ENTRY} FROM entries WHERE {condition} ORDER BY position LIMIT {PAGE_ROWS}"
         last = -1
-        while page := self._execute(query, (last,)).fetchall():
+        while page := self.execute(query, (last,)).fetchall():
             last = page[-1][0]
-            yield from map(_planned, page)
+            yield from map(planned, page)
 
-    def stale_keys(self) -> Iterator[str]:
-        """Keys of the stale entries, in the corpus's order."""
-        query = f"SELECT position, key FROM entries WHERE is_stale AND position > ? ORDER BY position LIMIT {PAGE_ROWS}"
-        last = -1
-        while page := self._execute(query, (last,)).fetchall():
-            last = page[-1][0]
-            yield from (key for _, key in page)
-
-    def is_stale(self, key: str) -> bool:
-        """Whether an entry of that key is stale."""
-        return self._execute("SELECT 1 FROM entries WHERE key = ? AND is_stale", (key,)).fetchone() is not None
-
-    def count(self, only_stale: bool = False, only_left: bool = False) -> int:
-        """Number of entries, of stale ones, or of those left to embed."""
-        condition = _condition(only_stale, only_left)
-        return int(self._execute(f"SELECT count(*) FROM entries WHERE {condition}").fetchone()[0])
+    def count(self, only_left: bool = False) -> int:
+        """Number of entries, or of those left to embed."""
+        condition = _condition(only_left)
+        return int(self.execute(f"SELECT count(*) FROM entries WHERE {condition}").fetchone()[0])
 
     def num_usable(self) -> int:
         """Number of entries that did not turn out to be bad rows, nor were deleted live."""
         query = "SELECT count(*) FROM entries WHERE NOT is_deleted AND position NOT IN (SELECT position FROM bad_rows)"
-        return int(self._execute(query).fetchone()[0])
+        return int(self.execute(query).fetchone()[0])
 
     def lacking(self, keys: Iterable[str]) -> Iterator[str]:
         """Those of some keys that are gone from the corpus: none of them where a stretch of it cannot be read."""
@@ -229,43 +210,30 @@ class Plan:
             "SELECT 1 FROM entries WHERE key = :key"
             " UNION ALL SELECT 1 FROM bad_rows WHERE key = :key AND is_unreachable"
         )
-        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
-
-    def never_named(self, keys: Iterable[str]) -> Iterator[str]:
-        """Those of some keys that no row names, good or bad: none of them where not all bad rows tell theirs."""
-        if self._execute("SELECT 1 FROM bad_rows WHERE key IS NULL LIMIT 1").fetchone() is not None:
-            return iter(())
-        query = "SELECT 1 FROM entries WHERE key = :key UNION ALL SELECT 1 FROM bad_rows WHERE key = :key"
-        return (key for key in keys if self._execute(query, {"key": key}).fetchone() is None)
+        return (key for key in keys if self.execute(query, {"key": key}).fetchone() is None)
 
     def left_out(self, keys: Iterable[str]) -> Iterator[str]:
         """Those of some keys that are not to be stored from this corpus, whatever the reason."""
         query = "SELECT 1 FROM entries WHERE key = ? AND NOT is_deleted"
-        return (key for key in keys if self._execute(query, (key,)).fetchone() is None)
+        return (key for key in keys if self.execute(query, (key,)).fetchone() is None)
 
     def places_with_images(self, keys: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Those of some keys whose entries have images, with the entries' positions."""
         query = "SELECT position FROM entries WHERE key = ? AND images != '[]'"
-        found = ((key, self._execute(query, (key,)).fetchone()) for key in keys)
+        found = ((key, self.execute(query, (key,)).fetchone()) for key in keys)
         return ((key, row[0]) for key, row in found if row is not None)
-
-    def unreachable(self) -> list[str]:
-        """Keys of the rows whose images cannot be read now."""
-        query = "SELECT DISTINCT key FROM bad_rows WHERE key IS NOT NULL AND is_unreachable"
-        return [key for (key,) in self._execute(query)]
 
     def bad_rows(self) -> list[InvalidRowError]:
         """The bad rows in the corpus's order."""
         query = "SELECT place, reason, key, is_unread FROM bad_rows ORDER BY position, rowid"
         return [
             UnreadableStretchError(place, reason) if is_unread else InvalidRowError(place, reason, key)
-            for place, reason, key, is_unread in self._execute(query).fetchall()
+            for place, reason, key, is_unread in self.execute(query).fetchall()
         ]
 
-    def commit(self) -> None:
-        """Makes the plan visible to other connections."""
-        self._execute("COMMIT")
-        self._execute("BEGIN")
+    def end_reading(self) -> None:
+        """Ends the reading of the corpus: from now on stores can be attached, and other connections see the plan."""
+        self.execute("COMMIT")
 
     def close(self) -> None:
         """Closes and deletes the file."""
@@ -294,7 +262,12 @@ class Plan:
                     "is damaged; leave it out of the corpus"
                 )
 
-    def _execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        """Runs a statement of SQL over the plan, and over what is attached to it.
+
+        Raises:
+            OSError: the plan's file cannot be read or written now, as on a full disk.
+        """
         try:
             return self._db.execute(statement, values)
         except sqlite3.OperationalError as error:
@@ -309,8 +282,10 @@ class Plan:
         if content != (text, metadata, images):
             reason = f"key '{entry.key}' differs from the row with the same did at {place}"
             raise DuplicateKeyError(entry.where, reason, entry.key)
-        merged = json.dumps(sorted({*json.loads(pools), *entry.pools}))
-        self._execute("UPDATE entries SET pools = ? WHERE position = ?", (merged, position))
+        merged = sorted({*json.loads(pools), *entry.pools})
+        digest = _payload_digest(text, metadata, merged, _stamps(images), self._images)
+        facts = (json.dumps(merged), digest, position)
+        self.execute("UPDATE entries SET pools = ?, payload_sha256 = ? WHERE position = ?", facts)
 
 
 def _file_of(place: str) -> str:
@@ -318,11 +293,23 @@ def _file_of(place: str) -> str:
     return place.rpartition(":")[0]
 
 
-def _condition(only_stale: bool, only_left: bool) -> str:
-    return "is_stale = 1" if only_left else "is_stale" if only_stale else "true"
+def _condition(only_left: bool) -> str:
+    return f"state = {LEFT}" if only_left else "true"
 
 
-def _planned(row: tuple[Any, ...]) -> PlannedEntry:
+def planned(row: tuple[Any, ...]) -> PlannedEntry:
+    """An entry from what `ENTRY` selects."""
     position, key, where, text, metadata, pools, images, vector = row
-    stamps = tuple(ImageStamp(*image) for image in json.loads(images))
-    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), stamps, vector)
+    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), _stamps(images), vector)
+
+
+def _stamps(images: str) -> tuple[ImageStamp, ...]:
+    return tuple(ImageStamp(*image) for image in json.loads(images))
+
+
+def _payload_digest(
+    text: str | None, metadata: str, pools: Sequence[str], stamps: Sequence[ImageStamp], images: ImageStorage
+) -> bytes:
+    places = [stamp.location for stamp in stamps] if images == "reference" else len(stamps)
+    facts = [text, metadata, pools, images, places]
+    return hashlib.sha256(json.dumps(facts).encode()).digest()

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from anykey.index.jobs.comparison import Comparison
 from anykey.index.jobs.corpus import roots_of
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
@@ -42,7 +43,7 @@ def preview_build(
     taken = None if settings.faiss else fingerprint
     with (
         TemporaryDirectory(prefix="anykey-build-") as scratch,
-        contextlib.closing(Plan(Path(scratch) / "plan.sqlite", taken, keeps_vectors=False)) as plan,
+        contextlib.closing(Plan(Path(scratch) / "plan.sqlite", settings.images, taken, keeps_vectors=False)) as plan,
     ):
 
         def skip(row: InvalidRowError, position: int) -> None:
@@ -57,7 +58,7 @@ def preview_build(
         try:
             if published is not None and published.has_encoder:
                 check_vector_type(settings.vectors, published.store.meta["vector_type"], settings.output)
-            return compare(plan, published, settings, skip, roots_of(settings))
+            return compare(Comparison(plan, settings, roots_of(settings)), plan, published, settings, skip)
         finally:
             if published is not None:
                 published.close()

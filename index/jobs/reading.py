@@ -30,6 +30,7 @@ def read_into(plan: Plan, settings: EmbeddingSettings, source: EncoderSource, co
                     raise
                 plan.add_bad_row(error)
             advance()
+    plan.end_reading()
     if plan.count() == 0:
         raise SourceError(nothing_left(plan, settings))
     source.require_rows(plan.num_rows)

@@ -1,8 +1,8 @@
 """An index embedded anew by another encoder, from what its own store holds: nothing else of its corpus is needed.
 
 Keys keep their names, texts, metadata, pools and images, and whether a build stored them or somebody did live. They are
-embedded into a store of their own, as a build's are, which becomes the store of a new version when all are there. A
-run can be stopped at any time; the next one goes on from what was embedded.
+embedded and staged in a store of their own, and become live with its first version when all are there. A run can be
+stopped at any time; the next one goes on from what was staged.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from anykey.index.errors import ImageUnavailableError, IndexExistsError, KeysNot
 from anykey.index.jobs.embed import batches_of, run_ahead
 from anykey.index.jobs.encoding import CheckpointSource, EncoderSource
 from anykey.index.jobs.preconditions import check_structure
-from anykey.index.jobs.staging import remove_empty, resume
-from anykey.index.publish.folding import Provenance, provenance_of, publish_built
+from anykey.index.jobs.staging import open_new_store
+from anykey.index.publish.folding import Provenance, provenance_of, publish_with_changes
 from anykey.index.referred import read_referred
 from anykey.index.settings import ReembedSettings
 from anykey.index.store.deletions import read_deleted
@@ -29,11 +29,12 @@ from anykey.index.store.image_roots import read_roots, record_corpus, record_nam
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
+from anykey.index.store.staging import Staging
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_reader import ReadTransaction, check_store
 from anykey.index.store.store_records import read_records
-from anykey.index.store.versions import STORE_NAME, IndexDirectory, OpenVersion, open_published
+from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
 from anykey.index.vectors.gpu import GpuUse
 from anykey.program.progress import open_progress, progress
 from anykey.program.settings import plain_console
@@ -97,12 +98,9 @@ def reembed_index(
         version = open_published(settings.index, files=[])
         try:
             _require_another(version.manifest, fingerprint, settings)
-            directory.take_back_store()
-            directory.building_dir.mkdir(exist_ok=True)
             report = _Reembedding(settings, source, console, directory, version, gpu).run(fingerprint)
         finally:
             version.release()
-            remove_empty(directory.building_dir)
         directory.remove_old()
         return report
 
@@ -127,7 +125,7 @@ class _Reembedding:
         self._gpu = gpu
         recorded = read_roots(settings.index).roots()
         self._roots = ImageRoots([*recorded.roots, *settings.image_root], recorded.max_bytes)
-        self._first_seq = 0  # of what this run embeds
+        self._is_encoder_noted = False
         self._failures: list[InvalidRowError] = []
 
     def run(self, fingerprint: str) -> ReembedReport:
@@ -135,58 +133,64 @@ class _Reembedding:
         path = self._version.store_path
         check_store(path, self._version.manifest)
         with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
-            with contextlib.closing(self._open_staged(fingerprint, read_meta(db))) as staged:
-                self._first_seq = staged.seq
-                self._embed_all(db, staged)
-                self._require_all()
-                num_embedded = staged.num_newer(self._first_seq)
             meta = read_meta(db)
+            with contextlib.closing(self._open_store(fingerprint, meta)) as store:
+                first = store.staging.last_id()
+                self._embed_all(db, store.staging)
+                num_embedded = store.staging.num_keys(after=first)
+                self._require_all()
+                manifest = self._publish(db, store, FoldOptions.of(meta).changed_by(self._settings))
             queries = ReadTransaction(db, path).tuning_queries()
-        options = FoldOptions.of(meta).changed_by(self._settings)
+        num_queries = 0 if queries is None else len(queries.vectors_QD)
+        return ReembedReport(manifest, num_embedded, self._failures, num_queries)
+
+    def _open_store(self, fingerprint: str, meta: dict[str, Any]) -> Store:
+        """What a stopped run over the same store left, or a new store."""
+        origin = json.dumps(["reembed", meta["store_id"]])
+        return open_new_store(self._directory, fingerprint, origin, self._settings.vectors or meta["vector_type"])
+
+    def _embed_all(self, db: sqlite3.Connection, staging: Staging) -> None:
+        """Embeds what is there, and in the end what somebody changed meanwhile, at one moment of the store."""
+        num_keys = int(db.execute("SELECT count(*) FROM keys").fetchone()[0])
+        with progress(self._console, self._source.step, num_keys) as advance:
+            last = self._embed(db, staging, -1, advance)
+            db.execute("BEGIN")
+            self._failures = [failure for failure in self._failures if _is_unchanged(db, failure.key, last)]
+            self._embed(db, staging, last, advance)
+        failed = {failure.key for failure in self._failures}
+        staging.drop(identity for identity, key in staging.ids_and_keys() if key in failed or not _has(db, key))
+        if not staging.num_keys():
+            staging.note_encoder(self._source.facts())
+
+    def _publish(self, db: sqlite3.Connection, store: Store, options: FoldOptions) -> Manifest:
+        """Makes live what was staged, with what was deleted live, and publishes the first version of its store."""
         if self._directory.path.resolve() != self._settings.index.resolve():
             record_corpus(self._directory.path, self._roots, keep=False)
         elif self._settings.image_root:
             record_named(self._directory.path, ImageRoots(self._settings.image_root).roots)
+
+        def changes() -> bool:
+            store.move_in()
+            store.note_deleted(read_deleted(db))
+            return True
+
         with open_progress(self._console) as display:
-            manifest = publish_built(self._directory, self._provenance(), options, display.report, self._gpu)
-        return ReembedReport(manifest, num_embedded, self._failures, 0 if queries is None else len(queries.vectors_QD))
+            report = display.report
+            manifest = publish_with_changes(
+                self._directory, store, changes, self._provenance(), options, report, self._gpu
+            )
+        assert manifest is not None
+        return manifest
 
-    def _open_staged(self, fingerprint: str, meta: dict[str, Any]) -> Store:
-        """What a stopped run over the same store left, or a new store."""
-        path = self._directory.building_dir / STORE_NAME
-        origin = json.dumps(["reembed", meta["store_id"]])
-        vectors = self._settings.vectors or meta["vector_type"]
-        store = resume(path, fingerprint, origin, vectors)
-        if store is None:
-            store = Store(path, vectors)
-            store.note(fingerprint=fingerprint, imported=origin)
-        store.covered_seq = 0  # no version will cover what is replaced in it
-        return store
-
-    def _embed_all(self, db: sqlite3.Connection, staged: Store) -> None:
-        """Embeds what is there, and in the end what somebody changed meanwhile, at one moment of the store."""
-        num_keys = int(db.execute("SELECT count(*) FROM keys").fetchone()[0])
-        with progress(self._console, self._source.step, num_keys) as advance:
-            last = self._embed(db, staged, -1, advance)
-            db.execute("BEGIN")
-            self._failures = [failure for failure in self._failures if _is_unchanged(db, failure.key, last)]
-            self._embed(db, staged, last, advance)
-        failed = {failure.key for failure in self._failures}
-        keys = (key for origin in ("corpus", "live") for key in staged.keys(origin))
-        staged.commit([], gone=[key for key in keys if key in failed or not _has(db, key)])
-        if not staged.num_keys():
-            staged.note_encoder(self._source.facts())
-        staged.note_deleted(read_deleted(db))
-
-    def _embed(self, db: sqlite3.Connection, staged: Store, after: int, advance: Any) -> int:
+    def _embed(self, db: sqlite3.Connection, staging: Staging, after: int, advance: Any) -> int:
         """Embeds the keys that were stored after one change, batch by batch; gives the last change there was."""
         last = int(db.execute("SELECT coalesce(max(row), -1) FROM keys").fetchone()[0])
-        left = (record for record in self._records(db, after, last, advance) if not _is_done(record, staged))
+        left = (record for record in self._records(db, after, last, advance) if not _is_done(record, staging))
         settings = self._settings
         ahead = run_ahead(self._prepare, left, _cost, settings.decode_threads, 2 * settings.batch_size)
         with contextlib.closing(ahead):
             for batch in batches_of(ahead, settings.batch_size):
-                self._commit(batch, staged)
+                self._stage(batch, staging)
         return last
 
     def _records(self, db: sqlite3.Connection, after: int, last: int, advance: Any) -> Iterator[Record]:
@@ -212,18 +216,16 @@ class _Reembedding:
         except InvalidItemError as error:
             return InvalidRowError(where, error.reason, record.key)
 
-    def _commit(self, batch: "list[tuple[Record, Any] | InvalidRowError]", staged: Store) -> None:
+    def _stage(self, batch: "list[tuple[Record, Any] | InvalidRowError]", staging: Staging) -> None:
         ready = [item for item in batch if not isinstance(item, InvalidRowError)]
         self._failures += [item for item in batch if isinstance(item, InvalidRowError)]
         if not ready:
             return
-        if staged.seq == self._first_seq:
-            staged.note_encoder(self._source.facts())
+        if not self._is_encoder_noted:
+            staging.note_encoder(self._source.facts())
+            self._is_encoder_noted = True
         vectors = self._source.encode([prepared for _, prepared in ready])
-        with naming_damage(staged.path):
-            staged.commit(
-                [replace(record, vector_D=vector_D) for (record, _), vector_D in zip(ready, vectors, strict=True)]
-            )
+        staging.add(replace(record, vector_D=vector_D) for (record, _), vector_D in zip(ready, vectors, strict=True))
 
     def _require_all(self) -> None:
         """Loses no key unasked."""
@@ -249,9 +251,9 @@ def _require_another(manifest: Manifest, fingerprint: str, settings: ReembedSett
         )
 
 
-def _is_done(record: Record, staged: Store) -> bool:
+def _is_done(record: Record, staging: Staging) -> bool:
     """Whether a stopped run embedded a key as it is."""
-    return staged.has(record.key) and replace(staged.record(record.key), vector_D=None) == replace(
+    return staging.has(record.key) and replace(staging.record(record.key), vector_D=None) == replace(
         record, vector_D=None
     )
 

@@ -16,6 +16,7 @@ from anykey.index.publish.verify import verify_index
 from anykey.index.referred import require_referred
 from anykey.index.store.image_roots import record_named
 from anykey.index.store.retired import has_retired, prune
+from anykey.index.store.staging import delete_staged
 from anykey.index.store.store_file import naming_damage, open_read_only, unusable
 from anykey.index.store.versions import (
     CURRENT_NAME,
@@ -147,19 +148,18 @@ def _copy_store(path: Path, target: Path) -> None:
         try:
             source.execute("VACUUM INTO ?", (str(target.absolute()),))
             with contextlib.closing(sqlite3.connect(target)) as copy:
-                _leave_earlier(copy)
+                _leave_out(copy)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname.startswith(_OF_TARGET):
                 raise unusable(target, error) from error
             raise
 
 
-def _leave_earlier(copy: sqlite3.Connection) -> None:
-    """Deletes what is kept to go back to: what was deleted from an index is in no copy that is given away."""
-    if not has_retired(copy):
-        return
+def _leave_out(copy: sqlite3.Connection) -> None:
+    """Deletes what is in no copy that is given away: what was deleted from an index, and what is not in it yet."""
     copy.execute("PRAGMA secure_delete = ON")  # or its bytes would stay in the file
-    after: int | None = -1
+    delete_staged(copy)
+    after: int | None = -1 if has_retired(copy) else None
     while after is not None:
         after = prune(copy, [], after)
     copy.commit()

@@ -1,18 +1,17 @@
 """A new index, with its first version."""
 
-import shutil
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexExistsError
-from anykey.index.publish.folding import Provenance, publish_built
+from anykey.index.publish.folding import Provenance, publish_with_changes
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
-from anykey.index.store.store_file import naming_damage
-from anykey.index.store.versions import STORE_NAME, IndexDirectory
+from anykey.index.store.store_file import is_unfinished, naming_damage
+from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
 from anykey.index.vectors.targets import VectorType
 
@@ -43,16 +42,20 @@ def create_index(
     directory = IndexDirectory(Path(index_dir))
     with directory.locked_for_writing():
         _require_none(directory)
-        shutil.rmtree(directory.building_dir, ignore_errors=True)
-        directory.building_dir.mkdir()
+        path = directory.begin_store()
         try:
-            with closing(Store(directory.building_dir / STORE_NAME, vector_type)) as store:
-                store.note_encoder(encoder)
+            with closing(Store(path, vector_type)) as store:
                 store.covered_seq = 0  # no version will cover a key that comes twice
-                store.commit(records)
-            publish_built(directory, Provenance(), options or FoldOptions(), gpu=gpu)
+
+                def changes() -> bool:
+                    store.note_encoder(encoder)
+                    store.commit(records)
+                    return True
+
+                publish_with_changes(directory, store, changes, Provenance(), options or FoldOptions(), gpu=gpu)
         except BaseException:
-            shutil.rmtree(directory.building_dir, ignore_errors=True)
+            if is_unfinished(path):  # else all was done but the last step
+                directory.delete_store(path.parent.name)
             raise
 
 
@@ -69,21 +72,20 @@ def _require_none(directory: IndexDirectory) -> None:
                     f"{path} holds {store.num_keys():,} keys that no version is published of: publish them with "
                     f"`anykey-index repair --index {directory.path}`"
                 )
-    _require_no_stopped_build(directory)
+    for name in directory.unfinished_store_names():
+        _require_nothing_staged(directory.store_path(name))
+        directory.delete_store(name)
 
 
-def _require_no_stopped_build(directory: IndexDirectory) -> None:
-    """Makes sure that no work of a build is lost; one that was making an index notes where its vectors are from."""
-    path = directory.building_dir / STORE_NAME
-    if not path.exists():
-        return
+def _require_nothing_staged(path: Path) -> None:
+    """Makes sure that no work of a build is lost that was stopped in making an index."""
     try:
         with naming_damage(path), closing(Store(path)) as store:
-            num_keys = store.num_keys() if "imported" in store.meta else 0
+            num_keys = store.staging.num_keys()
     except IndexCorruptError:  # a build would not go on with it either
         return
     if num_keys:
         raise IndexExistsError(
-            f"{directory.building_dir} holds {num_keys:,} keys that a stopped build embedded: run that build again, or "
-            "delete the folder"
+            f"{path.parent} holds {num_keys:,} keys that a stopped build embedded: run that build again, or delete the "
+            "folder"
         )

@@ -32,7 +32,7 @@ from anykey.index.store.options import AUTO, FoldOptions
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, unusable
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
-from anykey.index.store.versions import STORE_NAME, IndexDirectory
+from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.calibration import Calibration
 from anykey.index.vectors.exact import write_exact
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
@@ -137,57 +137,6 @@ def fold(
     )
 
 
-def publish_built(
-    directory: IndexDirectory,
-    provenance: Provenance,
-    options: FoldOptions,
-    report: Report = quietly,
-    gpu: GpuUse = ON_CPU,
-) -> Manifest:
-    """Makes the store that is complete in `building/` one of the index's, and publishes a version of it.
-
-    A kill at any point leaves either what was published before or the new version; in the first case the store is
-    back in `building/` after `IndexDirectory.take_back_store`.
-
-    Raises:
-        InvalidStructureError: the search structure that the options name is impossible; what was published stays.
-        OSError: the disk is full or not writable; what was published stays.
-    """
-    name = directory.next_store_name()
-    with _clearing_up(directory):
-        with closing(StoreReader(directory.building_dir / STORE_NAME)) as reader:
-            manifest = fold(directory, reader.transaction(), name, provenance, options, report, gpu)
-        with closing(Store(directory.building_dir / STORE_NAME)) as store:
-            store.note(**options.facts())
-        directory.adopt_built_store(name)
-        directory.publish(manifest)
-    return manifest
-
-
-def publish_next(
-    directory: IndexDirectory,
-    store_path: Path,
-    provenance: Provenance,
-    options: FoldOptions,
-    report: Report = quietly,
-    gpu: GpuUse = ON_CPU,
-) -> Manifest:
-    """Publishes a version of a store of the index as it is now.
-
-    What earlier versions needed stays until `remove_unneeded`.
-
-    Raises:
-        IndexCorruptError: the store is damaged.
-        InvalidStructureError: the search structure that the options name is impossible; what was published stays.
-        OSError: the disk is full or not writable; what was published stays.
-    """
-    with _clearing_up(directory):
-        with closing(StoreReader(store_path)) as reader:
-            manifest = fold(directory, reader.transaction(), store_path.parent.name, provenance, options, report, gpu)
-        directory.publish(manifest)
-    return manifest
-
-
 def remove_unneeded(directory: IndexDirectory, store: Store, lock: AbstractContextManager[Any] | None = None) -> None:
     """Deletes old versions, and what the store keeps for none but them.
 
@@ -222,6 +171,7 @@ def publish_with_changes(
 ) -> Manifest | None:
     """Changes a store and publishes a version that covers the changes, both at once for every reader, or neither.
 
+    This is how builds, loads, new embeddings, rollbacks and tunings publish, the first version of an index included.
     The version is complete before the changes are committed, and announced right after, so that no reader ever has
     to search many new keys that no version covers. After a kill between the two, `IndexDirectory.recover` announces
     it; before the first, it clears the version away.
@@ -262,6 +212,32 @@ def publish_with_changes(
             f"announced ({error}); the next command that writes to the index does it"
         ) from error
     tidy_up(directory, store)
+    return manifest
+
+
+def publish_next(
+    directory: IndexDirectory,
+    store_path: Path,
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
+) -> Manifest:
+    """Publishes a version of a store of the index as it is now, while changes of it go on.
+
+    Changes that came later are found in the store, as they would be without the version. After a kill,
+    `IndexDirectory.recover` announces the version if it is complete. What earlier versions needed stays until
+    `remove_unneeded`.
+
+    Raises:
+        IndexCorruptError: the store is damaged.
+        InvalidStructureError: the search structure that the options name is impossible; what was published stays.
+        OSError: the disk is full or not writable; what was published stays.
+    """
+    with _clearing_up(directory):
+        with closing(StoreReader(store_path)) as reader:
+            manifest = fold(directory, reader.transaction(), store_path.parent.name, provenance, options, report, gpu)
+        directory.publish(manifest)
     return manifest
 
 

@@ -6,6 +6,7 @@ Shape legend: B = batch, D = width.
 import contextlib
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def damage_of_store(path: Path, advance: Callable[[int], None] = lambda count: N
                 raise IndexCorruptError(path, verdict)
             ReadTransaction(db, path).tuning_queries()
             check_refusals(db)
-            read_deleted(db)
+            deque(read_deleted(db), maxlen=0)
             damage.extend(_damaged_records(db, advance))
     except IndexCorruptError as error:
         damage.append(error)

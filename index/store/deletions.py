@@ -6,7 +6,8 @@ own, so that going back to it brings none of them back with the next build.
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError
@@ -36,24 +37,23 @@ def has_deletions(db: sqlite3.Connection) -> bool:
     return db.execute(query).fetchone() is not None
 
 
-def read_deleted(db: sqlite3.Connection) -> list[str]:
+def read_deleted(db: sqlite3.Connection) -> Iterator[str]:
     """Reads which keys were deleted live and have not been stored since.
 
     Raises:
         IndexCorruptError: one of them differs from its checksum.
     """
-    found = db.execute("SELECT key, checksum FROM deletions").fetchall() if has_deletions(db) else []
-    for key, checksum in found:
+    for key, checksum in db.execute("SELECT key, checksum FROM deletions") if has_deletions(db) else ():
         if deletion_checksum(key) != checksum:
             raise IndexCorruptError(path_of(db), f"the deletion of key {key!r} differs from its checksum")
-    return [key for key, _ in found]
+        yield key
 
 
-def list_deleted(version_dir: Path, keys: Iterable[str]) -> None:
+def list_deleted(version_dir: Path, keys: Iterator[str]) -> None:
     """Lists in a version's folder what was deleted live when it was made; without any, there is no such file."""
-    lines = [f"{json.dumps(key)}\n" for key in keys]
-    if lines:
-        (version_dir / DELETED_NAME).write_text("".join(lines), encoding="ascii")
+    for first in keys:  # and the others behind it
+        with (version_dir / DELETED_NAME).open("w", encoding="ascii") as file:
+            file.writelines(f"{json.dumps(key)}\n" for key in chain([first], keys))
 
 
 def deleted_at(version_dir: Path, manifest: Manifest) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.records import checksum_of
 from anykey.index.store.store_file import path_of
+from anykey.index.store.store_records import drop_parts
 
 Origin = Literal["corpus", "live"]
 Ender = Literal["corpus", "live", "rollback"]  # who replaced or deleted a record
@@ -53,12 +54,6 @@ def retire(db: sqlite3.Connection, identity: int, seq: int, key: str, ended: int
     db.execute(query, (ended, ended_by, ending, identity))
 
 
-def drop_parts(db: sqlite3.Connection, identity: int) -> None:
-    """Deletes the vector and the images of a record."""
-    db.execute("DELETE FROM vectors WHERE id = ?", (identity,))
-    db.execute("DELETE FROM images WHERE id = ?", (identity,))
-
-
 def has_retired(db: sqlite3.Connection) -> bool:
     """Whether a store knows of retired records; those that only earlier releases wrote do not."""
     return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'retired'").fetchone() is not None
@@ -89,7 +84,7 @@ def forget(db: sqlite3.Connection) -> None:
     """Deletes all retired records, in the transaction of the caller."""
     db.execute("DELETE FROM retired")
     for table in ("vectors", "images"):
-        db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM keys)")
+        db.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT id FROM keys UNION ALL SELECT id FROM staged)")
 
 
 def seqs_at(db: sqlite3.Connection, seq: int) -> NDArray[np.int64]:

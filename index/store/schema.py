@@ -7,6 +7,7 @@ from pathlib import Path
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.deletions import DELETIONS
 from anykey.index.store.retired import RETIRED
+from anykey.index.store.staging import STAGING
 from anykey.index.store.store_file import (
     APPLICATION_ID,
     BUSY_TIMEOUT_S,
@@ -16,6 +17,7 @@ from anykey.index.store.store_file import (
     write_meta,
 )
 from anykey.index.vectors.targets import VectorType
+from anykey.program.files import sync
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 
@@ -59,7 +61,7 @@ CREATE TABLE IF NOT EXISTS queries (
 )
 """
 _MARKS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-SCHEMA = f"{_MARKS} {_TABLES} {QUERIES}; {DELETIONS}; {RETIRED}"
+SCHEMA = f"{_MARKS} {_TABLES} {QUERIES}; {DELETIONS}; {RETIRED} {STAGING}"
 
 
 def open_to_write(path: Path, vector_type: VectorType) -> sqlite3.Connection:
@@ -72,6 +74,7 @@ def open_to_write(path: Path, vector_type: VectorType) -> sqlite3.Connection:
     require_room(path)
     if not path.exists():  # of a folder that cannot be written to, SQLite says no more than that it cannot open it
         path.touch()
+        sync(path.parent)
     with naming_damage(path):
         db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
@@ -94,4 +97,4 @@ def _prepare(db: sqlite3.Connection, path: Path, vector_type: VectorType) -> Non
         db.execute("COMMIT")
     elif version != SCHEMA_VERSION:
         raise IndexCorruptError(path, f"expected a store of schema {SCHEMA_VERSION}, got schema {version}")
-    db.executescript(RETIRED)  # older stores have no such table
+    db.executescript(RETIRED + STAGING)  # older stores have no such tables

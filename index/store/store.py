@@ -16,19 +16,29 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from anykey.index.errors import KeyCorruptError
 from anykey.index.store import retired
-from anykey.index.store.build_facts import Known, Refusal, dump_images
+from anykey.index.store.build_facts import Known
 from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum, vector_checksum
+from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum
 from anykey.index.store.retired import Ender, Origin
 from anykey.index.store.schema import QUERIES, open_to_write
+from anykey.index.store.staging import Staging
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
-from anykey.index.store.store_records import read_known, read_records
+from anykey.index.store.store_records import (
+    STAGED,
+    columns_of,
+    copy_vector,
+    drop_parts,
+    insert_record,
+    read_known,
+    read_records,
+    write_parts,
+)
 from anykey.index.store.wal import WriteAheadLog
 from anykey.index.vectors.targets import VectorType
 
@@ -40,6 +50,7 @@ class Store:
         path: The SQLite file.
         covered_seq: Number of the last change that a version covers, or one under way may; records that came after it
             are deleted when they end, not kept. `None` where that is not known, and all are kept.
+        staging: What a build has embedded, and no reader sees before `move_in`.
     """
 
     covered_seq: int | None = None
@@ -60,6 +71,7 @@ class Store:
         self._log = WriteAheadLog(self._db, path)
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
+        self.staging = Staging(self._db, path, self._changing)
 
     @classmethod
     def reading(cls, path: Path) -> "Store":
@@ -109,16 +121,14 @@ class Store:
     def commit(
         self,
         records: Iterable[Record],
-        refusals: Sequence[Refusal] = (),
         gone: Iterable[str] = (),
         deleted: Iterable[str] = (),
         by: Ender = "corpus",
     ) -> int:
-        """Stores keys, and forgets keys that are gone, or that a build stored and now refuses, all or nothing.
+        """Stores keys, and forgets keys that are gone, all or nothing.
 
         Args:
             records: Keys to store.
-            refusals: Keys that the encoder refused, to be remembered.
             gone: Keys to forget.
             deleted: Keys to forget, and to remember as deleted live if they were there, until they are stored again.
             by: Who forgets the keys that are gone.
@@ -126,17 +136,14 @@ class Store:
         Returns:
             How many of the keys to forget were there.
         """
-        with self._transaction():
+        with self._changing():
             known = self.meta
             seq = int(known["seq"])
             for record in records:
                 seq += 1
                 self._upsert(record, seq)
-            for refusal in refusals:
-                self._refuse(refusal)
             num_forgotten = 0
-            refused = [refusal.key for refusal in refusals if self.is_built(refusal.key)]
-            for key in chain(refused, gone):
+            for key in gone:
                 is_there = self._forget(key, seq + 1, by)
                 seq += is_there
                 num_forgotten += is_there
@@ -145,9 +152,32 @@ class Store:
                     seq, num_forgotten = seq + 1, num_forgotten + 1
                     self.note_deleted([key])
             write_meta(self._db, {"seq": seq}, known)
-        if not self._db.in_transaction:  # else the block of `transaction` has still to end
-            self._log.keep_small()
         return num_forgotten
+
+    def move_in(self) -> None:
+        """Makes live all that is staged, in the order in which it was staged; all or nothing.
+
+        Keys that are staged as refused are remembered as that, and go if a build stored them.
+
+        Raises:
+            IndexCorruptError: a staged record is damaged.
+        """
+        facts = self.staging.facts
+        with self._changing():
+            seq = self.seq
+            for page in self.staging.pages():
+                seq = self._move(page, seq)
+            built = "SELECT key FROM staged_failures JOIN keys USING (key) WHERE origin = 'corpus'"
+            for (key,) in self._db.execute(built).fetchall():
+                seq += self._forget(key, seq + 1, "corpus")
+            self._db.execute("DELETE FROM failures WHERE key IN (SELECT key FROM staged)")
+            if self._has_deletions:
+                self._db.execute("DELETE FROM deletions WHERE key IN (SELECT key FROM staged)")
+            self._db.execute("INSERT OR REPLACE INTO failures SELECT * FROM staged_failures")
+            self.staging.clear()
+            write_meta(self._db, {"seq": seq})
+            if facts is not None and facts.encoder is not None:
+                self._add_encoder(facts.encoder)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -195,7 +225,7 @@ class Store:
             with self._transaction():
                 forget_deleted(self._db, keys)
 
-    def deleted(self) -> list[str]:
+    def deleted(self) -> Iterator[str]:
         """Keys that were deleted live and have not been stored since.
 
         Raises:
@@ -223,10 +253,6 @@ class Store:
         for (key,) in self._db.execute("SELECT key FROM keys WHERE origin = ?", (origin,)):
             yield key
 
-    def refused(self) -> list[str]:
-        """Keys that were refused."""
-        return [key for (key,) in self._db.execute("SELECT key FROM failures")]
-
     def has(self, key: str) -> bool:
         """Whether a key is stored."""
         return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
@@ -241,20 +267,9 @@ class Store:
         query = "SELECT count(*) FROM keys WHERE origin = coalesce(?, origin)"
         return int(self._db.execute(query, (origin,)).fetchone()[0])
 
-    def num_newer(self, seq: int) -> int:
-        """Number of keys that were stored after a change."""
-        return int(self._db.execute("SELECT count(*) FROM keys WHERE row > ?", (seq,)).fetchone()[0])
-
     def record(self, key: str) -> Record:
         """A key as it would be stored again."""
         return next(read_records(self._db, "key = ?", (key,)))
-
-    def refusal(self, key: str) -> Refusal | None:
-        """A refused key as it would be refused again."""
-        known = self.known(key)
-        if known is None or known.reason is None or known.limits is None:
-            return None
-        return Refusal(key, known.payload_sha256, known.images, known.limits, known.reason)
 
     def close(self) -> None:
         """Closes the store; as one file without journal, unless others have it open."""
@@ -267,73 +282,55 @@ class Store:
         finally:
             self._db.close()
 
+    def _add_encoder(self, encoder: EncoderFacts) -> None:
+        """Notes the encoder of records that have come; what is said already of its name stays."""
+        if "name" in self.meta:
+            self.note_computed_in(encoder.computed_in)
+        else:
+            self.note_encoder(encoder)
+
     def _upsert(self, record: Record, seq: int) -> None:
-        built = record.built
-        origin: Origin = "live" if built is None else "corpus"
-        metadata, pools = record.metadata, json.dumps(record.pools)
-        payload = (record.modality.value, record.text, metadata, pools, len(record.images))
-        columns = {
-            "row": seq,
-            **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
-            "origin": origin,
-            "content_sha256": built and built.content_sha256,
-            "payload_sha256": built and built.payload_sha256,
-            "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
-            "checksum": payload_checksum(seq, record.key, *payload),
-        }
-        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (record.key,)).fetchone()
-        earlier, earlier_seq = found or (None, 0)
-        if earlier is not None:
-            self._end(earlier, earlier_seq, record.key, seq, origin)
-        names = ", ".join(columns)
-        marks = ", ".join("?" * len(columns))
-        cursor = self._db.execute(
-            f"INSERT INTO keys ({names}, key) VALUES ({marks}, ?)", (*columns.values(), record.key)
-        )
-        self._write_parts(cursor.lastrowid or 0, record, earlier)
-        if earlier is not None and not self._is_kept(earlier_seq):
-            retired.drop_parts(self._db, earlier)
+        earlier = self._replace(record.key, seq, "live" if record.built is None else "corpus")
+        identity = insert_record(self._db, "keys", columns_of(record, seq))
+        write_parts(self._db, identity, record, self._dtype)
+        if record.vector_D is None and earlier is not None:
+            copy_vector(self._db, identity, earlier[0])
+        if earlier is not None and not self._is_kept(earlier[1]):
+            drop_parts(self._db, earlier[0])
         self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))
         if self._has_deletions:
             forget_deleted(self._db, [record.key])
 
-    def _write_parts(self, identity: int, record: Record, earlier: int | None) -> None:
-        """Writes a record's vector and images; a vector that is not told is that of the earlier record."""
-        if record.vector_D is not None:
-            vector = record.vector_D.astype(self._dtype).tobytes()
-            checksum = vector_checksum(record.key, vector)
-            self._db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, vector, checksum))
-        else:
-            copy = "INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?"
-            self._db.execute(copy, (identity, earlier))
-        self._db.executemany(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
-                for position, image in enumerate(record.images)
-            ),
-        )
+    def _move(self, page: Sequence[tuple[Any, ...]], seq: int) -> int:
+        """Writes the lines of staged records as live ones, which take the numbers after `seq`; gives the last one."""
+        lines = []
+        for identity, row, key, *payload, origin, content, digest, stamps, checksum in page:
+            seq += 1
+            if payload_checksum(row, key, *payload) != checksum:
+                reason = f"the staged record of key {key!r} differs from its checksum"
+                raise KeyCorruptError(self.path, str(key), reason)
+            earlier = self._replace(key, seq, origin)
+            if earlier is not None and not self._is_kept(earlier[1]):
+                drop_parts(self._db, earlier[0])
+            facts = (origin, content, digest, stamps, payload_checksum(seq, key, *payload))
+            lines.append((identity, seq, key, *payload, *facts))
+        marks = ", ".join("?" * len(lines[0]))
+        self._db.executemany(f"INSERT INTO keys ({STAGED}) VALUES ({marks})", lines)
+        return seq
 
-    def _refuse(self, refusal: Refusal) -> None:
-        facts = (refusal.payload_sha256, refusal.limits, refusal.reason)
-        self._db.execute(
-            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
-            (
-                *(refusal.key, refusal.payload_sha256, dump_images(refusal.images, refusal.key, *facts)),
-                *(refusal.limits, refusal.reason),
-            ),
-        )
+    def _replace(self, key: str, seq: int, by: Ender) -> tuple[int, int] | None:
+        """Ends the live record of a key, if there is one, as change number `seq`; gives its `id` and its number."""
+        found: tuple[int, int] | None = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
+        if found is not None:
+            self._end(*found, key, seq, by)
+        return found
 
     def _forget(self, key: str, seq: int, by: Ender) -> bool:
         """Deletes a key, if it is there, as change number `seq`."""
-        found = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
-        if found is None:
-            return False
-        identity, stored = found
-        self._end(identity, stored, key, seq, by)
-        if not self._is_kept(stored):
-            retired.drop_parts(self._db, identity)
-        return True
+        found = self._replace(key, seq, by)
+        if found is not None and not self._is_kept(found[1]):
+            drop_parts(self._db, found[0])
+        return found is not None
 
     def _end(self, identity: int, stored: int, key: str, seq: int, by: Ender) -> None:
         """Takes a record out of `keys`; its vector and images stay for now."""
@@ -345,6 +342,14 @@ class Store:
     def _is_kept(self, stored: int) -> bool:
         """Whether a record is kept when it ends: versions that are kept may cover it."""
         return self.covered_seq is None or stored <= self.covered_seq
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Makes all changes of the block one, as `_transaction` does, and keeps the log small."""
+        with self._transaction():
+            yield
+        if not self._db.in_transaction:  # else the block of `transaction` has still to end
+            self._log.keep_small()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

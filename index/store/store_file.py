@@ -95,6 +95,23 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     return db
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a store is one that somebody began and that has had no change since: whatever is in it is only staged.
+
+    What cannot be read is taken for a store that has keys.
+    """
+    if not path.exists():
+        return True
+    try:
+        _roll_back(path)
+        with closing(_connect(path, "ro")) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # stopped before the tables were there
+                return db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+            return bool(read_meta(db)["seq"] == 0)
+    except (sqlite3.Error, IndexCorruptError, LookupError, OSError):
+        return False
+
+
 def require_room(path: Path) -> None:
     """Makes sure that a writer can open a store: one that fails in the middle of it keeps readers from opening it.
 

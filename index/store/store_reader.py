@@ -209,14 +209,14 @@ class ReadTransaction:
         vectors_QD = np.frombuffer(b"".join(row[2] for row in found), "<f4").reshape(len(found), -1)
         return TuningQueries(vectors_QD.astype(np.float32), np.array([row[1] for row in found], np.uint8))
 
-    def deleted(self) -> list[str]:
+    def deleted(self) -> Iterator[str]:
         """Keys that were deleted live and have not been stored since.
 
         Raises:
             IndexCorruptError: one of them differs from its checksum.
         """
         with naming_damage(self._path):
-            return read_deleted(self._db)
+            yield from read_deleted(self._db)
 
     def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Modality, pools and metadata of all keys in the order of their change numbers.

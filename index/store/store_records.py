@@ -1,30 +1,37 @@
-"""Records of a store, read over any connection to it, each compared with its checksum."""
+"""Records of a store over any connection to it: read, each compared with its checksum, and written line by line."""
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import KeyCorruptError
-from anykey.index.store.build_facts import BuildFacts, Known, SeenImage, load_images
+from anykey.index.store.build_facts import BuildFacts, Known, SeenImage, dump_images, load_images
 from anykey.index.store.records import NewImage, Record, payload_checksum, vector_checksum
 from anykey.index.store.store_file import path_of, read_meta, vector_dtype
 
-Table = Literal["keys", "retired"]  # what is live, and what was
+Table = Literal["keys", "retired", "staged"]  # what is live, what was, and what is to be
+Failures = Literal["failures", "staged_failures"]
+STAGED = (  # what a line of `staged` and one of `keys` have in common
+    "id, row, key, modality, text, metadata, pools, num_images, origin, content_sha256, payload_sha256, stamps,"
+    " checksum"
+)
 
 
-def read_known(db: sqlite3.Connection, key: str) -> Known | None:
+def read_known(
+    db: sqlite3.Connection, key: str, table: Table = "keys", failures: Failures = "failures"
+) -> Known | None:
     """Reads what a build stored or refused of a key, over any connection to the store."""
-    query = "SELECT payload_sha256, stamps, content_sha256 FROM keys WHERE key = ? AND origin = 'corpus'"
+    query = f"SELECT payload_sha256, stamps, content_sha256 FROM {table} WHERE key = ? AND origin = 'corpus'"
     row = db.execute(query, (key,)).fetchone()
     if row is not None:
         payload_sha256, stamps, content_sha256 = row
         images = _load_images(db, stamps, key, payload_sha256, content_sha256)
         return Known(payload_sha256, images, content_sha256=content_sha256)
-    row = db.execute("SELECT payload_sha256, stamps, limits, reason FROM failures WHERE key = ?", (key,)).fetchone()
+    row = db.execute(f"SELECT payload_sha256, stamps, limits, reason FROM {failures} WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
     payload_sha256, stamps, limits, reason = row
@@ -51,7 +58,7 @@ def read_records(
         db: The connection.
         where: Which, as a condition of SQL.
         parameters: What stands for its question marks.
-        table: Whether live records are asked for, or those that were replaced or deleted.
+        table: Whether live records are asked for, those that were replaced or deleted, or staged ones.
 
     Raises:
         KeyCorruptError: one of them is damaged.
@@ -80,6 +87,55 @@ def read_records(
             raise KeyCorruptError(path_of(db), str(key), reason)
         vector_D = np.frombuffer(vector, dtype)
         yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
+
+
+def columns_of(record: Record, seq: int) -> dict[str, Any]:
+    """What the line of a record says as change number `seq`."""
+    built = record.built
+    payload = (record.modality.value, record.text, record.metadata, json.dumps(record.pools), len(record.images))
+    return {
+        "row": seq,
+        "key": record.key,
+        **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
+        "origin": "live" if built is None else "corpus",
+        "content_sha256": built and built.content_sha256,
+        "payload_sha256": built and built.payload_sha256,
+        "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
+        "checksum": payload_checksum(seq, record.key, *payload),
+    }
+
+
+def insert_record(db: sqlite3.Connection, table: Table, columns: Mapping[str, Any]) -> int:
+    """Writes the line of a record; gives its `id`, which is a new one if the columns tell none."""
+    marks = ", ".join("?" * len(columns))
+    cursor = db.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
+    return cursor.lastrowid or 0
+
+
+def write_parts(db: sqlite3.Connection, identity: int, record: Record, dtype: np.dtype[Any]) -> None:
+    """Writes a record's images, and its vector if it has one."""
+    if record.vector_D is not None:
+        vector = record.vector_D.astype(dtype).tobytes()
+        db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, vector, vector_checksum(record.key, vector)))
+    db.executemany(
+        "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
+            for position, image in enumerate(record.images)
+        ),
+    )
+
+
+def copy_vector(db: sqlite3.Connection, identity: int, earlier: int) -> None:
+    """Gives a record the vector of an earlier one of the same key."""
+    copy = "INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?"
+    db.execute(copy, (identity, earlier))
+
+
+def drop_parts(db: sqlite3.Connection, identity: int) -> None:
+    """Deletes the vector and the images of a record."""
+    db.execute("DELETE FROM vectors WHERE id = ?", (identity,))
+    db.execute("DELETE FROM images WHERE id = ?", (identity,))
 
 
 def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:

@@ -1,9 +1,9 @@
 """The index directory: stores, numbered versions derived from them, one of them published, and who may touch what.
 
     CURRENT            name of the published version, replaced in one step
-    stores/<n>/        the truth, changed in place by the one writer
+    stores/<n>/        the truth, changed in place by the one writer; one that was never changed is being filled
     versions/<n>/      complete versions, never changed once they are there
-    building/          work in progress of a build
+    plan.sqlite        scratch of a build
     folding/           work in progress on the next version; becomes it by being renamed
     image_roots.json   below which images may be read that the store only refers to
     .lock              held by the one writer
@@ -13,6 +13,7 @@ A reader holds a shared lock on the version it has open, so that nobody deletes 
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
 from anykey.index.store.disk import read_whole, require_readable
 from anykey.index.store.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
-from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
+from anykey.index.store.store_file import is_unfinished, naming_damage, open_read_only, read_meta
 from anykey.program.files import make_folder, naming_target, replace_file, sync, sync_all
 from anykey.program.locks import try_lock
 
@@ -32,6 +33,7 @@ CURRENT_NAME = "CURRENT"
 VERSIONS_NAME, STORES_NAME = "versions", "stores"
 STORE_NAME = "store.sqlite"
 WHOLLY_CHECKED_BYTES = 4 * 2**20  # files up to this size have their checksum verified on every open
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class IndexDirectory:
     path: Path
 
     @property
-    def building_dir(self) -> Path:
-        """Where a build keeps what it has embedded."""
-        return self.path / "building"
+    def plan_path(self) -> Path:
+        """Where a build keeps its plan."""
+        return self.path / "plan.sqlite"
 
     @property
     def folding_dir(self) -> Path:
@@ -124,23 +126,24 @@ class IndexDirectory:
             yield
 
     def store_names(self) -> list[str]:
-        """Names of the stores that exist, oldest first."""
-        return _numbers(self.stores_dir)
+        """Names of the stores that have keys, or had some, oldest first."""
+        return [name for name in _numbers(self.stores_dir) if not is_unfinished(self.store_path(name))]
 
-    def next_store_name(self) -> str:
-        """Name for the store after the newest."""
-        return str(int((self.store_names() or ["0"])[-1]) + 1)
+    def unfinished_store_names(self) -> list[str]:
+        """Names of the stores that somebody began to fill and no version was ever made of, oldest first."""
+        return [name for name in _numbers(self.stores_dir) if is_unfinished(self.store_path(name))]
 
-    def adopt_built_store(self, name: str) -> None:
-        """Makes `building/`, which holds a complete store, the store of that name, by renaming it."""
-        self.stores_dir.mkdir(exist_ok=True)
-        for path in self.building_dir.iterdir():
-            if not path.name.startswith(STORE_NAME):  # scratch of another build that was stopped
-                path.unlink()
-        sync_all(self.building_dir)
-        os.rename(self.building_dir, self.stores_dir / name)
+    def begin_store(self) -> Path:
+        """Makes room for a store after the newest; gives the path of its file, which is not there yet."""
+        path = self.store_path(str(int((_numbers(self.stores_dir) or ["0"])[-1]) + 1))
+        path.parent.mkdir(parents=True)
         sync(self.stores_dir)
         sync(self.path)
+        return path
+
+    def delete_store(self, name: str) -> None:
+        """Deletes a store that no version is derived from."""
+        shutil.rmtree(self.stores_dir / name)
 
     def publish(self, manifest: Manifest) -> None:
         """Makes `folding/` the published version, in one step for every reader.
@@ -174,9 +177,14 @@ class IndexDirectory:
         """Ends what a writer was stopped in.
 
         A complete version that was not announced is announced, if its store has the changes that it covers: a build
-        makes the version first. Any other, and half a version, is cleared away.
+        makes the version first. Any other, half a version and the scratch of a build are cleared away.
         """
         self.clear_up()
+        building = self.path / "building"
+        if (building / STORE_NAME).exists():
+            logger.warning("%s is what a build of an earlier release was stopped in; starting over", building)
+        shutil.rmtree(building, ignore_errors=True)
+        self.plan_path.unlink(missing_ok=True)
         for name in self._unannounced():
             if self._is_covered(name):
                 self.announce(name)
@@ -194,14 +202,8 @@ class IndexDirectory:
                 return
             shutil.rmtree(self.version_dir(name))
 
-    def take_back_store(self) -> None:
-        """Makes a built store that no version was derived from, as its builder was stopped, one that is being built."""
-        for name in self._unused_stores()[-1:]:
-            if not self.building_dir.exists():
-                os.rename(self.stores_dir / name, self.building_dir)
-
     def remove_old(self) -> None:
-        """Deletes all but the newest versions, as many as the published one says, and stores without any version.
+        """Deletes all but the newest versions, as many as the published one says, and stores that have none any more.
 
         What is read stays; so does the published version, which is not among the newest where later ones could not be
         announced. Where the published one cannot be read, so that nobody knows how many are to stay, all do.
@@ -211,7 +213,7 @@ class IndexDirectory:
             if name != current:
                 _delete_unless_read(self.version_dir(name))
         for name in self._unused_stores():
-            shutil.rmtree(self.stores_dir / name)
+            self.delete_store(name)
 
     def covered_seqs(self, store_name: str) -> list[int]:
         """Up to which changes versions cover a store, ascending; one that cannot be read, nobody can open."""
@@ -238,7 +240,7 @@ class IndexDirectory:
                 yield None
 
     def _unused_stores(self) -> list[str]:
-        """Stores that no version is derived from, oldest first; none where that cannot be told."""
+        """Stores that no version is derived from any more, oldest first; none where that cannot be told."""
         manifests = list(self._manifests())
         used = {manifest.store for manifest in manifests if manifest is not None}
         return [] if None in manifests else [name for name in self.store_names() if name not in used]

@@ -19,11 +19,9 @@ from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex, StoredImage, StoredKey
-from anykey.index.errors import IndexCorruptError, IndexLockedError, InvalidStructureError, UnusableOptionError
+from anykey.index.errors import IndexLockedError, InvalidStructureError, LiveKeysError, UnusableOptionError
 from anykey.index.jobs.build import build_index
 from anykey.index.key_index import Scope
-from anykey.index.store.records import Record
-from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory
 from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
@@ -375,24 +373,48 @@ def test_stopped_build_goes_on_without_embedding_twice(tmp_path: Path) -> None:
     ("statements", "reason"),
     [
         (None, "file is not a database"),
-        ("CREATE TABLE keys (key)", "expected a store of schema 2, got schema 1"),
-        ("CREATE TABLE keys (key); PRAGMA user_version = 2", "no such table: meta"),
+        ("CREATE TABLE keys (key)", "expected a store of schema 2"),
+        ("CREATE TABLE keys (key); PRAGMA user_version = 2", "expected a store of schema 2"),
     ],
 )
-def test_work_in_progress_that_is_damaged_or_of_another_release_is_started_over(
+def test_store_that_nobody_can_read_is_not_taken_for_one_that_is_being_filled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, statements: str | None, reason: str
 ) -> None:
     corpus = mixed_corpus(tmp_path)
-    (tmp_path / "i" / "building").mkdir(parents=True)
-    store = tmp_path / "i" / "building" / "store.sqlite"
+    (tmp_path / "i" / "stores" / "1").mkdir(parents=True)
+    store = tmp_path / "i" / "stores" / "1" / "store.sqlite"
     if statements is None:
         store.write_bytes(b"no database" * 100)
     else:
         with closing(sqlite3.connect(store)) as db:
             db.executescript(f"PRAGMA user_version = 1; {statements}")
 
+    with pytest.raises(LiveKeysError, match=f"{store} is damaged: {reason}.*--anew"):
+        build_with(corpus, tmp_path / "i")
+    assert build_with(corpus, tmp_path / "i", anew=True).num_embedded == 9
+
+
+def test_what_was_staged_and_is_damaged_is_started_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = mixed_corpus(tmp_path)
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+    with closing(sqlite3.connect(tmp_path / "i" / "stores" / "1" / "store.sqlite", isolation_level=None)) as db:
+        db.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 2")
+
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
-    assert f"index file {store} is damaged: {reason}; starting over" in caplog.text.replace("\n", " ")
+    assert "differs from its checksum" in caplog.text
+    assert "starting over" in caplog.text
+
+
+def test_work_that_an_earlier_release_was_stopped_in_is_started_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "i" / "building").mkdir(parents=True)
+    (tmp_path / "i" / "building" / "store.sqlite").write_bytes(b"of an earlier release")
+
+    assert build_with(mixed_corpus(tmp_path), tmp_path / "i").num_embedded == 9
+    assert "building is what a build of an earlier release was stopped in; starting over" in caplog.text
+    assert not (tmp_path / "i" / "building").exists()
 
 
 def test_stopped_build_that_kept_other_vectors_is_said_to_start_over(
@@ -411,10 +433,10 @@ def test_stopped_build_that_kept_other_vectors_is_said_to_start_over(
 def test_plan_without_room_is_named(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
 
-    with no_file_beyond(10_000), pytest.raises(OSError, match=r"cannot read or write .*building/plan\.sqlite: "):
+    with no_file_beyond(10_000), pytest.raises(OSError, match=r"cannot read or write .*i/plan\.sqlite: "):
         build_with(corpus, tmp_path / "i")
 
-    assert not (tmp_path / "i" / "building").exists()
+    assert not (tmp_path / "i" / "plan.sqlite").exists()
     assert build_with(corpus, tmp_path / "i").manifest.num_keys == 9
 
 
@@ -422,7 +444,7 @@ def test_plan_without_room_is_named(tmp_path: Path) -> None:
 def test_work_in_progress_without_room_is_named_and_gone_on_with(tmp_path: Path, size_bytes: int) -> None:
     corpus = mixed_corpus(tmp_path)
 
-    with no_file_beyond(size_bytes), pytest.raises(OSError, match=r"cannot read or write .*building/store\.sqlite: "):
+    with no_file_beyond(size_bytes), pytest.raises(OSError, match=r"cannot read or write .*stores/1/store\.sqlite: "):
         build_with(corpus, tmp_path / "i")
 
     assert build_with(corpus, tmp_path / "i").manifest.num_keys == 9
@@ -557,24 +579,6 @@ def test_keys_whose_images_cannot_be_read_now_stay_as_they_were(tmp_path: Path, 
 
     corpus.write_text("".join(line for line in corpus.read_text().splitlines(True) if '"image"' not in line))
     assert build_with(corpus, tmp_path / "i", images=images).manifest.num_keys == before.num_keys - NUM_WITH_IMAGES
-
-
-def test_damage_of_what_was_embedded_is_not_said_of_the_store_that_takes_it_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus = mixed_corpus(tmp_path)
-    build_with(corpus, tmp_path / "i")
-    before = contents(tmp_path / "i")
-    edit(corpus, key="key-0", text="entirely new words")
-
-    def fail(store: Store, key: str) -> Record:
-        raise sqlite3.DatabaseError("database disk image is malformed")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Store, "record", fail)
-        with pytest.raises(IndexCorruptError, match=r"building/store.sqlite is damaged: .* malformed"):
-            build_with(corpus, tmp_path / "i")
-    assert contents(tmp_path / "i") == before
 
 
 def test_impossible_structure_is_refused_before_anything_is_embedded(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from anykey.sources.files.images import ImageStamp
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Iterator[Plan]:
-    plan = Plan(tmp_path / "plan.sqlite")
+    plan = Plan(tmp_path / "plan.sqlite", "copy")
     yield plan
     plan.close()
 
@@ -87,18 +87,6 @@ def test_bad_rows_come_in_the_order_of_the_corpus(plan: Plan) -> None:
     assert [str(row) for row in plan.bad_rows()] == ["a.jsonl:1: undecodable", "a.jsonl:2: no key"]
 
 
-def test_stale_entries_can_be_listed_alone(plan: Plan) -> None:
-    for key in "abc":
-        plan.next_row()
-        plan.add(entry(key))
-    for planned in plan.entries():
-        if planned.key != "b":
-            plan.mark_stale(planned.position)
-
-    assert [planned.key for planned in plan.entries(only_stale=True)] == ["a", "c"]
-    assert plan.count(only_stale=True) == 2
-
-
 def test_entry_that_turned_out_bad_is_not_usable_but_a_repeated_one_is(plan: Plan) -> None:
     for line, key in enumerate("aab", start=1):
         plan.next_row()
@@ -125,7 +113,7 @@ def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan
 
 
 def test_closing_deletes_the_scratch_file(tmp_path: Path) -> None:
-    plan = Plan(tmp_path / "p.sqlite")
+    plan = Plan(tmp_path / "p.sqlite", "copy")
     plan.close()
     plan.close()
 

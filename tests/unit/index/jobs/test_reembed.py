@@ -191,14 +191,14 @@ def test_roots_that_are_named_hold_for_the_index_and_scratch_of_a_build_is_no_pa
     index_dir = tmp_path / "i"
     build_with(corpus, index_dir, images="reference")
     (index_dir / "image_roots.json").unlink()
-    (index_dir / "building").mkdir()
-    (index_dir / "building" / "plan.sqlite").write_bytes(b"of a build that was killed")
+    (index_dir / "plan.sqlite").write_bytes(b"of a build that was killed")
 
     reembed_with(index_dir, Longer(), image_root=[str(corpus.parent)])
 
     with FaissIndex.open(index_dir) as index:
         assert index.image("key-1").media_type == "image/png"
     assert [path.name for path in (index_dir / "stores" / "2").iterdir()] == ["store.sqlite"]
+    assert not (index_dir / "plan.sqlite").exists()
 
 
 def test_what_cannot_be_done_is_told(index_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

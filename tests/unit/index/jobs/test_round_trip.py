@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,22 +151,6 @@ def test_a_stopped_build_of_vectors_that_were_taken_is_gone_on_from(source: Path
 
     assert everything(tmp_path / "i").keys() == everything(source).keys()
     assert report.manifest.encoder.name == "fake"
-
-
-@pytest.mark.parametrize("is_exported", [True, False])
-def test_a_stopped_build_of_an_earlier_release_that_did_not_say_whose_vectors_it_took_is_gone_on_from(
-    source: Path, tmp_path: Path, is_exported: bool
-) -> None:
-    shards, encoder = stop_build(source, tmp_path / "i"), FakeEncoder()
-    with closing(sqlite3.connect(tmp_path / "i" / "building" / "store.sqlite", isolation_level=None)) as db:
-        db.execute("DELETE FROM meta WHERE name IN ('name', 'width', 'fusion', 'computed_in', 'checksum')")
-
-    report = build_with(shards if is_exported else tmp_path / "corpus" / "corpus.jsonl", tmp_path / "i", encoder)
-
-    assert (encoder.batches, report.num_taken) == ([], 0)
-    with FaissIndex.open(source) as index:
-        assert report.manifest.encoder == index.encoder
-    assert everything(tmp_path / "i").keys() == {k for k in everything(source) if is_exported or k.startswith("key-")}
 
 
 @pytest.mark.parametrize("is_wide_first", [False, True])

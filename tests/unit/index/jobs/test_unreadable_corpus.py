@@ -3,11 +3,14 @@
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
+from numpy.typing import NDArray
 from pyarrow import parquet
 from rich.console import Console
 
@@ -220,13 +223,20 @@ def test_another_encoder_does_not_drop_what_cannot_be_read(tmp_path: Path) -> No
     assert build_with(path, tmp_path / "i", other, allow_removal=True).manifest.num_keys < 12
 
 
+class Stopped(FakeEncoder):
+    """An encoder whose last batch never comes."""
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        if len(self.batches) == 3:
+            raise KeyboardInterrupt
+        return super().encode_prepared(prepared)
+
+
 def test_work_of_a_stopped_build_is_not_published_for_an_unread_row(tmp_path: Path) -> None:
     """Nothing is published yet, so nothing is lost; the keys may be of another corpus."""
     path = as_jsonl(ROWS, tmp_path)
-    build_with(path, tmp_path / "i")
-    (tmp_path / "i" / "stores" / "1").rename(tmp_path / "i" / "building")
-    for name in ("CURRENT", "versions/1/manifest.json"):
-        (tmp_path / "i" / name).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        build_with(path, tmp_path / "i", Stopped(), batch_size=3)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:5], lines[5][:20]]))
 

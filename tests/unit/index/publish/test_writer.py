@@ -93,18 +93,25 @@ def test_index_is_not_created_over_what_is_left_of_another(index_dir: Path, is_v
         assert index.count() == 6
 
 
-def test_index_is_not_created_over_the_work_of_a_stopped_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 9)
-    monkeypatch.setattr(IndexDirectory, "adopt_built_store", lambda directory, name: sys.exit("stopped"))
-    with pytest.raises(SystemExit, match="stopped"):
-        build_with(corpus, tmp_path / "i")
-    monkeypatch.undo()
+class Stopping(FakeEncoder):
+    """An encoder that stops the build with its second batch."""
 
-    with pytest.raises(IndexExistsError, match="9 keys that a stopped build embedded: run that build again"):
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        if self.batches:
+            sys.exit("stopped")
+        return super().encode_prepared(prepared)
+
+
+def test_index_is_not_created_over_the_work_of_a_stopped_build(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 9)
+    with pytest.raises(SystemExit, match="stopped"):
+        build_with(corpus, tmp_path / "i", Stopping(), batch_size=4)
+
+    with pytest.raises(IndexExistsError, match="4 keys that a stopped build embedded: run that build again"):
         create_index(tmp_path / "i", ENCODER)
 
     report = build_with(corpus, tmp_path / "i")
-    assert (report.num_embedded, report.manifest.num_keys) == (0, 9)
+    assert (report.num_embedded, report.manifest.num_keys) == (5, 9)
 
 
 def test_nothing_is_created_by_opening(tmp_path: Path) -> None:
@@ -239,7 +246,7 @@ def test_compaction_folds_all_changes_and_hands_on_where_keys_came_from(index_di
 
         manifest = index.compact()
 
-        assert (manifest.version, manifest.num_keys, manifest.seq) == ("3", 6, 8)
+        assert (manifest.version, manifest.num_keys, manifest.seq) == ("3", 6, 9)
         assert manifest.pools == {"even": 2, "odd": 3, "p": 1}
         assert (manifest.corpus, manifest.encoder) == ([], ENCODER)
         assert index.manifest == manifest

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError
-from anykey.index.store.build_facts import BuildFacts, Refusal, SeenImage
+from anykey.index.store.build_facts import BuildFacts, Known, Refusal, SeenImage
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store import Store
@@ -53,6 +53,11 @@ def refusal(key: str) -> Refusal:
     return Refusal(key, b"p", (SEEN,), "limits", "too dark")
 
 
+def refuse(store: Store, *keys: str) -> None:
+    store.staging.add([], [refusal(key) for key in keys])
+    store.move_in()
+
+
 def changes_since(store: Store, seq: int) -> Changes:
     with contextlib.closing(StoreReader(store.path)) as reader, reader.transaction() as transaction:
         return transaction.changes_since(seq)
@@ -76,8 +81,10 @@ def test_each_change_takes_the_next_number(store: Store) -> None:
     assert store.seq == 3
     assert store.commit([record("a")], gone=["c", "unknown"]) == 1
     assert store.seq == 5
-    store.commit([], [refusal("b"), refusal("d")])
-    assert store.seq == 6
+    store.staging.add([record("e"), record("a")], [refusal("b"), refusal("d")])
+    assert store.seq == 5
+    store.move_in()
+    assert store.seq == 8
 
 
 def test_keys_are_known_by_the_numbers_of_their_last_changes(store: Store) -> None:
@@ -172,21 +179,22 @@ def test_keys_are_told_apart_by_where_they_came_from(store: Store) -> None:
 def test_refused_key_is_forgotten_and_its_reason_kept_until_it_is_stored(store: Store) -> None:
     store.commit([record("a")])
 
-    store.commit([], [refusal("a")])
-    assert store.refusal("a") == refusal("a")
-    assert (store.refused(), store.num_keys()) == (["a"], 0)
+    refuse(store, "a")
+    assert store.known("a") == Known(b"p", (SEEN,), limits="limits", reason="too dark")
+    assert store.num_keys() == 0
 
     store.commit([record("a")])
-    assert (store.refused(), store.refusal("a"), store.num_keys()) == ([], None, 1)
+    assert store.known("a") == Known(b"p", (SEEN,), content_sha256=b"c")
+    assert store.num_keys() == 1
 
 
 def test_key_that_was_deleted_live_is_remembered_until_it_is_stored_again(store: Store) -> None:
     store.commit([record("a"), record("b"), record("c", built=None)])
 
     assert store.commit([], gone=["a"], deleted=["b", "c", "d"]) == 3
-    assert store.deleted() == ["b", "c"]
+    assert list(store.deleted()) == ["b", "c"]
     store.commit([record("b")])
-    assert (store.deleted(), store.has("b"), store.has("c")) == (["c"], True, False)
+    assert (list(store.deleted()), store.has("b"), store.has("c")) == (["c"], True, False)
 
 
 def delete_and_fail(store: Store, key: str) -> None:
@@ -202,21 +210,21 @@ def test_deletion_that_is_taken_back_is_not_remembered(store: Store) -> None:
     with contextlib.closing(sqlite3.connect(store.path)) as db:
         db.execute("DROP TABLE deletions")
     with contextlib.closing(Store(store.path)) as older:
-        assert older.deleted() == []
+        assert list(older.deleted()) == []
         with pytest.raises(IndexCorruptError):
             delete_and_fail(older, "a")
         older.commit([record("b")])
-        assert (older.deleted(), older.has("a")) == ([], True)
+        assert (list(older.deleted()), older.has("a")) == ([], True)
         older.commit([], deleted=["a"])
-        assert older.deleted() == ["a"]
+        assert list(older.deleted()) == ["a"]
 
 
 def test_refusals_can_be_forgotten(store: Store) -> None:
-    store.commit([], [refusal("a"), refusal("b")])
+    refuse(store, "a", "b")
 
     store.forget_refusals(["a", "c"])
 
-    assert store.refused() == ["b"]
+    assert (store.known("a"), store.known("b")) == (None, Known(b"p", (SEEN,), limits="limits", reason="too dark"))
 
 
 def test_key_without_a_new_vector_keeps_its_own(store: Store) -> None:
