@@ -77,8 +77,8 @@ class Comparison:
 
     def keep_deleted(self, deleted: Iterable[str]) -> int:
         """Marks the entries of keys that were deleted live, and stay so; gives their number."""
-        for key in deleted:
-            self._plan.execute("UPDATE entries SET is_deleted = 1, state = ? WHERE key = ?", (CURRENT, key))
+        mark = "UPDATE entries SET is_deleted = 1, state = ? WHERE key = ?"
+        self._plan.execute_all(mark, ((CURRENT, key) for key in deleted))
         return self._count("published", "SELECT count(*) FROM entries WHERE is_deleted")
 
     def settle(self, side: Side) -> Iterator[tuple[PlannedEntry, str]]:
@@ -193,14 +193,11 @@ class Comparison:
         )
         while page := list(self._rows(side, query, LEFT, last, PAGE_ROWS)):
             last = page[-1][0]
-            for row in page:
-                entry = planned(row[:-5])
-                known = self._known(side, entry.key, *row[-5:])
-                if not is_current(entry, known, self._settings, self._roots):
-                    continue
-                self._plan.execute("UPDATE entries SET state = ? WHERE position = ?", (state, entry.position))
-                if known.reason is not None:
-                    yield entry, known.reason
+            pairs = [(entry := planned(row[:-5]), self._known(side, entry.key, *row[-5:])) for row in page]
+            same = [(entry, known) for entry, known in pairs if is_current(entry, known, self._settings, self._roots)]
+            mark = "UPDATE entries SET state = ? WHERE position = ?"
+            self._plan.execute_all(mark, ((state, entry.position) for entry, _ in same))
+            yield from ((entry, known.reason) for entry, known in same if known.reason is not None)
 
     def _known(
         self,

@@ -273,6 +273,15 @@ class Plan:
         except sqlite3.OperationalError as error:
             raise unusable(self.path, error) from error
 
+    def execute_all(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Runs a statement of SQL with each of some values; raises as `execute` does."""
+        self.execute("BEGIN")
+        try:
+            self._db.executemany(statement, values)
+        except sqlite3.OperationalError as error:
+            raise unusable(self.path, error) from error
+        self.execute("COMMIT")
+
     def _repeat(self, entry: CorpusEntry, earlier: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         """Puts a key in one more pool, if the row is the same candidate in another M-BEIR file."""
         place, text, metadata, images, may_repeat, pools, position = earlier
