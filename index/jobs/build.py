@@ -22,14 +22,13 @@ from anykey.index.jobs.embed import embed
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare, require_allowed, summary
-from anykey.index.jobs.plan import Plan, PlannedEntry
+from anykey.index.jobs.plan import Plan
 from anykey.index.jobs.preconditions import check_vector_type, check_wishes
 from anykey.index.jobs.published import PublishedIndex, open_published_index
 from anykey.index.jobs.reading import nothing_left, read_into
 from anykey.index.jobs.staging import delete_unfinished, open_new_store
 from anykey.index.publish.folding import Provenance, publish_with_changes, read_bad_rows
 from anykey.index.settings import BuildSettings
-from anykey.index.store.build_facts import Known
 from anykey.index.store.image_roots import record_corpus
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.options import FoldOptions
@@ -245,7 +244,8 @@ class _Build:
         for entry, reason in self._comparison.settle("staged"):
             self._skip(InvalidRowError(entry.where, reason, entry.key), entry.position)
         with progress(self._console, self._source.step, self._plan.count(only_left=True)) as advance:
-            for batch in embed(self._tasks(store), self._source, self._settings, self._roots):
+            left = self._comparison.left(with_published=self._base is not None)
+            for batch in embed(left, self._source, self._settings, self._roots):
                 if batch.num_embedded and not num_embedded:
                     staging.note_encoder(self._source.facts())
                 if batch.num_taken and not self._num_taken:
@@ -259,11 +259,6 @@ class _Build:
                     self._skip(row, entry.position)
                 advance(batch.num_entries)
         return num_embedded
-
-    def _tasks(self, store: Store) -> Iterator[tuple[PlannedEntry, Known | None]]:
-        """The entries left, each with what is known of its key."""
-        for entry in self._plan.entries(only_left=True):
-            yield entry, store.staging.known(entry.key) or store.known(entry.key)
 
     def _require_keys(self) -> None:
         """Refuses to end with an index that holds nothing of the corpus, unless all of it was deleted live."""

@@ -100,6 +100,37 @@ class Comparison:
         joined = f"entries CROSS JOIN {failures} AS known ON {same} WHERE true"
         yield from self._settle_by_images(side, state, joined, "NULL, limits, reason")
 
+    def left(self, with_published: bool) -> Iterator[tuple[PlannedEntry, Known | None]]:
+        """The entries left, in the corpus's order, each with what is staged of its key; the plan may change meanwhile.
+
+        Args:
+            with_published: Whether what is published counts where nothing is staged: not that of another encoder.
+        """
+        facts = (
+            "payload_sha256",
+            "stamps",
+            "content_sha256",
+        )  # of a record that a build made all, else none
+        if with_published:
+            joins = "LEFT JOIN staged.staged AS s USING (key) LEFT JOIN published.keys AS k USING (key)"
+            columns = ", ".join(f"coalesce(s.{fact}, k.{fact})" for fact in facts)
+        else:
+            joins, columns = "LEFT JOIN staged.staged AS s USING (key)", ", ".join(f"s.{fact}" for fact in facts)
+        query = (
+            f"SELECT {ENTRY}, s.payload_sha256 IS NULL, {columns} FROM entries {joins}"
+            " WHERE state = ? AND position > ? ORDER BY position LIMIT ?"
+        )
+        last = -1
+        while page := list(self._rows("staged", query, LEFT, last, PAGE_ROWS)):
+            last = page[-1][0]
+            for row in page:
+                entry, (is_published, payload_sha256, stamps, content_sha256) = planned(row[:-4]), row[-4:]
+                if payload_sha256 is None:
+                    yield entry, None
+                    continue
+                side: Side = "published" if is_published else "staged"
+                yield entry, self._known(side, entry.key, payload_sha256, stamps, content_sha256, None, None)
+
     def new_changed_live(self) -> tuple[int, int, int]:
         """How many of the entries left are new keys, keys that a build stored, and keys that were stored live."""
         if "published" not in self._paths:

@@ -142,9 +142,12 @@ class Staging:
         with self._changing():
             identity = self.last_id()
             dtype = vector_dtype(read_meta(self._db))
+            is_any_refused = self._db.execute("SELECT 1 FROM staged_failures LIMIT 1").fetchone() is not None
             for record in records:
                 identity += 1
                 self._add(record, identity, dtype)
+                if is_any_refused:
+                    self._db.execute("DELETE FROM staged_failures WHERE key = ?", (record.key,))
             self._note_last_id(identity)
             for refusal in refusals:
                 self._refuse(refusal)
@@ -207,16 +210,15 @@ class Staging:
 
     def _add(self, record: Record, identity: int, dtype: np.dtype[Any]) -> None:
         earlier = self._db.execute("SELECT id FROM staged WHERE key = ?", (record.key,)).fetchone()
-        live = self._db.execute("SELECT id FROM keys WHERE key = ?", (record.key,)).fetchone()
         if earlier is not None:
             self._db.execute("DELETE FROM staged WHERE id = ?", earlier)
         insert_record(self._db, "staged", {"id": identity, **columns_of(record, identity)})
         write_parts(self._db, identity, record, dtype)
         if record.vector_D is None:
+            live = self._db.execute("SELECT id FROM keys WHERE key = ?", (record.key,)).fetchone()
             copy_vector(self._db, identity, (earlier or live)[0])
         if earlier is not None:
             drop_parts(self._db, earlier[0])
-        self._db.execute("DELETE FROM staged_failures WHERE key = ?", (record.key,))
 
     def _refuse(self, refusal: Refusal) -> None:
         earlier = self._db.execute("SELECT id FROM staged WHERE key = ?", (refusal.key,)).fetchone()
