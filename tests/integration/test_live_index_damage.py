@@ -118,7 +118,7 @@ def test_older_store_is_named_at_open(store: Path, tmp_path: Path, writable: boo
         index.compact()
     shutil.copy(tmp_path / "older.sqlite", store)
 
-    with pytest.raises(IndexCorruptError, match=r"ends with change 7, version 3 was made after change 8: is it an ol"):
+    with pytest.raises(IndexCorruptError, match=r"ends with change 8, version 3 was made after change 9: is it an ol"):
         FaissIndex.open(store.parents[2], writable=writable)
 
 
