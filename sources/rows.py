@@ -91,6 +91,21 @@ def text_of(row: Mapping[str, Any], name: str, key: str | None = None) -> str | 
     return value if value and value.strip() else None
 
 
+def strings_in(value: Any) -> list[str]:
+    """What a field holds that is a string, null, or a list of such; blank strings count as absent.
+
+    Raises:
+        ValueError: it holds something else, whose kind is the message.
+    """
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else (value,)
+    for item in values:
+        if not (item is None or isinstance(item, str)):
+            raise ValueError(kind_of(item))
+    return [item for item in values if item and item.strip()]
+
+
 def kind_of(value: Any) -> str:
     """JSON's name of a value's type; Python's where JSON has none."""
     if value is None or isinstance(value, bool):

@@ -7,7 +7,7 @@ from anykey.sources.columns import NOTHING, Columns
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import join
-from anykey.sources.rows import RowError, kind_of, parse_object, text_of
+from anykey.sources.rows import RowError, kind_of, parse_object, strings_in, text_of
 
 
 def read_row(
@@ -91,10 +91,10 @@ def lines_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
     value = row.get(name)
     if not isinstance(value, list):
         return text_of(row, name, key)
-    wrong = next((item for item in value if not (item is None or isinstance(item, str))), None)
-    if wrong is not None:
-        raise RowError(f"'{name}' must be a string, a list of strings or null, got {kind_of(wrong)} in it", key)
-    return "\n".join(item for item in value if item and item.strip()) or None
+    try:
+        return "\n".join(strings_in(value)) or None
+    except ValueError as error:
+        raise RowError(f"'{name}' must be a string, a list of strings or null, got {error} in it", key) from error
 
 
 def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:
@@ -103,12 +103,10 @@ def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:
     Raises:
         RowError: it holds something else.
     """
-    value = row.get(name)
-    values = value if isinstance(value, list) else [value]
-    wrong = next((item for item in values if not (item is None or isinstance(item, str))), None)
-    if wrong is not None:
-        raise RowError(f"'{name}' must be a string or a list of strings, got {kind_of(wrong)} in it", key)
-    return [item for item in values if item and item.strip()]
+    try:
+        return strings_in(row.get(name))
+    except ValueError as error:
+        raise RowError(f"'{name}' must be a string or a list of strings, got {error} in it", key) from error
 
 
 def require_content(text: str | None, images: tuple[str | ImageStamp, ...], key: str, names: tuple[str, str]) -> None:

@@ -8,6 +8,8 @@ reasons. A file that broke off, and that nothing tells from another one, is fetc
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -45,9 +47,8 @@ def copy_file(location: str, cache_dir: Path | None = None, limit_s: float = LIM
     Raises:
         SourceError: it cannot be read whole; the message has the URL without user, password and query.
     """
-    folder = cache_dir or default_cache_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _named_errors(location):
+        folder = _made(cache_dir)
         state = None if location.startswith(PIPE) else file_state(location, limit_s=limit_s)
         path = folder / _file_name(location, state)
         with FileLock(f"{path}.lock"):
@@ -55,9 +56,6 @@ def copy_file(location: str, cache_dir: Path | None = None, limit_s: float = LIM
                 return Lease(path)
             except FileNotFoundError:
                 return tried(lambda: _keep_file(location, state, path, limit_s), BrokenOffError)
-    except OSError as error:
-        reason = hide_secrets(reason_of(error), location)
-        raise SourceError(f"cannot read {without_secrets(location)}: {reason}") from error
 
 
 def copy_folder(location: str, cache_dir: Path | None = None) -> Lease:
@@ -79,9 +77,8 @@ def copy_folder(location: str, cache_dir: Path | None = None) -> Lease:
     def refuse(error: OSError) -> None:
         raise error
 
-    folder = cache_dir or default_cache_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _named_errors(location):
+        folder = _made(cache_dir)
         files = files_below(location, refuse)
         told = "".join(f"{file.name}\0{file.state.told if file.state else ''}\0" for file in files)
         path = folder / f"{_digest(location, told)}{FOLDER_SUFFIX}"
@@ -90,9 +87,21 @@ def copy_folder(location: str, cache_dir: Path | None = None) -> Lease:
                 return Lease(path)
             except FileNotFoundError:
                 return _keep_folder(files, path)
+
+
+def _made(cache_dir: Path | None) -> Path:
+    folder = cache_dir or default_cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _named_errors(location: str) -> Iterator[None]:
+    """Says of what cannot be read where it is; a file may also have a name that this machine has no place for."""
+    try:
+        yield
     except (OSError, ValueError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
-        reason = hide_secrets(reason, location)
+        reason = hide_secrets(reason_of(error) if isinstance(error, OSError) else str(error), location)
         raise SourceError(f"cannot read {without_secrets(location)}: {reason}") from error
 
 

@@ -56,7 +56,10 @@ def image_path(folder: Path | None, name: str) -> Path:
     if "://" in name:
         raise ValueError(f"image {name} is a URL: expected a path, images are not fetched one by one")
     if folder is None and not Path(name).is_absolute():
-        raise ValueError(f"image {name} is relative to a file that was fetched: expected an absolute path")
+        raise ValueError(
+            f"image {name} is relative to a file that was fetched alone: "
+            "expected an absolute path, or the folder of both to be named"
+        )
     return Path(name) if folder is None else folder / name
 
 

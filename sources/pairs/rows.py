@@ -8,7 +8,7 @@ from anykey.sources.columns import TEXT_NAMES, Columns, is_blank
 from anykey.sources.images_in_rows import images_named
 from anykey.sources.pairs.file import DataFile, image_path
 from anykey.sources.pairs.pair import Pair, Side
-from anykey.sources.rows import kind_of
+from anykey.sources.rows import strings_in
 from anykey.sources.sidecars import merge_sidecars
 
 
@@ -33,11 +33,11 @@ def captions_in(value: object) -> tuple[str, ...]:
     Raises:
         ValueError: it holds something else.
     """
-    values = value if isinstance(value, list) else [value]
-    wrong = next((item for item in values if not (item is None or isinstance(item, str))), None)
-    if wrong is not None:
-        raise ValueError(f"expected a text, a list of texts or null, got {kind_of(wrong)}")
-    return clean_texts([item for item in values if item is not None])
+    try:
+        texts = strings_in(value)
+    except ValueError as error:
+        raise ValueError(f"expected a text, a list of texts or null, got {error}") from error
+    return clean_texts(texts)
 
 
 def captions_of(value: object, names: Sequence[str] = TEXT_NAMES) -> tuple[str, ...]:
