@@ -188,7 +188,7 @@ def test_own_searches_are_named_as_peers_searches_are(factory: str, names: str) 
 
 
 def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_path: Path) -> None:
-    directory, drawn = IndexDirectory(tmp_path), (setting := Setting(12_000, 16, "here")).draw()
+    directory, drawn = IndexDirectory(tmp_path), (setting := Setting(10_100, 16, "here")).draw()
     fill(directory, drawn, setting)
     publish_staged(directory, FoldOptions(structure="IVF64,PQ8x4fs"))
     first, *others = own_search.measure(tmp_path, drawn.draw(100))["points"]

@@ -19,6 +19,7 @@ from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFound
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from anykey.index.hits import StoredImage
 from anykey.index.key_index import KeyIndex, NewKey, Scope
+from anykey.index.milvus_index import MilvusIndex
 from tests.engines import (
     ENCODER,
     EVERY_ENGINE,
@@ -162,12 +163,16 @@ scopes = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), num_queries=st.sampled_from([1, 2, 25]), k=st.integers(1, 160), scope=scopes)
-def test_exact_search_and_count_give_what_the_model_gives(
-    filled: Pair, seed: int, num_queries: int, k: int, scope: Scope
-) -> None:
-    filled.assert_same_search(seed, num_queries, k, scope, exact=True)
+def test_exact_search_and_count_give_what_the_model_gives(filled: Pair) -> None:
+    # Milvus finds the keys of a scope alike in all structures, and fetches all vectors of it where one is not exact.
+    is_alike = isinstance(filled.index, MilvusIndex) and filled.index.structure.kind != "FLAT"
+
+    @settings(max_examples=10 if is_alike else 40, deadline=None)
+    @given(seed=st.integers(0, 2**32 - 1), num_queries=st.sampled_from([1, 2, 25]), k=st.integers(1, 160), scope=scopes)
+    def assert_same(seed: int, num_queries: int, k: int, scope: Scope) -> None:
+        filled.assert_same_search(seed, num_queries, k, scope, exact=True)
+
+    assert_same()
 
 
 @settings(max_examples=30, deadline=None)
