@@ -60,7 +60,7 @@ class EmbeddingSettings(EncodingSettings):
     corpus: list[str] = Field(
         min_length=1,
         description="JSONL, CSV, TSV and Parquet files, WebDataset shards, folders of images, M-BEIR datasets or "
-        "candidate files; paths, patterns with * and {000..099}, URLs; one or several",
+        "candidate files; paths, patterns with * and {000..099}, URLs, pipe:COMMAND; one or several",
     )
     columns: list[str] = Field(
         [],

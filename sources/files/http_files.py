@@ -123,7 +123,7 @@ class _HttpFile(io.RawIOBase):
         self._is_broken = False  # whether the last answer did not last
         self._position = 0  # where the next byte is wanted
         self._come = 0  # where the answer is
-        self._answer: Generator[bytes, None, None] | None = None
+        self._answer: Generator[bytes | bytearray, None, None] | None = None
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -268,7 +268,7 @@ def _on_time(call: Callable[[], T], limit_s: float) -> T:
         raise PassingError(str(error)) from error
 
 
-def _answer(url: str, start: int, state: FileState, limit_s: float) -> Generator[bytes, None, None]:
+def _answer(url: str, start: int, state: FileState, limit_s: float) -> Generator[bytes | bytearray, None, None]:
     """The body of an answer; nothing first, once it has begun."""
     span = f"bytes={start}-" if start else None
     with _get(url, span, part_only=start > 0) as response:
@@ -277,7 +277,7 @@ def _answer(url: str, start: int, state: FileState, limit_s: float) -> Generator
         yield from _chunks(response, limit_s)
 
 
-def _chunks(response: httpx.Response, limit_s: float) -> Iterator[bytes]:
+def _chunks(response: httpx.Response, limit_s: float) -> Iterator[bytes | bytearray]:
     """A body in chunks of one size; one that trickles in for longer than the limit is not waited for."""
     chunk, begun = bytearray(), time.monotonic()
     for part in response.iter_raw():
@@ -285,10 +285,10 @@ def _chunks(response: httpx.Response, limit_s: float) -> Iterator[bytes]:
         if time.monotonic() - begun > limit_s:
             raise PassingError(f"{len(chunk)} bytes in {limit_s:.3g} s are too few")
         if len(chunk) >= CHUNK_BYTES:
-            yield bytes(chunk)
+            yield chunk
             chunk, begun = bytearray(), time.monotonic()
     if chunk:
-        yield bytes(chunk)
+        yield chunk
 
 
 def no_cookies() -> CookieJar:

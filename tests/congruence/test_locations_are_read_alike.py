@@ -16,13 +16,14 @@ from pyarrow import parquet
 
 from anykey.benchmark.errors import PairsError
 from anykey.benchmark.pair_files import Photo, read_photos
-from anykey.index.jobs.corpus import find_files
+from anykey.index.jobs.corpus import find_files, read_corpus
 from anykey.sources.columns import Columns
 from anykey.sources.corpus.entry import CorpusEntry
-from anykey.sources.errors import SourceError
+from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.files.images import ImageStamp, read_image
 from anykey.sources.pairs import open_pairs
 from tests.corpora import read, write_tar
+from tests.factories import build_settings, build_with, image_bytes
 from tests.site import Site
 
 Found = list[tuple[str, str]]  # digest of the image, and the text
@@ -143,6 +144,22 @@ def test_what_a_command_writes_is_read_alike(origin: Path, tmp_path: Path) -> No
     assert in_an_index(name) == in_training(name) == in_the_benchmark(name) == ALL
     assert (tmp_path / "runs").read_text() == "x\nx\n"
     assert read(name)[0].where == f"pipe:cat {origin}/000.tar; echo x >> {tmp_path}/runs: sample '0'"
+
+
+def test_what_a_command_writes_is_indexed_with_its_images_and_not_referred_to(tmp_path: Path, cache: Path) -> None:
+    members = [(f"{number}.png", image_bytes((number * 40, 0, 0))) for number in range(3)]
+    name = f"pipe:cat {write_tar(tmp_path / 'a.tar', members)}"
+
+    first = build_with([name], tmp_path / "index")
+    (copy,) = cache.glob("*.tar")
+    copy.unlink()  # as it goes when others need its room
+    second = build_with([name], tmp_path / "index")
+    referring = list(read_corpus(build_settings([name], tmp_path / "other", images="reference")))
+
+    assert (first.num_embedded, second.num_embedded, second.is_new) == (3, 0, False)
+    reasons = [row.reason for row in referring if isinstance(row, InvalidRowError)]
+    assert len(reasons) == 3
+    assert all("name its place with --image-root" in reason for reason in reasons)
 
 
 def test_a_file_that_breaks_off_is_read_on_alike(origin: Path, site: Site) -> None:
