@@ -21,9 +21,8 @@ from anykey.index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
-from anykey.index.search.facts import info_of
 from anykey.index.search.generation import Generation, SupersededError
-from anykey.index.search.view import View, hits_of
+from anykey.index.search.view import View, hits_of, info_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.store_reader import ReadTransaction

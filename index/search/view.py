@@ -15,9 +15,10 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, UnknownPoolError
 from anykey.index.filtering.allowed import count_allowed
 from anykey.index.hits import Hit, StoredKey
-from anykey.index.key_index import Scope
+from anykey.index.key_index import IndexInfo, Scope
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
+from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.changes import Changes
 from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.vectors.calibration import codes_of
@@ -216,3 +217,44 @@ def _merged(first: Found, second: Found, k: int) -> Found:
     scores = np.concatenate([first[0], second[0]], axis=1)
     seqs = np.concatenate([first[1], second[1]], axis=1)
     return best(scores, seqs, k)
+
+
+def info_of(
+    view: View,
+    transaction: ReadTransaction,
+    fold_failure: FoldFailure | None,
+    image_roots: Sequence[str],
+    *,
+    is_writable: bool,
+) -> IndexInfo:
+    """The facts of a view; `transaction` is of the same moment.
+
+    Args:
+        view: What the version and the changes since come to.
+        transaction: The store.
+        fold_failure: What this object's own writer says of making a version; `None` if it has none, or all is well.
+        image_roots: Below which images are read that the index refers to.
+        is_writable: Whether this object has the index's writer.
+    """
+    manifest, meta = view.files.manifest, transaction.meta()
+    failure = fold_failure or FoldFailure.noted(meta)
+    return IndexInfo(
+        engine="faiss",
+        encoder=manifest.encoder,
+        num_keys=view.num_keys,
+        modalities=transaction.count_by_modality(),
+        pools=view.pool_sizes(),
+        details={
+            "version": manifest.version,
+            "created_at": manifest.created_at,
+            "seq": view.seq,
+            "structure": None if manifest.structure is None else manifest.structure.model_dump(mode="json"),
+            "vectors": meta["vector_type"],
+            "num_folded": manifest.num_keys,
+            "num_unfolded": view.num_unfolded,
+            "num_damaged": len(view.recent.unsound),
+            "fold_failure": None if failure is None else failure.model_dump(),
+            "is_writable": is_writable,
+            "image_roots": list(image_roots),
+        },
+    )
