@@ -75,8 +75,8 @@ def build(settings: BuildSettings) -> int:
 
 def _preview(settings: BuildSettings) -> int:
     """Says what a build would do, and ends as it would."""
+    from anykey.index.jobs.build import preview_build
     from anykey.index.jobs.outlook import kept_lines, require_allowed, summary
-    from anykey.index.jobs.preview import preview_build
 
     outlook = preview_build(settings)
     console = plain_console()

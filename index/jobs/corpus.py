@@ -1,11 +1,16 @@
-"""A corpus as a build sees it: names become files, files become rows, and images are looked at, in a fixed order."""
+"""A corpus as a build sees it, in a fixed order: names become files, files rows, and rows a plan, images looked at."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from rich.console import Console
+
+from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.exported import read_if_exported
-from anykey.index.settings import BuildSettings, EmbeddingSettings
+from anykey.index.jobs.plan import Plan
+from anykey.index.settings import BuildSettings, EmbeddingSettings, EmbedSettings
+from anykey.program.progress import progress
 from anykey.sources.columns import parse_columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.formats import format_of
@@ -15,7 +20,7 @@ from anykey.sources.corpus.shards import read_shard
 from anykey.sources.errors import InvalidRowError, SourceError, UnreachableImageError, UnreadableStretchError
 from anykey.sources.files.files import reason_of
 from anykey.sources.files.images import ImageStamp, stat_image
-from anykey.sources.files.locations import InlineLocation, describe, is_remote, parse_location
+from anykey.sources.files.locations import InlineLocation, describe, is_remote, parse_location, without_secrets
 from anykey.sources.files.roots import ImageRoots, OutsideRootsError, root_of
 from anykey.sources.files.threads import map_in_threads
 
@@ -147,3 +152,37 @@ def _waits(row: CorpusEntry | InvalidRowError) -> bool:
     if isinstance(row, InvalidRowError):
         return False
     return any(isinstance(image, str) and is_remote(image) for image in row.images)
+
+
+def read_into(plan: Plan, settings: EmbeddingSettings, source: EncoderSource, console: Console) -> None:
+    """Reads the whole corpus into a plan, bad rows included.
+
+    Raises:
+        SourceError: a file cannot be read at all, `strict` met a bad row, nothing can be used, or the source of
+            vectors has others than for these rows.
+    """
+    with progress(console, "reading the corpus", None) as advance:
+        for row in read_corpus(settings):
+            plan.next_row(row.num_rows if isinstance(row, UnreadableStretchError) else 1)
+            try:
+                if isinstance(row, InvalidRowError):
+                    raise row
+                plan.add(row.entry, row.images)
+            except InvalidRowError as error:
+                if settings.strict:
+                    raise
+                plan.add_bad_row(error)
+            advance()
+    plan.end_reading()
+    if plan.count() == 0:
+        raise SourceError(nothing_left(plan, settings))
+    source.require_rows(plan.num_rows)
+
+
+def nothing_left(plan: Plan, settings: EmbeddingSettings) -> str:
+    """Says that no row of a corpus can be used, and why not the first."""
+    bad_rows = plan.bad_rows()
+    paths = ", ".join(map(without_secrets, settings.corpus))
+    first = f"; the first is {bad_rows[0]}" if bad_rows else ""
+    use = "embed" if isinstance(settings, EmbedSettings) else "index"
+    return f"nothing to {use} in {paths}: no usable row, {len(bad_rows)} bad rows{first}"

@@ -17,14 +17,13 @@ from rich.console import Console
 
 from anykey.index.errors import OutputExistsError
 from anykey.index.jobs.blocks import Block, cut, name_of
-from anykey.index.jobs.corpus import find_files
+from anykey.index.jobs.corpus import find_files, read_into
 from anykey.index.jobs.earlier_shards import DIGEST, keep_unread, location_of, shards_in, stored_in
 from anykey.index.jobs.embed import embed
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import cut_lines
 from anykey.index.jobs.plan import Plan
-from anykey.index.jobs.reading import read_into
 from anykey.index.jobs.shards import read_facts, read_shard, write_shard
 from anykey.index.publish.folding import bad_row_lines
 from anykey.index.settings import EmbedSettings

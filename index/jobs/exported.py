@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow
 
-from anykey.index.jobs.shard_sums import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
+from anykey.index.jobs.shards import ENCODER_FIELD, SUM_COLUMN, is_footer_sound, row_sum
 from anykey.index.store.manifest import EncoderFacts
 from anykey.sources.columns import Columns
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, KnownVector

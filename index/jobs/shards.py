@@ -2,7 +2,8 @@
 
 One row a key: `key`, `vector` (D numbers, float32 or float16), `text`, `metadata` (JSON), `pools`, `images`, each with
 its `media_type` and either its `data` or its `path`, and `crc32`. The footer's metadata hold the encoder and other
-facts as JSON. Shards are read and written wherever fsspec can.
+facts as JSON, and a checksum of their own: Parquet's are of pages alone, and what describes the pages has none. Shards
+are read and written wherever fsspec can.
 """
 
 import glob
@@ -23,18 +24,9 @@ from anykey.index.errors import (
     KeyIndexError,
     UnreadableShardError,
 )
-from anykey.index.jobs.shard_sums import (
-    ENCODER_FIELD,
-    FACTS_FIELD,
-    SUM_COLUMN,
-    SUM_FIELD,
-    footer_sum,
-    is_footer_sound,
-    row_sum,
-)
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.new_keys import check_record
-from anykey.index.store.records import NewImage, Record
+from anykey.index.store.records import NewImage, Record, checksum_of
 from anykey.index.vectors.targets import VectorType
 from anykey.program.files import naming_target
 from anykey.sources.errors import SourceError
@@ -47,6 +39,8 @@ PART_NAME = ".part"  # in a folder that is being exported to, until all is in it
 _IMAGE = pa.struct({"media_type": pa.string(), "path": pa.string(), "data": pa.large_binary()})
 _READING_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)  # of Arrow, JSON and UTF-8
 _COLUMNS = ("key", "vector", "text", "metadata", "pools", "images")
+SUM_COLUMN = "crc32"
+ENCODER_FIELD, FACTS_FIELD, SUM_FIELD = b"anykey.encoder", b"anykey.facts", b"anykey.crc32"
 
 
 def write_shard(
@@ -346,3 +340,33 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
             batch = []
     if batch:
         yield batch
+
+
+def row_sum(row: Mapping[str, Any]) -> int:
+    """CRC-32 of a row, as Arrow gives it; a vector's float16 numbers count as the float32 ones they become."""
+    images = row["images"] or ()
+    parts = [image["data"] for image in images]
+    sizes = [None if part is None else len(part) for part in parts]
+    named = [[image["media_type"], image["path"]] for image in images]
+    facts = [row["key"], row["text"], row["metadata"], list(row["pools"] or ()), named, sizes]
+    vector = np.asarray(row["vector"], "<f4").tobytes()
+    return checksum_of(facts, b"".join([vector, *(part or b"" for part in parts)]))
+
+
+def footer_sum(footer: Mapping[bytes, bytes], num_keys: int) -> bytes:
+    """What a footer says under `SUM_FIELD`: a CRC-32 of the number of keys, and of all else that it says of them."""
+    encoder, facts = footer.get(ENCODER_FIELD, b""), footer.get(FACTS_FIELD, b"")
+    return str(checksum_of([num_keys, len(encoder), len(facts)], encoder + facts)).encode()
+
+
+def is_footer_sound(footer: Mapping[bytes, bytes], num_keys: int, has_row_sums: bool) -> bool:
+    """Whether a footer says what was written; true for one of a release that wrote no checksums.
+
+    Args:
+        footer: What it says.
+        num_keys: How many rows there are by it.
+        has_row_sums: Whether there are checksums of rows: there are both, or neither.
+    """
+    if SUM_FIELD not in footer:
+        return not has_row_sums
+    return has_row_sums and footer[SUM_FIELD] == footer_sum(footer, num_keys)

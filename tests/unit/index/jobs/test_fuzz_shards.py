@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anykey.index.errors import KeyIndexError
-from anykey.index.jobs.shard_sums import ENCODER_FIELD
-from anykey.index.jobs.shards import read_shard, write_shard
+from anykey.index.jobs.shards import ENCODER_FIELD, read_shard, write_shard
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store import Store

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from anykey.index import FaissIndex
 from anykey.index.errors import LiveKeysError, RemovalRefusedError
+from anykey.index.jobs.build import preview_build
 from anykey.index.jobs.outlook import Outlook
-from anykey.index.jobs.preview import preview_build
 from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource

@@ -15,7 +15,7 @@ from rich.console import Console
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex, StoredImage
 from anykey.index.errors import LiveKeysError
-from anykey.index.jobs.preview import preview_build
+from anykey.index.jobs.build import preview_build
 from anykey.index.jobs.shards import read_encoder, read_shard, write_shard
 from anykey.index.jobs.transfer import export_faiss, export_shards
 from anykey.index.key_index import NewKey
