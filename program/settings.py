@@ -142,7 +142,7 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog:
     except (SettingsError, ValueError) as error:
         if str(error).startswith(_OF_FLAGS):  # argparse's own words: a flag that is unknown or lacks its value
             raise UsageError(str(error).removeprefix(_OF_FLAGS)) from error
-        # a broken TOML file, or a value that is no JSON
+        # a broken TOML file, or a value that is not JSON
         raise UsageError(f"cannot read the settings{f' of {path}' if path else ''}: {error}") from error
 
 
@@ -162,7 +162,7 @@ def run_program(
         argv: Arguments without the program name; `sys.argv[1:]` when absent.
         usage_errors: The caller's fault: exit code 2.
         environment_errors: Files, devices, ports: exit code 1.
-        default: Subcommand meant when the first argument is no subcommand.
+        default: Subcommand meant when the first argument is not a subcommand.
 
     Returns:
         The exit code.

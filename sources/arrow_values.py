@@ -39,7 +39,7 @@ def json_cell(column: pyarrow.Array, offset: int, name: str) -> Any:
         name: What messages call the column.
 
     Raises:
-        RowError: JSON has no such value: an infinite number, bytes that are no UTF-8, a date after the year 9999.
+        RowError: JSON has no such value: an infinite number, bytes that are not UTF-8, a date after the year 9999.
     """
     try:
         return _json_value(column[offset])

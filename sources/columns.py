@@ -47,11 +47,11 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of what is no metadata."""
+        """The names of what is not metadata."""
         return (self.key, self.text, self.image, self.metadata, self.pool, *self.numbered)
 
     def others(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What a corpus row has besides those, but for nulls: metadata where the format has no other place for it."""
+        """What a corpus row has besides those, except nulls: metadata where the format has no other place for it."""
         names = (self.key, self.text, self.image, self.metadata, self.pool, *self.numbered)
         return {name: value for name, value in row.items() if name not in names and value is not None}
 

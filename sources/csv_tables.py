@@ -123,7 +123,7 @@ def read_table(opened: BinaryIO, label: str, choose: Choose, is_tsv: bool) -> tu
 
 
 def header_of(line: str, delimiter: str = ",") -> list[str]:
-    """The names of columns in a table's first line; raises `csv.Error` where it is no record."""
+    """The names of columns in a table's first line; raises `csv.Error` where it is not a record."""
     names = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     return _without_blank_end([name.strip() for name in names])
 
@@ -159,7 +159,7 @@ class _CountedLines:
 
 
 def _records(lines: _CountedLines, delimiter: str) -> Iterator[Record]:
-    """The records from where the lines are, but for those of blank cells alone."""
+    """The records from where the lines are, except those of blank cells alone."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         number, start = lines.number + 1, lines.offset
@@ -179,7 +179,7 @@ def _records(lines: _CountedLines, delimiter: str) -> Iterator[Record]:
 
 
 def _likely_cells(line: str, delimiter: str) -> list[str]:
-    """The cells of a line that is no record, as far as one can tell."""
+    """The cells of a line that is not a record, as far as one can tell."""
     try:
         return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:

@@ -71,7 +71,7 @@ def _lines(opened: BinaryIO) -> Iterator[bytes]:
 
 
 def _fields_in(line: bytes) -> Iterable[str]:
-    """The names of a row's fields, if one names an image; of a line that is no JSON that one alone."""
+    """The names of a row's fields, if one names an image; of a line that is not JSON that one alone."""
     try:
         row = parse_object(line)
     except ValueError:
@@ -87,7 +87,7 @@ def _named_by_line(line: bytes) -> Iterable[str | None]:
 
 
 def _names_in(line: str) -> list[str]:
-    """The names of images in a line that is no JSON as a whole."""
+    """The names of images in a line that is not JSON as a whole."""
     names = []
     for match in _NAMED.finditer(line):
         with suppress(ValueError):

@@ -20,7 +20,7 @@ def opened_parquet(location: str, label: str) -> Iterator[parquet.ParquetFile]:
         label: What messages call it.
 
     Raises:
-        SourceError: it is no Parquet file.
+        SourceError: it is not a Parquet file.
         OSError: it cannot be opened.
     """
     with open_file(location) as source:

@@ -111,7 +111,7 @@ def read_contents(opened: BinaryIO, label: str, size_bytes: int | None, with_tex
         with_texts: Whether the texts are read on the way.
 
     Raises:
-        SourceError: it is no plain tar file.
+        SourceError: it is not a plain tar file.
     """
     try:
         tar = tarfile.open(fileobj=opened, mode="r:")  # noqa: SIM115 - the caller closes the file

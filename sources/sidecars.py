@@ -22,7 +22,7 @@ def merge_sidecars(texts: Mapping[str, bytes], columns: Columns) -> tuple[dict[s
         The row, its text or captions under the name that `columns` says, and whether these are the `.txt`.
 
     Raises:
-        RowError: the JSON is no object, or the text is no UTF-8.
+        RowError: the JSON is not an object, or the text is not UTF-8.
     """
     row = parse_object(texts["json"], ".json") if "json" in texts else {}
     if not is_blank(row.get(columns.text)):

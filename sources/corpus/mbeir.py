@@ -18,7 +18,7 @@ OTHER_SPLITS = ("_val", "_train")  # of pools that differ by split; M-BEIR's glo
 
 
 def candidate_files(folder: str) -> list[CorpusFile]:
-    """The files that an M-BEIR dataset's folder stands for: its local pools, but for those of other splits than test.
+    """The files that an M-BEIR dataset's folder stands for: its local pools, except those of other splits than test.
 
     Raises:
         OSError: the folder cannot be listed.

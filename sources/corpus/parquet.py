@@ -32,7 +32,7 @@ def read_parquet(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry
     """Reads a table row by row; images in it are looked at and not kept.
 
     Raises:
-        SourceError: it is no Parquet file, or lacks the columns that are needed.
+        SourceError: it is not a Parquet file, or lacks the columns that are needed.
         OSError: it cannot be opened.
     """
     file = readable_in_parts(file)

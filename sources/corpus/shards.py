@@ -24,7 +24,7 @@ def read_shard(file: CorpusFile, options: ReadOptions) -> Iterator[CorpusEntry |
     samples before it.
 
     Raises:
-        SourceError: it is no plain tar file.
+        SourceError: it is not a plain tar file.
         OSError: it cannot be read.
     """
     file = readable_in_parts(file)

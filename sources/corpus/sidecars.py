@@ -28,8 +28,8 @@ def read_sample(
         where: The sample's place.
 
     Raises:
-        RowError: the JSON is no object or has a field of a wrong type, the text is no UTF-8, or there is neither text
-            nor image.
+        RowError: the JSON is not an object or has a field of a wrong type, the text is not UTF-8, or there is
+            neither text nor image.
     """
     row = merge_sidecars(texts, columns)[0]
     if row.get(columns.key) is None:

@@ -124,7 +124,7 @@ def _removed(path: Path) -> bool:
 
 
 def _remove_folder(path: Path) -> None:
-    """Removes a folder that is locked; what is left of it if the process ends meanwhile is no whole one."""
+    """Removes a folder that is locked; what is left of it if the process ends meanwhile is not a whole one."""
     if path.suffix != PART_SUFFIX:
         part = path.with_name(f"{path.name}{PART_SUFFIX}")
         shutil.rmtree(part, ignore_errors=True)

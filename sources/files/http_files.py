@@ -231,7 +231,7 @@ def _state_of(response: httpx.Response) -> FileState:
 
 
 def _require_same(told: FileState, expected: FileState) -> None:
-    """Makes sure that an answer is of the file that was opened, as far as it tells: parts of two are no file."""
+    """Makes sure that an answer is of the file that was opened, as far as it tells: parts of two are not a file."""
     pairs = ((told.size_bytes, expected.size_bytes), (told.version, expected.version))
     if any(new is not None and old is not None and new != old for new, old in pairs):
         raise OSError("it changed while it was read")

@@ -70,7 +70,7 @@ class InlineImages:
 
 
 def images_in(cell: Any) -> list[Any]:
-    """What an image cell holds: bytes, names of files, or whatever else is no image; several where it is a list.
+    """What an image cell holds: bytes, names of files, or whatever else is not an image; several where it is a list.
 
     Hugging Face's structure of `bytes` and `path` is its bytes, or its path where it has none; so is ours of `data` and
     `path`.
@@ -115,7 +115,7 @@ class _Column:
             try:
                 kept = self._read_to(row)
             except BaseException:
-                self._next_row = self._starts[-1]  # the next row begins anew
+                self._next_row = self._starts[-1]  # reading begins again with the next row
                 raise
         start, batch = kept
         return batch.column(0)[row - start].as_py()

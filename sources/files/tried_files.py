@@ -15,7 +15,7 @@ StateOf = Callable[[dict[str, Any]], FileState]
 
 
 class _ChangedError(OSError):
-    """Another file is where the one was that was being read: parts of two are no file."""
+    """Another file is where the one was that was being read: parts of two are not a file."""
 
 
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, _ChangedError)

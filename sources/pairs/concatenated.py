@@ -29,7 +29,7 @@ class ConcatenatedPairs:
         """Reads the pair at `position`.
 
         Raises:
-            InvalidRowError: the row is no pair.
+            InvalidRowError: the row is not a pair.
             IndexError: there is no such position; none is counted from the end.
         """
         if not 0 <= position < len(self):

@@ -30,7 +30,7 @@ class Format:
         title: What it is called in messages.
         accepts: Whether a file is of this format; the formats are asked in order.
         open: Makes the reader; raises `SourceError` for a damaged file.
-        files: All files that the pairs depend on, but for images that rows name.
+        files: All files that the pairs depend on, except images that rows name.
         has_parts: Whether `#` may follow the file's name.
     """
 

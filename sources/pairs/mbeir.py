@@ -58,7 +58,7 @@ class MbeirQueries:
         """Reads one query with one positive, or with all that are texts.
 
         Raises:
-            InvalidRowError: the row is no query, a candidate is missing or wrong, or there is no prompt for it.
+            InvalidRowError: the row is not a query, a candidate is missing or wrong, or there is no prompt for it.
         """
         where = f"{self._file.label}:{self._numbers[position]}"
         try:
@@ -125,7 +125,7 @@ def root_of(file: DataFile) -> Path:
 
 
 def query_files(folder: DataFile) -> list[DataFile]:
-    """The training queries of a dataset named by its root; none where the folder is no such dataset."""
+    """The training queries of a dataset named by its root; none where the folder is not such a dataset."""
     if not (folder.path / POOL_FOLDER).is_dir():
         return []
     return [folder.within(path) for path in sorted((folder.path / "query" / "train").glob("*.jsonl"))]
@@ -157,7 +157,7 @@ def pool_files(file: DataFile) -> list[Path]:
 
 
 def files_of(file: DataFile) -> list[Path]:
-    """The query file and all that it refers to, but for the images."""
+    """The query file and all that it refers to, except the images."""
     prompts = _prompts_path(root_of(file))
     return [file.path, *pool_files(file), *([prompts] if prompts.is_file() else [])]
 
@@ -178,7 +178,7 @@ def _state(path: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=1)
 def _shared_pool(states: tuple[tuple[Path, int, int], ...]) -> CandidatePool:
-    """The pool of a dataset's query files, which are opened one after the other; scanned anew when a file changes."""
+    """The pool of a dataset's query files, which are opened one after the other; scanned again when a file changes."""
     return CandidatePool([path for path, _, _ in states])
 
 

@@ -31,7 +31,7 @@ class CandidatePool:
             paths: JSONL files of candidates.
 
         Raises:
-            SourceError: a file cannot be read, a row is no candidate, or a file holds an id twice.
+            SourceError: a file cannot be read, a row is not a candidate, or a file holds an id twice.
         """
         self._paths = list(paths)
         columns = [_scan(number, path) for number, path in enumerate(paths)]
@@ -70,7 +70,7 @@ class CandidatePool:
 
 
 def id_number(value: object) -> int | None:
-    """One whole number for each id "dataset:number"; `None` for what is no such id."""
+    """One whole number for each id "dataset:number"; `None` for what is not such an id."""
     match = _ID.fullmatch(value) if isinstance(value, str) else None
     return int(match[1]) * _IDS_PER_DATASET + int(match[2]) if match else None
 

@@ -51,5 +51,5 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int) -> Pair:
-        """Reads the pair at `position`; raises `InvalidRowError` when the row is no pair."""
+        """Reads the pair at `position`; raises `InvalidRowError` when the row is not a pair."""
         ...

@@ -42,7 +42,7 @@ class ParquetRows:
             max_group_bytes: The most that a row group may take in memory.
 
         Raises:
-            SourceError: the file is no Parquet file, has no known column, or a row group too large to be read for
+            SourceError: the file is not a Parquet file, has no known column, or a row group too large to be read for
                 the sake of one row.
         """
         self._file = file

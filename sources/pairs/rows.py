@@ -16,7 +16,7 @@ def clean_texts(values: Sequence[object]) -> tuple[str, ...]:
     """The texts that are not empty, stripped.
 
     Raises:
-        ValueError: a value is no text, or holds half a character (a lone surrogate), which no tokenizer takes.
+        ValueError: a value is not a text, or holds half a character (a lone surrogate), which no tokenizer takes.
     """
     texts = []
     for value in values:
@@ -64,7 +64,7 @@ def sidecar_captions(texts: Mapping[str, bytes], columns: Columns) -> tuple[str,
     """The captions in the files beside an image, in whose `.txt` each line is one; none where they say nothing.
 
     Raises:
-        ValueError: one of the files is no UTF-8 or no JSON object, or holds something else in place of a text.
+        ValueError: one of the files is not UTF-8 or not a JSON object, or holds something else in place of a text.
     """
     row, is_plain = merge_sidecars(texts, columns)
     value = row.get(columns.text)

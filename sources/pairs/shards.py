@@ -15,7 +15,7 @@ from anykey.sources.shards import Sample, read_contents
 
 
 class _Place(NamedTuple):
-    """Where a pair lies: offset and length of its image and texts; `fault` says why it is no pair."""
+    """Where a pair lies: offset and length of its image and texts; `fault` says why it is not a pair."""
 
     name: str
     fault: str
@@ -34,7 +34,7 @@ class Shard:
         """Indexes the tar file.
 
         Raises:
-            SourceError: it cannot be read, or is no tar file.
+            SourceError: it cannot be read, or is not a tar file.
         """
         self._file = file
         self._samples = _index(file)
@@ -66,7 +66,7 @@ class Shard:
 
 
 def _fault_of(sample: Sample) -> str:
-    """Why a sample is no pair; empty for a pair, and for what is plainly one half of it.
+    """Why a sample is not a pair; empty for a pair, and for what is plainly one half of it.
 
     With anything beside a half, the other one may be there under a wrong name.
     """
