@@ -107,6 +107,10 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
 	$(BIN)/python -m benchmarks.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
 
+.PHONY: perf-build-memory
+perf-build-memory: setup ## Measure what builds hold in memory, of one and five million keys (PERF_FLAGS=), hours, into docs/results/
+	$(BIN)/python -m benchmarks.build_memory --output docs/results/memory.md $(PERF_FLAGS)
+
 .PHONY: perf-service
 perf-service: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
 	$(BIN)/python -m benchmarks.service_speed --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/service.md $(PERF_FLAGS)
