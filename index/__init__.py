@@ -4,10 +4,11 @@ The engines and what makes indexes, keys and scopes for them are loaded on first
 hits and errors loads no FAISS and needs no pymilvus.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from anykey.index.errors import KeyIndexError
+from anykey.index.errors import SearchIndexError
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ __all__ = [
     "FaissIndex",
     "Hit",
     "KeyIndex",
-    "KeyIndexError",
     "MilvusIndex",
     "NewKey",
     "Payload",
     "Scope",
+    "SearchIndexError",
     "StoredImage",
     "StoredKey",
     "create_index",
@@ -47,6 +48,9 @@ _LOADED_ON_USE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "KeyIndexError":  # as releases up to 0.2 called it
+        warnings.warn("KeyIndexError is called SearchIndexError now", DeprecationWarning, stacklevel=2)
+        return SearchIndexError
     if name in _LOADED_ON_USE:
         return getattr(import_module(_LOADED_ON_USE[name]), name)
     raise AttributeError(f"module 'index' has no attribute {name!r}")

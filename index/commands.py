@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from anykey.encoder.errors import EncoderError
-from anykey.index.errors import InvalidStructureError, KeyIndexError, RemovalRefusedError, UnusableOptionError
+from anykey.index.errors import InvalidStructureError, RemovalRefusedError, SearchIndexError, UnusableOptionError
 from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.index.publish.tuning.measured import front_lines, structure_lines
@@ -356,7 +356,7 @@ def run(argv: list[str] | None) -> int:
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
     usage_errors = (SourceError, RemovalRefusedError, InvalidStructureError, UnusableOptionError)
-    environment_errors = (KeyIndexError, EncoderError, OSError, sqlite3.Error)
+    environment_errors = (SearchIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv
     for flag in ("--corpus", "--shards", "--queries", "--image-root"):
         arguments = _repeat_flag(flag, arguments)

@@ -1,6 +1,6 @@
 """Everything `index` raises on purpose; what is wrong with a corpus, `sources.errors` says.
 
-KeyIndexError
+SearchIndexError
   RemovalRefusedError (ValueError)     the corpus lacks so many published keys that it looks like an accident
   InvalidStructureError (ValueError)   the caller's FAISS factory string, or what it is to be tuned with
     UntrainableError                   a structure that could be built, but not of so few vectors
@@ -45,15 +45,15 @@ _PLACE = re.compile(r" at \S+:\d+: (?:Error: )?")  # in FAISS's source
 _CONDITION = re.compile(r"'.*' failed: (.+)")  # that does not hold there, and what that means
 
 
-class KeyIndexError(Exception):
+class SearchIndexError(Exception):
     """Root of this package's errors."""
 
 
-class RemovalRefusedError(KeyIndexError, ValueError):
+class RemovalRefusedError(SearchIndexError, ValueError):
     """A build would remove more of the published keys than it may without being told so."""
 
 
-class InvalidStructureError(KeyIndexError, ValueError):
+class InvalidStructureError(SearchIndexError, ValueError):
     """A search structure that FAISS cannot build as asked, or queries that it cannot be tuned with."""
 
 
@@ -71,11 +71,11 @@ class UntrainableError(InvalidStructureError):
         super().__init__(f"structure '{factory}' cannot be trained on {num_vectors:,} vectors: {reason}")
 
 
-class UnusableOptionError(KeyIndexError, ValueError):
+class UnusableOptionError(SearchIndexError, ValueError):
     """An option would have no effect where it is given; says why."""
 
 
-class InvalidSearchError(KeyIndexError, ValueError):
+class InvalidSearchError(SearchIndexError, ValueError):
     """A search asks for something that does not exist or makes no sense."""
 
 
@@ -117,15 +117,15 @@ class UnknownPoolError(InvalidSearchError):
         super().__init__(f"unknown pool {shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
 
 
-class DeadlineExceededError(KeyIndexError):
+class DeadlineExceededError(SearchIndexError):
     """A search was not done by its deadline, or who asked went away; it was stopped."""
 
 
-class KeyNotFoundError(KeyIndexError, LookupError):
+class KeyNotFoundError(SearchIndexError, LookupError):
     """The index has no such key, or the key has no such image."""
 
 
-class ImageUnavailableError(KeyIndexError):
+class ImageUnavailableError(SearchIndexError):
     """The index only refers to the image's file, which can no longer be read."""
 
 
@@ -141,23 +141,23 @@ class ImageLateError(ImageUnreachableError):
     """The image did not come in the time there was."""
 
 
-class IndexNotFoundError(KeyIndexError):
+class IndexNotFoundError(SearchIndexError):
     """There is no published index at the place named."""
 
 
-class VersionLostError(KeyIndexError):
+class VersionLostError(SearchIndexError):
     """An index cannot go back to a version: it is not kept, or the store no longer has all of its keys."""
 
 
-class KeysNotEmbeddedError(KeyIndexError):
+class KeysNotEmbeddedError(SearchIndexError):
     """Keys of an index cannot be embedded by another encoder, and nothing was published without them."""
 
 
-class IndexExistsError(KeyIndexError):
+class IndexExistsError(SearchIndexError):
     """There is an index already where a new one was to be made."""
 
 
-class IndexCorruptError(KeyIndexError):
+class IndexCorruptError(SearchIndexError):
     """A file of the index is missing or damaged.
 
     Attributes:
@@ -183,31 +183,31 @@ class KeyCorruptError(IndexCorruptError):
         super().__init__(path, f"{reason}; store key {key!r} again, delete it, or restore a snapshot")
 
 
-class IndexFormatError(KeyIndexError):
+class IndexFormatError(SearchIndexError):
     """The index was written in a format this release does not read."""
 
 
-class EncoderMismatchError(KeyIndexError):
+class EncoderMismatchError(SearchIndexError):
     """The index was built by another encoder than the one at hand."""
 
 
-class IndexLockedError(KeyIndexError):
+class IndexLockedError(SearchIndexError):
     """Another writer is at work on the same index."""
 
 
-class UnannouncedError(KeyIndexError, OSError):
+class UnannouncedError(SearchIndexError, OSError):
     """Changes were made, durably, but the version that covers them could not be announced; the next writer does it."""
 
 
-class LiveKeysError(KeyIndexError):
+class LiveKeysError(SearchIndexError):
     """A build would lose keys that were stored live, or may have been; says what to do."""
 
 
-class OutputExistsError(KeyIndexError):
+class OutputExistsError(SearchIndexError):
     """Something is where a new file or folder was to be written."""
 
 
-class InvalidShardError(KeyIndexError):
+class InvalidShardError(SearchIndexError):
     """A file is no shard of keys, or damaged."""
 
 
@@ -215,23 +215,23 @@ class UnreadableShardError(InvalidShardError):
     """A shard cannot be read now, as where a disk or a network fails: nothing can be told of what it holds."""
 
 
-class InvalidSnapshotError(KeyIndexError):
+class InvalidSnapshotError(SearchIndexError):
     """A file is no snapshot of an index, or damaged."""
 
 
-class EmbeddingFailedError(KeyIndexError):
+class EmbeddingFailedError(SearchIndexError):
     """A worker on another machine cannot embed a block; says why."""
 
 
-class IndexUnavailableError(KeyIndexError):
+class IndexUnavailableError(SearchIndexError):
     """The server that holds the index cannot be reached, or fails; says which and how."""
 
 
-class InvalidKeyError(KeyIndexError, ValueError):
+class InvalidKeyError(SearchIndexError, ValueError):
     """A key cannot be stored as it is given; says which and why."""
 
 
-class ReadOnlyError(KeyIndexError):
+class ReadOnlyError(SearchIndexError):
     """The index was opened for reading only."""
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexCorruptError, KeyIndexError, ReadOnlyError
+from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
@@ -384,7 +384,7 @@ class FaissIndex:
             older, self._generation, self._seen_stamp = self._generation, newer, newer.version.stamp
             self._back_off.succeeded()
             older.release()
-        except (KeyIndexError, OSError):
+        except (SearchIndexError, OSError):
             self._failed_stamp = stamp
             self._back_off.failed()
             logger.exception(

@@ -10,7 +10,7 @@ from pathlib import Path
 from anykey.encoder.errors import CheckpointNotFoundError, EncoderError
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.protocol import ItemEncoder, Prepared
-from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, KeyIndexError
+from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, SearchIndexError
 from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
@@ -71,7 +71,7 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
         return _open_directory(settings) if address is None else _open_collection(settings, address)
     except IndexNotFoundError as error:
         raise StartupError(f"{error}, or name one with --index or ANYKEY_INDEX") from error
-    except (KeyIndexError, MissingLibraryError, OSError) as error:
+    except (SearchIndexError, MissingLibraryError, OSError) as error:
         raise StartupError(str(error)) from error
 
 

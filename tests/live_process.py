@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from anykey.index.errors import KeyIndexError
+from anykey.index.errors import SearchIndexError
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import StoredImage
 from tests.killed_writers import numbered_key, numbered_vector
@@ -147,5 +147,5 @@ if __name__ == "__main__":
         os.setuid(int(sys.argv[3]))
     try:
         serve(Path(sys.argv[1]), sys.argv[2])
-    except (KeyIndexError, OSError) as error:
+    except (SearchIndexError, OSError) as error:
         _tell("error", f"{type(error).__name__}: {error}")

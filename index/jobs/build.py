@@ -24,7 +24,7 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.imported import source_of
 from anykey.index.jobs.outlook import Outlook, compare, require_allowed, summary
 from anykey.index.jobs.plan import Plan
-from anykey.index.jobs.preconditions import check_vector_type, check_wishes
+from anykey.index.jobs.preconditions import check_at_once, check_vector_type
 from anykey.index.jobs.published import PublishedIndex, open_published_index
 from anykey.index.jobs.staging import delete_unfinished, open_new_store
 from anykey.index.publish.folding import Provenance, publish_with_changes, read_bad_rows
@@ -107,7 +107,7 @@ def build_index(
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
     directory = IndexDirectory(settings.output)
-    fingerprint, gpu = check_wishes(settings, source)
+    fingerprint, gpu = check_at_once(settings, source)
     with directory.locked_for_writing():
         directory.recover()
         build = _Build(settings, source, console, directory, gpu, fingerprint)
@@ -136,7 +136,7 @@ def preview_build(
     """
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
-    fingerprint, _ = check_wishes(settings, source)
+    fingerprint, _ = check_at_once(settings, source)
     taken = None if settings.faiss else fingerprint
     with (
         TemporaryDirectory(prefix="anykey-build-") as scratch,

@@ -12,7 +12,7 @@ from anykey.index.vectors.structure_kinds import require_possible
 from anykey.index.vectors.targets import VectorType
 
 
-def check_wishes(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:
+def check_at_once(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:
     """Refuses all of a build that can be refused at once; gives the encoder's fingerprint, and the GPUs for searches.
 
     Raises:

@@ -13,7 +13,7 @@ import fsspec
 from pydantic import TypeAdapter
 
 from anykey.encoder.errors import EncoderError
-from anykey.index.errors import EmbeddingFailedError, KeyIndexError
+from anykey.index.errors import EmbeddingFailedError, SearchIndexError
 from anykey.index.jobs.blocks import Block, dump_block, load_block
 from anykey.index.jobs.embedding_job import Embedded, embed_block
 from anykey.index.jobs.imported import source_of
@@ -38,7 +38,7 @@ class _Worker:
         """Embeds the block of a task; an error that says what to do is handed on instead of ending the worker."""
         try:
             embedded = embed_block(read_posted(task["block"]), self._settings, self._source)
-        except (KeyIndexError, SourceError, EncoderError, OSError) as error:
+        except (SearchIndexError, SourceError, EncoderError, OSError) as error:
             return {"outcome": _OUTCOME.dump_json(str(error))}
         return {"outcome": _OUTCOME.dump_json(embedded)}
 

@@ -21,7 +21,7 @@ from anykey.index.errors import (
     EncoderMismatchError,
     InvalidKeyError,
     InvalidShardError,
-    KeyIndexError,
+    SearchIndexError,
     UnreadableShardError,
 )
 from anykey.index.store.manifest import EncoderFacts
@@ -207,7 +207,7 @@ def _open(location: str) -> Iterator[pq.ParquetFile]:
         with open_file(location) as file:
             watched = _WatchedFile(file)
             yield pq.ParquetFile(watched)
-    except (KeyIndexError, SourceError):  # some of which are a ValueError too
+    except (SearchIndexError, SourceError):  # some of which are a ValueError too
         raise
     except _READING_ERRORS as error:
         kind = UnreadableShardError if watched is None or watched.has_failed else InvalidShardError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from anykey.index.errors import KeyIndexError, UnannouncedError
+from anykey.index.errors import SearchIndexError, UnannouncedError
 from anykey.index.key_index import NewKey
 from anykey.index.publish.folding import (
     Provenance,
@@ -267,5 +267,5 @@ class Writer:
         try:
             with self._store_lock, naming_damage(self._store.path):
                 self._store.note(**{FAILURE_NAME: failure.model_dump_json()})
-        except (KeyIndexError, OSError) as error:
+        except (SearchIndexError, OSError) as error:
             logger.warning("that compaction failed cannot be noted in the store: %s", error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from anykey.index.errors import KeyIndexError
+from anykey.index.errors import SearchIndexError
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
@@ -66,7 +66,7 @@ class FoldFailure(BaseModel):
     def of(cls, error: Exception, num_failures: int, pause_s: float) -> "FoldFailure":
         """What is said of a failure now."""
         now = datetime.now(UTC)
-        reason = str(error) if isinstance(error, KeyIndexError | OSError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, SearchIndexError | OSError) else f"{type(error).__name__}: {error}"
         return cls(
             at=now.isoformat(timespec="seconds"),
             kind=_kind_of(error),

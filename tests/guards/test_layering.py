@@ -139,7 +139,7 @@ def test_every_arrow_is_used() -> None:
         ("benchmark", "import importlib\nimportlib.import_module('anykey.encoder.item')", False),
         ("benchmark", "from anykey.sources.pairs import open_pairs", True),
         ("benchmark", "from anykey.sources import pairs", True),
-        ("sources", "from anykey.index.errors import KeyIndexError", False),
+        ("sources", "from anykey.index.errors import SearchIndexError", False),
         ("program", "from anykey.encoder.item import Item", False),
         ("benchmark", "import anykey.training", False),
         ("benchmark", "from anykey.training.table import PairTable", False),

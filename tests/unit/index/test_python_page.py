@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import anykey.index
 from anykey.encoder import Encoder, Item
 from anykey.index import EncoderFacts, FaissIndex, NewKey, create_index
 from tests.factories import image_bytes
@@ -46,3 +47,8 @@ def test_example_of_the_readme_runs(place: Path, capsys: pytest.CaptureFixture[s
     exec(example_of(ROOT / "README.md"), {})
 
     assert re.fullmatch(r"1 star -?[01]\.\d+ text\n", capsys.readouterr().out)
+
+
+def test_the_former_name_of_the_errors_still_works_and_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match="SearchIndexError now"):
+        assert anykey.index.KeyIndexError is anykey.index.SearchIndexError

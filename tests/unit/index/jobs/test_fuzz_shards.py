@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anykey.index.errors import KeyIndexError
+from anykey.index.errors import SearchIndexError
 from anykey.index.jobs.shards import ENCODER_FIELD, read_shard, write_shard
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.records import NewImage, Record
@@ -50,7 +50,7 @@ def read_or_refused(path: Path) -> list[Record] | None:
     """All keys of a shard; `None` if it is refused, in one sentence."""
     try:
         return [record for batch in read_shard(str(path)) for record in batch]
-    except KeyIndexError as error:
+    except SearchIndexError as error:
         said = str(error)
     assert "\n" not in said
     return None

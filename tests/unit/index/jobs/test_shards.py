@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anykey.index.errors import InvalidKeyError, InvalidShardError, KeyIndexError
+from anykey.index.errors import InvalidKeyError, InvalidShardError, SearchIndexError
 from anykey.index.jobs.shards import common_encoder, read_facts, read_shard, write_shard
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.records import Record
@@ -57,7 +57,7 @@ def test_flipped_bit_is_refused_by_name_or_changes_nothing(shard: Path) -> None:
         shard.write_bytes(flipped)
         found.append(content_or_refusal(shard))
 
-    refusals = [each for each in found if isinstance(each, KeyIndexError)]
+    refusals = [each for each in found if isinstance(each, SearchIndexError)]
     assert [each for each in found if each != expected and each not in refusals] == []
     assert all(str(shard) in str(refusal) for refusal in refusals)
     assert len(refusals) > len(found) / 2
@@ -66,7 +66,7 @@ def test_flipped_bit_is_refused_by_name_or_changes_nothing(shard: Path) -> None:
 def content_or_refusal(path: Path) -> Any:
     try:
         return content(path)
-    except KeyIndexError as error:
+    except SearchIndexError as error:
         return error
 
 
@@ -105,7 +105,7 @@ def test_shard_with_half_of_its_checksums_is_damaged(shard: Path, dropped: str) 
     ],
 )
 def test_key_that_another_tool_wrote_wrongly_is_named_with_its_row(
-    tmp_path: Path, column: str, value: Any, error: type[KeyIndexError], reason: str
+    tmp_path: Path, column: str, value: Any, error: type[SearchIndexError], reason: str
 ) -> None:
     path = tmp_path / "keys.parquet"
     write_shard(str(path), records(8), ENCODER, "float32")
