@@ -203,6 +203,7 @@ class _Build:
         if base is not None and not self._is_anything_to_do(base):
             base.store.forget_deleted(self._comparison.deletions(named=False))
             base.store.staging.discard()
+            delete_unfinished(self._directory)
             return self._keep(base)
         if self._published is not None:
             self._console.print(summary(self._outlook))

@@ -96,9 +96,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a store is one that somebody began and that has had no change since: whatever is in it is only staged.
+    """Whether a store is one that somebody began and no version was ever made of: whatever is in it is only staged.
 
-    What cannot be read is taken for a store that has keys.
+    The encoder is noted in the transaction that publishes the first version. Earlier releases published stores without
+    keys, which no change is of, and noted it there too. What cannot be read is taken for a store that has keys.
     """
     if not path.exists():
         return True
@@ -107,7 +108,8 @@ def is_unfinished(path: Path) -> bool:
         with closing(_connect(path, "ro")) as db:
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # stopped before the tables were there
                 return db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-            return bool(read_meta(db)["seq"] == 0)
+            meta = read_meta(db)
+            return bool(meta["seq"] == 0 and "fingerprint" not in meta)
     except (sqlite3.Error, IndexCorruptError, LookupError, OSError):
         return False
 

@@ -1,7 +1,7 @@
 """The index directory: stores, numbered versions derived from them, one of them published, and who may touch what.
 
     CURRENT            name of the published version, replaced in one step
-    stores/<n>/        the truth, changed in place by the one writer; one that was never changed is being filled
+    stores/<n>/        the truth, changed in place by the one writer; one whose encoder is not noted yet is being filled
     versions/<n>/      complete versions, never changed once they are there
     plan.sqlite        scratch of a build
     folding/           work in progress on the next version; becomes it by being renamed
@@ -194,11 +194,13 @@ class IndexDirectory:
         """Deletes half a version, and the newest complete ones whose changes never came into their store.
 
         It must be done before the store takes other changes: those have the same numbers, and would make it look as
-        if it had the changes of such a version. Where it cannot be told which version is published, none is deleted.
+        if it had the changes of such a version. Where it cannot be told which version is published, none is deleted
+        but those of stores that no version was ever made of.
         """
         shutil.rmtree(self.folding_dir, ignore_errors=True)
+        is_told = self._current_or_damaged() is not None
         for name in self._unannounced():
-            if self._current_or_damaged() is None or self._is_covered(name):
+            if self._is_covered(name) or not (is_told or self._is_of_unfinished(name)):
                 return
             shutil.rmtree(self.version_dir(name))
 
@@ -255,6 +257,10 @@ class IndexDirectory:
             return self.current()
         except IndexCorruptError:
             return None
+
+    def _is_of_unfinished(self, name: str) -> bool:
+        """Whether the store of a version, which can be read, is still being filled."""
+        return is_unfinished(self.store_path(read_manifest(self.version_dir(name)).store))
 
     def _is_covered(self, name: str) -> bool:
         """Whether the store of a version has all of its changes; true where that cannot be told."""

@@ -22,6 +22,10 @@ from anykey.index import FaissIndex, StoredImage, StoredKey
 from anykey.index.errors import IndexLockedError, InvalidStructureError, LiveKeysError, UnusableOptionError
 from anykey.index.jobs.build import build_index
 from anykey.index.key_index import Scope
+from anykey.index.publish.folding import Provenance, publish_next
+from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.options import FoldOptions
+from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory
 from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
@@ -404,6 +408,54 @@ def test_what_was_staged_and_is_damaged_is_started_over(tmp_path: Path, caplog: 
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
     assert "differs from its checksum" in caplog.text
     assert "starting over" in caplog.text
+
+
+def test_killed_first_build_leaves_no_version_behind_that_nobody_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = mixed_corpus(tmp_path)
+    complete = IndexDirectory.complete
+
+    def complete_and_stop(directory: IndexDirectory, manifest: Manifest) -> None:
+        complete(directory, manifest)
+        raise _Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IndexDirectory, "complete", complete_and_stop)
+        patched.setattr(IndexDirectory, "clear_up", lambda directory: None)  # a killed process does not
+        with pytest.raises(_Stop):
+            build_with(corpus, tmp_path / "i")
+    assert IndexDirectory(tmp_path / "i").names() == ["1"]
+    edit(corpus, key="key-0", text="another")
+
+    assert build_with(corpus, tmp_path / "i").num_embedded == 1
+    assert IndexDirectory(tmp_path / "i").names() == ["1"]
+    assert len(keys_of(tmp_path / "i")) == 9
+
+
+def test_build_goes_on_from_an_index_without_keys_of_an_earlier_release(tmp_path: Path) -> None:
+    corpus, source = mixed_corpus(tmp_path), FakeEncoderSource()
+    directory = IndexDirectory(tmp_path / "i")
+    path = directory.begin_store()
+    with closing(Store(path)) as store:  # published without a change of it
+        encoder = EncoderFacts(name="n", fingerprint=source.fingerprint(), width=source.width(), fusion="raw")
+        store.note_encoder(encoder)
+    publish_next(directory, path, Provenance(), FoldOptions())
+
+    assert build_with(corpus, tmp_path / "i", source.encoder).manifest.num_keys == 9
+    assert len(keys_of(tmp_path / "i")) == 9
+    assert (directory.store_names(), directory.names()) == (["1"], ["1", "2"])
+
+
+def test_what_a_stopped_build_with_another_encoder_left_goes_when_all_is_up_to_date(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path)
+    build_with(corpus, tmp_path / "i")
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(name="other"), batch_size=2)
+    assert IndexDirectory(tmp_path / "i").unfinished_store_names() == ["2"]
+
+    assert not build_with(corpus, tmp_path / "i").is_new
+    assert os.listdir(tmp_path / "i" / "stores") == ["1"]
 
 
 def test_work_that_an_earlier_release_was_stopped_in_is_started_over(

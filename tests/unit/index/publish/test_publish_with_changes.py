@@ -147,6 +147,19 @@ def test_failed_load_leaves_nothing_that_later_changes_could_be_taken_for(
     assert verify_index(index_dir) == []
 
 
+def test_index_whose_first_version_could_not_be_committed_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        fail_before_the_commit(patched, OSError("no room to commit"))
+        with pytest.raises(OSError, match="no room to commit"):
+            make_index(tmp_path / "new", new_keys(NUM_OLD))
+    assert IndexDirectory(tmp_path / "new").names() == []
+
+    make_index(tmp_path / "new", new_keys(NUM_OLD))
+    assert state(FaissIndex.open(tmp_path / "new")) == (NUM_OLD, 0)
+
+
 @pytest.mark.parametrize(
     "change",
     [
