@@ -6,8 +6,9 @@ Shape legend: Q = queries, D = width.
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexErr
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
-from anykey.index.search.generation import Generation, SupersededError
+from anykey.index.search.generation import FLOOD, Flood, Generation, SupersededError
 from anykey.index.search.view import View, hits_of, info_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and no
     from anykey.index.store.records import Record, TuningQueries
 
 LONGEST_RETRY_S = 60.0
-SWITCH_S = 5.0  # within which a newer version is opened, or else the changes that it covers are taken into memory
 SWITCH_POLL_S = 0.01
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
 logger = logging.getLogger(__name__)
@@ -54,18 +54,17 @@ class FaissIndex:
     def __init__(
         self,
         index_dir: Path,
-        generation: Generation,
+        open_generation: Callable[[], Generation],
         writer: "Writer | None",
-        gpu: GpuUse,
-        image_roots: Sequence[str] | None = None,
-        exact_allowed: int = EXACT_ALLOWED,
+        image_roots: Sequence[str] | None,
+        switch_s: float,
     ) -> None:
         self._directory = IndexDirectory(index_dir)
-        self._generation = generation
+        self._open_generation = open_generation
+        self._generation = generation = open_generation()
         self._writer = writer
-        self._gpu = gpu
         self._named_roots = image_roots
-        self._exact_allowed = exact_allowed
+        self._switch_s = switch_s
         self._seen_stamp = generation.version.stamp
         self._back_off = BackOff(LONGEST_RETRY_S)  # of a version that cannot be opened
         self._failed_stamp = generation.version.stamp
@@ -85,6 +84,7 @@ class FaissIndex:
         fold_device: str | None = None,
         image_roots: Sequence[str] | None = None,
         exact_allowed: int = EXACT_ALLOWED,
+        flood: Flood = FLOOD,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -101,6 +101,7 @@ class FaissIndex:
                 that are recorded of it when absent.
             exact_allowed: A search that so few keys of the version may answer compares with each of them, instead of
                 asking the search structure for likely ones.
+            flood: When many changes at once, such as a build's, are waited for in a version, and how long.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -116,8 +117,8 @@ class FaissIndex:
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
         writer = _open_writer(index_dir, compact_after, fold_gpu) if writable else None
         try:
-            generation = Generation.open(index_dir, gpu, exact_allowed)
-            return cls(index_dir, generation, writer, gpu, named_roots, exact_allowed)
+            open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
+            return cls(index_dir, open_generation, writer, named_roots, flood.switch_s)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -338,7 +339,7 @@ class FaissIndex:
 
     def _enter(self, stack: ExitStack, deadline: Deadline) -> tuple[ReadTransaction, View]:
         """The index as it is now, until the stack is left."""
-        give_up_s = time.monotonic() + SWITCH_S
+        give_up_s = time.monotonic() + self._switch_s
         while True:
             deadline.check()
             generation = self._acquire()
@@ -375,7 +376,7 @@ class FaissIndex:
             is_tried_later = stamp == self._failed_stamp and not self._back_off.is_due
             if not anew and (stamp == self._seen_stamp or is_tried_later):
                 return
-            newer = Generation.open(self._directory.path, self._gpu, self._exact_allowed)
+            newer = self._open_generation()
             if newer.version.manifest.encoder.fingerprint != self.manifest.encoder.fingerprint:
                 self._seen_stamp = newer.version.stamp
                 newer.release()

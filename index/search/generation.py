@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.index.deadline import NEVER, Deadline
@@ -15,9 +16,27 @@ from anykey.index.store.versions import IndexDirectory, OpenVersion, open_publis
 from anykey.index.vectors.gpu import ON_CPU, GpuUse
 from anykey.index.vectors.structures import EXACT_ALLOWED
 
-FLOOD = 20_000  # changes at once: a build's, which a version that is announced a moment later covers
-PATIENCE_S = 1.0  # for that version
 POLL_S = 0.005
+
+
+@dataclass(frozen=True)
+class Flood:
+    """When a reader meets so many changes at once that it waits for a version that covers them, and how long.
+
+    They are a build's, as a rule, whose version is announced a moment later.
+
+    Attributes:
+        num_changes: More changes than these are a flood; fewer are taken into memory at once.
+        patience_s: How long the reader waits until such a version is announced.
+        switch_s: How long it waits until one that is announced has been opened.
+    """
+
+    num_changes: int = 20_000
+    patience_s: float = 1.0
+    switch_s: float = 5.0
+
+
+FLOOD = Flood()
 
 
 class SupersededError(Exception):
@@ -34,13 +53,19 @@ class Generation:
     """
 
     def __init__(
-        self, directory: IndexDirectory, version: OpenVersion, reader: StoreReader, files: VersionFiles
+        self,
+        directory: IndexDirectory,
+        version: OpenVersion,
+        reader: StoreReader,
+        files: VersionFiles,
+        flood: Flood = FLOOD,
     ) -> None:
         self._directory = directory
         self.version = version
         self.reader = reader
         self.health = Health(version)
         self._files = files
+        self._flood = flood
         self._view = View.of(files)
         self._waited_for_seq = 0
         self._num_users = 1  # the owner
@@ -48,8 +73,16 @@ class Generation:
         self._view_lock = threading.Lock()
 
     @classmethod
-    def open(cls, index_dir: Path, gpu: GpuUse = ON_CPU, exact_allowed: int = EXACT_ALLOWED) -> "Generation":
+    def open(
+        cls, index_dir: Path, gpu: GpuUse = ON_CPU, exact_allowed: int = EXACT_ALLOWED, flood: Flood = FLOOD
+    ) -> "Generation":
         """Opens what is published in an index directory, to be searched on GPUs or on the CPU.
+
+        Args:
+            index_dir: The index directory.
+            gpu: Where to search.
+            exact_allowed: A search that so few keys may answer compares with each of them.
+            flood: When many changes at once are waited for in a version, and how long.
 
         Raises:
             IndexNotFoundError: nothing is published there.
@@ -62,7 +95,7 @@ class Generation:
             files = VersionFiles.open(version, gpu, exact_allowed)
             reader = StoreReader(version.store_path)
             reader.check(version.manifest)
-            generation = cls(IndexDirectory(index_dir), version, reader, files)
+            generation = cls(IndexDirectory(index_dir), version, reader, files, flood)
             with generation.moment():
                 return generation
         except BaseException:
@@ -92,7 +125,7 @@ class Generation:
             self.health.require_files()
             while True:
                 with self.reader.transaction(deadline) as transaction:
-                    is_flooded = may_be_superseded and transaction.seq - self._view.seq > FLOOD
+                    is_flooded = may_be_superseded and transaction.seq - self._view.seq > self._flood.num_changes
                     if is_flooded and self._is_superseded(transaction.seq, deadline):
                         raise SupersededError
                     view = self._view_at(transaction, deadline)
@@ -120,7 +153,7 @@ class Generation:
 
     def _is_superseded(self, seq: int, deadline: Deadline = NEVER) -> bool:
         """Whether another version is announced, or will be in a moment, which is waited for once for these changes."""
-        give_up_s = time.monotonic() + (PATIENCE_S if self._waited_for_seq < seq else 0)
+        give_up_s = time.monotonic() + (self._flood.patience_s if self._waited_for_seq < seq else 0)
         while self._directory.current_stamp() == self.version.stamp:
             if time.monotonic() >= give_up_s:
                 self._waited_for_seq = seq

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.full_disk import no_file_beyond
+from tests.killed_once import killed_once
 from tests.pictures import encoded, huge_png, plain
 
 NUM_WITH_IMAGES = 6  # of the keys of `mixed_corpus`
@@ -536,18 +538,9 @@ def test_images_can_be_referred_to_and_copied_later(tmp_path: Path) -> None:
     assert contents(tmp_path / "i") == contents(tmp_path / "fresh")
 
 
-def test_images_are_shown_of_a_first_build_that_was_stopped_right_after_publishing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus, announce = mixed_corpus(tmp_path / "c", 3), IndexDirectory.announce
-
-    def and_stop(directory: IndexDirectory, name: str) -> None:
-        announce(directory, name)
-        raise SystemExit("stopped")
-
-    monkeypatch.setattr(IndexDirectory, "announce", and_stop)
-    with pytest.raises(SystemExit, match="stopped"):
-        build_with(corpus, tmp_path / "i", images="reference")
+def test_images_are_shown_of_a_first_build_that_was_killed_right_after_publishing(tmp_path: Path) -> None:
+    corpus = mixed_corpus(tmp_path / "c", 3)
+    killed_once(tmp_path / "i" / "CURRENT", partial(build_with, images="reference"), corpus, tmp_path / "i")
 
     with FaissIndex.open(tmp_path / "i") as index:
         assert index.image("key-1").data == (tmp_path / "c" / "images" / "1.png").read_bytes()

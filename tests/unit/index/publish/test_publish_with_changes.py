@@ -1,23 +1,24 @@
 """Changes that come with a version of their own: readers see both at once or neither, and need no memory for them."""
 
 import errno
+import os
 import shutil
-import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from anykey.encoder.item import Modality
-from anykey.index import FaissIndex, faiss_index
+from anykey.index import FaissIndex
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
+from anykey.index.faiss_index import COMPACT_AFTER
 from anykey.index.key_index import NewKey
 from anykey.index.publish.folding import Provenance, publish_next, publish_with_changes
 from anykey.index.publish.verify import verify_index
-from anykey.index.search import generation
+from anykey.index.search.generation import FLOOD, Flood
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.options import FoldOptions
@@ -26,6 +27,7 @@ from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.calibration import codes_of
 from anykey.program.progress import Report, quietly
+from tests.killed_once import killed_once
 from tests.live_index import WIDTH, make_index, new_keys, unit_vectors
 
 NUM_OLD, NUM_ALL = 6, 15
@@ -39,6 +41,22 @@ def load_all(index: FaissIndex) -> object:
 def tune_all(index: FaissIndex) -> object:
     """Makes a version of all keys."""
     return index.tune(None)
+
+
+def tune_with_queries(index: FaissIndex) -> object:
+    """Makes a version that was measured with real queries."""
+    return index.tune(TuningQueries(unit_vectors(4), codes_of([Modality.TEXT] * 4)))
+
+
+def centre(index: FaissIndex) -> object:
+    """Makes a version with another option."""
+    return index.load_records([], FoldOptions(calibrate="modality-mean"))
+
+
+def change(index_dir: Path, make: Callable[[FaissIndex], object]) -> None:
+    """Changes an index as its writer."""
+    with FaissIndex.open(index_dir, writable=True) as index:
+        make(index)
 
 
 @pytest.fixture
@@ -68,21 +86,16 @@ def state(index: FaissIndex) -> tuple[int, int]:
     return index.count(), index.info().details["num_unfolded"]
 
 
-def fail_before_the_commit(patched: pytest.MonkeyPatch, error: BaseException) -> None:
-    """The version is complete, its changes cannot be committed."""
-    complete = IndexDirectory.complete
+def refuse_to_force(folder: Path) -> Callable[[int], None]:
+    """An `os.fsync` that fails for one folder."""
+    fsync = os.fsync
 
-    def complete_and_fail(directory: IndexDirectory, manifest: Manifest) -> None:
-        complete(directory, manifest)
-        raise error
+    def force(fd: int) -> None:
+        if folder.exists() and os.path.samestat(os.fstat(fd), folder.stat()):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(fd)
 
-    patched.setattr(IndexDirectory, "complete", complete_and_fail)
-
-
-def kill_before_the_commit(patched: pytest.MonkeyPatch) -> None:
-    """The same, with nobody left to clear up."""
-    fail_before_the_commit(patched, KeyboardInterrupt())
-    patched.setattr(IndexDirectory, "clear_up", lambda directory: None)
+    return force
 
 
 def test_readers_see_the_changes_with_their_version(index_dir: Path, store: Store) -> None:
@@ -113,16 +126,12 @@ def test_nothing_is_published_where_nothing_changes(index_dir: Path, store: Stor
     assert IndexDirectory(index_dir).names() == before
 
 
-def test_version_of_changes_that_were_taken_back_is_cleared_away(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        kill_before_the_commit(patched)
-        with pytest.raises(KeyboardInterrupt):
-            publish(store)
+def test_version_of_changes_that_were_taken_back_is_cleared_away(index_dir: Path) -> None:
     directory = IndexDirectory(index_dir)
+    next_dir = directory.version_dir(directory.next_name())
+    killed_once(next_dir, change, index_dir, load_all)  # before the changes are committed
     current, left = directory.current(), directory.names()[-1]
-    assert left != current
+    assert left == next_dir.name != current
 
     directory.recover()
 
@@ -136,9 +145,9 @@ def test_failed_load_leaves_nothing_that_later_changes_could_be_taken_for(
     lost = [to_record(NewKey(f"lost{n}", vector_D, "text"), WIDTH) for n, vector_D in enumerate(unit_vectors(5, 9))]
     kept_ND = unit_vectors(5, 10)
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        with monkeypatch.context() as patched:
-            fail_before_the_commit(patched, OSError("no room to commit"))
-            with pytest.raises(OSError, match="no room to commit"):
+        with monkeypatch.context() as patched:  # the version is complete, its changes are not committed
+            patched.setattr(os, "fsync", refuse_to_force(index_dir / "versions"))
+            with pytest.raises(OSError, match="Input/output error"):
                 index.load_records(lost)
         index.upsert([NewKey(f"kept{n}", vector_D, "text") for n, vector_D in enumerate(kept_ND)])
 
@@ -151,8 +160,8 @@ def test_index_whose_first_version_could_not_be_committed_can_be_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        fail_before_the_commit(patched, OSError("no room to commit"))
-        with pytest.raises(OSError, match="no room to commit"):
+        patched.setattr(os, "fsync", refuse_to_force(tmp_path / "new" / "versions"))
+        with pytest.raises(OSError, match="Input/output error"):
             make_index(tmp_path / "new", new_keys(NUM_OLD))
     assert IndexDirectory(tmp_path / "new").names() == []
 
@@ -160,21 +169,14 @@ def test_index_whose_first_version_could_not_be_committed_can_be_made_again(
     assert state(FaissIndex.open(tmp_path / "new")) == (NUM_OLD, 0)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index: index.tune(TuningQueries(unit_vectors(4), codes_of([Modality.TEXT] * 4))),
-        lambda index: index.load_records([], FoldOptions(calibrate="modality-mean")),
-    ],
-)
+@pytest.mark.parametrize("make", [tune_with_queries, centre])
 def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
-    index_dir: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[FaissIndex], Manifest]
+    index_dir: Path, make: Callable[[FaissIndex], object]
 ) -> None:
-    before = IndexDirectory(index_dir).names()[-1]
-    with FaissIndex.open(index_dir, writable=True) as index, monkeypatch.context() as patched:
-        kill_before_the_commit(patched)
-        with pytest.raises(KeyboardInterrupt):
-            change(index)
+    directory = IndexDirectory(index_dir)
+    before = directory.names()[-1]
+    killed_once(directory.version_dir(directory.next_name()), change, index_dir, make)
+    assert directory.names()[-1] != before
 
     with FaissIndex.open(index_dir, writable=True) as index:
         facts = index.manifest.structure
@@ -201,60 +203,45 @@ def test_no_version_is_deleted_where_none_is_known_to_be_published(index_dir: Pa
         FaissIndex.open(index_dir)
 
 
-def test_version_of_committed_changes_is_announced_after_a_stop(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(directory: IndexDirectory, name: str) -> None:
-        raise KeyboardInterrupt
+def test_version_of_committed_changes_is_announced_after_a_kill(index_dir: Path) -> None:
+    killed_once(index_dir / "CURRENT.new", change, index_dir, load_all)  # the changes are committed
+    directory = IndexDirectory(index_dir)
+    assert directory.current() != directory.names()[-1]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(IndexDirectory, "announce", stop)
-        with pytest.raises(KeyboardInterrupt):
-            publish(store)
+    directory.recover()
 
-    IndexDirectory(index_dir).recover()
-
-    assert state(FaissIndex.open(index_dir)) == (NUM_ALL - 1, 0)
+    assert state(FaissIndex.open(index_dir)) == (NUM_ALL, 0)
 
 
-def test_changes_whose_version_cannot_be_announced_are_there_and_the_next_writer_announces_it(
-    index_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(directory: IndexDirectory, name: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched, FaissIndex.open(index_dir, writable=True) as index:
-        patched.setattr(IndexDirectory, "announce", fail)
+def test_changes_whose_version_cannot_be_announced_are_there_and_the_next_writer_announces_it(index_dir: Path) -> None:
+    in_the_way = index_dir / "CURRENT.new"
+    in_the_way.mkdir()
+    with FaissIndex.open(index_dir, writable=True) as index:
         for seed in (1, 2):
-            with pytest.raises(UnannouncedError, match=r"changes are stored, but version \d of .*No space left"):
+            with pytest.raises(UnannouncedError, match=r"changes are stored, but version \d of .*CURRENT.new"):
                 index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL, seed=seed)])
             assert index.count() == NUM_ALL
     with FaissIndex.open(index_dir) as index:
         assert state(index) == (NUM_ALL, NUM_OLD + NUM_ALL)  # its version is there, though two came after it
 
+    in_the_way.rmdir()
     with FaissIndex.open(index_dir, writable=True) as index:
         assert state(index) == (NUM_ALL, 0)
 
 
 def test_published_changes_are_no_failure_where_only_tidying_up_fails(
-    index_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    index_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(store: Store, seq: int) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(Store, "prune_removals", fail)
+    (index_dir / "versions" / "0").write_text("a file, which cannot be deleted as an old version")
     with FaissIndex.open(index_dir, writable=True) as index:
         index.load_records([to_record(key, WIDTH) for key in new_keys(NUM_ALL)])
         assert state(index) == (NUM_ALL, 0)
     assert "not all deleted" in caplog.text
 
 
-def test_reader_waits_for_the_version_of_many_changes(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
-    monkeypatch.setattr(generation, "PATIENCE_S", 30.0)
-    with FaissIndex.open(index_dir) as reader, ThreadPoolExecutor(4) as threads:
+def test_reader_waits_for_the_version_of_many_changes(index_dir: Path, store: Store) -> None:
+    flood = Flood(num_changes=NUM_OLD, patience_s=30.0)
+    with FaissIndex.open(index_dir, flood=flood) as reader, ThreadPoolExecutor(4) as threads:
         store_all(store)
         found = [threads.submit(state, reader) for _ in range(4)]  # must not load what the next version covers
         publish_next(IndexDirectory(index_dir), store.path, Provenance(), FoldOptions())
@@ -262,13 +249,9 @@ def test_reader_waits_for_the_version_of_many_changes(
         assert [future.result() for future in found] == [(NUM_ALL - 1, 0)] * 4
 
 
-def test_many_changes_are_searched_where_their_version_cannot_be_opened(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
-    monkeypatch.setattr(faiss_index, "SWITCH_S", 0.05)
+def test_many_changes_are_searched_where_their_version_cannot_be_opened(index_dir: Path, store: Store) -> None:
     directory = IndexDirectory(index_dir)
-    with FaissIndex.open(index_dir) as reader:
+    with FaissIndex.open(index_dir, flood=Flood(num_changes=NUM_OLD, switch_s=0.05)) as reader:
         store_all(store)
         manifest = publish_next(directory, store.path, Provenance(), FoldOptions())
         (directory.version_dir(manifest.version) / "manifest.json").write_text("{")
@@ -277,34 +260,15 @@ def test_many_changes_are_searched_where_their_version_cannot_be_opened(
         assert reader.manifest.version != manifest.version
 
 
-def test_many_changes_without_a_version_are_searched_all_the_same(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
-    monkeypatch.setattr(generation, "PATIENCE_S", 0.02)
-    with FaissIndex.open(index_dir) as reader:
+def test_many_changes_without_a_version_are_waited_for_once_and_then_searched(index_dir: Path, store: Store) -> None:
+    with FaissIndex.open(index_dir, flood=Flood(num_changes=NUM_OLD, patience_s=1.0)) as reader:
         store_all(store)
+        began_s = time.monotonic()
+        found = [state(reader) for _ in range(8)]
+        taken_s = time.monotonic() - began_s
 
-        assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)  # rows that came, and rows that went
-
-
-def test_version_of_many_changes_is_waited_for_once(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: float(len(waits)), sleep=waits.append)
-    with FaissIndex.open(index_dir) as first, FaissIndex.open(index_dir) as second:
-        monkeypatch.setattr(generation, "FLOOD", NUM_OLD)
-        monkeypatch.setattr(generation, "time", clock)
-        store_all(store)
-        open_generation = first._generation
-
-        assert open_generation._is_superseded(store.seq) is False
-        assert len(waits) == generation.PATIENCE_S
-        assert open_generation._is_superseded(store.seq) is False
-        assert len(waits) == generation.PATIENCE_S
-        assert state(second) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
-        assert len(waits) == 2 * generation.PATIENCE_S
+        assert found == [(NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)] * 8  # rows that came, and rows that went
+        assert 1 <= taken_s < 8
 
 
 @pytest.mark.parametrize("publish_all", [load_all, tune_all], ids=["load", "tune"])
@@ -319,21 +283,17 @@ def test_changes_that_a_version_covers_do_not_count_for_the_next_compaction(
         assert index.info().details["num_unfolded"] > 0  # and not folded in the background meanwhile
 
 
-def test_changes_up_to_the_bound_are_searched_at_once(
-    index_dir: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wait(self: generation.Generation, seq: int) -> bool:
-        raise AssertionError("no version is to be waited for")
-
-    monkeypatch.setattr(generation.Generation, "_is_superseded", wait)
-    with FaissIndex.open(index_dir) as reader:
-        seq = store.seq
+def test_changes_up_to_the_bound_are_searched_at_once(index_dir: Path, store: Store) -> None:
+    seq = store.seq
+    with FaissIndex.open(index_dir, flood=Flood(num_changes=NUM_ALL + 1, patience_s=60.0)) as reader:
         store_all(store)
-        monkeypatch.setattr(generation, "FLOOD", store.seq - seq)
+        assert store.seq - seq == NUM_ALL + 1
+        began_s = time.monotonic()
         assert state(reader) == (NUM_ALL - 1, NUM_ALL - 1 + NUM_OLD)
+        assert time.monotonic() - began_s < 60
 
 
 def test_bound_on_changes_is_that_of_the_page() -> None:
     page = " ".join((Path(__file__).parents[4] / "docs" / "index-versions.md").read_text().split())
-    assert f"a reader that meets more than {generation.FLOOD:,} changes at once" in page
-    assert faiss_index.COMPACT_AFTER <= generation.FLOOD  # what a live writer leaves unfolded is no flood
+    assert f"a reader that meets more than {FLOOD.num_changes:,} changes at once" in page
+    assert FLOOD.num_changes >= COMPACT_AFTER  # what a live writer leaves unfolded is no flood

@@ -1,6 +1,7 @@
 """Verifying sees any damaged byte, and repairing derives what can be derived."""
 
 import contextlib
+import random
 import shutil
 import sqlite3
 from pathlib import Path
@@ -9,7 +10,11 @@ import pytest
 
 from anykey.index import FaissIndex
 from anykey.index.errors import IndexCorruptError, IndexNotFoundError
+from anykey.index.key_index import NewKey
+from anykey.index.publish.creation import create_index
 from anykey.index.publish.verify import repair_index, verify_index
+from anykey.index.store.manifest import EncoderFacts
+from anykey.index.store.new_keys import to_record
 from anykey.index.store.store import Store
 from tests.factories import build_with, mixed_corpus
 from tests.live_index import make_index, new_keys, unit_vectors
@@ -65,15 +70,23 @@ def test_missing_or_changed_file_of_the_version_is_found_and_repaired(index_dir:
         assert index.search(queries_QD, 12) == expected
 
 
-def test_any_flipped_byte_of_a_large_file_is_found(index_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the files were larger than what opening reads wholly."""
-    monkeypatch.setattr("anykey.index.store.versions.WHOLLY_CHECKED_BYTES", 0)
-    path = index_dir / "versions" / "2" / "vectors.faiss"
-    for place in range(60, path.stat().st_size, 37):
+def test_flipped_byte_of_a_file_that_opening_does_not_read_is_found(tmp_path: Path) -> None:
+    """Opening reads files up to 4 MiB wholly."""
+    width = 1024
+    vectors_ND = unit_vectors(1100, width=width)
+    create_index(tmp_path / "i", EncoderFacts(name="wide", fingerprint="sha256:wide", width=width, fusion="raw"))
+    with FaissIndex.open(tmp_path / "i", writable=True) as index:
+        index.load_records([to_record(NewKey(f"k{n}", v_D, "text"), width) for n, v_D in enumerate(vectors_ND)])
+    path = tmp_path / "i" / "versions" / "2" / "vectors.faiss"
+    size_bytes = path.stat().st_size
+    assert size_bytes > 4 * 2**20
+
+    for place in (60, 4 * 2**20, size_bytes - 1, *random.Random(0).choices(range(60, size_bytes), k=9)):
         flip(path, place)
-        assert [error.path for error in verify_index(index_dir)] == [path], place
+        FaissIndex.open(tmp_path / "i").close()
+        assert [error.path for error in verify_index(tmp_path / "i")] == [path], place
         flip(path, place)
-    assert verify_index(index_dir) == []
+    assert verify_index(tmp_path / "i") == []
 
 
 @pytest.mark.parametrize(

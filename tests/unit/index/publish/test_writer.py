@@ -40,6 +40,7 @@ from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.structure_facts import EXACT, StructureFacts
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
+from tests.killed_once import killed_once
 from tests.live_index import ENCODER, WIDTH, make_index, new_keys, unit_vectors
 from tests.serving import serving, until
 
@@ -422,19 +423,14 @@ def test_changes_after_folding_that_failed_grow_no_store(index_dir: Path) -> Non
         assert index.compact().options.keep_versions == 2  # what failed holds for none
 
 
-def test_options_hold_for_later_versions_though_the_writer_is_killed_after_the_first(
-    index_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    announce = IndexDirectory.announce
-
-    def and_stop(directory: IndexDirectory, name: str) -> None:
-        announce(directory, name)
-        raise SystemExit("stopped")
-
-    monkeypatch.setattr(IndexDirectory, "announce", and_stop)
-    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index, pytest.raises(SystemExit):
+def keep_five_versions(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
         index.compact(FoldOptions(keep_versions=5))
-    monkeypatch.undo()
+
+
+def test_options_hold_for_later_versions_though_the_writer_is_killed_after_the_first(index_dir: Path) -> None:
+    name = IndexDirectory(index_dir).next_name()
+    killed_once(index_dir / "CURRENT", keep_five_versions, index_dir, content=f"{name}\n".encode())
 
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
         index.delete(["k0"])
