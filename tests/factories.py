@@ -13,6 +13,7 @@ from anykey.index.jobs.build import BuildReport, build_index
 from anykey.index.jobs.reembed import ReembedReport, reembed_index
 from anykey.index.settings import BuildSettings, ReembedSettings
 from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.site import Site
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -71,6 +72,19 @@ def mixed_corpus(directory: Path, num_keys: int = 9) -> Path:
             (directory / row["image"]).write_bytes(image_bytes(colour))
         rows.append(row)
     return write_jsonl(directory / "corpus.jsonl", rows)
+
+
+def served_corpus(directory: Path, site: Site, num_keys: int = 9) -> Path:
+    """A `mixed_corpus` whose images are pages of a web server: `/1.png`, `/2.png`, `/4.png`, ..."""
+    corpus = mixed_corpus(directory, num_keys)
+    rows = list(map(json.loads, corpus.read_text().splitlines()))
+    for row in rows:
+        if "image" in row:
+            path = f"/{Path(row['image']).name}"
+            site.pages[path] = (directory / row["image"]).read_bytes()
+            site.tags[path] = '"1"'
+            row["image"] = site.url(path)
+    return write_jsonl(corpus, rows)
 
 
 def break_data(parquet: Path) -> None:

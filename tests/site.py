@@ -20,6 +20,7 @@ class Site(ThreadingHTTPServer):
         num_breaks: How many of the next answers that are longer than `breaks_after` bytes break there.
         breaks_after: After how many bytes they do.
         fails_between: No byte between these two places of a page is served: answers break there.
+        unread: Paths of pages that are only looked at: one byte of them is served, and no more.
         moved: Path to where a page is that is asked for as a whole; parts are served where it was.
         trickles: Whether a page comes byte by byte, one each 20 ms.
         cookie: What each page sets.
@@ -38,6 +39,7 @@ class Site(ThreadingHTTPServer):
         self.num_breaks = 0
         self.breaks_after = 0
         self.fails_between: tuple[int, int] | None = None
+        self.unread: set[str] = set()
         self.moved: dict[str, str] = {}
         self.trickles = False
         self.cookie: str | None = None
@@ -70,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, b"", {"Location": path.removeprefix("/moved")})
         elif span is None and path in self.server.moved:
             self._answer(302, b"", {"Location": self.server.moved[path]})
+        elif path in self.server.unread and span != "bytes=0-0":
+            self._answer(503, b"")
         elif path.startswith("/broken") or self.server.num_failures > 0:
             self.server.num_failures -= 1
             self._answer(503, b"")

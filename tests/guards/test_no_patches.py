@@ -21,11 +21,6 @@ OURS = ("anykey", "benchmarks", *PACKAGES)
 ALLOWED = {
     ("tests/conftest.py", "anykey.sources.files.http_files.PAUSES_S"): "every test of a failing server would wait",
 }
-# Files and folders whose tests were written before this guard, and wait to be mended.
-OLDER = (
-    "tests/unit/index/jobs/",
-    "tests/unit/index/publish/",
-)
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
@@ -83,7 +78,6 @@ def test_tests_change_nothing_of_ours() -> None:
     tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("test_*.py")]
     sources = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in tests if path != Path(__file__)}
     found = {(path, name) for path, source in sources.items() for name in patched(source)}
-    found = {(path, name) for path, name in found if not path.startswith(OLDER)}
     assert sorted(found ^ ALLOWED.keys()) == []
 
 

@@ -13,10 +13,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from anykey.index.errors import InvalidShardError, RemovalRefusedError
 from anykey.index.jobs.shards import read_shard
 from anykey.index.jobs.transfer import export_shards, load_shards
-from anykey.sources.files.images import ImageReader
-from tests.factories import build_with, mixed_corpus, write_jsonl
+from tests.factories import build_with, mixed_corpus, served_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 from tests.live_index import everything
+from tests.site import Site
 from tests.unit.index.jobs.test_embedding_job import Stop, StoppingEncoder, embed, loaded
 
 
@@ -26,8 +26,7 @@ class _LosingFiles(MemoryFileSystem):
     protocol = "losing"
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
-    lost: ClassVar[set[str]] = set()
-    is_opened: ClassVar[bool] = True
+    lost: ClassVar[dict[str, bool]] = {}  # whether they are opened nevertheless
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -36,7 +35,7 @@ class _LosingFiles(MemoryFileSystem):
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb" or path.rpartition("/")[2] not in self.lost:
             return super()._open(path, mode, **options)
-        if not self.is_opened:
+        if not self.lost[path.rpartition("/")[2]]:
             raise PermissionError("access denied")
         return _LostFile(super()._open(path, mode, **options).getvalue())
 
@@ -63,14 +62,13 @@ def _held(losing: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("is_opened", [False, True])
 @pytest.mark.parametrize("is_much", [False, True])
 def test_shards_that_cannot_be_read_now_are_neither_deleted_nor_replaced(
-    tmp_path: Path, losing: str, monkeypatch: pytest.MonkeyPatch, is_opened: bool, is_much: bool
+    tmp_path: Path, losing: str, is_opened: bool, is_much: bool
 ) -> None:
     rows = [{"key": f"k{number}", "text": "a text"} for number in range(130 if is_much else 40)]
     embed(write_jsonl(tmp_path / "c.jsonl", rows), losing, shard_keys=10)
     before = _held(losing)
     corpus = write_jsonl(tmp_path / "c.jsonl", rows[:10])
-    _LosingFiles.lost.update(f"keys-{number:05}.parquet" for number in range(1, 13))
-    monkeypatch.setattr(_LosingFiles, "is_opened", is_opened)
+    _LosingFiles.lost.update({f"keys-{number:05}.parquet": is_opened for number in range(1, 13)})
 
     with pytest.raises(InvalidShardError, match=r"keys-00001.parquet is no .* can be read: .*access denied"):
         embed(corpus, losing, shard_keys=10)
@@ -83,7 +81,7 @@ def test_exported_shard_that_cannot_be_read_now_is_not_deleted(tmp_path: Path, l
     files, folder = fsspec.core.url_to_fs(losing)
     files.pipe(f"{folder}/keys-00007.parquet", (tmp_path / "exported" / "keys-00000.parquet").read_bytes())
     before = _held(losing)
-    _LosingFiles.lost.add("keys-00007.parquet")
+    _LosingFiles.lost["keys-00007.parquet"] = True
 
     with pytest.raises(InvalidShardError, match="access denied"):
         embed(write_jsonl(tmp_path / "one.jsonl", [{"key": "a", "text": "a"}]), losing)
@@ -110,35 +108,20 @@ def test_damaged_shard_goes_only_when_told_where_the_corpus_has_nothing_to_take_
     assert not path.exists()
 
 
-@pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Names of images that are there and cannot be read."""
-    names: set[str] = set()
-    read = ImageReader.read
-
-    def fails_for_some(self: ImageReader, location: str, max_bytes: int) -> bytes:
-        if Path(location).name in names:
-            raise PermissionError("access denied")
-        return read(self, location, max_bytes)
-
-    monkeypatch.setattr(ImageReader, "read", fails_for_some)
-    return names
-
-
 def test_keys_whose_images_can_be_seen_and_not_read_stay_in_a_shard_that_is_made_again(
-    tmp_path: Path, away: set[str]
+    tmp_path: Path, site: Site
 ) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 9)
+    corpus = served_corpus(tmp_path / "c", site, 9)
     embed(corpus, tmp_path / "out")
     corpus.write_text(corpus.read_text().replace("key-4", "other"))
-    away.add("5.png")
+    site.unread.add("/5.png")
 
     report = embed(corpus, tmp_path / "out")
     assert (report.num_keys, report.num_made, report.num_kept, report.num_removed) == (9, 1, 1, 1)
     again = embed(corpus, tmp_path / "out")
     assert (again.num_keys, again.num_made, again.num_kept, again.num_removed) == (9, 0, 1, 0)
     assert "key-5" in loaded(tmp_path / "out", tmp_path / "kept")
-    away.clear()
+    site.unread.clear()
     encoder = FakeEncoder()
     last = embed(corpus, tmp_path / "out", encoder)
 
@@ -148,11 +131,11 @@ def test_keys_whose_images_can_be_seen_and_not_read_stay_in_a_shard_that_is_made
     assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
 
 
-def test_key_whose_image_cannot_be_read_is_not_lost_to_another_encoder(tmp_path: Path, away: set[str]) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 3)
+def test_key_whose_image_cannot_be_read_is_not_lost_to_another_encoder(tmp_path: Path, site: Site) -> None:
+    corpus = served_corpus(tmp_path / "c", site, 3)
     embed(corpus, tmp_path / "out")
     before = (tmp_path / "out" / "keys-00000.parquet").read_bytes()
-    away.add("1.png")
+    site.unread.add("/1.png")
     other = FakeEncoder(name="other")
 
     with pytest.raises(RemovalRefusedError, match=r"1 of the 3 keys .* cannot be read now: 'key-1'; "):
@@ -162,19 +145,19 @@ def test_key_whose_image_cannot_be_read_is_not_lost_to_another_encoder(tmp_path:
 
 
 def with_a_row_before_all(corpus: Path) -> Path:
-    """A corpus whose keys have moved: of `mixed_corpus`, two with images into another block of four."""
+    """A corpus whose keys have moved: of `served_corpus`, two with images into another block of four."""
     return write_jsonl(corpus, ['{"key": "first", "text": "new"}', *corpus.read_text().splitlines()])
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_key_that_moved_to_another_shard_is_not_lost_where_its_image_cannot_be_read(
-    tmp_path: Path, away: set[str], is_stopped: bool
+    tmp_path: Path, site: Site, is_stopped: bool
 ) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 12)
+    corpus = served_corpus(tmp_path / "c", site, 12)
     embed(corpus, tmp_path / "out")
     before = vectors_of(tmp_path / "out")
     with_a_row_before_all(corpus)
-    away.update(["7.png", "11.png"])
+    site.unread.update(["/7.png", "/11.png"])
     if is_stopped:
         with pytest.raises(Stop):
             embed(corpus, tmp_path / "out", StoppingEncoder())
@@ -186,7 +169,7 @@ def test_key_that_moved_to_another_shard_is_not_lost_where_its_image_cannot_be_r
     ]
     after = vectors_of(tmp_path / "out")
     assert {key: vector for key, vector in after.items() if key != "first"} == before
-    away.clear()
+    site.unread.clear()
     encoder = FakeEncoder()
 
     assert embed(corpus, tmp_path / "out", encoder).num_kept == 0
@@ -194,11 +177,11 @@ def test_key_that_moved_to_another_shard_is_not_lost_where_its_image_cannot_be_r
     assert vectors_of(tmp_path / "out") == after
 
 
-def test_key_that_moved_and_cannot_be_embedded_is_not_lost_to_another_encoder(tmp_path: Path, away: set[str]) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 9)
+def test_key_that_moved_and_cannot_be_embedded_is_not_lost_to_another_encoder(tmp_path: Path, site: Site) -> None:
+    corpus = served_corpus(tmp_path / "c", site, 9)
     embed(corpus, tmp_path / "out")
     with_a_row_before_all(corpus)
-    away.add("7.png")
+    site.unread.add("/7.png")
     other = FakeEncoder(name="other")
 
     for _ in range(2):

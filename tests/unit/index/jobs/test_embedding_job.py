@@ -15,10 +15,10 @@ from anykey.index.jobs.shards import read_encoder, read_shard
 from anykey.index.jobs.transfer import export_shards, load_shards
 from anykey.index.settings import EmbedSettings
 from anykey.sources.errors import InvalidRowError, SourceError
-from anykey.sources.files.images import ImageReader
-from tests.factories import build_with, image_bytes, mixed_corpus, write_jsonl
+from tests.factories import build_with, image_bytes, mixed_corpus, served_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource
 from tests.live_index import everything
+from tests.site import Site
 
 
 def embed(corpus: Path, output: Path | str, encoder: FakeEncoder | None = None, **changes: Any) -> EmbeddingReport:
@@ -259,30 +259,21 @@ def test_row_that_fails_moves_no_other_to_another_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", ["copy", "reference"])
-def test_image_that_was_away_is_tried_again_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str
-) -> None:
-    corpus = mixed_corpus(tmp_path / "c", 9)
-    away = {"5.png"}
-    read = ImageReader.read
-
-    def fails_for_some(self: ImageReader, location: str, max_bytes: int) -> bytes:
-        if Path(location).name in away:
-            raise TimeoutError("the server is busy")
-        return read(self, location, max_bytes)
-
-    monkeypatch.setattr(ImageReader, "read", fails_for_some)
+def test_image_that_was_away_is_tried_again_and_nothing_else(tmp_path: Path, site: Site, images: str) -> None:
+    corpus = served_corpus(tmp_path / "c", site)
+    site.unread.add("/5.png")
     first = embed(corpus, tmp_path / "out", images=images)
     assert (first.num_made, first.num_bad_rows) == (3, 1)
 
     encoder = FakeEncoder()
     assert embed(corpus, tmp_path / "out", encoder, images=images) == EmbeddingReport(8, 3, 0, 1)
     assert encoder.batches == []
-    away.clear()
+    site.unread.clear()
     assert embed(corpus, tmp_path / "out", encoder, images=images) == EmbeddingReport(9, 3, 1, 0)
     assert encoder.batches == [1]
     assert embed(corpus, tmp_path / "out", images=images).num_made == 0
-    roots = [str(tmp_path / "c")]
+    roots = [site.url("/")]
     load_shards([str(tmp_path / "out")], tmp_path / "loaded", lambda count: None, "float32", None, roots)
-    build_with(corpus, tmp_path / "built", images=images)
+    options = {"image_root": roots} if images == "reference" else {}
+    assert build_with(corpus, tmp_path / "built", images=images, **options).bad_rows == []
     assert everything(tmp_path / "loaded") == everything(tmp_path / "built")
