@@ -24,7 +24,7 @@ from anykey.index.errors import IndexLockedError, InvalidStructureError, LiveKey
 from anykey.index.jobs.build import build_index
 from anykey.index.key_index import Scope
 from anykey.index.publish.folding import Provenance, publish_next
-from anykey.index.store.manifest import EncoderFacts, Manifest
+from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.options import FoldOptions
 from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory
@@ -412,21 +412,9 @@ def test_what_was_staged_and_is_damaged_is_started_over(tmp_path: Path, caplog: 
     assert "starting over" in caplog.text
 
 
-def test_killed_first_build_leaves_no_version_behind_that_nobody_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_first_build_leaves_no_version_behind_that_nobody_published(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
-    complete = IndexDirectory.complete
-
-    def complete_and_stop(directory: IndexDirectory, manifest: Manifest) -> None:
-        complete(directory, manifest)
-        raise _Stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(IndexDirectory, "complete", complete_and_stop)
-        patched.setattr(IndexDirectory, "clear_up", lambda directory: None)  # a killed process does not
-        with pytest.raises(_Stop):
-            build_with(corpus, tmp_path / "i")
+    killed_once(tmp_path / "i" / "versions" / "1", build_with, corpus, tmp_path / "i")
     assert IndexDirectory(tmp_path / "i").names() == ["1"]
     edit(corpus, key="key-0", text="another")
 
