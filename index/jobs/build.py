@@ -272,7 +272,9 @@ class _Build:
             store = self._base.store
             store.staging.begin(self._fingerprint, origin)
         else:
-            store = open_new_store(self._directory, self._fingerprint, origin, self._settings.vectors)
+            store = open_new_store(
+                self._directory, self._fingerprint, origin, self._settings.vectors, self._settings.anew
+            )
         try:
             self._comparison.attach("staged", store.path)
             yield store

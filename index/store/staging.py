@@ -101,9 +101,11 @@ class Staging:
         """Goes on with what a stopped run staged, if it is sound and of this encoder and origin; else it is dropped.
 
         Raises:
+            IndexCorruptError: the store is damaged, so that nothing can be dropped from it.
             OSError: the store cannot be read now, or the disk is full.
         """
-        num_keys, facts = self.num_keys(), self.facts
+        with naming_damage(self._path):
+            num_keys, facts = self.num_keys(), self.facts
         if facts is not None and (facts.fingerprint, facts.origin) == (fingerprint, origin):
             try:
                 self._require_sound()

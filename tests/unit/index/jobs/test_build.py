@@ -20,7 +20,13 @@ from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex, StoredImage, StoredKey
-from anykey.index.errors import IndexLockedError, InvalidStructureError, LiveKeysError, UnusableOptionError
+from anykey.index.errors import (
+    IndexCorruptError,
+    IndexLockedError,
+    InvalidStructureError,
+    LiveKeysError,
+    UnusableOptionError,
+)
 from anykey.index.jobs.build import build_index
 from anykey.index.key_index import Scope
 from anykey.index.publish.folding import Provenance, publish_next
@@ -410,6 +416,45 @@ def test_what_was_staged_and_is_damaged_is_started_over(tmp_path: Path, caplog: 
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
     assert "differs from its checksum" in caplog.text
     assert "starting over" in caplog.text
+
+
+def ruin(store: Path, table: str) -> None:
+    """Overwrites the first page of a table, so that SQLite can no longer read it."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    with store.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"?" * page_bytes)
+
+
+def test_store_of_a_stopped_first_build_that_is_damaged_is_started_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus, store = mixed_corpus(tmp_path), tmp_path / "i" / "stores" / "1" / "store.sqlite"
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+    ruin(store, "vectors")
+
+    assert build_with(corpus, tmp_path / "i").num_embedded == 9
+    assert "is damaged: database disk image is malformed; starting over" in caplog.text
+
+
+@pytest.mark.parametrize(("num_published", "table"), [(0, "keys"), (4, "staged")])
+def test_damage_of_a_store_that_is_met_late_is_named_and_left_behind_with_anew(
+    tmp_path: Path, num_published: int, table: str
+) -> None:
+    corpus, store = mixed_corpus(tmp_path), tmp_path / "i" / "stores" / "1" / "store.sqlite"
+    if num_published:
+        build_with(mixed_corpus(tmp_path / "first", num_published), tmp_path / "i")
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+    ruin(store, table)
+
+    with pytest.raises(IndexCorruptError, match=f"{store} is damaged"):
+        build_with(corpus, tmp_path / "i")
+    assert build_with(corpus, tmp_path / "i", anew=True).num_embedded == 9
 
 
 def test_killed_first_build_leaves_no_version_behind_that_nobody_published(tmp_path: Path) -> None:
