@@ -28,6 +28,10 @@ _TABLES = {  # of records, and of what was refused
 }
 _IS_NAMED = "EXISTS (SELECT 1 FROM entries WHERE entries.key = k.key)"
 _IS_WANTED = f"EXISTS (SELECT 1 FROM entries WHERE entries.key = k.key AND state != {CURRENT})"
+_IS_TO_COME = (  # not so if its row turned out to be bad
+    f"EXISTS (SELECT 1 FROM entries WHERE entries.key = k.key AND state != {CURRENT}"
+    " AND position NOT IN (SELECT position FROM bad_rows))"
+)
 _IS_BAD = "EXISTS (SELECT 1 FROM bad_rows WHERE bad_rows.key = k.key)"
 _IS_UNREACHABLE = "EXISTS (SELECT 1 FROM bad_rows WHERE bad_rows.key = k.key AND is_unreachable)"
 _GONE = f"published.keys AS k WHERE origin = 'corpus' AND NOT {_IS_NAMED} AND NOT {_IS_UNREACHABLE}"
@@ -200,8 +204,11 @@ class Comparison:
         yield from self._keys("published", query)
 
     def strays(self) -> Iterator[int]:
-        """What is staged and not to be published, as it is of another corpus; by `id`."""
-        query = f"SELECT k.id FROM staged.staged AS k WHERE NOT {_IS_WANTED}"
+        """What is staged and not to be published, as it is of another corpus; by `id`.
+
+        This is also what an earlier run staged of a key whose images could be read then, and cannot any more.
+        """
+        query = f"SELECT k.id FROM staged.staged AS k WHERE NOT {_IS_TO_COME}"
         return (identity for (identity,) in self._rows("staged", query))
 
     def stray_refusals(self) -> Iterator[str]:

@@ -36,7 +36,7 @@ from anykey.index.store.store import Store
 from anykey.index.store.versions import IndexDirectory
 from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
-from tests.fakes import FakeEncoder, FakeEncoderSource
+from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
 from tests.full_disk import no_file_beyond
 from tests.killed_once import killed_once
 from tests.pictures import encoded, huge_png, plain
@@ -416,6 +416,30 @@ def test_what_was_staged_and_is_damaged_is_started_over(tmp_path: Path, caplog: 
     assert build_with(corpus, tmp_path / "i").num_embedded == 9
     assert "differs from its checksum" in caplog.text
     assert "starting over" in caplog.text
+
+
+def test_key_whose_image_cannot_be_read_any_more_stays_as_it_is_published_and_not_as_it_was_staged(
+    tmp_path: Path,
+) -> None:
+    corpus, picture = mixed_corpus(tmp_path), tmp_path / "images" / "8.png"
+    build_with(corpus, tmp_path / "i")
+    rows = [{**json.loads(line), "text": "first"} for line in corpus.read_text().splitlines()]
+    write_jsonl(corpus, reversed(rows))
+    with pytest.raises(_Stop):
+        build_with(corpus, tmp_path / "i", _StoppingEncoder(), batch_size=2)
+
+    class LosingEncoder(FakeEncoder):
+        def encode_prepared(self, prepared: Sequence[FakePrepared]) -> NDArray[np.float32]:
+            picture.unlink(missing_ok=True)
+            return super().encode_prepared(prepared)
+
+    write_jsonl(corpus, [{**row, "text": "second"} for row in rows])
+    report = build_with(corpus, tmp_path / "i", LosingEncoder(), batch_size=1)
+
+    assert [row.key for row in report.bad_rows] == ["key-8"]
+    with FaissIndex.open(tmp_path / "i") as index:
+        texts = {stored.key: stored.payload.text for stored in index.scan()}
+    assert texts == {**{f"key-{n}": "second" for n in range(8)}, "key-8": "ww www wwww wwwww"}
 
 
 def ruin(store: Path, table: str) -> None:
