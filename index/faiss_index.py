@@ -30,12 +30,12 @@ from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
 from anykey.index.vectors.structures import EXACT_ALLOWED
-from anykey.program.progress import Report, quietly
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
     from anykey.index.publish.writer import Writer
     from anykey.index.store.options import FoldOptions
     from anykey.index.store.records import Record, TuningQueries
+    from anykey.program.progress import Report
 
 LONGEST_RETRY_S = 60.0
 SWITCH_POLL_S = 0.01
@@ -194,14 +194,14 @@ class FaissIndex:
         self._checked_writer().upsert(keys, self.manifest.encoder.width)
 
     def load_records(
-        self, records: "Iterable[Record]", options: "FoldOptions | None" = None, report: Report = quietly
+        self, records: "Iterable[Record]", options: "FoldOptions | None" = None, report: "Report | None" = None
     ) -> Manifest:
         """Stores many keys that have been checked, and publishes a version of all: readers see all of it or nothing.
 
         Args:
             records: The keys; read one by one.
             options: How versions are derived from now on; as before when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             ReadOnlyError: the index was opened for reading.
@@ -221,12 +221,12 @@ class FaissIndex:
         require_names(keys, "the keys to delete")
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_unicode(key)])
 
-    def compact(self, options: "FoldOptions | None" = None, report: Report = quietly) -> Manifest:
+    def compact(self, options: "FoldOptions | None" = None, report: "Report | None" = None) -> Manifest:
         """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
 
         Args:
             options: How versions are derived from now on; as before when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             ReadOnlyError: the index was opened for reading.
@@ -236,12 +236,12 @@ class FaissIndex:
         self._follow()
         return manifest
 
-    def tune(self, queries: "TuningQueries | None", report: Report = quietly) -> Manifest:
+    def tune(self, queries: "TuningQueries | None", report: "Report | None" = None) -> Manifest:
         """Chooses the search structure anew, measured with real queries; later versions will be measured with them too.
 
         Args:
             queries: The queries; keys of the index when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             ReadOnlyError: the index was opened for reading.

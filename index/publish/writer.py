@@ -102,12 +102,12 @@ class Writer:
             self._compact_in_background()
         return num_deleted
 
-    def compact(self, options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+    def compact(self, options: FoldOptions | None = None, report: Report | None = None) -> Manifest:
         """Folds all changes into a new version and publishes it, unless there is nothing new; gives the published one.
 
         Args:
             options: How versions are derived from now on; as before when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             IndexCorruptError: the store is damaged.
@@ -122,13 +122,15 @@ class Writer:
                     return published
             store_path = self._directory.store_path(published.store)
             with self._deriving(before, chosen):
-                manifest = publish_next(self._directory, store_path, provenance, chosen, report, self._gpu)
+                manifest = publish_next(self._directory, store_path, provenance, chosen, report or quietly, self._gpu)
             with self._store_lock, naming_damage(self._store.path):
                 self._covers(manifest)
             remove_unneeded(self._directory, self._store, self._store_lock)
             return manifest
 
-    def load(self, records: Iterable[Record], options: FoldOptions | None = None, report: Report = quietly) -> Manifest:
+    def load(
+        self, records: Iterable[Record], options: FoldOptions | None = None, report: Report | None = None
+    ) -> Manifest:
         """Stores many keys and publishes a version that covers them, both at once for every reader, or neither.
 
         Other changes wait until it is done.
@@ -136,7 +138,7 @@ class Writer:
         Args:
             records: The keys; read one by one.
             options: How versions are derived from now on; as before when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             IndexCorruptError: the store is damaged.
@@ -152,14 +154,14 @@ class Writer:
 
             return self._publish_with(changes, provenance, chosen, report) or published
 
-    def tune(self, queries: TuningQueries | None, report: Report = quietly) -> Manifest:
+    def tune(self, queries: TuningQueries | None, report: Report | None = None) -> Manifest:
         """Chooses the search structure anew, measured with real queries, which later choices will be measured with too.
 
         Other changes wait until it is done.
 
         Args:
             queries: The queries; keys of the index when absent.
-            report: Told of the search structure's progress.
+            report: Told of the search structure's progress, if anybody is.
 
         Raises:
             IndexCorruptError: the store is damaged.
@@ -207,11 +209,11 @@ class Writer:
             version.release()
 
     def _publish_with(
-        self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report
+        self, changes: Callable[[], bool], provenance: Provenance, options: FoldOptions, report: Report | None
     ) -> Manifest | None:
         try:
             manifest = publish_with_changes(
-                self._directory, self._store, changes, provenance, options, report, self._gpu
+                self._directory, self._store, changes, provenance, options, report or quietly, self._gpu
             )
         except UnannouncedError:  # a version covers the changes that the next writer announces
             self._store.covered_seq = None

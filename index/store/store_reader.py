@@ -23,7 +23,6 @@ from anykey.index.hits import Payload, StoredKey
 from anykey.index.queries import is_unicode
 from anykey.index.store.changes import Changes, Unsound, is_usable
 from anykey.index.store.connections import Connections, stop_at
-from anykey.index.store.deletions import read_deleted
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from anykey.index.store.store_file import (
@@ -215,6 +214,8 @@ class ReadTransaction:
         Raises:
             IndexCorruptError: one of them differs from its checksum.
         """
+        from anykey.index.store.deletions import read_deleted  # searches do not ask
+
         with naming_damage(self._path):
             yield from read_deleted(self._db)
 
