@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.growing import GrowingPostings
 from anykey.index.key_index import Scope
-from anykey.index.store.changes import Changes, Unsound
+from anykey.index.store.store_reader import Changes, Unsound
 from anykey.index.vectors.comparing import Found, best
 
 MIN_CAPACITY = 64

@@ -19,8 +19,7 @@ from anykey.index.key_index import IndexInfo, Scope
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure
-from anykey.index.store.changes import Changes
-from anykey.index.store.store_reader import ReadTransaction
+from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of
 from anykey.index.vectors.comparing import Found, best
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from anykey.index.errors import IndexCorruptError, IndexFormatError
 from anykey.index.hits import FoundImage, StoredImage, at_hand
 from anykey.index.referred import read_referred
-from anykey.index.store.disk import read_whole
+from anykey.index.store.manifest import read_whole
 from anykey.index.store.records import NewImage
 from anykey.index.store.versions import IndexDirectory
 from anykey.program.files import replace_file

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
-from anykey.index.store.disk import read_whole
 from anykey.index.store.options import FoldOptions
 from anykey.index.vectors.structure_facts import StructureFacts
 
@@ -183,3 +182,16 @@ def file_facts(path: Path) -> FileFacts:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileFacts(size_bytes=path.stat().st_size, sha256=digest)
+
+
+def read_whole(path: Path) -> bytes:
+    """Reads a file; opening a pipe in its place would wait for somebody to write to it.
+
+    Raises:
+        IndexCorruptError: something else than a file is there.
+        FileNotFoundError: nothing is there.
+        PermissionError: it may not be read.
+    """
+    if path.exists() and not path.is_file():
+        raise IndexCorruptError(path, "it is no file")
+    return path.read_bytes()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from anykey.index.errors import IndexCorruptError
-from anykey.index.store.disk import require_readable
 from anykey.index.store.records import checksum_of
 
 APPLICATION_ID = 0x416E794B  # "AnyK"
@@ -192,3 +191,13 @@ def unusable(path: Path, error: sqlite3.Error) -> OSError:
     """What is said of an SQLite file that cannot be read or written now, whatever it holds; with the way out."""
     is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
     return OSError(f"cannot read or write {path}: {error}{'; make room on that disk and try again' * is_full}")
+
+
+def require_readable(path: Path) -> None:
+    """Makes sure that a file that is there may be read, since SQLite and FAISS tell it as if it were damaged.
+
+    Raises:
+        PermissionError: it may not; names it.
+    """
+    if path.exists() and not os.access(path, os.R_OK):  # to open and close it would drop SQLite's locks on it
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

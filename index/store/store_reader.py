@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,8 +21,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.hits import Payload, StoredKey
-from anykey.index.queries import is_unicode
-from anykey.index.store.changes import Changes, Unsound, is_usable
+from anykey.index.queries import MAX_NORM_ERROR, is_unicode
 from anykey.index.store.connections import Connections, stop_at
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
@@ -39,6 +39,42 @@ from anykey.index.vectors.targets import VectorType
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement
 _PAYLOAD = "row, key, modality, text, metadata, pools, num_images, checksum"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What came into a store after some number of its change sequence.
+
+    Attributes:
+        seq: The number of the last change.
+        seqs_R: Numbers of the changes that stored new keys, ascending.
+        vectors_RD: Their vectors.
+        keys: Their keys with their payload.
+        removed: Numbers of those that stored what is no longer there.
+        unsound: What is wrong with damaged records, by their numbers in `seqs_R`.
+    """
+
+    seq: int
+    seqs_R: NDArray[np.int64]
+    vectors_RD: NDArray[np.float32]
+    keys: list[StoredKey]
+    removed: NDArray[np.int64]
+    unsound: dict[int, "Unsound"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """What is wrong with the record of one new key.
+
+    Attributes:
+        error: The damage; raised by every answer that the key is in.
+        has_payload: Whether it can be told what filters ask for.
+        has_vector: Whether its vector points where it did, as far as can be told.
+    """
+
+    error: KeyCorruptError
+    has_payload: bool
+    has_vector: bool
 
 
 class ReadTransaction:
@@ -103,7 +139,7 @@ class ReadTransaction:
                 keys.append(self._stored_key(number, key, *payload))
                 vectors.append(self._checked_vector(key, vector, checksum))
             except KeyCorruptError as error:
-                has_payload, has_vector = len(keys) > len(seqs), is_usable(vector, dtype, width)
+                has_payload, has_vector = len(keys) > len(seqs), _is_usable(vector, dtype, width)
                 unsound[number] = Unsound(error, has_payload, has_vector)
                 if not has_payload:
                     keys.append(StoredKey(str(key), Modality.TEXT, Payload(None, {}, 0), ()))
@@ -388,3 +424,11 @@ def check_store(path: Path, manifest: Manifest | None) -> None:
     with contextlib.closing(StoreReader(path)) as reader:
         if manifest is not None:
             reader.check(manifest)
+
+
+def _is_usable(vector: object, dtype: np.dtype[Any], width: int) -> bool:
+    """Whether a damaged vector can still be compared: it is one, of length 1, so that little of it can have changed."""
+    if not isinstance(vector, bytes) or len(vector) != width * dtype.itemsize:
+        return False
+    norm = float(np.linalg.norm(np.frombuffer(vector, dtype).astype(np.float64)))
+    return abs(norm - 1) <= MAX_NORM_ERROR

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError, IndexNotFoundError
-from anykey.index.store.disk import read_whole, require_readable
-from anykey.index.store.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest
-from anykey.index.store.store_file import is_unfinished, naming_damage, open_read_only, read_meta
+from anykey.index.store.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest, read_whole
+from anykey.index.store.store_file import is_unfinished, naming_damage, open_read_only, read_meta, require_readable
 from anykey.program.files import make_folder, naming_target, replace_file, sync, sync_all
 from anykey.program.locks import try_lock
 

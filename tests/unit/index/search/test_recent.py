@@ -16,7 +16,7 @@ from anykey.index.filtering.conditions import Equals
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.search.recent import Recent
-from anykey.index.store.changes import Changes
+from anykey.index.store.store_reader import Changes
 from tests.live_index import WIDTH, unit_vectors
 
 NO_SEQS = np.empty(0, np.int64)
