@@ -218,7 +218,7 @@ class Staging:
         write_parts(self._db, identity, record, dtype)
         if record.vector_D is None:
             live = self._db.execute("SELECT id FROM keys WHERE key = ?", (record.key,)).fetchone()
-            copy_vector(self._db, identity, (earlier or live)[0])
+            copy_vector(self._db, identity, record.key, (earlier or live)[0])
         if earlier is not None:
             drop_parts(self._db, earlier[0])
 

@@ -294,7 +294,7 @@ class Store:
         identity = insert_record(self._db, "keys", columns_of(record, seq))
         write_parts(self._db, identity, record, self._dtype)
         if record.vector_D is None and earlier is not None:
-            copy_vector(self._db, identity, earlier[0])
+            copy_vector(self._db, identity, record.key, earlier[0])
         if earlier is not None and not self._is_kept(earlier[1]):
             drop_parts(self._db, earlier[0])
         self._db.execute("DELETE FROM failures WHERE key = ?", (record.key,))

@@ -126,10 +126,16 @@ def write_parts(db: sqlite3.Connection, identity: int, record: Record, dtype: np
     )
 
 
-def copy_vector(db: sqlite3.Connection, identity: int, earlier: int) -> None:
-    """Gives a record the vector of an earlier one of the same key."""
-    copy = "INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?"
-    db.execute(copy, (identity, earlier))
+def copy_vector(db: sqlite3.Connection, identity: int, key: str, earlier: int) -> None:
+    """Gives a record the vector of an earlier one of the same key.
+
+    Raises:
+        KeyCorruptError: it is damaged.
+    """
+    found = db.execute("SELECT vector, checksum FROM vectors WHERE id = ?", (earlier,)).fetchone()
+    if found is None or vector_checksum(key, found[0]) != found[1]:
+        raise KeyCorruptError(path_of(db), key, f"the vector of key {key!r} differs from its checksum")
+    db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, *found))
 
 
 def drop_parts(db: sqlite3.Connection, identity: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anykey.encoder.item import Modality
-from anykey.index.errors import IndexCorruptError
+from anykey.index.errors import IndexCorruptError, KeyCorruptError
 from anykey.index.store.build_facts import BuildFacts, Known, Refusal
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import NewImage, Record
@@ -114,6 +114,18 @@ def test_record_without_a_vector_takes_the_staged_one_or_else_the_live_one(store
 
     with contextlib.closing(StoreReader(store.path)) as reader, reader.transaction() as transaction:
         assert [round(float(transaction.vector(key)[0]), 4) for key in "ab"] == [0.9, 0.2]
+
+
+def test_damaged_vector_is_not_taken_along_so_that_what_is_staged_stays_sound(store: Store) -> None:
+    store.commit([record("a"), record("b")])
+    store.staging.add([record("b", 0.25)])
+    with contextlib.closing(sqlite3.connect(store.path)) as db, db:
+        db.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 1")
+
+    with pytest.raises(KeyCorruptError, match="the vector of key 'a' differs from its checksum"):
+        store.staging.add([Record("a", Modality.TEXT, "t", "{}", (), (), None, BuildFacts(b"q", b"c", ()))])
+    store.staging.begin("sha256:0")
+    assert [key for _, key in store.staging.ids_and_keys()] == ["b"]
 
 
 def test_refused_key_that_a_build_stored_goes_and_one_that_was_stored_live_stays(store: Store) -> None:
