@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Condition
-from anykey.index.filtering.evaluation import Bounds, evaluate
+from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, select
 from anykey.index.filtering.postings import Posted, posted_terms
-from anykey.index.filtering.selection import Selection, select
 from anykey.index.filtering.terms import column_of, modality_term, pool_of, pool_term
 
 ROWS_BETWEEN_LOOKS = 256  # at the deadline, while terms are taken in

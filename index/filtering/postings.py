@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import Condition
-from anykey.index.filtering.evaluation import Bounds, evaluate
-from anykey.index.filtering.selection import Selection, intersect, select
+from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, intersect, select
 from anykey.index.filtering.terms import (
     column_of,
     is_dated,

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.filtering.selection import DENSE, Selection, intersect, select
+from anykey.index.filtering.evaluation import DENSE, Selection, intersect, select
 
 SIZE = 200  # from 7 positions on, a set is dense
 
