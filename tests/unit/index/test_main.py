@@ -216,7 +216,7 @@ def test_an_index_is_kept_moved_and_mended_from_the_command_line(
     code, out, _ = run(capsys, "info", "--index", index_dir)
     assert code == 0
     assert "keys        4 (1 text, 2 image, 1 fused)" in out
-    assert "changes     1 since then, of 6" in out
+    assert "changes     1 since then, of 7" in out
     out = run(capsys, "compact", "--index", index_dir)[1]
     assert "version 3, 4 keys (1 text, 2 image, 1 fused); 1 changes folded in\n" in out
     assert "structure   exact" in out
