@@ -20,6 +20,10 @@ from anykey.sources.files.roots import root_of
 
 
 class _EncoderSettings(ProgramSettings):
+    """The encoder alone: the limits on images, which all programs share, follow it in `--help`."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
     checkpoint: str = Field(
         min_length=1,
         description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
