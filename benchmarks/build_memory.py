@@ -62,8 +62,8 @@ class DrawnVectors(EncoderSource):
         return WIDTH
 
     def load(self) -> ItemEncoder:
-        """There is none."""
-        raise NotImplementedError("vectors are drawn")
+        """There is none; raises `RuntimeError`."""
+        raise RuntimeError("no encoder made these vectors: they are drawn")
 
     def facts(self) -> EncoderFacts:
         """What the index says of them."""
@@ -126,7 +126,7 @@ def write_corpus(path: Path, num_keys: int, *, is_changed: bool = False) -> None
             file.write(json.dumps({"key": name, "text": text}) + "\n")
 
 
-def measure(num_keys: int, folder: Path) -> dict[str, Any]:
+def measure(num_keys: int, folder: Path, live_keys: int = LIVE_KEYS) -> dict[str, Any]:
     """The steps' peaks and times with so many keys."""
     corpus, index_dir, found, peak = folder / "corpus.jsonl", folder / "index", dict[str, Any](), Peak()
     settings = BuildSettings(
@@ -141,7 +141,7 @@ def measure(num_keys: int, folder: Path) -> dict[str, Any]:
         report = build_index(settings, DrawnVectors(), console)
     assert (report.num_embedded, report.num_removed) == (2 * -(-num_keys // 20), -(-num_keys // 20))
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:
-        vectors_BD = DrawnVectors().encode([DrawnPrepared(f"live {number}") for number in range(LIVE_KEYS)])
+        vectors_BD = DrawnVectors().encode([DrawnPrepared(f"live {number}") for number in range(live_keys)])
         index.upsert([NewKey(f"live-{number}", vector_D, text="live") for number, vector_D in enumerate(vectors_BD)])
         with peak.measured(found, STEPS[2]):
             index.compact(None, quietly)

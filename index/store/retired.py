@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.records import checksum_of
 from anykey.index.store.store_file import path_of
-from anykey.index.store.store_records import drop_parts
+from anykey.index.store.store_records import RECORD, drop_parts
 
 Origin = Literal["corpus", "live"]
 Ender = Literal["corpus", "live", "rollback"]  # who replaced or deleted a record
 
-RETIRED = """
+RETIRED = f"""
 CREATE TABLE IF NOT EXISTS retired (
     row INTEGER PRIMARY KEY,
     ended INTEGER NOT NULL,
@@ -29,16 +29,7 @@ CREATE TABLE IF NOT EXISTS retired (
     ending INTEGER NOT NULL,
     id INTEGER NOT NULL,
     key TEXT NOT NULL,
-    modality TEXT NOT NULL,
-    text TEXT,
-    metadata TEXT NOT NULL,
-    pools TEXT NOT NULL,
-    num_images INTEGER NOT NULL,
-    origin TEXT NOT NULL,
-    content_sha256 BLOB,
-    payload_sha256 BLOB,
-    stamps TEXT,
-    checksum INTEGER NOT NULL
+    {RECORD}
 );
 """
 LIVE_AT = "row <= ? AND ended > ?"  # of a retired record: it was live after that change, given twice

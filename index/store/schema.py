@@ -16,27 +16,19 @@ from anykey.index.store.store_file import (
     require_room,
     write_meta,
 )
+from anykey.index.store.store_records import RECORD, REFUSAL
 from anykey.index.vectors.targets import VectorType
 from anykey.program.files import sync
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     row INTEGER NOT NULL UNIQUE,
     key TEXT NOT NULL UNIQUE,
-    modality TEXT NOT NULL,
-    text TEXT,
-    metadata TEXT NOT NULL,
-    pools TEXT NOT NULL,
-    num_images INTEGER NOT NULL,
-    origin TEXT NOT NULL,
-    content_sha256 BLOB,
-    payload_sha256 BLOB,
-    stamps TEXT,
-    checksum INTEGER NOT NULL
+    {RECORD}
 );
 CREATE TABLE vectors (
     id INTEGER PRIMARY KEY REFERENCES keys ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
@@ -52,7 +44,7 @@ CREATE TABLE images (
 );
 CREATE TABLE removals (seq INTEGER PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE failures (
-    key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
+    {REFUSAL}
 );
 """
 QUERIES = """

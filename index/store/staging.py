@@ -21,6 +21,8 @@ from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record
 from anykey.index.store.store_file import naming_damage, read_meta, vector_dtype, write_meta
 from anykey.index.store.store_records import (
+    RECORD,
+    REFUSAL,
     STAGED,
     columns_of,
     copy_vector,
@@ -33,24 +35,15 @@ from anykey.index.store.store_records import (
 
 STAGING_NAME = "staging"  # in the store
 PAGE_ROWS = 1000
-STAGING = """
+STAGING = f"""
 CREATE TABLE IF NOT EXISTS staged (
     id INTEGER PRIMARY KEY,
     row INTEGER NOT NULL,
     key TEXT NOT NULL UNIQUE,
-    modality TEXT NOT NULL,
-    text TEXT,
-    metadata TEXT NOT NULL,
-    pools TEXT NOT NULL,
-    num_images INTEGER NOT NULL,
-    origin TEXT NOT NULL,
-    content_sha256 BLOB,
-    payload_sha256 BLOB,
-    stamps TEXT,
-    checksum INTEGER NOT NULL
+    {RECORD}
 );
 CREATE TABLE IF NOT EXISTS staged_failures (
-    key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
+    {REFUSAL}
 );
 """
 logger = logging.getLogger(__name__)

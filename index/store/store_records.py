@@ -15,6 +15,21 @@ from anykey.index.store.store_file import path_of, read_meta, vector_dtype
 
 Table = Literal["keys", "retired", "staged"]  # what is live, what was, and what is to be
 Failures = Literal["failures", "staged_failures"]
+RECORD = """
+    modality TEXT NOT NULL,
+    text TEXT,
+    metadata TEXT NOT NULL,
+    pools TEXT NOT NULL,
+    num_images INTEGER NOT NULL,
+    origin TEXT NOT NULL,
+    content_sha256 BLOB,
+    payload_sha256 BLOB,
+    stamps TEXT,
+    checksum INTEGER NOT NULL
+""".strip()  # the columns that `keys`, `retired` and `staged` have in common, beside numbers and name
+REFUSAL = """
+    key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
+""".strip()  # the columns of `failures` and `staged_failures`
 STAGED = (  # what a line of `staged` and one of `keys` have in common
     "id, row, key, modality, text, metadata, pools, num_images, origin, content_sha256, payload_sha256, stamps,"
     " checksum"
