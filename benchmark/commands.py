@@ -1,13 +1,23 @@
 """The commands of `anykey-bench`."""
 
-from anykey.benchmark.errors import DatasetError, EndpointError
-from anykey.benchmark.settings import FromPairsSettings, QualitySettings, ShapesWorldSettings
+from anykey.benchmark.errors import DatasetError, DownloadError, EndpointError
+from anykey.benchmark.settings import (
+    CompareSettings,
+    CorpusSettings,
+    DatasetsSettings,
+    FetchSettings,
+    FromPairsSettings,
+    GateSettings,
+    LoadSettings,
+    QualitySettings,
+    ShapesWorldSettings,
+)
 from anykey.program.settings import Command, run_program
 
 
 def run(argv: list[str] | None) -> int:
     """Runs what `argv` says, `sys.argv[1:]` when absent; gives the exit code back."""
-    return run_program("anykey-bench", COMMANDS, argv, (DatasetError,), (EndpointError, OSError))
+    return run_program("anykey-bench", COMMANDS, argv, (DatasetError,), (DownloadError, EndpointError, OSError))
 
 
 def _shapesworld(settings: ShapesWorldSettings) -> int:
@@ -22,6 +32,42 @@ def _quality(settings: QualitySettings) -> int:
     return measure(settings)
 
 
+def _corpus(settings: CorpusSettings) -> int:
+    from anykey.benchmark.corpus import run as write_corpus
+
+    return write_corpus(settings)
+
+
+def _datasets(settings: DatasetsSettings) -> int:
+    from anykey.benchmark.datasets import list_datasets
+
+    return list_datasets(settings)
+
+
+def _fetch(settings: FetchSettings) -> int:
+    from anykey.benchmark.fetch import run as fetch
+
+    return fetch(settings)
+
+
+def _compare(settings: CompareSettings) -> int:
+    from anykey.benchmark.comparison import run_compare
+
+    return run_compare(settings)
+
+
+def _gate(settings: GateSettings) -> int:
+    from anykey.benchmark.comparison import run_gate
+
+    return run_gate(settings)
+
+
+def _load(settings: LoadSettings) -> int:
+    from anykey.benchmark.load.command import run as send
+
+    return send(settings)
+
+
 def _from_pairs(settings: FromPairsSettings) -> int:
     from anykey.benchmark.pairs import run as make_dataset
 
@@ -29,7 +75,13 @@ def _from_pairs(settings: FromPairsSettings) -> int:
 
 
 COMMANDS = {
+    "datasets": Command(DatasetsSettings, _datasets),
+    "fetch": Command(FetchSettings, _fetch),
+    "corpus": Command(CorpusSettings, _corpus),
     "quality": Command(QualitySettings, _quality),
+    "compare": Command(CompareSettings, _compare),
+    "gate": Command(GateSettings, _gate),
+    "load": Command(LoadSettings, _load),
     "shapesworld": Command(ShapesWorldSettings, _shapesworld),
     "from-pairs": Command(FromPairsSettings, _from_pairs),
 }

@@ -4,11 +4,14 @@ BenchmarkError
   DatasetError (ValueError)            the caller's input
     DatasetFormatError                 a file of a dataset does not hold what its format says: file, line, reason
     DatasetExistsError                 an output directory is in use by something else
+    ReportError                        a run's report cannot be read, or not be compared with another
     PairsError                         image-caption pairs cannot be turned into a dataset
       InvalidRowError                  one row is no pair; says file, row and reason
+  DownloadError                        a dataset's files cannot be fetched from where its owners publish them
   EndpointError                        the environment
     EndpointUnreachableError           nothing answers at the URL
     EndpointNotReadyError              the service answers but did not become ready in time
+    IndexBuildError                    the index that the service shall serve could not be built
     EndpointMismatchError              the service's index does not hold the dataset's pools
     RequestFailedError                 a query got no answer that can be scored
 """
@@ -43,6 +46,10 @@ class DatasetExistsError(DatasetError):
     """The output directory holds something this program did not write."""
 
 
+class ReportError(DatasetError):
+    """A run's report cannot be read, or not be compared with another."""
+
+
 class PairsError(DatasetError):
     """The pairs cannot be read, or are too few or too alike for a dataset."""
 
@@ -60,6 +67,10 @@ class InvalidRowError(PairsError):
         super().__init__(f"{where}: {reason}")
 
 
+class DownloadError(BenchmarkError):
+    """The owners' repository does not answer or lacks files, or what came is not what it lists."""
+
+
 class EndpointError(BenchmarkError):
     """The service under measurement cannot be measured."""
 
@@ -70,6 +81,10 @@ class EndpointUnreachableError(EndpointError):
 
 class EndpointNotReadyError(EndpointError):
     """The service answers, but did not become ready in time."""
+
+
+class IndexBuildError(EndpointError):
+    """The index that the service shall serve could not be built; the command that failed said why."""
 
 
 class EndpointMismatchError(EndpointError):

@@ -1,4 +1,4 @@
-"""Writes datasets in M-BEIR's directory layout: the counterpart of the reader in `mbeir.py`."""
+"""Writes datasets in M-BEIR's directory layout: the counterpart of the reader in `datasets/mbeir.py`."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anykey.benchmark.mbeir import TASK_NAMES, id_order
+from anykey.benchmark.datasets.mbeir import TASK_NAMES, id_order
 
 NUM_PROMPTS = 4
 

@@ -1,120 +1,92 @@
-"""Ranking metrics. Pure functions; no I/O, no torch.
+"""Ranking metrics, computed by `ir_measures` with trec_eval's code, and how sure their means are.
 
-Relevance is binary: M-BEIR's grades are all 1, and any grade above 0 counts as relevant here. Nothing is
-guessed: a query without a ranking or without relevant keys is an error, never a 0 or a 1.
+Nothing is guessed: a query without a ranking or without relevant keys is an error, never a 0 or a 1.
 
-Shape legend: Q = queries, K = keys returned for one query (may differ per query).
+Shape legend: Q = queries, B = resamples, U = different values.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # a normal variable lies within so many deviations with a probability of 95 %
+RESAMPLES = 2000
 _ROUNDING = 1e-9  # what the errors of equal values stay below
+_NAMES = {"success": "Success", "recall": "R", "precision": "P", "ndcg": "nDCG", "map": "AP", "mrr": "RR"}
+_FORM = re.compile(r"(?P<name>[a-z]+)(@(?P<k>[1-9]\d*))?")
+_WITHOUT_CUTOFF = ("map", "mrr", "ndcg")
 
 
-def success_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> float:
-    """Share of queries with at least one relevant key among their first `k`.
+def measured(
+    names: Sequence[str], rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]
+) -> dict[str, NDArray[np.float64]]:
+    """Metrics of every query `[Q]`, in the order of the qrels.
 
-    M-BEIR and image-text papers print this number as "Recall@k"; trec_eval calls it `success_k`. It agrees with
-    `recall_at_k` only where every query has exactly one relevant key.
-
-    Args:
-        ranked_keys_QK: Per query, keys best first, without repeats. A query that returned fewer than `k` keys
-            is scored as it stands.
-        relevant_keys_Q: Per query, the non-empty set of relevant keys.
-        k: Cut-off rank, at least 1.
-
-    Returns:
-        Fraction in [0, 1]; every query weighs the same.
-
-    Raises:
-        ValueError: `k` is below 1, there are no queries, the sequences differ in length, a ranking repeats a
-            key, or a query has no relevant key.
-
-    >>> success_at_k([["cat", "dog"], ["car", "bus"]], [{"dog"}, {"van"}], k=2)
-    0.5
-    """
-    _check(ranked_keys_QK, relevant_keys_Q, k)
-    pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
-    return _mean([0.0 if relevant.isdisjoint(ranked[:k]) else 1.0 for ranked, relevant in pairs])
-
-
-def recall_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> float:
-    """Share of a query's relevant keys among its first `k`, averaged over queries; trec_eval's `recall_k`.
+    - success@k: 1 if a relevant key is among the first k, else 0. M-BEIR and image-text papers print its mean as
+      "Recall@k", trec_eval calls it `success_k`, ir_measures `Success@k`.
+    - recall@k: share of the relevant keys among the first k; trec_eval's `recall_k`, ir_measures' `R@k`.
+    - mrr: 1 / rank of the first relevant key, and nothing beyond the ranking's end; `recip_rank`, `RR`. mrr@k looks at
+      the first k alone.
+    - ndcg@k: discounted gain, a key's grade over log2(rank + 1), over that of the best ranking; `ndcg_cut_k`, `nDCG@k`.
+    - precision@k, map, map@k: `P_k` and `P@k`; `map`, `map_cut_k` and `AP`, `AP@k`.
 
     Args:
-        ranked_keys_QK: As for `success_at_k`.
-        relevant_keys_Q: As for `success_at_k`.
-        k: Cut-off rank, at least 1.
-
-    Returns:
-        Fraction in [0, 1]; every query weighs the same, however many relevant keys it has.
+        names: The metrics.
+        rankings: Query to keys, best first, without repeats.
+        qrels: Query to key to grade; a grade of 1 or more means relevant.
 
     Raises:
-        ValueError: As for `success_at_k`.
+        ValueError: a metric is unknown, a judged query has no ranking, a ranking no judgements or a key twice, or a
+            query has no relevant key.
 
-    >>> recall_at_k([["cat", "dog"]], [{"dog", "wolf"}], k=2)
-    0.5
+    >>> measured(["success@1", "mrr"], {"q": ["cat", "dog"]}, {"q": {"dog": 1}})
+    {'success@1': array([0.]), 'mrr': array([0.5])}
     """
-    _check(ranked_keys_QK, relevant_keys_Q, k)
-    pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
-    return _mean([len(relevant & set(ranked[:k])) / len(relevant) for ranked, relevant in pairs])
+    import ir_measures
+
+    measures = {ir_measures.parse_measure(_theirs(name)): name for name in names}
+    _check(rankings, qrels)
+    # Scores are places: ties between a service's scores are not broken anew, by names.
+    places = {query: {key: float(-place) for place, key in enumerate(keys)} for query, keys in rankings.items()}
+    judged = {query: dict(grades) for query, grades in qrels.items()}
+    values_Q = {name: np.zeros(len(qrels)) for name in names}
+    position = {query: number for number, query in enumerate(qrels)}
+    for metric in ir_measures.iter_calc(list(measures), judged, places):
+        values_Q[measures[metric.measure]][position[metric.query_id]] = metric.value
+    return values_Q
 
 
-def mean_reciprocal_rank(
-    ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int | None = None
-) -> float:
-    """One over the rank of the first relevant key, 0 where there is none, averaged over queries.
+def bootstrap(values_Q: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean over queries drawn like these: the percentiles of resampled means (Efron 1979).
 
-    Without `k` this is trec_eval's `recip_rank`, which has no cut-off but the length of the ranking.
+    Where all values are one, resampling would claim certainty; then it is `interval`'s.
 
     Args:
-        ranked_keys_QK: As for `success_at_k`.
-        relevant_keys_Q: As for `success_at_k`.
-        k: Cut-off rank, at least 1; the whole ranking when absent.
+        values_Q: Each query's value, in [0, 1].
+        seed: Of the resampling; the same seed gives the same ends.
 
     Returns:
-        Fraction in [0, 1].
-
-    Raises:
-        ValueError: As for `success_at_k`.
-
-    >>> mean_reciprocal_rank([["cat", "dog"]], [{"dog"}])
-    0.5
+        Lower and upper end.
     """
-    _check(ranked_keys_QK, relevant_keys_Q, 1 if k is None else k)
-    pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
-    return _mean([_reciprocal_rank(ranked[:k], relevant) for ranked, relevant in pairs])
+    if np.ptp(values_Q) < _ROUNDING:
+        return interval(float(values_Q.mean()), 0.0, len(values_Q))
+    low, high = np.percentile(resampled(values_Q, seed), [2.5, 97.5])
+    return float(low), float(high)
 
 
-def ndcg_at_k(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> float:
-    """Normalised discounted cumulative gain with binary gains; trec_eval's `ndcg_cut_k`.
-
-    A relevant key at rank r gains 1 / log2(r + 1); the sum is divided by that of the best possible ranking.
-
-    Args:
-        ranked_keys_QK: As for `success_at_k`.
-        relevant_keys_Q: As for `success_at_k`.
-        k: Cut-off rank, at least 1.
-
-    Returns:
-        Fraction in [0, 1].
-
-    Raises:
-        ValueError: As for `success_at_k`.
-
-    >>> ndcg_at_k([["dog", "cat"]], [{"dog"}], k=10)
-    1.0
-    """
-    _check(ranked_keys_QK, relevant_keys_Q, k)
-    pairs = zip(ranked_keys_QK, relevant_keys_Q, strict=True)
-    return _mean([_ndcg(ranked, relevant, k) for ranked, relevant in pairs])
+def resampled(values_Q: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Means `[B]` of `RESAMPLES` samples of the values, each as large as they are, drawn with replacement."""
+    found_U, counts_U = np.unique(values_Q, return_counts=True)
+    drawn_BU = np.random.default_rng(seed).multinomial(len(values_Q), counts_U / len(values_Q), size=RESAMPLES)
+    means_B: NDArray[np.float64] = drawn_BU @ found_U / len(values_Q)
+    return means_B
 
 
 def interval(mean: float, error: float, num: float) -> tuple[float, float]:
-    """95 % interval of the mean of numbers in [0, 1], such as a share: Wilson's.
+    """95 % interval of the mean of numbers in [0, 1], such as a share: Wilson's (1927).
 
     It is taken for as large a sample as would make a share err by `error`, which of shares is `num` itself; where
     values weigh differently it is smaller. Unlike mean +- 1.96 errors it stays within [0, 1], and is no point where
@@ -142,66 +114,29 @@ def interval(mean: float, error: float, num: float) -> tuple[float, float]:
     return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of independent values."""
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values)) / len(values)
-
-
-def paired(
-    rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]
-) -> tuple[list[Sequence[str]], list[frozenset[str]]]:
-    """Rankings and relevant keys side by side, one entry per query of the qrels, in the qrels' order.
-
-    Args:
-        rankings: Query id to keys, best first.
-        qrels: Query id to key to grade; a grade above 0 means relevant.
-
-    Returns:
-        What the metrics take as their first two arguments.
+def _theirs(name: str) -> str:
+    """A metric's name in `ir_measures`.
 
     Raises:
-        ValueError: a judged query has no ranking, a ranking no judgements, or a query no relevant key.
-
-    >>> paired({"q1": ["cat", "dog"]}, {"q1": {"dog": 1, "cat": 0}})
-    ([['cat', 'dog']], [frozenset({'dog'})])
+        ValueError: it is none of ours.
     """
+    match = _FORM.fullmatch(name)
+    if not match or match["name"] not in _NAMES or (match["k"] is None and match["name"] not in _WITHOUT_CUTOFF):
+        expected = ", ".join(each if each in _WITHOUT_CUTOFF else f"{each}@k" for each in _NAMES)
+        raise ValueError(f"unknown metric '{name}', expected one of {expected}")
+    return _NAMES[match["name"]] + (f"@{match['k']}" if match["k"] else "")
+
+
+def _check(rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuses what the metrics have no definition for."""
+    if not qrels:
+        raise ValueError("there are no queries")
     if missing := [query for query in qrels if query not in rankings]:
         raise ValueError(f"{len(missing)} judged queries have no ranking, the first is '{missing[0]}'")
     if unjudged := [query for query in rankings if query not in qrels]:
         raise ValueError(f"{len(unjudged)} ranked queries have no judgements, the first is '{unjudged[0]}'")
-    relevant = [frozenset(key for key, grade in grades.items() if grade > 0) for grades in qrels.values()]
-    for query, keys in zip(qrels, relevant, strict=True):
-        if not keys:
+    for query, grades in qrels.items():
+        if not any(grade >= 1 for grade in grades.values()):
             raise ValueError(f"query '{query}' has no relevant key")
-    return [rankings[query] for query in qrels], relevant
-
-
-def _check(ranked_keys_QK: Sequence[Sequence[str]], relevant_keys_Q: Sequence[AbstractSet[str]], k: int) -> None:
-    """Refuses what the metrics have no definition for."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if not ranked_keys_QK or len(ranked_keys_QK) != len(relevant_keys_Q):
-        raise ValueError(
-            f"need one relevant set per query: {len(ranked_keys_QK)} rankings, {len(relevant_keys_Q)} relevant sets"
-        )
-    if not all(relevant_keys_Q):
-        raise ValueError("every query needs at least one relevant key")
-    for position, ranked in enumerate(ranked_keys_QK):
-        if len(set(ranked)) != len(ranked):
-            raise ValueError(f"the ranking at position {position} repeats a key")
-
-
-def _reciprocal_rank(ranked: Sequence[str], relevant: AbstractSet[str]) -> float:
-    return next((1.0 / rank for rank, key in enumerate(ranked, start=1) if key in relevant), 0.0)
-
-
-def _ndcg(ranked: Sequence[str], relevant: AbstractSet[str], k: int) -> float:
-    """Of one query. The ideal ranking has `k` places even where the query returned fewer keys."""
-    gain = math.fsum(1 / math.log2(rank + 1) for rank, key in enumerate(ranked[:k], start=1) if key in relevant)
-    best = math.fsum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(relevant)) + 1))
-    return gain / best
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+        if len(set(rankings[query])) != len(rankings[query]):
+            raise ValueError(f"the ranking of query '{query}' repeats a key")

@@ -3,47 +3,64 @@
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 from rich.text import Text
 
-from anykey.benchmark.client import Answer, SearchClient
+from anykey.benchmark.answers import AnswerBook
+from anykey.benchmark.client import Answer
+from anykey.benchmark.dataset import Dataset, Query, Task, image_bytes
+from anykey.benchmark.datasets import open_dataset
+from anykey.benchmark.endpoints.choice import Endpoint, endpoint_of
 from anykey.benchmark.errors import DatasetError, EndpointMismatchError
-from anykey.benchmark.mbeir import TASK_NAMES, Candidate, Dataset, Query, Task
-from anykey.benchmark.report import Report, forget_report, table, write_report
-from anykey.benchmark.runs import write_run
-from anykey.benchmark.scoring import NDCG_K, PoolKind, TaskResult, score
+from anykey.benchmark.losses import losses_of
+from anykey.benchmark.page.page import write_page
+from anykey.benchmark.page.worst import worst_queries
+from anykey.benchmark.report import PAGE, Report, forget_report, summary_lines, tables, write_report
+from anykey.benchmark.runs import run_name, write_run
+from anykey.benchmark.scoring import TaskResult, hits_needed, score
+from anykey.benchmark.served_index import build, check_keys, wait_for_version
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
-from anykey.sources.mbeir import format_string
-
-MODALITY_NAMES = {(True, False): "text", (False, True): "image", (True, True): "image,text"}
 
 
 @dataclass(frozen=True)
 class Round:
-    """One task against one pool: what is sent and what it is judged by.
+    """One task, searched in one way.
 
     Attributes:
+        name: What its files are called.
         task: The task.
-        pool: "local" or "global".
-        num_keys: Keys in the pool, as the service's index counts them.
+        exact: Whether every key is compared, instead of those that the index's structure leads to.
         queries: The queries to send.
-        qrels: Their judgements.
-        allowed: Keys an answer may hold, or None where any will do (the global pool).
-        references: Query image to its key in the pool, where it is to be excluded.
+        allowed: The pool's keys, beyond which no answer may go; None for the whole corpus.
+        depth: How many hits are asked for.
     """
 
+    name: str
     task: Task
-    pool: PoolKind
-    num_keys: int
+    exact: bool
     queries: Sequence[Query]
-    qrels: Mapping[str, Mapping[str, int]]
     allowed: frozenset[str] | None
-    references: Mapping[Path, str] = field(default_factory=dict)
+    depth: int
+
+
+class Wording(Protocol):
+    """Settings that say how a query is put; `QualitySettings` describes each."""
+
+    @property
+    def instructions(self) -> Literal["none", "text", "all", "field"]:
+        """What becomes of the dataset's instructions."""
+
+    @property
+    def text_weight(self) -> float | None:
+        """Share of the text in fused queries."""
+
+    @property
+    def exclude_reference(self) -> bool | None:
+        """Whether the query's own image stays out of the hits."""
 
 
 def run(settings: QualitySettings) -> int:
@@ -58,148 +75,261 @@ def run(settings: QualitySettings) -> int:
     """
     report = asyncio.run(measure(settings))
     write_report(settings.output, report)
+    write_page(settings.output / PAGE, report)
     out = plain_console()
     if not out.is_terminal:
-        out.width = 110
-    out.print(table(report), highlight=True, soft_wrap=False)
+        out.width = 120
+    for table in tables(report):
+        out.print(table, highlight=True, soft_wrap=False)
+    for line in summary_lines(report):
+        out.print(line, soft_wrap=True)
     for warning in report.warnings:
         plain_console(stderr=True).print(Text.assemble(("warning:", "yellow"), f" {warning}"))
-    out.print(f"Details, latencies and run files: {settings.output}")
+    for name in report.files:
+        out.print(f"For the benchmark's own tools: {settings.output / name}", soft_wrap=True)
+    out.print(f"With the worst queries, latencies and run files: {settings.output / PAGE}", soft_wrap=True)
     return 0
 
 
 async def measure(settings: QualitySettings) -> Report:
-    """Sends every query and scores the answers; the run files are written on the way.
+    """Sends every query and scores the answers; answers are kept as they come, and run files are written on the way.
 
     Raises:
         DatasetError: As for `run`.
         EndpointError: As for `run`.
     """
-    dataset = Dataset(settings.dataset, settings.split)
-    tasks = chosen_tasks(dataset.tasks(), settings.tasks)
-    depth = max([*settings.cutoffs, NDCG_K])
-    async with SearchClient(settings.url, settings.timeout_s, settings.concurrency, settings.max_attempts) as client:
-        await client.wait_until_ready(settings.ready_timeout_s)
-        info = await client.info()
-        check_endpoint(info, tasks, settings.pools, depth, settings.url)
-        warnings = size_warnings(info, dataset) if "global" in settings.pools else []
-        forget_report(settings.output)
-        results: list[TaskResult] = []
-        for task in tasks:
-            for planned in rounds(dataset, task, info, settings, warnings):
-                answers = await ask_all(client, planned, dataset, settings, depth, _versions(info))
-                result = score(task, planned.pool, planned.num_keys, answers, planned.qrels, settings.cutoffs)
-                _write_run(settings.output, result, answers, depth)
-                results.append(result)
-    return Report.of(settings, info, results, warnings, depth)
+    dataset = open_dataset(settings.dataset, settings.format, settings.split, settings.options)
+    rounds = plan(dataset, settings)
+    endpoint = endpoint_of(settings, dataset)
+    version = build(dataset, settings.index, settings.index_settings, settings.output) if settings.index else None
+    async with endpoint as client:
+        info = await _info_when_ready(client, settings, version)
+        check_endpoint(info, rounds, settings.url)
+        if settings.check_keys:
+            await check_keys(client, dataset, info)
+        warnings = [*size_warnings(info, dataset, rounds), *dataset.warnings([round.task for round in rounds])]
+        warnings += unjudged_warnings(rounds)
+        with AnswerBook(settings.output, facts_of_run(settings, info)) as book:
+            forget_report(settings.output)
+            await client.prepare({round.task: round.queries for round in rounds})
+            results = [await _measured(client, round, dataset, settings, info, book) for round in rounds]
+    judged = [result for result, _ in results if result is not None]
+    rankings = {
+        round.task: {q: a.hits for q, a in answers.items()} for round, (_, answers) in zip(rounds, results, strict=True)
+    }
+    scores = {result.task: {name: n.value for name, n in result.numbers.items()} for result in judged}
+    files = dataset.extra_files(rankings, scores)
+    for name, text in files.items():
+        (settings.output / name).write_text(text, encoding="utf-8", newline="")
+    report = Report.of(settings, dataset, info, judged, warnings, list(files))
+    measured = [
+        (result, round.queries, answers)
+        for round, (result, answers) in zip(rounds, results, strict=True)
+        if result is not None
+    ]
+    worst, unread = worst_queries(measured, dataset, settings.worst)
+    losses = losses_of([(result, answers) for result, _, answers in measured])
+    return replace(report, losses=losses, worst=worst, unread=unread)
 
 
-def chosen_tasks(tasks: list[Task], wanted: Sequence[str]) -> list[Task]:
-    """The tasks whose number or name is wanted; all when nothing is.
+async def _info_when_ready(client: Endpoint, settings: QualitySettings, version: str | None) -> dict[str, Any]:
+    """What GET /info says once the service is ready, and serves this version of its index where one is awaited."""
+    await client.wait_until_ready(settings.ready_timeout_s)
+    if version is None:
+        return await client.info()
+    return await wait_for_version(client, version, settings.ready_timeout_s)
+
+
+def plan(dataset: Dataset, settings: QualitySettings) -> list[Round]:
+    """What to send, all of it read and checked.
 
     Raises:
-        DatasetError: a wanted task does not exist.
+        DatasetError: the dataset's files are wrong, or a wanted task or kind of candidates is not in it.
     """
-    chosen = []
-    for task in tasks:
-        names = {str(task.number), task.name, task.name.removeprefix("mbeir_")}
-        if not wanted or names & set(wanted):
-            chosen.append(task)
-    known = {name for task in tasks for name in (str(task.number), task.name, task.name.removeprefix("mbeir_"))}
+    rounds = []
+    for task in chosen_tasks(dataset.tasks(), settings.tasks, settings.pools):
+        queries = dataset.queries(task)[: settings.limit]
+        if not queries:
+            raise DatasetError(f"{task.name} has no queries")
+        is_judged(queries)
+        allowed = None if task.pool is None else dataset.keys(task.pool)
+        depth = hits_needed(task, settings.cutoffs, queries)
+        # exact last: the files for the benchmark's own tools are of the last
+        for exact in sorted({kind == "exact" for kind in settings.search}):
+            name = run_name(task, dataset.split, depth, exact)
+            rounds.append(Round(name, task, exact, queries, allowed, depth))
+    return rounds
+
+
+def chosen_tasks(tasks: Sequence[Task], wanted: Sequence[str], candidates: Sequence[str] = ()) -> list[Task]:
+    """The tasks whose name or alias is wanted, among the wanted kinds of candidates; all where nothing is.
+
+    Raises:
+        DatasetError: a wanted task, or kind of candidates, does not exist.
+    """
+    known = {name for task in tasks for name in (task.name, *task.aliases)}
     if unknown := [name for name in wanted if name not in known]:
-        available = ", ".join(task.name.removeprefix("mbeir_") for task in tasks)
+        available = ", ".join(dict.fromkeys(task.aliases[-1] if task.aliases else task.name for task in tasks))
         raise DatasetError(f"the dataset has no task '{unknown[0]}', it has: {available}")
-    return chosen
+    kinds = list(dict.fromkeys(task.candidates for task in tasks))
+    if unknown := [kind for kind in candidates if kind not in kinds]:
+        raise DatasetError(f"the dataset has no pools '{unknown[0]}', it has: {', '.join(kinds)}")
+    ordered = sorted(tasks, key=lambda task: candidates.index(task.candidates) if task.candidates in candidates else 0)
+    return [
+        task
+        for task in ordered
+        if (not wanted or {task.name, *task.aliases} & set(wanted))
+        and (not candidates or task.candidates in candidates)
+    ]
 
 
-def check_endpoint(info: Mapping[str, Any], tasks: Sequence[Task], pools: Sequence[str], depth: int, url: str) -> None:
+def check_endpoint(info: Mapping[str, Any], rounds: Sequence[Round], url: str) -> None:
     """Makes sure the service can answer at all, before the first query.
 
     Raises:
-        EndpointMismatchError: a pool is not in the index, or so many hits may not be asked for.
+        EndpointMismatchError: a pool is not in the index, or so many hits or keys to search within may not be asked
+            for.
     """
     served: Mapping[str, int] = info["index"].get("pools") or {}
-    missing = [task.pool for task in tasks if task.pool not in served]
-    if missing and "local" in pools:
+    missing = list(dict.fromkeys(r.task.pool for r in rounds if r.task.pool is not None and r.task.pool not in served))
+    if missing:
         raise EndpointMismatchError(
             f"the index at {url} has no pool '{missing[0]}' ({len(missing)} pools missing); it has: "
-            f"{', '.join(sorted(served)) or 'none'}. Index the dataset's cand_pool/local, or give --pools global"
+            f"{', '.join(sorted(served)) or 'none'}. Index the dataset's corpus with its pools, or choose other --pools"
         )
-    max_k = info.get("limits", {}).get("max_k", depth)
-    if depth > max_k:
+    limits = info.get("limits", {})
+    depth = max(round.depth for round in rounds)
+    if depth > limits.get("max_k", depth):
         raise EndpointMismatchError(
-            f"the service at {url} gives at most {max_k} hits, {depth} are needed: lower --cutoffs"
+            f"the service at {url} gives at most {limits['max_k']} hits, {depth} are needed: lower --cutoffs, or give "
+            f"the service a larger max_k"
+        )
+    widest = max(len(query.within or ()) for round in rounds for query in round.queries)
+    if widest > limits.get("max_within", widest):
+        raise EndpointMismatchError(
+            f"the service at {url} searches within at most {limits['max_within']} keys, {widest} are needed: give it a "
+            f"larger max_within"
         )
 
 
-def size_warnings(info: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """A note where the whole corpus is not as large as the dataset's global pool, if the dataset has that file."""
-    expected, indexed = dataset.global_size(), info["index"].get("num_keys")
-    if expected is None or expected == indexed:
-        return []
-    return [f"global pool: {indexed} keys in the index, {expected} in the dataset"]
+def size_warnings(info: Mapping[str, Any], dataset: Dataset, rounds: Sequence[Round]) -> list[str]:
+    """Notes where what is searched is not as large as in the dataset."""
+    index, warnings = info["index"], []
+    if any(round.task.pool is None for round in rounds) and index.get("num_keys") != dataset.num_keys():
+        warnings.append(f"corpus: {index.get('num_keys')} keys in the index, {dataset.num_keys()} in the dataset")
+    for round in rounds:
+        served = index["pools"][round.task.pool] if round.task.pool is not None else 0
+        if round.allowed is not None and len(round.allowed) != served:
+            warnings.append(f"pool {round.task.pool}: {served} keys in the index, {len(round.allowed)} in the dataset")
+    return list(dict.fromkeys(warnings))
 
 
-def rounds(
-    dataset: Dataset, task: Task, info: Mapping[str, Any], settings: QualitySettings, warnings: list[str]
-) -> list[Round]:
-    """What to do for one task; notes in `warnings` where index and dataset differ in size.
+def num_candidates(round: Round, index: Mapping[str, Any]) -> int:
+    """How many keys one query is searched among; where they differ from query to query, the most."""
+    own = [len(query.within) for query in round.queries if query.within is not None]
+    if len(own) == len(round.queries):
+        return max(own)
+    return int(index["num_keys"] if round.task.pool is None else index["pools"][round.task.pool])
+
+
+def unjudged_warnings(rounds: Sequence[Round]) -> list[str]:
+    """Notes on tasks whose answers the owners keep to themselves."""
+    return [
+        f"{round.name}: {len(round.queries)} queries were sent and nothing is scored, since the dataset's owners keep "
+        "the answers to themselves"
+        for round in rounds
+        if not is_judged(round.queries)
+    ]
+
+
+def is_judged(queries: Sequence[Query]) -> bool:
+    """Whether the dataset says which keys answer the queries; of some alone it may not.
 
     Raises:
-        DatasetError: the task's files are wrong, or a query has no judgements.
+        DatasetError: it says so of some queries and not of others.
     """
-    queries = dataset.queries(task)
-    qrels = dataset.qrels(task)
-    if unjudged := [query.qid for query in queries if query.qid not in qrels]:
-        raise DatasetError(f"{task.name}: {len(unjudged)} queries have no qrels, the first is {unjudged[0]}")
-    if unasked := sorted(qrels.keys() - {query.qid for query in queries}):
-        raise DatasetError(f"{task.name}: {len(unasked)} queries of the qrels have no query, the first is {unasked[0]}")
-    queries = queries[: settings.limit]
-    qrels = {query.qid: qrels[query.qid] for query in queries}
-    needs_pool = "local" in settings.pools or settings.exclude_reference
-    candidates = dataset.pool(task) if needs_pool else []
-    references = _references(candidates) if settings.exclude_reference else {}
-    planned = []
-    for pool in dict.fromkeys(settings.pools):
-        index = info["index"]
-        num_keys = index["pools"][task.pool] if pool == "local" else index["num_keys"]
-        allowed = frozenset(candidate.did for candidate in candidates) if pool == "local" else None
-        if allowed is not None and len(allowed) != num_keys:
-            warnings.append(f"pool {task.pool}: {num_keys} keys in the index, {len(allowed)} in the dataset")
-        planned.append(Round(task, pool, num_keys, queries, qrels, allowed, references))
-    return planned
+    without = [query.id for query in queries if not query.relevant]
+    if 0 < len(without) < len(queries):
+        raise DatasetError(f"{len(without)} of {len(queries)} queries have no answer, the first is {without[0]}")
+    return not without
+
+
+def facts_of_run(settings: QualitySettings, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the answers: a stopped run may go on only where all of it is the same."""
+    how = {
+        "index",
+        "index_settings",
+        "check_keys",
+        "config",
+        "output",
+        "concurrency",
+        "timeout_s",
+        "ready_timeout_s",
+        "max_attempts",
+        "pools",
+        "tasks",
+        "cutoffs",
+        "worst",
+        "api_key",
+        "embed_batch",
+        "vectors",
+    }
+    parameters = settings.model_dump(mode="json", exclude=how)
+    return {**parameters, "dataset": str(settings.dataset.resolve()), "versions": versions_of(info)}
+
+
+async def _measured(
+    client: Endpoint,
+    round: Round,
+    dataset: Dataset,
+    settings: QualitySettings,
+    info: Mapping[str, Any],
+    book: AnswerBook,
+) -> tuple[TaskResult | None, dict[str, Answer]]:
+    """One round's answers and what they score; None where the owners keep the judgements to themselves."""
+    answers = await ask_all(client, round, settings, versions_of(info), book)
+    task = round.task
+    write_run(settings.output / "runs" / f"{round.name}_run.txt", {q: a.hits for q, a in answers.items()}, round.name)
+    if not is_judged(round.queries):
+        return None, answers
+    num_keys = num_candidates(round, info["index"])
+    published = dataset.published(task, round.queries, [answers[query.id].hits for query in round.queries])
+    result = score(task, num_keys, round.queries, answers, settings.cutoffs, round.exact, dataset.source_of, published)
+    return result, answers
 
 
 async def ask_all(
-    client: SearchClient,
-    planned: Round,
-    dataset: Dataset,
+    client: Endpoint,
+    round: Round,
     settings: QualitySettings,
-    depth: int,
     versions: tuple[str | None, str],
+    book: AnswerBook,
 ) -> dict[str, Answer]:
-    """Every query's answer, in the order of the queries.
+    """Every query's answer, in the order of the queries; those that the book has are not asked for again.
 
     Raises:
         EndpointError: the first query that failed, by name; the others are given up.
     """
-    answers: dict[str, Answer] = {}
-    prompts = dataset.instructions() if settings.instructions else {}
-
-    async def ask(query: Query) -> None:
-        name = f"{query.qid} of {planned.task.name} ({planned.pool} pool)"
-        answer = await client.search(name, body_of(query, planned, settings, depth, prompts))
-        _check_answer(name, answer, planned, versions)
-        answers[query.qid] = answer
-        advance()
+    page = book.page(round.name)
+    answers = {query.id: page.answers[query.id] for query in round.queries if query.id in page.answers}
 
     async def ask_next() -> None:
         for query in pending:
-            await ask(query)
+            name = f"{query.id} of {round.task.name} ({round.task.candidates})"
+            body = await asyncio.to_thread(
+                body_of, query, round, settings
+            )  # which may read files, or frames of a video
+            answer = await client.search(name, body)
+            _check_answer(name, answer, round, query, versions)
+            page.keep(query.id, answer)
+            answers[query.id] = answer
+            advance()
 
-    pending = iter(planned.queries)  # shared: a query's image is read only when its turn comes
-    title = f"{planned.task.name.removeprefix('mbeir_')} {planned.pool}"
-    with progress(plain_console(stderr=True), title, len(planned.queries)) as advance:
+    pending = iter(
+        [query for query in round.queries if query.id not in answers]
+    )  # shared: an image is read in its turn
+    title = f"{round.task.title} {round.task.candidates}{' exact' if round.exact else ''}"
+    with progress(plain_console(stderr=True), title, len(round.queries) - len(answers)) as advance:
         workers = [asyncio.create_task(ask_next()) for _ in range(settings.concurrency)]
         try:
             await asyncio.gather(*workers)
@@ -207,75 +337,59 @@ async def ask_all(
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-    return {query.qid: answers[query.qid] for query in planned.queries}
+    return {query.id: answers[query.id] for query in round.queries}
 
 
-def body_of(
-    query: Query, planned: Round, settings: QualitySettings, depth: int, prompts: Mapping[str, str]
-) -> dict[str, Any]:
+def body_of(query: Query, round: Round, settings: Wording) -> dict[str, Any]:
     """The JSON body of POST /search for one query.
 
     Raises:
-        DatasetError: instructions are wanted and the dataset has none for this kind of query.
+        DatasetError: instructions are wanted and the dataset has none for this query.
     """
-    body: dict[str, Any] = {"k": depth}
-    text = format_string(query.text)
-    if settings.instructions:
-        text = format_string(f"{format_string(_prompt(query, planned.task, prompts))} {query.text or ''}")
-    if text:
-        body["text"] = text
-    if query.image is not None:
-        body["image"] = base64.b64encode(query.image.read_bytes()).decode("ascii")
-    if planned.pool == "local":
-        body["pool"] = planned.task.pool
+    body: dict[str, Any] = {"k": round.depth, **_words(query, settings)}
+    if query.images:
+        images = [base64.b64encode(image_bytes(image)).decode("ascii") for image in query.images]
+        body["image"] = images[0] if len(images) == 1 else images
+    if round.task.pool is not None:
+        body["pool"] = round.task.pool
+    if query.within is not None:
+        body["within"] = list(query.within)
     if settings.text_weight is not None:
         body["text_weight"] = settings.text_weight
-    if query.image is not None and query.image in planned.references:
-        body["exclude"] = [planned.references[query.image]]
+    excludes = settings.exclude_reference
+    if query.references and (round.task.excludes_references if excludes is None else excludes):
+        body["exclude"] = list(query.references)
+    if round.exact:
+        body["exact"] = True
     return body
 
 
-def _prompt(query: Query, task: Task, prompts: Mapping[str, str]) -> str:
-    """The instruction M-BEIR gives this kind of query; the task number tells the modality looked for."""
-    wanted = TASK_NAMES[task.number].split(" -> ")[1]
-    has = MODALITY_NAMES[query.text is not None, query.image is not None]
-    key = f"{query.qid.split(':')[0]}, {has}, {wanted}"
-    if key not in prompts:
-        raise DatasetError(f"instructions/query_instructions.tsv has no prompt for '{key}'")
-    return prompts[key]
+def _words(query: Query, settings: Wording) -> dict[str, str]:
+    """The text and the instruction that are sent, by the policy of the settings."""
+    policy = settings.instructions
+    if policy != "none" and query.instruction is None:
+        raise DatasetError(f"query {query.id}: the dataset has no instruction for it, give --instructions none")
+    text = query.text
+    if policy == "all" or (policy == "text" and text):
+        text = query.instructed
+    words = {"text": text} if text else {}
+    return words | ({"instruction": query.instruction or ""} if policy == "field" else {})
 
 
-def _check_answer(name: str, answer: Answer, planned: Round, versions: tuple[str | None, str]) -> None:
-    """Refuses an answer from outside the pool, or from another index or model than the run began with."""
+def _check_answer(name: str, answer: Answer, round: Round, query: Query, versions: tuple[str | None, str]) -> None:
+    """Refuses an answer from outside the candidates, or from another index or model than the run began with."""
     if answer.versions != versions:
         raise EndpointMismatchError(
             f"query {name}: answered by index and model {answer.versions}, the run began with {versions}"
         )
-    if planned.allowed is not None:
-        foreign = [key for key in answer.keys if key not in planned.allowed]
-        if foreign:
-            raise EndpointMismatchError(f"query {name}: key '{foreign[0]}' is not in pool {planned.task.pool}")
+    allowed = round.allowed if query.within is None else frozenset(query.within)
+    if allowed is not None and (foreign := [key for key in answer.keys if key not in allowed]):
+        pool = "the corpus" if round.task.pool is None else f"pool {round.task.pool}"
+        where = "is none of its candidates" if query.within is not None else f"is not in {pool}"
+        raise EndpointMismatchError(f"query {name}: key '{foreign[0]}' {where}")
 
 
-def _references(candidates: Sequence[Candidate]) -> dict[Path, str]:
-    """Image file to key, for keys that are an image and nothing else."""
-    return {c.image: c.did for c in candidates if c.image is not None and c.modality == "image"}
-
-
-def _versions(info: Mapping[str, Any]) -> tuple[str | None, str]:
+def versions_of(info: Mapping[str, Any]) -> tuple[str | None, str]:
     """Index version, if there is one, and model fingerprint as GET /info has them."""
     version = info["index"].get("version")
     return None if version is None else str(version), str(info.get("model", {}).get("fingerprint"))
-
-
-def _write_run(output: Path, result: TaskResult, answers: Mapping[str, Answer], depth: int) -> None:
-    """Writes the round's run file under its UniIR-style name."""
-    folder = output / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = run_name(result.task, result.pool, depth)
-    write_run(folder / f"{name}_run.txt", {query: answer.hits for query, answer in answers.items()}, name)
-
-
-def run_name(task: Task, pool: PoolKind, depth: int) -> str:
-    """Name of a run, in UniIR's pattern: "single" is the local pool, "union" the global one."""
-    return f"{task.name}_{'single' if pool == 'local' else 'union'}_pool_{task.split}_k{depth}"

@@ -22,6 +22,10 @@ class FakeService:
         info_version: Index version for GET /info.
         turned_away: How many further searches are refused with 429.
         failures: Query text to (status, body) for searches that fail for good.
+        cached: Whether answers say that the query's vector was known.
+        before: Called with a search's body before it is answered: may wait, or raise `ConnectionAbortedError`, which
+            ends the connection.
+        stop: Closes the server's port, while it is serving.
         bodies: Every search body that arrived.
     """
 
@@ -32,7 +36,10 @@ class FakeService:
         self.failures: dict[str, tuple[int, Any]] = {}
         self.version: str | None = VERSION
         self.info_version: str | None = VERSION
+        self.before: Callable[[Mapping[str, Any]], None] = lambda body: None
+        self.cached = False
         self.bodies: list[dict[str, Any]] = []
+        self.stop: Callable[[], None] = lambda: None
         self.url = ""
         self._lock = threading.Lock()
 
@@ -59,14 +66,15 @@ class FakeService:
             self.turned_away -= 1
             if self.turned_away >= 0:
                 return 429, _error("overloaded", "no place in the queue"), {"Retry-After": "0"}
+        self.before(body)
         if body.get("text") in self.failures:
             return *self.failures[body["text"]], {}
         hits = [
             {"key": key, "score": score, "rank": rank, "modality": modality, "payload": {}}
-            for rank, (key, score, modality) in enumerate(self.answer(body)[: body["k"]], start=1)
+            for rank, (key, score, modality) in enumerate(self.answer(body)[: body.get("k", 10)], start=1)
         ]
         timings = {"encode": 2.0, "search": 1.0, "total": 3.0}
-        answer = {"hits": hits, "query_modality": "text", "cached": False, "index_version": self.version}
+        answer = {"hits": hits, "query_modality": "text", "cached": self.cached, "index_version": self.version}
         return 200, {**answer, "model_fingerprint": FINGERPRINT, "timings_ms": timings}, {}
 
 
@@ -82,7 +90,10 @@ def serving(service: FakeService) -> Iterator[FakeService]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*service.post(body))
+            try:
+                self._send(*service.post(body))
+            except ConnectionError:  # also one that the client ended
+                self.close_connection = True
 
         def _send(self, status: int, body: Any, headers: dict[str, str]) -> None:
             data = json.dumps(body).encode()
@@ -95,7 +106,15 @@ def serving(service: FakeService) -> Iterator[FakeService]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 512  # connections that come at once
+
+    def stop() -> None:
+        server.shutdown()
+        server.socket.close()
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        service.stop = stop
         service.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from anykey.benchmark.client import Answer, SearchClient, _pause_s
+from anykey.benchmark.client import Answer, SearchClient
+from anykey.benchmark.connection import pause_after
 from anykey.benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
 from tests.unit.benchmark.fake_service import FINGERPRINT, VERSION, FakeService, Hits, serving
 
@@ -149,7 +150,7 @@ def test_a_refused_query_is_not_asked_again() -> None:
     ],
 )
 def test_retry_after_decides_the_pause_within_bounds(header: str | None, attempt: int, pause_s: float) -> None:
-    assert _pause_s(header, attempt) == pause_s
+    assert pause_after(header, attempt) == pause_s
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 from pyarrow import parquet
 
 from anykey.benchmark.__main__ import main
-from anykey.benchmark.mbeir import Dataset
+from anykey.benchmark.datasets.mbeir import MBeir
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard, write_tar
 from tests.guards.checkout import ROOT
+from tests.local_tasks import image_of, pool_of
 
 Writer = Callable[[Path, list[DrawnPair]], str]
 
@@ -97,11 +98,11 @@ def test_every_format_of_training_becomes_the_same_dataset(
 
     assert from_pairs(tmp_path, WRITERS[writer](tmp_path / "data", pairs)) == 0
 
-    dataset = Dataset(tmp_path / "out")
+    dataset = MBeir(tmp_path / "out", "test")
     task = dataset.tasks()[0]
-    images = {candidate.did: (candidate.image or Path()).read_bytes() for candidate in dataset.pool(task)}
-    qrels = dataset.qrels(task)
-    found = {(query.text, images[did]) for query in dataset.queries(task) for did in qrels[query.qid]}
+    pool = pool_of(dataset, task)
+    images = {did: (image_of(entry.images) or Path()).read_bytes() for did, entry in pool.items()}
+    found = {(query.text, images[did]) for query in dataset.queries(task) for did in query.relevant}
     assert found == {(f"{text[0].upper()}{text[1:]}.", pair.image) for pair in pairs for text in pair.captions}
     assert not (tmp_path / "out" / "bad_rows.jsonl").exists()
 

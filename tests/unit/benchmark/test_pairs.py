@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from anykey.benchmark.dataset import Entry, Query, Task
+from anykey.benchmark.datasets.mbeir import MBeir, read_jsonl
 from anykey.benchmark.errors import PairsError
-from anykey.benchmark.mbeir import Dataset, Task, read_jsonl
 from anykey.benchmark.pairs import run
 from anykey.benchmark.settings import FromPairsSettings
 from anykey.benchmark.shards import Member, write_shard
+from tests.local_tasks import image_of, local_tasks, pool_of
 from tests.pictures import encoded, plain
 
 IMAGES = {name: encoded(plain(name), "PNG") for name in ("red", "green", "blue")}
@@ -35,19 +37,16 @@ def settings(tmp_path: Path, **changes: object) -> FromPairsSettings:
     return FromPairsSettings.model_validate(given)
 
 
-def judged(dataset: Dataset, task: Task) -> dict[str, set[str]]:
+def judged(dataset: MBeir, task: Task) -> dict[str, set[str]]:
     """Query (its text or image) to what its relevant keys hold (text or image names joined by +)."""
-    pool = {candidate.did: candidate for candidate in dataset.pool(task)}
+    pool = pool_of(dataset, task)
     names = {f"{i:06d}.png": name for i, name in enumerate(CAPTIONS)}
-    qrels = dataset.qrels(task)
 
-    def held(text: str | None, image: Path | None) -> str:
-        return "+".join(part for part in (text, names[image.name] if image else None) if part)
+    def held(item: Query | Entry) -> str:
+        image = image_of(item.images)
+        return "+".join(part for part in (item.text, names[image.name] if image else None) if part)
 
-    return {
-        held(query.text, query.image): {held(pool[did].text, pool[did].image) for did in qrels[query.qid]}
-        for query in dataset.queries(task)
-    }
+    return {held(query): {held(pool[did]) for did in query.relevant} for query in dataset.queries(task)}
 
 
 def global_pool(root: Path) -> list[dict[str, Any]]:
@@ -57,8 +56,8 @@ def global_pool(root: Path) -> list[dict[str, Any]]:
 
 def test_four_tasks_are_judged_as_the_captions_say(tmp_path: Path) -> None:
     assert run(settings(tmp_path)) == 0
-    dataset = Dataset(tmp_path / "out")
-    tasks = {task.number: task for task in dataset.tasks()}
+    dataset = MBeir(tmp_path / "out", "test")
+    tasks = local_tasks(dataset)
     assert sorted(tasks) == [0, 1, 2, 3]
     assert judged(dataset, tasks[0]) == {
         "Two dogs.": {"red"},
@@ -83,28 +82,28 @@ def test_four_tasks_are_judged_as_the_captions_say(tmp_path: Path) -> None:
 
 def test_all_captions_are_text_keys_when_wanted(tmp_path: Path) -> None:
     run(settings(tmp_path, text_keys="all"))
-    dataset = Dataset(tmp_path / "out")
-    tasks = {task.number: task for task in dataset.tasks()}
+    dataset = MBeir(tmp_path / "out", "test")
+    tasks = local_tasks(dataset)
     assert judged(dataset, tasks[3])["red"] == {"Two dogs.", "Dogs run.", "A lawn."}
-    assert len(dataset.pool(tasks[3])) == 6
-    assert len(dataset.pool(tasks[1])) == 3
+    assert len(pool_of(dataset, tasks[3])) == 6
+    assert len(pool_of(dataset, tasks[1])) == 3
 
 
 def test_the_global_pool_is_the_union_with_every_key_once(tmp_path: Path) -> None:
     run(settings(tmp_path))
-    dataset = Dataset(tmp_path / "out")
+    dataset = MBeir(tmp_path / "out", "test")
     union = [row["did"] for row in global_pool(tmp_path / "out")]
-    local = {candidate.did for task in dataset.tasks() for candidate in dataset.pool(task)}
+    local = {entry.key for entry in dataset.corpus()}
     assert len(union) == len(set(union)) == 9
     assert set(union) == local
-    qids = [query.qid for task in dataset.tasks() for query in dataset.queries(task)]
+    qids = [query.id for task in local_tasks(dataset).values() for query in dataset.queries(task)]
     assert len(set(qids)) == len(qids)
 
 
 def test_with_keys_once_every_image_is_one_key_of_the_global_pool(tmp_path: Path) -> None:
     run(settings(tmp_path, keys="once"))
-    dataset = Dataset(tmp_path / "out")
-    tasks = {task.number: task for task in dataset.tasks()}
+    dataset = MBeir(tmp_path / "out", "test")
+    tasks = local_tasks(dataset)
     assert judged(dataset, tasks[0]) == {"Two dogs.": {"red"}, "Dogs run.": {"red"}, "A lawn.": {"red"}}
     assert judged(dataset, tasks[1]) == {"An animal.": {"A cat."}, "A lawn.": {"A cat."}}
     assert judged(dataset, tasks[2]) == {"A cat.": {"A cow.+blue"}, "An animal.": {"A cow.+blue"}}
@@ -140,7 +139,7 @@ def write_pairs(path: Path, *pairs: tuple[str, bytes, str]) -> list[str]:
 def test_pairs_with_one_caption_each_give_the_two_cross_modal_tasks(tmp_path: Path) -> None:
     named = write_pairs(tmp_path / "one.tar", ("1", IMAGES["red"], "one"), ("2", IMAGES["blue"], "two"))
     run(settings(tmp_path, pairs=named))
-    assert [task.number for task in Dataset(tmp_path / "out").tasks()] == [0, 3]
+    assert list(local_tasks(MBeir(tmp_path / "out", "test"))) == [0, 3]
 
 
 @pytest.mark.parametrize(
@@ -170,18 +169,18 @@ def test_pairs_of_one_image_are_one_image_with_all_their_captions(tmp_path: Path
         (tmp_path / f"{name}.png").write_bytes(image)
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     run(settings(tmp_path, pairs=[str(tmp_path / "rows.jsonl")]))
-    dataset = Dataset(tmp_path / "out")
+    dataset = MBeir(tmp_path / "out", "test")
     first = dataset.tasks()[0]
-    assert [len(keys) for keys in dataset.qrels(first).values()] == [1, 1, 1]
-    assert len(dataset.pool(first)) == 2
+    assert [len(query.relevant) for query in dataset.queries(first)] == [1, 1, 1]
+    assert len(pool_of(dataset, first)) == 2
 
 
 def test_samples_of_two_shards_may_have_the_same_name(tmp_path: Path) -> None:
     first = write_pairs(tmp_path / "a.tar", ("0", IMAGES["red"], "one"))
     second = write_pairs(tmp_path / "b.tar", ("0", IMAGES["blue"], "two"))
     run(settings(tmp_path, pairs=first + second))
-    dataset = Dataset(tmp_path / "out")
-    assert len(dataset.pool(dataset.tasks()[0])) == 2
+    dataset = MBeir(tmp_path / "out", "test")
+    assert len(pool_of(dataset, dataset.tasks()[0])) == 2
 
 
 def test_bad_samples_are_left_out_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,13 @@
-"""Averages and shares are what their names say."""
+"""Means and shares are what their names say."""
 
 import numpy as np
 import pytest
 
-from anykey.benchmark.client import Answer, Hit
-from anykey.benchmark.mbeir import Task
-from anykey.benchmark.metrics import interval
-from anykey.benchmark.scoring import TaskResult, averages, mean_interval, score
+from anykey.benchmark.client import Answer
+from anykey.benchmark.dataset import Hit, Query, Task, mean_of_means, mean_over
+from anykey.benchmark.scoring import TaskResult, hits_needed, mean_number, score
 
-TASK = Task("mbeir_x_task0", "x", 0, "test")
+TASK = Task("x_task0", "x", "local", "x", "success@1", key_modality="image")
 
 
 def answer(*hits: tuple[str, str]) -> Answer:
@@ -17,12 +16,23 @@ def answer(*hits: tuple[str, str]) -> Answer:
     return Answer(ranked, 0.002, {"total": 1.0}, False, 0, ("1", "f"))
 
 
-def result(dataset: str, number: int, value: float, num_queries: int = 100) -> TaskResult:
+def queries(**relevant: dict[str, int]) -> list[Query]:
+    return [Query(name, "a", relevant=grades) for name, grades in relevant.items()]
+
+
+def result(name: str, value: float, num_queries: int = 100) -> TaskResult:
     """A result with one metric, a share of so many queries."""
-    error = (value * (1 - value) / num_queries) ** 0.5
-    ends = {"mrr": interval(value, error, num_queries)}
-    task = Task("n", dataset, number, "test")
-    return TaskResult(task, "local", 1, num_queries, {"mrr": value}, {"mrr": error}, ends, {}, {})
+    values_Q = np.zeros(num_queries)
+    values_Q[: round(value * num_queries)] = 1
+    task = Task(name, name, "local", None, "success@1")
+    ids = tuple(map(str, range(num_queries)))
+    return TaskResult(task, False, 1, ids, {"success@1": values_Q}, (), {}, {}, (), {})
+
+
+def mean_of(*results: TaskResult) -> tuple[float, float]:
+    found = mean_number(mean_over([each.task for each in results], "mean"), {each.task: each for each in results}, None)
+    assert found is not None
+    return found.low, found.high
 
 
 def test_scores_and_shares_of_two_queries() -> None:
@@ -30,55 +40,77 @@ def test_scores_and_shares_of_two_queries() -> None:
         "q1": answer(("a", "image"), ("b", "text")),
         "q2": answer(("c", "text"), ("d", "fused"), ("e", "image")),
     }
-    scored = score(TASK, "global", 9, answers, {"q1": {"a": 1}, "q2": {"e": 1, "z": 1}}, [1, 2, 3])
-    assert scored.metrics["success@1"] == 0.5
-    assert scored.metrics["success@3"] == 1.0
-    assert scored.metrics["recall@3"] == 0.75
-    assert scored.metrics["mrr"] == pytest.approx((1 + 1 / 3) / 2)
-    assert scored.wrong_modality == {"1": 0.5, "2": 0.75, "3": 0.6}
+    scored = score(TASK, 9, queries(q1={"a": 1}, q2={"e": 1, "z": 1}), answers, [1, 2, 3])
+    values = {name: number.value for name, number in scored.numbers.items()}
+    assert (values["success@1"], values["success@3"], values["recall@3"]) == (0.5, 1.0, 0.75)
+    assert values["mrr"] == pytest.approx((1 + 1 / 3) / 2)
+    assert scored.ranks == ((1,), (3,))
+    assert scored.wrong["modality"] == {1: 0.5, 2: 0.75, 3: 0.6}
+    assert scored.wrong["source"] == {1: 0, 2: 0, 3: 0}
+    assert scored.modalities == {"text": 0.4, "image": 0.4, "fused": 0.2}
     assert scored.serving["latency_ms"]["p50"] == 2.0
     assert scored.serving["min_hits"] == 2
 
 
-def test_intervals_are_wilsons_over_the_queries() -> None:
-    answers = {f"q{n}": answer(("a" if n < 64 else "b", "image")) for n in range(100)}
-    scored = score(TASK, "local", 9, answers, {query: {"a": 1} for query in answers}, [1])
-    assert scored.metrics["success@1"] == 0.64
-    assert scored.errors["success@1"] == pytest.approx((0.64 * 0.36 / 100) ** 0.5)
-    assert scored.intervals["success@1"] == pytest.approx((0.5424, 0.7273), abs=1e-4)
-    nothing = score(TASK, "local", 9, answers, {query: {"z": 1} for query in answers}, [1])
-    assert nothing.intervals["success@1"] == pytest.approx((0.0, 0.0370), abs=1e-4)
+def test_keys_of_another_source_are_counted() -> None:
+    answers = {"9:1": answer(("9:5", "image"), ("8:5", "image"))}
+    scored = score(TASK, 9, [Query("9:1", "a", relevant={"9:5": 1})], answers, [1, 2], source_of=lambda name: name[0])
+    assert scored.wrong["source"] == {1: 0.0, 2: 0.5}
+
+
+def test_a_tie_counts_against_the_relevant_key_where_the_task_says_so() -> None:
+    tied = Answer(
+        (Hit("gold", 0.5, "image"), Hit("a", 0.5, "image"), Hit("b", 0.4, "image")), 0.1, {}, False, 0, ("1", "f")
+    )
+    strict = Task("t", "t", "own candidates", None, "success@1", ties_lose=True)
+    asked = queries(q={"gold": 1})
+    assert score(TASK, 9, asked, {"q": tied}, [1]).headline.value == 1
+    assert score(strict, 9, asked, {"q": tied}, [1]).headline.value == 0
+    assert score(strict, 9, asked, {"q": tied}, [1, 2]).numbers["success@2"].value == 1
+
+
+@pytest.mark.parametrize("num_golds", [1, 3])
+def test_a_tie_that_goes_beyond_the_hits_has_no_relevant_key_among_the_first(num_golds: int) -> None:
+    strict = Task("t", "t", "own candidates", None, "success@1", cutoffs=(1, 5, 10), ties_lose=True)
+    golds = [f"gold{number}" for number in range(num_golds)]
+    asked = queries(q=dict.fromkeys(golds, 1))
+    needed = hits_needed(strict, [50], asked)
+    tied = [*golds, *(f"k{number}" for number in range(20))][:needed]  # what a service gives of 20 rivals and the golds
+    answers = {"q": Answer(tuple(Hit(key, 0.5, "text") for key in tied), 0.1, {}, False, 0, ("1", "f"))}
+    scored = score(strict, 9, asked, answers, [50])
+    assert {number.value for number in scored.numbers.values()} == {0.0}
+    assert scored.ranks == ((),)
 
 
 def test_the_mean_over_tasks_errs_less_than_each() -> None:
-    low, high = mean_interval([result("webqa", number, 0.5) for number in (1, 2, 3, 4)], "mrr")
-    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.001)
+    low, high = mean_of(*(result(str(number), 0.5) for number in range(4)))
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.005)
 
 
 def test_a_small_task_makes_the_mean_over_tasks_as_unsure_as_it_is() -> None:
-    low, high = mean_interval([result("webqa", 1, 0.5, 10), result("webqa", 2, 0.5, 10_000)], "mrr")
-    assert (low, high) == pytest.approx((0.368, 0.632), abs=0.001)  # half of what ten queries alone would leave open
-    low, high = mean_interval([result("webqa", 1, 0.0, 10), result("webqa", 2, 0.0, 10_000)], "mrr")
+    low, high = mean_of(result("small", 0.5, 10), result("large", 0.5, 10_000))
+    assert (low, high) == pytest.approx((0.35, 0.65), abs=0.01)  # half of what ten queries alone would leave open
+    low, high = mean_of(result("small", 0.0, 10), result("large", 0.0, 10_000))
     assert (low, high) == pytest.approx((0.0, 0.139), abs=0.001)
-
-
-def test_the_interval_over_tasks_of_unequal_sizes_holds_the_truth_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(0)
-    sizes, truths = (12, 60, 2000), (0.3, 0.6, 0.8)
-    held = 0
-    for _ in range(1000):
-        found = generator.binomial(sizes, truths) / sizes
-        low, high = mean_interval([result("x", 1, *each) for each in zip(found.tolist(), sizes, strict=True)], "mrr")
-        held += low <= sum(truths) / 3 <= high
-    assert 0.93 <= held / 1000 <= 0.98
 
 
 def test_a_query_without_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="no ranking, the first is 'q2'"):
-        score(TASK, "local", 9, {"q1": answer(("a", "image"))}, {"q1": {"a": 1}, "q2": {"a": 1}}, [1])
+        score(TASK, 9, queries(q1={"a": 1}, q2={"a": 1}), {"q1": answer(("a", "image"))}, [1])
 
 
-def test_the_mean_over_tasks_and_over_datasets_differ() -> None:
-    means = averages([result("webqa", 1, 0.2), result("webqa", 2, 0.4), result("cirr", 7, 0.9)])
-    assert means["over_tasks"]["mrr"] == pytest.approx(0.5)
-    assert means["over_datasets"]["mrr"] == pytest.approx(0.6)
+def test_a_mean_in_which_groups_count_alike_is_another_than_one_in_which_tasks_do() -> None:
+    webqa = [result("webqa1", 0.2), result("webqa2", 0.4)]
+    cirr = result("cirr", 0.9)
+    results = {each.task: each for each in (*webqa, cirr)}
+    over_tasks = mean_number(mean_over(list(results), "tasks"), results, "success@1")
+    over_groups = mean_number(mean_of_means([[r.task for r in webqa], [cirr.task]], "groups"), results, "success@1")
+    assert over_tasks is not None
+    assert over_groups is not None
+    assert (over_tasks.value, over_groups.value) == pytest.approx((0.5, 0.6))
+
+
+def test_modalities_are_those_of_the_first_ten_hits() -> None:
+    hits = [(f"k{number}", "text" if number < 10 else "image") for number in range(12)]
+    scored = score(TASK, 20, queries(q={"k0": 1}), {"q": answer(*hits)}, [1, 12])
+    assert scored.modalities == {"text": 1.0, "image": 0.0, "fused": 0.0}

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anykey.benchmark.datasets.mbeir import MBeir, read_jsonl
 from anykey.benchmark.errors import DatasetExistsError
-from anykey.benchmark.mbeir import Dataset, read_jsonl
 from anykey.benchmark.shapesworld.captions import finished
 from anykey.benchmark.shapesworld.write import run
+from tests.local_tasks import local_tasks, pool_of
 from tests.unit.benchmark.conftest import small_settings
 
 
@@ -35,19 +36,17 @@ def samples(root: Path, split: str) -> list[dict[str, bytes]]:
 
 
 def test_the_reader_finds_all_eight_tasks_with_queries_keys_and_judgements(shapesworld_dir: Path) -> None:
-    dataset = Dataset(shapesworld_dir)
-    tasks = dataset.tasks()
-    assert [task.number for task in tasks] == [0, 1, 2, 3, 4, 6, 7, 8]
+    dataset = MBeir(shapesworld_dir, "test")
+    tasks = local_tasks(dataset)
+    assert list(tasks) == [0, 1, 2, 3, 4, 6, 7, 8]
     path = shapesworld_dir / "cand_pool/global/mbeir_union_test_cand_pool.jsonl"
     union = {row["did"] for _, row in read_jsonl(path)}
-    for task in tasks:
-        pool = {candidate.did: candidate for candidate in dataset.pool(task)}
-        qrels = dataset.qrels(task)
+    for task in tasks.values():
+        pool = pool_of(dataset, task)
         assert pool.keys() <= union
-        assert [query.qid for query in dataset.queries(task)] == list(qrels)
-        for grades in qrels.values():
-            assert {pool[did].modality for did in grades} == {task.key_modality}
-    assert len(union) == sum(len(dataset.pool(task)) for task in tasks) == dataset.global_size()
+        for query in dataset.queries(task):
+            assert {pool[did].modality for did in query.relevant} == {task.key_modality}
+    assert len(union) == sum(len(pool_of(dataset, task)) for task in tasks.values()) == dataset.num_keys()
 
 
 def test_rows_have_mbeir_keys_and_qrels_five_columns(shapesworld_dir: Path) -> None:
@@ -68,16 +67,19 @@ def test_rows_have_mbeir_keys_and_qrels_five_columns(shapesworld_dir: Path) -> N
 
 
 def test_all_images_named_in_the_pools_exist_and_are_small_jpegs(shapesworld_dir: Path) -> None:
-    dataset = Dataset(shapesworld_dir)
-    images = {key.image for task in dataset.tasks() for key in dataset.pool(task) if key.image}
+    images = {image for entry in MBeir(shapesworld_dir, "test").corpus() for image in entry.images}
     assert images
     for path in images:
+        assert isinstance(path, Path)
         with Image.open(path) as image:
             assert (image.format, image.size) == ("JPEG", (64, 64))
 
 
 def test_instructions_have_a_prompt_for_every_task(shapesworld_dir: Path) -> None:
-    assert len(Dataset(shapesworld_dir).instructions()) == 8
+    dataset = MBeir(shapesworld_dir, "test")
+    instructions = {query.instruction for task in dataset.tasks() for query in dataset.queries(task)}
+    assert len(instructions) == 8
+    assert None not in instructions
 
 
 @pytest.mark.parametrize(("split", "count", "shards"), [("train", 12, 3), ("val", 5, 1)])

@@ -1,0 +1,1 @@
+"""Whose endpoint is measured: AnyKey's own, or an embeddings endpoint of others, whose vectors the harness searches."""
