@@ -3,14 +3,11 @@
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
 
-from anykey.index.vectors.structure_facts import EXACT, SearchParameters
-from anykey.index.vectors.targets import DEFAULT_RECALL
-from benchmarks.embedding_speed import keys_per_s
+from anykey.index.vectors.structure_facts import DEFAULT_RECALL, EXACT, SearchParameters
 from benchmarks.own_search import in_words
 from benchmarks.recorded import beside
 from benchmarks.setting import NUM_QUERIES, Setting
@@ -64,7 +61,7 @@ def write_report(output: Path, parts: Mapping[str, dict[str, Any]]) -> None:
 
     Args:
         output: The Markdown file.
-        parts: What was measured: `search`, and `peers` and `embedding` if they were.
+        parts: What was measured: `search`, and `peers` if they were.
     """
     search = parts["search"]
     lines = [*_introduction(search), *_table(search["rows"]), *OF_CONDITIONS]
@@ -72,8 +69,6 @@ def write_report(output: Path, parts: Mapping[str, dict[str, Any]]) -> None:
         peers, left_out = beside(search, parts["peers"])
         draw(output.with_suffix("") / PICTURE_NAME, search, peers)
         lines += _peers(search, peers, left_out, f"{output.stem}/{PICTURE_NAME}")
-    if "embedding" in parts:
-        lines += _embedding(parts["embedding"])
     lines += _tried(search["structure"])
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -219,35 +214,6 @@ def best_point(points: list[dict[str, Any]]) -> dict[str, Any]:
     if good:
         return min(good, key=lambda point: float(point["p50_ms"]))
     return max(points, key=lambda point: float(point["recall_at_10"]))
-
-
-def _embedding(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Embedding"
-    yield ""
-    if "not_run" in found:
-        yield f"Not measured: {found['not_run']}."
-        yield ""
-        return
-    yield (
-        f"`anykey-index embed` against `clip-retrieval inference` 2.45 on {found['machine']}: "
-        f"{found['num_keys']:,} keys, {found['architecture']} with the same random weights, fp32, batches of "
-        f"{found['batch_size']}, WebDataset shards of drawn JPEGs of 512 x 384, whole commands in turns. "
-        f"A rate is that of the keys beyond the first {found['num_few']}, so without the start. Both gave the same "
-        f"image vectors (least cosine {found['least_cosine']:.5f}). With texts, clip-retrieval keeps two vectors a "
-        "key, AnyKey the fused one."
-    )
-    yield ""
-    yield "| | AnyKey | clip-retrieval | ratio, median of rounds | whole command |"
-    yield "|---|---|---|---|---|"
-    for work, runs in found["work"].items():
-        ours, theirs = (keys_per_s(runs[name], found["num_keys"]) for name in ("AnyKey", "clip-retrieval"))
-        ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-        whole = [median(runs[name]["seconds"]) for name in ("AnyKey", "clip-retrieval")]
-        yield (
-            f"| {work} | {median(ours):.1f} keys/s | {median(theirs):.1f} keys/s "
-            f"| {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {whole[0]:.0f} s, {whole[1]:.0f} s |"
-        )
-    yield ""
 
 
 def _tried(structure: Mapping[str, Any]) -> Iterator[str]:

@@ -25,17 +25,16 @@ from anykey.encoder.item import Modality
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.conditions import Equals
 from anykey.index.key_index import NewKey, Scope
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, publish_with_changes
 from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
-from anykey.index.store.manifest import EncoderFacts, Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions, Manifest
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
-from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
+from anykey.index.vectors.structure_facts import DEFAULT_RECALL, Targets
 from anykey.program.progress import Report, open_progress, quietly
 from anykey.program.settings import plain_console
-from benchmarks import embedding_speed, own_search, search_peers
+from benchmarks import own_search, search_peers
 from benchmarks.index_report import write_report
 from benchmarks.recorded import NotComparableError, Recorded
 from benchmarks.search_speed import BATCH_SIZE, ClusteredVectors, overlap
@@ -43,8 +42,8 @@ from benchmarks.setting import NUM_QUERIES, Setting
 from benchmarks.step_times import StepTimes
 from benchmarks.timed_search import alone_ms, in_words
 
-PARTS = ("search", *search_peers.PEERS, "embedding")
-PAGE_PARTS = ("search", "peers", "embedding")  # as they are recorded
+PARTS = ("search", *search_peers.PEERS)
+PAGE_PARTS = ("search", "peers")  # as they are recorded
 MIB = 2**20
 COMMIT_KEYS = 10_000
 NUM_GROUPS = 100  # a condition on one of them holds for 1 % of the keys
@@ -69,7 +68,7 @@ class Findings:
 
 
 def fill(
-    directory: IndexDirectory,
+    directory: WritableDirectory,
     drawn: ClusteredVectors,
     setting: Setting,
     batch_size: int = BATCH_SIZE,
@@ -181,7 +180,7 @@ def measure_index(directory: Path, setting: Setting) -> dict[str, Any]:
     """Everything of an index that is made in a directory."""
     findings = Findings()
     drawn = setting.draw()
-    index_dir = IndexDirectory(directory / "index")
+    index_dir = WritableDirectory(directory / "index")
     findings.add("storing keys", f"{setting.num_keys / fill(index_dir, drawn, setting):,.0f} keys/s")
     queries_QD = drawn.draw(NUM_QUERIES)  # right after the keys, as peers have them
     manifest, facts = fold(index_dir, findings)
@@ -203,7 +202,7 @@ def measure_index(directory: Path, setting: Setting) -> dict[str, Any]:
     }
 
 
-def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[str, Any]]:
+def fold(index_dir: WritableDirectory, findings: Findings) -> tuple[Manifest, dict[str, Any]]:
     """Publishes a version; gives its manifest, and what its structure took, as peers tell it of theirs."""
     with open_progress(plain_console()) as display:
         times = StepTimes(display.report)
@@ -225,7 +224,7 @@ def fold(index_dir: IndexDirectory, findings: Findings) -> tuple[Manifest, dict[
     }
 
 
-def publish_staged(directory: IndexDirectory, options: FoldOptions, report: Report = quietly) -> Manifest:
+def publish_staged(directory: WritableDirectory, options: FoldOptions, report: Report = quietly) -> Manifest:
     """Publishes the keys that `fill` staged."""
     (name,) = directory.unfinished_store_names()
     with closing(Store(directory.store_path(name))) as store:
@@ -250,14 +249,6 @@ def measure_peers(
     recorded.write("peers", parts.get("peers", {}) | found)
 
 
-def measure_embedding(arguments: argparse.Namespace, machine: str, folder: Path) -> dict[str, Any]:
-    """Embedding, ours and clip-retrieval's."""
-    python = arguments.peers / "clip-retrieval" / "bin" / "python"
-    if not python.exists():
-        return {"not_run": "clip-retrieval is not installed; make peers"}
-    return {"machine": machine, **embedding_speed.measure(folder, arguments.num_images, python)}
-
-
 def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
     """Measures and records the parts that are asked for.
 
@@ -274,8 +265,6 @@ def measure_all(arguments: argparse.Namespace, recorded: Recorded) -> None:
             shutil.rmtree(Path(scratch, "search"))  # peers need the room
         if peers:
             measure_peers(arguments, setting, recorded, peers, Path(scratch, "peers"))
-        if "embedding" in arguments.only:
-            recorded.write("embedding", measure_embedding(arguments, setting.machine, Path(scratch)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -289,7 +278,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", type=Path, default=Path(".venv-peers"), help="environments that make peers made")
     parser.add_argument("--peer-timeout-s", type=float, default=1200, help="longest time for one peer")
     parser.add_argument("--milvus-keys", type=int, default=100_000, help="keys for Milvus Lite")
-    parser.add_argument("--num-images", type=int, default=512)
     parser.add_argument("--directory", type=Path, help="where files are made; a temporary place when absent")
     parser.add_argument(
         "--output", type=Path, required=True, help="Markdown file; raw numbers go to a folder beside it"

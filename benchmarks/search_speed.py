@@ -21,9 +21,8 @@ from rich.console import Console
 
 from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
-from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.structure_facts import DEFAULT_RECALL, StructureFacts, Targets
 from anykey.index.vectors.structures import ApproximateIndex
-from anykey.index.vectors.targets import DEFAULT_RECALL, Targets
 from anykey.program.settings import plain_console
 
 BATCH_SIZE = 50_000

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anykey.index.store.options import FoldOptions
+from anykey.index.publish.directory import WritableDirectory
+from anykey.index.store.manifest import FoldOptions
 from anykey.index.store.store_reader import StoreReader
-from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.structure_facts import SearchParameters
-from benchmarks import embedding_speed, index_speed, own_search
-from benchmarks.embedding_speed import keys_per_s, require_same, their_vectors
+from benchmarks import index_speed, own_search
 from benchmarks.index_report import best_point, shown_points, write_report
 from benchmarks.index_speed import fill, publish_staged
 from benchmarks.recorded import Recorded
@@ -24,7 +23,6 @@ from benchmarks.setting import NUM_QUERIES, Setting
 from benchmarks.step_times import StepTimes
 from benchmarks.timed_search import in_words
 from tests.engines import needs_milvus
-from tests.live_index import unit_vectors
 
 SETTING = Setting.here(num_keys=2000, width=16)
 SIZE = ["--num-keys", "2000", "--width", "16"]
@@ -62,7 +60,7 @@ def test_the_whole_measurement_of_an_index_runs(search: dict[str, Any]) -> None:
 
 
 def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path) -> None:
-    drawn, directory = SETTING.draw(), IndexDirectory(tmp_path / "index")
+    drawn, directory = SETTING.draw(), WritableDirectory(tmp_path / "index")
 
     fill(directory, drawn, SETTING, batch_size=700, commit_keys=300)
     write_vectors(tmp_path, SETTING, batch_size=700)
@@ -75,17 +73,7 @@ def test_index_and_peers_get_the_same_keys_and_queries(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn.draw(NUM_QUERIES), np.load(tmp_path / "queries.npy"))
 
 
-def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: dict[str, Any]) -> None:
-    times = {"seconds": [30.0, 32.0], "start_seconds": [10.0, 12.0]}
-    runs = {"AnyKey": times, "clip-retrieval": {"seconds": [50.0, 50.0], "start_seconds": [10.0, 10.0]}}
-    embedding = {
-        "machine": "Z80",
-        "num_keys": 264,
-        "num_few": 64,
-        "architecture": "A",
-        "batch_size": 8,
-        "least_cosine": 0.99999,
-    }
+def test_page_holds_all_peers_and_what_was_not_measured(tmp_path: Path, search: dict[str, Any]) -> None:
     sizes = {"memory_bytes": 2**20, "files_bytes": 2**21}
     flat = {"factory": "FLAT", "build_s": 2.0, "points": [{**point(1.0, 4.0, "exact"), "filtered_p50_ms": 3.0}]}
     graph = {"factory": "HNSW", "build_s": 9.0, "points": [point(0.99, 9.0, "efSearch=2", True), point(0.98, 2.0)]}
@@ -98,9 +86,7 @@ def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: 
     peers = {name: {"setting": search["setting"], **found} for name, found in peers.items()}
     peers["Flood"] = {"setting": SETTING.facts() | {"width": 4}, "factory": "F", "build_s": 1, "points": []}
 
-    write_report(
-        tmp_path / "index.md", {"search": search, "peers": peers, "embedding": {**embedding, "work": {"images": runs}}}
-    )
+    write_report(tmp_path / "index.md", {"search": search, "peers": peers})
 
     page = (tmp_path / "index.md").read_text()
     assert "| FAISS alone | Flat | nprobe=1 | 0.7000 | 1.00 ms | 0.500 ms | 3 s, none | 1 MiB | 2 MiB |" in page
@@ -111,11 +97,7 @@ def test_page_holds_all_parts_and_what_was_not_measured(tmp_path: Path, search: 
     assert "- **Milvus Lite**: on a Monday." in page
     assert f"- Left out: Flood was measured with 2,000 keys of width 4 (seed 0) on {SETTING.machine}." in page
     assert "| Flood" not in page
-    assert "`clip-retrieval inference` 2.45 on Z80: 264 keys" in page
-    assert "| images | 10.0 keys/s | 5.0 keys/s | 2.00 (2.00 to 2.00) | 31 s, 50 s |" in page
     assert (tmp_path / "index" / "recall-latency.png").read_bytes().startswith(b"\x89PNG")
-    write_report(tmp_path / "less.md", {"search": search, "embedding": {"not_run": "no clip-retrieval"}})
-    assert "Not measured: no clip-retrieval." in (tmp_path / "less.md").read_text()
 
 
 def test_every_row_has_all_columns(tmp_path: Path, search: dict[str, Any]) -> None:
@@ -148,7 +130,7 @@ def test_peers_are_measured_beside_the_same_setting_or_refused(
     def run(*flags: str) -> None:
         index_speed.main(["--output", str(output), *flags])
 
-    for flags in (["--only", "faiss"], ["--only", "embedding"], ["--only"]):
+    for flags in (["--only", "faiss"], ["--only"]):
         with pytest.raises(SystemExit, match="2"):
             run(*flags)
         assert f"there is no {tmp_path / 'page' / 'search.json'}: measure search first" in capsys.readouterr().err
@@ -188,7 +170,7 @@ def test_own_searches_are_named_as_peers_searches_are(factory: str, names: str) 
 
 
 def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_path: Path) -> None:
-    directory, drawn = IndexDirectory(tmp_path), (setting := Setting(10_100, 16, "here")).draw()
+    directory, drawn = WritableDirectory(tmp_path), (setting := Setting(10_100, 16, "here")).draw()
     fill(directory, drawn, setting)
     publish_staged(directory, FoldOptions(structure="IVF64,PQ8x4fs"))
     first, *others = own_search.measure(tmp_path, drawn.draw(100))["points"]
@@ -196,27 +178,6 @@ def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_pa
     assert first["recall_at_10"] > 0.9
     assert len({point["parameters"] for point in (first, *others)}) == 1 + len(others) > 1
     assert not any(point["tuned"] for point in others)
-
-
-def test_rate_is_without_the_start() -> None:
-    times = {"seconds": [20.0], "start_seconds": [10.0]}
-    assert keys_per_s(times, 100 + embedding_speed.NUM_FEW) == [10.0]
-
-
-def test_same_vectors_are_required() -> None:
-    vectors_ND = unit_vectors(6)
-    assert require_same(vectors_ND, 3 * vectors_ND) == pytest.approx(1)
-    with pytest.raises(RuntimeError, match="the vectors differ"):
-        require_same(vectors_ND, vectors_ND[::-1].copy())
-    with pytest.raises(RuntimeError, match="gave vectors"):
-        require_same(vectors_ND, vectors_ND[:5])
-
-
-def test_vectors_of_two_workers_are_put_into_the_corpus_order(tmp_path: Path) -> None:
-    (tmp_path / "img_emb").mkdir()
-    in_turns = [0, 1, 5, 6, 2, 3, 7, 8, 4, 9]  # shards of 0 to 4 and 5 to 9, two at a time
-    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.array(in_turns, np.float16)[:, None])
-    assert their_vectors(tmp_path, batch_size=2)[:, 0].tolist() == list(range(10))
 
 
 def run_instrument(tmp_path: Path, setting: Setting, module: str, *flags: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from anykey.encoder.architecture import read_architecture
-from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.towers.architecture import read_architecture
+from anykey.encoder.towers.tokens import Tokenizer
 from anykey.sources.pairs import open_pairs
 from benchmarks.speed_report import Measured, Run, ratios, write_report
 from benchmarks.synthetic_pairs import Captions, caption, write_pairs

@@ -18,7 +18,7 @@ from statistics import median
 
 from rich.console import Console
 
-from anykey.encoder.architecture import preprocessing, read_architecture
+from anykey.encoder.towers.architecture import preprocessing, read_architecture
 from anykey.program.settings import plain_console
 from benchmarks.loss_time import anykey_loss_seconds, open_clip_loss_seconds
 from benchmarks.speed_report import Measured, Run, write_report

@@ -11,6 +11,7 @@ EncoderError
     CheckpointNotFoundError          nothing there
     CheckpointCorruptError           there, but damaged or not what it says it is
     MissingPartError                 needs a library or files of Hugging Face that are not on this machine
+    UnsupportedOptionError           its family of models has no such option
   DeviceUnavailableError             the device or precision asked for is not to be had
 """
 
@@ -71,6 +72,10 @@ class CheckpointCorruptError(CheckpointError):
 
 class MissingPartError(CheckpointError):
     """The checkpoint needs a tokenizer, a configuration or a library that is not on this machine; says which."""
+
+
+class UnsupportedOptionError(CheckpointError):
+    """The model is of a family that has no such option; says which."""
 
 
 class DeviceUnavailableError(EncoderError):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NATIVE = "native"  # of a model that fuses by itself, where nothing is added
+
+
 class Fusion(StrEnum):
     """What is added: the towers' raw features (UniIR), or the features scaled to unit norm first."""
 

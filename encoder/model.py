@@ -1,155 +1,129 @@
-"""The encoder: items in, unit vectors out.
+"""The encoder of any family: opened from a source, it embeds items as unit vectors.
 
-Shape legend: B = batch, D = width, T = tokens, C, H, W = channels, height, width of an image,
-F = images of all items of a batch together.
+A checkpoint directory names its family in `encoder.json`; one that names none is open_clip's towers, unless it holds
+weights that VISTA published or a model that sentence-transformers saved. Each family is a folder of `encoder/`, and the
+only part of it that is named here is what opens it.
+
+Shape legend: B = batch, D = width.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from open_clip.transform import image_transform_v2
-from torch import Tensor
+from torch import Tensor, nn
 
-from anykey.encoder.architecture import Architecture, build, preprocessing, read_architecture, read_tag
-from anykey.encoder.checkpoint import Checkpoint, fingerprint, read_checkpoint
-from anykey.encoder.errors import CheckpointNotFoundError, DeviceUnavailableError, InvalidItemError, ItemTooLargeError
-from anykey.encoder.fusion import Fusion, fuse
-from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.backend_choice import choose
+from anykey.encoder.backends import AUTO, PLAIN, Example, Run, Way, convert, require_examples, usual, ways
+from anykey.encoder.errors import (
+    CheckpointCorruptError,
+    DeviceUnavailableError,
+    InvalidItemError,
+    ItemTooLargeError,
+    UnsupportedOptionError,
+)
+from anykey.encoder.fusion import Fusion
+from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role
-from anykey.encoder.text import can_trim, encode_text, end_positions
-from anykey.encoder.tokens import Tokenizer, TokenRows, fetch_tokenizer
-from anykey.encoder.weights import load_weights
+from anykey.encoder.settings import EncoderChoice
 
+MANIFEST_NAME = "encoder.json"
+MODULES_NAME = "modules.json"  # of sentence-transformers
+TOWERS, FUSION, SENTENCE_TRANSFORMERS = "towers", "fusion", "sentence-transformers"
 MAX_TEXT_CHARS = 100_000
-MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
-PATCH_PX = 16  # open_clip's own where a network names none; one without patches is counted as if it had such
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class PreparedItem:
-    """An item decoded, resized and tokenised: all that can be done without the model.
+class Options:
+    """What is asked of a checkpoint beside what it says; a family refuses what it has no notion of.
 
     Attributes:
-        images: Normalised pixels `[C, H, W]`, one tensor for each image.
-        tokens_T: Token ids padded to the context length, or `None` without text.
-        is_text_cut: Whether the text is longer than the model's context, so that its end is not among the tokens.
-        text_weight: The text's share in a fused item, in [0, 1].
-        num_tokens: Patches of the images, each with its class token, and tokens of the text up to its end.
+        fusion: How features of an image and a text are added.
+        stretch_positions: Interpolate the positional embeddings of a weights file to its architecture's lengths.
+        width: How many numbers of a vector are kept.
     """
 
-    images: tuple[Tensor, ...]
-    tokens_T: Tensor | None
-    is_text_cut: bool
-    text_weight: float
-    num_tokens: int
-
-    @property
-    def modality(self) -> Modality:
-        """Which of the three kinds the item is."""
-        if not self.images:
-            return Modality.TEXT
-        return Modality.IMAGE if self.tokens_T is None else Modality.FUSED
+    fusion: Fusion | None = None
+    stretch_positions: bool = False
+    width: int | None = None
 
 
-@dataclass(frozen=True)
-class Features:
-    """The towers' outputs before normalisation; a row of an absent part is zero.
+class Encoder(ABC):
+    """Embeds texts, images and both into one space; what is abstract is what a family brings.
+
+    It is an `ItemEncoder`: `prepare` may run in any thread, the model itself serves one thread at a time.
 
     Attributes:
-        image_BD: Image features, the mean over an item's images.
-        text_BD: Text features.
-        has_image_B: Which items have images.
-        has_text_B: Which items have a text.
-    """
-
-    image_BD: Tensor
-    text_BD: Tensor
-    has_image_B: Tensor
-    has_text_B: Tensor
-
-
-class Encoder:
-    """Embeds texts, images and both into one space: open_clip's two towers, whose features are added.
-
-    It is an `ItemEncoder`: `prepare` may run in any thread, the model itself serves one thread at a time. Queries and
-    keys are embedded alike.
-
-    Attributes:
+        family: What kind of network it is, as `encoder.json` names it.
         name: The architecture's name.
         width: D.
-        fusion: How image and text features are added.
+        fusion: How an image and a text become one vector.
         fingerprint: Equal fingerprints give equal vectors, up to the precision they are computed in.
         device: Where the model is.
-        precision: What the towers compute in: `fp32`, `bf16` or `fp16`; features are added in float32.
+        backend: What library computes its vectors: `torch`, `compile` (torch's compiler), `onnx` or `openvino`.
+        precision: In which numbers it does: `fp32`, `bf16`, `fp16` or `int8`.
+        why: What was tried before it was chosen how to compute; empty if that was said.
+        half: The 16 bits that its networks are made for, where it is not said what they compute in.
         provenance: What made the weights, as the checkpoint tells.
         context_length: The most tokens of a text that the model takes, the start's and the end's included.
-        modalities: All three.
-        supports: Everything.
+        modalities: The kinds of item that it embeds.
+        supports: What it can do beyond that.
     """
 
-    modalities = frozenset(Modality)
-    supports = frozenset(Ability)
+    family: str
+    name: str
+    width: int
+    fusion: str
+    fingerprint: str
+    device: torch.device
+    backend: str
+    precision: str
+    why: str = ""
+    half: str = "fp16"
+    provenance: dict[str, Any]
+    context_length: int
+    modalities: frozenset[Modality] = frozenset(Modality)
+    supports: frozenset[Ability] = frozenset()
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        device: str = "auto",
-        precision: str = "auto",
-        limits: ImageLimits | None = None,
-    ) -> None:
-        self.device = choose_device(device)
-        self.precision = _choose_precision(precision, self.device)
-        self.architecture = checkpoint.architecture
-        self.name = checkpoint.architecture.name
-        self.width = checkpoint.architecture.width
-        self.fusion = checkpoint.fusion
-        self.fingerprint = checkpoint.fingerprint
-        self.provenance = checkpoint.provenance
-        self.model: Any = checkpoint.model.to(self.device).eval().requires_grad_(False)
-        if self.architecture.uses_timm:  # convolutions run faster so on the CPU
-            self.model.visual.to(memory_format=torch.channels_last)
-        self._preprocess_cfg = preprocessing(self.architecture)
-        size = self._preprocess_cfg.size
-        self._target_px = size if isinstance(size, int) else max(size)
-        self.limits = (limits or ImageLimits()).for_input(self._target_px, self._preprocess_cfg.resize_mode)
-        self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
-        self._tokenizer = Tokenizer(self.architecture)
-        self.context_length = self._tokenizer.context_length
-        self._can_trim = can_trim(self.model)
-        self._patch_px = int(self.architecture.model_cfg["vision_cfg"].get("patch_size") or PATCH_PX)
-
-    @classmethod
+    @staticmethod
     def load(
-        cls,
         source: str | Path,
         device: str = "auto",
         precision: str = "auto",
         limits: ImageLimits | None = None,
         fusion: Fusion | None = None,
         stretch_positions: bool = False,
+        backend: str = "torch",
+        width: int | None = None,
     ) -> "Encoder":
-        """Loads an encoder.
+        """Loads an encoder of whichever family the source is.
 
         Args:
-            source: A checkpoint directory; `ARCHITECTURE@FILE`, an open_clip architecture (or `.json`
-                configuration) with a local weights file; or `ARCHITECTURE/TAG`, open_clip's pretrained
+            source: A checkpoint directory; one that sentence-transformers saved; one with VISTA's published weights
+                beside its text encoder's configuration and tokenizer; a directory of Hugging Face, or a weights file,
+                that says which network of two towers it is; `ARCHITECTURE@FILE`, an open_clip architecture (or
+                `.json` configuration) with a local weights file; or `ARCHITECTURE/TAG`, open_clip's pretrained
                 weights, the only form that may use the network.
             device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
-            precision: `auto` (fp16 on a GPU, else fp32), `fp32`, `bf16` or `fp16`.
+            precision: `fp32`, `bf16`, `fp16` (on a GPU), `int8` (on a CPU), or `auto`: on a GPU the 16 bits that the
+                model is made for, else fp32, and with the backend `auto` whichever is fastest.
             limits: Largest images accepted.
-            fusion: Overrides the checkpoint's fusion; the fingerprint changes with it.
+            fusion: Overrides the checkpoint's score fusion; the fingerprint changes with it.
             stretch_positions: Interpolate the positional embeddings of a weights file to the architecture's context
                 length and image size; without it a file of another length is refused.
+            backend: What library computes: `torch`, `compile`, `onnx`, `openvino`, or `auto`: whichever is fastest on
+                this machine and gives the vectors of float32 (see `backend_choice`), tried once for a few seconds.
+            width: How many numbers of a vector are kept, scaled to unit length again, for models that were trained to
+                be cut (Matryoshka); the fingerprint changes with it.
 
         Returns:
             The encoder, ready to embed.
@@ -158,77 +132,108 @@ class Encoder:
             CheckpointNotFoundError: nothing there under that name.
             CheckpointCorruptError: there, but damaged or not what it says it is.
             MissingPartError: it needs a library or files of Hugging Face that are not on this machine.
-            DeviceUnavailableError: no such device, or it lacks the precision.
+            UnsupportedOptionError: its family has no score fusion, no positions to stretch, or vectors that cannot be
+                cut to that width.
+            DeviceUnavailableError: no such device, or it lacks the backend or the precision.
         """
-        checkpoint = load_checkpoint(source, stretch_positions)
-        if fusion is not None and fusion is not checkpoint.fusion:
-            identity = fingerprint(checkpoint.architecture, checkpoint.model.state_dict(), fusion)
-            checkpoint = Checkpoint(
-                checkpoint.architecture, checkpoint.model, fusion, identity, dict(checkpoint.provenance)
+        where = choose_device(device)
+        candidates = ways(where, backend, precision)  # what cannot be had is known before anything is read
+        family = family_of(source)
+        if family not in _FAMILIES:
+            raise CheckpointCorruptError(
+                f"{source} is of the family '{family}', which this version does not know; it knows "
+                f"{', '.join(sorted(_FAMILIES))}"
             )
-        return cls(checkpoint, device, precision, limits)
+        encoder = _FAMILIES[family](source, device, limits, Options(fusion, stretch_positions, width))
+        if width not in (None, encoder.width):
+            raise UnsupportedOptionError(
+                f"model {encoder.name} has vectors of {encoder.width} numbers and cannot be cut to {width}"
+            )
+        if backend == AUTO:
+            choice = choose(encoder, candidates)
+            encoder.compute(choice.way)
+            encoder.why = choice.why
+        else:
+            encoder.compute(usual(where, backend, precision, encoder.half))
+        return encoder
 
-    def prepare(self, item: Item, role: Role, text_weight: float = EVEN_WEIGHT) -> PreparedItem:
+    @staticmethod
+    def configured(settings: EncoderChoice, limits: ImageLimits) -> "Encoder":
+        """Loads the encoder that a program's settings name; raises as `load` does."""
+        return Encoder.load(
+            settings.checkpoint,
+            settings.device,
+            settings.precision,
+            limits,
+            Fusion(settings.fusion) if settings.fusion else None,
+            backend=settings.backend,
+            width=settings.width,
+        )
+
+    def _have(self, networks: Mapping[str, nn.Module], examples: Mapping[str, Example]) -> None:
+        """Takes the networks of a family, in float32 on their device, and what each of them is fed with."""
+        self._networks = nn.ModuleDict(networks).eval().requires_grad_(False)
+        self._examples = examples
+        self._take(PLAIN, convert(self._networks, examples, PLAIN))
+
+    def _take(self, way: Way, runs: Mapping[str, Run]) -> None:
+        self.backend, self.precision = way
+        self._runs = runs
+
+    def compute(self, way: Way) -> None:
+        """Changes, once, how it computes; float32 by torch until then.
+
+        Raises:
+            DeviceUnavailableError: it cannot; says why.
+        """
+        if way == PLAIN:
+            return
+        self._take(way, convert(self._networks, self._examples, way))
+        if way.backend in ("onnx", "openvino"):  # which have weights of their own
+            self._networks.to("meta")
+
+    @contextmanager
+    def tries(self, way: Way) -> Iterator[None]:
+        """Computes this way within the block, by a copy of the weights.
+
+        Raises:
+            DeviceUnavailableError: it cannot; says why.
+        """
+        require_examples(self._networks, self._examples, way)  # before gigabytes are copied
+        plain = self._runs
+        self._take(way, convert(copy.deepcopy(self._networks), self._examples, way))
+        try:
+            yield
+        finally:
+            self._take(PLAIN, plain)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU where the model is, on its way while the CPU goes on."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    @abstractmethod
+    def prepare(self, item: Item, role: Role, text_weight: float = EVEN_WEIGHT, instruction: str | None = None) -> Any:
         """Decodes, resizes and tokenises one item, on the CPU; safe in any thread.
 
         Args:
             item: The item.
-            role: What it is embedded for; makes no difference here.
+            role: What it is embedded for.
             text_weight: The text's share in a fused item, in [0, 1].
+            instruction: What the model is told to look for, in place of its prompt for the role; `None` leaves that.
 
         Raises:
-            InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
+            InvalidItemError: an image cannot be read or is too large, the text is too long or no Unicode, or the model
+                does not take all of it.
         """
-        if not 0.0 <= text_weight <= 1.0:
-            raise ValueError(f"a text weight must be within [0, 1], got {text_weight}")
-        # One after the other, so that no two are in memory at their full size.
-        pixels = tuple(self._preprocess(decode_image(image, self.limits, self._target_px)) for image in item.images)
-        if item.text is None or not item.has_text:
-            return PreparedItem(pixels, None, False, text_weight, self._num_tokens(pixels, None))
-        rows = self._tokenize(item.text)
-        tokens_T = rows.tokens_BT[0]
-        return PreparedItem(pixels, tokens_T, rows.is_cut_B[0], text_weight, self._num_tokens(pixels, tokens_T))
 
-    def cost(self, prepared: PreparedItem) -> int:
-        """Its tokens."""
-        return prepared.num_tokens
+    @abstractmethod
+    def cost(self, prepared: Any) -> int:
+        """Image and text tokens that an item, as `prepare` gave it, takes through the model; at least 1."""
 
-    def features(self, prepared: Sequence[PreparedItem]) -> Features:
-        """Runs the towers that the batch needs, and only on the items that need them.
-
-        Args:
-            prepared: At least one prepared item.
-
-        Returns:
-            The features, float32, on the encoder's device.
-        """
-        has_image_B = torch.tensor([bool(item.images) for item in prepared], device=self.device)
-        has_text_B = torch.tensor([item.tokens_T is not None for item in prepared], device=self.device)
-        zeros_BD = torch.zeros(len(prepared), self.width, device=self.device)
-        with torch.inference_mode(), self._autocast():
-            image_BD = self._image_features(prepared, zeros_BD) if has_image_B.any() else zeros_BD
-            text_BD = self._text_features(prepared, zeros_BD, has_text_B) if has_text_B.any() else zeros_BD
-        return Features(image_BD, text_BD, has_image_B, has_text_B)
-
-    def fuse(self, features: Features, text_weight: float | Sequence[float] = 0.5) -> Tensor:
-        """Unit vectors `[B, D]` of features; an item with one part only is that part.
-
-        Args:
-            features: What `features` gave.
-            text_weight: The text's share in a fused item, in [0, 1]; one number, or one for each item.
-        """
-        num_items = features.has_text_B.shape[0]
-        weights = [text_weight] * num_items if isinstance(text_weight, (int, float)) else list(text_weight)
-        if len(weights) != num_items:
-            raise ValueError(f"expected {num_items} text weights, one for each item, got {len(weights)}")
-        if not all(0.0 <= weight <= 1.0 for weight in weights):
-            raise ValueError("a text weight must be within [0, 1]")
-        weight_B = torch.tensor(weights, dtype=torch.float32, device=self.device)
-        weight_B = torch.where(features.has_image_B, weight_B, 1.0)
-        weight_B = torch.where(features.has_text_B, weight_B, 0.0)
-        return fuse(features.image_BD, features.text_BD, self.fusion, weight_B)
-
-    def encode_prepared(self, prepared: Sequence[PreparedItem]) -> NDArray[np.float32]:
+    @abstractmethod
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Embeds prepared items in one batch.
 
         Args:
@@ -237,11 +242,10 @@ class Encoder:
         Returns:
             Unit vectors `[B, D]`, float32.
         """
-        if not prepared:
-            return np.empty((0, self.width), dtype=np.float32)
-        text_weights = [item.text_weight for item in prepared]
-        vectors_BD: NDArray[np.float32] = self.fuse(self.features(prepared), text_weights).cpu().numpy()
-        return vectors_BD
+
+    def details(self) -> dict[str, Any]:
+        """Facts that only this family has, for people; must be JSON."""
+        return {}
 
     def encode(
         self,
@@ -249,6 +253,7 @@ class Encoder:
         text_weight: float = EVEN_WEIGHT,
         batch_size: int = 64,
         role: Role = Role.QUERY,
+        instruction: str | None = None,
     ) -> NDArray[np.float32]:
         """Embeds items.
 
@@ -256,7 +261,8 @@ class Encoder:
             items: Items, any mix of modalities.
             text_weight: The text's share in a fused item, in [0, 1].
             batch_size: Items the model sees at once.
-            role: What they are embedded for; makes no difference with this family of models.
+            role: What they are embedded for.
+            instruction: What the model is told to look for, in place of its prompt for the role.
 
         Returns:
             Unit vectors `[B, D]`, float32, in the order of the items.
@@ -267,98 +273,102 @@ class Encoder:
         batches = [np.empty((0, self.width), dtype=np.float32)]
         for start in range(0, len(items), batch_size):
             batch = enumerate(items[start : start + batch_size], start)
-            batches.append(self.encode_prepared([self._prepare_at(i, item, role, text_weight) for i, item in batch]))
+            prepared = [self._prepare_at(place, item, role, text_weight, instruction) for place, item in batch]
+            batches.append(self.encode_prepared(prepared))
         return np.concatenate(batches)
 
-    def _prepare_at(self, position: int, item: Item, role: Role, text_weight: float) -> PreparedItem:
+    def _prepare_at(self, position: int, item: Item, *asked: Any) -> Any:
         try:
-            return self.prepare(item, role, text_weight)
+            return self.prepare(item, *asked)
         except InvalidItemError as error:
             raise error.at(position) from error
 
-    def _tokenize(self, text: str) -> TokenRows:
-        if len(text) > MAX_TEXT_CHARS:
-            raise ItemTooLargeError(f"text has {len(text)} characters, at most {MAX_TEXT_CHARS} are accepted")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
-        return self._tokenizer.rows([text])
 
-    def _num_tokens(self, images: Sequence[Tensor], tokens_T: Tensor | None) -> int:
-        """What goes through the towers of an item."""
-        px = self._patch_px
-        of_images = sum(1 + (image.shape[-2] // px) * (image.shape[-1] // px) for image in images)
-        if tokens_T is None:
-            return of_images
-        return of_images + (1 + int(end_positions(self.model, tokens_T)) if self._can_trim else len(tokens_T))
+def family_of(source: str | Path) -> str:
+    """The family that a checkpoint directory names, or what one without a name is of by its content.
 
-    def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
-        images = [image for item in prepared for image in item.images]
-        owners = [i for i, item in enumerate(prepared) for _ in item.images]
-        chunks = (images[start : start + MAX_IMAGES_AT_ONCE] for start in range(0, len(images), MAX_IMAGES_AT_ONCE))
-        features = [self.model.encode_image(torch.stack(chunk).to(self.device)).float() for chunk in chunks]
-        features_FD = torch.cat(features)
-        owner_F = torch.tensor(owners, device=self.device)
-        counts_B = torch.bincount(owner_F, minlength=len(prepared)).clamp(min=1)
-        return zeros_BD.index_add(0, owner_F, features_FD) / counts_B[:, None]
-
-    def _text_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor, has_text_B: Tensor) -> Tensor:
-        tokens_BT = torch.stack([item.tokens_T for item in prepared if item.tokens_T is not None])
-        features_BD = encode_text(self.model, tokens_BT.to(self.device)).float()
-        return zeros_BD.index_copy(0, has_text_B.nonzero().flatten(), features_BD)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
-
-
-def load_checkpoint(source: str | Path, stretch_positions: bool = False) -> Checkpoint:
-    """Reads a checkpoint from any source that `Encoder.load` takes; the model is on the CPU.
-
-    Args:
-        source: As `Encoder.load` takes it.
-        stretch_positions: For `ARCHITECTURE@FILE`: interpolate its positional embeddings.
+    What is no such directory is open_clip's, as one that sentence-transformers or VISTA did not make.
 
     Raises:
-        CheckpointNotFoundError: nothing there under that name.
-        CheckpointCorruptError: there, but damaged or not what it says it is.
-        MissingPartError: it needs a library or files of Hugging Face that are not on this machine.
+        CheckpointCorruptError: its `encoder.json` is damaged.
     """
-    text = str(source)
-    if Path(source).is_dir():
-        return read_checkpoint(Path(source))
-    name, at, weights = text.rpartition("@")
-    if at:
-        architecture = read_architecture(name)
-        model = build(architecture)
-        load_weights(model, Path(weights), stretch_positions)
-        return _from_open_clip(architecture, model, {"weights": weights})
-    name, _, tag = text.rpartition("/")
-    if (name, tag) in open_clip.list_pretrained():
-        return _from_tag(name, tag)
-    raise CheckpointNotFoundError(
-        f"no checkpoint '{source}': expected a directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG"
-    )
-
-
-def _from_open_clip(architecture: Architecture, model: Any, provenance: dict[str, Any]) -> Checkpoint:
-    identity = fingerprint(architecture, model.state_dict(), Fusion.RAW)
-    return Checkpoint(architecture, model, Fusion.RAW, identity, provenance)
-
-
-def _from_tag(name: str, tag: str) -> Checkpoint:
-    architecture = read_tag(name, tag)
-    fetch_tokenizer(architecture)
+    path = Path(source) / MANIFEST_NAME
+    if not path.is_file():
+        if (Path(source) / MODULES_NAME).is_file():
+            return SENTENCE_TRANSFORMERS
+        return FUSION if _holds_visualized(Path(source)) else TOWERS
     try:
-        weights = download_pretrained(get_pretrained_cfg(name, tag))
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointNotFoundError(f"cannot fetch the pretrained weights {name}/{tag}: {error}") from error
-    model = build(architecture, may_fetch=True)
-    load_weights(model, Path(weights))
-    visual: Any = model.visual
-    architecture = replace(architecture, preprocess_cfg=dict(visual.preprocess_cfg))
-    return _from_open_clip(architecture, model, {"pretrained": f"{name}/{tag}"})
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise CheckpointCorruptError(f"{path} is not JSON: {error}") from error
+    family = content.get("family", TOWERS) if isinstance(content, dict) else TOWERS
+    return str(family)
+
+
+def _load_towers(*options: Any) -> Encoder:
+    from anykey.encoder.towers.encoder import open_towers
+
+    return open_towers(*options)
+
+
+def _load_fusion(*options: Any) -> Encoder:
+    from anykey.encoder.native_fusion.encoder import open_fusion
+
+    return open_fusion(*options)
+
+
+def _load_sentence_model(*options: Any) -> Encoder:
+    from anykey.encoder.sentence_models.encoder import open_sentence_model
+
+    return open_sentence_model(*options)
+
+
+def _holds_visualized(directory: Path) -> bool:
+    if not directory.is_dir():
+        return False
+    from anykey.encoder.native_fusion.visualized import find_visualized
+
+    return find_visualized(directory) is not None
+
+
+_FAMILIES: dict[str, Callable[..., Encoder]] = {
+    TOWERS: _load_towers,
+    FUSION: _load_fusion,
+    SENTENCE_TRANSFORMERS: _load_sentence_model,
+}
+
+
+def refuse_options_of_towers(name: str, options: Options) -> None:
+    """Refuses what only towers have, for a family without them.
+
+    Args:
+        name: Of the model, for messages.
+        options: What was asked for.
+
+    Raises:
+        UnsupportedOptionError: score fusion or other positions are asked for.
+    """
+    if options.fusion is not None:
+        raise UnsupportedOptionError(
+            f"model {name} fuses text and image by itself and takes no score fusion, got {options.fusion}"
+        )
+    if options.stretch_positions:
+        raise UnsupportedOptionError(f"model {name} has no positions that can be stretched")
+
+
+def check_text(text: str) -> None:
+    """Refuses a text that is too long or no Unicode, before any tokenizer sees it.
+
+    Raises:
+        ItemTooLargeError: it has more than `MAX_TEXT_CHARS` characters.
+        InvalidItemError: it is no Unicode, such as half of a surrogate pair.
+    """
+    if len(text) > MAX_TEXT_CHARS:
+        raise ItemTooLargeError(f"text has {len(text)} characters, at most {MAX_TEXT_CHARS} are accepted")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidItemError(f"text is not valid Unicode: {error.reason}") from error
 
 
 def choose_device(device: str) -> torch.device:
@@ -376,11 +386,3 @@ def choose_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise DeviceUnavailableError(f"device '{device}' is not available: {reason}") from error
     return chosen
-
-
-def _choose_precision(precision: str, device: torch.device) -> str:
-    if precision == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    if precision not in PRECISIONS:
-        raise DeviceUnavailableError(f"unknown precision '{precision}', expected auto, {', '.join(PRECISIONS)}")
-    return precision

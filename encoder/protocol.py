@@ -1,6 +1,6 @@
 """What every encoder does, whatever it is made of: all that an index and a service know of one.
 
-Light, so that whoever names an encoder loads no torch. A family of models implements it; `encoder.model.Encoder` does
+Light, so that whoever names an encoder loads no torch. A family of models implements it; `encoder.towers` does
 for two towers whose features are added.
 
 Shape legend: B = batch, D = width.
@@ -17,6 +17,7 @@ from anykey.encoder.errors import UnsupportedItemError, UnsupportedModalityError
 from anykey.encoder.item import Item, Modality
 
 EVEN_WEIGHT = 0.5  # a fused item as the model itself has it
+SHOWN_CHARS = 60  # of an instruction, in messages
 
 
 class Role(StrEnum):
@@ -31,6 +32,7 @@ class Ability(StrEnum):
 
     TEXT_WEIGHT = "text_weight"
     SEVERAL_IMAGES = "several_images"
+    INSTRUCTION = "instruction"
 
 
 class Prepared(Protocol):
@@ -64,8 +66,16 @@ class ItemEncoder(Protocol):
         """How an image and a text become one vector."""
 
     @property
+    def backend(self) -> str:
+        """The library that computes: torch, compile (torch's compiler), onnx or openvino."""
+
+    @property
     def precision(self) -> str:
-        """Number format that it computes in: fp32, bf16 or fp16."""
+        """Number format that it computes in: fp32, bf16, fp16 or int8."""
+
+    @property
+    def why(self) -> str:
+        """What was tried before backend and precision were chosen; empty where they were said."""
 
     @property
     def device(self) -> Any:
@@ -83,13 +93,16 @@ class ItemEncoder(Protocol):
     def supports(self) -> frozenset[Ability]:
         """What it can do beyond that."""
 
-    def prepare(self, item: Item, role: Role, text_weight: float = EVEN_WEIGHT) -> Prepared:
+    def prepare(
+        self, item: Item, role: Role, text_weight: float = EVEN_WEIGHT, instruction: str | None = None
+    ) -> Prepared:
         """Decodes one item, resizes its images and splits its text into tokens, on the CPU.
 
         Args:
             item: The item, one of those that `check_item` lets pass.
             role: What it is embedded for.
             text_weight: The text's share in a fused item, in [0, 1].
+            instruction: What the model is told to look for, in place of its prompt for the role; `None` leaves that.
 
         Raises:
             InvalidItemError: an image cannot be read or is too large, or the text is too long or no Unicode.
@@ -105,12 +118,15 @@ class ItemEncoder(Protocol):
         """Unit vectors `[B, D]` of items as `prepare` gave them, of any modalities and roles; none give `[0, D]`."""
 
 
-def check_item(encoder: ItemEncoder, item: Item, text_weight: float = EVEN_WEIGHT) -> None:
+def check_item(
+    encoder: ItemEncoder, item: Item, text_weight: float = EVEN_WEIGHT, instruction: str | None = None
+) -> None:
     """Refuses what an encoder cannot embed whole, before anything is decoded.
 
     Raises:
         UnsupportedModalityError: it does not take this kind of item.
-        UnsupportedItemError: it does not take several images, or does not weigh a text against an image.
+        UnsupportedItemError: it does not take several images or an instruction, or does not weigh a text against an
+            image.
     """
     if item.modality not in encoder.modalities:
         taken = ", ".join(modality for modality in Modality if modality in encoder.modalities)
@@ -122,3 +138,10 @@ def check_item(encoder: ItemEncoder, item: Item, text_weight: float = EVEN_WEIGH
         raise UnsupportedItemError(
             f"model {encoder.name} fuses text and image by itself and takes no text_weight, got {text_weight:g}"
         )
+    if instruction is not None and Ability.INSTRUCTION not in encoder.supports:
+        raise UnsupportedItemError(f"model {encoder.name} takes no instruction, got {_head(instruction)!r}")
+
+
+def _head(text: str) -> str:
+    """As much of a text as a message has room for."""
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."

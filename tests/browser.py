@@ -66,6 +66,25 @@ class Browser:
         """Writes a picture of the window."""
         path.write_bytes(base64.b64decode(self._ask("GET", "screenshot")))
 
+    def console(self) -> list[str]:
+        """What the page's console said since it was last asked, errors of loading included."""
+        return [entry["message"] for entry in self._ask("POST", "se/log", {"type": "browser"})]
+
+    def show_as(self, width_px: int, height_px: int, **media: str) -> None:
+        """Shows the page on a screen of this size, with media features such as `prefers_color_scheme="dark"`.
+
+        `media="print"` shows it as on paper.
+        """
+        kind = media.pop("media", "")
+        size = {"width": width_px, "height": height_px, "deviceScaleFactor": 1, "mobile": True}
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        self._command("Emulation.setDeviceMetricsOverride", size)
+        self._command("Emulation.setEmulatedMedia", {"media": kind, "features": features})
+
+    def _command(self, name: str, parameters: dict[str, Any]) -> Any:
+        """A command of Chromium's own protocol."""
+        return self._ask("POST", "goog/cdp/execute", {"cmd": name, "params": parameters})
+
     def _ask(self, method: str, command: str, body: Any = None) -> Any:
         response = self._session.request(method, command, json=body)
         value = response.json()["value"]
@@ -100,7 +119,8 @@ def browser() -> Iterator[Browser]:
 
 def _begin(driver: httpx.Client, arguments: list[str]) -> str:
     options = {"binary": CHROMIUM, "args": arguments}
-    body = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
+    wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+    body = {"capabilities": {"alwaysMatch": wanted}}
     give_up_s = time.monotonic() + WAIT_S
     while True:
         try:

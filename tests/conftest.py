@@ -13,6 +13,7 @@ from tests.site import Site, serve
 
 if TYPE_CHECKING:
     from anykey.encoder.model import Encoder
+    from tests.visualized import Toy
 
 
 MEMORY = Path("/dev/shm")
@@ -24,6 +25,8 @@ def pytest_configure() -> None:
     """Puts the tests' folders into memory where it has room: indexes and runs wait for a disk at every change."""
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    for command in ("ANYKEY_", "ANYKEY_INDEX_"):  # vectors are compared to the last digits, and nothing is to be tried
+        os.environ.setdefault(f"{command}BACKEND", "torch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,9 +83,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory of `anykey-tiny` with random weights, the same ones each time; read only."""
     import torch
 
-    from anykey.encoder.architecture import build, read_architecture
-    from anykey.encoder.checkpoint import save_checkpoint
     from anykey.encoder.fusion import Fusion
+    from anykey.encoder.towers.architecture import build, read_architecture
+    from anykey.encoder.towers.checkpoint import save_checkpoint
 
     architecture = read_architecture("anykey-tiny")
     with torch.random.fork_rng():
@@ -99,3 +102,45 @@ def tiny_encoder(tiny_checkpoint: Path) -> "Encoder":
     from anykey.encoder.model import Encoder
 
     return Encoder.load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> "Toy":
+    """VISTA's weights at toy size, and what the original code makes of them; read only."""
+    from tests.visualized import unpack
+
+    return unpack(tmp_path_factory.mktemp("visualized"))
+
+
+@pytest.fixture(scope="session")
+def fusion_checkpoint(toy: "Toy", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory with native fusion and random weights, the same ones each time; read only."""
+    from anykey.encoder.native_fusion.visualized import convert_visualized
+
+    path = tmp_path_factory.mktemp("checkpoints") / "fusion"
+    convert_visualized(toy.weights("base"), toy.text("base"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fusion_encoder(fusion_checkpoint: Path) -> "Encoder":
+    """The encoder of `fusion_checkpoint`."""
+    from anykey.encoder.model import Encoder
+
+    return Encoder.load(fusion_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def sentence_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What sentence-transformers saved of a small Qwen3-VL with random weights, the same ones each time; read only."""
+    from tests.sentence_models import save_qwen
+
+    return save_qwen(tmp_path_factory.mktemp("checkpoints") / "qwen")
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(sentence_checkpoint: Path) -> "Encoder":
+    """The encoder of `sentence_checkpoint`."""
+    from anykey.encoder.model import Encoder
+
+    return Encoder.load(sentence_checkpoint, device="cpu")

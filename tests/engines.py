@@ -18,8 +18,7 @@ from anykey.index.hits import Hit
 from anykey.index.key_index import KeyIndex
 from anykey.index.milvus_index import MilvusIndex, Structure
 from anykey.index.publish.creation import create_index
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions
 
 WIDTH = 8
 ENCODER = EncoderFacts(name="engines", fingerprint="sha256:0", width=WIDTH, fusion="raw")

@@ -38,6 +38,7 @@ class FakeEncoder:
     a black image has a direction too. Dims 3-7 count the words: each adds 1 to dim `3 + len(word) % 5`.
     Both are scaled to unit length, and an item with both is `(1 - text_weight) * image + text_weight * text`,
     scaled to unit length again. Words beyond the sixtieth are not counted. Each word is a token, and an image five.
+    The words of an instruction stand before those of the text, as if they were its own.
 
     Attributes:
         batches: Sizes of the batches that `encode_prepared` was given, in order.
@@ -59,19 +60,22 @@ class FakeEncoder:
         self.name = name
         self.fingerprint = fingerprint or "sha256:" + hashlib.sha256(name.encode()).hexdigest()
         self.fusion = fusion
+        self.backend = "torch"
         self.precision = precision
+        self.why = ""
         self.device = "cpu"
         self.modalities = frozenset(modalities)
         self.supports = frozenset(supports)
         self.limits = limits or ImageLimits()
         self.batches: list[int] = []
 
-    def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+    def prepare(self, item: Item, role: Role, text_weight: float = 0.5, instruction: str | None = None) -> FakePrepared:
         """Decodes the images and counts the words; raises `InvalidItemError` for a bad item."""
         colours = [self._mean_colour(image) for image in item.images]
         image_D = _unit(np.pad(np.mean(colours, axis=0), (0, 5))) if colours else None
-        text_D = _unit(_word_lengths(item.text or "")) if item.has_text else None
-        num_words = len((item.text or "").split())
+        text = " ".join(filter(None, (instruction, item.text)))
+        text_D = _unit(_word_lengths(text)) if text.strip() else None
+        num_words = len(text.split())
         num_tokens = 5 * len(colours) + min(num_words, MAX_WORDS)
         return FakePrepared(image_D, text_D, num_words > MAX_WORDS, text_weight, num_tokens)
 
@@ -85,9 +89,11 @@ class FakeEncoder:
         self.batches.append(len(prepared))
         return np.array(vectors, dtype=np.float32).reshape(len(prepared), self.width)
 
-    def encode(self, items: Sequence[Item], text_weight: float = 0.5) -> NDArray[np.float32]:
+    def encode(
+        self, items: Sequence[Item], text_weight: float = 0.5, instruction: str | None = None
+    ) -> NDArray[np.float32]:
         """Prepares and encodes: `[B, 8]`, unit norm."""
-        return self.encode_prepared([self.prepare(item, Role.QUERY, text_weight) for item in items])
+        return self.encode_prepared([self.prepare(item, Role.QUERY, text_weight, instruction) for item in items])
 
     def _mean_colour(self, source: bytes | str | Path | Image.Image) -> NDArray[np.float32]:
         """Mean red, green and blue of one image, each in (0, 1]."""

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from anykey.index import FaissIndex, StoredImage
 from anykey.index.key_index import NewKey
 from anykey.index.publish.creation import create_index
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions
 from tests.factories import image_bytes
 
 WIDTH = 8

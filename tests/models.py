@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from anykey.encoder.architecture import build, read_architecture
-from anykey.encoder.checkpoint import save_checkpoint
 from anykey.encoder.fusion import Fusion
+from anykey.encoder.towers.architecture import build, read_architecture
+from anykey.encoder.towers.checkpoint import save_checkpoint
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import open_clip
+import pytest
 import torch
 from torch import nn
 
-from anykey.encoder.architecture import Architecture, build
+from anykey.encoder.towers.architecture import Architecture, build
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -26,6 +28,12 @@ def small_architecture(**changes: Any) -> Architecture:
     model_cfg = {"embed_dim": 16, "vision_cfg": dict(vision_cfg), "text_cfg": dict(text_cfg), **changes}
     architecture = Architecture("small", model_cfg, preprocess)
     return architecture if padding is None else Architecture("small", model_cfg, preprocess, padding)
+
+
+def let_open_clip_list(monkeypatch: pytest.MonkeyPatch, **configurations: dict[str, Any]) -> None:
+    """Lists networks by name in open_clip for the length of a test; `add_model_config` would for the whole process."""
+    listed = open_clip.factory._MODEL_CONFIGS
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**listed, **configurations})
 
 
 def build_seeded(architecture: Architecture, seed: int = 0) -> nn.Module:

@@ -231,9 +231,9 @@ def serving(
         yield client
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Asks again and again until the condition holds; fails after `WAIT_S`."""
-    give_up_s = time.monotonic() + WAIT_S
+def until(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    """Asks again and again until the condition holds; fails after a time."""
+    give_up_s = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < give_up_s, f"never happened: {what}"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from anykey.encoder.architecture import write_open_clip_config
+from anykey.encoder.towers.architecture import write_open_clip_config
 from anykey.training.study.settings import StudySettings
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, small_architecture

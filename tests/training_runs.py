@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anykey.encoder.architecture import Architecture
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
-from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.towers.architecture import Architecture, preprocessing
+from anykey.encoder.towers.tokens import Tokenizer
 from anykey.sources.errors import InvalidRowError
 from anykey.sources.pairs.pair import Pair
-from anykey.training.families.towers import Start, Towers, image_input
+from anykey.training.families.images import image_input
+from anykey.training.families.towers import Start, Towers
 from anykey.training.family import Family, Items
 from anykey.training.settings import TrainSettings
 from anykey.training.table import ImageReader, PairTable, read_table
@@ -55,7 +56,7 @@ def make_table(
     return read_table(
         ListedPairs(rows),
         Tokenizer(ARCHITECTURE).rows if family is None else family.tokenize,
-        ImageReader(image_input(ARCHITECTURE) if family is None else family.image_input, ImageLimits()),
+        ImageReader(image_input(preprocessing(ARCHITECTURE)) if family is None else family.image_input, ImageLimits()),
         cache_images_bytes,
         max_bad_share,
         advance,

@@ -227,7 +227,7 @@ class DrawnPairs(Dataset[Any]):
             images += own_images
             texts += [text for text in draw.texts if text >= 0]
         return Batch(
-            images_I=torch.stack(images) if images else torch.empty(0),
+            images_I=torch.stack(images) if images else self._no_images(),
             tokens_ST=self._table.tokens_ST[_integers(texts)].long(),
             row_image_R=_integers([row.image for row in rows]),
             row_text_R=_integers([row.text for row in rows]),
@@ -237,6 +237,10 @@ class DrawnPairs(Dataset[Any]):
             num_pairs=len(good),
             bad_rows=tuple(sample for sample in samples if isinstance(sample, BadRow)),
         )
+
+    def _no_images(self) -> Tensor:
+        """None of them; of a trunk's output, what one would look like is still told."""
+        return torch.empty(0) if self._features is None else self._features[0, :0]
 
     def _pixels(self, image: int, draw: Draw, place: int) -> Tensor:
         pixels_CHW = self._table.pixels(image)

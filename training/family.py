@@ -322,6 +322,19 @@ class Family(ABC):
                 module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo can do as well
         self.is_sharded = True
 
+    def stand_in(self, images_I: Tensor) -> Tensor:
+        """One image for a process that has none, of the kind the others have.
+
+        Sharded weights come together in all processes at once: one that goes past the trunk must not wait for one that
+        goes through it.
+
+        Args:
+            images_I: No pixels, or nothing of a trunk's output `[0, F...]`.
+        """
+        if images_I.ndim > 1:
+            return images_I.new_zeros(1, *images_I.shape[1:])
+        return torch.zeros(1, 3, *self.image_input.size_px, dtype=torch.uint8)
+
     def synchronize(self, wanted: bool) -> None:
         """Whether the next backward pass of sharded weights sums their gradients over the processes."""
         if self.is_sharded:

@@ -56,6 +56,9 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
     has_negatives = bool((data.train.item_start_P.diff() > 1 + data.train.has_query_P.long()).any())
     unused = {
         "image_padding": settings.start is not None,
+        "family": settings.family is None and "family" not in family.description.settings,
+        "text_model": settings.text_model is None,
+        "max_text_tokens": settings.max_text_tokens is None,
         "unlocked_image_groups": not settings.lock_image,
         "unlocked_text_groups": not settings.lock_text,
         "feature_cache": data.train_features is None,
@@ -80,7 +83,7 @@ def facts_of(settings: TrainSettings, family: Family, data: RunData) -> dict[str
         "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "model": f"{model.name}, width {model.width}, {model.fusion} fusion; "
         f"{_millions(sum(weight.numel() for weight in weights))} parameters, {_millions(trained)} of them trained",
-        "started from": settings.start or _new_weights(settings),
+        "started from": settings.start or _new_weights(settings, family),
         "training pairs": f"{len(data.train):,}, with {data.train.num_images:,} images and "
         f"{len(data.train.text_id_S):,} texts",
     }
@@ -143,10 +146,13 @@ def warnings_of(best_step: int, num_steps: int, measured_at: Sequence[int], num_
     return found
 
 
-def _new_weights(settings: ModelSettings) -> str:
-    if settings.image_weights is None:
-        return "random weights"
-    return f"random weights, the image trunk's from {settings.image_weights}"
+def _new_weights(settings: ModelSettings, family: Family) -> str:
+    trained = []
+    if settings.image_weights is not None:
+        trained.append(f"the image trunk's from {settings.image_weights}")
+    if text_model := family.description.provenance.get("text_model"):
+        trained.append(f"the text encoder's from {text_model}")
+    return ", ".join(["random weights", *trained])
 
 
 def _millions(count: int) -> str:

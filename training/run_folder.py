@@ -60,7 +60,7 @@ _IRRELEVANT = {
     "overwrite",
 }
 # Settings that came after the first release: a run that leaves them alone is the one it was before.
-_LATER: dict[str, Any] = {"columns": []}
+_LATER: dict[str, Any] = {"columns": [], "family": None, "text_model": None, "max_text_tokens": None}
 
 
 class RunFolder:
@@ -315,6 +315,8 @@ def _start_files(settings: TrainSettings) -> list[Path]:
     named = [Path(settings.architecture)]
     if settings.image_weights is not None:
         named.append(settings.image_weights)
+    if settings.text_model is not None:
+        named += sorted(settings.text_model.glob("*"))
     if settings.start is not None:
         named += [*sorted(Path(settings.start).glob("*")), Path(settings.start.rpartition("@")[2])]
     return [path for path in named if path.is_file()]

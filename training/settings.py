@@ -18,6 +18,8 @@ from anykey.sources.columns import parse_columns
 from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
+DEFAULT_ARCHITECTURE = "anykey-tiny"
+
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -94,12 +96,31 @@ class ModelSettings(_Group):
     start: str | None = Field(
         None, description="encoder to fine-tune: checkpoint directory, ARCHITECTURE@FILE or ARCHITECTURE/TAG"
     )
+    family: Literal["towers", "fusion"] | None = Field(
+        None,
+        description="kind of a new model: two towers whose features are added, or native fusion, in which a text "
+        "encoder reads patches of the image; default: towers, or what --start is",
+    )
     stretch_positions: bool = Field(
         False,
         description="interpolate positional embeddings of --start ARCHITECTURE@FILE to the architecture's sizes",
     )
     architecture: str = Field(
-        "anykey-tiny", description="without --start: open_clip name or .json configuration, trained from random weights"
+        DEFAULT_ARCHITECTURE,
+        description="without --start: open_clip name or .json configuration, trained from random weights; of family "
+        "fusion anykey-fusion-mini (its default) or a .json configuration (docs/encoders.md)",
+    )
+    text_model: Path | None = Field(
+        None,
+        description="family fusion, without --start: directory of the BERT-like text encoder to begin with "
+        "(config.json, tokenizer, weights); default: the one that the architecture names",
+    )
+    max_text_tokens: int | None = Field(
+        None,
+        ge=3,
+        le=100_000,
+        description="family fusion: tokens of a text that training reads at most; default: 128, or fewer where the "
+        "model takes fewer",
     )
     image_weights: Path | None = Field(None, description="pretrained weights of the timm image trunk (.safetensors)")
     image_padding: Padding = Field(
@@ -138,7 +159,10 @@ class ModelSettings(_Group):
     )
     fusion: Fusion | None = Field(None, description="how features are added; default: raw, or as --start has it")
     temperature: float | None = Field(
-        None, gt=0.001, le=1.0, description="softmax temperature at the start; default: the model's own (0.07 if new)"
+        None,
+        gt=0.001,
+        le=1.0,
+        description="softmax temperature at the start; default: the model's own (if new 0.07, of family fusion 0.02)",
     )
 
     @model_validator(mode="after")
@@ -151,6 +175,8 @@ class ModelSettings(_Group):
             raise ValueError("--start brings its own preprocessing and padding: they cannot be set beside it")
         if self.stretch_positions and "@" not in (self.start or ""):
             raise ValueError("--stretch-positions needs --start ARCHITECTURE@FILE: it stretches what a file holds")
+        if self.start and self.text_model:
+            raise ValueError("--start already holds a text encoder: give it or --text-model, not both")
         return self
 
     @model_validator(mode="after")

@@ -13,14 +13,14 @@ of them: a best chosen by the queries that are reported flatters itself. The poo
 Shape legend: P = held-out pairs, b = pairs of one batch, I = images, D = width, Q = queries, R = ranks from 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anykey.benchmark.metrics import ndcg_at_k, success_at_k
+from anykey.benchmark.metrics import measured
 from anykey.training.family import Family, Items, Vectors
 from anykey.training.table import PairTable
 
@@ -238,8 +238,8 @@ def rank_of_own(held_out: HeldOut, combination: str, rows_Q: Tensor) -> Tensor:
 
 def gains_by_rank(cutoffs: Sequence[int], ndcg_cutoffs: Sequence[int]) -> dict[str, Tensor]:
     """What each metric gives for its one relevant key at rank 1, 2, ... `[R]`; nothing beyond."""
-    success = {f"success@{k}": _gain(success_at_k, k) for k in cutoffs}
-    return success | {f"ndcg@{k}": _gain(ndcg_at_k, k) for k in ndcg_cutoffs}
+    metrics = {f"success@{k}": k for k in cutoffs} | {f"ndcg@{k}": k for k in ndcg_cutoffs}
+    return {metric: _gain(metric, k) for metric, k in metrics.items()}
 
 
 def _score(
@@ -265,9 +265,10 @@ def _places(
     return torch.cat(better), torch.cat(equal)
 
 
-def _gain(metric: Callable[[list[list[str]], list[set[str]], int], float], k: int) -> Tensor:
+def _gain(metric: str, k: int) -> Tensor:
     keys = [str(rank) for rank in range(k)]
-    return torch.tensor([metric([keys], [{own}], k) for own in keys], dtype=torch.float64)
+    gain_R = measured([metric], dict.fromkeys(keys, keys), {own: {own: 1} for own in keys})[metric]
+    return torch.from_numpy(gain_R)
 
 
 def _expected(gain_R: Tensor, better_Q: Tensor, equal_Q: Tensor) -> Tensor:

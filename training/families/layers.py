@@ -1,7 +1,7 @@
-"""The layer groups of an open_clip model, from input to output: what locking and layer-wise rates go by."""
+"""A network's layers: groups from input to output, which locking and layer-wise rates go by, and repeated blocks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from timm.models import group_parameters
@@ -34,37 +34,39 @@ def tower_layers(model: nn.Module) -> Layers:
     image = [name for name in names if name.startswith("visual.")]
     text = [name for name in names if not name.startswith("visual.")]
     heads = frozenset(name for name in names if name.startswith(_ADDED_HEADS))
-    return Layers(_in_order(image, _image_place(model)), _in_order(text, _text_place(model)), heads)
+    return Layers(in_order(image, _image_place(model)), in_order(text, _text_place(model)), heads)
 
 
-_Place = Callable[[str], int]  # from a parameter's name to its group's position; gaps do not matter
+Place = Callable[[str], int]  # from a parameter's name to its group's position; gaps do not matter
 
 
-def _in_order(names: list[str], place: _Place) -> list[list[str]]:
+def in_order(names: list[str], place: Place) -> list[list[str]]:
+    """Groups of names, by the positions that they have."""
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(place(name), []).append(name)
     return [groups[position] for position in sorted(groups)]
 
 
-def _image_place(model: nn.Module) -> _Place:
+def _image_place(model: nn.Module) -> Place:
     visual: Any = model.visual
     if hasattr(visual, "trunk"):
-        return _trunk_place(visual.trunk)
+        return trunk_place(visual.trunk, "visual.trunk.")
     return _resnet_place if hasattr(visual, "attnpool") else _blocks_place(visual)
 
 
-def _text_place(model: nn.Module) -> _Place:
+def _text_place(model: nn.Module) -> Place:
     """`CLIP` keeps the text tower flat on itself, the others in `.text`."""
     text = getattr(model, "text", None)
     return _blocks_place(text if isinstance(text, nn.Module) else model)
 
 
-def _trunk_place(trunk: Any) -> _Place:
+def trunk_place(trunk: Any, prefix: str) -> Place:
+    """Positions of the parameters of one of timm's networks, whose names begin with the prefix; others come last."""
     if not hasattr(trunk, "group_matcher"):
         return _one_place
     places: dict[str, int] = group_parameters(trunk, trunk.group_matcher(), reverse=True)
-    return lambda name: places.get(name.removeprefix("visual.trunk."), len(places))
+    return lambda name: places.get(name.removeprefix(prefix), len(places))
 
 
 def _one_place(name: str) -> int:
@@ -76,7 +78,7 @@ def _resnet_place(name: str) -> int:
     return 1 + _RESNET_STAGES.index(part) if part in _RESNET_STAGES else 0
 
 
-def _blocks_place(tower: nn.Module) -> _Place:
+def _blocks_place(tower: nn.Module) -> Place:
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if blocks is None:
         return _one_place
@@ -93,3 +95,12 @@ def _blocks_place(tower: nn.Module) -> _Place:
         return 1 + int(block[1]) if block else num_blocks
 
     return place
+
+
+def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """A tower's repeated blocks: what is sharded and compiled one by one."""
+    for name, child in module.named_children():
+        if name in ("resblocks", "blocks", "stages") and isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from child
+        else:
+            yield from repeated_blocks(child)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
-from anykey.encoder.checkpoint import CONFIG_NAME
 from anykey.encoder.fusion import Fusion
+from anykey.encoder.model import FUSION, MANIFEST_NAME, SENTENCE_TRANSFORMERS, TOWERS, family_of
+from anykey.encoder.towers.checkpoint import CONFIG_NAME
+from anykey.training.errors import InvalidRecipeError
 from anykey.training.families.towers import Towers, open_start, read_start
 from anykey.training.family import Family
-from anykey.training.settings import TrainSettings
+from anykey.training.settings import ModelSettings, TrainSettings
 
 
 def open_family(settings: TrainSettings, device: torch.device, dtype: torch.dtype | None) -> Family:
@@ -21,8 +23,16 @@ def open_family(settings: TrainSettings, device: torch.device, dtype: torch.dtyp
 
     Raises:
         EncoderError: there is nothing to start from, or it is damaged.
-        InvalidRecipeError: image weights for an architecture without a timm trunk.
+        InvalidRecipeError: the start is of another family than asked for, or a setting is of another family; image
+            weights for an architecture without a timm trunk.
     """
+    if _family(settings) == FUSION:
+        from anykey.training.families.native_fusion import open_fusion
+
+        return open_fusion(settings, device, dtype, settings.seed)
+    for name in ("text_model", "max_text_tokens"):
+        if getattr(settings, name) is not None:
+            raise InvalidRecipeError(f"--{name.replace('_', '-')} is of --family fusion")
     return Towers(open_start(settings, settings.seed), device, dtype, settings.batch_norm)
 
 
@@ -36,10 +46,38 @@ def load_family(source: str | Path, device: torch.device, fusion: Fusion | None 
 
     Raises:
         EncoderError: there is nothing under that name, or it is damaged.
+        InvalidRecipeError: score fusion of a model that fuses by itself.
     """
+    family = family_of(source)
+    if family == SENTENCE_TRANSFORMERS:
+        raise InvalidRecipeError(_trained_elsewhere(source))
+    if family == FUSION:
+        from anykey.training.families import native_fusion
+
+        if fusion is not None:
+            raise InvalidRecipeError(f"{source} fuses text and image by itself, it takes no score fusion ({fusion})")
+        return native_fusion.NativeFusion(native_fusion.read_start(source), device)
     return Towers(read_start(source, fusion), device)
 
 
 def holds_checkpoint(directory: Path) -> bool:
     """Whether this is a checkpoint directory of a family known here."""
-    return (directory / CONFIG_NAME).is_file()
+    return (directory / CONFIG_NAME).is_file() or (
+        (directory / MANIFEST_NAME).is_file() and family_of(directory) in (TOWERS, FUSION)
+    )
+
+
+def _family(settings: ModelSettings) -> str:
+    """Which family the model is of; what a start is counts."""
+    if settings.start is None:
+        return settings.family or TOWERS
+    found = family_of(settings.start)
+    if found == SENTENCE_TRANSFORMERS:
+        raise InvalidRecipeError(_trained_elsewhere(settings.start))
+    if settings.family not in (None, found):
+        raise InvalidRecipeError(f"--start {settings.start} is of family {found}, --family says {settings.family}")
+    return found
+
+
+def _trained_elsewhere(source: str | Path) -> str:
+    return f"{source} is a model of sentence-transformers, which trains such models itself: anykey-train does not"

@@ -13,28 +13,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip
-import PIL
 import timm
 import torch
-from open_clip.transform import image_transform_v2
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms import Compose, Normalize
 
-from anykey.encoder.architecture import Architecture, build, open_clip_cfg, preprocessing, read_architecture
-from anykey.encoder.checkpoint import save_checkpoint
-from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion, fuse
-from anykey.encoder.model import load_checkpoint
-from anykey.encoder.text import can_trim, encode_text, end_positions
-from anykey.encoder.tokens import Tokenizer
-from anykey.encoder.weights import mismatch
+from anykey.encoder.towers.architecture import Architecture, build, open_clip_cfg, preprocessing, read_architecture
+from anykey.encoder.towers.checkpoint import save_checkpoint
+from anykey.encoder.towers.encoder import load_checkpoint
+from anykey.encoder.towers.text import can_trim, encode_text, end_positions
+from anykey.encoder.towers.tokens import Tokenizer
 from anykey.training.errors import InvalidRecipeError
-from anykey.training.families.layers import tower_layers
-from anykey.training.family import Description, Family, Features, ImageInput, Items, Layers, Vectors
+from anykey.training.families.images import Normalization, image_input, load_image_weights
+from anykey.training.families.layers import repeated_blocks, tower_layers
+from anykey.training.family import Description, Family, Features, Items, Layers, Vectors
 from anykey.training.settings import ModelSettings
 
 _NO_TOKENS = torch.empty(0, 1, dtype=torch.long)
@@ -119,7 +112,7 @@ class Towers(Family):
             network=_Network(model, uses_timm),
             trunk=model.visual.trunk if uses_timm else model.visual,
             description=_describe(start),
-            image_input=image_input(start.architecture),
+            image_input=image_input(preprocessing(start.architecture)),
             device=device,
             dtype=dtype,
             keeps_statistics=batch_norm == "eval" or (batch_norm == "auto" and start.is_pretrained),
@@ -127,9 +120,7 @@ class Towers(Family):
         self._architecture = start.architecture
         self._fusion = start.fusion
         self._tokenizer = Tokenizer(start.architecture)
-        config = preprocessing(start.architecture)
-        self._mean_C11 = torch.tensor(config.mean, device=device)[:, None, None]
-        self._std_C11 = torch.tensor(config.std, device=device)[:, None, None]
+        self._normalization = Normalization(preprocessing(start.architecture), device)
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -161,8 +152,7 @@ class Towers(Family):
 
     def normalize(self, pixels_ICHW: Tensor) -> Tensor:
         """uint8 pixels to the image tower's input, on the device."""
-        pixels = pixels_ICHW.to(self.device, non_blocking=True).float() / 255.0
-        return (pixels - self._mean_C11) / self._std_C11
+        return self._normalization(pixels_ICHW)
 
     def trunk_features(self, pixels_ICHW: Tensor) -> Tensor:
         """Output `[I, F...]` of timm's trunk, or else features of the whole image tower."""
@@ -181,7 +171,7 @@ class Towers(Family):
         images_I, tokens_ST = items.images_I, items.tokens_ST
         num_images, num_texts = len(images_I), len(tokens_ST)
         if self.is_sharded and num_images == 0:  # every process must take part in every exchange of weights
-            images_I = torch.zeros(1, 3, *self.image_input.size_px, dtype=torch.uint8)
+            images_I = self.stand_in(images_I)
         if self.is_sharded and num_texts == 0:
             tokens_ST = torch.zeros(1, tokens_ST.shape[1], dtype=torch.long)
         with self.autocast():
@@ -217,21 +207,11 @@ class Towers(Family):
 
     def blocks(self) -> Iterator[nn.Module]:
         """The towers' repeated blocks."""
-        return _blocks(self.model)
+        return repeated_blocks(self.model)
 
     def save(self, directory: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> str:
         """Writes a checkpoint that open_clip loads too; gives its fingerprint."""
         return save_checkpoint(directory, self._architecture, weights, self._fusion, provenance)
-
-
-def image_input(architecture: Architecture) -> ImageInput:
-    """How open_clip makes pixels of a picture for this architecture."""
-    config = preprocessing(architecture)
-    transform = image_transform_v2(config, is_train=False)
-    resize = Compose([step for step in transform.transforms if not isinstance(step, Normalize)][:-1])
-    height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
-    identity = f"{config} Pillow {PIL.__version__} open_clip {open_clip.__version__}"
-    return ImageInput((height, width), resize, config.resize_mode, identity)
 
 
 def _describe(start: Start) -> Description:
@@ -288,15 +268,6 @@ class _Network(nn.Module):
         return features_I
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The towers' repeated blocks: what is sharded and compiled one by one."""
-    for name, child in module.named_children():
-        if name in ("resblocks", "blocks", "stages") and isinstance(child, nn.ModuleList | nn.Sequential):
-            yield from child
-        else:
-            yield from _blocks(child)
-
-
 def _configure(settings: ModelSettings) -> Architecture:
     architecture = read_architecture(settings.architecture)
     overrides: dict[str, Any] = dict(architecture.preprocess_cfg)
@@ -314,14 +285,4 @@ def _load_trunk(model: Any, architecture: Architecture, settings: ModelSettings)
     assert path is not None
     if not architecture.uses_timm:
         raise InvalidRecipeError(f"--image-weights needs a timm image tower, {architecture.name} has none")
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"image weights {path} do not exist")
-    try:
-        model.visual.trunk.load_state_dict(load_file(path), strict=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointCorruptError(f"{path} is damaged or no safetensors file: {error}") from error
-    except RuntimeError as error:
-        raise CheckpointCorruptError(
-            f"{path} does not fit the image trunk of {architecture.name} (--architecture names another network): "
-            f"{mismatch(error)}"
-        ) from error
+    load_image_weights(model.visual.trunk, path, architecture.name)

@@ -3,15 +3,15 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from anykey.program.files import replace_file
-from anykey.program.machine import release
+from anykey.program.page import arrow, render_page, shown
 from anykey.training.report.about import About
 from anykey.training.report.examples import example_lists
 from anykey.training.report.history import Curve, read_history, thinned
@@ -74,17 +74,15 @@ def write_report(
         OSError: the page cannot be written, or the measurements not read.
     """
     states = {name: state for name, state in (("before", before), ("after", after)) if state is not None}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["arrow"] = _arrow
-    template = environment.from_string((files("anykey.training.report") / "template.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = render_page(
+        (files("anykey.training.report") / "template.html").read_text(encoding="utf-8"),
+        {"arrow": partial(arrow, between=" > ")},
         run_name=run_name,
         about=about,
-        settings=[(name, _setting(value)) for name, value in about.settings.items()],
+        settings=[(name, shown(value)) for name, value in about.settings.items()],
         charts=_charts(read_history(metrics_jsonl)),
         states=list(states),
         checkpoint=shlex.quote(str(path.parent / "best")),
-        version=release(),
         **(_held_out(states, about) if states else {}),
     )
     replace_file(path, page.encode())
@@ -120,15 +118,3 @@ def _charts(history: Mapping[str, Curve]) -> Sequence[tuple[str, Markup]]:
         if curves:
             drawn.append((chart.title, draw_curves(f"curve{number}", chart.title, curves, chart.percent)))
     return drawn
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_setting(part) for part in value) or "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _arrow(label: str) -> Markup:
-    return Markup(" &rarr; ").join(escape(part) for part in label.split(" > "))

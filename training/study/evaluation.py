@@ -24,7 +24,7 @@ from anykey.training.run_folder import MANIFEST
 from anykey.training.settings import DataSettings
 from anykey.training.study.measures import measure_centrings
 from anykey.training.study.plan import Run
-from anykey.training.study.settings import StudySettings
+from anykey.training.study.settings import NATIVE, StudyFusion, StudySettings, fusion_named
 from anykey.training.table import PairTable
 from anykey.training.validation import HeldOut, embed_held_out
 
@@ -46,7 +46,7 @@ class Row:
 
     variant: str
     seed: int
-    fusion: Fusion
+    fusion: StudyFusion
     centring: str
     numbers: dict[str, float]
 
@@ -86,9 +86,10 @@ class Evaluator:
             (run.folder / FILE_NAME).write_text(json.dumps({"key": key, "measured": measured}, indent=1) + "\n")
         return list(_rows(run, measured))
 
-    def embed(self, run: Run, fusion: Fusion, split: str) -> HeldOut:
+    def embed(self, run: Run, fusion: StudyFusion, split: str) -> HeldOut:
         """Vectors of the `test` or `validation` pairs from the weights that the run left."""
-        family = load_family(run.checkpoint, self._device, fusion)
+        score_fusion = None if fusion == NATIVE else Fusion(fusion)
+        family = load_family(run.checkpoint, self._device, score_fusion)
         table = self._table(family, run.settings, split)
         features_P = None
         if run.settings.keeps_trunk:
@@ -126,4 +127,4 @@ def _kept(path: Path, key: str) -> dict[str, Any] | None:
 def _rows(run: Run, measured: dict[str, dict[str, dict[str, float]]]) -> Iterator[Row]:
     for fusion, by_centring in measured.items():
         for centring, numbers in by_centring.items():
-            yield Row(run.variant, run.seed, Fusion(fusion), centring, numbers)
+            yield Row(run.variant, run.seed, fusion_named(fusion), centring, numbers)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anykey.encoder.fusion import Fusion
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.run_settings import run_settings
 from anykey.training.settings import TrainSettings
-from anykey.training.study.settings import START, StudySettings, Variant
+from anykey.training.study.settings import NATIVE, START, StudyFusion, StudySettings, Variant
 
 # What the study decides, and what a comparison holds equal.
 _DECIDED = {"data", "val_data", "output", "start", "image_weights", "feature_cache", "device", "seed", "fusion"}
@@ -30,7 +29,7 @@ class Run:
 
     variant: str
     seed: int
-    fusions: tuple[Fusion, ...]
+    fusions: tuple[StudyFusion, ...]
     settings: TrainSettings
     needs: Path | None = None
 
@@ -83,11 +82,11 @@ def _start(settings: StudySettings, seed: int) -> Run:
     return Run(START, seed, tuple(settings.fusions), run_settings(f"{START}, seed {seed}", values))
 
 
-def _tuned(settings: StudySettings, variant: Variant, fusion: Fusion | None, start: Run) -> Run:
+def _tuned(settings: StudySettings, variant: Variant, fusion: StudyFusion | None, start: Run) -> Run:
     name = variant.name if fusion is None else f"{variant.name}/{fusion}"
     values = _values(settings, name, start.seed) | settings.common | settings.fine_tune | variant.settings
     values["start"] = str(start.checkpoint)
-    if fusion is not None:
+    if fusion not in (None, NATIVE):
         values["fusion"] = fusion
     measured_with = tuple(settings.fusions) if fusion is None else (fusion,)
     return Run(variant.name, start.seed, measured_with, run_settings(name, values), start.folder)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from anykey.encoder.fusion import Fusion
 from anykey.training.report.projection import Plane
 from anykey.training.study.measures import GR_CLIP, PLAIN
 from anykey.training.study.results import Results
+from anykey.training.study.settings import StudyFusion
 from anykey.training.validation import MODALITIES, HeldOut
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -78,7 +78,7 @@ def plot_spaces(encoders: Mapping[str, HeldOut], path: Path) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
-def _bars(axis: Any, results: Results, fusion: Fusion, centring: str, name: str, place: int, **style: Any) -> None:
+def _bars(axis: Any, results: Results, fusion: StudyFusion, centring: str, name: str, place: int, **style: Any) -> None:
     spreads = [results.spread(variant, fusion, centring, name) for variant in results.variants]
     rows = [row + 0.26 * place for row, spread in enumerate(spreads) if spread]
     means = [spread.mean for spread in spreads if spread]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from anykey.benchmark.metrics import Z95
-from anykey.encoder.fusion import Fusion
 from anykey.training.study.evaluation import Row
+from anykey.training.study.settings import StudyFusion
 
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by freedom
 
@@ -71,7 +71,7 @@ class Results:
         self.fusions = sorted({row.fusion for row in self.rows})
         self.seeds = sorted({row.seed for row in self.rows})
 
-    def spread(self, variant: str, fusion: Fusion, centring: str, name: str) -> Spread | None:
+    def spread(self, variant: str, fusion: StudyFusion, centring: str, name: str) -> Spread | None:
         """One number of one variant over the seeds; `None` where it was not measured."""
         values = {
             row.seed: row.numbers[name]
@@ -80,6 +80,6 @@ class Results:
         }
         return Spread(values) if values else None
 
-    def variants_with(self, fusion: Fusion) -> list[str]:
+    def variants_with(self, fusion: StudyFusion) -> list[str]:
         """The variants that were measured with this fusion, in the plan's order."""
         return [name for name in self.variants if any((row.variant, row.fusion) == (name, fusion) for row in self.rows)]

@@ -1,7 +1,7 @@
 """Every knob of `anykey-train study`: the plan, which a TOML file holds, and where things are on this machine."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
@@ -10,6 +10,17 @@ from anykey.encoder.fusion import Fusion
 from anykey.program.settings import ProgramSettings
 
 START = "start"
+NATIVE: Literal["native"] = "native"  # where a model fuses by itself, and no features are added
+StudyFusion = Fusion | Literal["native"]
+
+
+def fusion_named(name: str) -> StudyFusion:
+    """How features are added, or that none are.
+
+    Raises:
+        ValueError: the name is of neither.
+    """
+    return NATIVE if name == NATIVE else Fusion(name)
 
 
 class Variant(BaseModel):
@@ -54,8 +65,10 @@ class StudySettings(ProgramSettings):
     machine: str = Field("", description="what the report calls the machine; default: its processor and cores")
 
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="one start, and one run of each variant, a seed")
-    fusions: list[Fusion] = Field(
-        [Fusion.RAW, Fusion.UNIT], min_length=1, description="how image and text features are added"
+    fusions: list[StudyFusion] = Field(
+        [Fusion.RAW, Fusion.UNIT],
+        min_length=1,
+        description="how image and text features are added; native, and nothing else, for models of family fusion",
     )
     common: CliSuppress[dict[str, Any]] = Field({}, description="anykey-train's settings of every run")
     start: CliSuppress[dict[str, Any]] = Field({}, description="settings of the start, beside `common`")
@@ -75,6 +88,8 @@ class StudySettings(ProgramSettings):
         repeated = {name for name in names if names.count(name) > 1} | ({START} & set(names))
         if repeated:
             raise ValueError(f"variants need names of their own, other than '{START}': {', '.join(sorted(repeated))}")
+        if NATIVE in self.fusions and len(self.fusions) > 1:
+            raise ValueError(f"--fusions {NATIVE} goes alone: a model that fuses by itself adds no features")
         if unknown := set(self.only) - set(names) - {START}:
             raise ValueError(f"--only names no variant of the plan: {', '.join(sorted(unknown))}")
         return self

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from anykey.encoder.fusion import Fusion
 from anykey.training.study.measures import GR_CLIP, METRICS, PLAIN
 from anykey.training.study.results import Results
+from anykey.training.study.settings import StudyFusion
 from anykey.training.validation import COMBINATIONS, MODALITIES, MODALITY_PAIRS
 
 NOISE = "~"  # stands after a difference that the seeds alone may have made
@@ -27,18 +27,18 @@ _CONFUSION = {f"confusion {name}": f"confusion/{name}" for name in COMBINATIONS}
 _FIRST = {f"{query} finds {key}": f"rank1/{query}/{key}" for query in ("i", "t", "it") for key in MODALITIES}
 
 
-def overview(results: Results, fusion: Fusion, centring: str) -> str:
+def overview(results: Results, fusion: StudyFusion, centring: str) -> str:
     """Means over the five combinations in both pools, and the gap."""
     return _table(results, fusion, centring, OVERVIEW)
 
 
-def by_combination(results: Results, fusion: Fusion, centring: str, pool: str, metric: str) -> str:
+def by_combination(results: Results, fusion: StudyFusion, centring: str, pool: str, metric: str) -> str:
     """One metric in one pool, a column for each combination of query and key."""
     columns = {name: f"{pool}/{name}/{metric}" for name in (*COMBINATIONS, "mean")}
     return _table(results, fusion, centring, columns)
 
 
-def gap_tables(results: Results, fusion: Fusion, centring: str) -> Iterator[tuple[str, str]]:
+def gap_tables(results: Results, fusion: StudyFusion, centring: str) -> Iterator[tuple[str, str]]:
     """Titles and tables of the gap measures."""
     yield "Distance of the modalities' mean keys", _table(results, fusion, centring, _GAPS)
     yield "Distance of the keys' covariances (CORAL)", _table(results, fusion, centring, _COVARIANCES, ".1e")
@@ -48,7 +48,7 @@ def gap_tables(results: Results, fusion: Fusion, centring: str) -> Iterator[tupl
     yield "What the first hit in the mixed pool is, by query", _table(results, fusion, centring, _FIRST)
 
 
-def differences(results: Results, fusion: Fusion, baseline: str) -> str:
+def differences(results: Results, fusion: StudyFusion, baseline: str) -> str:
     """Against the baseline of the same seed and fusion; centring counts as one more variant."""
     columns = {name: OVERVIEW[name] for name in ("local success@10", "mixed success@10", "mixed nDCG@10")}
     rows: list[list[str]] = []
@@ -60,7 +60,7 @@ def differences(results: Results, fusion: Fusion, baseline: str) -> str:
     return markdown(["variant", *columns], rows)
 
 
-def every_combination(results: Results, fusion: Fusion, centring: str) -> Iterator[tuple[str, str]]:
+def every_combination(results: Results, fusion: StudyFusion, centring: str) -> Iterator[tuple[str, str]]:
     """Titles and tables of every metric in both pools."""
     for pool in _POOLS:
         for metric in METRICS:
@@ -82,7 +82,7 @@ def _cells(texts: Sequence[str]) -> list[str]:
     return [" ".join(text.split()).replace("|", "\\|") for text in texts]
 
 
-def _table(results: Results, fusion: Fusion, centring: str, columns: Mapping[str, str], form: str = ".3f") -> str:
+def _table(results: Results, fusion: StudyFusion, centring: str, columns: Mapping[str, str], form: str = ".3f") -> str:
     rows = []
     for variant in results.variants_with(fusion):
         spreads = [results.spread(variant, fusion, centring, name) for name in columns.values()]
@@ -90,7 +90,7 @@ def _table(results: Results, fusion: Fusion, centring: str, columns: Mapping[str
     return markdown(["variant", *columns], rows)
 
 
-def _difference(results: Results, fusion: Fusion, which: tuple[str, str], baseline: str, name: str) -> str:
+def _difference(results: Results, fusion: StudyFusion, which: tuple[str, str], baseline: str, name: str) -> str:
     own = results.spread(which[0], fusion, which[1], name)
     other = results.spread(baseline, fusion, PLAIN, name)
     if own is None or other is None:

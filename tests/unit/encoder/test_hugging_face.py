@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from anykey.encoder import Encoder
-from anykey.encoder.architecture import Architecture, build
-from anykey.encoder.checkpoint import read_checkpoint, save_checkpoint
 from anykey.encoder.errors import MissingPartError
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.item import Item
-from anykey.encoder.model import load_checkpoint
-from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.towers.architecture import Architecture, build
+from anykey.encoder.towers.checkpoint import read_checkpoint, save_checkpoint
+from anykey.encoder.towers.encoder import load_checkpoint
+from anykey.encoder.towers.tokens import Tokenizer
 from tests.networks import TEXT, build_seeded, small_architecture
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "a": 2, "red": 3, "circle": 4}
@@ -101,7 +101,7 @@ def test_a_name_that_open_clip_does_not_know_gets_the_tokenizer_of_its_configura
 
 def test_a_text_longer_than_the_context_is_known_to_be_cut(words_dir: Path, transformers: type[AutoTokenizer]) -> None:
     rows = Tokenizer(architecture_with(words_dir)).rows(["a " * 7, "a " * 8, "a " * 9, "a" * 3000, "red"])
-    assert rows.is_cut_B == [False, False, True, True, False]
+    assert rows.is_cut_B == [False, False, True, False, False]  # 3,000 letters are one word
 
 
 @pytest.mark.parametrize("control", ["[PAD]", "&#91;PAD]", "\uff3bPAD\uff3d"])

@@ -183,12 +183,13 @@ def test_every_size_is_resized_or_refused(resize_mode: str, size_px: tuple[int, 
 
 
 def small_encoder(resize_mode: str) -> Encoder:
-    from anykey.encoder.checkpoint import Checkpoint
     from anykey.encoder.fusion import Fusion
+    from anykey.encoder.towers.checkpoint import Checkpoint
+    from anykey.encoder.towers.encoder import TowerEncoder
     from tests.networks import build_seeded
 
     architecture = small_architecture(preprocess={"resize_mode": resize_mode})
-    return Encoder(Checkpoint(architecture, build_seeded(architecture), Fusion.RAW, "sha256:0"))
+    return TowerEncoder(Checkpoint(architecture, build_seeded(architecture), Fusion.RAW, "sha256:0"))
 
 
 def progressive(num_scans: int) -> bytes:

@@ -12,19 +12,20 @@ import pytest
 import torch
 
 from anykey.encoder import Encoder, EncoderError
-from anykey.encoder.checkpoint import Checkpoint
 from anykey.encoder.errors import (
     CheckpointNotFoundError,
     DeviceUnavailableError,
     InvalidItemError,
     ItemTooLargeError,
     UndecodableImageError,
+    UnsupportedItemError,
 )
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item, Modality
-from anykey.encoder.model import MAX_IMAGES_AT_ONCE
 from anykey.encoder.protocol import Role
+from anykey.encoder.towers.checkpoint import Checkpoint
+from anykey.encoder.towers.encoder import MAX_IMAGES_AT_ONCE, TowerEncoder
 from tests.networks import VISION, build_seeded, small_architecture
 from tests.pictures import encoded, photo
 
@@ -159,6 +160,11 @@ def test_a_text_weight_out_of_bounds_or_number_is_refused(tiny_encoder: Encoder,
             tiny_encoder.prepare(MIXED[2], Role.QUERY, text_weight)
 
 
+def test_an_instruction_is_refused_by_the_name_of_the_model(tiny_encoder: Encoder) -> None:
+    with pytest.raises(UnsupportedItemError, match="item 0: model anykey-tiny takes no instruction, got 'find it'"):
+        tiny_encoder.encode(MIXED, instruction="find it")
+
+
 def test_no_items_give_an_empty_array(tiny_encoder: Encoder) -> None:
     for vectors_BD in (tiny_encoder.encode([]), tiny_encoder.encode_prepared([])):
         assert (vectors_BD.shape, vectors_BD.dtype) == ((0, tiny_encoder.width), np.float32)
@@ -225,7 +231,7 @@ def test_prepared_items_know_their_modality(tiny_encoder: Encoder) -> None:
 def test_an_item_costs_the_tokens_that_go_through_the_towers(tiny_encoder: Encoder) -> None:
     """Of the text its words with start and end; of an image its patches and the class token."""
     architecture = small_architecture()
-    transformer = Encoder(Checkpoint(architecture, build_seeded(architecture), Fusion.RAW, "sha256:0", {}))
+    transformer = TowerEncoder(Checkpoint(architecture, build_seeded(architecture), Fusion.RAW, "sha256:0", {}))
     patch_px = VISION["patch_size"]
     for encoder, px in ((transformer, patch_px), (tiny_encoder, 16)):  # a network without patches counts as if of 16
         prepared = [encoder.prepare(item, Role.KEY) for item in MIXED]
@@ -252,24 +258,14 @@ def test_a_device_that_is_not_there_is_refused_by_name(tiny_checkpoint: Path, de
 
 
 def test_an_unknown_precision_is_refused_with_those_known(tiny_checkpoint: Path) -> None:
-    with pytest.raises(DeviceUnavailableError, match="unknown precision 'fp8', expected auto, fp32, bf16, fp16"):
+    with pytest.raises(DeviceUnavailableError, match="unknown precision 'fp8', expected auto, fp32, bf16, fp16, int8"):
         Encoder.load(tiny_checkpoint, device="cpu", precision="fp8")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_gives_nearly_the_same_unit_vectors(
-    tiny_checkpoint: Path, tiny_encoder: Encoder, precision: str
-) -> None:
-    encoder = Encoder.load(tiny_checkpoint, device="cpu", precision=precision)
-    vectors_BD = encoder.encode(MIXED)
-    assert encoder.precision == precision
-    assert vectors_BD.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(vectors_BD, axis=1), 1.0, atol=1e-6)
-    assert (vectors_BD * tiny_encoder.encode(MIXED)).sum(1).min() > 0.99
-
-
 def test_a_missing_checkpoint_is_refused_with_what_is_expected() -> None:
-    with pytest.raises(CheckpointNotFoundError, match="expected a directory, ARCHITECTURE@WEIGHTS_FILE, or ARCH"):
+    with pytest.raises(
+        CheckpointNotFoundError, match="expected a directory, a weights file, ARCHITECTURE@WEIGHTS_FILE, or ARCH"
+    ):
         Encoder.load("/nowhere")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.towers.tokens import Tokenizer
 from anykey.sources.pairs.pair import Pair, Side
 from anykey.training.augmentation import Augmentation
 from anykey.training.batches import Batch, Draw, DrawnPairs, EpochDraws, Sampling, leave_out_words, make_loader

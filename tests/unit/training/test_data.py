@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from anykey.encoder.architecture import write_open_clip_config
+from anykey.encoder.towers.architecture import write_open_clip_config
 from anykey.sources.errors import SourceError
 from anykey.sources.pairs import open_pairs
 from anykey.training.data import open_table

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from anykey.encoder.architecture import Architecture
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.padding import Padding
+from anykey.encoder.towers.architecture import Architecture, preprocessing
 from anykey.sources.pairs.pair import Pair
-from anykey.training.families.towers import Towers, image_input
+from anykey.training.families.images import image_input
+from anykey.training.families.towers import Towers
 from anykey.training.features import trunk_features
 from anykey.training.table import ImageReader, PairTable
 from tests.drawn_pairs import drawn_pairs
@@ -65,7 +66,7 @@ class CountingReader(ImageReader):
     """Counts the images it decodes."""
 
     def __init__(self, **changes: Any) -> None:
-        super().__init__(image_input(replace(ARCHITECTURE, preprocess_cfg=changes)), ImageLimits())
+        super().__init__(image_input(preprocessing(replace(ARCHITECTURE, preprocess_cfg=changes))), ImageLimits())
         self.num_decoded = 0
 
     def __call__(self, image: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from tests.networks import VISION, small_architecture
 from tests.training_runs import NO_ROW, make_table, towers_of
 
 
-@pytest.mark.parametrize("recipe", ["gcl", "native"])
+@pytest.mark.parametrize("recipe", ["gcl", "fusion"])
 @pytest.mark.parametrize("num_chunks", [2, 3, 8, 30])
 def test_chunks_give_the_gradient_of_the_whole_batch(num_chunks: int, recipe: str) -> None:
     """More chunks than images or texts leave some chunks empty."""

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from anykey.encoder.architecture import Architecture
-from anykey.encoder.checkpoint import read_checkpoint, save_checkpoint
 from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion
+from anykey.encoder.towers.architecture import Architecture
+from anykey.encoder.towers.checkpoint import read_checkpoint, save_checkpoint
 from anykey.program.settings import UsageError, load_settings
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.interpolate import interpolate_checkpoints

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from anykey.encoder.architecture import Architecture, read_architecture
+from anykey.encoder.towers.architecture import Architecture, read_architecture
 from anykey.training.families.layers import SCALES, tower_layers
 from anykey.training.families.towers import Towers
 from anykey.training.family import Side, batch_norms

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import torch
 
-from anykey.encoder.architecture import Architecture, build, read_architecture
+from anykey.encoder.towers.architecture import Architecture, build, read_architecture
 from anykey.program.settings import load_settings
+from anykey.training.families.opening import open_family
 from anykey.training.settings import TrainSettings
+from tests.fusion_models import write_text_model
 from tests.guards.checkout import ROOT
+from tests.training_runs import CPU
+from tests.visualized import Toy
 
 FOLDER = ROOT / "training" / "recipes"
 # Those of other commands say so in their names.
@@ -19,7 +24,9 @@ GIVEN = {
     "flickr8k": ["--image-weights", "trunk.safetensors"],
     "flickr8k-unlocked": ["--start", "training/recipes/flickr8k-mobilenetv1.json@weights.safetensors"],
     "folder": ["--start", "ViT-B-32@weights.safetensors"],
+    "flickr8k-fusion": ["--image-weights", "trunk.safetensors"],
 }
+FUSION = ("vista", "flickr8k-fusion")
 
 
 def settings_of(recipe: Path) -> TrainSettings:
@@ -44,11 +51,32 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem not in FUSION], ids=lambda path: path.stem)
 def test_a_recipe_is_read_and_its_network_can_be_built(recipe: Path) -> None:
     architecture = architecture_of(settings_of(recipe))
     if architecture.name not in TOO_LARGE:
         build(architecture)
+
+
+def test_vistas_recipe_trains_what_its_second_stage_does(toy: Toy, tmp_path: Path) -> None:
+    settings = settings_of(FOLDER / "vista.toml").model_copy(
+        update={"start": str(toy.published("base", tmp_path / "v"))}
+    )
+    family = open_family(settings, CPU, None)
+    assert (settings.lock_text, settings.learn_temperature) == (True, False)
+    assert family.tokenize(["a boat"])[0].shape == (1, 109)
+    assert family.log_scale.exp().item() == pytest.approx(50, rel=1e-5)
+
+
+def test_the_mini_architecture_is_built_of_its_recipe(toy: Toy, tmp_path: Path) -> None:
+    """With a text encoder of a few weights in place of MiniLM, which is a package of 90 MB."""
+    text_model = write_text_model(toy, tmp_path / "text")
+    update = {"text_model": text_model, "image_weights": None}
+    family = open_family(settings_of(FOLDER / "flickr8k-fusion.toml").model_copy(update=update), CPU, None)
+    black = torch.zeros(1, 3, *family.image_input.size_px, dtype=torch.uint8)
+    assert family.description.name == "anykey-fusion-mini"
+    assert family.trunk_features(black).shape == (1, 25, 1024)
+    assert family.normalize(black).unique().tolist() == [-1]
 
 
 def test_tinyclip_has_the_parameters_in_its_name() -> None:

@@ -1,10 +1,8 @@
 """The report: what a snapshot keeps, what the curves are read from, and a page that stands alone."""
 
 import json
-import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from anykey.training.report.projection import Plane
 from anykey.training.report.snapshot import BIN_EDGES, MAX_PHOTOS
 from anykey.training.report.tables import gap_tables, headline_tables, success_tables
 from anykey.training.validation import ALL_COMBINATIONS, HeldOut, measure
+from tests.html_pages import Page
 
 ORDER = ("i", "t", "it")
 PICTURE = "data:image/jpeg;base64,/9j/"
@@ -65,45 +64,6 @@ def write_page(folder: Path, before: Snapshot | None, after: Snapshot | None, ru
     about = About({"Bad rows": "3 of 90"}, SETTINGS, ["reading"], "By others.", ["Beware <of> this."], pairs)
     write_report(folder / "report.html", run_name, about, metrics, before, after)
     return (folder / "report.html").read_text(encoding="utf-8")
-
-
-class Page(HTMLParser):
-    """Everything a page loads, its ids, its words, and whether its elements are closed."""
-
-    VOID = ("meta", "br", "link", "img")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self._look_at(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._look_at(attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data.strip())
-
-    def _look_at(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-                self.loads.append(str(value))
-            self.loads += re.findall(r"url\(([^)]*)\)", str(value))
 
 
 # Snapshots.

@@ -11,6 +11,7 @@ from anykey.encoder.fusion import Fusion
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.run_settings import run_settings, toml_text
 from anykey.training.study.plan import Run, make_plan
+from anykey.training.study.settings import StudySettings
 from tests.study_runs import study_settings, write_study_data
 
 
@@ -121,3 +122,24 @@ def test_settings_written_as_toml_read_back_equal() -> None:
     again = run_settings("it", tomllib.loads(toml_text(settings)))
     assert again == settings
     assert again.model_fields_set == given.keys() | {"overwrite"}
+
+
+def test_a_study_of_models_that_fuse_by_themselves_sets_no_fusion(data: Path) -> None:
+    plan = plan_of(data, fusions=["native"], common={"family": "fusion"})
+    assert [(run.variant, run.fusions, run.settings.fusion) for run in plan] == [
+        ("start", ("native",), None),
+        ("clip", ("native",), None),
+        ("gcl-R2", ("native",), None),
+    ]
+    assert plan[2].folder.parts[-2:] == ("native", "seed-0")
+    with pytest.raises(ValidationError, match="--fusions native goes alone"):
+        plan_of(data, fusions=["native", "raw"])
+
+
+def test_the_recipe_for_native_fusion_is_a_plan_of_three_seeds(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[3] / "training" / "recipes" / "gcl-fusion-study.toml"
+    values = tomllib.loads(recipe.read_text())
+    values |= {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
+    plan = make_plan(StudySettings(**values, image_weights=tmp_path / "trunk.safetensors"))
+    assert [run.variant for run in plan if run.seed == 1] == ["start", "clip", "pairwise", "gcl-R2", "gcl-R1"]
+    assert {(run.settings.family, run.settings.temperature) for run in plan} == {("fusion", 0.02)}

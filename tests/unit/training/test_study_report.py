@@ -22,7 +22,9 @@ from anykey.training.study.evaluation import Evaluator
 from anykey.training.study.plan import make_plan
 from anykey.training.study.settings import StudySettings
 from anykey.training.study.tables import markdown
+from tests.fusion_models import write_architecture, write_text_model
 from tests.study_runs import PAIRS, study_settings, write_study_data
+from tests.visualized import Toy
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "gcl-study.toml"
 
@@ -157,3 +159,17 @@ def test_the_recipe_is_a_plan_of_three_starts_and_its_variants(tmp_path: Path) -
     assert {counts[name] for name in trained if name not in ("clip", "alignclip")} == {6}
     assert {run.settings.temperature for run in plan} == {0.01}
     assert [run.variant for run in plan if run.settings.learn_temperature] == ["gcl-R2-learned-temperature"] * 6
+
+
+@pytest.mark.slow
+def test_models_that_fuse_by_themselves_are_compared_too(toy: Toy, tmp_path: Path) -> None:
+    data = write_study_data(tmp_path / "data")
+    write_text_model(toy, data / "text")
+    architecture = write_architecture(data / "mine.json")
+    common = {"family": "fusion", "batch_size": 8, "temperature": 0.1, "learning_rate": 1e-3}
+    start = {"architecture": str(architecture), "loss": "clip", "num_epochs": 1}
+    settings = study_settings(data, tmp_path / "out", fusions=["native"], common=common, start=start, picture="gcl-R2")
+    assert command.run(settings) == 0
+    page = (tmp_path / "out" / "report" / "gcl-study.md").read_text()
+    assert "## Native fusion" in page
+    assert "| gcl-R2 |" in page

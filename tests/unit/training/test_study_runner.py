@@ -44,6 +44,7 @@ def test_every_run_is_trained_once_and_a_lost_or_stale_one_again(data: Path, tmp
     assert [is_finished(run.settings) for run in runs] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_processes_train_what_this_process_would(data: Path, tmp_path: Path) -> None:
     settings = study_settings(data, tmp_path, only=["gcl-R2"])
     runs = make_plan(settings)
@@ -87,6 +88,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_no_run_outlives_a_study_that_is_killed_or_interrupted(
     data: Path, tmp_path: Path, signal_number: signal.Signals

@@ -187,6 +187,7 @@ def test_another_plan_is_not_mixed_into_the_record(data: Path, swept: SweepSetti
             sweep(sweep_settings(data, swept.output, **changes), QUIET)
 
 
+@pytest.mark.slow
 def test_workers_share_the_trials_between_them(data: Path, tmp_path: Path) -> None:
     settings = sweep_settings(data, tmp_path, trials=3, workers=2)
     sweep(settings, QUIET)
@@ -204,6 +205,7 @@ sweep(SweepSettings.model_validate_json(sys.argv[1]), Console(quiet=True))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_with_its_own_settings(data: Path, tmp_path: Path) -> None:
     settings = sweep_settings(data, tmp_path, num_epochs=40.0, trials=2)
     with subprocess.Popen([sys.executable, "-c", SWEEP, settings.model_dump_json()]) as process:

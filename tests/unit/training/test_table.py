@@ -10,13 +10,13 @@ import torch
 from open_clip.transform import image_transform_v2
 from PIL import Image
 
-from anykey.encoder.architecture import preprocessing
 from anykey.encoder.images import ImageLimits
-from anykey.encoder.tokens import Tokenizer
+from anykey.encoder.towers.architecture import preprocessing
+from anykey.encoder.towers.tokens import Tokenizer
 from anykey.sources.errors import InvalidRowError, NoPairsError
 from anykey.sources.pairs.pair import Pair, Side
 from anykey.training.errors import TooManyBadRowsError
-from anykey.training.families.towers import image_input
+from anykey.training.families.images import image_input
 from anykey.training.table import ImageReader
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import small_architecture
@@ -112,7 +112,7 @@ def test_pixels_once_normalised_are_the_encoders_own(resize_mode: str) -> None:
     architecture = small_architecture(preprocess={"resize_mode": resize_mode})
     config = preprocessing(architecture)
     image = photo(90, 60)
-    pixels_CHW = ImageReader(image_input(architecture), ImageLimits())(encoded(image, "PNG"))
+    pixels_CHW = ImageReader(image_input(preprocessing(architecture)), ImageLimits())(encoded(image, "PNG"))
     assert (pixels_CHW.shape, pixels_CHW.dtype) == ((3, 32, 32), np.uint8)
     expected = image_transform_v2(config, is_train=False)(image)
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
@@ -120,7 +120,7 @@ def test_pixels_once_normalised_are_the_encoders_own(resize_mode: str) -> None:
 
 
 def test_grey_images_have_three_channels() -> None:
-    reader = ImageReader(image_input(ARCHITECTURE), ImageLimits())
+    reader = ImageReader(image_input(preprocessing(ARCHITECTURE)), ImageLimits())
     assert reader(encoded(Image.new("L", (40, 40), 9), "PNG")).shape == (3, 32, 32)
     assert reader.num_bytes == 3 * 32 * 32
 

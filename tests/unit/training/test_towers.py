@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anykey.encoder.architecture import preprocessing, read_architecture
 from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
+from anykey.encoder.towers.architecture import preprocessing, read_architecture
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.families.towers import Towers, open_start
 from anykey.training.settings import TrainSettings

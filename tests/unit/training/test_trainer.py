@@ -20,9 +20,9 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from anykey.encoder.architecture import write_open_clip_config
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
+from anykey.encoder.towers.architecture import write_open_clip_config
 from anykey.sources.errors import NoPairsError
 from anykey.training.claim import Claim
 from anykey.training.errors import DivergedError, InvalidRecipeError, TooManyBadRowsError

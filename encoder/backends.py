@@ -1,0 +1,287 @@
+"""How an encoder's networks are computed: by which library, and in which numbers.
+
+What a family hands over are networks that take and give tensors; here they become functions that do the same faster.
+Weights are converted once, when the encoder is loaded. (Casting them in every pass, as autocast does, is slower than
+float32 on a CPU.)
+
+Shape legend: B = batch.
+"""
+
+import importlib.util
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anykey.encoder.errors import DeviceUnavailableError
+
+AUTO = "auto"
+BACKENDS = ("torch", "compile", "onnx", "openvino")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ON_CPU = {
+    "torch": ("fp32", "bf16", "int8"),
+    "compile": ("fp32", "bf16"),
+    "openvino": ("bf16", "fp32"),
+    "onnx": ("int8", "fp32"),
+}
+_ON_GPU = {"torch": ("fp32", "bf16", "fp16"), "compile": ("fp32", "bf16", "fp16")}
+_LIBRARIES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
+
+# What libraries raise where a network is none that they know.
+UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ImportError)
+
+Run = Callable[..., Tensor]  # tensors on the encoder's device, or mappings of them, to one tensor there, float32
+
+
+class Way(NamedTuple):
+    """A way to compute: by which library, and in which numbers."""
+
+    backend: str
+    precision: str
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.precision} by {self.backend}"
+
+
+PLAIN = Way("torch", "fp32")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs of a network, from which a library learns what it is to expect.
+
+    Attributes:
+        inputs: Two rows of each input.
+        free_axes: The axes of each input, beside the first one, whose length differs from batch to batch.
+    """
+
+    inputs: tuple[Tensor, ...]
+    free_axes: tuple[tuple[int, ...], ...]
+
+
+def ways(device: torch.device, backend: str = AUTO, precision: str = AUTO) -> list[Way]:
+    """The ways that this machine has and that a pair of settings allows, the plain one first where it is among them.
+
+    Args:
+        device: Where the encoder computes.
+        backend: One of `BACKENDS`, or `auto` for any that is installed and begins in seconds.
+        precision: One of `PRECISIONS`, or `auto` for any.
+
+    Raises:
+        DeviceUnavailableError: there is no such way here; says which there are.
+    """
+    known = _ON_CPU if device.type == "cpu" else _ON_GPU
+    if backend not in (AUTO, *BACKENDS):
+        raise DeviceUnavailableError(f"unknown backend '{backend}', expected auto, {', '.join(BACKENDS)}")
+    if precision not in (AUTO, *PRECISIONS):
+        raise DeviceUnavailableError(f"unknown precision '{precision}', expected auto, {', '.join(PRECISIONS)}")
+    if backend == AUTO:
+        backends = [name for name in known if name != "compile" and not _missing(name)]
+    else:
+        _require(backend, known, device)
+        backends = [backend]
+    found = [Way(name, one) for name in backends for one in known[name] if precision in (AUTO, one)]
+    if not found:
+        there = {one for name in backends for one in known[name]}
+        raise DeviceUnavailableError(
+            f"precision {precision} cannot be had on {device}{'' if backend == AUTO else f' by {backend}'}: "
+            f"expected one of {', '.join(one for one in PRECISIONS if one in there)}"
+        )
+    return found
+
+
+def usual(device: torch.device, backend: str, precision: str, half: str = "fp16") -> Way:
+    """The way of a backend that is named: half precision on a GPU and float32 elsewhere, if it is not said.
+
+    Args:
+        device: Where the encoder computes.
+        backend: One of `BACKENDS`.
+        precision: One of `PRECISIONS`, or `auto`.
+        half: What half precision is for this encoder.
+
+    Raises:
+        DeviceUnavailableError: there is no such way here; says which there are.
+    """
+    if precision == AUTO:
+        precision = half if device.type == "cuda" else "fp32"
+    return ways(device, backend, precision)[0]
+
+
+def convert(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way) -> dict[str, Run]:
+    """The networks as functions that compute this way.
+
+    Args:
+        networks: On their device, in float32, for inference; they may share weights. Their weights are converted in
+            place where that can be done, so they are of no use afterwards.
+        examples: What each takes.
+        way: How they are to compute; one of `ways`.
+
+    Raises:
+        DeviceUnavailableError: the library cannot make such networks; says why.
+    """
+    require_examples(networks, examples, way)
+    try:
+        return _CONVERTERS[way.backend](networks, examples, way.precision)
+    except UNFIT as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise DeviceUnavailableError(f"this network cannot be computed in {way}: {reason}") from error
+
+
+def require_examples(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way) -> None:
+    """Makes sure that a library which learns of a network by an example has one of each.
+
+    Raises:
+        DeviceUnavailableError: it has not.
+    """
+    if way.backend in _LIBRARIES and set(examples) != set(networks):
+        raise DeviceUnavailableError(f"networks of this family are computed by torch, not by {way.backend}")
+
+
+def _require(backend: str, known: Mapping[str, Sequence[str]], device: torch.device) -> None:
+    if backend not in known:
+        raise DeviceUnavailableError(f"backend {backend} computes on the CPU only, not on {device}")
+    missing = _missing(backend)
+    if missing:
+        raise DeviceUnavailableError(
+            f"backend {backend} needs {', '.join(missing)}, not installed here: pip install 'anykey[{backend}]'"
+        )
+
+
+def _missing(backend: str) -> list[str]:
+    return [name for name in _LIBRARIES.get(backend, ()) if importlib.util.find_spec(name) is None]
+
+
+def _by_torch(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+    if precision == "int8":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that this moves to another package
+            quantize: Any = torch.ao.quantization.quantize_dynamic
+            quantize(networks, {nn.Linear}, dtype=torch.qint8, inplace=True)
+        for module in networks.modules():  # open_clip looks here for what features are cast to
+            if not hasattr(module, "int8_original_dtype"):
+                setattr(module, "int8_original_dtype", torch.float32)  # noqa: B010 - no parameter of it
+        return {name: _run(network, torch.float32) for name, network in networks.items()}
+    networks.to(_DTYPES[precision])
+    return {name: _run(network, _DTYPES[precision]) for name, network in networks.items()}
+
+
+def _by_compile(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+    networks.to(_DTYPES[precision])
+    return {
+        name: _run(torch.compile(network, dynamic=True), _DTYPES[precision])  # type: ignore[arg-type]
+        for name, network in networks.items()
+    }
+
+
+def _run(network: nn.Module, dtype: torch.dtype) -> Run:
+    def run(*inputs: Any) -> Tensor:
+        output: Tensor = network(*(_in(dtype, each) for each in inputs))
+        return output.float()
+
+    return run
+
+
+def _in(dtype: torch.dtype, given: Any) -> Any:
+    """What a network is given, with its floating-point numbers in this format."""
+    if isinstance(given, Mapping):
+        return {name: _in(dtype, value) for name, value in given.items()}
+    return given.to(dtype) if isinstance(given, Tensor) and given.is_floating_point() else given
+
+
+def _by_openvino(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    core = openvino.Core()
+    made: dict[str, Run] = {}
+    for name, network in networks.items():
+        with _fit_to_export():
+            model = openvino.convert_model(network, example_input=examples[name].inputs)
+        made[name] = _of_arrays(_openvino_run(core.compile_model(model, "CPU", options)))
+    return made
+
+
+def _openvino_run(compiled: Any) -> Callable[[Sequence[Any]], Any]:
+    return lambda arrays: compiled(list(arrays))[0]
+
+
+def _by_onnx(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    made: dict[str, Run] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, network in networks.items():
+            path = Path(folder) / f"{name}.onnx"
+            with _fit_to_export():
+                program: Any = torch.onnx.export(
+                    network,
+                    examples[name].inputs,
+                    dynamic_shapes=_shapes(examples[name]),
+                    dynamo=True,
+                    verbose=False,
+                )
+                program.save(str(path))
+                path = _quantized(path) if precision == "int8" else path
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            made[name] = _of_arrays(_onnx_run(session))
+    return made
+
+
+def _quantized(path: Path) -> Path:
+    """The same network with its matrices in 8 bits, beside it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    smaller = path.with_suffix(".int8.onnx")
+    quantize_dynamic(path, smaller, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    return smaller
+
+
+def _onnx_run(session: Any) -> Callable[[Sequence[Any]], Any]:
+    names = [each.name for each in session.get_inputs()]
+    return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+
+def _of_arrays(run: Callable[[Sequence[Any]], Any]) -> Run:
+    return lambda *inputs: torch.from_numpy(np.array(run([each.numpy() for each in inputs]), dtype=np.float32))
+
+
+def _shapes(example: Example) -> tuple[dict[int, Any], ...]:
+    """What torch's export is told of the inputs: which axes are free."""
+    free = torch.export.Dim.DYNAMIC
+    return tuple({0: free, **dict.fromkeys(axes, free)} for axes in example.free_axes)
+
+
+@contextmanager
+def _fit_to_export() -> Iterator[None]:
+    """Attention as plain operations, without the kernel that torch has for inference alone, and without remarks."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    was_disabled = logging.root.manager.disable
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(was_disabled)
+        torch.backends.mha.set_fastpath_enabled(was_fast)
+
+
+_CONVERTERS = {"torch": _by_torch, "compile": _by_compile, "onnx": _by_onnx, "openvino": _by_openvino}
