@@ -91,8 +91,8 @@ lint: setup ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: test
-test: setup redis-server chromium ## Run the tests, one process a core, at most four
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup redis-server chromium ## Run the tests, at most four processes: one a core, and one more, as many tests wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
@@ -106,6 +106,10 @@ perf-train: setup ## Measure the trainer against open_clip's own, side by side (
 .PHONY: perf-index
 perf-index: setup peers ## Measure an index of a million keys beside others (PERF_FLAGS=), an hour, into docs/results/
 	$(BIN)/python -m benchmarks.index_speed --peers $(call quote,$(PEERS)) --output docs/results/index.md $(PERF_FLAGS)
+
+.PHONY: perf-encoder
+perf-encoder: setup peers ## Measure how fast items are embedded beside others (PERF_FLAGS=), half an hour, into docs/results/
+	$(BIN)/python -m benchmarks.encoder_speed --peers $(call quote,$(PEERS)) --output docs/results/encoders.md $(PERF_FLAGS)
 
 .PHONY: perf-build-memory
 perf-build-memory: setup ## Measure what builds hold in memory, of one and five million keys (PERF_FLAGS=), hours, into docs/results/
@@ -121,7 +125,7 @@ perf-service: setup ## Measure a request beside an older checkout, in turns: BEF
 peers: $(call as_file,$(PEERS))/.installed
 
 $(call as_file,$(PEERS))/.installed: $(wildcard benchmarks/peers/requirements-*.txt)
-	for peer in autofaiss clip-retrieval; do \
+	for peer in autofaiss clip-retrieval infinity; do \
 	$(call quote,$(PYTHON)) -m venv $(call quote,$(PEERS))/$$peer; \
 	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/$$peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements-$$peer.txt; done
 	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1

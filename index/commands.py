@@ -192,7 +192,7 @@ def verify(settings: VerifySettings) -> int:
 def repair(settings: RepairSettings) -> int:
     """Derives a new version and says which."""
     from anykey.index.publish.verify import repair_index
-    from anykey.index.vectors.gpu import GpuUse
+    from anykey.index.vectors.structures import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     manifest = repair_index(settings.index, gpu)
@@ -203,7 +203,7 @@ def repair(settings: RepairSettings) -> int:
 def rollback(settings: RollbackSettings) -> int:
     """Goes back to an earlier version and says what that changed."""
     from anykey.index.publish.rollback import roll_back
-    from anykey.index.vectors.gpu import GpuUse
+    from anykey.index.vectors.structures import GpuUse
 
     gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
     with open_progress(plain_console(stderr=True)) as display:
@@ -355,6 +355,7 @@ def run(argv: list[str] | None) -> int:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True, markup=False, emoji=False), show_path=False)],
     )
+    logging.getLogger("anykey.encoder.backend_choice").setLevel(logging.INFO)  # takes seconds, and decides vectors
     usage_errors = (SourceError, RemovalRefusedError, InvalidStructureError, UnusableOptionError)
     environment_errors = (SearchIndexError, EncoderError, OSError, sqlite3.Error)
     arguments = sys.argv[1:] if argv is None else argv

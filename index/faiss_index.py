@@ -28,12 +28,11 @@ from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors.gpu import DEFAULT_TEMPORARY_BYTES, GpuUse
-from anykey.index.vectors.structures import EXACT_ALLOWED
+from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOWED, GpuUse
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
     from anykey.index.publish.writer import Writer
-    from anykey.index.store.options import FoldOptions
+    from anykey.index.store.manifest import FoldOptions
     from anykey.index.store.records import Record, TuningQueries
     from anykey.program.progress import Report
 
@@ -408,6 +407,7 @@ def _absolute(image_roots: Sequence[str]) -> list[str]:
 
 
 def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse) -> "Writer":
+    from anykey.index.publish.directory import WritableDirectory
     from anykey.index.publish.writer import Writer
 
-    return Writer(IndexDirectory(index_dir), compact_after, gpu)
+    return Writer(WritableDirectory(index_dir), compact_after, gpu)

@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from anykey.encoder.settings import BackendName, PrecisionName
 from anykey.index.milvus.address import parse_address
-from anykey.index.store.options import AUTO
-from anykey.index.vectors.structure_facts import EXACT
+from anykey.index.store.manifest import AUTO
+from anykey.index.vectors.structure_facts import EXACT, LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.index.vectors.structure_kinds import require_kind
-from anykey.index.vectors.targets import LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.sources.columns import parse_columns
@@ -26,7 +26,8 @@ class _EncoderSettings(ProgramSettings):
 
     checkpoint: str = Field(
         min_length=1,
-        description="Encoder: checkpoint directory, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
+        description="Encoder: checkpoint directory, one that sentence-transformers saved, a Hugging Face directory or "
+        "weights file that says which network it is, ARCHITECTURE@WEIGHTS_FILE, or ARCHITECTURE/PRETRAINED_TAG",
     )
     batch_size: int = Field(
         64,
@@ -44,9 +45,20 @@ class _EncoderSettings(ProgramSettings):
         None,
         description="How image and text features are added; default: as the checkpoint has it, raw if it does not say",
     )
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="Numbers that are kept of a vector, for models that were trained to be cut (Matryoshka); default: "
+        "as the checkpoint has it, all if it does not say",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the encoder; auto: fp16 on a GPU, else fp32"
+    backend: BackendName = Field(
+        "auto", description="Library that computes the encoder; auto: the fastest here that gives float32's vectors"
+    )
+    precision: PrecisionName = Field(
+        "auto",
+        description="Number format of the encoder; auto: as the backend, or 16 bits on a GPU and fp32 elsewhere for "
+        "one that is named",
     )
 
 

@@ -9,7 +9,7 @@ from anykey.service.schemas import HitPayload, KeyResponse, SearchResponse, Wire
 NO_HITS = b'{"hits":[]'
 
 
-def write_hits(prefix: str, hits: Sequence[Hit]) -> bytes:
+def write_hits(prefix: str, hits: Sequence[Hit], rerank_scores: Sequence[float | None] | None = None) -> bytes:
     """The members of the list of hits as JSON, best first.
 
     Each is written on its own: between two of them other threads may run.
@@ -17,8 +17,11 @@ def write_hits(prefix: str, hits: Sequence[Hit]) -> bytes:
     Args:
         prefix: What a proxy put before the service's addresses.
         hits: The hits.
+        rerank_scores: A reranker's, for each hit; absent: none was asked for.
     """
-    return b",".join(_wire_hit(prefix, hit).model_dump_json().encode() for hit in hits)
+    scores = rerank_scores or [None] * len(hits)
+    pairs = zip(hits, scores, strict=True)
+    return b",".join(_wire_hit(prefix, hit, score).model_dump_json().encode() for hit, score in pairs)
 
 
 def with_hits(answer: SearchResponse, written: bytes) -> bytes:
@@ -40,9 +43,11 @@ def write_key(prefix: str, stored: StoredKey) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _wire_hit(prefix: str, hit: Hit) -> WireHit:
+def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None) -> WireHit:
     payload = _wire_payload(prefix, hit.key, hit.payload)
-    return WireHit(key=hit.key, score=hit.score, rank=hit.rank, modality=hit.modality, payload=payload)
+    return WireHit(
+        key=hit.key, score=hit.score, rerank_score=rerank_score, rank=hit.rank, modality=hit.modality, payload=payload
+    )
 
 
 def _wire_payload(prefix: str, key: str, payload: Payload) -> HitPayload:

@@ -1,6 +1,6 @@
 """Puts the application together."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -18,6 +18,7 @@ from anykey.service.errors import InvalidRequestError, ServiceError, from_status
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.openapi import describe
 from anykey.service.proxy import ProxyPrefix
+from anykey.service.reranking import PairScorer
 from anykey.service.routes import keys, operation, search
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -30,6 +31,7 @@ def create_app(
     *,
     encoder: ItemEncoder | None = None,
     index: SearchableIndex | None = None,
+    rerankers: Sequence[PairScorer] | None = None,
     on_failure: Callable[[], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
@@ -39,14 +41,15 @@ def create_app(
         settings: The service's settings.
         encoder: Used instead of loading `settings.checkpoint`.
         index: Used instead of opening `settings.index`; the caller closes it.
+        rerankers: Used instead of loading `settings.rerankers`.
         on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
         on_ready: Called once when everything is loaded.
 
     Returns:
-        The application. With both parts given it is ready when its lifespan has begun; else it loads in the
+        The application. With encoder and index given it is ready when its lifespan has begun; else it loads in the
         background and `/readyz` tells.
     """
-    lifecycle = Lifecycle(settings, encoder, index, on_failure, on_ready)
+    lifecycle = Lifecycle(settings, encoder, index, on_failure, on_ready, rerankers)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

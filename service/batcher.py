@@ -1,4 +1,4 @@
-"""Concurrent queries share encoder batches.
+"""Concurrent requests share the batches of a model.
 
 Shape legend: B = batch, D = width.
 """
@@ -12,12 +12,11 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.encoder.protocol import ItemEncoder
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from anykey.service.logs import LogEvent
 
@@ -27,12 +26,29 @@ Vector = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 
+class BatchModel(Protocol):
+    """What a batcher needs of a model: a part of `ItemEncoder`."""
+
+    @property
+    def width(self) -> int:
+        """D, how many numbers come out for an item."""
+        ...
+
+    def cost(self, prepared: Any) -> int:
+        """Tokens of an item, at least 1."""
+        ...
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> Vector:
+        """Numbers `[B, D]` for items."""
+        ...
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One item's vector and what it waited for.
 
     Attributes:
-        vector_D: Unit vector, float32.
+        vector_D: What the model gave for it, float32.
         queue_s: From joining the queue to the start of its batch.
         encode_s: Duration of the whole batch.
         batch_items: How many items shared the batch.
@@ -77,10 +93,10 @@ class _Entry(Generic[PreparedT]):
 
 
 class Batcher(Generic[PreparedT]):
-    """Gathers items of concurrent requests into batches for one encoder.
+    """Gathers items of concurrent requests into batches for one model, an encoder mostly.
 
-    One worker thread owns the encoder. Everything else may be called from any thread; waiting is done on
-    `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
+    One worker thread owns the model, which is called the encoder here. Everything else may be called from any thread;
+    waiting is done on `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
 
     What triggers a batch: as much is waiting as a batch may hold, or the oldest item has waited `max_wait_s`. A batch
     holds `max_batch_items` items and `max_batch_tokens` of their tokens at most, which is what their memory and time
@@ -110,13 +126,15 @@ class Batcher(Generic[PreparedT]):
 
     def __init__(
         self,
-        encoder: ItemEncoder,
+        encoder: BatchModel,
         *,
         max_batch_items: int,
         max_batch_tokens: int,
         max_wait_s: float,
         max_queue_items: int,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "encoder",
+        items: str = "queries",
     ) -> None:
         """Starts the worker.
 
@@ -127,8 +145,12 @@ class Batcher(Generic[PreparedT]):
             max_wait_s: Longest wait for a batch to fill while the encoder is idle.
             max_queue_items: Places.
             clock: Seconds, monotonic; deadlines are given on it.
+            name: What the model is, for messages and the thread's name.
+            items: What its items are, for messages.
         """
         self._encoder = encoder
+        self._name = name
+        self._items = items
         self._max_batch_items = max_batch_items
         self._max_batch_tokens = max_batch_tokens
         self._max_wait_s = max_wait_s
@@ -141,7 +163,7 @@ class Batcher(Generic[PreparedT]):
         self._places_taken = 0
         self._is_closing = False
         self._is_alive = True
-        self._worker = threading.Thread(target=self._work, name="encoder", daemon=True)
+        self._worker = threading.Thread(target=self._work, name=name, daemon=True)
         self._worker.start()
 
     @property
@@ -166,7 +188,9 @@ class Batcher(Generic[PreparedT]):
             self._check_open()
             if self._places_taken >= self._max_queue_items:
                 self._counters.rejected += 1
-                raise OverloadedError(f"{self._places_taken} queries are waiting, the most accepted; retry in a moment")
+                raise OverloadedError(
+                    f"{self._places_taken} {self._items} are waiting, the most accepted; retry in a moment"
+                )
             self._places_taken += 1
         return Place(self)
 
@@ -190,11 +214,15 @@ class Batcher(Generic[PreparedT]):
         with self._changed:
             self._places_taken -= 1
 
+    @property
+    def _died(self) -> str:
+        return f"the {self._name}'s worker has died"
+
     def _check_open(self) -> None:
         if self._is_closing:
             raise NotReadyError("the service is shutting down")
         if not self._is_alive:
-            raise NotReadyError("the encoder's worker has died")
+            raise NotReadyError(self._died)
 
     def _work(self) -> None:
         """The worker thread: batches until closed and empty."""
@@ -206,8 +234,8 @@ class Batcher(Generic[PreparedT]):
             with self._changed:
                 self._is_alive = False
             if not self._is_closing:
-                logger.critical("the encoder's worker has died", extra={"event": LogEvent.WORKER_DIED})
-            self._abandon("the encoder's worker has died")
+                logger.critical(self._died, extra={"event": LogEvent.WORKER_DIED})
+            self._abandon(self._died)
 
     def _next_batch(self) -> list[_Entry[PreparedT]] | None:
         """Waits for a batch and forms it; empty when all in it were dropped, `None` when there is no more."""
@@ -247,7 +275,7 @@ class Batcher(Generic[PreparedT]):
             return False
         if now_s >= entry.deadline_s:
             self._counters.expired += 1
-            entry.future.set_exception(DeadlineExceededError("the query waited past its deadline in the queue"))
+            entry.future.set_exception(DeadlineExceededError("the request waited past its deadline in the queue"))
             return False
         return True
 
@@ -258,8 +286,9 @@ class Batcher(Generic[PreparedT]):
             vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
         except Exception as error:
-            logger.exception("a batch failed", extra={"event": LogEvent.BATCH_FAILED, "batch_items": len(batch)})
-            self._finish(batch, [_internal(error) for _ in batch])
+            fields = {"event": LogEvent.BATCH_FAILED, "model": self._name, "batch_items": len(batch)}
+            logger.exception("a batch failed", extra=fields)
+            self._finish(batch, [_internal(error, self._name) for _ in batch])
             return
         encode_s = self._clock() - started_s
         self._finish(
@@ -273,9 +302,9 @@ class Batcher(Generic[PreparedT]):
     def _check_vectors(self, vectors_BD: Vector, num_items: int) -> None:
         expected = (num_items, self._encoder.width)
         if vectors_BD.shape != expected:
-            raise ValueError(f"the encoder gave shape {vectors_BD.shape}, expected {expected}")
+            raise ValueError(f"the {self._name} gave shape {vectors_BD.shape}, expected {expected}")
         if not np.isfinite(vectors_BD).all():
-            raise ValueError("the encoder gave vectors that are not finite")
+            raise ValueError(f"the {self._name} gave numbers that are not finite")
 
     def _finish(self, batch: list[_Entry[PreparedT]], outcomes: Sequence[Encoded | Exception]) -> None:
         with self._changed:
@@ -353,8 +382,8 @@ def _resolve(future: "Future[Any]", outcome: object) -> None:
         pass
 
 
-def _internal(error: Exception) -> InternalError:
+def _internal(error: Exception, name: str) -> InternalError:
     """A wire error of its own for one item of a failed batch."""
-    internal = InternalError("the encoder failed on the batch this query was part of")
+    internal = InternalError(f"the {name} failed on the batch this query was part of")
     internal.__cause__ = error
     return internal

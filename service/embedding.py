@@ -90,7 +90,7 @@ class QueryEmbedder:
             InternalError: the encoder failed on the query's batch.
         """
         try:
-            check_item(self._encoder, query.item, query.text_weight)
+            check_item(self._encoder, query.item, query.text_weight, query.instruction)
         except InvalidItemError as error:
             raise from_item_error(error) from error
         key = await self._cache_key(query)
@@ -117,7 +117,7 @@ class QueryEmbedder:
 
     async def _cache_key(self, query: Query) -> str:
         """The query's content hash; megabytes of images are hashed in a thread."""
-        model = f"{self._encoder.fingerprint} {self._encoder.precision}"
+        model = f"{self._encoder.fingerprint} {self._encoder.backend} {self._encoder.precision}"
         if query.item.images:
             return await self._threads.run(query.content_hash, model)
         return query.content_hash(model)
@@ -128,7 +128,9 @@ class QueryEmbedder:
         with self._batcher.reserve() as place:
             started_s = time.monotonic()
             try:
-                prepared = await self._threads.run(self._encoder.prepare, query.item, Role.QUERY, query.text_weight)
+                prepared = await self._threads.run(
+                    self._encoder.prepare, query.item, Role.QUERY, query.text_weight, query.instruction
+                )
             except InvalidItemError as error:
                 raise from_item_error(error) from error
             decode_s = time.monotonic() - started_s

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -15,6 +15,7 @@ from anykey.service.body import BodyMemory
 from anykey.service.errors import NotReadyError, StartupError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts, check_match, load_encoder, load_index, open_parts
+from anykey.service.reranking import PairScorer, load_rerankers
 from anykey.service.schemas import Limits
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -46,6 +47,7 @@ class Lifecycle:
         index: SearchableIndex | None = None,
         on_failure: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        rerankers: Sequence[PairScorer] | None = None,
     ) -> None:
         """Prepares; nothing is loaded yet.
 
@@ -55,6 +57,7 @@ class Lifecycle:
             index: Used instead of opening the one of the settings; stays open afterwards.
             on_failure: Called once when the start fails.
             on_ready: Called once when everything is loaded, before the first search is answered.
+            rerankers: Used instead of loading those of the settings.
         """
         self.settings = settings
         self.failure: BaseException | None = None
@@ -62,6 +65,7 @@ class Lifecycle:
         self.bodies = BodyMemory(settings.max_bodies_bytes)
         self._encoder = encoder
         self._index = index
+        self._rerankers = rerankers
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._loader: threading.Thread | None = None
@@ -89,7 +93,7 @@ class Lifecycle:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Loads in the background, then closes in reverse order; with both parts given, ready at once."""
+        """Loads in the background, then closes in reverse order; with encoder and index given, ready when it begins."""
         async with AsyncExitStack() as stack:
             loading = asyncio.create_task(self._load(stack))
             loading.add_done_callback(self._note_outcome)
@@ -111,7 +115,10 @@ class Lifecycle:
         if encoder is None:
             encoder = await self._loaded(load_encoder)
         check_match(encoder, index)
-        return await open_parts(self.settings, encoder, index, stack)
+        rerankers = self._rerankers
+        if rerankers is None and self.settings.rerankers:
+            rerankers = await self._loaded(load_rerankers)
+        return await open_parts(self.settings, encoder, index, stack, rerankers or ())
 
     async def _loaded(self, load: Callable[[ServiceSettings], T]) -> T:
         """What is loaded in a thread that nobody waits for at the end, unlike those of asyncio's own pool."""

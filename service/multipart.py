@@ -15,7 +15,7 @@ from anykey.service.query import Query, parse_json, query_from_fields
 from anykey.service.schemas import Limits, SearchRequest
 
 LISTS = frozenset({"modalities", "exclude", "within"})
-JSON_FIELDS = frozenset({"filter"})
+JSON_FIELDS = frozenset({"filter", "rerank", "exact"})
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
 QUOTED = re.compile(rb'"(?:\\.?|[^"\\])*"?', re.DOTALL)  # also one that is not closed: it matches at each quote, once

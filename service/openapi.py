@@ -123,10 +123,15 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "exclude": texts,
         "filter": text,
         "within": texts,
+        "instruction": text,
+        "rerank": text,
     }
     descriptions = {
         "image": "Image files; several are frames of one item. A part without a file name is read as base64.",
         "filter": "A `Filter` as JSON.",
+        "instruction": "What the model is told to look for, in place of its own prompt for queries. Models that follow "
+        "none refuse it.",
+        "rerank": "A `RerankRequest` as JSON.",
     }
     form = {name: value for name, value in request.items() if name != "examples"}
     form["properties"] = {

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, Vecto
 from anykey.service.embedding import QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
+from anykey.service.reranking import PairScorer, Rerankers, open_reranker
 from anykey.service.searching import IndexSearcher, SearchableIndex
 from anykey.service.settings import ServiceSettings
 from anykey.service.shared_call import SharedCall
@@ -42,6 +44,7 @@ class Parts:
         facts: What the index is at this moment, for all who ask at once.
         embedder: Gives queries their vectors.
         searcher: Finds the keys for a vector.
+        rerankers: Put the best of them into another order.
         lookups: Look keys and images up.
         batcher: The embedder's; readiness asks whether its worker lives.
         cache: The embedder's.
@@ -54,6 +57,7 @@ class Parts:
     facts: SharedCall[IndexInfo]
     embedder: QueryEmbedder
     searcher: IndexSearcher
+    rerankers: Rerankers
     lookups: Lookups
     batcher: Batcher[Prepared]
     cache: VectorCache
@@ -109,13 +113,10 @@ def load_encoder(settings: ServiceSettings) -> ItemEncoder:
     """
     if _is_missing_path(settings.checkpoint):  # known in milliseconds; loading torch takes seconds
         raise StartupError(f"there is no checkpoint at {settings.checkpoint}; {MAKE_CHECKPOINT}")
-    from anykey.encoder.fusion import Fusion
     from anykey.encoder.model import Encoder
 
-    fusion = Fusion(settings.fusion) if settings.fusion else None
-    limits = ImageLimits.of(settings)
     try:
-        return Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
+        return Encoder.configured(settings, ImageLimits.of(settings))
     except CheckpointNotFoundError as error:
         raise StartupError(f"{error}; {MAKE_CHECKPOINT}") from error
     except (EncoderError, OSError) as error:
@@ -138,22 +139,27 @@ def check_match(encoder: ItemEncoder, index: SearchableIndex) -> None:
         index.encoder.check(encoder.fingerprint, encoder.width, encoder.fusion)
     except EncoderMismatchError as error:
         raise StartupError(
-            f"{error}; serve the checkpoint and fusion the index was built with, or build the index again"
+            f"{error}; serve the checkpoint, fusion and width the index was built with, or build the index again"
         ) from error
 
 
 async def open_parts(
-    settings: ServiceSettings, encoder: ItemEncoder, index: SearchableIndex, stack: AsyncExitStack
+    settings: ServiceSettings,
+    encoder: ItemEncoder,
+    index: SearchableIndex,
+    stack: AsyncExitStack,
+    scorers: Sequence[PairScorer] = (),
 ) -> Parts:
     """Starts everything a request needs, and leaves on `stack` what closes it, in reverse order.
 
-    Closing drains: the batcher encodes what is queued, for `drain_ms` at most, while the threads still work.
+    Closing drains: the batchers encode what is queued, each for `drain_ms` at most, while the threads still work.
 
     Args:
         settings: The service's settings.
         encoder: Matches the index.
         index: Open; stays open when the stack is closed.
         stack: Receives the closing calls.
+        scorers: The loaded cross-encoders.
 
     Raises:
         StartupError: the Redis URL is no Redis URL.
@@ -194,4 +200,7 @@ async def open_parts(
     embedder = QueryEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
     searcher = IndexSearcher(index, watch, threads=search_threads, deadline_s=deadline_s)
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
-    return Parts(encoder, index, watch, facts, embedder, searcher, lookups, batcher, cache, decode_threads)
+    rerankers = Rerankers(open_reranker(scorer, settings, lookups, decode_threads) for scorer in scorers)
+    for reranker in rerankers.all():
+        stack.push_async_callback(asyncio.to_thread, reranker.batcher.close, settings.drain_ms / 1000)
+    return Parts(encoder, index, watch, facts, embedder, searcher, rerankers, lookups, batcher, cache, decode_threads)

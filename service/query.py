@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from anykey.encoder.item import Item, Modality
@@ -16,7 +16,7 @@ from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.schemas import Limits, SearchRequest
+from anykey.service.schemas import DEFAULT_RERANK_TOP, Limits, RerankRequest, SearchRequest
 
 MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5
@@ -26,30 +26,51 @@ BASE64_PIECE = 2**20
 
 
 @dataclass(frozen=True)
+class Reranked:
+    """By which reranker the best hits are put in order.
+
+    Attributes:
+        model: Its name, or `None` for the only one.
+        top: How many hits it is given, from the query's `k`.
+    """
+
+    model: str | None
+    top: int
+
+
+@dataclass(frozen=True)
 class Query:
     """What to search for and among which keys.
 
     Attributes:
         item: The text, the encoded images, or both.
         text_weight: The text's share in [0, 1]; used when `item` is fused.
+        instruction: What the model is told to look for; `None`: its own prompt for queries.
         k: How many hits, from 1.
         scope: Which keys to look at.
+        exact: Whether every key of the scope is compared.
+        rerank: Who puts the hits in order; `None`: the index.
     """
 
     item: Item
     text_weight: float = 0.5
+    instruction: str | None = None
     k: int = 10
     scope: Scope = EVERYTHING
+    exact: bool = False
+    rerank: Reranked | None = None
 
     def content_hash(self, model: str) -> str:
-        """SHA-256 (hex) of the model (its fingerprint and precision) and of all that decides the query's vector.
+        """SHA-256 (hex) of the model (fingerprint, backend and precision) and of all that decides the query's vector.
 
         Two queries with the same hash have the same vector: every part is preceded by its length, and the
         text weight counts only where it is used.
         """
-        weight = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
+        asked = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
+        if self.instruction is not None:
+            asked += f"\0{self.instruction}"  # a part of its own would change what others share in Redis
         text = (self.item.text or "") if self.item.has_text else ""
-        parts = [model.encode(), weight.encode(), text.encode()]
+        parts = [model.encode(), asked.encode(), text.encode()]
         parts += [image for image in self.item.images if isinstance(image, bytes)]
         digest = hashlib.sha256()
         for part in parts:
@@ -117,16 +138,17 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     """
     _check_number_of_keys(fields, limits)
     try:
-        request = SearchRequest.model_validate(_with_few_unknown(fields))
+        request = SearchRequest.model_validate(_with_few_unknown(fields, SearchRequest))
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)[:MAX_SHOWN_ERRORS]
         raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details)) from error
     if not 1 <= request.k <= limits.max_k:
         raise InvalidRequestError(_expected_k(limits, request.k))
+    rerank = _rerank_of(request, limits)
     condition = _condition_of(request)
     text = request.text
-    if text is not None and len(text) > limits.max_text_chars:
-        raise ItemTooLargeError(f"text has {len(text)} characters, at most {limits.max_text_chars} are accepted")
+    _check_length("text", text, limits)
+    _check_length("instruction", request.instruction, limits)
     images = files + _images_of(request, limits)
     _check_images(images, limits)
     if not images and not (text and text.strip()):
@@ -134,6 +156,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     return Query(
         item=Item(text=text, images=images),
         text_weight=request.text_weight,
+        instruction=request.instruction,
         k=request.k,
         scope=Scope(
             frozenset(request.modalities) if request.modalities is not None else None,
@@ -142,6 +165,8 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
             frozenset(request.within) if request.within is not None else None,
             frozenset(request.exclude),
         ),
+        exact=request.exact,
+        rerank=rerank,
     )
 
 
@@ -198,10 +223,26 @@ def _check_number_of_keys(fields: dict[str, Any], limits: Limits) -> None:
             raise InvalidRequestError(f"{name}: at most {most} keys, got {len(keys)}")
 
 
-def _with_few_unknown(fields: dict[str, Any]) -> dict[str, Any]:
+def _with_few_unknown(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """The fields there are, and as many of the others as a message names: each costs an error to be made."""
-    others = [name for name in fields if name not in SearchRequest.model_fields][:MAX_SHOWN_ERRORS]
-    return {name: fields[name] for name in [*SearchRequest.model_fields, *others] if name in fields}
+    others = [name for name in fields if name not in model.model_fields][:MAX_SHOWN_ERRORS]
+    kept = {name: fields[name] for name in [*model.model_fields, *others] if name in fields}
+    if isinstance(rerank := kept.get("rerank"), dict):
+        kept["rerank"] = _with_few_unknown(rerank, RerankRequest)
+    return kept
+
+
+def _rerank_of(request: SearchRequest, limits: Limits) -> Reranked | None:
+    """How the hits are ranked again, its bounds checked."""
+    if request.rerank is None:
+        return None
+    default = min(max(DEFAULT_RERANK_TOP, request.k), limits.max_rerank_top)
+    top = default if request.rerank.top is None else request.rerank.top
+    if not 1 <= top <= limits.max_rerank_top:
+        raise InvalidRequestError(_expected_top(limits, top))
+    if request.k > top:
+        raise InvalidRequestError(f"k must be at most rerank.top, {top}, got {request.k}")
+    return Reranked(request.rerank.model, top)
 
 
 def _condition_of(request: SearchRequest) -> Condition | None:
@@ -222,6 +263,11 @@ def _images_of(request: SearchRequest, limits: Limits) -> tuple[bytes, ...]:
     return tuple(decode_base64(text, name, limits.max_image_bytes) for text, name in zip(encoded, names, strict=True))
 
 
+def _check_length(name: str, text: str | None, limits: Limits) -> None:
+    if text is not None and len(text) > limits.max_text_chars:
+        raise ItemTooLargeError(f"{name} has {len(text)} characters, at most {limits.max_text_chars} are accepted")
+
+
 def _check_images(images: tuple[bytes, ...], limits: Limits) -> None:
     if len(images) > limits.max_images:
         raise ItemTooLargeError(f"{len(images)} images, at most {limits.max_images} are accepted")
@@ -237,6 +283,8 @@ def _check_images(images: tuple[bytes, ...], limits: Limits) -> None:
 def _sentence(detail: ErrorDetails, limits: Limits) -> str:
     """What is wrong with one field, without repeating long or private contents."""
     name = str(detail["loc"][0]) if detail["loc"] else "body"
+    if name == "rerank":
+        return _rerank_sentence(detail, limits)
     if detail["type"] == "extra_forbidden":
         return f"unknown field {_shown(name)}; known: {', '.join(SearchRequest.model_fields)}"
     if name == "k":
@@ -245,8 +293,24 @@ def _sentence(detail: ErrorDetails, limits: Limits) -> str:
         return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
     if name == "text_weight":
         return f"text_weight must be a number from 0 to 1, got {_shown(detail['input'])}"
+    if name == "exact":
+        return f"exact must be true or false, got {_shown(detail['input'])}"
     place = "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
     return f"{name}{place}: {detail['msg']}"
+
+
+def _rerank_sentence(detail: ErrorDetails, limits: Limits) -> str:
+    """What is wrong with `rerank`, or with one of its members."""
+    if len(detail["loc"]) == 1:
+        return f'rerank must be an object such as {{"top": 50}}, got {_shown(detail["input"])}'
+    name = str(detail["loc"][1])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field {_shown(name)} of rerank; known: {', '.join(RerankRequest.model_fields)}"
+    return _expected_top(limits, detail["input"]) if name == "top" else f"rerank.{name}: {detail['msg']}"
+
+
+def _expected_top(limits: Limits, came: object) -> str:
+    return f"rerank.top must be a whole number from 1 to {limits.max_rerank_top}, got {_shown(came)}"
 
 
 def _expected_k(limits: Limits, came: object) -> str:

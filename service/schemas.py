@@ -5,7 +5,17 @@ Validation here knows no settings: bounds that operators choose are checked in `
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 from pydantic_core import PydanticCustomError
 
 from anykey.encoder.item import Modality
@@ -29,6 +39,22 @@ class _AtFirst(FailFast):
 
 Text = Annotated[StrictStr, AfterValidator(_encodable)]
 EXAMPLE_REQUEST_ID = "5e0a4c6f2b7d4d1e9a3b8c7d6e5f4a3b"
+
+
+DEFAULT_RERANK_TOP = 50
+
+
+class RerankRequest(BaseModel):
+    """Has the best hits put into the order of a cross-encoder, which reads the query and each key together."""
+
+    model_config = ConfigDict(extra="forbid", title="RerankRequest")
+
+    model: Text | None = Field(None, description="One of `rerankers` of GET /info. Absent: the only one there is.")
+    top: StrictInt | None = Field(
+        None,
+        description="How many of the index's best hits it reads, from `k` to `limits.max_rerank_top` of GET /info. "
+        f"Absent: {DEFAULT_RERANK_TOP}, or `k` if that is more.",
+    )
 
 
 class SearchRequest(BaseModel):
@@ -59,8 +85,19 @@ class SearchRequest(BaseModel):
     within: Annotated[list[Text], _AtFirst()] | None = Field(
         None, description="Only these keys, as far as there are such keys; at most `limits.max_within`. Absent: all."
     )
+    exact: StrictBool = Field(
+        False, description="Whether every key of the scope is compared: slower, and what the index loses is seen by it."
+    )
     text_weight: StrictFloat = Field(
         0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
+    )
+    instruction: Text | None = Field(
+        None,
+        description="What the model is told to look for, in place of its own prompt for queries; an empty one leaves "
+        "that out. Models that follow none refuse it. Absent: the model's own.",
+    )
+    rerank: RerankRequest | None = Field(
+        None, description="Has a cross-encoder rank the best hits again. Absent: the index's order."
     )
 
 
@@ -77,6 +114,10 @@ class WireHit(BaseModel):
 
     key: str
     score: float = Field(description="Cosine similarity, higher is better.")
+    rerank_score: float | None = Field(
+        description="What the reranker gives, which the hits are sorted by; null without one, and for a key that it "
+        "cannot read, which comes after those that it can."
+    )
     rank: int = Field(description="Place in the answer, from 1.")
     modality: Modality
     payload: HitPayload
@@ -90,7 +131,17 @@ class Timings(BaseModel):
     queue: float = Field(description="Waiting for a place in an encoder batch.")
     encode: float = Field(description="The encoder batch this query was part of.")
     search: float = Field(description="Searching the index and writing the hits, waiting included.")
+    rerank: float = Field(description="Scoring hits by the reranker and writing them, waiting included.")
     total: float = Field(description="From the first byte read to the hits.")
+
+
+class Reranking(BaseModel):
+    """What put the hits into their order."""
+
+    model: str = Field(description="The reranker's name.")
+    fingerprint: str = Field(description="Equal fingerprints give equal scores.")
+    num_candidates: int = Field(description="How many hits of the index it was given.")
+    num_scored: int = Field(description="How many of them it could read, so that they have a score.")
 
 
 class SearchResponse(BaseModel):
@@ -105,6 +156,7 @@ class SearchResponse(BaseModel):
     )
     index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     model_fingerprint: str
+    reranking: Reranking | None = Field(description="Null where none was asked for.")
     timings_ms: Timings
 
 
@@ -148,6 +200,20 @@ class ModelInfo(BaseModel):
     width: int
     fusion: str
     context_length: int = Field(description="Most tokens of a text that are used, its start's and end's included.")
+    device: str = Field(description="Where it computes: cpu, cuda, ...")
+    backend: str = Field(description="Library that computes it: torch, compile, onnx or openvino.")
+    precision: str = Field(description="Number format that it computes in: fp32, bf16, fp16 or int8.")
+    why: str = Field(description="What was tried before these were chosen; empty where they were set.")
+
+
+class RerankerInfo(BaseModel):
+    """A loaded cross-encoder."""
+
+    name: str = Field(description="What `rerank.model` of a search calls it.")
+    fingerprint: str
+    modalities: list[Modality] = Field(description="Kinds of query and key that it reads.")
+    max_tokens: int = Field(description="Most tokens of a query's and a key's text together that are read.")
+    device: str = Field(description="Where it computes: cpu, cuda, ...")
 
 
 class Limits(BaseModel):
@@ -162,6 +228,7 @@ class Limits(BaseModel):
     max_text_chars: int
     max_exclude: int
     max_within: int
+    max_rerank_top: int
     request_deadline_ms: float
 
 
@@ -172,8 +239,11 @@ class InfoResponse(BaseModel):
     version: str
     index: IndexInfo
     model: ModelInfo
+    rerankers: list[RerankerInfo]
     limits: Limits
-    counters: dict[str, dict[str, int]] = Field(description="Batcher and cache counters since start.")
+    counters: dict[str, dict[str, int]] = Field(
+        description="Counters of the batcher, the cache and each reranker since start."
+    )
 
 
 class StatusResponse(BaseModel):

@@ -94,7 +94,13 @@ class IndexSearcher:
         self._deadline_s = deadline_s
 
     async def search(
-        self, vector_D: Vector, modality: Modality, k: int, scope: Scope, write: Callable[[list[Hit]], T]
+        self,
+        vector_D: Vector,
+        modality: Modality,
+        k: int,
+        scope: Scope,
+        write: Callable[[list[Hit]], T],
+        exact: bool = False,
     ) -> T:
         """The best keys of the scope.
 
@@ -104,6 +110,7 @@ class IndexSearcher:
             k: How many hits, from 1.
             scope: Which keys to look at.
             write: Makes of the hits, best first, what is wanted of them; called in the thread that searched.
+            exact: Whether every key of the scope is compared.
 
         Raises:
             InvalidRequestError: the index has no such pool.
@@ -116,7 +123,10 @@ class IndexSearcher:
 
         def search_index() -> list[Hit]:
             vectors_QD = vector_D[None, :]
-            return self._index.search(vectors_QD, k, scope, query_modalities=[modality], deadline=deadline)[0]
+            found = self._index.search(
+                vectors_QD, k, scope, exact=exact, query_modalities=[modality], deadline=deadline
+            )
+            return found[0]
 
         try:
             return await self._threads.run(lambda: write(self._watch.call(search_index)))

@@ -1,11 +1,13 @@
 """The service's settings: flag, environment variable (`ANYKEY_...`), TOML file or default, in that order."""
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from anykey.encoder.settings import BackendName, PrecisionName
 from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
@@ -13,6 +15,21 @@ from anykey.program.settings import ProgramSettings
 from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
+
+
+def parse_rerankers(assignments: Sequence[str]) -> dict[str, str]:
+    """Reads `NAME=DIRECTORY` each; gives directories by name.
+
+    Raises:
+        ValueError: something else came, or a name twice.
+    """
+    directories: dict[str, str] = {}
+    for assignment in assignments:
+        name, _, directory = (part.strip() for part in assignment.partition("="))
+        if not name or not directory or name in directories:
+            raise ValueError(f"expected NAME=DIRECTORY, each NAME once, got '{assignment}'")
+        directories[name] = directory
+    return directories
 
 
 class ServiceSettings(ImageLimitSettings, ProgramSettings):
@@ -67,13 +84,30 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     keep_alive_s: int = Field(
         75, ge=1, le=86_400, description="how long an idle connection is kept; longer than the proxy in front keeps it"
     )
-    device: str = Field("auto", min_length=1, description="device of the encoder: auto, cpu, cuda, cuda:1, mps")
+    rerankers: list[str] = Field(
+        default_factory=list,
+        description="cross-encoders of sentence-transformers that a search may name in rerank: NAME=DIRECTORY each",
+    )
+    device: str = Field(
+        "auto", min_length=1, description="device of the encoder and the rerankers: auto, cpu, cuda, cuda:1, mps"
+    )
     fusion: Literal["raw", "unit"] | None = Field(
         None,
         description="how image and text features are added, as the index has it; default: as the checkpoint has it",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="number format of the encoder; auto: fp16 on a GPU, else fp32"
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="numbers that are kept of a vector, for models that were trained to be cut (Matryoshka); as it was "
+        "given when the index was built",
+    )
+    backend: BackendName = Field(
+        "auto", description="library that computes the encoder; auto: the fastest here that gives float32's vectors"
+    )
+    precision: PrecisionName = Field(
+        "auto",
+        description="number format of the encoder; auto: as the backend, or 16 bits on a GPU and fp32 elsewhere for "
+        "one that is named",
     )
 
     max_k: int = Field(1000, ge=1, le=100_000, description="most hits one request may ask for")
@@ -86,7 +120,7 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="most bytes of the bodies of all requests under way; what comes on top is refused with 429",
     )
     max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
-    max_text_chars: int = Field(10_000, ge=1, description="longest text of a query, in characters")
+    max_text_chars: int = Field(10_000, ge=1, description="longest text or instruction of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
     max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")
 
@@ -106,6 +140,28 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
     max_queue_items: int = Field(
         256, ge=1, le=100_000, description="most queries waiting to be embedded; one more is refused with 429"
+    )
+    max_rerank_top: int = Field(100, ge=1, le=10_000, description="most hits that one request may have reranked")
+    max_rerank_tokens: int = Field(
+        512,
+        ge=16,
+        le=131_072,
+        description="tokens of a query and a key's text together that a reranker reads at most; longer ones are cut",
+    )
+    max_rerank_image_px: int = Field(
+        768,
+        ge=28,
+        le=4096,
+        description="what the longer side of an image is shrunk to for a reranker that reads images",
+    )
+    max_rerank_batch_tokens: int = Field(
+        8192, ge=16, description="most tokens that a reranker reads in one batch, which bound its memory and time"
+    )
+    max_rerank_queue: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="most pairs of a query and a key waiting for one reranker; more are refused with 429",
     )
     body_deadline_ms: float = Field(
         60_000, ge=1, le=3_600_000, description="longest time for a request's body to arrive whole; then 504"
@@ -151,6 +207,23 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
                 f"got {self.max_bodies_bytes}"
             )
         return self
+
+    @model_validator(mode="after")
+    def check_rerank_queue(self) -> "ServiceSettings":
+        """Refuses a queue in which the largest request would never find its places."""
+        if self.max_rerank_queue < self.max_rerank_top:
+            raise ValueError(
+                f"expected max_rerank_queue to be max_rerank_top, {self.max_rerank_top}, or more, "
+                f"got {self.max_rerank_queue}"
+            )
+        return self
+
+    @field_validator("rerankers")
+    @classmethod
+    def check_rerankers(cls, value: list[str]) -> list[str]:
+        """Refuses what is no `NAME=DIRECTORY`."""
+        parse_rerankers(value)
+        return value
 
     @field_validator("root_path")
     @classmethod

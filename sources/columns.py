@@ -16,7 +16,7 @@ ADDRESS_NAMES = ("url", "image_url", "img_url", "image_link")  # of images, or o
 NOTHING = "\0"  # what a field is called that is not to be looked for: no column is called so
 _NUMBERED = re.compile(r"caption_?\d+")
 _KNOWN = {"image": IMAGE_NAMES, "text": TEXT_NAMES}
-_OTHERS = frozenset((*IMAGE_NAMES, *TEXT_NAMES)) - {"image", "text"}
+OTHER_NAMES = frozenset((*IMAGE_NAMES, *TEXT_NAMES)) - {"image", "text"}  # without one, `Columns.in_row` has no choice
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ class Columns:
 
     def in_row(self, row: Mapping[str, Any]) -> "Columns":
         """The names as one JSON object has them: the first known one under which it says something."""
-        if _OTHERS.isdisjoint(row):  # as in most rows, of which there are many
+        if OTHER_NAMES.isdisjoint(row):  # as in most rows, of which there are many
             return self
         return replace(self, text=_own_or_other("text", self.text, row), image=_own_or_other("image", self.image, row))
 

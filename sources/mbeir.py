@@ -4,6 +4,7 @@ Wei et al., "UniIR", ECCV 2024, arXiv 2311.17136.
 """
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,21 @@ def read_item(row: Mapping[str, Any], fields: tuple[str, str, str], key: str | N
     if declared is not None and declared not in MODALITIES:
         raise RowError(f"'{fields[2]}' must be one of {', '.join(MODALITIES)}", key)
     return item
+
+
+def source_of(row: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    """A candidate's `src_content`, as metadata: M-BEIR has it as JSON inside a string; what is not stays a string.
+
+    Raises:
+        RowError: the field is no string.
+    """
+    source = text_of(row, "src_content", key)
+    if source is None:
+        return {}
+    try:
+        return {"src_content": json.loads(json.dumps(json.loads(source), allow_nan=False))}
+    except (ValueError, RecursionError):
+        return {"src_content": source}
 
 
 def format_string(text: str | None) -> str:

@@ -16,7 +16,7 @@ import heapq
 import itertools
 import sqlite3
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -48,7 +48,7 @@ FORMER_VERSION = 1  # which does not tell dates from other strings
 CHUNK = 16_384  # positions, 64 KiB
 POSITION_BYTES = 4
 CHUNK_BYTES = POSITION_BYTES * CHUNK
-MEMORY_BYTES = 64 * 2**20
+MEMORY_BYTES = 16 * 2**20  # more makes no file faster
 TERM_BYTES = 250  # what a term in memory costs besides its own bytes and its positions
 TERMS_PER_QUERY = 500
 
@@ -78,23 +78,22 @@ def write_postings(path: Path, rows: Iterable[Posted], memory_bytes: int = MEMOR
     """
     path.unlink(missing_ok=True)
     with closing(_Runs(path.with_name(f"{path.name}.runs"), memory_bytes)) as runs, closing(_open_scratch(path)) as db:
-        position = -1
-        for position, row in enumerate(rows):
-            runs.add(position, posted_terms(row))
+        num_positions = runs.add(rows)
         db.executescript(SCHEMA)
         db.execute("BEGIN")
         chunks = _Chunks(db)
         db.executemany("INSERT INTO terms VALUES (?, ?, ?)", _place(runs.merged(), chunks))
         chunks.finish()
-        db.execute("INSERT INTO facts VALUES (?, ?)", (position + 1, chunks.num_postings))
+        db.execute("INSERT INTO facts VALUES (?, ?)", (num_positions, chunks.num_postings))
         db.execute("COMMIT")
-    return position + 1
+    return num_positions
 
 
 def posted_terms(row: Posted) -> set[bytes]:
     """The terms of one key."""
     modality, pools, metadata = row
-    return {modality_term(modality), *map(pool_term, pools)} | terms_of(metadata)
+    terms = {modality_term(modality), *map(pool_term, pools)}
+    return terms | terms_of(metadata) if metadata else terms
 
 
 class Postings:
@@ -300,13 +299,18 @@ class _Runs:
         self._ends = [0]
         self._held = _Held()
 
-    def add(self, position: int, terms: Collection[bytes]) -> None:
-        """Takes the terms of the next position."""
-        for term in terms:
-            self._held[term].append(position)
-        self._held.num_bytes += POSITION_BYTES * len(terms)
-        if self._held.num_bytes >= self._memory_bytes:
-            self._write_run()
+    def add(self, rows: Iterable[Posted]) -> int:
+        """Takes the terms of the keys at positions 0, 1, 2, ...; gives the number of keys."""
+        position = -1
+        for position, row in enumerate(rows):
+            terms = posted_terms(row)
+            held = self._held
+            for term in terms:
+                held[term].append(position)
+            held.num_bytes += POSITION_BYTES * len(terms)
+            if held.num_bytes >= self._memory_bytes:
+                self._write_run()
+        return position + 1
 
     def merged(self) -> Iterator[tuple[bytes, int, bytes]]:
         """All there is: term, a number that rises, and positions; terms in order, positions ascending in each."""
@@ -320,9 +324,9 @@ class _Runs:
         self.path.unlink(missing_ok=True)
 
     def _write_run(self) -> None:
-        rows = ((term, self._held[term].tobytes()) for term in sorted(self._held))
-        self._db.executemany("INSERT INTO runs (term, positions) VALUES (?, ?)", rows)
-        self._ends.append(self._ends[-1] + len(self._held))
+        """In pieces: what is written is copied several times on its way, and all keys may have a term."""
+        written = self._db.executemany("INSERT INTO runs (term, positions) VALUES (?, ?)", self._held.pieces())
+        self._ends.append(self._ends[-1] + written.rowcount)
         self._held = _Held()
 
 
@@ -335,6 +339,12 @@ class _Held(dict[bytes, "array[int]"]):
         self.num_bytes += TERM_BYTES + len(term)
         positions = self[term] = array("I")
         return positions
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """Terms in order, each with some of its positions at a time, ascending."""
+        for term in sorted(self):
+            for start in range(0, len(self[term]), CHUNK):
+                yield term, self[term][start : start + CHUNK].tobytes()
 
 
 class _Chunks:

@@ -11,7 +11,7 @@ bytes is the order of code points.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -48,6 +48,7 @@ _DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
 _SIGN_BIT, _ALL_BITS = 2**63, 2**64 - 1
 
 
+@lru_cache(maxsize=8)  # there are three, and a version has one of them for each key
 def modality_term(modality: str) -> bytes:
     """The term of a modality's keys."""
     return _MODALITY + modality.encode()
@@ -124,9 +125,9 @@ def terms_of(metadata: dict[str, Any]) -> set[bytes]:
     while pending:
         place, item = pending.pop()
         if isinstance(item, dict):
-            pending.extend((_place_below(place, name), inner) for name, inner in item.items())
+            pending.extend([(_place_below(place, name), inner) for name, inner in item.items()])
         elif isinstance(item, list):
-            pending.extend((place, inner) for inner in item)
+            pending.extend([(place, inner) for inner in item])
         elif item is not None:
             terms.update(place.exists)
             if place.is_named:
@@ -176,12 +177,10 @@ def _start(path: Path) -> bytes:
     return b"".join(_utf8(name) + _NAME_END for name in path)
 
 
-def _terms_at(start: bytes, value: Scalar) -> Iterator[bytes]:
+def _terms_at(start: bytes, value: Scalar) -> tuple[bytes, ...]:
     if isinstance(value, str) and (instant := instant_of(value)) is not None:
-        yield start + _INSTANT + _utf8(str(instant))
-        yield start + _DATED + _utf8(value)
-    else:
-        yield start + _encode(value)
+        return start + _INSTANT + _utf8(str(instant)), start + _DATED + _utf8(value)
+    return (start + _encode(value),)
 
 
 def _encode(value: Scalar) -> bytes:

@@ -100,7 +100,7 @@ def _digest(
         facts += [stamp, [entry.position for entry in entries]]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for entry in entries:
-        digest.update(entry.key.encode() + b"\0" + entry.payload_digest(settings.images))
+        digest.update(entry.key.encode() + b"\0" + bytes.fromhex(entry.payload_sha256))
         digest.update(json.dumps([_stamp(image) for image in entry.images]).encode())
     return digest.hexdigest()
 

@@ -27,16 +27,16 @@ from anykey.index.jobs.plan import Plan
 from anykey.index.jobs.preconditions import check_at_once, check_vector_type
 from anykey.index.jobs.published import PublishedIndex, open_published_index
 from anykey.index.jobs.staging import delete_unfinished, open_new_store
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, publish_with_changes, read_bad_rows
 from anykey.index.settings import BuildSettings
 from anykey.index.store.image_roots import record_corpus
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.staging import Staging
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
-from anykey.index.store.versions import IndexDirectory, OpenVersion
-from anykey.index.vectors.gpu import GpuUse
+from anykey.index.store.versions import OpenVersion
+from anykey.index.vectors.structures import GpuUse
 from anykey.program.progress import open_progress, progress
 from anykey.program.settings import plain_console
 from anykey.sources.errors import InvalidRowError, SourceError, UnreadableStretchError
@@ -106,7 +106,7 @@ def build_index(
     """
     source = source or source_of(settings)
     console = console or plain_console(stderr=True)
-    directory = IndexDirectory(settings.output)
+    directory = WritableDirectory(settings.output)
     fingerprint, gpu = check_at_once(settings, source)
     with directory.locked_for_writing():
         directory.recover()
@@ -150,7 +150,7 @@ def preview_build(
 
         read_into(plan, settings, source, console)
         published = open_published_index(
-            IndexDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading
+            WritableDirectory(settings.output), fingerprint, settings.anew, plan.left_out, Store.reading
         )
         try:
             if published is not None and published.has_encoder:
@@ -169,7 +169,7 @@ class _Build:
         settings: BuildSettings,
         source: EncoderSource,
         console: Console,
-        directory: IndexDirectory,
+        directory: WritableDirectory,
         gpu: GpuUse,
         fingerprint: str,
     ) -> None:

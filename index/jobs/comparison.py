@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from anykey.index.errors import KeyCorruptError
 from anykey.index.jobs.embed import is_current
 from anykey.index.jobs.plan import CURRENT, ENTRY, LEFT, SETTLED, Plan, PlannedEntry, planned
 from anykey.index.settings import BuildSettings
-from anykey.index.store.build_facts import Known, load_images
 from anykey.index.store.store_file import naming_damage
+from anykey.index.store.store_records import Known, load_images
 from anykey.sources.files.roots import ImageRoots
 
 NAMES_SHOWN = 5
@@ -110,30 +111,34 @@ class Comparison:
         Args:
             with_published: Whether what is published counts where nothing is staged: not that of another encoder.
         """
-        facts = (
-            "payload_sha256",
-            "stamps",
-            "content_sha256",
-        )  # of a record that a build made all, else none
+        joins = "LEFT JOIN staged.staged AS s USING (key)"
+        columns = ("payload_sha256", "stamps", "content_sha256")  # of a record that a build made all, else none
+        facts = [f"s.{column}" for column in columns]
         if with_published:
-            joins = "LEFT JOIN staged.staged AS s USING (key) LEFT JOIN published.keys AS k USING (key)"
-            columns = ", ".join(f"coalesce(s.{fact}, k.{fact})" for fact in facts)
-        else:
-            joins, columns = "LEFT JOIN staged.staged AS s USING (key)", ", ".join(f"s.{fact}" for fact in facts)
+            joins += " LEFT JOIN published.keys AS k USING (key)"
+            facts = [f"coalesce(s.{column}, k.{column})" for column in columns]
         query = (
-            f"SELECT {ENTRY}, s.payload_sha256 IS NULL, {columns} FROM entries {joins}"
+            f"SELECT {ENTRY}, s.payload_sha256 IS NULL, {', '.join(facts)} FROM entries {joins}"
             " WHERE state = ? AND position > ? ORDER BY position LIMIT ?"
         )
+        return chain.from_iterable(self._left_pages(query))
+
+    def _left_pages(self, query: str) -> Iterator[list[tuple[PlannedEntry, Known | None]]]:
         last = -1
-        while page := list(self._rows("staged", query, LEFT, last, PAGE_ROWS)):
-            last = page[-1][0]
-            for row in page:
-                entry, (is_published, payload_sha256, stamps, content_sha256) = planned(row[:-4]), row[-4:]
-                if payload_sha256 is None:
-                    yield entry, None
-                    continue
+        while page := self._left_page(query, last):
+            last = page[-1][0].position
+            yield page
+
+    def _left_page(self, query: str, last: int) -> list[tuple[PlannedEntry, Known | None]]:
+        left = list[tuple[PlannedEntry, Known | None]]()
+        rows = self._page("staged", query, LEFT, last, PAGE_ROWS)
+        for *entry, is_published, payload_sha256, stamps, content_sha256 in rows:
+            known = None
+            if payload_sha256 is not None:
                 side: Side = "published" if is_published else "staged"
-                yield entry, self._known(side, entry.key, payload_sha256, stamps, content_sha256, None, None)
+                known = self._known(side, entry[1], payload_sha256, stamps, content_sha256, None, None)
+            left.append((planned(entry), known))
+        return left
 
     def new_changed_live(self) -> tuple[int, int, int]:
         """How many of the entries left are new keys, keys that a build stored, and keys that were stored live."""
@@ -229,7 +234,7 @@ class Comparison:
             f"SELECT {ENTRY}, known.payload_sha256, known.stamps, {facts} FROM {joined}"
             " AND state = ? AND position > ? ORDER BY position LIMIT ?"
         )
-        while page := list(self._rows(side, query, LEFT, last, PAGE_ROWS)):
+        while page := self._page(side, query, LEFT, last, PAGE_ROWS):
             last = page[-1][0]
             pairs = [(entry := planned(row[:-5]), self._known(side, entry.key, *row[-5:])) for row in page]
             same = [(entry, known) for entry, known in pairs if is_current(entry, known, self._settings, self._roots)]
@@ -276,6 +281,10 @@ class Comparison:
     def _rows(self, side: Side, query: str, *parameters: str | int) -> Iterator[tuple[Any, ...]]:
         with self._naming_damage(side):
             yield from self._plan.execute(query, parameters)
+
+    def _page(self, side: Side, query: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        with self._naming_damage(side):
+            return self._plan.execute(query, parameters).fetchall()
 
     def _naming_damage(self, side: Side) -> AbstractContextManager[None]:
         """Says of the store what SQLite complains about, unless it is of the plan."""

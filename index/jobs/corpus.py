@@ -1,8 +1,8 @@
 """A corpus as a build sees it, in a fixed order: names become files, files rows, and rows a plan, images looked at."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 from rich.console import Console
 
@@ -22,24 +22,13 @@ from anykey.sources.files.files import reason_of
 from anykey.sources.files.images import ImageStamp, stat_image
 from anykey.sources.files.locations import InlineLocation, describe, is_remote, parse_location, without_secrets
 from anykey.sources.files.roots import ImageRoots, OutsideRootsError, root_of
-from anykey.sources.files.threads import map_in_threads
+from anykey.sources.files.threads import CHUNK_SIZE, map_in_threads
 
-__all__ = ["StampedEntry", "find_files", "read_corpus", "read_file", "roots_of"]
+__all__ = ["find_files", "read_corpus", "read_file", "roots_of"]
 
 DEFAULT_OPTIONS = ReadOptions(read_known=read_if_exported)
-
-
-@dataclass(frozen=True)
-class StampedEntry:
-    """An entry whose images are there and not too large.
-
-    Attributes:
-        entry: What the corpus says.
-        images: What tells whether they change, in the entry's order.
-    """
-
-    entry: CorpusEntry
-    images: tuple[ImageStamp, ...] = ()
+PAGE_ROWS = CHUNK_SIZE
+Stamped = tuple[CorpusEntry, tuple[ImageStamp, ...]]  # an entry whose images can be used, and what they are now
 
 
 def roots_of(settings: EmbeddingSettings) -> ImageRoots | None:
@@ -68,8 +57,8 @@ def _root_of(file: CorpusFile) -> str:
     return root_of(file.absolute if is_shard or file.is_folder else dataset_root(file))
 
 
-def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidRowError]:
-    """Reads the corpus of a build, file by file; a bad row comes as the error it is, and reading goes on.
+def read_corpus(settings: EmbeddingSettings) -> Iterator[list[Stamped | InvalidRowError]]:
+    """Reads the corpus of a build, file by file, some rows at a time; a bad row comes as the error it is.
 
     Images on other machines are looked at in threads.
 
@@ -79,9 +68,12 @@ def read_corpus(settings: EmbeddingSettings) -> Iterator[StampedEntry | InvalidR
     options = ReadOptions(
         parse_columns(settings.columns), settings.prefix_keys, settings.decode_threads, read_if_exported
     )
-    roots = roots_of(settings)
-    rows = (row for file in find_files(settings.corpus) for row in read_file(file, options))
-    return map_in_threads(partial(stamp_row, settings=settings, roots=roots), rows, settings.decode_threads, _waits)
+    stamp = partial(_stamp_images, settings=settings, roots=roots_of(settings))
+    rows = chain.from_iterable(map(partial(read_file, options=options), find_files(settings.corpus)))
+    while page := list(islice(rows, PAGE_ROWS)):
+        with_images = [row for row in page if not isinstance(row, InvalidRowError) and row.images]
+        stamped = iter(list(map_in_threads(stamp, with_images, settings.decode_threads, _waits)))
+        yield [row if isinstance(row, InvalidRowError) else next(stamped) if row.images else (row, ()) for row in page]
 
 
 def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[CorpusEntry | InvalidRowError]:
@@ -105,20 +97,18 @@ def read_file(file: CorpusFile, options: ReadOptions = DEFAULT_OPTIONS) -> Itera
         )
 
 
-def stamp_row(
-    row: CorpusEntry | InvalidRowError, settings: EmbeddingSettings, roots: ImageRoots | None = None
-) -> StampedEntry | InvalidRowError:
+def _stamp_images(
+    entry: CorpusEntry, settings: EmbeddingSettings, roots: ImageRoots | None
+) -> Stamped | InvalidRowError:
     """Looks at the images of a row; where they cannot be used, the row is a bad one."""
-    if isinstance(row, InvalidRowError):
-        return row
     try:
-        if len(row.images) > settings.max_images:
-            raise ValueError(f"{len(row.images)} images, at most {settings.max_images} are accepted")
-        return StampedEntry(row, tuple(_stamp(image, settings, roots) for image in row.images))
+        if len(entry.images) > settings.max_images:
+            raise ValueError(f"{len(entry.images)} images, at most {settings.max_images} are accepted")
+        return entry, tuple([_stamp(image, settings, roots) for image in entry.images])
     except ValueError as error:
-        return InvalidRowError(row.where, str(error), row.key)
+        return InvalidRowError(entry.where, str(error), entry.key)
     except OSError as error:
-        return UnreachableImageError(row.where, str(error), row.key)
+        return UnreachableImageError(entry.where, str(error), entry.key)
 
 
 def _stamp(image: str | ImageStamp, settings: EmbeddingSettings, roots: ImageRoots | None) -> ImageStamp:
@@ -147,11 +137,9 @@ def _stamp(image: str | ImageStamp, settings: EmbeddingSettings, roots: ImageRoo
     return stamp
 
 
-def _waits(row: CorpusEntry | InvalidRowError) -> bool:
+def _waits(entry: CorpusEntry) -> bool:
     """Whether looking at a row's images takes another machine's answer."""
-    if isinstance(row, InvalidRowError):
-        return False
-    return any(isinstance(image, str) and is_remote(image) for image in row.images)
+    return any(isinstance(image, str) and is_remote(image) for image in entry.images)
 
 
 def read_into(plan: Plan, settings: EmbeddingSettings, source: EncoderSource, console: Console) -> None:
@@ -162,17 +150,18 @@ def read_into(plan: Plan, settings: EmbeddingSettings, source: EncoderSource, co
             vectors has others than for these rows.
     """
     with progress(console, "reading the corpus", None) as advance:
-        for row in read_corpus(settings):
-            plan.next_row(row.num_rows if isinstance(row, UnreadableStretchError) else 1)
-            try:
-                if isinstance(row, InvalidRowError):
-                    raise row
-                plan.add(row.entry, row.images)
-            except InvalidRowError as error:
-                if settings.strict:
-                    raise
-                plan.add_bad_row(error)
-            advance()
+        for page in read_corpus(settings):
+            for row in page:
+                try:
+                    if isinstance(row, InvalidRowError):
+                        plan.pass_over(row.num_rows if isinstance(row, UnreadableStretchError) else 1)
+                        raise row
+                    plan.add(*row)
+                except InvalidRowError as error:
+                    if settings.strict:
+                        raise
+                    plan.add_bad_row(error)
+            advance(len(page))
     plan.end_reading()
     if plan.count() == 0:
         raise SourceError(nothing_left(plan, settings))

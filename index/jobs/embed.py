@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -23,14 +25,17 @@ from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.jobs.plan import PlannedEntry
 from anykey.index.queries import check_vector
 from anykey.index.settings import EmbeddingSettings
-from anykey.index.store.build_facts import BuildFacts, Known, Refusal, SeenImage
 from anykey.index.store.records import NewImage, Record
+from anykey.index.store.store_records import BuildFacts, Known, Refusal, SeenImage
 from anykey.sources.errors import InvalidRowError, UnreachableImageError
 from anykey.sources.files.files import reason_of
 from anykey.sources.files.images import ImageReader, ImageStamp, read_image
 from anykey.sources.files.locations import describe
 from anykey.sources.files.roots import ImageRoots
 
+BATCHES_AHEAD = 2  # of the encoder, in threads
+PIECES_PER_THREAD = 4  # of a batch: a text takes less time than to hand it to a thread by itself
+_MEDIA_TYPE, _SHA256 = attrgetter("media_type"), attrgetter("sha256")
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -80,7 +85,7 @@ def is_current(
     An image with the location, size and version of last time counts as unchanged; any other is read and its content
     compared, below the roots if there are any.
     """
-    if known is None or known.payload_sha256 != entry.payload_digest(settings.images):
+    if known is None or known.payload_sha256.hex() != entry.payload_sha256:
         return False
     if known.reason is not None and known.limits != _limits(settings):
         return False
@@ -112,13 +117,10 @@ def embed(
         EncoderError: the encoder cannot be loaded.
     """
     with ImageReader(roots) as reader:
-
-        def make_ready(task: tuple[PlannedEntry, Known | None]) -> ReadyKey | _Refused:
-            return _make_ready(*task, source, settings, reader)
-
-        ahead = run_ahead(make_ready, entries, _cost, settings.decode_threads, 2 * settings.batch_size)
+        make_ready = partial(_make_ready, source=source, settings=settings, reader=reader)
+        ahead = batches_ahead(make_ready, entries, _cost, settings.decode_threads, settings.batch_size)
         with contextlib.closing(ahead):  # its threads end before the reader does
-            for batch in batches_of(ahead, settings.batch_size):
+            for batch in ahead:
                 yield _embed_batch(batch, source, settings)
 
 
@@ -140,42 +142,47 @@ def _cost(task: tuple[PlannedEntry, Known | None]) -> int:
     return max(1, len(task[0].images))
 
 
-def run_ahead(
+def batches_ahead(
     function: Callable[[_In], _Out],
     inputs: Iterable[_In],
     cost: Callable[[_In], int],
     num_threads: int,
-    window: int,
-) -> Generator[tuple[_Out, int], None, None]:
-    """Maps in threads, in order; gives results and costs, never more than a cost of `window` ahead of the consumer."""
+    batch_size: int,
+) -> Generator[list[_Out], None, None]:
+    """Maps in threads, in order, and gives results in batches; never more than two batches ahead of the consumer.
+
+    Args:
+        function: What to do; its errors are raised here.
+        inputs: What to do it with; read in the caller's thread.
+        cost: What an input takes of a batch.
+        num_threads: How many threads.
+        batch_size: What a batch costs; an input that costs more is a batch of its own.
+    """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
-    pending: deque[tuple[Future[_Out], int]] = deque()
-    cost_ahead = 0
+    pending: deque[list[Future[list[_Out]]]] = deque()
     try:
-        for value in inputs:
-            pending.append((pool.submit(function, value), cost(value)))
-            cost_ahead += pending[-1][1]
-            while cost_ahead >= window:
-                result, spent = pending.popleft()
-                cost_ahead -= spent
-                yield result.result(), spent
+        for batch in _batches_of(inputs, cost, batch_size):
+            size = max(1, len(batch) // (PIECES_PER_THREAD * num_threads))
+            pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
+            pending.append([pool.submit(_map, function, piece) for piece in pieces])
+            if len(pending) > BATCHES_AHEAD:
+                yield _results(pending.popleft())
         while pending:
-            result, spent = pending.popleft()
-            yield result.result(), spent
+            yield _results(pending.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def batches_of(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator[list[_Out]]:
-    """Groups results until they cost `batch_size` together; one that costs more is a batch of its own."""
-    batch: list[_Out] = []
+def _batches_of(inputs: Iterable[_In], cost: Callable[[_In], int], batch_size: int) -> Iterator[list[_In]]:
+    batch: list[_In] = []
     spent = 0
-    for result, cost in results:
-        if batch and spent + cost > batch_size:
+    for value in inputs:
+        value_cost = cost(value)
+        if batch and spent + value_cost > batch_size:
             yield batch
             batch, spent = [], 0
-        batch.append(result)
-        spent += cost
+        batch.append(value)
+        spent += value_cost
         if spent >= batch_size:
             yield batch
             batch, spent = [], 0
@@ -183,31 +190,43 @@ def batches_of(results: Iterable[tuple[_Out, int]], batch_size: int) -> Iterator
         yield batch
 
 
+def _map(function: Callable[[_In], _Out], piece: list[_In]) -> list[_Out]:
+    return list(map(function, piece))
+
+
+def _results(pieces: list[Future[list[_Out]]]) -> list[_Out]:
+    return [result for piece in pieces for result in piece.result()]
+
+
 def _make_ready(
-    entry: PlannedEntry, known: Known | None, source: EncoderSource, settings: EmbeddingSettings, reader: ImageReader
+    task: tuple[PlannedEntry, Known | None], source: EncoderSource, settings: EmbeddingSettings, reader: ImageReader
 ) -> ReadyKey | _Refused:
     """Reads an entry's images and prepares it for the encoder; runs in a thread."""
-    try:
-        contents = [_read(stamp, reader, settings) for stamp in entry.images]
-    except OSError as error:
-        return _Refused(entry, str(error), None)
-    stored = [stamp.stored(settings.images) for stamp in entry.images]
-    seen = tuple(
-        SeenImage(stamp, hashlib.sha256(data).hexdigest()) for stamp, data in zip(stored, contents, strict=True)
-    )
+    entry, known = task
+    contents: list[bytes] = []
+    seen: tuple[SeenImage, ...] = ()
+    images: tuple[NewImage, ...] = ()
+    if entry.images:
+        try:
+            contents = [_read(stamp, reader, settings) for stamp in entry.images]
+        except OSError as error:
+            return _Refused(entry, str(error), None)
+        stored = [stamp.stored(settings.images) for stamp in entry.images]
+        hashes = [hashlib.sha256(data).hexdigest() for data in contents]
+        seen = tuple(map(SeenImage, stored, hashes))
+        images = tuple([_to_store(*image, settings) for image in zip(stored, contents, strict=True)])
     content_sha256 = _content_digest(entry.text, seen)
-    images = tuple(_to_store(*image, settings) for image in zip(stored, contents, strict=True))
-    built = BuildFacts(entry.payload_digest(settings.images), content_sha256, seen)
+    built = BuildFacts(bytes.fromhex(entry.payload_sha256), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
         return ReadyKey(entry, built, images, None)
-    vector_D = _known_vector(entry, source)
+    vector_D = None if entry.vector is None else _known_vector(entry.vector, source)
     if vector_D is not None:
         return ReadyKey(entry, built, images, None, vector_D)
     try:
         prepared = source.prepare(Item(entry.text, tuple(contents)), entry.position)
     except InvalidItemError as error:
         return _refused_by_encoder(entry, error.reason, seen)
-    if any(image.media_type == UNKNOWN_TYPE for image in images):  # by a source that does not look, as `--faiss` has
+    if UNKNOWN_TYPE in map(_MEDIA_TYPE, images):  # by a source that does not look, as `--faiss` has
         return _refused_by_encoder(entry, "it is no image that can be read", seen)
     return ReadyKey(entry, built, images, prepared)
 
@@ -231,8 +250,8 @@ def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settin
     refused = [item for item in batch if isinstance(item, _Refused)]
     refusals = [_refusal(item.entry, item.images, item.reason, settings) for item in refused if item.images is not None]
     bad_rows = [(item.entry, item.bad_row()) for item in refused]
-    num_cut = sum(prepared.is_text_cut for prepared in fresh)
-    num_taken = sum(item.vector_D is not None for item in ready)
+    num_cut = sum([prepared.is_text_cut for prepared in fresh])
+    num_taken = sum([item.vector_D is not None for item in ready])
     return EmbeddedBatch(records, refusals, bad_rows, len(fresh), num_cut, num_taken)
 
 
@@ -250,18 +269,16 @@ def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
     )
 
 
-def _known_vector(entry: PlannedEntry, source: EncoderSource) -> NDArray[np.float32] | None:
-    """The vector `[D]` that the corpus has of a key; `None` if it has none that can be used."""
-    if entry.vector is None:
-        return None
+def _known_vector(vector: bytes, source: EncoderSource) -> NDArray[np.float32] | None:
+    """The vector `[D]` that the corpus has of a key; `None` if it is none that can be used."""
     try:
-        return check_vector(np.frombuffer(entry.vector, "<f4"), source.width())
+        return check_vector(np.frombuffer(vector, "<f4"), source.width())
     except ValueError:
         return None
 
 
 def _refusal(entry: PlannedEntry, images: tuple[SeenImage, ...], reason: str, settings: EmbeddingSettings) -> Refusal:
-    return Refusal(entry.key, entry.payload_digest(settings.images), images, _limits(settings), reason)
+    return Refusal(entry.key, bytes.fromhex(entry.payload_sha256), images, _limits(settings), reason)
 
 
 def _read(stamp: ImageStamp, reader: ImageReader, settings: EmbeddingSettings) -> bytes:
@@ -289,8 +306,8 @@ def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettin
 
 def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
     """SHA-256 of what the encoder sees of a key."""
-    parts = ["" if text is None else hashlib.sha256(text.encode()).hexdigest(), *(image.sha256 for image in images)]
-    return hashlib.sha256(" ".join(parts).encode()).digest()
+    digest = "" if text is None else hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(" ".join([digest, *map(_SHA256, images)]).encode()).digest()
 
 
 def _limits(settings: EmbeddingSettings) -> str:

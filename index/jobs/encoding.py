@@ -86,7 +86,7 @@ class CheckpointSource(EncoderSource):
 
     def width(self) -> int:
         """What the checkpoint directory says of itself, or else what its weights give."""
-        value = self._manifest().get("width")
+        value = None if self._settings.width is not None else self._manifest().get("width")
         return value if isinstance(value, int) and value > 0 else self.load().width
 
     def load(self) -> ItemEncoder:
@@ -109,23 +109,20 @@ class CheckpointSource(EncoderSource):
             choose_device(self._settings.device)
 
     def _load(self) -> ItemEncoder:
-        from anykey.encoder.fusion import Fusion
         from anykey.encoder.images import ImageLimits
         from anykey.encoder.model import Encoder
 
         settings = self._settings
-        fusion = Fusion(settings.fusion) if settings.fusion else None
-        limits = ImageLimits.of(settings)
-        encoder = Encoder.load(settings.checkpoint, settings.device, settings.precision, limits, fusion)
+        encoder = Encoder.configured(settings, ImageLimits.of(settings))
         written = self._written_fingerprint()
         if written is not None and written != encoder.fingerprint:
             raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
         return encoder
 
     def _written_fingerprint(self) -> str | None:
-        """The fingerprint in `encoder.json`; `None` where there is none to trust, or the settings change the fusion."""
+        """The fingerprint in `encoder.json`; `None` if there is none to trust, or the settings change the vectors."""
         content = self._manifest()
-        if self._settings.fusion not in (None, content.get("fusion")):
+        if self._settings.fusion not in (None, content.get("fusion")) or self._settings.width is not None:
             return None
         value = content.get("fingerprint")
         return value if isinstance(value, str) else None

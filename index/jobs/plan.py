@@ -15,7 +15,7 @@ from typing import Any
 from anykey.encoder.item import Modality
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.store_file import unusable
-from anykey.sources.corpus.entry import CorpusEntry
+from anykey.sources.corpus.entry import CorpusEntry, KnownVector
 from anykey.sources.errors import (
     DuplicateKeyError,
     InvalidRowError,
@@ -40,7 +40,17 @@ CREATE TABLE bad_rows (
 );
 CREATE INDEX keys_of_bad_rows ON bad_rows (key);
 """
-ENTRY = "position, entries.key, place, entries.text, entries.metadata, entries.pools, entries.images, entries.vector"
+ENTRY = (
+    "position, entries.key, place, entries.text, entries.metadata, entries.pools, entries.images,"
+    " entries.payload_sha256, entries.vector"
+)
+
+
+_EARLIER = "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?"
+_INSERTION = (
+    "INSERT INTO entries (position, key, place, text, metadata, pools, images, vector, payload_sha256, may_repeat)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class PlannedEntry:
         metadata: Its metadata object as canonical JSON.
         pools: Its pools, sorted.
         images: Its images.
+        payload_sha256: Digest, in hexadecimal, of all that the store will hold of it besides vector and image bytes.
         vector: Its vector, where the corpus has it of the build's encoder; little-endian float32.
     """
 
@@ -65,6 +76,7 @@ class PlannedEntry:
     metadata: str
     pools: tuple[str, ...]
     images: tuple[ImageStamp, ...]
+    payload_sha256: str
     vector: bytes | None = None
 
     @property
@@ -73,10 +85,6 @@ class PlannedEntry:
         if not self.images:
             return Modality.TEXT
         return Modality.IMAGE if self.text is None else Modality.FUSED
-
-    def payload_digest(self, images: ImageStorage) -> bytes:
-        """SHA-256 of all that the store holds of the key besides vector and image bytes."""
-        return _payload_digest(self.text, self.metadata, self.pools, self.images, images)
 
 
 class Plan:
@@ -125,8 +133,8 @@ class Plan:
         """Whether the corpus has rows that could not be read, so that their keys are unknown."""
         return self._is_any_unread
 
-    def next_row(self, num_rows: int | None = 1) -> None:
-        """Begins the next row of the corpus, good or bad.
+    def pass_over(self, num_rows: int | None = 1) -> None:
+        """Goes on behind a row of the corpus that gives no entry.
 
         Args:
             num_rows: How many rows it stands for; `None` if nobody knows.
@@ -135,7 +143,7 @@ class Plan:
         self._is_counted &= num_rows is not None
 
     def add(self, entry: CorpusEntry, stamps: Sequence[ImageStamp] = ()) -> None:
-        """Takes the row's entry in.
+        """Takes the next row's entry in.
 
         Args:
             entry: What the row says.
@@ -145,21 +153,21 @@ class Plan:
             DuplicateKeyError: an earlier row has its key, and the two are not one M-BEIR candidate listed by two files.
             SourceError: its vector and an earlier row's are said to be of one encoder, and cannot be.
         """
-        earlier = self.execute(
-            "SELECT place, text, metadata, images, may_repeat, pools, position FROM entries WHERE key = ?", (entry.key,)
-        ).fetchone()
-        images = json.dumps(list(map(astuple, stamps)))
-        metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=False)
-        if earlier is not None:
-            self._repeat(entry, earlier, (entry.text, metadata, images))
-            return
-        digest = _payload_digest(entry.text, metadata, entry.pools, stamps, self._images)
-        row = (self._position, entry.key, entry.where, entry.text, metadata, json.dumps(entry.pools), images)
-        self.execute(
-            "INSERT INTO entries (position, key, place, text, metadata, pools, images, vector, payload_sha256,"
-            " may_repeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, self._vector(entry), digest, entry.may_repeat),
-        )
+        self._position += 1
+        images = json.dumps(list(map(astuple, stamps))) if stamps else "[]"
+        metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=False) if entry.metadata else "{}"
+        try:
+            earlier = self._db.execute(_EARLIER, (entry.key,)).fetchone()
+            if earlier is None:
+                digest = _payload_digest(entry.text, metadata, entry.pools, stamps, self._images)
+                pools = json.dumps(entry.pools) if entry.pools else "[]"
+                vector = None if entry.vector is None else self._kept(entry.vector, entry.where)
+                facts = (entry.text, metadata, pools, images, vector, digest, entry.may_repeat)
+                self._db.execute(_INSERTION, (self._position, entry.key, entry.where, *facts))
+                return
+        except sqlite3.OperationalError as error:
+            raise unusable(self.path, error) from error
+        self._repeat(entry, earlier, (entry.text, metadata, images))
 
     def encoders(self) -> list[EncoderFacts]:
         """What is said of the encoder by those who made the vectors that the corpus brought."""
@@ -240,13 +248,12 @@ class Plan:
         self._db.close()
         self.path.unlink(missing_ok=True)
 
-    def _vector(self, entry: CorpusEntry) -> bytes | None:
+    def _kept(self, vector: KnownVector, place: str) -> bytes | None:
         """What is kept of a row's vector: nothing where another encoder made it."""
-        vector = entry.vector
-        if vector is None or self._fingerprint is None or vector.encoder.fingerprint != self._fingerprint:
+        if self._fingerprint is None or vector.encoder.fingerprint != self._fingerprint:
             return None
         if vector.encoder not in self._encoders:
-            self._require_alike(vector.encoder, entry.where)
+            self._require_alike(vector.encoder, place)
             self._encoders.append(vector.encoder)
         return vector.data if self._keeps_vectors else None
 
@@ -306,14 +313,16 @@ def _condition(only_left: bool) -> str:
     return f"state = {LEFT}" if only_left else "true"
 
 
-def planned(row: tuple[Any, ...]) -> PlannedEntry:
+def planned(row: Sequence[Any]) -> PlannedEntry:
     """An entry from what `ENTRY` selects."""
-    position, key, where, text, metadata, pools, images, vector = row
-    return PlannedEntry(position, key, where, text, metadata, tuple(json.loads(pools)), _stamps(images), vector)
+    position, key, where, text, metadata, pools, images, payload_sha256, vector = row
+    named = () if pools == "[]" else tuple(json.loads(pools))
+    stamps = () if images == "[]" else _stamps(images)
+    return PlannedEntry(position, key, where, text, metadata, named, stamps, payload_sha256.hex(), vector)
 
 
 def _stamps(images: str) -> tuple[ImageStamp, ...]:
-    return tuple(ImageStamp(*image) for image in json.loads(images))
+    return tuple([ImageStamp(*image) for image in json.loads(images)])
 
 
 def _payload_digest(

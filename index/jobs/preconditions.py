@@ -6,10 +6,10 @@ from anykey.index.errors import UnusableOptionError
 from anykey.index.jobs.corpus import find_files
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.settings import BuildSettings, FoldSettings
-from anykey.index.store.options import AUTO
-from anykey.index.vectors.gpu import GpuUse
+from anykey.index.store.manifest import AUTO
+from anykey.index.vectors.structure_facts import VectorType
 from anykey.index.vectors.structure_kinds import require_possible
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structures import GpuUse
 
 
 def check_at_once(settings: BuildSettings, source: EncoderSource) -> tuple[str, GpuUse]:

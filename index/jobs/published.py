@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, LiveKeysError
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.verify import damage_of_store
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
 from anykey.index.store.store_reader import check_store
-from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
+from anykey.index.store.versions import OpenVersion, open_published
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class PublishedIndex:
 
 
 def open_published_index(
-    directory: IndexDirectory,
+    directory: WritableDirectory,
     fingerprint: str,
     anew: bool,
     lacking: Callable[[Iterable[str]], Iterable[str]],
@@ -88,7 +89,7 @@ def open_published_index(
     )
 
 
-def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:
+def _open_version(directory: WritableDirectory) -> tuple[OpenVersion | None, bool]:
     """The published version, and whether all of it is sound."""
     try:
         return open_published(directory.path), True
@@ -102,7 +103,7 @@ def _open_version(directory: IndexDirectory) -> tuple[OpenVersion | None, bool]:
         return None, False
 
 
-def _newest_store(directory: IndexDirectory) -> Path | None:
+def _newest_store(directory: WritableDirectory) -> Path | None:
     names = directory.store_names()
     return directory.store_path(names[-1]) if names else None
 

@@ -17,25 +17,25 @@ from rich.console import Console
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.item import Item
 from anykey.index.errors import ImageUnavailableError, IndexExistsError, KeysNotEmbeddedError, UnusableOptionError
-from anykey.index.jobs.embed import batches_of, run_ahead
+from anykey.index.jobs.embed import batches_ahead
 from anykey.index.jobs.encoding import CheckpointSource, EncoderSource
 from anykey.index.jobs.preconditions import check_structure
 from anykey.index.jobs.staging import open_new_store
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, provenance_of, publish_with_changes
 from anykey.index.referred import read_referred
 from anykey.index.settings import ReembedSettings
 from anykey.index.store.deletions import read_deleted
 from anykey.index.store.image_roots import read_roots, record_corpus, record_named
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.records import Record
 from anykey.index.store.staging import Staging
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_reader import ReadTransaction, check_store
 from anykey.index.store.store_records import read_records
-from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
-from anykey.index.vectors.gpu import GpuUse
+from anykey.index.store.versions import OpenVersion, open_published
+from anykey.index.vectors.structures import GpuUse
 from anykey.program.progress import open_progress, progress
 from anykey.program.settings import plain_console
 from anykey.sources.errors import InvalidRowError
@@ -90,7 +90,7 @@ def reembed_index(
     check_structure(settings, source.width())
     in_place = settings.output is None or settings.output.resolve() == settings.index.resolve()
     open_published(settings.index, files=[]).release()  # or else a lock file would be left where no index is
-    directory = IndexDirectory(settings.index if in_place or settings.output is None else settings.output)
+    directory = WritableDirectory(settings.index if in_place or settings.output is None else settings.output)
     with directory.locked_for_writing():
         directory.recover()
         if not in_place and (directory.current() is not None or directory.store_names()):
@@ -113,7 +113,7 @@ class _Reembedding:
         settings: ReembedSettings,
         source: EncoderSource,
         console: Console,
-        directory: IndexDirectory,
+        directory: WritableDirectory,
         version: OpenVersion,
         gpu: GpuUse,
     ) -> None:
@@ -187,9 +187,9 @@ class _Reembedding:
         last = int(db.execute("SELECT coalesce(max(row), -1) FROM keys").fetchone()[0])
         left = (record for record in self._records(db, after, last, advance) if not _is_done(record, staging))
         settings = self._settings
-        ahead = run_ahead(self._prepare, left, _cost, settings.decode_threads, 2 * settings.batch_size)
+        ahead = batches_ahead(self._prepare, left, _cost, settings.decode_threads, settings.batch_size)
         with contextlib.closing(ahead):
-            for batch in batches_of(ahead, settings.batch_size):
+            for batch in ahead:
                 self._stage(batch, staging)
         return last
 

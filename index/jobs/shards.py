@@ -27,7 +27,7 @@ from anykey.index.errors import (
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.new_keys import check_record
 from anykey.index.store.records import NewImage, Record, checksum_of
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
 from anykey.program.files import naming_target
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import exists, file_system, is_folder, open_file

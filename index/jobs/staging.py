@@ -5,18 +5,18 @@ from contextlib import closing
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.verify import damage_of_store
 from anykey.index.store.staging import starting_over
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
-from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
 
 logger = logging.getLogger(__name__)
 
 
 def open_new_store(
-    directory: IndexDirectory, fingerprint: str, origin: str, vectors: VectorType | None, anew: bool = False
+    directory: WritableDirectory, fingerprint: str, origin: str, vectors: VectorType | None, anew: bool = False
 ) -> Store:
     """A store that no version is made of yet: what a stopped run left, if it is of this encoder, or an empty one.
 
@@ -45,7 +45,7 @@ def open_new_store(
     return _begun(Store(directory.begin_store(), vectors or "float32"), fingerprint, origin)
 
 
-def delete_unfinished(directory: IndexDirectory) -> None:
+def delete_unfinished(directory: WritableDirectory) -> None:
     """Deletes what stopped runs with another encoder left, which no later one will go on with."""
     for name in directory.unfinished_store_names():
         path = directory.store_path(name)

@@ -25,20 +25,20 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.jobs.preconditions import check_structure, check_vector_type
 from anykey.index.jobs.shards import PART_NAME, common_encoder, find_shards, read_shard, write_shard
 from anykey.index.publish.creation import create_index
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import encoder_facts
 from anykey.index.publish.verify import repair_index
 from anykey.index.referred import read_referred, require_referred
 from anykey.index.settings import FoldSettings
 from anykey.index.store.image_roots import record_named, roots_in_force
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions
 from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_records import read_records
-from anykey.index.store.versions import IndexDirectory, open_published
+from anykey.index.store.versions import open_published
 from anykey.index.vectors.exact import write_exact
-from anykey.index.vectors.gpu import GpuUse
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
+from anykey.index.vectors.structures import GpuUse
 from anykey.program.files import make_folder, naming_target
 from anykey.program.locks import holder_of, try_lock
 from anykey.sources.files.locations import parse_location
@@ -140,7 +140,7 @@ def load_shards(
             num_keys += len(batch)
             advance(len(batch))
 
-    if _is_published(IndexDirectory(index_dir)):
+    if _is_published(WritableDirectory(index_dir)):
         _load_into(index_dir, encoder, records(), vector_type, settings, roots)
     else:
         gpu = GpuUse.of(settings.search_device, settings.search_gpu_memory_mib * 2**20)
@@ -150,7 +150,7 @@ def load_shards(
     return num_keys
 
 
-def _is_published(directory: IndexDirectory) -> bool:
+def _is_published(directory: WritableDirectory) -> bool:
     """Whether there is an index; one whose keys are there, though no version of them is published, is published."""
     if directory.current() is None and directory.store_names():
         logger.warning("%s holds keys that no version is published of; publishing them first", directory.path)

@@ -5,15 +5,14 @@ from contextlib import closing
 from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError, IndexExistsError
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, publish_with_changes
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions
 from anykey.index.store.records import Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import is_unfinished, naming_damage
-from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
+from anykey.index.vectors.structures import ON_CPU, GpuUse
 
 
 def create_index(
@@ -39,7 +38,7 @@ def create_index(
         IndexLockedError: somebody is making one.
         OSError: the disk is full or not writable; there is no index.
     """
-    directory = IndexDirectory(Path(index_dir))
+    directory = WritableDirectory(Path(index_dir))
     with directory.locked_for_writing():
         _require_none(directory)
         path = directory.begin_store()
@@ -59,7 +58,7 @@ def create_index(
             raise
 
 
-def _require_none(directory: IndexDirectory) -> None:
+def _require_none(directory: WritableDirectory) -> None:
     """Makes sure that no index would be lost if one were made; what a stopped maker left has no keys."""
     directory.recover()
     if directory.current() is not None:

@@ -24,19 +24,18 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError, UnannouncedError
 from anykey.index.filtering.postings import write_postings
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.structure_choice import structure_of
 from anykey.index.search.version_files import CALIBRATION_NAME, FIELDS_NAME, ROWS_NAME, VECTORS_NAME
 from anykey.index.store.deletions import list_deleted
-from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, Manifest, file_facts
-from anykey.index.store.options import AUTO, FoldOptions
+from anykey.index.store.manifest import AUTO, FORMAT_VERSION, EncoderFacts, FoldOptions, Manifest, file_facts
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, unusable
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
-from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.calibration import Calibration
 from anykey.index.vectors.exact import write_exact
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
 from anykey.index.vectors.structure_kinds import require_possible
+from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.files import naming_target
 from anykey.program.progress import Report, quietly
 from anykey.sources.errors import InvalidRowError, UnreadableStretchError
@@ -66,7 +65,7 @@ class Provenance:
 
 
 def fold(
-    directory: IndexDirectory,
+    directory: WritableDirectory,
     moment: AbstractContextManager[ReadTransaction],
     store_name: str,
     provenance: Provenance,
@@ -106,7 +105,7 @@ def fold(
         list_deleted(folder, transaction.deleted())
         vectors, queries_QD = _as_searched(transaction, options, folder)
         write_exact(folder / VECTORS_NAME, vectors, encoder.width, meta["vector_type"])
-        _write_fields(folder / FIELDS_NAME, counts.counting(transaction.attributes()))
+        _write_fields(folder / FIELDS_NAME, counts.counted(transaction.attributes()))
     structure = None
     if counts.num_keys:
         structure = structure_of(folder, counts.num_keys, provenance.previous, options, queries_QD, report, gpu)
@@ -137,7 +136,9 @@ def fold(
     )
 
 
-def remove_unneeded(directory: IndexDirectory, store: Store, lock: AbstractContextManager[Any] | None = None) -> None:
+def remove_unneeded(
+    directory: WritableDirectory, store: Store, lock: AbstractContextManager[Any] | None = None
+) -> None:
     """Deletes old versions, and what the store keeps for none but them.
 
     Args:
@@ -161,7 +162,7 @@ def remove_unneeded(directory: IndexDirectory, store: Store, lock: AbstractConte
 
 
 def publish_with_changes(
-    directory: IndexDirectory,
+    directory: WritableDirectory,
     store: Store,
     changes: Callable[[], bool],
     provenance: Provenance,
@@ -173,7 +174,7 @@ def publish_with_changes(
 
     This is how builds, loads, new embeddings, rollbacks and tunings publish, the first version of an index included.
     The version is complete before the changes are committed, and announced right after, so that no reader ever has
-    to search many new keys that no version covers. After a kill between the two, `IndexDirectory.recover` announces
+    to search many new keys that no version covers. After a kill between the two, `WritableDirectory.recover` announces
     it; before the first, it clears the version away.
 
     Args:
@@ -216,7 +217,7 @@ def publish_with_changes(
 
 
 def publish_next(
-    directory: IndexDirectory,
+    directory: WritableDirectory,
     store_path: Path,
     provenance: Provenance,
     options: FoldOptions,
@@ -226,7 +227,7 @@ def publish_next(
     """Publishes a version of a store of the index as it is now, while changes of it go on.
 
     Changes that came later are found in the store, as they would be without the version. After a kill,
-    `IndexDirectory.recover` announces the version if it is complete. What earlier versions needed stays until
+    `WritableDirectory.recover` announces the version if it is complete. What earlier versions needed stays until
     `remove_unneeded`.
 
     Raises:
@@ -324,7 +325,7 @@ def _write_fields(path: Path, keys: Iterable[Attributes]) -> None:
 
 
 @contextmanager
-def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
+def _clearing_up(directory: WritableDirectory) -> Iterator[None]:
     """Leaves no half of a version behind when the block fails, nor one of changes that were taken back.
 
     The disk may be full of it, which is said of its folder.
@@ -338,7 +339,7 @@ def _clearing_up(directory: IndexDirectory) -> Iterator[None]:
         raise
 
 
-def tidy_up(directory: IndexDirectory, store: Store) -> None:
+def tidy_up(directory: WritableDirectory, store: Store) -> None:
     """Deletes what no version needs any more; all is done without it, and it is tried again with the next version."""
     try:
         remove_unneeded(directory, store)
@@ -354,9 +355,11 @@ class _Counts:
         self.of_modality: Counter[str] = Counter()
         self.of_pool: Counter[str] = Counter()
 
-    def counting(self, keys: Iterable[Attributes]) -> Iterator[Attributes]:
-        for modality, pools, metadata in keys:
-            self.num_keys += 1
-            self.of_modality[modality] += 1
-            self.of_pool.update(pools)
-            yield modality, pools, metadata
+    def counted(self, pages: Iterable[Sequence[Attributes]]) -> Iterator[Attributes]:
+        return itertools.chain.from_iterable(map(self._count, pages))
+
+    def _count(self, page: Sequence[Attributes]) -> Sequence[Attributes]:
+        self.num_keys += len(page)
+        self.of_modality.update([modality for modality, _, _ in page])
+        self.of_pool.update([pool for _, pools, _ in page for pool in pools])
+        return page

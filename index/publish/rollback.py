@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 
 from anykey.index.errors import IndexCorruptError, LiveKeysError, UnusableOptionError, VersionLostError
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import provenance_of, publish_next, publish_with_changes
 from anykey.index.search.version_files import ROWS_NAME, read_seqs
 from anykey.index.store.deletions import deleted_at
 from anykey.index.store.image_roots import record_corpus, roots_of_version
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.records import Record
 from anykey.index.store.retired import LIVE_AT, check_endings, know_retired, seqs_at
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_reader import check_store
 from anykey.index.store.store_records import read_records
-from anykey.index.store.versions import IndexDirectory, check_file, open_published
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.store.versions import check_file, open_published
+from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.progress import Report, quietly
 
 PUT_BACK_NAME = "put_back"  # in the store
@@ -94,7 +94,7 @@ def roll_back(
         IndexLockedError: the index has a writer.
         OSError: the disk is full or not writable. Nothing was changed.
     """
-    directory = IndexDirectory(Path(index_dir))
+    directory = WritableDirectory(Path(index_dir))
     if dry_run:
         return _Way.find(directory, to).report
     open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
@@ -122,7 +122,7 @@ class _Way:
     report: RollbackReport
 
     @classmethod
-    def find(cls, directory: IndexDirectory, to: str | None) -> "_Way":
+    def find(cls, directory: WritableDirectory, to: str | None) -> "_Way":
         """Looks up the version, and whether all of it is there."""
         version = open_published(directory.path, files=[])
         version.release()
@@ -140,7 +140,7 @@ class _Way:
         report = RollbackReport(target, num_back, num_changed, num_gone, len(live), published)
         return cls(seq != published.seq, report)
 
-    def go(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> RollbackReport:
+    def go(self, directory: WritableDirectory, report: Report, gpu: GpuUse) -> RollbackReport:
         """Does it, if there is anything to do."""
         target = self.report.target
         if not self.report.num_changes and target.version == self.report.published.version:
@@ -167,7 +167,7 @@ class _Way:
             record_corpus(directory.path, roots, keep=False, version=manifest.version)
         return replace(self.report, manifest=manifest)
 
-    def _publish_present(self, directory: IndexDirectory, report: Report, gpu: GpuUse) -> None:
+    def _publish_present(self, directory: WritableDirectory, report: Report, gpu: GpuUse) -> None:
         path = directory.store_path(self.report.published.store)
         provenance = provenance_of(self.report.published, directory.version_dir(self.report.published.version))
         with naming_damage(path), contextlib.closing(Store(path)) as store:
@@ -175,7 +175,7 @@ class _Way:
         publish_next(directory, path, provenance, options, report, gpu)
 
 
-def _target(directory: IndexDirectory, published: Manifest, seq: int, to: str | None) -> Manifest:
+def _target(directory: WritableDirectory, published: Manifest, seq: int, to: str | None) -> Manifest:
     """The version that is meant."""
     manifests = {manifest.version: manifest for manifest in directory.manifests()}
     kept = ", ".join(f"{name} ({facts.created_at}, {facts.num_keys:,} keys)" for name, facts in manifests.items())
@@ -194,13 +194,13 @@ def _target(directory: IndexDirectory, published: Manifest, seq: int, to: str | 
     return earlier[-1]
 
 
-def _first_seq(directory: IndexDirectory, published: Manifest) -> int:
+def _first_seq(directory: WritableDirectory, published: Manifest) -> int:
     """What the first version of a store covers that is still kept."""
     return directory.covered_seqs(published.store)[0]
 
 
 @contextlib.contextmanager
-def _reading(directory: IndexDirectory, manifest: Manifest) -> Iterator[sqlite3.Connection]:
+def _reading(directory: WritableDirectory, manifest: Manifest) -> Iterator[sqlite3.Connection]:
     """The store of a version, as it is at one moment."""
     path = directory.store_path(manifest.store)
     check_store(path, manifest)
@@ -210,7 +210,7 @@ def _reading(directory: IndexDirectory, manifest: Manifest) -> Iterator[sqlite3.
         yield db
 
 
-def _require_records(directory: IndexDirectory, target: Manifest, db: sqlite3.Connection) -> None:
+def _require_records(directory: WritableDirectory, target: Manifest, db: sqlite3.Connection) -> None:
     """Makes sure that a store has every record that a version covers, and no other of that time."""
     version_dir = directory.version_dir(target.version)
     check_file(version_dir, target, ROWS_NAME, is_whole=True)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.search.version_files import STRUCTURE_NAME, VECTORS_NAME
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import AUTO, FoldOptions
+from anykey.index.store.manifest import AUTO, FoldOptions, Manifest
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.gpu import GpuUse
 from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.structures import GpuUse
 from anykey.program.progress import Report
 
 MOST_GROWTH = 2  # of the number of keys, until a search structure is chosen anew

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError, KeyCorruptError
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, provenance_of, publish_next, remove_unneeded
 from anykey.index.queries import is_unicode
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.deletions import read_deleted
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.retired import check_endings, has_retired
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, reading_any_text
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.store_records import Table, check_refusals, read_records
-from anykey.index.store.versions import IndexDirectory, OpenVersion, check_file, open_published
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.store.versions import OpenVersion, check_file, open_published
+from anykey.index.vectors.structures import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
 MOST_NAMED = 100  # damaged keys
@@ -76,7 +76,7 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
         IndexCorruptError: the store itself is damaged, which nothing can be derived from.
         IndexLockedError: the index has a writer.
     """
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     if not directory.store_names():
         raise IndexNotFoundError(f"no index at {index_dir}: there is no store to derive a version from")
     with directory.locked_for_writing():
@@ -94,7 +94,7 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
     return manifest
 
 
-def _what_is_left(directory: IndexDirectory) -> tuple[Path, Provenance]:
+def _what_is_left(directory: WritableDirectory) -> tuple[Path, Provenance]:
     """The store to derive from, and where its keys come from, as far as that can still be told."""
     try:
         version = open_published(directory.path, files=[])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from anykey.index.errors import SearchIndexError, UnannouncedError
 from anykey.index.key_index import NewKey
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import (
     Provenance,
     provenance_of,
@@ -18,15 +19,14 @@ from anykey.index.publish.folding import (
 )
 from anykey.index.publish.tuning.held_out import require_queries
 from anykey.index.store.backoff import FAILURE_NAME, NO_FAILURE, BackOff, FoldFailure
-from anykey.index.store.manifest import Manifest
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.new_keys import to_record
-from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import Record, TuningQueries
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage
 from anykey.index.store.store_reader import check_store
-from anykey.index.store.versions import IndexDirectory, open_published
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
+from anykey.index.store.versions import open_published
+from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.progress import Report, quietly
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Writer:
         fold_failure: What is said of making a version in the background, if that failed last time.
     """
 
-    def __init__(self, directory: IndexDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
+    def __init__(self, directory: WritableDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
         """Takes the lock and opens the published version's store.
 
         Args:

@@ -13,8 +13,7 @@ from anykey.index.search.version_files import VersionFiles
 from anykey.index.search.view import View
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published
-from anykey.index.vectors.gpu import ON_CPU, GpuUse
-from anykey.index.vectors.structures import EXACT_ALLOWED
+from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, GpuUse
 
 POLL_S = 0.005
 

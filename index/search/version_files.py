@@ -8,6 +8,7 @@ Shape legend: N = keys in the version, Q = queries, D = width, K = results per q
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from anykey.index.store.manifest import Manifest
 from anykey.index.store.versions import OpenVersion
 from anykey.index.vectors.calibration import Calibration, read_calibration
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.gpu import ON_CPU, GpuIndex, GpuUse, open_for
-from anykey.index.vectors.structures import EXACT_ALLOWED, ApproximateIndex
+from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, ApproximateIndex, GpuUse
+
+if TYPE_CHECKING:
+    from anykey.index.vectors.gpu import GpuIndex
 
 ROWS_NAME = "rows.npy"
 VECTORS_NAME = "vectors.faiss"
@@ -45,7 +48,7 @@ class VersionFiles:
         manifest: Manifest,
         seqs_N: NDArray[np.int64],
         exact: ExactVectors,
-        approximate: ApproximateIndex | GpuIndex | None,
+        approximate: "ApproximateIndex | GpuIndex | None",
         fields: Postings,
         calibration: Calibration | None,
     ) -> None:
@@ -153,7 +156,7 @@ class VersionFiles:
     def close(self) -> None:
         """Closes the files; the version stays locked until it is released."""
         self._fields.close()
-        if isinstance(self._approximate, GpuIndex):
+        if self._approximate is not None and not isinstance(self._approximate, ApproximateIndex):
             self._approximate.close()
 
     def _find(self, scope: Scope, deadline: Deadline) -> NDArray[np.int64]:
@@ -177,12 +180,14 @@ class VersionFiles:
 
 def _open_structure(
     version: OpenVersion, exact: ExactVectors, gpu: GpuUse, exact_allowed: int
-) -> ApproximateIndex | GpuIndex | None:
+) -> "ApproximateIndex | GpuIndex | None":
     """What finds candidates; `None` for exact search on the CPU."""
     facts = version.manifest.structure
     if facts is None:
         return None
     if gpu.gpus:
+        from anykey.index.vectors.gpu import open_for  # which most machines have no use for
+
         return open_for(facts, exact, gpu, exact_allowed)
     if facts.is_exact:
         return None

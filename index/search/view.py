@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, UnknownPoolError
-from anykey.index.filtering.allowed import count_allowed
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import IndexInfo, Scope
 from anykey.index.search.recent import Recent
@@ -21,7 +20,7 @@ from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of
-from anykey.index.vectors.comparing import Found, best
+from anykey.index.vectors.comparing import Found, best, count_allowed
 
 _NO_SEQS = np.empty(0, np.int64)
 

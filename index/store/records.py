@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 
 if TYPE_CHECKING:
-    from anykey.index.store.build_facts import BuildFacts
+    from anykey.index.store.store_records import BuildFacts
 
 _FACTS = json.JSONEncoder(default=repr)  # `json.dumps` would make one for each checksum
 
@@ -92,7 +92,10 @@ def payload_checksum(
 
 def vector_checksum(key: str, vector: bytes) -> int:
     """CRC-32 of a key's vector as it is stored."""
-    return checksum_of([key], vector)
+    try:  # as for the payload: `checksum_of` of the same
+        return zlib.crc32(vector, zlib.crc32(f"[{quoted(key)}]".encode()))
+    except TypeError:
+        return checksum_of([key], vector)
 
 
 def query_checksum(position: int, code: int, vector: bytes) -> int:

@@ -17,7 +17,7 @@ from anykey.index.store.store_file import (
     write_meta,
 )
 from anykey.index.store.store_records import RECORD, REFUSAL
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
 from anykey.program.files import sync
 
 PAGE_BYTES = 16 * 1024  # of SQLite's 4 KiB, a vector of 512 numbers fills one and leaves half of it empty

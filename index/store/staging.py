@@ -7,27 +7,28 @@ know these tables leave them alone.
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anykey.index.errors import IndexCorruptError
-from anykey.index.store.build_facts import Known, Refusal, dump_images
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record
 from anykey.index.store.store_file import naming_damage, read_meta, vector_dtype, write_meta
 from anykey.index.store.store_records import (
+    LINE,
+    LINE_VALUES,
     RECORD,
     REFUSAL,
-    STAGED,
-    columns_of,
+    Known,
+    Refusal,
     copy_vector,
     drop_parts,
-    insert_record,
+    dump_images,
+    line_of,
     read_known,
     read_records,
     write_parts,
@@ -135,15 +136,13 @@ class Staging:
         A record without a vector takes the one that is staged for its key, or else the one that is live.
         """
         with self._changing():
-            identity = self.last_id()
-            dtype = vector_dtype(read_meta(self._db))
-            is_any_refused = self._db.execute("SELECT 1 FROM staged_failures LIMIT 1").fetchone() is not None
+            some: dict[str, Record] = {}
             for record in records:
-                identity += 1
-                self._add(record, identity, dtype)
-                if is_any_refused:
-                    self._db.execute("DELETE FROM staged_failures WHERE key = ?", (record.key,))
-            self._note_last_id(identity)
+                if record.key in some:  # given twice: the first one is staged before the second takes its place
+                    self._add(some.values())
+                    some.clear()
+                some[record.key] = record
+            self._add(some.values())
             for refusal in refusals:
                 self._refuse(refusal)
 
@@ -177,9 +176,9 @@ class Staging:
             yield from page
 
     def pages(self) -> Iterator[list[tuple[Any, ...]]]:
-        """All staged records as rows of `STAGED`, in the order in which they were staged, some at a time."""
+        """All staged records as rows of `LINE`, in the order in which they were staged, some at a time."""
         last = 0
-        query = f"SELECT {STAGED} FROM staged WHERE id > ? ORDER BY id LIMIT ?"
+        query = f"SELECT {LINE} FROM staged WHERE id > ? ORDER BY id LIMIT ?"
         while page := self._db.execute(query, (last, PAGE_ROWS)).fetchall():
             last = page[-1][0]
             yield page
@@ -203,17 +202,25 @@ class Staging:
             self._db.execute("DELETE FROM staged_failures")
             write_meta(self._db, {STAGING_NAME: ""})
 
-    def _add(self, record: Record, identity: int, dtype: np.dtype[Any]) -> None:
-        earlier = self._db.execute("SELECT id FROM staged WHERE key = ?", (record.key,)).fetchone()
-        if earlier is not None:
-            self._db.execute("DELETE FROM staged WHERE id = ?", earlier)
-        insert_record(self._db, "staged", {"id": identity, **columns_of(record, identity)})
-        write_parts(self._db, identity, record, dtype)
-        if record.vector_D is None:
-            live = self._db.execute("SELECT id FROM keys WHERE key = ?", (record.key,)).fetchone()
-            copy_vector(self._db, identity, record.key, (earlier or live)[0])
-        if earlier is not None:
-            drop_parts(self._db, earlier[0])
+    def _add(self, records: Collection[Record]) -> None:
+        """Stages records of different keys."""
+        dtype = vector_dtype(read_meta(self._db))
+        numbered = list(enumerate(records, self.last_id() + 1))
+        keys = [(record.key,) for record in records]
+        query = "SELECT id FROM staged WHERE key = ?"
+        earlier = {key: found[0] for (key,) in keys if (found := self._db.execute(query, (key,)).fetchone())}
+        self._db.executemany("DELETE FROM staged WHERE id = ?", zip(earlier.values(), strict=True))
+        lines = [line_of(record, identity, identity) for identity, record in numbered]
+        self._db.executemany(f"INSERT INTO staged {LINE_VALUES}", lines)
+        write_parts(self._db, numbered, dtype)
+        for identity, record in numbered:
+            if record.vector_D is None:
+                live = self._db.execute("SELECT id FROM keys WHERE key = ?", (record.key,)).fetchone()
+                copy_vector(self._db, identity, record.key, earlier.get(record.key) or live[0])
+        for identity in earlier.values():
+            drop_parts(self._db, identity)
+        self._db.executemany("DELETE FROM staged_failures WHERE key = ?", keys)
+        self._note_last_id(self.last_id() + len(numbered))
 
     def _refuse(self, refusal: Refusal) -> None:
         earlier = self._db.execute("SELECT id FROM staged WHERE key = ?", (refusal.key,)).fetchone()

@@ -21,7 +21,6 @@ from typing import Any
 
 from anykey.index.errors import KeyCorruptError
 from anykey.index.store import retired
-from anykey.index.store.build_facts import Known
 from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum
@@ -30,17 +29,17 @@ from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.staging import Staging
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
 from anykey.index.store.store_records import (
-    STAGED,
-    columns_of,
+    LINE_VALUES,
+    Known,
     copy_vector,
     drop_parts,
-    insert_record,
+    line_of,
     read_known,
     read_records,
     write_parts,
 )
 from anykey.index.store.wal import WriteAheadLog
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
 
 
 class Store:
@@ -291,8 +290,8 @@ class Store:
 
     def _upsert(self, record: Record, seq: int) -> None:
         earlier = self._replace(record.key, seq, "live" if record.built is None else "corpus")
-        identity = insert_record(self._db, "keys", columns_of(record, seq))
-        write_parts(self._db, identity, record, self._dtype)
+        identity = self._db.execute(f"INSERT INTO keys {LINE_VALUES}", line_of(record, seq)).lastrowid or 0
+        write_parts(self._db, [(identity, record)], self._dtype)
         if record.vector_D is None and earlier is not None:
             copy_vector(self._db, identity, record.key, earlier[0])
         if earlier is not None and not self._is_kept(earlier[1]):
@@ -304,18 +303,18 @@ class Store:
     def _move(self, page: Sequence[tuple[Any, ...]], seq: int) -> int:
         """Writes the lines of staged records as live ones, which take the numbers after `seq`; gives the last one."""
         lines = []
+        live = "SELECT key FROM staged CROSS JOIN keys USING (key) WHERE staged.id BETWEEN ? AND ?"
+        replaced = {key for (key,) in self._db.execute(live, (page[0][0], page[-1][0])).fetchall()}
         for identity, row, key, *payload, origin, content, digest, stamps, checksum in page:
             seq += 1
             if payload_checksum(row, key, *payload) != checksum:
                 reason = f"the staged record of key {key!r} differs from its checksum"
                 raise KeyCorruptError(self.path, str(key), reason)
-            earlier = self._replace(key, seq, origin)
-            if earlier is not None and not self._is_kept(earlier[1]):
-                drop_parts(self._db, earlier[0])
+            if key in replaced:
+                self._forget(key, seq, origin)
             facts = (origin, content, digest, stamps, payload_checksum(seq, key, *payload))
             lines.append((identity, seq, key, *payload, *facts))
-        marks = ", ".join("?" * len(lines[0]))
-        self._db.executemany(f"INSERT INTO keys ({STAGED}) VALUES ({marks})", lines)
+        self._db.executemany(f"INSERT INTO keys {LINE_VALUES}", lines)
         return seq
 
     def _replace(self, key: str, seq: int, by: Ender) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,7 +35,7 @@ from anykey.index.store.store_file import (
     vector_dtype,
 )
 from anykey.index.vectors.calibration import MODALITIES
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.structure_facts import VectorType
 
 SCAN_PAGE = 256
 MOST_PARAMETERS = 10_000  # of one statement
@@ -202,7 +203,7 @@ class ReadTransaction:
         """Change numbers of all keys, ascending, `[B]` at a time."""
         cursor = self._db.execute("SELECT row FROM keys ORDER BY row")
         while batch := cursor.fetchmany(batch_size):
-            yield np.fromiter((number for (number,) in batch), np.int64, len(batch))
+            yield np.fromiter(chain.from_iterable(batch), np.int64, len(batch))
 
     def vectors(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
         """All vectors in the order of their change numbers, `[B, D]` at a time.
@@ -223,8 +224,11 @@ class ReadTransaction:
         query = "SELECT key, vector, vectors.checksum, modality FROM keys LEFT JOIN vectors USING (id) ORDER BY row"
         cursor = self._db.execute(query)
         while batch := cursor.fetchmany(batch_size):
-            data = b"".join(self._checked_vector(*facts) for *facts, _ in batch)
-            codes_B = np.fromiter((codes[modality] for *_, modality in batch), np.uint8, len(batch))
+            for key, vector, checksum, _ in batch:
+                if vector is None or vector_checksum(key, vector) != checksum:
+                    raise self._damaged_vector(key, vector)
+            data = b"".join([vector for _, vector, *_ in batch])
+            codes_B = np.array([codes[modality] for *_, modality in batch], np.uint8)
             yield np.frombuffer(data, dtype).astype(np.float32).reshape(len(batch), -1), codes_B
 
     def tuning_queries(self) -> TuningQueries | None:
@@ -255,33 +259,24 @@ class ReadTransaction:
         with naming_damage(self._path):
             yield from read_deleted(self._db)
 
-    def attributes(self) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
-        """Modality, pools and metadata of all keys in the order of their change numbers.
+    def attributes(self) -> Iterator[list[tuple[str, list[str], dict[str, Any]]]]:
+        """Modality, pools and metadata of all keys in the order of their change numbers, some at a time.
 
         Raises:
             IndexCorruptError: one of them differs from its checksum.
         """
+        query = f"SELECT {_PAYLOAD} FROM keys WHERE row > ? ORDER BY row LIMIT {SCAN_PAGE}"
+        last = -1
         with naming_damage(self._path):  # and nothing that happens where they are used
-            for payload in self._payloads():
-                key = self._stored_key(*payload)
-                yield key.modality, list(key.pools), key.payload.metadata
-
-    def _payloads(self) -> Iterator[tuple[Any, ...]]:
-        seq = -1
-        while True:
-            query = f"SELECT {_PAYLOAD} FROM keys WHERE row > ? ORDER BY row"
-            try:
-                for payload in self._db.execute(query, (seq,)):
-                    seq = payload[0]
-                    yield payload
-                return
-            except sqlite3.OperationalError as error:
-                if not is_undecodable(error):
-                    raise
-            with reading_any_text(self._db):
-                payload = self._db.execute(f"{query} LIMIT 1", (seq,)).fetchone()
-            seq = payload[0]
-            yield payload
+            while page := self._all(query, last):
+                found = []
+                for seq, key, modality, text, metadata, pools, num_images, checksum in page:
+                    if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
+                        raise self._damaged_payload(key)
+                    named = [] if pools == "[]" else json.loads(pools)  # as of most keys
+                    found.append((modality, named, {} if metadata == "{}" else json.loads(metadata)))
+                yield found
+                last = page[-1][0]
 
     def page(self, after: str | None) -> list[StoredKey]:
         """The next keys by name, at most `SCAN_PAGE`; `after` is Unicode."""
@@ -316,16 +311,22 @@ class ReadTransaction:
     def _stored_key(self, seq: int, key: str, modality: str, *rest: Any) -> StoredKey:
         text, metadata, pools, num_images, checksum = rest
         if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
-            raise KeyCorruptError(self._path, str(key), f"the payload of key {key!r} differs from its checksum")
+            raise self._damaged_payload(key)
         payload = Payload(text, json.loads(metadata), num_images)
         return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
-        if vector is None:
-            raise KeyCorruptError(self._path, str(key), f"key {key!r} has no vector")
-        if vector_checksum(key, vector) != checksum:
-            raise KeyCorruptError(self._path, str(key), f"the vector of key {key!r} differs from its checksum")
+        if vector is None or vector_checksum(key, vector) != checksum:
+            raise self._damaged_vector(key, vector)
         return vector
+
+    def _damaged_payload(self, key: str) -> KeyCorruptError:
+        return KeyCorruptError(self._path, str(key), f"the payload of key {key!r} differs from its checksum")
+
+    def _damaged_vector(self, key: str, vector: bytes | None) -> KeyCorruptError:
+        if vector is None:
+            return KeyCorruptError(self._path, str(key), f"key {key!r} has no vector")
+        return KeyCorruptError(self._path, str(key), f"the vector of key {key!r} differs from its checksum")
 
     def _find(self, key: str, columns: str) -> tuple[Any, ...]:
         found = self._all(f"SELECT {columns} FROM keys WHERE key = ?", key) if is_unicode(key) else []

@@ -1,17 +1,23 @@
-"""Records of a store over any connection to it: read, each compared with its checksum, and written line by line."""
+"""Records of a store over any connection to it, read and written, with what a build remembers of each to know it again.
+
+What is read is compared with its checksum.
+"""
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal
 
 import numpy as np
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import KeyCorruptError
-from anykey.index.store.build_facts import BuildFacts, Known, SeenImage, dump_images, load_images
-from anykey.index.store.records import NewImage, Record, payload_checksum, vector_checksum
+from anykey.index.store.records import NewImage, Record, checksum_of, payload_checksum, vector_checksum
 from anykey.index.store.store_file import path_of, read_meta, vector_dtype
+from anykey.sources.files.images import ImageStamp
 
 Table = Literal["keys", "retired", "staged"]  # what is live, what was, and what is to be
 Failures = Literal["failures", "staged_failures"]
@@ -30,10 +36,58 @@ RECORD = """
 REFUSAL = """
     key TEXT PRIMARY KEY, payload_sha256 BLOB NOT NULL, stamps TEXT NOT NULL, limits TEXT NOT NULL, reason TEXT NOT NULL
 """.strip()  # the columns of `failures` and `staged_failures`
-STAGED = (  # what a line of `staged` and one of `keys` have in common
+LINE = (  # the columns of `keys` and of `staged`
     "id, row, key, modality, text, metadata, pools, num_images, origin, content_sha256, payload_sha256, stamps,"
     " checksum"
 )
+LINE_VALUES = f"({LINE}) VALUES ({', '.join('?' * len(LINE.split(',')))})"
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image file as it was when it was read: its stamp then, and its content."""
+
+    stamp: ImageStamp
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a store knows of a key that a build stored or refused.
+
+    Attributes:
+        payload_sha256: Digest of the payload it was stored with.
+        images: Its image files as they were read.
+        content_sha256: Digest of what the encoder saw; `None` for a refused key.
+        limits: The limits that a refused key was tried with.
+        reason: Why the key was refused, or `None` if it was embedded.
+    """
+
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    content_sha256: bytes | None = None
+    limits: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """What a build remembers of a key, to know it again: digests of payload and content, and the image files."""
+
+    payload_sha256: bytes
+    content_sha256: bytes
+    images: tuple[SeenImage, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One key that the encoder cannot take, so that it is not tried again while nothing changes."""
+
+    key: str
+    payload_sha256: bytes
+    images: tuple[SeenImage, ...]
+    limits: str
+    reason: str
 
 
 def read_known(
@@ -104,41 +158,31 @@ def read_records(
         yield Record(key, Modality(modality), text, metadata, tuple(json.loads(pools)), images, vector_D, built)
 
 
-def columns_of(record: Record, seq: int) -> dict[str, Any]:
-    """What the line of a record says as change number `seq`."""
-    built = record.built
-    payload = (record.modality.value, record.text, record.metadata, json.dumps(record.pools), len(record.images))
-    return {
-        "row": seq,
-        "key": record.key,
-        **dict(zip(("modality", "text", "metadata", "pools", "num_images"), payload, strict=True)),
-        "origin": "live" if built is None else "corpus",
-        "content_sha256": built and built.content_sha256,
-        "payload_sha256": built and built.payload_sha256,
-        "stamps": built and dump_images(built.images, record.key, built.payload_sha256, built.content_sha256),
-        "checksum": payload_checksum(seq, record.key, *payload),
-    }
+def line_of(record: Record, seq: int, identity: int | None = None) -> tuple[Any, ...]:
+    """The line of a record as change number `seq`, in the order of `LINE`; without an `id`, SQLite gives it one."""
+    key, built = record.key, record.built
+    pools = json.dumps(record.pools) if record.pools else "[]"
+    payload = (str(record.modality), record.text, record.metadata, pools, len(record.images))
+    checksum = payload_checksum(seq, key, *payload)
+    if built is None:
+        return (identity, seq, key, *payload, "live", None, None, None, checksum)
+    facts = (built.payload_sha256, built.content_sha256)
+    stamps = dump_images(built.images, key, *facts) if built.images else dump_no_images(key, *facts)
+    return (identity, seq, key, *payload, "corpus", built.content_sha256, built.payload_sha256, stamps, checksum)
 
 
-def insert_record(db: sqlite3.Connection, table: Table, columns: Mapping[str, Any]) -> int:
-    """Writes the line of a record; gives its `id`, which is a new one if the columns tell none."""
-    marks = ", ".join("?" * len(columns))
-    cursor = db.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
-    return cursor.lastrowid or 0
-
-
-def write_parts(db: sqlite3.Connection, identity: int, record: Record, dtype: np.dtype[Any]) -> None:
-    """Writes a record's images, and its vector if it has one."""
-    if record.vector_D is not None:
-        vector = record.vector_D.astype(dtype).tobytes()
-        db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, vector, vector_checksum(record.key, vector)))
-    db.executemany(
-        "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            (identity, position, image.media_type, image.path, image.data, image.checksum(record.key, position))
-            for position, image in enumerate(record.images)
-        ),
-    )
+def write_parts(db: sqlite3.Connection, records: Iterable[tuple[int, Record]], dtype: np.dtype[Any]) -> None:
+    """Writes the images of records, and the vectors of those that have one, each under its record's `id`."""
+    vectors, images = [], []
+    for identity, record in records:
+        if record.vector_D is not None:
+            vector = record.vector_D.astype(dtype).tobytes()
+            vectors.append((identity, vector, vector_checksum(record.key, vector)))
+        for position, image in enumerate(record.images):
+            checksum = image.checksum(record.key, position)
+            images.append((identity, position, image.media_type, image.path, image.data, checksum))
+    db.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+    db.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", images)
 
 
 def copy_vector(db: sqlite3.Connection, identity: int, key: str, earlier: int) -> None:
@@ -157,6 +201,35 @@ def drop_parts(db: sqlite3.Connection, identity: int) -> None:
     """Deletes the vector and the images of a record."""
     db.execute("DELETE FROM vectors WHERE id = ?", (identity,))
     db.execute("DELETE FROM images WHERE id = ?", (identity,))
+
+
+def dump_images(images: Sequence[SeenImage], key: str, *facts: object) -> str:
+    """The image files of a key as JSON, with a CRC-32 of them and of what else a build remembers of the key."""
+    stamps = [[image.stamp.location, image.stamp.size_bytes, image.stamp.version, image.sha256] for image in images]
+    return json.dumps({"images": stamps, "checksum": checksum_of([key, stamps, *facts])})
+
+
+def dump_no_images(key: str, payload_sha256: bytes, content_sha256: bytes) -> str:
+    """What `dump_images` gives of a key without images that a build stored, many times as fast."""
+    facts = f"[{quoted(key)}, [], {quoted(repr(payload_sha256))}, {quoted(repr(content_sha256))}]None"
+    return f'{{"images": [], "checksum": {zlib.crc32(facts.encode())}}}'
+
+
+def load_images(dumped: str, key: str, *facts: object) -> tuple[SeenImage, ...]:
+    """What `dump_images` was given.
+
+    Raises:
+        ValueError: any of it has changed.
+    """
+    try:
+        found = json.loads(dumped)
+        if isinstance(found, dict):  # earlier releases wrote the list alone
+            if checksum_of([key, found["images"], *facts]) != found["checksum"]:
+                raise ValueError("its checksum differs")
+            found = found["images"]
+        return tuple(SeenImage(ImageStamp(*stamp), sha256) for *stamp, sha256 in found)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"what a build remembers of key {key!r} is damaged: {error}") from error
 
 
 def _read_images(db: sqlite3.Connection, identity: int, key: str) -> Iterator[NewImage]:

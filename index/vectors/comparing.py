@@ -1,10 +1,10 @@
-"""Exact search by comparing queries with each of some vectors, wherever in memory those are.
+"""Exact search by comparing queries with each of those vectors that it may return, wherever in memory those are.
 
 FAISS computes the scores of pairs on all cores, also for one query, which its searches leave to one core; and a vector
 that was fetched meets all queries before the next one is. The scores are those of FAISS's searches to the last bit.
 
-Shape legend: Q = queries, D = width, P = positions, B = positions compared at once, N = results to choose from,
-C = candidates for the best of them, K = results per query.
+Shape legend: Q = queries, D = width, V = vectors, P = positions that may be returned, B = positions compared at once,
+N = results to choose from, C = candidates for the best of them, K = results per query.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ PAIRS_AT_ONCE = 2**18  # 5 MiB of scores and of numbers that say whose they are
 
 _faiss: Any = faiss  # its type stubs describe the C++ functions, not the Python ones
 
+Allowed = NDArray[np.bool_] | NDArray[np.int64] | None  # a mask [V], ascending positions [P], or all
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and positions [Q, K]
 
 
@@ -141,3 +142,41 @@ def _scores(queries_QD: NDArray[np.float32], structure: Any, positions_B: NDArra
         _faiss.swig_ptr(scores_BQ),
     )
     return scores_BQ.T
+
+
+def count_allowed(allowed: Allowed, num_vectors: int) -> int:
+    """Number of positions that are allowed."""
+    if allowed is None:
+        return num_vectors
+    return int(np.count_nonzero(allowed)) if allowed.dtype == np.bool_ else len(allowed)
+
+
+def as_positions(allowed: NDArray[np.bool_] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The allowed positions, ascending, `[P]`."""
+    positions_P = np.flatnonzero(allowed) if allowed.dtype == np.bool_ else allowed
+    return np.ascontiguousarray(positions_P, dtype=np.int64)
+
+
+def as_mask(allowed: NDArray[np.bool_] | NDArray[np.int64], num_vectors: int) -> NDArray[np.bool_]:
+    """Whether each position is allowed, `[V]`."""
+    if allowed.dtype == np.bool_:
+        return allowed.astype(np.bool_, copy=False)
+    mask_V = np.zeros(num_vectors, dtype=np.bool_)
+    mask_V[allowed] = True
+    return mask_V
+
+
+def bitmap_selector(allowed: Allowed, num_vectors: int) -> Any:
+    """A FAISS selector that tests one bit a vector; `None` where all are allowed."""
+    if allowed is None:
+        return None
+    return _faiss.IDSelectorBitmap(np.packbits(as_mask(allowed, num_vectors), bitorder="little"))
+
+
+def sort_by_score(
+    scores_QK: NDArray[np.float32], positions_QK: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Each query's results by falling score; equal scores by rising position; missing ones (-1) last."""
+    is_missing_QK = positions_QK < 0
+    order_QK = np.lexsort((positions_QK, -scores_QK, is_missing_QK), axis=-1)
+    return np.take_along_axis(scores_QK, order_QK, axis=-1), np.take_along_axis(positions_QK, order_QK, axis=-1)

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, faiss_reason
-from anykey.index.filtering.allowed import Allowed, as_positions, bitmap_selector, count_allowed, sort_by_score
-from anykey.index.vectors.comparing import Found, best_of_each, in_turns
-from anykey.index.vectors.targets import VectorType
+from anykey.index.vectors.comparing import (
+    Allowed,
+    Found,
+    as_positions,
+    best_of_each,
+    bitmap_selector,
+    count_allowed,
+    in_turns,
+    sort_by_score,
+)
+from anykey.index.vectors.structure_facts import VectorType
 
 # The share of all float16 vectors below which copying the allowed ones out is faster than passing over all of them;
 # measured at 1,000,000 x 512.

@@ -7,8 +7,8 @@ C = candidates per query.
 """
 
 import functools
+import hashlib
 import itertools
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +21,7 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidStructureError, faiss_reason
-from anykey.index.filtering.allowed import (
-    Allowed,
-    SameAllowed,
-    as_mask,
-    as_positions,
-    count_allowed,
-    grouped,
-    sort_by_score,
-)
-from anykey.index.vectors.comparing import Found, best
+from anykey.index.vectors.comparing import Allowed, Found, as_mask, as_positions, best, count_allowed, sort_by_score
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structure_facts import (
     ALWAYS_EXACT_BELOW,
@@ -39,9 +30,17 @@ from anykey.index.vectors.structure_facts import (
     StructureFacts,
     num_lists,
 )
-from anykey.index.vectors.structures import EXACT_ALLOWED, MIN_RERANK_PER_RESULT, Clustering, make_structure, train
+from anykey.index.vectors.structures import (
+    DEFAULT_TEMPORARY_BYTES,
+    EXACT_ALLOWED,
+    MIN_RERANK_PER_RESULT,
+    Clustering,
+    GpuUse,
+    make_structure,
+    num_gpus,
+    train,
+)
 
-DEFAULT_TEMPORARY_BYTES = 256 * 2**20
 MOST_RESULTS = 2048  # FAISS's limit on one GPU search
 UNMEASURED = SearchParameters(probes=64, rerank=0)  # of an index that was made on a machine without GPUs
 LONGEST_QUEUE = 512  # of a graph's search, beyond which cuVS takes a slower way
@@ -57,28 +56,18 @@ _faiss: Any = faiss  # the CPU's package has none of the names for GPUs
 
 
 @dataclass(frozen=True)
-class GpuUse:
-    """Which GPUs search, and how much of their memory searches may take.
+class SameAllowed:
+    """Some queries of a batch that may find the same positions.
 
     Attributes:
-        gpus: Their numbers; none for search on the CPU.
-        temporary_bytes: Memory on each GPU that a search may take beyond the vectors.
+        allowed: Which positions.
+        count: How many those are.
+        queries_Q: Places of the queries in the batch, ascending.
     """
 
-    gpus: tuple[int, ...] = ()
-    temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
-
-    @classmethod
-    def of(cls, device: str, temporary_bytes: int = DEFAULT_TEMPORARY_BYTES) -> "GpuUse":
-        """What a device setting means; see `gpus_of`.
-
-        Raises:
-            InvalidStructureError: it is no device, or FAISS does not have it.
-        """
-        return cls(tuple(gpus_of(device)), temporary_bytes)
-
-
-ON_CPU = GpuUse()
+    allowed: Allowed
+    count: int
+    queries_Q: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -96,36 +85,6 @@ class Part:
     structure: Any
     resources: Any = None
     compare: Compare | None = None
-
-
-def num_gpus() -> int:
-    """Number of GPUs that FAISS can use: 0 without one, or where FAISS is built for CPUs only."""
-    return int(_faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
-
-
-def gpus_of(device: str, available: int | None = None) -> list[int]:
-    """The GPUs that a device setting means; none for the CPU.
-
-    Args:
-        device: `auto` (all GPUs, if there are any), `cpu`, `cuda` (all), or some of them: `cuda:1` or `cuda:0,2`.
-        available: How many there are; as many as FAISS finds when absent.
-
-    Raises:
-        InvalidStructureError: it is no device, or FAISS does not have it; says what it has.
-    """
-    available = num_gpus() if available is None else available
-    if device == "cpu":
-        return []
-    if device == "auto":
-        return list(range(available))
-    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", device, re.ASCII)
-    if match is None:
-        raise InvalidStructureError(f"expected a device such as auto, cpu, cuda, cuda:1 or cuda:0,2, got {device!r}")
-    chosen = sorted({int(number) for number in match[1].split(",")}) if match[1] else list(range(available))
-    if not chosen or chosen[-1] >= available:
-        has = f"{available} GPUs" if available else "no GPU (faiss-gpu is needed, and a driver)"
-        raise InvalidStructureError(f"device '{device}': FAISS finds {has}")
-    return chosen
 
 
 class GpuIndex:
@@ -345,16 +304,24 @@ class GpuIndex:
     def _candidates(
         self, queries_QD: NDArray[np.float32], depth: int, probes: int, deadline: Deadline
     ) -> NDArray[np.int64]:
-        """The likely positions of each query from all parts, `[Q, K]`; -1 where there are fewer."""
+        """The likely positions of each query from all parts, `[Q, K]`; -1 where there are fewer.
 
-        def search(part: Part) -> NDArray[np.int64]:
+        Exact structures give the best `depth` of all parts together and no more. Those of a small part would otherwise
+        reach deeper than those of a large one, and a filter that leaves only such would take them for the best.
+        """
+
+        def search(part: Part) -> Found:
             count = min(depth, part.structure.ntotal)
             how = None if self._is_exact else _parameters(part.structure, probes, count)
-            _, positions_QK = part.structure.search(queries_QD, count, params=how)
-            return np.where(positions_QK < 0, -1, positions_QK + part.first)
+            scores_QK, positions_QK = part.structure.search(queries_QD, count, params=how)
+            return scores_QK, np.where(positions_QK < 0, -1, positions_QK + part.first)
 
         with deadline.held(self._lock):
-            return np.concatenate(list(self._threads.map(search, self._parts)), axis=1)
+            if not self._parts:
+                raise RuntimeError("the structures on the GPUs were closed, and cannot be searched any more")
+            scores, positions = zip(*self._threads.map(search, self._parts), strict=True)
+        scores_QC, positions_QC = np.concatenate(scores, axis=1), np.concatenate(positions, axis=1)
+        return best(scores_QC, positions_QC, depth)[1] if self._is_exact else positions_QC
 
 
 def open_for(facts: StructureFacts, exact: ExactVectors, gpu: GpuUse, exact_allowed: int = EXACT_ALLOWED) -> GpuIndex:
@@ -494,3 +461,31 @@ def _build(kind: GpuStructure, exact: ExactVectors, part: range, template: Any, 
     for start in range(part.start, part.stop, ADD_BATCH):
         structure.add(exact.vectors(np.arange(start, min(start + ADD_BATCH, part.stop))))
     return structure
+
+
+def grouped(allowed_Q: Sequence[Allowed], num_vectors: int) -> list[SameAllowed]:
+    """The queries of a batch by what they may find, each group where its first query is.
+
+    A mask and the positions that it allows count as different, which only costs time.
+
+    Args:
+        allowed_Q: What each query may find.
+        num_vectors: N.
+    """
+    seen: dict[int, object] = {}  # what is one object is compared no further
+    groups: dict[object, list[int]] = {}
+    for query, allowed in enumerate(allowed_Q):
+        if id(allowed) not in seen:
+            seen[id(allowed)] = _digest(allowed)
+        groups.setdefault(seen[id(allowed)], []).append(query)
+    return [
+        SameAllowed(allowed, count_allowed(allowed, num_vectors), np.array(queries, np.int64))
+        for queries in groups.values()
+        for allowed in [allowed_Q[queries[0]]]
+    ]
+
+
+def _digest(allowed: Allowed) -> object:
+    if allowed is None:
+        return None
+    return allowed.dtype.kind, hashlib.blake2b(np.ascontiguousarray(allowed).data, digest_size=16).digest()

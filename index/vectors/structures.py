@@ -1,9 +1,11 @@
-"""Approximate search: a FAISS structure finds candidates, the exact vectors rank them.
+"""Approximate search: a FAISS structure finds candidates, the exact vectors rank them; and which GPUs may do it.
 
 Shape legend: Q = queries, D = width, N = vectors, K = results per query, B = batch.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError, faiss_reason
-from anykey.index.filtering.allowed import Allowed, bitmap_selector, count_allowed, sort_by_score
-from anykey.index.vectors.comparing import in_turns
+from anykey.index.vectors.comparing import Allowed, bitmap_selector, count_allowed, in_turns, sort_by_score
 from anykey.index.vectors.exact import ExactVectors, read_faiss
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
 
@@ -32,10 +33,37 @@ FILTER_POWER = 0.6  # of one over the allowed share; keeps recall at 1,000,000 x
 LARGEST_LISTS = 4  # times the mean, those that are looked at most
 DEEPER = 4  # times the effort, where a search found too few
 
+DEFAULT_TEMPORARY_BYTES = 256 * 2**20  # that a search may take on each GPU beyond the vectors
+
 Clustering = Callable[[int], Any]  # from a width to an empty FAISS index of it, or to `None`
 
 _faiss: Any = faiss  # its type stubs describe the C++ constructors, not the Python ones
 _USABLE = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexRaBitQ)
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Which GPUs search, and how much of their memory searches may take.
+
+    Attributes:
+        gpus: Their numbers; none for search on the CPU.
+        temporary_bytes: Memory on each GPU that a search may take beyond the vectors.
+    """
+
+    gpus: tuple[int, ...] = ()
+    temporary_bytes: int = DEFAULT_TEMPORARY_BYTES
+
+    @classmethod
+    def of(cls, device: str, temporary_bytes: int = DEFAULT_TEMPORARY_BYTES) -> "GpuUse":
+        """What a device setting means; see `gpus_of`.
+
+        Raises:
+            InvalidStructureError: it is no device, or FAISS does not have it.
+        """
+        return cls(tuple(gpus_of(device)), temporary_bytes)
+
+
+ON_CPU = GpuUse()
 
 
 class ApproximateIndex:
@@ -416,3 +444,33 @@ def _batches(exact: ExactVectors, num_bytes: int) -> Iterator[NDArray[np.float32
     size = max(1, num_bytes // (4 * exact.width))
     for start in range(0, exact.num_vectors, size):
         yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))
+
+
+def num_gpus() -> int:
+    """Number of GPUs that FAISS can use: 0 without one, or where FAISS is built for CPUs only."""
+    return int(_faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def gpus_of(device: str, available: int | None = None) -> list[int]:
+    """The GPUs that a device setting means; none for the CPU.
+
+    Args:
+        device: `auto` (all GPUs, if there are any), `cpu`, `cuda` (all), or some of them: `cuda:1` or `cuda:0,2`.
+        available: How many there are; as many as FAISS finds when absent.
+
+    Raises:
+        InvalidStructureError: it is no device, or FAISS does not have it; says what it has.
+    """
+    available = num_gpus() if available is None else available
+    if device == "cpu":
+        return []
+    if device == "auto":
+        return list(range(available))
+    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", device, re.ASCII)
+    if match is None:
+        raise InvalidStructureError(f"expected a device such as auto, cpu, cuda, cuda:1 or cuda:0,2, got {device!r}")
+    chosen = sorted({int(number) for number in match[1].split(",")}) if match[1] else list(range(available))
+    if not chosen or chosen[-1] >= available:
+        has = f"{available} GPUs" if available else "no GPU (faiss-gpu is needed, and a driver)"
+        raise InvalidStructureError(f"device '{device}': FAISS finds {has}")
+    return chosen

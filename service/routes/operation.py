@@ -2,12 +2,14 @@
 
 from fastapi import APIRouter, Request
 
+from anykey.encoder.item import Modality
 from anykey.program.machine import release
 from anykey.service.address import check_parameters
 from anykey.service.errors import DeadlineExceededError
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
-from anykey.service.schemas import IndexInfo, InfoResponse, ModelInfo, StatusResponse
+from anykey.service.parts import Parts
+from anykey.service.schemas import IndexInfo, InfoResponse, ModelInfo, RerankerInfo, StatusResponse
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
@@ -43,10 +45,30 @@ async def info(request: Request) -> InfoResponse:
             width=encoder.width,
             fusion=str(encoder.fusion),
             context_length=encoder.context_length,
+            device=str(encoder.device),
+            backend=encoder.backend,
+            precision=encoder.precision,
+            why=encoder.why,
         ),
+        rerankers=[
+            RerankerInfo(
+                name=one.name,
+                fingerprint=one.fingerprint,
+                modalities=[modality for modality in Modality if modality in one.modalities],
+                max_tokens=one.max_tokens,
+                device=one.device,
+            )
+            for one in (reranker.scorer for reranker in parts.rerankers.all())
+        ],
         limits=lifecycle.limits,
-        counters={"batcher": parts.batcher.counters(), "cache": parts.cache.counters()},
+        counters=_counters(parts),
     )
+
+
+def _counters(parts: Parts) -> dict[str, dict[str, int]]:
+    counters = {"batcher": parts.batcher.counters(), "cache": parts.cache.counters()}
+    rerankers = {f"reranker {one.scorer.name}": one.batcher.counters() for one in parts.rerankers.all()}
+    return counters | rerankers
 
 
 @router.get("/livez", tags=["operation"])
@@ -58,5 +80,7 @@ async def livez() -> StatusResponse:
 @router.get("/readyz", responses=error_responses("not_ready", "index_unavailable"), tags=["operation"])
 async def readyz(request: Request) -> StatusResponse:
     """Answers 200 when searches are answered, else 503 with the reason."""
-    lifecycle_of(request).parts().watch.require_sound()
+    parts = lifecycle_of(request).parts()
+    parts.watch.require_sound()
+    parts.rerankers.require_alive()
     return StatusResponse(status="ready")

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,15 @@ from anykey.index.hits import Hit
 from anykey.service.address import check_parameters, prefix_of
 from anykey.service.answers import with_hits, write_hits
 from anykey.service.body import is_quick, parser_for, read_body
-from anykey.service.context import note
+from anykey.service.context import REQUEST_ID, note
 from anykey.service.deadline import within
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import SEARCH_BODY, error_responses
 from anykey.service.parts import Parts
 from anykey.service.query import Query
-from anykey.service.schemas import SearchResponse, Timings
+from anykey.service.reranking import LoadedReranker
+from anykey.service.schemas import Reranking, SearchResponse, Timings
+from anykey.service.searching import Vector
 
 SEARCH_ERRORS = (
     "invalid_request",
@@ -77,13 +80,17 @@ async def _find(
     body.clear()
     modality = query.item.modality
     note(request, query_modality=modality, k=query.k)
+    reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
+    if reranker is not None:
+        reranker.check_query(query)
     embedded = await parts.embedder.embed(query)
-    search_started_s = time.monotonic()
-    written, num_hits = await parts.searcher.search(
-        embedded.found.vector_D, modality, query.k, query.scope, partial(_write, prefix_of(request))
+    vector_D, prefix = embedded.found.vector_D, prefix_of(request)
+    found = await (
+        _search(parts, query, vector_D, prefix)
+        if reranker is None
+        else _search_and_rerank(request, parts, query, vector_D, reranker)
     )
-    search_s = time.monotonic() - search_started_s
-    note(request, cached=embedded.is_cached, num_hits=num_hits)
+    note(request, cached=embedded.is_cached, num_hits=found.num_hits)
     answer = SearchResponse(
         hits=[],
         query_modality=modality,
@@ -91,16 +98,59 @@ async def _find(
         text_cut=embedded.found.is_text_cut,
         index_version=parts.index.version,
         model_fingerprint=parts.encoder.fingerprint,
+        reranking=found.reranking,
         timings_ms=Timings(
             read=_ms(read_s),
             decode=_ms(embedded.decode_s),
             queue=_ms(embedded.queue_s),
             encode=_ms(embedded.encode_s),
-            search=_ms(search_s),
+            search=_ms(found.search_s),
+            rerank=_ms(found.rerank_s),
             total=0.0,
         ),
     )
-    return answer, written
+    return answer, found.written
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Hits as JSON, how many they are, how they were ranked, and how long both took."""
+
+    written: bytes
+    num_hits: int
+    search_s: float
+    rerank_s: float = 0.0
+    reranking: Reranking | None = None
+
+
+async def _search(parts: Parts, query: Query, vector_D: Vector, prefix: str) -> _Found:
+    """The hits in the index's order."""
+    started_s = time.monotonic()
+    written, num_hits = await parts.searcher.search(
+        vector_D, query.item.modality, query.k, query.scope, partial(_write, prefix), query.exact
+    )
+    return _Found(written, num_hits, time.monotonic() - started_s)
+
+
+async def _search_and_rerank(
+    request: Request, parts: Parts, query: Query, vector_D: Vector, reranker: LoadedReranker
+) -> _Found:
+    """More hits than are wanted, and of them the best by the reranker."""
+    assert query.rerank is not None
+    started_s = time.monotonic()
+    hits = await parts.searcher.search(vector_D, query.item.modality, query.rerank.top, query.scope, list, query.exact)
+    found_s = time.monotonic()
+    ranked = await reranker.rerank(query.item, hits, str(request.scope.get(REQUEST_ID, "")))
+    best = ranked[: query.k]
+    scores = [one.score for one in best]
+    written = await parts.decode_threads.run(write_hits, prefix_of(request), [one.hit for one in best], scores)
+    reranking = Reranking(
+        model=reranker.scorer.name,
+        fingerprint=reranker.scorer.fingerprint,
+        num_candidates=len(hits),
+        num_scored=sum(one.score is not None for one in ranked),
+    )
+    return _Found(written, len(best), found_s - started_s, time.monotonic() - found_s, reranking)
 
 
 def _write(prefix: str, hits: list[Hit]) -> tuple[bytes, int]:

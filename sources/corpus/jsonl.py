@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from anykey.sources.columns import note_columns
+from anykey.sources.columns import OTHER_NAMES, note_columns
 from anykey.sources.corpus import mbeir
 from anykey.sources.corpus.entry import CorpusEntry, CorpusFile, ReadOptions
 from anykey.sources.corpus.rows import gather_metadata, read_row
@@ -51,7 +51,9 @@ def _read_line(
         row = parse_object(line)
         if options.columns.key not in row and "did" in row:
             return mbeir.read_candidate(row, file, where)
-        columns = options.columns.in_row(row)
+        columns = options.columns
+        if not OTHER_NAMES.isdisjoint(row):
+            columns = columns.in_row(row)
         row = gather_metadata(row, columns) if keeps_others else row
         return read_row(row, columns, file.folder, where)
     except RowError as error:

@@ -1,6 +1,5 @@
 """M-BEIR: datasets of candidate files, and the form of their rows."""
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -10,8 +9,7 @@ from anykey.sources.corpus.entry import CorpusEntry, CorpusFile
 from anykey.sources.corpus.rows import key_of
 from anykey.sources.files.files import matches
 from anykey.sources.files.locations import join, parent, path_of
-from anykey.sources.mbeir import CANDIDATE, POOL_FOLDER, read_item
-from anykey.sources.rows import text_of
+from anykey.sources.mbeir import CANDIDATE, POOL_FOLDER, read_item, source_of
 
 POOL_SUFFIX = "_cand_pool"
 OTHER_SPLITS = ("_val", "_train")  # of pools that differ by split; M-BEIR's global pool holds the test ones
@@ -44,8 +42,7 @@ def read_candidate(row: Mapping[str, Any], file: CorpusFile, where: str) -> Corp
     key = key_of(row, "did")
     item = read_item(row, CANDIDATE, key)
     images = (join(dataset_root(file), item.image),) if item.image else ()
-    source = text_of(row, "src_content", key)
-    metadata = {} if source is None else {"src_content": _decode_source(source)}
+    metadata = source_of(row, key)
     pool = pool_of(file)
     return CorpusEntry(
         key, item.form or None, images, where, metadata, () if pool is None else (pool,), may_repeat=True
@@ -66,11 +63,3 @@ def dataset_root(file: CorpusFile) -> str:
 
 def _pool_name(path: PurePosixPath) -> str:
     return path.stem.removesuffix(POOL_SUFFIX)
-
-
-def _decode_source(source: str) -> Any:
-    """M-BEIR's `src_content` is JSON inside a string; what is not stays a string."""
-    try:
-        return json.loads(json.dumps(json.loads(source), allow_nan=False))
-    except (ValueError, RecursionError):
-        return source

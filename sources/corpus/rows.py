@@ -33,11 +33,14 @@ def read_row(
     metadata = row.get(columns.metadata)
     if metadata is not None and not isinstance(metadata, dict):
         raise RowError(f"'{columns.metadata}' must be an object, got {kind_of(metadata)}", key)
-    text = lines_of(row, columns.text, key)
+    text, pool = lines_of(row, columns.text, key), row.get(columns.pool)
     if images is None:
-        images = tuple(join(folder, name) for name in names_of(row, columns.image, key))
-    require_content(text, images, key, (columns.text, columns.image))
-    pools = tuple(sorted(set(names_of(row, columns.pool, key))))
+        image = row.get(columns.image)
+        images = () if image is None else tuple([join(folder, name) for name in _strings(image, columns.image, key)])
+    if text is None and not images:
+        expected = "".join(f"'{name}', " for name in (columns.text, columns.image) if name != NOTHING)
+        raise RowError(f"neither text nor image: expected {expected}or both", key)
+    pools = () if pool is None else tuple(sorted(set(_strings(pool, columns.pool, key))))
     return CorpusEntry(key, text, images, where, metadata or {}, pools)
 
 
@@ -89,6 +92,8 @@ def lines_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
         RowError: it holds something else.
     """
     value = row.get(name)
+    if value is None or isinstance(value, str):
+        return value if value and value.strip() else None
     if not isinstance(value, list):
         return text_of(row, name, key)
     try:
@@ -97,20 +102,13 @@ def lines_of(row: Mapping[str, Any], name: str, key: str) -> str | None:
         raise RowError(f"'{name}' must be a string, a list of strings or null, got {error} in it", key) from error
 
 
-def names_of(row: Mapping[str, Any], name: str, key: str) -> list[str]:
+def _strings(value: Any, name: str, key: str) -> list[str]:
     """A field that holds one string or a list of them; blank strings and nulls count as absent.
 
     Raises:
         RowError: it holds something else.
     """
     try:
-        return strings_in(row.get(name))
+        return strings_in(value)
     except ValueError as error:
         raise RowError(f"'{name}' must be a string or a list of strings, got {error} in it", key) from error
-
-
-def require_content(text: str | None, images: tuple[str | ImageStamp, ...], key: str, names: tuple[str, str]) -> None:
-    """Raises `RowError` unless there is a text or an image."""
-    if text is None and not images:
-        expected = "".join(f"'{name}', " for name in names if name != NOTHING)
-        raise RowError(f"neither text nor image: expected {expected}or both", key)

@@ -73,12 +73,7 @@ def open_file(location: str, limit_s: float = LIMIT_S, known: FileState | None =
         OSError: it cannot be opened; reading it raises `BrokenOffError` where it cannot be read on.
     """
     with _plain_errors(location):
-        if not scheme_of(location):
-            _refuse_pipe(location)
-            return open(location, "rb")
-        if _is_http(location):
-            return open_http(location, limit_s, known)
-        return open_tried(lambda: file_system(location), location, _state_of, limit_s, known)
+        return _open(location, limit_s, known)
 
 
 def file_state(location: str, check: Check | None = None, limit_s: float = LIMIT_S) -> FileState:
@@ -119,7 +114,7 @@ def read_file(
     with _plain_errors(location):
         if _is_http(location):
             return read_http(location, start, size_bytes, max_bytes, limit_s)
-        with open_file(location, limit_s) as file:
+        with _open(location, limit_s) as file:
             file.seek(start)
             if size_bytes is None:
                 data = file.read(-1 if max_bytes is None else max_bytes + 1)
@@ -252,6 +247,15 @@ def _walks(files: Any) -> bool:
     if isinstance(files, AsyncFileSystem):
         return type(files)._find is AsyncFileSystem._find
     return type(files).find is fsspec.AbstractFileSystem.find
+
+
+def _open(location: str, limit_s: float, known: FileState | None = None) -> BinaryIO:
+    if not scheme_of(location):
+        _refuse_pipe(location)
+        return open(location, "rb")
+    if _is_http(location):
+        return open_http(location, limit_s, known)
+    return open_tried(lambda: file_system(location), location, _state_of, limit_s, known)
 
 
 def _local_state(path: str) -> FileState:

@@ -32,15 +32,13 @@ class ImageStamp:
 
     def stored(self, images: ImageStorage) -> "ImageStamp":
         """The stamp as a store keeps it: only an index of references needs what is secret in a location."""
-        return self if images == "reference" else ImageStamp(public_location(self.location), *self._told)
+        if images == "reference":
+            return self
+        return ImageStamp(public_location(self.location), self.size_bytes, self.version)
 
     def has_bytes(self, sha256: str) -> bool | None:
         """Whether the bytes have this SHA-256, as far as that is known without reading them."""
         return self.version == f"{DIGEST}{sha256}" if self.version.startswith(DIGEST) else None
-
-    @property
-    def _told(self) -> tuple[int, str]:
-        return self.size_bytes, self.version
 
 
 def digest_stamp(location: str, data: bytes) -> ImageStamp:

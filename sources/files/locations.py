@@ -80,6 +80,8 @@ def scheme_of(location: str) -> str:
 
 def is_remote(location: str) -> bool:
     """Whether reading it, or the file it is a part of, may take a network."""
+    if "://" not in location:  # as in the names of most images, of which there are many
+        return False
     inner = parse_location(location)
     return bool(scheme_of(inner.file if inner else location))
 
@@ -138,6 +140,8 @@ def without_secrets(name: str) -> str:
     >>> without_secrets("pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar?signature=secret' | pv")
     "pipe:curl -H 'Token: $TOKEN' 'https://host/a.tar' | pv"
     """
+    if "://" not in name and not name.startswith(("tar:", "parquet:")):
+        return name
     inner = parse_location(name)
     if inner is not None:
         return str(replace(inner, file=without_secrets(inner.file)))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from anykey.encoder.architecture import Architecture
-from anykey.encoder.checkpoint import save_checkpoint
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
+from anykey.encoder.towers.architecture import Architecture
+from anykey.encoder.towers.checkpoint import save_checkpoint
 from tests.networks import TEXT, TIMM_VISION, build_seeded, small_architecture
 from tests.pictures import encoded, photo
 

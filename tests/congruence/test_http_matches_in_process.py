@@ -118,3 +118,20 @@ def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)
             for score, keys in by_score(hits).items():
                 assert keys <= expected[score]
+
+
+class LossyIndex(MemoryIndex):
+    """An index whose structure leads past the best key."""
+
+    def search(self, vectors_QD: Any, k: int, *args: Any, exact: bool = False, **more: Any) -> list[list[Hit]]:
+        found = super().search(vectors_QD, k + 1, *args, exact=exact, **more)
+        return [hits[:k] if exact else hits[1:] for hits in found]
+
+
+def test_an_exact_search_finds_what_the_structure_loses() -> None:
+    encoder = FakeEncoder()
+    with serving(encoder, LossyIndex(encoder, KEYS)) as client:
+        asked = {"text": "grey", "k": 3}
+        exact, approximate = (client.post("/search", json={**asked, "exact": e}).json()["hits"] for e in (True, False))
+    assert [hit["key"] for hit in exact[1:]] == [hit["key"] for hit in approximate[:2]]
+    assert exact[0]["key"] == "text 2"

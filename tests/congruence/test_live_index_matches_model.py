@@ -20,7 +20,7 @@ from anykey.index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyErro
 from anykey.index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.publish.creation import create_index
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions
 from tests.factories import build_with, write_jsonl
 from tests.live_model import FAKE, FAKE_FACTS, Model
 

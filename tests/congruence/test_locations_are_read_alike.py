@@ -154,7 +154,7 @@ def test_what_a_command_writes_is_indexed_with_its_images_and_not_referred_to(tm
     (copy,) = cache.glob("*.tar")
     copy.unlink()  # as it goes when others need its room
     second = build_with([name], tmp_path / "index")
-    referring = list(read_corpus(build_settings([name], tmp_path / "other", images="reference")))
+    (referring,) = read_corpus(build_settings([name], tmp_path / "other", images="reference"))
 
     assert (first.num_embedded, second.num_embedded, second.is_new) == (3, 0, False)
     reasons = [row.reason for row in referring if isinstance(row, InvalidRowError)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anykey.benchmark.mbeir import TASK_NAMES, Dataset
+from anykey.benchmark.datasets.mbeir import TASK_NAMES, MBeir
 from anykey.benchmark.mbeir_files import candidate_row, query_row, write_instructions, write_task
 from anykey.benchmark.quality import Round, body_of
 from anykey.benchmark.settings import QualitySettings
@@ -34,14 +34,14 @@ def write_dataset(root: Path, number: int) -> Path:
 def test_training_asks_with_the_text_that_the_benchmark_sends(tmp_path: Path, number: int, instructions: bool) -> None:
     path = write_dataset(tmp_path, number)
     source = MbeirQueries(DataFile(path, "" if instructions else "no-instructions"))
-    dataset = Dataset(tmp_path)
-    (task,) = dataset.tasks()
+    dataset = MBeir(tmp_path, "test")
+    task = dataset.tasks()[0]
     queries = dataset.queries(task)
-    settings = QualitySettings(dataset=tmp_path, instructions=instructions)
-    planned = Round(task, "global", 1, queries, {}, None, {})
+    settings = QualitySettings(dataset=tmp_path, instructions="all" if instructions else "none")
+    planned = Round("", task, exact=False, queries=queries, allowed=None, depth=1)
     assert len(source) == len(queries)
     for position, query in enumerate(queries):
-        body = body_of(query, planned, settings, 1, dataset.instructions())
+        body = body_of(query, planned, settings)
         pair: Pair = source[position]
         assert pair.query is not None
         assert pair.query.texts[:1] == ((body["text"],) if "text" in body else ())

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from anykey.benchmark.commands import COMMANDS as BENCH_COMMANDS
+from anykey.encoder.commands import COMMANDS as ENCODER_COMMANDS
 from anykey.index.commands import COMMANDS as INDEX_COMMANDS
 from anykey.program.settings import ProgramSettings
 from anykey.service.settings import ServiceSettings
@@ -27,6 +28,7 @@ PROGRAMS: dict[str, type[ProgramSettings]] = {
     "anykey-train sweep": SweepSettings,
     **{f"anykey-index {name}": command.settings for name, command in INDEX_COMMANDS.items()},
     "anykey-serve": ServiceSettings,
+    **{f"anykey-encoder {name}": command.settings for name, command in ENCODER_COMMANDS.items()},
     **{f"anykey-bench {name}": command.settings for name, command in BENCH_COMMANDS.items()},
 }
 INTRODUCTION = """# Settings

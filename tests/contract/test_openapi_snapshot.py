@@ -32,7 +32,8 @@ def test_both_bodies_of_search_are_described() -> None:
         name = body["schema"]["$ref"].rpartition("/")[2]
         properties = made["components"]["schemas"][name]["properties"]
         assert set(properties) == {
-            "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight",
+            "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight", "instruction",
+            "rerank", "exact",
         }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 

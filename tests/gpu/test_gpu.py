@@ -28,6 +28,15 @@ def test_the_gpu_gives_the_cpus_vectors(tiny_checkpoint: Path, precision: str, t
     np.testing.assert_allclose(on_gpu, on_cpu, atol=tolerance)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 5e-2)])
+def test_a_model_of_sentence_transformers_gives_the_cpus_vectors(
+    sentence_checkpoint: Path, precision: str, tolerance: float
+) -> None:
+    on_cpu = Encoder.load(sentence_checkpoint, device="cpu").encode(ITEMS)
+    on_gpu = Encoder.load(sentence_checkpoint, device="cuda", precision=precision).encode(ITEMS)
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=tolerance)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_training_in_half_precision_lowers_the_loss(tmp_path: Path, precision: str) -> None:
     shard = write_shard(tmp_path / "train.tar", drawn_pairs(32))

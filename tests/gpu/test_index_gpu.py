@@ -14,9 +14,9 @@ from anykey.index.key_index import NewKey
 from anykey.index.publish.creation import create_index
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.vectors.exact import ExactVectors, VectorType, write_exact
-from anykey.index.vectors.gpu import GpuIndex, GpuUse, clustering_on, num_gpus
+from anykey.index.vectors.gpu import GpuIndex, clustering_on
 from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters
-from anykey.index.vectors.structures import ApproximateIndex
+from anykey.index.vectors.structures import ApproximateIndex, GpuUse, num_gpus
 from tests.unit.index.drawn_vectors import clustered, overlap
 
 pytestmark = [

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from anykey.encoder.architecture import build, read_architecture
+from anykey.encoder.towers.architecture import build, read_architecture
 from anykey.training.settings import TrainSettings
 from anykey.training.trainer import train
 from benchmarks.synthetic_pairs import write_pairs

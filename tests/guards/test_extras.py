@@ -6,7 +6,7 @@ import faiss
 import pytest
 
 
-@pytest.mark.parametrize("library", ["pymilvus", "milvus_lite", "ray"])
+@pytest.mark.parametrize("library", ["pymilvus", "milvus_lite", "ray", "av", "mteb"])
 def test_library_of_an_extra_is_installed(library: str) -> None:
     if library == "milvus_lite" and hasattr(faiss, "StandardGpuResources"):
         pytest.skip("Milvus Lite brings FAISS for CPUs, which is not for the same environment as that for GPUs")

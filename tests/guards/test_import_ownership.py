@@ -19,7 +19,13 @@ import pytest
 from tests.guards.checkout import PACKAGES, ROOT, modules
 from tests.guards.test_layering import imported_names, is_within
 
-SCRIPTS = {"anykey-train": "training", "anykey-index": "index", "anykey-serve": "service", "anykey-bench": "benchmark"}
+SCRIPTS = {
+    "anykey-train": "training",
+    "anykey-index": "index",
+    "anykey-serve": "service",
+    "anykey-bench": "benchmark",
+    "anykey-encoder": "encoder",
+}
 STRANGER = "raise SystemExit('this is a file of the user')"
 LOAD_ALL = """
 import importlib, sys
@@ -84,13 +90,9 @@ def test_a_wheel_holds_one_name_and_all_files(tmp_path: Path) -> None:
     assert held == {"anykey/__init__.py", *files}
 
 
-# What knows a network. The encoder's module of open_clip's towers has one thing that does not.
-NETWORKS = ("open_clip", "timm", "transformers", "torchvision.models")
-OF_TOWERS = tuple(
-    f"anykey.encoder.{name}"
-    for name in ("architecture", "checkpoint", "hugging_face", "model", "text", "tokens", "torchscript", "weights")
-)
-KNOWS_NO_NETWORK = "anykey.encoder.model.choose_device"
+# What knows a network: libraries of them, and the encoder's folder for each family.
+NETWORKS = ("open_clip", "timm", "transformers", "sentence_transformers", "torchvision.models")
+OF_FAMILIES = tuple(f"anykey.encoder.{name}" for name in ("towers", "native_fusion", "sentence_models", "hugging_face"))
 
 
 def networks_in_the_trainer(root: Path) -> list[str]:
@@ -99,8 +101,8 @@ def networks_in_the_trainer(root: Path) -> list[str]:
     for path in modules(root):
         name = path.relative_to(root).as_posix()
         if name.startswith("training/") and not name.startswith("training/families/"):
-            imported = set(imported_names(ast.parse(path.read_text(encoding="utf-8")))) - {KNOWS_NO_NETWORK}
-            found += [f"{name}: {one}" for one in sorted(imported) if is_within(one, (*NETWORKS, *OF_TOWERS))]
+            imported = set(imported_names(ast.parse(path.read_text(encoding="utf-8"))))
+            found += [f"{name}: {one}" for one in sorted(imported) if is_within(one, (*NETWORKS, *OF_FAMILIES))]
     return found
 
 
@@ -114,9 +116,10 @@ def test_only_a_familys_own_modules_know_its_network() -> None:
         ("training/steps.py", "import open_clip", False),
         ("training/table.py", "from open_clip.transform import PreprocessCfg", False),
         ("training/losses/pool.py", "def late():\n    import timm.models", False),
-        ("training/loop.py", "from anykey.encoder.checkpoint import save_checkpoint", False),
-        ("training/trainer.py", "from anykey.encoder.model import load_checkpoint", False),
+        ("training/loop.py", "from anykey.encoder.towers.checkpoint import save_checkpoint", False),
+        ("training/trainer.py", "from anykey.encoder.towers.encoder import load_checkpoint", False),
         ("training/trainer.py", "from anykey.encoder.model import choose_device", True),
+        ("training/settings.py", "from anykey.encoder.padding import Padding", True),
         ("training/families/towers.py", "import open_clip", True),
         ("encoder/model.py", "import open_clip", True),
     ],

@@ -97,7 +97,7 @@ def test_no_part_of_the_index_or_the_trainer_imports_what_is_above_it() -> None:
         ("training/study", "from anykey.training.trainer import train", True),
         ("index/search", "from anykey.index.publish.writer import Writer", False),
         ("index/search", "def late():\n    from anykey.sources.files.files import open_file", False),
-        ("index/search", "from anykey.index.store.versions import IndexDirectory", True),
+        ("index/search", "from anykey.index.store.versions import WritableDirectory", True),
         ("index/publish", "from anykey.index.jobs import build", False),
         ("index/publish", "from anykey.index.search.version_files import VersionFiles", True),
         ("index/jobs", "from anykey.index.publish.writer import Writer", True),

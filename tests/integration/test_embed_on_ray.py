@@ -81,6 +81,7 @@ def contents(shards: Path) -> dict[str, list[tuple[str, bytes]]]:
     }
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_all_shards_are_made_once(tmp_path: Path, checkpoint: Path) -> None:
     write_corpus(tmp_path)
     embed_corpus(settings_of(tmp_path, checkpoint))

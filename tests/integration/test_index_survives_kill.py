@@ -12,7 +12,7 @@ from anykey.encoder.item import Item
 from anykey.index import FaissIndex
 from anykey.index.jobs.transfer import export_shards
 from anykey.index.key_index import NewKey
-from anykey.index.store.versions import IndexDirectory
+from anykey.index.publish.directory import WritableDirectory
 from tests.corpora import as_parquet, as_shards, small_rows
 from tests.factories import build_with, mixed_corpus, reembed_with
 from tests.fakes import FakeEncoder
@@ -46,7 +46,7 @@ def test_killed_build_is_resumed_and_embeds_every_key_exactly_once(tmp_path: Pat
         assert process.stdout.readline() == "ready\n"
         process.kill()
     assert process.returncode == -9
-    assert IndexDirectory(tmp_path / "i").current() is None
+    assert WritableDirectory(tmp_path / "i").current() is None
     encoder = FakeEncoder()
 
     report = build_with(corpus, tmp_path / "i", encoder, batch_size=BATCH_SIZE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions
 from tests.killed_writers import FIXED, make_changed, numbered_key
 from tests.live_index import make_index
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anykey.encoder.architecture import write_open_clip_config
+from anykey.encoder.towers.architecture import write_open_clip_config
 from anykey.training.__main__ import main
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_shard, write_tar
 from tests.networks import TEXT, small_architecture

@@ -12,7 +12,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import DeadlineExceededError
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions
 from tests.live_index import make_index, unit_vectors
 
 NUM_FOLDED, NUM_RECENT = 3_000, 2_000

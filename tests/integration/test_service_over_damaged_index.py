@@ -11,7 +11,7 @@ import pytest
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.key_index import NewKey
-from anykey.index.store.versions import IndexDirectory
+from anykey.index.publish.directory import WritableDirectory
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, serving, stored, until
 
@@ -26,7 +26,7 @@ def index_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(index_dir: Path) -> Path:
-    return IndexDirectory(index_dir).store_path("1")
+    return WritableDirectory(index_dir).store_path("1")
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from anykey.encoder.architecture import write_open_clip_config
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
+from anykey.encoder.towers.architecture import write_open_clip_config
 from anykey.training.errors import InvalidRecipeError, WorkerError
 from anykey.training.settings import TrainSettings
 from anykey.training.trainer import train
@@ -66,6 +66,7 @@ def torchrun(folder: Path, name: str, *flags: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(folder: Path) -> None:
     check_two(folder, {"start": "begun/last"})
 
@@ -139,7 +140,10 @@ def test_shards_need_several_processes(folder: Path) -> None:
         train(settings_of(folder, "run", shard=True), Console(quiet=True))
 
 
-@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(signal.SIGKILL, id="dies"), pytest.param(signal.SIGSTOP, id="hangs", marks=pytest.mark.slow)],
+)
 def test_a_worker_that_dies_or_hangs_ends_the_run(folder: Path, what: signal.Signals) -> None:
     settings = settings_of(folder, "run", workers=1, worker_timeout_s=2.0, num_epochs=10_000)
     with signalled_children(what), pytest.raises(WorkerError, match="--workers"):

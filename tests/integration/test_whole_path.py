@@ -1,12 +1,9 @@
-"""The whole path as a person walks it: draw, train, index, serve, measure, each by its own command.
+"""The whole path as a person walks it: draw, train, index, serve in a process of its own, and measure.
 
 The oracle embeds the same queries and keys with open_clip alone, ranks them in numpy, and scores with trec_eval.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +17,13 @@ import pytrec_eval
 import torch
 from PIL import Image
 
+from anykey.benchmark.__main__ import main as bench
+from anykey.index.__main__ import main as index
 from anykey.sources.mbeir import format_string
+from anykey.training.__main__ import main as train
+from tests.commands import serving
 from tests.serving import WAIT_S
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith("ANYKEY_")}, "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.timeout(600)
 TASKS = (0, 1, 2, 3, 4, 6, 7, 8)
 
@@ -40,13 +39,6 @@ class Walked:
     url: str
 
 
-def run(module: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=8 * WAIT_S)
-    assert done.returncode == 0, f"{module} ended with {done.returncode}: {done.stderr}"
-    return done.stdout + done.stderr
-
-
 def train_flags(folder: Path) -> list[str]:
     return [
         *("--data", f"{folder}/scenes/train/*.tar", "--val-data", f"{folder}/scenes/val/*.tar"),
@@ -58,15 +50,6 @@ def index_flags(folder: Path) -> list[str]:
     return ["--corpus", f"{folder}/scenes", "--checkpoint", f"{folder}/run/best", "--output", f"{folder}/index"]
 
 
-def port_of(server: "subprocess.Popen[str]") -> int:
-    assert server.stderr is not None
-    for line in server.stderr:
-        event = json.loads(line)
-        if event.get("event") == "listening":
-            return int(event["port"])
-    raise AssertionError("the service ended before it listened")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("path")
@@ -75,28 +58,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def walked(folder: Path) -> Iterator[Walked]:
     sizes = ["--train-scenes", "64", "--val-scenes", "12", "--queries-per-task", "3", "--distractors-per-task", "3"]
-    run("benchmark", "shapesworld", "--output", f"{folder}/scenes", "--workers", "1", *sizes)
-    run("training", *train_flags(folder))
-    run("index", "build", *index_flags(folder))
-    command = ["service", "--checkpoint", f"{folder}/run/best", "--index", f"{folder}/index", "--port", "0"]
-    with (
-        (folder / "service.log").open("w") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=log, text=True
-        ) as server,
-    ):
-        try:
-            url = f"http://127.0.0.1:{port_of(server)}"
-            run("benchmark", "quality", "--dataset", f"{folder}/scenes", "--url", url, "--output", f"{folder}/report")
-            report = json.loads((folder / "report" / "results.json").read_text())
-            yield Walked(folder / "scenes", folder / "run" / "best", report, folder / "report", url)
-            server.terminate()
-            _, log_lines = server.communicate(timeout=60)
-            assert server.returncode == 0
-            assert [line for line in log_lines.splitlines() if not line.startswith("{")] == [], "it logs JSON alone"
-        finally:
-            server.kill()
-            server.communicate()
+    assert bench(["shapesworld", "--output", f"{folder}/scenes", "--workers", "1", *sizes]) == 0
+    assert train(train_flags(folder)) == 0
+    assert index(["build", *index_flags(folder)]) == 0
+    with serving(folder / "run" / "best", folder / "index", folder / "service.log") as url:
+        assert bench(["quality", "--dataset", f"{folder}/scenes", "--url", url, "--output", f"{folder}/report"]) == 0
+        report = json.loads((folder / "report" / "results.json").read_text())
+        yield Walked(folder / "scenes", folder / "run" / "best", report, folder / "report", url)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -135,8 +103,8 @@ class Oracle:
 
 
 def test_all_eight_tasks_are_measured_in_both_pools(walked: Walked) -> None:
-    measured = {(row["task"]["number"], row["pool"]) for row in walked.report["results"]}
-    assert measured == {(task, pool) for task in TASKS for pool in ("local", "global")}
+    measured = {(row["task"]["name"], row["task"]["candidates"]) for row in walked.report["results"]}
+    assert measured == {(f"mbeir_shapesworld_task{task}", pool) for task in TASKS for pool in ("local", "global")}
     assert all(row["num_queries"] == 3 for row in walked.report["results"])
 
 
@@ -144,9 +112,9 @@ def test_all_eight_tasks_are_measured_in_both_pools(walked: Walked) -> None:
 def test_the_report_agrees_with_open_clip_numpy_and_trec_eval(walked: Walked, pool: str) -> None:
     oracle = Oracle(walked)
     pools = walked.dataset / "cand_pool"
-    for row in walked.report["results"]:
-        if row["pool"] != pool:
-            continue
+    measured = [row for row in walked.report["results"] if row["task"]["candidates"] == pool]
+    assert len(measured) == len(TASKS)
+    for row in measured:
         name = row["task"]["name"]
         path = pools / "local" / f"{name}_cand_pool.jsonl"
         if pool == "global":

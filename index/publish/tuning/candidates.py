@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from anykey.index.vectors.structure_facts import ALWAYS_EXACT_BELOW, num_lists
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.structure_facts import ALWAYS_EXACT_BELOW, Targets, num_lists
 
 EXACT_BELOW = 20_000  # vectors; exact search of so few takes 3 ms at width 512, less than encoding a query
 CHEAP_GRAPH_BELOW = 100_000  # vectors; above, a graph takes several times as long to build as lists

@@ -12,9 +12,17 @@ from anykey.index.errors import InvalidStructureError
 from anykey.index.publish.tuning.held_out import HeldOut, Search
 from anykey.index.publish.tuning.sweep import Searchable, confirmed, nearest, pareto_front, shortfalls, sweep
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.gpu import GpuIndex, GpuUse, about_bytes
-from anykey.index.vectors.structure_facts import Candidate, GpuFacts, GpuStructure, Measured, Point, SearchParameters
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.gpu import GpuIndex, about_bytes
+from anykey.index.vectors.structure_facts import (
+    Candidate,
+    GpuFacts,
+    GpuStructure,
+    Measured,
+    Point,
+    SearchParameters,
+    Targets,
+)
+from anykey.index.vectors.structures import GpuUse
 from anykey.program.progress import Report, quietly
 
 Opener = Callable[[GpuStructure, ExactVectors, list[int], int], GpuIndex]

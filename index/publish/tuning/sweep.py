@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anykey.index.publish.tuning.held_out import HeldOut, Search
-from anykey.index.vectors.structure_facts import EXACT, Candidate, Measured, Point, SearchParameters
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.structure_facts import EXACT, Candidate, Measured, Point, SearchParameters, Targets
 from anykey.program.progress import Report
 
 RERANK_STEPS = (50, 100, 200, 400, 800)

@@ -26,11 +26,18 @@ from anykey.index.publish.tuning.sweep import (
 )
 from anykey.index.publish.tuning.work import work_of, work_of_all
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.gpu import ON_CPU, GpuUse, clustering_on
-from anykey.index.vectors.structure_facts import EXACT, Candidate, Point, SearchParameters, StructureFacts, Untrained
+from anykey.index.vectors.gpu import clustering_on
+from anykey.index.vectors.structure_facts import (
+    EXACT,
+    Candidate,
+    Point,
+    SearchParameters,
+    StructureFacts,
+    Targets,
+    Untrained,
+)
 from anykey.index.vectors.structure_kinds import require_possible
-from anykey.index.vectors.structures import EXACT_ALLOWED, ApproximateIndex
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, ApproximateIndex, GpuUse
 from anykey.program.progress import Report, quietly
 
 NUM_QUERIES = 1000

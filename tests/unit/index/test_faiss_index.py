@@ -22,7 +22,7 @@ from anykey.index.errors import (
     KeyNotFoundError,
 )
 from anykey.index.key_index import Scope
-from anykey.index.vectors.gpu import num_gpus
+from anykey.index.vectors.structures import num_gpus
 from tests.factories import BLUE, GREEN, RED, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder
 

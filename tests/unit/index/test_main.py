@@ -8,8 +8,8 @@ import pytest
 
 from anykey.index import FaissIndex
 from anykey.index.__main__ import main
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.settings import BuildSettings
-from anykey.index.store.versions import IndexDirectory
 from tests.factories import mixed_corpus, write_jsonl
 from tests.live_index import make_index, new_keys
 from tests.models import tiny_checkpoint
@@ -177,7 +177,7 @@ def test_strict_ends_as_one_line_and_publishes_nothing(
 
     assert code == 2
     assert f"anykey-index build: error: {corpus}:2: no key" in err
-    assert IndexDirectory(tmp_path / "i").current() is None
+    assert WritableDirectory(tmp_path / "i").current() is None
 
 
 def test_info_without_an_index_says_how_to_build_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

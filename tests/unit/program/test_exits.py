@@ -118,6 +118,7 @@ SCRIPTS = Path(sys.executable).parent
         ("anykey-serve", "-m anykey.service --checkpoint none --index none", "fastapi"),
         ("anykey-bench", f"{SCRIPTS}/anykey-bench --help", "pydantic"),
         ("anykey-bench", "-m anykey.benchmark quality", "httpx"),
+        ("anykey-encoder", "-m anykey.encoder info none", "torch"),
     ],
 )
 def test_an_interrupt_while_modules_load_ends_the_command(prog: str, start: str, library: str, tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ TEXT_ONLY = {"modalities": [Modality.TEXT]}
             "invalid_request",
             "model small fuses text and image by itself and takes no text_weight, got 0.7",
         ),
+        (
+            {"supports": [Ability.SEVERAL_IMAGES, Ability.TEXT_WEIGHT]},
+            {"image": IMAGE, "instruction": "find it"},
+            400,
+            "invalid_request",
+            "model small takes no instruction, got 'find it'",
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(
@@ -66,9 +73,9 @@ def test_queries_are_embedded_as_queries() -> None:
     class Noting(FakeEncoder):
         roles: ClassVar[list[Role]] = []
 
-        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+        def prepare(self, item: Item, role: Role, *asked: Any) -> FakePrepared:
             self.roles.append(role)
-            return super().prepare(item, role, text_weight)
+            return super().prepare(item, role, *asked)
 
     encoder = Noting()
     with serving(encoder, MemoryIndex(FakeEncoder(), KEYS)) as client:

@@ -40,6 +40,8 @@ FIELD_NAMES = st.sampled_from(
         "filter",
         "within",
         "text_weight",
+        "instruction",
+        "rerank",
         "unknown",
         "__proto__",
         "",
@@ -67,6 +69,9 @@ LIKELY = {
     ),
     "within": st.lists(st.text(max_size=8) | st.sampled_from(["red", "note"]), max_size=7),
     "text_weight": st.floats(),
+    "exact": st.booleans() | SCALARS,
+    "instruction": st.text(max_size=20),
+    "rerank": st.dictionaries(st.sampled_from(["model", "top", "tops"]), SCALARS, max_size=3) | SCALARS,
 }
 
 

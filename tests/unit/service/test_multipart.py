@@ -11,7 +11,7 @@ from anykey.index.filtering.conditions import In
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.multipart import parse_parts, query_from_multipart
-from anykey.service.query import Query
+from anykey.service.query import Query, Reranked
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, jpeg, png
 
@@ -52,10 +52,15 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         field("within", "a, b"),
         field("within", "d"),
         field("text_weight", "0.25"),
+        field("exact", "true"),
+        field("instruction", "find, please"),
+        field("rerank", '{"top": 20}'),
     )
     assert query == Query(
         item=Item(text="a c\u00e4t", images=(png(), jpeg())),
         text_weight=0.25,
+        exact=True,
+        instruction="find, please",
         k=7,
         scope=Scope(
             modalities=frozenset(Modality),
@@ -64,6 +69,7 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
             within=frozenset("abd"),
             exclude=frozenset("abc"),
         ),
+        rerank=Reranked(None, 20),
     )
 
 

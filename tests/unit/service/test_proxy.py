@@ -1,9 +1,8 @@
 """Protects the service behind a reverse proxy: addresses work under a prefix, and only trusted proxies are believed."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
@@ -13,6 +12,7 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.program.settings import UsageError, load_settings
 from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder
+from tests.http_handlers import handled
 from tests.serving import WAIT_S, serving
 
 PREFIX = "/shop/anykey"
@@ -42,16 +42,11 @@ def proxied(service: httpx.Client, prefix: str, is_stripped: bool, sent: dict[st
         def log_message(self, *_: object) -> None:
             """Stays quiet."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
-            with httpx.Client(base_url=address, timeout=WAIT_S, trust_env=False) as client:
-                yield client
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        handled(Proxy) as address,
+        httpx.Client(base_url=address, timeout=WAIT_S, trust_env=False) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize("is_stripped", [True, False], ids=["stripped", "left"])

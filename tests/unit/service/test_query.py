@@ -12,7 +12,7 @@ from anykey.encoder.item import Item, Modality
 from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.query import Query, decode_base64, query_from_json
+from anykey.service.query import Query, Reranked, decode_base64, query_from_json
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
 
@@ -33,12 +33,16 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
             "filter": {"and": [{"field": "price", "lt": 20}, {"field": "sold", "exists": False}]},
             "within": ["b", "c", "b"],
             "text_weight": 1,
+            "instruction": "find it",
+            "exact": True,
+            "rerank": {"model": "mini", "top": 20},
         },
         limits,
     )
     assert query == Query(
         item=Item(text="a cat", images=(png(), png((0, 0, 0)))),
         text_weight=1.0,
+        instruction="find it",
         k=3,
         scope=Scope(
             modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
@@ -47,11 +51,19 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
             within=frozenset({"b", "c"}),
             exclude=frozenset({"a", "b"}),
         ),
+        exact=True,
+        rerank=Reranked("mini", 20),
     )
 
 
+@pytest.mark.parametrize("value", [1, 0, "true", None, []])
+def test_exact_is_true_or_false_and_nothing_else(limits: Limits, value: object) -> None:
+    with pytest.raises(InvalidRequestError, match=r"exact must be true or false, got "):
+        read({"text": "a", "exact": value}, limits)
+
+
 def test_null_is_as_good_as_absent(limits: Limits) -> None:
-    absent = dict.fromkeys(["image", "modalities", "pool", "filter", "within"])
+    absent = dict.fromkeys(["image", "modalities", "pool", "filter", "within", "instruction", "rerank"])
     assert read({"text": "a", **absent}, limits) == read({"text": "a"}, limits)
 
 
@@ -301,10 +313,15 @@ def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> No
         Query(Item(images=(image + other,))),
         Query(Item(text="a", images=(image,))),
         Query(Item(text="a", images=(image,)), text_weight=0.6),
+        Query(Item(text="a"), instruction=""),
+        Query(Item(text="a"), instruction="find"),
+        Query(Item(text="finda")),
+        Query(Item(text="a", images=(image,)), text_weight=0.6, instruction="find"),
+        Query(Item(images=(image,)), instruction="find"),
     ]
     assert len({query.content_hash("model") for query in queries}) == len(queries)
     assert queries[0].content_hash("model") != queries[0].content_hash("other model")
-    assert Query(Item(text="a"), 0.6, k=3, scope=Scope(pool="p")).content_hash("model") == queries[0].content_hash(
+    assert Query(Item(text="a"), 0.6, k=3, scope=Scope(pool="p"), rerank=Reranked(None, 9)).content_hash(
         "model"
-    )
+    ) == queries[0].content_hash("model")
     assert Query(Item(text="  ", images=(image,))).content_hash("model") == queries[2].content_hash("model")

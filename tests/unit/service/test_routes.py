@@ -131,7 +131,7 @@ def test_a_wrong_filter_or_too_many_keys_are_refused(client: httpx.Client) -> No
 
 def test_stage_times_are_given_and_add_up(client: httpx.Client) -> None:
     times = search(client, text="never asked before, so not cached")["timings_ms"]
-    assert list(times) == ["read", "decode", "queue", "encode", "search", "total"]
+    assert list(times) == ["read", "decode", "queue", "encode", "search", "rerank", "total"]
     assert all(time >= 0 for time in times.values())
     assert sum(times.values()) - times["total"] <= times["total"] + 0.01
 
@@ -144,6 +144,32 @@ def test_a_repeated_query_comes_from_the_cache_with_the_same_hits(client: httpx.
     assert [second["timings_ms"][stage] for stage in ("decode", "queue", "encode")] == [0, 0, 0]
     assert search(client, **query, text_weight=0.7)["cached"] is False
     assert search(client, **query, k=1, modalities=["text"])["cached"] is True
+
+
+def test_an_instruction_is_embedded_with_the_query_and_is_part_of_what_the_cache_knows_it_by(
+    client: httpx.Client,
+) -> None:
+    """The fake encoder reads it before the text."""
+    query = {"text": "page of letters", "k": 9}
+    plain = search(client, **query)
+    first, second = (search(client, **query, instruction="find a long") for _ in range(2))
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["hits"] == second["hits"]
+    assert first["hits"] == search(client, text="find a long page of letters", k=9)["hits"] != plain["hits"]
+    assert search(client, **query, instruction="")["hits"] == plain["hits"]
+    form = {"text": (None, "page of letters"), "k": (None, "9"), "instruction": (None, "find a long")}
+    assert client.post("/search", files=form).json()["hits"] == first["hits"]
+    assert client.post("/search", files={**form, "instruction": (None, "")}).json()["hits"] == plain["hits"]
+
+
+def test_an_instruction_is_as_long_as_a_text_at_most(client: httpx.Client) -> None:
+    assert search(client, text="a", instruction="x" * 500)["hits"]
+    refused = client.post("/search", json={"text": "a", "instruction": "x" * 501})
+    message = "instruction has 501 characters, at most 500 are accepted"
+    assert check_error(refused, 413, "item_too_large") == message
+    assert "instruction" in check_error(
+        client.post("/search", json={"text": "a", "instruction": 3}), 400, "invalid_request"
+    )
 
 
 @pytest.mark.parametrize(("num_words", "is_cut"), [(60, False), (61, True)])

@@ -64,7 +64,8 @@ def test_another_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPat
         ("--port", "-1"),
         ("--max-wait-ms", "-1"),
         ("--max-queue-items", "0"),
-        ("--precision", "int8"),
+        ("--precision", "fp8"),
+        ("--backend", "tensorrt"),
         ("--port", "http"),
     ],
 )

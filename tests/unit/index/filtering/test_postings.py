@@ -4,6 +4,7 @@ import itertools
 import random
 import sqlite3
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
-from anykey.index.filtering.postings import CHUNK, SCHEMA, Posted, Postings, posted_terms, write_postings
+from anykey.index.filtering.postings import (
+    CHUNK,
+    POSITION_BYTES,
+    SCHEMA,
+    Posted,
+    Postings,
+    posted_terms,
+    write_postings,
+)
 from anykey.index.filtering.terms import column_of, is_dated, is_instant, strings_beside
 from tests.unit.index.filter_cases import BEYOND, DATES, NEAR_DATES, WITHIN, cases
 
@@ -134,6 +143,17 @@ def test_file_is_the_same_whatever_memory_it_was_written_in(tmp_path: Path) -> N
         write_postings(file, rows, memory_bytes=int(file.name))
     assert len({file.read_bytes() for file in files}) == 1
     assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_a_term_that_all_keys_have_is_held_in_memory_once(tmp_path: Path) -> None:
+    num_keys = 300_000
+    tracemalloc.start()
+    try:
+        assert write_postings(tmp_path / "f", (("text", (), {}) for _ in range(num_keys))) == num_keys
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1.6 * POSITION_BYTES * num_keys
 
 
 def test_modalities_and_pools_have_postings_of_their_own(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from anykey.sources.files.images import ImageStamp
 def block() -> Block:
     image = ImageStamp("/data/caf\u00e9.jpg", 12, "1700")
     entries = (
-        PlannedEntry(1, "a", "c.jsonl:1", "a\x00b \u2028", '{"n": 1}', ("p", "q"), (image, image)),
-        PlannedEntry(2, "b", "c.jsonl:2", None, "{}", (), (image,)),
+        PlannedEntry(1, "a", "c.jsonl:1", "a\x00b \u2028", '{"n": 1}', ("p", "q"), (image, image), "ab" * 32),
+        PlannedEntry(2, "b", "c.jsonl:2", None, "{}", (), (image,), "cd" * 32),
     )
     return Block(3, entries, "abc", has_shard=True)
 

@@ -29,11 +29,10 @@ from anykey.index.errors import (
 )
 from anykey.index.jobs.build import build_index
 from anykey.index.key_index import Scope
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, publish_next
-from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import EncoderFacts, FoldOptions
 from anykey.index.store.store import Store
-from anykey.index.store.versions import IndexDirectory
 from anykey.sources.errors import InvalidRowError, SourceError
 from tests.factories import BLUE, GREEN, RED, build_settings, build_with, image_bytes, mixed_corpus, write_jsonl
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
@@ -115,7 +114,7 @@ def test_manifest_tells_what_made_the_version(tmp_path: Path) -> None:
 
     assert manifest.encoder.fingerprint == FakeEncoder().fingerprint
     assert (manifest.encoder.width, manifest.encoder.fusion, manifest.encoder.name) == (8, "raw", "fake")
-    assert manifest.encoder.computed_in == ["fp32 on cpu"]
+    assert manifest.encoder.computed_in == ["fp32 by torch on cpu"]
     assert (manifest.num_keys, manifest.seq, manifest.num_bad_rows) == (9, 9, 0)
     assert manifest.modalities == {"text": 3, "image": 3, "fused": 3}
     assert manifest.pools == {"even": 5, "odd": 4}
@@ -164,7 +163,7 @@ def test_strict_fails_at_the_first_bad_row_and_publishes_nothing(tmp_path: Path,
     for _ in range(2):  # the second time, the store remembers the refusal
         with pytest.raises(InvalidRowError, match=r"c\.jsonl:2: "):
             build_with(corpus, tmp_path / "i", strict=True)
-    assert IndexDirectory(tmp_path / "i").current() is None
+    assert WritableDirectory(tmp_path / "i").current() is None
 
 
 def test_corpus_without_a_usable_row_is_an_error(tmp_path: Path) -> None:
@@ -335,7 +334,7 @@ def test_manifest_names_every_precision_that_vectors_were_computed_in(tmp_path: 
 
     manifest = build_with(corpus, tmp_path / "i", FakeEncoder(precision="bf16")).manifest
 
-    assert manifest.encoder.computed_in == ["bf16 on cpu", "fp32 on cpu"]
+    assert manifest.encoder.computed_in == ["bf16 by torch on cpu", "fp32 by torch on cpu"]
 
 
 def test_without_a_checkpoint_nothing_is_read_or_left_behind(tmp_path: Path) -> None:
@@ -484,17 +483,17 @@ def test_damage_of_a_store_that_is_met_late_is_named_and_left_behind_with_anew(
 def test_killed_first_build_leaves_no_version_behind_that_nobody_published(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
     killed_once(tmp_path / "i" / "versions" / "1", build_with, corpus, tmp_path / "i")
-    assert IndexDirectory(tmp_path / "i").names() == ["1"]
+    assert WritableDirectory(tmp_path / "i").names() == ["1"]
     edit(corpus, key="key-0", text="another")
 
     assert build_with(corpus, tmp_path / "i").num_embedded == 1
-    assert IndexDirectory(tmp_path / "i").names() == ["1"]
+    assert WritableDirectory(tmp_path / "i").names() == ["1"]
     assert len(keys_of(tmp_path / "i")) == 9
 
 
 def test_build_goes_on_from_an_index_without_keys_of_an_earlier_release(tmp_path: Path) -> None:
     corpus, source = mixed_corpus(tmp_path), FakeEncoderSource()
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
     path = directory.begin_store()
     with closing(Store(path)) as store:  # published without a change of it
         encoder = EncoderFacts(name="n", fingerprint=source.fingerprint(), width=source.width(), fusion="raw")
@@ -511,7 +510,7 @@ def test_what_a_stopped_build_with_another_encoder_left_goes_when_all_is_up_to_d
     build_with(corpus, tmp_path / "i")
     with pytest.raises(_Stop):
         build_with(corpus, tmp_path / "i", _StoppingEncoder(name="other"), batch_size=2)
-    assert IndexDirectory(tmp_path / "i").unfinished_store_names() == ["2"]
+    assert WritableDirectory(tmp_path / "i").unfinished_store_names() == ["2"]
 
     assert not build_with(corpus, tmp_path / "i").is_new
     assert os.listdir(tmp_path / "i" / "stores") == ["1"]
@@ -616,7 +615,7 @@ def test_second_builder_is_refused(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
 
     refused = pytest.raises(IndexLockedError, match=f"is being written by process {os.getpid()}")
-    with IndexDirectory(tmp_path / "i").locked_for_writing(), refused:
+    with WritableDirectory(tmp_path / "i").locked_for_writing(), refused:
         build_with(corpus, tmp_path / "i")
     assert build_with(corpus, tmp_path / "i").is_new
 

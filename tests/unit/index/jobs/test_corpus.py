@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from anykey.index.jobs.corpus import StampedEntry, read_corpus
+from anykey.index.jobs.corpus import Stamped, read_corpus
 from anykey.sources.errors import InvalidRowError, SourceError
 from anykey.sources.files.images import ImageStamp
 from tests.corpora import as_parquet, small_rows
@@ -15,8 +15,9 @@ from tests.factories import build_settings, image_bytes, write_jsonl
 from tests.site import Site
 
 
-def stamped(*names: str | Path, **changes: object) -> list[StampedEntry | InvalidRowError]:
-    return list(read_corpus(build_settings([str(name) for name in names], Path("unused"), **changes)))
+def stamped(*names: str | Path, **changes: object) -> list[Stamped | InvalidRowError]:
+    pages = read_corpus(build_settings([str(name) for name in names], Path("unused"), **changes))
+    return [row for page in pages for row in page]
 
 
 def reasons(*names: str | Path, **changes: object) -> list[str]:
@@ -27,8 +28,8 @@ def test_images_come_with_size_and_time(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(b"12345")
     os.utime(tmp_path / "i.png", ns=(7, 7))
     (row,) = stamped(write_jsonl(tmp_path / "c.jsonl", [{"key": "k", "image": ["i.png"]}]))
-    assert isinstance(row, StampedEntry)
-    assert row.images == (ImageStamp(f"{tmp_path}/i.png", 5, "7"),)
+    assert not isinstance(row, InvalidRowError)
+    assert row[1] == (ImageStamp(f"{tmp_path}/i.png", 5, "7"),)
 
 
 def test_images_that_are_missing_no_file_or_too_large_are_bad_rows(tmp_path: Path) -> None:
@@ -67,8 +68,8 @@ def test_relative_images_of_a_corpus_elsewhere_lie_beside_it(site: Site, memory:
     memory.pipe({"/set/c.jsonl": row, "/set/images/a b.png": b"12345"})
     for url in (site.url("/set/c.jsonl"), "memory://set/c.jsonl"):
         (found,) = stamped(url)
-        assert isinstance(found, StampedEntry)
-        assert found.images[0].size_bytes == 5
+        assert not isinstance(found, InvalidRowError)
+        assert found[1][0].size_bytes == 5
 
 
 def test_images_elsewhere_are_looked_at_by_several_threads_in_order(tmp_path: Path, site: Site) -> None:
@@ -89,7 +90,7 @@ def test_images_elsewhere_are_looked_at_by_several_threads_in_order(tmp_path: Pa
 
     found = stamped(write_jsonl(tmp_path / "c.jsonl", rows), decode_threads=4)
 
-    assert [row.images[0].size_bytes for row in found if isinstance(row, StampedEntry)] == list(range(1, 9))
+    assert [row[1][0].size_bytes for row in found if not isinstance(row, InvalidRowError)] == list(range(1, 9))
 
 
 def test_file_that_cannot_be_read_to_its_end_is_an_error(site: Site) -> None:
@@ -103,4 +104,4 @@ def test_columns_and_prefixes_come_from_the_settings(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.png").write_bytes(image_bytes())
     (tmp_path / "t.csv").write_text("sku,title\n1,shoe\n")
     rows = stamped(tmp_path / "photos", tmp_path / "t.csv", columns=["key=sku", "text=title"], prefix_keys=True)
-    assert [row.entry.key for row in rows if isinstance(row, StampedEntry)] == ["photos/a", "1"]
+    assert [row[0].key for row in rows if not isinstance(row, InvalidRowError)] == ["photos/a", "1"]

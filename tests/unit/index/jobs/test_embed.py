@@ -11,22 +11,23 @@ from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import Role
 from anykey.index.jobs.embed import embed
 from anykey.index.jobs.plan import PlannedEntry
-from anykey.index.store.build_facts import Known
+from anykey.index.store.store_records import Known
 from anykey.sources.errors import UnreachableImageError
 from anykey.sources.files.images import ImageStamp
 from tests.factories import build_settings, image_bytes
 from tests.fakes import FakeEncoder, FakeEncoderSource, FakePrepared
 
 WAIT_S = 20.0
+DIGEST = "ab" * 32
 
 
 def text_entries(count: int) -> Iterator[tuple[PlannedEntry, Known | None]]:
     for number in range(count):
-        yield PlannedEntry(number, f"k{number}", f"c.jsonl:{number}", "w" * (number + 1), "{}", (), ()), None
+        yield PlannedEntry(number, f"k{number}", f"c.jsonl:{number}", "w" * (number + 1), "{}", (), (), DIGEST), None
 
 
 def image_entry(path: Path) -> PlannedEntry:
-    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, "1"),))
+    return PlannedEntry(0, "image", "c.jsonl:1", None, "{}", (), (ImageStamp(str(path), 1, "1"),), DIGEST)
 
 
 def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
@@ -52,7 +53,9 @@ def test_batches_keep_the_order_and_the_size(tmp_path: Path) -> None:
 def test_a_key_of_several_images_counts_as_many(tmp_path: Path, nums_images: list[int], batches: list[int]) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
     stamp = ImageStamp(str(tmp_path / "i.png"), 1, "1")
-    entries = [PlannedEntry(n, f"k{n}", "c", "t", "{}", (), (stamp,) * count) for n, count in enumerate(nums_images)]
+    entries = [
+        PlannedEntry(n, f"k{n}", "c", "t", "{}", (), (stamp,) * count, DIGEST) for n, count in enumerate(nums_images)
+    ]
     source = FakeEncoderSource()
 
     found = list(embed([(entry, None) for entry in entries], source, build_settings(tmp_path, tmp_path, batch_size=4)))
@@ -128,10 +131,10 @@ class _CountingEncoder(FakeEncoder):
         self.lock = threading.Lock()
         self.num_prepared = 0
 
-    def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+    def prepare(self, item: Item, role: Role, *asked: Any) -> FakePrepared:
         with self.lock:
             self.num_prepared += 1
-        return super().prepare(item, role, text_weight)
+        return super().prepare(item, role, *asked)
 
 
 def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_threads_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
 def test_images_stay_within_two_batches_of_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(image_bytes())
     images = (ImageStamp(str(tmp_path / "i.png"), 1, "1"),) * 4
-    entries = [(PlannedEntry(n, f"k{n}", "c", None, "{}", (), images), None) for n in range(20)]
+    entries = [(PlannedEntry(n, f"k{n}", "c", None, "{}", (), images, DIGEST), None) for n in range(20)]
     encoder = _CountingEncoder()
 
     for number, _ in enumerate(
@@ -158,9 +161,9 @@ def test_what_the_encoder_cannot_embed_is_a_bad_row_that_says_so(tmp_path: Path)
     (tmp_path / "i.png").write_bytes(image_bytes())
     images = (ImageStamp(str(tmp_path / "i.png"), 1, "1"),) * 2
     entries = [
-        (PlannedEntry(1, "text", "c", "words", "{}", (), ()), None),
-        (PlannedEntry(2, "fused", "c", "words", "{}", (), images[:1]), None),
-        (PlannedEntry(3, "images", "c", None, "{}", (), images), None),
+        (PlannedEntry(1, "text", "c", "words", "{}", (), (), DIGEST), None),
+        (PlannedEntry(2, "fused", "c", "words", "{}", (), images[:1], DIGEST), None),
+        (PlannedEntry(3, "images", "c", None, "{}", (), images, DIGEST), None),
     ]
     encoder = FakeEncoder("small", modalities=[Modality.TEXT, Modality.IMAGE], supports=[])
 
@@ -178,9 +181,9 @@ def test_keys_are_embedded_as_keys(tmp_path: Path) -> None:
     class Noting(FakeEncoder):
         roles: ClassVar[list[Role]] = []
 
-        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+        def prepare(self, item: Item, role: Role, *asked: Any) -> FakePrepared:
             self.roles.append(role)
-            return super().prepare(item, role, text_weight)
+            return super().prepare(item, role, *asked)
 
     encoder = Noting()
     assert list(embed(text_entries(2), FakeEncoderSource(encoder), build_settings(tmp_path, tmp_path)))
@@ -193,10 +196,10 @@ def test_encoder_works_while_items_are_prepared(tmp_path: Path) -> None:
 
         met = threading.Barrier(2)
 
-        def prepare(self, item: Item, role: Role, text_weight: float = 0.5) -> FakePrepared:
+        def prepare(self, item: Item, role: Role, *asked: Any) -> FakePrepared:
             if item.text == "w" * 4:
                 self.met.wait(WAIT_S)
-            return super().prepare(item, role, text_weight)
+            return super().prepare(item, role, *asked)
 
         def encode_prepared(self, prepared: Any) -> Any:
             if not self.batches:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anykey.encoder.errors import CheckpointNotFoundError
+from anykey.encoder.errors import CheckpointError
 from anykey.index.jobs.encoding import CheckpointSource
 from anykey.index.settings import BuildSettings
 
@@ -46,7 +46,7 @@ def test_without_a_written_fingerprint_the_encoder_is_loaded(tmp_path: Path, con
     if content is not None:
         (tmp_path / "checkpoint" / "encoder.json").write_text(content)
 
-    with pytest.raises(CheckpointNotFoundError):
+    with pytest.raises(CheckpointError):
         source(tmp_path).fingerprint()
 
 

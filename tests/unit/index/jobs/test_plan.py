@@ -1,5 +1,6 @@
 """The plan: one entry per key, whatever the corpus repeats; images looked at before anything is embedded."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from anykey.encoder.item import Modality
 from anykey.index.jobs.plan import PAGE_ROWS, Plan
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.errors import DuplicateKeyError, InvalidRowError
-from anykey.sources.files.images import ImageStamp
+from anykey.sources.files.images import ImageStamp, ImageStorage
 
 
 @pytest.fixture
@@ -27,7 +28,6 @@ def entry(key: str, where: str = "a.jsonl:1", **changes: Any) -> CorpusEntry:
 def test_entries_come_back_in_order_beyond_one_page(plan: Plan) -> None:
     keys = [f"k{number}" for number in range(2 * PAGE_ROWS + 1)]
     for key in keys:
-        plan.next_row()
         plan.add(entry(key))
 
     assert [planned.key for planned in plan.entries()] == keys
@@ -76,10 +76,10 @@ def test_candidate_twice_in_one_mbeir_file_is_a_duplicate(plan: Plan) -> None:
 
 def test_bad_rows_come_in_the_order_of_the_corpus(plan: Plan) -> None:
     for line in (1, 2, 3):
-        plan.next_row()
         if line != 2:
             plan.add(entry(f"k{line}", f"a.jsonl:{line}"))
         else:
+            plan.pass_over()
             plan.add_bad_row(InvalidRowError("a.jsonl:2", "no key"))
     first, _ = plan.entries()
     plan.add_bad_row(InvalidRowError(first.where, "undecodable", first.key), first.position)
@@ -89,7 +89,6 @@ def test_bad_rows_come_in_the_order_of_the_corpus(plan: Plan) -> None:
 
 def test_entry_that_turned_out_bad_is_not_usable_but_a_repeated_one_is(plan: Plan) -> None:
     for line, key in enumerate("aab", start=1):
-        plan.next_row()
         try:
             plan.add(entry(key, f"a.jsonl:{line}"))
         except DuplicateKeyError as error:
@@ -102,14 +101,14 @@ def test_entry_that_turned_out_bad_is_not_usable_but_a_repeated_one_is(plan: Pla
     assert (plan.count(), plan.num_usable()) == (2, 1)
 
 
-def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(plan: Plan) -> None:
-    for name in "ab":
-        plan.next_row()
-        plan.add(entry(name), [ImageStamp(f"/{name}", 4, "1")])
-    first, second = plan.entries()
-
-    assert first.payload_digest("copy") == second.payload_digest("copy")
-    assert first.payload_digest("reference") != second.payload_digest("reference")
+@pytest.mark.parametrize(("images", "num_digests"), [("copy", 1), ("reference", 2)])
+def test_payload_digest_follows_paths_only_when_the_store_keeps_paths(
+    tmp_path: Path, images: ImageStorage, num_digests: int
+) -> None:
+    with contextlib.closing(Plan(tmp_path / "p.sqlite", images)) as plan:
+        for name in "ab":
+            plan.add(entry(name), [ImageStamp(f"/{name}", 4, "1")])
+        assert len({planned.payload_sha256 for planned in plan.entries()}) == num_digests
 
 
 def test_closing_deletes_the_scratch_file(tmp_path: Path) -> None:

@@ -23,18 +23,16 @@ from anykey.index.jobs.tuning import NUM_QUERIES, read_queries, tune_index
 from anykey.index.key_index import NewKey
 from anykey.index.publish.backup import restore_snapshot, write_snapshot
 from anykey.index.publish.creation import create_index
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.tuning.candidates import ALWAYS_EXACT_BELOW
 from anykey.index.publish.verify import repair_index, verify_index
 from anykey.index.settings import TuneSettings
-from anykey.index.store.manifest import Manifest
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.new_keys import to_record
-from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import TuningQueries
-from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.calibration import codes_of
-from anykey.index.vectors.structure_facts import StructureFacts
+from anykey.index.vectors.structure_facts import StructureFacts, Targets
 from anykey.index.vectors.structures import EXACT_ALLOWED
-from anykey.index.vectors.targets import Targets
 from anykey.program.progress import Report, quietly
 from tests.live_index import ENCODER, make_index, new_keys, unit_vectors
 
@@ -219,7 +217,7 @@ def test_queries_of_another_encoder_or_none_are_refused(tmp_path: Path, index_di
 
 def test_store_without_a_place_for_queries_gets_one(tmp_path: Path) -> None:
     index_dir = make_index(tmp_path / "i", new_keys(6))
-    path = IndexDirectory(index_dir).store_path("1")
+    path = WritableDirectory(index_dir).store_path("1")
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE queries")
     db.close()
@@ -235,7 +233,7 @@ def test_store_without_a_place_for_queries_gets_one(tmp_path: Path) -> None:
 def test_damaged_query_is_told(tmp_path: Path) -> None:
     index_dir = make_index(tmp_path / "i", new_keys(6))
     tune_with(index_dir, [write_queries(tmp_path / "q.parquet", unit_vectors(4), ENCODER)], quietly)
-    with sqlite3.connect(IndexDirectory(index_dir).store_path("1")) as db:
+    with sqlite3.connect(WritableDirectory(index_dir).store_path("1")) as db:
         db.execute("UPDATE queries SET modality = 1 WHERE position = 2")
     db.close()
 

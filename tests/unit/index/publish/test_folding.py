@@ -11,8 +11,7 @@ from anykey.index import FaissIndex
 from anykey.index.errors import InvalidStructureError
 from anykey.index.publish.creation import create_index
 from anykey.index.settings import CompactSettings
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.store import Store
 from anykey.index.vectors.structure_facts import StructureFacts
 from tests.live_index import ENCODER, make_index, new_keys

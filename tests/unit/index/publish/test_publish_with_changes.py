@@ -17,15 +17,14 @@ from anykey.index import FaissIndex
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UnannouncedError
 from anykey.index.faiss_index import COMPACT_AFTER
 from anykey.index.key_index import NewKey
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.folding import Provenance, publish_next, publish_with_changes
 from anykey.index.publish.verify import verify_index
 from anykey.index.search.generation import FLOOD, Flood
-from anykey.index.store.manifest import Manifest
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.new_keys import to_record
-from anykey.index.store.options import FoldOptions
 from anykey.index.store.records import TuningQueries
 from anykey.index.store.store import Store
-from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.calibration import codes_of
 from anykey.program.progress import Report, quietly
 from tests.killed_once import killed_once
@@ -67,7 +66,7 @@ def index_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(index_dir: Path) -> Iterator[Store]:
-    with closing(Store(IndexDirectory(index_dir).store_path("1"))) as store:
+    with closing(Store(WritableDirectory(index_dir).store_path("1"))) as store:
         yield store
 
 
@@ -77,7 +76,7 @@ def store_all(store: Store) -> bool:
 
 
 def publish(store: Store, options: FoldOptions | None = None, report: Report = quietly) -> Manifest | None:
-    directory = IndexDirectory(store.path.parents[2])
+    directory = WritableDirectory(store.path.parents[2])
     options = options or FoldOptions()
     return publish_with_changes(directory, store, lambda: store_all(store), Provenance(), options, report)
 
@@ -121,14 +120,14 @@ def test_changes_are_taken_back_where_no_version_can_be_made(index_dir: Path, st
 
 
 def test_nothing_is_published_where_nothing_changes(index_dir: Path, store: Store) -> None:
-    before = IndexDirectory(index_dir).names()
+    before = WritableDirectory(index_dir).names()
 
-    assert publish_with_changes(IndexDirectory(index_dir), store, lambda: False, Provenance(), FoldOptions()) is None
-    assert IndexDirectory(index_dir).names() == before
+    assert publish_with_changes(WritableDirectory(index_dir), store, lambda: False, Provenance(), FoldOptions()) is None
+    assert WritableDirectory(index_dir).names() == before
 
 
 def test_version_of_changes_that_were_taken_back_is_cleared_away(index_dir: Path) -> None:
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     next_dir = directory.version_dir(directory.next_name())
     killed_once(next_dir, change, index_dir, load_all)  # before the changes are committed
     current, left = directory.current(), directory.names()[-1]
@@ -164,7 +163,7 @@ def test_index_whose_first_version_could_not_be_committed_can_be_made_again(
         patched.setattr(os, "fsync", refuse_to_force(tmp_path / "new" / "versions"))
         with pytest.raises(OSError, match="Input/output error"):
             make_index(tmp_path / "new", new_keys(NUM_OLD))
-    assert IndexDirectory(tmp_path / "new").names() == []
+    assert WritableDirectory(tmp_path / "new").names() == []
 
     make_index(tmp_path / "new", new_keys(NUM_OLD))
     assert state(FaissIndex.open(tmp_path / "new")) == (NUM_OLD, 0)
@@ -174,7 +173,7 @@ def test_index_whose_first_version_could_not_be_committed_can_be_made_again(
 def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
     index_dir: Path, make: Callable[[FaissIndex], object]
 ) -> None:
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     before = directory.names()[-1]
     killed_once(directory.version_dir(directory.next_name()), change, index_dir, make)
     assert directory.names()[-1] != before
@@ -187,7 +186,7 @@ def test_version_of_queries_or_options_that_were_taken_back_is_cleared_away(
 
 
 def test_no_version_is_deleted_where_none_is_known_to_be_published(index_dir: Path, tmp_path: Path) -> None:
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     shutil.copy(directory.store_path("1"), tmp_path / "older")
     with FaissIndex.open(index_dir, writable=True) as index:
         for num_keys in (NUM_OLD + 1, NUM_OLD + 2):
@@ -206,7 +205,7 @@ def test_no_version_is_deleted_where_none_is_known_to_be_published(index_dir: Pa
 
 def test_version_of_committed_changes_is_announced_after_a_kill(index_dir: Path) -> None:
     killed_once(index_dir / "CURRENT.new", change, index_dir, load_all)  # the changes are committed
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     assert directory.current() != directory.names()[-1]
 
     directory.recover()
@@ -245,13 +244,13 @@ def test_reader_waits_for_the_version_of_many_changes(index_dir: Path, store: St
     with FaissIndex.open(index_dir, flood=flood) as reader, ThreadPoolExecutor(4) as threads:
         store_all(store)
         found = [threads.submit(state, reader) for _ in range(4)]  # must not load what the next version covers
-        publish_next(IndexDirectory(index_dir), store.path, Provenance(), FoldOptions())
+        publish_next(WritableDirectory(index_dir), store.path, Provenance(), FoldOptions())
 
         assert [future.result() for future in found] == [(NUM_ALL - 1, 0)] * 4
 
 
 def test_many_changes_are_searched_where_their_version_cannot_be_opened(index_dir: Path, store: Store) -> None:
-    directory = IndexDirectory(index_dir)
+    directory = WritableDirectory(index_dir)
     with FaissIndex.open(index_dir, flood=Flood(num_changes=NUM_OLD, switch_s=0.05)) as reader:
         store_all(store)
         manifest = publish_next(directory, store.path, Provenance(), FoldOptions())

@@ -32,11 +32,10 @@ from anykey.index.errors import (
 )
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.publish.creation import create_index
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.tuning.measured import structure_lines
 from anykey.index.publish.verify import repair_index
-from anykey.index.store.manifest import Manifest
-from anykey.index.store.options import FoldOptions
-from anykey.index.store.versions import IndexDirectory
+from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.vectors.structure_facts import EXACT, StructureFacts
 from tests.factories import build_with, mixed_corpus
 from tests.fakes import FakeEncoder
@@ -429,7 +428,7 @@ def keep_five_versions(index_dir: Path) -> None:
 
 
 def test_options_hold_for_later_versions_though_the_writer_is_killed_after_the_first(index_dir: Path) -> None:
-    name = IndexDirectory(index_dir).next_name()
+    name = WritableDirectory(index_dir).next_name()
     killed_once(index_dir / "CURRENT", keep_five_versions, index_dir, content=f"{name}\n".encode())
 
     with FaissIndex.open(index_dir, writable=True, compact_after=0) as index:

@@ -10,7 +10,7 @@ import pytest
 from anykey.encoder.item import Item
 from anykey.index.errors import IndexCorruptError
 from anykey.index.faiss_index import FaissIndex
-from anykey.index.store.versions import IndexDirectory
+from anykey.index.publish.directory import WritableDirectory
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, stored
 
@@ -36,7 +36,7 @@ def index(index_dir: Path) -> Iterator[FaissIndex]:
 
 @pytest.fixture
 def store(index_dir: Path) -> Path:
-    return IndexDirectory(index_dir).store_path("1")
+    return WritableDirectory(index_dir).store_path("1")
 
 
 def overwrite(path: Path, found: bytes, other: bytes) -> None:

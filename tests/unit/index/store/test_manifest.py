@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from anykey.index.errors import EncoderMismatchError, IndexCorruptError, IndexFormatError
 from anykey.index.store.manifest import file_facts, read_manifest
-from anykey.index.vectors.structure_facts import GpuFacts, Measured, SearchParameters, StructureFacts
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.structure_facts import GpuFacts, Measured, SearchParameters, StructureFacts, Targets
 from tests.unit.index.store.test_versions import manifest
 
 

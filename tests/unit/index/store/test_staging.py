@@ -10,11 +10,11 @@ import pytest
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError, KeyCorruptError
-from anykey.index.store.build_facts import BuildFacts, Known, Refusal
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_reader import StoreReader
+from anykey.index.store.store_records import BuildFacts, Known, Refusal
 
 ENCODER = EncoderFacts(name="n", fingerprint="sha256:0", width=4, fusion="raw", computed_in=["fp32 on cpu"])
 

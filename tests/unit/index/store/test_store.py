@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import IndexCorruptError
-from anykey.index.store.build_facts import BuildFacts, Known, Refusal, SeenImage
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import NewImage, Record
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import open_read_only
 from anykey.index.store.store_reader import Changes, StoreReader
-from anykey.index.store.store_records import read_records
+from anykey.index.store.store_records import BuildFacts, Known, Refusal, SeenImage, read_records
 from anykey.sources.files.images import ImageStamp
 
 ENCODER = EncoderFacts(name="n", fingerprint="sha256:0", width=4, fusion="raw")

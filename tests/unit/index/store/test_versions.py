@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from anykey.index.errors import IndexCorruptError, IndexLockedError, IndexNotFoundError
-from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, FileFacts, Manifest, file_facts
-from anykey.index.store.options import FoldOptions
-from anykey.index.store.versions import IndexDirectory, check_file, open_published
+from anykey.index.publish.directory import WritableDirectory
+from anykey.index.store.manifest import FORMAT_VERSION, EncoderFacts, FileFacts, FoldOptions, Manifest, file_facts
+from anykey.index.store.versions import check_file, open_published
 
 
 def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifest:
@@ -33,7 +33,7 @@ def manifest(version: str, files: dict[str, FileFacts] | None = None) -> Manifes
     )
 
 
-def publish(directory: IndexDirectory) -> str:
+def publish(directory: WritableDirectory) -> str:
     directory.folding_dir.mkdir(parents=True)
     files = {}
     for name in ("rows.npy", "vectors.faiss"):
@@ -45,7 +45,7 @@ def publish(directory: IndexDirectory) -> str:
 
 
 def test_publishing_moves_the_work_and_points_to_it(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
 
     assert [publish(directory) for _ in range(2)] == ["1", "2"]
     assert directory.current() == "2"
@@ -73,13 +73,13 @@ def test_what_cannot_be_forced_to_disk_is_named(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        publish(IndexDirectory(tmp_path / "i"))
+        publish(WritableDirectory(tmp_path / "i"))
 
     assert Path(caught.value.filename).name == name
 
 
 def test_nothing_is_published_at_first(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
 
     assert (directory.current(), directory.names(), directory.next_name()) == (None, [], "1")
     with pytest.raises(IndexNotFoundError):
@@ -87,7 +87,7 @@ def test_nothing_is_published_at_first(tmp_path: Path) -> None:
 
 
 def test_versions_are_counted_as_numbers(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path)
+    directory = WritableDirectory(tmp_path)
     for name in ("9", "10", "notes"):
         (tmp_path / "versions" / name).mkdir(parents=True)
 
@@ -95,7 +95,7 @@ def test_versions_are_counted_as_numbers(tmp_path: Path) -> None:
 
 
 def test_only_the_last_two_versions_are_kept(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
     for _ in range(4):
         publish(directory)
 
@@ -105,7 +105,7 @@ def test_only_the_last_two_versions_are_kept(tmp_path: Path) -> None:
 
 
 def test_version_that_is_open_is_deleted_only_after_its_release(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
     publish(directory)
     first = open_published(tmp_path / "i")
     publish(directory)
@@ -119,7 +119,7 @@ def test_version_that_is_open_is_deleted_only_after_its_release(tmp_path: Path) 
 
 
 def test_complete_version_that_was_not_announced_is_published(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
     for _ in range(2):
         publish(directory)
     for damage in ("1\n", "", None):
@@ -132,7 +132,7 @@ def test_complete_version_that_was_not_announced_is_published(tmp_path: Path) ->
 
 
 def test_second_lock_is_refused_and_names_the_holder(tmp_path: Path) -> None:
-    directory = IndexDirectory(tmp_path / "i")
+    directory = WritableDirectory(tmp_path / "i")
 
     with directory.locked_for_writing(), pytest.raises(IndexLockedError, match=f"process {os.getpid()}"):
         directory.locked_for_writing().__enter__()

@@ -11,7 +11,7 @@ from anykey.index import FaissIndex, StoredImage
 from anykey.index.errors import IndexCorruptError, InvalidSearchError
 from anykey.index.key_index import NewKey, Scope
 from anykey.index.publish.creation import create_index
-from anykey.index.store.options import FoldOptions
+from anykey.index.store.manifest import FoldOptions
 from anykey.index.vectors.calibration import MODALITIES, Calibration, codes_of, read_calibration
 from tests.factories import build_with, image_bytes, mixed_corpus
 from tests.live_index import ENCODER, unit_vectors

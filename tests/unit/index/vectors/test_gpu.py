@@ -10,18 +10,17 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anykey.index.deadline import Deadline
 from anykey.index.errors import DeadlineExceededError, InvalidStructureError
-from anykey.index.filtering.allowed import Allowed
-from anykey.index.vectors.comparing import Found
+from anykey.index.vectors.comparing import Allowed, Found
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.gpu import MOST_RESULTS, Compare, GpuIndex, Part, _template, gpus_of, num_gpus
+from anykey.index.vectors.gpu import MOST_RESULTS, Compare, GpuIndex, Part, _template
 from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters
-from anykey.index.vectors.structures import MIN_RERANK_PER_RESULT
+from anykey.index.vectors.structures import MIN_RERANK_PER_RESULT, gpus_of, num_gpus
 from tests.unit.index.drawn_vectors import clustered, overlap, written
 
 VECTORS = clustered(600)
@@ -180,6 +179,7 @@ filters = st.lists(st.tuples(st.sampled_from([None, 0.0, 0.01, 0.1, 0.5, 1.0]), 
     rows_at_once=st.sampled_from([5, 90, 10_000]),
     compare=st.sampled_from([None, compare_on_cpu]),
 )
+@example([0, 7, 9, 600], 1, [(0.0, False), (0.0, False), (0.1, False)], [2, 0], 0, 5, None)  # a small part's only
 def test_each_query_of_a_batch_gets_what_it_gets_alone(
     exact: ExactVectors,
     bounds: list[int],

@@ -5,8 +5,8 @@ import pytest
 from anykey.index.errors import InvalidStructureError
 from anykey.index.publish.tuning.candidates import propose
 from anykey.index.settings import CompactSettings
+from anykey.index.vectors.structure_facts import Targets
 from anykey.index.vectors.structure_kinds import require_possible
-from anykey.index.vectors.targets import Targets
 from anykey.program.settings import UsageError, load_settings
 
 WIDTH = 16

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from anykey.index.vectors.targets import DEFAULT_RECALL, Targets, parse_bytes, parse_milliseconds, parse_recall
+from anykey.index.vectors.structure_facts import DEFAULT_RECALL, Targets, parse_bytes, parse_milliseconds, parse_recall
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from anykey.index.publish.tuning.candidates import ALWAYS_EXACT_BELOW, CHEAP_GRAPH_BELOW, EXACT_BELOW, propose
+from anykey.index.vectors.structure_facts import Targets
 from anykey.index.vectors.structures import ApproximateIndex, make_structure
-from anykey.index.vectors.targets import Targets
 from tests.unit.index.drawn_vectors import clustered, written
 
 

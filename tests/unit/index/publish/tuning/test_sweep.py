@@ -25,8 +25,7 @@ from anykey.index.publish.tuning.sweep import (
     shortfalls,
     sweep,
 )
-from anykey.index.vectors.structure_facts import Candidate, Measured, Point, SearchParameters
-from anykey.index.vectors.targets import Targets
+from anykey.index.vectors.structure_facts import Candidate, Measured, Point, SearchParameters, Targets
 
 FACTORY = "IVF64,SQ8"
 recalls = st.sampled_from([0.5, 0.9, 0.97, 0.98, 0.985, 0.99, 1.0])

@@ -13,9 +13,8 @@ from anykey.index.publish.tuning.candidates import propose
 from anykey.index.publish.tuning.sweep import pareto_front
 from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Untrained
+from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Targets, Untrained
 from anykey.index.vectors.structures import ApproximateIndex
-from anykey.index.vectors.targets import Targets
 from tests.unit.index.drawn_vectors import clustered, written
 
 NUM_VECTORS = 3000

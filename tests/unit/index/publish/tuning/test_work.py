@@ -10,9 +10,8 @@ from anykey.index.publish.tuning.sweep import rank
 from anykey.index.publish.tuning.tuning import choose_structure
 from anykey.index.publish.tuning.work import work_of, work_of_all
 from anykey.index.vectors.exact import ExactVectors
-from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts
+from anykey.index.vectors.structure_facts import EXACT, Point, SearchParameters, StructureFacts, Targets
 from anykey.index.vectors.structures import ApproximateIndex
-from anykey.index.vectors.targets import Targets
 from tests.unit.index.drawn_vectors import clustered, written
 
 NUM_VECTORS = 3000
