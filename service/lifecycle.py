@@ -161,3 +161,13 @@ def lifecycle_of(request: Request) -> Lifecycle:
     """The lifecycle of the application that a request came to."""
     lifecycle: Lifecycle = request.app.state.lifecycle
     return lifecycle
+
+
+def parts_of(request: Request) -> Parts:
+    """What answers a request.
+
+    Raises:
+        NotReadyError: not loaded, shutting down, or the encoder's worker died; says which.
+        IndexUnavailableError: the index cannot be reached.
+    """
+    return lifecycle_of(request).parts()

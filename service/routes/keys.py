@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from anykey.service.address import check_parameters, key_in_path, prefix_of
 from anykey.service.answers import write_key
 from anykey.service.context import REQUEST_ID
-from anykey.service.lifecycle import lifecycle_of
+from anykey.service.lifecycle import parts_of
 from anykey.service.lookups import ShownImage
 from anykey.service.openapi import error_responses
 from anykey.service.parts import Parts
@@ -46,7 +46,7 @@ async def get_image(
 ) -> Response:
     """Gives one image of a key, as it was indexed."""
     check_parameters(request, "position")
-    parts = lifecycle_of(request).parts()
+    parts = parts_of(request)
     name, is_image = key_in_path(request)
     if not is_image:  # the key itself ends with "/image"
         check_parameters(request)
@@ -64,7 +64,7 @@ async def get_image(
 async def get_key(request: Request, key: KeyPath) -> Response:
     """Gives one key with its modality, pools and payload."""
     check_parameters(request)
-    parts = lifecycle_of(request).parts()
+    parts = parts_of(request)
     return await _key(request, parts, key_in_path(request)[0])
 
 

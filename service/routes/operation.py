@@ -6,7 +6,7 @@ from anykey.encoder.item import Modality
 from anykey.program.machine import release
 from anykey.service.address import check_parameters
 from anykey.service.errors import DeadlineExceededError
-from anykey.service.lifecycle import lifecycle_of
+from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.parts import Parts
 from anykey.service.schemas import IndexInfo, InfoResponse, ModelInfo, RerankerInfo, StatusResponse
@@ -21,7 +21,7 @@ async def info(request: Request) -> InfoResponse:
     """Says which index and which model are served, and what a request may ask for."""
     check_parameters(request)
     lifecycle = lifecycle_of(request)
-    parts = lifecycle.parts()
+    parts = parts_of(request)
     encoder = parts.encoder
     try:
         facts = await parts.facts.answer()
@@ -80,7 +80,7 @@ async def livez() -> StatusResponse:
 @router.get("/readyz", responses=error_responses("not_ready", "index_unavailable"), tags=["operation"])
 async def readyz(request: Request) -> StatusResponse:
     """Answers 200 when searches are answered, else 503 with the reason."""
-    parts = lifecycle_of(request).parts()
+    parts = parts_of(request)
     parts.watch.require_sound()
     parts.rerankers.require_alive()
     return StatusResponse(status="ready")

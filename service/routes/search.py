@@ -17,7 +17,7 @@ from anykey.service.answers import with_hits, write_hits
 from anykey.service.body import is_quick, parser_for, read_body
 from anykey.service.context import REQUEST_ID, note
 from anykey.service.deadline import within
-from anykey.service.lifecycle import lifecycle_of
+from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import SEARCH_BODY, error_responses
 from anykey.service.parts import Parts
 from anykey.service.query import Query
@@ -57,7 +57,7 @@ async def search(request: Request) -> Response:
     started_s = time.monotonic()
     check_parameters(request, hint="; send it in the body")
     lifecycle = lifecycle_of(request)
-    parts, settings = lifecycle.parts(), lifecycle.settings
+    parts, settings = parts_of(request), lifecycle.settings
     parse = parser_for(request.headers, lifecycle.limits)
     with lifecycle.bodies.share() as take:
         arriving = read_body(request, settings.max_body_bytes, take)
