@@ -4,12 +4,14 @@ Shape legend: B = batch, D = width.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -83,6 +85,30 @@ class BatcherCounters:
     abandoned: int = 0
 
 
+class Lane(Enum):
+    """Which of a batcher's two queues an item waits in."""
+
+    NOW = "now"  # somebody's search waits for it
+    LATER = "later"  # such as a key that is to be stored: it stands back behind searches
+
+
+@dataclass(frozen=True)
+class LaterItems:
+    """How items of the lane `LATER` share the model with those that are wanted now.
+
+    Attributes:
+        max_queue_items: Places of their own.
+        max_batch_items: Most of them in one batch while items of `NOW` come, which wait for one such batch at most.
+        max_wait_s: So often one of their batches leaves although items of `NOW` wait, so that they get on at all.
+        quiet_s: So long after the last item of `NOW` their batches are as large as any.
+    """
+
+    max_queue_items: int
+    max_batch_items: int
+    max_wait_s: float
+    quiet_s: float = 1.0
+
+
 @dataclass
 class _Entry(Generic[PreparedT]):
     prepared: PreparedT
@@ -90,6 +116,15 @@ class _Entry(Generic[PreparedT]):
     deadline_s: float
     queued_s: float
     future: "Future[Encoded]" = field(default_factory=Future)
+
+
+@dataclass
+class _Queue(Generic[PreparedT]):
+    """One lane: its items, oldest first, and how many places are taken of it."""
+
+    max_places: int
+    entries: deque[_Entry[PreparedT]] = field(default_factory=deque)
+    places_taken: int = 0
 
 
 class Batcher(Generic[PreparedT]):
@@ -108,6 +143,9 @@ class Batcher(Generic[PreparedT]):
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
     without submitting. So the limit covers items being decoded and items waiting, not the batch that computes.
+
+    Lanes: items of `LATER`, if there are places for such, wait in a queue of their own and never share a batch with
+    those of `NOW`, which go first. What keeps the one from starving and the others from waiting, `LaterItems` says.
 
     When the batch is formed, items whose future was cancelled are dropped, items past their deadline get
     `DeadlineExceededError`, and neither reaches the encoder.
@@ -135,6 +173,7 @@ class Batcher(Generic[PreparedT]):
         clock: Callable[[], float] = time.monotonic,
         name: str = "encoder",
         items: str = "queries",
+        later: LaterItems | None = None,
     ) -> None:
         """Starts the worker.
 
@@ -147,6 +186,7 @@ class Batcher(Generic[PreparedT]):
             clock: Seconds, monotonic; deadlines are given on it.
             name: What the model is, for messages and the thread's name.
             items: What its items are, for messages.
+            later: How items of `Lane.LATER` take part; absent: there are no places for them.
         """
         self._encoder = encoder
         self._name = name
@@ -154,13 +194,15 @@ class Batcher(Generic[PreparedT]):
         self._max_batch_items = max_batch_items
         self._max_batch_tokens = max_batch_tokens
         self._max_wait_s = max_wait_s
-        self._max_queue_items = max_queue_items
+        self._later_rule = later or LaterItems(0, 1, 0.0)
         self._clock = clock
         self._counters = BatcherCounters()
         self._changed = threading.Condition()
-        self._queue: deque[_Entry[PreparedT]] = deque()
+        self._now: _Queue[PreparedT] = _Queue(max_queue_items)
+        self._later: _Queue[PreparedT] = _Queue(self._later_rule.max_queue_items)
+        self._last_now_s = -math.inf  # when an item of NOW last came, or left
+        self._last_later_s = -math.inf  # when a batch of LATER last left
         self._computing: list[_Entry[PreparedT]] = []
-        self._places_taken = 0
         self._is_closing = False
         self._is_alive = True
         self._worker = threading.Thread(target=self._work, name=name, daemon=True)
@@ -174,11 +216,16 @@ class Batcher(Generic[PreparedT]):
     def counters(self) -> dict[str, int]:
         """A consistent copy of `BatcherCounters`, and as they are now: places taken, and items decoded and queued."""
         with self._changed:
-            now = {"places_taken": self._places_taken, "queued": len(self._queue)}
+            now = {"places_taken": self._now.places_taken, "queued": len(self._now.entries)}
+            if self._later.max_places:
+                now |= {"later_places_taken": self._later.places_taken, "later_queued": len(self._later.entries)}
             return {**asdict(self._counters), **now}
 
-    def reserve(self) -> "Place[PreparedT]":
+    def reserve(self, lane: Lane = Lane.NOW) -> "Place[PreparedT]":
         """Takes a place in the queue, to be used as a context manager.
+
+        Args:
+            lane: In which of the two.
 
         Raises:
             OverloadedError: every place is taken.
@@ -186,13 +233,15 @@ class Batcher(Generic[PreparedT]):
         """
         with self._changed:
             self._check_open()
-            if self._places_taken >= self._max_queue_items:
+            queue = self._queue_of(lane)
+            if queue.places_taken >= queue.max_places:
                 self._counters.rejected += 1
-                raise OverloadedError(
-                    f"{self._places_taken} {self._items} are waiting, the most accepted; retry in a moment"
-                )
-            self._places_taken += 1
-        return Place(self)
+                items = self._items if lane is Lane.NOW else "items of less urgency"
+                raise OverloadedError(f"{queue.places_taken} {items} are waiting, the most accepted; retry in a moment")
+            queue.places_taken += 1
+            if lane is Lane.NOW:
+                self._last_now_s = self._clock()
+        return Place(self, lane)
 
     def close(self, drain_s: float) -> None:
         """Encodes what is queued and ends the worker; blocks for `drain_s` at most."""
@@ -202,17 +251,20 @@ class Batcher(Generic[PreparedT]):
         self._worker.join(drain_s)
         self._abandon("the service is shutting down")
 
-    def _submit(self, prepared: PreparedT, deadline_s: float) -> "Future[Encoded]":
+    def _submit(self, prepared: PreparedT, deadline_s: float, lane: Lane) -> "Future[Encoded]":
         entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock())
         with self._changed:
             self._check_open()
-            self._queue.append(entry)
+            self._queue_of(lane).entries.append(entry)
             self._changed.notify_all()
         return entry.future
 
-    def _release(self) -> None:
+    def _release(self, lane: Lane) -> None:
         with self._changed:
-            self._places_taken -= 1
+            self._queue_of(lane).places_taken -= 1
+
+    def _queue_of(self, lane: Lane) -> _Queue[PreparedT]:
+        return self._now if lane is Lane.NOW else self._later
 
     @property
     def _died(self) -> str:
@@ -240,34 +292,57 @@ class Batcher(Generic[PreparedT]):
     def _next_batch(self) -> list[_Entry[PreparedT]] | None:
         """Waits for a batch and forms it; empty when all in it were dropped, `None` when there is no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_closing)
-            if not self._queue:
-                return None
-            leaves_s = self._queue[0].queued_s + self._max_wait_s
-            while not self._is_closing and not self._is_enough():
-                remaining_s = leaves_s - self._clock()
-                if remaining_s <= 0:
-                    break
-                self._changed.wait(remaining_s)
-            taken = [self._queue.popleft() for _ in range(self._num_fitting())]
-            self._places_taken -= len(taken)
-            now_s = self._clock()
+            while True:
+                now_s = self._clock()
+                queue = self._queue_due(now_s)
+                if queue is not None:
+                    remaining_s = queue.entries[0].queued_s + self._max_wait_s - now_s
+                    if self._is_closing or remaining_s <= 0 or self._is_enough(queue, now_s):
+                        break
+                    self._changed.wait(remaining_s)
+                elif self._is_closing:
+                    return None
+                else:
+                    self._changed.wait()
+            taken = [queue.entries.popleft() for _ in range(self._num_fitting(queue, now_s))]
+            queue.places_taken -= len(taken)
+            if queue is self._later:
+                self._last_later_s = now_s
+            else:
+                self._last_now_s = now_s
             self._computing = [entry for entry in taken if self._is_wanted(entry, now_s)]
             return self._computing
 
-    def _is_enough(self) -> bool:
-        """Whether a batch is full, or the next item does not fit into it."""
-        num_fitting = self._num_fitting()
-        return num_fitting == self._max_batch_items or num_fitting < len(self._queue)
+    def _queue_due(self, now_s: float) -> _Queue[PreparedT] | None:
+        """Whose turn it is: items of NOW, unless there are none or those of LATER have stood back long enough."""
+        if not self._later.entries:
+            return self._now if self._now.entries else None
+        stood_back_s = now_s - max(self._later.entries[0].queued_s, self._last_later_s)
+        is_their_turn = not self._now.entries or stood_back_s >= self._later_rule.max_wait_s
+        return self._later if is_their_turn else self._now
 
-    def _num_fitting(self) -> int:
+    def _is_enough(self, queue: _Queue[PreparedT], now_s: float) -> bool:
+        """Whether a batch is full, or the next item does not fit into it."""
+        num_fitting = self._num_fitting(queue, now_s)
+        return num_fitting == self._capacity(queue, now_s) or num_fitting < len(queue.entries)
+
+    def _num_fitting(self, queue: _Queue[PreparedT], now_s: float) -> int:
         """How many of the items that wait longest make a batch."""
+        max_items = self._capacity(queue, now_s)
+        max_tokens = self._max_batch_tokens * max_items // self._max_batch_items
         num_tokens = 0
-        for number, entry in enumerate(islice(self._queue, self._max_batch_items)):
+        for number, entry in enumerate(islice(queue.entries, max_items)):
             num_tokens += entry.num_tokens
-            if number and num_tokens > self._max_batch_tokens:
+            if number and num_tokens > max_tokens:
                 return number
-        return min(len(self._queue), self._max_batch_items)
+        return min(len(queue.entries), max_items)
+
+    def _capacity(self, queue: _Queue[PreparedT], now_s: float) -> int:
+        """Most items of a batch."""
+        is_quiet = not self._now.entries and now_s - self._last_now_s >= self._later_rule.quiet_s
+        if queue is self._now or is_quiet:
+            return self._max_batch_items
+        return min(self._later_rule.max_batch_items, self._max_batch_items)
 
     def _is_wanted(self, entry: _Entry[PreparedT], now_s: float) -> bool:
         if not entry.future.set_running_or_notify_cancel():
@@ -322,9 +397,11 @@ class Batcher(Generic[PreparedT]):
     def _abandon(self, reason: str) -> None:
         """Answers everything that is still waiting with `NotReadyError`."""
         with self._changed:
-            left = [*self._computing, *self._queue]
-            self._places_taken -= len(self._queue)
-            self._queue.clear()
+            left = list(self._computing)
+            for queue in (self._now, self._later):
+                left += queue.entries
+                queue.places_taken -= len(queue.entries)
+                queue.entries.clear()
             self._computing = []
             self._counters.abandoned += len(left)
         for entry in left:
@@ -337,8 +414,9 @@ class Place(Generic[PreparedT]):
     Used as a context manager, which gives an unused place back.
     """
 
-    def __init__(self, batcher: Batcher[PreparedT]) -> None:
+    def __init__(self, batcher: Batcher[PreparedT], lane: Lane) -> None:
         self._batcher = batcher
+        self._lane = lane
         self._is_used = False
 
     def submit(self, prepared: PreparedT, deadline_s: float) -> "Future[Encoded]":
@@ -356,7 +434,7 @@ class Place(Generic[PreparedT]):
             NotReadyError: closed, or the worker died.
         """
         assert not self._is_used, "a place holds one item"
-        future = self._batcher._submit(prepared, deadline_s)
+        future = self._batcher._submit(prepared, deadline_s, self._lane)
         self._is_used = True
         return future
 
@@ -368,7 +446,7 @@ class Place(Generic[PreparedT]):
     ) -> None:
         if not self._is_used:
             self._is_used = True
-            self._batcher._release()
+            self._batcher._release(self._lane)
 
 
 def _resolve(future: "Future[Any]", outcome: object) -> None:

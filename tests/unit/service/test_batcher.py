@@ -11,7 +11,7 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import Role
-from anykey.service.batcher import Batcher, Encoded
+from anykey.service.batcher import Batcher, Encoded, Lane, LaterItems
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from tests.fakes import FakeEncoder
 from tests.service_inputs import png
@@ -295,3 +295,104 @@ def test_many_threads_lose_nothing(make_batcher: Any, encoder: GatedEncoder) -> 
     counters = batcher.counters()
     assert (counters["encoded"], counters["places_taken"]) == (200, 0)
     assert max(encoder.batches) <= 7
+
+
+def submit_later(batcher: Batcher[Any], text: str) -> Future[Encoded]:
+    with batcher.reserve(Lane.LATER) as place:
+        return place.submit(GatedEncoder().prepare(Item(text=text), Role.KEY), FOREVER)
+
+
+def order_of(batcher: Batcher[Any], encoder: GatedEncoder, futures: dict[str, Future[Encoded]]) -> list[str]:
+    """Lets one batch after the other go; gives the names in the order in which their batches ended."""
+    order: list[str] = []
+    for name, future in futures.items():
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    encoder.gate.set()
+    for future in futures.values():
+        future.result(WAIT_S)
+    return order
+
+
+def test_items_of_later_stand_back_behind_those_of_now(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=2, later=LaterItems(64, 2, max_wait_s=1000.0))
+    block(batcher, encoder)
+    later = {f"later {n}": submit_later(batcher, f"key {n}") for n in range(3)}
+    now = {f"now {n}": submit(batcher, f"query {n}") for n in range(5)}
+    order = order_of(batcher, encoder, later | now)
+    assert [name.split()[0] for name in order] == ["now"] * 5 + ["later"] * 3
+    assert encoder.batches == [1, 2, 2, 1, 2, 1]  # and none holds items of both
+
+
+def test_items_of_later_get_on_though_those_of_now_never_end(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_batch_items=2, later=LaterItems(64, 1, max_wait_s=0.0))
+    block(batcher, encoder)
+    later = {f"later {n}": submit_later(batcher, f"key {n}") for n in range(2)}
+    now = {f"now {n}": submit(batcher, f"query {n}") for n in range(4)}
+    order = order_of(batcher, encoder, later | now)
+    assert order[0] == "later 0"
+    assert encoder.batches[:2] == [1, 1]
+
+
+def test_a_batch_of_later_is_small_while_items_of_now_come(make_batcher: Any, encoder: GatedEncoder) -> None:
+    rule = LaterItems(64, 3, max_wait_s=1000.0, quiet_s=1000.0)
+    batcher = make_batcher(later=rule)
+    block(batcher, encoder)
+    futures = [submit_later(batcher, f"key {n}") for n in range(7)]
+    encoder.gate.set()
+    assert [future.result(WAIT_S).batch_items for future in futures] == [3, 3, 3, 3, 3, 3, 1]
+
+
+def test_a_batch_of_later_is_as_large_as_any_where_no_item_of_now_comes(
+    make_batcher: Any, encoder: GatedEncoder
+) -> None:
+    batcher = make_batcher(max_wait_s=1000.0, later=LaterItems(64, 3, max_wait_s=1000.0))
+    futures = [submit_later(batcher, f"key {n}") for n in range(8)]
+    assert [future.result(WAIT_S).batch_items for future in futures] == [8] * 8
+
+
+def test_a_small_batch_of_later_has_its_share_of_the_tokens(make_batcher: Any, encoder: GatedEncoder) -> None:
+    rule = LaterItems(64, 4, max_wait_s=1000.0, quiet_s=1000.0)
+    batcher = make_batcher(max_batch_tokens=8, later=rule)
+    block(batcher, encoder)
+    futures = [submit_later(batcher, text) for text in ("two words", "two words", "one", "a text of many words", "one")]
+    encoder.gate.set()
+    assert [future.result(WAIT_S).batch_items for future in futures] == [2, 2, 1, 1, 1]
+
+
+def test_the_lanes_have_places_of_their_own(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_queue_items=1, later=LaterItems(2, 1, max_wait_s=1000.0))
+    block(batcher, encoder)
+    waiting = [submit_later(batcher, "one"), submit_later(batcher, "two")]
+    with pytest.raises(OverloadedError):
+        batcher.reserve(Lane.LATER)
+    waiting.append(submit(batcher, "a search finds its place"))
+    counted = batcher.counters()
+    assert (counted["places_taken"], counted["later_places_taken"]) == (1, 2)
+    encoder.gate.set()
+    for future in waiting:
+        future.result(WAIT_S)
+    counted = batcher.counters()
+    assert (counted["places_taken"], counted["later_places_taken"], counted["rejected"]) == (0, 0, 1)
+
+
+def test_a_batcher_without_later_items_has_no_place_for_them(make_batcher: Any) -> None:
+    with pytest.raises(OverloadedError):
+        make_batcher().reserve(Lane.LATER)
+
+
+def test_closing_answers_items_of_both_lanes(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(later=LaterItems(64, 1, max_wait_s=1000.0))
+    block(batcher, encoder)
+    waiting = [submit_later(batcher, "key"), submit(batcher, "query")]
+    batcher.close(0.0)
+    for future in waiting:
+        with pytest.raises(NotReadyError):
+            future.result(WAIT_S)
+    encoder.gate.set()
+
+
+def test_what_is_queued_in_both_lanes_is_encoded_on_closing(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher(max_wait_s=1000.0, later=LaterItems(64, 1, max_wait_s=1000.0))
+    waiting = [submit_later(batcher, "key"), submit(batcher, "query")]
+    batcher.close(WAIT_S)
+    assert all(future.result(0).batch_items == 1 for future in waiting)
