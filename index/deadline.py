@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from anykey.index.errors import DeadlineExceededError
@@ -65,6 +65,33 @@ class Deadline:
             yield
         finally:
             lock.release()
+
+
+class JointDeadline(Deadline):
+    """The last of several: over once all of them are.
+
+    >>> JointDeadline([Deadline(0), Deadline(60)]).is_over
+    False
+    """
+
+    def __init__(self, deadlines: Sequence[Deadline]) -> None:
+        """Begins with the deadlines as they are; one of them may be cancelled later.
+
+        Args:
+            deadlines: At least one.
+        """
+        super().__init__()
+        self._deadlines = deadlines
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._is_cancelled or all(deadline.is_over for deadline in self._deadlines)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the answer is still wanted by anybody."""
+        return 0.0 if self._is_cancelled else max(deadline.seconds_left for deadline in self._deadlines)
 
 
 class _Never(Deadline):

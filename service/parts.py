@@ -21,6 +21,7 @@ from anykey.service.embedding import QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
 from anykey.service.reranking import PairScorer, Rerankers, open_reranker
+from anykey.service.search_pace import SearchPace
 from anykey.service.searching import IndexSearcher, SearchableIndex
 from anykey.service.settings import ServiceSettings
 from anykey.service.shared_call import SharedCall
@@ -44,6 +45,7 @@ class Parts:
         facts: What the index is at this moment, for all who ask at once.
         embedder: Gives queries their vectors.
         searcher: Finds the keys for a vector.
+        pace: How many searches share a call of the index.
         rerankers: Put the best of them into another order.
         lookups: Look keys and images up.
         batcher: The embedder's; readiness asks whether its worker lives.
@@ -57,6 +59,7 @@ class Parts:
     facts: SharedCall[IndexInfo]
     embedder: QueryEmbedder
     searcher: IndexSearcher
+    pace: SearchPace
     rerankers: Rerankers
     lookups: Lookups
     batcher: Batcher[Prepared]
@@ -198,9 +201,22 @@ async def open_parts(
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
     stack.push_async_callback(asyncio.to_thread, facts.close)
     embedder = QueryEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
-    searcher = IndexSearcher(index, watch, threads=search_threads, deadline_s=deadline_s)
+    pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
+    stack.push_async_callback(asyncio.to_thread, pace.close)
+    await asyncio.to_thread(pace.measure)
+    searcher = IndexSearcher(
+        index,
+        watch,
+        threads=search_threads,
+        num_threads=settings.search_threads,
+        max_waiting=settings.max_queue_items,
+        most_together=pace.most_together,
+        deadline_s=deadline_s,
+    )
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
     rerankers = Rerankers(open_reranker(scorer, settings, lookups, decode_threads) for scorer in scorers)
     for reranker in rerankers.all():
         stack.push_async_callback(asyncio.to_thread, reranker.batcher.close, settings.drain_ms / 1000)
-    return Parts(encoder, index, watch, facts, embedder, searcher, rerankers, lookups, batcher, cache, decode_threads)
+    return Parts(
+        encoder, index, watch, facts, embedder, searcher, pace, rerankers, lookups, batcher, cache, decode_threads
+    )

@@ -178,6 +178,21 @@ class FoldFailure(BaseModel):
     next_try_at: str = Field(description="When its writer tries again.")
 
 
+class SearchTrial(BaseModel):
+    """How fast searches are alone and together; times are milliseconds a search."""
+
+    most_together: int = Field(description="How many searches that wait may share a call of the index.")
+    alone_ms: float | None = Field(description="Each with a call of its own; null where it was not measured.")
+    together_ms: dict[str, float] = Field(description="By how many share a call; empty where it was not measured.")
+
+
+class SearchPace(BaseModel):
+    """What decides how many searches share a call of the index, measured with random queries."""
+
+    usual: SearchTrial = Field(description="Of searches by the index's structure.")
+    exact: SearchTrial = Field(description="Of searches that compare every key.")
+
+
 class IndexInfo(BaseModel):
     """The index being served, counted when it was asked for; an answer is given again for a second."""
 
@@ -190,6 +205,7 @@ class IndexInfo(BaseModel):
     fold_failure: FoldFailure | None = Field(
         description="What is said of folding changes into a new version, while that fails; else null."
     )
+    pace: SearchPace
 
 
 class ModelInfo(BaseModel):

@@ -3,8 +3,10 @@
 Shape legend: Q = queries, D = width.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,14 @@ from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError
+from anykey.service.search_batcher import SearchBatcher
 from anykey.service.threads import BoundedThreads
 from anykey.service.watch import IndexWatch
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
+
+MAX_HITS_TOGETHER = 20_000  # of one call: their payload is read at once, and the first answer waits for all of it
 
 
 class SearchableIndex(Protocol):
@@ -71,14 +76,44 @@ class SearchableIndex(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SearchKind:
+    """All of a search but what it looks for; those that agree in it may share a call of the index.
+
+    Attributes:
+        k: How many hits, from 1.
+        scope: Which keys to look at.
+        exact: Whether every key of the scope is compared.
+    """
+
+    k: int
+    scope: Scope
+    exact: bool
+
+
+class _Sought(NamedTuple):
+    """What a search looks for: a unit vector's float32 bytes, and what it was made of."""
+
+    vector: bytes
+    modality: Modality
+
+
 class IndexSearcher:
-    """Searches the index in `threads`, no search longer than `deadline_s`.
+    """Searches the index in `threads`, no search longer than `deadline_s`; many at once share calls of the index.
 
     Belongs to one event loop, which it never blocks. Owns none of its parts; who made them closes them.
     """
 
     def __init__(
-        self, index: SearchableIndex, watch: IndexWatch, *, threads: BoundedThreads, deadline_s: float
+        self,
+        index: SearchableIndex,
+        watch: IndexWatch,
+        *,
+        threads: BoundedThreads,
+        num_threads: int,
+        max_waiting: int,
+        most_together: Callable[[bool], int],
+        deadline_s: float,
     ) -> None:
         """Joins the parts.
 
@@ -86,12 +121,22 @@ class IndexSearcher:
             index: What is searched.
             watch: The index's.
             threads: For `index.search` and for writing its hits.
+            num_threads: How many of them may search at a time.
+            max_waiting: How many searches may wait for them.
+            most_together: How many searches may share a call, given whether they compare every key.
             deadline_s: Longest time for one search.
         """
         self._index = index
         self._watch = watch
-        self._threads = threads
+        self._most_together = most_together
         self._deadline_s = deadline_s
+        self._batcher: SearchBatcher[SearchKind, _Sought, list[Hit]] = SearchBatcher(
+            self._call, self._most_of, threads=threads, num_threads=num_threads, max_waiting=max_waiting
+        )
+
+    def counters(self) -> dict[str, int]:
+        """What became of the searches, see `SearchCounters`."""
+        return self._batcher.counters()
 
     async def search(
         self,
@@ -109,7 +154,8 @@ class IndexSearcher:
             modality: What the query was.
             k: How many hits, from 1.
             scope: Which keys to look at.
-            write: Makes of the hits, best first, what is wanted of them; called in the thread that searched.
+            write: Makes of the hits, best first, what is wanted of them; called in the thread that searched. Another
+                search may be given the same hits.
             exact: Whether every key of the scope is compared.
 
         Raises:
@@ -120,19 +166,28 @@ class IndexSearcher:
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
         deadline = Deadline(self._deadline_s)
-
-        def search_index() -> list[Hit]:
-            vectors_QD = vector_D[None, :]
-            found = self._index.search(
-                vectors_QD, k, scope, exact=exact, query_modalities=[modality], deadline=deadline
-            )
-            return found[0]
-
+        sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
         try:
-            return await self._threads.run(lambda: write(self._watch.call(search_index)))
+            found = self._batcher.submit(SearchKind(k, scope, exact), sought, deadline, write)
+            return await asyncio.wrap_future(found)
         except index_errors.DeadlineExceededError as error:
             raise late(self._deadline_s) from error
         except index_errors.UnknownPoolError as error:
             raise InvalidRequestError(str(error)) from error
         finally:
             deadline.cancel()  # the client may have gone, and its search be under way
+
+    def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[list[Hit]]:
+        """The hits of each; called in a thread."""
+        vectors_QD = np.stack([np.frombuffer(one.vector, np.float32) for one in sought])
+        modalities = [one.modality for one in sought]
+
+        def search_index() -> list[list[Hit]]:
+            return self._index.search(
+                vectors_QD, kind.k, kind.scope, exact=kind.exact, query_modalities=modalities, deadline=deadline
+            )
+
+        return self._watch.call(search_index)
+
+    def _most_of(self, kind: SearchKind) -> int:
+        return max(1, min(self._most_together(kind.exact), MAX_HITS_TOGETHER // kind.k))

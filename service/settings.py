@@ -177,6 +177,13 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         max(1, min(8, os.cpu_count() or 1)), ge=1, le=256, description="threads that parse bodies and decode images"
     )
     search_threads: int = Field(2, ge=1, le=256, description="threads that search the index")
+    max_batch_searches: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="most searches that share a call of the index, of those that wait for a thread; 1: none; default: "
+        "what is fastest, which is measured within a second at the start and whenever the index has another version",
+    )
     image_threads: int = Field(
         8, ge=1, le=256, description="threads that read images which the index only refers to, wherever they are"
     )

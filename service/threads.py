@@ -40,6 +40,15 @@ class BoundedThreads:
             OverloadedError: too many calls are waiting.
             NotReadyError: the pool is closed.
         """
+        return await asyncio.wrap_future(self.submit(function, *args))
+
+    def submit(self, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """A future of the function's result, computed in a thread.
+
+        Raises:
+            OverloadedError: too many calls are waiting.
+            NotReadyError: the pool is closed.
+        """
         with self._lock:
             if self._pending >= self._max_pending:
                 raise OverloadedError(f"{self._pending} requests are waiting for {self._name}, the most accepted")
@@ -50,7 +59,7 @@ class BoundedThreads:
             self._release()
             raise NotReadyError("the service is shutting down") from error
         future.add_done_callback(self._release)
-        return await asyncio.wrap_future(future)
+        return future
 
     def close(self) -> None:
         """Finishes the calls under way and ends the threads; blocks until then."""

@@ -200,7 +200,9 @@ def build_real_index(directory: Path, encoder: ItemEncoder, keys: Sequence[tuple
 
 def make_settings(**values: Any) -> ServiceSettings:
     """Settings for a test: small, quick, no Redis."""
-    return ServiceSettings(**{"max_wait_ms": 1.0, "decode_threads": 2, "drain_ms": 10_000, **values})
+    return ServiceSettings(
+        **{"max_wait_ms": 1.0, "decode_threads": 2, "drain_ms": 10_000, "max_batch_searches": 16, **values}
+    )
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from anykey.service.errors import DeadlineExceededError
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.parts import Parts
-from anykey.service.schemas import IndexInfo, InfoResponse, ModelInfo, RerankerInfo, StatusResponse
+from anykey.service.schemas import (
+    IndexInfo,
+    InfoResponse,
+    ModelInfo,
+    RerankerInfo,
+    SearchPace,
+    SearchTrial,
+    StatusResponse,
+)
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
@@ -38,6 +46,7 @@ async def info(request: Request) -> InfoResponse:
             modalities={str(name): count for name, count in facts.modalities.items()},
             pools=facts.pools,
             fold_failure=facts.details.get("fold_failure"),
+            pace=_pace(parts),
         ),
         model=ModelInfo(
             name=encoder.name,
@@ -65,8 +74,24 @@ async def info(request: Request) -> InfoResponse:
     )
 
 
+def _pace(parts: Parts) -> SearchPace:
+    trials = {
+        exact: SearchTrial(
+            most_together=trial.most_together,
+            alone_ms=trial.alone_ms,
+            together_ms={str(size): ms for size, ms in trial.together_ms.items()},
+        )
+        for exact, trial in parts.pace.trials().items()
+    }
+    return SearchPace(usual=trials[False], exact=trials[True])
+
+
 def _counters(parts: Parts) -> dict[str, dict[str, int]]:
-    counters = {"batcher": parts.batcher.counters(), "cache": parts.cache.counters()}
+    counters = {
+        "batcher": parts.batcher.counters(),
+        "cache": parts.cache.counters(),
+        "searches": parts.searcher.counters(),
+    }
     rerankers = {f"reranker {one.scorer.name}": one.batcher.counters() for one in parts.rerankers.all()}
     return counters | rerankers
 
