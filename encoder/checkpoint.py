@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointCorruptError
-from anykey.encoder.model import MANIFEST_NAME
 from anykey.program.files import replace_folder, sync_all
 
 FORMAT = 1

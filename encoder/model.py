@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from anykey.encoder.backend_choice import choose
 from anykey.encoder.backends import AUTO, PLAIN, Example, Run, Way, convert, require_examples, usual, ways
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import (
     CheckpointCorruptError,
     DeviceUnavailableError,
@@ -36,7 +37,6 @@ from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role
 from anykey.encoder.settings import EncoderChoice
 
-MANIFEST_NAME = "encoder.json"
 MODULES_NAME = "modules.json"  # of sentence-transformers
 TOWERS, FUSION, SENTENCE_TRANSFORMERS = "towers", "fusion", "sentence-transformers"
 MAX_TEXT_CHARS = 100_000

@@ -11,15 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Mount
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
-from anykey.service.lifecycle import Lifecycle
+from anykey.service.indexes import Leases
+from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe
+from anykey.service.parts import load_encoder
 from anykey.service.proxy import ProxyPrefix
 from anykey.service.reranking import PairScorer
-from anykey.service.routes import keys, operation, search
+from anykey.service.routes import health, indexes, keys, operation, search
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
@@ -34,22 +37,24 @@ def create_app(
     rerankers: Sequence[PairScorer] | None = None,
     on_failure: Callable[[], None] | None = None,
     on_ready: Callable[[], None] | None = None,
+    load_encoder: Callable[[ServiceSettings], ItemEncoder] = load_encoder,
 ) -> FastAPI:
     """The ASGI application; nothing is loaded before its lifespan begins.
 
     Args:
         settings: The service's settings.
-        encoder: Used instead of loading `settings.checkpoint`.
-        index: Used instead of opening `settings.index`; the caller closes it.
+        encoder: Used instead of loading any checkpoint.
+        index: Used instead of opening the default index; the caller closes it.
         rerankers: Used instead of loading `settings.rerankers`.
         on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
         on_ready: Called once when everything is loaded.
+        load_encoder: Makes an encoder of an index's settings.
 
     Returns:
         The application. With encoder and index given it is ready when its lifespan has begun; else it loads in the
         background and `/readyz` tells.
     """
-    lifecycle = Lifecycle(settings, encoder, index, on_failure, on_ready, rerankers)
+    lifecycle = Lifecycle(settings, encoder, index, on_failure, on_ready, rerankers, load_encoder)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -60,8 +65,10 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    for resource in (search, keys, operation):
-        app.router.routes.extend(resource.router.routes)  # a router within a router costs each request its matching
+    of_one = [route for resource in (search, keys, operation) for route in resource.router.routes]
+    # A router within a router costs each request its matching, so that the routes of the default index are in none.
+    app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes])
+    app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
@@ -70,6 +77,7 @@ def create_app(
 
 def _add_layers(app: FastAPI, settings: ServiceSettings) -> None:
     """What is around the routes, from within outwards."""
+    app.add_middleware(Leases)
     app.add_middleware(UnforeseenFailures, retry_after_s=settings.retry_after_s)
     app.add_middleware(
         ProxyPrefix,

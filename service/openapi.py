@@ -1,9 +1,11 @@
 """What OpenAPI cannot learn from the routes: the two bodies of POST /search and the errors with examples."""
 
+import copy
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
 from anykey.service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
@@ -66,6 +68,15 @@ SEARCH_BODY: dict[str, Any] = {
 }
 
 
+INDEX_PARAMETER = {
+    "name": "index_name",
+    "in": "path",
+    "required": True,
+    "description": "The index, as /indexes lists it.",
+    "schema": {"type": "string"},
+}
+
+
 def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these error types, with an example of each, by status."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -97,6 +108,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas["Filter"] = _filter()
         schemas["SearchRequest"] = request
         schemas["SearchForm"] = _form(request)
+        _add_paths_below_an_index(document["paths"], app)
         for operations in document["paths"].values():
             for operation in operations.values():
                 _drop_framework_validation(operation["responses"])
@@ -104,6 +116,28 @@ def describe(app: FastAPI) -> dict[str, Any]:
             schemas.pop(name, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _add_paths_below_an_index(paths: dict[str, Any], app: FastAPI) -> None:
+    """Describes the routes that are mounted for each index by its name, as the same routes of the default one."""
+    for mount in (route for route in app.routes if isinstance(route, Mount) and route.path.startswith("/indexes/")):
+        mounted = get_openapi(title=app.title, version=app.version, routes=mount.routes)["paths"]
+        for path, operations in mounted.items():
+            of_one = copy.deepcopy(operations)
+            for operation in of_one.values():
+                operation["operationId"] = f"{operation['operationId']}_of_index"
+                operation["parameters"] = [INDEX_PARAMETER, *operation.get("parameters", [])]
+                operation["responses"].setdefault("404", _no_such_index())
+            paths[f"{mount.path}{path}"] = of_one
+
+
+def _no_such_index() -> dict[str, Any]:
+    error = {"type": "not_found", "message": "no index is called 'x'; there are a, b", "request_id": EXAMPLE_REQUEST_ID}
+    content = {
+        "schema": {"$ref": REF.format(model="ErrorResponse")},
+        "examples": {"not_found": {"value": {"error": error}}},
+    }
+    return {"description": "No such index", "content": {"application/json": content}}
 
 
 def _form(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""Everything between HTTP and the index: made in order, checked, and closed in reverse."""
+"""Everything between HTTP and one index: made in order, checked, and closed in reverse."""
 
 import asyncio
 import logging
-import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,12 @@ from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
 from anykey.service.batcher import Batcher
-from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from anykey.service.cache import VectorCache
 from anykey.service.embedding import QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
-from anykey.service.reranking import PairScorer, Rerankers, open_reranker
+from anykey.service.reranking import LoadedReranker, Rerankers
+from anykey.service.resources import LoadedEncoder, Resources
 from anykey.service.search_pace import SearchPace
 from anykey.service.searching import IndexSearcher, SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -36,7 +35,7 @@ MAKE_CHECKPOINT = "train one with `make train` or `anykey-train`, or name one wi
 
 @dataclass(frozen=True)
 class Parts:
-    """What the routes use once the service is ready.
+    """What the routes use once an index is ready.
 
     Attributes:
         encoder: The loaded encoder.
@@ -148,53 +147,25 @@ def check_match(encoder: ItemEncoder, index: SearchableIndex) -> None:
 
 async def open_parts(
     settings: ServiceSettings,
-    encoder: ItemEncoder,
+    resources: Resources,
+    loaded: LoadedEncoder,
     index: SearchableIndex,
     stack: AsyncExitStack,
-    scorers: Sequence[PairScorer] = (),
 ) -> Parts:
-    """Starts everything a request needs, and leaves on `stack` what closes it, in reverse order.
-
-    Closing drains: the batchers encode what is queued, each for `drain_ms` at most, while the threads still work.
+    """Starts everything that a request to one index needs, and leaves on `stack` what closes it, in reverse order.
 
     Args:
-        settings: The service's settings.
-        encoder: Matches the index.
+        settings: The index's settings.
+        resources: What it shares with other indexes.
+        loaded: The encoder, which matches the index.
         index: Open; stays open when the stack is closed.
         stack: Receives the closing calls.
-        scorers: The loaded cross-encoders.
-
-    Raises:
-        StartupError: the Redis URL is no Redis URL.
     """
-    counts = CacheCounters()
-    redis = None
-    if settings.redis_url is not None:
-        timeout_s = settings.redis_timeout_ms / 1000
-        redis = RedisVectors(
-            connect(settings.redis_url.get_secret_value(), timeout_s),
-            ttl_s=settings.cache_ttl_s,
-            timeout_s=timeout_s,
-            pause_s=settings.redis_pause_s,
-            counters=counts,
-        )
-    cache = VectorCache(MemoryCache(settings.cache_entries, settings.cache_ttl_s), redis, counts, encoder.width)
-    stack.push_async_callback(cache.close)
-    decode_threads = BoundedThreads("decode", settings.decode_threads, settings.max_queue_items)
-    stack.push_async_callback(asyncio.to_thread, decode_threads.close)
+    encoder, batcher = loaded.encoder, loaded.batcher
+    cache = resources.vectors(encoder.width)
+    decode_threads, image_threads = resources.decode_threads, resources.image_threads
     search_threads = BoundedThreads("search", settings.search_threads, settings.max_queue_items)
     stack.push_async_callback(asyncio.to_thread, search_threads.close)
-    image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
-    stack.push_async_callback(asyncio.to_thread, image_threads.close)
-    batcher: Batcher[Prepared] = Batcher(
-        encoder,
-        max_batch_items=settings.max_batch_items,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_wait_s=settings.max_wait_ms / 1000,
-        max_queue_items=settings.max_queue_items,
-        clock=time.monotonic,
-    )
-    stack.push_async_callback(asyncio.to_thread, batcher.close, settings.drain_ms / 1000)
     deadline_s = settings.request_deadline_ms / 1000
     watch = IndexWatch(index.check, every_s=settings.check_index_s, deadline_s=MAX_CHECK_S)
     await stack.enter_async_context(watch.running())
@@ -214,9 +185,17 @@ async def open_parts(
         deadline_s=deadline_s,
     )
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
-    rerankers = Rerankers(open_reranker(scorer, settings, lookups, decode_threads) for scorer in scorers)
-    for reranker in rerankers.all():
-        stack.push_async_callback(asyncio.to_thread, reranker.batcher.close, settings.drain_ms / 1000)
+    rerankers = Rerankers(
+        LoadedReranker(
+            scorer,
+            its_batcher,
+            lookups=lookups,
+            threads=decode_threads,
+            deadline_s=deadline_s,
+            max_images=settings.max_images,
+        )
+        for scorer, its_batcher in resources.rerankers
+    )
     return Parts(
         encoder, index, watch, facts, embedder, searcher, pace, rerankers, lookups, batcher, cache, decode_threads
     )

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from anykey.service.context import error_response
 from anykey.service.errors import InvalidRequestError
 
-OWN_ADDRESSES = ("search", "info", "keys", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
+OWN_ADDRESSES = ("search", "info", "keys", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
 EVERYBODY = "*"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")  # no `//host`, no `..`, nothing that needs encoding
 

@@ -283,18 +283,9 @@ def load_rerankers(settings: ServiceSettings) -> list[PairScorer]:
         raise StartupError(str(error)) from error
 
 
-def open_reranker(
-    scorer: PairScorer, settings: ServiceSettings, lookups: Lookups, threads: BoundedThreads
-) -> LoadedReranker:
-    """Starts a scorer's worker; closing its batcher ends it.
-
-    Args:
-        scorer: Loaded.
-        settings: The service's settings.
-        lookups: Give the images of keys.
-        threads: For preparing pairs.
-    """
-    batcher: Batcher[Any] = Batcher(
+def open_batcher(scorer: PairScorer, settings: ServiceSettings) -> Batcher[Any]:
+    """Starts a scorer's worker; closing the batcher ends it."""
+    return Batcher(
         _AsBatchModel(scorer),
         max_batch_items=MAX_BATCH_PAIRS,
         max_batch_tokens=settings.max_rerank_batch_tokens,
@@ -302,12 +293,4 @@ def open_reranker(
         max_queue_items=settings.max_rerank_queue,
         name=f"reranker {scorer.name}",
         items="pairs of query and key",
-    )
-    return LoadedReranker(
-        scorer,
-        batcher,
-        lookups=lookups,
-        threads=threads,
-        deadline_s=settings.request_deadline_ms / 1000,
-        max_images=settings.max_images,
     )

@@ -3,7 +3,7 @@
 Validation here knows no settings: bounds that operators choose are checked in `service.query`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -266,6 +266,29 @@ class StatusResponse(BaseModel):
     """Answer of the health checks."""
 
     status: str
+
+
+class ReadyResponse(StatusResponse):
+    """Answer of the check whether searches are answered."""
+
+    failing: dict[str, str] = Field(
+        description="Where there are several indexes: why some do not answer, by the index's name."
+    )
+
+
+class ListedIndex(BaseModel):
+    """One of the indexes that are served."""
+
+    name: str = Field(description="What addresses call it: /indexes/NAME/search.")
+    status: Literal["loading", "ready", "failing"]
+    reason: str | None = Field(description="Why its searches are not answered; null when they are.")
+
+
+class IndexesResponse(BaseModel):
+    """The indexes that are served."""
+
+    default: str = Field(description="The one that addresses without a name mean.")
+    indexes: list[ListedIndex]
 
 
 class ErrorDetail(BaseModel):

@@ -1,10 +1,13 @@
 """The service's settings: flag, environment variable (`ANYKEY_...`), TOML file or default, in that order."""
 
 import os
+import re
+import tomllib
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.settings import BackendName, PrecisionName
@@ -32,6 +35,26 @@ def parse_rerankers(assignments: Sequence[str]) -> dict[str, str]:
     return directories
 
 
+# What an index of several may have in place of the service's own.
+OF_ONE_INDEX = (
+    "checkpoint",
+    "index",
+    "milvus_token",
+    "image_root",
+    "check_index_s",
+    "search_device",
+    "search_gpu_memory_mib",
+    "search_threads",
+    "device",
+    "fusion",
+    "width",
+    "backend",
+    "precision",
+)
+ONLY_INDEX = "default"  # what the only index is called
+_INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
 class ServiceSettings(ImageLimitSettings, ProgramSettings):
     """Serves one index over HTTP: POST /search, GET /info, /keys, /livez, /readyz, /docs."""
 
@@ -47,6 +70,11 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         min_length=1,
         description="index directory, whose published version is served, or a Milvus collection: "
         "http://HOST:PORT/COLLECTION, or FILE.db/COLLECTION for Milvus Lite",
+    )
+    indexes: Path | None = Field(
+        None,
+        description="TOML file that names several indexes, each with settings of its own; in place of checkpoint and "
+        "index. See docs/operations.md",
     )
     milvus_token: SecretStr | None = Field(
         None, description="credentials for a Milvus server, such as user:password; better in the environment"
@@ -257,3 +285,60 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         """Refuses an address that names no collection."""
         parse_address(value)
         return value
+
+    @model_validator(mode="after")
+    def check_indexes(self) -> "ServiceSettings":
+        """Refuses a file of indexes that cannot be read, and one beside an index that is named without it."""
+        if self.indexes is not None:
+            if also := sorted({"checkpoint", "index"} & self.model_fields_set):
+                raise ValueError(f"{' and '.join(also)}: expected none beside indexes, which names them for each index")
+            self.by_index()
+        return self
+
+    def by_index(self) -> tuple[dict[str, "ServiceSettings"], str]:
+        """The settings of each index by its name, and the name of the default one.
+
+        Raises:
+            ValueError: the file that names them cannot be read, or holds something else; says where.
+        """
+        if self.indexes is None:
+            return {ONLY_INDEX: self}, ONLY_INDEX
+        tables, default = _read_indexes(self.indexes)
+        own = self.model_dump(exclude={"indexes"})
+        return {name: self._of_one(name, own, table) for name, table in tables.items()}, default
+
+    def _of_one(self, name: str, own: dict[str, Any], table: Any) -> "ServiceSettings":
+        """These settings with those of one index in their place."""
+        where = f"{self.indexes}: [indexes.{name}]"
+        if not _INDEX_NAME.fullmatch(name):
+            raise ValueError(f"{where}: expected a name of at most 64 letters, digits, _ and -")
+        if not isinstance(table, dict):
+            raise ValueError(f"{where}: expected a table with checkpoint and index")
+        if unknown := sorted(table.keys() - set(OF_ONE_INDEX)):
+            raise ValueError(f"{where}: unknown setting '{unknown[0]}'; known are {', '.join(OF_ONE_INDEX)}")
+        if missing := [field for field in ("checkpoint", "index") if field not in table]:
+            raise ValueError(f"{where}: expected {' and '.join(missing)}")
+        try:
+            return ServiceSettings(**own | table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where} {field}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _read_indexes(path: Path) -> tuple[dict[str, Any], str]:
+    """The tables of a file of indexes by name, and the name of the default one."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: {reason}") from error
+    tables = content.pop("indexes", None)
+    default = content.pop("default", None)
+    if content or not isinstance(tables, dict) or not tables:
+        raise ValueError(f"{path}: expected default = NAME, and a table [indexes.NAME] for each index")
+    if default is None and len(tables) == 1:
+        default = next(iter(tables))
+    if default not in tables:
+        raise ValueError(f"{path}: expected default to be one of {', '.join(tables)}, got {default!a}")
+    return {default: tables[default], **tables}, default

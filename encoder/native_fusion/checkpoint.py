@@ -28,9 +28,10 @@ from anykey.encoder.checkpoint import (
     write_weights,
     written_whole,
 )
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from anykey.encoder.fusion import NATIVE
-from anykey.encoder.model import FUSION, MANIFEST_NAME
+from anykey.encoder.model import FUSION
 from anykey.encoder.native_fusion.architecture import Architecture, build
 from anykey.encoder.native_fusion.network import FusionNetwork
 from anykey.encoder.native_fusion.tokens import Tokenizer

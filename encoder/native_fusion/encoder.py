@@ -15,13 +15,13 @@ from open_clip.transform import image_transform_v2
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.fusion import NATIVE
 from anykey.encoder.images import ImageLimits, decode_image
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.lengths import alike_in_length
 from anykey.encoder.model import (
     FUSION,
-    MANIFEST_NAME,
     Encoder,
     Options,
     check_text,

@@ -21,10 +21,11 @@ from anykey.encoder.checkpoint import (
     write_weights,
     written_whole,
 )
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointCorruptError, CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.hugging_face import holds_tokenizer
-from anykey.encoder.model import MANIFEST_NAME, TOWERS
+from anykey.encoder.model import TOWERS
 from anykey.encoder.padding import Padding
 from anykey.encoder.towers.architecture import (
     Architecture,

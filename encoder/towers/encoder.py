@@ -18,11 +18,12 @@ from open_clip.transform import image_transform_v2
 from torch import Tensor, nn
 
 from anykey.encoder.backends import Example
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.images import ImageLimits, decode_image
 from anykey.encoder.item import Item, Modality
-from anykey.encoder.model import MANIFEST_NAME, TOWERS, Encoder, Options, check_text, choose_device
+from anykey.encoder.model import TOWERS, Encoder, Options, check_text, choose_device
 from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role, check_item
 from anykey.encoder.towers.architecture import Architecture, build, preprocessing, read_architecture, read_tag
 from anykey.encoder.towers.checkpoint import CONFIG_NAME, Checkpoint, fingerprint, read_checkpoint

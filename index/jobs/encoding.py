@@ -3,15 +3,14 @@
 Shape legend: B = batch, D = width.
 """
 
-import json
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anykey.encoder.description import described_fingerprint, description_of
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
 from anykey.index.errors import EncoderMismatchError
@@ -82,11 +81,11 @@ class CheckpointSource(EncoderSource):
 
     def fingerprint(self) -> str:
         """What the checkpoint directory says of itself, or else what its weights give."""
-        return self._written_fingerprint() or self.load().fingerprint
+        return described_fingerprint(self._settings) or self.load().fingerprint
 
     def width(self) -> int:
         """What the checkpoint directory says of itself, or else what its weights give."""
-        value = None if self._settings.width is not None else self._manifest().get("width")
+        value = None if self._settings.width is not None else description_of(self._settings.checkpoint).get("width")
         return value if isinstance(value, int) and value > 0 else self.load().width
 
     def load(self) -> ItemEncoder:
@@ -114,23 +113,7 @@ class CheckpointSource(EncoderSource):
 
         settings = self._settings
         encoder = Encoder.configured(settings, ImageLimits.of(settings))
-        written = self._written_fingerprint()
+        written = described_fingerprint(self._settings)
         if written is not None and written != encoder.fingerprint:
             raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
         return encoder
-
-    def _written_fingerprint(self) -> str | None:
-        """The fingerprint in `encoder.json`; `None` if there is none to trust, or the settings change the vectors."""
-        content = self._manifest()
-        if self._settings.fusion not in (None, content.get("fusion")) or self._settings.width is not None:
-            return None
-        value = content.get("fingerprint")
-        return value if isinstance(value, str) else None
-
-    def _manifest(self) -> dict[str, Any]:
-        """What `encoder.json` says; nothing where there is none that can be read."""
-        try:
-            content = json.loads((Path(self._settings.checkpoint) / "encoder.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What an operator asks: what is served, and whether it is."""
+"""What an operator asks of one index: what is served."""
 
 from fastapi import APIRouter, Request
 
@@ -16,7 +16,6 @@ from anykey.service.schemas import (
     RerankerInfo,
     SearchPace,
     SearchTrial,
-    StatusResponse,
 )
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
@@ -94,18 +93,3 @@ def _counters(parts: Parts) -> dict[str, dict[str, int]]:
     }
     rerankers = {f"reranker {one.scorer.name}": one.batcher.counters() for one in parts.rerankers.all()}
     return counters | rerankers
-
-
-@router.get("/livez", tags=["operation"])
-async def livez() -> StatusResponse:
-    """Answers as long as the process serves requests at all."""
-    return StatusResponse(status="alive")
-
-
-@router.get("/readyz", responses=error_responses("not_ready", "index_unavailable"), tags=["operation"])
-async def readyz(request: Request) -> StatusResponse:
-    """Answers 200 when searches are answered, else 503 with the reason."""
-    parts = parts_of(request)
-    parts.watch.require_sound()
-    parts.rerankers.require_alive()
-    return StatusResponse(status="ready")

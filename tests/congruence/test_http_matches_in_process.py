@@ -1,7 +1,6 @@
 """A query over HTTP has the hits the searcher gives in this process, and those of an exhaustive search."""
 
 import asyncio
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.filters import parse_condition, to_json
 from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
-from anykey.service.parts import Parts, open_parts
+from anykey.service.lifecycle import Lifecycle
+from anykey.service.parts import Parts
 from anykey.service.query import Query
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
@@ -69,9 +69,9 @@ def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
     """Each query's hits from the searcher, called directly."""
 
     async def search_all() -> list[list[Hit]]:
-        async with AsyncExitStack() as stack:
-            parts = await open_parts(make_settings(), encoder, index, stack)
-            return [await hits_of(parts, query) for query in QUERIES]
+        lifecycle = Lifecycle(make_settings(), encoder, index)
+        async with lifecycle.running():
+            return [await hits_of(lifecycle.parts(), query) for query in QUERIES]
 
     return asyncio.run(search_all())
 

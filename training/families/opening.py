@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.fusion import Fusion
-from anykey.encoder.model import FUSION, MANIFEST_NAME, SENTENCE_TRANSFORMERS, TOWERS, family_of
+from anykey.encoder.model import FUSION, SENTENCE_TRANSFORMERS, TOWERS, family_of
 from anykey.encoder.towers.checkpoint import CONFIG_NAME
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.families.towers import Towers, open_start, read_start

@@ -1,0 +1,27 @@
+"""What a checkpoint directory says of itself, read without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anykey.encoder.settings import EncoderChoice
+
+MANIFEST_NAME = "encoder.json"
+
+
+def description_of(checkpoint: str | Path) -> dict[str, Any]:
+    """What `encoder.json` says; nothing where there is none that can be read."""
+    try:
+        content = json.loads((Path(checkpoint) / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def described_fingerprint(choice: EncoderChoice) -> str | None:
+    """The fingerprint in `encoder.json`; `None` if there is none to trust, or the settings change the vectors."""
+    content = description_of(choice.checkpoint)
+    if choice.fusion not in (None, content.get("fusion")) or choice.width is not None:
+        return None
+    value = content.get("fingerprint")
+    return value if isinstance(value, str) else None

@@ -1,0 +1,254 @@
+"""What all indexes of one process share: threads, query vectors that are kept, encoders and rerankers."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, TypeVar
+
+from anykey.encoder.description import described_fingerprint
+from anykey.encoder.protocol import ItemEncoder, Prepared
+from anykey.service.batcher import Batcher
+from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from anykey.service.reranking import PairScorer, load_rerankers, open_batcher
+from anykey.service.settings import ServiceSettings
+from anykey.service.threads import BoundedThreads
+
+T = TypeVar("T")
+
+
+class Loader:
+    """Loads one thing at a time, each in a thread that nobody waits for at the end, unlike those of asyncio's own pool.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether something is being loaded, be it for nobody any more."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def load(self, load: Callable[[], T]) -> T:
+        """What `load` gives, or raises."""
+        async with self._turn:
+            future: Future[T] = Future()
+            future.set_running_or_notify_cancel()
+
+            def work() -> None:
+                try:
+                    future.set_result(load())
+                except BaseException as error:
+                    future.set_exception(error)
+
+            self._thread = threading.Thread(target=work, name="load", daemon=True)
+            self._thread.start()
+            return await asyncio.wrap_future(future)
+
+
+class LoadedEncoder:
+    """An encoder and the batcher that owns it, for as long as an index uses it.
+
+    Attributes:
+        encoder: Loaded.
+        batcher: Its worker.
+        num_users: How many indexes use it.
+    """
+
+    def __init__(self, encoder: ItemEncoder, settings: ServiceSettings) -> None:
+        """Starts the worker.
+
+        Args:
+            encoder: Loaded.
+            settings: The service's settings.
+        """
+        self.encoder = encoder
+        self.batcher: Batcher[Prepared] = Batcher(
+            encoder,
+            max_batch_items=settings.max_batch_items,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_wait_s=settings.max_wait_ms / 1000,
+            max_queue_items=settings.max_queue_items,
+            clock=time.monotonic,
+        )
+        self.num_users = 0
+
+
+class Encoders:
+    """The encoders in use, each loaded once however many indexes use it; belongs to one event loop.
+
+    Two are the same if they have the same fingerprint, which tells weights, fusion and width, and compute alike. What a
+    checkpoint says of itself tells so before it is loaded; of weights that say nothing it is known afterwards.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        load: Callable[[ServiceSettings], ItemEncoder],
+        drain_s: float,
+        given: ItemEncoder | None = None,
+    ) -> None:
+        """Begins with none.
+
+        Args:
+            loader: Loads them.
+            load: Makes an encoder of settings.
+            drain_s: Longest time for encoding what is queued when a batcher is closed.
+            given: Used instead of loading any.
+        """
+        self._loader = loader
+        self._load = load
+        self._drain_s = drain_s
+        self._given = given
+        self._turn = asyncio.Lock()
+        self._in_use: dict[tuple[str, ...], LoadedEncoder] = {}
+        self._asked_for: dict[tuple[str, ...], LoadedEncoder] = {}
+
+    def all(self) -> list[LoadedEncoder]:
+        """Each of them."""
+        return list(self._in_use.values())
+
+    async def take(self, settings: ServiceSettings, stack: AsyncExitStack) -> LoadedEncoder:
+        """The encoder of an index; `stack` gives it back, and the last to do so ends its worker.
+
+        Args:
+            settings: The index's.
+            stack: Receives the closing call.
+
+        Raises:
+            StartupError: missing, damaged, or the device is not to be had.
+        """
+        async with self._turn:
+            asked = _asked_for(settings)
+            loaded = None if asked is None else self._asked_for.get(asked)
+            if loaded is None:
+                encoder = self._given
+                if encoder is None:
+                    encoder = await self._loader.load(partial(self._load, settings))
+                loaded = self._in_use.get(_identity(encoder)) or LoadedEncoder(encoder, settings)
+            self._in_use[_identity(loaded.encoder)] = loaded
+            if asked is not None:
+                self._asked_for[asked] = loaded
+            loaded.num_users += 1
+            stack.push_async_callback(self._give_back, loaded)
+            return loaded
+
+    async def drain(self) -> None:
+        """Encodes what is queued, and ends all workers."""
+        await asyncio.gather(*map(self._close, self.all()))
+
+    async def _give_back(self, loaded: LoadedEncoder) -> None:
+        loaded.num_users -= 1
+        if loaded.num_users == 0:
+            self._in_use = {name: other for name, other in self._in_use.items() if other is not loaded}
+            self._asked_for = {name: other for name, other in self._asked_for.items() if other is not loaded}
+            await self._close(loaded)
+
+    async def _close(self, loaded: LoadedEncoder) -> None:
+        await asyncio.to_thread(loaded.batcher.close, self._drain_s)
+
+
+def _asked_for(settings: ServiceSettings) -> tuple[str, ...] | None:
+    """What tells an encoder from others before it is loaded; `None` where that does not suffice."""
+    fingerprint = described_fingerprint(settings)
+    return None if fingerprint is None else (fingerprint, settings.device, settings.backend, settings.precision)
+
+
+def _identity(encoder: ItemEncoder) -> tuple[str, ...]:
+    """What tells a loaded encoder from others."""
+    return encoder.fingerprint, encoder.backend, encoder.precision, str(encoder.device)
+
+
+class Resources:
+    """What all indexes of one process share; belongs to one event loop.
+
+    Life: ready when made, but for the rerankers; `close` ends it, the workers first, while the threads still work.
+
+    Attributes:
+        loader: Loads what takes long.
+        encoders: Those in use.
+        decode_threads: Parse bodies and decode images.
+        image_threads: Read images that an index only refers to.
+        rerankers: Cross-encoders, each with the batcher that owns it.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        *,
+        load_encoder: Callable[[ServiceSettings], ItemEncoder],
+        encoder: ItemEncoder | None = None,
+        scorers: Sequence[PairScorer] | None = None,
+    ) -> None:
+        """Starts the threads.
+
+        Args:
+            settings: The service's settings.
+            load_encoder: Makes an encoder of an index's settings.
+            encoder: Used instead of loading any.
+            scorers: Cross-encoders that are used instead of loading those of the settings.
+
+        Raises:
+            StartupError: the Redis URL is no Redis URL.
+        """
+        self._settings = settings
+        self._drain_s = settings.drain_ms / 1000
+        self._counts = CacheCounters()
+        self._memory = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
+        self._redis = _redis_of(settings, self._counts)
+        self._scorers = scorers
+        self.loader = Loader()
+        self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
+        self.decode_threads = BoundedThreads("decode", settings.decode_threads, settings.max_queue_items)
+        self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
+        self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
+
+    def vectors(self, width: int) -> VectorCache:
+        """The query vectors that are kept, for an encoder of this width."""
+        return VectorCache(self._memory, self._redis, self._counts, width)
+
+    async def load_rerankers(self) -> None:
+        """Loads those of the settings and starts their workers, the first time that it is called.
+
+        Raises:
+            StartupError: a library or a directory is missing, or a directory is damaged or no cross-encoder.
+        """
+        if self._scorers is None:
+            is_any = bool(self._settings.rerankers)
+            self._scorers = await self.loader.load(partial(load_rerankers, self._settings)) if is_any else ()
+        if not self.rerankers:
+            self.rerankers = [(scorer, open_batcher(scorer, self._settings)) for scorer in self._scorers]
+
+    async def drain(self) -> None:
+        """Computes what is queued, and ends all workers."""
+        batchers = [batcher for _, batcher in self.rerankers]
+        await asyncio.gather(*(asyncio.to_thread(batcher.close, self._drain_s) for batcher in batchers))
+        await self.encoders.drain()
+
+    async def close(self) -> None:
+        """Ends the workers, the threads, and the connections last."""
+        await self.drain()
+        await asyncio.to_thread(self.image_threads.close)
+        await asyncio.to_thread(self.decode_threads.close)
+        if self._redis:
+            await self._redis.close()
+
+
+def _redis_of(settings: ServiceSettings, counts: CacheCounters) -> RedisVectors | None:
+    """The vectors in Redis, where the settings name one."""
+    if settings.redis_url is None:
+        return None
+    timeout_s = settings.redis_timeout_ms / 1000
+    return RedisVectors(
+        connect(settings.redis_url.get_secret_value(), timeout_s),
+        ttl_s=settings.cache_ttl_s,
+        timeout_s=timeout_s,
+        pause_s=settings.redis_pause_s,
+        counters=counts,
+    )
