@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -161,7 +162,8 @@ class FaissIndex:
         scope: Scope = EVERYTHING,
         *,
         exact: bool = False,
-        query_modalities: Sequence[Modality] | None = None,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query; equal scores of an exact search by time of change.
@@ -180,7 +182,8 @@ class FaissIndex:
             if not len(queries_QD):
                 return []
             queries_QD = view.calibrated(queries_QD, query_modalities)
-            return hits_of(view.search(queries_QD, k, scope, transaction, exact, deadline), transaction)
+            found = view.search(queries_QD, k, scope, transaction, exact, deadline)
+            return hits_of(found, transaction, with_vectors)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -251,10 +254,11 @@ class FaissIndex:
         self._follow()
         return manifest
 
-    def get(self, key: str) -> StoredKey:
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""
         with self._moment() as (transaction, _):
-            return transaction.get(key)
+            stored = transaction.get(key)
+            return replace(stored, vector_D=transaction.vector(key)) if with_vector else stored
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key; raises `KeyNotFoundError`."""

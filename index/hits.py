@@ -1,8 +1,14 @@
-"""What a search and a look-up give back."""
+"""What a search and a look-up give back.
+
+Shape legend: D = width.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 
@@ -35,6 +41,7 @@ class Hit:
         rank: Place among the query's hits, from 1.
         modality: The key's modality.
         payload: The key's payload.
+        vector_D: The key's unit vector as its encoder made it; `None` unless it was asked for.
     """
 
     key: str
@@ -42,6 +49,7 @@ class Hit:
     rank: int
     modality: Modality
     payload: Payload
+    vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,14 @@ class StoredKey:
         modality: Its modality.
         payload: Its payload.
         pools: Names of the pools it is in, sorted.
+        vector_D: Its unit vector as its encoder made it; `None` unless it was asked for.
     """
 
     key: str
     modality: Modality
     payload: Payload
     pools: tuple[str, ...] = ()
+    vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ class KeyIndex(Protocol):
         scope: Scope = EVERYTHING,
         *,
         exact: bool = False,
-        query_modalities: Sequence[Modality] | None = None,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query.
@@ -162,7 +163,9 @@ class KeyIndex(Protocol):
             k: Most hits per query. `k` hits come back whenever the scope has `k` keys.
             scope: Which keys may be hits.
             exact: Compares the queries with every key of the scope.
-            query_modalities: What each query is; an index that is calibrated by modality needs it.
+            query_modalities: What each query is, `None` where nobody knows; an index that is calibrated by modality
+                needs it.
+            with_vectors: Whether each hit comes with its key's vector, of the same moment.
             deadline: Until when the answer is wanted; then the search is stopped.
 
         Returns:
@@ -192,8 +195,12 @@ class KeyIndex(Protocol):
         """
         ...
 
-    def get(self, key: str) -> StoredKey:
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up.
+
+        Args:
+            key: Its name.
+            with_vector: Whether its vector is wanted, too.
 
         Raises:
             KeyNotFoundError: there is no such key.

@@ -159,7 +159,8 @@ class MilvusIndex:
         scope: Scope = EVERYTHING,
         *,
         exact: bool = False,
-        query_modalities: Sequence[Modality] | None = None,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """Finds the `k` best keys of the scope for each query; equal scores in the order of the keys' names.
@@ -174,7 +175,7 @@ class MilvusIndex:
         """
         queries_QD = check_queries(vectors_QD, self.encoder.width)
         k = check_k(k)
-        return search(self._collection.until(deadline), queries_QD, k, scope, exact)
+        return search(self._collection.until(deadline), queries_QD, k, scope, exact, with_vectors)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names; of two of one name the later counts.
@@ -199,14 +200,14 @@ class MilvusIndex:
         require_names(keys, "the keys to delete")
         return self._writer.delete(keys)
 
-    def get(self, key: str) -> StoredKey:
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up.
 
         Raises:
             KeyNotFoundError: there is no such key.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return stored_key_of(self._record(key, STORED_FIELDS))
+        return stored_key_of(self._record(key, (*STORED_FIELDS, "vector") if with_vector else STORED_FIELDS))
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key.

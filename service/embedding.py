@@ -1,41 +1,78 @@
-"""A query to its vector: from the cache, else decoded and encoded in a batch that many share.
+"""A query to its vector: each item from the cache, else decoded and encoded in a batch that many share; then the sum.
 
-Shape legend: D = width.
+Shape legend: D = width, P = parts.
 """
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from anykey.encoder.errors import InvalidItemError
+from anykey.encoder.item import Modality
 from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
+from anykey.index.hits import StoredKey
 from anykey.service.batcher import Batcher
 from anykey.service.cache import QueryVector, VectorCache
-from anykey.service.errors import DeadlineExceededError, from_item_error
-from anykey.service.query import Query
+from anykey.service.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ItemTooLargeError,
+    NotFoundError,
+    UndecodableImageError,
+    UnsupportedModalityError,
+    from_item_error,
+)
+from anykey.service.gathering import all_of
+from anykey.service.query import ItemPart, KeyPart, Part, Query, VectorPart
 from anykey.service.shared_work import SharedWork
 from anykey.service.threads import BoundedThreads
 
+LEAST_NORM = 1e-5  # of a sum, as a share of its weights, below which rounding decides where it points
+
+Vector = NDArray[np.float32]
+OF_A_PART = (InvalidRequestError, ItemTooLargeError, UndecodableImageError, UnsupportedModalityError, NotFoundError)
+
+
+class Source(StrEnum):
+    """Where the vector of a part came from."""
+
+    CACHE = "cache"
+    ENCODER = "encoder"
+    INDEX = "index"
+    REQUEST = "request"
+
 
 @dataclass(frozen=True)
-class Embedded:
-    """A query's vector.
+class EmbeddedPart:
+    """The vector of one part.
 
     Attributes:
-        found: The vector, and what is known of the query with it.
-        is_cached: Whether it came from the cache.
-        decode_s: How long decoding took; zero from the cache, like the other two.
+        vector_D: Its unit vector.
+        modality: What it is the vector of; `None` for a vector of which the client does not say it.
+        source: Where it came from.
+        weight: How much it counts in the query.
+        is_text_cut: Whether its text was longer than the model's context.
+        decode_s: How long decoding took; zero where nothing was encoded, like the other two.
         queue_s: How long it waited for its batch.
         encode_s: How long the batch took.
     """
 
-    found: QueryVector
-    is_cached: bool
+    vector_D: Vector
+    modality: Modality | None
+    source: Source
+    weight: float = 1.0
+    is_text_cut: bool = False
     decode_s: float = 0.0
     queue_s: float = 0.0
     encode_s: float = 0.0
 
-    def waited_for(self, seconds: float) -> "Embedded":
+    def waited_for(self, seconds: float) -> "EmbeddedPart":
         """The same for one who came when the work was under way: the stages take no longer than the wait."""
         encode_s = min(self.encode_s, seconds)
         queue_s = min(self.queue_s, seconds - encode_s)
@@ -44,8 +81,53 @@ class Embedded:
         )
 
 
-class QueryEmbedder:
-    """Gives queries their vectors; one that many send at the same time is looked up, decoded and encoded once.
+@dataclass(frozen=True)
+class Embedded:
+    """A query's vector.
+
+    Attributes:
+        vector_D: The normalised weighted sum of the parts' vectors.
+        parts: What it is the sum of, in the order of the query.
+    """
+
+    vector_D: Vector
+    parts: tuple[EmbeddedPart, ...]
+
+    @property
+    def modality(self) -> Modality | None:
+        """What is in the parts together; `None` if they are vectors of which nobody says what they are."""
+        found = {part.modality for part in self.parts} - {None}
+        return Modality.FUSED if len(found) > 1 else next(iter(found), None)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether nothing had to be encoded, and something would have had to be without the cache."""
+        sources = {part.source for part in self.parts}
+        return Source.CACHE in sources and Source.ENCODER not in sources
+
+    @property
+    def is_text_cut(self) -> bool:
+        """Whether a part's text was longer than the model's context."""
+        return any(part.is_text_cut for part in self.parts)
+
+    @property
+    def decode_s(self) -> float:
+        """How long decoding took, of the part that took longest; they are embedded at the same time."""
+        return max(part.decode_s for part in self.parts)
+
+    @property
+    def queue_s(self) -> float:
+        """How long the part waited that waited longest for its batch."""
+        return max(part.queue_s for part in self.parts)
+
+    @property
+    def encode_s(self) -> float:
+        """How long the slowest batch took."""
+        return max(part.encode_s for part in self.parts)
+
+
+class ItemEmbedder:
+    """Gives items their vectors; one that many send at the same time is looked up, decoded and encoded once.
 
     Belongs to one event loop, which it never blocks: images are hashed and decoded in `threads`, encoded in the
     batcher's. Owns none of its parts; who made them closes them.
@@ -67,73 +149,172 @@ class QueryEmbedder:
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
             threads: For `encoder.prepare` and for hashing images.
-            deadline_s: Longest time for one query.
+            deadline_s: Longest time for one item.
         """
         self._encoder = encoder
         self._batcher = batcher
         self._cache = cache
         self._threads = threads
         self._deadline_s = deadline_s
-        self._under_way: SharedWork[Embedded] = SharedWork()
+        self._under_way: SharedWork[EmbeddedPart] = SharedWork()
 
-    async def embed(self, query: Query) -> Embedded:
-        """The query's vector.
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._encoder.width
+
+    async def embed(self, part: ItemPart) -> EmbeddedPart:
+        """The vector of an item, as a query's.
 
         Raises:
-            UnsupportedModalityError: the model does not take this kind of query.
+            UnsupportedModalityError: the model does not take this kind of item.
             InvalidRequestError: the model cannot embed all of it.
             ItemTooLargeError: an image is over a limit.
             UndecodableImageError: an image cannot be read.
             OverloadedError: no place in the queue.
-            DeadlineExceededError: not encoded within the deadline; the query is dropped.
+            DeadlineExceededError: not encoded within the deadline; the item is dropped.
             NotReadyError: shutting down, or the encoder's worker died.
-            InternalError: the encoder failed on the query's batch.
+            InternalError: the encoder failed on the item's batch.
         """
         try:
-            check_item(self._encoder, query.item, query.text_weight, query.instruction)
+            check_item(self._encoder, part.item, part.text_weight, part.instruction)
         except InvalidItemError as error:
             raise from_item_error(error) from error
-        key = await self._cache_key(query)
+        key = await self._cache_key(part)
         found = self._cache.at_hand(key)
         if found is not None:
-            return Embedded(found, is_cached=True)
+            return _cached(part, found)
         began_s = time.monotonic()
         while True:
             try:
-                embedded = await self._under_way.result(key, lambda: self._look_up_or_encode(key, query))
+                embedded = await self._under_way.result(key, lambda: self._look_up_or_encode(key, part))
             except DeadlineExceededError:  # the deadline of who asked first
                 if time.monotonic() >= began_s + self._deadline_s:
                     raise
             else:
-                return embedded.waited_for(time.monotonic() - began_s)
+                return replace(embedded.waited_for(time.monotonic() - began_s), weight=part.weight)
 
-    async def _look_up_or_encode(self, key: str, query: Query) -> Embedded:
+    async def _look_up_or_encode(self, key: str, part: ItemPart) -> EmbeddedPart:
         found = await self._cache.get(key)
         if found is not None:
-            return Embedded(found, is_cached=True)
-        embedded = await self._encode(query)
-        self._cache.put(key, embedded.found)
+            return _cached(part, found)
+        embedded = await self._encode(part)
+        self._cache.put(key, QueryVector(embedded.vector_D, embedded.is_text_cut))
         return embedded
 
-    async def _cache_key(self, query: Query) -> str:
-        """The query's content hash; megabytes of images are hashed in a thread."""
+    async def _cache_key(self, part: ItemPart) -> str:
+        """The item's content hash; megabytes of images are hashed in a thread."""
         model = f"{self._encoder.fingerprint} {self._encoder.backend} {self._encoder.precision}"
-        if query.item.images:
-            return await self._threads.run(query.content_hash, model)
-        return query.content_hash(model)
+        if part.item.images:
+            return await self._threads.run(part.content_hash, model)
+        return part.content_hash(model)
 
-    async def _encode(self, query: Query) -> Embedded:
-        """The query's vector from a shared batch; the place is taken before the decoding."""
+    async def _encode(self, part: ItemPart) -> EmbeddedPart:
+        """The item's vector from a shared batch; the place is taken before the decoding."""
         deadline_s = time.monotonic() + self._deadline_s
         with self._batcher.reserve() as place:
             started_s = time.monotonic()
             try:
                 prepared = await self._threads.run(
-                    self._encoder.prepare, query.item, Role.QUERY, query.text_weight, query.instruction
+                    self._encoder.prepare, part.item, Role.QUERY, part.text_weight, part.instruction
                 )
             except InvalidItemError as error:
                 raise from_item_error(error) from error
             decode_s = time.monotonic() - started_s
             encoded = await asyncio.wrap_future(place.submit(prepared, deadline_s))
-        found = QueryVector(encoded.vector_D, prepared.is_text_cut)
-        return Embedded(found, False, decode_s, encoded.queue_s, encoded.encode_s)
+        return EmbeddedPart(
+            encoded.vector_D,
+            part.item.modality,
+            Source.ENCODER,
+            is_text_cut=prepared.is_text_cut,
+            decode_s=decode_s,
+            queue_s=encoded.queue_s,
+            encode_s=encoded.encode_s,
+        )
+
+
+class QueryEmbedder:
+    """Gives queries their vectors: items by an encoder, stored keys by an index; belongs to one event loop."""
+
+    def __init__(self, items: ItemEmbedder, stored: Callable[[str], Awaitable[StoredKey]]) -> None:
+        """Joins the two.
+
+        Args:
+            items: Embeds the items of queries.
+            stored: Looks up a key with its vector, and raises `NotFoundError` if there is none.
+        """
+        self._items = items
+        self._stored = stored
+
+    async def embed_item(self, part: ItemPart) -> EmbeddedPart:
+        """The vector of an item alone; see `ItemEmbedder.embed` for what it raises."""
+        with _naming(part):
+            return await self._items.embed(part)
+
+    async def embed(self, query: Query) -> Embedded:
+        """The query's vector; the vectors of its parts are found at the same time.
+
+        Raises:
+            InvalidRequestError: a vector is of another width, or the sum cancels out; says which part.
+            NotFoundError: there is no such key; says which part.
+            ServiceError: as `ItemEmbedder.embed`, for a part's item, and as the index, for its key.
+        """
+        given = [part for part in query.parts if isinstance(part, VectorPart)]
+        for part in given:  # before anything is encoded
+            self._check_width(part)
+        parts = tuple(await all_of([self._embed_part(part) for part in query.parts]))
+        return Embedded(_sum_of(parts), parts)
+
+    async def _embed_part(self, part: Part) -> EmbeddedPart:
+        if isinstance(part, ItemPart):
+            return await self.embed_item(part)
+        with _naming(part):
+            if isinstance(part, KeyPart):
+                stored = await self._stored(part.key)
+                assert stored.vector_D is not None
+                return EmbeddedPart(stored.vector_D, stored.modality, Source.INDEX, part.weight)
+            return EmbeddedPart(_unit(part.vector), part.modality, Source.REQUEST, part.weight)
+
+    def _check_width(self, part: VectorPart) -> None:
+        if len(part.vector) != self._items.width:
+            raise InvalidRequestError(
+                f"{part.where}: expected {self._items.width} numbers, the width of the model, got {len(part.vector)}"
+            )
+
+
+@contextmanager
+def _naming(part: Part) -> Iterator[None]:
+    """Tells in an error about a part which one it is."""
+    try:
+        yield
+    except OF_A_PART as error:
+        if not part.where:
+            raise
+        raise type(error)(f"{part.where}: {error.message}") from error
+
+
+def _cached(part: ItemPart, found: QueryVector) -> EmbeddedPart:
+    return EmbeddedPart(found.vector_D, part.item.modality, Source.CACHE, part.weight, found.is_text_cut)
+
+
+def _unit(vector: Sequence[float]) -> Vector:
+    """A vector of unit norm, however large or small its numbers are."""
+    vector_D = np.array(vector, np.float64)
+    vector_D /= np.abs(vector_D).max()
+    return np.asarray(vector_D / np.linalg.norm(vector_D), np.float32)
+
+
+def _sum_of(parts: Sequence[EmbeddedPart]) -> Vector:
+    """The normalised weighted sum; one vector alone that is looked for is as it is.
+
+    Raises:
+        InvalidRequestError: the parts cancel out.
+    """
+    if len(parts) == 1 and parts[0].weight > 0:
+        return parts[0].vector_D
+    weights_P = np.array([part.weight for part in parts])
+    sum_D = weights_P @ np.array([part.vector_D for part in parts], np.float64)
+    norm = float(np.linalg.norm(sum_D))
+    if not norm > LEAST_NORM * np.abs(weights_P).sum():
+        raise InvalidRequestError("parts: they cancel out, so that their sum has no direction; change a weight")
+    return np.asarray(sum_D / norm, np.float32)

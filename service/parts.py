@@ -15,7 +15,7 @@ from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
 from anykey.service.batcher import Batcher
 from anykey.service.cache import VectorCache
-from anykey.service.embedding import QueryEmbedder
+from anykey.service.embedding import ItemEmbedder, QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
 from anykey.service.reranking import LoadedReranker, Rerankers
@@ -171,7 +171,7 @@ async def open_parts(
     await stack.enter_async_context(watch.running())
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
     stack.push_async_callback(asyncio.to_thread, facts.close)
-    embedder = QueryEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
+    items = ItemEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
     pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
     stack.push_async_callback(asyncio.to_thread, pace.close)
     await asyncio.to_thread(pace.measure)
@@ -184,6 +184,7 @@ async def open_parts(
         most_together=pace.most_together,
         deadline_s=deadline_s,
     )
+    embedder = QueryEmbedder(items, searcher.stored)
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
     rerankers = Rerankers(
         LoadedReranker(

@@ -3,7 +3,7 @@
 import binascii
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -39,44 +39,100 @@ class Reranked:
 
 
 @dataclass(frozen=True)
-class Query:
-    """What to search for and among which keys.
+class ItemPart:
+    """An item that a query looks for, or away from.
 
     Attributes:
         item: The text, the encoded images, or both.
         text_weight: The text's share in [0, 1]; used when `item` is fused.
         instruction: What the model is told to look for; `None`: its own prompt for queries.
+        weight: How much it counts in the query; negative: "not like this".
+        where: What messages call it; empty for the item of a query that has nothing else.
+    """
+
+    item: Item
+    text_weight: float = 0.5
+    instruction: str | None = None
+    weight: float = 1.0
+    where: str = field(default="", compare=False)
+
+    def content_hash(self, model: str) -> str:
+        """SHA-256 (hex) of the model (fingerprint, backend and precision) and of all that decides the item's vector.
+
+        Two parts with the same hash have the same vector: each thing is preceded by its length, the text weight counts
+        only where it is used, and the weight in the query never.
+        """
+        asked = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
+        if self.instruction is not None:
+            asked += f"\0{self.instruction}"  # a length of its own would change what others share in Redis
+        text = (self.item.text or "") if self.item.has_text else ""
+        contents = [model.encode(), asked.encode(), text.encode()]
+        contents += [image for image in self.item.images if isinstance(image, bytes)]
+        digest = hashlib.sha256()
+        for content in contents:
+            digest.update(len(content).to_bytes(8, "big"))
+            digest.update(content)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class KeyPart:
+    """A stored key that a query looks for the like of.
+
+    Attributes:
+        key: Its name.
+        weight: How much it counts in the query; negative: "not like this".
+        where: What messages call it.
+    """
+
+    key: str
+    weight: float = 1.0
+    where: str = field(default="key", compare=False)
+
+
+@dataclass(frozen=True)
+class VectorPart:
+    """A vector that the client has.
+
+    Attributes:
+        vector: Its numbers; of any length but zero, for they are scaled to unit norm.
+        modality: What it is the vector of; an index that is calibrated by modality needs it.
+        weight: How much it counts in the query; negative: "not like this".
+        where: What messages call it.
+    """
+
+    vector: tuple[float, ...]
+    modality: Modality | None = None
+    weight: float = 1.0
+    where: str = field(default="vector", compare=False)
+
+
+Part = ItemPart | KeyPart | VectorPart
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to search for and among which keys.
+
+    Attributes:
+        parts: What its vector is made of, at least one: the normalised weighted sum of their unit vectors.
         k: How many hits, from 1.
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
         rerank: Who puts the hits in order; `None`: the index.
     """
 
-    item: Item
-    text_weight: float = 0.5
-    instruction: str | None = None
+    parts: tuple[Part, ...]
     k: int = 10
     scope: Scope = EVERYTHING
     exact: bool = False
     rerank: Reranked | None = None
 
-    def content_hash(self, model: str) -> str:
-        """SHA-256 (hex) of the model (fingerprint, backend and precision) and of all that decides the query's vector.
-
-        Two queries with the same hash have the same vector: every part is preceded by its length, and the
-        text weight counts only where it is used.
-        """
-        asked = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
-        if self.instruction is not None:
-            asked += f"\0{self.instruction}"  # a part of its own would change what others share in Redis
-        text = (self.item.text or "") if self.item.has_text else ""
-        parts = [model.encode(), asked.encode(), text.encode()]
-        parts += [image for image in self.item.images if isinstance(image, bytes)]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-        return digest.hexdigest()
+    @property
+    def item(self) -> Item | None:
+        """The item that is the whole query; `None` if there are several parts, or one of another kind or negative."""
+        only = self.parts[0] if len(self.parts) == 1 else None
+        return only.item if isinstance(only, ItemPart) and only.weight > 0 else None
 
 
 def query_from_json(body: bytes | bytearray, limits: Limits) -> Query:
@@ -154,9 +210,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     if not images and not (text and text.strip()):
         raise InvalidRequestError("expected text, image, or both; both are absent or empty")
     return Query(
-        item=Item(text=text, images=images),
-        text_weight=request.text_weight,
-        instruction=request.instruction,
+        (ItemPart(Item(text=text, images=images), request.text_weight, request.instruction),),
         k=request.k,
         scope=Scope(
             frozenset(request.modalities) if request.modalities is not None else None,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,11 @@ from anykey.service.errors import (
     UnsupportedModalityError,
     from_item_error,
 )
+from anykey.service.gathering import all_of
 from anykey.service.lookups import Lookups
 from anykey.service.query import Query
 from anykey.service.settings import ServiceSettings, parse_rerankers
 from anykey.service.threads import BoundedThreads
-
-T = TypeVar("T")
 
 MAX_BATCH_PAIRS = 64
 MAX_READING = 8  # keys of one request whose images are fetched and decoded at a time
@@ -118,8 +117,14 @@ class LoadedReranker:
         """Refuses what the model cannot read whole.
 
         Raises:
+            InvalidRequestError: the query is no single item.
             UnsupportedModalityError: the query is an image, or has one, and the model reads texts alone.
         """
+        if query.item is None:
+            raise InvalidRequestError(
+                f"reranker {self.scorer.name} reads one item, a text, image or both, and takes no query of other or "
+                "several parts; leave rerank out"
+            )
         modality = query.item.modality
         if modality not in self.scorer.modalities:
             raise UnsupportedModalityError(
@@ -149,7 +154,7 @@ class LoadedReranker:
             pairs = await self._pairs(query, candidates, request_id)
             keys = sorted(pairs, key=lambda key: -int(pairs[key].num_tokens))  # those of one length share a batch
             submitted = [places[key].submit(pairs[key], deadline_s) for key in keys]
-        scored = await _results(list(map(asyncio.wrap_future, submitted)))
+        scored = await all_of(list(map(asyncio.wrap_future, submitted)))
         return _in_order(hits, {key: float(one.vector_D[0]) for key, one in zip(keys, scored, strict=True)})
 
     def _may_be_read(self, hit: Hit) -> bool:
@@ -170,7 +175,7 @@ class LoadedReranker:
             async with turns:
                 return await self._prepared(hit, request_id)
 
-        parts = await _results([asyncio.create_task(read(hit)) for hit in hits])
+        parts = await all_of([asyncio.create_task(read(hit)) for hit in hits])
         return {
             hit.key: self.scorer.pair(asked, part) for hit, part in zip(hits, parts, strict=True) if part is not None
         }
@@ -184,15 +189,6 @@ class LoadedReranker:
             return await self._threads.run(self.scorer.prepare, Item(hit.payload.text, tuple(images)))
         except (NotFoundError, ImageNotReachedError, InvalidItemError):
             return None
-
-
-async def _results(futures: "Sequence[asyncio.Future[T]]") -> list[T]:
-    """What each of them gives; where one fails, nobody waits for the others."""
-    try:
-        return await asyncio.gather(*futures)
-    finally:
-        for future in futures:
-            future.cancel()
 
 
 def _in_order(hits: Sequence[Hit], score_of: Mapping[str, float]) -> list[RankedHit]:

@@ -148,7 +148,10 @@ class SearchResponse(BaseModel):
     """Hits, best first."""
 
     hits: list[WireHit]
-    query_modality: Modality = Field(description="What the query was: text, image, or fused (both).")
+    query_modality: Modality | None = Field(
+        description="What the query was: text, image, or fused (both), all its parts together; null for a vector of "
+        "which nobody says it."
+    )
     cached: bool = Field(description="Whether the query's vector came from the cache.")
     text_cut: bool = Field(
         description="Whether the query's text is longer than the model's context (model.context_length tokens in "

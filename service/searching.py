@@ -18,7 +18,7 @@ from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
-from anykey.service.errors import InvalidRequestError
+from anykey.service.errors import InvalidRequestError, NotFoundError
 from anykey.service.search_batcher import SearchBatcher
 from anykey.service.threads import BoundedThreads
 from anykey.service.watch import IndexWatch
@@ -57,14 +57,15 @@ class SearchableIndex(Protocol):
         scope: Scope = EVERYTHING,
         *,
         exact: bool = False,
-        query_modalities: Sequence[Modality] | None = None,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """The best `k` keys of the scope for each query; stops at the deadline."""
         ...
 
-    def get(self, key: str) -> StoredKey:
-        """One key."""
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
+        """One key, with its vector if asked for."""
         ...
 
     def find_image(self, key: str, position: int = 0) -> FoundImage:
@@ -95,7 +96,7 @@ class _Sought(NamedTuple):
     """What a search looks for: a unit vector's float32 bytes, and what it was made of."""
 
     vector: bytes
-    modality: Modality
+    modality: Modality | None
 
 
 class IndexSearcher:
@@ -128,6 +129,7 @@ class IndexSearcher:
         """
         self._index = index
         self._watch = watch
+        self._threads = threads
         self._most_together = most_together
         self._deadline_s = deadline_s
         self._batcher: SearchBatcher[SearchKind, _Sought, list[Hit]] = SearchBatcher(
@@ -141,7 +143,7 @@ class IndexSearcher:
     async def search(
         self,
         vector_D: Vector,
-        modality: Modality,
+        modality: Modality | None,
         k: int,
         scope: Scope,
         write: Callable[[list[Hit]], T],
@@ -151,7 +153,7 @@ class IndexSearcher:
 
         Args:
             vector_D: The query's unit vector.
-            modality: What the query was.
+            modality: What the query was; `None` where nobody says it.
             k: How many hits, from 1.
             scope: Which keys to look at.
             write: Makes of the hits, best first, what is wanted of them; called in the thread that searched. Another
@@ -176,6 +178,24 @@ class IndexSearcher:
             raise InvalidRequestError(str(error)) from error
         finally:
             deadline.cancel()  # the client may have gone, and its search be under way
+
+    async def stored(self, key: str) -> StoredKey:
+        """A key with its vector.
+
+        Raises:
+            NotFoundError: there is no such key.
+            OverloadedError: no place in the queue.
+            NotReadyError: shutting down.
+            IndexUnavailableError: the index cannot be reached, or is damaged.
+        """
+
+        def look_up() -> StoredKey:
+            return self._index.get(key, with_vector=True)
+
+        try:
+            return await self._threads.run(self._watch.call, look_up)
+        except index_errors.KeyNotFoundError as error:
+            raise NotFoundError("no such key") from error
 
     def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[list[Hit]]:
         """The hits of each; called in a thread."""

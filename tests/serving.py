@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ class MemoryIndex:
         scope: Scope = EVERYTHING,
         *,
         exact: bool = False,
-        query_modalities: Sequence[Modality] | None = None,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
         """The best `k` keys of the scope for each query, equal scores in corpus order."""
@@ -111,19 +112,19 @@ class MemoryIndex:
         for vector_D in vectors_QD:
             scores = {row: float(self._vectors_ND[row] @ vector_D) for row in rows}
             best = sorted(rows, key=lambda row: -scores[row])[:k]
-            found.append(
-                [
-                    Hit(self.keys[row].key, scores[row], rank, self.keys[row].modality, self.keys[row].payload)
-                    for rank, row in enumerate(best, 1)
-                ]
-            )
+            found.append([self._hit(row, scores[row], rank, with_vectors) for rank, row in enumerate(best, 1)])
         return found
 
-    def get(self, key: str) -> StoredKey:
+    def _hit(self, row: int, score: float, rank: int, with_vector: bool) -> Hit:
+        key = self.keys[row]
+        vector_D = self._vectors_ND[row] if with_vector else None
+        return Hit(key.key, score, rank, key.modality, key.payload, vector_D)
+
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """One key."""
-        for stored in self.keys:
+        for row, stored in enumerate(self.keys):
             if stored.key == key:
-                return stored
+                return replace(stored, vector_D=self._vectors_ND[row]) if with_vector else stored
         raise KeyNotFoundError(f"no key {key!r}")
 
     def find_image(self, key: str, position: int = 0) -> FoundImage:

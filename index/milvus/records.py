@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import InvalidKeyError
@@ -73,9 +74,15 @@ def payload_of(record: dict[str, Any]) -> Payload:
     return Payload(text, record["metadata"], len(record["images"]["files"]))
 
 
+def vector_of(record: dict[str, Any]) -> NDArray[np.float32] | None:
+    """A record's vector `[D]`, if it was read."""
+    return np.asarray(record["vector"], dtype=np.float32) if "vector" in record else None
+
+
 def stored_key_of(record: dict[str, Any]) -> StoredKey:
-    """All that is known of a record's key."""
-    return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), tuple(record["pools"]))
+    """All that is known of a record's key, and its vector if that was read."""
+    pools = tuple(record["pools"])
+    return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), pools, vector_of(record))
 
 
 def in_batches(records: Sequence[dict[str, Any]], limits: Limits = AS_INSTALLED) -> Iterator[list[dict[str, Any]]]:

@@ -13,16 +13,21 @@ from anykey.encoder.item import Modality
 from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
 from anykey.index.milvus.collection import Collection
-from anykey.index.milvus.records import PAYLOAD_FIELDS, payload_of
+from anykey.index.milvus.records import PAYLOAD_FIELDS, payload_of, vector_of
 from anykey.index.milvus.scope import expression_of_scope, require_pool
 
 Scored = list[tuple[float, dict[str, Any]]]
 
 
 def search(
-    collection: Collection, queries_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool
+    collection: Collection,
+    queries_QD: NDArray[np.float32],
+    k: int,
+    scope: Scope,
+    exact: bool,
+    with_vectors: bool = False,
 ) -> list[list[Hit]]:
-    """The `k` best keys of a scope for each query; equal scores in the order of the keys' names.
+    """The `k` best keys of a scope for each query, with their vectors if asked for; equal scores by the keys' names.
 
     Raises:
         InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
@@ -32,7 +37,8 @@ def search(
     where = expression_of_scope(scope, collection)
     found: list[Scored] = [[] for _ in queries_QD]
     if where is not None and len(queries_QD):
-        found = _best(collection, queries_QD, k, where, exact)
+        fields = (*PAYLOAD_FIELDS, "vector") if with_vectors else PAYLOAD_FIELDS
+        found = _best(collection, queries_QD, k, where, exact, fields)
     if scope.pool is not None and not any(found):
         require_pool(scope.pool, collection)
     return [_hits(scored) for scored in found]
@@ -53,13 +59,16 @@ def count(collection: Collection, scope: Scope) -> int:
     return number
 
 
-def best_records(queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str, Any]]], k: int) -> list[Scored]:
+def best_records(
+    queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str, Any]]], k: int, with_vectors: bool = False
+) -> list[Scored]:
     """Compares each query with the vector of every record.
 
     Args:
         queries_QD: Unit vectors.
         pages: All records, with their vectors.
         k: How many to give per query.
+        with_vectors: Whether the records keep their vectors, as arrays.
 
     Returns:
         Per query, the `k` records of the highest cosine similarity with it, in any order.
@@ -68,7 +77,7 @@ def best_records(queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str,
     scores_QN = np.zeros((len(queries_QD), 0), dtype=np.float32)
     for page in pages:
         records.extend(page)
-        scores_QN = np.concatenate([scores_QN, _cosines(queries_QD, page)], axis=1)
+        scores_QN = np.concatenate([scores_QN, _cosines(queries_QD, page, with_vectors)], axis=1)
         if len(records) > 2 * k * len(queries_QD):
             kept = np.unique(_places(scores_QN, k))
             records, scores_QN = [records[place] for place in kept], scores_QN[:, kept]
@@ -78,8 +87,11 @@ def best_records(queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str,
     ]
 
 
-def _cosines(queries_QD: NDArray[np.float32], page: list[dict[str, Any]]) -> NDArray[np.float32]:
+def _cosines(queries_QD: NDArray[np.float32], page: list[dict[str, Any]], with_vectors: bool) -> NDArray[np.float32]:
     vectors_BD = np.array([record.pop("vector") for record in page], dtype=np.float32)
+    if with_vectors:
+        for record, vector_D in zip(page, vectors_BD.copy(), strict=True):
+            record["vector"] = vector_D
     vectors_BD /= np.linalg.norm(vectors_BD, axis=1, keepdims=True)
     return np.asarray(queries_QD @ vectors_BD.T / np.linalg.norm(queries_QD, axis=1, keepdims=True))
 
@@ -95,21 +107,31 @@ def _places(scores_QN: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 def _hits(scored: Scored) -> list[Hit]:
     ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
     return [
-        Hit(record["key"], min(max(score, -1.0), 1.0), rank, Modality(record["modality"]), payload_of(record))
+        Hit(
+            record["key"],
+            min(max(score, -1.0), 1.0),
+            rank,
+            Modality(record["modality"]),
+            payload_of(record),
+            vector_of(record),
+        )
         for rank, (score, record) in enumerate(ordered, start=1)
     ]
 
 
-def _best(collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool) -> list[Scored]:
-    """The best records per query, in any order; as many as there are, up to `k`."""
+def _best(
+    collection: Collection, queries_QD: NDArray[np.float32], k: int, where: str, exact: bool, fields: tuple[str, ...]
+) -> list[Scored]:
+    """The best records per query with some fields, in any order; as many as there are, up to `k`."""
     kind, limits = collection.facts.structure.kind, collection.limits
     if k > limits.found or (exact and kind == "HNSW"):
-        return best_records(queries_QD, collection.pages(where, (*PAYLOAD_FIELDS, "vector")), k)
+        pages = collection.pages(where, (*PAYLOAD_FIELDS, "vector"))
+        return best_records(queries_QD, pages, k, "vector" in fields)
     found: list[Scored] = []
     step = max(limits.found // k, 1)
     for start in range(0, len(queries_QD), step):
         some = queries_QD[start : start + step]
-        found += collection.search(some, k, where, PAYLOAD_FIELDS, exact=exact)
+        found += collection.search(some, k, where, fields, exact=exact)
     if kind != "FLAT" and not exact and min(map(len, found)) < min(k, collection.count(where)):
-        return _best(collection, queries_QD, k, where, exact=True)  # a graph may lose its way among filtered keys
+        return _best(collection, queries_QD, k, where, True, fields)  # a graph may lose its way among filtered keys
     return found

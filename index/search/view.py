@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, UnknownPoolError
-from anykey.index.hits import Hit, StoredKey
+from anykey.index.hits import Hit
 from anykey.index.key_index import IndexInfo, Scope
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
@@ -69,11 +69,13 @@ class View:
         """What the next version will fold in: keys that came and keys that went."""
         return self.recent.num_records + len(self.removed)
 
-    def calibrated(self, queries_QD: NDArray[np.float32], modalities: Sequence[Modality] | None) -> NDArray[np.float32]:
+    def calibrated(
+        self, queries_QD: NDArray[np.float32], modalities: Sequence[Modality | None] | None
+    ) -> NDArray[np.float32]:
         """Queries as this view's keys are compared with them.
 
         Raises:
-            InvalidSearchError: the keys are centred by modality, and the queries' modalities are not told.
+            InvalidSearchError: the keys are centred by modality, and a query's modality is not told.
         """
         if self.files.calibration is None:
             return queries_QD
@@ -82,7 +84,10 @@ class View:
                 f"the index is calibrated by modality: expected the modality of each of {len(queries_QD)} queries, got "
                 f"{'none' if modalities is None else len(modalities)}"
             )
-        return self.files.calibration.apply(queries_QD, codes_of(modalities))
+        known = [modality for modality in modalities if modality is not None]
+        if len(known) < len(modalities):
+            raise InvalidSearchError("the index is calibrated by modality: expected that of each query, one has none")
+        return self.files.calibration.apply(queries_QD, codes_of(known))
 
     def search(
         self,
@@ -192,21 +197,20 @@ class View:
         return mask_N, bool(mask_N.any())
 
 
-def hits_of(found: Found, transaction: ReadTransaction) -> list[list[Hit]]:
+def hits_of(found: Found, transaction: ReadTransaction, with_vectors: bool = False) -> list[list[Hit]]:
     """What a search found, with what the store says about it; `transaction` is of the same moment."""
     scores_QK, seqs_QK = found
-    keys = transaction.records(seqs_QK[seqs_QK >= 0].tolist())
+    seqs = seqs_QK[seqs_QK >= 0].tolist()
+    keys = transaction.records(seqs)
+    vectors = transaction.vectors_of(seqs) if with_vectors else {}
     scores_QK = np.clip(scores_QK, -1.0, 1.0)
     return [
-        _ranked(scores_K, [keys[seq] for seq in seqs_K if seq >= 0])  # missing ones come last
+        [
+            Hit(key.key, score, rank, key.modality, key.payload, vectors.get(seq))
+            for rank, (score, seq) in enumerate(zip(scores_K, seqs_K, strict=True), start=1)
+            if seq >= 0 and (key := keys[seq])  # missing ones come last
+        ]
         for scores_K, seqs_K in zip(scores_QK.tolist(), seqs_QK.tolist(), strict=True)
-    ]
-
-
-def _ranked(scores_K: list[float], found: list[StoredKey]) -> list[Hit]:
-    return [
-        Hit(key.key, score, rank, key.modality, key.payload)
-        for rank, (score, key) in enumerate(zip(scores_K, found, strict=False), start=1)
     ]
 
 

@@ -172,6 +172,23 @@ class ReadTransaction:
         found = self._all("SELECT vector, checksum FROM vectors WHERE id = ?", identity) or [(None, None)]
         return np.frombuffer(self._checked_vector(key, *found[0]), vector_dtype(self.meta())).astype(np.float32)
 
+    def vectors_of(self, seqs: Iterable[int]) -> dict[int, NDArray[np.float32]]:
+        """Vectors `[D]` of keys by their change numbers, in one query.
+
+        Raises:
+            IndexCorruptError: one of them is missing or differs from its checksum.
+        """
+        dtype = vector_dtype(self.meta())
+        query = (
+            "SELECT row, key, vector, vectors.checksum FROM keys LEFT JOIN vectors USING (id)"
+            " WHERE row IN (SELECT value FROM json_each(?))"
+        )
+        found = self._all(query, json.dumps(sorted(set(seqs))))
+        return {
+            seq: np.frombuffer(self._checked_vector(key, vector, checksum), dtype).astype(np.float32)
+            for seq, key, vector, checksum in found
+        }
+
     def image(self, key: str, position: int) -> NewImage:
         """One image of a key as it is stored: its bytes, or where they are.
 

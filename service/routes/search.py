@@ -17,13 +17,13 @@ from anykey.service.answers import with_hits, write_hits
 from anykey.service.body import is_quick, parser_for, read_body
 from anykey.service.context import REQUEST_ID, note
 from anykey.service.deadline import within
+from anykey.service.embedding import Embedded
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import SEARCH_BODY, error_responses
 from anykey.service.parts import Parts
 from anykey.service.query import Query
 from anykey.service.reranking import LoadedReranker
 from anykey.service.schemas import Reranking, SearchResponse, Timings
-from anykey.service.searching import Vector
 
 SEARCH_ERRORS = (
     "invalid_request",
@@ -78,24 +78,23 @@ async def _find(
     query = parse() if is_quick(body, request.headers) else await parts.decode_threads.run(parse)
     read_s = time.monotonic() - started_s
     body.clear()
-    modality = query.item.modality
-    note(request, query_modality=modality, k=query.k)
+    note(request, k=query.k)
     reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
     if reranker is not None:
         reranker.check_query(query)
     embedded = await parts.embedder.embed(query)
-    vector_D, prefix = embedded.found.vector_D, prefix_of(request)
+    note(request, query_modality=embedded.modality)
     found = await (
-        _search(parts, query, vector_D, prefix)
+        _search(parts, query, embedded, prefix_of(request))
         if reranker is None
-        else _search_and_rerank(request, parts, query, vector_D, reranker)
+        else _search_and_rerank(request, parts, query, embedded, reranker)
     )
     note(request, cached=embedded.is_cached, num_hits=found.num_hits)
     answer = SearchResponse(
         hits=[],
-        query_modality=modality,
+        query_modality=embedded.modality,
         cached=embedded.is_cached,
-        text_cut=embedded.found.is_text_cut,
+        text_cut=embedded.is_text_cut,
         index_version=parts.index.version,
         model_fingerprint=parts.encoder.fingerprint,
         reranking=found.reranking,
@@ -123,22 +122,25 @@ class _Found:
     reranking: Reranking | None = None
 
 
-async def _search(parts: Parts, query: Query, vector_D: Vector, prefix: str) -> _Found:
+async def _search(parts: Parts, query: Query, embedded: Embedded, prefix: str) -> _Found:
     """The hits in the index's order."""
     started_s = time.monotonic()
     written, num_hits = await parts.searcher.search(
-        vector_D, query.item.modality, query.k, query.scope, partial(_write, prefix), query.exact
+        embedded.vector_D, embedded.modality, query.k, query.scope, partial(_write, prefix), query.exact
     )
     return _Found(written, num_hits, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
-    request: Request, parts: Parts, query: Query, vector_D: Vector, reranker: LoadedReranker
+    request: Request, parts: Parts, query: Query, embedded: Embedded, reranker: LoadedReranker
 ) -> _Found:
     """More hits than are wanted, and of them the best by the reranker."""
     assert query.rerank is not None
+    assert query.item is not None
     started_s = time.monotonic()
-    hits = await parts.searcher.search(vector_D, query.item.modality, query.rerank.top, query.scope, list, query.exact)
+    hits = await parts.searcher.search(
+        embedded.vector_D, embedded.modality, query.rerank.top, query.scope, list, query.exact
+    )
     found_s = time.monotonic()
     ranked = await reranker.rerank(query.item, hits, str(request.scope.get(REQUEST_ID, "")))
     best = ranked[: query.k]

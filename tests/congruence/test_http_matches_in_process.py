@@ -13,7 +13,7 @@ from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.parts import Parts
-from anykey.service.query import Query
+from anykey.service.query import ItemPart, Query
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
 from tests.serving import MemoryIndex, build_real_index, make_settings, serving, stored
@@ -28,26 +28,38 @@ KEYS = [
         for n, (text, colour) in enumerate(zip(TEXTS, COLOURS, strict=True))
     ),
 ]
+GREY = ItemPart(Item(text="grey"))
+BLUE = Item(text="a red circle", images=(png((30, 30, 200)),))
 QUERIES = [
-    Query(Item(text="a green triangle")),
-    Query(Item(images=(png((210, 40, 20)),)), k=3),
-    Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.2, k=12),
-    Query(Item(text="a red circle", images=(png((30, 30, 200)),)), text_weight=0.8, k=12),
-    Query(Item(text="grey"), k=12, scope=Scope(modalities=frozenset({Modality.IMAGE, Modality.FUSED}))),
-    Query(Item(text="grey"), k=2, scope=Scope(pool="texts", exclude=frozenset({"text 2"}))),
-    Query(Item(text="grey"), k=12, scope=Scope(condition=parse_condition({"field": "nr", "gte": 2}))),
-    Query(Item(text="grey"), k=3, scope=Scope(condition=parse_condition({"not": {"field": "nr", "in": [0, 1, 2]}}))),
+    Query((ItemPart(Item(text="a green triangle")),)),
+    Query((ItemPart(Item(images=(png((210, 40, 20)),))),), k=3),
+    Query((ItemPart(BLUE, text_weight=0.2),), k=12),
+    Query((ItemPart(BLUE, text_weight=0.8),), k=12),
+    Query((GREY,), k=12, scope=Scope(modalities=frozenset({Modality.IMAGE, Modality.FUSED}))),
+    Query((GREY,), k=2, scope=Scope(pool="texts", exclude=frozenset({"text 2"}))),
+    Query((GREY,), k=12, scope=Scope(condition=parse_condition({"field": "nr", "gte": 2}))),
+    Query((GREY,), k=3, scope=Scope(condition=parse_condition({"not": {"field": "nr", "in": [0, 1, 2]}}))),
     Query(
-        Item(images=(png((1, 2, 3)),)), k=12, scope=Scope(within=frozenset({"text 1", "page 2", "image 3", "unknown"}))
+        (ItemPart(Item(images=(png((1, 2, 3)),))),),
+        k=12,
+        scope=Scope(within=frozenset({"text 1", "page 2", "image 3", "unknown"})),
     ),
 ]
 
 
+def part_of(query: Query) -> ItemPart:
+    """The only part."""
+    (part,) = query.parts
+    assert isinstance(part, ItemPart)
+    return part
+
+
 def as_fields(query: Query) -> dict[str, Any]:
     """The query as a JSON body."""
-    images = [as_base64(image) for image in query.item.images if isinstance(image, bytes)]
+    part = part_of(query)
+    images = [as_base64(image) for image in part.item.images if isinstance(image, bytes)]
     return {
-        "text": query.item.text,
+        "text": part.item.text,
         "image": images or None,
         "k": query.k,
         "modalities": sorted(query.scope.modalities) if query.scope.modalities else None,
@@ -55,14 +67,14 @@ def as_fields(query: Query) -> dict[str, Any]:
         "exclude": sorted(query.scope.exclude),
         "filter": None if query.scope.condition is None else to_json(query.scope.condition),
         "within": None if query.scope.within is None else sorted(query.scope.within),
-        "text_weight": query.text_weight,
+        "text_weight": part.text_weight,
     }
 
 
 async def hits_of(parts: Parts, query: Query) -> list[Hit]:
     """What the service's parts find for a query."""
     embedded = await parts.embedder.embed(query)
-    return await parts.searcher.search(embedded.found.vector_D, query.item.modality, query.k, query.scope, list)
+    return await parts.searcher.search(embedded.vector_D, embedded.modality, query.k, query.scope, list)
 
 
 def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:
@@ -94,7 +106,7 @@ def test_http_matches_in_process(index: FaissIndex) -> None:
         direct = in_process(FakeEncoder(), index)
         for query, hits in zip(QUERIES, direct, strict=True):
             answer = client.post("/search", json=as_fields(query)).json()
-            assert answer["query_modality"] == query.item.modality
+            assert answer["query_modality"] == part_of(query).item.modality
             assert [
                 (
                     hit["key"],
@@ -112,7 +124,7 @@ def test_in_process_matches_an_exhaustive_search(index: FaissIndex) -> None:
     encoder = FakeEncoder()
     with index:
         for query, hits in zip(QUERIES, in_process(encoder, index), strict=True):
-            vector_QD = encoder.encode([query.item], query.text_weight)
+            vector_QD = encoder.encode([part_of(query).item], part_of(query).text_weight)
             (exact,) = MemoryIndex(encoder, KEYS).search(vector_QD, len(KEYS), query.scope)
             expected = by_score(exact)
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact[: query.k]], abs=1e-5)

@@ -11,7 +11,7 @@ from anykey.index.filtering.conditions import In
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.multipart import parse_parts, query_from_multipart
-from anykey.service.query import Query, Reranked
+from anykey.service.query import ItemPart, Query, Reranked
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, jpeg, png
 
@@ -57,10 +57,8 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         field("rerank", '{"top": 20}'),
     )
     assert query == Query(
-        item=Item(text="a c\u00e4t", images=(png(), jpeg())),
-        text_weight=0.25,
+        (ItemPart(Item(text="a c\u00e4t", images=(png(), jpeg())), 0.25, "find, please"),),
         exact=True,
-        instruction="find, please",
         k=7,
         scope=Scope(
             modalities=frozenset(Modality),
@@ -158,6 +156,7 @@ def test_a_field_is_read_in_the_letters_and_the_form_it_says(lines: str, data: b
 
 def test_a_form_may_name_the_letters_of_all_its_fields(limits: Limits) -> None:
     query = read(limits, field("text", b"caf\xe9"), field("_charset_", "latin-1"), field("pool", b"\xe9"))
+    assert query.item is not None
     assert (query.item.text, query.scope.pool) == ("caf\u00e9", "\u00e9")
     by_type = query_from_multipart(form(field("text", b"caf\xe9")), f'{TYPE}; charset="ISO-8859-1"', limits)
     assert by_type.item.text == "caf\u00e9"
@@ -186,7 +185,7 @@ def test_a_part_that_cannot_be_read_as_it_says_is_refused(
 def test_boxes_and_files_a_browser_leaves_empty_are_absent(limits: Limits) -> None:
     parts = [file("image", b"", filename=""), field("text", "a"), field("k", ""), field("pool", "")]
     parts += [field("filter", ""), field("within", "")]
-    assert read(limits, *parts) == Query(Item(text="a"))
+    assert read(limits, *parts) == Query((ItemPart(Item(text="a")),))
 
 
 @pytest.mark.parametrize("name", ["text", "k", "pool", "text_weight"])

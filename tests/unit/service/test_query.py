@@ -12,7 +12,7 @@ from anykey.encoder.item import Item, Modality
 from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.query import Query, Reranked, decode_base64, query_from_json
+from anykey.service.query import ItemPart, Query, Reranked, decode_base64, query_from_json
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
 
@@ -40,9 +40,7 @@ def test_every_field_reaches_the_query(limits: Limits) -> None:
         limits,
     )
     assert query == Query(
-        item=Item(text="a cat", images=(png(), png((0, 0, 0)))),
-        text_weight=1.0,
-        instruction="find it",
+        (ItemPart(Item(text="a cat", images=(png(), png((0, 0, 0)))), 1.0, "find it"),),
         k=3,
         scope=Scope(
             modalities=frozenset({Modality.IMAGE, Modality.FUSED}),
@@ -227,7 +225,7 @@ def test_messages_do_not_repeat_long_contents(limits: Limits) -> None:
 
 
 def test_a_text_over_the_limit_is_too_large(limits: Limits) -> None:
-    assert read({"text": "a" * 100}, limits).item.text == "a" * 100
+    assert read({"text": "a" * 100}, limits).item == Item(text="a" * 100)
     with pytest.raises(ItemTooLargeError, match="101 characters, at most 100"):
         read({"text": "a" * 101}, limits)
 
@@ -238,7 +236,7 @@ def test_more_images_than_the_limit_are_too_large(limits: Limits) -> None:
 
 
 def test_an_image_over_the_limit_is_too_large_before_it_is_decoded(limits: Limits) -> None:
-    assert read({"image": as_base64(b"x" * 10_000)}, limits).item.images == (b"x" * 10_000,)
+    assert read({"image": as_base64(b"x" * 10_000)}, limits).item == Item(images=(b"x" * 10_000,))
     for num_bytes in (10_001, 100_000):
         with pytest.raises(ItemTooLargeError, match="at most 10000"):
             read({"image": as_base64(b"x" * num_bytes)}, limits)
@@ -303,25 +301,25 @@ def test_long_base64_is_decoded_whole(num_bytes: int) -> None:
 
 def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> None:
     image, other = png(), png((1, 2, 3))
-    queries = [
-        Query(Item(text="a")),
-        Query(Item(text="b")),
-        Query(Item(images=(image,))),
-        Query(Item(images=(other,))),
-        Query(Item(images=(image, other))),
-        Query(Item(images=(other, image))),
-        Query(Item(images=(image + other,))),
-        Query(Item(text="a", images=(image,))),
-        Query(Item(text="a", images=(image,)), text_weight=0.6),
-        Query(Item(text="a"), instruction=""),
-        Query(Item(text="a"), instruction="find"),
-        Query(Item(text="finda")),
-        Query(Item(text="a", images=(image,)), text_weight=0.6, instruction="find"),
-        Query(Item(images=(image,)), instruction="find"),
+    parts = [
+        ItemPart(Item(text="a")),
+        ItemPart(Item(text="b")),
+        ItemPart(Item(images=(image,))),
+        ItemPart(Item(images=(other,))),
+        ItemPart(Item(images=(image, other))),
+        ItemPart(Item(images=(other, image))),
+        ItemPart(Item(images=(image + other,))),
+        ItemPart(Item(text="a", images=(image,))),
+        ItemPart(Item(text="a", images=(image,)), text_weight=0.6),
+        ItemPart(Item(text="a"), instruction=""),
+        ItemPart(Item(text="a"), instruction="find"),
+        ItemPart(Item(text="finda")),
+        ItemPart(Item(text="a", images=(image,)), text_weight=0.6, instruction="find"),
+        ItemPart(Item(images=(image,)), instruction="find"),
     ]
-    assert len({query.content_hash("model") for query in queries}) == len(queries)
-    assert queries[0].content_hash("model") != queries[0].content_hash("other model")
-    assert Query(Item(text="a"), 0.6, k=3, scope=Scope(pool="p"), rerank=Reranked(None, 9)).content_hash(
+    assert len({part.content_hash("model") for part in parts}) == len(parts)
+    assert parts[0].content_hash("model") != parts[0].content_hash("other model")
+    assert ItemPart(Item(text="a"), 0.6, weight=-2.0, where="parts[1]").content_hash("model") == parts[0].content_hash(
         "model"
-    ) == queries[0].content_hash("model")
-    assert Query(Item(text="  ", images=(image,))).content_hash("model") == queries[2].content_hash("model")
+    )
+    assert ItemPart(Item(text="  ", images=(image,))).content_hash("model") == parts[2].content_hash("model")
