@@ -543,7 +543,7 @@ def test_info_says_what_is_served(client: httpx.Client) -> None:
     assert info["index"]["pools"] == {"pages": 2, "pictures": 2}
     assert info["model"]["width"] == 8
     assert info["limits"]["max_k"] == 1000
-    assert {"batcher", "cache"} == set(info["counters"])
+    assert {"batcher", "cache"} <= set(info["counters"])
 
 
 def test_an_image_that_is_gone_is_not_found_and_its_key_and_path_are_not_logged(
