@@ -202,6 +202,7 @@ def test_faiss_is_measured_alone(tmp_path: Path, factory: str, parameters: str) 
     assert found["files_bytes"] > 2000
 
 
+@pytest.mark.slow
 @needs_milvus
 def test_milvus_lite_is_measured(tmp_path: Path) -> None:
     found = run_instrument(tmp_path, Setting(1500, 16, "here"), "milvus_peer", "--num-keys", "1000")

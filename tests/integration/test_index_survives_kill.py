@@ -108,7 +108,7 @@ def check_sweep(tmp_path: Path, kind: str, stride: int) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", ["nothing", "old", "live keys"])
 def test_build_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
-    check_sweep(tmp_path, kind, stride=5)
+    check_sweep(tmp_path, kind, stride=9)
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def check_load_sweep(tmp_path: Path, kind: str, stride: int) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", ["nothing", "old"])
 def test_load_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
-    check_load_sweep(tmp_path, kind, stride=5)
+    check_load_sweep(tmp_path, kind, stride=11)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @with_structure
 def test_writer_killed_at_any_step_leaves_every_change_whole(old: Path, tmp_path: Path) -> None:
-    check_sweep(old, tmp_path / "killed", stride=5)
+    check_sweep(old, tmp_path / "killed", stride=9)
 
 
 @with_structure

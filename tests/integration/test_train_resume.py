@@ -58,7 +58,7 @@ def kills(folder: Path, step_stride: int, operation_stride: int, timeout_s: int)
 
 
 def test_killed_runs_end_with_the_weights_of_the_uninterrupted_one(folder: Path) -> None:
-    lines = kills(folder, 7, 300, 170)
+    lines = kills(folder, 8, 1100, 170)
     assert len(lines) > 2
     assert [line for line in lines if not line.endswith("True")] == []
 
@@ -99,6 +99,7 @@ def stop_at(run: TrainSettings, step: int) -> None:
         train(run, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_goes_on_with_its_gradients_scaled_alike(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

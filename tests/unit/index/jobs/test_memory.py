@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tests.factories import build_with, write_jsonl
@@ -38,6 +39,7 @@ def held_bytes(output: Path, num_keys: int, text: str) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_of_a_build_does_not_grow_with_the_number_of_keys(tmp_path: Path) -> None:
     held_bytes(tmp_path / "first", 100, "a")  # imports what it needs
     for text in ("new", "changed"):
