@@ -56,7 +56,9 @@ def test_processes_train_what_this_process_would(data: Path, tmp_path: Path) -> 
     assert weights.read_bytes() == here
 
 
-@pytest.mark.parametrize(("workers", "error"), [(1, TooManyBadRowsError), pytest.param(2, RunFailedError, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "error"), [(1, TooManyBadRowsError), pytest.param(2, RunFailedError, marks=pytest.mark.slow)]
+)
 def test_a_failing_run_stops_the_study_and_says_why(
     data: Path, tmp_path: Path, workers: int, error: type[Exception]
 ) -> None:
