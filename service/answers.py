@@ -1,12 +1,46 @@
 """What is sent of keys: written in the thread that read them, so that a long answer holds up no other request."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from anykey.index.hits import Hit, Payload, StoredKey
 from anykey.service.address import image_urls
 from anykey.service.schemas import HitPayload, KeyResponse, SearchResponse, WireHit
 
 NO_HITS = b'{"hits":[]'
+PIECE_BYTES = 2**17  # of an answer that are handed to the system in one go: a fraction of a millisecond
+
+
+class WrittenAnswer(Response):
+    """JSON that has been written, sent piece by piece: between two of them other requests have their turn."""
+
+    media_type = "application/json"
+
+    def __init__(self, written: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
+        """Takes what is sent, in its order; nothing of it is copied as a whole."""
+        self._written = written
+        super().__init__(headers={**(headers or {}), "content-length": str(sum(map(len, written)))})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends all of it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        *before, last = _pieces(self._written)
+        for piece in before:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": last})
+
+
+def _pieces(written: Sequence[bytes]) -> list[bytes | memoryview]:
+    """The same in pieces of at most `PIECE_BYTES`; one, if it is no longer."""
+    if sum(map(len, written)) <= PIECE_BYTES:
+        return [b"".join(written)]
+    return [
+        memoryview(part)[start : start + PIECE_BYTES] for part in written for start in range(0, len(part), PIECE_BYTES)
+    ]
 
 
 def write_hits(prefix: str, hits: Sequence[Hit], rerank_scores: Sequence[float | None] | None = None) -> bytes:
@@ -24,8 +58,8 @@ def write_hits(prefix: str, hits: Sequence[Hit], rerank_scores: Sequence[float |
     return b",".join(_wire_hit(prefix, hit, score).model_dump_json().encode() for hit, score in pairs)
 
 
-def with_hits(answer: SearchResponse, written: bytes) -> bytes:
-    """An answer as JSON.
+def with_hits(answer: SearchResponse, written: bytes) -> tuple[bytes, bytes, bytes]:
+    """An answer as JSON, in parts that follow each other.
 
     Args:
         answer: All but the hits.
@@ -33,7 +67,7 @@ def with_hits(answer: SearchResponse, written: bytes) -> bytes:
     """
     rest = answer.model_dump_json().encode()
     assert rest.startswith(NO_HITS)
-    return NO_HITS[:-1] + written + rest[len(NO_HITS) - 1 :]
+    return NO_HITS[:-1], written, rest[len(NO_HITS) - 1 :]
 
 
 def write_key(prefix: str, stored: StoredKey) -> bytes:

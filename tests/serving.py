@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
-from fastapi import FastAPI
 from numpy.typing import NDArray
 from rich.console import Console
+from starlette.types import ASGIApp
 
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Role
@@ -207,7 +207,7 @@ def make_settings(**values: Any) -> ServiceSettings:
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[httpx.Client]:
+def running(app: ASGIApp) -> Iterator[httpx.Client]:
     """Serves the application on a free port; gives a client whose base address it is."""
     with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(

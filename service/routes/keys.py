@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from anykey.service.address import check_parameters, key_in_path, prefix_of
-from anykey.service.answers import write_key
+from anykey.service.answers import WrittenAnswer, write_key
 from anykey.service.context import REQUEST_ID
 from anykey.service.lifecycle import parts_of
 from anykey.service.lookups import ShownImage
@@ -70,7 +70,7 @@ async def get_key(request: Request, key: KeyPath) -> Response:
 
 async def _key(request: Request, parts: Parts, key: str) -> Response:
     written = await parts.lookups.key(key, partial(write_key, prefix_of(request)))
-    return Response(written, media_type="application/json")
+    return WrittenAnswer([written])
 
 
 def _image_response(request: Request, image: ShownImage) -> Response:

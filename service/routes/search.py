@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from anykey.index.hits import Hit
 from anykey.service.address import check_parameters, prefix_of
-from anykey.service.answers import with_hits, write_hits
+from anykey.service.answers import WrittenAnswer, with_hits, write_hits
 from anykey.service.body import is_quick, parser_for, read_body
 from anykey.service.context import REQUEST_ID, note
 from anykey.service.deadline import within
@@ -68,7 +68,7 @@ async def search(request: Request) -> Response:
             answer, hits = await within(settings.request_deadline_ms / 1000, finding)
     answer.timings_ms.total = _ms(time.monotonic() - started_s)
     note(request, timings_ms=answer.timings_ms.model_dump())
-    return Response(with_hits(answer, hits), media_type="application/json")
+    return WrittenAnswer(with_hits(answer, hits))
 
 
 async def _find(
