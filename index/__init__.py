@@ -12,6 +12,7 @@ from anykey.index.errors import SearchIndexError
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 
 if TYPE_CHECKING:
+    from anykey.index.changes import ABSENT, PRESENT, Applied, Delete, Outcome, Patch, Put, RequestKey, Status
     from anykey.index.faiss_index import FaissIndex
     from anykey.index.filtering.filters import parse_condition
     from anykey.index.key_index import KeyIndex, NewKey, Scope
@@ -20,22 +21,33 @@ if TYPE_CHECKING:
     from anykey.index.store.manifest import EncoderFacts
 
 __all__ = [
+    "ABSENT",
+    "PRESENT",
+    "Applied",
+    "Delete",
     "EncoderFacts",
     "FaissIndex",
     "Hit",
     "KeyIndex",
     "MilvusIndex",
     "NewKey",
+    "Outcome",
+    "Patch",
     "Payload",
+    "Put",
+    "RequestKey",
     "Scope",
     "SearchIndexError",
+    "Status",
     "StoredImage",
     "StoredKey",
     "create_index",
     "parse_condition",
 ]
 
+_CHANGES = ("ABSENT", "PRESENT", "Applied", "Delete", "Outcome", "Patch", "Put", "RequestKey", "Status")
 _LOADED_ON_USE = {
+    **dict.fromkeys(_CHANGES, "anykey.index.changes"),
     "EncoderFacts": "anykey.index.store.manifest",
     "FaissIndex": "anykey.index.faiss_index",
     "KeyIndex": "anykey.index.key_index",

@@ -146,6 +146,7 @@ def compact(settings: CompactSettings) -> int:
     with FaissIndex.open(
         settings.index,
         writable=True,
+        job="compact",
         compact_after=0,
         gpu_memory_bytes=gpu_memory_bytes,
         fold_device=settings.search_device,

@@ -33,11 +33,15 @@ SearchIndexError
   InvalidSnapshotError                 a file is no snapshot, or damaged
   InvalidKeyError (ValueError)         a key that was handed over cannot be stored
   ReadOnlyError                        a change was asked of an index that was opened for reading
+  UnsupportedError                     the engine cannot promise what was asked of a change
+  RequestMismatchError (ValueError)    an idempotency key came back with another request
 """
 
 import re
 from collections.abc import Collection
 from pathlib import Path
+
+from anykey.program.locks import LockHolder
 
 MAX_NAMES_SHOWN = 20
 MAX_NAME_CHARS = 40
@@ -192,7 +196,15 @@ class EncoderMismatchError(SearchIndexError):
 
 
 class IndexLockedError(SearchIndexError):
-    """Another writer is at work on the same index."""
+    """Another writer is at work on the same index.
+
+    Attributes:
+        holder: Who it is, as far as that can be told.
+    """
+
+    def __init__(self, message: str, holder: LockHolder | None = None) -> None:
+        self.holder = holder
+        super().__init__(message)
 
 
 class UnannouncedError(SearchIndexError, OSError):
@@ -232,7 +244,23 @@ class InvalidKeyError(SearchIndexError, ValueError):
 
 
 class ReadOnlyError(SearchIndexError):
-    """The index was opened for reading only."""
+    """The index was opened for reading only.
+
+    Attributes:
+        holder: Who has it open for changes, as far as that can be told.
+    """
+
+    def __init__(self, message: str, holder: LockHolder | None = None) -> None:
+        self.holder = holder
+        super().__init__(message)
+
+
+class UnsupportedError(SearchIndexError):
+    """The engine cannot promise what was asked of a change; nothing was done."""
+
+
+class RequestMismatchError(SearchIndexError, ValueError):
+    """An idempotency key was used before, for another request; nothing was done."""
 
 
 def shortened(name: str) -> str:

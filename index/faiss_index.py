@@ -22,7 +22,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
+from anykey.index.queries import check_after, check_k, check_limit, check_queries, is_unicode, require_names
 from anykey.index.search.generation import FLOOD, Flood, Generation, SupersededError
 from anykey.index.search.view import View, hits_of, info_of
 from anykey.index.store.backoff import BackOff
@@ -32,6 +32,7 @@ from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOWED, GpuUse
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
+    from anykey.index.changes import Applied, Capabilities, Change, RequestKey
     from anykey.index.publish.writer import Writer
     from anykey.index.store.manifest import FoldOptions
     from anykey.index.store.records import Record, TuningQueries
@@ -85,6 +86,7 @@ class FaissIndex:
         image_roots: Sequence[str] | None = None,
         exact_allowed: int = EXACT_ALLOWED,
         flood: Flood = FLOOD,
+        job: str = "live changes",
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -102,6 +104,7 @@ class FaissIndex:
             exact_allowed: A search that so few keys of the version may answer compares with each of them, instead of
                 asking the search structure for likely ones.
             flood: When many changes at once, such as a build's, are waited for in a version, and how long.
+            job: For a writer: what it writes for, as others are told that find the index locked.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -115,7 +118,7 @@ class FaissIndex:
         named_roots = None if image_roots is None else _absolute(image_roots)
         gpu = GpuUse.of(device, gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
-        writer = _open_writer(index_dir, compact_after, fold_gpu) if writable else None
+        writer = _open_writer(index_dir, compact_after, fold_gpu, job) if writable else None
         try:
             open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
             return cls(index_dir, open_generation, writer, named_roots, flood.switch_s)
@@ -138,6 +141,13 @@ class FaissIndex:
     def version(self) -> str:
         """Name of the version in use."""
         return self.manifest.version
+
+    @property
+    def capabilities(self) -> "Capabilities":
+        """All that can be promised of changes."""
+        from anykey.index.changes import Capabilities
+
+        return Capabilities(numbers_changes=True, is_atomic=True, remembers_requests=True)
 
     def check(self) -> None:
         """Makes sure that what is open can be searched; opens again what was damaged or replaced, once it is sound.
@@ -223,6 +233,48 @@ class FaissIndex:
         require_names(keys, "the keys to delete")
         return self._checked_writer().commit([], [key for key in dict.fromkeys(keys) if is_unicode(key)])
 
+    def apply(
+        self, changes: "Sequence[Change]", *, atomic: bool = False, request: "RequestKey | None" = None
+    ) -> "Applied":
+        """Makes changes of single keys in their order, in one transaction, on disk when it returns.
+
+        Raises:
+            RequestMismatchError: another request was made under that name. Nothing was changed.
+            ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        writer = self._checked_writer()
+        return writer.apply(changes, self.manifest.encoder.width, atomic=atomic, request=request)
+
+    def delete_scope(
+        self, scope: Scope, *, dry_run: bool = False, request: "RequestKey | None" = None, deadline: Deadline = NEVER
+    ) -> "Applied":
+        """Deletes the keys that are in the scope at one moment, all or nothing, on disk when it returns.
+
+        No other change is made between the look at the scope and the deletion.
+
+        Raises:
+            ReadOnlyError: the index was opened for reading.
+            OSError: the disk is full or not writable. Nothing was changed.
+        """
+        writer = self._checked_writer()
+        if not dry_run:
+            return writer.delete_found(lambda: self._names_in(scope, deadline), request)
+        from anykey.index.changes import Applied
+
+        with self._moment(deadline) as (transaction, view):
+            view.check(scope)
+            return Applied(num_deleted=view.count(scope, transaction, deadline), seq=transaction.seq)
+
+    def remembered(self, request: "RequestKey") -> "Applied | None":
+        """The answer to an earlier request of the same name, if it is remembered.
+
+        Raises:
+            RequestMismatchError: that was another request.
+            ReadOnlyError: the index was opened for reading.
+        """
+        return self._checked_writer().remembered(request)
+
     def compact(self, options: "FoldOptions | None" = None, report: "Report | None" = None) -> Manifest:
         """Folds all changes into a new version, unless there is nothing new, and gives the published one's manifest.
 
@@ -302,6 +354,20 @@ class FaissIndex:
             yield from page
             after = page[-1].key
 
+    def page(
+        self, after: str | None = None, limit: int = 100, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER
+    ) -> list[StoredKey]:
+        """The first keys of a scope by name (by code point), at most `limit` and those after `after` only."""
+        check_after(after)
+        limit = check_limit(limit)
+        with self._moment(deadline) as (transaction, view):
+            if after is not None and scope.pool is not None and scope.pool not in view.pools:
+                return []  # its last keys left it since the page before
+            view.check(scope)
+            if scope == EVERYTHING:
+                return transaction.page(after, limit)
+            return transaction.page_within(after, limit, view.seqs_in(scope, transaction, deadline))
+
     def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope; raises `InvalidSearchError` for a pool or modality that does not exist."""
         with self._moment(deadline) as (transaction, view):
@@ -325,6 +391,11 @@ class FaissIndex:
                 self._generation.release()  # first, for a store that is read cannot be closed as one file
                 if self._writer is not None:
                     self._writer.close()
+
+    def _names_in(self, scope: Scope, deadline: Deadline) -> list[str]:
+        with self._moment(deadline) as (transaction, view):
+            view.check(scope)
+            return transaction.names(view.seqs_in(scope, transaction, deadline))
 
     def __enter__(self) -> "FaissIndex":
         return self
@@ -399,7 +470,10 @@ class FaissIndex:
 
     def _checked_writer(self) -> "Writer":
         if self._writer is None:
-            raise ReadOnlyError(f"index {self._directory.path} was opened for reading; open it with writable=True")
+            holder = self._directory.writer()
+            raise ReadOnlyError(
+                f"index {self._directory.path} was opened for reading; open it with writable=True", holder
+            )
         self._follow()  # or old versions could not be deleted while nothing is searched for
         return self._writer
 
@@ -410,8 +484,8 @@ def _absolute(image_roots: Sequence[str]) -> list[str]:
     return list(map(root_of, image_roots))
 
 
-def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse) -> "Writer":
+def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse, job: str) -> "Writer":
     from anykey.index.publish.directory import WritableDirectory
     from anykey.index.publish.writer import Writer
 
-    return Writer(WritableDirectory(index_dir), compact_after, gpu)
+    return Writer(WritableDirectory(index_dir), compact_after, gpu, job)

@@ -61,6 +61,8 @@ class StoredKey:
         modality: Its modality.
         payload: Its payload.
         pools: Names of the pools it is in, sorted.
+        seq: Number of the change that stored it; `None` where the engine does not number changes. Keys that hold the
+            same are equal, whichever change stored them.
         vector_D: Its unit vector as its encoder made it; `None` unless it was asked for.
     """
 
@@ -68,6 +70,7 @@ class StoredKey:
     modality: Modality
     payload: Payload
     pools: tuple[str, ...] = ()
+    seq: int | None = field(default=None, compare=False)
     vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 

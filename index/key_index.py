@@ -5,7 +5,7 @@ Shape legend: Q = queries, D = width.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from anykey.index.filtering.conditions import Condition
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.queries import require_names
 from anykey.index.store.manifest import EncoderFacts
+
+if TYPE_CHECKING:  # changes are made of keys
+    from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,57 @@ class KeyIndex(Protocol):
         """
         ...
 
+    @property
+    def capabilities(self) -> "Capabilities":
+        """What the engine promises of changes."""
+        ...
+
+    def apply(
+        self, changes: "Sequence[Change]", *, atomic: bool = False, request: "RequestKey | None" = None
+    ) -> "Applied":
+        """Makes changes of single keys in their order; a later one sees what an earlier one did.
+
+        A change that cannot be made is told in its outcome, and keeps no other from being made.
+
+        Args:
+            changes: The changes.
+            atomic: Whether none is made if one of them cannot be. To delete a key that is not there is no such case.
+            request: By what the request for them is known. Repeated within a day, it is answered again and not done
+                twice, unless more than 100,000 other requests came between.
+
+        Raises:
+            RequestMismatchError: another request was made under that name. Nothing was changed.
+            UnsupportedError: the engine cannot promise what is asked for. Nothing was changed.
+        """
+        ...
+
+    def delete_scope(
+        self, scope: Scope, *, dry_run: bool = False, request: "RequestKey | None" = None, deadline: Deadline = NEVER
+    ) -> "Applied":
+        """Deletes the keys that are in a scope; none that comes into it later.
+
+        Args:
+            scope: Which keys.
+            dry_run: Only tells how many there are.
+            request: As for `apply`.
+            deadline: Until when the keys may be looked for; once all are found, they are deleted.
+
+        Raises:
+            InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality. Nothing was changed.
+            DeadlineExceededError: the answer is no longer wanted. Nothing was changed.
+            RequestMismatchError, UnsupportedError: as for `apply`.
+        """
+        ...
+
+    def remembered(self, request: "RequestKey") -> "Applied | None":
+        """The answer to an earlier request, to be asked before the work of making its changes.
+
+        Raises:
+            RequestMismatchError: another request was made under that name.
+            UnsupportedError: the engine cannot remember requests.
+        """
+        ...
+
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up.
 
@@ -239,6 +293,26 @@ class KeyIndex(Protocol):
 
         Raises:
             InvalidSearchError: `after` can be no key's name.
+        """
+        ...
+
+    def page(
+        self, after: str | None = None, limit: int = 100, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER
+    ) -> list[StoredKey]:
+        """The first keys of a scope in the order of their names (by code point), those after `after` only.
+
+        To go on after the last name of a page gives each key once that stays as it is, whatever else changes.
+
+        Args:
+            after: The name to go on after; at the beginning when absent.
+            limit: Most keys; no key follows a page without any.
+            scope: Which keys.
+            deadline: Until when the answer is wanted.
+
+        Raises:
+            InvalidSearchError: `after` can be no key's name, `limit` is below 1, or there is no such pool
+                (`UnknownPoolError`; told of the first page only) or modality.
+            DeadlineExceededError: the answer is no longer wanted.
         """
         ...
 

@@ -5,6 +5,7 @@ Shape legend: Q = queries, D = width, K = results per query.
 
 from collections.abc import Collection as Listed
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import ImageUnavailableError, KeyNotFoundError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
@@ -22,9 +24,9 @@ from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.images import ImageFolder
 from anykey.index.milvus.limits import AS_INSTALLED, Limits
 from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
-from anykey.index.milvus.search import count, search
+from anykey.index.milvus.search import count, records_in, search
 from anykey.index.milvus.writer import Writer
-from anykey.index.queries import check_after, check_k, check_queries, is_unicode, require_names
+from anykey.index.queries import check_after, check_k, check_limit, check_queries, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
@@ -200,6 +202,46 @@ class MilvusIndex:
         require_names(keys, "the keys to delete")
         return self._writer.delete(keys)
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """Milvus has no transactions and no numbers of changes."""
+        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False)
+
+    def apply(self, changes: Sequence[Change], *, atomic: bool = False, request: RequestKey | None = None) -> Applied:
+        """Makes changes of single keys as if in their order; what comes of each key is sent once, in batches.
+
+        A patch reads the key and stores it again; what another process changes in between is lost.
+
+        Raises:
+            UnsupportedError: `atomic`, a `request` or a change with `if_seq`. Nothing was changed.
+            ImageUnavailableError: an image cannot be written. Nothing was changed.
+            IndexUnavailableError: Milvus cannot be reached or fails; says how many keys were stored.
+        """
+        self.capabilities.require("Milvus", changes, atomic=atomic, request=request)
+        return self._writer.apply(changes, self.encoder.width)
+
+    def delete_scope(
+        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+    ) -> Applied:
+        """Deletes the keys that were in the scope when they were looked for, in batches; not all or nothing.
+
+        A key that another process changes meanwhile is deleted too.
+
+        Raises:
+            UnsupportedError: a `request`. Nothing was changed.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        self.capabilities.require("Milvus", (), atomic=False, request=request)
+        collection = self._collection.until(deadline)
+        if dry_run:
+            return Applied(num_deleted=count(collection, scope))
+        return Applied(num_deleted=self._writer.delete([record["key"] for record in records_in(collection, scope)]))
+
+    def remembered(self, request: RequestKey) -> Applied | None:
+        """Raises `UnsupportedError`: Milvus remembers no requests."""
+        self.capabilities.require("Milvus", (), atomic=False, request=request)
+        return None
+
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up.
 
@@ -253,6 +295,19 @@ class MilvusIndex:
         check_after(after)
         for page in self._collection.pages("", STORED_FIELDS, after):
             yield from map(stored_key_of, page)
+
+    def page(
+        self, after: str | None = None, limit: int = 100, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER
+    ) -> list[StoredKey]:
+        """The first keys of a scope by name (by code point), at most `limit` and those after `after` only.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            IndexUnavailableError: Milvus cannot be reached or fails.
+        """
+        check_after(after)
+        records = records_in(self._collection.until(deadline), scope, STORED_FIELDS, after, check_limit(limit))
+        return list(map(stored_key_of, islice(records, limit)))
 
     def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope.

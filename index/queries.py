@@ -56,6 +56,13 @@ def check_k(k: Any) -> int:
     return int(k)
 
 
+def check_limit(limit: Any) -> int:
+    """Gives the number of keys asked for back; raises `InvalidSearchError` if it is none."""
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
+        raise InvalidSearchError(f"limit must be a whole number of at least 1, got {limit!r}")
+    return int(limit)
+
+
 def check_after(after: Any) -> None:
     """Raises `InvalidSearchError` unless a scan can go on after a name, or begins."""
     if after is not None and not is_unicode(after):

@@ -108,7 +108,7 @@ def build_index(
     console = console or plain_console(stderr=True)
     directory = WritableDirectory(settings.output)
     fingerprint, gpu = check_at_once(settings, source)
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("build"):
         directory.recover()
         build = _Build(settings, source, console, directory, gpu, fingerprint)
         try:

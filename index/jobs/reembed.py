@@ -91,7 +91,7 @@ def reembed_index(
     in_place = settings.output is None or settings.output.resolve() == settings.index.resolve()
     open_published(settings.index, files=[]).release()  # or else a lock file would be left where no index is
     directory = WritableDirectory(settings.index if in_place or settings.output is None else settings.output)
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("reembed"):
         directory.recover()
         if not in_place and (directory.current() is not None or directory.store_names()):
             raise IndexExistsError(f"there is an index at {directory.path} already")

@@ -169,6 +169,7 @@ def _load_into(
     with FaissIndex.open(
         index_dir,
         writable=True,
+        job="load",
         compact_after=0,
         gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20,
         fold_device=settings.search_device,

@@ -36,6 +36,7 @@ def tune_index(settings: TuneSettings, report: Report, advance: Callable[[int], 
     with FaissIndex.open(
         settings.index,
         writable=True,
+        job="tune",
         compact_after=0,
         gpu_memory_bytes=settings.search_gpu_memory_mib * 2**20,
         fold_device=settings.search_device,

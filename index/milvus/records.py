@@ -1,13 +1,14 @@
 """Records of the collection: from a key that is to be stored, and back to what is known of a key."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.changes import Patch, merged
 from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.key_index import NewKey
@@ -18,6 +19,7 @@ from anykey.index.queries import check_vector, is_unicode
 
 PAYLOAD_FIELDS = ("key", "modality", "text", "metadata", "images")
 STORED_FIELDS = (*PAYLOAD_FIELDS, "pools")
+RECORD_FIELDS = (*STORED_FIELDS, "vector", "terms", "num_pools")
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 MAX_DEPTH = 100
 _SHOWN_CHARS = 80
@@ -35,13 +37,12 @@ def check_key(new: NewKey, width: int) -> None:
     if not isinstance(new, NewKey):
         raise InvalidKeyError(f"expected a NewKey, got {type(new).__name__}")
     try:
-        for what, texts in (("key", [new.key]), ("text", [] if new.text is None else [new.text]), ("pool", new.pools)):
+        for what, texts in (("key", [new.key]), ("text", [] if new.text is None else [new.text])):
             for text in texts:
                 _check_text(what, text)
+        _check_pools(new.pools)
         if new.text is None and not new.images:
             raise ValueError("it has neither text nor image")
-        if len(set(new.pools)) > MAX_LISTED:
-            raise ValueError(f"expected at most {MAX_LISTED:,} pools, got {len(set(new.pools)):,}")
         check_vector(new.vector_D, width)
         _check_metadata(new.metadata)
     except (ValueError, TypeError) as error:
@@ -66,6 +67,28 @@ def record_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
         "num_pools": len(pools),
         "images": {"files": images, "instants": instants_of(new.metadata)},
     }
+
+
+def patched_record(record: dict[str, Any], patch: Patch) -> dict[str, Any]:
+    """A whole record with other metadata or pools.
+
+    Raises:
+        InvalidKeyError: Milvus cannot store it like that; see `check_key`.
+    """
+    changed = {**record, "vector": np.asarray(record["vector"], dtype=np.float32)}
+    try:
+        if patch.metadata is not None:
+            metadata = dict(patch.metadata) if patch.overwrites else merged(record["metadata"], patch.metadata)
+            _check_metadata(metadata)
+            changed["metadata"], changed["terms"] = metadata, sorted(terms_of(metadata))
+            changed["images"] = {**record["images"], "instants": instants_of(metadata)}
+        if patch.pools is not None:
+            _check_pools(patch.pools)
+            changed["pools"] = sorted(set(patch.pools))
+            changed["num_pools"] = len(changed["pools"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidKeyError(f"key {_shorten(repr(patch.key))} cannot be changed: {error}") from error
+    return changed
 
 
 def payload_of(record: dict[str, Any]) -> Payload:
@@ -107,6 +130,13 @@ def _check_text(what: str, text: Any) -> None:
         raise ValueError(f"its {what} is no Unicode text")
     if (size_bytes := len(text.encode())) > MAX_TEXT_BYTES:
         raise ValueError(f"expected its {what} to have at most {MAX_TEXT_BYTES:,} bytes in UTF-8, got {size_bytes:,}")
+
+
+def _check_pools(pools: Collection[str]) -> None:
+    for pool in pools:
+        _check_text("pool", pool)
+    if len(set(pools)) > MAX_LISTED:
+        raise ValueError(f"expected at most {MAX_LISTED:,} pools, got {len(set(pools)):,}")
 
 
 def _check_metadata(metadata: Any) -> None:

@@ -3,7 +3,7 @@
 Shape legend: Q = queries, D = width, N = records held, B = records of a page, K = results per query.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,36 @@ def count(collection: Collection, scope: Scope) -> int:
     if scope.pool is not None and not number:
         require_pool(scope.pool, collection)
     return number
+
+
+def records_in(
+    collection: Collection,
+    scope: Scope,
+    fields: Sequence[str] = (),
+    after: str | None = None,
+    most: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The records of the keys in a scope, in the order of their names, those after `after` only.
+
+    Args:
+        collection: The collection.
+        scope: Which keys.
+        fields: What is read of each beside its name.
+        after: The name to go on after. Then a pool may have lost its last keys meanwhile.
+        most: How many will be asked for, if that is known.
+
+    Raises:
+        InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
+        DeadlineExceededError: the answer is no longer wanted.
+        IndexUnavailableError: Milvus cannot be reached or fails.
+    """
+    where, is_any = expression_of_scope(scope, collection), False
+    at_once = collection.limits.page_records
+    for page in [] if where is None else collection.pages(where, fields, after, min(most or at_once, at_once)):
+        is_any = True
+        yield from page
+    if scope.pool is not None and after is None and not is_any:
+        require_pool(scope.pool, collection)
 
 
 def best_records(

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anykey.index.errors import IndexNotFoundError, InvalidSnapshotError, OutputExistsError
-from anykey.index.publish.directory import LOCK_NAME, WritableDirectory
+from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.verify import verify_index
 from anykey.index.referred import require_referred
 from anykey.index.store.image_roots import record_named
 from anykey.index.store.retired import has_retired, prune
 from anykey.index.store.staging import delete_staged
 from anykey.index.store.store_file import naming_damage, open_read_only, unusable
-from anykey.index.store.versions import CURRENT_NAME, STORES_NAME, VERSIONS_NAME, OpenVersion, open_published
+from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORES_NAME, VERSIONS_NAME, OpenVersion, open_published
 from anykey.program.files import make_folder, naming_target, sync
 from anykey.sources.files.roots import ImageRoots, roots_named
 
@@ -94,7 +94,7 @@ def restore_snapshot(path: Path, index_dir: Path, image_roots: Sequence[str] = (
             raise InvalidSnapshotError(f"{path} is damaged: {damage}") from damage
         _require_references(aside, roots)
         if index_dir.exists():  # somebody may be in it: no other folder takes its place
-            with WritableDirectory(index_dir).locked_for_writing():
+            with WritableDirectory(index_dir).locked_for_writing("restore"):
                 for file in sorted(aside.iterdir(), key=lambda file: file.name == CURRENT_NAME):
                     os.rename(file, index_dir / file.name)
         else:

@@ -39,7 +39,7 @@ def create_index(
         OSError: the disk is full or not writable; there is no index.
     """
     directory = WritableDirectory(Path(index_dir))
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("create"):
         _require_none(directory)
         path = directory.begin_store()
         try:

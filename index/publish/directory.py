@@ -1,6 +1,5 @@
 """The index directory in the hands of its one writer: who may write, what is published, and what is cleared away.
 
-    .lock              held by the one writer
     plan.sqlite        scratch of a build
     folding/           work in progress on the next version; becomes it by being renamed
 
@@ -15,15 +14,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexLockedError
 from anykey.index.store.manifest import Manifest, read_manifest
 from anykey.index.store.store_file import is_unfinished, naming_damage, open_read_only, read_meta
-from anykey.index.store.versions import CURRENT_NAME, STORE_NAME, IndexDirectory, numbered
+from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORE_NAME, IndexDirectory, numbered
 from anykey.program.files import make_folder, naming_target, replace_file, sync, sync_all
-from anykey.program.locks import try_lock
+from anykey.program.locks import LockHolder, holder_of, try_lock
 
-LOCK_NAME = ".lock"
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +44,11 @@ class WritableDirectory(IndexDirectory):
         return str(int((self.names() or ["0"])[-1]) + 1)
 
     @contextmanager
-    def locked_for_writing(self) -> Iterator[None]:
+    def locked_for_writing(self, job: str) -> Iterator[None]:
         """Keeps every other writer out; the lock ends with the process, however it ends.
+
+        Args:
+            job: What it is for, as others are told.
 
         Raises:
             IndexLockedError: another writer has it.
@@ -58,15 +60,15 @@ class WritableDirectory(IndexDirectory):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                file.seek(0)
-                holder = file.read().decode().strip() or "another process"
-                raise IndexLockedError(
-                    f"index {self.path} is being written by {holder}: an index has one writer at a time"
-                ) from error
+                raise _locked_error(self.path, file) from error
             with naming_target(path):
                 file.truncate(0)
-                file.write(f"process {os.getpid()}".encode())
-            yield
+                file.write(LockHolder.this_process(job).note())
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    file.truncate(0)
 
     def unfinished_store_names(self) -> list[str]:
         """Names of the stores that somebody began to fill and no version was ever made of, oldest first."""
@@ -198,6 +200,15 @@ class WritableDirectory(IndexDirectory):
                 return int(read_meta(db)["seq"]) >= manifest.seq
         except (IndexCorruptError, IndexFormatError, LookupError, TypeError, ValueError):
             return True
+
+
+def _locked_error(index_dir: Path, file: IO[bytes]) -> IndexLockedError:
+    file.seek(0)
+    noted = file.read()
+    holder = LockHolder.noted(noted)
+    named = str(holder or noted.decode(errors="replace").strip() or holder_of(file.fileno()))
+    message = f"index {index_dir} is being written by {named}: an index has one writer at a time"
+    return IndexLockedError(message, holder)
 
 
 def _delete_unless_read(path: Path) -> None:

@@ -28,7 +28,7 @@ from anykey.index.store.retired import LIVE_AT, check_endings, know_retired, seq
 from anykey.index.store.store import Store
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta
 from anykey.index.store.store_reader import check_store
-from anykey.index.store.store_records import read_records
+from anykey.index.store.store_records import PATCHED_NAME, read_records
 from anykey.index.store.versions import check_file, open_published
 from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.progress import Report, quietly
@@ -98,7 +98,7 @@ def roll_back(
     if dry_run:
         return _Way.find(directory, to).report
     open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("rollback"):
         directory.recover()
         way = _Way.find(directory, to)
         if way.report.num_live and not undo_live:
@@ -239,7 +239,8 @@ def _count(db: sqlite3.Connection, seq: int) -> tuple[int, int, int]:
 def _live_keys(db: sqlite3.Connection, seq: int) -> set[str]:
     """Keys that are as somebody made them live after change number `seq`, stored or deleted."""
     is_away = "NOT EXISTS (SELECT 1 FROM keys WHERE keys.key = retired.key)"
-    stored = db.execute("SELECT key, row FROM keys WHERE row > ? AND origin = 'live'", (seq,))
+    is_live = f"(origin = 'live' OR json_extract(stamps, '$.{PATCHED_NAME}') IS NOT NULL)"
+    stored = db.execute(f"SELECT key, row FROM keys WHERE row > ? AND {is_live}", (seq,))
     deleted = f"SELECT key FROM retired WHERE {LIVE_AT} AND ended_by = 'live' AND {is_away}"
     put_back = [(after, last) for after, last, then in _put_back_before(read_meta(db)) if then <= seq]
     live = {key for key, number in stored if not any(after < number <= last for after, last in put_back)}

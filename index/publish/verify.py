@@ -79,7 +79,7 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
     directory = WritableDirectory(index_dir)
     if not directory.store_names():
         raise IndexNotFoundError(f"no index at {index_dir}: there is no store to derive a version from")
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("verify"):
         directory.recover()
         store_path, provenance = _what_is_left(directory)
         for error in damage_of_store(store_path):

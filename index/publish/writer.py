@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from anykey.index.changes import Applied, Change, RequestKey
 from anykey.index.errors import SearchIndexError, UnannouncedError
 from anykey.index.key_index import NewKey
 from anykey.index.publish.directory import WritableDirectory
@@ -19,6 +20,7 @@ from anykey.index.publish.folding import (
 )
 from anykey.index.publish.tuning.held_out import require_queries
 from anykey.index.store.backoff import FAILURE_NAME, NO_FAILURE, BackOff, FoldFailure
+from anykey.index.store.live_changes import CheckedChange
 from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.new_keys import to_record
 from anykey.index.store.records import Record, TuningQueries
@@ -39,13 +41,16 @@ class Writer:
         fold_failure: What is said of making a version in the background, if that failed last time.
     """
 
-    def __init__(self, directory: WritableDirectory, compact_after: int, gpu: GpuUse = ON_CPU) -> None:
+    def __init__(
+        self, directory: WritableDirectory, compact_after: int, gpu: GpuUse = ON_CPU, job: str = "live changes"
+    ) -> None:
         """Takes the lock and opens the published version's store.
 
         Args:
             directory: The index directory.
             compact_after: Changes after which a new version is made in the background; 0 for never.
             gpu: GPUs that versions are made with, and measured on.
+            job: What it writes for, as others are told that find the index locked.
 
         Raises:
             IndexLockedError: the index has another writer.
@@ -63,7 +68,7 @@ class Writer:
         self.fold_failure: FoldFailure | None = None
         open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
         with ExitStack() as stack:
-            stack.enter_context(directory.locked_for_writing())
+            stack.enter_context(directory.locked_for_writing(job))
             directory.recover()
             version = open_published(directory.path)
             version.release()  # the lock keeps its store, and nothing else of it is needed
@@ -95,12 +100,52 @@ class Writer:
             IndexCorruptError: the store is damaged.
             OSError: the disk is full or not writable; nothing was changed.
         """
+        with self._changing():
+            return self._store.commit(records, deleted=gone)
+
+    def apply(
+        self, changes: Sequence[Change], width: int, *, atomic: bool = False, request: RequestKey | None = None
+    ) -> Applied:
+        """Makes changes of single keys in their order and durably, each as far as it can be made.
+
+        Args:
+            changes: The changes.
+            width: Length of the index's vectors.
+            atomic: Whether none is made if one of them cannot be.
+            request: By what the request for them is known, if it may be repeated.
+
+        Raises:
+            RequestMismatchError: another request was made under that name. Nothing was changed.
+            IndexCorruptError: the store is damaged.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        checked = [CheckedChange.of(change, width) for change in changes]
+        with self._changing():
+            return self._store.apply(checked, atomic=atomic, request=request)
+
+    def delete_found(self, find: Callable[[], Iterable[str]], request: RequestKey | None = None) -> Applied:
+        """Deletes the keys that are found while nothing else can change, all or nothing and durably.
+
+        Args:
+            find: Finds them.
+            request: As for `apply`.
+
+        Raises:
+            RequestMismatchError, IndexCorruptError, OSError: as `apply`.
+        """
+        with self._changing():
+            earlier = None if request is None else self._store.remembered(request)
+            return earlier or self._store.delete(find(), request)
+
+    def remembered(self, request: RequestKey) -> Applied | None:
+        """The answer to an earlier request of the same name, if it is remembered.
+
+        Raises:
+            RequestMismatchError: that was another request.
+            IndexCorruptError: the store is damaged.
+        """
         with self._store_lock, naming_damage(self._store.path):
-            num_deleted = self._store.commit(records, deleted=gone)
-            num_changes = self._store.seq - self._folded_seq
-        if self._compact_after and num_changes >= self._compact_after:
-            self._compact_in_background()
-        return num_deleted
+            return self._store.remembered(request)
 
     def compact(self, options: FoldOptions | None = None, report: Report | None = None) -> Manifest:
         """Folds all changes into a new version and publishes it, unless there is nothing new; gives the published one.
@@ -228,6 +273,15 @@ class Writer:
         self.fold_failure = None
         if self._store.meta.get(FAILURE_NAME, NO_FAILURE) != NO_FAILURE:
             self._store.note(**{FAILURE_NAME: NO_FAILURE})
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keeps other changes out of the block, which makes some; folds them in the background if it is time to."""
+        with self._store_lock, naming_damage(self._store.path):
+            yield
+            num_changes = self._store.seq - self._folded_seq
+        if self._compact_after and num_changes >= self._compact_after:
+            self._compact_in_background()
 
     def close(self) -> None:
         """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""

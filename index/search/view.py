@@ -116,6 +116,21 @@ class View:
         self.recent.require_sound(found[1])
         return found
 
+    def seqs_in(self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER) -> NDArray[np.int64]:
+        """Change numbers of the keys in a scope, ascending; `transaction` is of the same moment.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: it cannot be told of a recent key, whose record is damaged, whether it is one of them.
+        """
+        within, exclude = self._key_sets(scope, transaction)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
+            self.recent.require_known(recent)
+        allowed, _ = self._allowed(scope, within, exclude, deadline)
+        covered = self.files.seqs if allowed is None else self.files.seqs[allowed]
+        return np.concatenate([covered, self.recent.seqs[recent]])
+
     def count(self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER) -> int:
         """Number of keys in a scope; `transaction` is of the same moment.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.changes import Patch
 from anykey.index.errors import InvalidKeyError
 from anykey.index.key_index import NewKey
 from anykey.index.queries import check_vector, is_unicode
@@ -20,6 +21,20 @@ def to_record(new: NewKey, width: int) -> Record:
         raise InvalidKeyError(f"expected a NewKey, got {type(new).__name__}")
     images = tuple(NewImage(image.media_type, None, image.data) for image in new.images)
     return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width)
+
+
+def check_patch(patch: Patch) -> None:
+    """Checks what a key's metadata and pools are to become.
+
+    Raises:
+        InvalidKeyError: a pool's name is blank or no Unicode, or the metadata are no standard JSON object.
+    """
+    try:
+        _check_names("of the patch", [], sorted(set(patch.pools or ())))
+        if patch.metadata is not None:
+            dump_metadata(dict(patch.metadata))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidKeyError(f"key {patch.key!r} cannot be changed: {error}") from error
 
 
 def check_record(
@@ -54,7 +69,7 @@ def check_record(
         for image in images:
             _check_image(image)
         checked_D = check_vector(vector_D, width)
-        dumped = _dump(metadata)
+        dumped = dump_metadata(metadata)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidKeyError(f"key {key!r} cannot be stored: {error}") from error
     modality = Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED
@@ -79,8 +94,14 @@ def _check_image(image: NewImage) -> None:
         raise ValueError("expected an image's media type and path as Unicode text")
 
 
-def _dump(metadata: dict[str, Any]) -> str:
-    """Metadata as canonical JSON."""
+def dump_metadata(metadata: dict[str, Any]) -> str:
+    """Metadata as canonical JSON.
+
+    Raises:
+        TypeError: they are no object, or hold what JSON has no word for.
+        ValueError: a number in them is not finite, or a text no Unicode.
+        RecursionError: they are nested too deeply.
+    """
     if not isinstance(metadata, dict):
         raise TypeError(f"expected metadata to be an object, got {type(metadata).__name__}")
     dumped = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)

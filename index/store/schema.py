@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.deletions import DELETIONS
+from anykey.index.store.requests import REQUESTS
 from anykey.index.store.retired import RETIRED
 from anykey.index.store.staging import STAGING
 from anykey.index.store.store_file import (
@@ -53,7 +54,7 @@ CREATE TABLE IF NOT EXISTS queries (
 )
 """
 _MARKS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-SCHEMA = f"{_MARKS} {_TABLES} {QUERIES}; {DELETIONS}; {RETIRED} {STAGING}"
+SCHEMA = f"{_MARKS} {_TABLES} {QUERIES}; {DELETIONS}; {RETIRED} {STAGING} {REQUESTS}"
 
 
 def open_to_write(path: Path, vector_type: VectorType) -> sqlite3.Connection:
@@ -89,4 +90,4 @@ def _prepare(db: sqlite3.Connection, path: Path, vector_type: VectorType) -> Non
         db.execute("COMMIT")
     elif version != SCHEMA_VERSION:
         raise IndexCorruptError(path, f"expected a store of schema {SCHEMA_VERSION}, got schema {version}")
-    db.executescript(RETIRED + STAGING)  # older stores have no such tables
+    db.executescript(RETIRED + STAGING + REQUESTS)  # older stores have no such tables

@@ -19,9 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anykey.index.errors import KeyCorruptError
-from anykey.index.store import retired
+from anykey.index.changes import Applied, Delete, Outcome, Patch, RequestKey, Status
+from anykey.index.errors import InvalidKeyError, KeyCorruptError
+from anykey.index.queries import is_unicode
+from anykey.index.store import requests, retired
 from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
+from anykey.index.store.live_changes import CheckedChange, is_refused, patched, taken_back
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum
 from anykey.index.store.retired import Ender, Origin
@@ -29,11 +32,14 @@ from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.staging import Staging
 from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
 from anykey.index.store.store_records import (
+    LINE,
     LINE_VALUES,
     Known,
+    copy_parts,
     copy_vector,
     drop_parts,
     line_of,
+    marked_as_patched,
     read_known,
     read_records,
     write_parts,
@@ -147,11 +153,69 @@ class Store:
                 seq += is_there
                 num_forgotten += is_there
             for key in deleted:
-                if self._forget(key, seq + 1, "live"):
-                    seq, num_forgotten = seq + 1, num_forgotten + 1
-                    self.note_deleted([key])
+                is_there = self._delete(key, seq + 1)
+                seq += is_there
+                num_forgotten += is_there
             write_meta(self._db, {"seq": seq}, known)
         return num_forgotten
+
+    def apply(
+        self, changes: Sequence[CheckedChange], *, atomic: bool = False, request: RequestKey | None = None
+    ) -> Applied:
+        """Makes changes of single keys in their order, in one transaction; a repeated request is only answered again.
+
+        Args:
+            changes: The changes.
+            atomic: Whether none is made if one of them cannot be.
+            request: By what the request for them is known, if it may be repeated.
+
+        Raises:
+            RequestMismatchError: another request was made under that name.
+            KeyCorruptError: what is stored of a key to be patched is damaged. Nothing was changed.
+        """
+        with self._changing():
+            earlier = None if request is None else self.remembered(request)
+            if earlier is not None:
+                return earlier
+            known = self.meta
+            seq = first = int(known["seq"])
+            outcomes = []
+            self._db.execute("SAVEPOINT changes")
+            for change in changes:
+                outcome = self._apply(change, seq + 1)
+                seq += outcome.status in (Status.STORED, Status.DELETED)
+                outcomes.append(outcome)
+            if atomic and is_refused(outcomes, [change.change for change in changes]):
+                self._db.execute("ROLLBACK TO changes")
+                self._has_deletions = has_deletions(self._db)
+                outcomes, seq = taken_back(outcomes), first
+            self._db.execute("RELEASE changes")
+            num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
+            return self._answered(Applied(tuple(outcomes), num_deleted, seq), known, request)
+
+    def delete(self, keys: Iterable[str], request: RequestKey | None = None) -> Applied:
+        """Deletes keys live, all or nothing; a repeated request is only answered again.
+
+        Raises:
+            RequestMismatchError: another request was made under that name.
+        """
+        with self._changing():
+            earlier = None if request is None else self.remembered(request)
+            if earlier is not None:
+                return earlier
+            known = self.meta
+            seq = first = int(known["seq"])
+            for key in keys:
+                seq += self._delete(key, seq + 1)
+            return self._answered(Applied(num_deleted=seq - first, seq=seq), known, request)
+
+    def remembered(self, request: RequestKey) -> Applied | None:
+        """The answer to an earlier request of the same name, if it is remembered.
+
+        Raises:
+            RequestMismatchError: that was another request.
+        """
+        return requests.remembered(self._db, request)
 
     def move_in(self) -> None:
         """Makes live all that is staged, in the order in which it was staged; all or nothing.
@@ -288,6 +352,69 @@ class Store:
         else:
             self.note_encoder(encoder)
 
+    def _answered(self, applied: Applied, known: dict[str, Any], request: RequestKey | None) -> Applied:
+        """Notes how far the changes go, and the answer to who may ask again; gives that answer."""
+        if applied.seq != known["seq"]:
+            write_meta(self._db, {"seq": applied.seq}, known)
+        if request is not None:
+            requests.remember(self._db, request, applied)
+        return applied
+
+    def _apply(self, checked: CheckedChange, seq: int) -> Outcome:
+        """Makes one change, as change number `seq`, if it can be made."""
+        change = checked.change
+        found = self._find(change.key)
+        if (outcome := checked.before(None if found is None else found[1])) is not None:
+            return outcome
+        if isinstance(change, Delete):
+            self._delete(change.key, seq)
+            return Outcome(change.key, Status.DELETED, seq)
+        if checked.record is not None:
+            self._upsert(checked.record, seq)
+        elif isinstance(change, Patch):
+            try:
+                self._patch(change, seq)
+            except InvalidKeyError as error:
+                return Outcome(change.key, Status.INVALID, reason=str(error))
+        return Outcome(change.key, Status.STORED, seq, is_new=found is None)
+
+    def _find(self, key: str) -> tuple[int, int] | None:
+        """The `id` and the number of a key's live record, if there is one."""
+        if not is_unicode(key):
+            return None
+        found: tuple[int, int] | None = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
+        return found
+
+    def _patch(self, patch: Patch, seq: int) -> None:
+        """Stores a key that is there with other metadata and pools, and with all else that it has, as change `seq`.
+
+        What a build remembers of it stays, so that the next build changes it only if its row in the corpus changed.
+        """
+        line = self._db.execute(f"SELECT {LINE} FROM keys WHERE key = ?", (patch.key,)).fetchone()
+        identity, stored, key, modality, text, metadata, pools, num_images, *built, checksum = line
+        if payload_checksum(stored, key, modality, text, metadata, pools, num_images) != checksum:
+            raise KeyCorruptError(self.path, key, f"the payload of key {key!r} differs from its checksum")
+        metadata = patched(metadata, patch)
+        pools = pools if patch.pools is None else json.dumps(sorted(set(patch.pools)))
+        payload = (modality, text, metadata, pools, num_images)
+        is_kept = self._is_kept(stored)  # then its vector and images are those of the record that ended, too
+        self._end(identity, stored, key, seq, "live")
+        origin, content_sha256, payload_sha256, stamps = built
+        if origin == "corpus":
+            stamps = marked_as_patched(self._db, stamps, key, payload_sha256, content_sha256)
+        remembered = (origin, content_sha256, payload_sha256, stamps, payload_checksum(seq, key, *payload))
+        facts = (None if is_kept else identity, seq, key, *payload, *remembered)
+        new_identity = self._db.execute(f"INSERT INTO keys {LINE_VALUES}", facts).lastrowid or 0
+        if is_kept:
+            copy_parts(self._db, identity, new_identity)
+
+    def _delete(self, key: str, seq: int) -> bool:
+        """Deletes a key live, if it is there, as change number `seq`, so that no build brings it back."""
+        is_there = self._forget(key, seq, "live")
+        if is_there:
+            self.note_deleted([key])
+        return is_there
+
     def _upsert(self, record: Record, seq: int) -> None:
         earlier = self._replace(record.key, seq, "live" if record.built is None else "corpus")
         identity = self._db.execute(f"INSERT INTO keys {LINE_VALUES}", line_of(record, seq)).lastrowid or 0
@@ -319,7 +446,7 @@ class Store:
 
     def _replace(self, key: str, seq: int, by: Ender) -> tuple[int, int] | None:
         """Ends the live record of a key, if there is one, as change number `seq`; gives its `id` and its number."""
-        found: tuple[int, int] | None = self._db.execute("SELECT id, row FROM keys WHERE key = ?", (key,)).fetchone()
+        found = self._find(key)
         if found is not None:
             self._end(*found, key, seq, by)
         return found

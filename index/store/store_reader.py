@@ -295,10 +295,10 @@ class ReadTransaction:
                 yield found
                 last = page[-1][0]
 
-    def page(self, after: str | None) -> list[StoredKey]:
-        """The next keys by name, at most `SCAN_PAGE`; `after` is Unicode."""
+    def page(self, after: str | None, limit: int = SCAN_PAGE) -> list[StoredKey]:
+        """The next keys by name, at most `limit`; `after` is Unicode."""
         condition, parameters = ("", []) if after is None else ("WHERE key > ?", [after])
-        found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {SCAN_PAGE}", *parameters)
+        found = self._all(f"SELECT {_PAYLOAD} FROM keys {condition} ORDER BY key LIMIT {limit:d}", *parameters)
         keys: list[StoredKey] = []
         try:
             for payload in found:
@@ -307,6 +307,42 @@ class ReadTransaction:
             if not keys:  # those before it are given first
                 raise
         return keys
+
+    def names(self, seqs: NDArray[np.int64]) -> list[str]:
+        """Names of keys, by their change numbers."""
+        found: list[str] = []
+        for start in range(0, len(seqs), MOST_PARAMETERS):
+            part = json.dumps(seqs[start : start + MOST_PARAMETERS].tolist())
+            query = "SELECT keys.key FROM json_each(?) CROSS JOIN keys ON keys.row = value"
+            found.extend(key for (key,) in self._all(query, part))
+        return found
+
+    def page_within(self, after: str | None, limit: int, seqs: NDArray[np.int64]) -> list[StoredKey]:
+        """The next of some keys, given by their change numbers, ascending, in the order of their names.
+
+        Either their names are sorted, or all keys are walked in the order of their names until enough are found,
+        whichever is less work.
+        """
+        if not len(seqs):
+            return []
+        if len(seqs) ** 2 <= limit * self.num_keys():
+            names = sorted(name for name in self.names(seqs) if after is None or name > after)[:limit]
+            chosen = self.records(self.seqs_of_keys(names).tolist())
+            return sorted(chosen.values(), key=lambda key: key.key)
+        return self._walk(after, limit, seqs)
+
+    def _walk(self, after: str | None, limit: int, seqs: NDArray[np.int64]) -> list[StoredKey]:
+        found: list[StoredKey] = []
+        try:
+            while len(found) < limit and (page := self.page(after)):
+                numbers = np.array([key.seq for key in page], np.int64)
+                places = np.minimum(np.searchsorted(seqs, numbers), len(seqs) - 1)
+                found.extend(key for key, is_in in zip(page, seqs[places] == numbers, strict=True) if is_in)
+                after = page[-1].key
+        except KeyCorruptError:
+            if not found:  # those before it are given first
+                raise
+        return found[:limit]
 
     def sample(self, most: int) -> list[StoredKey]:
         """Some keys beside each other, from a random place on."""
@@ -330,7 +366,7 @@ class ReadTransaction:
         if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
             raise self._damaged_payload(key)
         payload = Payload(text, json.loads(metadata), num_images)
-        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)))
+        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)), seq)
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None or vector_checksum(key, vector) != checksum:

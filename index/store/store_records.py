@@ -40,6 +40,7 @@ LINE = (  # the columns of `keys` and of `staged`
     "id, row, key, modality, text, metadata, pools, num_images, origin, content_sha256, payload_sha256, stamps,"
     " checksum"
 )
+PATCHED_NAME = "patched"  # in `stamps` of a record that a build stored, and whose metadata or pools were changed live
 LINE_VALUES = f"({LINE}) VALUES ({', '.join('?' * len(LINE.split(',')))})"
 
 
@@ -72,11 +73,19 @@ class Known:
 
 @dataclass(frozen=True)
 class BuildFacts:
-    """What a build remembers of a key, to know it again: digests of payload and content, and the image files."""
+    """What a build remembers of a key, to know it again: digests of payload and content, and the image files.
+
+    Attributes:
+        payload_sha256: Digest of what its row in the corpus said.
+        content_sha256: Digest of what the encoder saw.
+        images: Its image files as they were read.
+        is_patched: Whether its metadata or pools were changed live since.
+    """
 
     payload_sha256: bytes
     content_sha256: bytes
     images: tuple[SeenImage, ...]
+    is_patched: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def read_records(
         built = None
         if stamps is not None:
             seen = _load_images(db, stamps, key, payload_sha256, content_sha256)
-            built = BuildFacts(payload_sha256, content_sha256, seen)
+            built = BuildFacts(payload_sha256, content_sha256, seen, _is_patched(stamps))
         if origin != ("live" if built is None else "corpus"):
             reason = f"key {key!r} is said to come from {origin!r}, which it does not"
             raise KeyCorruptError(path_of(db), str(key), reason)
@@ -168,6 +177,8 @@ def line_of(record: Record, seq: int, identity: int | None = None) -> tuple[Any,
         return (identity, seq, key, *payload, "live", None, None, None, checksum)
     facts = (built.payload_sha256, built.content_sha256)
     stamps = dump_images(built.images, key, *facts) if built.images else dump_no_images(key, *facts)
+    if built.is_patched:
+        stamps = _with_patched_mark(stamps)
     return (identity, seq, key, *payload, "corpus", built.content_sha256, built.payload_sha256, stamps, checksum)
 
 
@@ -195,6 +206,30 @@ def copy_vector(db: sqlite3.Connection, identity: int, key: str, earlier: int) -
     if found is None or vector_checksum(key, found[0]) != found[1]:
         raise KeyCorruptError(path_of(db), key, f"the vector of key {key!r} differs from its checksum")
     db.execute("INSERT INTO vectors VALUES (?, ?, ?)", (identity, *found))
+
+
+def marked_as_patched(db: sqlite3.Connection, stamps: str, key: str, *facts: object) -> str:
+    """What a build remembers of a key's image files, as of one whose metadata or pools were changed live.
+
+    Raises:
+        KeyCorruptError: it is damaged.
+    """
+    return _with_patched_mark(dump_images(_load_images(db, stamps, key, *facts), key, *facts))
+
+
+def _with_patched_mark(stamps: str) -> str:
+    return json.dumps({**json.loads(stamps), PATCHED_NAME: True})
+
+
+def _is_patched(stamps: str) -> bool:
+    return PATCHED_NAME in stamps and PATCHED_NAME in json.loads(stamps)
+
+
+def copy_parts(db: sqlite3.Connection, earlier: int, identity: int) -> None:
+    """Gives a record the vector and the images of an earlier one of the same key, as they are stored."""
+    db.execute("INSERT INTO vectors SELECT ?, vector, checksum FROM vectors WHERE id = ?", (identity, earlier))
+    columns = "position, media_type, path, data, checksum"
+    db.execute(f"INSERT INTO images SELECT ?, {columns} FROM images WHERE id = ?", (identity, earlier))
 
 
 def drop_parts(db: sqlite3.Connection, identity: int) -> None:

@@ -4,6 +4,7 @@
     stores/<n>/        the truth, changed in place by the one writer; one whose encoder is not noted yet is being filled
     versions/<n>/      complete versions, never changed once they are there
     image_roots.json   below which images may be read that the store only refers to
+    .lock              held by the one writer, who is noted in it
 
 A reader holds a shared lock on the version it has open, so that nobody deletes it, or its store, under the reader. What
 the one writer does is `anykey.index.publish.directory`.
@@ -18,11 +19,12 @@ from pathlib import Path
 from anykey.index.errors import IndexCorruptError, IndexFormatError, IndexNotFoundError
 from anykey.index.store.manifest import MANIFEST_NAME, Manifest, file_facts, read_manifest, read_whole
 from anykey.index.store.store_file import is_unfinished, require_readable
-from anykey.program.locks import try_lock
+from anykey.program.locks import LockHolder, try_lock
 
 CURRENT_NAME = "CURRENT"
 VERSIONS_NAME, STORES_NAME = "versions", "stores"
 STORE_NAME = "store.sqlite"
+LOCK_NAME = ".lock"
 WHOLLY_CHECKED_BYTES = 4 * 2**20  # files up to this size have their checksum verified on every open
 
 
@@ -31,6 +33,14 @@ class IndexDirectory:
     """An index directory by its path; it need not exist."""
 
     path: Path
+
+    def writer(self) -> LockHolder | None:
+        """Who has the index open for changes, as far as that can be told; takes no lock, to be in nobody's way."""
+        try:
+            holder = LockHolder.noted((self.path / LOCK_NAME).read_bytes())
+        except OSError:
+            return None
+        return None if holder is None or holder.is_gone else holder
 
     @property
     def versions_dir(self) -> Path:

@@ -615,7 +615,7 @@ def test_second_builder_is_refused(tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path)
 
     refused = pytest.raises(IndexLockedError, match=f"is being written by process {os.getpid()}")
-    with WritableDirectory(tmp_path / "i").locked_for_writing(), refused:
+    with WritableDirectory(tmp_path / "i").locked_for_writing("build"), refused:
         build_with(corpus, tmp_path / "i")
     assert build_with(corpus, tmp_path / "i").is_new
 

@@ -67,7 +67,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 def test_folder_of_a_snapshot_is_made_and_one_with_nothing_but_a_lock_is_free(tmp_path: Path) -> None:
     make_index(tmp_path / "i", new_keys(3))
     write_snapshot(tmp_path / "i", tmp_path / "new" / "folder" / "i.tar")
-    with WritableDirectory(tmp_path / "free").locked_for_writing(), pytest.raises(IndexLockedError):
+    with WritableDirectory(tmp_path / "free").locked_for_writing("build"), pytest.raises(IndexLockedError):
         restore_snapshot(tmp_path / "new" / "folder" / "i.tar", tmp_path / "free")
 
     restore_snapshot(tmp_path / "new" / "folder" / "i.tar", tmp_path / "free")

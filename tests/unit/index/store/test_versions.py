@@ -134,9 +134,9 @@ def test_complete_version_that_was_not_announced_is_published(tmp_path: Path) ->
 def test_second_lock_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     directory = WritableDirectory(tmp_path / "i")
 
-    with directory.locked_for_writing(), pytest.raises(IndexLockedError, match=f"process {os.getpid()}"):
-        directory.locked_for_writing().__enter__()
-    with directory.locked_for_writing():
+    with directory.locked_for_writing("build"), pytest.raises(IndexLockedError, match=f"process {os.getpid()}"):
+        directory.locked_for_writing("build").__enter__()
+    with directory.locked_for_writing("build"):
         pass
 
 
