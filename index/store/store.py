@@ -320,11 +320,6 @@ class Store:
         """Whether a key is stored."""
         return self._db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
 
-    def is_built(self, key: str) -> bool:
-        """Whether a build stored a key."""
-        query = "SELECT 1 FROM keys WHERE key = ? AND origin = 'corpus'"
-        return self._db.execute(query, (key,)).fetchone() is not None
-
     def num_keys(self, origin: Origin | None = None) -> int:
         """Number of keys, or of those that a build stored, or that were stored live."""
         query = "SELECT count(*) FROM keys WHERE origin = coalesce(?, origin)"
