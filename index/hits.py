@@ -61,17 +61,17 @@ class StoredKey:
         modality: Its modality.
         payload: Its payload.
         pools: Names of the pools it is in, sorted.
+        vector_D: Its unit vector as its encoder made it; `None` unless it was asked for.
         seq: Number of the change that stored it; `None` where the engine does not number changes. Keys that hold the
             same are equal, whichever change stored them.
-        vector_D: Its unit vector as its encoder made it; `None` unless it was asked for.
     """
 
     key: str
     modality: Modality
     payload: Payload
     pools: tuple[str, ...] = ()
-    seq: int | None = field(default=None, compare=False)
     vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    seq: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

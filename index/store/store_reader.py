@@ -366,7 +366,7 @@ class ReadTransaction:
         if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
             raise self._damaged_payload(key)
         payload = Payload(text, json.loads(metadata), num_images)
-        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)), seq)
+        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)), seq=seq)
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None or vector_checksum(key, vector) != checksum:
