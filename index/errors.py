@@ -8,6 +8,8 @@ SearchIndexError
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
     InvalidFilterError                 its condition on metadata; says where in the filter and why
     UnknownPoolError                   no key is in the pool that it names
+    SnapshotRefusedError               it names no moment, or the engine keeps none
+    SnapshotExpiredError               the moment that it is to be answered of is no longer kept
   DeadlineExceededError                a search was stopped, for nobody waits for its answer any more
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
@@ -119,6 +121,14 @@ class UnknownPoolError(InvalidSearchError):
         names = [shortened(name) for name in sorted(known)[:MAX_NAMES_SHOWN]]
         more = " and more" if len(known) > MAX_NAMES_SHOWN else ""
         super().__init__(f"unknown pool {shortened(pool)!a}; known: {', '.join(names) or 'none'}{more}")
+
+
+class SnapshotRefusedError(InvalidSearchError):
+    """What should name the moment that an answer is of names none, or the engine keeps no moments."""
+
+
+class SnapshotExpiredError(InvalidSearchError):
+    """The moment that an answer should be of is not kept, or no longer; says that one has to search again."""
 
 
 class DeadlineExceededError(SearchIndexError):

@@ -22,12 +22,13 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
-from anykey.index.queries import check_after, check_k, check_limit, check_queries, is_unicode, require_names
+from anykey.index.queries import check_after, check_limit, is_unicode, require_names
 from anykey.index.search.generation import FLOOD, Flood, Generation, SupersededError
-from anykey.index.search.view import View, hits_of, info_of
+from anykey.index.search.kept_moments import KEEPING, Keeping, KeptMoments, check_token
+from anykey.index.search.moment import FaissMoment
+from anykey.index.search.view import info_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
-from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.store.versions import IndexDirectory
 from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOWED, GpuUse
 
@@ -59,10 +60,12 @@ class FaissIndex:
         writer: "Writer | None",
         image_roots: Sequence[str] | None,
         switch_s: float,
+        keeping: Keeping = KEEPING,
     ) -> None:
         self._directory = IndexDirectory(index_dir)
         self._open_generation = open_generation
         self._generation = generation = open_generation()
+        self._kept = KeptMoments(keeping)
         self._writer = writer
         self._named_roots = image_roots
         self._switch_s = switch_s
@@ -87,6 +90,7 @@ class FaissIndex:
         exact_allowed: int = EXACT_ALLOWED,
         flood: Flood = FLOOD,
         job: str = "live changes",
+        keeping: Keeping = KEEPING,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -105,6 +109,7 @@ class FaissIndex:
                 asking the search structure for likely ones.
             flood: When many changes at once, such as a build's, are waited for in a version, and how long.
             job: For a writer: what it writes for, as others are told that find the index locked.
+            keeping: How long moments are kept that `Moment.keep` was called of, and how many.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -121,7 +126,7 @@ class FaissIndex:
         writer = _open_writer(index_dir, compact_after, fold_gpu, job) if writable else None
         try:
             open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
-            return cls(index_dir, open_generation, writer, named_roots, flood.switch_s)
+            return cls(index_dir, open_generation, writer, named_roots, flood.switch_s, keeping)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -185,15 +190,27 @@ class FaissIndex:
                 pool or modality, or a calibrated index is not told the queries' modalities.
             IndexCorruptError: the store turns out to be damaged.
         """
-        queries_QD = check_queries(vectors_QD, self.manifest.encoder.width)
-        k = check_k(k)
-        with self._moment(deadline) as (transaction, view):
-            view.check(scope)
-            if not len(queries_QD):
-                return []
-            queries_QD = view.calibrated(queries_QD, query_modalities)
-            found = view.search(queries_QD, k, scope, transaction, exact, deadline)
-            return hits_of(found, transaction, with_vectors)
+        with self.moment(deadline=deadline) as moment:
+            return moment.search(
+                vectors_QD, k, scope, exact=exact, query_modalities=query_modalities, with_vectors=with_vectors
+            )
+
+    @contextmanager
+    def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> Iterator[FaissMoment]:
+        """The index at one moment, for the length of the block, in the thread that asks.
+
+        Args:
+            snapshot: Of an earlier moment, which was kept or is still that of now; now when absent.
+            deadline: Until when the answers are wanted.
+
+        Raises:
+            SnapshotExpiredError: that moment is no longer kept, or never was.
+            SnapshotRefusedError: it can be no snapshot.
+            DeadlineExceededError: the answers are no longer wanted.
+            IndexCorruptError: a file is damaged, or turns out to be in the block.
+        """
+        with ExitStack() as stack:
+            yield self._enter(stack, deadline) if snapshot is None else self._enter_again(stack, snapshot, deadline)
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -262,7 +279,8 @@ class FaissIndex:
             return writer.delete_found(lambda: self._names_in(scope, deadline), request)
         from anykey.index.changes import Applied
 
-        with self._moment(deadline) as (transaction, view):
+        with self.moment(deadline=deadline) as moment:
+            transaction, view = moment.transaction, moment.view
             view.check(scope)
             return Applied(num_deleted=view.count(scope, transaction, deadline), seq=transaction.seq)
 
@@ -308,14 +326,14 @@ class FaissIndex:
 
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""
-        with self._moment() as (transaction, _):
-            stored = transaction.get(key)
-            return replace(stored, vector_D=transaction.vector(key)) if with_vector else stored
+        with self.moment() as moment:
+            stored = moment.transaction.get(key)
+            return replace(stored, vector_D=moment.transaction.vector(key)) if with_vector else stored
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key; raises `KeyNotFoundError`."""
-        with self._moment() as (transaction, _):
-            return transaction.vector(key)
+        with self.moment() as moment:
+            return moment.transaction.vector(key)
 
     def image(self, key: str, position: int = 0) -> StoredImage:
         """Gives one image of a key, as it came.
@@ -339,16 +357,16 @@ class FaissIndex:
         """
         from anykey.index.store.image_roots import found_image
 
-        with self._moment() as (transaction, _):
-            image = transaction.image(key, position)
+        with self.moment() as moment:
+            image = moment.transaction.image(key, position)
         return found_image(image, key, self._directory.path, self._named_roots)
 
     def scan(self, after: str | None = None) -> Iterator[StoredKey]:
         """All keys in the order of their names (by code point), those after `after` only."""
         check_after(after)
         while True:
-            with self._moment() as (transaction, _):
-                page = transaction.page(after)
+            with self.moment() as moment:
+                page = moment.transaction.page(after)
             if not page:
                 return
             yield from page
@@ -360,7 +378,8 @@ class FaissIndex:
         """The first keys of a scope by name (by code point), at most `limit` and those after `after` only."""
         check_after(after)
         limit = check_limit(limit)
-        with self._moment(deadline) as (transaction, view):
+        with self.moment(deadline=deadline) as moment:
+            transaction, view = moment.transaction, moment.view
             if after is not None and scope.pool is not None and scope.pool not in view.pools:
                 return []  # its last keys left it since the page before
             view.check(scope)
@@ -370,30 +389,31 @@ class FaissIndex:
 
     def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
         """Number of keys in the scope; raises `InvalidSearchError` for a pool or modality that does not exist."""
-        with self._moment(deadline) as (transaction, view):
-            view.check(scope)
-            return view.count(scope, transaction, deadline)
+        with self.moment(deadline=deadline) as moment:
+            return moment.count(scope)
 
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
         from anykey.index.store.image_roots import roots_in_force
 
-        with self._moment() as (transaction, view):
+        with self.moment() as moment:
             roots = roots_in_force(self._directory.path, self._named_roots).roots
             failure = None if self._writer is None else self._writer.fold_failure
-            return info_of(view, transaction, failure, roots, is_writable=self._writer is not None)
+            return info_of(moment.view, moment.transaction, failure, roots, is_writable=self._writer is not None)
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""
         with self._close_lock:
             if self._is_open:
                 self._is_open = False
+                self._kept.close()
                 self._generation.release()  # first, for a store that is read cannot be closed as one file
                 if self._writer is not None:
                     self._writer.close()
 
     def _names_in(self, scope: Scope, deadline: Deadline) -> list[str]:
-        with self._moment(deadline) as (transaction, view):
+        with self.moment(deadline=deadline) as moment:
+            transaction, view = moment.transaction, moment.view
             view.check(scope)
             return transaction.names(view.seqs_in(scope, transaction, deadline))
 
@@ -405,13 +425,7 @@ class FaissIndex:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _moment(self, deadline: Deadline = NEVER) -> Iterator[tuple[ReadTransaction, View]]:
-        """The index as it is now, for the length of the block."""
-        with ExitStack() as stack:
-            yield self._enter(stack, deadline)
-
-    def _enter(self, stack: ExitStack, deadline: Deadline) -> tuple[ReadTransaction, View]:
+    def _enter(self, stack: ExitStack, deadline: Deadline) -> FaissMoment:
         """The index as it is now, until the stack is left."""
         give_up_s = time.monotonic() + self._switch_s
         while True:
@@ -425,7 +439,29 @@ class FaissIndex:
                     time.sleep(SWITCH_POLL_S)  # another thread may be opening the newer version
                     continue
                 stack.push(entered.pop_all())
-                return moment
+                transaction, view = moment
+                return FaissMoment(generation, view, transaction, self._kept, deadline)
+
+    def _enter_again(self, stack: ExitStack, snapshot: str, deadline: Deadline) -> FaissMoment:
+        """The index as it was at a moment that was kept, or that is still now, until the stack is left.
+
+        What is kept is read by one thread at a time, so that it is asked only where there were changes since.
+        """
+        check_token(snapshot)
+        generation = self._acquire()
+        with ExitStack() as held:
+            held.callback(generation.release)
+            is_now = self._kept.is_of(snapshot, generation, generation.view)
+        if is_now or snapshot not in self._kept:
+            with ExitStack() as entered:
+                moment = self._enter(entered, deadline)
+                if self._kept.is_of(snapshot, moment.generation, moment.view):
+                    stack.push(entered.pop_all())
+                    return moment
+        kept = stack.enter_context(self._kept.moment(snapshot, deadline))
+        if kept is None:
+            raise self._kept.expired(snapshot)
+        return FaissMoment(*kept, self._kept, deadline)
 
     def _acquire(self) -> Generation:
         """The published generation, kept open until it is released."""

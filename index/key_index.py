@@ -4,6 +4,7 @@ Shape legend: Q = queries, D = width.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +19,9 @@ from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.queries import require_names
 from anykey.index.store.manifest import EncoderFacts
 
-if TYPE_CHECKING:  # changes are made of keys
+if TYPE_CHECKING:  # changes are made of keys, and moments are asked for scopes
     from anykey.index.changes import Applied, Capabilities, Change, RequestKey
+    from anykey.index.moments import Moment
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,19 @@ class KeyIndex(Protocol):
                 no such modality.
             UnknownPoolError: there is no such pool.
             DeadlineExceededError: the answer is no longer wanted.
+        """
+        ...
+
+    def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> "AbstractContextManager[Moment]":
+        """The index at one moment, for the length of a block, in the thread that asks.
+
+        Args:
+            snapshot: Names an earlier moment: that of `Moment.snapshot`; now when absent.
+            deadline: Until when the answers are wanted.
+
+        Raises:
+            SnapshotExpiredError: that moment is not kept, or no longer.
+            SnapshotRefusedError: it can be no snapshot, or the engine has none.
         """
         ...
 

@@ -5,6 +5,7 @@ Shape legend: Q = queries, D = width, K = results per query.
 
 from collections.abc import Collection as Listed
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import ImageUnavailableError, KeyNotFoundError
+from anykey.index.errors import ImageUnavailableError, KeyNotFoundError, SnapshotRefusedError
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.milvus.collection import Collection, CollectionFacts, Structure
@@ -23,10 +24,11 @@ from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.images import ImageFolder
 from anykey.index.milvus.limits import AS_INSTALLED, Limits
+from anykey.index.milvus.moment import MilvusMoment
 from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
-from anykey.index.milvus.search import count, records_in, search
+from anykey.index.milvus.search import count, records_in
 from anykey.index.milvus.writer import Writer
-from anykey.index.queries import check_after, check_k, check_limit, check_queries, is_unicode, require_names
+from anykey.index.queries import check_after, check_limit, is_unicode, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
@@ -175,9 +177,19 @@ class MilvusIndex:
             DeadlineExceededError: the answer is no longer wanted; what Milvus was asked for last, it may go on with.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        queries_QD = check_queries(vectors_QD, self.encoder.width)
-        k = check_k(k)
-        return search(self._collection.until(deadline), queries_QD, k, scope, exact, with_vectors)
+        moment = MilvusMoment(self._collection.until(deadline))
+        return moment.search(vectors_QD, k, scope, exact=exact, with_vectors=with_vectors)
+
+    @contextmanager
+    def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> Iterator[MilvusMoment]:
+        """The collection as it is while it is asked.
+
+        Raises:
+            SnapshotRefusedError: a snapshot is asked for, which Milvus cannot give.
+        """
+        if snapshot is not None:
+            raise SnapshotRefusedError("an index in Milvus keeps no snapshots: each answer is of its own moment")
+        yield MilvusMoment(self._collection.until(deadline))
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names; of two of one name the later counts.
@@ -317,7 +329,7 @@ class MilvusIndex:
             DeadlineExceededError: the answer is no longer wanted.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return count(self._collection.until(deadline), scope)
+        return MilvusMoment(self._collection.until(deadline)).count(scope)
 
     def info(self) -> IndexInfo:
         """What the index is at this moment; reads the pools of every key that is in some.

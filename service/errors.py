@@ -8,6 +8,7 @@ ServiceError
   UnsupportedModalityError   unsupported_modality    the loaded model does not take this kind of query
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
+  SnapshotExpiredError       snapshot_expired        the moment asked for is no longer kept
   OverloadedError            overloaded              no place in the queue
   ImageNotReachedError       image_not_reached       the machine that holds a key's image does not answer
   DeadlineExceededError      deadline_exceeded       waited too long
@@ -29,6 +30,7 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "invalid_request": 400,
         "not_found": 404,
         "method_not_allowed": 405,
+        "snapshot_expired": 410,
         "item_too_large": 413,
         "unsupported_media_type": 415,
         "undecodable_image": 422,
@@ -108,6 +110,12 @@ class MethodNotAllowedError(ServiceError):
     """The address exists but takes another method."""
 
     type = "method_not_allowed"
+
+
+class SnapshotExpiredError(ServiceError):
+    """The moment of the index that an answer should be of is no longer kept; the client should search again."""
+
+    type = "snapshot_expired"
 
 
 class OverloadedError(ServiceError):

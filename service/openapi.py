@@ -21,6 +21,8 @@ EXAMPLE_MESSAGES = {
     "invalid_request": "k must be a whole number from 1 to 1000, got 0",
     "not_found": "no such key",
     "method_not_allowed": "this address takes POST, not GET",
+    "snapshot_expired": "the snapshot is no longer kept: that is done for 60 s after the last answer of it, and for at "
+    "most 32 at a time; search again",
     "item_too_large": "image is 30000 x 30000 = 900000000 pixels, at most 64000000 are accepted",
     "unsupported_media_type": "expected Content-Type application/json or multipart/form-data, got 'text/plain'",
     "undecodable_image": "cannot decode 19 bytes as an image (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF are read)",
@@ -35,6 +37,7 @@ EXAMPLE_MESSAGES = {
 MEANINGS = {
     400: "The request is wrong",
     404: "No such key or image",
+    410: "The snapshot is no longer kept",
     413: "Body, image or text over a limit",
     415: "Neither JSON nor multipart, or compressed in another way",
     422: "The image or the modality cannot be used",
@@ -159,6 +162,7 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "within": texts,
         "instruction": text,
         "rerank": text,
+        "snapshot": text,
     }
     descriptions = {
         "image": "Image files; several are frames of one item. A part without a file name is read as base64.",

@@ -83,6 +83,7 @@ def load_index(settings: ServiceSettings) -> SearchableIndex:
 
 def _open_directory(settings: ServiceSettings) -> SearchableIndex:
     from anykey.index.faiss_index import FaissIndex
+    from anykey.index.search.kept_moments import Keeping
 
     gpu_memory_bytes = settings.search_gpu_memory_mib * 2**20
     return FaissIndex.open(
@@ -90,6 +91,7 @@ def _open_directory(settings: ServiceSettings) -> SearchableIndex:
         device=settings.search_device,
         gpu_memory_bytes=gpu_memory_bytes,
         image_roots=settings.image_root,
+        keeping=Keeping(settings.snapshot_s, settings.max_snapshots),
     )
 
 

@@ -120,6 +120,7 @@ class Query:
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
         rerank: Who puts the hits in order; `None`: the index.
+        snapshot: Names the moment of the index that is searched; `None`: now.
     """
 
     parts: tuple[Part, ...]
@@ -127,6 +128,7 @@ class Query:
     scope: Scope = EVERYTHING
     exact: bool = False
     rerank: Reranked | None = None
+    snapshot: str | None = None
 
     @property
     def item(self) -> Item | None:
@@ -221,6 +223,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         ),
         exact=request.exact,
         rerank=rerank,
+        snapshot=request.snapshot,
     )
 
 

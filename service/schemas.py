@@ -99,6 +99,10 @@ class SearchRequest(BaseModel):
     rerank: RerankRequest | None = Field(
         None, description="Has a cross-encoder rank the best hits again. Absent: the index's order."
     )
+    snapshot: Text | None = Field(
+        None,
+        description="The `snapshot` of an earlier answer: this one is of the same moment of the index. Absent: now.",
+    )
 
 
 class HitPayload(BaseModel):
@@ -158,6 +162,12 @@ class SearchResponse(BaseModel):
         "/info), so that its end was not used."
     )
     index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
+    index_seq: int | None = Field(
+        description="Number of the last change of the index that is in the answer; null for a Milvus collection."
+    )
+    snapshot: str | None = Field(
+        description="Names the index at this moment, to be asked for by later requests; null for a Milvus collection."
+    )
     model_fingerprint: str
     reranking: Reranking | None = Field(description="Null where none was asked for.")
     timings_ms: Timings

@@ -5,6 +5,7 @@ Shape legend: Q = queries, D = width.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -16,9 +17,10 @@ from anykey.index import errors as index_errors
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
+from anykey.index.moments import Moment
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
-from anykey.service.errors import InvalidRequestError, NotFoundError
+from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
 from anykey.service.search_batcher import SearchBatcher
 from anykey.service.threads import BoundedThreads
 from anykey.service.watch import IndexWatch
@@ -64,6 +66,10 @@ class SearchableIndex(Protocol):
         """The best `k` keys of the scope for each query; stops at the deadline."""
         ...
 
+    def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> AbstractContextManager[Moment]:
+        """The index at one moment, for the length of a block."""
+        ...
+
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """One key, with its vector if asked for."""
         ...
@@ -85,11 +91,13 @@ class SearchKind:
         k: How many hits, from 1.
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
+        snapshot: Names the moment that is searched; now when absent.
     """
 
     k: int
     scope: Scope
     exact: bool
+    snapshot: str | None = None
 
 
 class _Sought(NamedTuple):
@@ -97,6 +105,23 @@ class _Sought(NamedTuple):
 
     vector: bytes
     modality: Modality | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, and of which moment of the index that is.
+
+    Attributes:
+        hits: Best first.
+        version: The index version; `None` where there are none.
+        seq: Number of the last change in it; `None` where changes are not counted.
+        snapshot: What names the moment; `None` where it cannot be asked for again.
+    """
+
+    hits: list[Hit]
+    version: str | None
+    seq: int | None
+    snapshot: str | None
 
 
 class IndexSearcher:
@@ -132,7 +157,7 @@ class IndexSearcher:
         self._threads = threads
         self._most_together = most_together
         self._deadline_s = deadline_s
-        self._batcher: SearchBatcher[SearchKind, _Sought, list[Hit]] = SearchBatcher(
+        self._batcher: SearchBatcher[SearchKind, _Sought, Found] = SearchBatcher(
             self._call, self._most_of, threads=threads, num_threads=num_threads, max_waiting=max_waiting
         )
 
@@ -146,8 +171,9 @@ class IndexSearcher:
         modality: Modality | None,
         k: int,
         scope: Scope,
-        write: Callable[[list[Hit]], T],
+        write: Callable[[Found], T],
         exact: bool = False,
+        snapshot: str | None = None,
     ) -> T:
         """The best keys of the scope.
 
@@ -156,12 +182,14 @@ class IndexSearcher:
             modality: What the query was; `None` where nobody says it.
             k: How many hits, from 1.
             scope: Which keys to look at.
-            write: Makes of the hits, best first, what is wanted of them; called in the thread that searched. Another
-                search may be given the same hits.
+            write: Makes of what was found what is wanted of it; called in the thread that searched. Another search may
+                be given the same.
             exact: Whether every key of the scope is compared.
+            snapshot: Names the moment that is searched; now when absent.
 
         Raises:
-            InvalidRequestError: the index has no such pool.
+            InvalidRequestError: the index has no such pool, or has no snapshots.
+            SnapshotExpiredError: the moment is no longer kept.
             OverloadedError: no place in the queue.
             DeadlineExceededError: not found within the deadline.
             NotReadyError: shutting down.
@@ -170,11 +198,13 @@ class IndexSearcher:
         deadline = Deadline(self._deadline_s)
         sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
         try:
-            found = self._batcher.submit(SearchKind(k, scope, exact), sought, deadline, write)
+            found = self._batcher.submit(SearchKind(k, scope, exact, snapshot), sought, deadline, write)
             return await asyncio.wrap_future(found)
         except index_errors.DeadlineExceededError as error:
             raise late(self._deadline_s) from error
-        except index_errors.UnknownPoolError as error:
+        except index_errors.SnapshotExpiredError as error:
+            raise SnapshotExpiredError(str(error)) from error
+        except (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError) as error:
             raise InvalidRequestError(str(error)) from error
         finally:
             deadline.cancel()  # the client may have gone, and its search be under way
@@ -197,15 +227,16 @@ class IndexSearcher:
         except index_errors.KeyNotFoundError as error:
             raise NotFoundError("no such key") from error
 
-    def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[list[Hit]]:
-        """The hits of each; called in a thread."""
+    def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[Found]:
+        """What is found for each; called in a thread."""
         vectors_QD = np.stack([np.frombuffer(one.vector, np.float32) for one in sought])
         modalities = [one.modality for one in sought]
 
-        def search_index() -> list[list[Hit]]:
-            return self._index.search(
-                vectors_QD, kind.k, kind.scope, exact=kind.exact, query_modalities=modalities, deadline=deadline
-            )
+        def search_index() -> list[Found]:
+            with self._index.moment(kind.snapshot, deadline=deadline) as moment:
+                hits = moment.search(vectors_QD, kind.k, kind.scope, exact=kind.exact, query_modalities=modalities)
+                moment.keep(is_asked_for=kind.snapshot is not None)
+                return [Found(each, moment.version, moment.seq, moment.snapshot) for each in hits]
 
         return self._watch.call(search_index)
 

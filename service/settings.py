@@ -139,6 +139,16 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
 
     max_k: int = Field(1000, ge=1, le=100_000, description="most hits one request may ask for")
+    snapshot_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="how long the moment of an answer is kept for requests that name its snapshot, in seconds after "
+        "the last answer of it; 0: not at all",
+    )
+    max_snapshots: int = Field(
+        32, ge=1, le=1000, description="most moments that are kept at a time, each with an open connection to the store"
+    )
     max_body_bytes: int = Field(
         64 * MIB, ge=1024, description="largest request body; enforced while it arrives, with or without a length"
     )

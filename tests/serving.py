@@ -26,6 +26,7 @@ from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, 
 from anykey.index.jobs.build import build_index
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
+from anykey.index.moments import Ranking
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.app import create_app
@@ -120,6 +121,16 @@ class MemoryIndex:
         vector_D = self._vectors_ND[row] if with_vector else None
         return Hit(key.key, score, rank, key.modality, key.payload, vector_D)
 
+    @contextmanager
+    def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> Iterator["MemoryMoment"]:
+        """The index, which never changes."""
+        yield MemoryMoment(self, deadline)
+
+    def vectors(self, keys: Sequence[str]) -> NDArray[np.float32]:
+        """The vectors of some keys."""
+        rows = {key.key: row for row, key in enumerate(self.keys)}
+        return self._vectors_ND[[rows[key] for key in keys]]
+
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """One key."""
         for row, stored in enumerate(self.keys):
@@ -143,6 +154,52 @@ class MemoryIndex:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class MemoryMoment:
+    """A `MemoryIndex` at any moment: what it finds are its hits."""
+
+    def __init__(self, index: MemoryIndex, deadline: Deadline) -> None:
+        self.version: str | None = index.version
+        self.seq: int | None = len(index.keys)
+        self.snapshot: str | None = "memory"
+        self._index = index
+        self._deadline = deadline
+
+    def search(self, vectors_QD: NDArray[np.float32], k: int, *args: Any, **options: Any) -> list[list[Hit]]:
+        """As the index."""
+        return self._index.search(vectors_QD, k, *args, **options, deadline=self._deadline)
+
+    def rank(self, vectors_QD: NDArray[np.float32], k: int, *args: Any, **options: Any) -> list[Ranking]:
+        """The hits, with their scores beside them."""
+        return [_ranking(hits) for hits in self.search(vectors_QD, k, *args, **options)]
+
+    def is_exact(self, exact: bool) -> bool:
+        """Always."""
+        return True
+
+    def hits(self, ranking: Ranking, *, with_vectors: bool = False) -> list[Hit]:
+        """With new ranks."""
+        vectors = self.vectors(ranking) if with_vectors else [None] * len(ranking)
+        found = zip(ranking.found_K.tolist(), vectors, strict=True)
+        return [replace(hit, rank=rank, vector_D=vector_D) for rank, (hit, vector_D) in enumerate(found, 1)]
+
+    def vectors(self, ranking: Ranking) -> NDArray[np.float32]:
+        """The vectors of the hits' keys."""
+        return self._index.vectors([hit.key for hit in ranking.found_K])
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Counts."""
+        return sum(is_in_scope(key, scope) for key in self._index.keys)
+
+    def keep(self, *, is_asked_for: bool = False) -> None:
+        """Nothing ever changes."""
+
+
+def _ranking(hits: Sequence[Hit]) -> Ranking:
+    found_K = np.empty(len(hits), object)
+    found_K[:] = hits
+    return Ranking(np.array([hit.score for hit in hits], np.float32), found_K)
 
 
 def is_in_scope(key: StoredKey, scope: Scope) -> bool:

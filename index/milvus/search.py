@@ -26,8 +26,8 @@ def search(
     scope: Scope,
     exact: bool,
     with_vectors: bool = False,
-) -> list[list[Hit]]:
-    """The `k` best keys of a scope for each query, with their vectors if asked for; equal scores by the keys' names.
+) -> list[Scored]:
+    """The `k` best records of a scope for each query, with vectors if asked for; equal scores by the keys' names.
 
     Raises:
         InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality.
@@ -41,7 +41,7 @@ def search(
         found = _best(collection, queries_QD, k, where, exact, fields)
     if scope.pool is not None and not any(found):
         require_pool(scope.pool, collection)
-    return [_hits(scored) for scored in found]
+    return [sorted(scored, key=lambda each: (-each[0], each[1]["key"])) for scored in found]
 
 
 def count(collection: Collection, scope: Scope) -> int:
@@ -89,6 +89,21 @@ def records_in(
         require_pool(scope.pool, collection)
 
 
+def hits_of(scored: Scored) -> list[Hit]:
+    """Records in their order as hits, ranks from 1."""
+    return [
+        Hit(
+            record["key"],
+            min(max(score, -1.0), 1.0),
+            rank,
+            Modality(record["modality"]),
+            payload_of(record),
+            vector_of(record),
+        )
+        for rank, (score, record) in enumerate(scored, start=1)
+    ]
+
+
 def best_records(
     queries_QD: NDArray[np.float32], pages: Iterable[list[dict[str, Any]]], k: int, with_vectors: bool = False
 ) -> list[Scored]:
@@ -132,21 +147,6 @@ def _places(scores_QN: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     if num_records <= k:
         return np.broadcast_to(np.arange(num_records), scores_QN.shape)
     return np.argpartition(-scores_QN, k - 1, axis=1)[:, :k]
-
-
-def _hits(scored: Scored) -> list[Hit]:
-    ordered = sorted(scored, key=lambda each: (-each[0], each[1]["key"]))
-    return [
-        Hit(
-            record["key"],
-            min(max(score, -1.0), 1.0),
-            rank,
-            Modality(record["modality"]),
-            payload_of(record),
-            vector_of(record),
-        )
-        for rank, (score, record) in enumerate(ordered, start=1)
-    ]
 
 
 def _best(

@@ -105,6 +105,11 @@ class Generation:
             version.release()
             raise
 
+    @property
+    def view(self) -> View:
+        """The latest moment that anybody has asked for."""
+        return self._view
+
     @contextmanager
     def moment(
         self, may_be_superseded: bool = False, deadline: Deadline = NEVER

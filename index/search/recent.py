@@ -119,6 +119,10 @@ class Recent:
         ]
         return np.concatenate([scores for scores, _ in found]), np.concatenate([seqs for _, seqs in found])
 
+    def vectors(self, seqs_K: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors `[K, D]` of keys that are here, by their change numbers."""
+        return self._vectors.reshape(-1, self.width)[np.searchsorted(self.seqs, seqs_K)]
+
     def known(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some positions of which it can be told what filters ask for."""
         return positions[~np.isin(self.seqs[positions], self._unknown)] if self.unsound else positions

@@ -92,6 +92,11 @@ class VersionFiles:
         """N."""
         return len(self._seqs_N)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether searches compare with every key, also where they are not told to."""
+        return self._approximate is None
+
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors at some positions, as the version has them."""
         return self._exact.vectors(positions)

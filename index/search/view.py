@@ -15,6 +15,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, UnknownPoolError
 from anykey.index.hits import Hit
 from anykey.index.key_index import IndexInfo, Scope
+from anykey.index.moments import Ranking
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure
@@ -131,6 +132,17 @@ class View:
         covered = self.files.seqs if allowed is None else self.files.seqs[allowed]
         return np.concatenate([covered, self.recent.seqs[recent]])
 
+    def vectors(self, seqs_K: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors `[K, D]` of keys of this view by their change numbers, as queries are compared with them."""
+        positions_K = np.searchsorted(self.files.seqs, seqs_K)
+        is_covered_K = np.zeros(len(seqs_K), np.bool_)
+        if self.files.num_keys:
+            is_covered_K = self.files.seqs[np.minimum(positions_K, self.files.num_keys - 1)] == seqs_K
+        vectors_KD = np.empty((len(seqs_K), self.files.manifest.encoder.width), np.float32)
+        vectors_KD[is_covered_K] = self.files.vectors(positions_K[is_covered_K])
+        vectors_KD[~is_covered_K] = self.recent.vectors(seqs_K[~is_covered_K])
+        return vectors_KD
+
     def count(self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER) -> int:
         """Number of keys in a scope; `transaction` is of the same moment.
 
@@ -212,20 +224,19 @@ class View:
         return mask_N, bool(mask_N.any())
 
 
-def hits_of(found: Found, transaction: ReadTransaction, with_vectors: bool = False) -> list[list[Hit]]:
-    """What a search found, with what the store says about it; `transaction` is of the same moment."""
-    scores_QK, seqs_QK = found
-    seqs = seqs_QK[seqs_QK >= 0].tolist()
+def hits_of(rankings: Sequence[Ranking], transaction: ReadTransaction, with_vectors: bool = False) -> list[list[Hit]]:
+    """What was found, with what the store says about it; `transaction` is of the same moment."""
+    seqs = {seq for ranking in rankings for seq in ranking.found_K.tolist()}
     keys = transaction.records(seqs)
     vectors = transaction.vectors_of(seqs) if with_vectors else {}
-    scores_QK = np.clip(scores_QK, -1.0, 1.0)
     return [
         [
-            Hit(key.key, score, rank, key.modality, key.payload, vectors.get(seq))
-            for rank, (score, seq) in enumerate(zip(scores_K, seqs_K, strict=True), start=1)
-            if seq >= 0 and (key := keys[seq])  # missing ones come last
+            Hit(keys[seq].key, score, rank, keys[seq].modality, keys[seq].payload, vectors.get(seq))
+            for rank, (score, seq) in enumerate(
+                zip(np.clip(ranking.scores_K, -1.0, 1.0).tolist(), ranking.found_K.tolist(), strict=True), start=1
+            )
         ]
-        for scores_K, seqs_K in zip(scores_QK.tolist(), seqs_QK.tolist(), strict=True)
+        for ranking in rankings
     ]
 
 

@@ -27,6 +27,7 @@ class Connections:
         """
         self._connect = connect
         self._idle: list[sqlite3.Connection] = []  # the last one back is the first one lent: its pages are the freshest
+        self._kept: set[sqlite3.Connection] = set()  # lent until `give_back`, beyond the block in which they were lent
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(MOST_LENT):
             self._places.put(None)
@@ -42,16 +43,22 @@ class Connections:
         try:
             db = self._take()
             try:
-                stop_at(db, deadline)
-                yield db
-            except sqlite3.OperationalError as error:
-                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                    deadline.check()
-                raise
+                with stopping_at(db, deadline):
+                    yield db
             finally:
-                self._take_back(db, deadline)
+                if db not in self._kept:
+                    self._take_back(db)
         finally:
             self._places.put(None)
+
+    def keep(self, db: sqlite3.Connection) -> None:
+        """Leaves a connection that is lent with the caller when the block ends; its place may be taken by another."""
+        self._kept.add(db)
+
+    def give_back(self, db: sqlite3.Connection) -> None:
+        """Takes back a connection that was kept."""
+        self._kept.discard(db)
+        self._take_back(db)
 
     def close(self) -> None:
         """Closes the connections; none may be lent. Repeating it is fine."""
@@ -71,12 +78,28 @@ class Connections:
         except IndexError:
             return self._connect()
 
-    def _take_back(self, db: sqlite3.Connection, deadline: Deadline) -> None:
+    def _take_back(self, db: sqlite3.Connection) -> None:
         stop_at(db, NEVER)
         if db.in_transaction or len(self._idle) >= MOST_IDLE:  # what is half-done serves nobody
             db.close()
         else:
             self._idle.append(db)
+
+
+@contextmanager
+def stopping_at(db: sqlite3.Connection, deadline: Deadline) -> Iterator[None]:
+    """Lets the statements of the block stop at the deadline; later ones too, until they are told otherwise.
+
+    Raises:
+        DeadlineExceededError: one was stopped.
+    """
+    stop_at(db, deadline)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            deadline.check()
+        raise
 
 
 def stop_at(db: sqlite3.Connection, deadline: Deadline) -> None:

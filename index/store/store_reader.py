@@ -8,7 +8,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,7 +23,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.queries import MAX_NORM_ERROR, is_unicode
-from anykey.index.store.connections import Connections, stop_at
+from anykey.index.store.connections import Connections, stop_at, stopping_at
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from anykey.index.store.store_file import (
@@ -83,12 +83,14 @@ class ReadTransaction:
 
     Attributes:
         seq: Number of the last change in it.
+        heir: Who is handed the moment, still open, when the block that it was made for ends without an error.
     """
 
     def __init__(self, db: sqlite3.Connection, path: Path, deadline: Deadline = NEVER) -> None:
         self._db = db
         self._path = path
         self._deadline = deadline
+        self.heir: Callable[[OpenMoment], None] | None = None
         found = self._all("SELECT value FROM meta WHERE name = 'seq'")
         if not found or not isinstance(found[0][0], int):
             raise IndexCorruptError(path, "it does not tell its last change")
@@ -401,6 +403,44 @@ class ReadTransaction:
             return self._db.execute(query, parameters).fetchall()
 
 
+class OpenMoment:
+    """A store at one moment, which can be read again until it is closed, by one thread at a time.
+
+    Meanwhile the store can be changed; only its write-ahead log cannot be begun anew.
+
+    Attributes:
+        path: The store.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path, connections: Connections) -> None:
+        """Takes over a connection in the middle of a transaction."""
+        self.path = path
+        self._db = db
+        self._connections = connections
+        self._turn = threading.Lock()
+        stop_at(db, NEVER)
+
+    @contextmanager
+    def reading(self, deadline: Deadline = NEVER) -> Iterator[ReadTransaction]:
+        """The store at that moment, for the length of the block.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted, or another thread reads for so long.
+            IndexCorruptError: the file turns out to be damaged.
+        """
+        with naming_damage(self.path), deadline.held(self._turn):
+            try:
+                with stopping_at(self._db, deadline):
+                    yield ReadTransaction(self._db, self.path, deadline)
+            finally:
+                stop_at(self._db, NEVER)
+
+    def close(self) -> None:
+        """Ends it; no thread may be reading."""
+        self._db.execute("COMMIT")
+        self._connections.give_back(self._db)
+
+
 class StoreReader:
     """A store, read-only; safe for use from several threads, which are lent a bounded number of connections."""
 
@@ -453,12 +493,20 @@ class StoreReader:
                 return
             with self._connections.lent(deadline) as db:
                 db.execute("BEGIN")
+                transaction = None
                 try:
-                    self._here.transaction = ReadTransaction(db, self.path, deadline)
-                    yield self._here.transaction
+                    self._here.transaction = transaction = ReadTransaction(db, self.path, deadline)
+                    yield transaction
+                except BaseException:
+                    transaction = None  # nobody inherits what failed
+                    raise
                 finally:
                     self._here.transaction = None
-                    db.execute("COMMIT")
+                    if transaction is None or transaction.heir is None:
+                        db.execute("COMMIT")
+                    else:
+                        self._connections.keep(db)
+                        transaction.heir(OpenMoment(db, self.path, self._connections))
 
     def close(self) -> None:
         """Closes the connections; no thread may be reading."""

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from anykey.index.hits import Hit
 from anykey.service.address import check_parameters, prefix_of
 from anykey.service.answers import WrittenAnswer, with_hits, write_hits
 from anykey.service.body import is_quick, parser_for, read_body
@@ -24,9 +23,11 @@ from anykey.service.parts import Parts
 from anykey.service.query import Query
 from anykey.service.reranking import LoadedReranker
 from anykey.service.schemas import Reranking, SearchResponse, Timings
+from anykey.service.searching import Found
 
 SEARCH_ERRORS = (
     "invalid_request",
+    "snapshot_expired",
     "item_too_large",
     "unsupported_media_type",
     "undecodable_image",
@@ -84,63 +85,79 @@ async def _find(
         reranker.check_query(query)
     embedded = await parts.embedder.embed(query)
     note(request, query_modality=embedded.modality)
-    found = await (
+    ranked = await (
         _search(parts, query, embedded, prefix_of(request))
         if reranker is None
         else _search_and_rerank(request, parts, query, embedded, reranker)
     )
-    note(request, cached=embedded.is_cached, num_hits=found.num_hits)
+    note(request, cached=embedded.is_cached, num_hits=ranked.num_hits)
     answer = SearchResponse(
         hits=[],
         query_modality=embedded.modality,
         cached=embedded.is_cached,
         text_cut=embedded.is_text_cut,
-        index_version=parts.index.version,
+        index_version=ranked.found.version,
+        index_seq=ranked.found.seq,
+        snapshot=ranked.found.snapshot,
         model_fingerprint=parts.encoder.fingerprint,
-        reranking=found.reranking,
+        reranking=ranked.reranking,
         timings_ms=Timings(
             read=_ms(read_s),
             decode=_ms(embedded.decode_s),
             queue=_ms(embedded.queue_s),
             encode=_ms(embedded.encode_s),
-            search=_ms(found.search_s),
-            rerank=_ms(found.rerank_s),
+            search=_ms(ranked.search_s),
+            rerank=_ms(ranked.rerank_s),
             total=0.0,
         ),
     )
-    return answer, found.written
+    return answer, ranked.written
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Hits as JSON, how many they are, how they were ranked, and how long both took."""
+class _Ranked:
+    """Hits as JSON, how many they are, what they were chosen from, how they were ranked, and how long both took."""
 
     written: bytes
     num_hits: int
+    found: Found
     search_s: float
     rerank_s: float = 0.0
     reranking: Reranking | None = None
 
 
-async def _search(parts: Parts, query: Query, embedded: Embedded, prefix: str) -> _Found:
+async def _search(parts: Parts, query: Query, embedded: Embedded, prefix: str) -> _Ranked:
     """The hits in the index's order."""
     started_s = time.monotonic()
-    written, num_hits = await parts.searcher.search(
-        embedded.vector_D, embedded.modality, query.k, query.scope, partial(_write, prefix), query.exact
+    written, found = await parts.searcher.search(
+        embedded.vector_D,
+        embedded.modality,
+        query.k,
+        query.scope,
+        partial(_write, prefix),
+        query.exact,
+        query.snapshot,
     )
-    return _Found(written, num_hits, time.monotonic() - started_s)
+    return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
     request: Request, parts: Parts, query: Query, embedded: Embedded, reranker: LoadedReranker
-) -> _Found:
+) -> _Ranked:
     """More hits than are wanted, and of them the best by the reranker."""
     assert query.rerank is not None
     assert query.item is not None
     started_s = time.monotonic()
-    hits = await parts.searcher.search(
-        embedded.vector_D, embedded.modality, query.rerank.top, query.scope, list, query.exact
+    found = await parts.searcher.search(
+        embedded.vector_D,
+        embedded.modality,
+        query.rerank.top,
+        query.scope,
+        _as_found,
+        query.exact,
+        query.snapshot,
     )
+    hits = found.hits
     found_s = time.monotonic()
     ranked = await reranker.rerank(query.item, hits, str(request.scope.get(REQUEST_ID, "")))
     best = ranked[: query.k]
@@ -152,11 +169,15 @@ async def _search_and_rerank(
         num_candidates=len(hits),
         num_scored=sum(one.score is not None for one in ranked),
     )
-    return _Found(written, len(best), found_s - started_s, time.monotonic() - found_s, reranking)
+    return _Ranked(written, len(best), found, found_s - started_s, time.monotonic() - found_s, reranking)
 
 
-def _write(prefix: str, hits: list[Hit]) -> tuple[bytes, int]:
-    return write_hits(prefix, hits), len(hits)
+def _write(prefix: str, found: Found) -> tuple[bytes, Found]:
+    return write_hits(prefix, found.hits), found
+
+
+def _as_found(found: Found) -> Found:
+    return found
 
 
 def _ms(seconds: float) -> float:

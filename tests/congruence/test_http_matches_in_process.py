@@ -74,7 +74,9 @@ def as_fields(query: Query) -> dict[str, Any]:
 async def hits_of(parts: Parts, query: Query) -> list[Hit]:
     """What the service's parts find for a query."""
     embedded = await parts.embedder.embed(query)
-    return await parts.searcher.search(embedded.vector_D, embedded.modality, query.k, query.scope, list)
+    return await parts.searcher.search(
+        embedded.vector_D, embedded.modality, query.k, query.scope, lambda found: found.hits
+    )
 
 
 def in_process(encoder: FakeEncoder, index: FaissIndex) -> list[list[Hit]]:

@@ -33,7 +33,7 @@ def test_both_bodies_of_search_are_described() -> None:
         properties = made["components"]["schemas"][name]["properties"]
         assert set(properties) == {
             "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight", "instruction",
-            "rerank", "exact",
+            "rerank", "exact", "snapshot",
         }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 

@@ -17,6 +17,7 @@ from anykey.encoder.item import Item
 from anykey.index.errors import KeyCorruptError
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import Hit
+from anykey.index.moments import Ranking
 from anykey.index.store.manifest import FoldOptions
 from anykey.service.context import CLIENT_GONE
 from tests.congruence.test_http_matches_in_process import KEYS
@@ -48,14 +49,41 @@ class GatedIndex:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def search(self, vectors_QD: Any, k: int, *scope: Any, **options: Any) -> list[list[Hit]]:
-        """What the inner index finds, once the gate is open."""
+    @contextmanager
+    def moment(self, snapshot: str | None = None, **options: Any) -> "Iterator[GatedMoment]":
+        """The inner index's, searched once the gate is open."""
+        with self._inner.moment(snapshot, **options) as moment:
+            yield GatedMoment(self, moment)
+
+    def enter(self, vectors_QD: Any, k: int) -> None:
+        """Waits for the gate, and fails if that is to be."""
         self.entered.release()
         assert self.gate.wait(WAIT_S), "the test never opened the gate"
         self.calls.append((len(vectors_QD), k))
         if self.damaged is not None and any(vector_D.tobytes() == self.damaged for vector_D in vectors_QD):
             raise KeyCorruptError(Path("store"), "a", "the record is damaged")
+
+
+class GatedMoment:
+    """A moment of a gated index."""
+
+    def __init__(self, index: GatedIndex, inner: Any) -> None:
+        self._index = index
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def search(self, vectors_QD: Any, k: int, *scope: Any, **options: Any) -> list[list[Hit]]:
+        """What the inner moment finds, once the gate is open."""
+        self._index.enter(vectors_QD, k)
         found: list[list[Hit]] = self._inner.search(vectors_QD, k, *scope, **options)
+        return found
+
+    def rank(self, vectors_QD: Any, k: int, *scope: Any, **options: Any) -> list[Ranking]:
+        """The same, without what the keys carry."""
+        self._index.enter(vectors_QD, k)
+        found: list[Ranking] = self._inner.rank(vectors_QD, k, *scope, **options)
         return found
 
 
@@ -78,6 +106,8 @@ class Crowd:
         self._index = index
         self._pool = pool
         self._num_waiting = 0
+        while index.entered.acquire(blocking=False):
+            pass  # a search of before
         index.gate.clear()
         self._blocker = self.ask({"text": "the first of all", "k": 1})
         assert index.entered.acquire(timeout=WAIT_S)

@@ -1,0 +1,113 @@
+"""A collection of Milvus as it is while it is asked: Milvus keeps no earlier moments.
+
+Shape legend: Q = queries, K = results of a query, D = width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Modality
+from anykey.index.hits import Hit
+from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.milvus.collection import Collection
+from anykey.index.milvus.expressions import listed
+from anykey.index.milvus.search import Scored, count, hits_of, search
+from anykey.index.moments import Ranking
+from anykey.index.queries import check_k, check_queries
+
+
+class MilvusMoment:
+    """A `Moment` of a `MilvusIndex`: what is asked of it one after another may differ by changes made in between.
+
+    Attributes:
+        version: `None`: a collection has no versions.
+        seq: `None`: its changes are not counted.
+        snapshot: `None`: it cannot be asked for again.
+    """
+
+    version: str | None = None
+    seq: int | None = None
+    snapshot: str | None = None
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def search(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """The `k` best keys of the scope for each query, as `MilvusIndex.search`."""
+        return [hits_of(scored) for scored in self._found(vectors_QD, k, scope, exact, with_vectors)]
+
+    def rank(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality | None] | None = None,
+    ) -> list[Ranking]:
+        """What `search` finds; Milvus gives what the keys carry with it."""
+        return [_ranking(scored) for scored in self._found(vectors_QD, k, scope, exact)]
+
+    def is_exact(self, exact: bool) -> bool:
+        """Whether a search compares with every key."""
+        return exact or self._collection.facts.structure.kind == "FLAT"
+
+    def hits(self, ranking: Ranking, *, with_vectors: bool = False) -> list[Hit]:
+        """What has been found, ranks from 1; with the keys' vectors, as their encoder made them, if asked for."""
+        records = list(ranking.found_K)
+        if with_vectors:
+            vectors = self._vectors(ranking)
+            records = [
+                {**record, "vector": vectors[record["key"]]} if record["key"] in vectors else record
+                for record in records
+            ]
+        return hits_of(list(zip(ranking.scores_K.tolist(), records, strict=True)))
+
+    def vectors(self, ranking: Ranking) -> NDArray[np.float32]:
+        """Unit vectors `[K, D]` of what has been found; zeros for a key that has gone meanwhile."""
+        vectors, gone_D = self._vectors(ranking), np.zeros(self._collection.facts.encoder.width, np.float32)
+        vectors_KD = np.array([vectors.get(record["key"], gone_D) for record in ranking.found_K], np.float32)
+        vectors_KD = vectors_KD.reshape(-1, len(gone_D))
+        norms_K1 = np.linalg.norm(vectors_KD, axis=1, keepdims=True)
+        return np.asarray(vectors_KD / np.maximum(norms_K1, np.finfo(np.float32).tiny))
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Number of keys in the scope."""
+        return count(self._collection, scope)
+
+    def keep(self, *, is_asked_for: bool = False) -> None:
+        """Does nothing: Milvus keeps no moments."""
+
+    def _vectors(self, ranking: Ranking) -> dict[str, Any]:
+        """The stored vectors of those keys that are still there."""
+        names = [record["key"] for record in ranking.found_K]
+        step = self._collection.limits.page_records
+        return {
+            record["key"]: record["vector"]
+            for start in range(0, len(names), step)
+            for record in self._collection.records(listed("key", names[start : start + step]), ["key", "vector"])
+        }
+
+    def _found(
+        self, vectors_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool, with_vectors: bool = False
+    ) -> list[Scored]:
+        queries_QD = check_queries(vectors_QD, self._collection.facts.encoder.width)
+        return search(self._collection, queries_QD, check_k(k), scope, exact, with_vectors)
+
+
+def _ranking(scored: Scored) -> Ranking:
+    records_K = np.empty(len(scored), object)
+    records_K[:] = [record for _, record in scored]
+    return Ranking(np.array([score for score, _ in scored], np.float32), records_K)

@@ -1,0 +1,104 @@
+"""One moment of an index directory: a version, what came since, and the store.
+
+Shape legend: Q = queries, K = results of a query, D = width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.encoder.item import Modality
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.hits import Hit
+from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.moments import Ranking
+from anykey.index.queries import check_k, check_queries
+from anykey.index.search.generation import Generation
+from anykey.index.search.kept_moments import KeptMoments
+from anykey.index.search.view import View, hits_of
+from anykey.index.store.store_reader import ReadTransaction
+
+
+class FaissMoment:
+    """A `Moment` of a `FaissIndex`.
+
+    Attributes:
+        generation: The version and its store.
+        view: What is searched.
+        transaction: The store at the same moment.
+        version: Name of the version.
+        seq: Number of the last change.
+        snapshot: What names the moment.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        view: View,
+        transaction: ReadTransaction,
+        kept: KeptMoments,
+        deadline: Deadline = NEVER,
+    ) -> None:
+        self.view = view
+        self.transaction = transaction
+        self.version: str = view.files.manifest.version
+        self.seq: int = view.seq
+        self.snapshot: str | None = kept.token(generation, view) if kept.is_on else None
+        self.generation = generation
+        self._kept = kept
+        self._deadline = deadline
+
+    def search(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality | None] | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """The `k` best keys of the scope for each query, as `FaissIndex.search`."""
+        rankings = self.rank(vectors_QD, k, scope, exact=exact, query_modalities=query_modalities)
+        return hits_of(rankings, self.transaction, with_vectors)
+
+    def rank(
+        self,
+        vectors_QD: NDArray[np.float32],
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        exact: bool = False,
+        query_modalities: Sequence[Modality | None] | None = None,
+    ) -> list[Ranking]:
+        """What `search` finds, without what the keys carry."""
+        queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
+        k = check_k(k)
+        self.view.check(scope)
+        if not len(queries_QD):
+            return []
+        queries_QD = self.view.calibrated(queries_QD, query_modalities)
+        found = self.view.search(queries_QD, k, scope, self.transaction, exact, self._deadline)
+        return [Ranking(scores_K[seqs_K >= 0], seqs_K[seqs_K >= 0]) for scores_K, seqs_K in zip(*found, strict=True)]
+
+    def is_exact(self, exact: bool) -> bool:
+        """Whether a search compares with every key."""
+        return exact or self.view.files.is_exact
+
+    def hits(self, ranking: Ranking, *, with_vectors: bool = False) -> list[Hit]:
+        """What has been found, ranks from 1; with the keys' vectors, as their encoder made them, if asked for."""
+        return hits_of([ranking], self.transaction, with_vectors)[0]
+
+    def vectors(self, ranking: Ranking) -> NDArray[np.float32]:
+        """Unit vectors `[K, D]` of what has been found, as queries are compared with them."""
+        return self.view.vectors(ranking.found_K)
+
+    def count(self, scope: Scope = EVERYTHING) -> int:
+        """Number of keys in the scope."""
+        self.view.check(scope)
+        return self.view.count(scope, self.transaction, self._deadline)
+
+    def keep(self, *, is_asked_for: bool = False) -> None:
+        """Keeps the moment for a while, as `Keeping` says."""
+        self._kept.keep(self.generation, self.view, self.transaction, is_asked_for=is_asked_for)
