@@ -2,8 +2,9 @@
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from anykey.service.errors import (
     OverloadedError,
     UnsupportedMediaTypeError,
 )
-from anykey.service.multipart import parse_header, query_from_multipart
+from anykey.service.multipart import Part, parse_header, parse_parts, query_from_multipart, without_transfer_encoding
 from anykey.service.query import Query, query_from_json
 from anykey.service.schemas import Limits
 
@@ -27,6 +28,7 @@ PIECE_BYTES = 2**12  # what is decompressed at a time, and what the end of a str
 MAX_STREAMS = 10_000  # of gzip, one behind the other; those that write blocks put tens of kilobytes into each
 QUICK_BYTES = 4096  # of a body that is read in less time than it takes to hand it to a thread
 
+T = TypeVar("T")
 Take = Callable[[int], None]
 
 
@@ -44,24 +46,77 @@ def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], 
         UnsupportedMediaTypeError: neither JSON nor multipart, in letters other than UTF-8, or compressed in a way that
             is not read.
     """
-    content_types = headers.getlist("content-type")
-    if len(content_types) > 1:
-        raise InvalidRequestError(f"expected one Content-Type, got {len(content_types)}")
-    content_type = (content_types or [""])[0]
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in (JSON, MULTIPART):
-        came = ascii(media_type[:80]) if media_type else "none"
-        raise UnsupportedMediaTypeError(f"expected Content-Type {JSON} or {MULTIPART}, got {came}")
-    charset = parse_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
-    if media_type == JSON and charset.lower() not in UTF_8:  # each part of a form may say its own
-        raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
-    transfer = headers.get("transfer-encoding", "").strip().lower()
-    if transfer not in ("", "chunked", "identity"):
-        raise UnsupportedMediaTypeError(f"expected Transfer-Encoding chunked or none, got {transfer[:80]!a}")
-    decompress = decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
+    media_type = _media_type(headers, (JSON, MULTIPART), "")
+    content_type = headers.get("content-type", "")
+    decompress = _decompressor(headers, limits)
     if media_type == JSON:
         return lambda body, take: query_from_json(decompress(body, take), limits)
     return lambda body, take: query_from_multipart(decompress(body, take), content_type, limits)
+
+
+def json_parser(
+    headers: Headers, limits: Limits, read: Callable[[bytearray], T], *, absent: str = ""
+) -> Callable[[bytearray, Take], T]:
+    """What reads a JSON body with these headers; decided before the body is read.
+
+    Args:
+        headers: The request's.
+        limits: What a request may ask for.
+        read: What the text of the body says.
+        absent: What a body without a Content-Type is; empty: refused.
+
+    Raises:
+        InvalidRequestError: there are several Content-Types.
+        UnsupportedMediaTypeError: no JSON, in letters other than UTF-8, or compressed in a way that is not read.
+    """
+    _media_type(headers, (JSON,), absent)
+    decompress = _decompressor(headers, limits)
+    return lambda body, take: read(decompress(body, take))
+
+
+def form_parser(headers: Headers, limits: Limits, read: Callable[[list[Part]], T]) -> Callable[[bytearray, Take], T]:
+    """What reads a form with these headers; raises as `json_parser`.
+
+    Args:
+        headers: The request's.
+        limits: What a request may ask for.
+        read: What the parts of the form say.
+    """
+    _media_type(headers, (MULTIPART,), "")
+    content_type = headers.get("content-type", "")
+    decompress = _decompressor(headers, limits)
+
+    def parse(body: bytearray, take: Take) -> T:
+        parts = parse_parts(decompress(body, take), content_type)
+        for part in parts:
+            part.data = without_transfer_encoding(part)
+        return read(parts)
+
+    return parse
+
+
+def _media_type(headers: Headers, known: Sequence[str], absent: str) -> str:
+    """What a body is, one of those that are known; raises as `json_parser`."""
+    content_types = headers.getlist("content-type")
+    if len(content_types) > 1:
+        raise InvalidRequestError(f"expected one Content-Type, got {len(content_types)}")
+    content_type = (content_types or [absent])[0]
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in known:
+        came = ascii(media_type[:80]) if media_type else "none"
+        raise UnsupportedMediaTypeError(f"expected Content-Type {' or '.join(known)}, got {came}")
+    charset = parse_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if media_type == JSON and charset.lower() not in UTF_8:  # each part of a form may say its own
+        raise UnsupportedMediaTypeError(f"expected Content-Type {media_type} in UTF-8, got charset {charset[:40]!a}")
+    return media_type
+
+
+def _decompressor(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], bytearray]:
+    """What takes a body's compression off; raises as `json_parser`."""
+    transfer = headers.get("transfer-encoding", "").strip().lower()
+    if transfer not in ("", "chunked", "identity"):
+        raise UnsupportedMediaTypeError(f"expected Transfer-Encoding chunked or none, got {transfer[:80]!a}")
+    return decompressor_for(",".join(headers.getlist("content-encoding")), limits.max_body_bytes)
 
 
 def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearray, Take], bytearray]:

@@ -75,7 +75,7 @@ def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Lim
     parts = parse_parts(body, content_type)
     charset = _default_charset(parts, content_type)
     for part in parts:
-        part.data = _without_transfer_encoding(part)
+        part.data = without_transfer_encoding(part)
         if part.media_type.startswith("multipart/"):
             raise InvalidRequestError(f"field {part.name[:40]!a} holds parts of its own; send each as an 'image'")
         if part.name == DEFAULT_CHARSET:
@@ -195,8 +195,12 @@ def _default_charset(parts: list[Part], content_type: str) -> str:
     return (named or [""])[0] or of_form or "utf-8"
 
 
-def _without_transfer_encoding(part: Part) -> bytearray:
-    """The contents as bytes; what came by mail may be written in ASCII."""
+def without_transfer_encoding(part: Part) -> bytearray:
+    """The contents as bytes; what came by mail may be written in ASCII.
+
+    Raises:
+        InvalidRequestError: they are not what the part says.
+    """
     name = part.transfer_encoding
     if name in AS_THEY_ARE:
         return part.data
@@ -210,8 +214,12 @@ def _without_transfer_encoding(part: Part) -> bytearray:
         raise InvalidRequestError(f"field {part.name[:40]!a} is not base64, its Content-Transfer-Encoding") from error
 
 
-def _text_of(part: Part, charset: str) -> str:
-    """A field's text in the letters that it is in."""
+def text_of(part: Part, charset: str) -> str:
+    """A field's text in the letters that it is in.
+
+    Raises:
+        InvalidRequestError: it is not in these letters, or they are not read.
+    """
     try:
         name = codecs.lookup(charset).name
     except (LookupError, ValueError):
@@ -230,7 +238,7 @@ def _add_field(fields: dict[str, Any], part: Part, charset: str) -> None:
     if name not in SearchRequest.model_fields:
         fields[name] = ""  # refused by name with the other problems
         return
-    value = _text_of(part, charset)
+    value = text_of(part, charset)
     if not value and name != "text":  # an empty box of a browser's form
         return
     if name in LISTS:

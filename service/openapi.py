@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
-from anykey.service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse, SearchRequest
+from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
 EXAMPLE_IMAGE = (
@@ -71,6 +71,12 @@ SEARCH_BODY: dict[str, Any] = {
 }
 
 
+BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="BatchRequest")}}},
+    }
+}
 INDEX_PARAMETER = {
     "name": "index_name",
     "in": "path",
@@ -111,6 +117,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas["Filter"] = _filter()
         schemas["SearchRequest"] = request
         schemas["SearchForm"] = _form(request)
+        schemas["BatchRequest"] = _without_definitions(BatchRequest.model_json_schema(ref_template=REF))
         _add_paths_below_an_index(document["paths"], app)
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -119,6 +126,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
             schemas.pop(name, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _without_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != "$defs"}
 
 
 def _add_paths_below_an_index(paths: dict[str, Any], app: FastAPI) -> None:

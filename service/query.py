@@ -15,7 +15,7 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.errors import InvalidRequestError, ItemTooLargeError, ServiceError
 from anykey.service.schemas import DEFAULT_RERANK_TOP, Limits, RerankRequest, SearchRequest
 
 MAX_SHOWN_CHARS = 40
@@ -152,6 +152,38 @@ def query_from_json(body: bytes | bytearray, limits: Limits) -> Query:
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
     return query_from_fields(fields, (), limits)
+
+
+def queries_from_json(body: bytes | bytearray, limits: Limits) -> list[Query | ServiceError]:
+    """Reads the queries of a batch from a JSON body.
+
+    Args:
+        body: The whole body.
+        limits: What a request may ask for.
+
+    Returns:
+        The queries in their order; what is wrong with one stands in its place.
+
+    Raises:
+        InvalidRequestError: no JSON object, something else in it than `queries`, or too many of them.
+    """
+    fields = parse_json(body, "the body")
+    if not isinstance(fields, dict) or not isinstance(queries := fields.get("queries"), list):
+        raise InvalidRequestError('the body must be a JSON object such as {"queries": [{"text": "a red mug"}, ...]}')
+    if others := [name for name in fields if name != "queries"]:
+        raise InvalidRequestError(f"unknown field {_shown(others[0])}; known: queries, whose members have all others")
+    if not 1 <= len(queries) <= limits.max_batch_queries:
+        raise InvalidRequestError(f"queries: expected from 1 to {limits.max_batch_queries} of them, got {len(queries)}")
+    return [_query_or_error(query, limits) for query in queries]
+
+
+def _query_or_error(fields: Any, limits: Limits) -> Query | ServiceError:
+    try:
+        if not isinstance(fields, dict):
+            raise InvalidRequestError(f"a query must be a JSON object, got {_shown(fields)}")
+        return query_from_fields(fields, (), limits)
+    except ServiceError as error:
+        return error
 
 
 def parse_json(data: bytes | bytearray, name: str) -> Any:

@@ -105,6 +105,20 @@ class SearchRequest(BaseModel):
     )
 
 
+class BatchRequest(BaseModel):
+    """Queries that are answered together."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        title="BatchRequest",
+        json_schema_extra={"examples": [{"queries": [{"text": "a red mug", "k": 5}, {"text": "a blue one", "k": 5}]}]},
+    )
+
+    queries: list[SearchRequest] = Field(
+        min_length=1, description="Each as the body of a POST /search; at most `limits.max_batch_queries` of GET /info."
+    )
+
+
 class HitPayload(BaseModel):
     """What the corpus says about a key."""
 
@@ -258,6 +272,7 @@ class Limits(BaseModel):
     max_exclude: int
     max_within: int
     max_rerank_top: int
+    max_batch_queries: int
     request_deadline_ms: float
 
 
@@ -316,3 +331,19 @@ class ErrorResponse(BaseModel):
     """The body of every error."""
 
     error: ErrorDetail
+
+
+class BatchTimings(BaseModel):
+    """Milliseconds; the answers have those of each query."""
+
+    read: float = Field(description="Receiving and parsing the body.")
+    total: float = Field(description="From the first byte read to the last answer.")
+
+
+class BatchResponse(BaseModel):
+    """What became of each query of a batch, in their order."""
+
+    answers: list[SearchResponse | ErrorResponse] = Field(
+        description="What POST /search answers to the query; its error, where it has one."
+    )
+    timings_ms: BatchTimings

@@ -21,7 +21,7 @@ from anykey.index.moments import Moment
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
-from anykey.service.search_batcher import SearchBatcher
+from anykey.service.search_batcher import PlaceTogether, SearchBatcher, Together
 from anykey.service.threads import BoundedThreads
 from anykey.service.watch import IndexWatch
 
@@ -158,12 +158,21 @@ class IndexSearcher:
         self._most_together = most_together
         self._deadline_s = deadline_s
         self._batcher: SearchBatcher[SearchKind, _Sought, Found] = SearchBatcher(
-            self._call, self._most_of, threads=threads, num_threads=num_threads, max_waiting=max_waiting
+            self._call,
+            self._most_of,
+            self._most_at_all,
+            threads=threads,
+            num_threads=num_threads,
+            max_waiting=max_waiting,
         )
 
     def counters(self) -> dict[str, int]:
         """What became of the searches, see `SearchCounters`."""
         return self._batcher.counters()
+
+    def together(self, num_searches: int) -> Together:
+        """Places for searches of one request, which begin together and share calls of the index."""
+        return self._batcher.together(num_searches)
 
     async def search(
         self,
@@ -174,6 +183,7 @@ class IndexSearcher:
         write: Callable[[Found], T],
         exact: bool = False,
         snapshot: str | None = None,
+        place: PlaceTogether | None = None,
     ) -> T:
         """The best keys of the scope.
 
@@ -186,6 +196,7 @@ class IndexSearcher:
                 be given the same.
             exact: Whether every key of the scope is compared.
             snapshot: Names the moment that is searched; now when absent.
+            place: Its place among others that it begins with.
 
         Raises:
             InvalidRequestError: the index has no such pool, or has no snapshots.
@@ -198,7 +209,7 @@ class IndexSearcher:
         deadline = Deadline(self._deadline_s)
         sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
         try:
-            found = self._batcher.submit(SearchKind(k, scope, exact, snapshot), sought, deadline, write)
+            found = self._batcher.submit(SearchKind(k, scope, exact, snapshot), sought, deadline, write, place)
             return await asyncio.wrap_future(found)
         except index_errors.DeadlineExceededError as error:
             raise late(self._deadline_s) from error
@@ -241,4 +252,7 @@ class IndexSearcher:
         return self._watch.call(search_index)
 
     def _most_of(self, kind: SearchKind) -> int:
-        return max(1, min(self._most_together(kind.exact), MAX_HITS_TOGETHER // kind.k))
+        return min(self._most_together(kind.exact), self._most_at_all(kind))
+
+    def _most_at_all(self, kind: SearchKind) -> int:
+        return max(1, MAX_HITS_TOGETHER // kind.k)

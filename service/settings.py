@@ -162,6 +162,9 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
     max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")
 
+    max_batch_queries: int = Field(
+        100, ge=1, le=10_000, description="most queries of one POST /search/batch, which are answered together"
+    )
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
     max_batch_tokens: int = Field(
         40_000,

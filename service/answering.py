@@ -1,0 +1,237 @@
+"""A query to its answer: what single searches and batches of them have in common, and whoever else has a query."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from anykey.service.answers import with_hits, write_hits
+from anykey.service.deadline import within
+from anykey.service.embedding import Embedded
+from anykey.service.errors import InternalError, ServiceError
+from anykey.service.logs import LogEvent
+from anykey.service.parts import Parts
+from anykey.service.query import Query
+from anykey.service.reranking import LoadedReranker
+from anykey.service.schemas import BatchTimings, ErrorDetail, ErrorResponse, Reranking, SearchResponse, Timings
+from anykey.service.search_batcher import PlaceTogether
+from anykey.service.searching import Found
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """What an answer depends on besides the query.
+
+    Attributes:
+        prefix: What a proxy put before the service's addresses.
+        request_id: For log lines.
+    """
+
+    prefix: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one query.
+
+    Attributes:
+        fields: All of it but the hits.
+        hits: These, as JSON.
+        num_hits: How many.
+    """
+
+    fields: SearchResponse
+    hits: bytes
+    num_hits: int
+
+    def written(self) -> tuple[bytes, ...]:
+        """All of it as JSON, in parts that follow each other."""
+        return with_hits(self.fields, self.hits)
+
+
+async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
+    """Embeds a query, searches, and ranks again if that is asked for.
+
+    Args:
+        parts: What answers.
+        query: The query.
+        asker: Who asks.
+        place: The place of its search among others that it begins with.
+
+    Returns:
+        The answer; how long reading took, and all of it, is for the caller to say.
+
+    Raises:
+        ServiceError: there is none; says why.
+    """
+    reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
+    if reranker is not None:
+        reranker.check_query(query)
+    embedded = await parts.embedder.embed(query)
+    ranked = await (
+        _search(parts, query, embedded, asker, place)
+        if reranker is None
+        else _search_and_rerank(parts, query, embedded, asker, place, reranker)
+    )
+    fields = SearchResponse(
+        hits=[],
+        query_modality=embedded.modality,
+        cached=embedded.is_cached,
+        text_cut=embedded.is_text_cut,
+        index_version=ranked.found.version,
+        index_seq=ranked.found.seq,
+        snapshot=ranked.found.snapshot,
+        model_fingerprint=parts.encoder.fingerprint,
+        reranking=ranked.reranking,
+        timings_ms=Timings(
+            read=0.0,
+            decode=in_ms(embedded.decode_s),
+            queue=in_ms(embedded.queue_s),
+            encode=in_ms(embedded.encode_s),
+            search=in_ms(ranked.search_s),
+            rerank=in_ms(ranked.rerank_s),
+            total=0.0,
+        ),
+    )
+    return Answer(fields, ranked.written, ranked.num_hits)
+
+
+async def answer_all(
+    parts: Parts, queries: Sequence[Query | ServiceError], asker: Asker, deadline_s: float
+) -> list[Answer | ServiceError]:
+    """Answers many queries together: their items share batches, and their searches calls of the index.
+
+    Args:
+        parts: What answers.
+        queries: The queries; an error in the place of one that cannot be read comes back in its place.
+        asker: Who asks.
+        deadline_s: Longest time for each.
+
+    Returns:
+        In the order of the queries, the answer to each, or why there is none.
+    """
+    wanted = [query for query in queries if isinstance(query, Query)]
+    together = parts.searcher.together(len(wanted))
+
+    async def answer_one(query: Query | ServiceError) -> Answer | ServiceError:
+        if isinstance(query, ServiceError):
+            return query
+        with together.place() as place:
+            try:
+                return await within(deadline_s, answer(parts, query, asker, place))
+            except ServiceError as error:
+                return error
+            except Exception:
+                fields = {"event": LogEvent.REQUEST_FAILED, "request_id": asker.request_id}
+                logger.exception("a query of a batch failed", extra=fields)
+                return InternalError("something unforeseen went wrong; report the request id")
+
+    async with asyncio.TaskGroup() as group:
+        answers = []
+        for query in queries:
+            answers.append(group.create_task(answer_one(query)))
+            await asyncio.sleep(0)  # others have their turn between any two of them
+    return [one.result() for one in answers]
+
+
+def written_batch(answers: Sequence[Answer | ServiceError], timings: BatchTimings, request_id: str) -> list[bytes]:
+    """The answers to a batch as JSON, in parts that follow each other.
+
+    Args:
+        answers: In the order of the queries.
+        timings: Of all of it.
+        request_id: What errors say.
+    """
+    written = [b'{"answers":[']
+    for number, one in enumerate(answers):
+        written.append(b"," if number else b"")
+        if isinstance(one, Answer):
+            one.fields.timings_ms.read, one.fields.timings_ms.total = timings.read, timings.total
+            written += one.written()
+        else:
+            detail = ErrorDetail(type=one.type, message=one.message, request_id=request_id)
+            written.append(ErrorResponse(error=detail).model_dump_json().encode())
+    return [*written, b'],"timings_ms":', timings.model_dump_json().encode(), b"}"]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Hits as JSON, how many they are, what they were chosen from, how they were ranked, and how long both took."""
+
+    written: bytes
+    num_hits: int
+    found: Found
+    search_s: float
+    rerank_s: float = 0.0
+    reranking: Reranking | None = None
+
+
+async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, place: PlaceTogether | None) -> _Ranked:
+    """The hits in the index's order."""
+    started_s = time.monotonic()
+    written, found = await parts.searcher.search(
+        embedded.vector_D,
+        embedded.modality,
+        query.k,
+        query.scope,
+        partial(_write, asker.prefix),
+        query.exact,
+        query.snapshot,
+        place,
+    )
+    return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
+
+
+async def _search_and_rerank(
+    parts: Parts,
+    query: Query,
+    embedded: Embedded,
+    asker: Asker,
+    place: PlaceTogether | None,
+    reranker: LoadedReranker,
+) -> _Ranked:
+    """More hits than are wanted, and of them the best by the reranker."""
+    assert query.rerank is not None
+    assert query.item is not None
+    started_s = time.monotonic()
+    found = await parts.searcher.search(
+        embedded.vector_D,
+        embedded.modality,
+        query.rerank.top,
+        query.scope,
+        _as_found,
+        query.exact,
+        query.snapshot,
+        place,
+    )
+    hits = found.hits
+    found_s = time.monotonic()
+    ranked = await reranker.rerank(query.item, hits, asker.request_id)
+    best = ranked[: query.k]
+    scores = [one.score for one in best]
+    written = await parts.decode_threads.run(write_hits, asker.prefix, [one.hit for one in best], scores)
+    reranking = Reranking(
+        model=reranker.scorer.name,
+        fingerprint=reranker.scorer.fingerprint,
+        num_candidates=len(hits),
+        num_scored=sum(one.score is not None for one in ranked),
+    )
+    return _Ranked(written, len(best), found, found_s - started_s, time.monotonic() - found_s, reranking)
+
+
+def _write(prefix: str, found: Found) -> tuple[bytes, Found]:
+    return write_hits(prefix, found.hits), found
+
+
+def _as_found(found: Found) -> Found:
+    return found
+
+
+def in_ms(seconds: float) -> float:
+    """Milliseconds, as answers show them."""
+    return round(seconds * 1000, 3)
