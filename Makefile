@@ -33,6 +33,7 @@ PORT ?= 8000
 URL ?= http://127.0.0.1:$(PORT)
 REPORT ?= $(RUN)/benchmark
 PEERS ?= .venv-peers
+CLIENTS ?= .venv-clients
 
 .PHONY: help
 help: ## Show this list
@@ -91,8 +92,8 @@ lint: setup ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: test
-test: setup redis-server chromium ## Run the tests, at most four processes: one a core, and one more, as many tests wait
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup redis-server chromium clients ## Run the tests, at most four processes: one a core, and one more, as many tests wait
+	ANYKEY_CLIENTS=$(call quote,$(CLIENTS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
@@ -131,6 +132,16 @@ $(call as_file,$(PEERS))/.installed: $(wildcard benchmarks/peers/requirements-*.
 	PYTHONWARNINGS=ignore $(call quote,$(PEERS))/clip-retrieval/bin/python -m pip install --quiet --disable-pip-version-check --no-deps setuptools==69.5.1
 	touch $(call quote,$@)
 
+# Other people's clients, which the tests drive against our service. They need other versions of what we use, and so many
+# libraries that their list is complete: nothing is resolved.
+.PHONY: clients
+clients: $(call as_file,$(CLIENTS))/.installed
+
+$(call as_file,$(CLIENTS))/.installed: tests/clients/requirements.txt
+	$(call quote,$(PYTHON)) -m venv $(call quote,$(CLIENTS))
+	PYTHONWARNINGS=ignore $(call quote,$(CLIENTS))/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/requirements.txt
+	touch $(call quote,$@)
+
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
 	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data $(call quote,$(DATA)) --val-data $(call quote,$(VAL_DATA)) --test-data $(call quote,$(TEST_DATA)) --output runs/study $(STUDY_FLAGS)
@@ -156,5 +167,5 @@ chromium:
 
 .PHONY: clean
 clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches
-	rm -rf $(VENV) $(call quote,$(PEERS)) $(call quote,$(DEMO_DATASET)) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(call quote,$(PEERS)) $(call quote,$(CLIENTS)) $(call quote,$(DEMO_DATASET)) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

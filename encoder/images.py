@@ -125,14 +125,24 @@ def image_type(data: bytes) -> str | None:
     >>> image_type(b"BM, and what else a text may begin with") is None
     True
     """
+    return MEDIA_TYPES[str(format_of(data))] if image_size(data) is not None else None
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture in pixels, as they lie in the file, by its header; decodes nothing.
+
+    Returns:
+        `None` for what has no header that its decoder reads.
+    """
     image_format = format_of(data)
-    if image_format is None or (image_format == "WEBP" and webp_canvas(data) is None):
+    if image_format is None:
         return None
+    if image_format == "WEBP":  # its decoder allocates all pixels with the header
+        return webp_canvas(data)
     try:
-        if image_format != "WEBP":  # its decoder allocates all pixels with the header
-            bare = bare_picture(data, image_format, _MOST_PIXELS)
-            Image.open(BytesIO(bare.data), formats=(image_format,)).close()
-        return MEDIA_TYPES[image_format]
+        bare = bare_picture(data, image_format, _MOST_PIXELS)
+        with Image.open(BytesIO(bare.data), formats=(image_format,)) as image:
+            return image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, InvalidItemError, *_DECODER_ERRORS):
         return None
 

@@ -75,6 +75,7 @@ class Encoder(ABC):
         half: The 16 bits that its networks are made for, where it is not said what they compute in.
         provenance: What made the weights, as the checkpoint tells.
         context_length: The most tokens of a text that the model takes, the start's and the end's included.
+        widths: Widths that a vector may be cut to, because the model was trained for it; none but its own: empty.
         modalities: The kinds of item that it embeds.
         supports: What it can do beyond that.
     """
@@ -91,6 +92,7 @@ class Encoder(ABC):
     half: str = "fp16"
     provenance: dict[str, Any]
     context_length: int
+    widths: tuple[int, ...]
     modalities: frozenset[Modality] = frozenset(Modality)
     supports: frozenset[Ability] = frozenset()
 

@@ -62,6 +62,10 @@ class ItemEncoder(Protocol):
         """D, the length of a vector."""
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths that a vector may be cut to, because the model was trained for it; none but its own: empty."""
+
+    @property
     def fusion(self) -> str:
         """How an image and a text become one vector."""
 

@@ -1,7 +1,9 @@
 """What is sent of keys: written in the thread that read them, so that a long answer holds up no other request."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -68,6 +70,16 @@ def with_hits(answer: SearchResponse, written: bytes) -> tuple[bytes, bytes, byt
     rest = answer.model_dump_json().encode()
     assert rest.startswith(NO_HITS)
     return NO_HITS[:-1], written, rest[len(NO_HITS) - 1 :]
+
+
+def write_json(value: Any) -> bytes:
+    """An answer as JSON, written piece by piece: between two vectors of a long one other threads may run."""
+    if isinstance(value, dict):
+        members = (json.dumps(name).encode() + b":" + write_json(member) for name, member in value.items())
+        return b"{" + b",".join(members) + b"}"
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return b"[" + b",".join(map(write_json, value)) + b"]"
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def write_key(prefix: str, stored: StoredKey) -> bytes:

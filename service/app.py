@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.service.compat import cohere, immich, infinity, openai, reranking, voyage
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
 from anykey.service.indexes import Leases
@@ -22,10 +23,11 @@ from anykey.service.openapi import describe
 from anykey.service.parts import load_encoder
 from anykey.service.proxy import ProxyPrefix
 from anykey.service.reranking import PairScorer
-from anykey.service.routes import health, indexes, keys, operation, search
+from anykey.service.routes import embed, health, indexes, keys, operation, search
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
+DIALECTS = (openai, infinity, cohere, voyage, reranking, immich)
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 
 
@@ -65,7 +67,7 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    of_one = [route for resource in (search, keys, operation) for route in resource.router.routes]
+    of_one = [route for resource in (search, keys, embed, operation, *DIALECTS) for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))

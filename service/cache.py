@@ -23,7 +23,8 @@ from anykey.service.errors import StartupError
 from anykey.service.logs import LogEvent
 
 Vector = NDArray[np.float32]
-KEY_PREFIX = "anykey:vector:2:"
+KEY_PREFIX = "anykey:vector:3:"
+NUM_TOKENS_BYTES = 4
 MAX_PENDING_WRITES = 64
 MAX_NORM_ERROR = 1e-3
 
@@ -39,10 +40,12 @@ class QueryVector(NamedTuple):
     Attributes:
         vector_D: Its unit vector.
         is_text_cut: Whether its text was longer than the model's context.
+        num_tokens: What it takes through the model.
     """
 
     vector_D: Vector
     is_text_cut: bool = False
+    num_tokens: int = 0
 
 
 class MemoryCache:
@@ -112,7 +115,8 @@ class RedisVectors:
     After a failure or a timeout Redis is left alone for `pause_s`; then one call tries again. Writes happen in
     the background, at most `MAX_PENDING_WRITES` at a time. No method raises because of Redis.
 
-    A value is the SHA-256 of its key, a byte that is 1 if the query's text was cut, and the vector's float32 bytes,
+    A value is the SHA-256 of its key, a byte that is 1 if the query's text was cut, four of its number of
+    tokens, and the vector's float32 bytes,
     so that an answer that belongs to another question, or to another program, is never taken for a vector.
 
     Life: belongs to one event loop; connects on first use; `close` waits for pending writes, at most `timeout_s`.
@@ -299,14 +303,17 @@ def connect(url: str, timeout_s: float) -> "Redis":
 
 
 def _to_bytes(key: str, query: QueryVector) -> bytes:
-    return hashlib.sha256(key.encode()).digest() + bytes([query.is_text_cut]) + query.vector_D.astype("<f4").tobytes()
+    facts = bytes([query.is_text_cut]) + query.num_tokens.to_bytes(NUM_TOKENS_BYTES, "little")
+    return hashlib.sha256(key.encode()).digest() + facts + query.vector_D.astype("<f4").tobytes()
 
 
 def _from_bytes(value: object, key: str, width: int) -> QueryVector | None:
     """The vector in a value that Redis gave, or `None` when it is not what `_to_bytes` wrote for this key."""
     digest = hashlib.sha256(key.encode()).digest()
-    if not isinstance(value, bytes) or len(value) != len(digest) + 1 + 4 * width or not value.startswith(digest):
+    begins_at = len(digest) + 1 + NUM_TOKENS_BYTES
+    if not isinstance(value, bytes) or len(value) != begins_at + 4 * width or not value.startswith(digest):
         return None
-    vector_D = np.frombuffer(value, dtype="<f4", offset=len(digest) + 1).astype(np.float32)
+    vector_D = np.frombuffer(value, dtype="<f4", offset=begins_at).astype(np.float32)
     is_unit = abs(float(np.linalg.norm(vector_D)) - 1) < MAX_NORM_ERROR
-    return QueryVector(vector_D, bool(value[len(digest)])) if is_unit else None
+    num_tokens = int.from_bytes(value[len(digest) + 1 : begins_at], "little")
+    return QueryVector(vector_D, bool(value[len(digest)]), num_tokens) if is_unit else None

@@ -19,6 +19,7 @@ from anykey.service.schemas import ErrorDetail, ErrorResponse
 REQUEST_ID = "anykey.request_id"
 LOG_FIELDS = "anykey.log_fields"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+COMPAT = "compat"  # the tag of routes that speak other people's dialects
 CLIENT_GONE = 499  # logged only; nobody is there to receive it
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,10 @@ def error_response(
     """
     scope.setdefault(LOG_FIELDS, {})["error_type"] = error.type
     request_id = str(scope.get(REQUEST_ID, ""))
-    body = ErrorResponse(error=ErrorDetail(type=error.type, message=error.message, request_id=request_id))
-    response = JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+    body = ErrorResponse(error=ErrorDetail(type=error.type, message=error.message, request_id=request_id)).model_dump()
+    if COMPAT in getattr(scope.get("route"), "tags", ()):
+        body |= {"detail": error.message, "message": error.message}  # where other people's clients look for it
+    response = JSONResponse(body, status_code=error.status, headers=headers)
     if error.status in STATUS_WITH_RETRY_AFTER:
         response.headers["retry-after"] = str(retry_after_s)
     return response

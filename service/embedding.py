@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.item import Modality
 from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
 from anykey.index.hits import StoredKey
-from anykey.service.batcher import Batcher
+from anykey.service.batcher import Batcher, Lane
 from anykey.service.cache import QueryVector, VectorCache
 from anykey.service.errors import (
     DeadlineExceededError,
@@ -35,6 +36,7 @@ from anykey.service.threads import BoundedThreads
 
 LEAST_NORM = 1e-5  # of a sum, as a share of its weights, below which rounding decides where it points
 
+T = TypeVar("T")
 Vector = NDArray[np.float32]
 OF_A_PART = (InvalidRequestError, ItemTooLargeError, UndecodableImageError, UnsupportedModalityError, NotFoundError)
 
@@ -58,6 +60,7 @@ class EmbeddedPart:
         source: Where it came from.
         weight: How much it counts in the query.
         is_text_cut: Whether its text was longer than the model's context.
+        num_tokens: What it takes through the model, whether it did or came from the cache; zero for no item.
         decode_s: How long decoding took; zero where nothing was encoded, like the other two.
         queue_s: How long it waited for its batch.
         encode_s: How long the batch took.
@@ -68,6 +71,7 @@ class EmbeddedPart:
     source: Source
     weight: float = 1.0
     is_text_cut: bool = False
+    num_tokens: int = 0
     decode_s: float = 0.0
     queue_s: float = 0.0
     encode_s: float = 0.0
@@ -141,6 +145,7 @@ class ItemEmbedder:
         *,
         threads: BoundedThreads,
         deadline_s: float,
+        max_later_decodes: int = 1,
     ) -> None:
         """Joins the parts.
 
@@ -150,12 +155,14 @@ class ItemEmbedder:
             cache: Of vectors of this encoder's width.
             threads: For `encoder.prepare` and for hashing images.
             deadline_s: Longest time for one item.
+            max_later_decodes: Most items of `Lane.LATER` in `threads` at a time, so that those of searches find room.
         """
         self._encoder = encoder
         self._batcher = batcher
         self._cache = cache
         self._threads = threads
         self._deadline_s = deadline_s
+        self._later_decodes = asyncio.Semaphore(max_later_decodes)
         self._under_way: SharedWork[EmbeddedPart] = SharedWork()
 
     @property
@@ -163,8 +170,16 @@ class ItemEmbedder:
         """D."""
         return self._encoder.width
 
-    async def embed(self, part: ItemPart) -> EmbeddedPart:
-        """The vector of an item, as a query's.
+    async def embed(
+        self, part: ItemPart, role: Role = Role.QUERY, lane: Lane = Lane.NOW, deadline_s: float | None = None
+    ) -> EmbeddedPart:
+        """The vector of an item; those of queries are kept in the cache.
+
+        Args:
+            part: The item.
+            role: What it is embedded for.
+            lane: Whether a search waits for it, or it stands back behind searches.
+            deadline_s: Longest time, if it is not that for one item.
 
         Raises:
             UnsupportedModalityError: the model does not take this kind of item.
@@ -180,43 +195,48 @@ class ItemEmbedder:
             check_item(self._encoder, part.item, part.text_weight, part.instruction)
         except InvalidItemError as error:
             raise from_item_error(error) from error
-        key = await self._cache_key(part)
+        allowed_s = self._deadline_s if deadline_s is None else deadline_s
+        if role is not Role.QUERY:
+            return await self._encode(part, role, lane, allowed_s)
+        key = await self._cache_key(part, lane)
         found = self._cache.at_hand(key)
         if found is not None:
             return _cached(part, found)
         began_s = time.monotonic()
         while True:
             try:
-                embedded = await self._under_way.result(key, lambda: self._look_up_or_encode(key, part))
+                embedded = await self._under_way.result(
+                    f"{lane.value} {key}", lambda: self._look_up_or_encode(key, part, lane, allowed_s)
+                )
             except DeadlineExceededError:  # the deadline of who asked first
-                if time.monotonic() >= began_s + self._deadline_s:
+                if time.monotonic() >= began_s + allowed_s:
                     raise
             else:
                 return replace(embedded.waited_for(time.monotonic() - began_s), weight=part.weight)
 
-    async def _look_up_or_encode(self, key: str, part: ItemPart) -> EmbeddedPart:
+    async def _look_up_or_encode(self, key: str, part: ItemPart, lane: Lane, allowed_s: float) -> EmbeddedPart:
         found = await self._cache.get(key)
         if found is not None:
             return _cached(part, found)
-        embedded = await self._encode(part)
-        self._cache.put(key, QueryVector(embedded.vector_D, embedded.is_text_cut))
+        embedded = await self._encode(part, Role.QUERY, lane, allowed_s)
+        self._cache.put(key, QueryVector(embedded.vector_D, embedded.is_text_cut, embedded.num_tokens))
         return embedded
 
-    async def _cache_key(self, part: ItemPart) -> str:
+    async def _cache_key(self, part: ItemPart, lane: Lane) -> str:
         """The item's content hash; megabytes of images are hashed in a thread."""
         model = f"{self._encoder.fingerprint} {self._encoder.backend} {self._encoder.precision}"
         if part.item.images:
-            return await self._threads.run(part.content_hash, model)
+            return await self._in_thread(lane, part.content_hash, model)
         return part.content_hash(model)
 
-    async def _encode(self, part: ItemPart) -> EmbeddedPart:
+    async def _encode(self, part: ItemPart, role: Role, lane: Lane, allowed_s: float) -> EmbeddedPart:
         """The item's vector from a shared batch; the place is taken before the decoding."""
-        deadline_s = time.monotonic() + self._deadline_s
-        with self._batcher.reserve() as place:
+        deadline_s = time.monotonic() + allowed_s
+        with self._batcher.reserve(lane) as place:
             started_s = time.monotonic()
             try:
-                prepared = await self._threads.run(
-                    self._encoder.prepare, part.item, Role.QUERY, part.text_weight, part.instruction
+                prepared = await self._in_thread(
+                    lane, self._encoder.prepare, part.item, role, part.text_weight, part.instruction
                 )
             except InvalidItemError as error:
                 raise from_item_error(error) from error
@@ -227,10 +247,18 @@ class ItemEmbedder:
             part.item.modality,
             Source.ENCODER,
             is_text_cut=prepared.is_text_cut,
+            num_tokens=self._encoder.cost(prepared),
             decode_s=decode_s,
             queue_s=encoded.queue_s,
             encode_s=encoded.encode_s,
         )
+
+    async def _in_thread(self, lane: Lane, function: Callable[..., T], *args: Any) -> T:
+        """What a thread gives; few of them work for what is not urgent."""
+        if lane is Lane.NOW:
+            return await self._threads.run(function, *args)
+        async with self._later_decodes:
+            return await self._threads.run(function, *args)
 
 
 class QueryEmbedder:
@@ -246,10 +274,12 @@ class QueryEmbedder:
         self._items = items
         self._stored = stored
 
-    async def embed_item(self, part: ItemPart) -> EmbeddedPart:
-        """The vector of an item alone; see `ItemEmbedder.embed` for what it raises."""
+    async def embed_item(
+        self, part: ItemPart, role: Role = Role.QUERY, lane: Lane = Lane.NOW, deadline_s: float | None = None
+    ) -> EmbeddedPart:
+        """The vector of an item alone; as `ItemEmbedder.embed`, but that errors tell which item it is."""
         with _naming(part):
-            return await self._items.embed(part)
+            return await self._items.embed(part, role, lane, deadline_s)
 
     async def embed(self, query: Query) -> Embedded:
         """The query's vector; the vectors of its parts are found at the same time.
@@ -294,7 +324,9 @@ def _naming(part: Part) -> Iterator[None]:
 
 
 def _cached(part: ItemPart, found: QueryVector) -> EmbeddedPart:
-    return EmbeddedPart(found.vector_D, part.item.modality, Source.CACHE, part.weight, found.is_text_cut)
+    return EmbeddedPart(
+        found.vector_D, part.item.modality, Source.CACHE, part.weight, found.is_text_cut, found.num_tokens
+    )
 
 
 def _unit(vector: Sequence[float]) -> Vector:

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
-from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, ErrorResponse, SearchRequest
+from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
 EXAMPLE_IMAGE = (
@@ -86,6 +86,18 @@ INDEX_PARAMETER = {
 }
 
 
+def embed_body() -> dict[str, Any]:
+    """The body of POST /embed, with examples."""
+    image = f"data:image/png;base64,{EXAMPLE_IMAGE}"
+    fused = {"text": "the same, but blue", "image": EXAMPLE_IMAGE, "text_weight": 0.6}
+    examples = {
+        "query": {"value": {"items": [{"text": "a small red circle"}]}},
+        "keys": {"value": {"items": [{"image": image}, fused], "role": "key", "encoding": "base64"}},
+    }
+    content = {"schema": {"$ref": REF.format(model="EmbedRequest")}, "examples": examples}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
 def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these error types, with an example of each, by status."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -118,6 +130,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas["SearchRequest"] = request
         schemas["SearchForm"] = _form(request)
         schemas["BatchRequest"] = _without_definitions(BatchRequest.model_json_schema(ref_template=REF))
+        embed = EmbedRequest.model_json_schema(ref_template=REF)
+        schemas.update(embed.pop("$defs", {}))
+        schemas["EmbedRequest"] = embed
         _add_paths_below_an_index(document["paths"], app)
         for operations in document["paths"].values():
             for operation in operations.values():

@@ -18,6 +18,7 @@ from anykey.service.cache import VectorCache
 from anykey.service.embedding import ItemEmbedder, QueryEmbedder
 from anykey.service.errors import StartupError
 from anykey.service.lookups import Lookups
+from anykey.service.many_items import ItemsEmbedder
 from anykey.service.reranking import LoadedReranker, Rerankers
 from anykey.service.resources import LoadedEncoder, Resources
 from anykey.service.search_pace import SearchPace
@@ -43,6 +44,7 @@ class Parts:
         watch: Whether the index answers; every call of it goes through here.
         facts: What the index is at this moment, for all who ask at once.
         embedder: Gives queries their vectors.
+        items_embedder: Gives vectors to who asks for nothing else.
         searcher: Finds the keys for a vector.
         pace: How many searches share a call of the index.
         rerankers: Put the best of them into another order.
@@ -57,6 +59,7 @@ class Parts:
     watch: IndexWatch
     facts: SharedCall[IndexInfo]
     embedder: QueryEmbedder
+    items_embedder: ItemsEmbedder
     searcher: IndexSearcher
     pace: SearchPace
     rerankers: Rerankers
@@ -173,7 +176,14 @@ async def open_parts(
     await stack.enter_async_context(watch.running())
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
     stack.push_async_callback(asyncio.to_thread, facts.close)
-    items = ItemEmbedder(encoder, batcher, cache, threads=decode_threads, deadline_s=deadline_s)
+    items = ItemEmbedder(
+        encoder,
+        batcher,
+        cache,
+        threads=decode_threads,
+        deadline_s=deadline_s,
+        max_later_decodes=settings.decode_threads,
+    )
     pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
     stack.push_async_callback(asyncio.to_thread, pace.close)
     await asyncio.to_thread(pace.measure)
@@ -187,6 +197,12 @@ async def open_parts(
         deadline_s=deadline_s,
     )
     embedder = QueryEmbedder(items, searcher.stored)
+    items_embedder = ItemsEmbedder(
+        embedder,
+        turns=loaded.later_turns,
+        max_items=settings.max_embed_queue,
+        deadline_s=settings.embed_deadline_ms / 1000,
+    )
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
     rerankers = Rerankers(
         LoadedReranker(
@@ -200,5 +216,17 @@ async def open_parts(
         for scorer, its_batcher in resources.rerankers
     )
     return Parts(
-        encoder, index, watch, facts, embedder, searcher, pace, rerankers, lookups, batcher, cache, decode_threads
+        encoder,
+        index,
+        watch,
+        facts,
+        embedder,
+        items_embedder,
+        searcher,
+        pace,
+        rerankers,
+        lookups,
+        batcher,
+        cache,
+        decode_threads,
     )

@@ -10,7 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from anykey.service.context import error_response
 from anykey.service.errors import InvalidRequestError
 
-OWN_ADDRESSES = ("search", "info", "keys", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs")
+OWN_ADDRESSES = (
+    *("search", "info", "keys", "embed", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs"),
+    *("v1", "v2", "embeddings", "rerank", "predict", "ping", "health"),  # other people's
+)
 EVERYBODY = "*"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")  # no `//host`, no `..`, nothing that needs encoding
 

@@ -31,7 +31,7 @@ from anykey.service.errors import (
 )
 from anykey.service.gathering import all_of
 from anykey.service.lookups import Lookups
-from anykey.service.query import Query
+from anykey.service.query import ItemPart, Query
 from anykey.service.settings import ServiceSettings, parse_rerankers
 from anykey.service.threads import BoundedThreads
 
@@ -156,6 +156,46 @@ class LoadedReranker:
             submitted = [places[key].submit(pairs[key], deadline_s) for key in keys]
         scored = await all_of(list(map(asyncio.wrap_future, submitted)))
         return _in_order(hits, {key: float(one.vector_D[0]) for key, one in zip(keys, scored, strict=True)})
+
+    async def score_items(self, query: ItemPart, documents: Sequence[ItemPart]) -> tuple[list[float], int]:
+        """The model's scores of items that came with a request.
+
+        Args:
+            query: What they are scored for.
+            documents: The items.
+
+        Returns:
+            A score for each, higher is better, and the tokens of all pairs.
+
+        Raises:
+            ServiceError: as `rerank`, or an item cannot be read whole; says which.
+        """
+        deadline_s = time.monotonic() + self._deadline_s
+        with ExitStack() as stack:
+            places = [stack.enter_context(self.batcher.reserve()) for _ in documents]
+            asked = await self._read(query)
+            turns = asyncio.Semaphore(MAX_READING)
+
+            async def read(document: ItemPart) -> Any:
+                async with turns:
+                    return await self._read(document)
+
+            parts = await all_of([read(document) for document in documents])
+            pairs = [self.scorer.pair(asked, part) for part in parts]
+            submitted = [place.submit(pair, deadline_s) for place, pair in zip(places, pairs, strict=True)]
+        scored = await all_of(list(map(asyncio.wrap_future, submitted)))
+        return [float(one.vector_D[0]) for one in scored], sum(int(pair.num_tokens) for pair in pairs)
+
+    async def _read(self, part: ItemPart) -> Any:
+        """An item as the model is given it; an error tells which one it is."""
+        modality = part.item.modality
+        if modality not in self.scorer.modalities:
+            raise UnsupportedModalityError(f"{part.where}: reranker {self.scorer.name} reads texts, and no {modality}")
+        try:
+            return await self._threads.run(self.scorer.prepare, part.item)
+        except InvalidItemError as error:
+            told = from_item_error(error)
+            raise type(told)(f"{part.where}: {told.message}") from error
 
     def _may_be_read(self, hit: Hit) -> bool:
         has_text = bool(hit.payload.text and hit.payload.text.strip())

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 
 from anykey.encoder.description import described_fingerprint
 from anykey.encoder.protocol import ItemEncoder, Prepared
-from anykey.service.batcher import Batcher
+from anykey.service.batcher import Batcher, LaterItems
 from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.reranking import PairScorer, load_rerankers, open_batcher
 from anykey.service.settings import ServiceSettings
 from anykey.service.threads import BoundedThreads
 
 T = TypeVar("T")
+LATER_WAIT_S = 0.25  # what stands back behind searches moves on this often, however many come
+LATER_SHARE = 4  # of a batch, while searches come
 
 
 class Loader:
@@ -58,6 +60,7 @@ class LoadedEncoder:
     Attributes:
         encoder: Loaded.
         batcher: Its worker.
+        later_turns: Places for items that stand back behind searches; who holds one finds a place in the batcher.
         num_users: How many indexes use it.
     """
 
@@ -68,6 +71,7 @@ class LoadedEncoder:
             encoder: Loaded.
             settings: The service's settings.
         """
+        num_later = 2 * settings.max_batch_items  # a batch that computes, and the next one
         self.encoder = encoder
         self.batcher: Batcher[Prepared] = Batcher(
             encoder,
@@ -76,7 +80,9 @@ class LoadedEncoder:
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue_items=settings.max_queue_items,
             clock=time.monotonic,
+            later=LaterItems(num_later, max(1, settings.max_batch_items // LATER_SHARE), LATER_WAIT_S),
         )
+        self.later_turns = asyncio.Semaphore(num_later)
         self.num_users = 0
 
 

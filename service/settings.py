@@ -182,6 +182,24 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     max_queue_items: int = Field(
         256, ge=1, le=100_000, description="most queries waiting to be embedded; one more is refused with 429"
     )
+    max_embed_items: int = Field(2048, ge=1, le=1_000_000, description="most items that one request may have embedded")
+    max_embed_queue: int = Field(
+        8192,
+        ge=1,
+        le=10_000_000,
+        description="most items of requests to embed under way together; what comes on top is refused with 429",
+    )
+    embed_deadline_ms: float = Field(
+        60_000,
+        ge=1,
+        le=3_600_000,
+        description="longest time from a whole request to embed read to its vectors; then 504",
+    )
+    model_names: list[str] = Field(
+        default_factory=list,
+        description="more names by which other people's clients may ask for the encoder, such as ViT-B-32__openai; "
+        "they are answered with its vectors, whatever they expect",
+    )
     max_rerank_top: int = Field(100, ge=1, le=10_000, description="most hits that one request may have reranked")
     max_rerank_tokens: int = Field(
         512,
@@ -263,6 +281,16 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
             raise ValueError(
                 f"expected max_rerank_queue to be max_rerank_top, {self.max_rerank_top}, or more, "
                 f"got {self.max_rerank_queue}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_embed_queue(self) -> "ServiceSettings":
+        """Refuses a queue in which the largest request would never find its places."""
+        if self.max_embed_queue < self.max_embed_items:
+            raise ValueError(
+                f"expected max_embed_queue to be max_embed_items, {self.max_embed_items}, or more, "
+                f"got {self.max_embed_queue}"
             )
         return self
 

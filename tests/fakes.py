@@ -56,6 +56,7 @@ class FakeEncoder:
         precision: str = "fp32",
         modalities: Collection[Modality] = tuple(Modality),
         supports: Collection[Ability] = tuple(Ability),
+        widths: tuple[int, ...] = (),
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint or "sha256:" + hashlib.sha256(name.encode()).hexdigest()
@@ -66,6 +67,7 @@ class FakeEncoder:
         self.device = "cpu"
         self.modalities = frozenset(modalities)
         self.supports = frozenset(supports)
+        self.widths = widths
         self.limits = limits or ImageLimits()
         self.batches: list[int] = []
 

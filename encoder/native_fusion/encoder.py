@@ -87,6 +87,7 @@ class FusionEncoder(Encoder):
             self.network.trunk.to(memory_format=torch.channels_last)
         self.width = self.network.width
         self.context_length = architecture.context_length
+        self.widths: tuple[int, ...] = ()
         size = architecture.preprocessing.size
         self._target_px = size if isinstance(size, int) else max(size)
         self.limits = (limits or ImageLimits()).for_input(self._target_px, architecture.preprocessing.resize_mode)

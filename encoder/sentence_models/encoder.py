@@ -99,6 +99,7 @@ class SentenceModelEncoder(Encoder):
         self.supports = frozenset([Ability.INSTRUCTION, *several])
         self.context_length = self._preparer.max_tokens or MAX_TEXT_CHARS
         self._directory = directory
+        self.widths = directory.widths
         self._full_width = _full_width(model, self.name)
         self.width = _width(directory, model, self._full_width, width)
         prompts = {str(role): prompt for role, prompt in self._preparer.prompts.items()}

@@ -126,6 +126,7 @@ class TowerEncoder(Encoder):
         self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
         self._tokenizer = Tokenizer(self.architecture)
         self.context_length = self._tokenizer.context_length
+        self.widths: tuple[int, ...] = ()
         self._spares_padding = spares_padding(self.model)
         self._have({"image": ImageTower(self.model), "text": TextTower(self.model)}, self._inputs())
         self._patch_px = int(self.architecture.model_cfg["vision_cfg"].get("patch_size") or PATCH_PX)

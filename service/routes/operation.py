@@ -51,6 +51,7 @@ async def info(request: Request) -> InfoResponse:
             name=encoder.name,
             fingerprint=encoder.fingerprint,
             width=encoder.width,
+            widths=[width for width in encoder.widths if width < encoder.width],
             fusion=str(encoder.fusion),
             context_length=encoder.context_length,
             device=str(encoder.device),

@@ -18,7 +18,8 @@ VARIABLES = {
     "perf-index": ("PEERS",),
     "perf-service": ("BEFORE", "CHECKPOINT"),
     "data": ("DEMO_DATASET",),
-    "clean": ("PEERS", "DEMO_DATASET"),
+    "clean": ("PEERS", "CLIENTS", "DEMO_DATASET"),
+    "clients": ("CLIENTS",),
     "setup": ("PYTHON",),
 }
 
@@ -33,7 +34,7 @@ def commands(target: str, *variables: str) -> str:
 @pytest.mark.parametrize("value", ["/my shop/c.jsonl", HOSTILE], ids=["space", "hostile"])
 def test_a_variable_is_one_word_of_its_command(target: str, names: tuple[str, ...], value: str) -> None:
     for name in names:
-        if name == "PEERS" and value == HOSTILE:
+        if name in ("PEERS", "CLIENTS") and value == HOSTILE:
             value = "/my shop's peers"  # a folder that make has targets in, so it cannot hold what make reads
         words = shlex.split(commands(target, f"{name}={value}").replace("\\\n", " "), comments=False)
         reached = [word for word in words if word.startswith(value)]
