@@ -116,6 +116,10 @@ perf-encoder: setup peers ## Measure how fast items are embedded beside others (
 perf-build-memory: setup ## Measure what builds hold in memory, of one and five million keys (PERF_FLAGS=), hours, into docs/results/
 	$(BIN)/python -m benchmarks.build_memory --output docs/results/memory.md $(PERF_FLAGS)
 
+.PHONY: perf-fold
+perf-fold: setup ## Measure searches while live changes are folded (PERF_FLAGS=), a quarter of an hour, into docs/results/
+	$(BIN)/python -m benchmarks.fold_speed --output docs/results/folding.md $(PERF_FLAGS)
+
 .PHONY: perf-service
 perf-service: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
 	$(BIN)/python -m benchmarks.service_speed --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/service.md $(PERF_FLAGS)

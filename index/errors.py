@@ -25,6 +25,7 @@ SearchIndexError
     KeyCorruptError                    the record of one key in it is; names the key, all others can be read
   IndexFormatError                     written by a release whose format this one does not read
   EncoderMismatchError                 the index was built by another encoder
+  FoldFailedError                      the process that makes the next version ended before it was done
   UnannouncedError (OSError)           changes were made, but readers cannot be told of the version that covers them
   IndexLockedError                     another writer is at work on the same index
   EmbeddingFailedError                 a worker on another machine cannot embed a block
@@ -215,6 +216,10 @@ class IndexLockedError(SearchIndexError):
     def __init__(self, message: str, holder: LockHolder | None = None) -> None:
         self.holder = holder
         super().__init__(message)
+
+
+class FoldFailedError(SearchIndexError):
+    """The process that makes the next version ended before it was done; what is published stays."""
 
 
 class UnannouncedError(SearchIndexError, OSError):

@@ -34,7 +34,7 @@ from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOW
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
     from anykey.index.changes import Applied, Capabilities, Change, RequestKey
-    from anykey.index.publish.writer import Writer
+    from anykey.index.publish.writer import FoldIn, Writer
     from anykey.index.store.manifest import FoldOptions
     from anykey.index.store.records import Record, TuningQueries
     from anykey.program.progress import Report
@@ -90,6 +90,7 @@ class FaissIndex:
         exact_allowed: int = EXACT_ALLOWED,
         flood: Flood = FLOOD,
         job: str = "live changes",
+        fold_in: "FoldIn" = "thread",
         keeping: Keeping = KEEPING,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
@@ -109,6 +110,8 @@ class FaissIndex:
                 asking the search structure for likely ones.
             flood: When many changes at once, such as a build's, are waited for in a version, and how long.
             job: For a writer: what it writes for, as others are told that find the index locked.
+            fold_in: For a writer: whether new versions are made in a thread of this process, or in a process of its
+                own, which searches hardly feel; a program that is frozen into one file cannot start one.
             keeping: How long moments are kept that `Moment.keep` was called of, and how many.
 
         Raises:
@@ -123,7 +126,7 @@ class FaissIndex:
         named_roots = None if image_roots is None else _absolute(image_roots)
         gpu = GpuUse.of(device, gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
-        writer = _open_writer(index_dir, compact_after, fold_gpu, job) if writable else None
+        writer = _open_writer(index_dir, compact_after, fold_gpu, job, fold_in) if writable else None
         try:
             open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
             return cls(index_dir, open_generation, writer, named_roots, flood.switch_s, keeping)
@@ -520,8 +523,8 @@ def _absolute(image_roots: Sequence[str]) -> list[str]:
     return list(map(root_of, image_roots))
 
 
-def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse, job: str) -> "Writer":
+def _open_writer(index_dir: Path, compact_after: int, gpu: GpuUse, job: str, fold_in: "FoldIn") -> "Writer":
     from anykey.index.publish.directory import WritableDirectory
     from anykey.index.publish.writer import Writer
 
-    return Writer(WritableDirectory(index_dir), compact_after, gpu, job)
+    return Writer(WritableDirectory(index_dir), compact_after, gpu, job, fold_in)

@@ -1,6 +1,6 @@
 """An index opened by another process, which does what it is asked line by line; and the asking side of it.
 
-python -m tests.live_process INDEX read|write USER_ID     one JSON request a line on stdin, one JSON answer on stdout
+python -m tests.live_process INDEX read|write|fold USER_ID   one JSON request a line on stdin, one JSON answer on stdout
 """
 
 import json
@@ -58,6 +58,11 @@ class Process:
     def limit(self, size_bytes: int = resource.RLIM_INFINITY) -> None:
         """Lets none of its files grow beyond a size, as a full disk would."""
         self.ask("limit", size_bytes)
+
+    def children(self) -> list[int]:
+        """Process numbers of those that it has started and that still run."""
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""
@@ -124,7 +129,8 @@ class Requests:
 
 def serve(index_dir: Path, mode: str) -> None:
     """Opens the index and answers until stdin ends; then closes it."""
-    with FaissIndex.open(index_dir, writable=mode == "write") as index:
+    folding: dict[str, Any] = {"compact_after": 1, "fold_in": "process"} if mode == "fold" else {}
+    with FaissIndex.open(index_dir, writable=mode != "read", **folding) as index:
         _tell("done", None)
         requests = Requests(index)
         for line in sys.stdin:

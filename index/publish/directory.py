@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORE_NAME, Ind
 from anykey.program.files import make_folder, naming_target, replace_file, sync, sync_all
 from anykey.program.locks import LockHolder, holder_of, try_lock
 
+LEFT_BEHIND_S = 5.0  # until the process has ended that folded for a writer that was killed; it ends at once
+LOOK_S = 0.01
 logger = logging.getLogger(__name__)
 
 
@@ -44,11 +47,16 @@ class WritableDirectory(IndexDirectory):
         return str(int((self.names() or ["0"])[-1]) + 1)
 
     @contextmanager
-    def locked_for_writing(self, job: str) -> Iterator[None]:
+    def locked_for_writing(self, job: str) -> Iterator[int]:
         """Keeps every other writer out; the lock ends with the process, however it ends.
+
+        A process that has the file that is locked from this one has the lock with it, until both have ended.
 
         Args:
             job: What it is for, as others are told.
+
+        Yields:
+            The file that is locked.
 
         Raises:
             IndexLockedError: another writer has it.
@@ -57,15 +65,12 @@ class WritableDirectory(IndexDirectory):
         make_folder(self.path, "an index")
         path = self.path / LOCK_NAME
         with path.open("ab+", buffering=0) as file:  # a buffer that finds no room would be written again, and unnamed
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise _locked_error(self.path, file) from error
+            _lock(self.path, file)
             with naming_target(path):
                 file.truncate(0)
                 file.write(LockHolder.this_process(job).note())
             try:
-                yield
+                yield file.fileno()
             finally:
                 with contextlib.suppress(OSError):
                     file.truncate(0)
@@ -200,6 +205,21 @@ class WritableDirectory(IndexDirectory):
                 return int(read_meta(db)["seq"]) >= manifest.seq
         except (IndexCorruptError, IndexFormatError, LookupError, TypeError, ValueError):
             return True
+
+
+def _lock(index_dir: Path, file: IO[bytes]) -> None:
+    """Locks a file; waits a little for the end of what a writer that was killed has left running."""
+    give_up_s = time.monotonic() + LEFT_BEHIND_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = LockHolder.noted(file.read())
+            if holder is None or not holder.is_gone or time.monotonic() > give_up_s:
+                raise _locked_error(index_dir, file) from error
+        time.sleep(LOOK_S)
 
 
 def _locked_error(index_dir: Path, file: IO[bytes]) -> IndexLockedError:

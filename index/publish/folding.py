@@ -223,6 +223,7 @@ def publish_next(
     options: FoldOptions,
     report: Report = quietly,
     gpu: GpuUse = ON_CPU,
+    deriving: Callable[[], Manifest] | None = None,
 ) -> Manifest:
     """Publishes a version of a store of the index as it is now, while changes of it go on.
 
@@ -230,16 +231,37 @@ def publish_next(
     `WritableDirectory.recover` announces the version if it is complete. What earlier versions needed stays until
     `remove_unneeded`.
 
+    Args:
+        directory: Where the index is.
+        store_path: The store.
+        provenance: What else the version's manifest says.
+        options: How it is derived.
+        report: Told of the search structure's progress.
+        gpu: As for `fold`.
+        deriving: Does what `derive` does with all of these, elsewhere.
+
     Raises:
         IndexCorruptError: the store is damaged.
         InvalidStructureError: the search structure that the options name is impossible; what was published stays.
         OSError: the disk is full or not writable; what was published stays.
     """
     with _clearing_up(directory):
-        with closing(StoreReader(store_path)) as reader:
-            manifest = fold(directory, reader.transaction(), store_path.parent.name, provenance, options, report, gpu)
+        manifest = deriving() if deriving else derive(directory, store_path, provenance, options, report, gpu)
         directory.publish(manifest)
     return manifest
+
+
+def derive(
+    directory: WritableDirectory,
+    store_path: Path,
+    provenance: Provenance,
+    options: FoldOptions,
+    report: Report = quietly,
+    gpu: GpuUse = ON_CPU,
+) -> Manifest:
+    """Writes the files of the next version into `folding/` from a store as it is now; see `fold`."""
+    with closing(StoreReader(store_path)) as reader:
+        return fold(directory, reader.transaction(), store_path.parent.name, provenance, options, report, gpu)
 
 
 def provenance_of(manifest: Manifest, version_dir: Path) -> Provenance:

@@ -5,11 +5,15 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 from anykey.index.changes import Applied, Change, RequestKey
 from anykey.index.errors import SearchIndexError, UnannouncedError
 from anykey.index.key_index import NewKey
 from anykey.index.publish.directory import WritableDirectory
+from anykey.index.publish.fold_process import FoldProcess
 from anykey.index.publish.folding import (
     Provenance,
     provenance_of,
@@ -31,6 +35,7 @@ from anykey.index.store.versions import open_published
 from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.progress import Report, quietly
 
+FoldIn = Literal["thread", "process"]
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +47,12 @@ class Writer:
     """
 
     def __init__(
-        self, directory: WritableDirectory, compact_after: int, gpu: GpuUse = ON_CPU, job: str = "live changes"
+        self,
+        directory: WritableDirectory,
+        compact_after: int,
+        gpu: GpuUse = ON_CPU,
+        job: str = "live changes",
+        fold_in: FoldIn = "thread",
     ) -> None:
         """Takes the lock and opens the published version's store.
 
@@ -51,6 +61,7 @@ class Writer:
             compact_after: Changes after which a new version is made in the background; 0 for never.
             gpu: GPUs that versions are made with, and measured on.
             job: What it writes for, as others are told that find the index locked.
+            fold_in: Whether changes are folded in a thread of this process, or in a process of its own.
 
         Raises:
             IndexLockedError: the index has another writer.
@@ -68,7 +79,8 @@ class Writer:
         self.fold_failure: FoldFailure | None = None
         open_published(directory.path, files=[]).release()  # or else a lock file would be left where no index is
         with ExitStack() as stack:
-            stack.enter_context(directory.locked_for_writing(job))
+            lock_fd = stack.enter_context(directory.locked_for_writing(job))
+            self._fold_process = FoldProcess(lock_fd) if fold_in == "process" else None
             directory.recover()
             version = open_published(directory.path)
             version.release()  # the lock keeps its store, and nothing else of it is needed
@@ -167,11 +179,17 @@ class Writer:
                     return published
             store_path = self._directory.store_path(published.store)
             with self._deriving(before, chosen):
-                manifest = publish_next(self._directory, store_path, provenance, chosen, report or quietly, self._gpu)
+                manifest = self._publish_next(store_path, provenance, chosen, report or quietly)
             with self._store_lock, naming_damage(self._store.path):
                 self._covers(manifest)
             remove_unneeded(self._directory, self._store, self._store_lock)
             return manifest
+
+    def _publish_next(self, store_path: Path, provenance: Provenance, options: FoldOptions, report: Report) -> Manifest:
+        deriving = None
+        if self._fold_process is not None:
+            deriving = partial(self._fold_process.derive, self._directory, options, report, self._gpu)
+        return publish_next(self._directory, store_path, provenance, options, report, self._gpu, deriving)
 
     def load(
         self, records: Iterable[Record], options: FoldOptions | None = None, report: Report | None = None
@@ -284,9 +302,14 @@ class Writer:
             self._compact_in_background()
 
     def close(self) -> None:
-        """Waits for folding under way, deletes what it left as it was read, closes the store, gives the lock back."""
+        """Ends folding, deletes what it left as it was read, closes the store, gives the lock back.
+
+        Folding in a process of its own is stopped, for the next writer begins it anew; in a thread, it is waited for.
+        """
         with self._store_lock:  # or a retry might begin between its look at this and its note of the thread
             self._is_closing = True
+        if self._fold_process is not None:
+            self._fold_process.stop()
         if self._folding is not None:
             self._folding.join()
         if self._next_try is not None:
@@ -307,6 +330,8 @@ class Writer:
         try:
             self.compact()
         except Exception as error:  # whatever it is, it must not end the trying
+            if self._is_closing:
+                return
             pause_s = self._back_off.failed()
             logger.exception(
                 "compaction failed; the published version stays, changes are safe in the store; next try in %g s",
