@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeVar
 
+from anykey.index.hits import Hit
 from anykey.service.answers import with_hits, write_hits
 from anykey.service.deadline import within
-from anykey.service.embedding import Embedded
+from anykey.service.embedding import Embedded, notes_of
 from anykey.service.errors import InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts
@@ -18,6 +19,8 @@ from anykey.service.reranking import LoadedReranker
 from anykey.service.schemas import BatchTimings, ErrorDetail, ErrorResponse, Reranking, SearchResponse, Timings
 from anykey.service.search_batcher import PlaceTogether
 from anykey.service.searching import Found
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
         query_modality=embedded.modality,
         cached=embedded.is_cached,
         text_cut=embedded.is_text_cut,
+        num_below_min_score=None if query.min_score is None else ranked.num_below,
+        notes=notes_of(query, embedded),
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,
         snapshot=ranked.found.snapshot,
@@ -161,10 +166,11 @@ def written_batch(answers: Sequence[Answer | ServiceError], timings: BatchTiming
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Hits as JSON, how many they are, what they were chosen from, how they were ranked, and how long both took."""
+    """Hits as JSON, how many they are and were left out, what they were chosen from, and how long it all took."""
 
     written: bytes
     num_hits: int
+    num_below: int
     found: Found
     search_s: float
     rerank_s: float = 0.0
@@ -174,17 +180,13 @@ class _Ranked:
 async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, place: PlaceTogether | None) -> _Ranked:
     """The hits in the index's order."""
     started_s = time.monotonic()
-    written, found = await parts.searcher.search(
-        embedded.vector_D,
-        embedded.modality,
-        query.k,
-        query.scope,
-        partial(_write, asker.prefix),
-        query.exact,
-        query.snapshot,
-        place,
-    )
-    return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
+
+    def write(found: Found) -> tuple[bytes, int, Found]:
+        kept = _good_enough(query, found.hits)
+        return write_hits(asker.prefix, kept, include=query.include), len(kept), found
+
+    written, num_hits, found = await _find(parts, query, embedded, query.k, write, place)
+    return _Ranked(written, num_hits, len(found.hits) - num_hits, found, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
@@ -199,33 +201,44 @@ async def _search_and_rerank(
     assert query.rerank is not None
     assert query.item is not None
     started_s = time.monotonic()
-    found = await parts.searcher.search(
-        embedded.vector_D,
-        embedded.modality,
-        query.rerank.top,
-        query.scope,
-        _as_found,
-        query.exact,
-        query.snapshot,
-        place,
-    )
-    hits = found.hits
+    found = await _find(parts, query, embedded, query.rerank.top, _as_found, place)
     found_s = time.monotonic()
+    hits = _good_enough(query, found.hits)
     ranked = await reranker.rerank(query.item, hits, asker.request_id)
     best = ranked[: query.k]
     scores = [one.score for one in best]
-    written = await parts.decode_threads.run(write_hits, asker.prefix, [one.hit for one in best], scores)
+    shown = [one.hit for one in best]
+    written = await parts.decode_threads.run(write_hits, asker.prefix, shown, scores, query.include)
     reranking = Reranking(
         model=reranker.scorer.name,
         fingerprint=reranker.scorer.fingerprint,
         num_candidates=len(hits),
         num_scored=sum(one.score is not None for one in ranked),
     )
-    return _Ranked(written, len(best), found, found_s - started_s, time.monotonic() - found_s, reranking)
+    num_below = len(found.hits) - len(hits)
+    return _Ranked(written, len(best), num_below, found, found_s - started_s, time.monotonic() - found_s, reranking)
 
 
-def _write(prefix: str, found: Found) -> tuple[bytes, Found]:
-    return write_hits(prefix, found.hits), found
+async def _find(
+    parts: Parts, query: Query, embedded: Embedded, k: int, write: Callable[[Found], T], place: PlaceTogether | None
+) -> T:
+    """What `write` makes of the `k` best hits by score."""
+    return await parts.searcher.search(
+        embedded.vector_D,
+        embedded.modality,
+        k,
+        query.scope,
+        write,
+        query.exact,
+        query.snapshot,
+        place,
+        with_vectors=query.include.vector,
+    )
+
+
+def _good_enough(query: Query, hits: list[Hit]) -> list[Hit]:
+    """Those whose score is not below the least one that was asked for."""
+    return hits if query.min_score is None else [hit for hit in hits if hit.score >= query.min_score]
 
 
 def _as_found(found: Found) -> Found:

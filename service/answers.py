@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from anykey.index.hits import Hit, Payload, StoredKey
 from anykey.service.address import image_urls
+from anykey.service.include import PAYLOAD, Include
 from anykey.service.schemas import HitPayload, KeyResponse, SearchResponse, WireHit
 
 NO_HITS = b'{"hits":[]'
@@ -45,7 +46,12 @@ def _pieces(written: Sequence[bytes]) -> list[bytes | memoryview]:
     ]
 
 
-def write_hits(prefix: str, hits: Sequence[Hit], rerank_scores: Sequence[float | None] | None = None) -> bytes:
+def write_hits(
+    prefix: str,
+    hits: Sequence[Hit],
+    rerank_scores: Sequence[float | None] | None = None,
+    include: Include = PAYLOAD,
+) -> bytes:
     """The members of the list of hits as JSON, best first.
 
     Each is written on its own: between two of them other threads may run.
@@ -54,10 +60,12 @@ def write_hits(prefix: str, hits: Sequence[Hit], rerank_scores: Sequence[float |
         prefix: What a proxy put before the service's addresses.
         hits: The hits.
         rerank_scores: A reranker's, for each hit; absent: none was asked for.
+        include: What is shown of each.
     """
     scores = rerank_scores or [None] * len(hits)
     pairs = zip(hits, scores, strict=True)
-    return b",".join(_wire_hit(prefix, hit, score).model_dump_json().encode() for hit, score in pairs)
+    wire_hits = (_wire_hit(prefix, hit, score, include) for hit, score in pairs)
+    return b",".join(hit.model_dump_json(exclude_unset=True).encode() for hit in wire_hits)
 
 
 def with_hits(answer: SearchResponse, written: bytes) -> tuple[bytes, bytes, bytes]:
@@ -89,13 +97,25 @@ def write_key(prefix: str, stored: StoredKey) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None) -> WireHit:
-    payload = _wire_payload(prefix, hit.key, hit.payload)
+def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None, include: Include) -> WireHit:
+    more = {} if hit.vector_D is None or not include.vector else {"vector": hit.vector_D.tolist()}
     return WireHit(
-        key=hit.key, score=hit.score, rerank_score=rerank_score, rank=hit.rank, modality=hit.modality, payload=payload
+        key=hit.key,
+        score=hit.score,
+        rerank_score=rerank_score,
+        rank=hit.rank,
+        modality=hit.modality,
+        payload=_wire_payload(prefix, hit.key, hit.payload, include),
+        **more,
     )
 
 
-def _wire_payload(prefix: str, key: str, payload: Payload) -> HitPayload:
-    addresses = image_urls(prefix, key, payload.num_images)
-    return HitPayload(text=payload.text, metadata=payload.metadata, image_urls=addresses)
+def _wire_payload(prefix: str, key: str, payload: Payload, include: Include = PAYLOAD) -> HitPayload:
+    shown: dict[str, Any] = {}
+    if include.text:
+        shown["text"] = payload.text
+    if include.metadata or include.members:
+        shown["metadata"] = include.metadata_of(payload.metadata)
+    if include.image_urls:
+        shown["image_urls"] = image_urls(prefix, key, payload.num_images)
+    return HitPayload(**shown)

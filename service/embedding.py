@@ -312,6 +312,15 @@ class QueryEmbedder:
             )
 
 
+def notes_of(query: Query, embedded: Embedded) -> list[str]:
+    """What whoever asked should know of how a query was embedded."""
+    return [
+        f"{part.where or 'the query'}: the text is longer than the model's context, so that its end was not used"
+        for part, made in zip(query.parts, embedded.parts, strict=True)
+        if made.is_text_cut
+    ]
+
+
 @contextmanager
 def _naming(part: Part) -> Iterator[None]:
     """Tells in an error about a part which one it is."""

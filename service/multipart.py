@@ -14,8 +14,8 @@ from anykey.service.errors import InvalidRequestError
 from anykey.service.query import Query, parse_json, query_from_fields
 from anykey.service.schemas import Limits, SearchRequest
 
-LISTS = frozenset({"modalities", "exclude", "within"})
-JSON_FIELDS = frozenset({"filter", "rerank", "exact"})
+LISTS = frozenset({"modalities", "exclude", "within", "include"})
+JSON_FIELDS = frozenset({"filter", "rerank", "exact", "exclude_query_keys", "parts"})
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
 QUOTED = re.compile(rb'"(?:\\.?|[^"\\])*"?', re.DOTALL)  # also one that is not closed: it matches at each quote, once
@@ -247,19 +247,17 @@ def _add_field(fields: dict[str, Any], part: Part, charset: str) -> None:
         fields.setdefault(name, []).append(value)
     elif name in fields:
         raise InvalidRequestError(f"field {name} is given more than once")
+    elif name in JSON_FIELDS or (name == "vector" and value.lstrip().startswith("[")):  # else it is base64
+        fields[name] = parse_json(value.encode("utf-8", "surrogatepass"), f"field {name}")
     else:
-        fields[name] = (
-            parse_json(value.encode("utf-8", "surrogatepass"), f"field {name}")
-            if name in JSON_FIELDS
-            else _number(name, value)
-        )
+        fields[name] = _number(name, value)
 
 
 def _number(name: str, value: str) -> int | float | str:
     """The value of a number field as a number; left as it came where it is none, to be refused by name."""
     if name == "k" and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         return int(value)
-    if name == "text_weight":
+    if name in ("text_weight", "min_score"):
         try:
             return float(value)
         except ValueError:

@@ -57,6 +57,12 @@ SEARCH_BODY: dict[str, Any] = {
                     "text": {"value": {"text": "a small red circle", "k": 5}},
                     "image": {"value": {"image": f"data:image/png;base64,{EXAMPLE_IMAGE}", "k": 5}},
                     "fused": {"value": {"text": "the same, but blue", "image": EXAMPLE_IMAGE, "text_weight": 0.6}},
+                    "weighted": {
+                        "value": {
+                            "parts": [{"text": "a red mug"}, {"text": "a handle", "weight": -0.4}],
+                            "min_score": 0.1,
+                        }
+                    },
                     "filtered": {
                         "value": {
                             "text": "a red mug",
@@ -189,6 +195,12 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "instruction": text,
         "rerank": text,
         "snapshot": text,
+        "key": text,
+        "vector": text,
+        "vector_modality": text,
+        "parts": text,
+        "min_score": text,
+        "include": texts,
     }
     descriptions = {
         "image": "Image files; several are frames of one item. A part without a file name is read as base64.",
@@ -196,6 +208,9 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "instruction": "What the model is told to look for, in place of its own prompt for queries. Models that follow "
         "none refuse it.",
         "rerank": "A `RerankRequest` as JSON.",
+        "vector": "A list of numbers as JSON, or base64 of little-endian float32.",
+        "parts": "A list of `PartRequest` as JSON; each `image` file of the form belongs to the part that has "
+        '`"image": {"file": 0}`, counted from 0.',
     }
     form = {name: value for name, value in request.items() if name != "examples"}
     form["properties"] = {
@@ -204,8 +219,9 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
     }
     form["title"] = "SearchForm"
     form["description"] = (
-        "The same as a form. `modalities`, `exclude` and `within` may be repeated, and are split at commas; a key that "
-        "contains a comma can be named in JSON only. Any other field may be given once. Empty fields count as absent."
+        "The same as a form. `modalities`, `exclude`, `within` and `include` may be repeated, and are split at commas; "
+        "a key that contains a comma can be named in JSON only. Any other field may be given once. Empty fields count as "
+        "absent."
     )
     return form
 

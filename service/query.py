@@ -1,11 +1,8 @@
 """One validated query, however it was sent."""
 
-import binascii
-import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,14 +12,37 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.service.errors import InvalidRequestError, ItemTooLargeError, ServiceError
-from anykey.service.schemas import DEFAULT_RERANK_TOP, Limits, RerankRequest, SearchRequest
+from anykey.service.base64_text import decode_base64
+from anykey.service.errors import InvalidRequestError, ServiceError
+from anykey.service.include import MAX_INCLUDED, PAYLOAD, Include, parse_include
+from anykey.service.query_parts import MAX_VECTOR_NUMBERS, ItemPart, KeyPart, Part, VectorPart, read_parts
+from anykey.service.schemas import (
+    DEFAULT_RERANK_TOP,
+    MAX_WEIGHT,
+    Limits,
+    PartRequest,
+    RerankRequest,
+    SearchedPart,
+    SearchRequest,
+)
+
+__all__ = [
+    "ItemPart",
+    "KeyPart",
+    "Part",
+    "Query",
+    "Reranked",
+    "VectorPart",
+    "decode_base64",
+    "parse_json",
+    "queries_from_json",
+    "query_from_fields",
+    "query_from_json",
+]
 
 MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5
 BYTE_ORDER_MARK = "\ufeff"
-PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
-BASE64_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,78 +59,6 @@ class Reranked:
 
 
 @dataclass(frozen=True)
-class ItemPart:
-    """An item that a query looks for, or away from.
-
-    Attributes:
-        item: The text, the encoded images, or both.
-        text_weight: The text's share in [0, 1]; used when `item` is fused.
-        instruction: What the model is told to look for; `None`: its own prompt for queries.
-        weight: How much it counts in the query; negative: "not like this".
-        where: What messages call it; empty for the item of a query that has nothing else.
-    """
-
-    item: Item
-    text_weight: float = 0.5
-    instruction: str | None = None
-    weight: float = 1.0
-    where: str = field(default="", compare=False)
-
-    def content_hash(self, model: str) -> str:
-        """SHA-256 (hex) of the model (fingerprint, backend and precision) and of all that decides the item's vector.
-
-        Two parts with the same hash have the same vector: each thing is preceded by its length, the text weight counts
-        only where it is used, and the weight in the query never.
-        """
-        asked = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
-        if self.instruction is not None:
-            asked += f"\0{self.instruction}"  # a length of its own would change what others share in Redis
-        text = (self.item.text or "") if self.item.has_text else ""
-        contents = [model.encode(), asked.encode(), text.encode()]
-        contents += [image for image in self.item.images if isinstance(image, bytes)]
-        digest = hashlib.sha256()
-        for content in contents:
-            digest.update(len(content).to_bytes(8, "big"))
-            digest.update(content)
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class KeyPart:
-    """A stored key that a query looks for the like of.
-
-    Attributes:
-        key: Its name.
-        weight: How much it counts in the query; negative: "not like this".
-        where: What messages call it.
-    """
-
-    key: str
-    weight: float = 1.0
-    where: str = field(default="key", compare=False)
-
-
-@dataclass(frozen=True)
-class VectorPart:
-    """A vector that the client has.
-
-    Attributes:
-        vector: Its numbers; of any length but zero, for they are scaled to unit norm.
-        modality: What it is the vector of; an index that is calibrated by modality needs it.
-        weight: How much it counts in the query; negative: "not like this".
-        where: What messages call it.
-    """
-
-    vector: tuple[float, ...]
-    modality: Modality | None = None
-    weight: float = 1.0
-    where: str = field(default="vector", compare=False)
-
-
-Part = ItemPart | KeyPart | VectorPart
-
-
-@dataclass(frozen=True)
 class Query:
     """What to search for and among which keys.
 
@@ -121,6 +69,8 @@ class Query:
         exact: Whether every key of the scope is compared.
         rerank: Who puts the hits in order; `None`: the index.
         snapshot: Names the moment of the index that is searched; `None`: now.
+        min_score: Hits of a lower score are left out; `None`: none are.
+        include: What is shown of each hit.
     """
 
     parts: tuple[Part, ...]
@@ -129,6 +79,8 @@ class Query:
     exact: bool = False
     rerank: Reranked | None = None
     snapshot: str | None = None
+    min_score: float | None = None
+    include: Include = PAYLOAD
 
     @property
     def item(self) -> Item | None:
@@ -218,98 +170,68 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
 
     Args:
         fields: As in `SearchRequest`.
-        files: Encoded images, before those of the `image` field.
+        files: Encoded images: those of parts, which name them, else before those of the `image` field.
         limits: What a request may ask for.
 
     Raises:
         InvalidRequestError: an unknown field, a value of the wrong type or out of bounds, broken base64,
-            or neither text nor image.
+            or nothing to look for.
         ItemTooLargeError: an image or the text is over a limit.
     """
-    _check_number_of_keys(fields, limits)
+    _check_lengths(fields, limits)
     try:
         request = SearchRequest.model_validate(_with_few_unknown(fields, SearchRequest))
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)[:MAX_SHOWN_ERRORS]
-        raise InvalidRequestError("; ".join(_sentence(detail, limits) for detail in details)) from error
+        details = _telling(error.errors(include_url=False, include_context=False))
+        sentences = dict.fromkeys(_sentence(detail, limits) for detail in details)
+        raise InvalidRequestError("; ".join(sentences)) from error
     if not 1 <= request.k <= limits.max_k:
         raise InvalidRequestError(_expected_k(limits, request.k))
     rerank = _rerank_of(request, limits)
     condition = _condition_of(request)
-    text = request.text
-    _check_length("text", text, limits)
-    _check_length("instruction", request.instruction, limits)
-    images = files + _images_of(request, limits)
-    _check_images(images, limits)
-    if not images and not (text and text.strip()):
-        raise InvalidRequestError("expected text, image, or both; both are absent or empty")
+    include = parse_include(request.include)
+    parts = read_parts(request, files, limits)
+    own = {part.key for part in parts if isinstance(part, KeyPart)} if request.exclude_query_keys else set()
     return Query(
-        (ItemPart(Item(text=text, images=images), request.text_weight, request.instruction),),
+        parts,
         k=request.k,
         scope=Scope(
             frozenset(request.modalities) if request.modalities is not None else None,
             request.pool,
             condition,
             frozenset(request.within) if request.within is not None else None,
-            frozenset(request.exclude),
+            frozenset(request.exclude) | own,
         ),
         exact=request.exact,
         rerank=rerank,
         snapshot=request.snapshot,
+        min_score=request.min_score,
+        include=include,
     )
 
 
-def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
-    """Bytes of a base64 string or a `data:` URI.
-
-    White space in it is ignored, the URL-safe letters are taken too, and the padding may be absent.
-
-    Args:
-        text: What the client sent.
-        where: The field, for the message.
-        max_bytes: Largest result.
-
-    Raises:
-        InvalidRequestError: not base64, or an address to fetch.
-        ItemTooLargeError: the result would be larger than `max_bytes`; nothing was decoded.
-    """
-    is_base64 = True
-    scheme = text[:8].lstrip().lower()
-    if scheme.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma:
-            raise InvalidRequestError(f"{where}: expected a data URI of the form data:image/...;base64,...")
-        is_base64 = header.rstrip().lower().endswith(";base64")
-    elif scheme.startswith(("http:", "https:", "file:")):
-        raise InvalidRequestError(f"{where}: addresses are not fetched; send the image as base64 or as a file part")
-    if len(text) * 3 // 4 > 4 * max_bytes:  # white space may be half of it, and percent signs two thirds
-        raise ItemTooLargeError(f"{where} has about {len(text) * 3 // 4} bytes, at most {max_bytes} are accepted")
-    try:
-        encoded = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
-        return _from_base64(encoded) if is_base64 else encoded
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError(f"{where}: not valid base64 ({len(text)} characters)") from error
-
-
-def _from_base64(encoded: bytes) -> bytes:
-    """Decodes in pieces, between which other threads may run; the last letters, padding perhaps, wait for the end."""
-    contents, rest = bytearray(), b""
-    for at in range(0, len(encoded), BASE64_PIECE):
-        plain = rest + encoded[at : at + BASE64_PIECE].translate(PLAIN_BASE64, b" \t\r\n\v\f")
-        whole, rest = plain[: (len(plain) - 1) // 4 * 4], plain[(len(plain) - 1) // 4 * 4 :]
-        if b"=" in whole:
-            raise ValueError("there is padding before the end")
-        contents += binascii.a2b_base64(whole, strict_mode=True)
-    contents += binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
-    return bytes(contents)
-
-
-def _check_number_of_keys(fields: dict[str, Any], limits: Limits) -> None:
+def _check_lengths(fields: dict[str, Any], limits: Limits) -> None:
     """Refuses lists that are too long before their entries are looked at."""
-    for name, most in (("exclude", limits.max_exclude), ("within", limits.max_within)):
-        keys = fields.get(name)
-        if isinstance(keys, list) and len(keys) > most:
-            raise InvalidRequestError(f"{name}: at most {most} keys, got {len(keys)}")
+    parts = fields.get("parts")
+    for name, most, what in (
+        ("exclude", limits.max_exclude, "keys"),
+        ("within", limits.max_within, "keys"),
+        ("parts", limits.max_parts, "parts"),
+        ("include", MAX_INCLUDED, "names"),
+        ("vector", MAX_VECTOR_NUMBERS, "numbers"),
+    ):
+        entries = fields.get(name)
+        if isinstance(entries, list) and len(entries) > most:
+            raise InvalidRequestError(f"{name}: at most {most} {what}, got {len(entries)}")
+    for number, part in enumerate(parts if isinstance(parts, list) else ()):
+        if (
+            isinstance(part, dict)
+            and isinstance(vector := part.get("vector"), list)
+            and len(vector) > MAX_VECTOR_NUMBERS
+        ):
+            raise InvalidRequestError(
+                f"parts[{number}].vector: at most {MAX_VECTOR_NUMBERS} numbers, got {len(vector)}"
+            )
 
 
 def _with_few_unknown(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -318,6 +240,8 @@ def _with_few_unknown(fields: dict[str, Any], model: type[BaseModel]) -> dict[st
     kept = {name: fields[name] for name in [*model.model_fields, *others] if name in fields}
     if isinstance(rerank := kept.get("rerank"), dict):
         kept["rerank"] = _with_few_unknown(rerank, RerankRequest)
+    if isinstance(parts := kept.get("parts"), list):
+        kept["parts"] = [_with_few_unknown(part, PartRequest) if isinstance(part, dict) else part for part in parts]
     return kept
 
 
@@ -343,35 +267,22 @@ def _condition_of(request: SearchRequest) -> Condition | None:
         raise InvalidRequestError(str(error)) from error
 
 
-def _images_of(request: SearchRequest, limits: Limits) -> tuple[bytes, ...]:
-    """The images of the `image` field, decoded from base64."""
-    encoded = [request.image] if isinstance(request.image, str) else request.image or []
-    if len(encoded) > limits.max_images:
-        raise ItemTooLargeError(f"{len(encoded)} images, at most {limits.max_images} are accepted")
-    names = ["image"] if isinstance(request.image, str) else [f"image[{i}]" for i in range(len(encoded))]
-    return tuple(decode_base64(text, name, limits.max_image_bytes) for text, name in zip(encoded, names, strict=True))
-
-
-def _check_length(name: str, text: str | None, limits: Limits) -> None:
-    if text is not None and len(text) > limits.max_text_chars:
-        raise ItemTooLargeError(f"{name} has {len(text)} characters, at most {limits.max_text_chars} are accepted")
-
-
-def _check_images(images: tuple[bytes, ...], limits: Limits) -> None:
-    if len(images) > limits.max_images:
-        raise ItemTooLargeError(f"{len(images)} images, at most {limits.max_images} are accepted")
-    for position, image in enumerate(images):
-        if not image:
-            raise InvalidRequestError(f"image {position} is empty")
-        if len(image) > limits.max_image_bytes:
-            raise ItemTooLargeError(
-                f"image {position} has {len(image)} bytes, at most {limits.max_image_bytes} are accepted"
-            )
+def _telling(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The first few problems; where a value may be several things and is none, the one that tells its place best."""
+    telling: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for detail in details:
+        depth = next((at for at, name in enumerate(detail["loc"]) if name in ("image", "vector")), len(detail["loc"]))
+        field = detail["loc"][: depth + 1]
+        if field not in telling or (len(field) < len(detail["loc"]) and isinstance(detail["loc"][-1], int)):
+            telling[field] = detail
+    return list(telling.values())[:MAX_SHOWN_ERRORS]
 
 
 def _sentence(detail: ErrorDetails, limits: Limits) -> str:
     """What is wrong with one field, without repeating long or private contents."""
     name = str(detail["loc"][0]) if detail["loc"] else "body"
+    if name == "parts":
+        return _part_sentence(detail)
     if name == "rerank":
         return _rerank_sentence(detail, limits)
     if detail["type"] == "extra_forbidden":
@@ -380,12 +291,51 @@ def _sentence(detail: ErrorDetails, limits: Limits) -> str:
         return _expected_k(limits, detail["input"])
     if name == "modalities" and detail["type"] == "enum":
         return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
+    if name in ("exact", "exclude_query_keys"):
+        return f"{name} must be true or false, got {_shown(detail['input'])}"
+    if name == "min_score":
+        return f"min_score must be a number from -1 to 1, got {_shown(detail['input'])}"
+    if name == "image" or name in SearchedPart.model_fields:
+        return _thing_sentence(name, name, detail)
+    return f"{name}{_place(detail['loc'][1:])}: {detail['msg']}"
+
+
+def _part_sentence(detail: ErrorDetails) -> str:
+    """What is wrong with `parts`, with one of them, or with a field of one."""
+    loc = detail["loc"]
+    if len(loc) == 1:
+        return f'parts must be a list of objects such as {{"text": "red"}}, at least one, got {_shown(detail["input"])}'
+    where = f"parts[{loc[1]}]"
+    if len(loc) == 2:
+        return f'{where} must be an object such as {{"text": "red"}}, got {_shown(detail["input"])}'
+    name = str(loc[2])
+    if detail["type"] == "extra_forbidden" and len(loc) == 3:
+        return f"unknown field {_shown(name)} of {where}; known: {', '.join(PartRequest.model_fields)}"
+    if name == "weight":
+        return f"{where}.weight must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, got {_shown(detail['input'])}"
+    return _thing_sentence(name, f"{where}.{name}", detail, loc[3:])
+
+
+def _thing_sentence(name: str, where: str, detail: ErrorDetails, behind: tuple[int | str, ...] | None = None) -> str:
+    """What is wrong with a field of something that is looked for; `behind` is the place within the field."""
+    place = where + _place(detail["loc"][1:] if behind is None else behind)
+    came = _shown(detail["input"])
     if name == "text_weight":
-        return f"text_weight must be a number from 0 to 1, got {_shown(detail['input'])}"
-    if name == "exact":
-        return f"exact must be true or false, got {_shown(detail['input'])}"
-    place = "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
-    return f"{name}{place}: {detail['msg']}"
+        return f"{place} must be a number from 0 to 1, got {came}"
+    if name == "vector":
+        is_number = place.endswith("]")
+        return f"{place} must be a {'number' if is_number else 'list of numbers, or base64 of float32'}, got {came}"
+    if name == "image":
+        is_listed = place.endswith("]")
+        return f"{place} must be base64{'' if is_listed else ', or a list of base64'}, got {came}"
+    if name == "vector_modality":
+        return f"{place} must be one of {', '.join(Modality)}, got {came}"
+    return f"{place}: {detail['msg']}"
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Where in a list something is."""
+    return "".join(f"[{part}]" for part in loc if isinstance(part, int))
 
 
 def _rerank_sentence(detail: ErrorDetails, limits: Limits) -> str:

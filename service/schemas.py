@@ -44,6 +44,7 @@ EXAMPLE_REQUEST_ID = "5e0a4c6f2b7d4d1e9a3b8c7d6e5f4a3b"
 
 
 DEFAULT_RERANK_TOP = 50
+MAX_WEIGHT = 100.0
 
 
 class RerankRequest(BaseModel):
@@ -59,8 +60,57 @@ class RerankRequest(BaseModel):
     )
 
 
-class SearchRequest(BaseModel):
-    """A query: a text, one or several images, or both fused. Unknown fields are refused."""
+class SearchedPart(BaseModel):
+    """What both a whole query and one of its parts may be."""
+
+    text: Text | None = Field(None, description="Text to search with. White space only counts as absent.")
+    text_weight: StrictFloat = Field(
+        0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
+    )
+    instruction: Text | None = Field(
+        None,
+        description="What the model is told to look for, in place of its own prompt for queries; an empty one leaves "
+        "that out. Models that follow none refuse it. Absent: the model's own.",
+    )
+    key: Text | None = Field(None, description="A stored key to find the like of, in place of text and image.")
+    vector: StrictStr | Annotated[list[StrictFloat], _AtFirst()] | None = Field(
+        None,
+        description="A vector of the model's width, in place of text and image: a list of numbers, or base64 of "
+        "little-endian float32. Its length does not matter.",
+    )
+    vector_modality: Modality | None = Field(
+        None, description="What `vector` is the vector of; only an index that is calibrated by modality needs it."
+    )
+
+
+class FileInForm(BaseModel):
+    """An image that a form has as a file."""
+
+    model_config = ConfigDict(extra="forbid", title="FileInForm")
+
+    file: StrictInt = Field(description="Which of the form's `image` files, from 0.")
+
+
+class PartRequest(SearchedPart):
+    """One part of a query: an item (text, image or both), a stored key, or a vector, with a weight."""
+
+    model_config = ConfigDict(extra="forbid", title="PartRequest")
+
+    image: StrictStr | FileInForm | Annotated[list[StrictStr | FileInForm], _AtFirst()] | None = Field(
+        None,
+        description="Image, base64 or `data:` URI, or a file of the form; a list for several frames of one item.",
+    )
+    weight: StrictFloat = Field(
+        1.0,
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
+        allow_inf_nan=False,
+        description="How much the part counts; negative: not like this. Not 0.",
+    )
+
+
+class SearchRequest(SearchedPart):
+    """A query: a text, one or several images, or both fused; a key, a vector, or parts. Unknown fields are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -68,9 +118,14 @@ class SearchRequest(BaseModel):
         json_schema_extra={"examples": [{"text": "a small red circle", "k": 5, "modalities": ["image", "fused"]}]},
     )
 
-    text: Text | None = Field(None, description="Text of the query. White space only counts as absent.")
     image: StrictStr | Annotated[list[StrictStr], _AtFirst()] | None = Field(
         None, description="Image, base64 or `data:image/...;base64,` URI; a list for several frames of one item."
+    )
+    parts: Annotated[list[PartRequest], _AtFirst()] | None = Field(
+        None,
+        min_length=1,
+        description="All that the query looks for, in place of the fields for one thing; at most `limits.max_parts`. "
+        "The query's vector is the weighted sum of its parts' unit vectors.",
     )
     k: StrictInt = Field(10, description="How many hits, from 1 to `limits.max_k` of GET /info.")
     modalities: Annotated[list[Modality], _AtFirst()] | None = Field(
@@ -87,16 +142,11 @@ class SearchRequest(BaseModel):
     within: Annotated[list[Text], _AtFirst()] | None = Field(
         None, description="Only these keys, as far as there are such keys; at most `limits.max_within`. Absent: all."
     )
+    exclude_query_keys: StrictBool = Field(
+        True, description="Whether stored keys that the query looks for the like of are left out of its hits."
+    )
     exact: StrictBool = Field(
         False, description="Whether every key of the scope is compared: slower, and what the index loses is seen by it."
-    )
-    text_weight: StrictFloat = Field(
-        0.5, ge=0, le=1, allow_inf_nan=False, description="The text's share when text and image are fused."
-    )
-    instruction: Text | None = Field(
-        None,
-        description="What the model is told to look for, in place of its own prompt for queries; an empty one leaves "
-        "that out. Models that follow none refuse it. Absent: the model's own.",
     )
     rerank: RerankRequest | None = Field(
         None, description="Has a cross-encoder rank the best hits again. Absent: the index's order."
@@ -104,6 +154,14 @@ class SearchRequest(BaseModel):
     snapshot: Text | None = Field(
         None,
         description="The `snapshot` of an earlier answer: this one is of the same moment of the index. Absent: now.",
+    )
+    min_score: StrictFloat | None = Field(
+        None, ge=-1, le=1, allow_inf_nan=False, description="Hits whose score is lower are left out. Absent: none are."
+    )
+    include: Annotated[list[Text], _AtFirst()] | None = Field(
+        None,
+        description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector`. "
+        "Absent: `text`, `metadata` and `image_urls`.",
     )
 
 
@@ -122,11 +180,15 @@ class BatchRequest(BaseModel):
 
 
 class HitPayload(BaseModel):
-    """What the corpus says about a key."""
+    """What the corpus says about a key; a search that says what to include leaves out the rest."""
 
-    text: str | None = Field(description="The key's text, if it has one.")
-    metadata: dict[str, Any] = Field(description="The corpus row's metadata, as it was indexed.")
-    image_urls: list[str] = Field(description="Paths of the key's images on this host, a proxy's prefix included.")
+    text: str | None = Field(None, description="The key's text, if it has one.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="The corpus row's metadata, as it was indexed, or the members asked for."
+    )
+    image_urls: list[str] = Field(
+        default_factory=list, description="Paths of the key's images on this host, a proxy's prefix included."
+    )
 
 
 class WireHit(BaseModel):
@@ -141,6 +203,7 @@ class WireHit(BaseModel):
     rank: int = Field(description="Place in the answer, from 1.")
     modality: Modality
     payload: HitPayload
+    vector: list[float] | None = Field(None, description="The key's unit vector, where `include` names it.")
 
 
 class Timings(BaseModel):
@@ -177,6 +240,10 @@ class SearchResponse(BaseModel):
         description="Whether the query's text is longer than the model's context (model.context_length tokens in "
         "/info), so that its end was not used."
     )
+    num_below_min_score: int | None = Field(
+        description="How many of the hits were left out because of `min_score`; null without it."
+    )
+    notes: list[str] = Field(description="What whoever asked should know, a sentence each, such as what was not used.")
     index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     index_seq: int | None = Field(
         description="Number of the last change of the index that is in the answer; null for a Milvus collection."
@@ -352,6 +419,7 @@ class Limits(BaseModel):
     max_image_pixels: int
     max_image_aspect: float
     max_images: int
+    max_parts: int
     max_text_chars: int
     max_exclude: int
     max_within: int

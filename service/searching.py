@@ -92,12 +92,14 @@ class SearchKind:
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
         snapshot: Names the moment that is searched; now when absent.
+        with_vectors: Whether hits come with their keys' vectors.
     """
 
     k: int
     scope: Scope
     exact: bool
     snapshot: str | None = None
+    with_vectors: bool = False
 
 
 class _Sought(NamedTuple):
@@ -184,6 +186,7 @@ class IndexSearcher:
         exact: bool = False,
         snapshot: str | None = None,
         place: PlaceTogether | None = None,
+        with_vectors: bool = False,
     ) -> T:
         """The best keys of the scope.
 
@@ -197,6 +200,7 @@ class IndexSearcher:
             exact: Whether every key of the scope is compared.
             snapshot: Names the moment that is searched; now when absent.
             place: Its place among others that it begins with.
+            with_vectors: Whether hits come with their keys' vectors.
 
         Raises:
             InvalidRequestError: the index has no such pool, or has no snapshots.
@@ -209,7 +213,8 @@ class IndexSearcher:
         deadline = Deadline(self._deadline_s)
         sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
         try:
-            found = self._batcher.submit(SearchKind(k, scope, exact, snapshot), sought, deadline, write, place)
+            kind = SearchKind(k, scope, exact, snapshot, with_vectors)
+            found = self._batcher.submit(kind, sought, deadline, write, place)
             return await asyncio.wrap_future(found)
         except index_errors.DeadlineExceededError as error:
             raise late(self._deadline_s) from error
@@ -245,7 +250,14 @@ class IndexSearcher:
 
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
-                hits = moment.search(vectors_QD, kind.k, kind.scope, exact=kind.exact, query_modalities=modalities)
+                hits = moment.search(
+                    vectors_QD,
+                    kind.k,
+                    kind.scope,
+                    exact=kind.exact,
+                    query_modalities=modalities,
+                    with_vectors=kind.with_vectors,
+                )
                 moment.keep(is_asked_for=kind.snapshot is not None)
                 return [Found(each, moment.version, moment.seq, moment.snapshot) for each in hits]
 

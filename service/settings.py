@@ -157,7 +157,8 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         ge=1024,
         description="most bytes of the bodies of all requests under way; what comes on top is refused with 429",
     )
-    max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query")
+    max_images: int = Field(8, ge=1, le=256, description="most images (frames) in one query, all its parts together")
+    max_parts: int = Field(16, ge=1, le=256, description="most parts of one query")
     max_text_chars: int = Field(10_000, ge=1, description="longest text or instruction of a query, in characters")
     max_exclude: int = Field(1000, ge=0, description="most keys one request may exclude")
     max_within: int = Field(10_000, ge=0, description="most keys one request may name as those to search within")

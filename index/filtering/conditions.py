@@ -220,11 +220,11 @@ def _at(path: Path, metadata: dict[str, Any]) -> list[Any]:
     found: list[Any] = [metadata]
     for name in path:
         inner = [item[name] for item in found if isinstance(item, dict) and name in item]
-        found = list(_flatten(inner))
+        found = list(flatten(inner))
     return found
 
 
-def _flatten(items: list[Any]) -> Iterator[Any]:
+def flatten(items: list[Any]) -> Iterator[Any]:
     """The items, lists replaced by their elements; without recursion, for metadata may nest deeply."""
     pending = items[::-1]
     while pending:

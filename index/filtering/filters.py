@@ -112,7 +112,7 @@ class _Parser:
 
     def _comparison(self, document: dict[str, Any]) -> Condition:
         _check_members(document, ("field", *_COMPARISONS), "in a condition on a field")
-        path = _split(document["field"])
+        path = parse_path(document["field"])
         given = {name: value for name, value in document.items() if name != "field"}
         if given and all(name in _RANGE for name in given):
             return Range(path, **{name: _not_null(name, bound) for name, bound in given.items()})
@@ -161,7 +161,7 @@ def _names(members: Collection[Any], max_shown: int = 5, max_chars: int = 40) ->
     return ", ".join(shown[:max_shown]) + (f" and {len(shown) - max_shown} more" if len(shown) > max_shown else "")
 
 
-def _split(names: Any) -> Path:
+def parse_path(names: Any) -> Path:
     """A field as clients name it, to its path."""
     if isinstance(names, list):
         return tuple(names)

@@ -22,6 +22,7 @@ from anykey.service.schemas import BatchResponse, BatchTimings, SearchResponse
 
 SEARCH_ERRORS = (
     "invalid_request",
+    "not_found",
     "snapshot_expired",
     "item_too_large",
     "unsupported_media_type",
@@ -45,7 +46,7 @@ router = APIRouter()
     tags=["search"],
 )
 async def search(request: Request) -> Response:
-    """Finds the keys that match a text, an image, or both best.
+    """Finds the keys that match a text, an image, or both best, or a stored key, a vector, or weighted parts of these.
 
     Send JSON, or multipart/form-data with the image as a file. Text and image together are embedded as one
     fused query; `text_weight` shifts the balance.

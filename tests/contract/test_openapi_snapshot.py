@@ -34,6 +34,8 @@ def test_both_bodies_of_search_are_described() -> None:
         assert set(properties) == {
             "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight", "instruction",
             "rerank", "exact", "snapshot",
+            "key", "vector", "vector_modality", "parts", "exclude_query_keys", "min_score",
+            "include",
         }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 
