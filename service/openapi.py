@@ -220,8 +220,8 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
     form["title"] = "SearchForm"
     form["description"] = (
         "The same as a form. `modalities`, `exclude`, `within` and `include` may be repeated, and are split at commas; "
-        "a key that contains a comma can be named in JSON only. Any other field may be given once. Empty fields count as "
-        "absent."
+        "a key that contains a comma can be named in JSON only. Any other field may be given once. Empty fields count "
+        "as absent."
     )
     return form
 
