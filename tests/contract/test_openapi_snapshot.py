@@ -33,9 +33,8 @@ def test_both_bodies_of_search_are_described() -> None:
         properties = made["components"]["schemas"][name]["properties"]
         assert set(properties) == {
             "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight", "instruction",
-            "rerank", "exact", "snapshot",
-            "key", "vector", "vector_modality", "parts", "exclude_query_keys", "min_score",
-            "include",
+            "rerank", "exact", "snapshot", "key", "vector", "vector_modality", "parts", "exclude_query_keys",
+            "min_score", "include",
         }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 
@@ -50,7 +49,7 @@ def test_every_error_of_search_has_its_status_and_an_example() -> None:
     assert shown == {
         (status, name)
         for name, status in STATUS_BY_TYPE.items()
-        if name not in ("not_found", "method_not_allowed", "image_not_reached")
+        if name not in ("method_not_allowed", "image_not_reached")
     }
 
 
