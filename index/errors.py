@@ -10,6 +10,7 @@ SearchIndexError
     UnknownPoolError                   no key is in the pool that it names
     SnapshotRefusedError               it names no moment, or the engine keeps none
     SnapshotExpiredError               the moment that it is to be answered of is no longer kept
+    WordsUnavailableError              keys of this index cannot be found by their words
   DeadlineExceededError                a search was stopped, for nobody waits for its answer any more
   KeyNotFoundError (LookupError)       no such key, or no such image of it
   ImageUnavailableError                the index only refers to the image, and the file is gone
@@ -130,6 +131,10 @@ class SnapshotRefusedError(InvalidSearchError):
 
 class SnapshotExpiredError(InvalidSearchError):
     """The moment that an answer should be of is not kept, or no longer; says that one has to search again."""
+
+
+class WordsUnavailableError(InvalidSearchError):
+    """Keys of this index cannot be found by their words; says why, and what to do."""
 
 
 class DeadlineExceededError(SearchIndexError):

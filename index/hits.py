@@ -37,11 +37,13 @@ class Hit:
 
     Attributes:
         key: The key found.
-        score: Cosine similarity to the query, in [-1, 1]; higher is better.
+        score: Cosine similarity to the query, in [-1, 1]; higher is better. Not a number where the query has no vector.
         rank: Place among the query's hits, from 1.
         modality: The key's modality.
         payload: The key's payload.
         vector_D: The key's unit vector as its encoder made it; `None` unless it was asked for.
+        words_score: How well the key fits the words that were looked for (BM25); `None` if it has none of them, or none
+            were.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Hit:
     modality: Modality
     payload: Payload
     vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    words_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shape legend: Q = queries, K = results of a query, D = width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.hits import Hit
 from anykey.index.key_index import EVERYTHING, Scope
+
+if TYPE_CHECKING:  # which most searches do not need
+    from anykey.index.words.joining import Words
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,29 @@ class Ranking:
     Attributes:
         scores_K: Cosine similarities, higher is better.
         found_K: By what the moment that found them knows the keys; nobody else makes anything of it.
+        words_K: How well they fit the words that were looked for, if any were; not a number for keys with none of them.
+            They decide the order together with the scores, which are not numbers where there is no vector.
     """
 
     scores_K: NDArray[np.float32]
     found_K: NDArray[Any]
+    words_K: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.scores_K)
+
+    def words_scores(self) -> list[float | None]:
+        """`words_K`, `None` for keys without any of the words."""
+        if self.words_K is None:
+            return [None] * len(self)
+        return [None if np.isnan(score) else score for score in self.words_K.tolist()]
 
     def chosen(self, places: slice | NDArray[np.int64] | Sequence[int]) -> "Ranking":
         """Those at some places, from 0, in their order."""
         if not isinstance(places, slice):
             places = np.asarray(places, np.int64)
-        return Ranking(self.scores_K[places], self.found_K[places])
+        words_K = None if self.words_K is None else self.words_K[places]
+        return Ranking(self.scores_K[places], self.found_K[places], words_K)
 
 
 class Moment(Protocol):
@@ -78,6 +91,32 @@ class Moment(Protocol):
         query_modalities: Sequence[Modality | None] | None = None,
     ) -> list[Ranking]:
         """What `search` finds, without what the keys carry."""
+        ...
+
+    def rank_words(
+        self,
+        words: "Words",
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        vector_D: NDArray[np.float32] | None = None,
+        query_modality: Modality | None = None,
+        exact: bool = False,
+    ) -> Ranking:
+        """The `k` best keys of the scope by their words, or by those and a vector together.
+
+        Args:
+            words: The words, and how their ranking is joined with the vector's.
+            k: Most keys; with a vector, at most 1,000.
+            scope: Which keys may be found; it is applied before anything is ranked.
+            vector_D: The query's unit vector, if it has one.
+            query_modality: What the query is, where it has a vector; see `KeyIndex.search`.
+            exact: Compares the vector with every key of the scope.
+
+        Raises:
+            WordsUnavailableError: the keys of this index cannot be found by their words.
+            InvalidSearchError: as `KeyIndex.search` does.
+        """
         ...
 
     def is_exact(self, exact: bool) -> bool:

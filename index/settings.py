@@ -8,8 +8,9 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.settings import BackendName, PrecisionName
+from anykey.index.filtering.filters import parse_path
 from anykey.index.milvus.address import parse_address
-from anykey.index.store.manifest import AUTO
+from anykey.index.store.manifest import ALL_FIELDS, AUTO
 from anykey.index.vectors.structure_facts import EXACT, LatencyMs, MemoryBytes, Recall, VectorType
 from anykey.index.vectors.structure_kinds import require_kind
 from anykey.program.image_limits import ImageLimitSettings
@@ -190,6 +191,23 @@ class FoldSettings(SearchDeviceSettings):
         description="Versions that are kept, the published one among them, for `rollback` to go back to; default: as "
         "the index has it, 2 for a new one",
     )
+
+    word_fields: list[str] | None = Field(
+        None,
+        description="Fields of the metadata by whose words keys are found, besides their names and texts: as filters "
+        "name them, one or several; * for all strings and whole numbers, [] for none; default: as the index has it, * "
+        "for a new one",
+    )
+
+    @field_validator("word_fields")
+    @classmethod
+    def check_word_fields(cls, value: list[str] | None) -> list[str] | None:
+        """Refuses what is no name of a field, and `*` beside others."""
+        for field in value or ():
+            parse_path(field)
+        if value and ALL_FIELDS in value and len(value) > 1:
+            raise ValueError("expected * alone, which stands for all fields, or fields by their names")
+        return value
 
     @field_validator("structure")
     @classmethod

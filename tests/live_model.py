@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
@@ -14,9 +15,11 @@ from anykey.index import FaissIndex, Hit, Payload, StoredKey
 from anykey.index.errors import InvalidSearchError
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.store.manifest import EncoderFacts
+from anykey.index.words.joining import Words
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope
+from tests.word_model import WordModel
 
 TOLERANCE = 1e-5
 FAKE = FakeEncoder()
@@ -111,8 +114,18 @@ class Model:
             assert (hit.modality, hit.payload) == (stored.modality, stored.payload)
             assert is_in_scope(stored, scope)
 
+    def check_words(self, index: FaissIndex, asked: str, scope: Scope = EVERYTHING) -> None:
+        """Compares what words find with what they should find."""
+        scores = WordModel(entry.stored for entry in self.entries.values()).scores(asked)
+        expected = {key: score for key, score in scores.items() if is_in_scope(self.entries[key].stored, scope)}
+        with index.moment() as moment:
+            hits = moment.hits(moment.rank_words(Words(((asked, 1.0),)), len(self.entries) + 1, scope))
+        assert {hit.key: hit.words_score for hit in hits} == pytest.approx(expected, rel=1e-9)
+
     def check_all(self, index: FaissIndex) -> None:
         """Compares all that an index holds with what it should hold, and how many it says there are."""
+        for asked in ("two three", '"three two" a*', "b"):
+            self.check_words(index, asked)
         names = sorted(self.entries)
         assert [stored.key for stored in index.scan()] == names
         for key, entry in self.entries.items():

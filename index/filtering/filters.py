@@ -63,14 +63,14 @@ def to_json(condition: Condition) -> dict[str, Any]:
             part = to_json(negated)
             return {**part, "exists": False} if part.get("exists") is True else {"not": part}
         case Exists(path):
-            return {"field": _join(path), "exists": True}
+            return {"field": field_of_path(path), "exists": True}
         case Range(path):
-            return {"field": _join(path), **{name: _plain(bound) for name, bound in condition.bounds.items()}}
+            return {"field": field_of_path(path), **{name: _plain(bound) for name, bound in condition.bounds.items()}}
         case Equals(path) | In(path):
             given = condition.values if isinstance(condition, In) else (condition.value,)
             written = {compared(value): _in_utc(_plain(value)) for value in given}
             values = [written[wanted] for wanted in sorted(written)]
-            return {"field": _join(path), **({"eq": values[0]} if len(values) == 1 else {"in": values})}
+            return {"field": field_of_path(path), **({"eq": values[0]} if len(values) == 1 else {"in": values})}
 
 
 class _Parser:
@@ -162,7 +162,14 @@ def _names(members: Collection[Any], max_shown: int = 5, max_chars: int = 40) ->
 
 
 def parse_path(names: Any) -> Path:
-    """A field as clients name it, to its path."""
+    """A field as clients name it, to its path.
+
+    Raises:
+        InvalidFilterError: it is no name.
+
+    >>> parse_path("size.width")
+    ('size', 'width')
+    """
     if isinstance(names, list):
         return tuple(names)
     if not isinstance(names, str):
@@ -187,7 +194,8 @@ def _split_dots(text: str) -> Iterator[str]:
     yield name
 
 
-def _join(path: Path) -> str:
+def field_of_path(path: Path) -> str:
+    """A path as clients name it; `parse_path` reads it."""
     return ".".join(name.replace("\\", "\\\\").replace(".", "\\.") for name in path)
 
 

@@ -4,12 +4,13 @@ Shape legend: Q = queries, K = results of a query, D = width.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.errors import WordsUnavailableError
 from anykey.index.hits import Hit
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.milvus.collection import Collection
@@ -17,6 +18,9 @@ from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.search import Scored, count, hits_of, search
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
+
+if TYPE_CHECKING:  # which it refuses
+    from anykey.index.words.joining import Words
 
 
 class MilvusMoment:
@@ -59,6 +63,19 @@ class MilvusMoment:
     ) -> list[Ranking]:
         """What `search` finds; Milvus gives what the keys carry with it."""
         return [_ranking(scored) for scored in self._found(vectors_QD, k, scope, exact)]
+
+    def rank_words(
+        self,
+        words: "Words",
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        vector_D: NDArray[np.float32] | None = None,
+        query_modality: Modality | None = None,
+        exact: bool = False,
+    ) -> Ranking:
+        """Refuses: a collection has no words; raises `WordsUnavailableError`."""
+        raise WordsUnavailableError("an index in Milvus has no words to find keys by; an index directory has")
 
     def is_exact(self, exact: bool) -> bool:
         """Whether a search compares with every key."""

@@ -20,6 +20,7 @@ from anykey.index.store.retired import has_retired, prune
 from anykey.index.store.staging import delete_staged
 from anykey.index.store.store_file import naming_damage, open_read_only, unusable
 from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORES_NAME, VERSIONS_NAME, OpenVersion, open_published
+from anykey.index.store.word_table import compact_words
 from anykey.program.files import make_folder, naming_target, sync
 from anykey.sources.files.roots import ImageRoots, roots_named
 
@@ -155,6 +156,7 @@ def _leave_out(copy: sqlite3.Connection) -> None:
     after: int | None = -1 if has_retired(copy) else None
     while after is not None:
         after = prune(copy, [], after)
+    compact_words(copy)
     copy.commit()
 
 

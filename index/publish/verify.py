@@ -25,6 +25,7 @@ from anykey.index.store.store_file import naming_damage, open_read_only, reading
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.store_records import Table, check_refusals, read_records
 from anykey.index.store.versions import OpenVersion, check_file, open_published
+from anykey.index.store.word_table import words_damage
 from anykey.index.vectors.structures import ON_CPU, GpuUse
 
 BATCH_SIZE = 4096
@@ -54,6 +55,7 @@ def verify_index(index_dir: Path, advance: Callable[[int], None] = lambda count:
         damage = list(_damaged_files(version))
         damage += damage_of_store(version.store_path, advance)
         damage += damage_of_retired(version.store_path, advance) if not damage else []
+        damage += damage_of_words(version.store_path) if not damage else []
         if not damage:
             damage += _differences(version)
         return damage
@@ -88,6 +90,10 @@ def repair_index(index_dir: Path, gpu: GpuUse = ON_CPU) -> Manifest:
             for error in damage_of_retired(store_path):
                 logger.warning("%s; what earlier versions had is given up, and cannot be gone back to", error)
                 store.forget_retired()
+            for error in damage_of_words(store_path):
+                logger.warning("%s", error)
+                with store.transaction():
+                    store.words.rebuild()
             options = FoldOptions.of(store.meta)
             manifest = publish_next(directory, store_path, provenance, options, gpu=gpu)
             remove_unneeded(directory, store)
@@ -146,6 +152,14 @@ def damage_of_retired(path: Path, advance: Callable[[int], None] = lambda count:
     except IndexCorruptError as error:
         return [error]
     return []
+
+
+def damage_of_words(path: Path) -> list[IndexCorruptError]:
+    """Whether keys would be found by other words than theirs; what they are found by is derived from them."""
+    with naming_damage(path), contextlib.closing(open_read_only(path)) as db:
+        db.execute("BEGIN")
+        error = words_damage(db)
+    return [] if error is None else [error]
 
 
 def _read_all(db: sqlite3.Connection, advance: Callable[[int], None], table: Table) -> None:

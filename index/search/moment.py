@@ -4,6 +4,7 @@ Shape legend: Q = queries, K = results of a query, D = width.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments
 from anykey.index.search.view import View, hits_of
 from anykey.index.store.store_reader import ReadTransaction
+
+if TYPE_CHECKING:  # which most searches do not need
+    from anykey.index.words.joining import Words
 
 
 class FaissMoment:
@@ -81,6 +85,27 @@ class FaissMoment:
         queries_QD = self.view.calibrated(queries_QD, query_modalities)
         found = self.view.search(queries_QD, k, scope, self.transaction, exact, self._deadline)
         return [Ranking(scores_K[seqs_K >= 0], seqs_K[seqs_K >= 0]) for scores_K, seqs_K in zip(*found, strict=True)]
+
+    def rank_words(
+        self,
+        words: "Words",
+        k: int,
+        scope: Scope = EVERYTHING,
+        *,
+        vector_D: NDArray[np.float32] | None = None,
+        query_modality: Modality | None = None,
+        exact: bool = False,
+    ) -> Ranking:
+        """The `k` best keys of the scope by their words, or by those and a vector together."""
+        from anykey.index.search.worded import WordSearch
+
+        query_1D = None
+        if vector_D is not None:
+            query_1D = check_queries(vector_D[None], self.view.files.manifest.encoder.width)
+            query_1D = self.view.calibrated(query_1D, [query_modality])
+        self.view.check(scope)
+        search = WordSearch(self.view, self.transaction, scope, exact, self._deadline)
+        return search.rank(words, query_1D, check_k(k))
 
     def is_exact(self, exact: bool) -> bool:
         """Whether a search compares with every key."""

@@ -143,6 +143,27 @@ class View:
         vectors_KD[~is_covered_K] = self.recent.vectors(seqs_K[~is_covered_K])
         return vectors_KD
 
+    def is_in(
+        self, seqs_M: NDArray[np.int64], scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER
+    ) -> NDArray[np.bool_]:
+        """Which of some keys, by their change numbers, are in a scope, `[M]`; `transaction` is of the same moment.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
+        within, exclude = self._key_sets(scope, transaction)
+        allowed, is_any = self._allowed(scope, within, exclude, deadline)
+        is_in_M = np.zeros(len(seqs_M), np.bool_)
+        if is_any:
+            places_M = np.minimum(np.searchsorted(self.files.seqs, seqs_M), self.files.num_keys - 1)
+            is_in_M = self.files.seqs[places_M] == seqs_M
+            if allowed is not None and allowed.dtype == np.bool_:
+                is_in_M &= allowed[places_M]
+            elif allowed is not None:
+                is_in_M &= np.isin(places_M, allowed)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        return is_in_M | np.isin(seqs_M, self.recent.seqs[recent]) if len(recent) else is_in_M
+
     def count(self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER) -> int:
         """Number of keys in a scope; `transaction` is of the same moment.
 
@@ -231,9 +252,15 @@ def hits_of(rankings: Sequence[Ranking], transaction: ReadTransaction, with_vect
     vectors = transaction.vectors_of(seqs) if with_vectors else {}
     return [
         [
-            Hit(keys[seq].key, score, rank, keys[seq].modality, keys[seq].payload, vectors.get(seq))
-            for rank, (score, seq) in enumerate(
-                zip(np.clip(ranking.scores_K, -1.0, 1.0).tolist(), ranking.found_K.tolist(), strict=True), start=1
+            Hit(keys[seq].key, score, rank, keys[seq].modality, keys[seq].payload, vectors.get(seq), words)
+            for rank, (score, seq, words) in enumerate(
+                zip(
+                    np.clip(ranking.scores_K, -1.0, 1.0).tolist(),
+                    ranking.found_K.tolist(),
+                    ranking.words_scores(),
+                    strict=True,
+                ),
+                start=1,
             )
         ]
         for ranking in rankings

@@ -27,6 +27,7 @@ FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 OPTIONS_NAME = "options"  # under which a store notes them
 AUTO = "auto"
+ALL_FIELDS = "*"
 VERSIONS_KEPT = 2  # of an index that was not told
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class FoldOptions(BaseModel):
         structure: FAISS factory string of the search structure, `exact`, or `auto` to choose by measurement.
         targets: What the structure, or its search parameters, are chosen to keep to.
         keep_versions: How many versions are kept, the published one among them, to go back to.
+        word_fields: Fields of the metadata whose words keys are found by, besides name and text; `None` for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class FoldOptions(BaseModel):
     structure: str = AUTO
     targets: Targets = Targets()
     keep_versions: int = VERSIONS_KEPT
+    word_fields: tuple[str, ...] | None = None
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -58,6 +61,8 @@ class FoldOptions(BaseModel):
         dumped: dict[str, Any] = handler(self)
         if self.keep_versions == VERSIONS_KEPT:
             dumped.pop("keep_versions", None)
+        if self.word_fields is None:
+            dumped.pop("word_fields", None)
         return dumped
 
     @classmethod
@@ -79,6 +84,9 @@ class FoldOptions(BaseModel):
         """These options, but for what is given; what is said of the structure replaces all that was said of it."""
         told = {"calibrate": settings.calibrate, "keep_versions": settings.keep_versions}
         changed = self.model_copy(update={name: value for name, value in told.items() if value is not None})
+        if settings.word_fields is not None:
+            named = None if settings.word_fields == [ALL_FIELDS] else tuple(dict.fromkeys(settings.word_fields))
+            changed = changed.model_copy(update={"word_fields": named})
         memory, recall, latency = settings.memory, settings.recall, settings.latency
         if (settings.structure, memory, recall, latency) == (None, None, None, None):
             return changed
@@ -87,7 +95,8 @@ class FoldOptions(BaseModel):
 
     def derives_as(self, other: "FoldOptions") -> bool:
         """Whether the files of a version would be the same with other options."""
-        return self.model_copy(update={"keep_versions": other.keep_versions}) == other
+        same = {"keep_versions": other.keep_versions, "word_fields": other.word_fields}
+        return self.model_copy(update=same) == other
 
     def facts(self) -> dict[str, str]:
         """For a store to note."""

@@ -45,6 +45,7 @@ from anykey.index.store.store_records import (
     write_parts,
 )
 from anykey.index.store.wal import WriteAheadLog
+from anykey.index.store.word_table import WordTable
 from anykey.index.vectors.structure_facts import VectorType
 
 
@@ -56,6 +57,7 @@ class Store:
         covered_seq: Number of the last change that a version covers, or one under way may; records that came after it
             are deleted when they end, not kept. `None` where that is not known, and all are kept.
         staging: What a build has embedded, and no reader sees before `move_in`.
+        words: What keys are found by besides their vectors; follows every change by itself.
     """
 
     covered_seq: int | None = None
@@ -76,6 +78,11 @@ class Store:
         self._log = WriteAheadLog(self._db, path)
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
+        try:
+            self.words = WordTable(self._db, path)
+        except BaseException:
+            self._db.close()
+            raise
         self.staging = Staging(self._db, path, self._changing)
 
     @classmethod
@@ -482,6 +489,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self.words.follow()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room

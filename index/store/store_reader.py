@@ -127,6 +127,16 @@ class ReadTransaction:
             raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
         return {number: self._stored_key(*payload) for number, payload in found.items()}
 
+    def matches(self, expression: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Change numbers `[M]` of the keys that an expression of FTS5 finds, in no order, and their BM25 scores `[M]`.
+
+        Raises:
+            WordsUnavailableError: the store has no words, or is ahead of them.
+        """
+        from anykey.index.store.word_table import matches  # which most searches do not need
+
+        return matches(self._db, expression, self.seq)
+
     def changes_since(self, seq: int) -> Changes:
         """What came after change number `seq`; a record that is damaged is told, and does not keep out the others."""
         meta = self.meta()

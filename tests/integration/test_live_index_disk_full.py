@@ -195,7 +195,7 @@ def test_compaction_in_the_background_that_finds_no_room_is_tried_again(
     index_dir = make_index(small_disk / "i", [numbered_key(key, number) for key, number in OLD.items()])
     with FaissIndex.open(index_dir, writable=True, compact_after=len(MANY) + 1) as index:
         index.upsert([numbered_key(key, number) for key, number in MANY.items()])
-        filler = fill(small_disk, 140_000)  # for one more change, and not for a version
+        filler = fill(small_disk, 240_000)  # for one more change, and not for a version
         index.upsert([numbered_key("new", 5000)])
         until(lambda: "compaction failed; the published version stays" in caplog.text, "a compaction failed")
         assert (index.manifest.version, index.count()) == ("2", len(OLD | MANY) + 1)
