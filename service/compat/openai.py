@@ -46,7 +46,7 @@ class EmbeddingsRequest(BaseModel):
     embed_dtype: StrictStr | None = Field(None, description="vLLM's: `float32`.")
     endianness: StrictStr | None = Field(None, description="vLLM's: `little` or `native`.")
     dimensions: StrictInt | None = Field(
-        None, description="How many numbers of a vector; only those that the model was trained to be cut to."
+        None, description="How many numbers of a vector; only those that the model was trained to be cut to. 0: all."
     )
     output_dimension: StrictInt | None = Field(None, description="As `dimensions`.")
     input_type: StrictStr | None = Field(
@@ -150,7 +150,7 @@ def _asked(served: Served, body: bytearray) -> Asked:
     _refuse_what_is_not_done(fields)
     name, is_base64 = _number_format(fields)
     numbers = numbers_of(name, "encoding_format")
-    dimensions = fields.dimensions if fields.dimensions is not None else fields.output_dimension
+    dimensions = fields.dimensions or fields.output_dimension or None  # infinity's client sends 0 for all
     width = width_of(dimensions, "dimensions", served.encoder)
     items = _items_of(fields, served.limits)
 

@@ -19,7 +19,7 @@ from anykey.service.body import json_parser
 from anykey.service.compat.cohere import CohereMeta, meta_of
 from anykey.service.compat.content import item_part, shown
 from anykey.service.compat.embedding import Embedding, embed_all
-from anykey.service.compat.fields import Served, check_number, may_cut, read_fields, served_of
+from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.context import REQUEST_ID, note
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
@@ -70,14 +70,16 @@ class RerankResult(BaseModel):
 class RerankUsage(BaseModel):
     """What was computed."""
 
-    total_tokens: int = Field(description="Image and text tokens of the query and all documents.")
+    prompt_tokens: int = Field(description="Image and text tokens of the query and all documents.")
+    total_tokens: int
 
 
 class RerankResponse(BaseModel):
     """The documents that fit best, best first."""
 
-    object: str = Field(description="`list`.")
+    object: str = Field(description="`rerank`.")
     id: str
+    created: int
     model: str
     usage: RerankUsage
     results: list[RerankResult] | None = Field(None, description="Absent where `data` is there.")
@@ -262,9 +264,9 @@ def _results(asked: _Asked, scored: _Scored) -> list[dict[str, Any]]:
 
 def _written(request_id: str, asked: _Asked, scored: _Scored) -> bytes:
     name = "data" if asked.is_voyage else "results"
-    usage = {"total_tokens": scored.num_tokens}
-    head = {"object": "list", "id": f"rerank-{request_id}", "model": asked.model, "usage": usage}
-    return write_json({**head, name: _results(asked, scored)})
+    usage = {"prompt_tokens": scored.num_tokens, "total_tokens": scored.num_tokens}
+    head = {"object": "rerank", "id": f"rerank-{request_id}", "created": STARTED_AT, "model": asked.model}
+    return write_json({**head, "usage": usage, name: _results(asked, scored)})
 
 
 def _written_for_cohere(request_id: str, asked: _Asked, scored: _Scored) -> bytes:
