@@ -131,6 +131,17 @@ class Moment(Protocol):
         """Unit vectors `[K, D]` of what has been found, as queries are compared with them."""
         ...
 
+    def background(
+        self,
+        vectors_QD: NDArray[np.float32],
+        most: int,
+        scope: Scope = EVERYTHING,
+        *,
+        query_modalities: Sequence[Modality | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Scores `[Q, B]` of up to `most` keys of the scope, chosen whatever the queries are."""
+        ...
+
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""
         ...

@@ -15,10 +15,21 @@ from anykey.service.errors import InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts
 from anykey.service.query import Query
+from anykey.service.ranking import Group, Selected
 from anykey.service.reranking import LoadedReranker
-from anykey.service.schemas import BatchTimings, ErrorDetail, ErrorResponse, Reranking, SearchResponse, Timings
+from anykey.service.schemas import (
+    BatchTimings,
+    Cutoff,
+    ErrorDetail,
+    ErrorResponse,
+    GroupSearch,
+    Reranking,
+    SearchResponse,
+    Timings,
+)
 from anykey.service.search_batcher import PlaceTogether
 from anykey.service.searching import Found
+from anykey.service.wanted import Wanted
 
 T = TypeVar("T")
 
@@ -86,13 +97,15 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
         query_modality=embedded.modality,
         cached=embedded.is_cached,
         text_cut=embedded.is_text_cut,
-        num_below_min_score=None if query.min_score is None else ranked.num_below,
+        num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
         notes=notes_of(query, embedded),
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,
         snapshot=ranked.found.snapshot,
         model_fingerprint=parts.encoder.fingerprint,
         reranking=ranked.reranking,
+        cutoff=_cutoff_of(ranked.found.selected),
+        grouping=_grouping_of(ranked.found.selected),
         timings_ms=Timings(
             read=0.0,
             decode=in_ms(embedded.decode_s),
@@ -170,7 +183,6 @@ class _Ranked:
 
     written: bytes
     num_hits: int
-    num_below: int
     found: Found
     search_s: float
     rerank_s: float = 0.0
@@ -181,12 +193,13 @@ async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, 
     """The hits in the index's order."""
     started_s = time.monotonic()
 
-    def write(found: Found) -> tuple[bytes, int, Found]:
-        kept = _good_enough(query, found.hits)
-        return write_hits(asker.prefix, kept, include=query.include), len(kept), found
+    def write(found: Found) -> tuple[bytes, Found]:
+        selected = found.selected
+        written = write_hits(asker.prefix, selected.hits, include=query.include, groups=selected.groups)
+        return written, found
 
-    written, num_hits, found = await _find(parts, query, embedded, query.k, write, place)
-    return _Ranked(written, num_hits, len(found.hits) - num_hits, found, time.monotonic() - started_s)
+    written, found = await _find(parts, query, embedded, query.wanted, write, place)
+    return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
@@ -201,32 +214,37 @@ async def _search_and_rerank(
     assert query.rerank is not None
     assert query.item is not None
     started_s = time.monotonic()
-    found = await _find(parts, query, embedded, query.rerank.top, _as_found, place)
+    found = await _find(parts, query, embedded, query.to_rerank, _as_found, place)
+    hits = found.hits
     found_s = time.monotonic()
-    hits = _good_enough(query, found.hits)
     ranked = await reranker.rerank(query.item, hits, asker.request_id)
-    best = ranked[: query.k]
+    best = ranked[query.wanted.start : query.wanted.end]
     scores = [one.score for one in best]
     shown = [one.hit for one in best]
-    written = await parts.decode_threads.run(write_hits, asker.prefix, shown, scores, query.include)
+    groups = _groups_of(shown, found.selected)
+    written = await parts.decode_threads.run(write_hits, asker.prefix, shown, scores, query.include, groups)
     reranking = Reranking(
         model=reranker.scorer.name,
         fingerprint=reranker.scorer.fingerprint,
         num_candidates=len(hits),
         num_scored=sum(one.score is not None for one in ranked),
     )
-    num_below = len(found.hits) - len(hits)
-    return _Ranked(written, len(best), num_below, found, found_s - started_s, time.monotonic() - found_s, reranking)
+    return _Ranked(written, len(best), found, found_s - started_s, time.monotonic() - found_s, reranking)
 
 
 async def _find(
-    parts: Parts, query: Query, embedded: Embedded, k: int, write: Callable[[Found], T], place: PlaceTogether | None
+    parts: Parts,
+    query: Query,
+    embedded: Embedded,
+    wanted: Wanted,
+    write: Callable[[Found], T],
+    place: PlaceTogether | None,
 ) -> T:
-    """What `write` makes of the `k` best hits by score."""
+    """What `write` makes of those of the ranked keys that are wanted."""
     return await parts.searcher.search(
         embedded.vector_D,
         embedded.modality,
-        k,
+        wanted,
         query.scope,
         write,
         query.exact,
@@ -236,9 +254,22 @@ async def _find(
     )
 
 
-def _good_enough(query: Query, hits: list[Hit]) -> list[Hit]:
-    """Those whose score is not below the least one that was asked for."""
-    return hits if query.min_score is None else [hit for hit in hits if hit.score >= query.min_score]
+def _groups_of(hits: Sequence[Hit], selected: Selected) -> list[Group] | None:
+    """The groups of some of the hits that were selected, which another order has been given to."""
+    if selected.groups is None:
+        return None
+    group_of = dict(zip([hit.key for hit in selected.hits], selected.groups, strict=True))
+    return [group_of[hit.key] for hit in hits]
+
+
+def _cutoff_of(selected: Selected) -> Cutoff | None:
+    return None if selected.cut is None else Cutoff(score=selected.cut.score, num_cut=selected.cut.num_cut)
+
+
+def _grouping_of(selected: Selected) -> GroupSearch | None:
+    if selected.groups is None:
+        return None
+    return GroupSearch(num_candidates=selected.num_candidates, is_complete=selected.is_complete)
 
 
 def _as_found(found: Found) -> Found:

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 from anykey.index.hits import Hit, Payload, StoredKey
 from anykey.service.address import image_urls
 from anykey.service.include import PAYLOAD, Include
-from anykey.service.schemas import HitPayload, KeyResponse, SearchResponse, WireHit
+from anykey.service.ranking import Group
+from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, SearchResponse, WireHit
 
 NO_HITS = b'{"hits":[]'
 PIECE_BYTES = 2**17  # of an answer that are handed to the system in one go: a fraction of a millisecond
@@ -51,6 +52,7 @@ def write_hits(
     hits: Sequence[Hit],
     rerank_scores: Sequence[float | None] | None = None,
     include: Include = PAYLOAD,
+    groups: Sequence[Group] | None = None,
 ) -> bytes:
     """The members of the list of hits as JSON, best first.
 
@@ -61,10 +63,11 @@ def write_hits(
         hits: The hits.
         rerank_scores: A reranker's, for each hit; absent: none was asked for.
         include: What is shown of each.
+        groups: The group of each hit; absent: none were asked for.
     """
-    scores = rerank_scores or [None] * len(hits)
-    pairs = zip(hits, scores, strict=True)
-    wire_hits = (_wire_hit(prefix, hit, score, include) for hit, score in pairs)
+    nothing = [None] * len(hits)
+    told = zip(hits, rerank_scores or nothing, groups or nothing, strict=True)
+    wire_hits = (_wire_hit(prefix, hit, score, include, group) for hit, score, group in told)
     return b",".join(hit.model_dump_json(exclude_unset=True).encode() for hit in wire_hits)
 
 
@@ -97,8 +100,10 @@ def write_key(prefix: str, stored: StoredKey) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None, include: Include) -> WireHit:
-    more = {} if hit.vector_D is None or not include.vector else {"vector": hit.vector_D.tolist()}
+def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None, include: Include, group: Group | None) -> WireHit:
+    more: dict[str, Any] = {} if hit.vector_D is None or not include.vector else {"vector": hit.vector_D.tolist()}
+    if group is not None:
+        more["group"] = HitGroup(value=group.value, num_folded=group.num_folded)
     return WireHit(
         key=hit.key,
         score=hit.score,

@@ -15,6 +15,8 @@ from anykey.service.query import Query, parse_json, query_from_fields
 from anykey.service.schemas import Limits, SearchRequest
 
 LISTS = frozenset({"modalities", "exclude", "within", "include"})
+WHOLE_NUMBERS = frozenset({"k", "offset", "group_size"})
+NUMBERS = frozenset({"text_weight", "min_score", "duplicate_score", "diversity"})
 JSON_FIELDS = frozenset({"filter", "rerank", "exact", "exclude_query_keys", "parts"})
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
@@ -255,9 +257,9 @@ def _add_field(fields: dict[str, Any], part: Part, charset: str) -> None:
 
 def _number(name: str, value: str) -> int | float | str:
     """The value of a number field as a number; left as it came where it is none, to be refused by name."""
-    if name == "k" and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+    if name in WHOLE_NUMBERS and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         return int(value)
-    if name in ("text_weight", "min_score"):
+    if name in NUMBERS:
         try:
             return float(value)
         except ValueError:

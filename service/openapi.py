@@ -201,6 +201,8 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "parts": text,
         "min_score": text,
         "include": texts,
+        "cutoff": text,
+        "group_by": text,
     }
     descriptions = {
         "image": "Image files; several are frames of one item. A part without a file name is read as base64.",

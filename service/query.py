@@ -1,7 +1,7 @@
 """One validated query, however it was sent."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,7 @@ from anykey.service.schemas import (
     SearchedPart,
     SearchRequest,
 )
+from anykey.service.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
 
 __all__ = [
     "ItemPart",
@@ -43,6 +44,14 @@ __all__ = [
 MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5
 BYTE_ORDER_MARK = "\ufeff"
+EXPECTED = {
+    "min_score": "a number from -1 to 1",
+    "offset": "a whole number of at least 0",
+    "cutoff": '"auto"',
+    "group_size": "a whole number of at least 1",
+    "duplicate_score": "a number above 0, up to 1",
+    "diversity": "a number from 0 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class Query:
         snapshot: Names the moment of the index that is searched; `None`: now.
         min_score: Hits of a lower score are left out; `None`: none are.
         include: What is shown of each hit.
+        offset: How many hits or groups come before the first; `None`: none, and nobody will ask for more.
+        cuts: Whether the irrelevant tail is cut.
+        grouping: How hits become one; `None`: each stays one.
+        diversity: How much it counts that hits differ, in [0, 1]; `None`: nothing.
+        max_depth: How far down the ranking is looked at.
     """
 
     parts: tuple[Part, ...]
@@ -81,6 +95,24 @@ class Query:
     snapshot: str | None = None
     min_score: float | None = None
     include: Include = PAYLOAD
+    offset: int | None = None
+    cuts: bool = False
+    grouping: Grouping | None = None
+    diversity: float | None = None
+    max_depth: int = DEFAULT_DEPTH
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which of the ranked keys are its hits."""
+        return Wanted(
+            self.k, self.offset, self.min_score, self.cuts, self.grouping, self.diversity, max_depth=self.max_depth
+        )
+
+    @property
+    def to_rerank(self) -> Wanted:
+        """Which of the ranked keys a reranker is given: as many as that is told, from the first on."""
+        assert self.rerank is not None
+        return replace(self.wanted, k=self.rerank.top, offset=None if self.offset is None else 0)
 
     @property
     def item(self) -> Item | None:
@@ -192,7 +224,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     include = parse_include(request.include)
     parts = read_parts(request, files, limits)
     own = {part.key for part in parts if isinstance(part, KeyPart)} if request.exclude_query_keys else set()
-    return Query(
+    query = Query(
         parts,
         k=request.k,
         scope=Scope(
@@ -207,7 +239,14 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         snapshot=request.snapshot,
         min_score=request.min_score,
         include=include,
+        offset=request.offset,
+        cuts=request.cutoff is not None,
+        grouping=grouping_of(request, limits),
+        diversity=request.diversity,
+        max_depth=limits.max_depth,
     )
+    check_wanted(query.wanted, None if rerank is None else rerank.top, limits)
+    return query
 
 
 def _check_lengths(fields: dict[str, Any], limits: Limits) -> None:
@@ -293,8 +332,8 @@ def _sentence(detail: ErrorDetails, limits: Limits) -> str:
         return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
     if name in ("exact", "exclude_query_keys"):
         return f"{name} must be true or false, got {_shown(detail['input'])}"
-    if name == "min_score":
-        return f"min_score must be a number from -1 to 1, got {_shown(detail['input'])}"
+    if name in EXPECTED:
+        return f"{name} must be {EXPECTED[name]}, got {_shown(detail['input'])}"
     if name == "image" or name in SearchedPart.model_fields:
         return _thing_sentence(name, name, detail)
     return f"{name}{_place(detail['loc'][1:])}: {detail['msg']}"

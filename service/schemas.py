@@ -163,6 +163,32 @@ class SearchRequest(SearchedPart):
         description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector`. "
         "Absent: `text`, `metadata` and `image_urls`.",
     )
+    offset: StrictInt | None = Field(
+        None,
+        ge=0,
+        description="How many hits (of groups: groups) come before the first of this answer; `offset + k` is at most "
+        "`limits.max_depth`. Give it from the first page on, as 0, and the snapshot with each later one.",
+    )
+    cutoff: Literal["auto"] | None = Field(
+        None, description="`auto` leaves out the irrelevant tail, by the shape of this query's scores. Absent: nothing."
+    )
+    group_by: Text | Annotated[list[Text], _AtFirst()] | None = Field(
+        None,
+        description="A member of the metadata, as filters name it, or `duplicates` for keys with nearly the same "
+        "vector: `k` groups come back, the best of each. Absent: no groups.",
+    )
+    group_size: StrictInt | None = Field(None, description="Most hits of a group. Absent: 1.")
+    duplicate_score: StrictFloat | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="From which cosine on keys are duplicates. Absent: 0.95."
+    )
+    diversity: StrictFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much it counts that a hit differs from those before it (maximal marginal relevance). "
+        "Absent: nothing.",
+    )
 
 
 class BatchRequest(BaseModel):
@@ -177,6 +203,16 @@ class BatchRequest(BaseModel):
     queries: list[SearchRequest] = Field(
         min_length=1, description="Each as the body of a POST /search; at most `limits.max_batch_queries` of GET /info."
     )
+
+
+class HitGroup(BaseModel):
+    """The group that a hit is of."""
+
+    value: str | int | float | bool | None = Field(
+        description="The field's value, or the key of the best of near-duplicates; null for a key without the field, "
+        "which is a group of its own."
+    )
+    num_folded: int = Field(description="How many more of its hits were looked at, and are not in the answer.")
 
 
 class HitPayload(BaseModel):
@@ -200,10 +236,11 @@ class WireHit(BaseModel):
         description="What the reranker gives, which the hits are sorted by; null without one, and for a key that it "
         "cannot read, which comes after those that it can."
     )
-    rank: int = Field(description="Place in the answer, from 1.")
+    rank: int = Field(description="Place among the query's hits, from 1; later pages go on counting.")
     modality: Modality
     payload: HitPayload
     vector: list[float] | None = Field(None, description="The key's unit vector, where `include` names it.")
+    group: HitGroup | None = Field(None, description="Null where no groups were asked for.")
 
 
 class Timings(BaseModel):
@@ -225,6 +262,24 @@ class Reranking(BaseModel):
     fingerprint: str = Field(description="Equal fingerprints give equal scores.")
     num_candidates: int = Field(description="How many hits of the index it was given.")
     num_scored: int = Field(description="How many of them it could read, so that they have a score.")
+
+
+class Cutoff(BaseModel):
+    """What the automatic cutoff left out."""
+
+    score: float | None = Field(
+        description="Hits below it were left out; null where there are too few keys to tell, and nothing was."
+    )
+    num_cut: int = Field(description="How many of the `k` places of the ranking that were asked for were left out.")
+
+
+class GroupSearch(BaseModel):
+    """How the groups were found."""
+
+    num_candidates: int = Field(description="How many hits were looked at.")
+    is_complete: bool = Field(
+        description="Whether more could not have changed the answer; false where `limits.max_depth` did not suffice."
+    )
 
 
 class SearchResponse(BaseModel):
@@ -253,6 +308,8 @@ class SearchResponse(BaseModel):
     )
     model_fingerprint: str
     reranking: Reranking | None = Field(description="Null where none was asked for.")
+    cutoff: Cutoff | None = Field(None, description="Null where none was asked for.")
+    grouping: GroupSearch | None = Field(None, description="Null where none was asked for.")
     timings_ms: Timings
 
 
@@ -414,6 +471,7 @@ class Limits(BaseModel):
     """What a request may ask for."""
 
     max_k: int
+    max_depth: int
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int

@@ -21,8 +21,10 @@ from anykey.index.moments import Moment
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
+from anykey.service.ranking import RankedKeys, Selected, plainly_selected, select
 from anykey.service.search_batcher import PlaceTogether, SearchBatcher, Together
 from anykey.service.threads import BoundedThreads
+from anykey.service.wanted import Wanted
 from anykey.service.watch import IndexWatch
 
 T = TypeVar("T")
@@ -88,14 +90,14 @@ class SearchKind:
     """All of a search but what it looks for; those that agree in it may share a call of the index.
 
     Attributes:
-        k: How many hits, from 1.
+        wanted: Which of the ranked keys.
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
         snapshot: Names the moment that is searched; now when absent.
         with_vectors: Whether hits come with their keys' vectors.
     """
 
-    k: int
+    wanted: Wanted
     scope: Scope
     exact: bool
     snapshot: str | None = None
@@ -114,16 +116,21 @@ class Found:
     """What a search found, and of which moment of the index that is.
 
     Attributes:
-        hits: Best first.
+        selected: The hits, and what was done with others.
         version: The index version; `None` where there are none.
         seq: Number of the last change in it; `None` where changes are not counted.
         snapshot: What names the moment; `None` where it cannot be asked for again.
     """
 
-    hits: list[Hit]
+    selected: Selected
     version: str | None
     seq: int | None
     snapshot: str | None
+
+    @property
+    def hits(self) -> list[Hit]:
+        """In their order."""
+        return self.selected.hits
 
 
 class IndexSearcher:
@@ -180,7 +187,7 @@ class IndexSearcher:
         self,
         vector_D: Vector,
         modality: Modality | None,
-        k: int,
+        wanted: Wanted,
         scope: Scope,
         write: Callable[[Found], T],
         exact: bool = False,
@@ -193,7 +200,7 @@ class IndexSearcher:
         Args:
             vector_D: The query's unit vector.
             modality: What the query was; `None` where nobody says it.
-            k: How many hits, from 1.
+            wanted: Which of the ranked keys.
             scope: Which keys to look at.
             write: Makes of what was found what is wanted of it; called in the thread that searched. Another search may
                 be given the same.
@@ -213,7 +220,7 @@ class IndexSearcher:
         deadline = Deadline(self._deadline_s)
         sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
         try:
-            kind = SearchKind(k, scope, exact, snapshot, with_vectors)
+            kind = SearchKind(wanted, scope, exact, snapshot, with_vectors)
             found = self._batcher.submit(kind, sought, deadline, write, place)
             return await asyncio.wrap_future(found)
         except index_errors.DeadlineExceededError as error:
@@ -250,16 +257,9 @@ class IndexSearcher:
 
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
-                hits = moment.search(
-                    vectors_QD,
-                    kind.k,
-                    kind.scope,
-                    exact=kind.exact,
-                    query_modalities=modalities,
-                    with_vectors=kind.with_vectors,
-                )
-                moment.keep(is_asked_for=kind.snapshot is not None)
-                return [Found(each, moment.version, moment.seq, moment.snapshot) for each in hits]
+                selected = _select_all(moment, kind, vectors_QD, modalities)
+                moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
+                return [Found(each, moment.version, moment.seq, moment.snapshot) for each in selected]
 
         return self._watch.call(search_index)
 
@@ -267,4 +267,31 @@ class IndexSearcher:
         return min(self._most_together(kind.exact), self._most_at_all(kind))
 
     def _most_at_all(self, kind: SearchKind) -> int:
-        return max(1, MAX_HITS_TOGETHER // kind.k)
+        return max(1, MAX_HITS_TOGETHER // kind.wanted.end)
+
+
+def _select_all(
+    moment: Moment, kind: SearchKind, vectors_QD: Vector, modalities: Sequence[Modality | None]
+) -> list[Selected]:
+    """The hits of each query; plain ones are searched for together."""
+    wanted = kind.wanted
+    if wanted.is_plain:
+        hits = moment.search(
+            vectors_QD,
+            wanted.k,
+            kind.scope,
+            exact=kind.exact,
+            query_modalities=modalities,
+            with_vectors=kind.with_vectors,
+        )
+        return [plainly_selected(each, wanted.min_score) for each in hits]
+    pages = wanted.offset is not None
+    return [
+        select(
+            moment,
+            RankedKeys(moment, vector_D, modality, kind.scope, exact=kind.exact, pages=pages),
+            wanted,
+            with_vectors=kind.with_vectors,
+        )
+        for vector_D, modality in zip(vectors_QD, modalities, strict=True)
+    ]

@@ -139,6 +139,12 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
 
     max_k: int = Field(1000, ge=1, le=100_000, description="most hits one request may ask for")
+    max_depth: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="how far down a ranking requests may ask (offset + k), and groups are looked for",
+    )
     snapshot_s: float = Field(
         60.0,
         ge=0,

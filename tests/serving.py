@@ -188,6 +188,13 @@ class MemoryMoment:
         """The vectors of the hits' keys."""
         return self._index.vectors([hit.key for hit in ranking.found_K])
 
+    def background(
+        self, vectors_QD: NDArray[np.float32], most: int, scope: Scope = EVERYTHING, **options: Any
+    ) -> NDArray[np.float32]:
+        """The scores of the first keys."""
+        keys = [key.key for key in self._index.keys if is_in_scope(key, scope)][:most]
+        return np.asarray(vectors_QD @ self._index.vectors(keys).T)
+
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Counts."""
         return sum(is_in_scope(key, scope) for key in self._index.keys)

@@ -184,6 +184,15 @@ def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
             return any(compared(value) in condition.wanted for value in _at(path, metadata) if is_value(value))
 
 
+def values_at(path: Path, metadata: dict[str, Any]) -> list[Scalar]:
+    """The values at a path, in their order; of a list each element counts, at any depth.
+
+    >>> values_at(("size", "width"), {"size": [{"width": 4}, {"width": 12.5}]})
+    [4, 12.5]
+    """
+    return [value for value in _at(path, metadata) if is_value(value)]
+
+
 def is_value(item: Any) -> bool:
     """Whether something in metadata is a value: no null, list or object."""
     return isinstance(item, (str, int, float))

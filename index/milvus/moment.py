@@ -15,6 +15,7 @@ from anykey.index.hits import Hit
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import listed
+from anykey.index.milvus.scope import expression_of_scope
 from anykey.index.milvus.search import Scored, count, hits_of, search
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
@@ -99,6 +100,21 @@ class MilvusMoment:
         vectors_KD = vectors_KD.reshape(-1, len(gone_D))
         norms_K1 = np.linalg.norm(vectors_KD, axis=1, keepdims=True)
         return np.asarray(vectors_KD / np.maximum(norms_K1, np.finfo(np.float32).tiny))
+
+    def background(
+        self,
+        vectors_QD: NDArray[np.float32],
+        most: int,
+        scope: Scope = EVERYTHING,
+        *,
+        query_modalities: Sequence[Modality | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Scores `[Q, B]` of up to `most` keys of the scope: those that Milvus names first."""
+        queries_QD = check_queries(vectors_QD, self._collection.facts.encoder.width)
+        where = expression_of_scope(scope, self._collection)
+        records = [] if where is None else self._collection.records(where, ["key", "vector"], most)
+        vectors_BD = np.array([record["vector"] for record in records], np.float32).reshape(-1, queries_QD.shape[1])
+        return np.asarray(queries_QD @ vectors_BD.T)
 
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""

@@ -119,6 +119,20 @@ class FaissMoment:
         """Unit vectors `[K, D]` of what has been found, as queries are compared with them."""
         return self.view.vectors(ranking.found_K)
 
+    def background(
+        self,
+        vectors_QD: NDArray[np.float32],
+        most: int,
+        scope: Scope = EVERYTHING,
+        *,
+        query_modalities: Sequence[Modality | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Scores `[Q, B]` of up to `most` keys of the scope, spread evenly over the order in which they came."""
+        queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
+        queries_QD = self.view.calibrated(queries_QD, query_modalities)
+        seqs_B, _ = self.view.spread(most, scope, self.transaction, self._deadline)
+        return np.asarray(queries_QD @ self.view.vectors(seqs_B).T)
+
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""
         self.view.check(scope)

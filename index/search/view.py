@@ -21,7 +21,7 @@ from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of
-from anykey.index.vectors.comparing import Found, best, count_allowed
+from anykey.index.vectors.comparing import Found, as_positions, best, count_allowed
 
 _NO_SEQS = np.empty(0, np.int64)
 
@@ -131,6 +131,30 @@ class View:
         allowed, _ = self._allowed(scope, within, exclude, deadline)
         covered = self.files.seqs if allowed is None else self.files.seqs[allowed]
         return np.concatenate([covered, self.recent.seqs[recent]])
+
+    def spread(
+        self, most: int, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER
+    ) -> tuple[NDArray[np.int64], int]:
+        """Some keys of a scope, spread evenly over the order in which they came, and how many the scope has.
+
+        Args:
+            most: How many.
+            scope: Which keys to choose from.
+            transaction: Of the same moment.
+            deadline: Until when they are wanted.
+
+        Returns:
+            Change numbers `[B]`, the same whenever it is asked, and the number of keys in the scope.
+        """
+        within, exclude = self._key_sets(scope, transaction)
+        allowed, _ = self._allowed(scope, within, exclude, deadline)
+        num_covered = count_allowed(allowed, self.files.num_keys)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        num_keys = num_covered + len(recent)
+        places = np.arange(min(most, num_keys)) * num_keys // max(1, min(most, num_keys))
+        covered, newer = places[places < num_covered], places[places >= num_covered] - num_covered
+        positions = covered if allowed is None else as_positions(allowed)[covered]
+        return np.concatenate([self.files.seqs[positions], self.recent.seqs[recent[newer]]]), num_keys
 
     def vectors(self, seqs_K: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors `[K, D]` of keys of this view by their change numbers, as queries are compared with them."""

@@ -75,7 +75,7 @@ async def hits_of(parts: Parts, query: Query) -> list[Hit]:
     """What the service's parts find for a query."""
     embedded = await parts.embedder.embed(query)
     return await parts.searcher.search(
-        embedded.vector_D, embedded.modality, query.k, query.scope, lambda found: found.hits
+        embedded.vector_D, embedded.modality, query.wanted, query.scope, lambda found: found.hits
     )
 
 
