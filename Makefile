@@ -121,8 +121,12 @@ perf-fold: setup ## Measure searches while live changes are folded (PERF_FLAGS=)
 	$(BIN)/python -m benchmarks.fold_speed --output docs/results/folding.md $(PERF_FLAGS)
 
 .PHONY: perf-service
-perf-service: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
-	$(BIN)/python -m benchmarks.service_speed --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/service.md $(PERF_FLAGS)
+perf-service: setup peers ## Measure the service beside others (PERF_FLAGS=), half an hour, into docs/results/
+	PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.service_speed --peers $(call quote,$(PEERS)) --output docs/results/service.md $(PERF_FLAGS)
+
+.PHONY: perf-requests
+perf-requests: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
+	$(BIN)/python -m benchmarks.request_cost --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/requests.md $(PERF_FLAGS)
 
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.

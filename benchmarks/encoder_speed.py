@@ -262,13 +262,13 @@ def _write_shards(folder: Path, name: str, num_images: int) -> tuple[Path, ...]:
     for shard in shards:
         with tarfile.open(shard, "w") as tar:
             for number in range(num_images // NUM_SHARDS):
-                member, data = tarfile.TarInfo(f"{shard.stem}-{number:06}.jpg"), _photo(generator)
+                member, data = tarfile.TarInfo(f"{shard.stem}-{number:06}.jpg"), photo(generator)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return shards
 
 
-def _photo(generator: random.Random) -> bytes:
+def photo(generator: random.Random) -> bytes:
     """A JPEG with large areas and some detail, about as hard to decode as a photo."""
     coarse = Image.frombytes("RGB", (16, 12), generator.randbytes(16 * 12 * 3)).resize(IMAGE_PX)
     fine = Image.frombytes("RGB", (128, 96), generator.randbytes(128 * 96 * 3)).resize(IMAGE_PX)

@@ -1,236 +1,364 @@
-"""Two checkouts of the service, measured in turns on one machine: what a change costs a request, or saves it.
+"""Measures the service beside clip-retrieval and infinity: `python -m benchmarks.service_speed --help`.
 
-    python -m benchmarks.service_speed --before ../older --checkpoint runs/demo/best --output docs/results/service.md
-
-Each checkout has its own environment (`make setup`), builds its own index of the same texts, and serves it. The two
-are asked by turns, a short block of requests each, and a ratio is taken of each pair of blocks, so that other work on
-the machine weighs on both.
+All have the same weights, a ViT-B/32 of random numbers, the same keys and the same photos, on one machine, which the
+client shares. They are asked in turns. Each part is recorded once it is measured, and can be measured alone.
 """
 
 import argparse
-import http.client
+import itertools
 import json
 import os
-import platform
-import signal
-import socket
-import statistics
-import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import numpy as np
+import torch
+
+from anykey.encoder import Encoder, Item, Role
+from anykey.index.faiss_index import FaissIndex
+from anykey.program.settings import plain_console
+from benchmarks.recorded import Recorded
+from benchmarks.service_inputs import ServiceInputs, new_photos, prepare, texts
+from benchmarks.service_load import Outcome, Target, at_rate, crowd, one_answer
+from benchmarks.service_page import write_page
+from benchmarks.service_servers import (
+    CACHE,
+    CLIP_RETRIEVAL,
+    INFINITY,
+    OURS,
+    Server,
+    clip_retrieval_command,
+    free_port,
+    infinity_command,
+    our_command,
+    serving,
+)
 from benchmarks.speed_report import processor
 
-NUM_KEYS = 3000
-NUM_CLIENTS = 8
-CROWD_S = 1.0
-START_S = 120.0
+PARTS = ("text", "image", "embed-text", "embed-image", "saturation", "overhead", "cached", "overload")
+K = 10
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.05)  # of what a service answers at most, at which its latency is measured
+LIGHT_SHARE = 0.5  # of what the slowest answers at most: the rate at which medians are compared
+CLIENTS = 32  # who each ask again as soon as they are answered
+BATCH_SIZES = (8, 16, 32, 64)
+CACHED_RATE = 1000.0
+NUM_KNOWN = 50
+OVERLOAD = 10  # times what it answers at most
+
+Bodies = Callable[[], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
-class Server:
-    """A running service.
+class Plan:
+    """How long and how often it is measured.
 
     Attributes:
-        pid: Its process.
-        port: Where it listens.
+        num_keys: Keys of each index.
+        rounds: How often everybody has a turn.
+        crowd_s: Length of a turn in which as much is asked as is answered.
+        rate_s: Length of a turn at one rate.
+        overload_s: Length of the overload.
     """
 
-    pid: int
-    port: int
-
-    def connect(self) -> http.client.HTTPConnection:
-        """A connection that stays open between requests."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-
-    def cpu_s(self) -> float:
-        """Processor time of all its threads so far."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    num_keys: int = 100_000
+    rounds: int = 3
+    crowd_s: float = 6.0
+    rate_s: float = 8.0
+    overload_s: float = 60.0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a request cost.
+class Session:
+    """What one run of the instrument has open: services are started when they are first asked for."""
 
-    Attributes:
-        cpu_ms: Processor time of the server.
-        wall_ms: Median time to the answer; of many clients, the time in which the server gives one answer.
+    def __init__(
+        self, inputs: ServiceInputs, peers: Path, plan: Plan, stack: ExitStack, say: Callable[[str], object]
+    ) -> None:
+        self.inputs, self.plan, self.say = inputs, plan, say
+        self.photos = inputs.photos()
+        self._peers, self._stack = peers, stack
+        self._servers: dict[str, Server] = {}
+
+    def server(self, name: str) -> Server:
+        """A running service."""
+        if name not in self._servers:
+            self.say(f"starting {name}")
+            port, log = free_port(), self.inputs.folder / f"{name}.log"
+            command, ready = {
+                OURS: lambda: (our_command(self.inputs, port), "/readyz"),
+                CLIP_RETRIEVAL: lambda: (clip_retrieval_command(self.inputs, self._peers, port), "/indices-list"),
+                INFINITY: lambda: (infinity_command(self.inputs, self._peers, port), "/health"),
+            }[name]()
+            self._servers[name] = self._stack.enter_context(serving(name, command, port, ready, log))
+        return self._servers[name]
+
+    def encoder(self) -> Encoder:
+        """The encoder as the service loads it, in this process."""
+        self.server(OURS)  # which finds out what is fastest here
+        os.environ["XDG_CACHE_HOME"] = str(self.inputs.folder / CACHE)
+        return Encoder.load(self.inputs.checkpoint, device="cpu", backend="auto")
+
+    def search(self, name: str, kind: str) -> Target:
+        """Searches with new texts or photos."""
+        field = "text" if kind == "text" else "image"
+        if name == OURS:
+            path, more = "/search", {"k": K}
+        else:
+            path = "/knn-service"
+            without = ("deduplicate", "use_safety_model", "use_violence_detector", "use_mclip")
+            more = {"modality": "image", "num_images": K, "num_result_ids": K, "indice_name": "keys"}
+            more |= dict.fromkeys(without, False)
+        return self._target(name, path, ({field: value, **more} for value in self._values(kind)))
+
+    def embed(self, name: str, kind: str) -> Target:
+        """New texts or photos to embed, asked for as infinity's clients do."""
+        values = (value if kind == "text" else f"data:image/jpeg;base64,{value}" for value in self._values(kind))
+        more = {"model": self.inputs.checkpoint.name} if name == INFINITY else {}
+        bodies = ({**more, "modality": kind, "input": [value]} for value in values)
+        return self._target(name, "/embeddings", bodies)
+
+    def known(self) -> Target:
+        """Searches with texts that were asked before, in turn."""
+        bodies = [{"text": text, "k": K} for text in itertools.islice(texts(), NUM_KNOWN)]
+        return self._target(OURS, "/search", itertools.cycle(bodies))
+
+    def batches(self, kind: str, size: int) -> Target:
+        """Searches of ours, so many in one request."""
+        field = "text" if kind == "text" else "image"
+        queries = ({field: value, "k": K} for value in self._values(kind))
+        bodies = ({"queries": list(itertools.islice(queries, size))} for _ in itertools.count())
+        return self._target(OURS, "/search/batch", bodies)
+
+    def _values(self, kind: str) -> Iterator[str]:
+        return texts() if kind == "text" else new_photos(self.photos)
+
+    def _target(self, name: str, path: str, bodies: Iterator[Mapping[str, Any]]) -> Target:
+        return Target(name, self.server(name).url, path, (json.dumps(body).encode() for body in bodies))
+
+
+def beside(session: Session, kind: str, names: Sequence[str], target: Callable[[str, str], Target]) -> dict[str, Any]:
+    """Throughput, latency at the same light rate, and latency over rates, of ours and another.
+
+    Args:
+        session: What is open.
+        kind: `text` or `image`.
+        names: Of the services.
+        target: What is asked of a service.
     """
-
-    cpu_ms: float
-    wall_ms: float
-
-
-Ask = Callable[[http.client.HTTPConnection, int], None]
-Measure = Callable[[Server], Cost]
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="root of the other checkout")
-    parser.add_argument("--checkpoint", required=True, help="what both serve")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
-    parser.add_argument("--rounds", type=int, default=30, help="blocks of requests to each")
-    options = parser.parse_args(argv)
-    measures: dict[str, Measure] = {
-        "text that was asked before": _block(60, _ask_known),
-        f"the same by {NUM_CLIENTS} clients at once": _crowd,
-        "new text": _block(20, _ask_new),
-        "one key": _block(80, _ask_key),
-        "health check": _block(80, _ask_health),
+    plan, targets = session.plan, {name: target(name, kind) for name in names}
+    answers = {name: one_answer(targets[name]) for name in names}
+    for name in names:
+        crowd(targets[name], CLIENTS, plan.crowd_s / 2)
+    most: dict[str, list[float]] = {name: [] for name in names}
+    for name in _in_turns(names, plan.rounds):
+        most[name].append(crowd(targets[name], CLIENTS, plan.crowd_s).answered_per_s)
+        session.say(f"{kind}: {name} answers {most[name][-1]:.1f}/s")
+    light = LIGHT_SHARE * min(median(found) for found in most.values())
+    at_light: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for name in _in_turns(names, plan.rounds):
+        at_light[name].append(at_rate(targets[name], light, plan.rate_s).facts())
+        session.say(f"{kind}: {name} at {light:.1f}/s: {at_light[name][-1]['latency_ms']}")
+    curves = {
+        name: [at_rate(targets[name], share * median(most[name]), plan.rate_s).facts() for share in SHARES]
+        for name in names
     }
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        corpus = _write_corpus(folder / "corpus.jsonl")
-        before, now = (
-            stack.enter_context(_serving(root.resolve(), corpus, options.checkpoint, folder / name))
-            for root, name in ((options.before, "before"), (Path(), "now"))
-        )
-        for measure in measures.values():  # warms both
-            measure(before), measure(now)
-        rows = {name: _in_turns(options.rounds, measure, before, now) for name, measure in measures.items()}
-    options.output.write_text(_report(rows, _commit(options.before)), encoding="utf-8")
+    return {
+        "most_per_s": most,
+        "light_rate": light,
+        "at_light": at_light,
+        "curves": curves,
+        "num_bytes": {name: len(json.dumps(answer)) for name, answer in answers.items()},
+    }
 
 
-def _write_corpus(path: Path) -> Path:
-    rows = [
-        {"key": f"k{n}", "text": f"thing number {n} of colour {n % 7}", "metadata": {"price": n % 100}}
-        for n in range(NUM_KEYS)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+def saturation(session: Session) -> dict[str, Any]:
+    """What the encoder alone embeds at most in this process, beside what the service answers at most."""
+    encoder = session.encoder()
+    found: dict[str, Any] = {"way": f"{encoder.precision} by {encoder.backend}"}
+    for kind in ("text", "image"):
+        alone: list[dict[int, float]] = []
+        single, batched = [], []
+        one, many = session.search(OURS, kind), session.batches(kind, 32)
+        crowd(one, CLIENTS, 1.0), crowd(many, 2, 1.0)
+        for _ in range(session.plan.rounds):
+            alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
+            single.append(crowd(one, 2 * CLIENTS, session.plan.crowd_s).answered_per_s)
+            batched.append(32 * crowd(many, 3, session.plan.crowd_s).answered_per_s)
+            session.say(
+                f"saturation, {kind}: encoder {max(alone[-1].values()):.1f}/s, service {single[-1]:.1f}/s, "
+                f"in batches {batched[-1]:.1f}/s"
+            )
+        found[kind] = {
+            "alone": [{str(size): rate for size, rate in one.items()} for one in alone],
+            "single": single,
+            "batched": batched,
+        }
+    return found
 
 
-@contextmanager
-def _serving(root: Path, corpus: Path, checkpoint: str, index: Path) -> Iterator[Server]:
-    """A checkout's service over its own index, ready, and ended with the block."""
-    scripts, environment = root / ".venv" / "bin", {**os.environ, "OMP_NUM_THREADS": "1"}
-    made = ["--checkpoint", checkpoint, "--corpus", str(corpus), "--output", str(index)]
-    subprocess.run([scripts / "anykey-index", "build", *made], env=environment, check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    served = ["--checkpoint", checkpoint, "--index", str(index), "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen([scripts / "anykey-serve", *served], env=environment)
-    server = Server(process.pid, port)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+def items_of(session: Session, kind: str, number: int) -> list[Item]:
+    """New items."""
+    if kind == "text":
+        return [Item(text) for text in itertools.islice(texts(), number)]
+    return [Item(images=(session.photos[n % len(session.photos)],)) for n in range(number)]
 
 
-def _wait_until_ready(server: Server) -> None:
-    give_up_s = time.monotonic() + START_S
-    while True:
-        try:
-            _request(server.connect(), "GET", "/readyz")
-            return
-        except (OSError, RuntimeError):
-            if time.monotonic() > give_up_s:
-                raise
-            time.sleep(0.1)
-
-
-def _block(num_requests: int, ask: Ask) -> Measure:
-    """Some requests one after the other over one connection."""
-
-    def measure(server: Server) -> Cost:
-        connection, cpu_s, times_s = server.connect(), server.cpu_s(), []
-        for number in range(num_requests):
+def raw_rates(encoder: Encoder, items: Sequence[Item]) -> dict[int, float]:
+    """Items a second by batch size: prepared in as many threads as there are cores while the batch before computes."""
+    rates = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for size in BATCH_SIZES:
+            prepared = pool.map(lambda item: encoder.prepare(item, Role.QUERY), items)
             started_s = time.perf_counter()
-            ask(connection, number)
-            times_s.append(time.perf_counter() - started_s)
-        return Cost((server.cpu_s() - cpu_s) / num_requests * 1000, statistics.median(times_s) * 1000)
-
-    return measure
-
-
-def _crowd(server: Server) -> Cost:
-    """Clients that each ask the same text again as soon as they have an answer."""
-    counts, cpu_s, ends_s = [0] * NUM_CLIENTS, server.cpu_s(), time.monotonic() + CROWD_S
-
-    def client(number: int) -> None:
-        connection = server.connect()
-        while time.monotonic() < ends_s:
-            _ask_known(connection, number)
-            counts[number] += 1
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(NUM_CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Cost((server.cpu_s() - cpu_s) / sum(counts) * 1000, CROWD_S / sum(counts) * 1000)
+            while batch := list(itertools.islice(prepared, size)):
+                encoder.encode_prepared(batch)
+            rates[size] = len(items) / (time.perf_counter() - started_s)
+    return rates
 
 
-def _ask_known(connection: http.client.HTTPConnection, number: int) -> None:
-    _request(connection, "POST", "/search", {"text": "a thing", "k": 10})
+def overhead(session: Session) -> dict[str, Any]:
+    """The median latency of lone queries, and of what the encoder and the index alone take for the like of them."""
+    encoder = session.encoder()
+    found: dict[str, list[float]] = {"service": [], "encoder": [], "index": []}
+    stages: dict[str, list[float]] = {}
+    rate = 8.0
+    target = session.search(OURS, "text")
+    with FaissIndex.open(session.inputs.index) as index:
+        for _ in range(session.plan.rounds):
+            outcome = at_rate(target, rate, session.plan.rate_s, is_even=True, num_kept=10_000)
+            found["service"].append(outcome.facts()["latency_ms"]["p50"])
+            vectors, times_s = [], []
+            for item in items_of(session, "text", int(rate * session.plan.rate_s)):
+                started_s = time.perf_counter()
+                vectors.append(encoder.encode_prepared([encoder.prepare(item, Role.QUERY)])[0])
+                times_s.append(time.perf_counter() - started_s)
+                time.sleep(max(0.0, 1 / rate - times_s[-1]))
+            found["encoder"].append(1000 * median(times_s))
+            found["index"].append(1000 * median(_search_times_s(index, np.stack(vectors), 1 / rate)))
+            for _, body in outcome.bodies:
+                for stage, ms in json.loads(body)["timings_ms"].items():
+                    stages.setdefault(stage, []).append(ms)
+            session.say(f"overhead: { ({name: values[-1] for name, values in found.items()}) }")
+    return {**found, "rate": rate, "stages": {stage: median(values) for stage, values in stages.items()}}
 
 
-def _ask_new(connection: http.client.HTTPConnection, number: int) -> None:
-    _request(connection, "POST", "/search", {"text": f"thing {time.time_ns()}", "k": 10})
+def _search_times_s(index: FaissIndex, vectors_QD: Any, pause_s: float) -> list[float]:
+    times_s = []
+    for vector_D in vectors_QD:
+        started_s = time.perf_counter()
+        index.search(vector_D[None, :], K)
+        times_s.append(time.perf_counter() - started_s)
+        time.sleep(max(0.0, pause_s - times_s[-1]))
+    return times_s
 
 
-def _ask_key(connection: http.client.HTTPConnection, number: int) -> None:
-    _request(connection, "GET", f"/keys/k{number}")
+def cached(session: Session) -> dict[str, Any]:
+    """Queries that were asked before, a thousand in a second."""
+    target = session.known()
+    crowd(target, 1, 1.0)
+    runs = []
+    for _ in range(session.plan.rounds):
+        runs.append(at_rate(target, CACHED_RATE, session.plan.rate_s, is_even=True).facts())
+        session.say(f"cached: {runs[-1]['latency_ms']}, {runs[-1]['answered_per_s']:.0f}/s")
+    most = [crowd(target, 8, session.plan.crowd_s / 2).answered_per_s for _ in range(session.plan.rounds)]
+    return {"rate": CACHED_RATE, "runs": runs, "most_per_s": most}
 
 
-def _ask_health(connection: http.client.HTTPConnection, number: int) -> None:
-    _request(connection, "GET", "/livez")
+def overload(session: Session) -> dict[str, Any]:
+    """Ten times as many photos as are answered at most, for a minute, and the memory meanwhile."""
+    server, target = session.server(OURS), session.search(OURS, "image")
+    most = crowd(target, CLIENTS, session.plan.crowd_s).answered_per_s
+    rate, duration_s = OVERLOAD * most, session.plan.overload_s
+    at_rate(target, rate, min(5.0, duration_s))  # in which pools and queues grow to what they will be
+    memory: list[int] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(1.0):
+            memory.append(server.memory_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    outcome: Outcome = at_rate(target, rate, duration_s)
+    is_over.set()
+    watching.join()
+    after = one_answer(target)
+    session.say(f"overload: {outcome.facts()}")
+    return {"most_per_s": most, "memory_bytes": memory, "hits_after": len(after["hits"]), **outcome.facts()}
 
 
-def _request(
-    connection: http.client.HTTPConnection, method: str, path: str, fields: dict[str, object] | None = None
-) -> None:
-    body = None if fields is None else json.dumps(fields)
-    connection.request(method, path, body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    answer = response.read()
-    if response.status != 200:
-        raise RuntimeError(f"{method} {path} was answered with {response.status}: {answer[:200]!r}")
+def measure(part: str, session: Session) -> dict[str, Any]:
+    """One of `PARTS`."""
+    pair, embedders = (OURS, CLIP_RETRIEVAL), (OURS, INFINITY)
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "text": lambda: beside(session, "text", pair, session.search),
+        "image": lambda: beside(session, "image", pair, session.search),
+        "embed-text": lambda: beside(session, "text", embedders, session.embed),
+        "embed-image": lambda: beside(session, "image", embedders, session.embed),
+        "saturation": lambda: saturation(session),
+        "overhead": lambda: overhead(session),
+        "cached": lambda: cached(session),
+        "overload": lambda: overload(session),
+    }
+    return measures[part]()
 
 
-def _in_turns(num_rounds: int, measure: Measure, before: Server, now: Server) -> list[tuple[Cost, Cost]]:
-    """Costs of both, round by round; who goes first changes."""
-    pairs = []
-    for number in range(num_rounds):
-        order = (before, now) if number % 2 else (now, before)
-        costs = {server.pid: measure(server) for server in order}
-        pairs.append((costs[before.pid], costs[now.pid]))
-    return pairs
+def _in_turns(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """Everybody once a round; who begins changes."""
+    for number in range(rounds):
+        yield from names[:: 1 if number % 2 else -1]
 
 
-def _report(rows: dict[str, list[tuple[Cost, Cost]]], commit: str) -> str:
-    lines = [
-        "# What a request costs\n",
-        f"`make perf-service` asks two checkouts of the service in turns: this one, and that of commit `{commit}`.",
-        f"Both serve {NUM_KEYS:,} texts with the same small model; {processor()}, {os.cpu_count()} cores,",
-        f"Python {platform.python_version()}. Times are medians in milliseconds. A ratio is the median of the ratios",
-        "of blocks that were measured right after each other; below 1, this checkout is faster.\n",
-        "| request | processor time, before | now | ratio | time to the answer, before | now | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, pairs in rows.items():
-        cells = []
-        for cost in (lambda cost: cost.cpu_ms, lambda cost: cost.wall_ms):
-            cells += [f"{statistics.median(cost(pair[side]) for pair in pairs):.2f}" for side in (0, 1)]
-            cells.append(f"{statistics.median(cost(pair[1]) / cost(pair[0]) for pair in pairs):.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines.append(f"\nBy {NUM_CLIENTS} clients at once, the time is the one in which the server gives one answer.\n")
-    return "\n".join(lines)
+def _machine() -> str:
+    return f"{processor()} with {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, no GPU"
 
 
-def _commit(root: Path) -> str:
-    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _parts(value: str) -> list[str]:
+    named = [name for name in value.split(",") if name]
+    if unknown := set(named) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    return named
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, records and writes; parts that are not asked for are taken as they were recorded."""
+    plan = Plan()
+    parser = argparse.ArgumentParser(description="Measures the service beside others.")
+    parser.add_argument("--parts", type=_parts, default=list(PARTS), help="parts to measure, with commas; '': the page")
+    parser.add_argument("--missing", action="store_true", help="of these, only those that are not recorded yet")
+    parser.add_argument("--peers", type=Path, default=Path(".venv-peers"), help="environments that make peers made")
+    parser.add_argument("--work", type=Path, help="folder that keeps weights and indexes; default: one among the peers")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/service.md"))
+    for name, default in vars(plan).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = parser.parse_args(argv)
+    plan = Plan(**{name: getattr(arguments, name) for name in vars(plan)})
+    recorded, peers = Recorded(arguments.output.with_suffix("")), arguments.peers.absolute()
+    done = recorded.parts(PARTS) if arguments.missing else {}
+    wanted = [part for part in PARTS if part in arguments.parts and part not in done]
+    console, began_s = plain_console(), time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"{time.monotonic() - began_s:6.0f} s  {what}")
+
+    with ExitStack() as stack:
+        if wanted:
+            clip_retrieval = peers / "clip-retrieval" / "bin" / "clip-retrieval"
+            needs = clip_retrieval if {"text", "image"} & set(wanted) else None
+            inputs = prepare(arguments.work or peers / "service", plan.num_keys, needs, say)
+            session = Session(inputs, peers, plan, stack, say)
+        for part in wanted:
+            say(f"measuring {part}")
+            found = measure(part, session)
+            recorded.write(part, {"machine": _machine(), "num_keys": plan.num_keys, **found})
+    write_page(arguments.output, recorded.parts(PARTS))
+    say(f"written: {arguments.output}")
 
 
 if __name__ == "__main__":

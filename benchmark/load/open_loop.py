@@ -15,19 +15,25 @@ from anykey.benchmark.load.traffic import Request
 
 
 class OpenLoop:
-    """Sends searches to one service.
+    """Sends requests to one service, searches as a rule.
 
     Args:
         connections: To the service.
         requests: What is sent, from one run to the next.
         max_in_flight: How many may be under way. A request that finds so many is not sent, and is counted.
         timeout_s: How long after it was due an answer is waited for.
+        path: Where it is asked.
     """
 
     def __init__(
-        self, connections: Connections, requests: Iterator[Request], max_in_flight: int, timeout_s: float
+        self,
+        connections: Connections,
+        requests: Iterator[Request],
+        max_in_flight: int,
+        timeout_s: float,
+        path: str = "/search",
     ) -> None:
-        self._connections, self._requests, self._timeout_s = connections, requests, timeout_s
+        self._connections, self._requests, self._timeout_s, self._path = connections, requests, timeout_s, path
         self._places = asyncio.Semaphore(max_in_flight)
 
     async def run(self, schedule: Schedule, tally: Tally, waits: bool = False) -> None:
@@ -75,7 +81,7 @@ class OpenLoop:
         tally.send(asyncio.get_running_loop().time() - due_s, is_repeat)
         try:
             async with asyncio.timeout_at(due_s + self._timeout_s):
-                reply = await self._connections.post("/search", body)
+                reply = await self._connections.post(self._path, body)
             tally.take(reply, due_s)
         except TimeoutError:
             tally.errors["timeout"] += 1

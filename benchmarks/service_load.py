@@ -1,0 +1,141 @@
+"""Requests at a given pace to any HTTP service, and what becomes of them.
+
+A request is sent when it is due, whatever is under way, and its latency runs from that moment (see
+`benchmark.load.open_loop`). The highest throughput is found by clients that ask again as soon as they are answered.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from anykey.benchmark.load.arrivals import Schedule, at_once, poisson, uniform
+from anykey.benchmark.load.connections import Connections, Reply
+from anykey.benchmark.load.histogram import Histogram
+from anykey.benchmark.load.open_loop import OpenLoop
+from anykey.benchmark.load.tally import Tally
+from anykey.benchmark.load.traffic import Request
+
+MAX_IN_FLIGHT = 700
+TIMEOUT_S = 30.0
+WARM_UP_S = 0.5
+REFUSALS = (429, 503)
+
+
+@dataclass
+class Outcome(Tally):
+    """Counts and times of requests to a service whose answers are not looked into.
+
+    Attributes:
+        refusals: From when a request was due to the last byte of its refusal (429 or 503).
+        bodies: The first answers, as many as were asked for.
+        num_kept: How many of them are kept.
+    """
+
+    refusals: Histogram = field(default_factory=Histogram)
+    bodies: list[tuple[float, bytes]] = field(default_factory=list)
+    num_kept: int = 0
+
+    def take(self, reply: Reply, due_s: float) -> None:
+        """Counts an answer to a request that was due at this moment of the event loop's clock."""
+        latency_s = reply.received_s - due_s
+        if reply.status == 200:
+            self.answered += 1
+            self.latency.add(latency_s)
+            if len(self.bodies) < self.num_kept:
+                self.bodies.append((latency_s, reply.body))
+            return
+        self.errors[str(reply.status)] += 1
+        if reply.status in REFUSALS:
+            self.refusals.add(latency_s)
+
+    def facts(self) -> dict[str, Any]:
+        """As it is recorded; times in milliseconds."""
+        return {
+            "rate": self.rate,
+            "due": self.due,
+            "answered": self.answered,
+            "answered_per_s": round(self.answered_per_s, 2),
+            "not_sent": self.not_sent,
+            "late": self.late,
+            "errors": dict(self.errors),
+            "latency_ms": percentiles_ms(self.latency),
+            "refusal_ms": percentiles_ms(self.refusals),
+        }
+
+
+def percentiles_ms(times: Histogram) -> dict[str, float]:
+    """p50, p90, p99 and the longest; empty where there are none."""
+    if not times.count:
+        return {}
+    found = {f"p{percent:g}": times.percentile_s(percent) for percent in (50, 90, 99)}
+    return {name: round(1000 * seconds, 3) for name, seconds in {**found, "max": times.max_s}.items()}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One address of a running service, and what is sent there.
+
+    Attributes:
+        name: What the page calls it.
+        url: Where the service listens.
+        path: The address.
+        bodies: What is sent, without an end.
+    """
+
+    name: str
+    url: str
+    path: str
+    bodies: Iterator[bytes]
+
+
+def at_rate(target: Target, rate: float, duration_s: float, *, is_even: bool = False, num_kept: int = 0) -> Outcome:
+    """What becomes of requests that come at a rate; by users who know nothing of each other, or evenly.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    make = uniform if is_even else _poisson
+    return asyncio.run(
+        _run(target, Outcome(rate, num_kept=num_kept), make(rate, duration_s, WARM_UP_S), MAX_IN_FLIGHT, waits=False)
+    )
+
+
+def crowd(target: Target, num_clients: int, duration_s: float) -> Outcome:
+    """What so many clients get who each ask again as soon as they are answered.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    return asyncio.run(_run(target, Outcome(0.0), at_once(duration_s), num_clients, waits=True))
+
+
+def one_answer(target: Target) -> Any:
+    """What the service answers to one request.
+
+    Raises:
+        RuntimeError: another status than 200.
+        OSError: nothing listens there.
+    """
+
+    async def ask() -> Reply:
+        async with Connections(target.url) as connections:
+            return await connections.post(target.path, next(target.bodies))
+
+    reply = asyncio.run(ask())
+    if reply.status != 200:
+        raise RuntimeError(f"{target.name} answered {reply.status} to {target.path}: {reply.body[:300]!r}")
+    return json.loads(reply.body)
+
+
+def _poisson(rate: float, duration_s: float, warm_up_s: float) -> Schedule:
+    return poisson(rate, duration_s, warm_up_s, seed=0)
+
+
+async def _run(target: Target, outcome: Outcome, schedule: Schedule, max_in_flight: int, *, waits: bool) -> Outcome:
+    requests = (Request(lambda body=body: body, is_small=True, is_repeat=False) for body in target.bodies)  # type: ignore[misc]
+    async with Connections(target.url) as connections:
+        loop = OpenLoop(connections, requests, max_in_flight, TIMEOUT_S, target.path)
+        await loop.run(schedule, outcome, waits)
+    return outcome
