@@ -133,12 +133,12 @@ class Batcher(Generic[PreparedT]):
     One worker thread owns the model, which is called the encoder here. Everything else may be called from any thread;
     waiting is done on `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
 
-    What triggers a batch: as much is waiting as a batch may hold, or the oldest item has waited `max_wait_s`. A batch
-    holds `max_batch_items` items and `max_batch_tokens` of their tokens at most, which is what their memory and time
-    are bounded by: eight photos are no more than some hundred texts. An item that has more is a batch of its own.
-    While a batch computes, items gather; when it ends, whatever has waited long enough leaves at once. The
-    items were decoded before they came here, so forming a batch costs nothing, and it is formed as late as
-    possible, which fills it best.
+    What triggers a batch: as much is waiting as a batch may hold, the oldest item has waited `max_wait_s`, or there is
+    nothing to wait for, because every place that is taken holds an item that is here: none is being decoded. So an item
+    that comes alone is not held up. A batch holds `max_batch_items` items and `max_batch_tokens` of their tokens at
+    most, which is what their memory and time are bounded by: eight photos are no more than some hundred texts. An item
+    that has more is a batch of its own. While a batch computes, items gather. The items were decoded before they came
+    here, so forming a batch costs nothing, and it is formed as late as possible, which fills it best.
 
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
@@ -181,7 +181,7 @@ class Batcher(Generic[PreparedT]):
             encoder: Embeds in the worker's thread only.
             max_batch_items: Most items of a batch.
             max_batch_tokens: Most tokens of a batch, as the encoder's `cost` has them.
-            max_wait_s: Longest wait for a batch to fill while the encoder is idle.
+            max_wait_s: Longest wait of an idle encoder for items that have a place and are being decoded.
             max_queue_items: Places.
             clock: Seconds, monotonic; deadlines are given on it.
             name: What the model is, for messages and the thread's name.
@@ -262,6 +262,7 @@ class Batcher(Generic[PreparedT]):
     def _release(self, lane: Lane) -> None:
         with self._changed:
             self._queue_of(lane).places_taken -= 1
+            self._changed.notify_all()  # what waited for its item need not wait any more
 
     def _queue_of(self, lane: Lane) -> _Queue[PreparedT]:
         return self._now if lane is Lane.NOW else self._later
@@ -322,7 +323,9 @@ class Batcher(Generic[PreparedT]):
         return self._later if is_their_turn else self._now
 
     def _is_enough(self, queue: _Queue[PreparedT], now_s: float) -> bool:
-        """Whether a batch is full, or the next item does not fit into it."""
+        """Whether a batch is full, the next item does not fit into it, or nobody is on the way to join it."""
+        if queue.places_taken == len(queue.entries):
+            return True
         num_fitting = self._num_fitting(queue, now_s)
         return num_fitting == self._capacity(queue, now_s) or num_fitting < len(queue.entries)
 

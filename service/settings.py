@@ -183,8 +183,8 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         2.0,
         ge=0,
         le=1000,
-        description="how long an idle encoder waits for more queries after the first; 0 embeds at once. "
-        "Longer fills batches better under light load, and delays a lone query by as much",
+        description="how long an idle encoder waits for queries that are being decoded, so that they share its batch; "
+        "0: not at all. A query that comes alone is never held up",
     )
     max_queue_items: int = Field(
         256, ge=1, le=100_000, description="most queries waiting to be embedded; one more is refused with 429"

@@ -78,8 +78,25 @@ def test_items_that_waited_while_a_batch_computed_leave_together(make_batcher: A
 
 def test_a_full_batch_leaves_without_waiting_for_the_clock(make_batcher: Any, encoder: GatedEncoder) -> None:
     batcher = make_batcher(max_batch_items=3, max_wait_s=1000.0)  # waiting for the time would hang this test
-    futures = [submit(batcher, f"text {n}") for n in range(3)]
-    assert [future.result(WAIT_S).batch_items for future in futures] == [3, 3, 3]
+    with batcher.reserve():  # of one that is never done
+        futures = [submit(batcher, f"text {n}") for n in range(3)]
+        assert [future.result(WAIT_S).batch_items for future in futures] == [3, 3, 3]
+
+
+def test_an_item_that_comes_alone_does_not_wait(make_batcher: Any) -> None:
+    batcher = make_batcher(max_batch_items=1000, max_wait_s=1000.0)  # waiting would hang this test
+    assert submit(batcher, "alone").result(WAIT_S).batch_items == 1
+
+
+def test_an_item_waits_for_those_that_are_being_decoded(make_batcher: Any) -> None:
+    batcher = make_batcher(max_wait_s=1000.0)
+    with batcher.reserve() as first, batcher.reserve() as second, batcher.reserve():
+        futures = [
+            place.submit(GatedEncoder().prepare(Item(text="text"), Role.QUERY), FOREVER) for place in (first, second)
+        ]
+        with pytest.raises(TimeoutError):
+            futures[0].result(0.05)
+    assert [future.result(WAIT_S).batch_items for future in futures] == [2, 2], "the third place was given up"
 
 
 def test_no_batch_is_larger_than_its_cap(make_batcher: Any, encoder: GatedEncoder) -> None:
@@ -107,13 +124,16 @@ def test_a_batch_leaves_without_waiting_where_the_next_item_does_not_fit(
     make_batcher: Any, encoder: GatedEncoder
 ) -> None:
     batcher = make_batcher(max_batch_tokens=3, max_wait_s=1000.0)  # waiting for the time would hang this test
-    first = [submit(batcher, "one"), submit(batcher, "two words")]
-    submit(batcher, "next")
-    assert [future.result(WAIT_S).batch_items for future in first] == [2, 2]
+    with batcher.reserve():  # of one that is never done
+        first = [submit(batcher, "one"), submit(batcher, "two words")]
+        submit(batcher, "next")
+        assert [future.result(WAIT_S).batch_items for future in first] == [2, 2]
 
 
 def test_the_oldest_item_waits_no_longer_than_the_longest_wait(make_batcher: Any, encoder: GatedEncoder) -> None:
-    encoded = submit(make_batcher(max_batch_items=1000, max_wait_s=0.01), "alone").result(WAIT_S)
+    batcher = make_batcher(max_batch_items=1000, max_wait_s=0.01)
+    with batcher.reserve():  # of one that takes long
+        encoded = submit(batcher, "alone").result(WAIT_S)
     assert encoded.batch_items == 1
     assert 0.01 <= encoded.queue_s < WAIT_S
 
@@ -247,8 +267,9 @@ def test_a_worker_that_dies_is_seen_and_leaves_nobody_waiting(make_batcher: Any,
 
 def test_closing_encodes_what_is_queued(make_batcher: Any, encoder: GatedEncoder) -> None:
     batcher = make_batcher(max_wait_s=1000.0)  # close must not sit out the waiting time
-    futures = [submit(batcher, f"text {n}") for n in range(5)]
-    batcher.close(WAIT_S)
+    with batcher.reserve():  # of one that is never done
+        futures = [submit(batcher, f"text {n}") for n in range(5)]
+        batcher.close(WAIT_S)
     assert all(future.done() and future.exception() is None for future in futures)
     assert batcher.counters()["encoded"] == 5
 
@@ -346,8 +367,9 @@ def test_a_batch_of_later_is_as_large_as_any_where_no_item_of_now_comes(
     make_batcher: Any, encoder: GatedEncoder
 ) -> None:
     batcher = make_batcher(max_wait_s=1000.0, later=LaterItems(64, 3, max_wait_s=1000.0))
-    futures = [submit_later(batcher, f"key {n}") for n in range(8)]
-    assert [future.result(WAIT_S).batch_items for future in futures] == [8] * 8
+    with batcher.reserve(Lane.LATER):  # of one that is never done
+        futures = [submit_later(batcher, f"key {n}") for n in range(8)]
+        assert [future.result(WAIT_S).batch_items for future in futures] == [8] * 8
 
 
 def test_a_small_batch_of_later_has_its_share_of_the_tokens(make_batcher: Any, encoder: GatedEncoder) -> None:
@@ -393,6 +415,7 @@ def test_closing_answers_items_of_both_lanes(make_batcher: Any, encoder: GatedEn
 
 def test_what_is_queued_in_both_lanes_is_encoded_on_closing(make_batcher: Any, encoder: GatedEncoder) -> None:
     batcher = make_batcher(max_wait_s=1000.0, later=LaterItems(64, 1, max_wait_s=1000.0))
-    waiting = [submit_later(batcher, "key"), submit(batcher, "query")]
-    batcher.close(WAIT_S)
+    with batcher.reserve(), batcher.reserve(Lane.LATER):  # of some that are never done
+        waiting = [submit_later(batcher, "key"), submit(batcher, "query")]
+        batcher.close(WAIT_S)
     assert all(future.result(0).batch_items == 1 for future in waiting)
