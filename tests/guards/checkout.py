@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("program", "sources", "encoder", "training", "index", "service", "benchmark")
+PACKAGES = ("program", "sources", "encoder", "training", "index", "service", "benchmark", "client")
 
 
 def modules(root: Path) -> Iterator[Path]:

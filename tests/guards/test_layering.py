@@ -25,6 +25,7 @@ ALLOWED = {
     "training": ("program", "encoder", "sources", "benchmark.metrics"),
     "index": ("program", "encoder", "sources"),
     "service": ("program", "encoder", "index"),
+    "client": (),
 }
 # Which parts of `index` a part may not import, and which modules of `training` a study and a sweep may not.
 LEARNING = ("loop", "steps", "objective", "losses", "optimizer", "averaging", "batches", "augmentation", "resume")

@@ -1,0 +1,45 @@
+"""A typed client of a running AnyKey service, for programs that wait and for those that do other work meanwhile.
+
+    from anykey.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        for hit in client.search(text="a small red circle", k=3).hits:
+            ...
+
+`AsyncClient` has the same methods, to be awaited. Importing this loads no torch. docs/client.md has examples.
+"""
+
+from anykey.client.answers import (
+    BatchAnswer,
+    ChangesAnswer,
+    Deleted,
+    EmbedAnswer,
+    Hit,
+    Info,
+    KeyOutcome,
+    SearchAnswer,
+    StoredKey,
+)
+from anykey.client.clients import AsyncClient, Client
+from anykey.client.errors import AnyKeyError, BrokenAnswerError, NoAnswerError, ServiceError
+from anykey.client.inputs import Image, Part
+
+__all__ = [
+    "AnyKeyError",
+    "AsyncClient",
+    "BatchAnswer",
+    "BrokenAnswerError",
+    "ChangesAnswer",
+    "Client",
+    "Deleted",
+    "EmbedAnswer",
+    "Hit",
+    "Image",
+    "Info",
+    "KeyOutcome",
+    "NoAnswerError",
+    "Part",
+    "SearchAnswer",
+    "ServiceError",
+    "StoredKey",
+]

@@ -1,0 +1,186 @@
+"""What the service answers, typed. Members that a newer service adds are kept, and found as attributes."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Modality = Literal["text", "image", "fused"]
+
+
+class Answer(BaseModel):
+    """Root of the answers; each never changes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Payload(Answer):
+    """What a key carries besides its vector."""
+
+    text: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    image_urls: list[str] = Field(default_factory=list)
+
+
+class Hit(Answer):
+    """One result; `score` is the cosine similarity, higher is better, and null for a query of words alone."""
+
+    key: str
+    score: float | None
+    rank: int
+    modality: Modality
+    payload: Payload
+    rerank_score: float | None = None
+    words_score: float | None = None
+    vector: list[float] | None = None
+    part_scores: list[dict[str, float | None]] | None = None
+    group: dict[str, Any] | None = None
+
+
+class SearchAnswer(Answer):
+    """Hits, best first, and what was answered of."""
+
+    hits: list[Hit]
+    query_modality: Modality | None = None
+    cached: bool | str
+    text_cut: bool
+    notes: list[str] = Field(default_factory=list)
+    index_version: str | None
+    index_seq: int | None = None
+    snapshot: str | None = None
+    model_fingerprint: str
+    timings_ms: dict[str, float]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the hits, best first."""
+        return [hit.key for hit in self.hits]
+
+
+class ErrorDetail(Answer):
+    """Why one of several things failed."""
+
+    type: str
+    message: str
+    request_id: str = ""
+
+
+class FailedQuery(Answer):
+    """A query of a batch that was not answered."""
+
+    error: ErrorDetail
+
+
+class BatchAnswer(Answer):
+    """What became of each query of a batch, in their order."""
+
+    answers: list[SearchAnswer | FailedQuery]
+
+
+class StoredKey(Answer):
+    """One key of the corpus; `seq` is the number of the change that stored it."""
+
+    key: str
+    modality: Modality
+    pools: list[str]
+    payload: Payload
+    seq: int | None = None
+
+
+class KeysPage(Answer):
+    """Keys in the order of their names, and what gives those behind them."""
+
+    keys: list[StoredKey]
+    cursor: str | None
+
+
+class KeyOutcome(Answer):
+    """What became of one key: stored, deleted or failed, and why."""
+
+    key: str | None
+    status: Literal["stored", "deleted", "failed"]
+    seq: int | None
+    is_new: bool = False
+    text_cut: bool | None = None
+    error: ErrorDetail | None = None
+
+
+class ChangesAnswer(Answer):
+    """What became of several keys, in the order of the request."""
+
+    outcomes: list[KeyOutcome]
+    num_stored: int
+    num_failed: int
+    seq: int | None
+
+
+class Deleted(Answer):
+    """How many keys were deleted, or would be."""
+
+    num_deleted: int
+    dry_run: bool
+    seq: int | None
+
+
+class Count(Answer):
+    """How many keys are in a scope."""
+
+    num_keys: int
+
+
+class ItemVector(Answer):
+    """The unit vector of an item, or what is wrong with the item."""
+
+    vector: list[float] | None
+    modality: Modality | None
+    text_cut: bool
+    error: ErrorDetail | None
+
+
+class EmbedAnswer(Answer):
+    """Vectors, in the order of the items."""
+
+    items: list[ItemVector]
+    width: int
+    num_tokens: int
+    model: str
+    model_fingerprint: str
+
+    @property
+    def vectors(self) -> list[list[float]]:
+        """The vectors; raises `ValueError` if one item has none."""
+        vectors = [item.vector for item in self.items]
+        if failed := [number for number, vector in enumerate(vectors) if vector is None]:
+            error = self.items[failed[0]].error
+            raise ValueError(f"item {failed[0]} was not embedded: {error.message if error else 'nobody says why'}")
+        return [vector for vector in vectors if vector is not None]
+
+
+class Info(Answer):
+    """What is served; `index`, `model` and `limits` are as GET /info has them."""
+
+    name: str
+    version: str
+    index: dict[str, Any]
+    model: dict[str, Any]
+    limits: dict[str, Any]
+
+
+class ListedIndex(Answer):
+    """One of the indexes that are served."""
+
+    name: str
+    status: str
+    reason: str | None
+
+
+class IndexesAnswer(Answer):
+    """The indexes that are served, and which one addresses without a name mean."""
+
+    default: str
+    indexes: list[ListedIndex]
+
+
+class Fields(Answer):
+    """What the metadata of an index really hold; members as GET /fields has them."""
+
+    fields: list[dict[str, Any]]
