@@ -6,6 +6,7 @@ SearchIndexError
     UntrainableError                   a structure that could be built, but not of so few vectors
   UnusableOptionError (ValueError)     the caller's option, which would have no effect on what is there
   InvalidSearchError (ValueError)      the caller's search: k, width, pool, modality
+    ModalityNeededError                it does not tell what a vector is of, which a calibrated index needs
     InvalidFilterError                 its condition on metadata; says where in the filter and why
     UnknownPoolError                   no key is in the pool that it names
     SnapshotRefusedError               it names no moment, or the engine keeps none
@@ -85,6 +86,18 @@ class UnusableOptionError(SearchIndexError, ValueError):
 
 class InvalidSearchError(SearchIndexError, ValueError):
     """A search asks for something that does not exist or makes no sense."""
+
+
+class ModalityNeededError(InvalidSearchError):
+    """An index that is calibrated by modality is not told what a vector is of.
+
+    Attributes:
+        position: Which of the vectors, from 0.
+    """
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        super().__init__(f"the index is calibrated by modality: expected the modality of vector {position}, got none")
 
 
 class InvalidFilterError(InvalidSearchError):

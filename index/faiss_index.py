@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -330,8 +329,7 @@ class FaissIndex:
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """Looks a key up; raises `KeyNotFoundError`."""
         with self.moment() as moment:
-            stored = moment.transaction.get(key)
-            return replace(stored, vector_D=moment.transaction.vector(key)) if with_vector else stored
+            return moment.get(key, with_vector=with_vector)
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key; raises `KeyNotFoundError`."""

@@ -44,6 +44,7 @@ class Hit:
         vector_D: The key's unit vector as its encoder made it; `None` unless it was asked for.
         words_score: How well the key fits the words that were looked for (BM25); `None` if it has none of them, or none
             were.
+        part_scores: Cosine similarities to what the query is made of; `None` unless somebody asked for them.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Hit:
     payload: Payload
     vector_D: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     words_score: float | None = None
+    part_scores: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from anykey.index.milvus.moment import MilvusMoment
 from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
 from anykey.index.milvus.search import count, records_in
 from anykey.index.milvus.writer import Writer
-from anykey.index.queries import check_after, check_limit, is_unicode, require_names
+from anykey.index.queries import check_after, check_limit, require_names
 from anykey.index.store.manifest import EncoderFacts
 
 __all__ = ["MilvusIndex", "Structure"]
@@ -261,7 +261,7 @@ class MilvusIndex:
             KeyNotFoundError: there is no such key.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return stored_key_of(self._record(key, (*STORED_FIELDS, "vector") if with_vector else STORED_FIELDS))
+        return stored_key_of(self._collection.record(key, (*STORED_FIELDS, "vector") if with_vector else STORED_FIELDS))
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The stored unit vector `[D]` of a key.
@@ -270,7 +270,7 @@ class MilvusIndex:
             KeyNotFoundError: there is no such key.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        return np.asarray(self._record(key, ["vector"])["vector"], dtype=np.float32)
+        return np.asarray(self._collection.record(key, ["vector"])["vector"], dtype=np.float32)
 
     def image(self, key: str, position: int = 0) -> StoredImage:
         """Gives one image of a key, as it came.
@@ -290,7 +290,7 @@ class MilvusIndex:
             ImageUnavailableError: its bytes were not kept.
             IndexUnavailableError: Milvus cannot be reached or fails.
         """
-        images = self._record(key, ["images"])["images"]["files"]
+        images = self._collection.record(key, ["images"])["images"]["files"]
         if not 0 <= position < len(images):
             raise KeyNotFoundError(f"key '{key}' has {len(images)} images, there is none at position {position}")
         location, media_type, folder = images[position]["location"], images[position]["media_type"], self._images
@@ -367,9 +367,3 @@ class MilvusIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _record(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
-        found = self._collection.records(listed("key", [key]), fields) if is_unicode(key) else []
-        if not found:
-            raise KeyNotFoundError(f"no key {key!r} in the index")
-        return found[0]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
-from anykey.index.hits import Hit
+from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 
 if TYPE_CHECKING:  # which most searches do not need
@@ -76,9 +76,25 @@ class Moment(Protocol):
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
-        """The `k` best keys of the scope for each query, as `KeyIndex.search`."""
+        """The `k` best keys of the scope for each query, as `KeyIndex.search`.
+
+        Queries that `centred` has given need no modalities: `are_centred` says so.
+        """
+        ...
+
+    def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
+        """Unit vectors as keys are compared with them: centred by modality if the index is, else as they are.
+
+        Raises:
+            ModalityNeededError: the index is calibrated by modality, and nobody knows that of one of them.
+        """
+        ...
+
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
+        """Looks a key up, as `KeyIndex.get`."""
         ...
 
     def rank(
@@ -89,6 +105,7 @@ class Moment(Protocol):
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> list[Ranking]:
         """What `search` finds, without what the keys carry."""
         ...
@@ -138,6 +155,7 @@ class Moment(Protocol):
         scope: Scope = EVERYTHING,
         *,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> NDArray[np.float32]:
         """Scores `[Q, B]` of up to `most` keys of the scope, chosen whatever the queries are."""
         ...

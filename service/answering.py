@@ -10,7 +10,7 @@ from typing import TypeVar
 from anykey.index.hits import Hit
 from anykey.service.answers import with_hits, write_hits
 from anykey.service.deadline import within
-from anykey.service.embedding import Embedded, notes_of
+from anykey.service.embedding import Embedded, notes_of, terms_of
 from anykey.service.errors import InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts
@@ -23,12 +23,14 @@ from anykey.service.schemas import (
     ErrorDetail,
     ErrorResponse,
     GroupSearch,
+    PartScores,
     Reranking,
     SearchResponse,
     Timings,
 )
 from anykey.service.search_batcher import PlaceTogether
 from anykey.service.searching import Found
+from anykey.service.terms import Terms
 from anykey.service.wanted import Wanted
 
 T = TypeVar("T")
@@ -193,12 +195,14 @@ async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, 
     """The hits in the index's order."""
     started_s = time.monotonic()
 
-    def write(found: Found) -> tuple[bytes, Found]:
-        selected = found.selected
-        written = write_hits(asker.prefix, selected.hits, include=query.include, groups=selected.groups)
-        return written, found
+    terms = terms_of(query, embedded)
+    part_scores = _part_scores(query, terms)
 
-    written, found = await _find(parts, query, embedded, query.wanted, write, place)
+    def write(found: Found) -> tuple[bytes, Found]:
+        hits, groups = found.selected.hits, found.selected.groups
+        return write_hits(asker.prefix, hits, None, query.include, groups, part_scores), found
+
+    written, found = await _find(parts, query, embedded, terms, query.wanted, write, place)
     return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
 
 
@@ -214,7 +218,8 @@ async def _search_and_rerank(
     assert query.rerank is not None
     assert query.item is not None
     started_s = time.monotonic()
-    found = await _find(parts, query, embedded, query.to_rerank, _as_found, place)
+    terms = terms_of(query, embedded)
+    found = await _find(parts, query, embedded, terms, query.to_rerank, _as_found, place)
     hits = found.hits
     found_s = time.monotonic()
     ranked = await reranker.rerank(query.item, hits, asker.request_id)
@@ -222,7 +227,10 @@ async def _search_and_rerank(
     scores = [one.score for one in best]
     shown = [one.hit for one in best]
     groups = _groups_of(shown, found.selected)
-    written = await parts.decode_threads.run(write_hits, asker.prefix, shown, scores, query.include, groups)
+    part_scores = _part_scores(query, terms)
+    written = await parts.decode_threads.run(
+        write_hits, asker.prefix, shown, scores, query.include, groups, part_scores
+    )
     reranking = Reranking(
         model=reranker.scorer.name,
         fingerprint=reranker.scorer.fingerprint,
@@ -236,6 +244,7 @@ async def _find(
     parts: Parts,
     query: Query,
     embedded: Embedded,
+    terms: Terms | None,
     wanted: Wanted,
     write: Callable[[Found], T],
     place: PlaceTogether | None,
@@ -251,6 +260,8 @@ async def _find(
         query.snapshot,
         place,
         with_vectors=query.include.vector,
+        terms=terms,
+        with_part_scores=query.include.part_scores,
     )
 
 
@@ -270,6 +281,11 @@ def _grouping_of(selected: Selected) -> GroupSearch | None:
     if selected.groups is None:
         return None
     return GroupSearch(num_candidates=selected.num_candidates, is_complete=selected.is_complete)
+
+
+def _part_scores(query: Query, terms: Terms | None) -> Callable[[Hit], list[PartScores]] | None:
+    """What tells how well a hit matches each part, where that is shown."""
+    return terms.part_scores if terms is not None and query.include.part_scores else None
 
 
 def _as_found(found: Found) -> Found:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -12,7 +12,7 @@ from anykey.index.hits import Hit, Payload, StoredKey
 from anykey.service.address import image_urls
 from anykey.service.include import PAYLOAD, Include
 from anykey.service.ranking import Group
-from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, SearchResponse, WireHit
+from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, PartScores, SearchResponse, WireHit
 
 NO_HITS = b'{"hits":[]'
 PIECE_BYTES = 2**17  # of an answer that are handed to the system in one go: a fraction of a millisecond
@@ -53,6 +53,7 @@ def write_hits(
     rerank_scores: Sequence[float | None] | None = None,
     include: Include = PAYLOAD,
     groups: Sequence[Group] | None = None,
+    part_scores: Callable[[Hit], list[PartScores]] | None = None,
 ) -> bytes:
     """The members of the list of hits as JSON, best first.
 
@@ -64,10 +65,11 @@ def write_hits(
         rerank_scores: A reranker's, for each hit; absent: none was asked for.
         include: What is shown of each.
         groups: The group of each hit; absent: none were asked for.
+        part_scores: Tells how well a hit matches each part of the query, where that is shown.
     """
     nothing = [None] * len(hits)
     told = zip(hits, rerank_scores or nothing, groups or nothing, strict=True)
-    wire_hits = (_wire_hit(prefix, hit, score, include, group) for hit, score, group in told)
+    wire_hits = (_wire_hit(prefix, hit, score, include, group, part_scores) for hit, score, group in told)
     return b",".join(hit.model_dump_json(exclude_unset=True).encode() for hit in wire_hits)
 
 
@@ -100,8 +102,19 @@ def write_key(prefix: str, stored: StoredKey) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _wire_hit(prefix: str, hit: Hit, rerank_score: float | None, include: Include, group: Group | None) -> WireHit:
-    more: dict[str, Any] = {} if hit.vector_D is None or not include.vector else {"vector": hit.vector_D.tolist()}
+def _wire_hit(
+    prefix: str,
+    hit: Hit,
+    rerank_score: float | None,
+    include: Include,
+    group: Group | None,
+    part_scores: Callable[[Hit], list[PartScores]] | None,
+) -> WireHit:
+    more: dict[str, Any] = {}
+    if include.vector and hit.vector_D is not None:
+        more["vector"] = hit.vector_D.tolist()
+    if part_scores is not None:
+        more["part_scores"] = part_scores(hit)
     if group is not None:
         more["group"] = HitGroup(value=group.value, num_folded=group.num_folded)
     return WireHit(

@@ -5,9 +5,9 @@ Shape legend: D = width, P = parts.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.errors import InvalidItemError
-from anykey.encoder.item import Modality
+from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Prepared, Role, check_item
 from anykey.index.hits import StoredKey
 from anykey.service.batcher import Batcher, Lane
@@ -32,9 +32,8 @@ from anykey.service.errors import (
 from anykey.service.gathering import all_of
 from anykey.service.query import ItemPart, KeyPart, Part, Query, VectorPart
 from anykey.service.shared_work import SharedWork
+from anykey.service.terms import PartRows, Terms, weighted_sum
 from anykey.service.threads import BoundedThreads
-
-LEAST_NORM = 1e-5  # of a sum, as a share of its weights, below which rounding decides where it points
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
@@ -48,6 +47,9 @@ class Source(StrEnum):
     ENCODER = "encoder"
     INDEX = "index"
     REQUEST = "request"
+
+
+OF_AN_ITEM = (Source.CACHE, Source.ENCODER)
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,13 @@ class Embedded:
     Attributes:
         vector_D: The normalised weighted sum of the parts' vectors.
         parts: What it is the sum of, in the order of the query.
+        halves: The text alone and the images alone of fused items, by the part's number and modality, where hits are to
+            be scored with them.
     """
 
     vector_D: Vector
     parts: tuple[EmbeddedPart, ...]
+    halves: Mapping[tuple[int, Modality], EmbeddedPart] = field(default_factory=dict)
 
     @property
     def modality(self) -> Modality | None:
@@ -264,12 +269,13 @@ class ItemEmbedder:
 class QueryEmbedder:
     """Gives queries their vectors: items by an encoder, stored keys by an index; belongs to one event loop."""
 
-    def __init__(self, items: ItemEmbedder, stored: Callable[[str], Awaitable[StoredKey]]) -> None:
+    def __init__(self, items: ItemEmbedder, stored: Callable[[str, str | None], Awaitable[StoredKey]]) -> None:
         """Joins the two.
 
         Args:
             items: Embeds the items of queries.
-            stored: Looks up a key with its vector, and raises `NotFoundError` if there is none.
+            stored: Looks up a key with its vector, at the moment that a snapshot names if there is one, and raises
+                `NotFoundError` if there is no such key.
         """
         self._items = items
         self._stored = stored
@@ -292,15 +298,28 @@ class QueryEmbedder:
         given = [part for part in query.parts if isinstance(part, VectorPart)]
         for part in given:  # before anything is encoded
             self._check_width(part)
-        parts = tuple(await all_of([self._embed_part(part) for part in query.parts]))
-        return Embedded(_sum_of(parts), parts)
+        halves = _halves_of(query) if query.include.part_scores else {}
+        coming: list[Awaitable[EmbeddedPart | None]] = [self._embed_part(part, query.snapshot) for part in query.parts]
+        coming += [self._embed_half(half) for half in halves.values()]
+        embedded = await all_of(coming)
+        parts = tuple(part for part in embedded[: len(query.parts)] if part is not None)
+        made = zip(halves, embedded[len(query.parts) :], strict=True)
+        vector_D = weighted_sum(np.array([part.vector_D for part in parts]), [part.weight for part in parts])
+        return Embedded(vector_D, parts, {name: half for name, half in made if half is not None})
 
-    async def _embed_part(self, part: Part) -> EmbeddedPart:
+    async def _embed_half(self, half: ItemPart) -> EmbeddedPart | None:
+        """An item that is half of another; `None` if the model embeds only both together."""
+        try:
+            return await self.embed_item(half)
+        except UnsupportedModalityError:
+            return None
+
+    async def _embed_part(self, part: Part, snapshot: str | None) -> EmbeddedPart:
         if isinstance(part, ItemPart):
             return await self.embed_item(part)
         with _naming(part):
             if isinstance(part, KeyPart):
-                stored = await self._stored(part.key)
+                stored = await self._stored(part.key, snapshot)
                 assert stored.vector_D is not None
                 return EmbeddedPart(stored.vector_D, stored.modality, Source.INDEX, part.weight)
             return EmbeddedPart(_unit(part.vector), part.modality, Source.REQUEST, part.weight)
@@ -321,6 +340,29 @@ def notes_of(query: Query, embedded: Embedded) -> list[str]:
     ]
 
 
+def terms_of(query: Query, embedded: Embedded) -> Terms | None:
+    """What the query's vector is the sum of; `None` where it is the vector of one part, and nothing else is wanted."""
+    parts = embedded.parts
+    if len(parts) == 1 and parts[0].weight > 0 and not query.include.part_scores:
+        return None
+    vectors, rows = list(parts), []
+    for number, part in enumerate(parts):
+        of = {part.modality: number} if part.source in OF_AN_ITEM else {}
+        for modality in (Modality.TEXT, Modality.IMAGE):
+            if (half := embedded.halves.get((number, modality))) is not None:
+                of[modality] = len(vectors)
+                vectors.append(replace(half, weight=0.0))
+        rows.append(PartRows(number, of.get(Modality.TEXT), of.get(Modality.IMAGE)))
+    names = [part.where or "the query" for part in query.parts]
+    return Terms(
+        np.array([vector.vector_D for vector in vectors]),
+        np.array([vector.weight for vector in vectors]),
+        tuple(vector.modality for vector in vectors),
+        (*names, *["half of a part"] * (len(vectors) - len(names))),
+        tuple(rows),
+    )
+
+
 @contextmanager
 def _naming(part: Part) -> Iterator[None]:
     """Tells in an error about a part which one it is."""
@@ -330,6 +372,16 @@ def _naming(part: Part) -> Iterator[None]:
         if not part.where:
             raise
         raise type(error)(f"{part.where}: {error.message}") from error
+
+
+def _halves_of(query: Query) -> dict[tuple[int, Modality], ItemPart]:
+    """The text alone and the images alone of each fused item, by the part's number and their modality."""
+    halves = {}
+    for number, part in enumerate(query.parts):
+        if isinstance(part, ItemPart) and part.item.modality is Modality.FUSED:
+            halves[number, Modality.TEXT] = replace(part, item=Item(text=part.item.text))
+            halves[number, Modality.IMAGE] = replace(part, item=Item(images=part.item.images))
+    return halves
 
 
 def _cached(part: ItemPart, found: QueryVector) -> EmbeddedPart:
@@ -343,19 +395,3 @@ def _unit(vector: Sequence[float]) -> Vector:
     vector_D = np.array(vector, np.float64)
     vector_D /= np.abs(vector_D).max()
     return np.asarray(vector_D / np.linalg.norm(vector_D), np.float32)
-
-
-def _sum_of(parts: Sequence[EmbeddedPart]) -> Vector:
-    """The normalised weighted sum; one vector alone that is looked for is as it is.
-
-    Raises:
-        InvalidRequestError: the parts cancel out.
-    """
-    if len(parts) == 1 and parts[0].weight > 0:
-        return parts[0].vector_D
-    weights_P = np.array([part.weight for part in parts])
-    sum_D = weights_P @ np.array([part.vector_D for part in parts], np.float64)
-    norm = float(np.linalg.norm(sum_D))
-    if not norm > LEAST_NORM * np.abs(weights_P).sum():
-        raise InvalidRequestError("parts: they cancel out, so that their sum has no direction; change a weight")
-    return np.asarray(sum_D / norm, np.float32)

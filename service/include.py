@@ -9,7 +9,7 @@ from anykey.index.filtering.conditions import Exists, Path, flatten
 from anykey.index.filtering.filters import parse_path
 from anykey.service.errors import InvalidRequestError
 
-KNOWN = ("text", "metadata", "image_urls", "vector")
+KNOWN = ("text", "metadata", "image_urls", "vector", "part_scores")
 METADATA = "metadata."
 MAX_INCLUDED = 100
 SHOWN_CHARS = 40
@@ -27,6 +27,7 @@ class Include:
         members: Paths of the members of the metadata that are shown, where not all are.
         image_urls: Where the key's images are.
         vector: The key's vector.
+        part_scores: How well the key matches each part of the query.
     """
 
     text: bool = True
@@ -34,6 +35,7 @@ class Include:
     members: tuple[Path, ...] = ()
     image_urls: bool = True
     vector: bool = False
+    part_scores: bool = False
 
     def metadata_of(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """What is shown of a key's metadata: all of it, or the members that were asked for, where they are."""

@@ -15,7 +15,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.encoder.item import Modality
 from anykey.index.filtering.conditions import Path, Scalar, compared, values_at
 from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
@@ -89,22 +88,18 @@ class RankedKeys:
     and what it finds later comes after what it had found before.
     """
 
-    def __init__(
-        self, moment: Moment, vector_D: Vector, modality: Modality | None, scope: Scope, *, exact: bool, pages: bool
-    ) -> None:
+    def __init__(self, moment: Moment, vector_D: Vector, scope: Scope, *, exact: bool, pages: bool) -> None:
         """Reads nothing yet.
 
         Args:
             moment: The index.
-            vector_D: The query's unit vector.
-            modality: What the query was.
+            vector_D: The query's unit vector, as keys are compared with it (`Moment.centred`).
             scope: Which keys to look at.
             exact: Whether every key of the scope is compared.
             pages: Whether other answers go on where this one ends.
         """
         self._moment = moment
         self._vector_1D = vector_D[None, :]
-        self._modalities = [modality]
         self._scope = scope
         self._exact = exact
         self._is_stable = not pages or moment.is_exact(exact)
@@ -116,17 +111,13 @@ class RankedKeys:
         known = self._known
         while not self._depth or (num > self._depth and len(known) >= self._depth):
             self._depth = num if self._is_stable else _next_depth(self._depth, num)
-            [found] = self._moment.rank(
-                self._vector_1D, self._depth, self._scope, exact=self._exact, query_modalities=self._modalities
-            )
+            [found] = self._moment.rank(self._vector_1D, self._depth, self._scope, exact=self._exact, are_centred=True)
             known = self._known = found if self._is_stable or not len(known) else _continued(known, found)
         return known.chosen(slice(0, num))
 
     def background(self) -> NDArray[np.float32]:
         """Scores `[B]` of some keys of the scope, whether they fit the query or not."""
-        scores_1B = self._moment.background(
-            self._vector_1D, BACKGROUND_KEYS, self._scope, query_modalities=self._modalities
-        )
+        scores_1B = self._moment.background(self._vector_1D, BACKGROUND_KEYS, self._scope, are_centred=True)
         return np.asarray(scores_1B[0])
 
     @cached_property
@@ -160,7 +151,14 @@ def plainly_selected(hits: list[Hit], min_score: float | None) -> Selected:
     return Selected(kept, len(hits) - len(kept), num_candidates=len(hits))
 
 
-def select(moment: Moment, ranked: RankedKeys, wanted: Wanted, *, with_vectors: bool = False) -> Selected:
+def select(
+    moment: Moment,
+    ranked: RankedKeys,
+    wanted: Wanted,
+    *,
+    with_vectors: bool = False,
+    scored_with_PD: Vector | None = None,
+) -> Selected:
     """The hits of a ranking that are wanted.
 
     Args:
@@ -168,6 +166,7 @@ def select(moment: Moment, ranked: RankedKeys, wanted: Wanted, *, with_vectors: 
         ranked: The keys by score.
         wanted: Which of them.
         with_vectors: Whether hits come with their keys' vectors.
+        scored_with_PD: Vectors, as keys are compared with them, whose scores hits come with; none when absent.
     """
     cut = _cut(ranked, wanted) if wanted.cuts else None
     least = [score for score in (wanted.min_score, None if cut is None else cut.score) if score is not None]
@@ -176,6 +175,9 @@ def select(moment: Moment, ranked: RankedKeys, wanted: Wanted, *, with_vectors: 
         replace(hit, rank=chosen.num_before + rank)
         for rank, hit in enumerate(moment.hits(chosen.page, with_vectors=with_vectors), start=1)
     ]
+    if scored_with_PD is not None:
+        scores_KP = np.clip(moment.vectors(chosen.page) @ scored_with_PD.T, -1, 1).tolist()
+        hits = [replace(hit, part_scores=tuple(scores_P)) for hit, scores_P in zip(hits, scores_KP, strict=True)]
     num_below = 0 if wanted.min_score is None else _num_below(ranked, wanted, wanted.min_score)
     return Selected(hits, num_below, cut, chosen.groups, chosen.num_looked_at, chosen.is_complete)
 

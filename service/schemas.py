@@ -160,8 +160,8 @@ class SearchRequest(SearchedPart):
     )
     include: Annotated[list[Text], _AtFirst()] | None = Field(
         None,
-        description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector`. "
-        "Absent: `text`, `metadata` and `image_urls`.",
+        description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector` "
+        "and `part_scores`. Absent: `text`, `metadata` and `image_urls`.",
     )
     offset: StrictInt | None = Field(
         None,
@@ -227,6 +227,18 @@ class HitPayload(BaseModel):
     )
 
 
+class PartScores(BaseModel):
+    """How well a hit matches one part of the query, whatever the part's weight."""
+
+    score: float = Field(description="Cosine similarity to the part.")
+    text: float | None = Field(
+        description="That to the text alone; null for a key, a vector, and an item without a text."
+    )
+    image: float | None = Field(
+        description="That to the images alone; null for a key, a vector, and an item without images."
+    )
+
+
 class WireHit(BaseModel):
     """One hit."""
 
@@ -240,6 +252,9 @@ class WireHit(BaseModel):
     modality: Modality
     payload: HitPayload
     vector: list[float] | None = Field(None, description="The key's unit vector, where `include` names it.")
+    part_scores: list[PartScores] | None = Field(
+        None, description="One for each part of the query, where `include` names them."
+    )
     group: HitGroup | None = Field(None, description="Null where no groups were asked for.")
 
 

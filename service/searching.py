@@ -4,8 +4,8 @@ Shape legend: Q = queries, D = width.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
 from anykey.service.ranking import RankedKeys, Selected, plainly_selected, select
 from anykey.service.search_batcher import PlaceTogether, SearchBatcher, Together
+from anykey.service.terms import Terms, weighted_sum
 from anykey.service.threads import BoundedThreads
 from anykey.service.wanted import Wanted
 from anykey.service.watch import IndexWatch
@@ -95,6 +96,7 @@ class SearchKind:
         exact: Whether every key of the scope is compared.
         snapshot: Names the moment that is searched; now when absent.
         with_vectors: Whether hits come with their keys' vectors.
+        with_part_scores: Whether hits come with their scores with each of the terms.
     """
 
     wanted: Wanted
@@ -102,13 +104,15 @@ class SearchKind:
     exact: bool
     snapshot: str | None = None
     with_vectors: bool = False
+    with_part_scores: bool = False
 
 
 class _Sought(NamedTuple):
-    """What a search looks for: a unit vector's float32 bytes, and what it was made of."""
+    """What a search looks for: a unit vector's float32 bytes, what it is of, and what it is the sum of."""
 
     vector: bytes
     modality: Modality | None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,8 @@ class IndexSearcher:
         snapshot: str | None = None,
         place: PlaceTogether | None = None,
         with_vectors: bool = False,
+        terms: Terms | None = None,
+        with_part_scores: bool = False,
     ) -> T:
         """The best keys of the scope.
 
@@ -208,9 +214,11 @@ class IndexSearcher:
             snapshot: Names the moment that is searched; now when absent.
             place: Its place among others that it begins with.
             with_vectors: Whether hits come with their keys' vectors.
+            terms: What the vector is the sum of, where it is no item's, key's or vector's own.
+            with_part_scores: Whether hits come with their scores with each of the terms.
 
         Raises:
-            InvalidRequestError: the index has no such pool, or has no snapshots.
+            InvalidRequestError: the index has no such pool, has no snapshots, or needs to know what a vector is of.
             SnapshotExpiredError: the moment is no longer kept.
             OverloadedError: no place in the queue.
             DeadlineExceededError: not found within the deadline.
@@ -218,46 +226,42 @@ class IndexSearcher:
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
         deadline = Deadline(self._deadline_s)
-        sought = _Sought(vector_D.astype(np.float32).tobytes(), modality)
-        try:
-            kind = SearchKind(wanted, scope, exact, snapshot, with_vectors)
-            found = self._batcher.submit(kind, sought, deadline, write, place)
-            return await asyncio.wrap_future(found)
-        except index_errors.DeadlineExceededError as error:
-            raise late(self._deadline_s) from error
-        except index_errors.SnapshotExpiredError as error:
-            raise SnapshotExpiredError(str(error)) from error
-        except (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError) as error:
-            raise InvalidRequestError(str(error)) from error
-        finally:
-            deadline.cancel()  # the client may have gone, and its search be under way
+        sought = _Sought(vector_D.astype(np.float32).tobytes(), modality, terms)
+        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores)
+        with _wire_errors(self._deadline_s, deadline):
+            return await asyncio.wrap_future(self._batcher.submit(kind, sought, deadline, write, place))
 
-    async def stored(self, key: str) -> StoredKey:
+    async def stored(self, key: str, snapshot: str | None = None) -> StoredKey:
         """A key with its vector.
+
+        Args:
+            key: Its name.
+            snapshot: Names the moment that is asked; now when absent.
 
         Raises:
             NotFoundError: there is no such key.
+            InvalidRequestError: the index has no snapshots.
+            SnapshotExpiredError: the moment is no longer kept.
             OverloadedError: no place in the queue.
+            DeadlineExceededError: not found within the deadline.
             NotReadyError: shutting down.
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
+        deadline = Deadline(self._deadline_s)
 
         def look_up() -> StoredKey:
-            return self._index.get(key, with_vector=True)
+            with self._index.moment(snapshot, deadline=deadline) as moment:
+                return moment.get(key, with_vector=True)
 
-        try:
+        with _wire_errors(self._deadline_s, deadline):
             return await self._threads.run(self._watch.call, look_up)
-        except index_errors.KeyNotFoundError as error:
-            raise NotFoundError("no such key") from error
 
     def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[Found]:
         """What is found for each; called in a thread."""
-        vectors_QD = np.stack([np.frombuffer(one.vector, np.float32) for one in sought])
-        modalities = [one.modality for one in sought]
 
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
-                selected = _select_all(moment, kind, vectors_QD, modalities)
+                selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
                 return [Found(each, moment.version, moment.seq, moment.snapshot) for each in selected]
 
@@ -270,28 +274,60 @@ class IndexSearcher:
         return max(1, MAX_HITS_TOGETHER // kind.wanted.end)
 
 
-def _select_all(
-    moment: Moment, kind: SearchKind, vectors_QD: Vector, modalities: Sequence[Modality | None]
-) -> list[Selected]:
-    """The hits of each query; plain ones are searched for together."""
-    wanted = kind.wanted
-    if wanted.is_plain:
-        hits = moment.search(
-            vectors_QD,
-            wanted.k,
-            kind.scope,
-            exact=kind.exact,
-            query_modalities=modalities,
-            with_vectors=kind.with_vectors,
+@contextmanager
+def _wire_errors(deadline_s: float, deadline: Deadline) -> Iterator[None]:
+    """Tells a client what of a search is its affair; at the end, nobody waits for the index any more.
+
+    Raises:
+        ServiceError: in place of an error of the index.
+    """
+    try:
+        yield
+    except index_errors.DeadlineExceededError as error:
+        raise late(deadline_s) from error
+    except index_errors.KeyNotFoundError as error:
+        raise NotFoundError("no such key") from error
+    except index_errors.SnapshotExpiredError as error:
+        raise SnapshotExpiredError(str(error)) from error
+    except (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError) as error:
+        raise InvalidRequestError(str(error)) from error
+    finally:
+        deadline.cancel()  # the client may have gone, and its search be under way
+
+
+def _select_all(moment: Moment, kind: SearchKind, sought: Sequence[_Sought]) -> list[Selected]:
+    """The hits of each; plain ones are searched for together."""
+    wanted, terms_of = kind.wanted, [_centred_terms(moment, one) for one in sought]
+    queries_QD = np.stack([weighted_sum(vectors_PD, weights_P) for vectors_PD, weights_P in terms_of])
+    if wanted.is_plain and not kind.with_part_scores:
+        found = moment.search(
+            queries_QD, wanted.k, kind.scope, exact=kind.exact, are_centred=True, with_vectors=kind.with_vectors
         )
-        return [plainly_selected(each, wanted.min_score) for each in hits]
+        return [plainly_selected(hits, wanted.min_score) for hits in found]
     pages = wanted.offset is not None
     return [
         select(
             moment,
-            RankedKeys(moment, vector_D, modality, kind.scope, exact=kind.exact, pages=pages),
+            RankedKeys(moment, query_D, kind.scope, exact=kind.exact, pages=pages),
             wanted,
             with_vectors=kind.with_vectors,
+            scored_with_PD=vectors_PD if kind.with_part_scores else None,
         )
-        for vector_D, modality in zip(vectors_QD, modalities, strict=True)
+        for query_D, (vectors_PD, _) in zip(queries_QD, terms_of, strict=True)
     ]
+
+
+def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector, NDArray[np.float64]]:
+    """The vectors that something is the sum of, as keys are compared with them, and their weights."""
+    vectors_PD, weights_P = np.frombuffer(sought.vector, np.float32)[None, :], np.ones(1)
+    modalities: Sequence[Modality | None] = [sought.modality]
+    if sought.terms is not None:
+        vectors_PD, weights_P, modalities = sought.terms.vectors_PD, sought.terms.weights_P, sought.terms.modalities
+    try:
+        return moment.centred(vectors_PD, modalities), weights_P
+    except index_errors.ModalityNeededError as error:
+        name = "vector" if sought.terms is None else sought.terms.names[error.position]
+        raise InvalidRequestError(
+            f"{name}: the index is calibrated by modality, so that it has to be told what the vector is of, in "
+            "vector_modality"
+        ) from error

@@ -101,6 +101,7 @@ class MemoryIndex:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
         with_vectors: bool = False,
         deadline: Deadline = NEVER,
     ) -> list[list[Hit]]:
@@ -173,6 +174,14 @@ class MemoryMoment:
     def rank(self, vectors_QD: NDArray[np.float32], k: int, *args: Any, **options: Any) -> list[Ranking]:
         """The hits, with their scores beside them."""
         return [_ranking(hits) for hits in self.search(vectors_QD, k, *args, **options)]
+
+    def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
+        """The vectors."""
+        return vectors_QD
+
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
+        """As the index."""
+        return self._index.get(key, with_vector=with_vector)
 
     def is_exact(self, exact: bool) -> bool:
         """Always."""

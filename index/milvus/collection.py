@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexUnavailableError
+from anykey.index.errors import (
+    IndexExistsError,
+    IndexFormatError,
+    IndexNotFoundError,
+    IndexUnavailableError,
+    KeyNotFoundError,
+)
 from anykey.index.milvus.connection import Connection
-from anykey.index.milvus.expressions import both, quote
+from anykey.index.milvus.expressions import both, listed, quote
 from anykey.index.milvus.limits import AS_INSTALLED, Limits
 from anykey.index.milvus.terms import TERM_CHARS
+from anykey.index.queries import is_unicode
 from anykey.index.store.manifest import EncoderFacts
 
 FORMAT_VERSION = 2
@@ -227,6 +234,17 @@ class Collection:
                 consistency_level=_STRONG,
             )
         ]
+
+    def record(self, key: str, fields: Sequence[str]) -> dict[str, Any]:
+        """Some fields of one key's record.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        found = self.records(listed("key", [key]), fields) if is_unicode(key) else []
+        if not found:
+            raise KeyNotFoundError(f"no key {key!r} in the index")
+        return found[0]
 
     def count(self, where: str) -> int:
         """Number of records where an expression holds."""

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import WordsUnavailableError
-from anykey.index.hits import Hit
+from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import listed
+from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
 from anykey.index.milvus.scope import expression_of_scope
 from anykey.index.milvus.search import Scored, count, hits_of, search
 from anykey.index.moments import Ranking
@@ -48,6 +49,7 @@ class MilvusMoment:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """The `k` best keys of the scope for each query, as `MilvusIndex.search`."""
@@ -61,6 +63,7 @@ class MilvusMoment:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> list[Ranking]:
         """What `search` finds; Milvus gives what the keys carry with it."""
         return [_ranking(scored) for scored in self._found(vectors_QD, k, scope, exact)]
@@ -77,6 +80,15 @@ class MilvusMoment:
     ) -> Ranking:
         """Refuses: a collection has no words; raises `WordsUnavailableError`."""
         raise WordsUnavailableError("an index in Milvus has no words to find keys by; an index directory has")
+
+    def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
+        """The vectors: no collection is calibrated."""
+        return vectors_QD
+
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
+        """Looks a key up; raises `KeyNotFoundError`."""
+        fields = (*STORED_FIELDS, "vector") if with_vector else STORED_FIELDS
+        return stored_key_of(self._collection.record(key, fields))
 
     def is_exact(self, exact: bool) -> bool:
         """Whether a search compares with every key."""
@@ -108,6 +120,7 @@ class MilvusMoment:
         scope: Scope = EVERYTHING,
         *,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> NDArray[np.float32]:
         """Scores `[Q, B]` of up to `most` keys of the scope: those that Milvus names first."""
         queries_QD = check_queries(vectors_QD, self._collection.facts.encoder.width)

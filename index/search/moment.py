@@ -4,6 +4,7 @@ Shape legend: Q = queries, K = results of a query, D = width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.hits import Hit
+from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
@@ -61,10 +62,13 @@ class FaissMoment:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """The `k` best keys of the scope for each query, as `FaissIndex.search`."""
-        rankings = self.rank(vectors_QD, k, scope, exact=exact, query_modalities=query_modalities)
+        rankings = self.rank(
+            vectors_QD, k, scope, exact=exact, query_modalities=query_modalities, are_centred=are_centred
+        )
         return hits_of(rankings, self.transaction, with_vectors)
 
     def rank(
@@ -75,14 +79,14 @@ class FaissMoment:
         *,
         exact: bool = False,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> list[Ranking]:
         """What `search` finds, without what the keys carry."""
-        queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
+        queries_QD = self._compared(vectors_QD, query_modalities, are_centred)
         k = check_k(k)
         self.view.check(scope)
         if not len(queries_QD):
             return []
-        queries_QD = self.view.calibrated(queries_QD, query_modalities)
         found = self.view.search(queries_QD, k, scope, self.transaction, exact, self._deadline)
         return [Ranking(scores_K[seqs_K >= 0], seqs_K[seqs_K >= 0]) for scores_K, seqs_K in zip(*found, strict=True)]
 
@@ -107,6 +111,15 @@ class FaissMoment:
         search = WordSearch(self.view, self.transaction, scope, exact, self._deadline)
         return search.rank(words, query_1D, check_k(k))
 
+    def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
+        """Unit vectors as keys are compared with them: centred by modality if the index is, else as they are."""
+        return self.view.calibrated(vectors_QD, modalities)
+
+    def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
+        """Looks a key up; raises `KeyNotFoundError`."""
+        stored = self.transaction.get(key)
+        return replace(stored, vector_D=self.transaction.vector(key)) if with_vector else stored
+
     def is_exact(self, exact: bool) -> bool:
         """Whether a search compares with every key."""
         return exact or self.view.files.is_exact
@@ -126,10 +139,10 @@ class FaissMoment:
         scope: Scope = EVERYTHING,
         *,
         query_modalities: Sequence[Modality | None] | None = None,
+        are_centred: bool = False,
     ) -> NDArray[np.float32]:
         """Scores `[Q, B]` of up to `most` keys of the scope, spread evenly over the order in which they came."""
-        queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
-        queries_QD = self.view.calibrated(queries_QD, query_modalities)
+        queries_QD = self._compared(vectors_QD, query_modalities, are_centred)
         seqs_B, _ = self.view.spread(most, scope, self.transaction, self._deadline)
         return np.asarray(queries_QD @ self.view.vectors(seqs_B).T)
 
@@ -141,3 +154,12 @@ class FaissMoment:
     def keep(self, *, is_asked_for: bool = False) -> None:
         """Keeps the moment for a while, as `Keeping` says."""
         self._kept.keep(self.generation, self.view, self.transaction, is_asked_for=is_asked_for)
+
+    def _compared(
+        self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None] | None, are_centred: bool
+    ) -> NDArray[np.float32]:
+        """Queries as keys are compared with them; of those that were centred, one may be zero: it equals the mean."""
+        if are_centred:
+            return np.ascontiguousarray(vectors_QD, dtype=np.float32)
+        queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
+        return self.view.calibrated(queries_QD, modalities) if len(queries_QD) else queries_QD

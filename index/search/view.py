@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import InvalidSearchError, UnknownPoolError
+from anykey.index.errors import InvalidSearchError, ModalityNeededError, UnknownPoolError
 from anykey.index.hits import Hit
 from anykey.index.key_index import IndexInfo, Scope
 from anykey.index.moments import Ranking
@@ -77,6 +77,7 @@ class View:
 
         Raises:
             InvalidSearchError: the keys are centred by modality, and a query's modality is not told.
+            ModalityNeededError: it is told of others, and not of all.
         """
         if self.files.calibration is None:
             return queries_QD
@@ -87,7 +88,7 @@ class View:
             )
         known = [modality for modality in modalities if modality is not None]
         if len(known) < len(modalities):
-            raise InvalidSearchError("the index is calibrated by modality: expected that of each query, one has none")
+            raise ModalityNeededError(list(modalities).index(None))
         return self.files.calibration.apply(queries_QD, codes_of(known))
 
     def search(

@@ -285,6 +285,26 @@ def test_what_queries_are_changes_nothing_without_calibration(filled: Pair, exac
     assert filled.index.search(queries_QD, 9, exact=exact, query_modalities=list(Modality)) == expected
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_hits_come_with_the_vectors_that_are_stored(filled: Pair, exact: bool) -> None:
+    queries_QD = unit_vectors(3, 2)
+    plain = filled.index.search(queries_QD, 30, exact=exact)
+    with_vectors = filled.index.search(queries_QD, 30, exact=exact, with_vectors=True)
+    assert with_vectors == plain
+    for hits in with_vectors:
+        for hit in hits:
+            assert hit.vector_D is not None
+            np.testing.assert_array_equal(hit.vector_D, filled.model.vector(hit.key))
+    assert all(hit.vector_D is None for hits in plain for hit in hits)
+    stored = filled.index.get("key-501", with_vector=True)
+    assert stored == filled.index.get("key-501")
+    assert stored.vector_D is not None
+    np.testing.assert_array_equal(stored.vector_D, filled.model.vector("key-501"))
+    with filled.index.moment() as moment:
+        assert moment.get("key-501") == stored
+        np.testing.assert_array_equal(moment.centred(queries_QD, [None, None]), queries_QD)
+
+
 def test_no_query_has_no_answer(filled: Pair) -> None:
     assert filled.index.search(np.zeros((0, 8), dtype=np.float32), 3) == []
 
