@@ -78,7 +78,21 @@ class Delete:
     if_seq: int | None = None
 
 
-Change = Put | Patch | Delete
+@dataclass(frozen=True)
+class Refused:
+    """Holds the place of a change that cannot be made, so that its refusal is told, and remembered, with the others.
+
+    Attributes:
+        key: The key's name; empty where nobody knows it.
+        reason: Why, for its outcome.
+    """
+
+    key: str
+    reason: str
+    if_seq: None = None
+
+
+Change = Put | Patch | Delete | Refused
 
 
 class Status(StrEnum):

@@ -56,6 +56,7 @@ class FaissIndex:
         self,
         index_dir: Path,
         open_generation: Callable[[], Generation],
+        open_writer: "Callable[[], Writer]",
         writer: "Writer | None",
         image_roots: Sequence[str] | None,
         switch_s: float,
@@ -65,6 +66,7 @@ class FaissIndex:
         self._open_generation = open_generation
         self._generation = generation = open_generation()
         self._kept = KeptMoments(keeping)
+        self._open_writer = open_writer
         self._writer = writer
         self._named_roots = image_roots
         self._switch_s = switch_s
@@ -125,10 +127,11 @@ class FaissIndex:
         named_roots = None if image_roots is None else _absolute(image_roots)
         gpu = GpuUse.of(device, gpu_memory_bytes)
         fold_gpu = gpu if fold_device is None else GpuUse.of(fold_device, gpu_memory_bytes)
-        writer = _open_writer(index_dir, compact_after, fold_gpu, job, fold_in) if writable else None
+        open_writer = partial(_open_writer, index_dir, compact_after, fold_gpu, job, fold_in)
+        writer = open_writer() if writable else None
         try:
             open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
-            return cls(index_dir, open_generation, writer, named_roots, flood.switch_s, keeping)
+            return cls(index_dir, open_generation, open_writer, writer, named_roots, flood.switch_s, keeping)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -213,6 +216,26 @@ class FaissIndex:
         """
         with ExitStack() as stack:
             yield self._enter(stack, deadline) if snapshot is None else self._enter_again(stack, snapshot, deadline)
+
+    def make_writable(self, wanted: bool) -> bool:
+        """Takes the lock that changing keys needs, with what `open` was told for a writer, or gives it back.
+
+        To be called by one thread at a time, and to give the lock back while no thread changes keys.
+
+        Returns:
+            Whether keys may be changed from now on. The lock is kept while a version is made in the background.
+
+        Raises:
+            IndexLockedError: another process, or another object of this one, has it open for writing; says who.
+            EncoderMismatchError: another encoder's version has been published, which this object does not search.
+        """
+        writer = self._writer
+        if wanted and writer is None:
+            self._writer = self._opened_writer()
+        elif not wanted and writer is not None and not writer.is_folding:
+            self._writer = None
+            writer.close()
+        return self._writer is not None
 
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names, all or nothing; on disk when it returns.
@@ -504,6 +527,16 @@ class FaissIndex:
             )
         finally:
             self._switch_lock.release()
+
+    def _opened_writer(self) -> "Writer":
+        writer = self._open_writer()
+        try:
+            self._follow()
+            self.encoder.check(writer.encoder.fingerprint, writer.encoder.width, writer.encoder.fusion)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
 
     def _checked_writer(self) -> "Writer":
         if self._writer is None:

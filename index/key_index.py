@@ -35,6 +35,7 @@ class NewKey:
         images: Its images, as they came.
         metadata: A JSON object; what filters look at.
         pools: Names of the pools it is in.
+        bare: What the vector is of, for a key with neither text nor image; `None`: it must have one of them.
     """
 
     key: str
@@ -43,17 +44,22 @@ class NewKey:
     images: tuple[StoredImage, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     pools: tuple[str, ...] = ()
+    bare: Modality | None = None
 
     def __post_init__(self) -> None:
         try:
             require_names(self.pools, "its pools")
             _require_images(self.images)
+            if self.bare is not None and (self.text is not None or self.images):
+                raise TypeError("what it is, is known by its text and images; expected no bare modality")
         except TypeError as error:
             raise InvalidKeyError(f"key {self.key!r} cannot be stored: {error}") from error
 
     @property
     def modality(self) -> Modality:
         """Which of the three kinds the key is."""
+        if self.bare is not None:
+            return self.bare
         if not self.images:
             return Modality.TEXT
         return Modality.IMAGE if self.text is None else Modality.FUSED
@@ -216,6 +222,18 @@ class KeyIndex(Protocol):
     @property
     def capabilities(self) -> "Capabilities":
         """What the engine promises of changes."""
+        ...
+
+    def make_writable(self, wanted: bool) -> bool:
+        """Becomes the index's writer, where an engine has one at a time, or gives that up.
+
+        Returns:
+            Whether keys may be changed from now on: a writer that is in the middle of something stays one.
+
+        Raises:
+            IndexLockedError: another writer is at work; says who.
+            EncoderMismatchError: the index is now another encoder's.
+        """
         ...
 
     def apply(

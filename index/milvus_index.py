@@ -191,6 +191,10 @@ class MilvusIndex:
             raise SnapshotRefusedError("an index in Milvus keeps no snapshots: each answer is of its own moment")
         yield MilvusMoment(self._collection.until(deadline))
 
+    def make_writable(self, wanted: bool) -> bool:
+        """Nothing is needed: every process that has a collection open may change it."""
+        return True
+
     def upsert(self, keys: Sequence[NewKey]) -> None:
         """Stores keys in place of those of the same names; of two of one name the later counts.
 

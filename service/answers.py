@@ -98,8 +98,28 @@ def write_json(value: Any) -> bytes:
 def write_key(prefix: str, stored: StoredKey) -> bytes:
     """One key as JSON."""
     payload = _wire_payload(prefix, stored.key, stored.payload)
-    answer = KeyResponse(key=stored.key, modality=stored.modality, pools=list(stored.pools), payload=payload)
-    return answer.model_dump_json().encode()
+    answer = KeyResponse(
+        key=stored.key,
+        modality=stored.modality,
+        pools=list(stored.pools),
+        seq=stored.seq,
+        payload=payload,
+        vector=None if stored.vector_D is None else stored.vector_D.tolist(),
+    )
+    left_out = {"vector"} if stored.vector_D is None else None
+    return answer.model_dump_json(exclude=left_out).encode()
+
+
+def write_keys(prefix: str, page: Sequence[StoredKey], cursor: str | None) -> bytes:
+    """Keys of a list as JSON, each written on its own.
+
+    Args:
+        prefix: What a proxy put before the service's addresses.
+        page: The keys.
+        cursor: What gives the next ones.
+    """
+    keys = b",".join(write_key(prefix, stored) for stored in page)
+    return b'{"keys":[' + keys + b'],"cursor":' + json.dumps(cursor).encode() + b"}"
 
 
 def _wire_hit(

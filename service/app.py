@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.service.compat import cohere, immich, infinity, openai, reranking, voyage
@@ -23,7 +24,7 @@ from anykey.service.openapi import describe
 from anykey.service.parts import load_encoder
 from anykey.service.proxy import ProxyPrefix
 from anykey.service.reranking import PairScorer
-from anykey.service.routes import embed, health, indexes, keys, operation, search
+from anykey.service.routes import changes, embed, health, indexes, keys, operation, search
 from anykey.service.searching import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
@@ -67,7 +68,8 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    of_one = [route for resource in (search, keys, embed, operation, *DIALECTS) for route in resource.router.routes]
+    resources = (search, changes, keys, embed, operation, *DIALECTS)
+    of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
@@ -91,9 +93,9 @@ def _add_layers(app: FastAPI, settings: ServiceSettings) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Allow", "ETag"],
+            expose_headers=["X-Request-ID", "Retry-After", "Allow", "ETag", "Idempotency-Replayed"],
         )
     app.add_middleware(RequestContext)
 
@@ -114,8 +116,8 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
-        if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods_of(request.app.routes, request.scope)))
         message = {
             404: "no such address; /docs lists those there are",
             405: f"this address takes {headers.get('Allow', 'another method')}, not this method",
@@ -125,3 +127,17 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _methods_of(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
+    """All methods that an address takes, of whichever routes."""
+    found: set[str] = set()
+    for route in routes:
+        match, inner = route.matches(scope)
+        if match is Match.NONE:
+            continue
+        if isinstance(route, Mount):
+            found |= _methods_of(route.routes or (), {**scope, **inner})
+        elif isinstance(route, Route):
+            found |= route.methods or set()
+    return found | {"HEAD"} if "GET" in found else found

@@ -25,6 +25,7 @@ MULTIPART = "multipart/form-data"
 UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
 PIECE_BYTES = 2**12  # what is decompressed at a time, and what the end of a stream may copy of the next ones
+INFLATED_BYTES = 2**20  # made at a time of a body that is read as it arrives
 MAX_STREAMS = 10_000  # of gzip, one behind the other; those that write blocks put tens of kilobytes into each
 QUICK_BYTES = 4096  # of a body that is read in less time than it takes to hand it to a thread
 
@@ -33,25 +34,49 @@ Take = Callable[[int], None]
 
 
 def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], Query]:
-    """What turns a body with these headers into a query; decided before the body is read.
+    """What turns a body with these headers into a query; see `reader_for`."""
+    return reader_for(
+        headers,
+        limits,
+        from_json=lambda body: query_from_json(body, limits),
+        from_form=lambda body, content_type: query_from_multipart(body, content_type, limits),
+    )
+
+
+def reader_for(
+    headers: Headers,
+    limits: Limits,
+    *,
+    from_json: Callable[[bytearray], T],
+    from_form: Callable[[bytearray, str], T] | None = None,
+) -> Callable[[bytearray, Take], T]:
+    """What reads a body with these headers; decided before the body arrives.
 
     It also wants what to call before it keeps more bytes than the body has.
 
     Args:
         headers: The request's.
         limits: What a request may ask for.
+        from_json: Reads a JSON body.
+        from_form: Reads a multipart body, given the Content-Type; absent: only JSON is taken.
 
     Raises:
         InvalidRequestError: there are several Content-Types.
         UnsupportedMediaTypeError: neither JSON nor multipart, in letters other than UTF-8, or compressed in a way that
             is not read.
     """
-    media_type = _media_type(headers, (JSON, MULTIPART), "")
+    media_types = (JSON,) if from_form is None else (JSON, MULTIPART)
+    media_type = _media_type(headers, media_types, "")
     content_type = headers.get("content-type", "")
     decompress = _decompressor(headers, limits)
-    if media_type == JSON:
-        return lambda body, take: query_from_json(decompress(body, take), limits)
-    return lambda body, take: query_from_multipart(decompress(body, take), content_type, limits)
+    if media_type == JSON or from_form is None:
+        return lambda body, take: from_json(decompress(body, take))
+    return lambda body, take: from_form(decompress(body, take), content_type)
+
+
+def media_type_of(headers: Headers) -> str:
+    """The media type of a body in lower case, empty where none is said; of several, the first."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def json_parser(
@@ -129,8 +154,7 @@ def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearr
     Raises:
         UnsupportedMediaTypeError: it names something else than gzip or deflate, or several.
     """
-    names = [name.strip().lower() for name in content_encoding.split(",")]
-    names = [name for name in names if name not in ("", "identity")]
+    names = _encodings(content_encoding)
     if not names:
         return lambda body, take: body
     if names in (["gzip"], ["x-gzip"]):
@@ -141,6 +165,11 @@ def decompressor_for(content_encoding: str, max_bytes: int) -> Callable[[bytearr
         )
     came = ascii(", ".join(names)[:80])
     raise UnsupportedMediaTypeError(f"expected Content-Encoding gzip, deflate or none, got {came}")
+
+
+def _encodings(content_encoding: str) -> list[str]:
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    return [name for name in names if name not in ("", "identity")]
 
 
 def _decompressed(body: bytearray, name: str, window_bits: int, max_bytes: int, take: Take) -> bytearray:
@@ -163,18 +192,68 @@ def _decompressed(body: bytearray, name: str, window_bits: int, max_bytes: int, 
 
 def _inflated(body: bytearray, name: str, window_bits: int, max_bytes: int) -> Iterator[bytes]:
     """The contents in pieces, none of more than a byte over `max_bytes`; some may be empty."""
-    stream, num_streams = zlib.decompressobj(window_bits), 1
+    inflater = Inflater(name, window_bits, max_bytes + 1)
     for start in range(0, len(body), PIECE_BYTES):
-        piece: bytes | bytearray = body[start : start + PIECE_BYTES]
+        yield from inflater.feed(body[start : start + PIECE_BYTES])
+    inflater.finish()
+
+
+class Inflater:
+    """Takes the compression off what arrives piece by piece."""
+
+    def __init__(self, name: str, window_bits: int, max_piece_bytes: int) -> None:
+        """Begins before the first byte.
+
+        Args:
+            name: What the compression is called, for messages.
+            window_bits: zlib's number for it.
+            max_piece_bytes: Most bytes that are made at a time.
+        """
+        self._name = name
+        self._window_bits = window_bits
+        self._max_piece_bytes = max_piece_bytes
+        self._stream, self._num_streams = zlib.decompressobj(window_bits), 1
+
+    @classmethod
+    def of(cls, content_encoding: str) -> "Inflater | None":
+        """What takes off the compression that a Content-Encoding header names; `None` for none.
+
+        Raises:
+            UnsupportedMediaTypeError: it names something else than gzip, or several.
+        """
+        names = _encodings(content_encoding)
+        if not names:
+            return None
+        if names in (["gzip"], ["x-gzip"]):
+            return cls("gzip", GZIP, INFLATED_BYTES)
+        raise UnsupportedMediaTypeError(f"expected Content-Encoding gzip or none, got {', '.join(names)[:80]!a}")
+
+    def feed(self, piece: bytes | bytearray) -> Iterator[bytes]:
+        """The contents of one more piece; some may be empty.
+
+        Raises:
+            zlib.error: it is not what it is said to be.
+            InvalidRequestError: there are too many streams in one.
+        """
         while piece:
-            if stream.eof:  # gzip may be several streams, one behind the other
-                stream, num_streams = zlib.decompressobj(window_bits), num_streams + 1
-            if num_streams > MAX_STREAMS:
-                raise InvalidRequestError(f"the body has more than {MAX_STREAMS} streams of {name}")
-            yield stream.decompress(piece, max_bytes + 1)
-            piece = stream.unused_data if stream.eof else stream.unconsumed_tail
-    if not stream.eof:
-        raise InvalidRequestError(f"the body is cut short: its {name} has no end")
+            if self._stream.eof:  # gzip may be several streams, one behind the other
+                self._stream, self._num_streams = zlib.decompressobj(self._window_bits), self._num_streams + 1
+            if self._num_streams > MAX_STREAMS:
+                raise InvalidRequestError(f"the body has more than {MAX_STREAMS} streams of {self._name}")
+            yield self._stream.decompress(piece, self._max_piece_bytes)
+            piece = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+
+    def all_of(self, piece: bytes) -> bytes:
+        """The contents of one more piece at once; raises `InvalidRequestError` where it is not what it should be."""
+        try:
+            return b"".join(self.feed(piece))
+        except zlib.error as error:
+            raise InvalidRequestError(f"the body is not what its Content-Encoding says, {self._name}") from error
+
+    def finish(self) -> None:
+        """Raises `InvalidRequestError` unless the end has come."""
+        if not self._stream.eof:
+            raise InvalidRequestError(f"the body is cut short: its {self._name} has no end")
 
 
 def _has_zlib_header(body: bytearray) -> bool:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anykey.service.errors import STATUS_WITH_RETRY_AFTER, InternalError, ServiceError
+from anykey.service.errors import TYPES_WITH_RETRY_AFTER, InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.schemas import ErrorDetail, ErrorResponse
 
@@ -42,7 +42,7 @@ def error_response(
     if COMPAT in getattr(scope.get("route"), "tags", ()):
         body |= {"detail": error.message, "message": error.message}  # where other people's clients look for it
     response = JSONResponse(body, status_code=error.status, headers=headers)
-    if error.status in STATUS_WITH_RETRY_AFTER:
+    if error.type in TYPES_WITH_RETRY_AFTER:
         response.headers["retry-after"] = str(retry_after_s)
     return response
 

@@ -9,6 +9,10 @@ ServiceError
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
   SnapshotExpiredError       snapshot_expired        the moment asked for is no longer kept
+  ReadOnlyError              read_only               this service changes no keys
+  IndexLockedError           index_locked            another process changes the index now
+  PreconditionFailedError    precondition_failed     the key is not as the request says it must be
+  RequestMismatchError       idempotency_key_reused  an idempotency key came back with another request
   OverloadedError            overloaded              no place in the queue
   ImageNotReachedError       image_not_reached       the machine that holds a key's image does not answer
   DeadlineExceededError      deadline_exceeded       waited too long
@@ -30,11 +34,15 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "invalid_request": 400,
         "not_found": 404,
         "method_not_allowed": 405,
+        "read_only": 409,
+        "index_locked": 409,
         "snapshot_expired": 410,
+        "precondition_failed": 412,
         "item_too_large": 413,
         "unsupported_media_type": 415,
         "undecodable_image": 422,
         "unsupported_modality": 422,
+        "idempotency_key_reused": 422,
         "overloaded": 429,
         "internal": 500,
         "image_not_reached": 502,
@@ -43,7 +51,7 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "deadline_exceeded": 504,
     }
 )
-STATUS_WITH_RETRY_AFTER = frozenset({429, 503})
+TYPES_WITH_RETRY_AFTER = frozenset({"index_locked", "overloaded", "not_ready", "index_unavailable"})
 
 
 class StartupError(Exception):
@@ -118,6 +126,30 @@ class SnapshotExpiredError(ServiceError):
     type = "snapshot_expired"
 
 
+class ReadOnlyError(ServiceError):
+    """This service changes no keys; another may."""
+
+    type = "read_only"
+
+
+class IndexLockedError(ServiceError):
+    """Another process, such as a build, changes the index now; the client should retry later."""
+
+    type = "index_locked"
+
+
+class PreconditionFailedError(ServiceError):
+    """The key was stored by another change than the request names, is there already, or is not."""
+
+    type = "precondition_failed"
+
+
+class RequestMismatchError(ServiceError):
+    """An idempotency key was used before, for another request."""
+
+    type = "idempotency_key_reused"
+
+
 class OverloadedError(ServiceError):
     """There is no place in the queue; the client should retry later."""
 
@@ -179,6 +211,12 @@ def from_index_failure(error: Exception) -> IndexUnavailableError:
     if isinstance(error, index_errors.IndexCorruptError):
         return IndexUnavailableError("the index is damaged; it will be used again once it is mended")
     return IndexUnavailableError("the index cannot be reached; retry in a moment")
+
+
+def from_type(name: str, message: str) -> ServiceError:
+    """The wire error of this name."""
+    kinds = {kind.type: kind for kind in ServiceError.__subclasses__()}
+    return kinds.get(name, InternalError)(message)
 
 
 def from_status(status: int, message: str) -> ServiceError:

@@ -29,6 +29,8 @@ class LogEvent(StrEnum):
     INDEX_FAILED = "index_failed"
     INDEX_UNAVAILABLE = "index_unavailable"
     INDEX_AVAILABLE = "index_available"
+    WRITER_READY = "writer_ready"
+    WRITER_WAITS = "writer_waits"
 
 
 class JsonFormatter(logging.Formatter):

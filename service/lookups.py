@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from anykey.encoder.images import image_type
+from anykey.index import errors as index_errors
+from anykey.index.deadline import Deadline
 from anykey.index.errors import (
     ImageLateError,
     ImageRefusedError,
@@ -17,8 +20,15 @@ from anykey.index.errors import (
     KeyNotFoundError,
 )
 from anykey.index.hits import FoundImage, StoredImage, StoredKey
-from anykey.service.deadline import within
-from anykey.service.errors import DeadlineExceededError, ImageNotReachedError, NotFoundError, ServiceError
+from anykey.index.key_index import Scope
+from anykey.service.deadline import late, within
+from anykey.service.errors import (
+    DeadlineExceededError,
+    ImageNotReachedError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+)
 from anykey.service.logs import LogEvent
 from anykey.service.searching import SearchableIndex
 from anykey.service.threads import BoundedThreads
@@ -76,12 +86,13 @@ class Lookups:
         self._image_threads = image_threads
         self._deadline_s = deadline_s
 
-    async def key(self, name: str, write: Callable[[StoredKey], T]) -> T:
+    async def key(self, name: str, write: Callable[[StoredKey], T], *, with_vector: bool = False) -> T:
         """One key.
 
         Args:
             name: The key.
             write: Makes of it what is wanted; called in the thread that looked it up.
+            with_vector: Whether its vector is wanted, too.
 
         Raises:
             NotFoundError: there is no such key.
@@ -90,10 +101,43 @@ class Lookups:
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
         try:
-            reading = self._search_threads.run(lambda: write(self._watch.call(self._index.get, name)))
+            look_up = partial(self._index.get, name, with_vector=with_vector)
+            reading = self._search_threads.run(lambda: write(self._watch.call(look_up)))
             return await within(self._deadline_s, reading)
         except KeyNotFoundError as error:
             raise NotFoundError("no such key") from error
+
+    async def page(self, after: str | None, limit: int, scope: Scope, write: Callable[[list[StoredKey]], T]) -> T:
+        """The first keys of a scope in the order of their names.
+
+        Args:
+            after: The name to go on after; at the beginning when absent.
+            limit: Most keys.
+            scope: Which keys.
+            write: Makes of them what is wanted; called in the thread that looked them up.
+
+        Raises:
+            InvalidRequestError: there is no such pool.
+            OverloadedError: no place in the queue.
+            DeadlineExceededError: not answered within the deadline.
+            IndexUnavailableError: the index cannot be reached, or is damaged.
+        """
+        return await self._in_scope(lambda until: write(self._index.page(after, limit, scope, deadline=until)))
+
+    async def count(self, scope: Scope) -> int:
+        """Number of keys in a scope; raises as `page`."""
+        return await self._in_scope(lambda until: self._index.count(scope, deadline=until))
+
+    async def _in_scope(self, look: Callable[[Deadline], T]) -> T:
+        deadline = Deadline(self._deadline_s)
+        try:
+            return await within(self._deadline_s, self._search_threads.run(self._watch.call, look, deadline))
+        except index_errors.DeadlineExceededError as error:
+            raise late(self._deadline_s) from error
+        except index_errors.InvalidSearchError as error:
+            raise InvalidRequestError(str(error)) from error
+        finally:
+            deadline.cancel()
 
     async def image(self, name: str, position: int, request_id: str) -> ShownImage:
         """One image of a key.

@@ -4,6 +4,7 @@ import binascii
 import codecs
 import quopri
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +15,6 @@ from anykey.service.errors import InvalidRequestError
 from anykey.service.query import Query, parse_json, query_from_fields
 from anykey.service.schemas import Limits, SearchRequest
 
-LISTS = frozenset({"modalities", "exclude", "within", "include"})
-WHOLE_NUMBERS = frozenset({"k", "offset", "group_size"})
-NUMBERS = frozenset({"text_weight", "min_score", "duplicate_score", "diversity"})
-JSON_FIELDS = frozenset({"filter", "rerank", "exact", "exclude_query_keys", "parts"})
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)
 QUOTED = re.compile(rb'"(?:\\.?|[^"\\])*"?', re.DOTALL)  # also one that is not closed: it matches at each quote, once
@@ -52,11 +49,33 @@ class Part:
     transfer_encoding: str = "binary"
     data: bytearray = field(default_factory=bytearray)
 
-    @property
-    def is_file(self) -> bool:
-        """Whether the part holds bytes rather than a value."""
-        is_json_value = self.name in JSON_FIELDS and self.media_type == "application/json"
-        return self.filename is not None or not (is_json_value or self.media_type in ("", "text/plain"))
+
+@dataclass(frozen=True)
+class Form:
+    """Which fields a form has, and how their texts are read.
+
+    Attributes:
+        known: All of them; `image` may be a file.
+        lists: Those that may be repeated and are split at commas.
+        json: Those that are JSON.
+        whole: Those that are whole numbers.
+        numbers: Those that are numbers.
+    """
+
+    known: Collection[str]
+    lists: frozenset[str]
+    json: frozenset[str]
+    whole: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
+
+
+SEARCH_FORM = Form(
+    known=SearchRequest.model_fields,
+    lists=frozenset({"modalities", "exclude", "within", "include"}),
+    json=frozenset({"filter", "rerank", "exact", "exclude_query_keys", "parts"}),
+    whole=frozenset({"k", "offset", "group_size"}),
+    numbers=frozenset({"text_weight", "min_score", "duplicate_score", "diversity"}),
+)
 
 
 def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Limits) -> Query:
@@ -72,6 +91,24 @@ def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Lim
             that is no JSON.
         ItemTooLargeError: an image or the text is over a limit.
     """
+    fields, files = form_from_multipart(body, content_type, SEARCH_FORM)
+    return query_from_fields(fields, files, limits)
+
+
+def form_from_multipart(
+    body: bytes | bytearray, content_type: str, form: Form
+) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """Reads the fields and the image files of a multipart body.
+
+    Args:
+        body: The whole body.
+        content_type: The request's Content-Type, with the boundary.
+        form: Which fields there are.
+
+    Raises:
+        InvalidRequestError: malformed, cut short, a repeated field, a file where a value is due, or no JSON where that
+            is due. Unknown fields are kept, without what is in them.
+    """
     fields: dict[str, Any] = {}
     files: list[bytes] = []
     parts = parse_parts(body, content_type)
@@ -82,14 +119,19 @@ def query_from_multipart(body: bytes | bytearray, content_type: str, limits: Lim
             raise InvalidRequestError(f"field {part.name[:40]!a} holds parts of its own; send each as an 'image'")
         if part.name == DEFAULT_CHARSET:
             continue
-        if part.is_file and part.name == "image":
-            if part.data or part.filename:  # browsers send an empty part for a file that was not chosen
-                files.append(bytes(part.data))
-        elif part.is_file:
+        if not _is_file(part, form):
+            _add_field(fields, part, part.charset or charset, form)
+        elif part.name != "image":
             raise InvalidRequestError(f"field {part.name[:40]!a} must be a value, got a file; files go in 'image'")
-        else:
-            _add_field(fields, part, part.charset or charset)
-    return query_from_fields(fields, tuple(files), limits)
+        elif part.data or part.filename:  # browsers send an empty part for a file that was not chosen
+            files.append(bytes(part.data))
+    return fields, tuple(files)
+
+
+def _is_file(part: Part, form: Form) -> bool:
+    """Whether a part holds bytes rather than a value."""
+    is_json_value = part.name in form.json and part.media_type == "application/json"
+    return part.filename is not None or not (is_json_value or part.media_type in ("", "text/plain"))
 
 
 def parse_parts(body: bytes | bytearray, content_type: str) -> list[Part]:
@@ -234,32 +276,32 @@ def text_of(part: Part, charset: str) -> str:
         raise InvalidRequestError(f"field {part.name} must be {name.upper()}, byte {error.start} is not") from error
 
 
-def _add_field(fields: dict[str, Any], part: Part, charset: str) -> None:
+def _add_field(fields: dict[str, Any], part: Part, charset: str, form: Form) -> None:
     """Adds a plain part to the fields, as the type its name calls for."""
     name = part.name
-    if name not in SearchRequest.model_fields:
+    if name not in form.known:
         fields[name] = ""  # refused by name with the other problems
         return
     value = text_of(part, charset)
     if not value and name != "text":  # an empty box of a browser's form
         return
-    if name in LISTS:
+    if name in form.lists:
         fields.setdefault(name, []).extend(entry.strip() for entry in value.split(",") if entry.strip())
     elif name == "image":
         fields.setdefault(name, []).append(value)
     elif name in fields:
         raise InvalidRequestError(f"field {name} is given more than once")
-    elif name in JSON_FIELDS or (name == "vector" and value.lstrip().startswith("[")):  # else it is base64
+    elif name in form.json or (name == "vector" and value.lstrip().startswith("[")):  # else it is base64
         fields[name] = parse_json(value.encode("utf-8", "surrogatepass"), f"field {name}")
     else:
-        fields[name] = _number(name, value)
+        fields[name] = _number(name, value, form)
 
 
-def _number(name: str, value: str) -> int | float | str:
+def _number(name: str, value: str, form: Form) -> int | float | str:
     """The value of a number field as a number; left as it came where it is none, to be refused by name."""
-    if name in WHOLE_NUMBERS and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+    if name in form.whole and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         return int(value)
-    if name in NUMBERS:
+    if name in form.numbers:
         try:
             return float(value)
         except ValueError:

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import Mount
 
-from anykey.service.errors import STATUS_BY_TYPE, STATUS_WITH_RETRY_AFTER
+from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
+from anykey.service.key_schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields
 from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
@@ -27,6 +28,10 @@ EXAMPLE_MESSAGES = {
     "unsupported_media_type": "expected Content-Type application/json or multipart/form-data, got 'text/plain'",
     "undecodable_image": "cannot decode 19 bytes as an image (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF are read)",
     "unsupported_modality": "model bge-base embeds no image items, but text",
+    "read_only": "this service changes no keys; process 17 on search-1 (anykey-serve) does",
+    "index_locked": "process 23 on search-1 (anykey-index build: build, since ...) changes the index now; retry later",
+    "precondition_failed": "key 'sku-1': expected change 17, but it was stored by change 20",
+    "idempotency_key_reused": "idempotency key 'a1' was used for another request; expected a new key for a new request",
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
     "internal": "something unforeseen went wrong; report the request id",
     "image_not_reached": "the key's image cannot be reached where the index says it is; retry in a moment",
@@ -37,10 +42,13 @@ EXAMPLE_MESSAGES = {
 MEANINGS = {
     400: "The request is wrong",
     404: "No such key or image",
+    405: "The address takes another method",
+    409: "This service cannot change keys now",
     410: "The snapshot is no longer kept",
+    412: "The key is not as the request says it must be",
     413: "Body, image or text over a limit",
     415: "Neither JSON nor multipart, or compressed in another way",
-    422: "The image or the modality cannot be used",
+    422: "The image or the modality cannot be used, or the idempotency key was used before",
     429: "The queue is full",
     500: "Unforeseen failure",
     502: "The machine that holds the image cannot be reached",
@@ -104,6 +112,29 @@ def embed_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
+def _json_body(model: str, **others: dict[str, Any]) -> dict[str, Any]:
+    """A body of JSON, described by a schema, and others by their media types."""
+    content = {"application/json": {"schema": {"$ref": REF.format(model=model)}}, **others}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+ONE_KEY_BODY = _json_body("NewKeyFields", **{"multipart/form-data": {"schema": {"$ref": REF.format(model="KeyForm")}}})
+KEYS_BODY = _json_body(
+    "KeysRequest",
+    **{
+        "multipart/form-data": {"schema": {"$ref": REF.format(model="KeyForm")}},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "A `KeyRequest` a line."}},
+    },
+)
+KEYS_BODY["requestBody"]["content"]["application/json"]["schema"] = {
+    "anyOf": [{"$ref": REF.format(model="KeysRequest")}, {"$ref": REF.format(model="KeyRequest")}]
+}
+PATCH_BODY = _json_body("PatchRequest")
+DELETE_BODY = _json_body("DeleteRequest")
+SCOPE_BODY = _json_body("ScopeFields")
+BODY_MODELS = (KeysRequest, NewKeyFields, PatchRequest, DeleteRequest, ScopeFields)
+
+
 def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these error types, with an example of each, by status."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -117,7 +148,7 @@ def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
                 "content": {"application/json": {"examples": {}}},
             },
         )
-        if status in STATUS_WITH_RETRY_AFTER:
+        if name in TYPES_WITH_RETRY_AFTER:
             response["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
         error = {"type": name, "message": EXAMPLE_MESSAGES[name], "request_id": EXAMPLE_REQUEST_ID}
         response["content"]["application/json"]["examples"][name] = {"value": {"error": error}}
@@ -133,6 +164,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas.update(request.pop("$defs", {}))
         request["properties"]["filter"] |= {"anyOf": [{"$ref": REF.format(model="Filter")}, {"type": "null"}]}
         schemas["Filter"] = _filter()
+        _add_bodies_of_changes(schemas)
         schemas["SearchRequest"] = request
         schemas["SearchForm"] = _form(request)
         schemas["BatchRequest"] = _without_definitions(BatchRequest.model_json_schema(ref_template=REF))
@@ -226,6 +258,35 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "as absent."
     )
     return form
+
+
+def _add_bodies_of_changes(schemas: dict[str, Any]) -> None:
+    """What requests of changes look like, which the framework does not read itself."""
+    for model in BODY_MODELS:
+        described = model.model_json_schema(ref_template=REF)
+        schemas.update(described.pop("$defs", {}))
+        if "filter" in described["properties"]:
+            described["properties"]["filter"] |= {"anyOf": [{"$ref": REF.format(model="Filter")}, {"type": "null"}]}
+        schemas[model.__name__] = described
+    described = schemas["KeyRequest"]
+    image = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Image files."}
+    text = {"type": "string", "default": ""}
+    as_texts = {name: {**text, "description": f"`{name}` as JSON."} for name in ("metadata", "vector")}
+    plain = {name: {**text, "description": described["properties"][name]["description"]} for name in ("key", "text")}
+    pools = {
+        "type": "array",
+        "items": {"type": "string"},
+        "default": [],
+        "description": "May be repeated; split at commas.",
+    }
+    properties = {**described["properties"], **plain, **as_texts, "image": image, "pools": pools}
+    schemas["KeyForm"] = {
+        "type": "object",
+        "title": "KeyForm",
+        "description": "One key as a form; its images are files. `key` is left out where the address says it.",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _filter() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from anykey.service.batcher import Batcher
 from anykey.service.cache import VectorCache
 from anykey.service.embedding import ItemEmbedder, QueryEmbedder
 from anykey.service.errors import StartupError
+from anykey.service.key_embedding import KeyEmbedder
 from anykey.service.lookups import Lookups
 from anykey.service.many_items import ItemsEmbedder
 from anykey.service.reranking import LoadedReranker, Rerankers
@@ -25,8 +26,10 @@ from anykey.service.search_pace import SearchPace
 from anykey.service.searching import IndexSearcher, SearchableIndex
 from anykey.service.settings import ServiceSettings
 from anykey.service.shared_call import SharedCall
+from anykey.service.storing import KeyStorer
 from anykey.service.threads import BoundedThreads
 from anykey.service.watch import IndexWatch
+from anykey.service.writing import KeyWriter
 
 MIN_MILVUS_TIMEOUT_S = 1.0
 MAX_CHECK_S = 15.0  # more than all questions of a check may take together, by their own limits
@@ -52,6 +55,8 @@ class Parts:
         batcher: The embedder's; readiness asks whether its worker lives.
         cache: The embedder's.
         decode_threads: Also parse bodies.
+        storer: Stores, changes and deletes keys.
+        change_threads: Parse bodies with keys, and decode their images.
     """
 
     encoder: ItemEncoder
@@ -67,6 +72,8 @@ class Parts:
     batcher: Batcher[Prepared]
     cache: VectorCache
     decode_threads: BoundedThreads
+    storer: KeyStorer
+    change_threads: BoundedThreads
 
 
 def load_index(settings: ServiceSettings) -> SearchableIndex:
@@ -95,6 +102,9 @@ def _open_directory(settings: ServiceSettings) -> SearchableIndex:
         gpu_memory_bytes=gpu_memory_bytes,
         image_roots=settings.image_root,
         keeping=Keeping(settings.snapshot_s, settings.max_snapshots),
+        compact_after=settings.fold_after,
+        job="changes over HTTP",
+        fold_in="process",
     )
 
 
@@ -204,17 +214,8 @@ async def open_parts(
         deadline_s=settings.embed_deadline_ms / 1000,
     )
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
-    rerankers = Rerankers(
-        LoadedReranker(
-            scorer,
-            its_batcher,
-            lookups=lookups,
-            threads=decode_threads,
-            deadline_s=deadline_s,
-            max_images=settings.max_images,
-        )
-        for scorer, its_batcher in resources.rerankers
-    )
+    rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
+    storer = await _open_storer(settings, resources, loaded, index, watch, stack)
     return Parts(
         encoder,
         index,
@@ -229,4 +230,43 @@ async def open_parts(
         batcher,
         cache,
         decode_threads,
+        storer,
+        resources.change_threads,
+    )
+
+
+async def _open_storer(
+    settings: ServiceSettings,
+    resources: Resources,
+    loaded: LoadedEncoder,
+    index: SearchableIndex,
+    watch: IndexWatch,
+    stack: AsyncExitStack,
+) -> KeyStorer:
+    """What changes keys; `stack` ends it."""
+    deadline_s = settings.change_deadline_ms / 1000
+    writer = KeyWriter(
+        index,
+        watch,
+        is_writable=settings.writable,
+        idle_s=settings.writer_idle_s,
+        deadline_s=deadline_s,
+        max_waiting=settings.max_queue_items,
+    )
+    await stack.enter_async_context(writer.running())
+    embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)
+    return KeyStorer(embedder, writer, deadline_s=deadline_s)
+
+
+def _rerankers_of(resources: Resources, lookups: Lookups, deadline_s: float, max_images: int) -> Rerankers:
+    return Rerankers(
+        LoadedReranker(
+            scorer,
+            batcher,
+            lookups=lookups,
+            threads=resources.decode_threads,
+            deadline_s=deadline_s,
+            max_images=max_images,
+        )
+        for scorer, batcher in resources.rerankers
     )

@@ -18,8 +18,7 @@ from anykey.service.settings import ServiceSettings
 from anykey.service.threads import BoundedThreads
 
 T = TypeVar("T")
-LATER_WAIT_S = 0.25  # what stands back behind searches moves on this often, however many come
-LATER_SHARE = 4  # of a batch, while searches come
+MAX_PENDING_CHANGES = 100_000  # lines and keys; how many there are is bounded by what bodies may hold
 
 
 class Loader:
@@ -71,7 +70,6 @@ class LoadedEncoder:
             encoder: Loaded.
             settings: The service's settings.
         """
-        num_later = 2 * settings.max_batch_items  # a batch that computes, and the next one
         self.encoder = encoder
         self.batcher: Batcher[Prepared] = Batcher(
             encoder,
@@ -80,9 +78,11 @@ class LoadedEncoder:
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue_items=settings.max_queue_items,
             clock=time.monotonic,
-            later=LaterItems(num_later, max(1, settings.max_batch_items // LATER_SHARE), LATER_WAIT_S),
+            later=LaterItems(
+                settings.max_queue_changes, settings.max_batch_changes, settings.max_change_wait_ms / 1000
+            ),
         )
-        self.later_turns = asyncio.Semaphore(num_later)
+        self.later_turns = asyncio.Semaphore(settings.max_queue_changes)
         self.num_users = 0
 
 
@@ -181,6 +181,7 @@ class Resources:
         encoders: Those in use.
         decode_threads: Parse bodies and decode images.
         image_threads: Read images that an index only refers to.
+        change_threads: Parse bodies with keys that are to be stored, and decode their images.
         rerankers: Cross-encoders, each with the batcher that owns it.
     """
 
@@ -213,6 +214,7 @@ class Resources:
         self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
         self.decode_threads = BoundedThreads("decode", settings.decode_threads, settings.max_queue_items)
         self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
+        self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
 
     def vectors(self, width: int) -> VectorCache:
@@ -242,6 +244,7 @@ class Resources:
         await self.drain()
         await asyncio.to_thread(self.image_threads.close)
         await asyncio.to_thread(self.decode_threads.close)
+        await asyncio.to_thread(self.change_threads.close)
         if self._redis:
             await self._redis.close()
 

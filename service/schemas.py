@@ -413,7 +413,12 @@ class KeyResponse(BaseModel):
     key: str
     modality: Modality
     pools: list[str]
+    seq: int | None = Field(
+        description="Number of the change that stored it, which a change may depend on (`if_seq`, `If-Match`); null "
+        "for a Milvus collection."
+    )
     payload: HitPayload
+    vector: list[float] | None = Field(None, description="Its unit vector, where `include=vector` asks for it.")
 
 
 class FoldFailure(BaseModel):
@@ -496,6 +501,7 @@ class Limits(BaseModel):
     max_text_chars: int
     max_exclude: int
     max_within: int
+    max_keys: int
     max_rerank_top: int
     max_batch_queries: int
     max_embed_items: int

@@ -27,6 +27,7 @@ from anykey.service.terms import Terms, weighted_sum
 from anykey.service.threads import BoundedThreads
 from anykey.service.wanted import Wanted
 from anykey.service.watch import IndexWatch
+from anykey.service.writing import ChangeableIndex
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
@@ -34,7 +35,7 @@ Vector = NDArray[np.float32]
 MAX_HITS_TOGETHER = 20_000  # of one call: their payload is read at once, and the first answer waits for all of it
 
 
-class SearchableIndex(Protocol):
+class SearchableIndex(ChangeableIndex, Protocol):
     """What the service needs of an index, a part of `KeyIndex`; safe to call from several threads."""
 
     @property
@@ -75,6 +76,16 @@ class SearchableIndex(Protocol):
 
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """One key, with its vector if asked for."""
+        ...
+
+    def page(
+        self, after: str | None = None, limit: int = 100, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER
+    ) -> list[StoredKey]:
+        """The first keys of a scope in the order of their names."""
+        ...
+
+    def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
+        """Number of keys in a scope."""
         ...
 
     def find_image(self, key: str, position: int = 0) -> FoundImage:

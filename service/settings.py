@@ -172,6 +172,54 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     max_batch_queries: int = Field(
         100, ge=1, le=10_000, description="most queries of one POST /search/batch, which are answered together"
     )
+    max_keys: int = Field(
+        1000, ge=1, le=100_000, description="most keys of a list that one request may store, or is given"
+    )
+
+    writable: bool = Field(
+        False,
+        description="whether keys may be stored, changed and deleted over HTTP; one process at a time changes an index",
+    )
+    writer_idle_s: float = Field(
+        30.0,
+        ge=0,
+        le=86_400,
+        description="how long the index stays locked for this process after its last change, so that builds and others "
+        "may change it meanwhile; 0 from the start to the end",
+    )
+    fold_after: int = Field(
+        20_000,
+        ge=0,
+        description="changes after which a new version of the index is made in a process of its own; 0 for never",
+    )
+    change_deadline_ms: float = Field(
+        60_000, ge=1, le=3_600_000, description="longest time from the whole request read to its keys stored; then 504"
+    )
+    change_threads: int = Field(
+        max(1, min(4, (os.cpu_count() or 1) // 2)),
+        ge=1,
+        le=256,
+        description="threads that parse bodies and decode images of keys that are to be stored",
+    )
+    max_queue_changes: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="most keys that are decoded or wait for the model at a time, before they are stored; others wait",
+    )
+    max_batch_changes: int = Field(
+        4,
+        ge=1,
+        le=4096,
+        description="most keys embedded in one batch while searches come, which wait for one such batch at most",
+    )
+    max_change_wait_ms: float = Field(
+        250,
+        ge=0,
+        le=60_000,
+        description="so often a batch of keys is embedded although searches wait, so that changes get on at all",
+    )
+
     max_batch_items: int = Field(32, ge=1, le=4096, description="most queries embedded in one encoder batch")
     max_batch_tokens: int = Field(
         40_000,

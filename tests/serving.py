@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Role
+from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import KeyNotFoundError, UnknownPoolError
+from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolError
 from anykey.index.filtering.conditions import matches
 from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
@@ -148,6 +149,40 @@ class MemoryIndex:
         data = images[position]
         assert isinstance(data, bytes)
         return at_hand(StoredImage(data, "image/png" if data.startswith(b"\x89PNG") else "text/html"))
+
+    def page(
+        self, after: str | None = None, limit: int = 100, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER
+    ) -> list[StoredKey]:
+        """The first keys of a scope by name."""
+        names = sorted(key.key for key in self.keys if is_in_scope(key, scope))
+        return [self.get(name) for name in names if after is None or name > after][:limit]
+
+    def count(self, scope: Scope = EVERYTHING, *, deadline: Deadline = NEVER) -> int:
+        """Number of keys in a scope."""
+        return sum(is_in_scope(key, scope) for key in self.keys)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """None."""
+        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False)
+
+    def make_writable(self, wanted: bool) -> bool:
+        """Never: it is not changed."""
+        raise ReadOnlyError("an index of this kind is not changed")
+
+    def apply(self, changes: Sequence[Change], *, atomic: bool = False, request: RequestKey | None = None) -> Applied:
+        """Refuses: it is never changed."""
+        raise ReadOnlyError("an index of this kind is not changed")
+
+    def delete_scope(
+        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+    ) -> Applied:
+        """Refuses: it is never changed."""
+        raise ReadOnlyError("an index of this kind is not changed")
+
+    def remembered(self, request: RequestKey) -> Applied | None:
+        """Refuses: it is never changed."""
+        raise ReadOnlyError("an index of this kind is not changed")
 
     def replace_image(self, key: str, data: bytes) -> None:
         """Puts other bytes where the key's image was."""

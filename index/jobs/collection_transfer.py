@@ -104,6 +104,7 @@ def _to_key(record: Record, keeps_images: bool, roots: ImageRoots) -> NewKey:
         images=tuple(_to_image(image, record.key, keeps_images, roots) for image in record.images),
         metadata=json.loads(record.metadata),
         pools=record.pools,
+        bare=record.modality if record.text is None and not record.images else None,
     )
 
 

@@ -29,8 +29,8 @@ def check_key(new: NewKey, width: int) -> None:
     """Makes sure that Milvus can store a key, before anything is sent.
 
     Raises:
-        InvalidKeyError: its name, text or a pool's name is blank, no Unicode or beyond 65,535 bytes in UTF-8; it has
-            neither text nor image; its vector is no unit vector of the width; its metadata are no standard JSON object,
+        InvalidKeyError: its name, text or a pool's name is blank, no Unicode or beyond 65,535 bytes in UTF-8; its
+            vector is no unit vector of the width; its metadata are no standard JSON object,
             beyond 65,536 bytes, nested beyond 100 levels, have integers beyond 64 bits, or more than 4,096 terms (one
             for each path, two for each value); it is in more than 4,096 pools.
     """
@@ -41,7 +41,7 @@ def check_key(new: NewKey, width: int) -> None:
             for text in texts:
                 _check_text(what, text)
         _check_pools(new.pools)
-        if new.text is None and not new.images:
+        if new.text is None and not new.images and new.bare is None:
             raise ValueError("it has neither text nor image")
         check_vector(new.vector_D, width)
         _check_metadata(new.metadata)
@@ -93,8 +93,7 @@ def patched_record(record: dict[str, Any], patch: Patch) -> dict[str, Any]:
 
 def payload_of(record: dict[str, Any]) -> Payload:
     """What a record's key carries."""
-    text = None if record["modality"] == Modality.IMAGE else record["text"]
-    return Payload(text, record["metadata"], len(record["images"]["files"]))
+    return Payload(record["text"] or None, record["metadata"], len(record["images"]["files"]))
 
 
 def vector_of(record: dict[str, Any]) -> NDArray[np.float32] | None:
@@ -105,7 +104,7 @@ def vector_of(record: dict[str, Any]) -> NDArray[np.float32] | None:
 def stored_key_of(record: dict[str, Any]) -> StoredKey:
     """All that is known of a record's key, and its vector if that was read."""
     pools = tuple(record["pools"])
-    return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), pools, vector_of(record))
+    return StoredKey(record["key"], Modality(record["modality"]), payload_of(record), pools, vector_D=vector_of(record))
 
 
 def in_batches(records: Sequence[dict[str, Any]], limits: Limits = AS_INSTALLED) -> Iterator[list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from collections.abc import Collection as Listed
 from collections.abc import Sequence
 from typing import Any
 
-from anykey.index.changes import Applied, Change, Delete, Outcome, Patch, Put, Status
+from anykey.index.changes import Applied, Change, Delete, Outcome, Patch, Put, Refused, Status
 from anykey.index.errors import IndexUnavailableError, InvalidKeyError
 from anykey.index.key_index import NewKey
 from anykey.index.milvus.collection import Collection
@@ -111,6 +111,7 @@ class Writer:
         if isinstance(change, Delete):
             records[change.key] = None
             return Outcome(change.key, Status.DELETED)
+        assert isinstance(change, Patch)  # what was refused came no farther than its refusal
         try:
             records[change.key] = patched_record(record, change)
         except InvalidKeyError as error:
@@ -130,6 +131,8 @@ class Writer:
 
 def _refusal(change: Change, width: int) -> str | None:
     """What is wrong with the form of a change, if anything is."""
+    if isinstance(change, Refused):
+        return change.reason
     try:
         if isinstance(change, Put):
             check_key(change.new, width)

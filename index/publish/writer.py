@@ -43,6 +43,7 @@ class Writer:
     """Holds the directory's lock from its making to its close; safe for use from several threads.
 
     Attributes:
+        encoder: The encoder that made the vectors.
         fold_failure: What is said of making a version in the background, if that failed last time.
     """
 
@@ -84,12 +85,18 @@ class Writer:
             directory.recover()
             version = open_published(directory.path)
             version.release()  # the lock keeps its store, and nothing else of it is needed
+            self.encoder = version.manifest.encoder
             self._folded_seq = version.manifest.seq
             check_store(version.store_path, version.manifest)
             self._store = Store(version.store_path)
             self._store.covered_seq = version.manifest.seq
             stack.callback(self._store.close)
             self._resources = stack.pop_all()
+
+    @property
+    def is_folding(self) -> bool:
+        """Whether a version is being made in the background."""
+        return self._folding is not None and self._folding.is_alive()
 
     def upsert(self, keys: Sequence[NewKey], width: int) -> None:
         """Stores keys in place of those of the same names, all or nothing and durably.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from anykey.index.changes import ABSENT, PRESENT, Change, Delete, Outcome, Patch, Put, Status, merged
+from anykey.index.changes import ABSENT, PRESENT, Change, Delete, Outcome, Patch, Put, Refused, Status, merged
 from anykey.index.errors import InvalidKeyError
 from anykey.index.store.new_keys import check_patch, dump_metadata, to_record
 from anykey.index.store.records import Record
@@ -33,6 +33,8 @@ class CheckedChange:
         try:
             if isinstance(change, Put):
                 return cls(change, to_record(change.new, width))
+            if isinstance(change, Refused):
+                return cls(change, refusal=change.reason)
             if isinstance(change, Patch):
                 check_patch(change)
             return cls(change)

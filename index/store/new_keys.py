@@ -20,7 +20,7 @@ def to_record(new: NewKey, width: int) -> Record:
     if not isinstance(new, NewKey):
         raise InvalidKeyError(f"expected a NewKey, got {type(new).__name__}")
     images = tuple(NewImage(image.media_type, None, image.data) for image in new.images)
-    return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width)
+    return check_record(new.key, new.text, new.metadata, new.pools, images, new.vector_D, width, new.bare)
 
 
 def check_patch(patch: Patch) -> None:
@@ -45,6 +45,7 @@ def check_record(
     images: tuple[NewImage, ...],
     vector_D: NDArray[np.floating[Any]],
     width: int,
+    bare: Modality | None = None,
 ) -> Record:
     """Checks the parts of a key and joins them.
 
@@ -56,15 +57,16 @@ def check_record(
         images: Its images.
         vector_D: Its vector.
         width: Length of the index's vectors.
+        bare: What the vector is of, for a key with neither text nor image.
 
     Raises:
         InvalidKeyError: its name, text or a pool's name is blank or no Unicode, its metadata are no standard JSON
-            object, its vector is no unit vector of that width, or it has neither text nor image.
+            object, its vector is no unit vector of that width, or it has neither text nor image and is not bare.
     """
     try:
         sorted_pools = tuple(sorted(set(pools)))
         _check_names(key, [] if text is None else [text], sorted_pools)
-        if text is None and not images:
+        if text is None and not images and bare is None:
             raise ValueError("it has neither text nor image")
         for image in images:
             _check_image(image)
@@ -72,7 +74,7 @@ def check_record(
         dumped = dump_metadata(metadata)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidKeyError(f"key {key!r} cannot be stored: {error}") from error
-    modality = Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED
+    modality = bare or (Modality.TEXT if not images else Modality.IMAGE if text is None else Modality.FUSED)
     return Record(key, modality, text, dumped, sorted_pools, images, checked_D)
 
 

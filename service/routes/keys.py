@@ -1,17 +1,25 @@
-"""One key, and its images."""
+"""The keys that are stored: all of them page by page, how many, one, and its images."""
 
-from functools import partial
-from typing import Annotated
+import base64
+import binascii
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from anykey.index.hits import StoredKey
 from anykey.service.address import check_parameters, key_in_path, prefix_of
-from anykey.service.answers import WrittenAnswer, write_key
+from anykey.service.answers import WrittenAnswer, write_key, write_keys
+from anykey.service.body import is_quick, read_body, reader_for
+from anykey.service.changes import scope_from_fields, scope_from_json
 from anykey.service.context import REQUEST_ID
-from anykey.service.lifecycle import parts_of
+from anykey.service.deadline import within
+from anykey.service.errors import InvalidRequestError
+from anykey.service.key_schemas import CountResponse, KeysResponse
+from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.lookups import ShownImage
-from anykey.service.openapi import error_responses
+from anykey.service.openapi import SCOPE_BODY, error_responses
 from anykey.service.parts import Parts
+from anykey.service.query import parse_json
 from anykey.service.schemas import KeyResponse
 
 KEY_ERRORS = (
@@ -23,6 +31,10 @@ KEY_ERRORS = (
     "index_unavailable",
     "deadline_exceeded",
 )
+
+SCOPE_ERRORS = (*KEY_ERRORS, "item_too_large", "unsupported_media_type")
+PAGE_KEYS = 100  # where no limit is given
+SCOPE_PARAMETERS = ("modalities", "pool", "filter")
 
 router = APIRouter()
 
@@ -58,19 +70,113 @@ async def get_image(
 @router.get(
     "/keys/{key:path}",
     response_model=KeyResponse,
+    responses={
+        304: {"description": "The key is as it was at the change named in If-None-Match."},
+        **error_responses(*KEY_ERRORS),
+    },
+    tags=["keys"],
+)
+async def get_key(
+    request: Request,
+    key: KeyPath,
+    include: Annotated[str | None, Query(description="vector: gives the key's vector, too.")] = None,
+) -> Response:
+    """Gives one key with its modality, pools and payload."""
+    check_parameters(request, "include")
+    parts = parts_of(request)
+    return await _key(request, parts, key_in_path(request)[0], include)
+
+
+@router.get(
+    "/keys",
+    response_model=KeysResponse,
     responses=error_responses(*KEY_ERRORS),
     tags=["keys"],
 )
-async def get_key(request: Request, key: KeyPath) -> Response:
-    """Gives one key with its modality, pools and payload."""
-    check_parameters(request)
-    parts = parts_of(request)
-    return await _key(request, parts, key_in_path(request)[0])
+async def list_keys(
+    request: Request,
+    cursor: Annotated[str | None, Query(description="What the page before gave. Absent: the first page.")] = None,
+    limit: Annotated[int, Query(description="Most keys, from 1 to `limits.max_keys` of GET /info.")] = PAGE_KEYS,
+    modalities: Annotated[str | None, Query(description="Only keys of these modalities, split at commas.")] = None,
+    pool: Annotated[str | None, Query(description="Only keys of this pool.")] = None,
+    filter: Annotated[str | None, Query(description="Only keys whose metadata fits: a `Filter` as JSON.")] = None,
+) -> Response:
+    """Gives keys in the order of their names, page by page; those that stay as they are come once each."""
+    check_parameters(request, "cursor", "limit", *SCOPE_PARAMETERS)
+    limits, parts = lifecycle_of(request).limits, parts_of(request)
+    if not 1 <= limit <= limits.max_keys:
+        raise InvalidRequestError(f"limit must be a whole number from 1 to {limits.max_keys}, got {limit}")
+    fields: dict[str, Any] = {}
+    if modalities is not None:
+        fields["modalities"] = [name.strip() for name in modalities.split(",")]
+    if pool is not None:
+        fields["pool"] = pool
+    if filter is not None:
+        fields["filter"] = parse_json(filter.encode("utf-8", "surrogatepass"), "filter")
+    scope = scope_from_fields(fields, limits)
+    after = None if cursor is None else _key_of(cursor)
 
+    def write(page: list[StoredKey]) -> bytes:
+        shown = page[:limit]
+        return write_keys(prefix_of(request), shown, _cursor_of(shown[-1].key) if len(page) > limit else None)
 
-async def _key(request: Request, parts: Parts, key: str) -> Response:
-    written = await parts.lookups.key(key, partial(write_key, prefix_of(request)))
+    written = await parts.lookups.page(after, limit + 1, scope, write)
     return WrittenAnswer([written])
+
+
+@router.post(
+    "/keys/count",
+    response_model=CountResponse,
+    responses=error_responses(*SCOPE_ERRORS),
+    openapi_extra=SCOPE_BODY,
+    tags=["keys"],
+)
+async def count_keys(request: Request) -> Response:
+    """Counts the keys of a scope."""
+    check_parameters(request, hint="; send it in the body")
+    lifecycle, parts = lifecycle_of(request), parts_of(request)
+    limits = lifecycle.limits
+    parse = reader_for(request.headers, limits, from_json=lambda body: scope_from_json(body, limits))
+    with lifecycle.bodies.share() as take:
+        arriving = read_body(request, lifecycle.settings.max_body_bytes, take)
+        body = await within(lifecycle.settings.body_deadline_ms / 1000, arriving, "whole body")
+        is_parsed_here = is_quick(body, request.headers)
+        scope = parse(body, take) if is_parsed_here else await parts.decode_threads.run(parse, body, take)
+        num_keys = await parts.lookups.count(scope)
+    return Response(CountResponse(num_keys=num_keys).model_dump_json(), media_type="application/json")
+
+
+async def _key(request: Request, parts: Parts, key: str, include: str | None = None) -> Response:
+    if include not in (None, "", "vector"):
+        raise InvalidRequestError(f"include must be vector, got {include[:40]!a}")
+
+    def write(stored: StoredKey) -> tuple[int | None, bytes]:
+        return stored.seq, write_key(prefix_of(request), stored)
+
+    seq, written = await parts.lookups.key(key, write, with_vector=include == "vector")
+    headers = {} if seq is None else {"etag": f'"{seq}"'}
+    if headers and is_known(request, headers["etag"]):
+        return Response(status_code=304, headers=headers)
+    return WrittenAnswer([written], headers)
+
+
+def is_known(request: Request, etag: str) -> bool:
+    """Whether the client has what this entity tag names, by its If-None-Match."""
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return etag in known or known == ["*"]
+
+
+def _cursor_of(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _key_of(cursor: str) -> str:
+    """The key that a cursor goes on after; raises `InvalidRequestError` for what is no cursor."""
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError("cursor must be one that an earlier page gave") from error
 
 
 def _image_response(request: Request, image: ShownImage) -> Response:
@@ -81,7 +187,6 @@ def _image_response(request: Request, image: ShownImage) -> Response:
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if image.etag in known or known == ["*"]:
+    if is_known(request, image.etag):
         return Response(status_code=304, headers=headers)
     return Response(image.data, media_type=image.media_type, headers=headers)
