@@ -15,7 +15,7 @@ from anykey.service.errors import InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts
 from anykey.service.query import Query
-from anykey.service.ranking import Group, Selected
+from anykey.service.ranking import Group, Selected, notes_of_groups
 from anykey.service.reranking import LoadedReranker
 from anykey.service.schemas import (
     BatchTimings,
@@ -100,7 +100,7 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
         cached=embedded.is_cached,
         text_cut=embedded.is_text_cut,
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
-        notes=notes_of(query, embedded),
+        notes=notes_of(query, embedded) + notes_of_groups(query.wanted, ranked.found.selected),
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,
         snapshot=ranked.found.snapshot,

@@ -48,6 +48,7 @@ EXPECTED = {
     "min_score": "a number from -1 to 1",
     "offset": "a whole number of at least 0",
     "cutoff": '"auto"',
+    "group_by": "a field of the metadata, as a string or a list of names",
     "group_size": "a whole number of at least 1",
     "duplicate_score": "a number above 0, up to 1",
     "diversity": "a number from 0 to 1",

@@ -182,6 +182,14 @@ def select(
     return Selected(hits, num_below, cut, chosen.groups, chosen.num_looked_at, chosen.is_complete)
 
 
+def notes_of_groups(wanted: Wanted, selected: Selected) -> list[str]:
+    """What whoever asked should know of the groups."""
+    is_by_field = wanted.grouping is not None and not isinstance(wanted.grouping.by, Duplicates)
+    if is_by_field and selected.groups and all(group.value is None for group in selected.groups):
+        return ["group_by: no hit of the answer has a value of this field, so that each is a group of its own"]
+    return []
+
+
 def automatic_cut(scores_K: NDArray[np.float32], background_B: NDArray[np.float32], num_keys: int) -> float | None:
     """The score below which hits are taken for irrelevant, by the shape of this query's scores.
 

@@ -142,4 +142,4 @@ def _path_of(field: str | Sequence[str]) -> Path:
     try:
         return Exists(parse_path(field)).path  # which checks what a path may be
     except InvalidFilterError as error:
-        raise InvalidRequestError(f"group_by: {error}") from error
+        raise InvalidRequestError(f"group_by must name a field of the metadata: {error.reason}") from error

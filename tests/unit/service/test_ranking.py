@@ -257,6 +257,14 @@ def test_a_group_says_how_many_more_were_folded_into_it(served: Served) -> None:
     assert "group" not in served.answer()["hits"][0]
 
 
+def test_a_field_that_no_hit_has_is_told_of(served: Served) -> None:
+    answer = served.answer(k=3, group_by="makerbrand")
+    assert [hit["group"] for hit in answer["hits"]] == [{"value": None, "num_folded": 0}] * 3
+    [note] = answer["notes"]
+    assert note.startswith("group_by: no hit of the answer has a value of this field")
+    assert served.answer(k=300, group_by="maker.brand")["notes"] == []
+
+
 def test_an_answer_says_that_it_looked_no_further(made: dict[str, Path]) -> None:
     with FaissIndex.open(made["exact"]) as index, serving(FakeEncoder(), index, max_depth=50) as client:
         answer = Served(client, index).answer(k=30, group_by="duplicates", duplicate_score=0.5)
@@ -307,6 +315,39 @@ def test_what_is_cut_is_in_no_group_and_in_no_diverse_order(served: Served) -> N
     assert sorted(keys_of(grouped)) == sorted(kept)
 
 
+def test_what_scores_too_low_is_in_no_page_and_in_no_group(served: Served) -> None:
+    kept = [hit.key for hit in served.everything() if hit.score >= 0.3]
+    page = served.answer(k=20, offset=len(kept) - 5, min_score=0.3)
+    assert (keys_of(page), page["num_below_min_score"]) == (kept[-5:], 15)
+    grouped = served.answer(k=300, group_by="maker.brand", group_size=300, min_score=0.3)
+    assert sorted(keys_of(grouped)) == sorted(kept)
+    assert sorted(keys_of(served.answer(k=50, offset=0, diversity=0.5, min_score=0.3, within=kept[:50]))) == sorted(
+        kept[:50]
+    )
+
+
+def test_hits_come_with_what_is_included(served: Served) -> None:
+    hits = served.answer(k=3, group_by="maker.brand", include=["vector", "metadata.nr"])["hits"]
+    by_key = {hit.key: hit for hit in served.everything()}
+    for hit in hits:
+        assert hit["vector"] == pytest.approx(vector_of(by_key[hit["key"]]).tolist())
+        assert hit["payload"] == {"metadata": {"nr": by_key[hit["key"]].payload.metadata["nr"]}}
+
+
+def test_a_batch_may_ask_for_all_of_it(served: Served) -> None:
+    queries = [
+        {"text": TEXT, "k": 5, "offset": 5},
+        {"text": TEXT, "k": 5, "offset": 5, "snapshot": served.answer()["snapshot"]},
+        {"text": TEXT, "k": 5, "group_by": "maker.brand", "cutoff": "auto"},
+        {"text": TEXT, "k": 5, "diversity": 2},
+    ]
+    answers = served.client.post("/search/batch", json={"queries": queries}).json()["answers"]
+    assert [answer.get("hits") for answer in answers[:3]] == [
+        served.client.post("/search", json=query).json()["hits"] for query in queries[:3]
+    ]
+    assert answers[3]["error"]["message"].startswith("diversity must be a number from 0 to 1")
+
+
 def test_a_diverse_order_is_one_of_groups(served: Served) -> None:
     heads = [members[0] for _, members in by_likeness(served.everything(), 0.8)]
     answer = served.answer(k=5, diversity=0.4, group_by="duplicates", duplicate_score=0.8)
@@ -330,9 +371,10 @@ def test_a_form_may_ask_for_all_of_it(served: Served) -> None:
         ({"offset": 395}, "offset + k must be at most 400 (limits.max_depth), got 405"),
         ({"cutoff": "flat"}, 'cutoff must be "auto"'),
         ({"cutoff": True}, 'cutoff must be "auto"'),
-        ({"group_by": 7}, "group_by"),
-        ({"group_by": ""}, "group_by"),
-        ({"group_by": []}, "group_by"),
+        ({"group_by": 7}, "group_by must be a field of the metadata, as a string or a list of names, got 7"),
+        ({"group_by": [7]}, "group_by must be a field of the metadata"),
+        ({"group_by": ""}, "group_by must name a field of the metadata: expected names, got an empty one"),
+        ({"group_by": []}, "group_by must name a field of the metadata"),
         ({"group_by": "brand", "group_size": 0}, "group_size must be a whole number from 1 to 500"),
         ({"group_size": 2}, "group_size is about groups"),
         ({"duplicate_score": 0.9}, "duplicate_score is about groups"),

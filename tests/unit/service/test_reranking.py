@@ -117,6 +117,28 @@ def test_the_only_reranker_need_not_be_named(client: httpx.Client) -> None:
     assert answers[0]["hits"] == answers[1]["hits"]
 
 
+def test_pages_of_its_order_fit_together(client: httpx.Client) -> None:
+    at_once = ask(client, k=9, rerank={"top": 9}).json()["hits"]
+    pages = [ask(client, k=4, offset=offset, rerank={"top": 9}) for offset in (0, 4)]
+    pages.append(ask(client, k=1, offset=8, rerank={"top": 9}))
+    assert [hit for page in pages for hit in page.json()["hits"]] == at_once
+
+
+def test_it_orders_the_best_of_each_group(client: httpx.Client) -> None:
+    answer = ask(client, k=9, group_by="duplicates", rerank={"top": 9}).json()
+    assert [(hit["key"], hit["group"]["value"], hit["group"]["num_folded"]) for hit in answer["hits"]] == [
+        *((f"{n} letters", f"{n} letters", 0 if n > 3 else 1) for n in range(5, 0, -1)),
+        ("picture", "picture", 0),
+    ]
+    assert answer["grouping"] == {"num_candidates": 9, "is_complete": True}
+    assert answer["reranking"]["num_candidates"] == 6
+
+
+def test_what_scores_too_low_is_not_read(client: httpx.Client) -> None:
+    answer = ask(client, k=9, min_score=0.5, rerank={"top": 9}, offset=0).json()
+    assert answer["reranking"]["num_candidates"] == len(answer["hits"]) == 9 - answer["num_below_min_score"] < 9
+
+
 def test_a_search_without_it_says_so(client: httpx.Client) -> None:
     for answer in (ask(client, rerank=None).json(), client.post("/search", json={"text": "a b"}).json()):
         assert answer["reranking"] is None
