@@ -65,7 +65,7 @@ def _item(fields: Any, where: str, limits: Limits) -> ItemPart | ServiceError:
         if not isinstance(fields, dict):
             raise InvalidRequestError('expected an object such as {"text": "a red mug"}')
         _check_names(fields, list(EmbedItem.model_fields), " of an item")
-        (part,) = query_from_fields(fields, (), limits).parts
+        (part,) = query_from_fields({**fields, "k": 1}, (), limits).parts
     except ServiceError as error:
         return type(error)(f"{where}: {error.message}")
     assert isinstance(part, ItemPart)

