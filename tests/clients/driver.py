@@ -1,8 +1,8 @@
 """Drives other people's clients against a service, each as its own documentation has it, and prints what they give.
 
-Runs in the environment that `make clients` makes, where AnyKey is not installed: `driver.py ADDRESS IMAGE`. Writes one
-JSON object: for each case what the client gave, or what it raised. Each case imports its own client, so that one that
-cannot be imported is the failure of its own cases.
+Runs in the environment that `make clients` makes, where AnyKey is not installed: `driver.py ADDRESS IMAGE PAGE`. Writes
+one JSON object: for each case, and each example of a page, what the client gave, or what it raised. Each case imports
+its own client, so that one that cannot be imported is the failure of its own cases.
 """
 
 import base64
@@ -388,7 +388,35 @@ def infinity_made_client_health(service: Service) -> Any:
     return health.sync(client=infinity_client(service)).additional_properties["unix"] > 0
 
 
-def main(address: str, image: str) -> None:
+def examples(service: Service, page: Path) -> dict[str, dict[str, Any]]:
+    """What each example of the documentation leaves in its variables: in one run, as a reader would try them."""
+    image = service.picture
+    names: dict[str, Any] = {"image_uri": service.image_uri, "image": image}
+    outcomes = {}
+    blocks = page.read_text("utf-8").split("```python\n")[1:]
+    for number, block in enumerate(blocks):
+        code = block.partition("```")[0].replace("http://localhost:8000", service.address)
+        before = dict(names)
+        try:
+            exec(compile(code, f"example {number}", "exec"), names)
+            made = {name: value for name, value in names.items() if before.get(name) is not value}
+            outcomes[f"example {number}"] = {"gave": {name: shown(value) for name, value in made.items()}}
+        except Exception as error:
+            outcomes[f"example {number}"] = {
+                "raised": f"{type(error).__name__}: {error}",
+                "trace": traceback.format_exc(),
+            }
+    return outcomes
+
+
+def shown(value: Any) -> Any:
+    """A value as JSON; what is no vector by its type's name."""
+    if isinstance(value, list) and value and hasattr(value[0], "tolist"):
+        return [one.reshape(-1).tolist() for one in value]
+    return value if isinstance(value, list) else type(value).__name__
+
+
+def main(address: str, image: str, page: str) -> None:
     """Runs all cases, one after the other."""
     service = Service(address, Path(image))
     outcomes: dict[str, dict[str, Any]] = {}
@@ -397,7 +425,7 @@ def main(address: str, image: str) -> None:
             outcomes[name] = {"gave": work(service)}
         except Exception as error:
             outcomes[name] = {"raised": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    sys.stdout.write("\n" + json.dumps(outcomes))
+    sys.stdout.write("\n" + json.dumps(outcomes | examples(service, Path(page))))
 
 
 if __name__ == "__main__":

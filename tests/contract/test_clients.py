@@ -23,6 +23,7 @@ from tests.serving import MemoryIndex, serving, stored
 from tests.unit.service.test_embed import PromptedEncoder
 
 PYTHON = ROOT / os.environ.get("ANYKEY_CLIENTS", ".venv-clients") / "bin" / "python"
+PAGE = ROOT / "docs" / "clients.md"
 RED = png((250, 40, 0))
 FIRST, SECOND = ({"text": text} for text in driver.TEXTS)
 IMAGE = {"image": as_base64(RED)}
@@ -43,7 +44,7 @@ def outcomes(service: httpx.Client, tmp_path_factory: pytest.TempPathFactory) ->
     assert PYTHON.exists(), "the clients are not installed; run `make clients`"
     image = tmp_path_factory.mktemp("clients") / "red.png"
     image.write_bytes(RED)
-    command = [str(PYTHON), str(Path(driver.__file__)), str(service.base_url).rstrip("/"), str(image)]
+    command = [str(PYTHON), str(Path(driver.__file__)), str(service.base_url).rstrip("/"), str(image), str(PAGE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=image.parent)
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -176,11 +177,28 @@ def test_a_client_shows_why_it_was_refused(name: str, outcomes: dict[str, dict[s
     assert REFUSED[name] in outcomes[name]["raised"].replace("\\'", "'")
 
 
+def test_the_examples_of_the_documentation_give_what_they_say(
+    outcomes: dict[str, dict[str, Any]], service: httpx.Client
+) -> None:
+    made = [gave(outcomes, name) for name in outcomes if name.startswith("example")]
+    openai, cohere, voyage, langchain, llama_index, haystack, infinity = made
+    fused = {"text": "but blue", **IMAGE}
+    texts = vectors(service, [{"text": "a red mug"}, {"text": "a blue one"}])
+    np.testing.assert_array_equal(np.array(openai["vectors"], np.float32), texts)
+    np.testing.assert_array_equal(np.array([openai["fused"]], np.float32), vectors(service, [fused]))
+    np.testing.assert_array_equal(np.array([cohere["fused"]], np.float32), vectors(service, [fused], "key"))
+    np.testing.assert_allclose([voyage["fused"]], vectors(service, [fused], "key"), atol=0.02)
+    np.testing.assert_allclose(infinity["vectors"], vectors(service, [IMAGE]), atol=0.02)
+    assert (langchain["langchain"], llama_index["llama_index"]) == ("OpenAIEmbeddings", "OpenAILikeEmbedding")
+    assert haystack["haystack"] == "OpenAITextEmbedder"
+
+
 def test_each_case_is_judged(outcomes: dict[str, dict[str, Any]]) -> None:
     others = {"openai_dimensions", "cohere_signs", "voyage_signs", "llama_index_jina_signs", "openai_usage"}
     others |= {"cohere_tokens", "voyage_usage", "openai_models", "infinity_made_client_health"}
     others |= {"cohere_rerank", "voyage_rerank", "infinity_made_client_rerank"}
-    assert set(outcomes) == set(VECTORS) | set(REENCODED) | set(REFUSED) | others
+    judged = {name for name in outcomes if not name.startswith("example")}
+    assert judged == set(VECTORS) | set(REENCODED) | set(REFUSED) | others
 
 
 def test_mteb_measures_the_vectors_of_embed(service: httpx.Client) -> None:
