@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.changes import Change, Status
 from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from anykey.index.filtering.conditions import matches
 from anykey.index.hits import Hit, Payload, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.store.manifest import EncoderFacts
+from tests.changed_keys import ChangedKeys
 
 MAX_NORM_ERROR = 1e-3
 
@@ -65,6 +67,23 @@ class ExactModel:
     def delete(self, keys: Collection[str]) -> int:
         """Drops what is there."""
         return sum(self.keys.pop(key, None) is not None for key in set(keys))
+
+    def apply(self, changes: Sequence[Change]) -> list[Status]:
+        """Makes changes of single keys; tells what became of each."""
+        after = ChangedKeys(self.keys, dict.fromkeys(self.keys, 1), 1)
+        after.apply(changes)
+        self.keys = after.keys
+        return after.statuses
+
+    def delete_scope(self, scope: Scope, *, dry_run: bool = False) -> int:
+        """Drops what the scope lets through; gives the number."""
+        chosen = self._chosen(scope)
+        return len(chosen) if dry_run else self.delete([new.key for new in chosen])
+
+    def page(self, after: str | None, limit: int, scope: Scope) -> list[StoredKey]:
+        """The first of the scope behind a name, sorted."""
+        names = sorted(new.key for new in self._chosen(scope) if after is None or new.key > after)
+        return [_stored(self.keys[name]) for name in names[:limit]]
 
     def get(self, key: str) -> StoredKey:
         """Looks a key up."""

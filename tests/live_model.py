@@ -3,7 +3,7 @@
 Shape legend: Q = queries, D = width.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
 from anykey.index import FaissIndex, Hit, Payload, StoredKey
+from anykey.index.changes import Change, Put, Status
 from anykey.index.errors import InvalidSearchError
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
+from tests.changed_keys import ChangedKeys
 from tests.fakes import FakeEncoder
 from tests.rankings import assert_same_ranking
 from tests.serving import is_in_scope
@@ -65,6 +67,32 @@ class Model:
         self.deleted.update(found)
         return len(found)
 
+    def apply(self, changes: Sequence[Change], seqs: Mapping[str, int], last_seq: int, *, atomic: bool) -> ChangedKeys:
+        """Makes changes of single keys; gives what is known afterwards.
+
+        Args:
+            changes: The changes.
+            seqs: Which change stored each key.
+            last_seq: The number of the last change.
+            atomic: Whether all are made or none.
+        """
+        after = ChangedKeys({key: entry.new for key, entry in self.entries.items()}, seqs, last_seq)
+        after.apply(changes, atomic=atomic)
+        built = {key for key, entry in self.entries.items() if entry.is_built}
+        for change, status in zip(changes, after.statuses, strict=True):
+            if status is Status.DELETED:
+                self.deleted.add(change.key)
+            if status is Status.DELETED or (status is Status.STORED and isinstance(change, Put)):
+                built.discard(change.key)
+            if status is Status.STORED:
+                self.deleted.discard(change.key)
+        self.entries = {key: Entry(new, key in built) for key, new in after.keys.items()}
+        return after
+
+    def in_scope(self, scope: Scope) -> list[str]:
+        """Names of the keys in a scope, sorted."""
+        return sorted(key for key, entry in self.entries.items() if is_in_scope(entry.stored, scope))
+
     def build(self, texts: dict[str, str]) -> None:
         """Does what a build from a corpus of texts does."""
         for key in [key for key, entry in self.entries.items() if entry.is_built and key not in texts]:
@@ -73,6 +101,8 @@ class Model:
         for key, text in texts.items():
             if key in self.deleted:
                 continue
+            if key in self.entries and self.entries[key].is_built and self.entries[key].new.text == text:
+                continue  # and what was patched of it stays
             self.entries[key] = Entry(NewKey(key, FAKE.encode([Item(text)])[0], text), is_built=True)
 
     def search(self, query_D: NDArray[np.float32], k: int, scope: Scope = EVERYTHING) -> list[tuple[str, float]]:

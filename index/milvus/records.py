@@ -49,6 +49,15 @@ def check_key(new: NewKey, width: int) -> None:
         raise InvalidKeyError(f"key {_shorten(repr(new.key))} cannot be stored: {error}") from error
 
 
+def check_patch(patch: Patch) -> None:
+    """Makes sure that Milvus can store what a patch says, whatever it is to be merged into.
+
+    Raises:
+        InvalidKeyError: see `check_key`.
+    """
+    patched_record({"metadata": {}, "images": {}, "vector": ()}, patch)
+
+
 def record_of(new: NewKey, locations: Sequence[str | None]) -> dict[str, Any]:
     """The record of a key that was checked, with where each of its images is."""
     pools = sorted(set(new.pools))

@@ -11,7 +11,7 @@ from anykey.index.key_index import NewKey
 from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.images import ImageFolder
-from anykey.index.milvus.records import RECORD_FIELDS, check_key, in_batches, patched_record, record_of
+from anykey.index.milvus.records import RECORD_FIELDS, check_key, check_patch, in_batches, patched_record, record_of
 from anykey.index.queries import is_unicode
 
 
@@ -136,6 +136,8 @@ def _refusal(change: Change, width: int) -> str | None:
     try:
         if isinstance(change, Put):
             check_key(change.new, width)
+        elif isinstance(change, Patch):
+            check_patch(change)
     except InvalidKeyError as error:
         return str(error)
     return None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from anykey.encoder.item import Modality
 from anykey.index import FaissIndex
+from anykey.index.changes import Change, Delete, Patch, Put
 from anykey.index.errors import InvalidKeyError, InvalidSearchError, KeyNotFoundError, UnknownPoolError
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from anykey.index.hits import StoredImage
@@ -216,6 +217,14 @@ def test_scan_begins_behind_the_name_given(filled: Pair, after: str) -> None:
     assert list(filled.index.scan(after)) == list(filled.model.scan(after))
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    after=st.none() | st.sampled_from([*NAMES, "key-1\x00", "zzz"]), limit=st.sampled_from([1, 7, 600]), scope=scopes
+)
+def test_pages_of_a_scope_are_those_of_the_model(filled: Pair, after: str | None, limit: int, scope: Scope) -> None:
+    assert filled.index.page(after, limit, scope) == filled.model.page(after, limit, scope)
+
+
 @pytest.mark.parametrize("key", ["unknown", "", "half \ud800", "key-1\x00"])
 def test_unknown_keys_are_not_found(filled: Pair, key: str) -> None:
     for look_up in (filled.index.get, filled.index.vector, filled.index.image):
@@ -346,8 +355,25 @@ def test_conditions_hold_of_exactly_the_same_metadata(
         assert {hit.key for hit in hits} == {hit.key for hit in wanted}, condition
 
 
+def make_change(kind: str, number: int, version: int) -> Change:
+    """A change of one key, which follows from two numbers."""
+    key = f"key-{number}"
+    if kind == "put":
+        pools = (" ",) if version == 9 else ("even",)  # the one of them is refused
+        return Put(make_key(number, text=f"{version}", pools=pools))
+    if kind == "patch":
+        metadata = [None, {"n": version}, {"n": None, "o": {"n": version}}, {"n": float("nan")}][version % 4]
+        return Patch(key, metadata, pools=("odd", "new") if version % 4 == 0 else None, overwrites=version > 5)
+    return Delete(key)
+
+
+kinds = st.sampled_from(["put", "put", "patch", "delete"])
 changes = st.lists(
     st.one_of(
+        st.tuples(
+            st.just("apply"), st.lists(st.tuples(kinds, st.integers(0, 12), st.integers(0, 9)), min_size=1, max_size=8)
+        ),
+        st.tuples(st.just("delete_scope"), st.integers(0, 10)),
         st.tuples(
             st.just("upsert"), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1, max_size=8)
         ),
@@ -374,6 +400,16 @@ def test_any_sequence_of_changes_leaves_what_the_model_has(kind: Any, tmp_path: 
                 pair.upsert([make_key(n, metadata={"n": n * version}, text=f"{version}") for n, version in given_])
             elif step == "delete":
                 pair.delete([f"key-{number}" for number in given_])
+            elif step == "apply":
+                made = [make_change(*numbers) for numbers in given_]
+                outcomes = index.apply(made).outcomes
+                assert [(each.key, each.status) for each in outcomes] == list(
+                    zip([change.key for change in made], model.apply(made), strict=True)
+                )
+            elif step == "delete_scope":
+                scope = Scope(condition=Range(("n",), lte=given_), exclude=["key-3"])
+                assert index.delete_scope(scope, dry_run=True).num_deleted == model.count(scope)
+                assert index.delete_scope(scope).num_deleted == model.delete_scope(scope)
             elif step == "search":
                 pair.assert_same_search(given_, 2, given_, Scope(condition=Range(("n",), gte=given_)))
             else:

@@ -5,6 +5,7 @@ Shape legend: Q = queries, D = width.
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index import FaissIndex, StoredImage
-from anykey.index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError
+from anykey.index.changes import ABSENT, PRESENT, Applied, Change, Delete, Patch, Put, RequestKey, Status
+from anykey.index.errors import IndexLockedError, KeyNotFoundError, ReadOnlyError, RequestMismatchError
 from anykey.index.filtering.conditions import And, Equals, Exists, In, Not, Or, Range
 from anykey.index.key_index import EVERYTHING, NewKey, Scope
 from anykey.index.publish.creation import create_index
@@ -81,7 +83,31 @@ scopes = st.just(EVERYTHING) | st.builds(
     within=st.none() | st.lists(names, max_size=12),
     exclude=name_lists,
 )
+conditions_on_seq = st.sampled_from(["none", "none", "right", "wrong", "absent", "present"])
+patches = st.builds(
+    Patch,
+    names,
+    metadata=st.dictionaries(
+        st.sampled_from(["n", "s", "\u00e4"]),
+        numbers
+        | st.none()
+        | st.sampled_from([float("nan")])
+        | st.dictionaries(st.just("s"), numbers | st.none(), max_size=1),
+        max_size=3,
+    ),
+    pools=st.none() | st.lists(st.sampled_from([*POOLS, " "]), max_size=2).map(tuple),
+    overwrites=st.booleans(),
+)
+change_lists = st.lists(
+    st.tuples(st.builds(Put, new_keys) | patches | st.builds(Delete, names), conditions_on_seq), max_size=6
+)
 queries = st.lists(unit_vectors(), min_size=1, max_size=3).map(np.stack)
+
+
+def _if_seq(found: int, kind: str) -> int | None:
+    """What a change asks of the key that is stored, given by which change that was."""
+    wrong = found + 1 if found else 7
+    return {"none": None, "right": found, "wrong": wrong, "absent": ABSENT, "present": PRESENT}[kind]
 
 
 class LiveIndex(RuleBasedStateMachine):
@@ -92,6 +118,7 @@ class LiveIndex(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="live-"))
         self.path = self.directory / "i"
         self.corpus: dict[str, str] = {}
+        self.answers: dict[str, tuple[RequestKey, Applied]] = {}
 
     @initialize(
         vector_type=st.sampled_from(["float32", "float16"]),
@@ -124,6 +151,69 @@ class LiveIndex(RuleBasedStateMachine):
     def delete(self, keys: list[str]) -> None:
         assert self.writer is not None
         assert self.writer.delete(keys) == self.model.delete(keys)
+
+    @precondition(lambda self: self.writer is not None)
+    @rule(drawn=change_lists, atomic=st.booleans(), name=st.none() | st.sampled_from(["r", "\u00e4"]))
+    def apply(self, drawn: list[tuple[Change, str]], atomic: bool, name: str | None) -> None:
+        assert self.writer is not None
+        seqs = {stored.key: stored.seq or 0 for stored in self.writer.scan()}
+        changes = [replace(change, if_seq=_if_seq(seqs.get(change.key, ABSENT), kind)) for change, kind in drawn]
+        request = None if name is None else RequestKey(name, repr((changes, atomic)).encode())
+        last_seq = self.writer.info().details["seq"]
+        if request is not None and name in self.answers:
+            self._repeat(changes, atomic, request)
+            return
+        before = set(self.model.entries)
+        applied = self.writer.apply(changes, atomic=atomic, request=request)
+        after = self.model.apply(changes, seqs, last_seq, atomic=atomic)
+        if request is not None:
+            self.answers[request.name] = (request, applied)
+        assert [outcome.key for outcome in applied.outcomes] == [change.key for change in changes]
+        assert [outcome.status for outcome in applied.outcomes] == after.statuses
+        assert (applied.seq, applied.is_repeat) == (after.last_seq, False)
+        assert applied.num_deleted == after.statuses.count(Status.DELETED)
+        assert {stored.key: stored.seq for stored in self.reader.scan()} == after.seqs
+        for outcome in applied.outcomes:
+            is_made = outcome.status in (Status.STORED, Status.DELETED)
+            assert is_made == (outcome.reason is None)
+            assert not is_made or (outcome.seq or 0) > last_seq
+        first = applied.outcomes[:1]
+        assert all(outcome.is_new == (outcome.key not in before) for outcome in first if outcome.status == "stored")
+
+    def _repeat(self, changes: list[Change], atomic: bool, request: RequestKey) -> None:
+        """What was asked before is answered again; another request under its name is refused."""
+        assert self.writer is not None
+        earlier, answer = self.answers[request.name]
+        with pytest.raises(RequestMismatchError):
+            self.writer.apply(changes, atomic=atomic, request=RequestKey(request.name, b"another"))
+        assert self.writer.apply(changes, atomic=atomic, request=earlier) == replace(answer, is_repeat=True)
+        assert self.writer.remembered(earlier) == replace(answer, is_repeat=True)
+
+    @precondition(lambda self: self.writer is not None)
+    @rule(scope=scopes)
+    def delete_scope(self, scope: Scope) -> None:
+        assert self.writer is not None
+        if scope.pool is not None and not any(scope.pool in entry.new.pools for entry in self.model.entries.values()):
+            return
+        found = self.model.in_scope(scope)
+        last_seq = self.writer.info().details["seq"]
+        assert self.writer.delete_scope(scope, dry_run=True) == Applied(num_deleted=len(found), seq=last_seq)
+        assert self.writer.delete_scope(scope) == Applied(num_deleted=len(found), seq=last_seq + len(found))
+        assert self.model.delete(found) == len(found)
+
+    @rule(is_writer=st.booleans(), after=st.none() | names, limit=st.integers(1, 5), scope=scopes)
+    def page(self, is_writer: bool, after: str | None, limit: int, scope: Scope) -> None:
+        index = self.who(is_writer)
+        if scope.pool is not None and not any(scope.pool in entry.new.pools for entry in self.model.entries.values()):
+            return
+        expected = [key for key in self.model.in_scope(scope) if after is None or key > after]
+        found = index.page(after, limit, scope)
+        assert found == [self.model.entries[key].stored for key in expected[:limit]]
+        walked: list[str] = []
+        while found:
+            walked.extend(stored.key for stored in found)
+            found = index.page(found[-1].key, limit, scope)
+        assert walked == expected
 
     @precondition(lambda self: self.writer is not None)
     @rule()
