@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from anykey.index.changes import Patch, RequestKey
 from anykey.index.errors import SearchIndexError
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import StoredImage
@@ -106,6 +107,10 @@ class Requests:
 
     def delete(self, keys: Sequence[str]) -> int:
         return self._index.delete(keys)
+
+    def patch_once(self, request: str, key: str, number: int) -> bool:
+        changes = [Patch(key, {"number": number})]
+        return self._index.apply(changes, request=RequestKey(request, str(number).encode())).is_repeat
 
     def compact(self) -> str:
         return self._index.compact().version

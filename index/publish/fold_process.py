@@ -1,4 +1,4 @@
-"""Folding in a process of its own, at the lowest priority, so that searches of the writer's process go on as ever.
+"""Folding in a process of its own, at low priority and on half of the cores, so that searches go on as ever.
 
 The child reads the store and writes the files of the next version into `folding/`, and no more. The parent, which goes
 on committing, makes a version of them and announces it, as it does with what it folds itself. So readers see nothing of
@@ -31,10 +31,11 @@ from anykey.index.store.manifest import FoldOptions, Manifest
 from anykey.index.store.versions import open_published
 from anykey.index.vectors.structures import GpuUse
 from anykey.program.files import sync_all
+from anykey.program.machine import num_cores
 from anykey.program.progress import Report
 
 KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-LOWEST_PRIORITY = 19
+LOW_PRIORITY = 10  # a tenth of what a search gets; of less, nothing would come on a machine that is always busy
 logger = logging.getLogger(__name__)
 
 
@@ -124,7 +125,7 @@ class FoldProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[self._lock_fd],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **_surroundings()},
                 text=True,
             )
         try:
@@ -142,6 +143,12 @@ class FoldProcess:
             for pipe in filter(None, (child.stdin, child.stdout)):
                 with suppress(OSError):
                     pipe.close()
+
+
+def _surroundings() -> dict[str, str]:
+    """What a child's environment has beside its parent's: it finds the same modules, and leaves cores to searches."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return {"OMP_NUM_THREADS": str(max(1, num_cores() // 2)), "PYTHONPATH": path}
 
 
 class _Teller(logging.Handler):
@@ -171,7 +178,7 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
     logging.basicConfig(level=logging.INFO, handlers=[teller])
     _end_with_parent()
-    os.nice(LOWEST_PRIORITY)
+    os.nice(LOW_PRIORITY)
     request = FoldRequest.of(sys.stdin.readline())
     threading.Thread(target=_watch_parent, daemon=True).start()
     try:
