@@ -54,10 +54,10 @@ class Load:
     num_keys: int = 100_000
     num_changes: int = 50_000
     width: int = 512
-    searches_per_s: float = 50.0
+    searches_per_s: float = 10.0
     k: int = 10
     rounds: int = 3
-    idle_s: float = 20.0
+    idle_s: float = 60.0
 
 
 @dataclass(frozen=True)
