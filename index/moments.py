@@ -118,6 +118,7 @@ class Moment(Protocol):
         *,
         vector_D: NDArray[np.float32] | None = None,
         query_modality: Modality | None = None,
+        is_centred: bool = False,
         exact: bool = False,
     ) -> Ranking:
         """The `k` best keys of the scope by their words, or by those and a vector together.
@@ -128,6 +129,7 @@ class Moment(Protocol):
             scope: Which keys may be found; it is applied before anything is ranked.
             vector_D: The query's unit vector, if it has one.
             query_modality: What the query is, where it has a vector; see `KeyIndex.search`.
+            is_centred: Whether `centred` has given the vector, so that nobody need know its modality.
             exact: Compares the vector with every key of the scope.
 
         Raises:

@@ -262,6 +262,7 @@ async def _find(
         with_vectors=query.include.vector,
         terms=terms,
         with_part_scores=query.include.part_scores,
+        words=query.words,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -137,9 +138,11 @@ def _wire_hit(
         more["part_scores"] = part_scores(hit)
     if group is not None:
         more["group"] = HitGroup(value=group.value, num_folded=group.num_folded)
+    if hit.words_score is not None:
+        more["words_score"] = hit.words_score
     return WireHit(
         key=hit.key,
-        score=hit.score,
+        score=None if math.isnan(hit.score) else hit.score,
         rerank_score=rerank_score,
         rank=hit.rank,
         modality=hit.modality,

@@ -30,7 +30,8 @@ from anykey.service.errors import (
     from_item_error,
 )
 from anykey.service.gathering import all_of
-from anykey.service.query import ItemPart, KeyPart, Part, Query, VectorPart
+from anykey.service.query import ItemPart, KeyPart, Query, VectorPart
+from anykey.service.query_parts import EmbeddedParts
 from anykey.service.shared_work import SharedWork
 from anykey.service.terms import PartRows, Terms, weighted_sum
 from anykey.service.threads import BoundedThreads
@@ -92,13 +93,13 @@ class Embedded:
     """A query's vector.
 
     Attributes:
-        vector_D: The normalised weighted sum of the parts' vectors.
+        vector_D: The normalised weighted sum of the parts' vectors; `None` for a query of words alone.
         parts: What it is the sum of, in the order of the query.
         halves: The text alone and the images alone of fused items, by the part's number and modality, where hits are to
             be scored with them.
     """
 
-    vector_D: Vector
+    vector_D: Vector | None
     parts: tuple[EmbeddedPart, ...]
     halves: Mapping[tuple[int, Modality], EmbeddedPart] = field(default_factory=dict)
 
@@ -122,17 +123,17 @@ class Embedded:
     @property
     def decode_s(self) -> float:
         """How long decoding took, of the part that took longest; they are embedded at the same time."""
-        return max(part.decode_s for part in self.parts)
+        return max((part.decode_s for part in self.parts), default=0.0)
 
     @property
     def queue_s(self) -> float:
         """How long the part waited that waited longest for its batch."""
-        return max(part.queue_s for part in self.parts)
+        return max((part.queue_s for part in self.parts), default=0.0)
 
     @property
     def encode_s(self) -> float:
         """How long the slowest batch took."""
-        return max(part.encode_s for part in self.parts)
+        return max((part.encode_s for part in self.parts), default=0.0)
 
 
 class ItemEmbedder:
@@ -295,16 +296,19 @@ class QueryEmbedder:
             NotFoundError: there is no such key; says which part.
             ServiceError: as `ItemEmbedder.embed`, for a part's item, and as the index, for its key.
         """
-        given = [part for part in query.parts if isinstance(part, VectorPart)]
+        given = [part for part in query.embedded_parts if isinstance(part, VectorPart)]
         for part in given:  # before anything is encoded
             self._check_width(part)
+        wanted = query.embedded_parts
         halves = _halves_of(query) if query.include.part_scores else {}
-        coming: list[Awaitable[EmbeddedPart | None]] = [self._embed_part(part, query.snapshot) for part in query.parts]
+        coming: list[Awaitable[EmbeddedPart | None]] = [self._embed_part(part, query.snapshot) for part in wanted]
         coming += [self._embed_half(half) for half in halves.values()]
         embedded = await all_of(coming)
-        parts = tuple(part for part in embedded[: len(query.parts)] if part is not None)
-        made = zip(halves, embedded[len(query.parts) :], strict=True)
-        vector_D = weighted_sum(np.array([part.vector_D for part in parts]), [part.weight for part in parts])
+        parts = tuple(part for part in embedded[: len(wanted)] if part is not None)
+        made = zip(halves, embedded[len(wanted) :], strict=True)
+        vector_D = None
+        if parts:
+            vector_D = weighted_sum(np.array([part.vector_D for part in parts]), [part.weight for part in parts])
         return Embedded(vector_D, parts, {name: half for name, half in made if half is not None})
 
     async def _embed_half(self, half: ItemPart) -> EmbeddedPart | None:
@@ -314,7 +318,7 @@ class QueryEmbedder:
         except UnsupportedModalityError:
             return None
 
-    async def _embed_part(self, part: Part, snapshot: str | None) -> EmbeddedPart:
+    async def _embed_part(self, part: EmbeddedParts, snapshot: str | None) -> EmbeddedPart:
         if isinstance(part, ItemPart):
             return await self.embed_item(part)
         with _naming(part):
@@ -335,7 +339,7 @@ def notes_of(query: Query, embedded: Embedded) -> list[str]:
     """What whoever asked should know of how a query was embedded."""
     return [
         f"{part.where or 'the query'}: the text is longer than the model's context, so that its end was not used"
-        for part, made in zip(query.parts, embedded.parts, strict=True)
+        for part, made in zip(query.embedded_parts, embedded.parts, strict=True)
         if made.is_text_cut
     ]
 
@@ -343,7 +347,7 @@ def notes_of(query: Query, embedded: Embedded) -> list[str]:
 def terms_of(query: Query, embedded: Embedded) -> Terms | None:
     """What the query's vector is the sum of; `None` where it is the vector of one part, and nothing else is wanted."""
     parts = embedded.parts
-    if len(parts) == 1 and parts[0].weight > 0 and not query.include.part_scores:
+    if not parts or (len(parts) == 1 and parts[0].weight > 0 and not query.include.part_scores):
         return None
     vectors, rows = list(parts), []
     for number, part in enumerate(parts):
@@ -353,7 +357,7 @@ def terms_of(query: Query, embedded: Embedded) -> Terms | None:
                 of[modality] = len(vectors)
                 vectors.append(replace(half, weight=0.0))
         rows.append(PartRows(number, of.get(Modality.TEXT), of.get(Modality.IMAGE)))
-    names = [part.where or "the query" for part in query.parts]
+    names = [part.where or "the query" for part in query.embedded_parts]
     return Terms(
         np.array([vector.vector_D for vector in vectors]),
         np.array([vector.weight for vector in vectors]),
@@ -364,7 +368,7 @@ def terms_of(query: Query, embedded: Embedded) -> Terms | None:
 
 
 @contextmanager
-def _naming(part: Part) -> Iterator[None]:
+def _naming(part: EmbeddedParts) -> Iterator[None]:
     """Tells in an error about a part which one it is."""
     try:
         yield
@@ -377,7 +381,7 @@ def _naming(part: Part) -> Iterator[None]:
 def _halves_of(query: Query) -> dict[tuple[int, Modality], ItemPart]:
     """The text alone and the images alone of each fused item, by the part's number and their modality."""
     halves = {}
-    for number, part in enumerate(query.parts):
+    for number, part in enumerate(query.embedded_parts):
         if isinstance(part, ItemPart) and part.item.modality is Modality.FUSED:
             halves[number, Modality.TEXT] = replace(part, item=Item(text=part.item.text))
             halves[number, Modality.IMAGE] = replace(part, item=Item(images=part.item.images))

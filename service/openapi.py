@@ -228,6 +228,8 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "rerank": text,
         "snapshot": text,
         "key": text,
+        "words": text,
+        "join": text,
         "vector": text,
         "vector_modality": text,
         "parts": text,

@@ -12,10 +12,20 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.words.joining import MOST_JOINED, Join, Words
 from anykey.service.base64_text import decode_base64
 from anykey.service.errors import InvalidRequestError, ServiceError
 from anykey.service.include import MAX_INCLUDED, PAYLOAD, Include, parse_include
-from anykey.service.query_parts import MAX_VECTOR_NUMBERS, ItemPart, KeyPart, Part, VectorPart, read_parts
+from anykey.service.query_parts import (
+    MAX_VECTOR_NUMBERS,
+    EmbeddedParts,
+    ItemPart,
+    KeyPart,
+    Part,
+    VectorPart,
+    WordsPart,
+    read_parts,
+)
 from anykey.service.schemas import (
     DEFAULT_RERANK_TOP,
     MAX_WEIGHT,
@@ -73,7 +83,7 @@ class Query:
     """What to search for and among which keys.
 
     Attributes:
-        parts: What its vector is made of, at least one: the normalised weighted sum of their unit vectors.
+        parts: What it looks for, at least one part.
         k: How many hits, from 1.
         scope: Which keys to look at.
         exact: Whether every key of the scope is compared.
@@ -86,6 +96,7 @@ class Query:
         grouping: How hits become one; `None`: each stays one.
         diversity: How much it counts that hits differ, in [0, 1]; `None`: nothing.
         max_depth: How far down the ranking is looked at.
+        join: How the ranking by words is joined with the vector's.
     """
 
     parts: tuple[Part, ...]
@@ -101,6 +112,7 @@ class Query:
     grouping: Grouping | None = None
     diversity: float | None = None
     max_depth: int = DEFAULT_DEPTH
+    join: Join = "rank"
 
     @property
     def wanted(self) -> Wanted:
@@ -114,6 +126,17 @@ class Query:
         """Which of the ranked keys a reranker is given: as many as that is told, from the first on."""
         assert self.rerank is not None
         return replace(self.wanted, k=self.rerank.top, offset=None if self.offset is None else 0)
+
+    @property
+    def embedded_parts(self) -> tuple[EmbeddedParts, ...]:
+        """What its vector is made of: the normalised weighted sum of their unit vectors; none for words alone."""
+        return tuple(part for part in self.parts if not isinstance(part, WordsPart))
+
+    @property
+    def words(self) -> Words | None:
+        """The words that it looks for, and how they are joined with the rest, which weighs as much as all its parts."""
+        asked = tuple((part.words, part.weight) for part in self.parts if isinstance(part, WordsPart))
+        return Words(asked, self.join, sum(abs(part.weight) for part in self.embedded_parts) or 1.0) if asked else None
 
     @property
     def item(self) -> Item | None:
@@ -224,6 +247,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     condition = _condition_of(request)
     include = parse_include(request.include)
     parts = read_parts(request, files, limits)
+    _check_words(request, parts)
     own = {part.key for part in parts if isinstance(part, KeyPart)} if request.exclude_query_keys else set()
     query = Query(
         parts,
@@ -245,9 +269,25 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         grouping=grouping_of(request, limits),
         diversity=request.diversity,
         max_depth=limits.max_depth,
+        join=request.join or "rank",
     )
     check_wanted(query.wanted, None if rerank is None else rerank.top, limits)
     return query
+
+
+def _check_words(request: SearchRequest, parts: tuple[Part, ...]) -> None:
+    """Refuses what would be ignored: what is said of words without any, or of vectors without one."""
+    num_words = sum(isinstance(part, WordsPart) for part in parts)
+    if request.join is not None and not num_words:
+        raise InvalidRequestError("join says how words are joined with the rest: expected a part with words")
+    for name in ("min_score", "cutoff", "diversity"):
+        if num_words and getattr(request, name) is not None:
+            raise InvalidRequestError(
+                f"{name} goes by cosine similarity, and a query with words does not; leave it out"
+            )
+    end = (request.offset or 0) + request.k
+    if num_words and num_words < len(parts) and end > MOST_JOINED:
+        raise InvalidRequestError(f"offset + k must be at most {MOST_JOINED} for words beside other parts, got {end}")
 
 
 def _check_lengths(fields: dict[str, Any], limits: Limits) -> None:
@@ -335,6 +375,8 @@ def _sentence(detail: ErrorDetails, limits: Limits) -> str:
         return f"{name} must be true or false, got {_shown(detail['input'])}"
     if name in EXPECTED:
         return f"{name} must be {EXPECTED[name]}, got {_shown(detail['input'])}"
+    if name == "join":
+        return f"join must be 'rank' or 'weight', got {_shown(detail['input'])}"
     if name == "image" or name in SearchedPart.model_fields:
         return _thing_sentence(name, name, detail)
     return f"{name}{_place(detail['loc'][1:])}: {detail['msg']}"

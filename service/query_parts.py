@@ -10,6 +10,8 @@ import numpy as np
 
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import EVEN_WEIGHT
+from anykey.index.errors import InvalidSearchError
+from anykey.index.words.asked import check_words
 from anykey.service.base64_text import decode_base64
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.schemas import FileInForm, Limits, PartRequest, SearchedPart, SearchRequest
@@ -89,7 +91,23 @@ class VectorPart:
     where: str = field(default="vector", compare=False)
 
 
-Part = ItemPart | KeyPart | VectorPart
+@dataclass(frozen=True)
+class WordsPart:
+    """Words that keys are found by, in a ranking of their own.
+
+    Attributes:
+        words: What was typed.
+        weight: How much the ranking counts beside others; above 0.
+        where: What messages call it.
+    """
+
+    words: str
+    weight: float = 1.0
+    where: str = field(default="words", compare=False)
+
+
+EmbeddedParts = ItemPart | KeyPart | VectorPart
+Part = EmbeddedParts | WordsPart
 
 
 def read_parts(request: SearchRequest, files: Sequence[bytes], limits: Limits) -> tuple[Part, ...]:
@@ -142,19 +160,21 @@ def _read_part(
     said = _said(fields)
     if images and "image" not in said:
         said.append("image")
-    kinds = [name for name in ("text", "image", "key", "vector") if name in said]
+    kinds = [name for name in ("text", "image", "key", "vector", "words") if name in said]
     if not kinds:
         lists = "" if where else ", or parts"
         raise InvalidRequestError(
-            f"{of}expected text, image, or both, or key, or vector{lists}; all are absent or empty"
+            f"{of}expected text, image, or both, or key, vector or words{lists}; all are absent or empty"
         )
     if len(kinds) > 1 and kinds != ["text", "image"]:
         raise InvalidRequestError(
-            f"{of}expected one of an item, key and vector, got {', '.join(kinds)}; parts joins several"
+            f"{of}expected one of an item, key, vector and words, got {', '.join(kinds)}; parts joins several"
         )
     _check_belongs(said, kinds[0], of)
     if weight == 0:
         raise InvalidRequestError(f"{dot}weight must not be 0; leave the part out")
+    if fields.words is not None:
+        return _words_part(fields.words, weight, dot, where, limits)
     if fields.key is not None:
         return KeyPart(fields.key, weight, where or "key")
     if fields.vector is not None:
@@ -166,9 +186,22 @@ def _read_part(
     return ItemPart(item, fields.text_weight, fields.instruction, weight, where)
 
 
+def _words_part(words: str, weight: float, dot: str, where: str, limits: Limits) -> WordsPart:
+    """Words that can be looked for."""
+    if weight < 0:
+        raise InvalidRequestError(f"{dot}weight of words must be above 0, got {weight:g}; a filter leaves keys out")
+    _check_length(f"{dot}words", words, limits)
+    try:
+        check_words(words)
+    except InvalidSearchError as error:
+        raise InvalidRequestError(f"{dot}words: {error}") from error
+    return WordsPart(words, weight, where or "words")
+
+
 def _check_belongs(said: Sequence[str], kind: str, of: str) -> None:
     """Refuses what would be ignored: an item's settings beside a key or a vector, or a vector's without one."""
-    strange = {"key": ("text_weight", "instruction", "vector_modality"), "vector": ("text_weight", "instruction")}
+    of_items = ("text_weight", "instruction")
+    strange = {"vector": of_items, **dict.fromkeys(("key", "words"), (*of_items, "vector_modality"))}
     for name in strange.get(kind, ("vector_modality",)):
         if name in said:
             raise InvalidRequestError(f"{of}{name} says nothing about {kind}; leave it out")

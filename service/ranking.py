@@ -19,6 +19,7 @@ from anykey.index.filtering.conditions import Path, Scalar, compared, values_at
 from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
 from anykey.index.moments import Moment, Ranking
+from anykey.index.words.joining import MOST_JOINED, Words
 from anykey.service.wanted import Duplicates, Grouping, Wanted
 
 Vector = NDArray[np.float32]
@@ -88,21 +89,32 @@ class RankedKeys:
     and what it finds later comes after what it had found before.
     """
 
-    def __init__(self, moment: Moment, vector_D: Vector, scope: Scope, *, exact: bool, pages: bool) -> None:
+    def __init__(
+        self,
+        moment: Moment,
+        vector_D: Vector | None,
+        scope: Scope,
+        *,
+        exact: bool,
+        pages: bool,
+        words: Words | None = None,
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             moment: The index.
-            vector_D: The query's unit vector, as keys are compared with it (`Moment.centred`).
+            vector_D: The query's unit vector, as keys are compared with it (`Moment.centred`); `None` for words alone.
             scope: Which keys to look at.
             exact: Whether every key of the scope is compared.
             pages: Whether other answers go on where this one ends.
+            words: Words that keys are found by, alone or beside the vector.
         """
         self._moment = moment
-        self._vector_1D = vector_D[None, :]
+        self._words = words
+        self._vector_D = vector_D
         self._scope = scope
         self._exact = exact
-        self._is_stable = not pages or moment.is_exact(exact)
+        self._is_stable = not pages or words is not None or moment.is_exact(exact)
         self._known = Ranking(np.empty(0, np.float32), np.empty(0, np.int64))
         self._depth = 0
 
@@ -111,13 +123,31 @@ class RankedKeys:
         known = self._known
         while not self._depth or (num > self._depth and len(known) >= self._depth):
             self._depth = num if self._is_stable else _next_depth(self._depth, num)
-            [found] = self._moment.rank(self._vector_1D, self._depth, self._scope, exact=self._exact, are_centred=True)
+            found = self._found(self._depth)
             known = self._known = found if self._is_stable or not len(known) else _continued(known, found)
         return known.chosen(slice(0, num))
 
+    def _found(self, depth: int) -> Ranking:
+        if self._words is None:
+            [found] = self._moment.rank(self._alone(), depth, self._scope, exact=self._exact, are_centred=True)
+            return found
+        return self._moment.rank_words(
+            self._words,
+            depth if self._vector_D is None else min(depth, MOST_JOINED),
+            self._scope,
+            vector_D=self._vector_D,
+            is_centred=True,
+            exact=self._exact,
+        )
+
+    def _alone(self) -> Vector:
+        """The vector as the only one of a search, `[1, D]`."""
+        assert self._vector_D is not None
+        return self._vector_D[None, :]
+
     def background(self) -> NDArray[np.float32]:
         """Scores `[B]` of some keys of the scope, whether they fit the query or not."""
-        scores_1B = self._moment.background(self._vector_1D, BACKGROUND_KEYS, self._scope, are_centred=True)
+        scores_1B = self._moment.background(self._alone(), BACKGROUND_KEYS, self._scope, are_centred=True)
         return np.asarray(scores_1B[0])
 
     @cached_property
@@ -383,7 +413,9 @@ def _joined(rankings: Sequence[Ranking]) -> Ranking:
     """Rankings one after the other."""
     if not rankings:
         return Ranking(np.empty(0, np.float32), np.empty(0, np.int64))
+    words = [ranking.words_K for ranking in rankings if ranking.words_K is not None]
     return Ranking(
         np.concatenate([ranking.scores_K for ranking in rankings]),
         np.concatenate([ranking.found_K for ranking in rankings]),
+        np.concatenate(words) if words else None,
     )

@@ -78,6 +78,11 @@ class SearchedPart(BaseModel):
         description="A vector of the model's width, in place of text and image: a list of numbers, or base64 of "
         "little-endian float32. Its length does not matter.",
     )
+    words: Text | None = Field(
+        None,
+        description='Words to find keys by, in place of text and image, in names, texts and metadata: "a phrase" and '
+        "begin* are understood. They are ranked by BM25.",
+    )
     vector_modality: Modality | None = Field(
         None, description="What `vector` is the vector of; only an index that is calibrated by modality needs it."
     )
@@ -92,7 +97,7 @@ class FileInForm(BaseModel):
 
 
 class PartRequest(SearchedPart):
-    """One part of a query: an item (text, image or both), a stored key, or a vector, with a weight."""
+    """One part of a query: an item (text, image or both), a stored key, a vector, or words, with a weight."""
 
     model_config = ConfigDict(extra="forbid", title="PartRequest")
 
@@ -105,7 +110,7 @@ class PartRequest(SearchedPart):
         ge=-MAX_WEIGHT,
         le=MAX_WEIGHT,
         allow_inf_nan=False,
-        description="How much the part counts; negative: not like this. Not 0.",
+        description="How much the part counts; negative: not like this. Not 0, and above 0 for words.",
     )
 
 
@@ -126,6 +131,11 @@ class SearchRequest(SearchedPart):
         min_length=1,
         description="All that the query looks for, in place of the fields for one thing; at most `limits.max_parts`. "
         "The query's vector is the weighted sum of its parts' unit vectors.",
+    )
+    join: Literal["rank", "weight"] | None = Field(
+        None,
+        description="How the ranking by words is joined with the others: by reciprocal rank, or by weighted scores. "
+        "Absent: by rank.",
     )
     k: StrictInt = Field(10, description="How many hits, from 1 to `limits.max_k` of GET /info.")
     modalities: Annotated[list[Modality], _AtFirst()] | None = Field(
@@ -243,7 +253,12 @@ class WireHit(BaseModel):
     """One hit."""
 
     key: str
-    score: float = Field(description="Cosine similarity, higher is better.")
+    score: float | None = Field(
+        description="Cosine similarity, higher is better; null for a query of words alone, which has no vector."
+    )
+    words_score: float | None = Field(
+        None, description="How well the key fits the words (BM25); absent without any, and for a key with none of them."
+    )
     rerank_score: float | None = Field(
         description="What the reranker gives, which the hits are sorted by; null without one, and for a key that it "
         "cannot read, which comes after those that it can."
@@ -303,7 +318,7 @@ class SearchResponse(BaseModel):
     hits: list[WireHit]
     query_modality: Modality | None = Field(
         description="What the query was: text, image, or fused (both), all its parts together; null for a vector of "
-        "which nobody says it."
+        "which nobody says it, and for words alone."
     )
     cached: bool = Field(description="Whether the query's vector came from the cache.")
     text_cut: bool = Field(

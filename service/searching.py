@@ -19,6 +19,7 @@ from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Moment
 from anykey.index.store.manifest import EncoderFacts
+from anykey.index.words.joining import Words
 from anykey.service.deadline import late
 from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
 from anykey.service.ranking import RankedKeys, Selected, plainly_selected, select
@@ -32,6 +33,7 @@ from anykey.service.writing import ChangeableIndex
 T = TypeVar("T")
 Vector = NDArray[np.float32]
 
+REFUSALS = (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError, index_errors.WordsUnavailableError)
 MAX_HITS_TOGETHER = 20_000  # of one call: their payload is read at once, and the first answer waits for all of it
 
 
@@ -108,6 +110,7 @@ class SearchKind:
         snapshot: Names the moment that is searched; now when absent.
         with_vectors: Whether hits come with their keys' vectors.
         with_part_scores: Whether hits come with their scores with each of the terms.
+        words: Words that keys are found by, alone or beside a vector.
     """
 
     wanted: Wanted
@@ -116,12 +119,13 @@ class SearchKind:
     snapshot: str | None = None
     with_vectors: bool = False
     with_part_scores: bool = False
+    words: Words | None = None
 
 
 class _Sought(NamedTuple):
-    """What a search looks for: a unit vector's float32 bytes, what it is of, and what it is the sum of."""
+    """What a search looks for: a unit vector's float32 bytes, if any, what it is of, and what it is the sum of."""
 
-    vector: bytes
+    vector: bytes | None
     modality: Modality | None
     terms: Terms | None = None
 
@@ -200,7 +204,7 @@ class IndexSearcher:
 
     async def search(
         self,
-        vector_D: Vector,
+        vector_D: Vector | None,
         modality: Modality | None,
         wanted: Wanted,
         scope: Scope,
@@ -211,11 +215,12 @@ class IndexSearcher:
         with_vectors: bool = False,
         terms: Terms | None = None,
         with_part_scores: bool = False,
+        words: Words | None = None,
     ) -> T:
         """The best keys of the scope.
 
         Args:
-            vector_D: The query's unit vector.
+            vector_D: The query's unit vector; `None` for words alone.
             modality: What the query was; `None` where nobody says it.
             wanted: Which of the ranked keys.
             scope: Which keys to look at.
@@ -227,9 +232,11 @@ class IndexSearcher:
             with_vectors: Whether hits come with their keys' vectors.
             terms: What the vector is the sum of, where it is no item's, key's or vector's own.
             with_part_scores: Whether hits come with their scores with each of the terms.
+            words: Words that keys are found by, alone or beside the vector.
 
         Raises:
-            InvalidRequestError: the index has no such pool, has no snapshots, or needs to know what a vector is of.
+            InvalidRequestError: the index has no such pool, no snapshots or no words, or needs to know what a vector is
+                of.
             SnapshotExpiredError: the moment is no longer kept.
             OverloadedError: no place in the queue.
             DeadlineExceededError: not found within the deadline.
@@ -237,8 +244,8 @@ class IndexSearcher:
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
         deadline = Deadline(self._deadline_s)
-        sought = _Sought(vector_D.astype(np.float32).tobytes(), modality, terms)
-        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores)
+        sought = _Sought(None if vector_D is None else vector_D.astype(np.float32).tobytes(), modality, terms)
+        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words)
         with _wire_errors(self._deadline_s, deadline):
             return await asyncio.wrap_future(self._batcher.submit(kind, sought, deadline, write, place))
 
@@ -282,7 +289,7 @@ class IndexSearcher:
         return min(self._most_together(kind.exact), self._most_at_all(kind))
 
     def _most_at_all(self, kind: SearchKind) -> int:
-        return max(1, MAX_HITS_TOGETHER // kind.wanted.end)
+        return 1 if kind.words is not None else max(1, MAX_HITS_TOGETHER // kind.wanted.end)
 
 
 @contextmanager
@@ -300,17 +307,18 @@ def _wire_errors(deadline_s: float, deadline: Deadline) -> Iterator[None]:
         raise NotFoundError("no such key") from error
     except index_errors.SnapshotExpiredError as error:
         raise SnapshotExpiredError(str(error)) from error
-    except (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError) as error:
+    except REFUSALS as error:
         raise InvalidRequestError(str(error)) from error
     finally:
         deadline.cancel()  # the client may have gone, and its search be under way
 
 
 def _select_all(moment: Moment, kind: SearchKind, sought: Sequence[_Sought]) -> list[Selected]:
-    """The hits of each; plain ones are searched for together."""
+    """The hits of each; plain ones by vectors alone are searched for together."""
     wanted, terms_of = kind.wanted, [_centred_terms(moment, one) for one in sought]
-    queries_QD = np.stack([weighted_sum(vectors_PD, weights_P) for vectors_PD, weights_P in terms_of])
-    if wanted.is_plain and not kind.with_part_scores:
+    queries = [None if vectors is None else weighted_sum(vectors, weights_P) for vectors, weights_P in terms_of]
+    if wanted.is_plain and not kind.with_part_scores and kind.words is None:
+        queries_QD = np.stack([query_D for query_D in queries if query_D is not None])
         found = moment.search(
             queries_QD, wanted.k, kind.scope, exact=kind.exact, are_centred=True, with_vectors=kind.with_vectors
         )
@@ -319,17 +327,19 @@ def _select_all(moment: Moment, kind: SearchKind, sought: Sequence[_Sought]) -> 
     return [
         select(
             moment,
-            RankedKeys(moment, query_D, kind.scope, exact=kind.exact, pages=pages),
+            RankedKeys(moment, query_D, kind.scope, exact=kind.exact, pages=pages, words=kind.words),
             wanted,
             with_vectors=kind.with_vectors,
             scored_with_PD=vectors_PD if kind.with_part_scores else None,
         )
-        for query_D, (vectors_PD, _) in zip(queries_QD, terms_of, strict=True)
+        for query_D, (vectors_PD, _) in zip(queries, terms_of, strict=True)
     ]
 
 
-def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector, NDArray[np.float64]]:
-    """The vectors that something is the sum of, as keys are compared with them, and their weights."""
+def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector | None, NDArray[np.float64]]:
+    """The vectors that something is the sum of, as keys are compared with them, and their weights; none for words."""
+    if sought.vector is None:
+        return None, np.ones(0)
     vectors_PD, weights_P = np.frombuffer(sought.vector, np.float32)[None, :], np.ones(1)
     modalities: Sequence[Modality | None] = [sought.modality]
     if sought.terms is not None:

@@ -21,7 +21,7 @@ from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolError
+from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolError, WordsUnavailableError
 from anykey.index.filtering.conditions import matches
 from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
@@ -30,6 +30,7 @@ from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Ranking
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
+from anykey.index.words.joining import Words
 from anykey.service.app import create_app
 from anykey.service.searching import SearchableIndex
 from anykey.service.server import listen
@@ -217,6 +218,10 @@ class MemoryMoment:
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
         """As the index."""
         return self._index.get(key, with_vector=with_vector)
+
+    def rank_words(self, words: Words, k: int, *args: Any, **options: Any) -> Ranking:
+        """Refuses."""
+        raise WordsUnavailableError("an index in memory has no words")
 
     def is_exact(self, exact: bool) -> bool:
         """Always."""

@@ -76,6 +76,7 @@ class MilvusMoment:
         *,
         vector_D: NDArray[np.float32] | None = None,
         query_modality: Modality | None = None,
+        is_centred: bool = False,
         exact: bool = False,
     ) -> Ranking:
         """Refuses: a collection has no words; raises `WordsUnavailableError`."""

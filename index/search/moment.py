@@ -98,6 +98,7 @@ class FaissMoment:
         *,
         vector_D: NDArray[np.float32] | None = None,
         query_modality: Modality | None = None,
+        is_centred: bool = False,
         exact: bool = False,
     ) -> Ranking:
         """The `k` best keys of the scope by their words, or by those and a vector together."""
@@ -105,8 +106,7 @@ class FaissMoment:
 
         query_1D = None
         if vector_D is not None:
-            query_1D = check_queries(vector_D[None], self.view.files.manifest.encoder.width)
-            query_1D = self.view.calibrated(query_1D, [query_modality])
+            query_1D = self._compared(vector_D[None], [query_modality], is_centred)
         self.view.check(scope)
         search = WordSearch(self.view, self.transaction, scope, exact, self._deadline)
         return search.rank(words, query_1D, check_k(k))

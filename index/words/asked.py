@@ -58,6 +58,11 @@ def phrases_of(asked: str) -> list[Phrase]:
     return list(found)
 
 
+def check_words(asked: str) -> None:
+    """Makes sure that there are words to look for; raises as `phrases_of` does."""
+    phrases_of(asked)
+
+
 def expression_of(asked: str) -> str:
     """The question as FTS5 takes it; raises as `phrases_of` does."""
     return " OR ".join(phrase.expression for phrase in phrases_of(asked))
