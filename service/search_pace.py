@@ -31,6 +31,7 @@ ROUNDS = 3
 MOST_ALONE = 16  # searches that are made alone in a round
 K = 10
 PAYS_BELOW = 0.8  # of the time alone: less is not worth that one waits for another
+NEAR = 1.25  # times the fastest, which two measurements of the same thing differ by
 EXACT_UNMEASURED = 16  # where a second is too short: exact search gains by how it is made
 RETRY_S = 60.0  # until a measurement that failed is made again
 
@@ -55,11 +56,13 @@ class Trial:
 
     @classmethod
     def of(cls, alone_ms: float | None, together_ms: dict[int, float], *, exact: bool) -> "Trial":
-        """Draws the conclusion: the fastest size, if it is clearly faster than alone."""
+        """Draws the conclusion: the largest size about as fast as the fastest, if that is clearly faster than alone."""
         if alone_ms is None or not together_ms:
             return cls(alone_ms, together_ms, EXACT_UNMEASURED if exact else 1)
-        best = min(together_ms, key=lambda size: together_ms[size])
-        return cls(alone_ms, together_ms, best if together_ms[best] < PAYS_BELOW * alone_ms else 1)
+        least_ms = min(together_ms.values())
+        if least_ms >= PAYS_BELOW * alone_ms:
+            return cls(alone_ms, together_ms, 1)
+        return cls(alone_ms, together_ms, max(size for size, ms in together_ms.items() if ms <= NEAR * least_ms))
 
 
 class SearchPace:

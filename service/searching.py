@@ -139,12 +139,14 @@ class Found:
         version: The index version; `None` where there are none.
         seq: Number of the last change in it; `None` where changes are not counted.
         snapshot: What names the moment; `None` where it cannot be asked for again.
+        num_together: How many searches shared the call of the index.
     """
 
     selected: Selected
     version: str | None
     seq: int | None
     snapshot: str | None
+    num_together: int
 
     @property
     def hits(self) -> list[Hit]:
@@ -281,7 +283,8 @@ class IndexSearcher:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
-                return [Found(each, moment.version, moment.seq, moment.snapshot) for each in selected]
+                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought))
+                return [Found(each, *of_moment) for each in selected]
 
         return self._watch.call(search_index)
 
@@ -289,7 +292,9 @@ class IndexSearcher:
         return min(self._most_together(kind.exact), self._most_at_all(kind))
 
     def _most_at_all(self, kind: SearchKind) -> int:
-        return 1 if kind.words is not None else max(1, MAX_HITS_TOGETHER // kind.wanted.end)
+        if kind.words is not None or not kind.wanted.is_plain:  # each is ranked on its own: none waits for the others
+            return 1
+        return max(1, MAX_HITS_TOGETHER // kind.wanted.end)
 
 
 @contextmanager

@@ -278,11 +278,11 @@ def pace_of(client: httpx.Client) -> dict[str, Any]:
 
 def test_whether_searches_share_calls_is_measured_with_the_index_that_is_served() -> None:
     index = SleepyIndex(FakeEncoder(), [stored("a", Item(text="a"))])
-    index.call_s = 0.02
+    index.call_s = 0.005
     with serving(FakeEncoder(), index, max_batch_searches=None) as client:
         pace = pace_of(client)
         together_ms = pace["together_ms"][str(pace["most_together"])]
-        assert together_ms == min(pace["together_ms"].values()) < pace["alone_ms"] / 2
+        assert together_ms <= 1.25 * min(pace["together_ms"].values()) < pace["alone_ms"] / 2
         index.version, index.call_s, index.query_s = "2", 0.0, 0.01
         client.post("/search", json={"text": "a"})
         until(lambda: pace_of(client)["most_together"] == 1, "it is measured again, of another version")
