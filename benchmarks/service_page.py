@@ -53,7 +53,8 @@ class Goal:
         value = self.found(part)
         is_reached = value >= self.bound if self.is_least else value <= self.bound
         sign, verdict = (">=" if self.is_least else "<="), ("reached" if is_reached else "**not reached**")
-        return f"| {self.what} | {sign} {self.bound:g}{self.unit} | **{value:.3g}{self.unit}** | {verdict} |"
+        shown = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"| {self.what} | {sign} {self.bound:,g}{self.unit} | **{shown}{self.unit}** | {verdict} |"
 
 
 GOALS = (
