@@ -22,6 +22,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import Deadline
 from anykey.index.errors import DeadlineExceededError
 from anykey.service.errors import NotReadyError, OverloadedError
+from anykey.service.logs import LogEvent
 from anykey.service.searching import SearchableIndex
 from anykey.service.threads import BoundedThreads
 
@@ -129,7 +130,8 @@ class SearchPace:
                 measurement = _Measurement(self._search_of(exact), width, self._num_threads, self._closing)
                 self._trials[exact] = measurement.trial(exact=exact)
         except Exception as error:  # the index says elsewhere what is wrong with it
-            logger.warning("cannot tell whether searches together pay: %s", type(error).__name__)
+            fields = {"event": LogEvent.INDEX_FAILED}
+            logger.warning("cannot tell whether searches together pay: %s", type(error).__name__, extra=fields)
             with self._lock:
                 self._is_measured, self._due_s = False, time.monotonic() + RETRY_S
 
