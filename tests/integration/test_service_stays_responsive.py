@@ -75,7 +75,9 @@ def test_a_long_answer_takes_little_of_the_event_loop(tmp_path: Path) -> None:
             assert min(len(answer.content) for answer in answers) > 1_000_000
             schema = SearchResponse if body else KeyResponse
             answer = schema.model_validate_json(answers[0].content)
-            assert answer.model_dump(mode="json", exclude_unset=True) == answers[0].json(), "what is sent is what the schema says"
+            assert answer.model_dump(mode="json", exclude_unset=True) == answers[0].json(), (
+                "what is sent is what the schema says"
+            )
             assert spent_s / NUM_ANSWERS < MAX_LOOP_S, path
 
 
