@@ -28,6 +28,8 @@ from anykey.index.settings import (
     InfoSettings,
     LoadSettings,
     ReembedSettings,
+    ReleaseSettings,
+    ReleasesSettings,
     RepairSettings,
     RestoreSettings,
     RollbackSettings,
@@ -201,8 +203,57 @@ def repair(settings: RepairSettings) -> int:
     return 0
 
 
+def release(settings: ReleaseSettings) -> int:
+    """Publishes a release and says which."""
+    from anykey.index.jobs.releasing import publish_release
+
+    published, removed = publish_release(settings)
+    console = plain_console()
+    console.print(
+        f"published release {published.number} of {settings.releases}: {published.num_keys:,} keys, embedded by "
+        f"{published.encoder.name}"
+    )
+    if removed:
+        console.print(f"deleted {'releases' if len(removed) > 1 else 'release'} {', '.join(removed)}")
+    return 0
+
+
+def releases(settings: ReleasesSettings) -> int:
+    """Lists releases."""
+    from anykey.index.jobs.releasing import list_releases
+
+    console, listed = plain_console(), list_releases(settings.releases)
+    if settings.as_json:
+        dumped = [{**vars(one), "facts": one.facts and one.facts.model_dump(mode="json")} for one in listed]
+        console.print(json.dumps({"releases": dumped}, indent=2))
+        return 0
+    for one in listed:
+        state = "current" if one.is_current else "in use" if one.is_read else ""
+        size = f"{one.own_bytes / 2**20:,.1f} MiB of its own, {one.shared_bytes / 2**20:,.1f} MiB shared"
+        if one.facts is None:
+            console.print(f"{one.name:>4}  {state:<8} damaged, {size}")
+            continue
+        console.print(
+            f"{one.name:>4}  {state:<8} {one.facts.created_at}  {one.facts.num_keys:,} keys, "
+            f"{one.facts.encoder.name} {one.facts.encoder.fingerprint[:19]}, {size}"
+            f"{f'; {one.facts.note}' if one.facts.note else ''}"
+        )
+    return 0
+
+
+def _rollback_release(path: Path, to: str | None) -> int:
+    from anykey.index.jobs.releasing import roll_back_release
+
+    current = roll_back_release(path, to)
+    plain_console().print(f"release {current.number} of {path} is current: {current.num_keys:,} keys when published")
+    return 0
+
+
 def rollback(settings: RollbackSettings) -> int:
-    """Goes back to an earlier version and says what that changed."""
+    """Goes back to an earlier version, or release, and says what that changed."""
+    if settings.index is None:
+        assert settings.releases is not None
+        return _rollback_release(settings.releases, settings.to)
     from anykey.index.publish.rollback import roll_back
     from anykey.index.vectors.structures import GpuUse
 
@@ -340,6 +391,8 @@ COMMANDS = {
     "verify": Command(VerifySettings, verify),
     "repair": Command(RepairSettings, repair),
     "rollback": Command(RollbackSettings, rollback),
+    "release": Command(ReleaseSettings, release),
+    "releases": Command(ReleasesSettings, releases),
     "reembed": Command(ReembedSettings, reembed),
     "export": Command(ExportSettings, export),
     "embed": Command(EmbedSettings, embed),

@@ -36,6 +36,8 @@ SearchIndexError
   InvalidShardError                    a file is no shard of keys, or damaged
     UnreadableShardError               it cannot be read now, which says nothing of what it holds
   InvalidSnapshotError                 a file is no snapshot, or damaged
+  ReleaseNotFoundError                 no release is published at the place named, or no such one
+  InvalidReleaseError                  a release is damaged, or what it refers to is not what it was
   InvalidKeyError (ValueError)         a key that was handed over cannot be stored
   ReadOnlyError                        a change was asked of an index that was opened for reading
   UnsupportedError                     the engine cannot promise what was asked of a change
@@ -270,6 +272,14 @@ class EmbeddingFailedError(SearchIndexError):
 
 class IndexUnavailableError(SearchIndexError):
     """The server that holds the index cannot be reached, or fails; says which and how."""
+
+
+class ReleaseNotFoundError(SearchIndexError):
+    """No release is published at the place named, or there is no such release."""
+
+
+class InvalidReleaseError(SearchIndexError):
+    """A release is damaged, or what it refers to is not what it was when it was published."""
 
 
 class InvalidKeyError(SearchIndexError, ValueError):

@@ -370,17 +370,72 @@ class RepairSettings(IndexSettings, SearchDeviceSettings):
     """Derives a new version from the store, whatever is damaged of the published one."""
 
 
-class RollbackSettings(IndexSettings, SearchDeviceSettings):
-    """Goes back to an earlier version: publishes its keys, texts, images, vectors and pools as a new one.
+class RollbackSettings(SearchDeviceSettings):
+    """Goes back to an earlier version of an index, whose keys, texts, images, vectors and pools become a new one.
 
-    What was there before is kept as a version too.
+    What was there before is kept as a version too. With `--releases`: goes back to an earlier release, as it was.
     """
 
+    index: Path | None = Field(None, description="Index directory")
+    releases: Path | None = Field(None, description="Directory of releases")
     to: str | None = Field(
-        None, description="The version to go back to, one that `info` lists; default: the one before the published one"
+        None,
+        description="The version to go back to, one that `info` lists, or the release, one that `releases` lists; "
+        "default: the one before the published one",
     )
-    undo_live: bool = Field(False, description="Undo what was stored and deleted live since then, too")
-    dry_run: bool = Field(False, description="Only say what would come back, be changed, and go")
+    undo_live: bool = Field(
+        False, description="Undo what was stored and deleted live in the index since then, too; not for releases"
+    )
+    dry_run: bool = Field(False, description="Only say what would come back, be changed, and go; not for releases")
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def require_directory(cls, value: Any) -> Any:
+        """Refuses a collection of Milvus, which looks after itself."""
+        return _directory(value)
+
+    @model_validator(mode="after")
+    def check_choice(self) -> Self:
+        """Refuses to guess which of the two is meant."""
+        if (self.index is None) == (self.releases is None):
+            raise ValueError("expected either index, or releases")
+        if self.releases is not None and (self.undo_live or self.dry_run):
+            raise ValueError("undo_live and dry_run: expected none with releases, which are gone back to as they were")
+        return self
+
+
+class ReleasesSettings(ProgramSettings):
+    """Lists releases: which one is current, what each is made of, and what deleting it would free."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_INDEX_")
+
+    releases: Path = Field(description="Directory of releases")
+    as_json: bool = Field(False, description="Print all of it as JSON")
+
+
+class ReleaseSettings(AnyIndexSettings):
+    """Publishes a checkpoint and an index that belong together as one release, which a service switches to whole."""
+
+    checkpoint: str = Field(min_length=1, description="Encoder of the index, named as it was when the index was built")
+    fusion: Literal["raw", "unit"] | None = Field(
+        None, description="How image and text features are added, if it was said when the index was built"
+    )
+    width: int | None = Field(
+        None, ge=1, description="Numbers that are kept of a vector, if it was said when the index was built"
+    )
+    releases: Path = Field(description="Directory of releases; made if it is not there")
+    refer: bool = Field(
+        False,
+        description="Only note where checkpoint and index are, instead of taking them into the release. A collection "
+        "of Milvus, and weights that are no directory, are always referred to",
+    )
+    keep: int = Field(
+        2, ge=1, description="Releases that are kept, with this one; others are deleted unless somebody reads them"
+    )
+    note: str = Field("", max_length=500, description="What is to be said of it when releases are listed")
+    check: bool = Field(
+        False, description="Read every byte of the index, and load the encoder, before the release is published"
+    )
 
 
 class ExportSettings(IndexSettings):

@@ -83,6 +83,39 @@ def sync_all(folder: Path) -> None:
         sync(path)
 
 
+def sync_tree(folder: Path) -> None:
+    """Forces all files in and below a folder to disk, and their names.
+
+    Raises:
+        OSError: one cannot be; names it.
+    """
+    for inner in [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]:
+        sync_all(inner)
+    sync_all(folder)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Gives a file, which nobody changes in place, another name; copies it where the file system cannot.
+
+    Raises:
+        OSError: it cannot be copied either; names the file.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        with naming_target(target):
+            shutil.copy2(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Gives all files in and below a folder another name below another folder, as `link_file` does.
+
+    Raises:
+        OSError: one cannot be linked or copied; names it.
+    """
+    shutil.copytree(source, target, copy_function=lambda a, b: link_file(Path(a).resolve(), Path(b)))
+
+
 @contextmanager
 def naming_target(path: str | Path) -> Iterator[None]:
     """Says of what is written in the block that it could not be, where the system does not say of which file.

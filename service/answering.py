@@ -71,7 +71,7 @@ class Answer:
 
 
 async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
-    """Embeds a query, searches, and ranks again if that is asked for.
+    """Embeds a query, searches, and ranks again if that is asked for; the query is remembered for the next release.
 
     Args:
         parts: What answers.
@@ -85,6 +85,13 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
     Raises:
         ServiceError: there is none; says why.
     """
+    found = await find_answer(parts, query, asker, place)
+    parts.recent.add(query)
+    return found
+
+
+async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
+    """What `answer` gives, without remembering the query; takes and raises the same."""
     reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
     if reranker is not None:
         reranker.check_query(query)
@@ -101,6 +108,7 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
         text_cut=embedded.is_text_cut,
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
         notes=notes_of(query, embedded) + notes_of_groups(query.wanted, ranked.found.selected),
+        release=parts.release,
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,
         snapshot=ranked.found.snapshot,

@@ -18,7 +18,6 @@ from anykey.encoder.protocol import ItemEncoder
 from anykey.service.compat import cohere, immich, infinity, openai, reranking, voyage
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
-from anykey.service.indexes import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe
 from anykey.service.parts import load_encoder
@@ -26,6 +25,7 @@ from anykey.service.proxy import ProxyPrefix
 from anykey.service.reranking import PairScorer
 from anykey.service.routes import changes, embed, health, indexes, keys, operation, search
 from anykey.service.searching import SearchableIndex
+from anykey.service.serving import Leases
 from anykey.service.settings import ServiceSettings
 
 DIALECTS = (openai, infinity, cohere, voyage, reranking, immich)
@@ -50,7 +50,7 @@ def create_app(
         index: Used instead of opening the default index; the caller closes it.
         rerankers: Used instead of loading `settings.rerankers`.
         on_failure: Called once when loading fails; `app.state.lifecycle.failure` says why.
-        on_ready: Called once when everything is loaded.
+        on_ready: Called when everything is loaded, and again whenever another release has taken over.
         load_encoder: Makes an encoder of an index's settings.
 
     Returns:

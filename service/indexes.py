@@ -1,97 +1,61 @@
-"""The indexes that are served, by name: what answers each of them, and for how long."""
+"""The indexes that are served, by name, and how each moves on from one release to the next."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from anykey.service.errors import NotFoundError, NotReadyError, ServiceError, StartupError
+from anykey.index.errors import SearchIndexError
+from anykey.index.releases import OpenRelease, ReleaseDirectory
+from anykey.service.answering import Asker, find_answer
+from anykey.service.errors import (
+    IndexUnavailableError,
+    InternalError,
+    NotFoundError,
+    NotReadyError,
+    ServiceError,
+    StartupError,
+)
 from anykey.service.logs import LogEvent
-from anykey.service.parts import Parts, check_match, load_index, open_parts
+from anykey.service.parts import check_match, load_index, open_parts
+from anykey.service.recent_queries import RecentQueries
 from anykey.service.resources import Resources
 from anykey.service.searching import SearchableIndex
+from anykey.service.serving import Serving
 from anykey.service.settings import ServiceSettings
 
-IN_USE = "anykey.in_use"
 MAX_SHOWN = 40
 STARTING = "starting: the encoder and the index are being loaded"
 STOPPING = "the service is shutting down"
 UNKNOWN_FAILURE = "the service failed to start; its log says why"
+MIN_RETRY_S, MAX_RETRY_S = 2.0, 60.0  # until an index that could not be opened is tried again
 
 logger = logging.getLogger(__name__)
-
-
-class Serving:
-    """What answers an index's requests, kept open until it is retired and the last request on it has been answered.
-
-    Belongs to one event loop.
-
-    Attributes:
-        parts: What the routes use.
-        is_closed: Set when all of it has been closed.
-    """
-
-    def __init__(self, parts: Parts, stack: AsyncExitStack) -> None:
-        """Takes over open parts.
-
-        Args:
-            parts: Open.
-            stack: Closes them.
-        """
-        self.parts = parts
-        self.is_closed = asyncio.Event()
-        self._stack = stack
-        self._num_requests = 0
-        self._is_retired = False
-        self._closing: asyncio.Task[None] | None = None
-
-    def acquire(self) -> None:
-        """Keeps it open until `release`."""
-        self._num_requests += 1
-
-    def release(self) -> None:
-        """Lets go of it once."""
-        self._num_requests -= 1
-        self._close_if_unused()
-
-    def retire(self) -> None:
-        """Closes it as soon as the requests that are under way on it have been answered."""
-        self._is_retired = True
-        self._close_if_unused()
-
-    async def close(self) -> None:
-        """Closes it whether or not requests are under way; repeating it is fine."""
-        self._is_retired = True
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    def _close_if_unused(self) -> None:
-        if self._is_retired and not self._num_requests and self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-
-    async def _close(self) -> None:
-        try:
-            await self._stack.aclose()
-        finally:
-            self.is_closed.set()
 
 
 class ServedIndex:
     """One index by its name: loading, answering, or failed.
 
-    Belongs to one event loop.
+    Life: `load` opens it the first time; `follow` then looks for another release, or tries again what could not be
+    opened, until it is cancelled; `stop` and `close` end it. Belongs to one event loop.
 
     Attributes:
         name: What addresses call it.
         settings: The service's settings, with those of this index in place of the service's own.
-        failure: Why it could not be loaded, or `None`.
+        failure: Why it does not answer, if it was tried; else `None`.
+        problem: What is wrong though it answers, such as a release that cannot be loaded; else `None`.
     """
 
     def __init__(
-        self, name: str, settings: ServiceSettings, resources: Resources, given: SearchableIndex | None = None
+        self,
+        name: str,
+        settings: ServiceSettings,
+        resources: Resources,
+        given: SearchableIndex | None = None,
+        on_switch: Callable[[], None] | None = None,
     ) -> None:
         """Prepares; nothing is loaded yet.
 
@@ -100,20 +64,29 @@ class ServedIndex:
             settings: The service's, with those of this index.
             resources: What all indexes share.
             given: Used instead of opening one; stays open afterwards.
+            on_switch: Called when another release has taken over and the one before has been closed.
         """
         self.name = name
         self.settings = settings
         self.failure: Exception | None = None
+        self.problem: str | None = None
         self._resources = resources
         self._given = given
+        self._on_switch = on_switch
+        self._releases = None if settings.release is None else ReleaseDirectory(settings.release)
+        self._recent = RecentQueries(settings.warm_queries)
         self._serving: Serving | None = None
-        self._stopped: Serving | None = None
+        self._open_ones: set[Serving] = set()
         self._reason = STARTING
+        self._is_first_load = True
+        self._seen_stamp: tuple[int, ...] = ()
+        self._retry_s = MIN_RETRY_S
+        self._is_garbage_left = False
 
     @property
     def is_loading(self) -> bool:
         """Whether it neither answers nor has failed yet."""
-        return self._serving is None and self.failure is None
+        return self._is_first_load
 
     def serving(self) -> Serving:
         """What answers requests at this moment.
@@ -143,33 +116,153 @@ class ServedIndex:
 
     async def load(self) -> None:
         """Opens it; a failure is noted, and told to whoever asks for what answers."""
+        if self._releases is not None:
+            self._seen_stamp = await asyncio.to_thread(self._releases.stamp)
         try:
             self._serving = await self._open()
         except Exception as error:
-            is_known = isinstance(error, StartupError)
-            self.failure, self._reason = error, str(error) if is_known else UNKNOWN_FAILURE
-            logger.error(
-                "start failed: %s",
-                self._reason,
-                extra={"event": LogEvent.START_FAILED, "index": self.name},
-                exc_info=None if is_known else error,
-            )
+            self._note_failure(error)
         else:
-            version = self._serving.parts.index.version
-            logger.info("ready", extra={"event": LogEvent.READY, "index": self.name, "index_version": version})
+            self.failure = None
+            self._log(LogEvent.READY, "ready", self._serving)
+        self._is_first_load = False
+
+    async def follow(self) -> None:
+        """Moves on to other releases, and tries again what could not be opened, until it is cancelled."""
+        while True:
+            is_retried = self._serving is None and self._releases is None
+            await asyncio.sleep(self._retry_s if is_retried else self.settings.check_index_s)
+            try:
+                await (self._retry() if is_retried else self._look_for_release())
+            except Exception:
+                logger.exception("index %s cannot be followed", self.name, extra={"event": LogEvent.RELEASE_FAILED})
+            if self._is_garbage_left and self._on_switch:  # here, where nothing refers to it any more
+                self._is_garbage_left = False
+                self._on_switch()
 
     def stop(self) -> None:
         """Answers no request any more."""
-        self._reason, self._stopped, self._serving = STOPPING, self._serving, None
+        self._reason, self._serving = STOPPING, None
 
     async def close(self) -> None:
-        """Closes what was open; `stop` comes first."""
-        if self._stopped is not None:
-            await self._stopped.close()
+        """Closes what is open; `stop` comes first."""
+        await asyncio.gather(*(serving.close() for serving in self._open_ones))
 
-    async def _open(self) -> Serving:
-        resources, settings = self._resources, self.settings
+    async def _retry(self) -> None:
+        """Opens an index that could not be, ever less often while that fails."""
+        self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
+        await self.load()
+
+    async def _look_for_release(self) -> None:
+        """Moves on if another release has become the current one."""
+        if self._releases is None:
+            return
+        stamp = await asyncio.to_thread(self._releases.stamp)
+        if stamp == self._seen_stamp:
+            return
+        if self._serving is None:
+            await self.load()
+        elif await asyncio.to_thread(_is_current, self._releases, self._serving.release):
+            self.problem = None  # somebody went back to what is served
+        elif self.settings.release_switch == "swap":
+            await self._swap()
+        else:
+            await self._switch()
+        self._seen_stamp = stamp
+
+    async def _switch(self) -> None:
+        """Loads the current release beside the one that answers, and lets it take over between two requests."""
+        began_s = time.monotonic()
+        try:
+            newer = await self._open()
+            await self._warm(newer)
+        except Exception as error:
+            self._note_problem(error)
+            return
+        older, self._serving, self.problem = self._serving, newer, None
+        self._log(LogEvent.RELEASE_SWITCHED, "another release answers", newer, time.monotonic() - began_s)
+        if older is not None:
+            await self._drain(older)
+
+    async def _swap(self) -> None:
+        """Closes the release that answers before the current one is loaded; in between, requests are refused."""
+        assert self._releases is not None
+        older = self._serving
+        assert older is not None
+        assert older.name is not None
+        loader = self._resources.loader
+        try:
+            release = await loader.load(partial(_open_release, self._releases, None))
+            release.close()
+            kept = await loader.load(partial(_open_release, self._releases, older.name))
+        except StartupError as error:
+            self._note_problem(error)
+            return
+        with contextlib.closing(kept):  # to go back to, if the other one cannot be loaded
+            began_s = time.monotonic()
+            self._reason = f"release {release.facts.number} is being loaded, and memory holds one at a time"
+            self._serving, self.problem = None, None
+            self._log(LogEvent.RELEASE_SWITCHING, "no release answers until another is loaded", older)
+            await self._drain(older)
+            await older.close()
+            try:
+                self._serving = await self._open()
+            except Exception as error:
+                self._note_problem(error)
+                await self._go_back(kept)
+                return
+        self._log(LogEvent.RELEASE_SWITCHED, "another release answers", self._serving, time.monotonic() - began_s)
+
+    async def _go_back(self, release: OpenRelease) -> None:
+        """Loads the release again that was closed for one that cannot be loaded."""
+        try:
+            self._serving = await self._open(release.facts.number)
+        except Exception as error:
+            self._note_failure(error)
+        else:
+            self._log(LogEvent.READY, "ready", self._serving)
+
+    async def _drain(self, older: Serving) -> None:
+        """Waits, but not for ever, until the last request on a release has been answered and it is closed."""
+        older.retire()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(older.is_closed.wait(), self.settings.drain_ms / 1000)
+        self._open_ones = {serving for serving in self._open_ones if not serving.is_closed.is_set()}
+        self._is_garbage_left = True
+
+    async def _warm(self, newer: Serving) -> None:
+        """Asks a release what was asked lately, so that its first answers come as fast as later ones.
+
+        Raises:
+            StartupError: its encoder fails, or its index is damaged.
+        """
+        parts, give_up_s = newer.parts, time.monotonic() + self.settings.warm_s
+        try:
+            for query in self._recent.all():
+                if time.monotonic() > give_up_s:
+                    break
+                try:
+                    await find_answer(parts, query, Asker("", "warming"))
+                except (InternalError, IndexUnavailableError) as error:
+                    raise StartupError(f"it fails on a query that came lately: {error.message}") from error
+                except ServiceError:
+                    pass  # it names a key or a pool, say, that this index does not have
+        except BaseException:
+            await newer.close()
+            raise
+
+    async def _open(self, named: str | None = None) -> Serving:
+        """Opens the index, or a release: the named or the current one.
+
+        Raises:
+            StartupError: it cannot be; says why.
+        """
+        resources, settings, release = self._resources, self.settings, None
         async with AsyncExitStack() as stack:  # closes what was opened if the rest cannot be
+            if self._releases is not None:
+                release = await resources.loader.load(partial(_open_release, self._releases, named))
+                stack.callback(release.close)
+                settings = _settings_of(release, settings)
             index = self._given
             if index is None:
                 index = await resources.loader.load(lambda: load_index(settings))
@@ -177,9 +270,74 @@ class ServedIndex:
             loaded = await resources.encoders.take(settings, stack)
             check_match(loaded.encoder, index)
             await resources.load_rerankers()
-            parts = await open_parts(settings, resources, loaded, index, stack)
+            number = None if release is None else release.facts.number
+            parts = await open_parts(settings, resources, loaded, index, stack, self._recent, number)
             kept = stack.pop_all()
-        return Serving(parts, kept)
+        serving = Serving(parts, release, kept)
+        self._open_ones.add(serving)
+        return serving
+
+    def _note_failure(self, error: Exception) -> None:
+        is_news = self.failure is None or str(self.failure) != str(error)
+        is_known = isinstance(error, StartupError)
+        self.failure, self._reason = error, str(error) if is_known else UNKNOWN_FAILURE
+        if is_news:
+            logger.error(
+                "start failed: %s",
+                self._reason,
+                extra={"event": LogEvent.START_FAILED, "index": self.name},
+                exc_info=None if is_known else error,
+            )
+
+    def _note_problem(self, error: Exception) -> None:
+        """Notes why the current release cannot be loaded; it is tried again when it changes."""
+        is_known = isinstance(error, StartupError)
+        reason = str(error) if is_known else f"{type(error).__name__}; the log says more"
+        self.problem = f"the current release cannot be loaded, and the one before goes on: {reason}"
+        logger.error(
+            "%s",
+            self.problem,
+            extra={"event": LogEvent.RELEASE_FAILED, "index": self.name},
+            exc_info=None if is_known else error,
+        )
+
+    def _log(self, event: LogEvent, message: str, serving: Serving, duration_s: float | None = None) -> None:
+        fields: dict[str, object] = {
+            "index": self.name,
+            "index_version": serving.parts.index.version,
+            "release": serving.name,
+        }
+        if duration_s is not None:
+            fields["duration_ms"] = round(duration_s * 1000, 3)
+        logger.info("%s", message, extra={"event": event, **fields})
+
+
+def _open_release(directory: ReleaseDirectory, named: str | None) -> OpenRelease:
+    """A release, the named or the current one.
+
+    Raises:
+        StartupError: there is none, or it is damaged.
+    """
+    try:
+        return directory.open(named)
+    except (SearchIndexError, OSError) as error:
+        raise StartupError(str(error)) from error
+
+
+def _settings_of(release: OpenRelease, settings: ServiceSettings) -> ServiceSettings:
+    """An index's settings with what a release says in their place."""
+    facts = release.facts
+    named = {"checkpoint": release.checkpoint, "index": release.index, "fusion": facts.fusion, "width": facts.width}
+    return settings.model_copy(update=named)
+
+
+def _is_current(directory: ReleaseDirectory, served: OpenRelease | None) -> bool:
+    """Whether the release that answers is the current one, and as it was when it was opened."""
+    try:
+        name = directory.current()
+        return served is not None and name == served.facts.number and directory.read(name) == served.facts
+    except (SearchIndexError, OSError):
+        return False
 
 
 class Indexes:
@@ -233,39 +391,6 @@ class Indexes:
             raise failures[self.default]
         return {name: error.message for name, error in failures.items()}
 
-
-class Leases:
-    """ASGI layer: what a request asked for stays open until it has been answered."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
-        taken: dict[str, Serving] = {}
-        scope[IN_USE] = taken
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            for serving in taken.values():
-                serving.release()
-
-
-def take(scope: Scope, served: ServedIndex) -> Serving:
-    """What answers a request, the same each time that the request asks.
-
-    Args:
-        scope: The request's.
-        served: The index.
-
-    Raises:
-        NotReadyError: not loaded, shutting down, or the encoder's worker died; says which.
-        IndexUnavailableError: the index cannot be reached.
-    """
-    taken: dict[str, Serving] = scope[IN_USE]
-    serving = taken.get(served.name)
-    if serving is None:
-        serving = served.serving()
-        serving.acquire()
-        taken[served.name] = serving
-    return serving
+    def problems(self) -> dict[str, str]:
+        """What is wrong with indexes that answer, by their names."""
+        return {served.name: served.problem for served in self.all() if served.problem is not None}

@@ -9,13 +9,14 @@ from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.service.body import BodyMemory
-from anykey.service.indexes import Indexes, ServedIndex, take
+from anykey.service.indexes import Indexes, ServedIndex
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts, load_encoder
 from anykey.service.reranking import PairScorer
 from anykey.service.resources import Resources
 from anykey.service.schemas import Limits
 from anykey.service.searching import SearchableIndex
+from anykey.service.serving import take
 from anykey.service.settings import ServiceSettings
 
 INDEX_NAME = "index_name"  # in addresses below /indexes/
@@ -57,7 +58,7 @@ class Lifecycle:
             encoder: Used instead of loading any checkpoint.
             index: Used instead of opening the default index; stays open afterwards.
             on_failure: Called once when the start fails.
-            on_ready: Called once when everything is loaded.
+            on_ready: Called when everything is loaded, and again whenever another release has taken over.
             rerankers: Used instead of loading those of the settings.
             load_encoder: Makes an encoder of an index's settings.
 
@@ -72,10 +73,11 @@ class Lifecycle:
         self._is_given = encoder is not None and index is not None
         self._on_failure = on_failure
         self._on_ready = on_ready
+        self._following: list[asyncio.Task[None]] = []
         by_name, default = settings.by_index()
         self.indexes = Indexes(
             [
-                ServedIndex(name, its_settings, self._resources, index if name == default else None)
+                ServedIndex(name, its_settings, self._resources, index if name == default else None, on_ready)
                 for name, its_settings in by_name.items()
             ],
             default,
@@ -106,8 +108,9 @@ class Lifecycle:
         logger.info("stopping", extra={"event": LogEvent.STOPPING})
         for served in self.indexes.all():
             served.stop()
-        loading.cancel()
-        await asyncio.wait([loading])
+        for task in (loading, *self._following):
+            task.cancel()
+        await asyncio.wait([loading, *self._following])
         await self._resources.drain()
         for served in reversed(self.indexes.all()):
             await served.close()
@@ -121,8 +124,10 @@ class Lifecycle:
             self.failure = self.indexes.named(None).failure
             if self._on_failure:
                 self._on_failure()
-        elif self._on_ready:
+            return
+        if self._on_ready:
             self._on_ready()
+        self._following = [asyncio.create_task(served.follow()) for served in self.indexes.all()]
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

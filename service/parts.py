@@ -20,6 +20,7 @@ from anykey.service.errors import StartupError
 from anykey.service.key_embedding import KeyEmbedder
 from anykey.service.lookups import Lookups
 from anykey.service.many_items import ItemsEmbedder
+from anykey.service.recent_queries import RecentQueries
 from anykey.service.reranking import LoadedReranker, Rerankers
 from anykey.service.resources import LoadedEncoder, Resources
 from anykey.service.search_pace import SearchPace
@@ -57,6 +58,8 @@ class Parts:
         decode_threads: Also parse bodies.
         storer: Stores, changes and deletes keys.
         change_threads: Parse bodies with keys, and decode their images.
+        recent: The latest queries, for warming another release with; routes add those that they answered.
+        release: Name of the release that all this is of; `None` where there are none.
     """
 
     encoder: ItemEncoder
@@ -74,6 +77,8 @@ class Parts:
     decode_threads: BoundedThreads
     storer: KeyStorer
     change_threads: BoundedThreads
+    recent: RecentQueries
+    release: str | None
 
 
 def load_index(settings: ServiceSettings) -> SearchableIndex:
@@ -166,6 +171,8 @@ async def open_parts(
     loaded: LoadedEncoder,
     index: SearchableIndex,
     stack: AsyncExitStack,
+    recent: RecentQueries,
+    release: str | None,
 ) -> Parts:
     """Starts everything that a request to one index needs, and leaves on `stack` what closes it, in reverse order.
 
@@ -175,6 +182,8 @@ async def open_parts(
         loaded: The encoder, which matches the index.
         index: Open; stays open when the stack is closed.
         stack: Receives the closing calls.
+        recent: Receives the latest queries.
+        release: Name of the release that all this is of.
     """
     encoder, batcher = loaded.encoder, loaded.batcher
     cache = resources.vectors(encoder.width)
@@ -217,21 +226,23 @@ async def open_parts(
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
     storer = await _open_storer(settings, resources, loaded, index, watch, stack)
     return Parts(
-        encoder,
-        index,
-        watch,
-        facts,
-        embedder,
-        items_embedder,
-        searcher,
-        pace,
-        rerankers,
-        lookups,
-        batcher,
-        cache,
-        decode_threads,
-        storer,
-        resources.change_threads,
+        encoder=encoder,
+        index=index,
+        watch=watch,
+        facts=facts,
+        embedder=embedder,
+        items_embedder=items_embedder,
+        searcher=searcher,
+        pace=pace,
+        rerankers=rerankers,
+        lookups=lookups,
+        batcher=batcher,
+        cache=cache,
+        decode_threads=decode_threads,
+        storer=storer,
+        change_threads=resources.change_threads,
+        recent=recent,
+        release=release,
     )
 
 

@@ -1,6 +1,7 @@
 """What all indexes of one process share: threads, query vectors that are kept, encoders and rerankers."""
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,35 +23,52 @@ MAX_PENDING_CHANGES = 100_000  # lines and keys; how many there are is bounded b
 
 
 class Loader:
-    """Loads one thing at a time, each in a thread that nobody waits for at the end, unlike those of asyncio's own pool.
+    """Loads one thing at a time, in a thread that nobody waits for at the end, unlike those of asyncio's own pool.
 
+    It is one thread for all, since the allocator gives each new thread room of its own, which is not all given back.
     Belongs to one event loop.
     """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._thread: threading.Thread | None = None
+        """Makes the thread; it starts with the first thing to load."""
+        self._wanted: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="load", daemon=True)
+        self._num_loading = 0
+        self._lock = threading.Lock()
 
     @property
     def is_loading(self) -> bool:
         """Whether something is being loaded, be it for nobody any more."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._num_loading > 0
+
+    def close(self) -> None:
+        """Ends the thread after what it is at; returns at once."""
+        self._wanted.put(None)
 
     async def load(self, load: Callable[[], T]) -> T:
         """What `load` gives, or raises."""
-        async with self._turn:
-            future: Future[T] = Future()
-            future.set_running_or_notify_cancel()
+        future: Future[T] = Future()
 
-            def work() -> None:
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(load())
                 except BaseException as error:
                     future.set_exception(error)
 
-            self._thread = threading.Thread(target=work, name="load", daemon=True)
+        if self._thread.ident is None:
             self._thread.start()
-            return await asyncio.wrap_future(future)
+        with self._lock:
+            self._num_loading += 1
+        self._wanted.put(work)
+        return await asyncio.wrap_future(future)
+
+    def _work(self) -> None:
+        while (work := self._wanted.get()) is not None:
+            work()
+            with self._lock:
+                self._num_loading -= 1
+            del work  # and what it loaded, which may be gone before the next thing comes
 
 
 class LoadedEncoder:
@@ -162,7 +180,7 @@ class Encoders:
 
 def _asked_for(settings: ServiceSettings) -> tuple[str, ...] | None:
     """What tells an encoder from others before it is loaded; `None` where that does not suffice."""
-    fingerprint = described_fingerprint(settings)
+    fingerprint = described_fingerprint(settings.checkpoint, settings.fusion, settings.width)
     return None if fingerprint is None else (fingerprint, settings.device, settings.backend, settings.precision)
 
 
@@ -241,6 +259,7 @@ class Resources:
 
     async def close(self) -> None:
         """Ends the workers, the threads, and the connections last."""
+        self.loader.close()
         await self.drain()
         await asyncio.to_thread(self.image_threads.close)
         await asyncio.to_thread(self.decode_threads.close)

@@ -329,6 +329,7 @@ class SearchResponse(BaseModel):
         description="How many of the hits were left out because of `min_score`; null without it."
     )
     notes: list[str] = Field(description="What whoever asked should know, a sentence each, such as what was not used.")
+    release: str | None = Field(description="The release that answered; null where there are none.")
     index_version: str | None = Field(description="The index version that answered; null for a Milvus collection.")
     index_seq: int | None = Field(
         description="Number of the last change of the index that is in the answer; null for a Milvus collection."
@@ -523,6 +524,15 @@ class Limits(BaseModel):
     request_deadline_ms: float
 
 
+class ReleaseInfo(BaseModel):
+    """The release that answers."""
+
+    number: str | None = Field(description="Its name; null where there are no releases.")
+    created_at: str | None = Field(description="When it was published, ISO 8601, UTC.")
+    note: str | None = Field(description="What whoever published it said of it.")
+    problem: str | None = Field(description="Why the current release is not the one that answers; null if it is.")
+
+
 class InfoResponse(BaseModel):
     """What is being served."""
 
@@ -530,6 +540,7 @@ class InfoResponse(BaseModel):
     version: str
     index: IndexInfo
     model: ModelInfo
+    release: ReleaseInfo
     rerankers: list[RerankerInfo]
     limits: Limits
     counters: dict[str, dict[str, int]] = Field(
@@ -549,6 +560,9 @@ class ReadyResponse(StatusResponse):
     failing: dict[str, str] = Field(
         description="Where there are several indexes: why some do not answer, by the index's name."
     )
+    problems: dict[str, str] = Field(
+        description="What is wrong with indexes that answer, such as a release that cannot be loaded, by name."
+    )
 
 
 class ListedIndex(BaseModel):
@@ -557,6 +571,10 @@ class ListedIndex(BaseModel):
     name: str = Field(description="What addresses call it: /indexes/NAME/search.")
     status: Literal["loading", "ready", "failing"]
     reason: str | None = Field(description="Why its searches are not answered; null when they are.")
+    release: str | None = Field(description="The release that answers; null where there are none.")
+    problem: str | None = Field(
+        description="What is wrong though it answers, such as a release that cannot be loaded; else null."
+    )
 
 
 class IndexesResponse(BaseModel):

@@ -39,8 +39,14 @@ def parse_rerankers(assignments: Sequence[str]) -> dict[str, str]:
 OF_ONE_INDEX = (
     "checkpoint",
     "index",
+    "release",
+    "release_switch",
+    "warm_queries",
+    "warm_s",
     "milvus_token",
     "image_root",
+    "writable",
+    "writer_idle_s",
     "check_index_s",
     "search_device",
     "search_gpu_memory_mib",
@@ -76,6 +82,19 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="TOML file that names several indexes, each with settings of its own; in place of checkpoint and "
         "index. See docs/operations.md",
     )
+    release: Path | None = Field(
+        None,
+        description="directory of releases, whose current one is served and followed; in place of checkpoint and index",
+    )
+    release_switch: Literal["beside", "swap"] = Field(
+        "beside",
+        description="beside: another release is loaded beside the one that answers and takes over between requests; "
+        "swap: the one that answers is closed first, where memory holds one only, and requests in between get 503",
+    )
+    warm_queries: int = Field(
+        32, ge=0, le=10_000, description="latest queries that another release is asked before it takes over; 0 for none"
+    )
+    warm_s: float = Field(10.0, ge=0, le=600, description="longest time that another release is warmed, in seconds")
     milvus_token: SecretStr | None = Field(
         None, description="credentials for a Milvus server, such as user:password; better in the environment"
     )
@@ -385,9 +404,11 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     @model_validator(mode="after")
     def check_indexes(self) -> "ServiceSettings":
         """Refuses a file of indexes that cannot be read, and one beside an index that is named without it."""
+        for name, names in (("indexes", {"checkpoint", "index", "release"}), ("release", {"checkpoint", "index"})):
+            also = [other for other in sorted(names & self.model_fields_set) if getattr(self, other) is not None]
+            if getattr(self, name) is not None and also:
+                raise ValueError(f"{' and '.join(also)}: expected none beside {name}, which says what they are")
         if self.indexes is not None:
-            if also := sorted({"checkpoint", "index"} & self.model_fields_set):
-                raise ValueError(f"{' and '.join(also)}: expected none beside indexes, which names them for each index")
             self.by_index()
         return self
 
@@ -400,7 +421,7 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         if self.indexes is None:
             return {ONLY_INDEX: self}, ONLY_INDEX
         tables, default = _read_indexes(self.indexes)
-        own = self.model_dump(exclude={"indexes"})
+        own = self.model_dump(exclude={"indexes", "checkpoint", "index", "release"})
         return {name: self._of_one(name, own, table) for name, table in tables.items()}, default
 
     def _of_one(self, name: str, own: dict[str, Any], table: Any) -> "ServiceSettings":
@@ -409,11 +430,11 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         if not _INDEX_NAME.fullmatch(name):
             raise ValueError(f"{where}: expected a name of at most 64 letters, digits, _ and -")
         if not isinstance(table, dict):
-            raise ValueError(f"{where}: expected a table with checkpoint and index")
+            raise ValueError(f"{where}: expected a table")
         if unknown := sorted(table.keys() - set(OF_ONE_INDEX)):
             raise ValueError(f"{where}: unknown setting '{unknown[0]}'; known are {', '.join(OF_ONE_INDEX)}")
-        if missing := [field for field in ("checkpoint", "index") if field not in table]:
-            raise ValueError(f"{where}: expected {' and '.join(missing)}")
+        if "release" not in table and not {"checkpoint", "index"} <= table.keys():
+            raise ValueError(f"{where}: expected checkpoint and index, or release")
         try:
             return ServiceSettings(**own | table)
         except ValidationError as error:

@@ -81,7 +81,7 @@ class CheckpointSource(EncoderSource):
 
     def fingerprint(self) -> str:
         """What the checkpoint directory says of itself, or else what its weights give."""
-        return described_fingerprint(self._settings) or self.load().fingerprint
+        return self._described_fingerprint() or self.load().fingerprint
 
     def width(self) -> int:
         """What the checkpoint directory says of itself, or else what its weights give."""
@@ -113,7 +113,10 @@ class CheckpointSource(EncoderSource):
 
         settings = self._settings
         encoder = Encoder.configured(settings, ImageLimits.of(settings))
-        written = described_fingerprint(self._settings)
+        written = self._described_fingerprint()
         if written is not None and written != encoder.fingerprint:
             raise EncoderMismatchError(f"checkpoint {settings.checkpoint} changed while it was read; run again")
         return encoder
+
+    def _described_fingerprint(self) -> str | None:
+        return described_fingerprint(self._settings.checkpoint, self._settings.fusion, self._settings.width)

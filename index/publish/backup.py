@@ -15,13 +15,14 @@ from anykey.index.errors import IndexNotFoundError, InvalidSnapshotError, Output
 from anykey.index.publish.directory import WritableDirectory
 from anykey.index.publish.verify import verify_index
 from anykey.index.referred import require_referred
-from anykey.index.store.image_roots import record_named
+from anykey.index.store.image_roots import ROOTS_NAME, record_named
+from anykey.index.store.manifest import Manifest
 from anykey.index.store.retired import has_retired, prune
 from anykey.index.store.staging import delete_staged
 from anykey.index.store.store_file import naming_damage, open_read_only, unusable
 from anykey.index.store.versions import CURRENT_NAME, LOCK_NAME, STORES_NAME, VERSIONS_NAME, OpenVersion, open_published
 from anykey.index.store.word_table import compact_words
-from anykey.program.files import make_folder, naming_target, sync
+from anykey.program.files import link_file, make_folder, naming_target, sync
 from anykey.sources.files.roots import ImageRoots, roots_named
 
 _OF_TARGET = tuple(f"SQLITE_{name}" for name in ("FULL", "CANTOPEN", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
@@ -102,6 +103,37 @@ def restore_snapshot(path: Path, index_dir: Path, image_roots: Sequence[str] = (
             os.rename(aside, index_dir)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def copy_published(index_dir: Path, target: Path) -> Manifest:
+    """Copies what is published in an index, and its store as it is now, to another index directory.
+
+    Files of the version, which never change, are linked where the file system can. Writers may go on meanwhile.
+
+    Args:
+        index_dir: The index.
+        target: Where the copy will be; must not exist.
+
+    Returns:
+        What the copied version says of itself.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    version = open_published(index_dir)
+    try:
+        version_dir, store = (target / path.relative_to(index_dir) for path in (version.path, version.store_path))
+        version_dir.mkdir(parents=True)
+        store.parent.mkdir(parents=True)
+        _copy_store(version.store_path, store)
+        for file in sorted(version.path.iterdir()):
+            link_file(file, version_dir / file.name)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(index_dir / ROOTS_NAME, target / ROOTS_NAME)
+        (target / CURRENT_NAME).write_bytes(f"{version.manifest.version}\n".encode("ascii"))
+        return version.manifest
+    finally:
+        version.release()
 
 
 def _part_of_index(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:

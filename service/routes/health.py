@@ -21,4 +21,5 @@ async def readyz(request: Request) -> ReadyResponse:
 
     Where there are several indexes: once each of them has been loaded or could not be, and as long as one answers.
     """
-    return ReadyResponse(status="ready", failing=lifecycle_of(request).indexes.require_ready())
+    indexes = lifecycle_of(request).indexes
+    return ReadyResponse(status="ready", failing=indexes.require_ready(), problems=indexes.problems())

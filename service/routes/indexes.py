@@ -24,13 +24,17 @@ async def list_indexes(request: Request) -> IndexesResponse:
 @below_one.get("/readyz", tags=["operation"], responses=error_responses("not_found", "not_ready", "index_unavailable"))
 async def readyz(request: Request) -> ReadyResponse:
     """Answers 200 when searches of this index are answered, else 503 with the reason."""
-    index_of(request).require_ready()
-    return ReadyResponse(status="ready", failing={})
+    served = index_of(request)
+    served.require_ready()
+    problems = {} if served.problem is None else {served.name: served.problem}
+    return ReadyResponse(status="ready", failing={}, problems=problems)
 
 
 def _listed(served: ServedIndex) -> ListedIndex:
+    listed = ListedIndex(name=served.name, status="ready", reason=None, release=None, problem=served.problem)
     try:
+        listed.release = served.serving().name
         served.require_ready()
     except ServiceError as error:
-        return ListedIndex(name=served.name, status="loading" if served.is_loading else "failing", reason=error.message)
-    return ListedIndex(name=served.name, status="ready", reason=None)
+        listed.status, listed.reason = "loading" if served.is_loading else "failing", error.message
+    return listed

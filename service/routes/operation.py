@@ -6,17 +6,19 @@ from anykey.encoder.item import Modality
 from anykey.program.machine import release
 from anykey.service.address import check_parameters
 from anykey.service.errors import DeadlineExceededError
-from anykey.service.lifecycle import lifecycle_of, parts_of
+from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.parts import Parts
 from anykey.service.schemas import (
     IndexInfo,
     InfoResponse,
     ModelInfo,
+    ReleaseInfo,
     RerankerInfo,
     SearchPace,
     SearchTrial,
 )
+from anykey.service.serving import take
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
@@ -59,6 +61,7 @@ async def info(request: Request) -> InfoResponse:
             precision=encoder.precision,
             why=encoder.why,
         ),
+        release=_release(request),
         rerankers=[
             RerankerInfo(
                 name=one.name,
@@ -72,6 +75,15 @@ async def info(request: Request) -> InfoResponse:
         limits=lifecycle.limits,
         counters=_counters(parts),
     )
+
+
+def _release(request: Request) -> ReleaseInfo:
+    served = index_of(request)
+    release = take(request.scope, served).release
+    if release is None:
+        return ReleaseInfo(number=None, created_at=None, note=None, problem=served.problem)
+    facts = release.facts
+    return ReleaseInfo(number=facts.number, created_at=facts.created_at, note=facts.note, problem=served.problem)
 
 
 def _pace(parts: Parts) -> SearchPace:

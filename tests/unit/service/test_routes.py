@@ -567,7 +567,7 @@ def test_an_image_that_is_gone_is_not_found_and_its_key_and_path_are_not_logged(
 
 def test_health_checks_answer(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready", "failing": {}}
+    assert client.get("/readyz").json() == {"status": "ready", "failing": {}, "problems": {}}
 
 
 @pytest.mark.parametrize("request_id", ["abc-123", "A" * 128, "0.1_2"])
