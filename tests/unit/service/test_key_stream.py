@@ -116,6 +116,7 @@ def test_a_stream_may_be_compressed(client: httpx.Client, parts: int) -> None:
         (b"no gzip", "not what its Content-Encoding says"),
         (gzip.compress(b'{"key": "a", "text": "b"}\n' * 9)[:-9], "cut"),
     ],
+    ids=["no gzip", "cut"],
 )
 def test_a_stream_that_breaks_off_says_why(client: httpx.Client, body: bytes, words: str) -> None:
     response = client.put("/keys", content=body, headers={**NDJSON, "Content-Encoding": "gzip"})
