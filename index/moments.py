@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which most searches do not need
     from anykey.index.words.joining import Words
@@ -64,13 +65,12 @@ class Moment(Protocol):
         ...
 
     @property
-    def identity(self) -> str | None:
-        """What no other moment of any index has, in any process; `None` where moments cannot be told apart for sure."""
-        ...
-
-    @property
     def snapshot(self) -> str | None:
         """What names the moment to `KeyIndex.moment`; `None` where moments cannot be asked for again."""
+        ...
+
+    def explain(self) -> SearchFacts:
+        """Notes from now on how searches are made, and gives the notes, which later searches add to."""
         ...
 
     def search(

@@ -10,27 +10,29 @@ from typing import TypeVar
 from anykey.index.hits import Hit
 from anykey.service.answers import with_hits, write_hits
 from anykey.service.deadline import within
-from anykey.service.embedding import Embedded, notes_of, terms_of
+from anykey.service.embedding import Embedded, EmbeddedPart, notes_of, terms_of
 from anykey.service.errors import InternalError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.parts import Parts
 from anykey.service.query import Query
+from anykey.service.query_parts import WordsPart
 from anykey.service.ranking import Group, Selected, notes_of_groups
 from anykey.service.reranking import LoadedReranker
-from anykey.service.results import KeptAnswer
 from anykey.service.schemas import (
     BatchTimings,
     Cutoff,
     ErrorDetail,
     ErrorResponse,
+    Explanation,
     GroupSearch,
+    PartExplanation,
     PartScores,
     Reranking,
     SearchResponse,
     Timings,
 )
 from anykey.service.search_batcher import PlaceTogether
-from anykey.service.searching import Found, MomentFacts
+from anykey.service.searching import Found
 from anykey.service.terms import Terms
 from anykey.service.wanted import Wanted
 
@@ -60,13 +62,11 @@ class Answer:
         fields: All of it but the hits.
         hits: These, as JSON.
         num_hits: How many.
-        moment: What no other moment of any index has; `None` where that is not known.
     """
 
     fields: SearchResponse
     hits: bytes
     num_hits: int
-    moment: str | None
 
     def written(self) -> tuple[bytes, ...]:
         """All of it as JSON, in parts that follow each other."""
@@ -88,33 +88,13 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
     Raises:
         ServiceError: there is none; says why.
     """
-    began_s = time.monotonic()
-    look = await parts.results.look_up(query, asker.prefix)
-    if look.found is not None and look.before is not None:
-        return _again(look.found, look.before, time.monotonic() - began_s)
     found = await find_answer(parts, query, asker, place)
-    parts.results.keep(look, found)
     parts.recent.add(query)
     return found
 
 
-def _again(kept: KeptAnswer, moment: MomentFacts, seconds: float) -> Answer:
-    """A kept answer as one of now, in which only the look for it took time."""
-    told = {
-        "cached": True,
-        "result_cached": True,
-        "index_version": moment.version,
-        "index_seq": moment.seq,
-        "snapshot": moment.snapshot,
-        "timings_ms": Timings(
-            read=0.0, decode=0.0, queue=0.0, encode=0.0, search=in_ms(seconds), rerank=0.0, total=0.0
-        ),
-    }
-    return Answer(kept.fields.model_copy(update=told), kept.hits, kept.num_hits, moment.identity)
-
-
 async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
-    """What `answer` gives, computed anew and without remembering the query; takes and raises the same."""
+    """What `answer` gives, without remembering the query; takes and raises the same."""
     reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
     if reranker is not None:
         reranker.check_query(query)
@@ -128,7 +108,6 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
         hits=[],
         query_modality=embedded.modality,
         cached=embedded.is_cached,
-        result_cached=False,
         text_cut=embedded.is_text_cut,
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
         notes=notes_of(query, embedded) + notes_of_groups(query.wanted, ranked.found.selected),
@@ -137,6 +116,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
         index_seq=ranked.found.seq,
         snapshot=ranked.found.snapshot,
         model_fingerprint=parts.encoder.fingerprint,
+        explanation=_explanation_of(query, embedded, ranked),
         reranking=ranked.reranking,
         cutoff=_cutoff_of(ranked.found.selected),
         grouping=_grouping_of(ranked.found.selected),
@@ -150,7 +130,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
             total=0.0,
         ),
     )
-    return Answer(fields, ranked.written, ranked.num_hits, ranked.found.identity)
+    return Answer(fields, ranked.written, ranked.num_hits)
 
 
 async def answer_all(
@@ -213,11 +193,12 @@ def written_batch(answers: Sequence[Answer | ServiceError], timings: BatchTiming
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Hits as JSON, how many they are and were left out, what they were chosen from, and how long it all took."""
+    """Hits as JSON, how many they are, what they were chosen from, when that began, and how long it all took."""
 
     written: bytes
     num_hits: int
     found: Found
+    began_s: float
     search_s: float
     rerank_s: float = 0.0
     reranking: Reranking | None = None
@@ -235,7 +216,7 @@ async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, 
         return write_hits(asker.prefix, hits, None, query.include, groups, part_scores), found
 
     written, found = await _find(parts, query, embedded, terms, query.wanted, write, place)
-    return _Ranked(written, len(found.hits), found, time.monotonic() - started_s)
+    return _Ranked(written, len(found.hits), found, started_s, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
@@ -269,7 +250,8 @@ async def _search_and_rerank(
         num_candidates=len(hits),
         num_scored=sum(one.score is not None for one in ranked),
     )
-    return _Ranked(written, len(best), found, found_s - started_s, time.monotonic() - found_s, reranking)
+    rerank_s = time.monotonic() - found_s
+    return _Ranked(written, len(best), found, started_s, found_s - started_s, rerank_s, reranking)
 
 
 async def _find(
@@ -295,6 +277,7 @@ async def _find(
         terms=terms,
         with_part_scores=query.include.part_scores,
         words=query.words,
+        explain=query.explain,
     )
 
 
@@ -314,6 +297,49 @@ def _grouping_of(selected: Selected) -> GroupSearch | None:
     if selected.groups is None:
         return None
     return GroupSearch(num_candidates=selected.num_candidates, is_complete=selected.is_complete)
+
+
+def _explanation_of(query: Query, embedded: Embedded, ranked: _Ranked) -> Explanation | None:
+    """How an answer was made, where that was asked for."""
+    if (how := ranked.found.how) is None:
+        return None
+    facts = how.facts
+    noted_s = facts.scope_s + facts.compare_s + facts.words_s + facts.payload_s
+    wait_s = max(0.0, how.began_s - ranked.began_s)
+    made = iter(embedded.parts)
+    return Explanation(
+        parts=[_part_explanation(None if isinstance(part, WordsPart) else next(made)) for part in query.parts],
+        structure=facts.structure,
+        exact=facts.is_exact,
+        num_keys=facts.num_keys,
+        num_in_scope=facts.num_in_scope,
+        num_compared=facts.num_compared,
+        num_reranked=facts.num_reranked,
+        num_recent=facts.num_recent,
+        num_with_words=facts.num_with_words,
+        scope_looked_up=facts.is_scope_looked_up,
+        num_searches=facts.num_searches,
+        num_together=ranked.found.num_together,
+        wait_ms=in_ms(wait_s),
+        scope_ms=in_ms(facts.scope_s),
+        compare_ms=in_ms(facts.compare_s),
+        words_ms=in_ms(facts.words_s),
+        payload_ms=in_ms(facts.payload_s),
+        choose_ms=in_ms(max(0.0, how.took_s - noted_s)),
+        write_ms=in_ms(max(0.0, ranked.search_s - wait_s - how.took_s)),
+    )
+
+
+def _part_explanation(part: EmbeddedPart | None) -> PartExplanation:
+    """Where the vector of a part came from; `None` for words, which have none."""
+    if part is None:
+        return PartExplanation(source="words", decode_ms=0.0, queue_ms=0.0, encode_ms=0.0)
+    return PartExplanation(
+        source=part.source.value,
+        decode_ms=in_ms(part.decode_s),
+        queue_ms=in_ms(part.queue_s),
+        encode_ms=in_ms(part.encode_s),
+    )
 
 
 def _part_scores(query: Query, terms: Terms | None) -> Callable[[Hit], list[PartScores]] | None:

@@ -44,13 +44,15 @@ OF_A_PART = (InvalidRequestError, ItemTooLargeError, UndecodableImageError, Unsu
 class Source(StrEnum):
     """Where the vector of a part came from."""
 
-    CACHE = "cache"
+    MEMORY = "memory"
+    REDIS = "redis"
     ENCODER = "encoder"
     INDEX = "index"
     REQUEST = "request"
 
 
-OF_AN_ITEM = (Source.CACHE, Source.ENCODER)
+FROM_CACHE = (Source.MEMORY, Source.REDIS)
+OF_AN_ITEM = (*FROM_CACHE, Source.ENCODER)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class EmbeddedPart:
     decode_s: float = 0.0
     queue_s: float = 0.0
     encode_s: float = 0.0
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether it came from the cache."""
+        return self.source in FROM_CACHE
 
     def waited_for(self, seconds: float) -> "EmbeddedPart":
         """The same for one who came when the work was under way: the stages take no longer than the wait."""
@@ -112,8 +119,8 @@ class Embedded:
     @property
     def is_cached(self) -> bool:
         """Whether nothing had to be encoded, and something would have had to be without the cache."""
-        sources = {part.source for part in self.parts}
-        return Source.CACHE in sources and Source.ENCODER not in sources
+        encoded = [part for part in self.parts if part.source in OF_AN_ITEM]
+        return bool(encoded) and all(part.is_cached for part in encoded)
 
     @property
     def is_text_cut(self) -> bool:
@@ -207,7 +214,7 @@ class ItemEmbedder:
         key = await self._cache_key(part, lane)
         found = self._cache.at_hand(key)
         if found is not None:
-            return _cached(part, found)
+            return _cached(part, found, Source.MEMORY)
         began_s = time.monotonic()
         while True:
             try:
@@ -221,9 +228,12 @@ class ItemEmbedder:
                 return replace(embedded.waited_for(time.monotonic() - began_s), weight=part.weight)
 
     async def _look_up_or_encode(self, key: str, part: ItemPart, lane: Lane, allowed_s: float) -> EmbeddedPart:
+        found = self._cache.at_hand(key)
+        if found is not None:  # another request has brought it meanwhile
+            return _cached(part, found, Source.MEMORY)
         found = await self._cache.get(key)
         if found is not None:
-            return _cached(part, found)
+            return _cached(part, found, Source.REDIS)
         embedded = await self._encode(part, Role.QUERY, lane, allowed_s)
         self._cache.put(key, QueryVector(embedded.vector_D, embedded.is_text_cut, embedded.num_tokens))
         return embedded
@@ -388,10 +398,8 @@ def _halves_of(query: Query) -> dict[tuple[int, Modality], ItemPart]:
     return halves
 
 
-def _cached(part: ItemPart, found: QueryVector) -> EmbeddedPart:
-    return EmbeddedPart(
-        found.vector_D, part.item.modality, Source.CACHE, part.weight, found.is_text_cut, found.num_tokens
-    )
+def _cached(part: ItemPart, found: QueryVector, source: Source) -> EmbeddedPart:
+    return EmbeddedPart(found.vector_D, part.item.modality, source, part.weight, found.is_text_cut, found.num_tokens)
 
 
 def _unit(vector: Sequence[float]) -> Vector:

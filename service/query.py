@@ -91,6 +91,7 @@ class Query:
         snapshot: Names the moment of the index that is searched; `None`: now.
         min_score: Hits of a lower score are left out; `None`: none are.
         include: What is shown of each hit.
+        explain: Whether it is told how the answer was made.
         offset: How many hits or groups come before the first; `None`: none, and nobody will ask for more.
         cuts: Whether the irrelevant tail is cut.
         grouping: How hits become one; `None`: each stays one.
@@ -107,6 +108,7 @@ class Query:
     snapshot: str | None = None
     min_score: float | None = None
     include: Include = PAYLOAD
+    explain: bool = False
     offset: int | None = None
     cuts: bool = False
     grouping: Grouping | None = None
@@ -264,6 +266,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         snapshot=request.snapshot,
         min_score=request.min_score,
         include=include,
+        explain=request.explain,
         offset=request.offset,
         cuts=request.cutoff is not None,
         grouping=grouping_of(request, limits),
@@ -371,7 +374,7 @@ def _sentence(detail: ErrorDetails, limits: Limits) -> str:
         return _expected_k(limits, detail["input"])
     if name == "modalities" and detail["type"] == "enum":
         return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
-    if name in ("exact", "exclude_query_keys"):
+    if name in ("exact", "exclude_query_keys", "explain"):
         return f"{name} must be true or false, got {_shown(detail['input'])}"
     if name in EXPECTED:
         return f"{name} must be {EXPECTED[name]}, got {_shown(detail['input'])}"

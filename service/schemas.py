@@ -173,6 +173,7 @@ class SearchRequest(SearchedPart):
         description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector` "
         "and `part_scores`. Absent: `text`, `metadata` and `image_urls`.",
     )
+    explain: StrictBool = Field(False, description="Whether the answer tells how it was made.")
     offset: StrictInt | None = Field(
         None,
         ge=0,
@@ -312,6 +313,56 @@ class GroupSearch(BaseModel):
     )
 
 
+class PartExplanation(BaseModel):
+    """Where the vector of one part came from."""
+
+    source: Literal["memory", "redis", "encoder", "index", "request", "words"] = Field(
+        description="The cache in memory or in Redis, the encoder, the index for a stored key, the request for a "
+        "vector; words have none."
+    )
+    decode_ms: float = Field(description="Zero where nothing was encoded, like the other two.")
+    queue_ms: float = Field(description="Waiting for its batch.")
+    encode_ms: float = Field(description="Its batch.")
+
+
+class Explanation(BaseModel):
+    """How an answer was made."""
+
+    parts: list[PartExplanation] = Field(description="One for each part of the query.")
+    structure: str | None = Field(
+        description="What found keys by the vector: `exact`, a FAISS factory string, `gpu` and a structure, or Milvus' "
+        "name of one; null where there is no vector."
+    )
+    exact: bool = Field(description="Whether every key of the scope was compared.")
+    num_keys: int = Field(description="Keys of the index.")
+    num_in_scope: int | None = Field(
+        description="Those that the scope left to be found by the vector; null where there is none."
+    )
+    num_compared: int | None = Field(
+        description="Vectors, or codes of them, that the search structure compared; of inverted lists, all that they "
+        "have. Null where the structure does not tell."
+    )
+    num_reranked: int = Field(description="Candidates of the structure whose exact scores decided.")
+    num_recent: int = Field(description="Keys of the scope newer than the published version; each of them is compared.")
+    num_with_words: int | None = Field(
+        description="Keys of the scope that have some of the words; null where none are looked for."
+    )
+    scope_looked_up: bool = Field(
+        description="Whether the keys of the scope were looked up first, so that only they could be found."
+    )
+    num_searches: int = Field(description="How many searches of the index by vectors it took.")
+    num_together: int = Field(description="How many queries shared them, whose counts and times these are together.")
+    wait_ms: float = Field(description="Waiting for a thread.")
+    scope_ms: float = Field(description="Looking up the scope.")
+    compare_ms: float = Field(description="Comparing.")
+    words_ms: float = Field(description="Finding keys by their words, and joining rankings.")
+    payload_ms: float = Field(description="Reading what the hits carry.")
+    choose_ms: float = Field(
+        description="The cut, groups, diversity, scores of parts, and all else of the index's call."
+    )
+    write_ms: float = Field(description="Writing the hits as JSON, and the rest of `search`.")
+
+
 class SearchResponse(BaseModel):
     """Hits, best first."""
 
@@ -320,10 +371,7 @@ class SearchResponse(BaseModel):
         description="What the query was: text, image, or fused (both), all its parts together; null for a vector of "
         "which nobody says it, and for words alone."
     )
-    cached: bool = Field(description="Whether the query's vector came from the cache, or the whole answer did.")
-    result_cached: bool = Field(
-        description="Whether the whole answer was kept from an earlier equal request; it is of the moment of this one."
-    )
+    cached: bool = Field(description="Whether the query's vector came from the cache.")
     text_cut: bool = Field(
         description="Whether the query's text is longer than the model's context (model.context_length tokens in "
         "/info), so that its end was not used."
@@ -341,6 +389,9 @@ class SearchResponse(BaseModel):
         description="Names the index at this moment, to be asked for by later requests; null for a Milvus collection."
     )
     model_fingerprint: str
+    explanation: Explanation | None = Field(
+        None, description="How the answer was made; null where that was not asked for."
+    )
     reranking: Reranking | None = Field(description="Null where none was asked for.")
     cutoff: Cutoff | None = Field(None, description="Null where none was asked for.")
     grouping: GroupSearch | None = Field(None, description="Null where none was asked for.")

@@ -4,6 +4,7 @@ Shape legend: Q = queries, D = width.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Moment
+from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
 from anykey.service.deadline import late
@@ -111,6 +113,7 @@ class SearchKind:
         with_vectors: Whether hits come with their keys' vectors.
         with_part_scores: Whether hits come with their scores with each of the terms.
         words: Words that keys are found by, alone or beside a vector.
+        explain: Whether it is told how they were found.
     """
 
     wanted: Wanted
@@ -120,6 +123,7 @@ class SearchKind:
     with_vectors: bool = False
     with_part_scores: bool = False
     words: Words | None = None
+    explain: bool = False
 
 
 class _Sought(NamedTuple):
@@ -128,6 +132,21 @@ class _Sought(NamedTuple):
     vector: bytes | None
     modality: Modality | None
     terms: Terms | None = None
+
+
+@dataclass(frozen=True)
+class HowFound:
+    """How something was found, together with what shared the call of the index.
+
+    Attributes:
+        facts: What the index noted.
+        began_s: When the call began, by the monotonic clock.
+        took_s: How long it took.
+    """
+
+    facts: SearchFacts
+    began_s: float
+    took_s: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ class Found:
         seq: Number of the last change in it; `None` where changes are not counted.
         snapshot: What names the moment; `None` where it cannot be asked for again.
         num_together: How many searches shared the call of the index.
-        identity: What no other moment of any index has; `None` where that is not known.
+        how: How it was found, where that was asked for.
     """
 
     selected: Selected
@@ -148,22 +167,12 @@ class Found:
     seq: int | None
     snapshot: str | None
     num_together: int
-    identity: str | None
+    how: HowFound | None = None
 
     @property
     def hits(self) -> list[Hit]:
         """In their order."""
         return self.selected.hits
-
-
-@dataclass(frozen=True)
-class MomentFacts:
-    """A moment of the index, whatever is looked for in it; the fields are those of `Found`."""
-
-    version: str | None
-    seq: int | None
-    snapshot: str | None
-    identity: str | None
 
 
 class IndexSearcher:
@@ -230,6 +239,7 @@ class IndexSearcher:
         terms: Terms | None = None,
         with_part_scores: bool = False,
         words: Words | None = None,
+        explain: bool = False,
     ) -> T:
         """The best keys of the scope.
 
@@ -247,6 +257,7 @@ class IndexSearcher:
             terms: What the vector is the sum of, where it is no item's, key's or vector's own.
             with_part_scores: Whether hits come with their scores with each of the terms.
             words: Words that keys are found by, alone or beside the vector.
+            explain: Whether it is told how they were found.
 
         Raises:
             InvalidRequestError: the index has no such pool, no snapshots or no words, or needs to know what a vector is
@@ -259,29 +270,9 @@ class IndexSearcher:
         """
         deadline = Deadline(self._deadline_s)
         sought = _Sought(None if vector_D is None else vector_D.astype(np.float32).tobytes(), modality, terms)
-        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words)
+        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words, explain)
         with _wire_errors(self._deadline_s, deadline):
             return await asyncio.wrap_future(self._batcher.submit(kind, sought, deadline, write, place))
-
-    async def moment(self, snapshot: str | None = None, *, is_asked_for: bool = False) -> MomentFacts:
-        """The moment that a search which begins now would be of, kept as that search would keep it.
-
-        Args:
-            snapshot: Names the moment; now when absent.
-            is_asked_for: Whether somebody said that they would ask for it again.
-
-        Raises:
-            ServiceError: those that `search` raises.
-        """
-        deadline = Deadline(self._deadline_s)
-
-        def look() -> MomentFacts:
-            with self._index.moment(snapshot, deadline=deadline) as moment:
-                moment.keep(is_asked_for=is_asked_for)
-                return MomentFacts(moment.version, moment.seq, moment.snapshot, moment.identity)
-
-        with _wire_errors(self._deadline_s, deadline):
-            return await self._threads.run(self._watch.call, look)
 
     async def stored(self, key: str, snapshot: str | None = None) -> StoredKey:
         """A key with its vector.
@@ -313,9 +304,11 @@ class IndexSearcher:
 
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
+                began_s, facts = time.monotonic(), moment.explain() if kind.explain else None
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
-                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought), moment.identity)
+                how = None if facts is None else HowFound(facts, began_s, time.monotonic() - began_s)
+                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought), how)
                 return [Found(each, *of_moment) for each in selected]
 
         return self._watch.call(search_index)

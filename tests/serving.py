@@ -28,6 +28,7 @@ from anykey.index.jobs.build import build_index
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Ranking
+from anykey.index.search_facts import SearchFacts
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
@@ -200,7 +201,6 @@ class MemoryMoment:
         self.version: str | None = index.version
         self.seq: int | None = len(index.keys)
         self.snapshot: str | None = "memory"
-        self.identity: str | None = None
         self._index = index
         self._deadline = deadline
 
@@ -211,6 +211,10 @@ class MemoryMoment:
     def rank(self, vectors_QD: NDArray[np.float32], k: int, *args: Any, **options: Any) -> list[Ranking]:
         """The hits, with their scores beside them."""
         return [_ranking(hits) for hits in self.search(vectors_QD, k, *args, **options)]
+
+    def explain(self) -> SearchFacts:
+        """Notes nothing."""
+        return SearchFacts()
 
     def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
         """The vectors."""

@@ -3,6 +3,7 @@
 Shape legend: Q = queries, K = results of a query, D = width.
 """
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from anykey.index.milvus.scope import expression_of_scope
 from anykey.index.milvus.search import Scored, count, hits_of, search
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
+from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which it refuses
     from anykey.index.words.joining import Words
@@ -32,16 +34,20 @@ class MilvusMoment:
         version: `None`: a collection has no versions.
         seq: `None`: its changes are not counted.
         snapshot: `None`: it cannot be asked for again.
-        identity: `None`: it cannot be told from others.
     """
 
     version: str | None = None
     seq: int | None = None
     snapshot: str | None = None
-    identity: str | None = None
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
+        self._facts: SearchFacts | None = None
+
+    def explain(self) -> SearchFacts:
+        """Notes from now on how searches are made, as far as Milvus says it, and gives the notes."""
+        self._facts = self._facts or SearchFacts(self._collection.facts.structure.kind)
+        return self._facts
 
     def search(
         self,
@@ -153,7 +159,17 @@ class MilvusMoment:
         self, vectors_QD: NDArray[np.float32], k: int, scope: Scope, exact: bool, with_vectors: bool = False
     ) -> list[Scored]:
         queries_QD = check_queries(vectors_QD, self._collection.facts.encoder.width)
-        return search(self._collection, queries_QD, check_k(k), scope, exact, with_vectors)
+        began_s = time.monotonic()
+        found = search(self._collection, queries_QD, check_k(k), scope, exact, with_vectors)
+        if (facts := self._facts) is not None:
+            facts.compare_s += time.monotonic() - began_s
+            facts.is_exact = self.is_exact(exact)
+            facts.num_searches += 1
+            facts.num_keys = self._collection.count("")
+            facts.num_in_scope = count(self._collection, scope)
+            facts.compared(len(queries_QD) * facts.num_in_scope if facts.is_exact else None)
+            facts.is_scope_looked_up = scope != EVERYTHING
+        return found
 
 
 def _ranking(scored: Scored) -> Ranking:

@@ -3,6 +3,7 @@
 Shape legend: Q = queries, K = results of a query, D = width.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from anykey.index.queries import check_k, check_queries
 from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments
 from anykey.index.search.view import View, hits_of
+from anykey.index.search_facts import SearchFacts
 from anykey.index.store.store_reader import ReadTransaction
 
 if TYPE_CHECKING:  # which most searches do not need
@@ -35,7 +37,6 @@ class FaissMoment:
         version: Name of the version.
         seq: Number of the last change.
         snapshot: What names the moment.
-        identity: What no other moment of any index has.
     """
 
     def __init__(
@@ -51,11 +52,15 @@ class FaissMoment:
         self.version: str = view.files.manifest.version
         self.seq: int = view.seq
         self.snapshot: str | None = kept.token(generation, view) if kept.is_on else None
-        named = generation.identity
-        self.identity: str | None = None if named is None else f"{named} {view.seq}"
         self.generation = generation
         self._kept = kept
         self._deadline = deadline
+        self._facts: SearchFacts | None = None
+
+    def explain(self) -> SearchFacts:
+        """Notes from now on how searches are made, and gives the notes."""
+        self._facts = self._facts or SearchFacts()
+        return self._facts
 
     def search(
         self,
@@ -72,7 +77,7 @@ class FaissMoment:
         rankings = self.rank(
             vectors_QD, k, scope, exact=exact, query_modalities=query_modalities, are_centred=are_centred
         )
-        return hits_of(rankings, self.transaction, with_vectors)
+        return self._read(rankings, with_vectors)
 
     def rank(
         self,
@@ -90,7 +95,7 @@ class FaissMoment:
         self.view.check(scope)
         if not len(queries_QD):
             return []
-        found = self.view.search(queries_QD, k, scope, self.transaction, exact, self._deadline)
+        found = self.view.search(queries_QD, k, scope, self.transaction, exact, self._deadline, self._facts)
         return [Ranking(scores_K[seqs_K >= 0], seqs_K[seqs_K >= 0]) for scores_K, seqs_K in zip(*found, strict=True)]
 
     def rank_words(
@@ -111,7 +116,7 @@ class FaissMoment:
         if vector_D is not None:
             query_1D = self._compared(vector_D[None], [query_modality], is_centred)
         self.view.check(scope)
-        search = WordSearch(self.view, self.transaction, scope, exact, self._deadline)
+        search = WordSearch(self.view, self.transaction, scope, exact, self._deadline, self._facts)
         return search.rank(words, query_1D, check_k(k))
 
     def centred(self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None]) -> NDArray[np.float32]:
@@ -129,7 +134,7 @@ class FaissMoment:
 
     def hits(self, ranking: Ranking, *, with_vectors: bool = False) -> list[Hit]:
         """What has been found, ranks from 1; with the keys' vectors, as their encoder made them, if asked for."""
-        return hits_of([ranking], self.transaction, with_vectors)[0]
+        return self._read([ranking], with_vectors)[0]
 
     def vectors(self, ranking: Ranking) -> NDArray[np.float32]:
         """Unit vectors `[K, D]` of what has been found, as queries are compared with them."""
@@ -157,6 +162,13 @@ class FaissMoment:
     def keep(self, *, is_asked_for: bool = False) -> None:
         """Keeps the moment for a while, as `Keeping` says."""
         self._kept.keep(self.generation, self.view, self.transaction, is_asked_for=is_asked_for)
+
+    def _read(self, rankings: Sequence[Ranking], with_vectors: bool) -> list[list[Hit]]:
+        began_s = time.monotonic()
+        hits = hits_of(rankings, self.transaction, with_vectors)
+        if self._facts is not None:
+            self._facts.payload_s += time.monotonic() - began_s
+        return hits
 
     def _compared(
         self, vectors_QD: NDArray[np.float32], modalities: Sequence[Modality | None] | None, are_centred: bool

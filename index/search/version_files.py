@@ -19,9 +19,11 @@ from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.postings import Postings
 from anykey.index.filtering.remembered import Remembered, name_of
 from anykey.index.key_index import Scope
+from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.versions import OpenVersion
 from anykey.index.vectors.calibration import Calibration, read_calibration
+from anykey.index.vectors.comparing import count_allowed
 from anykey.index.vectors.exact import ExactVectors
 from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, ApproximateIndex, GpuUse
 
@@ -138,6 +140,7 @@ class VersionFiles:
         allowed: NDArray[np.int64] | NDArray[np.bool_] | None,
         exact: bool,
         deadline: Deadline = NEVER,
+        facts: SearchFacts | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best keys for each query: scores and change numbers, best first.
 
@@ -148,14 +151,27 @@ class VersionFiles:
             exact: Compares with every key; equal scores then come by rising change number, also where `k` cuts through
                 them.
             deadline: Until when the answer is wanted.
+            facts: Told of how they are found.
 
         Raises:
             DeadlineExceededError: it no longer is.
         """
         if exact or self._approximate is None:
             scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed, deadline)
+            if facts is not None:
+                facts.compared(len(queries_QD) * count_allowed(allowed, self.num_keys))
+        elif isinstance(self._approximate, ApproximateIndex):
+            found = self._approximate.search(queries_QD, k, allowed, deadline=deadline, facts=facts)
+            scores_QK, positions_QK = found
+            if facts is not None and not facts.is_exact and self.manifest.structure is not None:
+                facts.structure = self.manifest.structure.factory
         else:
             scores_QK, positions_QK = self._approximate.search(queries_QD, k, allowed, deadline=deadline)
+            if facts is not None:
+                of_gpu = None if self.manifest.structure is None else self.manifest.structure.gpu
+                facts.structure = "gpu" if of_gpu is None else f"gpu {of_gpu.kind}"
+                facts.is_exact = facts.is_exact and not self._approximate.needs_rerank
+                facts.compared(None)
         return scores_QK, self._seqs_N[positions_QK]
 
     def close(self) -> None:

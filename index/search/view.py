@@ -3,6 +3,7 @@
 Shape legend: N = keys in the version, Q = queries, D = width, K = results per query.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,10 +15,11 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, ModalityNeededError, UnknownPoolError
 from anykey.index.hits import Hit
-from anykey.index.key_index import IndexInfo, Scope
+from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Ranking
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
+from anykey.index.search_facts import SearchFacts
 from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of
@@ -99,20 +101,31 @@ class View:
         transaction: ReadTransaction,
         exact: bool,
         deadline: Deadline = NEVER,
+        facts: SearchFacts | None = None,
     ) -> Found:
-        """The best keys of a scope; `transaction` is of the same moment.
+        """The best keys of a scope, `facts` told of how they are found; `transaction` is of the same moment.
 
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
             KeyCorruptError: one of them is a recent key whose record is damaged.
         """
+        began_s = time.monotonic()
         within, exclude = self._key_sets(scope, transaction)
         allowed, is_any = self._allowed(scope, within, exclude, deadline)
-        found = self.files.search(queries_QD, k, allowed, exact, deadline) if is_any else None
         positions = self.recent.positions(scope, within, exclude, deadline)
+        looked_up_s = time.monotonic()
+        found = self.files.search(queries_QD, k, allowed, exact, deadline, facts) if is_any else None
         if len(positions):
             newer = self.recent.search(queries_QD, k, positions, deadline)
             found = newer if found is None else _merged(found, newer, k)
+        if facts is not None:
+            facts.num_searches += 1
+            facts.structure = facts.structure or "exact"
+            facts.num_keys, facts.num_recent = self.num_keys, len(positions)
+            facts.num_in_scope = (count_allowed(allowed, self.files.num_keys) if is_any else 0) + len(positions)
+            facts.is_scope_looked_up = scope != EVERYTHING
+            facts.scope_s += looked_up_s - began_s
+            facts.compare_s += time.monotonic() - looked_up_s
         if found is None:
             return np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64)
         self.recent.require_sound(found[1])

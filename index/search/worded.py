@@ -3,6 +3,7 @@
 Shape legend: K = results, M = keys with some of the words, D = width.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import Deadline
 from anykey.index.errors import InvalidSearchError
-from anykey.index.key_index import Scope
+from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.moments import Ranking
 from anykey.index.search.view import View
+from anykey.index.search_facts import SearchFacts
 from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.words.joining import MOST_JOINED, KeyScores, Words, joined, sum_of
 
@@ -27,6 +29,7 @@ class WordSearch:
         scope: Which keys may be found.
         exact: Whether a vector is compared with every key of the scope.
         deadline: Until when the answer is wanted.
+        facts: Told of how keys are found.
     """
 
     view: View
@@ -34,14 +37,26 @@ class WordSearch:
     scope: Scope
     exact: bool
     deadline: Deadline
+    facts: SearchFacts | None = None
 
     def rank(self, words: Words, query_1D: NDArray[np.float32] | None, k: int) -> Ranking:
         """The best keys by their words, and by a vector, `[1, D]`, if there is one; the best of both first."""
+        if (facts := self.facts) is None:
+            return self._rank(words, query_1D, k)
+        began_s, by_vector_s = time.monotonic(), facts.scope_s + facts.compare_s
+        ranking = self._rank(words, query_1D, k)
+        facts.words_s += time.monotonic() - began_s - (facts.scope_s + facts.compare_s - by_vector_s)
+        return ranking
+
+    def _rank(self, words: Words, query_1D: NDArray[np.float32] | None, k: int) -> Ranking:
         by_words = [
             self._by_words(expression, weight)
             for expression, (_, weight) in zip(words.expressions, words.asked, strict=True)
         ]
         total = by_words[0] if len(by_words) == 1 else sum_of(by_words)
+        if self.facts is not None:
+            self.facts.num_keys, self.facts.num_with_words = self.view.num_keys, len(total.seqs_M)
+            self.facts.is_scope_looked_up = self.scope != EVERYTHING
         if query_1D is None:
             best = (total if len(by_words) == 1 else joined(by_words, words.join)).best(k)
             cosines_K = np.full(len(best.seqs_M), np.nan, np.float32)
@@ -63,7 +78,9 @@ class WordSearch:
         return KeyScores(seqs_M[is_in_M], scores_M[is_in_M], weight)
 
     def _by_vector(self, query_1D: NDArray[np.float32], weight: float) -> KeyScores:
-        scores, seqs = self.view.search(query_1D, MOST_JOINED, self.scope, self.transaction, self.exact, self.deadline)
+        scores, seqs = self.view.search(
+            query_1D, MOST_JOINED, self.scope, self.transaction, self.exact, self.deadline, self.facts
+        )
         is_there = seqs[0] >= 0
         scores_M = scores[0][is_there].astype(np.float64)
         return KeyScores(seqs[0][is_there], scores_M, weight, float(scores_M.min(initial=1.0)))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError, faiss_reason
+from anykey.index.search_facts import SearchFacts
 from anykey.index.vectors.comparing import Allowed, bitmap_selector, count_allowed, in_turns, sort_by_score
 from anykey.index.vectors.exact import ExactVectors, read_faiss
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
@@ -221,6 +222,7 @@ class ApproximateIndex:
         effort: float = 1.0,
         parameters: SearchParameters | None = None,
         deadline: Deadline = NEVER,
+        facts: SearchFacts | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Finds about the `k` best allowed vectors per query; their scores are exact.
 
@@ -234,6 +236,7 @@ class ApproximateIndex:
             effort: Multiplies how far to look; 2 is about half as fast.
             parameters: How far to look; `self.parameters` when absent.
             deadline: Until when the answer is wanted.
+            facts: Told of how they are found.
 
         Returns:
             Scores and positions `[Q, K]`, best first, equal scores by position; K is `k` or the number of allowed
@@ -247,19 +250,53 @@ class ApproximateIndex:
         num_allowed = count_allowed(allowed, self.exact.num_vectors)
         k = min(k, num_allowed)
         if num_allowed <= self._exact_allowed or MIN_RERANK_PER_RESULT * k >= num_allowed or len(queries_QD) == 0:
+            if facts is not None:
+                facts.compared(len(queries_QD) * num_allowed)
             return self.exact.search(queries_QD, k, allowed, deadline)
         selector = bitmap_selector(allowed, self.exact.num_vectors)
         effort *= _effort_of_filter(num_allowed / self.exact.num_vectors)
+        self._note(facts, queries_QD, k, parameters, effort)
         scores_QK, positions_QK = self._search_once(queries_QD, k, selector, parameters, effort, deadline)
         short_Q = np.flatnonzero(positions_QK[:, -1] < 0)
         while len(short_Q) and not self._is_exhausted(parameters, effort):
             effort *= DEEPER
+            self._note(facts, queries_QD[short_Q], k, parameters, effort)
             found = self._search_once(queries_QD[short_Q], k, selector, parameters, effort, deadline)
             scores_QK[short_Q], positions_QK[short_Q] = found
             short_Q = short_Q[found[1][:, -1] < 0]
         if len(short_Q):
+            if facts is not None:
+                facts.compared(len(short_Q) * num_allowed)
             scores_QK[short_Q], positions_QK[short_Q] = self.exact.search(queries_QD[short_Q], k, allowed, deadline)
         return scores_QK, positions_QK
+
+    def _note(
+        self,
+        facts: SearchFacts | None,
+        queries_QD: NDArray[np.float32],
+        k: int,
+        parameters: SearchParameters,
+        effort: float,
+    ) -> None:
+        """Tells how far a search looks: what the lists have that it goes through, and how many of it are re-ranked."""
+        if facts is None:
+            return
+        probes, depth = self._reach(parameters, k, effort)
+        facts.is_exact = False
+        facts.num_reranked += len(queries_QD) * (depth if self.needs_rerank else 0)
+        facts.compared(self._num_in_lists(queries_QD, probes))
+
+    def _num_in_lists(self, queries_QD: NDArray[np.float32], probes: int) -> int | None:
+        """How many vectors the nearest lists of all queries have; `None` where there are no lists."""
+        structure: Any = self._structure
+        core: Any = self.core
+        if not isinstance(core, faiss.IndexIVF):
+            return None if _is_graph(core) else len(queries_QD) * self.exact.num_vectors
+        if structure is not core:
+            for number in range(structure.chain.size()):
+                queries_QD = structure.chain.at(number).apply(queries_QD)
+        _, lists_QP = core.quantizer.search(queries_QD, probes, params=_coarse_parameters(core, probes))
+        return int(sum(core.invlists.list_size(int(number)) for number in lists_QP.ravel() if number >= 0))
 
     def _is_exhausted(self, parameters: SearchParameters, effort: float) -> bool:
         return parameters.probes * effort >= self.max_probes

@@ -11,7 +11,7 @@ from anykey.service.answers import WrittenAnswer, write_json
 from anykey.service.body import json_parser
 from anykey.service.context import REQUEST_ID, note
 from anykey.service.embed_request import ItemsToEmbed, items_from_json
-from anykey.service.embedding import EmbeddedPart, Source
+from anykey.service.embedding import EmbeddedPart
 from anykey.service.errors import ServiceError
 from anykey.service.exchange import exchange
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -87,7 +87,7 @@ def _embedded(one: EmbeddedPart, width: int, encoding: VectorEncoding) -> dict[s
         "vector": written_vector(cut_vector(one.vector_D, width), encoding),
         "modality": one.modality,
         "text_cut": one.is_text_cut,
-        "cached": one.source is Source.CACHE,
+        "cached": one.is_cached,
         "error": None,
     }
 

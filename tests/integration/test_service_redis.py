@@ -94,6 +94,13 @@ def ask(client: httpx.Client, text: str) -> httpx.Response:
     return client.post("/search", json={"text": text})
 
 
+def explained_source(client: httpx.Client, text: str) -> str:
+    """Where the vector of a query came from."""
+    answer = client.post("/search", json={"text": text, "explain": True})
+    source: str = answer.json()["explanation"]["parts"][0]["source"]
+    return source
+
+
 def ask_many(client: httpx.Client, word: str) -> tuple[list[int], float]:
     """Statuses of many different queries sent at once, and how long the whole took."""
     started_s = time.monotonic()
@@ -108,6 +115,9 @@ def test_two_services_share_vectors(redis: RedisServer) -> None:
         first = ask(one, "shared").json()
         until(lambda: ask(other, "shared").json()["cached"], "the vector arrives in Redis")
         second = ask(other, "shared").json()
+        third = start_service(stack, redis, FakeEncoder())
+        sources = [explained_source(third, "shared") for _ in range(2)]
+        assert sources == ["redis", "memory"]
         assert first["cached"] is False
         assert second["hits"] == first["hits"]
 
