@@ -14,6 +14,7 @@ from anykey.client.answers import (
     ChangesAnswer,
     Deleted,
     EmbedAnswer,
+    FailedQuery,
     Hit,
     Info,
     KeyOutcome,
@@ -21,7 +22,18 @@ from anykey.client.answers import (
     StoredKey,
 )
 from anykey.client.clients import AsyncClient, Client
-from anykey.client.errors import AnyKeyError, BrokenAnswerError, NoAnswerError, ServiceError
+from anykey.client.errors import (
+    AnyKeyError,
+    BrokenAnswerError,
+    BusyError,
+    ConflictError,
+    NoAnswerError,
+    NotFoundError,
+    PreconditionFailedError,
+    RefusedError,
+    ServiceError,
+    SnapshotExpiredError,
+)
 from anykey.client.inputs import Image, Part
 
 __all__ = [
@@ -29,17 +41,24 @@ __all__ = [
     "AsyncClient",
     "BatchAnswer",
     "BrokenAnswerError",
+    "BusyError",
     "ChangesAnswer",
     "Client",
+    "ConflictError",
     "Deleted",
     "EmbedAnswer",
+    "FailedQuery",
     "Hit",
     "Image",
     "Info",
     "KeyOutcome",
     "NoAnswerError",
+    "NotFoundError",
     "Part",
+    "PreconditionFailedError",
+    "RefusedError",
     "SearchAnswer",
     "ServiceError",
+    "SnapshotExpiredError",
     "StoredKey",
 ]

@@ -21,6 +21,21 @@ class Payload(Answer):
     image_urls: list[str] = Field(default_factory=list)
 
 
+class PartScores(Answer):
+    """How well a hit matches one part of the query: the cosine with all of it, its text and its images."""
+
+    score: float
+    text: float | None
+    image: float | None
+
+
+class HitGroup(Answer):
+    """The group that a hit is of, and how many more of its hits were looked at."""
+
+    value: str | int | float | bool | None
+    num_folded: int
+
+
 class Hit(Answer):
     """One result; `score` is the cosine similarity, higher is better, and null for a query of words alone."""
 
@@ -30,10 +45,32 @@ class Hit(Answer):
     modality: Modality
     payload: Payload
     rerank_score: float | None = None
-    words_score: float | None = None
     vector: list[float] | None = None
-    part_scores: list[dict[str, float | None]] | None = None
-    group: dict[str, Any] | None = None
+    part_scores: list[PartScores] | None = None
+    group: HitGroup | None = None
+
+
+class Reranking(Answer):
+    """The cross-encoder that put hits in order, how many it was given, and how many it could read."""
+
+    model: str
+    fingerprint: str
+    num_candidates: int
+    num_scored: int
+
+
+class Cutoff(Answer):
+    """From which score on hits were kept, and how many were left out."""
+
+    score: float | None
+    num_cut: int
+
+
+class GroupSearch(Answer):
+    """How many hits were looked at for groups, and whether more could not have changed the answer."""
+
+    num_candidates: int
+    is_complete: bool
 
 
 class SearchAnswer(Answer):
@@ -43,11 +80,15 @@ class SearchAnswer(Answer):
     query_modality: Modality | None = None
     cached: bool | str
     text_cut: bool
+    num_below_min_score: int | None = None
     notes: list[str] = Field(default_factory=list)
     index_version: str | None
     index_seq: int | None = None
     snapshot: str | None = None
     model_fingerprint: str
+    reranking: Reranking | None = None
+    cutoff: Cutoff | None = None
+    grouping: GroupSearch | None = None
     timings_ms: dict[str, float]
 
     @property
@@ -74,6 +115,7 @@ class BatchAnswer(Answer):
     """What became of each query of a batch, in their order."""
 
     answers: list[SearchAnswer | FailedQuery]
+    timings_ms: dict[str, float] = Field(default_factory=dict)
 
 
 class StoredKey(Answer):
@@ -84,6 +126,7 @@ class StoredKey(Answer):
     pools: list[str]
     payload: Payload
     seq: int | None = None
+    vector: list[float] | None = None
 
 
 class KeysPage(Answer):
@@ -102,6 +145,17 @@ class KeyOutcome(Answer):
     is_new: bool = False
     text_cut: bool | None = None
     error: ErrorDetail | None = None
+
+
+class StreamSummary(Answer):
+    """How a stream of keys ended; `error` says why it was broken off, with lines left that were not read."""
+
+    done: bool
+    num_lines: int
+    num_stored: int
+    num_failed: int
+    seq: int | None
+    error: ErrorDetail | None
 
 
 class ChangesAnswer(Answer):
@@ -133,6 +187,7 @@ class ItemVector(Answer):
     vector: list[float] | None
     modality: Modality | None
     text_cut: bool
+    cached: bool
     error: ErrorDetail | None
 
 
@@ -140,6 +195,7 @@ class EmbedAnswer(Answer):
     """Vectors, in the order of the items."""
 
     items: list[ItemVector]
+    role: Literal["query", "key"]
     width: int
     num_tokens: int
     model: str

@@ -1,9 +1,12 @@
 """Each request of the service as a value: what is sent, what may be repeated, and what the answer is read as."""
 
 import json
+import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -11,8 +14,11 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from anykey.client import answers
-from anykey.client.errors import BrokenAnswerError, ServiceError, error_class
+from anykey.client.errors import BUSY_STATUSES, AnyKeyError, BrokenAnswerError, BusyError, ServiceError, error_class
 from anykey.client.inputs import as_json
+
+NDJSON = "application/x-ndjson"
+MAX_BLOCK_BYTES = 16 * 2**20  # of keys in one request of many: what is held of them at a time
 
 T = TypeVar("T")
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -26,7 +32,7 @@ class Call(Generic[T]):
         method: HTTP's.
         path: Below the index's address, or, with `is_global`, below the service's.
         read: Makes the result of an answer that is no error.
-        body: JSON, or `None`.
+        body: JSON, bytes of `NDJSON`, or `None`.
         parameters: Of the address.
         headers: More than every request has.
         is_global: Whether it is no matter of one index.
@@ -57,9 +63,10 @@ def embed(items: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Call
     return Call("POST", "/embed", _reader(answers.EmbedAnswer), body)
 
 
-def get(key: str) -> Call[answers.StoredKey]:
+def get(key: str, with_vector: bool) -> Call[answers.StoredKey]:
     """GET /keys/{key}."""
-    return Call("GET", _key_path(key), _reader(answers.StoredKey))
+    parameters = {"include": "vector"} if with_vector else {}
+    return Call("GET", _key_path(key), _reader(answers.StoredKey), parameters=parameters)
 
 
 def image(key: str, position: int) -> Call[bytes]:
@@ -88,6 +95,32 @@ def put_many(keys: Sequence[Mapping[str, Any]], is_atomic: bool) -> Call[answers
     return Call("PUT", "/keys", _reader(answers.ChangesAnswer), body, headers=_once())
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """What became of the keys of a stream, and why it ended before they were all stored."""
+
+    outcomes: list[answers.KeyOutcome]
+    error: AnyKeyError | None
+
+
+def put_stream(lines: bytes) -> Call[Streamed]:
+    """PUT /keys with a key a line; sending it again stores the same keys once more."""
+    return Call("PUT", "/keys", _read_stream, lines, headers={"content-type": NDJSON})
+
+
+def blocks(keys: Iterable[Mapping[str, Any]], at_once: int) -> Iterator[bytes]:
+    """Lines of keys for `put_stream`, at most `at_once` and about `MAX_BLOCK_BYTES` at a time."""
+    block, num_lines = bytearray(), 0
+    for key in keys:
+        block += json.dumps(as_json(key), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        num_lines += 1
+        if num_lines >= at_once or len(block) >= MAX_BLOCK_BYTES:
+            yield bytes(block)
+            block, num_lines = bytearray(), 0
+    if block:
+        yield bytes(block)
+
+
 def patch(key: str, fields: Mapping[str, Any]) -> Call[answers.KeyOutcome]:
     """PATCH /keys/{key}; `None` in metadata is JSON's null, which removes a name."""
     body = {name: value for name, value in fields.items() if value is not None}
@@ -102,8 +135,9 @@ def delete(key: str, if_seq: int | None) -> Call[answers.KeyOutcome]:
 
 def delete_many(fields: Mapping[str, Any]) -> Call[answers.Deleted]:
     """POST /keys/delete."""
+    body = {name: value for name, value in as_json(fields).items() if value is not False}
     headers = {} if fields.get("dry_run") else _once()
-    return Call("POST", "/keys/delete", _reader(answers.Deleted), as_json(fields), headers=headers)
+    return Call("POST", "/keys/delete", _reader(answers.Deleted), body, headers=headers)
 
 
 def fields_of_index(fields: Mapping[str, Any]) -> Call[answers.Fields]:
@@ -123,28 +157,48 @@ def indexes() -> Call[answers.IndexesAnswer]:
 
 def ready() -> Call[None]:
     """GET /readyz."""
-    return Call("GET", "/readyz", lambda _: None, is_global=True)
+    return Call("GET", "/readyz", lambda _: None)
 
 
 def error_of(reply: httpx.Response) -> ServiceError | BrokenAnswerError:
-    """What an answer of 4xx or 5xx says."""
+    """What an answer that is no success says."""
+    asked = f"{reply.request.method} {reply.url}"
     try:
         detail = answers.FailedQuery.model_validate_json(reply.content).error
     except ValidationError:
-        return BrokenAnswerError(
-            f"{reply.request.method} {reply.url}: {reply.status_code}, which no service of ours says"
-        )
-    return error_class(reply.status_code)(
-        detail.type, detail.message, detail.request_id, reply.status_code, retry_after_s(reply)
-    )
+        message = f"{asked}: {reply.status_code}, in words that are not of an AnyKey service"
+        if reply.status_code in BUSY_STATUSES:  # of a proxy that does not reach the service now
+            return BusyError("no_service", message, "", reply.status_code, retry_after_s(reply))
+        return BrokenAnswerError(message)
+    kind = error_class(detail.type, reply.status_code)
+    return kind(detail.type, detail.message, detail.request_id, reply.status_code, retry_after_s(reply))
 
 
 def retry_after_s(reply: httpx.Response) -> float | None:
     """How long the service wants to be left alone; `None` if it does not say."""
+    text = reply.headers.get("retry-after", "")
     try:
-        return max(0.0, float(reply.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+        seconds = float(text)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _read_stream(reply: httpx.Response) -> Streamed:
+    *outcomes, last = reply.content.splitlines() or [b""]
+    try:
+        summary = answers.StreamSummary.model_validate_json(last)
+        read = [answers.KeyOutcome.model_validate_json(line) for line in outcomes]
+    except ValidationError:
+        return Streamed([], BrokenAnswerError(f"PUT {reply.url}: the answer is no list of outcomes, or ends early"))
+    if summary.done:
+        return Streamed(read, None)
+    detail = summary.error or answers.ErrorDetail(type="internal", message="the stream was broken off")
+    return Streamed(read, error_class(detail.type, 0)(detail.type, detail.message))
 
 
 def _reader(model: type[AnswerT]) -> Callable[[httpx.Response], AnswerT]:
@@ -166,7 +220,14 @@ def _once() -> dict[str, str]:
 
 
 def _key_path(key: str) -> str:
-    return f"/keys/{quote(key, safe='')}"
+    """The path of a key; dots are encoded too, because `/keys/..` would be taken for the root.
+
+    Raises:
+        ValueError: the key is empty.
+    """
+    if not key:
+        raise ValueError("expected the name of a key, got an empty one")
+    return f"/keys/{quote(key, safe='').replace('.', '%2E')}"
 
 
 def _as_parameters(fields: Mapping[str, Any]) -> dict[str, str]:

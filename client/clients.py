@@ -1,14 +1,14 @@
 """The two clients: one that waits for each answer, and one to be awaited. Both send the same calls."""
 
 import asyncio
-import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx
 
@@ -19,9 +19,8 @@ from anykey.client.inputs import ItemFields, KeyFields, NewKey, ScopeFields, Sea
 
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
 POLL_S = 0.1
-KEYS_AT_ONCE = 200
+KEYS_AT_ONCE = 1000
 DEFAULT_K = 10  # the service's
 
 
@@ -35,6 +34,9 @@ class Options:
         timeout_s: Longest wait for a connection, and between two bytes of an answer.
         max_attempts: How often a call is sent before its failure is raised; 1 never repeats. What is repeated makes no
             change twice: changes carry an `Idempotency-Key`.
+        longest_pause_s: Longest pause between two tries; where the service asks for more, its error is raised at once.
+        idempotency_keys: False for a Milvus collection, which takes none. Changes are then repeated without, which
+            leaves the same keys; only what is told of them (`is_new`, or that a deleted key is gone) may differ.
         api_key: Sent as `Authorization: Bearer`, for a proxy that asks for one.
     """
 
@@ -42,7 +44,17 @@ class Options:
     index: str | None = None
     timeout_s: float = 30.0
     max_attempts: int = 5
-    api_key: str | None = None
+    longest_pause_s: float = 30.0
+    idempotency_keys: bool = True
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0, got {self.timeout_s}")
 
     def settings(self) -> dict[str, Any]:
         """Arguments of an HTTP client."""
@@ -53,13 +65,16 @@ class Options:
 
     def request(self, call: Call[Any]) -> dict[str, Any]:
         """Arguments of one request."""
-        prefix = "" if self.index is None or call.is_global else f"/indexes/{self.index}"
-        body = {} if call.body is None else {"json": call.body}
+        prefix = "" if self.index is None or call.is_global else f"/indexes/{quote(self.index, safe='')}"
+        headers = {
+            name: value for name, value in call.headers.items() if self.idempotency_keys or name != "idempotency-key"
+        }
+        body = {} if call.body is None else {"content" if isinstance(call.body, bytes) else "json": call.body}
         return {
             "method": call.method,
             "url": prefix + call.path,
             "params": dict(call.parameters),
-            "headers": dict(call.headers),
+            "headers": headers,
             **body,
         }
 
@@ -88,10 +103,10 @@ class _Attempts:
 
     def _pause_s(self, error: AnyKeyError, wanted_s: float | None) -> float:
         self._num_failed += 1
-        if self._num_failed >= self._options.max_attempts:
+        if self._num_failed >= self._options.max_attempts or (wanted_s or 0.0) > self._options.longest_pause_s:
             raise error
         backed_off_s = FIRST_PAUSE_S * 2.0 ** (self._num_failed - 1) * random.uniform(0.5, 1.5)
-        return min(max(wanted_s or 0.0, backed_off_s), LONGEST_PAUSE_S)
+        return max(wanted_s or 0.0, min(backed_off_s, self._options.longest_pause_s))
 
 
 class Client(AbstractContextManager["Client"]):
@@ -107,7 +122,11 @@ class Client(AbstractContextManager["Client"]):
 
         Args:
             url: The service's address, such as `http://127.0.0.1:8000`.
-            **options: As in `Options`: `index`, `timeout_s`, `max_attempts`, `api_key`.
+            **options: As in `Options`: `index`, `timeout_s`, `max_attempts`, `longest_pause_s`, `idempotency_keys`,
+                `api_key`.
+
+        Raises:
+            ValueError: the address or an option cannot be meant.
         """
         self._options = Options(url, **options)
         self._http = httpx.Client(**self._options.settings())
@@ -117,13 +136,18 @@ class Client(AbstractContextManager["Client"]):
         return self._send(calls.search(query))
 
     def pages(self, **query: Unpack[SearchFields]) -> Iterator[answers.SearchAnswer]:
-        """The pages of a search, `k` hits or groups each and all of one moment of the index, until none are left."""
+        """The pages of a search, `k` hits or groups each and all of one moment of the index, until none are left.
+
+        Raises, when it comes to it, `SnapshotExpiredError` if the moment is no longer kept, and `InvalidRequestError`
+        behind the last page that the service gives (`limits.max_depth`).
+        """
         offset, snapshot = query.get("offset", 0), query.get("snapshot")
         while True:
             page = self.search(**_page_of(query, offset, snapshot))
-            if not page.hits:
+            if page.hits:
+                yield page
+            if _is_last(query, page):
                 return
-            yield page
             offset, snapshot = offset + query.get("k", DEFAULT_K), page.snapshot
 
     def search_batch(self, queries: Sequence[SearchFields]) -> answers.BatchAnswer:
@@ -136,9 +160,9 @@ class Client(AbstractContextManager["Client"]):
         """The items' unit vectors; `role` is `query` for what is searched with, and `key` for what is stored."""
         return self._send(calls.embed(items, {"role": role, "width": width}))
 
-    def get(self, key: str) -> answers.StoredKey:
-        """One key."""
-        return self._send(calls.get(key))
+    def get(self, key: str, *, with_vector: bool = False) -> answers.StoredKey:
+        """One key, if asked for with its vector."""
+        return self._send(calls.get(key, with_vector))
 
     def image(self, key: str, position: int = 0) -> bytes:
         """One image of a key, as it was stored."""
@@ -167,9 +191,16 @@ class Client(AbstractContextManager["Client"]):
         return self._send(calls.put_many(keys, atomic))
 
     def put_all(self, keys: Iterable[NewKey], *, at_once: int = KEYS_AT_ONCE) -> Iterator[answers.KeyOutcome]:
-        """Stores any number of keys, `at_once` in a request, and gives their outcomes in order while it goes on."""
-        for some in _blocks(keys, at_once):
-            yield from self.put_many(some).outcomes
+        """Stores any number of keys, each by itself, and gives their outcomes in order while it goes on.
+
+        Keys are sent as streams of `at_once` of them, or of 16 MiB, so that no limit but that of a single key holds.
+        An error that ends it is raised behind the outcomes of what was stored; to begin again is safe.
+        """
+        for lines in calls.blocks(keys, at_once):
+            streamed = self._send(calls.put_stream(lines))
+            yield from streamed.outcomes
+            if streamed.error is not None:
+                raise streamed.error
 
     def patch(
         self,
@@ -187,10 +218,15 @@ class Client(AbstractContextManager["Client"]):
         return self._send(calls.delete(key, if_seq))
 
     def delete_many(
-        self, keys: Sequence[str] | None = None, *, dry_run: bool = False, **scope: Unpack[ScopeFields]
+        self,
+        keys: Sequence[str] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **scope: Unpack[ScopeFields],
     ) -> answers.Deleted:
-        """Deletes the keys that are named, or those in a scope; `dry_run` only counts them."""
-        return self._send(calls.delete_many({"keys": keys, "dry_run": dry_run or None, **scope}))
+        """Deletes the keys that are named, those in a scope, or `all` of the index; `dry_run` only counts them."""
+        return self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
 
     def fields(self, *, pool: str | None = None) -> answers.Fields:
         """What the metadata really hold: names, types, frequent values, ranges."""
@@ -224,7 +260,7 @@ class Client(AbstractContextManager["Client"]):
 
     def _is_ready(self, ends_s: float) -> bool:
         try:
-            calls.ready().read(_checked(self._http.request(**self._options.request(calls.ready()))))
+            _check(self._http.request(**self._options.request(calls.ready()), timeout=_wait_s(ends_s, self._options)))
         except (AnyKeyError, httpx.RequestError) as error:
             _raise_late(error, ends_s, self._options.url)
             return False
@@ -261,9 +297,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         offset, snapshot = query.get("offset", 0), query.get("snapshot")
         while True:
             page = await self.search(**_page_of(query, offset, snapshot))
-            if not page.hits:
+            if page.hits:
+                yield page
+            if _is_last(query, page):
                 return
-            yield page
             offset, snapshot = offset + query.get("k", DEFAULT_K), page.snapshot
 
     async def search_batch(self, queries: Sequence[SearchFields]) -> answers.BatchAnswer:
@@ -276,9 +313,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """As `Client.embed`."""
         return await self._send(calls.embed(items, {"role": role, "width": width}))
 
-    async def get(self, key: str) -> answers.StoredKey:
+    async def get(self, key: str, *, with_vector: bool = False) -> answers.StoredKey:
         """As `Client.get`."""
-        return await self._send(calls.get(key))
+        return await self._send(calls.get(key, with_vector))
 
     async def image(self, key: str, position: int = 0) -> bytes:
         """As `Client.image`."""
@@ -311,9 +348,13 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self, keys: Iterable[NewKey], *, at_once: int = KEYS_AT_ONCE
     ) -> AsyncIterator[answers.KeyOutcome]:
         """As `Client.put_all`."""
-        for some in _blocks(keys, at_once):
-            for outcome in (await self.put_many(some)).outcomes:
+        blocks = calls.blocks(keys, at_once)
+        while (lines := await asyncio.to_thread(next, blocks, None)) is not None:
+            streamed = await self._send(calls.put_stream(lines))
+            for outcome in streamed.outcomes:
                 yield outcome
+            if streamed.error is not None:
+                raise streamed.error
 
     async def patch(
         self,
@@ -331,10 +372,15 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         return await self._send(calls.delete(key, if_seq))
 
     async def delete_many(
-        self, keys: Sequence[str] | None = None, *, dry_run: bool = False, **scope: Unpack[ScopeFields]
+        self,
+        keys: Sequence[str] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **scope: Unpack[ScopeFields],
     ) -> answers.Deleted:
         """As `Client.delete_many`."""
-        return await self._send(calls.delete_many({"keys": keys, "dry_run": dry_run or None, **scope}))
+        return await self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
 
     async def fields(self, *, pool: str | None = None) -> answers.Fields:
         """As `Client.fields`."""
@@ -368,7 +414,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def _is_ready(self, ends_s: float) -> bool:
         try:
-            calls.ready().read(_checked(await self._http.request(**self._options.request(calls.ready()))))
+            request = self._options.request(calls.ready())
+            _check(await self._http.request(**request, timeout=_wait_s(ends_s, self._options)))
         except (AnyKeyError, httpx.RequestError) as error:
             _raise_late(error, ends_s, self._options.url)
             return False
@@ -395,16 +442,19 @@ def _page_of(query: SearchFields, offset: int, snapshot: str | None) -> SearchFi
     return page
 
 
-def _blocks(keys: Iterable[NewKey], at_once: int) -> Iterator[list[NewKey]]:
-    remaining = iter(keys)
-    while some := list(itertools.islice(remaining, at_once)):
-        yield some
+def _is_last(query: SearchFields, page: answers.SearchAnswer) -> bool:
+    """Whether no page follows: of groups only an empty page tells, as a group may have several hits."""
+    return not page.hits or ("group_by" not in query and len(page.hits) < query.get("k", DEFAULT_K))
 
 
-def _checked(reply: httpx.Response) -> httpx.Response:
+def _check(reply: httpx.Response) -> None:
     if not reply.is_success:
         raise calls.error_of(reply)
-    return reply
+
+
+def _wait_s(ends_s: float, options: Options) -> float:
+    """How long one question for readiness may take."""
+    return min(options.timeout_s, max(POLL_S, ends_s - time.monotonic()))
 
 
 def _raise_late(error: Exception, ends_s: float, url: str) -> None:

@@ -61,8 +61,9 @@ class SearchFields(ItemFields, ScopeFields, total=False):
     Attributes:
         key: A stored key to find the like of.
         vector: A vector of the model's width.
+        vector_modality: What the vector is of, for an index that is calibrated by modality.
         words: Words to find keys by.
-        parts: Several weighted things to look for, in place of one.
+        parts: Several weighted things to look for, in place of one; each a `Part`, or a mapping with its fields.
         k: How many hits.
         offset: How many hits come before the first.
         snapshot: Of an earlier answer, to be answered of the same moment.
@@ -70,18 +71,22 @@ class SearchFields(ItemFields, ScopeFields, total=False):
         cutoff: `auto` leaves out the irrelevant tail.
         group_by: A member of the metadata, or `duplicates`.
         group_size: Most hits of a group.
+        duplicate_score: From which cosine on keys are duplicates.
         diversity: How much it counts that hits differ, from 0 to 1.
         include: What is shown of each hit.
         facets: Members of the metadata whose values are counted.
+        join: How words and vectors are joined.
         rerank: Has a cross-encoder put the best hits in order.
         exact: Compares every key.
+        exclude_query_keys: Whether stored keys that the query names are left out.
         explain: Has the answer tell how it came about.
     """
 
     key: str
     vector: Sequence[float]
+    vector_modality: str
     words: str
-    parts: "Sequence[Part]"
+    parts: "Sequence[Part | Mapping[str, Any]]"
     k: int
     offset: int
     snapshot: str
@@ -100,10 +105,12 @@ class SearchFields(ItemFields, ScopeFields, total=False):
     explain: bool
 
 
-class KeyFields(ItemFields, total=False):
+class KeyFields(TypedDict, total=False):
     """What is stored of a key: a text, images, both, or a vector that the caller has made of them.
 
     Attributes:
+        text: Its text.
+        image: Its image, or several (frames of one key).
         vector: The key's vector, in place of the one that the model would give it.
         modality: What the vector is of, for a key with neither text nor image.
         metadata: A JSON object, which filters look at.
@@ -111,6 +118,8 @@ class KeyFields(ItemFields, total=False):
         if_seq: Stores it only if its last change has this number, or, with 0, if there is no such key.
     """
 
+    text: str
+    image: Image | Sequence[Image]
     vector: Sequence[float]
     modality: str
     metadata: Mapping[str, Any]
@@ -135,6 +144,7 @@ class Part:
         instruction: What the model is told, in place of its own prompt.
         key: A stored key.
         vector: A vector of the model's width.
+        vector_modality: What the vector is of.
         words: Words to find keys by.
         weight: How much the part counts; negative: not like this.
     """
@@ -145,6 +155,7 @@ class Part:
     instruction: str | None = None
     key: str | None = None
     vector: Sequence[float] | None = None
+    vector_modality: str | None = None
     words: str | None = None
     weight: float | None = None
 
@@ -164,7 +175,7 @@ def _value(name: str, value: Any) -> Any:
         is_list = isinstance(value, Sequence) and not isinstance(value, bytes | str)
         return [_base64(image) for image in value] if is_list else _base64(value)
     if name == "parts":
-        return [as_json(vars(part)) for part in value]
+        return [as_json(part if isinstance(part, Mapping) else vars(part)) for part in value]
     if name == "vector":
         return [float(number) for number in value]
     if isinstance(value, Mapping):
@@ -184,5 +195,6 @@ def _base64(image: Any) -> str:
         image.save(buffer, format="PNG")
         data = buffer.getvalue()
     else:
-        raise TypeError(f"expected an image as bytes, a path or an image of Pillow, got {type(image).__name__}")
+        hint = "; wrap the name of a file in pathlib.Path" if isinstance(image, str) else ""
+        raise TypeError(f"expected an image as bytes, a path or an image of Pillow, got {type(image).__name__}{hint}")
     return base64.b64encode(data).decode("ascii")
