@@ -70,6 +70,9 @@ class KeptMoments:
     """The kept moments of one open index, by their tokens; safe for use from several threads.
 
     A thread of its own lets go of those whose time is over, as long as there are some. `close` lets go of all.
+
+    None is kept of a store that is one file, which nobody writes to. Its moment is now for as long as that is so. To
+    begin the store's log, a writer needs a moment in which nobody reads, and a kept moment is read until it is over.
     """
 
     def __init__(self, keeping: Keeping = KEEPING, clock: Callable[[], float] = time.monotonic) -> None:
@@ -185,7 +188,8 @@ class KeptMoments:
         """Takes over a moment whose store is open; the generation is in use by the caller."""
         log_bytes = _log_bytes(store.path)
         most_bytes = self._keeping.most_log_bytes_ever if is_asked_for else self._keeping.most_log_bytes
-        if log_bytes > most_bytes or self._renew(token, is_asked_for) or not generation.acquire():
+        is_refused = log_bytes is None or log_bytes > most_bytes
+        if is_refused or self._renew(token, is_asked_for) or not generation.acquire():
             store.close()
             return
         kept = _Kept(generation, view, store, self._clock() + self._keeping.seconds, is_asked_for)
@@ -218,7 +222,7 @@ class KeptMoments:
     def _is_over(self, kept: _Kept) -> bool:
         log_bytes = _log_bytes(kept.store.path)
         most_bytes = self._keeping.most_log_bytes_ever if kept.is_asked_for else self._keeping.most_log_bytes
-        return kept.until_s <= self._clock() or log_bytes > most_bytes
+        return kept.until_s <= self._clock() or (log_bytes or 0) > most_bytes
 
     def _drop(self, tokens: list[str]) -> None:
         """Forgets moments, and lets go of those that no answer is made of."""
@@ -234,8 +238,9 @@ def check_token(token: str) -> None:
         raise SnapshotRefusedError("expected the snapshot of an earlier answer, which tells its moment")
 
 
-def _log_bytes(store: Path) -> int:
+def _log_bytes(store: Path) -> int | None:
+    """Size of a store's log; `None` if it has none, so that a writer cannot begin one while the store is read."""
     try:
         return os.stat(store.with_name(f"{store.name}-wal")).st_size
     except OSError:
-        return 0
+        return None

@@ -516,7 +516,8 @@ class StoreReader:
                         db.execute("COMMIT")
                     else:
                         self._connections.keep(db)
-                        transaction.heir(OpenMoment(db, self.path, self._connections))
+            if transaction.heir is not None:  # once it is nobody else's, for the heir may give it back at once
+                transaction.heir(OpenMoment(db, self.path, self._connections))
 
     def close(self) -> None:
         """Closes the connections; no thread may be reading."""

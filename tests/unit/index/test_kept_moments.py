@@ -223,3 +223,19 @@ def test_what_is_found_has_its_vectors(index: FaissIndex) -> None:
     assert none.shape == (0, WIDTH)
     assert np.array_equal(vectors_KD, np.stack([index.vector(key) for key in keys]))
     assert vectors_KD @ QUERY_1D[0] == pytest.approx(ranking.scores_K, abs=1e-6)
+
+
+def test_moments_of_a_store_that_nobody_writes_to_keep_no_writer_out(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir) as reader:
+        first = keep(reader)
+        assert is_kept(reader, first)  # it is now
+
+        began_s = time.monotonic()
+        with FaissIndex.open(index_dir, writable=True, compact_after=0) as writer:
+            assert time.monotonic() - began_s < WAIT_S / 2
+            writer.delete(["k1"])
+            assert not is_kept(reader, first)
+
+            second = keep(reader)
+            writer.delete(["k2"])
+            assert len(everything(reader, second)) == 39
