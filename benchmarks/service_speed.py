@@ -8,6 +8,8 @@ import argparse
 import itertools
 import json
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -349,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with ExitStack() as stack:
         if wanted:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end, too
             clip_retrieval = peers / "clip-retrieval" / "bin" / "clip-retrieval"
             needs = clip_retrieval if {"text", "image"} & set(wanted) else None
             inputs = prepare(arguments.work or peers / "service", plan.num_keys, needs, say)

@@ -65,6 +65,11 @@ class Moment(Protocol):
         ...
 
     @property
+    def identity(self) -> str | None:
+        """What no other moment of any index has, in any process; `None` where moments cannot be told apart for sure."""
+        ...
+
+    @property
     def snapshot(self) -> str | None:
         """What names the moment to `KeyIndex.moment`; `None` where moments cannot be asked for again."""
         ...

@@ -18,6 +18,7 @@ from anykey.service.query import Query
 from anykey.service.query_parts import WordsPart
 from anykey.service.ranking import Group, Selected, notes_of_groups
 from anykey.service.reranking import LoadedReranker
+from anykey.service.results import KeptAnswer
 from anykey.service.schemas import (
     BatchTimings,
     Cutoff,
@@ -32,7 +33,7 @@ from anykey.service.schemas import (
     Timings,
 )
 from anykey.service.search_batcher import PlaceTogether
-from anykey.service.searching import Found
+from anykey.service.searching import Found, MomentFacts
 from anykey.service.terms import Terms
 from anykey.service.wanted import Wanted
 
@@ -62,11 +63,13 @@ class Answer:
         fields: All of it but the hits.
         hits: These, as JSON.
         num_hits: How many.
+        moment: What no other moment of any index has; `None` where that is not known.
     """
 
     fields: SearchResponse
     hits: bytes
     num_hits: int
+    moment: str | None
 
     def written(self) -> tuple[bytes, ...]:
         """All of it as JSON, in parts that follow each other."""
@@ -88,13 +91,33 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
     Raises:
         ServiceError: there is none; says why.
     """
+    began_s = time.monotonic()
+    look = await parts.results.look_up(query, asker.prefix)
+    if look.found is not None and look.before is not None:
+        return _again(look.found, look.before, time.monotonic() - began_s)
     found = await find_answer(parts, query, asker, place)
+    parts.results.keep(look, found)
     parts.recent.add(query)
     return found
 
 
+def _again(kept: KeptAnswer, moment: MomentFacts, seconds: float) -> Answer:
+    """A kept answer as one of now, in which only the look for it took time."""
+    told = {
+        "cached": True,
+        "result_cached": True,
+        "index_version": moment.version,
+        "index_seq": moment.seq,
+        "snapshot": moment.snapshot,
+        "timings_ms": Timings(
+            read=0.0, decode=0.0, queue=0.0, encode=0.0, search=in_ms(seconds), rerank=0.0, total=0.0
+        ),
+    }
+    return Answer(kept.fields.model_copy(update=told), kept.hits, kept.num_hits, moment.identity)
+
+
 async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
-    """What `answer` gives, without remembering the query; takes and raises the same."""
+    """What `answer` gives, computed anew and without remembering the query; takes and raises the same."""
     reranker = None if query.rerank is None else parts.rerankers.named(query.rerank.model)
     if reranker is not None:
         reranker.check_query(query)
@@ -108,6 +131,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
         hits=[],
         query_modality=embedded.modality,
         cached=embedded.is_cached,
+        result_cached=False,
         text_cut=embedded.is_text_cut,
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
         notes=notes_of(query, embedded) + notes_of_groups(query.wanted, ranked.found.selected),
@@ -130,7 +154,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
             total=0.0,
         ),
     )
-    return Answer(fields, ranked.written, ranked.num_hits)
+    return Answer(fields, ranked.written, ranked.num_hits, ranked.found.identity)
 
 
 async def answer_all(

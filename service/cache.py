@@ -23,7 +23,8 @@ from anykey.service.errors import StartupError
 from anykey.service.logs import LogEvent
 
 Vector = NDArray[np.float32]
-KEY_PREFIX = "anykey:vector:3:"
+KEY_PREFIX = "anykey:"
+VECTORS = "vector:3:"
 NUM_TOKENS_BYTES = 4
 MAX_PENDING_WRITES = 64
 MAX_NORM_ERROR = 1e-3
@@ -154,15 +155,7 @@ class RedisVectors:
 
     async def get(self, key: str, width: int) -> QueryVector | None:
         """The vector of this width, or `None`."""
-        if not self._may_call():
-            return None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                value = await self._client.get(KEY_PREFIX + key)
-        except REDIS_FAILURES as error:
-            self._pause(error)
-            return None
-        self._resume()
+        value = await self.get_value(VECTORS, key)
         if value is None:
             return None
         query = _from_bytes(value, key, width)
@@ -172,11 +165,28 @@ class RedisVectors:
 
     def put(self, key: str, query: QueryVector) -> None:
         """Starts writing the vector; returns at once."""
+        self.put_value(VECTORS, key, _to_bytes(key, query))
+
+    async def get_value(self, kind: str, key: str) -> bytes | None:
+        """The value of this kind and key, or `None`; it may be another program's."""
+        if not self._may_call():
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                value = await self._client.get(KEY_PREFIX + kind + key)
+        except REDIS_FAILURES as error:
+            self._pause(error)
+            return None
+        self._resume()
+        return value if isinstance(value, bytes) else None
+
+    def put_value(self, kind: str, key: str, value: bytes) -> None:
+        """Starts writing a value; returns at once."""
         if len(self._writes) >= MAX_PENDING_WRITES:
             self._counters.redis_skipped += 1
             return
         if self._may_call():
-            task = asyncio.get_running_loop().create_task(self._write(key, _to_bytes(key, query)))
+            task = asyncio.get_running_loop().create_task(self._write(kind + key, value))
             self._writes.add(task)
             task.add_done_callback(self._writes.discard)
 

@@ -23,6 +23,7 @@ from anykey.service.many_items import ItemsEmbedder
 from anykey.service.recent_queries import RecentQueries
 from anykey.service.reranking import LoadedReranker, Rerankers
 from anykey.service.resources import LoadedEncoder, Resources
+from anykey.service.results import ResultCache
 from anykey.service.search_pace import SearchPace
 from anykey.service.searching import IndexSearcher, SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -58,6 +59,7 @@ class Parts:
         decode_threads: Also parse bodies.
         storer: Stores, changes and deletes keys.
         change_threads: Parse bodies with keys, and decode their images.
+        results: Answers that are kept.
         recent: The latest queries, for warming another release with; routes add those that they answered.
         release: Name of the release that all this is of; `None` where there are none.
     """
@@ -77,6 +79,7 @@ class Parts:
     decode_threads: BoundedThreads
     storer: KeyStorer
     change_threads: BoundedThreads
+    results: ResultCache
     recent: RecentQueries
     release: str | None
 
@@ -225,6 +228,7 @@ async def open_parts(
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
     storer = await _open_storer(settings, resources, loaded, index, watch, stack)
+    computed_by = f"{release} {encoder.fingerprint} {encoder.backend} {encoder.precision}"
     return Parts(
         encoder=encoder,
         index=index,
@@ -241,6 +245,7 @@ async def open_parts(
         decode_threads=decode_threads,
         storer=storer,
         change_threads=resources.change_threads,
+        results=resources.results(searcher, rerankers, computed_by),
         recent=recent,
         release=release,
     )

@@ -14,7 +14,9 @@ from anykey.encoder.description import described_fingerprint
 from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.service.batcher import Batcher, LaterItems
 from anykey.service.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
-from anykey.service.reranking import PairScorer, load_rerankers, open_batcher
+from anykey.service.reranking import PairScorer, Rerankers, load_rerankers, open_batcher
+from anykey.service.results import ResultCache, ResultMemory
+from anykey.service.searching import IndexSearcher
 from anykey.service.settings import ServiceSettings
 from anykey.service.threads import BoundedThreads
 
@@ -227,6 +229,7 @@ class Resources:
         self._counts = CacheCounters()
         self._memory = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
         self._redis = _redis_of(settings, self._counts)
+        self._results = ResultMemory(settings.result_cache_bytes, settings.cache_ttl_s)
         self._scorers = scorers
         self.loader = Loader()
         self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
@@ -238,6 +241,24 @@ class Resources:
     def vectors(self, width: int) -> VectorCache:
         """The query vectors that are kept, for an encoder of this width."""
         return VectorCache(self._memory, self._redis, self._counts, width)
+
+    def results(self, searcher: IndexSearcher, rerankers: Rerankers, computed_by: str) -> ResultCache:
+        """The answers that are kept, for an index.
+
+        Args:
+            searcher: The index's.
+            rerankers: The index's.
+            computed_by: Tells the index and its encoder from others.
+        """
+        return ResultCache(
+            self._results,
+            self._redis,
+            searcher,
+            rerankers,
+            computed_by=computed_by,
+            threads=self.decode_threads,
+            is_on=self._settings.result_cache_bytes > 0,
+        )
 
     async def load_rerankers(self) -> None:
         """Loads those of the settings and starts their workers, the first time that it is called.

@@ -371,7 +371,10 @@ class SearchResponse(BaseModel):
         description="What the query was: text, image, or fused (both), all its parts together; null for a vector of "
         "which nobody says it, and for words alone."
     )
-    cached: bool = Field(description="Whether the query's vector came from the cache.")
+    cached: bool = Field(description="Whether the query's vector came from the cache, or the whole answer did.")
+    result_cached: bool = Field(
+        description="Whether the whole answer was kept from an earlier equal request; it is of the moment of this one."
+    )
     text_cut: bool = Field(
         description="Whether the query's text is longer than the model's context (model.context_length tokens in "
         "/info), so that its end was not used."

@@ -159,6 +159,7 @@ class Found:
         seq: Number of the last change in it; `None` where changes are not counted.
         snapshot: What names the moment; `None` where it cannot be asked for again.
         num_together: How many searches shared the call of the index.
+        identity: What no other moment of any index has; `None` where that is not known.
         how: How it was found, where that was asked for.
     """
 
@@ -167,12 +168,23 @@ class Found:
     seq: int | None
     snapshot: str | None
     num_together: int
+    identity: str | None
     how: HowFound | None = None
 
     @property
     def hits(self) -> list[Hit]:
         """In their order."""
         return self.selected.hits
+
+
+@dataclass(frozen=True)
+class MomentFacts:
+    """A moment of the index, whatever is looked for in it; the fields are those of `Found`."""
+
+    version: str | None
+    seq: int | None
+    snapshot: str | None
+    identity: str | None
 
 
 class IndexSearcher:
@@ -274,6 +286,26 @@ class IndexSearcher:
         with _wire_errors(self._deadline_s, deadline):
             return await asyncio.wrap_future(self._batcher.submit(kind, sought, deadline, write, place))
 
+    async def moment(self, snapshot: str | None = None, *, is_asked_for: bool = False) -> MomentFacts:
+        """The moment that a search which begins now would be of, kept as that search would keep it.
+
+        Args:
+            snapshot: Names the moment; now when absent.
+            is_asked_for: Whether somebody said that they would ask for it again.
+
+        Raises:
+            ServiceError: those that `search` raises.
+        """
+        deadline = Deadline(self._deadline_s)
+
+        def look() -> MomentFacts:
+            with self._index.moment(snapshot, deadline=deadline) as moment:
+                moment.keep(is_asked_for=is_asked_for)
+                return MomentFacts(moment.version, moment.seq, moment.snapshot, moment.identity)
+
+        with _wire_errors(self._deadline_s, deadline):
+            return await self._threads.run(self._watch.call, look)
+
     async def stored(self, key: str, snapshot: str | None = None) -> StoredKey:
         """A key with its vector.
 
@@ -308,7 +340,7 @@ class IndexSearcher:
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
                 how = None if facts is None else HowFound(facts, began_s, time.monotonic() - began_s)
-                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought), how)
+                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
                 return [Found(each, *of_moment) for each in selected]
 
         return self._watch.call(search_index)

@@ -322,9 +322,18 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
 
     cache_entries: int = Field(10_000, ge=0, description="query vectors kept in this process; 0 keeps none")
-    cache_ttl_s: float = Field(3600, gt=0, description="how long a query vector is kept, here and in Redis")
+    cache_ttl_s: float = Field(
+        3600, gt=0, description="how long a query vector or an answer is kept, here and in Redis"
+    )
+    result_cache_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        description="room for answers that are kept in this process, and served again while the index is as it was; 0 "
+        "keeps none, in Redis neither",
+    )
     redis_url: SecretStr | None = Field(
-        None, description="Redis that shares query vectors between processes, redis://host:6379/0; absent: none"
+        None,
+        description="Redis that shares query vectors and answers between processes, redis://host:6379/0; absent: none",
     )
     redis_timeout_ms: float = Field(
         50, ge=1, le=10_000, description="longest wait for Redis; a miss afterwards, never an error"

@@ -201,6 +201,7 @@ class MemoryMoment:
         self.version: str | None = index.version
         self.seq: int | None = len(index.keys)
         self.snapshot: str | None = "memory"
+        self.identity: str | None = None
         self._index = index
         self._deadline = deadline
 

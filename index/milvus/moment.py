@@ -34,11 +34,13 @@ class MilvusMoment:
         version: `None`: a collection has no versions.
         seq: `None`: its changes are not counted.
         snapshot: `None`: it cannot be asked for again.
+        identity: `None`: it cannot be told from others.
     """
 
     version: str | None = None
     seq: int | None = None
     snapshot: str | None = None
+    identity: str | None = None
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection

@@ -1,10 +1,12 @@
 """One published version together with its store, open for searches, and the latest view of the two."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from anykey.index.deadline import NEVER, Deadline
@@ -16,6 +18,7 @@ from anykey.index.store.versions import IndexDirectory, OpenVersion, open_publis
 from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, GpuUse
 
 POLL_S = 0.005
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # new at each start of a machine, alike in its containers
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,23 @@ class Generation:
     def view(self) -> View:
         """The latest moment that anybody has asked for."""
         return self._view
+
+    @cached_property
+    def identity(self) -> str | None:
+        """What no other version of any index has, on any machine, nor this one where it was restored from a copy.
+
+        It is the folder that was opened, as long as the system runs that knows it: a copy of it has another time of
+        change, and what was written to a copy of its store is never taken for what was written to this one. `None`
+        where the system does not tell itself from others.
+        """
+        try:
+            booted = _BOOT_ID.read_text().strip()
+            facts = os.fstat(self.version.lock_fd)
+        except OSError:
+            return None
+        manifest = self.version.manifest
+        folder = f"{facts.st_dev}.{facts.st_ino}.{facts.st_ctime_ns}"
+        return f"{booted} {folder} {manifest.store_id} {manifest.version}"
 
     @contextmanager
     def moment(

@@ -37,6 +37,7 @@ class FaissMoment:
         version: Name of the version.
         seq: Number of the last change.
         snapshot: What names the moment.
+        identity: What no other moment of any index has.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class FaissMoment:
         self.version: str = view.files.manifest.version
         self.seq: int = view.seq
         self.snapshot: str | None = kept.token(generation, view) if kept.is_on else None
+        named = generation.identity
+        self.identity: str | None = None if named is None else f"{named} {view.seq}"
         self.generation = generation
         self._kept = kept
         self._deadline = deadline

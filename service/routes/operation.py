@@ -102,6 +102,7 @@ def _counters(parts: Parts) -> dict[str, dict[str, int]]:
     counters = {
         "batcher": parts.batcher.counters(),
         "cache": parts.cache.counters(),
+        "results": parts.results.counters(),
         "searches": parts.searcher.counters(),
     }
     rerankers = {f"reranker {one.scorer.name}": one.batcher.counters() for one in parts.rerankers.all()}

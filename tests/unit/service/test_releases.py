@@ -44,8 +44,8 @@ class Checkpoints:
         return self.loaded[-1]
 
 
-def publish(tmp_path: Path, name: str, *keys: str, **options: Any) -> str:
-    """Publishes a release of an encoder of this name and an index of these keys; gives its number."""
+def make(tmp_path: Path, name: str, *keys: str, **options: Any) -> ReleaseSettings:
+    """What a release of an encoder of this name and an index of these keys is made of."""
     folder = tmp_path / f"made-{name}-{'-'.join(keys)}"
     encoder = FakeEncoder(name=name)
     index = folder / "index"
@@ -54,10 +54,14 @@ def publish(tmp_path: Path, name: str, *keys: str, **options: Any) -> str:
         facts = {"name": name, "fingerprint": encoder.fingerprint, "width": encoder.width, "fusion": encoder.fusion}
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "encoder.json").write_text(json.dumps(facts))
-    settings = ReleaseSettings(
+    return ReleaseSettings(
         checkpoint=str(folder / "checkpoint"), index=str(index), releases=tmp_path / "releases", **options
     )
-    return publish_release(settings)[0].number
+
+
+def publish(tmp_path: Path, name: str, *keys: str, **options: Any) -> str:
+    """Publishes such a release; gives its number."""
+    return publish_release(make(tmp_path, name, *keys, **options))[0].number
 
 
 @contextmanager
@@ -110,6 +114,7 @@ def test_an_answer_names_its_release_and_is_wholly_of_it(tmp_path: Path, checkpo
 def test_a_request_under_way_is_answered_by_the_release_that_took_it(tmp_path: Path, checkpoints: Checkpoints) -> None:
     publish(tmp_path, "first", "a")
     with serving_releases(tmp_path, checkpoints) as client, ThreadPoolExecutor(1) as pool:
+        make(tmp_path, "second", "b")
         checkpoints.loaded[0].gate.clear()
         waiting = pool.submit(ask, client, "text that takes long")
         checkpoints.loaded[0].wait_until_entered()
@@ -211,6 +216,7 @@ def test_a_release_that_fails_when_it_is_warmed_does_not_take_over(tmp_path: Pat
 def test_swapping_refuses_requests_until_the_other_release_is_loaded(tmp_path: Path, checkpoints: Checkpoints) -> None:
     publish(tmp_path, "first", "a")
     with serving_releases(tmp_path, checkpoints, release_switch="swap") as client, ThreadPoolExecutor(1) as pool:
+        make(tmp_path, "second", "b")
         checkpoints.loaded[0].gate.clear()
         waiting = pool.submit(ask, client, "text that takes long")
         checkpoints.loaded[0].wait_until_entered()
