@@ -16,6 +16,8 @@ from starlette.types import Scope
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.service.compat import cohere, immich, infinity, openai, reranking, voyage
+from anykey.service.compat.qdrant import reading as qdrant_reading
+from anykey.service.compat.qdrant import writing as qdrant_writing
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
@@ -29,6 +31,7 @@ from anykey.service.serving import Leases
 from anykey.service.settings import ServiceSettings
 
 DIALECTS = (openai, infinity, cohere, voyage, reranking, immich)
+OF_COLLECTIONS = (qdrant_reading, qdrant_writing)  # dialects whose addresses name the index in their own way
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 
 
@@ -71,7 +74,8 @@ def create_app(
     resources = (search, changes, keys, embed, operation, *DIALECTS)
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
-    app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes])
+    of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]
+    app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings)

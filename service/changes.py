@@ -185,7 +185,7 @@ def key_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Li
     _check_name(request.key, f"{prefix}key")
     for position, pool in enumerate(request.pools):
         _check_name(pool, f"{prefix}pools[{position}]")
-    _check_depth(request.metadata, f"{prefix}metadata")
+    check_depth(request.metadata, f"{prefix}metadata")
     text = request.text if request.text and request.text.strip() else None
     if text is not None and len(text) > limits.max_text_chars:
         raise ItemTooLargeError(
@@ -225,7 +225,7 @@ def patch_from_json(body: bytes | bytearray, key: str) -> tuple[Patch, bytes]:
         raise InvalidRequestError("expected metadata or pools to change; both are absent")
     for position, pool in enumerate(request.pools or ()):
         _check_name(pool, f"pools[{position}]")
-    _check_depth(request.metadata, "metadata")
+    check_depth(request.metadata, "metadata")
     try:
         return Patch(key, request.metadata, request.pools, if_seq=request.if_seq), digest_of(fields)
     except InvalidKeyError as error:
@@ -351,7 +351,7 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
     fields = parse_json(body, "the body")
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
-    _check_depth(fields, "the body", MAX_METADATA_DEPTH + 5)
+    check_depth(fields, "the body", MAX_METADATA_DEPTH + 5)
     return fields
 
 
@@ -412,7 +412,7 @@ def _check_name(name: str, where: str) -> None:
         raise InvalidRequestError(f"{where}: expected a name that is not blank")
 
 
-def _check_depth(value: Any, where: str, max_depth: int = MAX_METADATA_DEPTH) -> None:
+def check_depth(value: Any, where: str, max_depth: int = MAX_METADATA_DEPTH) -> None:
     """Refuses JSON that is nested so deeply that it could not be written again."""
     level, depth = [value], 0
     while level:

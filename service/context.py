@@ -20,6 +20,7 @@ REQUEST_ID = "anykey.request_id"
 LOG_FIELDS = "anykey.log_fields"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 COMPAT = "compat"  # the tag of routes that speak other people's dialects
+QDRANT = "qdrant"  # and of those among them that speak Qdrant's
 CLIENT_GONE = 499  # logged only; nobody is there to receive it
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,11 @@ def error_response(
     scope.setdefault(LOG_FIELDS, {})["error_type"] = error.type
     request_id = str(scope.get(REQUEST_ID, ""))
     body = ErrorResponse(error=ErrorDetail(type=error.type, message=error.message, request_id=request_id)).model_dump()
-    if COMPAT in getattr(scope.get("route"), "tags", ()):
+    tags = getattr(scope.get("route"), "tags", ())
+    if COMPAT in tags:
         body |= {"detail": error.message, "message": error.message}  # where other people's clients look for it
+    if QDRANT in tags:
+        body |= {"status": {"error": error.message}, "time": 0.0}
     response = JSONResponse(body, status_code=error.status, headers=headers)
     if error.type in TYPES_WITH_RETRY_AFTER:
         response.headers["retry-after"] = str(retry_after_s)

@@ -26,6 +26,7 @@ async def exchange(
     parse: Callable[[bytearray, Take], T],
     answer: Callable[[T], Awaitable[Response]],
     deadline_ms: float,
+    *parameters: str,
 ) -> Response:
     """Answers a request that says everything in its body.
 
@@ -35,13 +36,14 @@ async def exchange(
         parse: What the body says; also given what to call before it keeps more bytes than the body has.
         answer: The answer to that.
         deadline_ms: Longest time from the whole body read to the answer.
+        parameters: Names of what the address may have beside it.
 
     Raises:
         ServiceError: as `parse` and `answer`, or the body is too long, too late, or too much for all requests together.
         starlette.requests.ClientDisconnect: the client went away, which ends the work.
     """
     started_s = time.monotonic()
-    check_parameters(request, hint="; send it in the body")
+    check_parameters(request, *parameters, hint="; send it in the body")
     lifecycle = lifecycle_of(request)
     settings = lifecycle.settings
     with lifecycle.bodies.share() as take:

@@ -98,6 +98,7 @@ class Query:
         diversity: How much it counts that hits differ, in [0, 1]; `None`: nothing.
         max_depth: How far down the ranking is looked at.
         join: How the ranking by words is joined with the vector's.
+        num_candidates: How many of the best a diverse order is made of; `None`: by `k`.
     """
 
     parts: tuple[Part, ...]
@@ -115,12 +116,20 @@ class Query:
     diversity: float | None = None
     max_depth: int = DEFAULT_DEPTH
     join: Join = "rank"
+    num_candidates: int | None = None
 
     @property
     def wanted(self) -> Wanted:
         """Which of the ranked keys are its hits."""
         return Wanted(
-            self.k, self.offset, self.min_score, self.cuts, self.grouping, self.diversity, max_depth=self.max_depth
+            self.k,
+            self.offset,
+            self.min_score,
+            self.cuts,
+            self.grouping,
+            self.diversity,
+            max_depth=self.max_depth,
+            num_candidates=self.num_candidates,
         )
 
     @property

@@ -178,7 +178,7 @@ def _read_part(
     if fields.key is not None:
         return KeyPart(fields.key, weight, where or "key")
     if fields.vector is not None:
-        return VectorPart(_vector_of(fields.vector, f"{dot}vector"), fields.vector_modality, weight, where or "vector")
+        return VectorPart(vector_of(fields.vector, f"{dot}vector"), fields.vector_modality, weight, where or "vector")
     _check_length(f"{dot}text", fields.text, limits)
     _check_length(f"{dot}instruction", fields.instruction, limits)
     _check_number_of_images(len(images), limits)
@@ -262,8 +262,16 @@ def _check_length(name: str, text: str | None, limits: Limits) -> None:
         raise ItemTooLargeError(f"{name} has {len(text)} characters, at most {limits.max_text_chars} are accepted")
 
 
-def _vector_of(vector: str | list[float], where: str) -> tuple[float, ...]:
-    """A vector's numbers, all finite and not all 0."""
+def vector_of(vector: str | list[float], where: str) -> tuple[float, ...]:
+    """A vector's numbers, all finite and not all 0.
+
+    Args:
+        vector: They, or base64 of float32, little-endian.
+        where: What messages call it.
+
+    Raises:
+        InvalidRequestError: they are not.
+    """
     numbers = _numbers_in(vector, where) if isinstance(vector, str) else vector
     for position, number in enumerate(numbers):
         if not math.isfinite(number):

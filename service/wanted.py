@@ -51,6 +51,7 @@ class Wanted:
         grouping: How hits become one; `None`: each stays one.
         diversity: How much it counts, in [0, 1], that a hit differs from those before it; `None`: nothing.
         max_depth: How far down the ranking is looked at.
+        num_candidates: How many of the best a diverse order is made of; `None`: by `k`.
     """
 
     k: int = 10
@@ -60,6 +61,7 @@ class Wanted:
     grouping: Grouping | None = None
     diversity: float | None = None
     max_depth: int = DEFAULT_DEPTH
+    num_candidates: int | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -79,7 +81,7 @@ class Wanted:
     @property
     def num_diverse(self) -> int:
         """How many candidates the diverse order is made of: the same for each page."""
-        return diverse_candidates(self.k)
+        return diverse_candidates(self.k) if self.num_candidates is None else self.num_candidates
 
 
 def diverse_candidates(k: int) -> int:

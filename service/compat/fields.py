@@ -106,16 +106,21 @@ def read_fields(body: bytes | bytearray, model: type[ModelT]) -> ModelT:
     Raises:
         InvalidRequestError: no JSON object, or a value of the wrong type; says which.
     """
-    fields = parse_json(body, "the body")
+    return checked_fields(parse_json(body, "the body"), model)
+
+
+def checked_fields(fields: Any, model: type[ModelT], where: str = "") -> ModelT:
+    """The same of JSON that has been parsed; `where` is what messages call it, where it is not the whole body."""
     if not isinstance(fields, dict):
-        raise InvalidRequestError(f"the body must be a JSON object, got {shown(fields)}")
+        raise InvalidRequestError(f"{where or 'the body'} must be a JSON object, got {shown(fields)}")
     known = {name: fields[name] for name in model.model_fields if fields.get(name) is not None}
     try:
         return model.model_validate(known)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"][:1])
-        raise InvalidRequestError(f"{name}: {first['msg']}, got {shown(first['input'])}") from error
+        place = f"{where}.{name}" if where else name
+        raise InvalidRequestError(f"{place}: {first['msg']}, got {shown(first['input'])}") from error
 
 
 def role_of(*words: str | None) -> Role:

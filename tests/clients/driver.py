@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -416,11 +416,11 @@ def shown(value: Any) -> Any:
     return value if isinstance(value, list) else type(value).__name__
 
 
-def main(address: str, image: str, page: str) -> None:
-    """Runs all cases, one after the other."""
+def main(address: str, image: str, page: str, cases: Mapping[str, Callable[[Service], Any]]) -> None:
+    """Runs cases, and the examples of a page of the documentation, one after the other."""
     service = Service(address, Path(image))
     outcomes: dict[str, dict[str, Any]] = {}
-    for name, work in CASES.items():
+    for name, work in cases.items():
         try:
             outcomes[name] = {"gave": work(service)}
         except Exception as error:
@@ -429,4 +429,4 @@ def main(address: str, image: str, page: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:], cases=CASES)
