@@ -42,11 +42,14 @@ help: ## Show this list
 
 .PHONY: demo
 demo: port-is-free data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
-	@$(BIN)/anykey-serve --checkpoint $(call quote,$(CHECKPOINT)) --index $(call quote,$(INDEX)) --port $(call quote,$(PORT)) --log-level warning & server=$$!; \
+	@$(BIN)/anykey-serve --checkpoint $(call quote,$(CHECKPOINT)) --index $(call quote,$(INDEX)) --port $(call quote,$(PORT)) --log-level warning --writable & server=$$!; \
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
 	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT)); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
-	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Try: curl" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
+	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Search, put a key, and search again, from another terminal:"; \
+	echo "  curl -s" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
+	echo "  curl -s -X PUT" $(call quote,$(URL)/keys/my-star) "--json '{\"text\": \"a large pink star on a white background\"}'"; \
+	echo "  curl -s" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
 	wait $$server
 
 # Before minutes of training, and so that no other server is measured in place of ours.
