@@ -44,6 +44,7 @@ class Hit(Answer):
     rank: int
     modality: Modality
     payload: Payload
+    words_score: float | None = None
     rerank_score: float | None = None
     vector: list[float] | None = None
     part_scores: list[PartScores] | None = None
@@ -82,10 +83,12 @@ class SearchAnswer(Answer):
     text_cut: bool
     num_below_min_score: int | None = None
     notes: list[str] = Field(default_factory=list)
+    release: str | None = None
     index_version: str | None
     index_seq: int | None = None
     snapshot: str | None = None
     model_fingerprint: str
+    explanation: dict[str, Any] | None = None
     reranking: Reranking | None = None
     cutoff: Cutoff | None = None
     grouping: GroupSearch | None = None
@@ -227,6 +230,8 @@ class ListedIndex(Answer):
     name: str
     status: str
     reason: str | None
+    release: str | None = None
+    problem: str | None = None
 
 
 class IndexesAnswer(Answer):
