@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
 from anykey.encoder.protocol import ItemEncoder
-from anykey.service.compat import cohere, immich, infinity, openai, reranking, voyage
+from anykey.service.compat import clip_retrieval, cohere, immich, infinity, openai, reranking, vector_stores, voyage
 from anykey.service.compat.qdrant import reading as qdrant_reading
 from anykey.service.compat.qdrant import writing as qdrant_writing
 from anykey.service.context import RequestContext, UnforeseenFailures, error_response
@@ -30,8 +30,12 @@ from anykey.service.searching import SearchableIndex
 from anykey.service.serving import Leases
 from anykey.service.settings import ServiceSettings
 
-DIALECTS = (openai, infinity, cohere, voyage, reranking, immich)
-OF_COLLECTIONS = (qdrant_reading, qdrant_writing)  # dialects whose addresses name the index in their own way
+DIALECTS = (openai, infinity, cohere, voyage, reranking, immich, clip_retrieval)
+OF_COLLECTIONS = (
+    qdrant_reading,
+    qdrant_writing,
+    vector_stores,
+)  # dialects whose addresses name the index in their own way
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 
 

@@ -16,6 +16,7 @@ from anykey.service.compat.content import shown
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.query import parse_json
+from anykey.service.query_parts import MAX_VECTOR_NUMBERS, vector_of
 from anykey.service.reranking import LoadedReranker
 from anykey.service.schemas import Limits
 
@@ -162,3 +163,17 @@ def may_cut(truncate: Any, field: str) -> bool:
     if truncate in (False, "NONE", "none"):
         return False
     raise InvalidRequestError(f"{field}: texts are cut at their end or not at all, got {shown(truncate)}")
+
+
+def numbers_of_vector(value: Sequence[Any], where: str) -> tuple[float, ...]:
+    """The numbers of a vector that a client made.
+
+    Raises:
+        InvalidRequestError: they are none, too many, or all 0.
+    """
+    if len(value) > MAX_VECTOR_NUMBERS:
+        raise InvalidRequestError(f"{where}: at most {MAX_VECTOR_NUMBERS} numbers, got {len(value)}")
+    for place, number in enumerate(value):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise InvalidRequestError(f"{where}[{place}] must be a number, got {shown(number)}")
+    return vector_of(list(value), where)

@@ -413,7 +413,8 @@ def shown(value: Any) -> Any:
     """A value as JSON; what is no vector by its type's name."""
     if isinstance(value, list) and value and hasattr(value[0], "tolist"):
         return [one.reshape(-1).tolist() for one in value]
-    return value if isinstance(value, list) else type(value).__name__
+    is_plain = isinstance(value, list) and all(isinstance(one, int | float | str | list) for one in value)
+    return value if is_plain else type(value).__name__
 
 
 def main(address: str, image: str, page: str, cases: Mapping[str, Callable[[Service], Any]]) -> None:

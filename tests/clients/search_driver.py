@@ -7,6 +7,7 @@ after the other, so that those which change points are the last.
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from typing import Any
 
 from tests.clients import driver
@@ -175,6 +176,71 @@ def qdrant_another_model(service: Service) -> Any:
 @case
 def qdrant_other_collection(service: Service) -> Any:
     return qdrant(service).query_points("other", query=[1.0] * 8)
+
+
+@case
+def openai_vector_stores(service: Service) -> Any:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=service.v1, api_key=KEY, max_retries=0)
+    kinds = [{"type": "eq", "key": "lang", "value": "en"}, {"type": "nin", "key": "price", "value": [9]}]
+    wanted: Any = {
+        "type": "or",
+        "filters": [{"type": "and", "filters": kinds}, {"type": "gt", "key": "price", "value": 6}],
+    }
+    found = client.vector_stores.search(
+        COLLECTION, query="mug", max_num_results=5, filters=wanted, ranking_options={"score_threshold": 0.2}
+    )
+    both = client.vector_stores.search(COLLECTION, query="but blue", extra_body={"image": service.image_uri})
+    return [
+        [[one.file_id, one.score, one.attributes, [part.text for part in one.content]] for one in found.data],
+        [[one.file_id, one.score] for one in both.data],
+    ]
+
+
+@cache
+def clip_retrieval() -> Any:
+    """The one module of clip-retrieval that its client is; the package itself imports all that its server needs."""
+    package = find_spec("clip_retrieval")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    (folder,) = package.submodule_search_locations
+    spec = spec_from_file_location("clip_client", f"{folder}/clip_client.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def clip_client(service: Service, **options: Any) -> Any:
+    """clip-retrieval's own client."""
+    return clip_retrieval().ClipClient(url=f"{service.address}/knn-service", indice_name=COLLECTION, **options)
+
+
+@case
+def clip_retrieval_text(service: Service) -> Any:
+    options = {"modality": clip_retrieval().Modality.TEXT, "num_images": 3, "deduplicate": False}
+    found: Any = clip_client(service, **options).query(text="a red mug")
+    return found
+
+
+@case
+def clip_retrieval_image(service: Service) -> Any:
+    found: Any = clip_client(service).query(image=str(service.image))
+    return found
+
+
+@case
+def clip_retrieval_vector(service: Service) -> Any:
+    found: Any = clip_client(service).query(embedding_input=[1.0, 0.5] * 4)
+    return found
+
+
+@case
+def clip_retrieval_address(service: Service) -> Any:
+    found: Any = clip_client(service).query(image="http://localhost/red.png")
+    return found["message"]
 
 
 @case

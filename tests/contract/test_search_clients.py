@@ -117,6 +117,43 @@ def test_several_searches_and_groups_are_those_of_ours(
     assert gave(outcomes, "qdrant_groups") == [[name, scored(members)] for name, members in groups.items()]
 
 
+def test_openai_finds_what_a_search_finds(outcomes: dict[str, dict[str, Any]], service: httpx.Client) -> None:
+    not_nine = {"not": {"field": "price", "in": [9]}}
+    wanted = {"or": [{"and": [{"field": "lang", "eq": "en"}, not_nine]}, {"field": "price", "gt": 6}]}
+    found = hits(service, **MUG, filter=wanted, min_score=0.2)
+    filtered, both = gave(outcomes, "openai_vector_stores")
+    assert [hit["key"] for hit in found] == ["sku-1", "sku-2"]
+    assert filtered == [
+        [hit["key"], pytest.approx(hit["score"]), hit["payload"]["metadata"], [hit["payload"]["text"]]] for hit in found
+    ]
+    assert both == [[hit["key"], pytest.approx(hit["score"])] for hit in hits(service, **FUSED)]
+
+
+CLIP_SEARCHES: dict[str, dict[str, Any]] = {
+    "clip_retrieval_text": {"text": "a red mug", "modalities": ["text", "fused"], "k": 3},
+    "clip_retrieval_image": {**IMAGE, "group_by": "duplicates", "duplicate_score": 0.94},
+    "clip_retrieval_vector": {"vector": VECTOR, "group_by": "duplicates", "duplicate_score": 0.94},
+}
+
+
+@pytest.mark.parametrize("name", CLIP_SEARCHES)
+def test_clip_retrieval_finds_what_a_search_finds(
+    name: str, outcomes: dict[str, dict[str, Any]], service: httpx.Client
+) -> None:
+    found = hits(service, **{"modalities": ["image", "fused"], **CLIP_SEARCHES[name]})
+    expected = []
+    for hit in found:
+        payload = hit["payload"]
+        more = {"caption": payload["text"], "url": next(iter(payload["image_urls"]), None)}
+        carried = {**payload["metadata"], **{name: value for name, value in more.items() if value}}
+        expected.append({**carried, "id": hit["key"], "similarity": pytest.approx(hit["score"])})
+    assert gave(outcomes, name) == expected
+
+
+def test_clip_retrieval_is_told_that_addresses_are_not_fetched(outcomes: dict[str, dict[str, Any]]) -> None:
+    assert gave(outcomes, "clip_retrieval_address").startswith("image_url: addresses are not fetched")
+
+
 def test_a_collection_is_an_index(outcomes: dict[str, dict[str, Any]]) -> None:
     assert gave(outcomes, "qdrant_collections") == [["default"], [True, False], [8, "Cosine", len(KEYS)], len(KEYS)]
 
@@ -179,7 +216,7 @@ def test_llama_index_stores_finds_and_deletes(outcomes: dict[str, dict[str, Any]
 
 def test_the_examples_of_the_documentation_run(outcomes: dict[str, dict[str, Any]], service: httpx.Client) -> None:
     made = [gave(outcomes, name) for name in outcomes if name.startswith("example")]
-    assert len(made) == 3
+    assert len(made) == 4
     key = service.get("/keys/sku-7?include=vector").json()
     assert key["payload"]["metadata"] == {"price": 7}
     assert key["vector"] == embedded(service, FUSED)
@@ -202,5 +239,6 @@ def test_a_client_shows_why_it_was_refused(name: str, outcomes: dict[str, dict[s
 def test_each_case_is_judged(outcomes: dict[str, dict[str, Any]]) -> None:
     others = {"qdrant_filter", "qdrant_batch", "qdrant_groups", "qdrant_collections", "qdrant_scroll"}
     others |= {"qdrant_retrieve", "qdrant_upsert", "langchain_qdrant", "llama_index_qdrant"}
+    others |= {*CLIP_SEARCHES, "clip_retrieval_address", "openai_vector_stores"}
     judged = {name for name in outcomes if not name.startswith("example")}
     assert judged == set(SEARCHES) | set(REFUSED) | others

@@ -9,12 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
 from anykey.index.filtering.conditions import And, Exists
 from anykey.service.compat.content import item_part, shown
-from anykey.service.compat.fields import Served
+from anykey.service.compat.fields import Served, numbers_of_vector
 from anykey.service.compat.qdrant.filters import scope_of
 from anykey.service.compat.qdrant.points import ONLY_VECTOR, Shown, check_using, key_of, path_of, read_shown
 from anykey.service.errors import InvalidRequestError
 from anykey.service.query import ItemPart, KeyPart, Part, Query, VectorPart
-from anykey.service.query_parts import MAX_VECTOR_NUMBERS, vector_of
 from anykey.service.wanted import Grouping, check_wanted
 
 INFERENCE = ("text", "image", "object")
@@ -181,7 +180,7 @@ def _asked(value: Any, served: Served, where: str) -> _Asked:
 def _part(value: Any, weight: float, served: Served, where: str) -> Part:
     """A vector, the id of a point, or an item for the model to embed."""
     if isinstance(value, list):
-        return VectorPart(_vector(value, where), None, weight, where)
+        return VectorPart(numbers_of_vector(value, where), None, weight, where)
     if not isinstance(value, dict):
         return KeyPart(key_of(value, where), weight, where)
     for name, what in OTHER_QUERIES.items():
@@ -213,15 +212,6 @@ def read_item(value: dict[str, Any], served: Served, where: str) -> ItemPart:
     return item_part(value[kind], f"{where}.{kind}", served.limits, string_is)
 
 
-def _vector(value: Sequence[Any], where: str) -> tuple[float, ...]:
-    if len(value) > MAX_VECTOR_NUMBERS:
-        raise InvalidRequestError(f"{where}: at most {MAX_VECTOR_NUMBERS} numbers, got {len(value)}")
-    for place, number in enumerate(value):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise InvalidRequestError(f"{where}[{place}] must be a number, got {shown(number)}")
-    return vector_of(list(value), where)
-
-
 def vector_or_none(value: Any, where: str) -> Sequence[float] | None:
     """The numbers of a point's vector, which may have the empty name; `None` where it is something else.
 
@@ -230,7 +220,7 @@ def vector_or_none(value: Any, where: str) -> Sequence[float] | None:
     """
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ONLY_VECTOR:
         ((_, value),) = value.items()
-    return _vector(value, where) if isinstance(value, list) else None
+    return numbers_of_vector(value, where) if isinstance(value, list) else None
 
 
 def _recommended(value: Any, served: Served, where: str) -> tuple[Part, ...]:
