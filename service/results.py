@@ -228,6 +228,8 @@ class ResultCache:
 
     def _is_kept(self, query: Query) -> bool:
         """Whether the answer depends on nothing but the query, the index's moment, and what computes it."""
+        if query.explain:  # it tells how it was made, this time
+            return False
         if query.rerank is None:
             return True
         # Images that an index refers to may change without it.

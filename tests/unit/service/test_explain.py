@@ -179,6 +179,16 @@ def test_a_form_asks_for_it_too(exact: httpx.Client) -> None:
     assert form["explanation"]["structure"] == "exact"
 
 
+def test_it_is_told_of_this_answer_and_not_of_one_that_was_kept(exact: httpx.Client) -> None:
+    assert [asked(exact, text="kept")["result_cached"] for _ in range(2)] == [False, True]
+    answers = [asked(exact, text="kept", explain=True) for _ in range(2)]
+    assert [answer["result_cached"] for answer in answers] == [False, False]
+    assert all(answer["explanation"]["num_searches"] == 1 for answer in answers)
+    again = asked(exact, text="kept")
+    assert (again["result_cached"], again["explanation"]) == (True, None)
+    assert again["hits"] == answers[0]["hits"]
+
+
 @pytest.mark.parametrize("wrong", [1, "true", "yes", None, []])
 def test_what_is_neither_true_nor_false_is_refused(exact: httpx.Client, wrong: Any) -> None:
     message = "explain must be true or false, got"
