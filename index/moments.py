@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
+from anykey.index.filtering.conditions import Path
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.search_facts import SearchFacts
@@ -170,6 +171,10 @@ class Moment(Protocol):
         are_centred: bool = False,
     ) -> NDArray[np.float32]:
         """Scores `[Q, B]` of up to `most` keys of the scope, chosen whatever the queries are."""
+        ...
+
+    def has_field(self, path: Path) -> bool:
+        """Whether any key has a value at a path of its metadata, or below it, as far as is known at little cost."""
         ...
 
     def count(self, scope: Scope = EVERYTHING) -> int:

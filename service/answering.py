@@ -33,7 +33,7 @@ from anykey.service.schemas import (
     Timings,
 )
 from anykey.service.search_batcher import PlaceTogether
-from anykey.service.searching import Found, MomentFacts
+from anykey.service.searching import Found, MomentFacts, notes_of_fields
 from anykey.service.terms import Terms
 from anykey.service.wanted import Wanted
 
@@ -134,7 +134,9 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
         result_cached=False,
         text_cut=embedded.is_text_cut,
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
-        notes=notes_of(query, embedded) + notes_of_groups(query.wanted, ranked.found.selected),
+        notes=notes_of(query, embedded)
+        + notes_of_groups(query.wanted, ranked.found.selected)
+        + notes_of_fields(ranked.found.unknown_fields),
         release=parts.release,
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,

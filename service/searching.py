@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index import errors as index_errors
 from anykey.index.deadline import NEVER, Deadline
+from anykey.index.filtering.conditions import Path, paths_in
+from anykey.index.filtering.filters import field_of_path
 from anykey.index.hits import FoundImage, Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Moment
@@ -36,6 +38,8 @@ T = TypeVar("T")
 Vector = NDArray[np.float32]
 
 REFUSALS = (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError, index_errors.WordsUnavailableError)
+MOST_SHOWN_CHARS = 80  # of a field
+MOST_FIELDS_LOOKED_UP = 16  # of a filter
 MAX_HITS_TOGETHER = 20_000  # of one call: their payload is read at once, and the first answer waits for all of it
 
 
@@ -155,6 +159,7 @@ class Found:
 
     Attributes:
         selected: The hits, and what was done with others.
+        unknown_fields: Fields of its filter that no key has a value at.
         version: The index version; `None` where there are none.
         seq: Number of the last change in it; `None` where changes are not counted.
         snapshot: What names the moment; `None` where it cannot be asked for again.
@@ -164,6 +169,7 @@ class Found:
     """
 
     selected: Selected
+    unknown_fields: tuple[Path, ...]
     version: str | None
     seq: int | None
     snapshot: str | None
@@ -339,8 +345,9 @@ class IndexSearcher:
                 began_s, facts = time.monotonic(), moment.explain() if kind.explain else None
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
+                unknown = _unknown_fields(moment, kind.scope)
                 how = None if facts is None else HowFound(facts, began_s, time.monotonic() - began_s)
-                of_moment = (moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
+                of_moment = (unknown, moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
                 return [Found(each, *of_moment) for each in selected]
 
         return self._watch.call(search_index)
@@ -396,6 +403,17 @@ def _select_all(moment: Moment, kind: SearchKind, sought: Sequence[_Sought]) -> 
         )
         for query_D, (vectors_PD, _) in zip(queries, terms_of, strict=True)
     ]
+
+
+def _unknown_fields(moment: Moment, scope: Scope) -> tuple[Path, ...]:
+    """Fields of a scope's filter that no key has a value at, of the first few: a name may be misspelled."""
+    paths = [] if scope.condition is None else paths_in(scope.condition)[:MOST_FIELDS_LOOKED_UP]
+    return tuple(path for path in paths if not moment.has_field(path))
+
+
+def notes_of_fields(unknown: Sequence[Path]) -> list[str]:
+    """What whoever asked should know of fields that no key has."""
+    return [f"filter: no key has a value at {field_of_path(path)[:MOST_SHOWN_CHARS]!a}" for path in unknown]
 
 
 def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector | None, NDArray[np.float64]]:

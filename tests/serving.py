@@ -22,7 +22,8 @@ from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolError, WordsUnavailableError
-from anykey.index.filtering.conditions import matches
+from anykey.index.filtering.conditions import Exists, matches
+from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
 from anykey.index.jobs.encoding import EncoderSource
@@ -249,6 +250,10 @@ class MemoryMoment:
         """The scores of the first keys."""
         keys = [key.key for key in self._index.keys if is_in_scope(key, scope)][:most]
         return np.asarray(vectors_QD @ self._index.vectors(keys).T)
+
+    def has_field(self, path: FieldPath) -> bool:
+        """Looks at all keys."""
+        return self.count(Scope(condition=Exists(path))) > 0
 
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Counts."""

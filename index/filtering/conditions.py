@@ -184,6 +184,17 @@ def matches(condition: Condition, metadata: dict[str, Any]) -> bool:
             return any(compared(value) in condition.wanted for value in _at(path, metadata) if is_value(value))
 
 
+def paths_in(condition: Condition) -> list[Path]:
+    """The fields that a condition asks for, each once, in its order.
+
+    >>> paths_in(And((Equals(("a",), 1), Not(Exists(("b", "c"))), Exists(("a",)))))
+    [('a',), ('b', 'c')]
+    """
+    if isinstance(condition, And | Or):
+        return list(dict.fromkeys(path for part in condition.conditions for path in paths_in(part)))
+    return paths_in(condition.condition) if isinstance(condition, Not) else [condition.path]
+
+
 def values_at(path: Path, metadata: dict[str, Any]) -> list[Scalar]:
     """The values at a path, in their order; of a list each element counts, at any depth.
 

@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import Condition
+from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, intersect, select
 from anykey.index.filtering.terms import (
     column_of,
+    exists_term,
     is_dated,
     is_instant,
     modality_term,
@@ -132,6 +134,16 @@ class Postings:
         with self._reading(deadline) as reading:
             return evaluate(condition, reading, deadline).positions()
 
+    def has_field(self, path: FieldPath, deadline: Deadline = NEVER) -> bool:
+        """Whether any key has a value at a path, or below it.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            IndexCorruptError: the file is damaged.
+        """
+        with self._reading(deadline) as reading:
+            return reading.has_term(exists_term(path))
+
     def positions_of_modality(self, modality: str, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Positions of the keys of a modality, `[P]`, ascending.
 
@@ -188,6 +200,10 @@ class _Reading:
                 if 0 < num_positions <= num_postings and last == (num_postings - 1) // CHUNK:
                     return num_positions, num_postings
         raise IndexCorruptError(self._path, "expected the numbers of its positions and postings")
+
+    def has_term(self, term: bytes) -> bool:
+        """Whether any key has a term."""
+        return bool(self._spans("term = ?", term))
 
     def with_any(self, terms: Sequence[bytes]) -> Selection:
         """The keys that have one of the terms."""

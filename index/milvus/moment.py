@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import WordsUnavailableError
+from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.milvus.collection import Collection
@@ -139,6 +140,10 @@ class MilvusMoment:
         records = [] if where is None else self._collection.records(where, ["key", "vector"], most)
         vectors_BD = np.array([record["vector"] for record in records], np.float32).reshape(-1, queries_QD.shape[1])
         return np.asarray(queries_QD @ vectors_BD.T)
+
+    def has_field(self, path: Path) -> bool:
+        """Whether any key has a value at a path of its metadata, or below it."""
+        return self.count(Scope(condition=Exists(path))) > 0
 
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""

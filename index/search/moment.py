@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
+from anykey.index.filtering.conditions import Path
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.moments import Ranking
@@ -156,6 +157,10 @@ class FaissMoment:
         queries_QD = self._compared(vectors_QD, query_modalities, are_centred)
         seqs_B, _ = self.view.spread(most, scope, self.transaction, self._deadline)
         return np.asarray(queries_QD @ self.view.vectors(seqs_B).T)
+
+    def has_field(self, path: Path) -> bool:
+        """Whether any key has a value at a path of its metadata, or below it."""
+        return self.view.has_field(path, self._deadline)
 
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
+from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.postings import Postings
 from anykey.index.filtering.remembered import Remembered, name_of
 from anykey.index.key_index import Scope
@@ -132,6 +133,10 @@ class VersionFiles:
             if name is not None:
                 self._remembered.put(name, found)
         return found
+
+    def has_field(self, path: FieldPath, deadline: Deadline = NEVER) -> bool:
+        """Whether any of the version's keys has a value at a path of its metadata, or below it."""
+        return self._fields.has_field(path, deadline)
 
     def search(
         self,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, ModalityNeededError, UnknownPoolError
+from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.hits import Hit
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Ranking
@@ -214,6 +215,12 @@ class View:
         if scope.modalities is not None or scope.pool is not None or scope.condition is not None:
             self.recent.require_known(recent)
         return self._count_covered(scope, within, exclude, deadline) + len(recent)
+
+    def has_field(self, path: Path, deadline: Deadline = NEVER) -> bool:
+        """Whether any key has a value at a path of its metadata, or below it, or had when the version was made."""
+        if self.files.has_field(path, deadline):
+            return True
+        return len(self.recent.positions(Scope(condition=Exists(path)), None, _NO_SEQS, deadline)) > 0
 
     def pool_sizes(self) -> dict[str, int]:
         """Number of keys of each pool that has some; those whose record is damaged are in none."""
