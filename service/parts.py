@@ -227,7 +227,6 @@ async def open_parts(
     )
     lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
-    storer = await _open_storer(settings, resources, loaded, index, watch, stack)
     computed_by = f"{release} {encoder.fingerprint} {encoder.backend} {encoder.precision}"
     return Parts(
         encoder=encoder,
@@ -243,7 +242,7 @@ async def open_parts(
         batcher=batcher,
         cache=cache,
         decode_threads=decode_threads,
-        storer=storer,
+        storer=await _open_storer(settings, resources, loaded, index, watch, stack),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),
         recent=recent,
