@@ -153,6 +153,6 @@ def _translated(value: Any, where: str, depth: int) -> dict[str, Any]:
     if kind not in COMPARISONS:
         known = ", ".join([*COMPARISONS, "and", "or"])
         raise InvalidRequestError(f"{where}.type: expected one of {known}, got {shown(kind)}")
-    positive = {"ne": "eq", "nin": "in"}.get(kind, kind)
-    condition = {"field": value.get("key"), positive: value.get("value")}
+    positive = str({"ne": "eq", "nin": "in"}.get(kind, kind))
+    condition: dict[str, Any] = {"field": value.get("key"), positive: value.get("value")}
     return condition if positive == kind else {"not": condition}

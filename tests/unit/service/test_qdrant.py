@@ -1,0 +1,124 @@
+"""Protects what Qdrant's clients may say: which points a filter leaves, and what is refused in their form."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from anykey.encoder.item import Item
+from anykey.index.faiss_index import FaissIndex
+from tests.fakes import FakeEncoder
+from tests.serving import build_real_index, serving, stored
+
+POINTS = "/collections/default/points"
+KEYS = [
+    stored("1", Item(text="one"), n=1, tags=["a", "b"], size={"width": 4}),
+    stored("2", Item(text="two"), n=2, tags=["b"]),
+    stored("c", Item(text="three"), n=3.5, day="2026-01-02T00:00:00Z"),
+]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    encoder = FakeEncoder()
+    with (
+        FaissIndex.open(build_real_index(tmp_path_factory.mktemp("qdrant"), encoder, KEYS)) as index,
+        serving(encoder, index, writable=True, max_keys=10, max_within=3) as client,
+    ):
+        yield client
+
+
+def match(key: str, **how: Any) -> dict[str, Any]:
+    return {"key": key, "match": how}
+
+
+FILTERS: list[tuple[dict[str, Any], list[str | int]]] = [
+    ({}, [1, 2, "c"]),
+    ({"must": []}, [1, 2, "c"]),
+    ({"must": match("n", value=2)}, [2]),
+    ({"must": [{"key": "n", "range": {"gt": 1, "lte": 3.5, "lt": None}}]}, [2, "c"]),
+    ({"must": [match("tags[]", any=["a", "z"])]}, [1]),
+    ({"must": [match("tags", any=[])]}, []),
+    ({"must": [match("n", **{"except": [1]})]}, [2, "c"]),
+    ({"must": [match("tags", **{"except": ["z"]})]}, [1, 2]),
+    ({"must": [match("size.width", value=4)]}, [1]),
+    ({"must": [match('"size".width', value=4)]}, [1]),
+    ({"must": [{"key": "day", "range": {"gte": "2026-01-01T00:00:00Z"}}]}, ["c"]),
+    ({"must": [{"is_empty": {"key": "tags"}}]}, ["c"]),
+    ({"must": [{"key": "tags", "is_empty": False}]}, [1, 2]),
+    ({"must_not": [match("n", value=1), match("n", value=2)]}, ["c"]),
+    ({"should": [match("n", value=1), match("n", value=2)], "must_not": [match("tags", value="a")]}, [2]),
+    ({"must": [{"has_id": [1, "c", "none"]}]}, [1, "c"]),
+    ({"must_not": [{"has_id": [1]}]}, [2, "c"]),
+    ({"should": [{"has_id": [1]}, {"has_id": [2]}]}, [1, 2]),
+    ({"must": [{"has_id": [1, 2]}, {"has_id": [2, "c"]}, match("n", value=2)]}, [2]),
+    ({"must_not": [{"must_not": [{"has_id": [2]}]}]}, [2]),
+    ({"must": [{"should": [match("n", value=1), {"must": [match("n", value=2), match("tags", value="b")]}]}]}, [1, 2]),
+    ({"min_should": {"conditions": [match("n", value=1), match("tags", value="b")], "min_count": 2}}, [1]),
+    ({"min_should": {"conditions": [match("n", value=1), match("tags", value="b")], "min_count": 1}}, [1, 2]),
+    ({"min_should": {"conditions": [match("n", value=1)], "min_count": 2}}, []),
+    ({"min_should": {"conditions": [match("n", value=1)], "min_count": 0}}, [1, 2, "c"]),
+]
+
+
+@pytest.mark.parametrize(("wanted", "points"), FILTERS)
+def test_a_filter_leaves_the_points_that_it_means(
+    wanted: dict[str, Any], points: list[str | int], client: httpx.Client
+) -> None:
+    listed = client.post(f"{POINTS}/scroll", json={"filter": wanted}).json()["result"]["points"]
+    assert [point["id"] for point in listed] == points
+    assert client.post(f"{POINTS}/count", json={"filter": wanted}).json()["result"]["count"] == len(points)
+    asked = {"query": [1.0] * 8, "filter": wanted, "params": {"exact": True}}
+    found = client.post(f"{POINTS}/query", json=asked).json()["result"]["points"]
+    assert sorted(str(point["id"]) for point in found) == sorted(map(str, points))
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("query", {}, "query: expected what to look for"),
+    ("query", {"query": []}, "query: expected numbers that are not all 0"),
+    ("query", {"query": [1.0, "a"]}, "query[1] must be a number, got 'a'"),
+    ("query", {"query": [[1.0] * 8]}, "query[0] must be a number, got a list"),
+    ("query", {"query": {"indices": [1], "values": [1.0]}}, "query: a sparse vector cannot be asked for"),
+    ("query", {"query": {"text": "a", "options": {"x": 1}}}, "query.options: there are none"),
+    ("query", {"query": {"text": "a"}, "using": "other"}, "using: each point has one vector"),
+    ("query", {"query": {"text": "a"}, "limit": 0}, "limit must be a whole number from 1 to"),
+    ("query", {"query": {"text": "a"}, "offset": -1}, "offset must be a whole number of at least 0"),
+    ("query", {"query": {"text": "a"}, "with_vector": ["x"]}, "with_vector: each point has one vector"),
+    ("query", {"query": {"recommend": {"negative": [1]}}}, "query.recommend.positive: expected at least one"),
+    ("query", {"query": {"nearest": 1, "mmr": {"diversity": 2}}}, "query.mmr.diversity must"),
+    ("query/groups", {"query": 1}, "group_by: expected a field of the payload"),
+    ("query/batch", {"searches": []}, "searches: expected from 1 to"),
+    ("scroll", {"order_by": "n"}, "order_by: points come in the order of their ids"),
+    ("scroll", {"filter": {"must": [match("n", text="x")]}}, "filter.must[0].match: expected one of value, any"),
+    ("scroll", {"filter": {"must": [{"is_null": {"key": "n"}}]}}, "filter.must[0].is_null cannot be asked for"),
+    ("scroll", {"filter": {"wrong": []}}, "filter: expected must, should, must_not, min_should, got 'wrong'"),
+    ("scroll", {"filter": {"must": [match("a[0]", value=1)]}}, "filter.must[0].key: expected the path of a field"),
+    ("scroll", {"filter": {"should": [{"has_id": [1]}, match("n", value=1)]}}, "filter.should: has_id cannot be"),
+    ("count", {"filter": {"must": [{"has_id": [1, 2, 3, 4]}]}}, "filter: has_id: at most 3 points, got 4"),
+    ("delete", {"filter": {}}, "filter: expected at least one condition"),
+    ("delete", {}, "expected points or filter, got neither"),
+    ("payload", {"points": [1]}, "payload: expected an object; it is absent"),
+    ("payload", {"points": [1], "payload": {}, "key": "a"}, "key: only members of the payload itself"),
+    ("payload/delete", {"points": [1]}, "keys: expected names of members"),
+]
+
+
+@pytest.mark.parametrize(("address", "body", "message"), REFUSED)
+def test_what_cannot_be_done_is_refused_in_qdrants_form(
+    address: str, body: dict[str, Any], message: str, client: httpx.Client
+) -> None:
+    response = client.post(f"{POINTS}/{address}", json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["status"]["error"].startswith(message)
+    assert client.post(f"{POINTS}/count", json={}).json()["result"]["count"] == len(KEYS)
+
+
+def test_a_service_that_changes_nothing_refuses_changes(client: httpx.Client, tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    directory = build_real_index(tmp_path / "read", encoder, KEYS)
+    with FaissIndex.open(directory) as index, serving(encoder, index) as reader:
+        response = reader.put(POINTS, json={"points": [{"id": 1, "vector": [1.0] * 8}]})
+    assert response.status_code == 409
+    assert "--writable" in response.json()["status"]["error"]
