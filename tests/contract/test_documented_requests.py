@@ -145,7 +145,7 @@ class Reader:
         if "structure" in shown:
             return self.client.post("/search", json={"parts": PARTS, "explain": True}).json()["explanation"]
         if "query_modality" in shown:
-            return self.client.post("/search", json={"text": "a red mug"}).json()
+            return self.client.post("/search", json={"text": "a red mug", "within": ["sku-1"]}).json()
         if shown.keys() & {"outcomes", "answers", "model_fingerprint"}:
             return self.last
         return None
@@ -153,27 +153,37 @@ class Reader:
     def python(self, blocks: list[Block]) -> None:
         """Runs the blocks of a page one after the other, as a session would."""
         names: dict[str, Any] = {"__name__": "page"}
-        with chdir(self.folder):
-            for block in blocks:
-                exec(compile("\n" * block.line + self.real(block.text), "page", "exec"), names)
-        if "client" in names:
-            names["client"].close()
+        try:
+            with chdir(self.folder):
+                for block in blocks:
+                    exec(compile("\n" * block.line + self.real(block.text), "page", "exec"), names)
+        finally:
+            if "client" in names:
+                names["client"].close()
+
+
+@pytest.fixture
+def reader(service: Reader) -> Reader:
+    """Begins with the keys that the pages name, whatever an example before has deleted."""
+    mug = {"price": 3, "brand": "acme", "sold": False, "maker": {"brand": "acme"}, "size": {"width": 40}}
+    red, blue = as_base64(png()), as_base64(png((0, 0, 250)))
+    keys = [
+        {"key": "sku-1", "text": "a red mug", "image": red, "pools": ["shop", "pages"], "metadata": mug},
+        {"key": "sku-2", "text": "a blue mug", "image": blue, "pools": ["shop"], "metadata": mug | {"price": 15}},
+        {"key": "sku-7", "text": "a striped dress", "pools": ["shop"], "metadata": mug | {"brand": "other"}},
+    ]
+    service.client.put("/keys", json={"keys": keys, "atomic": True}).raise_for_status()
+    return service
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     encoder = FakeEncoder()
-    mug = {"price": 3, "brand": "acme", "sold": False, "maker": {"brand": "acme"}, "size": {"width": 40}}
-    keys = [
-        stored("sku-1", Item(text="a red mug", images=(png(),)), ("shop", "pages"), **mug),
-        stored("sku-2", Item(text="a blue mug", images=(png((0, 0, 250)),)), ("shop",), **mug | {"price": 15}),
-        stored("sku-7", Item(text="a striped dress"), ("shop",), **mug | {"brand": "other", "sold": True}),
-    ]
     folder = tmp_path_factory.mktemp("documented")
     (folder / "photo.jpg").write_bytes(jpeg())
     rows = [json.dumps({"key": f"row-{n}", "text": f"row number {n}"}) for n in range(3)]
     (folder / "keys.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    with FaissIndex.open(build_real_index(folder / "built", encoder, keys)) as index:
+    with FaissIndex.open(build_real_index(folder / "built", encoder, [stored("first", Item(text="a key"))])) as index:
         settings = make_settings(writable=True)
         app = create_app(settings, encoder=encoder, index=index, rerankers=[FakeScorer("mini")])
         with running(app) as client:
