@@ -12,7 +12,8 @@ from anykey.service.errors import InvalidRequestError
 
 OWN_ADDRESSES = (
     *("search", "info", "keys", "embed", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs"),
-    *("v1", "v2", "embeddings", "models", "rerank", "predict", "ping", "health"),  # other people's
+    # other people's
+    *("v1", "v2", "embeddings", "models", "rerank", "predict", "ping", "health", "collections", "knn-service"),
 )
 EVERYBODY = "*"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")  # no `//host`, no `..`, nothing that needs encoding
