@@ -79,7 +79,8 @@ class SearchAnswer(Answer):
 
     hits: list[Hit]
     query_modality: Modality | None = None
-    cached: bool | str
+    cached: bool
+    result_cached: bool = False
     text_cut: bool
     num_below_min_score: int | None = None
     notes: list[str] = Field(default_factory=list)

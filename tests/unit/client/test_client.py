@@ -162,7 +162,7 @@ def test_a_search_says_the_same_as_the_wire(client: Any, url: str) -> None:
     body = {"parts": [{"text": "words 1"}, {"key": "k2", "weight": -0.5}], "min_score": -1.0, **fields}
     wire = httpx.post(f"{url}/search", json=body, trust_env=False).json()
     assert answer.keys == [hit["key"] for hit in wire["hits"]]
-    volatile = {"timings_ms", "cached"}
+    volatile = {"timings_ms", "cached", "result_cached"}
     assert answer.model_dump(exclude=volatile, exclude_unset=True) == {
         name: value for name, value in wire.items() if name not in volatile
     }
