@@ -141,8 +141,8 @@ def each_ms(ask: Callable[[NDArray[np.float32], int], object], vectors_QD: NDArr
 
 def payload(index: FaissIndex, rows: list[int]) -> object:
     """The payload of some rows, as a search takes it for its hits."""
-    with index._moment() as (snapshot, _):
-        return snapshot.records(rows)
+    with index.moment() as moment:
+        return moment.transaction.records(rows)
 
 
 def filtered(index: FaissIndex, scopes: list[Scope]) -> Callable[[NDArray[np.float32], int], object]:

@@ -240,9 +240,3 @@ class IndexesAnswer(Answer):
 
     default: str
     indexes: list[ListedIndex]
-
-
-class Fields(Answer):
-    """What the metadata of an index really hold; members as GET /fields has them."""
-
-    fields: list[dict[str, Any]]

@@ -140,11 +140,6 @@ def delete_many(fields: Mapping[str, Any]) -> Call[answers.Deleted]:
     return Call("POST", "/keys/delete", _reader(answers.Deleted), body, headers=headers)
 
 
-def fields_of_index(fields: Mapping[str, Any]) -> Call[answers.Fields]:
-    """GET /fields."""
-    return Call("GET", "/fields", _reader(answers.Fields), parameters=_as_parameters(fields))
-
-
 def info() -> Call[answers.Info]:
     """GET /info."""
     return Call("GET", "/info", _reader(answers.Info))

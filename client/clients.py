@@ -228,10 +228,6 @@ class Client(AbstractContextManager["Client"]):
         """Deletes the keys that are named, those in a scope, or `all` of the index; `dry_run` only counts them."""
         return self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
 
-    def fields(self, *, pool: str | None = None) -> answers.Fields:
-        """What the metadata really hold: names, types, frequent values, ranges."""
-        return self._send(calls.fields_of_index({"pool": pool}))
-
     def info(self) -> answers.Info:
         """What is served, and what a request may ask for."""
         return self._send(calls.info())
@@ -381,10 +377,6 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> answers.Deleted:
         """As `Client.delete_many`."""
         return await self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
-
-    async def fields(self, *, pool: str | None = None) -> answers.Fields:
-        """As `Client.fields`."""
-        return await self._send(calls.fields_of_index({"pool": pool}))
 
     async def info(self) -> answers.Info:
         """As `Client.info`."""

@@ -74,7 +74,6 @@ class SearchFields(ItemFields, ScopeFields, total=False):
         duplicate_score: From which cosine on keys are duplicates.
         diversity: How much it counts that hits differ, from 0 to 1.
         include: What is shown of each hit.
-        facets: Members of the metadata whose values are counted.
         join: How words and vectors are joined.
         rerank: Has a cross-encoder put the best hits in order.
         exact: Compares every key.
@@ -97,7 +96,6 @@ class SearchFields(ItemFields, ScopeFields, total=False):
     duplicate_score: float
     diversity: float
     include: Sequence[str]
-    facets: Sequence[Mapping[str, Any]]
     join: str
     rerank: Mapping[str, Any]
     exact: bool

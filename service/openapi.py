@@ -237,6 +237,10 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "include": texts,
         "cutoff": text,
         "group_by": text,
+        "offset": text,
+        "group_size": text,
+        "duplicate_score": text,
+        "diversity": text,
     }
     descriptions = {
         "image": "Image files; several are frames of one item. A part without a file name is read as base64.",

@@ -84,7 +84,7 @@ def test_reader_follows_across_a_build(tmp_path: Path) -> None:
 
 def test_second_writer_is_refused_and_told_who_writes(index_dir: Path) -> None:
     with Process(index_dir, "write") as writer:
-        message = f"is being written by process {writer.process.pid}: an index has one writer at a time"
+        message = f"is being written by process {writer.process.pid} on .* since .*: an index has one writer at a time"
         with pytest.raises(IndexLockedError, match=message):
             FaissIndex.open(index_dir, writable=True)
         with pytest.raises(RuntimeError, match=f"IndexLockedError.*{message}"):

@@ -114,7 +114,15 @@ def test_keys_and_images_are_the_same(both: tuple[httpx.Client, httpx.Client]) -
         ours, theirs = (client.get(path) for client in both)
         assert ours.status_code == theirs.status_code
         if ours.status_code == 200:
-            assert (ours.content, ours.headers["content-type"]) == (theirs.content, theirs.headers["content-type"])
+            assert ours.headers["content-type"] == theirs.headers["content-type"]
+            assert contents_of(ours) == contents_of(theirs)
+
+
+def contents_of(response: httpx.Response) -> Any:
+    """A key as it is answered, but for the number of its last change, which Milvus does not count; or an image."""
+    if response.headers["content-type"] != "application/json":
+        return response.content
+    return {**response.json(), "seq": None}
 
 
 def test_an_unknown_pool_is_refused_with_the_same_words(both: tuple[httpx.Client, httpx.Client]) -> None:

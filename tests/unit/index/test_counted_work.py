@@ -46,7 +46,7 @@ def test_a_change_of_one_key_costs_few_statements(tmp_path: Path, change: Callab
         change(index, 0)  # imports and caches
         statements = num_calls(lambda: [change(index, number) for number in range(1, NUM_KEYS)], "execute")
 
-    assert statements / (NUM_KEYS - 1) <= 11
+    assert statements / (NUM_KEYS - 1) <= 20  # nine of them for the words of the key
 
 
 def key(number: int) -> NewKey:

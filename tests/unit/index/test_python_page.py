@@ -15,9 +15,11 @@ from tests.models import tiny_checkpoint
 ROOT = Path(__file__).parents[3]
 
 
-def example_of(page: Path) -> str:
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    return str(example)
+def examples_of(page: Path) -> list[str]:
+    """Those in which an index is opened: others need a service, and run where one is started."""
+    return [
+        example for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) if "index" in example
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +33,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(example_of(ROOT / "docs" / "python.md"), {})
+    names: dict[str, object] = {}
+    for example in examples_of(ROOT / "docs" / "python.md"):
+        exec(example, names)
 
-    first, last = capsys.readouterr().out.splitlines()
+    first, last, *outcomes = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"1 sku-1 -?[01]\.\d+ 49", first)
     assert last == "1 red canvas sneaker"
+    assert [line.split()[:2] for line in outcomes] == [
+        ["sku-1", "stored"],
+        ["sku-2", "stored"],
+        ["manual-7", "deleted"],
+    ]
 
 
 def test_example_of_the_readme_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +53,8 @@ def test_example_of_the_readme_runs(place: Path, capsys: pytest.CaptureFixture[s
     with FaissIndex.open(demo, writable=True) as index:
         index.upsert([NewKey("star", encoder.encode([Item("a star")])[0], text="a star")])
 
-    exec(example_of(ROOT / "README.md"), {})
+    (example,) = examples_of(ROOT / "README.md")
+    exec(example, {})
 
     assert re.fullmatch(r"1 star -?[01]\.\d+ text\n", capsys.readouterr().out)
 

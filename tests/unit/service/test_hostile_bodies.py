@@ -54,7 +54,7 @@ def refusal(client: httpx.Client, content: bytes, headers: dict[str, str]) -> st
     ("fields", "message"),
     [
         ({"modalities": [0] * 300_000}, "unknown modality 0; known: text, image, fused"),
-        ({"image": [0] * 300_000}, "image: Input should be a valid string; image[0]: Input should be a valid string"),
+        ({"image": [0] * 300_000}, "image[0] must be base64, got 0"),
         ({"exclude": [0] * 5}, "exclude[0]: Input should be a valid string"),
         ({"within": [0] * 5}, "within[0]: Input should be a valid string"),
     ],
