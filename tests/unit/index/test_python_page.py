@@ -43,7 +43,7 @@ def test_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[:2] for line in outcomes] == [
         ["sku-1", "stored"],
         ["sku-2", "stored"],
-        ["manual-7", "deleted"],
+        ["manual-7", "not_found"],
     ]
 
 
