@@ -21,12 +21,13 @@ _UNSPACED = (
     "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _MARKED = "\u0900-\u0963\u0966-\u0dff"  # Indic scripts, whose vowel signs are parts of words
-_LETTERS = rf"(?:[^\W_{_UNSPACED}]|[{_MARKED}])+"
-_WORD = re.compile(rf"{_LETTERS}|[{_UNSPACED}]")
-_JOINED = re.compile(rf"{_LETTERS}(?:[-_./'\u2010-\u2015\u2019]{_LETTERS})+")
+_LETTER = rf"(?:[^\W_{_UNSPACED}]|[{_MARKED}])"
+_WORD = re.compile(rf"{_LETTER}+|[{_UNSPACED}]")
+# They begin where a word does and give no letter back, or a word of a million letters would be looked at from each.
+_JOINED = re.compile(rf"(?<!{_LETTER}){_LETTER}++(?:[-_./'\u2010-\u2015\u2019]{_LETTER}++)++")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-_ASCII_JOINED = re.compile(r"[a-z0-9]+(?:[-_./'][a-z0-9]+)+")
-_NUMBERS = re.compile(r"[0-9]+(?: [0-9]+)+")  # in groups, as telephone numbers are written
+_ASCII_JOINED = re.compile(r"(?<![a-z0-9])[a-z0-9]++(?:[-_./'][a-z0-9]++)++")
+_NUMBERS = re.compile(r"(?<![0-9])[0-9]++(?: [0-9]++)++")  # in groups, as telephone numbers are written
 _ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0670]")
 
 Path = Sequence[str]

@@ -341,3 +341,13 @@ def test_damaged_words_are_found_and_made_anew(folder: Path) -> None:
     repair_index(folder)
     with FaissIndex.open(folder) as index:
         assert set(found(index, "red")) == WordModel(list(index.scan())).scores("red").keys()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("letters", ["a", "1", "\u00e9", "a-", "1 "])
+def test_a_text_of_a_million_letters_costs_a_moment(tmp_path: Path, letters: str) -> None:
+    """Each letter of a long word was once looked at from every letter before it, which took hours."""
+    (vector_D,) = unit_vectors(1)
+    with FaissIndex.open(make_index(tmp_path / "i", []), writable=True) as index:
+        index.upsert([NewKey("k", vector_D, text=letters * 1_000_000)])
+        assert index.count() == 1
