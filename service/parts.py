@@ -214,7 +214,7 @@ async def open_parts(
         watch,
         threads=search_threads,
         num_threads=settings.search_threads,
-        max_waiting=settings.max_queue_items,
+        max_waiting=settings.max_queue_items + settings.search_threads,  # as many are about to be taken by free threads
         most_together=pace.most_together,
         deadline_s=deadline_s,
     )

@@ -82,7 +82,7 @@ def test_a_cached_query_is_answered_while_the_queue_is_full(encoder: GatedEncode
 def test_a_query_that_waits_too_long_is_answered_504_and_never_encoded(
     encoder: GatedEncoder, pool: ThreadPoolExecutor
 ) -> None:
-    with serving(encoder, make_index(encoder), request_deadline_ms=1000) as client:
+    with serving(encoder, make_index(encoder), request_deadline_ms=4000) as client:
         blocked = block(client, pool, encoder)
         late = ask(client, "late")  # waits in the batcher well before its time is up, on a busy machine too
         assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
