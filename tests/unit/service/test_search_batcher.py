@@ -246,8 +246,9 @@ def test_a_search_that_fails_fails_alone(index: GatedIndex) -> None:
 
 
 def test_a_full_queue_refuses(index: GatedIndex) -> None:
-    with crowd(index, max_queue_items=2) as waiting:  # and one that the thread is about to take
-        asked = waiting.wait(*({"text": text} for text in TEXTS[:3]))
+    with crowd(index, max_queue_items=3) as waiting:
+        # Three places, and one more for what the thread is about to take.
+        asked = [answer for text in TEXTS[:4] for answer in waiting.wait({"text": text})]
         refused = waiting.ask({"text": "one too many"}).result(WAIT_S)
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
         waiting.go()
