@@ -18,6 +18,11 @@ from anykey.program.settings import ProgramSettings
 from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
+LIMITS_AND_LARGEST = (
+    ("max_bodies_bytes", "max_body_bytes"),
+    ("max_rerank_queue", "max_rerank_top"),
+    ("max_embed_queue", "max_embed_items"),
+)
 
 
 def parse_rerankers(assignments: Sequence[str]) -> dict[str, str]:
@@ -348,33 +353,14 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @model_validator(mode="after")
-    def check_bodies(self) -> "ServiceSettings":
-        """Refuses limits by which the largest body could never be taken."""
-        if self.max_bodies_bytes < self.max_body_bytes:
-            raise ValueError(
-                f"expected max_bodies_bytes to be max_body_bytes, {self.max_body_bytes}, or more, "
-                f"got {self.max_bodies_bytes}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def check_rerank_queue(self) -> "ServiceSettings":
-        """Refuses a queue in which the largest request would never find its places."""
-        if self.max_rerank_queue < self.max_rerank_top:
-            raise ValueError(
-                f"expected max_rerank_queue to be max_rerank_top, {self.max_rerank_top}, or more, "
-                f"got {self.max_rerank_queue}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def check_embed_queue(self) -> "ServiceSettings":
-        """Refuses a queue in which the largest request would never find its places."""
-        if self.max_embed_queue < self.max_embed_items:
-            raise ValueError(
-                f"expected max_embed_queue to be max_embed_items, {self.max_embed_items}, or more, "
-                f"got {self.max_embed_queue}"
-            )
+    def check_room(self) -> "ServiceSettings":
+        """Refuses limits on all requests together by which the largest one could never be taken."""
+        for all_together, largest in LIMITS_AND_LARGEST:
+            if getattr(self, all_together) < getattr(self, largest):
+                raise ValueError(
+                    f"expected {all_together} to be {largest}, {getattr(self, largest)}, or more, "
+                    f"got {getattr(self, all_together)}"
+                )
         return self
 
     @field_validator("rerankers")
