@@ -184,9 +184,10 @@ def test_a_model_of_texts_refuses_images_and_computes_as_it_may(
     encoder, library = Encoder.load(bert, device="cpu", backend="auto"), of_library(bert)
     assert (encoder.modalities, encoder.supports) == ({Modality.TEXT}, {Ability.INSTRUCTION})
     items = [Item(text) for text in TEXTS]
-    np.testing.assert_allclose(encoder.encode(items), alone(library.encode_query, TEXTS), atol=1e-3)
-    passages = alone(library.encode, TEXTS, prompt_name="passage")
-    np.testing.assert_allclose(encoder.encode(items, role=Role.KEY), passages, atol=1e-3)
+    queries, passages = alone(library.encode_query, TEXTS), alone(library.encode, TEXTS, prompt_name="passage")
+    for role, expected in ((Role.QUERY, queries), (Role.KEY, passages)):
+        cosines = (encoder.encode(items, role=role) * expected).sum(axis=1)
+        assert cosines.min() > 0.99, f"{role}: it may compute in int8 where that is faster, and nearly the same"
     with pytest.raises(UnsupportedModalityError, match="model bert embeds no image items, but text"):
         encoder.encode([Item(images=(PICTURES[0],))])
 
