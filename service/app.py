@@ -18,16 +18,16 @@ from anykey.encoder.protocol import ItemEncoder
 from anykey.service.compat import clip_retrieval, cohere, immich, infinity, openai, reranking, vector_stores, voyage
 from anykey.service.compat.qdrant import reading as qdrant_reading
 from anykey.service.compat.qdrant import writing as qdrant_writing
-from anykey.service.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.errors import InvalidRequestError, ServiceError, from_status
+from anykey.service.indexes.parts import load_encoder
+from anykey.service.indexes.serving import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe
-from anykey.service.parts import load_encoder
-from anykey.service.proxy import ProxyPrefix
-from anykey.service.reranking import PairScorer
+from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
+from anykey.service.requests.proxy import ProxyPrefix
 from anykey.service.routes import changes, embed, health, indexes, keys, operation, search
-from anykey.service.searching import SearchableIndex
-from anykey.service.serving import Leases
+from anykey.service.searching.reranking import PairScorer
+from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
 DIALECTS = (openai, infinity, cohere, voyage, reranking, immich, clip_retrieval)

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
-from anykey.service.body import BodyMemory
-from anykey.service.indexes import Indexes, ServedIndex
+from anykey.service.indexes.named import Indexes, ServedIndex
+from anykey.service.indexes.parts import Parts, load_encoder
+from anykey.service.indexes.resources import Resources
+from anykey.service.indexes.serving import take
 from anykey.service.logs import LogEvent
-from anykey.service.parts import Parts, load_encoder
-from anykey.service.reranking import PairScorer
-from anykey.service.resources import Resources
+from anykey.service.requests.body import BodyMemory
 from anykey.service.schemas import Limits
-from anykey.service.searching import SearchableIndex
-from anykey.service.serving import take
+from anykey.service.searching.reranking import PairScorer
+from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
 INDEX_NAME = "index_name"  # in addresses below /indexes/

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
-from anykey.service.key_schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields
+from anykey.service.keys.schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields
 from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.

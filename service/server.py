@@ -18,7 +18,7 @@ from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
-from anykey.service.searching import SearchableIndex
+from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
 BACKLOG = 2048

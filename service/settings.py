@@ -15,7 +15,7 @@ from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
-from anykey.service.proxy import parse_prefix, parse_proxies, told_from_own
+from anykey.service.requests.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
 LIMITS_AND_LARGEST = (

@@ -34,7 +34,7 @@ from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
 from anykey.service.app import create_app
-from anykey.service.searching import SearchableIndex
+from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.server import listen
 from anykey.service.settings import ServiceSettings
 from tests.fakes import FakeEncoder

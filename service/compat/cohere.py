@@ -7,16 +7,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from anykey.service.answers import write_json
+from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part, shown
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
 from anykey.service.compat.fields import Served, check_number, may_cut, read_fields, role_of, served_of
 from anykey.service.compat.numbers import Numbers, numbers_of, written
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
+from anykey.service.embedding.vectors import width_of
 from anykey.service.errors import InvalidRequestError
-from anykey.service.query import ItemPart
+from anykey.service.queries.query import ItemPart
 from anykey.service.schemas import Limits
-from anykey.service.vectors import width_of
 
 BASE64 = "base64"
 

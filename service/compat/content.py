@@ -9,7 +9,7 @@ from typing import Any
 
 from anykey.encoder.item import Item
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.query import ItemPart, decode_base64
+from anykey.service.queries.query import ItemPart, decode_base64
 from anykey.service.schemas import Limits
 
 DATA_IMAGE = "data:image/"

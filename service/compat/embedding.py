@@ -12,14 +12,14 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from anykey.encoder.protocol import Role
-from anykey.service.answers import WrittenAnswer
-from anykey.service.body import Take, json_parser
-from anykey.service.context import REQUEST_ID, note
+from anykey.service.answers.written import WrittenAnswer
+from anykey.service.embedding.vectors import cut_vector
 from anykey.service.errors import InvalidRequestError
-from anykey.service.exchange import exchange
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.query import ItemPart
-from anykey.service.vectors import cut_vector
+from anykey.service.queries.query import ItemPart
+from anykey.service.requests.body import Take, json_parser
+from anykey.service.requests.context import REQUEST_ID, note
+from anykey.service.requests.exchange import exchange
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.service.compat.content import shown
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.query import parse_json
-from anykey.service.query_parts import MAX_VECTOR_NUMBERS, vector_of
-from anykey.service.reranking import LoadedReranker
+from anykey.service.queries.parts import MAX_VECTOR_NUMBERS, vector_of
+from anykey.service.queries.query import parse_json
 from anykey.service.schemas import Limits
+from anykey.service.searching.reranking import LoadedReranker
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 OWN_NAME = "anykey"

@@ -14,19 +14,19 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from anykey.encoder.protocol import Role
-from anykey.service.answers import WrittenAnswer, write_json
-from anykey.service.body import json_parser
+from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.compat.cohere import CohereMeta, meta_of
 from anykey.service.compat.content import item_part, shown
 from anykey.service.compat.embedding import Embedding, embed_all
 from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
-from anykey.service.context import REQUEST_ID, note
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.exchange import exchange
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.query import ItemPart
-from anykey.service.reranking import LoadedReranker
+from anykey.service.queries.query import ItemPart
+from anykey.service.requests.body import json_parser
+from anykey.service.requests.context import REQUEST_ID, note
+from anykey.service.requests.exchange import exchange
+from anykey.service.searching.reranking import LoadedReranker
 
 router = APIRouter(tags=["compat"])
 

@@ -11,14 +11,14 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import MAX_DEPTH, parse_condition
 from anykey.index.key_index import Scope
-from anykey.service.answers import write_json
+from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part, shown
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.searching import SEARCH_ERRORS, Found, Searches, answer_searches
 from anykey.service.errors import InvalidRequestError
-from anykey.service.include import Include
-from anykey.service.query import Query
+from anykey.service.queries.include import Include
+from anykey.service.queries.query import Query
 
 router = APIRouter(tags=["compat"])
 

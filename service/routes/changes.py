@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from anykey.index.changes import ABSENT, PRESENT, Delete, Patch, RequestKey
-from anykey.service.address import check_parameters, key_in_path
-from anykey.service.body import Inflater, is_quick, media_type_of, read_body, reader_for
-from anykey.service.changes import (
+from anykey.service.errors import InvalidRequestError, MethodNotAllowedError, UnsupportedMediaTypeError
+from anykey.service.indexes.parts import Parts
+from anykey.service.keys.changes import (
     KeysToStore,
     RefusedKey,
     deletion_from_json,
@@ -22,16 +22,16 @@ from anykey.service.changes import (
     keys_from_json,
     patch_from_json,
 )
-from anykey.service.context import note
-from anykey.service.deadline import within
-from anykey.service.errors import InvalidRequestError, MethodNotAllowedError, UnsupportedMediaTypeError
-from anykey.service.key_schemas import ChangesResponse, DeletedResponse, KeyOutcome
-from anykey.service.key_stream import MEDIA_TYPES, KeyStream
+from anykey.service.keys.schemas import ChangesResponse, DeletedResponse, KeyOutcome
+from anykey.service.keys.storing import StoredKeys
+from anykey.service.keys.stream import MEDIA_TYPES, KeyStream
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import DELETE_BODY, KEYS_BODY, ONE_KEY_BODY, PATCH_BODY, error_responses
-from anykey.service.parts import Parts
+from anykey.service.requests.address import check_parameters, key_in_path
+from anykey.service.requests.body import Inflater, is_quick, media_type_of, read_body, reader_for
+from anykey.service.requests.context import note
+from anykey.service.requests.deadline import within
 from anykey.service.routes.keys import KeyPath
-from anykey.service.storing import StoredKeys
 
 T = TypeVar("T")
 WRITE_ERRORS = (

@@ -7,17 +7,17 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from anykey.encoder.protocol import ItemEncoder
-from anykey.service.answers import WrittenAnswer, write_json
-from anykey.service.body import json_parser
-from anykey.service.context import REQUEST_ID, note
-from anykey.service.embed_request import ItemsToEmbed, items_from_json
-from anykey.service.embedding import EmbeddedPart
+from anykey.service.answers.written import WrittenAnswer, write_json
+from anykey.service.embedding.asked import ItemsToEmbed, items_from_json
+from anykey.service.embedding.query_embedder import EmbeddedPart
+from anykey.service.embedding.vectors import cut_vector, width_of, written_vector
 from anykey.service.errors import ServiceError
-from anykey.service.exchange import exchange
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import embed_body, error_responses
+from anykey.service.requests.body import json_parser
+from anykey.service.requests.context import REQUEST_ID, note
+from anykey.service.requests.exchange import exchange
 from anykey.service.schemas import EmbedResponse, VectorEncoding
-from anykey.service.vectors import cut_vector, width_of, written_vector
 
 EMBED_ERRORS = (
     "invalid_request",

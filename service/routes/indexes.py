@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Request
 
-from anykey.service.address import check_parameters
 from anykey.service.errors import ServiceError
-from anykey.service.indexes import ServedIndex
+from anykey.service.indexes.named import ServedIndex
 from anykey.service.lifecycle import index_of, lifecycle_of
 from anykey.service.openapi import error_responses
+from anykey.service.requests.address import check_parameters
 from anykey.service.schemas import IndexesResponse, ListedIndex, ReadyResponse
 
 router = APIRouter()

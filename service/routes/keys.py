@@ -7,20 +7,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from anykey.index.hits import StoredKey
-from anykey.service.address import check_parameters, key_in_path, prefix_of
-from anykey.service.answers import WrittenAnswer, write_key, write_keys
-from anykey.service.body import is_quick, read_body, reader_for
-from anykey.service.changes import scope_from_fields, scope_from_json
-from anykey.service.context import REQUEST_ID
-from anykey.service.deadline import within
+from anykey.service.answers.written import WrittenAnswer, write_key, write_keys
 from anykey.service.errors import InvalidRequestError
-from anykey.service.key_schemas import CountResponse, KeysResponse
+from anykey.service.indexes.parts import Parts
+from anykey.service.keys.changes import scope_from_fields, scope_from_json
+from anykey.service.keys.schemas import CountResponse, KeysResponse
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.lookups import ShownImage
 from anykey.service.openapi import SCOPE_BODY, error_responses
-from anykey.service.parts import Parts
-from anykey.service.query import parse_json
+from anykey.service.queries.query import parse_json
+from anykey.service.requests.address import check_parameters, key_in_path, prefix_of
+from anykey.service.requests.body import is_quick, read_body, reader_for
+from anykey.service.requests.context import REQUEST_ID
+from anykey.service.requests.deadline import within
 from anykey.service.schemas import KeyResponse
+from anykey.service.searching.lookups import ShownImage
 
 KEY_ERRORS = (
     "invalid_request",

@@ -4,11 +4,12 @@ from fastapi import APIRouter, Request
 
 from anykey.encoder.item import Modality
 from anykey.program.machine import release
-from anykey.service.address import check_parameters
 from anykey.service.errors import DeadlineExceededError
+from anykey.service.indexes.parts import Parts
+from anykey.service.indexes.serving import take
 from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
-from anykey.service.parts import Parts
+from anykey.service.requests.address import check_parameters
 from anykey.service.schemas import (
     IndexInfo,
     InfoResponse,
@@ -18,7 +19,6 @@ from anykey.service.schemas import (
     SearchPace,
     SearchTrial,
 )
-from anykey.service.serving import take
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 

@@ -6,18 +6,18 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from anykey.service.address import check_parameters, prefix_of
-from anykey.service.answering import Answer, Asker, answer, answer_all, in_ms, written_batch
-from anykey.service.answers import WrittenAnswer
-from anykey.service.body import is_quick, json_parser, parser_for, read_body
-from anykey.service.context import REQUEST_ID, note
-from anykey.service.deadline import within
+from anykey.service.answers.answering import Answer, Asker, answer, answer_all, in_ms, written_batch
+from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
-from anykey.service.exchange import exchange, while_client_waits
+from anykey.service.indexes.parts import Parts
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import BATCH_BODY, SEARCH_BODY, error_responses
-from anykey.service.parts import Parts
-from anykey.service.query import Query, queries_from_json
+from anykey.service.queries.query import Query, queries_from_json
+from anykey.service.requests.address import check_parameters, prefix_of
+from anykey.service.requests.body import is_quick, json_parser, parser_for, read_body
+from anykey.service.requests.context import REQUEST_ID, note
+from anykey.service.requests.deadline import within
+from anykey.service.requests.exchange import exchange, while_client_waits
 from anykey.service.schemas import BatchResponse, BatchTimings, SearchResponse
 
 SEARCH_ERRORS = (

@@ -11,9 +11,9 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.filtering.filters import parse_condition, to_json
 from anykey.index.hits import Hit
 from anykey.index.key_index import Scope
+from anykey.service.indexes.parts import Parts
 from anykey.service.lifecycle import Lifecycle
-from anykey.service.parts import Parts
-from anykey.service.query import ItemPart, Query
+from anykey.service.queries.query import ItemPart, Query
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
 from tests.serving import MemoryIndex, build_real_index, make_settings, serving, stored

@@ -11,8 +11,8 @@ import pytest
 
 from anykey.index.errors import SnapshotRefusedError
 from anykey.index.key_index import KeyIndex, NewKey, Scope
-from anykey.service.ranking import RankedKeys, select
-from anykey.service.wanted import Duplicates, Grouping, Wanted
+from anykey.service.queries.wanted import Duplicates, Grouping, Wanted
+from anykey.service.searching.ranking import RankedKeys, select
 from tests.engines import EVERY_STRUCTURE, Place, new_index, unit_vectors
 
 NUM_KEYS = 60

@@ -17,7 +17,7 @@ from anykey.encoder.item import Item
 from anykey.encoder.reranking import Pair, Reranker
 from anykey.index.faiss_index import FaissIndex
 from anykey.service.errors import StartupError
-from anykey.service.reranking import load_rerankers
+from anykey.service.searching.reranking import load_rerankers
 from tests.cross_encoders import MAX_TOKENS, WORDS, predicted, save_bert, save_chat_model, save_vision_model
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png

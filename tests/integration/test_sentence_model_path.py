@@ -21,7 +21,7 @@ from anykey.benchmark.__main__ import main as bench
 from anykey.index.__main__ import main as index
 from anykey.service.app import create_app
 from anykey.service.errors import StartupError
-from anykey.service.parts import check_match, load_encoder, load_index
+from anykey.service.indexes.parts import check_match, load_encoder, load_index
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.sentence_models import of_library
 from tests.serving import make_settings, running, until

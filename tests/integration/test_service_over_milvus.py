@@ -19,7 +19,7 @@ from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import EncoderFacts
 from anykey.service.app import create_app
 from anykey.service.errors import StartupError
-from anykey.service.parts import load_index
+from anykey.service.indexes.parts import load_index
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.milvus_server import MilvusServer, milvus_server

@@ -12,9 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from anykey.index.hits import StoredKey
 from anykey.program.machine import release
-from anykey.service.address import check_parameters, image_urls, prefix_of
-from anykey.service.answers import WrittenAnswer
-from anykey.service.body import json_parser
+from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.fields import checked_fields, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.qdrant.filters import scope_of
@@ -27,10 +25,12 @@ from anykey.service.compat.qdrant.searches import (
     read_search,
 )
 from anykey.service.compat.searching import SEARCH_ERRORS, Found, Searches, answer_searches
-from anykey.service.context import QDRANT
 from anykey.service.errors import DeadlineExceededError, InvalidRequestError, NotFoundError
-from anykey.service.exchange import exchange
 from anykey.service.lifecycle import lifecycle_of, parts_of
+from anykey.service.requests.address import check_parameters, image_urls, prefix_of
+from anykey.service.requests.body import json_parser
+from anykey.service.requests.context import QDRANT
+from anykey.service.requests.exchange import exchange
 
 router = APIRouter(tags=["compat", QDRANT])
 

@@ -13,8 +13,8 @@ from anykey.service.compat.fields import Served, numbers_of_vector
 from anykey.service.compat.qdrant.filters import scope_of
 from anykey.service.compat.qdrant.points import ONLY_VECTOR, Shown, check_using, key_of, path_of, read_shown
 from anykey.service.errors import InvalidRequestError
-from anykey.service.query import ItemPart, KeyPart, Part, Query, VectorPart
-from anykey.service.wanted import Grouping, check_wanted
+from anykey.service.queries.query import ItemPart, KeyPart, Part, Query, VectorPart
+from anykey.service.queries.wanted import Grouping, check_wanted
 
 INFERENCE = ("text", "image", "object")
 OTHER_QUERIES = {

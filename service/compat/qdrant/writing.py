@@ -13,9 +13,7 @@ from anykey.index.changes import Patch
 from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.service.answers import WrittenAnswer
-from anykey.service.body import json_parser
-from anykey.service.changes import MAX_METADATA_DEPTH, KeysToDelete, KeysToStore, KeyToStore, check_depth, unit_vector
+from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.content import shown
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
@@ -23,10 +21,19 @@ from anykey.service.compat.qdrant.filters import scope_of
 from anykey.service.compat.qdrant.points import key_of, keys_of, write_result
 from anykey.service.compat.qdrant.reading import QdrantAnswer
 from anykey.service.compat.qdrant.searches import read_item, vector_or_none
-from anykey.service.context import QDRANT, note
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, from_type
-from anykey.service.exchange import exchange
+from anykey.service.keys.changes import (
+    MAX_METADATA_DEPTH,
+    KeysToDelete,
+    KeysToStore,
+    KeyToStore,
+    check_depth,
+    unit_vector,
+)
 from anykey.service.lifecycle import lifecycle_of, parts_of
+from anykey.service.requests.body import json_parser
+from anykey.service.requests.context import QDRANT, note
+from anykey.service.requests.exchange import exchange
 from anykey.service.routes.changes import EMBED_ERRORS, WRITE_ERRORS
 
 T = TypeVar("T", bound=BaseModel)

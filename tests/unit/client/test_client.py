@@ -35,8 +35,9 @@ from anykey.client.inputs import KeyFields, NewKey, SearchFields
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.search.kept_moments import Keeping
-from anykey.service import key_schemas, schemas
+from anykey.service import schemas
 from anykey.service.errors import STATUS_BY_TYPE
+from anykey.service.keys import schemas as key_schemas
 from tests.fakes import FakeEncoder
 from tests.http_handlers import handled
 from tests.service_inputs import png

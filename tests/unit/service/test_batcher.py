@@ -11,7 +11,7 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import Role
-from anykey.service.batcher import Batcher, Encoded, Lane, LaterItems
+from anykey.service.embedding.batcher import Batcher, Encoded, Lane, LaterItems
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from tests.fakes import FakeEncoder
 from tests.service_inputs import png

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from anykey.service.cache import (
+from anykey.service.embedding.cache import (
     MAX_PENDING_WRITES,
     CacheCounters,
     MemoryCache,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anykey.service.ranking import CHANCE_HITS, automatic_cut
+from anykey.service.searching.ranking import CHANCE_HITS, automatic_cut
 
 SCORES = Path(__file__).parents[2] / "data" / "flickr8k-scores.json"
 Curve = tuple[NDArray[np.float32], list[int]]  # scores, and the places of what is relevant

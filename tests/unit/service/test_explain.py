@@ -15,11 +15,11 @@ import pytest
 from anykey.encoder.item import Item, Modality
 from anykey.index import FaissIndex
 from anykey.index.milvus_index import MilvusIndex, Structure
-from anykey.service.batcher import Batcher
-from anykey.service.cache import CacheCounters, MemoryCache, QueryVector, VectorCache
-from anykey.service.embedding import ItemEmbedder, Source
-from anykey.service.query_parts import ItemPart
-from anykey.service.threads import BoundedThreads
+from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.embedding.batcher import Batcher
+from anykey.service.embedding.cache import CacheCounters, MemoryCache, QueryVector, VectorCache
+from anykey.service.embedding.query_embedder import ItemEmbedder, Source
+from anykey.service.queries.parts import ItemPart
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, serving

@@ -12,7 +12,7 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
-from anykey.service.key_stream import MAX_AHEAD, Lines
+from anykey.service.keys.stream import MAX_AHEAD, Lines
 from tests.service_inputs import as_base64, png
 from tests.serving import WAIT_S, GatedEncoder, build_real_index, serving, stored, until
 

@@ -10,8 +10,8 @@ from anykey.encoder.item import Item, Modality
 from anykey.index.filtering.conditions import In
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.multipart import parse_parts, query_from_multipart
-from anykey.service.query import ItemPart, Query, Reranked
+from anykey.service.queries.query import ItemPart, Query, Reranked
+from anykey.service.requests.multipart import parse_parts, query_from_multipart
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, jpeg, png
 

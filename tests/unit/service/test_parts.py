@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anykey.service.errors import StartupError
-from anykey.service.parts import load_encoder, load_index
+from anykey.service.indexes.parts import load_encoder, load_index
 from tests.serving import make_settings
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
-from anykey.service.query import ItemPart, KeyPart, Query, VectorPart, query_from_json
+from anykey.service.queries.query import ItemPart, KeyPart, Query, VectorPart, query_from_json
 from anykey.service.schemas import Limits
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png

@@ -17,7 +17,7 @@ def loaded_by(module: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["anykey.service", "anykey.service.schemas", "anykey.service.query", "anykey.service.settings"]
+    "module", ["anykey.service", "anykey.service.schemas", "anykey.service.queries.query", "anykey.service.settings"]
 )
 def test_the_wire_format_loads_nothing_heavy(module: str) -> None:
     assert loaded_by(module) == ""

@@ -19,7 +19,7 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import Hit
 from anykey.index.moments import Ranking
 from anykey.index.store.manifest import FoldOptions
-from anykey.service.context import CLIENT_GONE
+from anykey.service.requests.context import CLIENT_GONE
 from tests.congruence.test_http_matches_in_process import KEYS
 from tests.fakes import FakeEncoder
 from tests.live_index import make_index, new_keys

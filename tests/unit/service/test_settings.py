@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from anykey.program.settings import UsageError, load_settings
-from anykey.service.batcher import BatcherCounters
-from anykey.service.cache import CacheCounters
+from anykey.service.embedding.batcher import BatcherCounters
+from anykey.service.embedding.cache import CacheCounters
 from anykey.service.logs import LogEvent
 from anykey.service.schemas import Limits
 from anykey.service.settings import ServiceSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anykey.service.shared_call import SharedCall
+from anykey.service.concurrency.shared_call import SharedCall
 from tests.serving import WAIT_S
 
 

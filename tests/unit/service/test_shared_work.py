@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from anykey.service.shared_work import SharedWork
+from anykey.service.concurrency.shared_work import SharedWork
 
 
 class Kettle:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.errors import NotReadyError, OverloadedError
-from anykey.service.threads import BoundedThreads
 from tests.serving import WAIT_S
 
 

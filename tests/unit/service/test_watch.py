@@ -8,7 +8,7 @@ import pytest
 
 from anykey.index.errors import IndexCorruptError, IndexUnavailableError, KeyNotFoundError
 from anykey.service import errors
-from anykey.service.watch import IndexWatch
+from anykey.service.indexes.watch import IndexWatch
 from tests.serving import WAIT_S
 
 AWAY = IndexUnavailableError("Milvus at http://10.0.0.7:19530: gone")

@@ -1,0 +1,162 @@
+"""What is sent of keys: written in the thread that read them, so that a long answer holds up no other request."""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from anykey.index.hits import Hit, Payload, StoredKey
+from anykey.service.queries.include import PAYLOAD, Include
+from anykey.service.requests.address import image_urls
+from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, PartScores, SearchResponse, WireHit
+from anykey.service.searching.ranking import Group
+
+NO_HITS = b'{"hits":[]'
+PIECE_BYTES = 2**17  # of an answer that are handed to the system in one go: a fraction of a millisecond
+
+
+class WrittenAnswer(Response):
+    """JSON that has been written, sent piece by piece: between two of them other requests have their turn."""
+
+    media_type = "application/json"
+
+    def __init__(self, written: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
+        """Takes what is sent, in its order; nothing of it is copied as a whole."""
+        self._written = written
+        super().__init__(headers={**(headers or {}), "content-length": str(sum(map(len, written)))})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends all of it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        *before, last = _pieces(self._written)
+        for piece in before:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": last})
+
+
+def _pieces(written: Sequence[bytes]) -> list[bytes | memoryview]:
+    """The same in pieces of at most `PIECE_BYTES`; one, if it is no longer."""
+    if sum(map(len, written)) <= PIECE_BYTES:
+        return [b"".join(written)]
+    return [
+        memoryview(part)[start : start + PIECE_BYTES] for part in written for start in range(0, len(part), PIECE_BYTES)
+    ]
+
+
+def write_hits(
+    prefix: str,
+    hits: Sequence[Hit],
+    rerank_scores: Sequence[float | None] | None = None,
+    include: Include = PAYLOAD,
+    groups: Sequence[Group] | None = None,
+    part_scores: Callable[[Hit], list[PartScores]] | None = None,
+) -> bytes:
+    """The members of the list of hits as JSON, best first.
+
+    Each is written on its own: between two of them other threads may run.
+
+    Args:
+        prefix: What a proxy put before the service's addresses.
+        hits: The hits.
+        rerank_scores: A reranker's, for each hit; absent: none was asked for.
+        include: What is shown of each.
+        groups: The group of each hit; absent: none were asked for.
+        part_scores: Tells how well a hit matches each part of the query, where that is shown.
+    """
+    nothing = [None] * len(hits)
+    told = zip(hits, rerank_scores or nothing, groups or nothing, strict=True)
+    wire_hits = (_wire_hit(prefix, hit, score, include, group, part_scores) for hit, score, group in told)
+    return b",".join(hit.model_dump_json(exclude_unset=True).encode() for hit in wire_hits)
+
+
+def with_hits(answer: SearchResponse, written: bytes) -> tuple[bytes, bytes, bytes]:
+    """An answer as JSON, in parts that follow each other.
+
+    Args:
+        answer: All but the hits.
+        written: Those, as `write_hits` gives them.
+    """
+    rest = answer.model_dump_json().encode()
+    assert rest.startswith(NO_HITS)
+    return NO_HITS[:-1], written, rest[len(NO_HITS) - 1 :]
+
+
+def write_json(value: Any) -> bytes:
+    """An answer as JSON, written piece by piece: between two vectors of a long one other threads may run."""
+    if isinstance(value, dict):
+        members = (json.dumps(name).encode() + b":" + write_json(member) for name, member in value.items())
+        return b"{" + b",".join(members) + b"}"
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return b"[" + b",".join(map(write_json, value)) + b"]"
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def write_key(prefix: str, stored: StoredKey) -> bytes:
+    """One key as JSON."""
+    payload = _wire_payload(prefix, stored.key, stored.payload)
+    answer = KeyResponse(
+        key=stored.key,
+        modality=stored.modality,
+        pools=list(stored.pools),
+        seq=stored.seq,
+        payload=payload,
+        vector=None if stored.vector_D is None else stored.vector_D.tolist(),
+    )
+    left_out = {"vector"} if stored.vector_D is None else None
+    return answer.model_dump_json(exclude=left_out).encode()
+
+
+def write_keys(prefix: str, page: Sequence[StoredKey], cursor: str | None) -> bytes:
+    """Keys of a list as JSON, each written on its own.
+
+    Args:
+        prefix: What a proxy put before the service's addresses.
+        page: The keys.
+        cursor: What gives the next ones.
+    """
+    keys = b",".join(write_key(prefix, stored) for stored in page)
+    return b'{"keys":[' + keys + b'],"cursor":' + json.dumps(cursor).encode() + b"}"
+
+
+def _wire_hit(
+    prefix: str,
+    hit: Hit,
+    rerank_score: float | None,
+    include: Include,
+    group: Group | None,
+    part_scores: Callable[[Hit], list[PartScores]] | None,
+) -> WireHit:
+    more: dict[str, Any] = {}
+    if include.vector and hit.vector_D is not None:
+        more["vector"] = hit.vector_D.tolist()
+    if part_scores is not None:
+        more["part_scores"] = part_scores(hit)
+    if group is not None:
+        more["group"] = HitGroup(value=group.value, num_folded=group.num_folded)
+    if hit.words_score is not None:
+        more["words_score"] = hit.words_score
+    return WireHit(
+        key=hit.key,
+        score=None if math.isnan(hit.score) else hit.score,
+        rerank_score=rerank_score,
+        rank=hit.rank,
+        modality=hit.modality,
+        payload=_wire_payload(prefix, hit.key, hit.payload, include),
+        **more,
+    )
+
+
+def _wire_payload(prefix: str, key: str, payload: Payload, include: Include = PAYLOAD) -> HitPayload:
+    shown: dict[str, Any] = {}
+    if include.text:
+        shown["text"] = payload.text
+    if include.metadata or include.members:
+        shown["metadata"] = include.metadata_of(payload.metadata)
+    if include.image_urls:
+        shown["image_urls"] = image_urls(prefix, key, payload.num_images)
+    return HitPayload(**shown)

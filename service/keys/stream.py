@@ -1,0 +1,331 @@
+"""Thousands of keys in one request, a JSON object a line, and an answer that tells of each line while others arrive.
+
+Memory is bounded: lines are read only as fast as the model takes keys and the index stores them, and no more of them
+are held at a time than one body may have bytes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Send
+
+from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.errors import ItemTooLargeError, ServiceError
+from anykey.service.keys.changes import KeyToStore, RefusedKey, key_from_line
+from anykey.service.keys.schemas import ErrorSummary, StreamedOutcome, StreamSummary
+from anykey.service.keys.storing import KeyStorer, ReadyChange, told
+from anykey.service.requests.body import QUICK_BYTES, Inflater
+from anykey.service.requests.deadline import within
+from anykey.service.schemas import Limits
+
+MEDIA_TYPE = "application/x-ndjson"
+MEDIA_TYPES = frozenset({MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+MAX_AHEAD = 512  # lines that are read and not stored yet
+MAX_COMMIT = 256  # of them that are made durable together
+MAX_UNSENT_BYTES = 8 * 2**20  # of outcomes that the client has not read: many clients read when they have sent all
+INFLATED_FROM = 4096  # bytes at a time, of which zlib may make four megabytes
+
+
+class Lines:
+    """Splits what arrives into lines, and lets go of the bytes of one that is too long."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Begins before the first line.
+
+        Args:
+            max_bytes: Longest line that is kept.
+        """
+        self._max_bytes = max_bytes
+        self._begun = bytearray()
+        self._is_too_long = False
+
+    def feed(self, data: bytes) -> Iterator[bytes | None]:
+        """The lines that end in a piece, without their ends; `None` for one that is too long."""
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            self._keep(data[start:end])
+            yield self._ended()
+            start = end + 1
+        self._keep(data[start:])
+
+    def finish(self) -> Iterator[bytes | None]:
+        """The last line, if it has no end."""
+        if self._begun or self._is_too_long:
+            yield self._ended()
+
+    def _keep(self, data: bytes) -> None:
+        if self._is_too_long or len(self._begun) + len(data) > self._max_bytes:
+            self._begun.clear()
+            self._is_too_long = True
+        else:
+            self._begun += data
+
+    def _ended(self) -> bytes | None:
+        line = None if self._is_too_long else bytes(self._begun)
+        self._begun.clear()
+        self._is_too_long = False
+        return line
+
+
+class _Allowance:
+    """Bytes that may be held at a time; who wants more waits."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._changed = asyncio.Event()
+
+    async def take(self, num_bytes: int) -> None:
+        """Waits until so many bytes may be held; a piece that is larger than all of it waits to be the only one."""
+        while self._held_bytes and self._held_bytes + num_bytes > self._max_bytes:
+            self._changed.clear()
+            await self._changed.wait()
+        self._held_bytes += num_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        self._held_bytes -= num_bytes
+        self._changed.set()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line that is read: its number, its length, and the key that is being made ready."""
+
+    number: int
+    num_bytes: int
+    ready: "asyncio.Task[ReadyChange]"
+
+
+class KeyStream:
+    """One request's stream of keys; used once, in one event loop."""
+
+    def __init__(
+        self,
+        storer: KeyStorer,
+        limits: Limits,
+        *,
+        threads: BoundedThreads,
+        pause_s: float,
+        only_failed: bool,
+        inflater: Inflater | None,
+    ) -> None:
+        """Joins the parts.
+
+        Args:
+            storer: Stores the keys.
+            limits: What a key may have.
+            threads: For parsing long lines, and what is compressed.
+            pause_s: Longest wait for the client to send more, or to read more.
+            only_failed: Whether outcomes of keys that were stored are left out, but counted.
+            inflater: Takes the compression off.
+        """
+        self._storer = storer
+        self._limits = limits
+        self._threads = threads
+        self._pause_s = pause_s
+        self._only_failed = only_failed
+        self._inflater = inflater
+        self._allowance = _Allowance(limits.max_body_bytes)
+        self._places = asyncio.Semaphore(MAX_AHEAD)
+        self._ahead: deque[_Line] = deque()
+        self._has_come = asyncio.Event()
+        self._is_read = False
+        self._answer = _Answer(pause_s)
+        self._summary = StreamSummary(done=False, num_lines=0, num_stored=0, num_failed=0, seq=None, error=None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many lines were answered, and how many of their keys are stored, for the log."""
+        return {"num_lines": self._summary.num_lines, "num_stored": self._summary.num_stored}
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Reads lines and answers them until both are done.
+
+        Args:
+            receive: Gives the request's body.
+            send: Takes the response's.
+
+        Raises:
+            ServiceError: nothing was sent yet: this service may not change keys now, or no body came.
+            ClientDisconnect: the client went away, or reads nothing; what was answered is stored.
+        """
+        async with self._storer.writer.held():
+            first = await within(self._pause_s, receive_piece(receive), "body")
+            is_gone = False
+            try:
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read(first, receive))
+                    sending = group.create_task(self._answer.send(send))
+                    await self._store()
+                    self._summary.done = self._summary.error is None
+                    await self._answer.write(self._summary)
+                    self._answer.finish()
+                    await sending
+                    reading.cancel()
+            except* ClientDisconnect:
+                is_gone = True
+        if is_gone:
+            raise ClientDisconnect
+
+    async def _read(self, first: Message, receive: Receive) -> None:
+        """Has the key of each line made ready; then waits for the client to go away."""
+        async with asyncio.TaskGroup() as group:
+            try:
+                await self._read_lines(first, receive, group)
+            except ServiceError as error:
+                self._break_off(error)
+        self._is_read = True
+        self._has_come.set()
+        while True:
+            await receive_piece(receive)
+
+    async def _read_lines(self, first: Message, receive: Receive, group: asyncio.TaskGroup) -> None:
+        number = 0
+        async for line in self._lines(first, receive):
+            number += 1
+            if line is not None and not line.strip():
+                continue
+            num_bytes = 0 if line is None else len(line)
+            await self._places.acquire()
+            await self._allowance.take(num_bytes)
+            ready = group.create_task(self._storer.embed(await self._parsed(line, number)))
+            self._ahead.append(_Line(number, num_bytes, ready))
+            self._has_come.set()
+
+    async def _lines(self, first: Message, receive: Receive) -> AsyncIterator[bytes | None]:
+        lines = Lines(self._limits.max_body_bytes)
+        message = first
+        while True:
+            async for piece in self._inflated(message.get("body", b"")):
+                for line in lines.feed(piece):
+                    yield line
+            if not message.get("more_body", False):
+                break
+            message = await within(self._pause_s, receive_piece(receive), "more of the body")
+        if self._inflater is not None:
+            self._inflater.finish()
+        for line in lines.finish():
+            yield line
+
+    async def _inflated(self, data: bytes) -> AsyncIterator[bytes]:
+        if self._inflater is None:
+            yield data
+            return
+        for start in range(0, len(data), INFLATED_FROM):
+            yield await self._threads.run(self._inflater.all_of, data[start : start + INFLATED_FROM])
+
+    async def _parsed(self, line: bytes | None, number: int) -> KeyToStore | RefusedKey:
+        if line is None:
+            most = self._limits.max_body_bytes
+            return RefusedKey(None, ItemTooLargeError(f"line {number} has more than {most} bytes, the most accepted"))
+        if len(line) <= QUICK_BYTES:
+            return key_from_line(line, number, self._limits)
+        return await self._threads.run(key_from_line, line, number, self._limits)
+
+    async def _store(self) -> None:
+        """Stores what is ready, in the order of the lines, as much at a time as is ready at that time."""
+        while True:
+            while not self._ahead:
+                if self._is_read:
+                    return
+                self._has_come.clear()
+                await self._has_come.wait()
+            await asyncio.wait([self._ahead[0].ready])
+            lines: list[_Line] = []
+            while self._ahead and self._ahead[0].ready.done() and len(lines) < MAX_COMMIT:
+                lines.append(self._ahead.popleft())
+            if not await self._commit(lines):
+                return
+
+    async def _commit(self, lines: Sequence[_Line]) -> bool:
+        """Stores and answers some lines; gives whether the next ones may follow."""
+        ready = [line.ready.result() for line in lines]
+        try:
+            applied = await self._storer.writer.apply([each.change for each in ready])
+        except ServiceError as error:
+            self._break_off(error)
+            return False
+        finally:
+            for line in lines:
+                self._places.release()
+                self._allowance.give_back(line.num_bytes)
+        summary = self._summary
+        for line, each, outcome in zip(lines, ready, applied.outcomes, strict=True):
+            one = told(outcome, each.is_text_cut)
+            summary.num_stored += one.error is None
+            summary.num_failed += one.error is not None
+            if one.error is not None or not self._only_failed:
+                await self._answer.write(StreamedOutcome(line=line.number, **one.model_dump()))
+        summary.num_lines, summary.seq = summary.num_lines + len(lines), applied.seq
+        if self._only_failed:
+            await self._answer.write(summary)
+        return True
+
+    def _break_off(self, error: ServiceError) -> None:
+        if self._summary.error is None:
+            self._summary.error = ErrorSummary(type=error.type, message=error.message)
+
+
+class _Answer:
+    """Lines on their way to the client, who may read them late: many read when they have sent all."""
+
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
+        self._unsent: deque[bytes] = deque()
+        self._allowance = _Allowance(MAX_UNSENT_BYTES)
+        self._has_come = asyncio.Event()
+        self._is_finished = False
+
+    async def write(self, line: BaseModel) -> None:
+        """Adds a line; waits while too much is unsent."""
+        written = line.model_dump_json().encode() + b"\n"
+        await self._allowance.take(len(written))
+        self._unsent.append(written)
+        self._has_come.set()
+
+    def finish(self) -> None:
+        """Says that no line follows."""
+        self._is_finished = True
+        self._has_come.set()
+
+    async def send(self, send: Send) -> None:
+        """Sends what is written until it is finished.
+
+        Raises:
+            ClientDisconnect: the client reads nothing.
+        """
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        await self._pass_on(send, {"type": "http.response.start", "status": 200, "headers": headers})
+        while self._unsent or not self._is_finished:
+            if not self._unsent:
+                self._has_come.clear()
+                await self._has_come.wait()
+            data = b"".join(self._unsent)
+            self._unsent.clear()
+            if data:
+                await self._pass_on(send, {"type": "http.response.body", "body": data, "more_body": True})
+                self._allowance.give_back(len(data))
+        await self._pass_on(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_on(self, send: Send, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._pause_s):
+                await send(message)
+        except TimeoutError as error:
+            raise ClientDisconnect from error
+
+
+async def receive_piece(receive: Receive) -> Message:
+    """The next piece of a body; raises `ClientDisconnect` where the client goes away."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message

@@ -1,0 +1,286 @@
+"""The one writer of an index, as a service has it: who may change keys, and for how long the index's lock is held."""
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from anykey.index import errors as index_errors
+from anykey.index.changes import Applied, Capabilities, Change, RequestKey, Status
+from anykey.index.deadline import NEVER, Deadline
+from anykey.index.key_index import Scope
+from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.errors import (
+    IndexLockedError,
+    IndexUnavailableError,
+    InvalidRequestError,
+    NotReadyError,
+    ReadOnlyError,
+    RequestMismatchError,
+)
+from anykey.service.indexes.watch import IndexWatch
+from anykey.service.logs import LogEvent
+
+T = TypeVar("T")
+MAX_JOINED = 1000  # changes of several requests that are made durable together
+RETRY_S = 2.0  # between two tries to become the writer
+
+logger = logging.getLogger(__name__)
+
+
+class ChangeableIndex(Protocol):
+    """What the service needs of an index to change it, a part of `KeyIndex`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine promises of changes."""
+        ...
+
+    def make_writable(self, wanted: bool) -> bool:
+        """Becomes the index's writer, or gives that up; gives whether it is one."""
+        ...
+
+    def apply(self, changes: Sequence[Change], *, atomic: bool = False, request: RequestKey | None = None) -> Applied:
+        """Makes changes of single keys in their order."""
+        ...
+
+    def delete_scope(
+        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+    ) -> Applied:
+        """Deletes the keys that are in a scope."""
+        ...
+
+    def remembered(self, request: RequestKey) -> Applied | None:
+        """The answer to an earlier request."""
+        ...
+
+
+@dataclass
+class _Waiting:
+    """Changes of one request that wait to be made, and who waits for what becomes of them."""
+
+    changes: Sequence[Change]
+    future: asyncio.Future[Applied] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class KeyWriter:
+    """Changes keys, if this service may, one transaction after the other.
+
+    Belongs to one event loop, which it never blocks: the index is called in a thread of its own.
+
+    The lock: an index has one writer at a time, and a build or a tuning is one, too. With `idle_s` 0 the writer takes
+    the lock when it begins, or as soon as it is free, and keeps it until it ends. Else it takes the lock for a change
+    and gives it back when there has been none for `idle_s`, so that others get at the index meanwhile.
+
+    Changes of several requests that wait at the same time are made durable together, if each may be made without the
+    others and none is to be remembered by its idempotency key.
+    """
+
+    def __init__(
+        self,
+        index: ChangeableIndex,
+        watch: IndexWatch,
+        *,
+        is_writable: bool,
+        idle_s: float,
+        deadline_s: float,
+        max_waiting: int,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        """Joins the parts; `running` begins.
+
+        Args:
+            index: What is changed.
+            watch: The index's.
+            is_writable: Whether this service may change it at all.
+            idle_s: How long the lock is kept after the last change; 0 for as long as the writer runs.
+            deadline_s: Longest time for looking for the keys of a scope.
+            max_waiting: Most calls of the index that wait.
+            retry_s: Between two tries to take the lock, with `idle_s` 0.
+        """
+        self._index = index
+        self._watch = watch
+        self._is_writable = is_writable
+        self._idle_s = idle_s
+        self._deadline_s = deadline_s
+        self._retry_s = retry_s
+        self._threads = BoundedThreads("writer", 1, max_waiting)
+        self._waiting: list[_Waiting] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._num_users = 0
+        self._last_used_s = 0.0
+        self._is_holding = False
+        self._is_told = False  # why the lock cannot be had
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Takes and gives back the lock as it should be, for the length of the block; then finishes what waits."""
+        keeping = asyncio.create_task(self._keep()) if self._is_writable else None
+        try:
+            yield
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait([keeping])
+            if self._committing is not None:
+                await asyncio.wait([self._committing])
+            if self._is_holding:
+                await self._give_back()
+            await asyncio.to_thread(self._threads.close)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Holds the lock for the length of the block, so that what was embedded meanwhile can be stored.
+
+        Raises:
+            ReadOnlyError: this service changes no keys; says who does, where that is known.
+            IndexLockedError: another process changes the index now.
+            NotReadyError: the index is now another encoder's.
+            IndexUnavailableError: the index cannot be reached, or is damaged.
+        """
+        if not self._is_writable:
+            await self._refuse()
+        self._num_users += 1
+        try:
+            if not self._is_holding:
+                await self._take()
+            yield
+        finally:
+            self._num_users -= 1
+            self._last_used_s = time.monotonic()
+
+    async def apply(
+        self, changes: Sequence[Change], *, atomic: bool = False, request: RequestKey | None = None
+    ) -> Applied:
+        """Makes changes; on disk, and in every later answer, when it returns. To be called while the lock is held.
+
+        Raises:
+            InvalidRequestError: the engine cannot promise what is asked of it.
+            RequestMismatchError: the idempotency key was used for another request.
+            IndexUnavailableError: the index cannot be reached, is damaged, or its disk is full; nothing was changed.
+        """
+        _require(self._index.capabilities, changes, atomic, request)
+        if atomic or request is not None:
+            return await self._call(lambda: self._index.apply(changes, atomic=atomic, request=request))
+        waiting = _Waiting(changes)
+        self._waiting.append(waiting)
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_waiting())
+        return await waiting.future
+
+    async def delete_scope(self, scope: Scope, *, dry_run: bool, request: RequestKey | None) -> Applied:
+        """Deletes the keys of a scope, or counts them; raises as `apply`, and for a pool that there is not."""
+        _require(self._index.capabilities, (), False, request)
+        deadline = Deadline(self._deadline_s)
+        try:
+            return await self._call(
+                lambda: self._index.delete_scope(scope, dry_run=dry_run, request=request, deadline=deadline)
+            )
+        finally:
+            deadline.cancel()
+
+    async def remembered(self, request: RequestKey) -> Applied | None:
+        """The answer to an earlier request, if it is remembered; raises as `apply`."""
+        _require(self._index.capabilities, (), False, request)
+        return await self._call(lambda: self._index.remembered(request))
+
+    async def _commit_waiting(self) -> None:
+        """Makes what waits durable, as much as may go together at a time, until nothing waits."""
+        while self._waiting:
+            joined: list[_Waiting] = []
+            num_changes = 0
+            while self._waiting and (not joined or num_changes + len(self._waiting[0].changes) <= MAX_JOINED):
+                joined.append(self._waiting.pop(0))
+                num_changes += len(joined[-1].changes)
+            await self._commit(joined)
+
+    async def _commit(self, joined: Sequence[_Waiting]) -> None:
+        changes = [change for waiting in joined for change in waiting.changes]
+        try:
+            applied = await self._call(lambda: self._index.apply(changes))
+        except Exception as error:
+            for waiting in joined:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+            return
+        start = 0
+        for waiting in joined:
+            outcomes = applied.outcomes[start : start + len(waiting.changes)]
+            start += len(waiting.changes)
+            if not waiting.future.done():  # who waited may have gone
+                num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
+                waiting.future.set_result(Applied(outcomes, num_deleted, applied.seq))
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        """What a call of the index gives, in the writer's thread and in the wire's words."""
+        try:
+            return await self._threads.run(self._watch.call, function)
+        except index_errors.RequestMismatchError as error:
+            raise RequestMismatchError(str(error)) from error
+        except (index_errors.InvalidSearchError, index_errors.UnsupportedError) as error:
+            raise InvalidRequestError(str(error)) from error
+        except IndexUnavailableError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise IndexUnavailableError("the index's disk is full; nothing was changed") from error
+            raise
+
+    async def _take(self) -> None:
+        try:
+            await self._threads.run(self._watch.call, self._index.make_writable, True)
+        except index_errors.IndexLockedError as error:
+            raise IndexLockedError(f"{_who(error.holder)} changes the index now; retry later") from error
+        except index_errors.EncoderMismatchError as error:
+            raise NotReadyError("the index was built anew by another encoder; restart the service") from error
+        self._is_holding = True
+
+    async def _refuse(self) -> None:
+        try:
+            await self._threads.run(self._watch.call, lambda: self._index.apply(()))
+        except index_errors.ReadOnlyError as error:
+            if error.holder is not None:
+                raise ReadOnlyError(f"this service changes no keys; {error.holder} does") from error
+        raise ReadOnlyError("this service changes no keys; start one with --writable")
+
+    async def _keep(self) -> None:
+        """Takes the lock at first; from then on takes it again, or gives it back, as it should be."""
+        await self._try_to_take()
+        while True:
+            await asyncio.sleep(min(self._retry_s, self._idle_s / 4) if self._idle_s else self._retry_s)
+            if not self._idle_s and not self._is_holding:
+                await self._try_to_take()
+            is_idle = not self._num_users and time.monotonic() - self._last_used_s >= self._idle_s
+            if self._idle_s and self._is_holding and is_idle:
+                await self._give_back()
+
+    async def _try_to_take(self) -> None:
+        """Takes the lock if it is free; what keeps it from that is told in the log once."""
+        try:
+            async with self.held():
+                self._is_told = False
+                logger.info("this service changes the index", extra={"event": LogEvent.WRITER_READY})
+        except Exception as error:  # whatever it is, it is tried again, or told to who wants a change
+            if not self._is_told:
+                logger.warning("the index cannot be changed now: %s", error, extra={"event": LogEvent.WRITER_WAITS})
+            self._is_told = True
+
+    async def _give_back(self) -> None:
+        self._is_holding = False  # who comes now takes it again, behind this in the same thread
+        try:
+            self._is_holding = await self._threads.run(self._index.make_writable, False) or self._is_holding
+        except Exception:
+            logger.exception("the index could not be closed for changes", extra={"event": LogEvent.INDEX_FAILED})
+
+
+def _require(capabilities: Capabilities, changes: Sequence[Change], atomic: bool, request: RequestKey | None) -> None:
+    try:
+        capabilities.require("this index's engine", changes, atomic=atomic, request=request)
+    except index_errors.UnsupportedError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
+def _who(holder: object) -> str:
+    return "another process" if holder is None else str(holder)

@@ -1,0 +1,89 @@
+"""A request's body to what it says, and that to an answer: within the limits, and only while the client waits."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.lifecycle import lifecycle_of
+from anykey.service.requests.address import check_parameters
+from anykey.service.requests.body import Take, is_quick, read_body
+from anykey.service.requests.context import note
+from anykey.service.requests.deadline import within
+
+T = TypeVar("T")
+
+
+async def exchange(
+    request: Request,
+    threads: BoundedThreads,
+    parse: Callable[[bytearray, Take], T],
+    answer: Callable[[T], Awaitable[Response]],
+    deadline_ms: float,
+    *parameters: str,
+) -> Response:
+    """Answers a request that says everything in its body.
+
+    Args:
+        request: The request; its body has not been read.
+        threads: A body that takes long to parse is parsed there.
+        parse: What the body says; also given what to call before it keeps more bytes than the body has.
+        answer: The answer to that.
+        deadline_ms: Longest time from the whole body read to the answer.
+        parameters: Names of what the address may have beside it.
+
+    Raises:
+        ServiceError: as `parse` and `answer`, or the body is too long, too late, or too much for all requests together.
+        starlette.requests.ClientDisconnect: the client went away, which ends the work.
+    """
+    started_s = time.monotonic()
+    check_parameters(request, *parameters, hint="; send it in the body")
+    lifecycle = lifecycle_of(request)
+    settings = lifecycle.settings
+    with lifecycle.bodies.share() as take:
+        arriving = read_body(request, settings.max_body_bytes, take)
+        body = await within(settings.body_deadline_ms / 1000, arriving, "whole body")
+        note(request, body_bytes=len(body))
+
+        async def work() -> Response:
+            read = partial(parse, body, take)
+            parsed = read() if is_quick(body, request.headers) else await threads.run(read)
+            body.clear()
+            return await answer(parsed)
+
+        async with while_client_waits(request):
+            response = await within(deadline_ms / 1000, work())
+    note(request, timings_ms={"total": round((time.monotonic() - started_s) * 1000, 3)})
+    return response
+
+
+@asynccontextmanager
+async def while_client_waits(request: Request) -> AsyncIterator[None]:
+    """Cancels the block when the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    watching = asyncio.create_task(_cancel_when_client_leaves(request, task))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if watching.done() and task.uncancel() == 0:  # else somebody else cancels too, such as a server that stops
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()
+
+
+async def _cancel_when_client_leaves(request: Request, task: "asyncio.Task[Any]") -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
