@@ -152,6 +152,10 @@ class WordsUnavailableError(InvalidSearchError):
     """Keys of this index cannot be found by their words; says why, and what to do."""
 
 
+class FacetsUnavailableError(InvalidSearchError):
+    """The index's engine does not count the values of its metadata."""
+
+
 class DeadlineExceededError(SearchIndexError):
     """A search was not done by its deadline, or who asked went away; it was stopped."""
 

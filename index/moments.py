@@ -17,6 +17,7 @@ from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which most searches do not need
+    from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
     from anykey.index.words.joining import Words
 
 
@@ -179,6 +180,28 @@ class Moment(Protocol):
 
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""
+        ...
+
+    def facets(self, facets: "Sequence[Facet]", scope: Scope = EVERYTHING) -> "list[FacetCounts]":
+        """How many keys of the scope have each value of some fields, or one within bounds, in the order asked.
+
+        Raises:
+            FacetsUnavailableError: the values of this index cannot be counted.
+        """
+        ...
+
+    def fields(self, after: Path | None = None, limit: int = 100, scope: Scope = EVERYTHING) -> "FieldsPage":
+        """What fields the keys of the scope have, and what values these have.
+
+        Args:
+            after: The field to go on after; at the beginning when absent.
+            limit: Most fields.
+            scope: Which keys.
+
+        Raises:
+            FacetsUnavailableError: the values of this index cannot be counted.
+            InvalidSearchError: `limit` is below 1, or there is no such pool or modality.
+        """
         ...
 
     def keep(self, *, is_asked_for: bool = False) -> None:

@@ -24,6 +24,7 @@ class SearchFacts:
         compare_s: How long comparing took.
         words_s: How long finding keys by their words and joining rankings took.
         payload_s: How long reading what the hits carry took.
+        facets_s: How long counting facets took.
     """
 
     structure: str | None = None
@@ -40,6 +41,7 @@ class SearchFacts:
     compare_s: float = 0.0
     words_s: float = 0.0
     payload_s: float = 0.0
+    facets_s: float = 0.0
 
     def compared(self, num_vectors: int | None) -> None:
         """Notes that so many vectors were compared; `None`: nobody knows how many."""

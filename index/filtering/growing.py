@@ -7,7 +7,8 @@ term's number, as two arrays. A condition is one comparison with the numbers, wh
 import bisect
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -17,7 +18,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, select
 from anykey.index.filtering.postings import Posted, posted_terms
-from anykey.index.filtering.terms import column_of, modality_term, pool_of, pool_term
+from anykey.index.filtering.terms import column_of, modality_term, order_of_place, place_of, pool_of, pool_term
 
 ROWS_BETWEEN_LOOKS = 256  # at the deadline, while terms are taken in
 
@@ -46,15 +47,15 @@ class GrowingPostings:
         Raises:
             DeadlineExceededError: the answer is no longer wanted.
         """
-        return evaluate(condition, self._first(size, deadline), deadline).positions()
+        return evaluate(condition, self.first(size, deadline), deadline).positions()
 
     def positions_of_modalities(self, names: Iterable[str], size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Those of the first `size` positions with a key of some modalities, ascending."""
-        return self._first(size, deadline).with_any(sorted(map(modality_term, names))).positions()
+        return self.first(size, deadline).with_any(sorted(map(modality_term, names))).positions()
 
     def positions_of_pool(self, pool: str, size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Those of the first `size` positions with a key in a pool, ascending."""
-        return self._first(size, deadline).with_any([pool_term(pool)]).positions()
+        return self.first(size, deadline).with_any([pool_term(pool)]).positions()
 
     def pools(self) -> frozenset[str]:
         """Names of the pools that the keys are in."""
@@ -76,7 +77,12 @@ class GrowingPostings:
                     fewer._columns[name] = left
             return fewer
 
-    def _first(self, size: int, deadline: Deadline) -> "_First":
+    def first(self, size: int, deadline: Deadline = NEVER) -> "FirstPositions":
+        """The postings of the first `size` positions.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
         with deadline.held(self._lock):
             before = self._num_taken
             try:
@@ -87,7 +93,7 @@ class GrowingPostings:
                         deadline.check()
             finally:  # what was taken in stays so, for whoever asks next
                 del self._waiting[: self._num_taken - before]
-        return _First(self._columns, size, self._lock)
+        return FirstPositions(self._columns, size, self._lock)
 
     def _take(self, position: int, row: Posted) -> None:
         for term in posted_terms(row):
@@ -98,7 +104,7 @@ class GrowingPostings:
             column.add(value, position)
 
 
-class _First:
+class FirstPositions:
     """The postings of the first positions; what is asked of each column is looked up while nobody changes it."""
 
     def __init__(self, columns: dict[bytes, "_Column"], size: int, lock: threading.Lock) -> None:
@@ -117,6 +123,31 @@ class _First:
         """The positions that have a term between two."""
         name, _ = column_of(bounds.low)
         return self._select([self._postings(name, lambda column: column.numbers_between(bounds))])
+
+    def counted(
+        self, bounds: Bounds, is_in_N: NDArray[np.bool_]
+    ) -> Iterator[tuple[Sequence[bytes], NDArray[np.int64]]]:
+        """The values of the terms between two, ascending, and how many of some positions have each; at once."""
+        name, _ = column_of(bounds.low)
+        with self._lock:
+            column = self._columns.get(name)
+            if column is None:
+                return
+            numbers_V, (positions, numbers) = column.numbers_between(bounds), column.arrays()
+            values, num_terms = column.values_between(bounds), column.num_terms
+        stop = int(np.searchsorted(positions, self._size))
+        is_counted = is_in_N[positions[:stop]]
+        yield values, np.bincount(numbers[:stop][is_counted], minlength=num_terms)[numbers_V]
+
+    def next_place(self, low: bytes) -> bytes | None:
+        """What the first terms from one on begin with that are of a path of metadata; see `place_of`."""
+        number = bisect.bisect_left(self._places, low, key=order_of_place)
+        return self._places[number] if number < len(self._places) else None
+
+    @cached_property
+    def _places(self) -> list[bytes]:
+        with self._lock:
+            return sorted({place_of(name) for name in self._columns} - {b""}, key=order_of_place)
 
     def _postings(self, name: bytes, numbers_in: Callable[["_Column"], NDArray[np.uint32]]) -> NDArray[np.uint32]:
         with self._lock:
@@ -178,12 +209,19 @@ class _Column:
         return np.array(found, np.uint32)
 
     def numbers_between(self, bounds: Bounds) -> NDArray[np.uint32]:
-        """The numbers of the terms between two."""
+        """The numbers of the terms between two, in the order of the terms."""
+        return np.array(self._order[self._places_between(bounds)], np.uint32)
+
+    def values_between(self, bounds: Bounds) -> list[bytes]:
+        """The values of the terms between two, ascending."""
+        return self._ordered[self._places_between(bounds)]
+
+    def _places_between(self, bounds: Bounds) -> slice:
         low, high = column_of(bounds.low)[1], column_of(bounds.high)[1]
         first = (bisect.bisect_right if bounds.is_above else bisect.bisect_left)(self._ordered, low)
         is_open = column_of(bounds.low)[0] != column_of(bounds.high)[0]  # the highest of this kind is not said
         last = (bisect.bisect_left if bounds.is_below else bisect.bisect_right)(self._ordered, high)
-        return np.array(self._order[first : len(self._ordered) if is_open else last], np.uint32)
+        return slice(first, len(self._ordered) if is_open else last)
 
     def only(self, kept: NDArray[np.int64]) -> "_Column | None":
         """The postings of some positions, which are numbered anew, and their terms; `None` where there are none."""

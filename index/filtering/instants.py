@@ -11,6 +11,7 @@ _DATE = re.compile(
 )
 _FIRST_DAY = date(1970, 1, 1).toordinal()
 _DAY_S = 86_400
+_LARGEST_OFFSET_S = _DAY_S - 60
 LONGEST = 40  # characters of any date
 
 
@@ -32,6 +33,28 @@ class Instant(NamedTuple):
             return None
         clock = f"{second // 3600:02}:{second % 3600 // 60:02}:{second % 60:02}"
         return f"{date.fromordinal(day + _FIRST_DAY)}T{clock}{'.' * bool(self.fraction)}{self.fraction}Z"
+
+    def written(self) -> str:
+        """The date that stands for all that name the moment, in UTC: midnight as the day alone.
+
+        With an offset where UTC has it in no year from 1 to 9999.
+
+        >>> Instant(19905 * 86400).written(), Instant(19904 * 86400 + 79200, "5").written()
+        ('2024-07-01', '2024-06-30T22:00:00.5Z')
+        """
+        text = self.iso()
+        if text is not None:
+            return text.removesuffix("T00:00:00Z")
+        is_early = self.second < 0
+        local = self._replace(second=self.second + (_LARGEST_OFFSET_S if is_early else -_LARGEST_OFFSET_S)).iso()
+        assert local is not None  # no date is further from these years than an offset reaches
+        return local.removesuffix("Z") + ("+" if is_early else "-") + "23:59"
+
+    @classmethod
+    def of_ordered(cls, text: str) -> "Instant":
+        """The moment whose form in the order of moments, that of `str`, a text is."""
+        day, second, fraction = re.split("[:.]", text)
+        return cls((int(day) - _FIRST_DAY) * _DAY_S + int(second), fraction)
 
     def __str__(self) -> str:
         """In UTC, in a form whose order as text is that of the moments."""

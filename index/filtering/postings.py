@@ -35,8 +35,10 @@ from anykey.index.filtering.terms import (
     exists_term,
     is_dated,
     is_instant,
+    is_string,
     modality_term,
     moment_term,
+    place_of,
     pool_term,
     strings_beside,
     terms_of,
@@ -53,6 +55,7 @@ CHUNK_BYTES = POSITION_BYTES * CHUNK
 MEMORY_BYTES = 16 * 2**20  # more makes no file faster
 TERM_BYTES = 250  # what a term in memory costs besides its own bytes and its positions
 TERMS_PER_QUERY = 500
+TERMS_AT_ONCE = 8192  # that are counted, for which values are held
 
 Posted = tuple[str, Sequence[str], dict[str, Any]]  # one key's modality, pools and metadata
 Span = tuple[int, int]  # a slice of the array of all postings: start, stop
@@ -117,7 +120,7 @@ class Postings:
         self._is_former = False
         self._connections = Connections(lambda: _open_read_only(path))
         try:
-            with self._reading() as reading:
+            with self.reading() as reading:
                 self._is_former = reading.version() == FORMER_VERSION
                 self.num_positions, self._num_postings = reading.facts()
         except IndexCorruptError:
@@ -131,7 +134,7 @@ class Postings:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        with self._reading(deadline) as reading:
+        with self.reading(deadline) as reading:
             return evaluate(condition, reading, deadline).positions()
 
     def has_field(self, path: FieldPath, deadline: Deadline = NEVER) -> bool:
@@ -141,7 +144,7 @@ class Postings:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        with self._reading(deadline) as reading:
+        with self.reading(deadline) as reading:
             return reading.has_term(exists_term(path))
 
     def positions_of_modality(self, modality: str, deadline: Deadline = NEVER) -> NDArray[np.int64]:
@@ -151,7 +154,7 @@ class Postings:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        with self._reading(deadline) as reading:
+        with self.reading(deadline) as reading:
             return reading.with_any([modality_term(modality)]).positions()
 
     def positions_of_pool(self, pool: str, deadline: Deadline = NEVER) -> NDArray[np.int64]:
@@ -161,7 +164,7 @@ class Postings:
             DeadlineExceededError: the answer is no longer wanted.
             IndexCorruptError: the file is damaged.
         """
-        with self._reading(deadline) as reading:
+        with self.reading(deadline) as reading:
             return reading.with_any([pool_term(pool)]).positions()
 
     def close(self) -> None:
@@ -169,13 +172,19 @@ class Postings:
         self._connections.close()
 
     @contextmanager
-    def _reading(self, deadline: Deadline = NEVER) -> Iterator["_Reading"]:
+    def reading(self, deadline: Deadline = NEVER) -> Iterator["Reading"]:
+        """Reads of one thread, for one answer, for the length of the block.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            IndexCorruptError: the file is damaged.
+        """
         with naming_damage(self.path), self._connections.lent(deadline) as db:
-            reads = _FormerReading if self._is_former else _Reading
+            reads = _FormerReading if self._is_former else Reading
             yield reads(self.path, db, deadline, self.num_positions, self._num_postings)
 
 
-class _Reading:
+class Reading:
     """Reads of one thread, for one answer."""
 
     def __init__(
@@ -221,6 +230,46 @@ class _Reading:
         is_any = first and last and first <= last
         return self._read([(first[0][0], last[0][1])] if is_any else [])
 
+    def counted(
+        self, bounds: Bounds, is_in_N: NDArray[np.bool_]
+    ) -> Iterator[tuple[Sequence[bytes], NDArray[np.int64]]]:
+        """The values of the terms between two, ascending, and how many of some keys have each; some at a time."""
+        above, below = ">" if bounds.is_above else ">=", "<" if bounds.is_below else "<="
+        query = f"SELECT term, start, stop FROM terms WHERE term {above} ? AND term {below} ? ORDER BY term"
+        name, _ = column_of(bounds.low)
+        found = self._db.execute(query, (bounds.low, bounds.high))
+        while rows := found.fetchmany(TERMS_AT_ONCE):
+            terms, starts, stops = zip(*rows, strict=True)
+            yield [term[len(name) :] for term in terms], self._num_in(self._edges(starts, stops), is_in_N)
+
+    def next_place(self, low: bytes) -> bytes | None:
+        """What the first terms from one on begin with that are of a path of metadata; see `place_of`."""
+        found = self._all("SELECT term FROM terms WHERE term >= ? ORDER BY term LIMIT 1", low)
+        return (place_of(found[0][0]) or None) if found else None  # those of none are the last
+
+    def _edges(self, starts: Sequence[Any], stops: Sequence[Any]) -> NDArray[np.int64]:
+        """Where the slices of terms that follow each other begin, and the last one ends."""
+        try:
+            edges = np.array([*starts, stops[-1]], np.int64)
+        except (TypeError, ValueError, OverflowError):
+            edges = np.zeros(2, np.int64)
+        is_whole = starts[1:] == stops[:-1] and bool(np.all(edges[1:] > edges[:-1]))
+        if not is_whole or edges[0] < 0 or edges[-1] > self._num_postings:
+            raise IndexCorruptError(self._path, f"expected slices of {self._num_postings} postings, side by side")
+        return edges
+
+    def _num_in(self, edges: NDArray[np.int64], is_in_N: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many of some keys are in each of the slices between edges."""
+        before = np.zeros(len(edges), np.int64)  # each edge
+        place, num_before = int(edges[0]), 0
+        for positions in self._slices([(place, int(edges[-1]))]):
+            self._check_positions(positions)
+            sums = np.cumsum(is_in_N[positions])
+            first, last = np.searchsorted(edges, (place, place + len(positions)), side="right")
+            before[first:last] = num_before + sums[edges[first:last] - place - 1]
+            place, num_before = place + len(positions), num_before + int(sums[-1])
+        return np.diff(before)
+
     def _spans(self, condition: str, *terms: bytes) -> list[Span]:
         """Where the postings of some terms are."""
         return list(map(self._checked, self._all(f"SELECT start, stop FROM terms WHERE {condition}", *terms)))
@@ -235,9 +284,12 @@ class _Reading:
         """The keys in slices of the array."""
         parts = list(self._slices(spans))
         found = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype="<u4"), *parts])
+        self._check_positions(found)
+        return select(found, self._num_positions)
+
+    def _check_positions(self, found: NDArray[np.uint32]) -> None:
         if found.size and int(found.max()) >= self._num_positions:
             raise IndexCorruptError(self._path, f"expected positions below {self._num_positions}, got {found.max()}")
-        return select(found, self._num_positions)
 
     def _slices(self, spans: Sequence[Span]) -> Iterator[NDArray[np.uint32]]:
         chunk, number_read = np.empty(0, dtype="<u4"), -1
@@ -259,7 +311,7 @@ class _Reading:
         return self._db.execute(query, parameters).fetchall()
 
 
-class _FormerReading(_Reading):
+class _FormerReading(Reading):
     """Reads of a file in which dates lie among the other strings: these are gone through term by term."""
 
     def with_any(self, terms: Sequence[bytes]) -> Selection:
@@ -287,6 +339,27 @@ class _FormerReading(_Reading):
             strings = self._strings(bounds)
             return self._read([span for term, span in strings if moment_term(*column_of(term)) is None])
         return super().between(bounds)
+
+    def counted(
+        self, bounds: Bounds, is_in_N: NDArray[np.bool_]
+    ) -> Iterator[tuple[Sequence[bytes], NDArray[np.int64]]]:
+        """The values of the terms between two, ascending, and how many of some keys have each; all dates at once."""
+        name, _ = column_of(bounds.low)
+        if is_string(bounds.low):
+            for values, counts_V in super().counted(bounds, is_in_N):
+                is_other_V = np.array([moment_term(name, value) is None for value in values])
+                yield list(itertools.compress(values, is_other_V)), counts_V[is_other_V]
+        elif is_instant(bounds.low):
+            spans: dict[bytes, list[Span]] = {}
+            for term, span in self._strings(Bounds.all_of(strings_beside(name))):
+                moment = moment_term(*column_of(term))
+                if moment is not None and bounds.hold(moment):
+                    spans.setdefault(moment, []).append(span)
+            moments = sorted(spans)
+            counts = [np.count_nonzero(is_in_N[self._read(spans[moment]).found]) for moment in moments]
+            yield [column_of(moment)[1] for moment in moments], np.array(counts, np.int64)
+        else:
+            yield from super().counted(bounds, is_in_N)
 
     def _strings(self, bounds: Bounds) -> Iterator[tuple[bytes, Span]]:
         """The terms between two, each with where its postings are."""

@@ -1,35 +1,42 @@
-"""What scopes were found to hold, remembered for the next search with the same filters; bounded."""
+"""What scopes were found to hold, remembered for the next search with the same filters, or their counts; bounded."""
 
 import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
 
 from anykey.index.filtering.conditions import And, Condition, In, Not, Or
 from anykey.index.filtering.filters import to_json
 
 MOST_ENTRIES = 4096
-MOST_BYTES = 64 * 2**20  # of positions, and of what remembering them takes besides
+MOST_BYTES = 64 * 2**20  # of what is found, and of what remembering it takes besides
 LARGEST_SHARE = 4  # an entry has at most one part in so many of it
 MOST_CONDITION_BYTES = 32 * 2**10  # as JSON; to know a larger condition again takes longer than is gained
 FEW_VALUES = 16  # of a list, which are not large whatever they are
-ENTRY_BYTES = 256  # digest, array and their places
+ENTRY_BYTES = 256  # digest, object and their places
 
-Name = bytes  # of the filters of a scope
+Name = bytes  # of the filters of a scope, or of what was asked within one
+T = TypeVar("T")
 
 
-class Remembered:
-    """Positions by the filters that found them, the least recently used forgotten first; safe for several threads.
+class Remembered(Generic[T]):
+    """What was found, by what was asked, the least recently used forgotten first; safe for several threads.
 
     A condition is known by its digest, so that none is kept, however large it is.
     """
 
-    def __init__(self) -> None:
-        self._entries: OrderedDict[Name, NDArray[np.int64]] = OrderedDict()
+    def __init__(self, size_of: Callable[[T], int], most_bytes: int = MOST_BYTES) -> None:
+        """Remembers nothing yet.
+
+        Args:
+            size_of: Bytes that something takes.
+            most_bytes: Room, what remembering takes included.
+        """
+        self._size_of = size_of
+        self._most_bytes = most_bytes
+        self._entries: OrderedDict[Name, T] = OrderedDict()
         self._num_bytes = 0
         self._lock = threading.Lock()
 
@@ -41,26 +48,29 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, name: Name) -> NDArray[np.int64] | None:
-        """The positions, if they are remembered."""
+    def get(self, name: Name) -> T | None:
+        """What was found, if it is remembered."""
         with self._lock:
             found = self._entries.get(name)
             if found is not None:
                 self._entries.move_to_end(name)
             return found
 
-    def put(self, name: Name, positions: NDArray[np.int64]) -> None:
-        """Remembers positions, unless they are too many; forgets others for them."""
-        size = _size(positions)
-        if size > MOST_BYTES // LARGEST_SHARE:
+    def put(self, name: Name, found: T) -> None:
+        """Remembers what was found, unless it is too large; forgets other things for it."""
+        size = self._size(found)
+        if size > self._most_bytes // LARGEST_SHARE:
             return
         with self._lock:
             replaced = self._entries.pop(name, None)
-            self._num_bytes += size - (0 if replaced is None else _size(replaced))
-            self._entries[name] = positions
-            while self._num_bytes > MOST_BYTES or len(self._entries) > MOST_ENTRIES:
+            self._num_bytes += size - (0 if replaced is None else self._size(replaced))
+            self._entries[name] = found
+            while self._num_bytes > self._most_bytes or len(self._entries) > MOST_ENTRIES:
                 _, forgotten = self._entries.popitem(last=False)
-                self._num_bytes -= _size(forgotten)
+                self._num_bytes -= self._size(forgotten)
+
+    def _size(self, found: T) -> int:
+        return self._size_of(found) + ENTRY_BYTES
 
 
 def name_of(modalities: Collection[str] | None, pool: str | None, condition: Condition | None) -> Name | None:
@@ -70,10 +80,6 @@ def name_of(modalities: Collection[str] | None, pool: str | None, condition: Con
     names = None if modalities is None else sorted(set(modalities))
     text = json.dumps([names, pool, None if condition is None else to_json(condition)])
     return None if len(text) > MOST_CONDITION_BYTES else hashlib.sha256(text.encode()).digest()
-
-
-def _size(positions: NDArray[np.int64]) -> int:
-    return positions.nbytes + ENTRY_BYTES
 
 
 def _has_large_list(condition: Condition) -> bool:

@@ -11,15 +11,20 @@ bytes is the order of code points.
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anykey.index.filtering.conditions import (
+    MAX_INTEGER,
     MAX_PATH_BYTES,
     MAX_PATH_NAMES,
     MAX_STRING_BYTES,
+    MIN_INTEGER,
     Bound,
     Compared,
     Path,
@@ -28,6 +33,8 @@ from anykey.index.filtering.conditions import (
 from anykey.index.filtering.instants import Instant, instant_of
 
 Column = Literal["number", "string", "dated", "instant"]  # values that lie side by side
+ValueType = Literal["boolean", "number", "date", "string"]  # what a value is; a string that is a date is one
+TYPES: tuple[ValueType, ...] = ("boolean", "number", "date", "string")
 
 _NAME_END = b"\xff"
 _PATH_END = b"\xfe"
@@ -41,6 +48,9 @@ _NUMBER = _PATH_END + b"n"
 _STRING = _PATH_END + b"s"  # any other string
 _PREFIXES: Mapping[Column, bytes] = MappingProxyType(
     {"number": _NUMBER, "string": _STRING, "dated": _DATED, "instant": _INSTANT}
+)
+_OF_TYPES: Mapping[ValueType, bytes] = MappingProxyType(
+    {"boolean": _BOOLEAN, "number": _NUMBER, "date": _INSTANT, "string": _STRING}
 )
 LONGEST_REMEMBERED = 128  # characters
 _LAST_EXACT = 2**53  # up to here every integer is a double
@@ -88,6 +98,56 @@ def kind_range(path: Path, column: Column) -> tuple[bytes, bytes]:
     return start + prefix, start + prefix[:-1] + bytes([prefix[-1] + 1])
 
 
+def type_column(path: Path, of_type: ValueType) -> bytes:
+    """The column of a type's values at a path; see `column_of`."""
+    return _start(path) + _OF_TYPES[of_type]
+
+
+def place_of(term: bytes) -> bytes:
+    """What the terms at one path begin with; nothing for modalities and pools."""
+    return term[: term.index(_PATH_END)]
+
+
+def order_of_place(place: bytes) -> bytes:
+    """What orders places as their terms are: those of what is in an object come before the object's own."""
+    return place + _PATH_END
+
+
+def behind_place(place: bytes) -> bytes:
+    """What the terms at a path are below, and those at all paths behind it are not; see `place_of`."""
+    return place + _PATH_END + _NAME_END
+
+
+def path_of(place: bytes) -> Path:
+    """The path whose terms begin with something; see `place_of`."""
+    return tuple(name.decode("utf-8", "surrogatepass") for name in place.split(_NAME_END)[:-1])
+
+
+def value_of(of_type: ValueType, value: bytes) -> Scalar:
+    """The value of a type's term, as `column_of` gives it, in the form that stands for all that equal it.
+
+    Whole numbers of 64 bits are integers, and dates are in UTC (`Instant.written`).
+    """
+    if of_type == "boolean":
+        return value != b"\0"
+    if of_type == "number":
+        return _decode_number(value)
+    text = value.decode("utf-8", "replace")
+    return Instant.of_ordered(text).written() if of_type == "date" else text
+
+
+def stand_for_one(of_type: ValueType, values: Sequence[bytes]) -> NDArray[np.bool_] | None:
+    """Which of a type's terms, ascending, are of one value each; `None`: all.
+
+    The others are strings beyond the length that a condition can name, which were cut, and integers beyond doubles.
+    """
+    if of_type == "string" and max(map(len, values), default=0) > MAX_STRING_BYTES:
+        return np.array([len(value) <= MAX_STRING_BYTES for value in values])
+    if of_type == "number" and values and not _INFINITE.isdisjoint((values[0], values[-1])):
+        return np.array([value not in _INFINITE for value in values])
+    return None
+
+
 def is_instant(term: bytes) -> bool:
     """Whether a term is of a moment that dates name."""
     return _kind(term) == _INSTANT
@@ -96,6 +156,11 @@ def is_instant(term: bytes) -> bool:
 def is_dated(term: bytes) -> bool:
     """Whether a term is of a date as it is written."""
     return _kind(term) == _DATED
+
+
+def is_string(term: bytes) -> bool:
+    """Whether a term is of a string that is no date."""
+    return _kind(term) == _STRING
 
 
 def strings_beside(column: bytes) -> bytes:
@@ -212,6 +277,17 @@ def _encode_double(value: float) -> bytes:
     """The double's bits, changed so that they sort as doubles do."""
     (bits,) = _BITS.unpack(_DOUBLE.pack(value + 0.0))  # one zero for both
     return _BITS.pack(bits ^ (_ALL_BITS if bits & _SIGN_BIT else _SIGN_BIT))
+
+
+_INFINITE = frozenset((_encode_double(-math.inf), _encode_double(math.inf)))
+
+
+def _decode_number(value: bytes) -> int | float:
+    (bits,) = _BITS.unpack(value[:8])
+    (double,) = _DOUBLE.unpack(_BITS.pack(bits ^ (_SIGN_BIT if bits & _SIGN_BIT else _ALL_BITS)))
+    if len(value) > 8:
+        return int(double) + int.from_bytes(value[9:], "big")
+    return int(double) if double.is_integer() and MIN_INTEGER <= double <= MAX_INTEGER else float(double)
 
 
 def _utf8(text: str) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
-from anykey.index.errors import WordsUnavailableError
+from anykey.index.errors import FacetsUnavailableError, WordsUnavailableError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
@@ -25,7 +25,10 @@ from anykey.index.queries import check_k, check_queries
 from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which it refuses
+    from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
     from anykey.index.words.joining import Words
+
+_NO_FACETS = "an index in Milvus does not count the values of its metadata (facets, fields); an index directory does"
 
 
 class MilvusMoment:
@@ -148,6 +151,14 @@ class MilvusMoment:
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Number of keys in the scope."""
         return count(self._collection, scope)
+
+    def facets(self, facets: "Sequence[Facet]", scope: Scope = EVERYTHING) -> "list[FacetCounts]":
+        """Refuses: Milvus would have to send all metadata; raises `FacetsUnavailableError`."""
+        raise FacetsUnavailableError(_NO_FACETS)
+
+    def fields(self, after: Path | None = None, limit: int = 100, scope: Scope = EVERYTHING) -> "FieldsPage":
+        """Refuses, as `facets` does."""
+        raise FacetsUnavailableError(_NO_FACETS)
 
     def keep(self, *, is_asked_for: bool = False) -> None:
         """Does nothing: Milvus keeps no moments."""

@@ -17,7 +17,7 @@ from anykey.index.filtering.conditions import Path
 from anykey.index.hits import Hit, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.moments import Ranking
-from anykey.index.queries import check_k, check_queries
+from anykey.index.queries import check_k, check_limit, check_queries
 from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments
 from anykey.index.search.view import View, hits_of
@@ -25,6 +25,7 @@ from anykey.index.search_facts import SearchFacts
 from anykey.index.store.store_reader import ReadTransaction
 
 if TYPE_CHECKING:  # which most searches do not need
+    from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
     from anykey.index.words.joining import Words
 
 
@@ -166,6 +167,24 @@ class FaissMoment:
         """Number of keys in the scope."""
         self.view.check(scope)
         return self.view.count(scope, self.transaction, self._deadline)
+
+    def facets(self, facets: Sequence["Facet"], scope: Scope = EVERYTHING) -> "list[FacetCounts]":
+        """How many keys of the scope have each value of some fields, or one within bounds, in the order asked."""
+        from anykey.index.search.counting import Counting
+
+        began_s = time.monotonic()
+        self.view.check(scope)
+        counts = Counting(self.view, self.transaction, scope, self._deadline).facets(facets)
+        if self._facts is not None:
+            self._facts.facets_s += time.monotonic() - began_s
+        return counts
+
+    def fields(self, after: Path | None = None, limit: int = 100, scope: Scope = EVERYTHING) -> "FieldsPage":
+        """What fields the keys of the scope have, those after one, and what values these have."""
+        from anykey.index.search.counting import Counting
+
+        self.view.check(scope)
+        return Counting(self.view, self.transaction, scope, self._deadline).fields(after, check_limit(limit))
 
     def keep(self, *, is_asked_for: bool = False) -> None:
         """Keeps the moment for a while, as `Keeping` says."""

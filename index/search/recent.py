@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.filtering.growing import GrowingPostings
+from anykey.index.filtering.growing import FirstPositions, GrowingPostings
 from anykey.index.key_index import Scope
 from anykey.index.store.store_reader import Changes, Unsound
 from anykey.index.vectors.comparing import Found, best
@@ -94,6 +94,10 @@ class Recent:
             is_chosen_R[self._positions(self._unknown)] = True
             is_in_R &= is_chosen_R
         return np.flatnonzero(is_in_R)
+
+    def terms(self, deadline: Deadline = NEVER) -> FirstPositions:
+        """Their postings, of those that went again too."""
+        return self._postings.first(self.num_records, deadline)
 
     def search(
         self,

@@ -7,8 +7,9 @@ Shape legend: N = keys in the version, Q = queries, D = width, K = results per q
 """
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import Path as FieldPath
-from anykey.index.filtering.postings import Postings
+from anykey.index.filtering.postings import Postings, Reading
 from anykey.index.filtering.remembered import Remembered, name_of
 from anykey.index.key_index import Scope
 from anykey.index.search_facts import SearchFacts
@@ -36,6 +37,7 @@ VECTORS_NAME = "vectors.faiss"
 FIELDS_NAME = "fields.sqlite"
 STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
+COUNTS_BYTES = 8 * 2**20
 
 
 class VersionFiles:
@@ -44,6 +46,7 @@ class VersionFiles:
     Attributes:
         manifest: What the version says about itself.
         calibration: What its vectors and those of queries are centred by, if they are.
+        counts: What was counted of its keys, and of those that came since, by moment and scope.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class VersionFiles:
         self._exact = exact
         self._approximate = approximate
         self._fields = fields
-        self._remembered = Remembered()
+        self._remembered: Remembered[NDArray[np.int64]] = Remembered(lambda positions: positions.nbytes)
+        self.counts: Remembered[Any] = Remembered(lambda counted: counted.num_bytes, COUNTS_BYTES)
 
     @classmethod
     def open(cls, version: OpenVersion, gpu: GpuUse = ON_CPU, exact_allowed: int = EXACT_ALLOWED) -> "VersionFiles":
@@ -137,6 +141,10 @@ class VersionFiles:
     def has_field(self, path: FieldPath, deadline: Deadline = NEVER) -> bool:
         """Whether any of the version's keys has a value at a path of its metadata, or below it."""
         return self._fields.has_field(path, deadline)
+
+    def reading(self, deadline: Deadline = NEVER) -> AbstractContextManager[Reading]:
+        """Their postings, for one thread, for the length of a block."""
+        return self._fields.reading(deadline)
 
     def search(
         self,

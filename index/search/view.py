@@ -216,6 +216,29 @@ class View:
             self.recent.require_known(recent)
         return self._count_covered(scope, within, exclude, deadline) + len(recent)
 
+    def masks(
+        self, scope: Scope, transaction: ReadTransaction, deadline: Deadline = NEVER
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which of the version's keys, `[N]`, and of the recent records, `[R]`, are in a scope; to be read only.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+            KeyCorruptError: of a recent key in it, metadata cannot be told, for its record is damaged.
+        """
+        within, exclude = self._key_sets(scope, transaction)
+        recent = self.recent.positions(scope, within, exclude, deadline)
+        self.recent.require_known(recent)
+        is_in_R = np.zeros(self.recent.num_records, np.bool_)
+        is_in_R[recent] = True
+        allowed, _ = self._allowed(scope, within, exclude, deadline)
+        if allowed is None:
+            return np.ones(self.files.num_keys, np.bool_), is_in_R
+        if allowed.dtype == np.bool_:
+            return allowed.astype(np.bool_, copy=False), is_in_R
+        is_in_N = np.zeros(self.files.num_keys, np.bool_)
+        is_in_N[allowed] = True
+        return is_in_N, is_in_R
+
     def has_field(self, path: Path, deadline: Deadline = NEVER) -> bool:
         """Whether any key has a value at a path of its metadata, or below it, or had when the version was made."""
         if self.files.has_field(path, deadline):

@@ -1,6 +1,7 @@
 """What is remembered of filters is bounded, in number and in bytes, whatever conditions come."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
 from anykey.index.filtering.remembered import (
@@ -13,6 +14,10 @@ from anykey.index.filtering.remembered import (
 )
 
 
+def positions_remembered() -> Remembered[NDArray[np.int64]]:
+    return Remembered(lambda positions: positions.nbytes)
+
+
 def name(condition: Condition) -> bytes:
     found = name_of(None, None, condition)
     assert found is not None
@@ -20,7 +25,7 @@ def name(condition: Condition) -> bytes:
 
 
 def test_number_of_entries_is_bounded_though_they_are_empty() -> None:
-    remembered, nothing = Remembered(), np.empty(0, np.int64)
+    remembered, nothing = positions_remembered(), np.empty(0, np.int64)
     names = [name(Equals(("a",), number)) for number in range(MOST_ENTRIES + 100)]
     for each in names:
         remembered.put(each, nothing)
@@ -31,7 +36,7 @@ def test_number_of_entries_is_bounded_though_they_are_empty() -> None:
 
 
 def test_bytes_are_bounded_and_what_was_asked_for_last_is_kept() -> None:
-    remembered = Remembered()
+    remembered = positions_remembered()
     many = np.zeros(MOST_BYTES // LARGEST_SHARE // 8 - 1000, np.int64)
     names = [name(Equals(("a",), number)) for number in range(10)]
     for each in names:
@@ -45,7 +50,7 @@ def test_bytes_are_bounded_and_what_was_asked_for_last_is_kept() -> None:
 
 
 def test_positions_that_would_fill_it_are_not_remembered() -> None:
-    remembered = Remembered()
+    remembered = positions_remembered()
     remembered.put(b"all", np.zeros(MOST_BYTES // LARGEST_SHARE // 8 + 1, np.int64))
     assert len(remembered) == remembered.num_bytes == 0
 
