@@ -9,6 +9,7 @@ Shape legend: B = batch.
 
 import importlib.util
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,39 @@ class Example:
 
     inputs: tuple[Tensor, ...]
     free_axes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LibraryRun:
+    """A network that another library than torch computes, with weights of its own.
+
+    Attributes:
+        compute: Arrays to an array.
+        weights_bytes: Bytes of the weights as the library was given them; it may keep them in another form.
+    """
+
+    compute: Callable[[Sequence[Any]], Any]
+    weights_bytes: int
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Computes."""
+        return torch.from_numpy(np.array(self.compute([each.numpy() for each in inputs]), dtype=np.float32))
+
+
+def weights_bytes(networks: nn.Module, runs: Mapping[str, Run]) -> int:
+    """Bytes of the weights of networks, those that several share once, and of what computes them in their place."""
+    tensors = [tensor for module in networks.modules() for tensor in _tensors_of(module) if not tensor.is_meta]
+    by_place = {tensor.untyped_storage().data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
+    return sum(by_place.values()) + sum(run.weights_bytes for run in runs.values() if isinstance(run, LibraryRun))
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors of a module itself; of a matrix that torch keeps in 8 bits, what it was packed from."""
+    from torch.ao.nn.quantized.modules.linear import LinearPackedParams  # which takes long, and only sizes need
+
+    yield from (each for each in (*module._parameters.values(), *module._buffers.values()) if each is not None)
+    if isinstance(module, LinearPackedParams):
+        yield from (each for each in module._weight_bias() if each is not None)
 
 
 def ways(device: torch.device, backend: str = AUTO, precision: str = AUTO) -> list[Way]:
@@ -211,7 +245,9 @@ def _by_openvino(networks: nn.ModuleDict, examples: Mapping[str, Example], preci
     for name, network in networks.items():
         with _fit_to_export():
             model = openvino.convert_model(network, example_input=examples[name].inputs)
-        made[name] = _of_arrays(_openvino_run(core.compile_model(model, "CPU", options)))
+        constants = (each for each in model.get_ordered_ops() if each.get_type_name() == "Constant")
+        num_bytes = sum(each.get_element_type().size * math.prod(each.get_output_shape(0)) for each in constants)
+        made[name] = LibraryRun(_openvino_run(core.compile_model(model, "CPU", options)), num_bytes)
     return made
 
 
@@ -240,7 +276,10 @@ def _by_onnx(networks: nn.ModuleDict, examples: Mapping[str, Example], precision
                 program.save(str(path))
                 path = _quantized(path) if precision == "int8" else path
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            made[name] = _of_arrays(_onnx_run(session))
+            num_bytes = sum(
+                file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists()
+            )
+            made[name] = LibraryRun(_onnx_run(session), num_bytes)
     return made
 
 
@@ -256,10 +295,6 @@ def _quantized(path: Path) -> Path:
 def _onnx_run(session: Any) -> Callable[[Sequence[Any]], Any]:
     names = [each.name for each in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
-
-
-def _of_arrays(run: Callable[[Sequence[Any]], Any]) -> Run:
-    return lambda *inputs: torch.from_numpy(np.array(run([each.numpy() for each in inputs]), dtype=np.float32))
 
 
 def _shapes(example: Example) -> tuple[dict[int, Any], ...]:

@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anykey.encoder.backend_choice import choose
-from anykey.encoder.backends import AUTO, PLAIN, Example, Run, Way, convert, require_examples, usual, ways
+from anykey.encoder.backends import (
+    AUTO,
+    PLAIN,
+    Example,
+    Run,
+    Way,
+    convert,
+    require_examples,
+    usual,
+    ways,
+    weights_bytes,
+)
 from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import (
     CheckpointCorruptError,
@@ -181,6 +192,11 @@ class Encoder(ABC):
     def _take(self, way: Way, runs: Mapping[str, Run]) -> None:
         self.backend, self.precision = way
         self._runs = runs
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights, in the numbers that it computes with."""
+        return weights_bytes(self._networks, self._runs)
 
     def compute(self, way: Way) -> None:
         """Changes, once, how it computes; float32 by torch until then.

@@ -86,6 +86,10 @@ class ItemEncoder(Protocol):
         """Where it computes; as text `cpu`, `cuda:0`, ..."""
 
     @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights, in the numbers that it computes with."""
+
+    @property
     def context_length(self) -> int:
         """The most tokens of a text that it takes, the start's and the end's included."""
 

@@ -119,6 +119,13 @@ class Reranker:
         if Modality.IMAGE not in self.modalities:  # the library's own cut would go through the tokens of an image
             model.max_seq_length = self.max_tokens
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights."""
+        from anykey.encoder.backends import weights_bytes
+
+        return weights_bytes(self._model, {})
+
     @classmethod
     def load(
         cls,

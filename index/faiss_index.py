@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexError
+from anykey.index.held import Held
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_limit, is_unicode, require_names
@@ -424,6 +425,17 @@ class FaissIndex:
             roots = roots_in_force(self._directory.path, self._named_roots).roots
             failure = None if self._writer is None else self._writer.fold_failure
             return info_of(moment.view, moment.transaction, failure, roots, is_writable=self._writer is not None)
+
+    def held(self) -> list[Held]:
+        """What is held of the version that answered last, of its store, and of the keys that came since."""
+        while self._is_open:
+            generation = self._generation
+            if generation.acquire():
+                try:
+                    return generation.held()
+                finally:
+                    generation.release()
+        return []
 
     def close(self) -> None:
         """Releases files and lets writers delete the version; no thread may be in a call. Repeating it is fine."""

@@ -15,6 +15,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidKeyError, InvalidSearchError
 from anykey.index.filtering.conditions import Condition
+from anykey.index.held import Held
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.queries import require_names
 from anykey.index.store.manifest import EncoderFacts
@@ -355,6 +356,10 @@ class KeyIndex(Protocol):
 
     def info(self) -> IndexInfo:
         """What the index is at this moment."""
+        ...
+
+    def held(self) -> list[Held]:
+        """What is held of the index here, and where; nobody is asked elsewhere for it."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import Indexes, ServedIndex
 from anykey.service.indexes.parts import Parts, load_encoder
 from anykey.service.indexes.resources import Resources
@@ -39,6 +40,7 @@ class Lifecycle:
         limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
         indexes: Those that are served, whether or not they are loaded.
+        memory: Tells what they hold.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Lifecycle:
             ],
             default,
         )
+        self.memory = MemoryAccounts(self._resources, self.indexes, settings.memory_limit_mib)
 
     def parts(self, name: str | None = None) -> Parts:
         """What answers at this moment for an index, the default one if none is named.

@@ -29,6 +29,8 @@ class LogEvent(StrEnum):
     RELEASE_SWITCHED = "release_switched"
     RELEASE_SWITCHING = "release_switching"
     RELEASE_FAILED = "release_failed"
+    RELEASE_WAITS = "release_waits"
+    CHANGES_LEFT = "changes_left"
     INDEX_FAILED = "index_failed"
     INDEX_UNAVAILABLE = "index_unavailable"
     INDEX_AVAILABLE = "index_available"

@@ -96,6 +96,12 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="beside: another release is loaded beside the one that answers and takes over between requests; "
         "swap: the one that answers is closed first, where memory holds one only, and requests in between get 503",
     )
+    memory_limit_mib: int | None = Field(
+        None,
+        ge=1,
+        description="memory that this process may have of its own, in MiB, where that is less than a container's limit "
+        "and the machine's; nothing is loaded beside what answers that would take it beyond",
+    )
     warm_queries: int = Field(
         32, ge=0, le=10_000, description="latest queries that another release is asked before it takes over; 0 for none"
     )

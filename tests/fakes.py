@@ -45,6 +45,7 @@ class FakeEncoder:
     """
 
     width = 8
+    weights_bytes = 4000
     context_length = 62  # words, a start and an end
 
     def __init__(

@@ -5,6 +5,7 @@ term's number, as two arrays. A condition is one comparison with the numbers, wh
 """
 
 import bisect
+import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, select
-from anykey.index.filtering.postings import Posted, posted_terms
+from anykey.index.filtering.postings import TERM_BYTES, Posted, posted_terms
 from anykey.index.filtering.terms import column_of, modality_term, order_of_place, place_of, pool_of, pool_term
 
+ROWS_MEASURED = 100  # of those that wait, for an estimate
 ROWS_BETWEEN_LOOKS = 256  # at the deadline, while terms are taken in
 
 
@@ -56,6 +58,14 @@ class GrowingPostings:
     def positions_of_pool(self, pool: str, size: int, deadline: Deadline = NEVER) -> NDArray[np.int64]:
         """Those of the first `size` positions with a key in a pool, ascending."""
         return self.first(size, deadline).with_any([pool_term(pool)]).positions()
+
+    @property
+    def num_bytes(self) -> int:
+        """About what the postings take in memory; what waits to be taken in is estimated from some of it."""
+        with self._lock:
+            some = self._waiting[:: len(self._waiting) // ROWS_MEASURED + 1]
+            waiting = sum(map(_size_of, some)) * len(self._waiting) // max(1, len(some))
+            return waiting + sum(column.num_bytes for column in self._columns.values())
 
     def pools(self) -> frozenset[str]:
         """Names of the pools that the keys are in."""
@@ -182,6 +192,12 @@ class _Column:
     def num_terms(self) -> int:
         return len(self._ordered)
 
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in memory."""
+        per_posting = 2 * self._positions.itemsize * (1 if self._arrays is None else 2)
+        return sum(map(len, self._ordered)) + TERM_BYTES * self.num_terms + per_posting * len(self._positions)
+
     def values(self) -> list[bytes]:
         """The terms' values, ascending."""
         return list(self._ordered)
@@ -235,6 +251,16 @@ class _Column:
         for place, number in zip(places[is_kept].tolist(), numbers[is_kept].tolist(), strict=True):
             left.add(terms[number], place)
         return left
+
+
+def _size_of(value: object) -> int:
+    """Bytes of an object and of those in it."""
+    within: Iterable[object] = ()
+    if isinstance(value, dict):
+        within = (*value, *value.values())
+    elif isinstance(value, list | tuple):
+        within = value
+    return sys.getsizeof(value) + sum(map(_size_of, within))
 
 
 def _by_column(terms: Sequence[bytes]) -> Iterable[tuple[bytes, list[bytes]]]:

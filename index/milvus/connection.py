@@ -45,6 +45,7 @@ class Connection:
 
     Attributes:
         where: The server or the file, for messages; without credentials.
+        file: The file of Milvus Lite; `None` for a server.
         is_lite: Whether Milvus Lite answers, in this process or as a server.
     """
 
@@ -74,6 +75,7 @@ class Connection:
         self.where = without_secrets(uri)
         self._timeout_s = timeout_s
         self._file = _file_of(uri)
+        self.file = None if self._file is None else Path(self._file)
         self._turns: threading.RLock | None = None
         if self._file is not None:
             self._turns = _take(self._file, may_create)

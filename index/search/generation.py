@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from anykey.index.deadline import NEVER, Deadline
+from anykey.index.held import Held, Place, file_bytes
 from anykey.index.search.health import Health
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.search.view import View
@@ -129,6 +130,16 @@ class Generation:
         manifest = self.version.manifest
         folder = f"{facts.st_dev}.{facts.st_ino}.{facts.st_ctime_ns}"
         return f"{booted} {folder} {manifest.store_id} {manifest.version}"
+
+    def held(self) -> list[Held]:
+        """What is held of the version, of its store, and of the keys that came since."""
+        store = self.version.store_path
+        log = store.with_name(f"{store.name}-wal")
+        return [
+            *self._files.held(self.version.path),
+            Held("store", file_bytes(store, log), Place.DISK),
+            Held("recent", self._view.recent.num_bytes, Place.MEMORY),
+        ]
 
     @contextmanager
     def moment(

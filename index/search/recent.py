@@ -49,6 +49,12 @@ class Recent:
         """Their change numbers `[R]`, ascending."""
         return self._seqs[: self.num_records]
 
+    @property
+    def num_bytes(self) -> int:
+        """About what they take in memory: vectors and numbers, and what filters look at."""
+        arrays = self._seqs.nbytes + self._is_alive_R.nbytes + self._vectors.nbytes
+        return arrays + self._postings.num_bytes
+
     def after(self, changes: Changes) -> "Recent":
         """The recent keys after some changes; only the last moment may be asked."""
         is_alive_R = np.concatenate([self._is_alive_R, np.ones(len(changes.seqs_R), np.bool_)])

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.errors import IndexCorruptError
+from anykey.index.errors import IndexCorruptError, SearchIndexError
 from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.postings import Postings, Reading
 from anykey.index.filtering.remembered import Remembered, name_of
+from anykey.index.held import Held, Place, file_bytes
 from anykey.index.key_index import Scope
 from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import Manifest
-from anykey.index.store.versions import OpenVersion
+from anykey.index.store.versions import OpenVersion, open_published
 from anykey.index.vectors.calibration import Calibration, read_calibration
 from anykey.index.vectors.comparing import count_allowed
 from anykey.index.vectors.exact import ExactVectors
@@ -187,6 +188,24 @@ class VersionFiles:
                 facts.compared(None)
         return scores_QK, self._seqs_N[positions_QK]
 
+    def held(self, folder: Path) -> list[Held]:
+        """What is held of the version's files.
+
+        Args:
+            folder: Where they are.
+        """
+        held = [
+            Held("vectors", file_bytes(folder / VECTORS_NAME), Place.MAPPED),
+            Held("positions", file_bytes(folder / ROWS_NAME), Place.MAPPED),
+            Held("fields", file_bytes(folder / FIELDS_NAME), Place.DISK),
+        ]
+        if isinstance(self._approximate, ApproximateIndex):
+            place = Place.MAPPED if self._approximate.is_mapped else Place.MEMORY
+            held.append(Held("structure", file_bytes(folder / STRUCTURE_NAME), place))
+        elif self._approximate is not None:
+            held.append(Held("gpu_structure", self._approximate.num_bytes, Place.GPU))
+        return held
+
     def close(self) -> None:
         """Closes the files; the version stays locked until it is released."""
         self._fields.close()
@@ -249,3 +268,22 @@ def read_seqs(path: Path, num_keys: int) -> NDArray[np.int64]:
     if seqs_N.shape != (num_keys,) or seqs_N.dtype != np.int64:
         raise IndexCorruptError(path, f"expected {num_keys} rows as int64, got {seqs_N.shape} of {seqs_N.dtype}")
     return np.asarray(seqs_N)
+
+
+def loaded_bytes(index_dir: Path, *, on_gpus: bool) -> int:
+    """About what is read into memory, and not only mapped, when what is published in an index directory is opened.
+
+    Args:
+        index_dir: The directory; of what cannot be opened nothing is loaded.
+        on_gpus: Whether GPUs search, which need no structure of the CPU's.
+    """
+    try:
+        version = open_published(index_dir, files=[])
+    except (SearchIndexError, OSError):
+        return 0
+    try:
+        structure = version.manifest.structure
+        is_loaded = structure is not None and not structure.is_mapped and not on_gpus
+        return file_bytes(version.path / STRUCTURE_NAME) if is_loaded else 0
+    finally:
+        version.release()

@@ -92,6 +92,11 @@ class GpuIndex:
 
     One search runs at a time. The memory that searches take beyond the vectors is bounded, so that an encoder can
     share the GPU.
+
+    Attributes:
+        exact: The vectors.
+        parameters: How far searches look.
+        num_bytes: About what the structures take of the GPUs' memory, all of them together; 0 where nobody says it.
     """
 
     def __init__(
@@ -103,10 +108,12 @@ class GpuIndex:
         *,
         temporary_bytes: int = DEFAULT_TEMPORARY_BYTES,
         exact_allowed: int = EXACT_ALLOWED,
+        num_bytes: int = 0,
     ) -> None:
         """Joins FAISS structures with their vectors; use `open`."""
         self.exact = exact
         self.parameters = parameters
+        self.num_bytes = num_bytes
         self._exact_allowed = exact_allowed
         self._copied_rows = max(1, temporary_bytes // 2 // (4 * exact.width))  # the rest is FAISS's, for scores
         self._parts = parts
@@ -148,7 +155,15 @@ class GpuIndex:
             message = f"{kind} cannot be built over {exact.num_vectors} vectors on GPUs {gpus}: {faiss_reason(error)}"
             raise InvalidStructureError(message) from error
         is_flat = kind is GpuStructure.FLAT
-        return cls(parts, exact, is_flat, parameters, temporary_bytes=temporary_bytes, exact_allowed=exact_allowed)
+        return cls(
+            parts,
+            exact,
+            is_flat,
+            parameters,
+            temporary_bytes=temporary_bytes,
+            exact_allowed=exact_allowed,
+            num_bytes=about_bytes(kind, exact),
+        )
 
     @property
     def max_probes(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
 EXACT = "exact"  # in the place of a FAISS factory string
+FAST_SCAN = "fs"  # ends the names of codes that are compared many at once
 
 ALWAYS_EXACT_BELOW = 2000  # vectors; too few to train a structure on
 FEWEST_LISTS = 64
@@ -254,6 +255,11 @@ class StructureFacts(_Record):
     def is_exact(self) -> bool:
         """Whether there is no approximate structure."""
         return self.factory == EXACT
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether its file is mapped where the CPU searches; FAISS reads codes for its fast scan into memory."""
+        return not self.factory.endswith(FAST_SCAN)
 
 
 def num_lists(num_vectors: int) -> int:

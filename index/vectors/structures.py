@@ -206,6 +206,13 @@ class ApproximateIndex:
         return not self._is_graph_over_exact
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether the structure is in its file, of which FAISS has read no copy into memory."""
+        if not isinstance(self.core, faiss.IndexIVF):
+            return True
+        return not isinstance(_faiss.downcast_InvertedLists(self.core.invlists), _faiss.BlockInvertedLists)
+
+    @property
     def walks_exact(self) -> bool:
         """Whether searches walk over the exact vectors, which must then be in memory to be fast."""
         return self._is_graph_over_exact

@@ -26,6 +26,7 @@ Vector = NDArray[np.float32]
 KEY_PREFIX = "anykey:"
 VECTORS = "vector:3:"
 NUM_TOKENS_BYTES = 4
+ENTRY_BYTES = 600  # of an entry in memory, about, beside its vector's numbers
 MAX_PENDING_WRITES = 64
 MAX_NORM_ERROR = 1e-3
 
@@ -50,7 +51,11 @@ class QueryVector(NamedTuple):
 
 
 class MemoryCache:
-    """The most recently used vectors of this process; for one thread or one event loop."""
+    """The most recently used vectors of this process; for one thread or one event loop.
+
+    Attributes:
+        num_bytes: What they take, about.
+    """
 
     def __init__(self, max_entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Makes an empty cache.
@@ -64,6 +69,7 @@ class MemoryCache:
         self._ttl_s = ttl_s
         self._clock = clock
         self._entries: OrderedDict[str, tuple[float, QueryVector]] = OrderedDict()
+        self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,7 +80,7 @@ class MemoryCache:
         if entry is None:
             return None
         if self._clock() >= entry[0]:
-            del self._entries[key]
+            self._drop(key)
             return None
         self._entries.move_to_end(key)
         return entry[1]
@@ -85,10 +91,16 @@ class MemoryCache:
             return
         kept_D = query.vector_D.copy()
         kept_D.flags.writeable = False
+        self._drop(key)
         self._entries[key] = (self._clock() + self._ttl_s, query._replace(vector_D=kept_D))
-        self._entries.move_to_end(key)
+        self.num_bytes += ENTRY_BYTES + kept_D.nbytes
         while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.num_bytes -= ENTRY_BYTES + entry[1].vector_D.nbytes
 
 
 @dataclass

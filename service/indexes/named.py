@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
+from anykey.encoder.protocol import ItemEncoder
 from anykey.index.errors import SearchIndexError
+from anykey.index.held import Place
 from anykey.index.releases import OpenRelease, ReleaseDirectory
 from anykey.service.answers.answering import Asker, find_answer
 from anykey.service.errors import (
@@ -22,6 +24,7 @@ from anykey.service.errors import (
 from anykey.service.indexes.parts import check_match, load_index, open_parts
 from anykey.service.indexes.recent_queries import RecentQueries
 from anykey.service.indexes.resources import Resources
+from anykey.service.indexes.room import NoRoomError, require_room
 from anykey.service.indexes.serving import Serving
 from anykey.service.logs import LogEvent
 from anykey.service.searching.searcher import SearchableIndex
@@ -31,6 +34,10 @@ MAX_SHOWN = 40
 STARTING = "starting: the encoder and the index are being loaded"
 STOPPING = "the service is shutting down"
 UNKNOWN_FAILURE = "the service failed to start; its log says why"
+SWAP_HINT = (
+    "; where memory holds one release only, set release_switch to swap, which closes the one before first and answers "
+    "503 meanwhile"
+)
 MIN_RETRY_S, MAX_RETRY_S = 2.0, 60.0  # until an index that could not be opened is tried again
 
 logger = logging.getLogger(__name__)
@@ -82,6 +89,16 @@ class ServedIndex:
         self._seen_stamp: tuple[int, ...] = ()
         self._retry_s = MIN_RETRY_S
         self._is_garbage_left = False
+        self._is_room_awaited = False
+
+    @property
+    def is_room_awaited(self) -> bool:
+        """Whether the current release is not loaded because it would not fit into the memory."""
+        return self._is_room_awaited
+
+    def uses(self, encoder: ItemEncoder) -> bool:
+        """Whether anything that is open of it uses an encoder."""
+        return any(serving.parts.encoder is encoder for serving in self._open_ones)
 
     @property
     def is_loading(self) -> bool:
@@ -123,7 +140,7 @@ class ServedIndex:
         except Exception as error:
             self._note_failure(error)
         else:
-            self.failure = None
+            self.failure, self._is_room_awaited = None, False
             self._log(LogEvent.READY, "ready", self._serving)
         self._is_first_load = False
 
@@ -158,12 +175,14 @@ class ServedIndex:
         if self._releases is None:
             return
         stamp = await asyncio.to_thread(self._releases.stamp)
-        if stamp == self._seen_stamp:
+        if stamp == self._seen_stamp and not self._is_room_awaited:
             return
+        if stamp != self._seen_stamp:
+            self._is_room_awaited = False  # it is another one, of which it is to be told anew
         if self._serving is None:
             await self.load()
         elif await asyncio.to_thread(_is_current, self._releases, self._serving.release):
-            self.problem = None  # somebody went back to what is served
+            self.problem, self._is_room_awaited = None, False  # somebody went back to what is served
         elif self.settings.release_switch == "swap":
             await self._swap()
         else:
@@ -180,6 +199,7 @@ class ServedIndex:
             self._note_problem(error)
             return
         older, self._serving, self.problem = self._serving, newer, None
+        self._is_room_awaited = False
         self._log(LogEvent.RELEASE_SWITCHED, "another release answers", newer, time.monotonic() - began_s)
         if older is not None:
             await self._drain(older)
@@ -193,7 +213,9 @@ class ServedIndex:
         loader = self._resources.loader
         try:
             release = await loader.load(partial(_open_release, self._releases, None))
-            release.close()
+            with contextlib.closing(release):
+                freed_bytes = await self._freed_with(older)
+                await self._require_room(_settings_of(release, self.settings), release, freed_bytes)
             kept = await loader.load(partial(_open_release, self._releases, older.name))
         except StartupError as error:
             self._note_problem(error)
@@ -201,12 +223,12 @@ class ServedIndex:
         with contextlib.closing(kept):  # to go back to, if the other one cannot be loaded
             began_s = time.monotonic()
             self._reason = f"release {release.facts.number} is being loaded, and memory holds one at a time"
-            self._serving, self.problem = None, None
+            self._serving, self.problem, self._is_room_awaited = None, None, False
             self._log(LogEvent.RELEASE_SWITCHING, "no release answers until another is loaded", older)
             await self._drain(older)
             await older.close()
             try:
-                self._serving = await self._open()
+                self._serving = await self._open(is_room_known=True)
             except Exception as error:
                 self._note_problem(error)
                 await self._go_back(kept)
@@ -216,7 +238,7 @@ class ServedIndex:
     async def _go_back(self, release: OpenRelease) -> None:
         """Loads the release again that was closed for one that cannot be loaded."""
         try:
-            self._serving = await self._open(release.facts.number)
+            self._serving = await self._open(release.facts.number, is_room_known=True)
         except Exception as error:
             self._note_failure(error)
         else:
@@ -251,10 +273,36 @@ class ServedIndex:
             await newer.close()
             raise
 
-    async def _open(self, named: str | None = None) -> Serving:
-        """Opens the index, or a release: the named or the current one.
+    async def _freed_with(self, older: Serving) -> int:
+        """About what memory is given back when a release is closed."""
+        held = await self._resources.loader.load(older.parts.index.held)
+        in_memory = sum(one.num_bytes for one in held if one.place is Place.MEMORY)
+        only_its = [one for one in self._resources.encoders.all() if one.encoder is older.parts.encoder]
+        return in_memory + sum(one.weights_bytes for one in only_its if one.num_users == 1)
+
+    async def _require_room(self, settings: ServiceSettings, release: OpenRelease | None, freed_bytes: int = 0) -> None:
+        """Returns if there is room to load it, beside what else is loaded.
 
         Raises:
+            NoRoomError: there is not; says how much is missing.
+        """
+        if not self._resources.encoders.all():
+            return  # nothing is lost by trying
+        what = f"index {self.name}" if release is None else f"release {release.facts.number}"
+        is_loaded = self._resources.encoders.has(settings)
+        await self._resources.loader.load(
+            partial(require_room, settings, is_encoder_loaded=is_loaded, freed_bytes=freed_bytes, what=what)
+        )
+
+    async def _open(self, named: str | None = None, *, is_room_known: bool = False) -> Serving:
+        """Opens the index, or a release: the named or the current one.
+
+        Args:
+            named: The release; the current one when absent.
+            is_room_known: Whether it has been seen already that there is room for it, or it is tried in any case.
+
+        Raises:
+            NoRoomError: it would not fit beside what is loaded.
             StartupError: it cannot be; says why.
         """
         resources, settings, release = self._resources, self.settings, None
@@ -263,6 +311,8 @@ class ServedIndex:
                 release = await resources.loader.load(partial(_open_release, self._releases, named))
                 stack.callback(release.close)
                 settings = _settings_of(release, settings)
+            if not is_room_known:
+                await self._require_room(settings, release)
             index = self._given
             if index is None:
                 index = await resources.loader.load(lambda: load_index(settings))
@@ -278,7 +328,9 @@ class ServedIndex:
         return serving
 
     def _note_failure(self, error: Exception) -> None:
-        is_news = self.failure is None or str(self.failure) != str(error)
+        is_same = self._is_room_awaited if isinstance(error, NoRoomError) else str(self.failure) == str(error)
+        is_news = self.failure is None or not is_same
+        self._is_room_awaited = isinstance(error, NoRoomError)
         is_known = isinstance(error, StartupError)
         self.failure, self._reason = error, str(error) if is_known else UNKNOWN_FAILURE
         if is_news:
@@ -290,7 +342,11 @@ class ServedIndex:
             )
 
     def _note_problem(self, error: Exception) -> None:
-        """Notes why the current release cannot be loaded; it is tried again when it changes."""
+        """Notes why the current release cannot be loaded; it is tried again when it changes, or there is more room."""
+        if isinstance(error, NoRoomError):
+            self._note_want_of_room(error)
+            return
+        self._is_room_awaited = False
         is_known = isinstance(error, StartupError)
         reason = str(error) if is_known else f"{type(error).__name__}; the log says more"
         self.problem = f"the current release cannot be loaded, and the one before goes on: {reason}"
@@ -300,6 +356,16 @@ class ServedIndex:
             extra={"event": LogEvent.RELEASE_FAILED, "index": self.name},
             exc_info=None if is_known else error,
         )
+
+    def _note_want_of_room(self, error: NoRoomError) -> None:
+        """Notes that a release waits for room, and logs it the first time."""
+        hint = "" if self.settings.release_switch == "swap" else SWAP_HINT
+        again = f"it is tried again every {self.settings.check_index_s:g} s"
+        self.problem = f"the current release is not loaded, and the one before goes on: {error}; {again}{hint}"
+        if not self._is_room_awaited:
+            fields = {"index": self.name, "need_bytes": error.need_bytes, "free_bytes": error.free_bytes}
+            logger.warning("%s", self.problem, extra={"event": LogEvent.RELEASE_WAITS, **fields})
+        self._is_room_awaited = True
 
     def _log(self, event: LogEvent, message: str, serving: Serving, duration_s: float | None = None) -> None:
         fields: dict[str, object] = {

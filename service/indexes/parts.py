@@ -10,6 +10,7 @@ from anykey.encoder.errors import CheckpointNotFoundError, EncoderError
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, SearchIndexError
+from anykey.index.held import Held
 from anykey.index.key_index import IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
@@ -36,6 +37,7 @@ from anykey.service.settings import ServiceSettings
 MIN_MILVUS_TIMEOUT_S = 1.0
 MAX_CHECK_S = 15.0  # more than all questions of a check may take together, by their own limits
 INFO_KEPT_S = 1.0
+MAX_HELD_S = 2.0
 MAKE_CHECKPOINT = "train one with `make train` or `anykey-train`, or name one with --checkpoint or ANYKEY_CHECKPOINT"
 
 
@@ -48,6 +50,7 @@ class Parts:
         index: The open index.
         watch: Whether the index answers; every call of it goes through here.
         facts: What the index is at this moment, for all who ask at once.
+        held: What is held of it in this process.
         embedder: Gives queries their vectors.
         items_embedder: Gives vectors to who asks for nothing else.
         searcher: Finds the keys for a vector.
@@ -68,6 +71,7 @@ class Parts:
     index: SearchableIndex
     watch: IndexWatch
     facts: SharedCall[IndexInfo]
+    held: SharedCall[list[Held]]
     embedder: QueryEmbedder
     items_embedder: ItemsEmbedder
     searcher: IndexSearcher
@@ -198,6 +202,8 @@ async def open_parts(
     await stack.enter_async_context(watch.running())
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
     stack.push_async_callback(asyncio.to_thread, facts.close)
+    held = SharedCall("held", index.held, deadline_s=MAX_HELD_S, keep_s=INFO_KEPT_S)
+    stack.push_async_callback(asyncio.to_thread, held.close)
     items = ItemEmbedder(
         encoder,
         batcher,
@@ -233,6 +239,7 @@ async def open_parts(
         index=index,
         watch=watch,
         facts=facts,
+        held=held,
         embedder=embedder,
         items_embedder=items_embedder,
         searcher=searcher,

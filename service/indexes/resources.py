@@ -78,19 +78,22 @@ class LoadedEncoder:
 
     Attributes:
         encoder: Loaded.
+        weights_bytes: Bytes of its weights.
         batcher: Its worker.
         later_turns: Places for items that stand back behind searches; who holds one finds a place in the batcher.
         num_users: How many indexes use it.
     """
 
-    def __init__(self, encoder: ItemEncoder, settings: ServiceSettings) -> None:
+    def __init__(self, encoder: ItemEncoder, weights_bytes: int, settings: ServiceSettings) -> None:
         """Starts the worker.
 
         Args:
             encoder: Loaded.
+            weights_bytes: Bytes of its weights.
             settings: The service's settings.
         """
         self.encoder = encoder
+        self.weights_bytes = weights_bytes
         self.batcher: Batcher[Prepared] = Batcher(
             encoder,
             max_batch_items=settings.max_batch_items,
@@ -140,6 +143,11 @@ class Encoders:
         """Each of them."""
         return list(self._in_use.values())
 
+    def has(self, settings: ServiceSettings) -> bool:
+        """Whether the encoder of an index is known to be loaded."""
+        asked = _asked_for(settings)
+        return self._given is not None or (asked is not None and asked in self._asked_for)
+
     async def take(self, settings: ServiceSettings, stack: AsyncExitStack) -> LoadedEncoder:
         """The encoder of an index; `stack` gives it back, and the last to do so ends its worker.
 
@@ -157,7 +165,9 @@ class Encoders:
                 encoder = self._given
                 if encoder is None:
                     encoder = await self._loader.load(partial(self._load, settings))
-                loaded = self._in_use.get(_identity(encoder)) or LoadedEncoder(encoder, settings)
+                loaded = self._in_use.get(_identity(encoder))
+                if loaded is None:
+                    loaded = LoadedEncoder(encoder, await self._loader.load(lambda: encoder.weights_bytes), settings)
             self._in_use[_identity(loaded.encoder)] = loaded
             if asked is not None:
                 self._asked_for[asked] = loaded
@@ -203,6 +213,9 @@ class Resources:
         image_threads: Read images that an index only refers to.
         change_threads: Parse bodies with keys that are to be stored, and decode their images.
         rerankers: Cross-encoders, each with the batcher that owns it.
+        reranker_bytes: Bytes of the weights of each.
+        query_vectors: Those that are kept in this process.
+        answers: Those that are kept in this process.
     """
 
     def __init__(
@@ -227,9 +240,9 @@ class Resources:
         self._settings = settings
         self._drain_s = settings.drain_ms / 1000
         self._counts = CacheCounters()
-        self._memory = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
+        self.query_vectors = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
         self._redis = _redis_of(settings, self._counts)
-        self._results = ResultMemory(settings.result_cache_bytes, settings.cache_ttl_s)
+        self.answers = ResultMemory(settings.result_cache_bytes, settings.cache_ttl_s)
         self._scorers = scorers
         self.loader = Loader()
         self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
@@ -237,10 +250,11 @@ class Resources:
         self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
         self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
+        self.reranker_bytes: list[int] = []
 
     def vectors(self, width: int) -> VectorCache:
         """The query vectors that are kept, for an encoder of this width."""
-        return VectorCache(self._memory, self._redis, self._counts, width)
+        return VectorCache(self.query_vectors, self._redis, self._counts, width)
 
     def results(self, searcher: IndexSearcher, rerankers: Rerankers, computed_by: str) -> ResultCache:
         """The answers that are kept, for an index.
@@ -251,7 +265,7 @@ class Resources:
             computed_by: Tells the index and its encoder from others.
         """
         return ResultCache(
-            self._results,
+            self.answers,
             self._redis,
             searcher,
             rerankers,
@@ -270,7 +284,9 @@ class Resources:
             is_any = bool(self._settings.rerankers)
             self._scorers = await self.loader.load(partial(load_rerankers, self._settings)) if is_any else ()
         if not self.rerankers:
-            self.rerankers = [(scorer, open_batcher(scorer, self._settings)) for scorer in self._scorers]
+            scorers = self._scorers
+            self.reranker_bytes = await self.loader.load(lambda: [scorer.weights_bytes for scorer in scorers])
+            self.rerankers = [(scorer, open_batcher(scorer, self._settings)) for scorer in scorers]
 
     async def drain(self) -> None:
         """Computes what is queued, and ends all workers."""

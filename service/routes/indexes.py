@@ -1,8 +1,11 @@
 """The indexes that are served, and whether each of them answers."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 
 from anykey.service.errors import ServiceError
+from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import ServedIndex
 from anykey.service.lifecycle import index_of, lifecycle_of
 from anykey.service.openapi import error_responses
@@ -17,8 +20,10 @@ below_one = APIRouter()  # what only an address with an index's name has
 async def list_indexes(request: Request) -> IndexesResponse:
     """Lists the indexes that are served; each answers `/indexes/NAME/search` and what else the default one answers."""
     check_parameters(request)
-    indexes = lifecycle_of(request).indexes
-    return IndexesResponse(default=indexes.default, indexes=[_listed(served) for served in indexes.all()])
+    lifecycle = lifecycle_of(request)
+    indexes = lifecycle.indexes
+    listed = await asyncio.gather(*(_listed(served, lifecycle.memory) for served in indexes.all()))
+    return IndexesResponse(default=indexes.default, indexes=list(listed), memory=await lifecycle.memory.of_process())
 
 
 @below_one.get("/readyz", tags=["operation"], responses=error_responses("not_found", "not_ready", "index_unavailable"))
@@ -30,10 +35,18 @@ async def readyz(request: Request) -> ReadyResponse:
     return ReadyResponse(status="ready", failing={}, problems=problems)
 
 
-def _listed(served: ServedIndex) -> ListedIndex:
-    listed = ListedIndex(name=served.name, status="ready", reason=None, release=None, problem=served.problem)
+async def _listed(served: ServedIndex, memory: MemoryAccounts) -> ListedIndex:
+    listed = ListedIndex(
+        name=served.name, status="ready", reason=None, release=None, problem=served.problem, encoder=None, memory=None
+    )
     try:
-        listed.release = served.serving().name
+        serving = served.serving()
+        listed.release, listed.encoder = serving.name, serving.parts.encoder.fingerprint
+        serving.acquire()
+        try:
+            listed.memory = await memory.of_index(serving.parts)
+        finally:
+            serving.let_go()
         served.require_ready()
     except ServiceError as error:
         listed.status, listed.reason = "loading" if served.is_loading else "failing", error.message

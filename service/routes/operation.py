@@ -5,7 +5,9 @@ from fastapi import APIRouter, Request
 from anykey.encoder.item import Modality
 from anykey.program.machine import release
 from anykey.service.errors import DeadlineExceededError
+from anykey.service.indexes.memory import counters_of
 from anykey.service.indexes.parts import Parts
+from anykey.service.indexes.schemas import MemoryInfo
 from anykey.service.indexes.serving import take
 from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
@@ -36,6 +38,7 @@ async def info(request: Request) -> InfoResponse:
         facts = await parts.facts.answer()
     except TimeoutError as error:
         raise DeadlineExceededError("the keys are still being counted; ask again") from error
+    memory = MemoryInfo(index=await lifecycle.memory.of_index(parts), process=await lifecycle.memory.of_process())
     return InfoResponse(
         name="anykey",
         version=release(),
@@ -73,7 +76,8 @@ async def info(request: Request) -> InfoResponse:
             for one in (reranker.scorer for reranker in parts.rerankers.all())
         ],
         limits=lifecycle.limits,
-        counters=_counters(parts),
+        memory=memory,
+        counters=_counters(parts) | {"memory": _memory_counters(request, memory)},
     )
 
 
@@ -96,6 +100,11 @@ def _pace(parts: Parts) -> SearchPace:
         for exact, trial in parts.pace.trials().items()
     }
     return SearchPace(usual=trials[False], exact=trials[True])
+
+
+def _memory_counters(request: Request, memory: MemoryInfo) -> dict[str, int]:
+    waiting = {"is_room_awaited": int(index_of(request).is_room_awaited)}
+    return counters_of(memory.index, memory.process) | waiting
 
 
 def _counters(parts: Parts) -> dict[str, dict[str, int]]:

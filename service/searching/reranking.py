@@ -53,6 +53,11 @@ class PairScorer(Protocol):
     max_tokens: int
     device: str
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights."""
+        ...
+
     def prepare(self, item: Item) -> Any:
         """A query or a key, decoded."""
         ...

@@ -47,6 +47,7 @@ class FakeScorer:
     fingerprint = "sha256:0"
     max_tokens = 8
     device = "cpu"
+    weights_bytes = 700
 
     def __init__(self, name: str = "long", modalities: Sequence[Modality] = (Modality.TEXT,)) -> None:
         self.name = name
