@@ -96,7 +96,7 @@ lint: setup ## Check style and types
 
 .PHONY: test
 test: setup redis-server chromium clients ## Run the tests, at most four processes: one a core, and one more, as many tests wait
-	ANYKEY_CLIENTS=$(call quote,$(CLIENTS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	ANYKEY_CLIENTS=$(call quote,$(CLIENTS)) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes

@@ -74,10 +74,68 @@ class GroupSearch(Answer):
     is_complete: bool
 
 
+class ValueCount(Answer):
+    """A value of a field, and how many keys have it."""
+
+    value: str | int | float | bool
+    num_keys: int
+
+
+class RangeCount(Answer):
+    """Bounds as they were asked for, and how many keys have a value within."""
+
+    gt: str | int | float | None = None
+    gte: str | int | float | None = None
+    lt: str | int | float | None = None
+    lte: str | int | float | None = None
+    num_keys: int
+
+
+class Facet(Answer):
+    """What a field has in the scope of a search: its most frequent values, or counts of ranges, whichever was asked."""
+
+    field: str
+    num_keys: int
+    num_missing: int
+    values: list[ValueCount] | None
+    num_other_values: int | None
+    ranges: list[RangeCount] | None
+
+
+class Extent(Answer):
+    """The lowest and the highest value of a field."""
+
+    min: str | int | float
+    max: str | int | float
+
+
+class FieldInfo(Answer):
+    """A field of the metadata; `types` says how many keys have a value of each type."""
+
+    field: str
+    num_keys: int
+    types: dict[str, int]
+    num_values: int
+    values: list[ValueCount]
+    numbers: Extent | None
+    dates: Extent | None
+
+
+class FieldsPage(Answer):
+    """Fields of the metadata, and what gives those behind them."""
+
+    fields: list[FieldInfo]
+    cursor: str | None
+    num_keys: int
+    index_version: str | None = None
+    index_seq: int | None = None
+
+
 class SearchAnswer(Answer):
     """Hits, best first, and what was answered of."""
 
     hits: list[Hit]
+    facets: list[Facet] | None = None
     query_modality: Modality | None = None
     cached: bool
     result_cached: bool = False

@@ -79,6 +79,11 @@ def page(fields: Mapping[str, Any]) -> Call[answers.KeysPage]:
     return Call("GET", "/keys", _reader(answers.KeysPage), parameters=_as_parameters(fields))
 
 
+def fields(fields: Mapping[str, Any]) -> Call[answers.FieldsPage]:
+    """GET /fields."""
+    return Call("GET", "/fields", _reader(answers.FieldsPage), parameters=_as_parameters(fields))
+
+
 def count(scope: Mapping[str, Any]) -> Call[answers.Count]:
     """POST /keys/count."""
     return Call("POST", "/keys/count", _reader(answers.Count), as_json(scope))

@@ -178,6 +178,15 @@ class Client(AbstractContextManager["Client"]):
             if cursor is None:
                 return
 
+    def fields(self, *, limit: int = 100, **scope: Unpack[ScopeFields]) -> list[answers.FieldInfo]:
+        """What fields the metadata of a scope's keys really have, asked for `limit` at a time."""
+        page = self._send(calls.fields({"limit": limit, **scope}))
+        found = page.fields
+        while page.cursor is not None:
+            page = self._send(calls.fields({"cursor": page.cursor, "limit": limit, **scope}))
+            found = found + page.fields
+        return found
+
     def count(self, **scope: Unpack[ScopeFields]) -> int:
         """How many keys are in a scope."""
         return self._send(calls.count(scope)).num_keys
@@ -327,6 +336,15 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             cursor = page.cursor
             if cursor is None:
                 return
+
+    async def fields(self, *, limit: int = 100, **scope: Unpack[ScopeFields]) -> list[answers.FieldInfo]:
+        """As `Client.fields`."""
+        page = await self._send(calls.fields({"limit": limit, **scope}))
+        found = page.fields
+        while page.cursor is not None:
+            page = await self._send(calls.fields({"cursor": page.cursor, "limit": limit, **scope}))
+            found = found + page.fields
+        return found
 
     async def count(self, **scope: Unpack[ScopeFields]) -> int:
         """As `Client.count`."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, Required, TypedDict
 
 
 class SavedImage(Protocol):
@@ -55,6 +55,31 @@ class ItemFields(TypedDict, total=False):
     instruction: str
 
 
+class Range(TypedDict, total=False):
+    """Bounds of values, as a filter has them: all numbers, or all strings, of which dates compare as moments."""
+
+    gt: float | str
+    gte: float | str
+    lt: float | str
+    lte: float | str
+
+
+class FacetFields(TypedDict, total=False):
+    """A facet with what is not usual of it.
+
+    Attributes:
+        field: The member of the metadata; a list of names where dots are part of them.
+        limit: Most values.
+        prefix: Only values that begin with this.
+        ranges: Counts keys with a value within bounds, in place of values.
+    """
+
+    field: Required[str | Sequence[str]]
+    limit: int
+    prefix: str
+    ranges: Sequence[Range]
+
+
 class SearchFields(ItemFields, ScopeFields, total=False):
     """A search: what it looks for, among which keys, and what it wants to know of them; docs/api.md has each field.
 
@@ -74,6 +99,7 @@ class SearchFields(ItemFields, ScopeFields, total=False):
         duplicate_score: From which cosine on keys are duplicates.
         diversity: How much it counts that hits differ, from 0 to 1.
         include: What is shown of each hit.
+        facets: Fields whose values are counted over the scope: names, or mappings with the fields of `FacetFields`.
         join: How words and vectors are joined.
         rerank: Has a cross-encoder put the best hits in order.
         exact: Compares every key.
@@ -96,6 +122,7 @@ class SearchFields(ItemFields, ScopeFields, total=False):
     duplicate_score: float
     diversity: float
     include: Sequence[str]
+    facets: "Sequence[str | FacetFields]"
     join: str
     rerank: Mapping[str, Any]
     exact: bool
@@ -174,6 +201,8 @@ def _value(name: str, value: Any) -> Any:
         return [_base64(image) for image in value] if is_list else _base64(value)
     if name == "parts":
         return [as_json(part if isinstance(part, Mapping) else vars(part)) for part in value]
+    if name == "facets":
+        return [facet if isinstance(facet, str) else dict(facet) for facet in value]
     if name == "vector":
         return [float(number) for number in value]
     if isinstance(value, Mapping):

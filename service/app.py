@@ -25,7 +25,7 @@ from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
-from anykey.service.routes import changes, embed, health, indexes, keys, operation, search
+from anykey.service.routes import changes, embed, fields, health, indexes, keys, operation, search
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -75,7 +75,7 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    resources = (search, changes, keys, embed, operation, *DIALECTS)
+    resources = (search, changes, keys, fields, embed, operation, *DIALECTS)
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]

@@ -71,6 +71,12 @@ SEARCH_BODY: dict[str, Any] = {
                             "min_score": 0.1,
                         }
                     },
+                    "counted": {
+                        "value": {
+                            "text": "a red mug",
+                            "facets": ["brand", {"field": "price", "ranges": [{"lt": 10}, {"gte": 10, "lt": 20}]}],
+                        }
+                    },
                     "filtered": {
                         "value": {
                             "text": "a red mug",
@@ -233,6 +239,7 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "vector": text,
         "vector_modality": text,
         "parts": text,
+        "facets": text,
         "min_score": text,
         "include": texts,
         "cutoff": text,
@@ -248,6 +255,7 @@ def _form(request: dict[str, Any]) -> dict[str, Any]:
         "instruction": "What the model is told to look for, in place of its own prompt for queries. Models that follow "
         "none refuse it.",
         "rerank": "A `RerankRequest` as JSON.",
+        "facets": "A list of fields and of `FacetRequest` as JSON.",
         "vector": "A list of numbers as JSON, or base64 of little-endian float32.",
         "parts": "A list of `PartRequest` as JSON; each `image` file of the form belongs to the part that has "
         '`"image": {"file": 0}`, counted from 0.',

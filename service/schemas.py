@@ -12,11 +12,13 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    SkipValidation,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from anykey.encoder.item import Modality
@@ -46,6 +48,11 @@ EXAMPLE_REQUEST_ID = "5e0a4c6f2b7d4d1e9a3b8c7d6e5f4a3b"
 
 DEFAULT_RERANK_TOP = 50
 MAX_WEIGHT = 100.0
+MAX_FACETS = 20  # of a query
+MAX_FACET_VALUES = 1000  # of one
+MAX_FACET_VALUES_TOGETHER = 2000
+MAX_FACET_RANGES = 50  # of one
+Scalar = str | int | float | bool
 
 
 class RerankRequest(BaseModel):
@@ -115,6 +122,51 @@ class PartRequest(SearchedPart):
     )
 
 
+def _absent() -> None:
+    return None
+
+
+Bound = int | float | str | SkipJsonSchema[None]  # which may be left out, but not be null
+
+
+class FacetRange(BaseModel):
+    """Bounds of values, as a filter has them: numbers, or strings, of which dates compare as moments."""
+
+    model_config = ConfigDict(extra="forbid", title="FacetRange", json_schema_extra={"minProperties": 1})
+
+    gt: Bound = Field(default_factory=_absent, description="The value is above this.")
+    gte: Bound = Field(default_factory=_absent, description="The value is this or above; not with `gt`.")
+    lt: Bound = Field(default_factory=_absent, description="The value is below this.")
+    lte: Bound = Field(default_factory=_absent, description="The value is this or below; not with `lt`.")
+
+
+class FacetRequest(BaseModel):
+    """Asks for the values of one field with counts, or for the counts of ranges."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        title="FacetRequest",
+        json_schema_extra={"examples": [{"field": "price", "ranges": [{"lt": 10}, {"gte": 10}]}]},
+    )
+
+    field: Text | list[Text] = Field(description="A member of the metadata, named as in filters.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_FACET_VALUES,
+        description=f"Most values; those of all facets at most {MAX_FACET_VALUES_TOGETHER} together. Absent: 10.",
+    )
+    prefix: Text | None = Field(
+        None, description="Only values that begin with this, which strings do; letter case counts. Absent: all values."
+    )
+    ranges: list[FacetRange] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_FACET_RANGES,
+        description="Counts keys with a value within each of these bounds, which may overlap, in place of values.",
+    )
+
+
 class SearchRequest(SearchedPart):
     """A query: a text, one or several images, or both fused; a key, a vector, or parts. Unknown fields are refused."""
 
@@ -173,6 +225,13 @@ class SearchRequest(SearchedPart):
         None,
         description="What is shown of each hit: some of `text`, `metadata`, `metadata.NAME`, `image_urls`, `vector` "
         "and `part_scores`. Absent: `text`, `metadata` and `image_urls`.",
+    )
+    facets: Annotated[list[Text | FacetRequest] | None, SkipValidation()] = Field(
+        None,
+        min_length=1,
+        max_length=MAX_FACETS,
+        description="Fields whose values are counted, of all keys of the scope: those that `modalities`, `pool`, "
+        "`filter`, `within` and `exclude` leave, whether or not they are hits. Absent: none.",
     )
     explain: StrictBool = Field(False, description="Whether the answer tells how it was made.")
     offset: StrictInt | None = Field(
@@ -358,16 +417,51 @@ class Explanation(BaseModel):
     compare_ms: float = Field(description="Comparing.")
     words_ms: float = Field(description="Finding keys by their words, and joining rankings.")
     payload_ms: float = Field(description="Reading what the hits carry.")
+    facets_ms: float = Field(description="Counting facets.")
     choose_ms: float = Field(
         description="The cut, groups, diversity, scores of parts, and all else of the index's call."
     )
     write_ms: float = Field(description="Writing the hits as JSON, and the rest of `search`.")
 
 
+class FacetValue(BaseModel):
+    """A value of a field."""
+
+    value: Scalar = Field(
+        description="A string, number or boolean. Equal ones are one value: dates that name the same moment are "
+        "written in UTC, and whole numbers as integers."
+    )
+    num_keys: int = Field(description="Keys that have it.")
+
+
+class FacetRangeCount(FacetRange):
+    """Bounds as they were asked for, and how many keys have a value within."""
+
+    model_config = ConfigDict(title="FacetRangeCount")
+
+    num_keys: int
+
+
+class Facet(BaseModel):
+    """How many keys of the scope have what values of a field."""
+
+    field: str
+    num_keys: int = Field(description="Keys of the scope with a value of the field; a key with several counts once.")
+    num_missing: int = Field(description="Keys of the scope without one.")
+    values: list[FacetValue] | None = Field(
+        description="The most frequent values first, equally frequent ones in their order; null for ranges."
+    )
+    num_other_values: int | None = Field(description="How many more values there are; null for ranges.")
+    ranges: list[FacetRangeCount] | None = Field(description="In the order asked for; null for values.")
+
+
 class SearchResponse(BaseModel):
     """Hits, best first."""
 
     hits: list[WireHit]
+    facets: list[Facet] | None = Field(
+        None, description="In the order asked for, of the moment of the hits; null where none were asked for."
+    )
     query_modality: Modality | None = Field(
         description="What the query was: text, image, or fused (both), all its parts together; null for a vector of "
         "which nobody says it, and for words alone."
@@ -493,6 +587,44 @@ class KeyResponse(BaseModel):
     )
     payload: HitPayload
     vector: list[float] | None = Field(None, description="Its unit vector, where `include=vector` asks for it.")
+
+
+class FieldExtent(BaseModel):
+    """Between which the values of a type lie."""
+
+    min: Scalar
+    max: Scalar
+
+
+class FieldTypes(BaseModel):
+    """How many keys have a value of each type; one with several counts for each."""
+
+    boolean: int
+    number: int
+    date: int = Field(description="Strings that are dates, as filters compare them.")
+    string: int = Field(description="All other strings.")
+
+
+class FieldInfo(BaseModel):
+    """What the keys really hold at one path of their metadata."""
+
+    field: str = Field(description="As filters, facets and `group_by` name it.")
+    num_keys: int = Field(description="Keys with a value of it.")
+    types: FieldTypes
+    num_values: int = Field(description="How many values there are, equal ones counted once; exact.")
+    values: list[FacetValue] = Field(description="The ten most frequent ones.")
+    numbers: FieldExtent | None = Field(description="The lowest and the highest number; null without any.")
+    dates: FieldExtent | None = Field(description="The first and the last date; null without any.")
+
+
+class FieldsResponse(BaseModel):
+    """Fields of the metadata, those within an object before the object's own values."""
+
+    fields: list[FieldInfo]
+    cursor: str | None = Field(description="Gives the fields that follow; null at the end.")
+    num_keys: int = Field(description="Keys of the scope.")
+    index_version: str | None = Field(description="The index version that answered.")
+    index_seq: int | None = Field(description="Number of the last change of the index that is in the answer.")
 
 
 class FoldFailure(BaseModel):

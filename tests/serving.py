@@ -24,6 +24,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolError, WordsUnavailableError
 from anykey.index.filtering.conditions import Exists, matches
 from anykey.index.filtering.conditions import Path as FieldPath
+from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
 from anykey.index.held import Held, Place
 from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
@@ -38,6 +39,7 @@ from anykey.service.app import create_app
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.server import listen
 from anykey.service.settings import ServiceSettings
+from tests.counted_values import counts_of, fields_of
 from tests.fakes import FakeEncoder
 
 WAIT_S = 20.0  # far longer than anything takes; only a hang reaches it
@@ -263,6 +265,21 @@ class MemoryMoment:
     def count(self, scope: Scope = EVERYTHING) -> int:
         """Counts."""
         return sum(is_in_scope(key, scope) for key in self._index.keys)
+
+    def facets(self, facets: Sequence[Facet], scope: Scope = EVERYTHING) -> list[FacetCounts]:
+        """Goes through the metadata of all keys."""
+        everything = [key.payload.metadata for key in self._index.keys]
+        counts = [counts_of(facet, self._metadata(scope)) for facet in facets]
+        return [replace(each, is_known=counts_of(each.facet, everything).is_known) for each in counts]
+
+    def fields(self, after: FieldPath | None = None, limit: int = 100, scope: Scope = EVERYTHING) -> FieldsPage:
+        """Goes through the metadata of all keys; fields in the order of their names."""
+        rows = self._metadata(scope)
+        fields = [facts for path, facts in sorted(fields_of(rows).items()) if after is None or path > after]
+        return FieldsPage(tuple(fields[:limit]), len(rows), fields[limit - 1].path if len(fields) > limit else None)
+
+    def _metadata(self, scope: Scope) -> list[dict[str, Any]]:
+        return [key.payload.metadata for key in self._index.keys if is_in_scope(key, scope)]
 
     def keep(self, *, is_asked_for: bool = False) -> None:
         """Nothing ever changes."""

@@ -6,11 +6,13 @@ lost, and nobody types their way out of a text.
 Shape legend: B = batch, T = tokens.
 """
 
+import copy
+import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
@@ -118,15 +120,21 @@ class _BytePairs(open_clip.SimpleTokenizer):  # type: ignore[misc]
     or what was joined of several.
     """
 
-    def __init__(self, max_cached_words: int, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._max_cached_words = max_cached_words
+        self._max_cached_words = MAX_CACHED_WORDS
         control = "|".join(self.decoder[token] for token in self.all_special_ids)
         with_control: Any = self.pat
         self.pat: Any = regex.compile(with_control.pattern.removeprefix(f"{control}|"), with_control.flags)
         self.cache: dict[str, str] = {}
         self._lengths: list[int] = []
         self._is_lazy = self.reduction_fn is None and options.get("clean", "lower") == "lower"
+
+    def with_nothing_cached(self, max_cached_words: int) -> "_BytePairs":
+        """The same tokenizer, with nothing remembered of texts that came before."""
+        other = copy.copy(self)
+        other._max_cached_words, other.cache, other._lengths = max_cached_words, {}, []
+        return other
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without start and end; no more than tell that it is longer than the context."""
@@ -263,11 +271,17 @@ def fetch_tokenizer(architecture: Architecture) -> None:
         _hugging_face(architecture, local_files_only=False)
 
 
+@lru_cache(maxsize=8)
+def _read_byte_pairs(context_length: int, options_json: str) -> _BytePairs:
+    """The tokenizer with these options, read once: its vocabulary never changes, and takes a while."""
+    return _BytePairs(context_length=context_length, **json.loads(options_json))
+
+
 def _byte_pairs(architecture: Architecture, max_cached_words: int) -> _BytePairs:
     text_cfg = architecture.model_cfg["text_cfg"]
     try:
-        context_length = _context_length(text_cfg)
-        return _BytePairs(max_cached_words, context_length=context_length, **text_cfg.get("tokenizer_kwargs", {}))
+        options = json.dumps(text_cfg.get("tokenizer_kwargs", {}))
+        return _read_byte_pairs(_context_length(text_cfg), options).with_nothing_cached(max_cached_words)
     except (TypeError, ValueError, AssertionError) as error:
         raise CheckpointCorruptError(f"{architecture.name}: its text_cfg makes no tokenizer: {error}") from error
 

@@ -235,12 +235,12 @@ class Reading:
     ) -> Iterator[tuple[Sequence[bytes], NDArray[np.int64]]]:
         """The values of the terms between two, ascending, and how many of some keys have each; some at a time."""
         above, below = ">" if bounds.is_above else ">=", "<" if bounds.is_below else "<="
-        query = f"SELECT term, start, stop FROM terms WHERE term {above} ? AND term {below} ? ORDER BY term"
-        name, _ = column_of(bounds.low)
+        value = f"substr(term, {len(column_of(bounds.low)[0]) + 1})"
+        query = f"SELECT {value}, start, stop FROM terms WHERE term {above} ? AND term {below} ? ORDER BY term"
         found = self._db.execute(query, (bounds.low, bounds.high))
         while rows := found.fetchmany(TERMS_AT_ONCE):
-            terms, starts, stops = zip(*rows, strict=True)
-            yield [term[len(name) :] for term in terms], self._num_in(self._edges(starts, stops), is_in_N)
+            values, starts, stops = zip(*rows, strict=True)
+            yield values, self._num_in(self._edges(starts, stops), is_in_N)
 
     def next_place(self, low: bytes) -> bytes | None:
         """What the first terms from one on begin with that are of a path of metadata; see `place_of`."""

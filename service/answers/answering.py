@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from anykey.index.hits import Hit
 from anykey.service.answers.kept import KeptAnswer
-from anykey.service.answers.written import with_hits, write_hits
+from anykey.service.answers.written import with_hits, write_facets, write_hits
 from anykey.service.embedding.query_embedder import Embedded, EmbeddedPart, notes_of, terms_of
 from anykey.service.errors import InternalError, ServiceError
 from anykey.service.indexes.parts import Parts
@@ -60,20 +60,22 @@ class Answer:
     """The answer to one query.
 
     Attributes:
-        fields: All of it but the hits.
+        fields: All of it but the hits and facets.
         hits: These, as JSON.
         num_hits: How many.
+        facets: Those, as JSON.
         moment: What no other moment of any index has; `None` where that is not known.
     """
 
     fields: SearchResponse
     hits: bytes
     num_hits: int
+    facets: bytes
     moment: str | None
 
     def written(self) -> tuple[bytes, ...]:
         """All of it as JSON, in parts that follow each other."""
-        return with_hits(self.fields, self.hits)
+        return with_hits(self.fields, self.hits, self.facets)
 
 
 async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
@@ -113,7 +115,7 @@ def _again(kept: KeptAnswer, moment: MomentFacts, seconds: float) -> Answer:
             read=0.0, decode=0.0, queue=0.0, encode=0.0, search=in_ms(seconds), rerank=0.0, total=0.0
         ),
     }
-    return Answer(kept.fields.model_copy(update=told), kept.hits, kept.num_hits, moment.identity)
+    return Answer(kept.fields.model_copy(update=told), kept.hits, kept.num_hits, kept.facets, moment.identity)
 
 
 async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether | None = None) -> Answer:
@@ -136,7 +138,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
         num_below_min_score=None if query.min_score is None else ranked.found.selected.num_below,
         notes=notes_of(query, embedded)
         + notes_of_groups(query.wanted, ranked.found.selected)
-        + notes_of_fields(ranked.found.unknown_fields),
+        + notes_of_fields(ranked.found),
         release=parts.release,
         index_version=ranked.found.version,
         index_seq=ranked.found.seq,
@@ -156,7 +158,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
             total=0.0,
         ),
     )
-    return Answer(fields, ranked.written, ranked.num_hits, ranked.found.identity)
+    return Answer(fields, ranked.written, ranked.num_hits, ranked.facets, ranked.found.identity)
 
 
 async def answer_all(
@@ -219,9 +221,10 @@ def written_batch(answers: Sequence[Answer | ServiceError], timings: BatchTiming
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Hits as JSON, how many they are, what they were chosen from, when that began, and how long it all took."""
+    """Hits and facets as JSON, what they were chosen from, when that began, and how long it all took."""
 
     written: bytes
+    facets: bytes
     num_hits: int
     found: Found
     began_s: float
@@ -237,12 +240,13 @@ async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, 
     terms = terms_of(query, embedded)
     part_scores = _part_scores(query, terms)
 
-    def write(found: Found) -> tuple[bytes, Found]:
+    def write(found: Found) -> tuple[bytes, bytes, Found]:
         hits, groups = found.selected.hits, found.selected.groups
-        return write_hits(asker.prefix, hits, None, query.include, groups, part_scores), found
+        written = write_hits(asker.prefix, hits, None, query.include, groups, part_scores)
+        return written, write_facets(found.facets), found
 
-    written, found = await _find(parts, query, embedded, terms, query.wanted, write, place)
-    return _Ranked(written, len(found.hits), found, started_s, time.monotonic() - started_s)
+    written, facets, found = await _find(parts, query, embedded, terms, query.wanted, write, place)
+    return _Ranked(written, facets, len(found.hits), found, started_s, time.monotonic() - started_s)
 
 
 async def _search_and_rerank(
@@ -258,7 +262,11 @@ async def _search_and_rerank(
     assert query.item is not None
     started_s = time.monotonic()
     terms = terms_of(query, embedded)
-    found = await _find(parts, query, embedded, terms, query.to_rerank, _as_found, place)
+
+    def write(found: Found) -> tuple[bytes, Found]:
+        return write_facets(found.facets), found
+
+    facets, found = await _find(parts, query, embedded, terms, query.to_rerank, write, place)
     hits = found.hits
     found_s = time.monotonic()
     ranked = await reranker.rerank(query.item, hits, asker.request_id)
@@ -277,7 +285,7 @@ async def _search_and_rerank(
         num_scored=sum(one.score is not None for one in ranked),
     )
     rerank_s = time.monotonic() - found_s
-    return _Ranked(written, len(best), found, started_s, found_s - started_s, rerank_s, reranking)
+    return _Ranked(written, facets, len(best), found, started_s, found_s - started_s, rerank_s, reranking)
 
 
 async def _find(
@@ -304,6 +312,7 @@ async def _find(
         with_part_scores=query.include.part_scores,
         words=query.words,
         explain=query.explain,
+        facets=query.facets,
     )
 
 
@@ -330,7 +339,7 @@ def _explanation_of(query: Query, embedded: Embedded, ranked: _Ranked) -> Explan
     if (how := ranked.found.how) is None:
         return None
     facts = how.facts
-    noted_s = facts.scope_s + facts.compare_s + facts.words_s + facts.payload_s
+    noted_s = facts.scope_s + facts.compare_s + facts.words_s + facts.payload_s + facts.facets_s
     wait_s = max(0.0, how.began_s - ranked.began_s)
     made = iter(embedded.parts)
     return Explanation(
@@ -351,6 +360,7 @@ def _explanation_of(query: Query, embedded: Embedded, ranked: _Ranked) -> Explan
         compare_ms=in_ms(facts.compare_s),
         words_ms=in_ms(facts.words_s),
         payload_ms=in_ms(facts.payload_s),
+        facets_ms=in_ms(facts.facets_s),
         choose_ms=in_ms(max(0.0, how.took_s - noted_s)),
         write_ms=in_ms(max(0.0, ranked.search_s - wait_s - how.took_s)),
     )
@@ -371,10 +381,6 @@ def _part_explanation(part: EmbeddedPart | None) -> PartExplanation:
 def _part_scores(query: Query, terms: Terms | None) -> Callable[[Hit], list[PartScores]] | None:
     """What tells how well a hit matches each part, where that is shown."""
     return terms.part_scores if terms is not None and query.include.part_scores else None
-
-
-def _as_found(found: Found) -> Found:
-    return found
 
 
 def in_ms(seconds: float) -> float:

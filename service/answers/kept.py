@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from anykey.encoder.item import Modality
 from anykey.program.machine import release
+from anykey.service.answers.written import NO_FACETS
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.cache import RedisVectors
 from anykey.service.queries.canonical import digest_of
@@ -26,10 +27,11 @@ from anykey.service.searching.searcher import IndexSearcher, MomentFacts
 if TYPE_CHECKING:
     from anykey.service.answers.answering import Answer
 
-RESULTS = "result:1:"
+RESULTS = "result:2:"
 MAX_SHARE = 8  # an answer takes at most this part of the room
 MAX_SHARED_BYTES = 1024 * 1024  # of an answer in Redis
 OVERHEAD_BYTES = 1000  # of an entry, about, beside what it holds
+NUMBER_BYTES = 4  # of what is told of an answer in Redis
 QUICK_KEYS = 100  # of a scope: so many are hashed in the event loop
 
 
@@ -38,14 +40,16 @@ class KeptAnswer:
     """An answer to a query, of one moment.
 
     Attributes:
-        fields: All of it but the hits; how long it took, and what names the moment, are of whoever asks.
+        fields: All of it but the hits and facets; how long it took, and what names the moment, are of whoever asks.
         hits: These, as JSON.
         num_hits: How many.
+        facets: Those, as JSON.
     """
 
     fields: SearchResponse
     hits: bytes
     num_hits: int
+    facets: bytes = NO_FACETS
 
 
 @dataclass
@@ -212,7 +216,7 @@ class ResultCache:
         if look.query is None or moment is None or (look.before is not None and look.before.identity != moment):
             return
         fields = answer.fields.model_copy(update={"snapshot": None})
-        kept = KeptAnswer(fields, answer.hits, answer.num_hits)
+        kept = KeptAnswer(fields, answer.hits, answer.num_hits, answer.facets)
         self._memory.put(look.query, moment, kept)
         if self._redis is not None and _size(kept) <= MAX_SHARED_BYTES:
             name = _redis_name(look.query, moment)
@@ -255,25 +259,29 @@ def _redis_name(query: str, moment: str) -> str:
 
 def _size(answer: KeptAnswer) -> int:
     """Bytes that an entry takes, about."""
-    return len(answer.hits) + OVERHEAD_BYTES
+    return len(answer.hits) + len(answer.facets) + OVERHEAD_BYTES
 
 
 def _to_bytes(name: str, answer: KeptAnswer) -> bytes:
     """An answer as Redis keeps it, with its name: that of another question is never taken for it."""
     fields = answer.fields.model_dump_json().encode()
-    lengths = len(fields).to_bytes(4, "big") + answer.num_hits.to_bytes(4, "big")
-    return hashlib.sha256(name.encode()).digest() + lengths + fields + answer.hits
+    numbers = (len(fields), len(answer.facets), answer.num_hits)
+    told = b"".join(number.to_bytes(NUMBER_BYTES, "big") for number in numbers)
+    return hashlib.sha256(name.encode()).digest() + told + fields + answer.facets + answer.hits
 
 
 def _from_bytes(name: str, value: bytes) -> KeptAnswer | None:
     """The answer in a value that Redis gave; `None` when it is not what `_to_bytes` wrote for this name."""
     digest = hashlib.sha256(name.encode()).digest()
-    if len(value) < len(digest) + 8 or not value.startswith(digest):
+    start = len(digest) + 3 * NUMBER_BYTES
+    if len(value) < start or not value.startswith(digest):
         return None
-    value = value[len(digest) :]
-    num_fields, num_hits = int.from_bytes(value[:4], "big"), int.from_bytes(value[4:8], "big")
+    num_fields, num_facets, num_hits = (
+        int.from_bytes(value[place : place + NUMBER_BYTES], "big") for place in range(len(digest), start, NUMBER_BYTES)
+    )
+    fields, rest = value[start : start + num_fields], value[start + num_fields :]
     try:
-        fields = SearchResponse.model_validate_json(value[8 : 8 + num_fields])
+        kept = SearchResponse.model_validate_json(fields)
     except ValidationError:
         return None
-    return KeptAnswer(fields, value[8 + num_fields :], num_hits)
+    return KeptAnswer(kept, rest[num_facets:], num_hits, rest[:num_facets])

@@ -9,13 +9,17 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from anykey.index.filtering.facets import Extent, FacetCounts, FieldFacts, FieldsPage, RangeFacet, ValueCount
+from anykey.index.filtering.filters import field_of_path
+from anykey.index.filtering.terms import TYPES
 from anykey.index.hits import Hit, Payload, StoredKey
 from anykey.service.queries.include import PAYLOAD, Include
 from anykey.service.requests.address import image_urls
 from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, PartScores, SearchResponse, WireHit
 from anykey.service.searching.ranking import Group
 
-NO_HITS = b'{"hits":[]'
+NOTHING = b'{"hits":[],"facets":null'  # what answers begin with before hits and facets are put in
+NO_FACETS = b"null"
 PIECE_BYTES = 2**17  # of an answer that are handed to the system in one go: a fraction of a millisecond
 
 
@@ -74,16 +78,36 @@ def write_hits(
     return b",".join(hit.model_dump_json(exclude_unset=True).encode() for hit in wire_hits)
 
 
-def with_hits(answer: SearchResponse, written: bytes) -> tuple[bytes, bytes, bytes]:
+def write_facets(facets: Sequence[FacetCounts]) -> bytes:
+    """What facets came to as JSON; `NO_FACETS` where none were asked for."""
+    return b"[" + b",".join(write_json(_wire_facet(counts)) for counts in facets) + b"]" if facets else NO_FACETS
+
+
+def with_hits(answer: SearchResponse, hits: bytes, facets: bytes) -> tuple[bytes, ...]:
     """An answer as JSON, in parts that follow each other.
 
     Args:
-        answer: All but the hits.
-        written: Those, as `write_hits` gives them.
+        answer: All but the hits and facets.
+        hits: The hits, as `write_hits` gives them.
+        facets: The facets, as `write_facets` gives them.
     """
     rest = answer.model_dump_json().encode()
-    assert rest.startswith(NO_HITS)
-    return NO_HITS[:-1], written, rest[len(NO_HITS) - 1 :]
+    assert rest.startswith(NOTHING)
+    return b'{"hits":[', hits, b'],"facets":', facets, rest[len(NOTHING) :]
+
+
+def write_fields(page: FieldsPage, cursor: str | None, version: str | None, seq: int | None) -> bytes:
+    """Fields of a list as JSON.
+
+    Args:
+        page: The fields.
+        cursor: What gives the next ones.
+        version: The index version that they are of.
+        seq: Number of the last change that is in them.
+    """
+    fields = [_wire_field(facts) for facts in page.fields]
+    answer = {"fields": fields, "cursor": cursor, "num_keys": page.num_keys}
+    return write_json({**answer, "index_version": version, "index_seq": seq})
 
 
 def write_json(value: Any) -> bytes:
@@ -121,6 +145,39 @@ def write_keys(prefix: str, page: Sequence[StoredKey], cursor: str | None) -> by
     """
     keys = b",".join(write_key(prefix, stored) for stored in page)
     return b'{"keys":[' + keys + b'],"cursor":' + json.dumps(cursor).encode() + b"}"
+
+
+def _wire_facet(counts: FacetCounts) -> dict[str, Any]:
+    facet = counts.facet
+    ranges = zip(facet.ranges, counts.range_counts, strict=True) if isinstance(facet, RangeFacet) else None
+    return {
+        "field": field_of_path(facet.path),
+        "num_keys": counts.num_keys,
+        "num_missing": counts.num_missing,
+        "values": _wire_values(counts.values) if ranges is None else None,
+        "num_other_values": counts.num_other_values if ranges is None else None,
+        "ranges": None if ranges is None else [{**wanted.bounds, "num_keys": num} for wanted, num in ranges],
+    }
+
+
+def _wire_field(facts: FieldFacts) -> dict[str, Any]:
+    return {
+        "field": field_of_path(facts.path),
+        "num_keys": facts.num_keys,
+        "types": {of_type: facts.types.get(of_type, 0) for of_type in TYPES},
+        "num_values": facts.num_values,
+        "values": _wire_values(facts.values),
+        "numbers": _wire_extent(facts.numbers),
+        "dates": _wire_extent(facts.dates),
+    }
+
+
+def _wire_values(values: Sequence[ValueCount]) -> list[dict[str, Any]]:
+    return [{"value": value, "num_keys": num} for value, num in values]
+
+
+def _wire_extent(extent: Extent | None) -> dict[str, Any] | None:
+    return None if extent is None else {"min": extent.lowest, "max": extent.highest}
 
 
 def _wire_hit(

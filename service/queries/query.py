@@ -10,11 +10,13 @@ from pydantic_core import ErrorDetails
 from anykey.encoder.item import Item, Modality
 from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
+from anykey.index.filtering.facets import Facet
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.words.joining import MOST_JOINED, Join, Words
 from anykey.service.errors import InvalidRequestError, ServiceError
 from anykey.service.queries.base64_text import decode_base64
+from anykey.service.queries.facets import read_facets
 from anykey.service.queries.include import MAX_INCLUDED, PAYLOAD, Include, parse_include
 from anykey.service.queries.parts import (
     MAX_VECTOR_NUMBERS,
@@ -99,6 +101,7 @@ class Query:
         max_depth: How far down the ranking is looked at.
         join: How the ranking by words is joined with the vector's.
         num_candidates: How many of the best a diverse order is made of; `None`: by `k`.
+        facets: Counts of values over the scope.
     """
 
     parts: tuple[Part, ...]
@@ -117,6 +120,7 @@ class Query:
     max_depth: int = DEFAULT_DEPTH
     join: Join = "rank"
     num_candidates: int | None = None
+    facets: tuple[Facet, ...] = ()
 
     @property
     def wanted(self) -> Wanted:
@@ -257,6 +261,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     rerank = _rerank_of(request, limits)
     condition = _condition_of(request)
     include = parse_include(request.include)
+    facets = read_facets(request.facets)
     parts = read_parts(request, files, limits)
     _check_words(request, parts)
     own = {part.key for part in parts if isinstance(part, KeyPart)} if request.exclude_query_keys else set()
@@ -282,6 +287,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
         diversity=request.diversity,
         max_depth=limits.max_depth,
         join=request.join or "rank",
+        facets=facets,
     )
     check_wanted(query.wanted, None if rerank is None else rerank.top, limits)
     return query

@@ -72,7 +72,7 @@ class Form:
 SEARCH_FORM = Form(
     known=SearchRequest.model_fields,
     lists=frozenset({"modalities", "exclude", "within", "include"}),
-    json=frozenset({"filter", "rerank", "exact", "exclude_query_keys", "explain", "parts"}),
+    json=frozenset({"filter", "rerank", "exact", "exclude_query_keys", "explain", "parts", "facets"}),
     whole=frozenset({"k", "offset", "group_size"}),
     numbers=frozenset({"text_weight", "min_score", "duplicate_score", "diversity"}),
 )

@@ -1,12 +1,11 @@
 """The keys that are stored: all of them page by page, how many, one, and its images."""
 
-import base64
-import binascii
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from anykey.index.hits import StoredKey
+from anykey.index.key_index import Scope
 from anykey.service.answers.written import WrittenAnswer, write_key, write_keys
 from anykey.service.errors import InvalidRequestError
 from anykey.service.indexes.parts import Parts
@@ -18,8 +17,9 @@ from anykey.service.queries.query import parse_json
 from anykey.service.requests.address import check_parameters, key_in_path, prefix_of
 from anykey.service.requests.body import is_quick, read_body, reader_for
 from anykey.service.requests.context import REQUEST_ID
+from anykey.service.requests.cursor import cursor_of, name_in
 from anykey.service.requests.deadline import within
-from anykey.service.schemas import KeyResponse
+from anykey.service.schemas import KeyResponse, Limits
 from anykey.service.searching.lookups import ShownImage
 
 KEY_ERRORS = (
@@ -106,19 +106,12 @@ async def list_keys(
     limits, parts = lifecycle_of(request).limits, parts_of(request)
     if not 1 <= limit <= limits.max_keys:
         raise InvalidRequestError(f"limit must be a whole number from 1 to {limits.max_keys}, got {limit}")
-    fields: dict[str, Any] = {}
-    if modalities is not None:
-        fields["modalities"] = [name.strip() for name in modalities.split(",")]
-    if pool is not None:
-        fields["pool"] = pool
-    if filter is not None:
-        fields["filter"] = parse_json(filter.encode("utf-8", "surrogatepass"), "filter")
-    scope = scope_from_fields(fields, limits)
-    after = None if cursor is None else _key_of(cursor)
+    scope = scope_of_parameters(modalities, pool, filter, limits)
+    after = None if cursor is None else name_in(cursor)
 
     def write(page: list[StoredKey]) -> bytes:
         shown = page[:limit]
-        return write_keys(prefix_of(request), shown, _cursor_of(shown[-1].key) if len(page) > limit else None)
+        return write_keys(prefix_of(request), shown, cursor_of(shown[-1].key) if len(page) > limit else None)
 
     written = await parts.lookups.page(after, limit + 1, scope, write)
     return WrittenAnswer([written])
@@ -146,6 +139,28 @@ async def count_keys(request: Request) -> Response:
     return Response(CountResponse(num_keys=num_keys).model_dump_json(), media_type="application/json")
 
 
+def scope_of_parameters(modalities: str | None, pool: str | None, filter: str | None, limits: Limits) -> Scope:
+    """The scope that parameters of an address tell.
+
+    Args:
+        modalities: Names, split at commas.
+        pool: A pool.
+        filter: A filter as JSON.
+        limits: What a request may ask for.
+
+    Raises:
+        InvalidRequestError: they can be no scope; says why.
+    """
+    fields: dict[str, Any] = {}
+    if modalities is not None:
+        fields["modalities"] = [name.strip() for name in modalities.split(",")]
+    if pool is not None:
+        fields["pool"] = pool
+    if filter is not None:
+        fields["filter"] = parse_json(filter.encode("utf-8", "surrogatepass"), "filter")
+    return scope_from_fields(fields, limits)
+
+
 async def _key(request: Request, parts: Parts, key: str, include: str | None = None) -> Response:
     if include not in (None, "", "vector"):
         raise InvalidRequestError(f"include must be vector, got {include[:40]!a}")
@@ -164,19 +179,6 @@ def is_known(request: Request, etag: str) -> bool:
     """Whether the client has what this entity tag names, by its If-None-Match."""
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return etag in known or known == ["*"]
-
-
-def _cursor_of(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
-
-
-def _key_of(cursor: str) -> str:
-    """The key that a cursor goes on after; raises `InvalidRequestError` for what is no cursor."""
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError("cursor must be one that an earlier page gave") from error
 
 
 def _image_response(request: Request, image: ShownImage) -> Response:

@@ -19,8 +19,11 @@ from anykey.index.errors import (
     ImageUnreachableError,
     KeyNotFoundError,
 )
+from anykey.index.filtering.conditions import Path
+from anykey.index.filtering.facets import FieldsPage
 from anykey.index.hits import FoundImage, StoredImage, StoredKey
 from anykey.index.key_index import Scope
+from anykey.index.moments import Moment
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.errors import (
     DeadlineExceededError,
@@ -127,6 +130,28 @@ class Lookups:
     async def count(self, scope: Scope) -> int:
         """Number of keys in a scope; raises as `page`."""
         return await self._in_scope(lambda until: self._index.count(scope, deadline=until))
+
+    async def fields(self, after: Path | None, limit: int, scope: Scope, write: Callable[[FieldsPage, Moment], T]) -> T:
+        """The fields that the keys of a scope have.
+
+        Args:
+            after: The field to go on after; at the beginning when absent.
+            limit: Most fields.
+            scope: Which keys.
+            write: Makes of them, and of the moment that they are of, what is wanted; called in the thread that counted.
+
+        Raises:
+            InvalidRequestError: there is no such pool, or the index counts no values.
+            OverloadedError: no place in the queue.
+            DeadlineExceededError: not answered within the deadline.
+            IndexUnavailableError: the index cannot be reached, or is damaged.
+        """
+
+        def look(until: Deadline) -> T:
+            with self._index.moment(deadline=until) as moment:
+                return write(moment.fields(after, limit, scope), moment)
+
+        return await self._in_scope(look)
 
     async def _in_scope(self, look: Callable[[Deadline], T]) -> T:
         deadline = Deadline(self._deadline_s)

@@ -17,6 +17,7 @@ from anykey.encoder.item import Modality
 from anykey.index import errors as index_errors
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Path, paths_in
+from anykey.index.filtering.facets import Facet, FacetCounts
 from anykey.index.filtering.filters import field_of_path
 from anykey.index.held import Held
 from anykey.index.hits import FoundImage, Hit, StoredKey
@@ -38,7 +39,12 @@ from anykey.service.searching.ranking import RankedKeys, Selected, plainly_selec
 T = TypeVar("T")
 Vector = NDArray[np.float32]
 
-REFUSALS = (index_errors.UnknownPoolError, index_errors.SnapshotRefusedError, index_errors.WordsUnavailableError)
+REFUSALS = (
+    index_errors.UnknownPoolError,
+    index_errors.SnapshotRefusedError,
+    index_errors.WordsUnavailableError,
+    index_errors.FacetsUnavailableError,
+)
 MOST_SHOWN_CHARS = 80  # of a field
 MOST_FIELDS_LOOKED_UP = 16  # of a filter
 MAX_HITS_TOGETHER = 20_000  # of one call: their payload is read at once, and the first answer waits for all of it
@@ -123,6 +129,7 @@ class SearchKind:
         with_part_scores: Whether hits come with their scores with each of the terms.
         words: Words that keys are found by, alone or beside a vector.
         explain: Whether it is told how they were found.
+        facets: Counts of values over the scope.
     """
 
     wanted: Wanted
@@ -133,6 +140,7 @@ class SearchKind:
     with_part_scores: bool = False
     words: Words | None = None
     explain: bool = False
+    facets: tuple[Facet, ...] = ()
 
 
 class _Sought(NamedTuple):
@@ -171,6 +179,7 @@ class Found:
         num_together: How many searches shared the call of the index.
         identity: What no other moment of any index has; `None` where that is not known.
         how: How it was found, where that was asked for.
+        facets: What each facet came to, in the order asked for.
     """
 
     selected: Selected
@@ -181,6 +190,7 @@ class Found:
     num_together: int
     identity: str | None
     how: HowFound | None = None
+    facets: Sequence[FacetCounts] = ()
 
     @property
     def hits(self) -> list[Hit]:
@@ -263,6 +273,7 @@ class IndexSearcher:
         with_part_scores: bool = False,
         words: Words | None = None,
         explain: bool = False,
+        facets: tuple[Facet, ...] = (),
     ) -> T:
         """The best keys of the scope.
 
@@ -281,10 +292,11 @@ class IndexSearcher:
             with_part_scores: Whether hits come with their scores with each of the terms.
             words: Words that keys are found by, alone or beside the vector.
             explain: Whether it is told how they were found.
+            facets: Counts of values over the scope.
 
         Raises:
-            InvalidRequestError: the index has no such pool, no snapshots or no words, or needs to know what a vector is
-                of.
+            InvalidRequestError: the index has no such pool, no snapshots, no words or no counts, or needs to know what
+                a vector is of.
             SnapshotExpiredError: the moment is no longer kept.
             OverloadedError: no place in the queue.
             DeadlineExceededError: not found within the deadline.
@@ -293,7 +305,7 @@ class IndexSearcher:
         """
         deadline = Deadline(self._deadline_s)
         sought = _Sought(None if vector_D is None else vector_D.astype(np.float32).tobytes(), modality, terms)
-        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words, explain)
+        kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words, explain, facets)
         with _wire_errors(self._deadline_s, deadline):
             return await asyncio.wrap_future(self._batcher.submit(kind, sought, deadline, write, place))
 
@@ -348,12 +360,13 @@ class IndexSearcher:
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
                 began_s, facts = time.monotonic(), moment.explain() if kind.explain else None
+                facets = moment.facets(kind.facets, kind.scope) if kind.facets else ()
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
                 unknown = _unknown_fields(moment, kind.scope)
                 how = None if facts is None else HowFound(facts, began_s, time.monotonic() - began_s)
                 of_moment = (unknown, moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
-                return [Found(each, *of_moment) for each in selected]
+                return [Found(each, *of_moment, facets) for each in selected]
 
         return self._watch.call(search_index)
 
@@ -416,9 +429,11 @@ def _unknown_fields(moment: Moment, scope: Scope) -> tuple[Path, ...]:
     return tuple(path for path in paths if not moment.has_field(path))
 
 
-def notes_of_fields(unknown: Sequence[Path]) -> list[str]:
+def notes_of_fields(found: Found) -> list[str]:
     """What whoever asked should know of fields that no key has."""
-    return [f"filter: no key has a value at {field_of_path(path)[:MOST_SHOWN_CHARS]!a}" for path in unknown]
+    facets = dict.fromkeys(counts.facet.path for counts in found.facets if not counts.is_known)
+    asked = [("filter", path) for path in found.unknown_fields] + [("facets", path) for path in facets]
+    return [f"{where}: no key has a value at {field_of_path(path)[:MOST_SHOWN_CHARS]!a}" for where, path in asked]
 
 
 def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector | None, NDArray[np.float64]]:

@@ -19,8 +19,7 @@ Found = tuple[float, dict[str, torch.Tensor]]
 ALL_CASES = ["-".join(parts) for parts in itertools.product(("whole", "sharded"), "12", RECIPES)]
 # Every recipe; chunks and shards of the default one and, as they have parameters beside the towers, of two more.
 CASES = [f"whole-1-{recipe}" for recipe in RECIPES if not recipe.startswith("cached")]
-CASES += ["whole-2-gcl", "sharded-1-gcl", "sharded-2-gcl", "sharded-1-sigmoid", "sharded-1-temperatures"]
-CASES += ["whole-2-fusion", "sharded-2-fusion", "sharded-2-cached", "sharded-2-cachedfusion"]
+CASES += ["whole-2-gcl", "sharded-2-gcl", "sharded-1-sigmoid", "sharded-2-cachedfusion"]
 
 
 def run_processes(count: int, cases: Sequence[str], folder: Path, timeout_s: int = 170) -> dict[str, Found]:

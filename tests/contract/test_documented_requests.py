@@ -142,6 +142,8 @@ class Reader:
             return self.client.get("/info").json()
         if "rank" in shown:
             return self.last["hits"][0]
+        if "num_missing" in shown:
+            return next(facet for facet in self.last["facets"] if facet["field"] == shown["field"])
         if "structure" in shown:
             return self.client.post("/search", json={"parts": PARTS, "explain": True}).json()["explanation"]
         if "query_modality" in shown:

@@ -35,7 +35,7 @@ def test_both_bodies_of_search_are_described() -> None:
             "text", "image", "k", "modalities", "pool", "exclude", "filter", "within", "text_weight", "instruction",
             "rerank", "exact", "snapshot", "key", "vector", "vector_modality", "parts", "exclude_query_keys",
             "min_score", "include", "offset", "cutoff", "group_by", "group_size", "duplicate_score", "diversity",
-            "words", "join", "explain",
+            "words", "join", "explain", "facets",
         }  # fmt: skip
     assert made["components"]["schemas"]["SearchForm"]["properties"]["image"]["items"]["format"] == "binary"
 

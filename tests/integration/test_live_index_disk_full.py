@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,11 @@ def test_writer_that_ends_without_room_loses_nothing(index_dir: Path, is_killed:
     check_after(index_dir, {**OLD, "new": 7})
 
 
+def slow_but(values: list[int], quick: int) -> list[Any]:
+    """The values, of which all but one belong to the slow proofs."""
+    return [value if value == quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of four megabytes."""
@@ -136,7 +142,7 @@ def upsert_until_full(index: FaissIndex) -> int:
     return number
 
 
-@pytest.mark.parametrize("bytes_left", [0, 8192, 20_480, 65_536])
+@pytest.mark.parametrize("bytes_left", slow_but([0, 8192, 20_480, 65_536], 20_480))
 def test_disk_without_room_to_open_a_writer_keeps_nobody_from_reading(small_disk: Path, bytes_left: int) -> None:
     index_dir = make_index(small_disk / "i", [numbered_key(key, number) for key, number in OLD.items()])
     with FaissIndex.open(index_dir, writable=True) as index:
@@ -168,7 +174,7 @@ def test_build_without_room_says_where_and_what_to_do(small_disk: Path, bytes_le
     assert build_with(corpus, small_disk / "i").manifest.num_keys == 9
 
 
-@pytest.mark.parametrize("bytes_left", [0, 8192, 65_536, 150_000])
+@pytest.mark.parametrize("bytes_left", slow_but([0, 8192, 65_536, 150_000], 150_000))
 def test_full_disk_refuses_changes_until_there_is_room(small_disk: Path, bytes_left: int) -> None:
     index_dir = make_index(small_disk / "i", [numbered_key(key, number) for key, number in OLD.items()])
     with FaissIndex.open(index_dir, writable=True) as index, FaissIndex.open(index_dir) as reader:

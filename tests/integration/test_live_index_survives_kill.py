@@ -44,7 +44,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @with_structure
 def test_writer_killed_at_any_step_leaves_every_change_whole(old: Path, tmp_path: Path) -> None:
-    check_sweep(old, tmp_path / "killed", stride=9)
+    check_sweep(old, tmp_path / "killed", stride=23)
 
 
 @with_structure
@@ -67,7 +67,7 @@ def check_rollback_sweep(old: Path, directory: Path, stride: int) -> None:
 
 @with_structure
 def test_rollback_killed_at_any_step_took_place_or_not(old: Path, tmp_path: Path) -> None:
-    check_rollback_sweep(old, tmp_path / "killed", stride=13)
+    check_rollback_sweep(old, tmp_path / "killed", stride=29)
 
 
 @with_structure

@@ -60,7 +60,7 @@ def gated() -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_drains_and_loses_nothing(
     gated: tuple[subprocess.Popen[str], httpx.Client], number: signal.Signals
 ) -> None:
@@ -101,7 +101,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_while_the_model_loads_ends_the_service(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "open_clip.py").write_text(LOADS_FOR_LONG)  # what loading torch and a large checkpoint stand for
     index = build_real_index(tmp_path, FakeEncoder(), [stored("note", Item(text="a note"))])
@@ -170,10 +170,9 @@ BOTH = ("127.0.0.1", "[::1]") if HAS_IPV6 else ("127.0.0.1",)
 @pytest.mark.parametrize(
     ("host", "shown", "reached"),
     [
-        ("localhost", "localhost", BOTH),
+        pytest.param("localhost", "localhost", BOTH, marks=pytest.mark.slow),
         pytest.param("::", "[::]", BOTH, marks=pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")),
-        pytest.param("[::]", "[::]", BOTH, marks=pytest.mark.skipif(not HAS_IPV6, reason="there is no IPv6 here")),
-        ("0.0.0.0", "0.0.0.0", ("127.0.0.1",)),
+        pytest.param("0.0.0.0", "0.0.0.0", ("127.0.0.1",), marks=pytest.mark.slow),
     ],
 )
 def test_every_address_of_the_host_is_served(host: str, shown: str, reached: tuple[str, ...]) -> None:

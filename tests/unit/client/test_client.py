@@ -31,7 +31,7 @@ from anykey.client import (
     answers,
     errors,
 )
-from anykey.client.inputs import KeyFields, NewKey, SearchFields
+from anykey.client.inputs import FacetFields, KeyFields, NewKey, Range, SearchFields
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.search.kept_moments import Keeping
@@ -215,6 +215,24 @@ def test_many_keys_are_stored_and_scanned(client: Any) -> None:
     with pytest.raises(RefusedError):
         client.delete_many()
     assert client.delete_many(all=True, dry_run=True).num_deleted == 248
+
+
+def test_values_are_counted_and_fields_listed(client: Any) -> None:
+    keys = [
+        {"key": f"mug{n}", "text": "mug", "metadata": {"n": n, "brand": "ab"[n % 2], "sold": n == 0}} for n in range(5)
+    ]
+    client.put_many([{**key, "pools": ["mugs"]} for key in keys])
+    halves = {"field": "n", "ranges": ({"lt": 2}, {"gte": 2, "lte": 3.5})}
+    brand, number, sold = client.search(text="mug", k=1, pool="mugs", facets=("brand", halves, "sold")).facets
+    assert [(one.value, one.num_keys) for one in brand.values] == [("a", 3), ("b", 2)]
+    assert [(one.gte, one.lt, one.num_keys) for one in number.ranges] == [(None, 2, 2), (2, None, 2)]
+    assert (number.values, number.num_keys, number.num_missing) == (None, 5, 0)
+    assert [one.value for one in sold.values] == [False, True]
+    assert [type(one.value) for one in sold.values] == [bool, bool]
+    fields = client.fields(limit=1, pool="mugs")
+    assert [(field.field, field.num_values) for field in fields] == [("brand", 2), ("n", 5), ("sold", 2)]
+    assert (fields[1].numbers.min, fields[1].numbers.max, fields[1].types["number"]) == (0, 4, 5)
+    client.delete_many(pool="mugs")
 
 
 def test_many_images_are_stored_though_one_body_could_not_have_them(client: Any) -> None:
@@ -437,6 +455,12 @@ def test_every_error_of_the_wire_has_a_class_of_its_own() -> None:
         (schemas.Reranking, answers.Reranking),
         (schemas.Cutoff, answers.Cutoff),
         (schemas.GroupSearch, answers.GroupSearch),
+        (schemas.Facet, answers.Facet),
+        (schemas.FacetValue, answers.ValueCount),
+        (schemas.FacetRangeCount, answers.RangeCount),
+        (schemas.FieldsResponse, answers.FieldsPage),
+        (schemas.FieldInfo, answers.FieldInfo),
+        (schemas.FieldExtent, answers.Extent),
         (schemas.KeyResponse, answers.StoredKey),
         (schemas.ItemVector, answers.ItemVector),
         (schemas.IndexesResponse, answers.IndexesAnswer),
@@ -456,6 +480,8 @@ def test_every_member_of_an_answer_is_typed(wire: type[BaseModel], typed: type[B
 def test_every_field_of_a_request_can_be_sent() -> None:
     assert set(schemas.SearchRequest.model_fields) <= set(SearchFields.__annotations__)
     assert set(schemas.PartRequest.model_fields) <= set(vars(Part()))
+    assert set(schemas.FacetRequest.model_fields) == set(FacetFields.__annotations__)
+    assert set(schemas.FacetRange.model_fields) == set(Range.__annotations__)
     assert set(key_schemas.NewKeyFields.model_fields) == set(KeyFields.__annotations__)
     assert set(key_schemas.KeyRequest.model_fields) == set(NewKey.__annotations__)
 

@@ -1,5 +1,6 @@
 """Batches depend on the seed and the epoch alone, hold every pair once, and keep what belongs together together."""
 
+import functools
 from collections import Counter
 from itertools import chain
 from typing import Any
@@ -258,6 +259,7 @@ def leave_out_words_slowly(tokens: list[list[int]], dropped: list[list[bool]]) -
     return rows
 
 
+@functools.cache
 def token_rows() -> Tensor:
     texts = ["a red circle left of two small blue squares", "dog", "", "word " * 100]
     return Tokenizer(ARCHITECTURE)(texts)

@@ -80,7 +80,7 @@ SOME_CONDITIONS: list[Condition] = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(cases(), st.sampled_from([1, 2000, 2**20]))
 def test_postings_of_this_schema_and_the_former_agree_with_matches_on_every_row(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]], memory_bytes: int

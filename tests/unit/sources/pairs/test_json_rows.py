@@ -25,7 +25,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=5),
     before=VALUES,
