@@ -1,11 +1,18 @@
-"""How a picture becomes the pixels that a network takes, as open_clip prepares images."""
+"""How a picture becomes the pixels that a network takes, as open_clip prepares images.
+
+Shape legend: C, H, W = channels, height, width of an image, V = the 256 values of a channel.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from open_clip.transform import PreprocessCfg
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
 
 from anykey.encoder.errors import CheckpointCorruptError
 
@@ -24,6 +31,35 @@ class _Preprocessing(BaseModel):
     interpolation: Literal["bicubic", "bilinear", "random"] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
     fill_color: Annotated[int, Field(ge=0, le=255)] = 0
+
+
+class Preprocessing:
+    """open_clip's own preparation of a picture, bit for bit, in a fraction of its time; safe in any thread.
+
+    Its last steps make of each of the 256 values of a channel one number, so they are done once for all of them. Done
+    for each picture, they go over it several times, and torch shares each pass among all cores, which the model needs.
+    """
+
+    def __init__(self, cfg: PreprocessCfg) -> None:
+        """Prepares the steps.
+
+        Args:
+            cfg: What pictures are prepared by.
+        """
+        *self._resizing, to_tensor, normalize = image_transform_v2(cfg, is_train=False).transforms
+        values = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2))
+        self._numbers_CV = normalize(to_tensor(values))[:, 0].numpy()
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """The pixels `[C, H, W]`, float32, of an RGB picture."""
+        for step in self._resizing:
+            picture = step(picture)
+        values_HWC = np.asarray(picture)
+        height, width, num_channels = values_HWC.shape
+        pixels_CHW = np.empty((num_channels, height, width), np.float32)
+        for channel, numbers_V in enumerate(self._numbers_CV):
+            np.take(numbers_V, values_HWC[..., channel], out=pixels_CHW[channel], mode="clip")  # which none needs
+        return torch.from_numpy(pixels_CHW)
 
 
 def preprocess_cfg(name: str, overrides: Mapping[str, Any]) -> PreprocessCfg:

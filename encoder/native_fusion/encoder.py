@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import image_transform_v2
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,6 +30,7 @@ from anykey.encoder.model import (
 from anykey.encoder.native_fusion.checkpoint import Checkpoint, read_checkpoint
 from anykey.encoder.native_fusion.network import Rows
 from anykey.encoder.native_fusion.visualized import find_visualized, read_visualized
+from anykey.encoder.preprocessing import Preprocessing
 from anykey.encoder.protocol import EVEN_WEIGHT, Role, check_item
 
 
@@ -91,7 +91,7 @@ class FusionEncoder(Encoder):
         size = architecture.preprocessing.size
         self._target_px = size if isinstance(size, int) else max(size)
         self.limits = (limits or ImageLimits()).for_input(self._target_px, architecture.preprocessing.resize_mode)
-        self._preprocess = image_transform_v2(architecture.preprocessing, is_train=False)
+        self._preprocess = Preprocessing(architecture.preprocessing)
         self._have({"network": _Network(self.network)}, {})
 
     def prepare(

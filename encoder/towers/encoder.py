@@ -14,7 +14,6 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from open_clip.transform import image_transform_v2
 from torch import Tensor, nn
 
 from anykey.encoder.backends import Example
@@ -24,6 +23,7 @@ from anykey.encoder.fusion import Fusion, fuse
 from anykey.encoder.images import ImageLimits, decode_image
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.model import TOWERS, Encoder, Options, check_text, choose_device
+from anykey.encoder.preprocessing import Preprocessing
 from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role, check_item
 from anykey.encoder.towers.architecture import Architecture, build, preprocessing, read_architecture, read_tag
 from anykey.encoder.towers.checkpoint import CONFIG_NAME, Checkpoint, fingerprint, read_checkpoint
@@ -123,7 +123,7 @@ class TowerEncoder(Encoder):
         size = self._preprocess_cfg.size
         self._target_px = size if isinstance(size, int) else max(size)
         self.limits = (limits or ImageLimits()).for_input(self._target_px, self._preprocess_cfg.resize_mode)
-        self._preprocess = image_transform_v2(self._preprocess_cfg, is_train=False)
+        self._preprocess = Preprocessing(self._preprocess_cfg)
         self._tokenizer = Tokenizer(self.architecture)
         self.context_length = self._tokenizer.context_length
         self.widths: tuple[int, ...] = ()
