@@ -318,7 +318,10 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
     retry_after_s: int = Field(1, ge=1, le=3600, description="Retry-After sent with 429 and 503")
     decode_threads: int = Field(
-        max(1, min(8, os.cpu_count() or 1)), ge=1, le=256, description="threads that parse bodies and decode images"
+        max(1, min(8, os.cpu_count() or 1)),
+        ge=1,
+        le=256,
+        description="threads that decode images of queries; as many again parse bodies",
     )
     search_threads: int = Field(2, ge=1, le=256, description="threads that search the index")
     max_batch_searches: int | None = Field(

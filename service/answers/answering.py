@@ -275,9 +275,7 @@ async def _search_and_rerank(
     shown = [one.hit for one in best]
     groups = _groups_of(shown, found.selected)
     part_scores = _part_scores(query, terms)
-    written = await parts.decode_threads.run(
-        write_hits, asker.prefix, shown, scores, query.include, groups, part_scores
-    )
+    written = await parts.body_threads.run(write_hits, asker.prefix, shown, scores, query.include, groups, part_scores)
     reranking = Reranking(
         model=reranker.scorer.name,
         fingerprint=reranker.scorer.fingerprint,

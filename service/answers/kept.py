@@ -19,7 +19,7 @@ from anykey.service.answers.written import NO_FACETS
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.cache import RedisVectors
 from anykey.service.queries.canonical import digest_of
-from anykey.service.queries.query import KeyPart, Query
+from anykey.service.queries.query import ItemPart, KeyPart, Query
 from anykey.service.schemas import SearchResponse
 from anykey.service.searching.reranking import Rerankers
 from anykey.service.searching.searcher import IndexSearcher, MomentFacts
@@ -225,7 +225,7 @@ class ResultCache:
     async def _name_of(self, query: Query, prefix: str) -> str:
         asked = replace(query, snapshot=None)
         values = (self._computed_by, self._computed_also_by(query), prefix, asked)
-        is_long = any(getattr(part, "item", None) and part.item.images for part in query.parts)  # type: ignore[union-attr]
+        is_long = any(isinstance(part, ItemPart) and not part.is_quickly_hashed for part in query.parts)
         num_keys = len(query.scope.within or ()) + len(query.scope.exclude)
         if is_long or num_keys > QUICK_KEYS:
             return await self._threads.run(digest_of, *values)

@@ -86,9 +86,9 @@ async def answer_embeddings_of(request: Request, parse: Callable[[bytearray, Tak
         note(request, num_items=len(asked.items), role=asked.role)
         made = await embed_all(request, asked.items, asked.role, asked.width, may_cut=asked.may_cut)
         write = partial(asked.write, str(request.scope.get(REQUEST_ID, "")), made)
-        return WrittenAnswer([await parts.decode_threads.run(write)])
+        return WrittenAnswer([await parts.body_threads.run(write)])
 
-    return await exchange(request, parts.decode_threads, parse, answer, deadline_ms)
+    return await exchange(request, parts.body_threads, parse, answer, deadline_ms)
 
 
 async def embed_all(

@@ -166,7 +166,7 @@ async def v2_rerank(request: Request) -> Response:
 
 
 async def _rerank(request: Request, write: Callable[[str, _Asked, _Scored], bytes]) -> Response:
-    served, threads = served_of(request), parts_of(request).decode_threads
+    served, threads = served_of(request), parts_of(request).body_threads
     request_id = str(request.scope.get(REQUEST_ID, ""))
 
     async def answer(asked: _Asked) -> Response:

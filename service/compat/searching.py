@@ -91,10 +91,12 @@ async def answer_searches(request: Request, read: Callable[[bytearray], Searches
                 raise one if one.message.startswith(where) else type(one)(f"{where}: {one.message}")
             found.append(one)
         note(request, num_hits=sum(one.num_hits for one in found))
-        return WrittenAnswer([await parts.decode_threads.run(_written, asked, found, started_s)])
+        return WrittenAnswer([await parts.body_threads.run(_written, asked, found, started_s)])
 
     parse = json_parser(request.headers, lifecycle.limits, read, absent="application/json")
-    return await exchange(request, parts.decode_threads, parse, answer_them, 2 * deadline_ms, *parameters)
+    return await exchange(
+        request, parts.body_threads, parse, answer_them, 2 * deadline_ms, *parameters, admission=parts.admission
+    )
 
 
 def _written(asked: Searches, answers: Sequence[Answer], started_s: float) -> bytes:

@@ -28,10 +28,16 @@ class BoundedThreads:
             max_pending: Most calls running and waiting together; at least `num_threads` are allowed.
         """
         self._name = name
+        self._num_threads = num_threads
         self._max_pending = max(max_pending, num_threads)
         self._pending = 0
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a call has to wait for more than one other before a thread takes it up."""
+        return self._pending >= 2 * self._num_threads
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """The function's result, computed in a thread.

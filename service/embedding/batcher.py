@@ -19,11 +19,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from anykey.service.logs import LogEvent
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
+
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class BatcherCounters:
     Attributes:
         batches: Batches given to the encoder, failed ones included.
         rejected: Refused a place because the queue was full.
+        hopeless: Refused a place because their turn would have come too late.
         encoded: Came out with a vector.
         dropped: Cancelled by their caller before their batch was formed.
         expired: Past their deadline when their batch was formed.
@@ -78,6 +81,7 @@ class BatcherCounters:
 
     batches: int = 0
     rejected: int = 0
+    hopeless: int = 0
     encoded: int = 0
     dropped: int = 0
     expired: int = 0
@@ -115,16 +119,30 @@ class _Entry(Generic[PreparedT]):
     num_tokens: int
     deadline_s: float
     queued_s: float
+    lane: Lane
     future: "Future[Encoded]" = field(default_factory=Future)
 
 
 @dataclass
 class _Queue(Generic[PreparedT]):
-    """One lane: its items, oldest first, and how many places are taken of it."""
+    """One lane: its items, oldest first, their tokens, and how many places are taken of it."""
 
     max_places: int
     entries: deque[_Entry[PreparedT]] = field(default_factory=deque)
+    num_tokens: int = 0
     places_taken: int = 0
+
+    def add(self, entry: _Entry[PreparedT]) -> None:
+        """Puts an item behind the others."""
+        self.entries.append(entry)
+        self.num_tokens += entry.num_tokens
+
+    def take(self, number: int) -> list[_Entry[PreparedT]]:
+        """Takes the items that wait longest, and gives their places back."""
+        taken = [self.entries.popleft() for _ in range(number)]
+        self.num_tokens -= sum(entry.num_tokens for entry in taken)
+        self.places_taken -= number
+        return taken
 
 
 class Batcher(Generic[PreparedT]):
@@ -143,6 +161,8 @@ class Batcher(Generic[PreparedT]):
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
     without submitting. So the limit covers items being decoded and items waiting, not the batch that computes.
+    An item of `NOW` is also refused where those before it, at the pace of the last batches, take longer than it may
+    wait: it would be answered too late, and hold up others that are not.
 
     Lanes: items of `LATER`, if there are places for such, wait in a queue of their own and never share a batch with
     those of `NOW`, which go first. What keeps the one from starving and the others from waiting, `LaterItems` says.
@@ -203,6 +223,8 @@ class Batcher(Generic[PreparedT]):
         self._last_now_s = -math.inf  # when an item of NOW last came, or left
         self._last_later_s = -math.inf  # when a batch of LATER last left
         self._computing: list[_Entry[PreparedT]] = []
+        self._computing_since_s = 0.0
+        self._tokens_pace, self._items_pace = Throughput(), Throughput()
         self._is_closing = False
         self._is_alive = True
         self._worker = threading.Thread(target=self._work, name=name, daemon=True)
@@ -221,27 +243,31 @@ class Batcher(Generic[PreparedT]):
                 now |= {"later_places_taken": self._later.places_taken, "later_queued": len(self._later.entries)}
             return {**asdict(self._counters), **now}
 
-    def reserve(self, lane: Lane = Lane.NOW) -> "Place[PreparedT]":
+    def reserve(self, lane: Lane = Lane.NOW, deadline_s: float = math.inf) -> "Place[PreparedT]":
         """Takes a place in the queue, to be used as a context manager.
 
         Args:
             lane: In which of the two.
+            deadline_s: On the batcher's clock; when the item's vector has to be there.
 
         Raises:
-            OverloadedError: every place is taken.
+            OverloadedError: every place is taken, or an item of `NOW` would be late.
             NotReadyError: closed, or the worker died.
         """
         with self._changed:
             self._check_open()
             queue = self._queue_of(lane)
-            if queue.places_taken >= queue.max_places:
-                self._counters.rejected += 1
-                items = self._items if lane is Lane.NOW else "items of less urgency"
-                raise OverloadedError(f"{queue.places_taken} {items} are waiting, the most accepted; retry in a moment")
+            self._check_room(queue, deadline_s)
             queue.places_taken += 1
             if lane is Lane.NOW:
                 self._last_now_s = self._clock()
         return Place(self, lane)
+
+    def require_room(self, deadline_s: float) -> None:
+        """Returns if `reserve` would give an item of `NOW` a place now; else raises what that would."""
+        with self._changed:
+            self._check_open()
+            self._check_room(self._now, deadline_s)
 
     def close(self, drain_s: float) -> None:
         """Encodes what is queued and ends the worker; blocks for `drain_s` at most."""
@@ -252,10 +278,10 @@ class Batcher(Generic[PreparedT]):
         self._abandon("the service is shutting down")
 
     def _submit(self, prepared: PreparedT, deadline_s: float, lane: Lane) -> "Future[Encoded]":
-        entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock())
+        entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock(), lane)
         with self._changed:
             self._check_open()
-            self._queue_of(lane).entries.append(entry)
+            self._queue_of(lane).add(entry)
             self._changed.notify_all()
         return entry.future
 
@@ -266,6 +292,30 @@ class Batcher(Generic[PreparedT]):
 
     def _queue_of(self, lane: Lane) -> _Queue[PreparedT]:
         return self._now if lane is Lane.NOW else self._later
+
+    def _check_room(self, queue: _Queue[PreparedT], deadline_s: float) -> None:
+        """Raises `OverloadedError` if a queue is full, or those in it and before it take too long."""
+        if queue.places_taken >= queue.max_places:
+            self._counters.rejected += 1
+            items = self._items if queue is self._now else "items of less urgency"
+            raise OverloadedError(f"{queue.places_taken} {items} are waiting, the most accepted; retry in a moment")
+        left_s = max(0.0, deadline_s - self._clock())
+        if queue is self._now and (wait_s := self._wait_s()) > SURE_SHARE * left_s:
+            self._counters.hopeless += 1
+            raise OverloadedError(
+                f"{queue.places_taken} {self._items} are waiting, which take about {wait_s:.1f} s, too long for one "
+                "more to be answered in time; retry in a moment"
+            )
+
+    def _wait_s(self) -> float:
+        """How long an item of NOW that comes now waits for its batch, about; 0 while nothing is known."""
+        num_decoded = len(self._now.entries)
+        computing_s = self._tokens_pace.seconds_for(sum(entry.num_tokens for entry in self._computing))
+        return (
+            max(0.0, computing_s - (self._clock() - self._computing_since_s))
+            + self._tokens_pace.seconds_for(self._now.num_tokens)
+            + self._items_pace.seconds_for(self._now.places_taken - num_decoded)
+        )
 
     @property
     def _died(self) -> str:
@@ -305,12 +355,12 @@ class Batcher(Generic[PreparedT]):
                     return None
                 else:
                     self._changed.wait()
-            taken = [queue.entries.popleft() for _ in range(self._num_fitting(queue, now_s))]
-            queue.places_taken -= len(taken)
+            taken = queue.take(self._num_fitting(queue, now_s))
             if queue is self._later:
                 self._last_later_s = now_s
             else:
                 self._last_now_s = now_s
+            self._computing_since_s = now_s
             self._computing = [entry for entry in taken if self._is_wanted(entry, now_s)]
             return self._computing
 
@@ -390,6 +440,7 @@ class Batcher(Generic[PreparedT]):
                 return
             self._computing = []
             self._counters.batches += 1
+            self._note_pace(batch)
             if isinstance(outcomes[0], Encoded):
                 self._counters.encoded += len(batch)
             else:
@@ -397,14 +448,22 @@ class Batcher(Generic[PreparedT]):
         for entry, outcome in zip(batch, outcomes, strict=True):
             _resolve(entry.future, outcome)
 
+    def _note_pace(self, batch: Sequence[_Entry[PreparedT]]) -> None:
+        """Notes how long a batch took of the time that items of NOW wait for."""
+        seconds = self._clock() - self._computing_since_s
+        if batch[0].lane is Lane.NOW:
+            self._tokens_pace.note(sum(entry.num_tokens for entry in batch), seconds)
+            self._items_pace.note(len(batch), seconds)
+        elif self._now.entries:  # which had to wait meanwhile
+            self._tokens_pace.note(0, seconds)
+            self._items_pace.note(0, seconds)
+
     def _abandon(self, reason: str) -> None:
         """Answers everything that is still waiting with `NotReadyError`."""
         with self._changed:
             left = list(self._computing)
             for queue in (self._now, self._later):
-                left += queue.entries
-                queue.places_taken -= len(queue.entries)
-                queue.entries.clear()
+                left += queue.take(len(queue.entries))
             self._computing = []
             self._counters.abandoned += len(left)
         for entry in left:

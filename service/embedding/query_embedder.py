@@ -35,6 +35,7 @@ from anykey.service.errors import (
 from anykey.service.queries.parts import EmbeddedParts
 from anykey.service.queries.query import ItemPart, KeyPart, Query, VectorPart
 from anykey.service.queries.terms import PartRows, Terms, weighted_sum
+from anykey.service.requests.deadline import seconds_left
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
@@ -146,8 +147,8 @@ class Embedded:
 class ItemEmbedder:
     """Gives items their vectors; one that many send at the same time is looked up, decoded and encoded once.
 
-    Belongs to one event loop, which it never blocks: images are hashed and decoded in `threads`, encoded in the
-    batcher's. Owns none of its parts; who made them closes them.
+    Belongs to one event loop, which it never blocks: images are decoded in `threads` and encoded in the batcher's. Owns
+    none of its parts; who made them closes them.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class ItemEmbedder:
         *,
         threads: BoundedThreads,
         deadline_s: float,
+        hash_threads: BoundedThreads | None = None,
         max_later_decodes: int = 1,
     ) -> None:
         """Joins the parts.
@@ -166,7 +168,8 @@ class ItemEmbedder:
             encoder: Prepares items; must be the batcher's.
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
-            threads: For `encoder.prepare` and for hashing images.
+            threads: For `encoder.prepare`.
+            hash_threads: For hashing large images, which those that are decoded should not hold up; absent: `threads`.
             deadline_s: Longest time for one item.
             max_later_decodes: Most items of `Lane.LATER` in `threads` at a time, so that those of searches find room.
         """
@@ -174,6 +177,7 @@ class ItemEmbedder:
         self._batcher = batcher
         self._cache = cache
         self._threads = threads
+        self._hash_threads = hash_threads or threads
         self._deadline_s = deadline_s
         self._later_decodes = asyncio.Semaphore(max_later_decodes)
         self._under_way: SharedWork[EmbeddedPart] = SharedWork()
@@ -192,14 +196,14 @@ class ItemEmbedder:
             part: The item.
             role: What it is embedded for.
             lane: Whether a search waits for it, or it stands back behind searches.
-            deadline_s: Longest time, if it is not that for one item.
+            deadline_s: Longest time, if it is not that for one item or what is left to the request.
 
         Raises:
             UnsupportedModalityError: the model does not take this kind of item.
             InvalidRequestError: the model cannot embed all of it.
             ItemTooLargeError: an image is over a limit.
             UndecodableImageError: an image cannot be read.
-            OverloadedError: no place in the queue.
+            OverloadedError: no place in the queue, or none from which it would be encoded within the deadline.
             DeadlineExceededError: not encoded within the deadline; the item is dropped.
             NotReadyError: shutting down, or the encoder's worker died.
             InternalError: the encoder failed on the item's batch.
@@ -208,7 +212,7 @@ class ItemEmbedder:
             check_item(self._encoder, part.item, part.text_weight, part.instruction)
         except InvalidItemError as error:
             raise from_item_error(error) from error
-        allowed_s = self._deadline_s if deadline_s is None else deadline_s
+        allowed_s = min(self._deadline_s, seconds_left()) if deadline_s is None else deadline_s
         if role is not Role.QUERY:
             return await self._encode(part, role, lane, allowed_s)
         key = await self._cache_key(part, lane)
@@ -239,20 +243,20 @@ class ItemEmbedder:
         return embedded
 
     async def _cache_key(self, part: ItemPart, lane: Lane) -> str:
-        """The item's content hash; megabytes of images are hashed in a thread."""
+        """The item's content hash; large images are hashed in a thread."""
         model = f"{self._encoder.fingerprint} {self._encoder.backend} {self._encoder.precision}"
-        if part.item.images:
-            return await self._in_thread(lane, part.content_hash, model)
-        return part.content_hash(model)
+        if part.is_quickly_hashed:
+            return part.content_hash(model)
+        return await self._in_thread(self._hash_threads, lane, part.content_hash, model)
 
     async def _encode(self, part: ItemPart, role: Role, lane: Lane, allowed_s: float) -> EmbeddedPart:
         """The item's vector from a shared batch; the place is taken before the decoding."""
         deadline_s = time.monotonic() + allowed_s
-        with self._batcher.reserve(lane) as place:
+        with self._batcher.reserve(lane, deadline_s) as place:
             started_s = time.monotonic()
             try:
                 prepared = await self._in_thread(
-                    lane, self._encoder.prepare, part.item, role, part.text_weight, part.instruction
+                    self._threads, lane, self._encoder.prepare, part.item, role, part.text_weight, part.instruction
                 )
             except InvalidItemError as error:
                 raise from_item_error(error) from error
@@ -269,12 +273,12 @@ class ItemEmbedder:
             encode_s=encoded.encode_s,
         )
 
-    async def _in_thread(self, lane: Lane, function: Callable[..., T], *args: Any) -> T:
+    async def _in_thread(self, threads: BoundedThreads, lane: Lane, function: Callable[..., T], *args: Any) -> T:
         """What a thread gives; few of them work for what is not urgent."""
         if lane is Lane.NOW:
-            return await self._threads.run(function, *args)
+            return await threads.run(function, *args)
         async with self._later_decodes:
-            return await self._threads.run(function, *args)
+            return await threads.run(function, *args)
 
 
 class QueryEmbedder:

@@ -28,6 +28,7 @@ from anykey.service.indexes.watch import IndexWatch
 from anykey.service.keys.embedding import KeyEmbedder
 from anykey.service.keys.storing import KeyStorer
 from anykey.service.keys.writer import KeyWriter
+from anykey.service.requests.admission import Admission
 from anykey.service.searching.lookups import Lookups
 from anykey.service.searching.pace import SearchPace
 from anykey.service.searching.reranking import LoadedReranker, Rerankers
@@ -59,7 +60,9 @@ class Parts:
         lookups: Look keys and images up.
         batcher: The embedder's; readiness asks whether its worker lives.
         cache: The embedder's.
-        decode_threads: Also parse bodies.
+        decode_threads: Decode images of queries.
+        body_threads: Parse the bodies of requests and write those of answers.
+        admission: Lets requests in that the encoder may be needed for.
         storer: Stores, changes and deletes keys.
         change_threads: Parse bodies with keys, and decode their images.
         results: Answers that are kept.
@@ -81,6 +84,8 @@ class Parts:
     batcher: Batcher[Prepared]
     cache: VectorCache
     decode_threads: BoundedThreads
+    body_threads: BoundedThreads
+    admission: Admission
     storer: KeyStorer
     change_threads: BoundedThreads
     results: ResultCache
@@ -194,7 +199,6 @@ async def open_parts(
     """
     encoder, batcher = loaded.encoder, loaded.batcher
     cache = resources.vectors(encoder.width)
-    decode_threads, image_threads = resources.decode_threads, resources.image_threads
     search_threads = BoundedThreads("search", settings.search_threads, settings.max_queue_items)
     stack.push_async_callback(asyncio.to_thread, search_threads.close)
     deadline_s = settings.request_deadline_ms / 1000
@@ -208,8 +212,9 @@ async def open_parts(
         encoder,
         batcher,
         cache,
-        threads=decode_threads,
+        threads=resources.decode_threads,
         deadline_s=deadline_s,
+        hash_threads=resources.body_threads,
         max_later_decodes=settings.decode_threads,
     )
     pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
@@ -231,7 +236,9 @@ async def open_parts(
         max_items=settings.max_embed_queue,
         deadline_s=settings.embed_deadline_ms / 1000,
     )
-    lookups = Lookups(index, watch, search_threads=search_threads, image_threads=image_threads, deadline_s=deadline_s)
+    lookups = Lookups(
+        index, watch, search_threads=search_threads, image_threads=resources.image_threads, deadline_s=deadline_s
+    )
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
     computed_by = f"{release} {encoder.fingerprint} {encoder.backend} {encoder.precision}"
     return Parts(
@@ -248,7 +255,9 @@ async def open_parts(
         lookups=lookups,
         batcher=batcher,
         cache=cache,
-        decode_threads=decode_threads,
+        decode_threads=resources.decode_threads,
+        body_threads=resources.body_threads,
+        admission=Admission(batcher, resources.body_threads, deadline_s),
         storer=await _open_storer(settings, resources, loaded, index, watch, stack),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),

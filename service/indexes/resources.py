@@ -209,7 +209,8 @@ class Resources:
     Attributes:
         loader: Loads what takes long.
         encoders: Those in use.
-        decode_threads: Parse bodies and decode images.
+        decode_threads: Decode images of queries.
+        body_threads: Parse bodies of requests and write those of answers, which must not wait for images.
         image_threads: Read images that an index only refers to.
         change_threads: Parse bodies with keys that are to be stored, and decode their images.
         rerankers: Cross-encoders, each with the batcher that owns it.
@@ -247,6 +248,7 @@ class Resources:
         self.loader = Loader()
         self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
         self.decode_threads = BoundedThreads("decode", settings.decode_threads, settings.max_queue_items)
+        self.body_threads = BoundedThreads("bodies", settings.decode_threads, settings.max_queue_items)
         self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
         self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
@@ -270,7 +272,7 @@ class Resources:
             searcher,
             rerankers,
             computed_by=computed_by,
-            threads=self.decode_threads,
+            threads=self.body_threads,
             is_on=self._settings.result_cache_bytes > 0,
         )
 
@@ -300,6 +302,7 @@ class Resources:
         await self.drain()
         await asyncio.to_thread(self.image_threads.close)
         await asyncio.to_thread(self.decode_threads.close)
+        await asyncio.to_thread(self.body_threads.close)
         await asyncio.to_thread(self.change_threads.close)
         if self._redis:
             await self._redis.close()

@@ -16,6 +16,7 @@ from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.base64_text import decode_base64
 from anykey.service.schemas import FileInForm, Limits, PartRequest, SearchedPart, SearchRequest
 
+QUICK_BYTES = 2**16  # of images that are hashed in a fraction of a millisecond
 MAX_VECTOR_NUMBERS = 65_536  # far more than any model's width, which is checked against the model's own
 FLOAT32_BYTES = 4
 
@@ -39,6 +40,11 @@ class ItemPart:
     instruction: str | None = None
     weight: float = 1.0
     where: str = field(default="", compare=False)
+
+    @property
+    def is_quickly_hashed(self) -> bool:
+        """Whether hashing it takes less time than handing it to a thread."""
+        return sum(len(image) for image in self.item.images if isinstance(image, bytes)) <= QUICK_BYTES
 
     def content_hash(self, model: str) -> str:
         """SHA-256 (hex) of the model (fingerprint, backend and precision) and of all that decides the item's vector.

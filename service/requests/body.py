@@ -317,6 +317,12 @@ def is_quick(body: bytearray, headers: Headers) -> bool:
     return len(body) <= QUICK_BYTES and "content-encoding" not in headers
 
 
+def is_short(headers: Headers) -> bool:
+    """Whether a body with these headers will be `is_quick`."""
+    declared = headers.get("content-length", "")
+    return declared.isdecimal() and int(declared) <= QUICK_BYTES and "content-encoding" not in headers
+
+
 async def read_body(request: Request, max_bytes: int, take: Take) -> bytearray:
     """The whole body, refused as soon as it is known to be too long, with or without a Content-Length.
 

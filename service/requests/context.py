@@ -53,7 +53,13 @@ def error_response(
 
 def note(request: Request, **fields: Any) -> None:
     """Adds fields to the request's log line; never contents of user data."""
-    request.scope.setdefault(LOG_FIELDS, {}).update(fields)
+    noted(request).update(fields)
+
+
+def noted(request: Request) -> dict[str, Any]:
+    """What was added to the request's log line so far."""
+    fields: dict[str, Any] = request.scope.setdefault(LOG_FIELDS, {})
+    return fields
 
 
 class RequestContext:

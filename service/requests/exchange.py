@@ -13,8 +13,9 @@ from starlette.responses import Response
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.requests.address import check_parameters
+from anykey.service.requests.admission import Admission
 from anykey.service.requests.body import Take, is_quick, read_body
-from anykey.service.requests.context import note
+from anykey.service.requests.context import note, noted
 from anykey.service.requests.deadline import within
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ async def exchange(
     answer: Callable[[T], Awaitable[Response]],
     deadline_ms: float,
     *parameters: str,
+    admission: Admission | None = None,
 ) -> Response:
     """Answers a request that says everything in its body.
 
@@ -37,6 +39,7 @@ async def exchange(
         answer: The answer to that.
         deadline_ms: Longest time from the whole body read to the answer.
         parameters: Names of what the address may have beside it.
+        admission: Refuses it before it is read, and again before it is parsed; absent: nobody does.
 
     Raises:
         ServiceError: as `parse` and `answer`, or the body is too long, too late, or too much for all requests together.
@@ -46,10 +49,15 @@ async def exchange(
     check_parameters(request, *parameters, hint="; send it in the body")
     lifecycle = lifecycle_of(request)
     settings = lifecycle.settings
+    if admission is not None:
+        admission.check(request.headers)
     with lifecycle.bodies.share() as take:
         arriving = read_body(request, settings.max_body_bytes, take)
         body = await within(settings.body_deadline_ms / 1000, arriving, "whole body")
         note(request, body_bytes=len(body))
+
+        if admission is not None:
+            admission.check(request.headers)
 
         async def work() -> Response:
             read = partial(parse, body, take)
@@ -59,7 +67,8 @@ async def exchange(
 
         async with while_client_waits(request):
             response = await within(deadline_ms / 1000, work())
-    note(request, timings_ms={"total": round((time.monotonic() - started_s) * 1000, 3)})
+    if "timings_ms" not in noted(request):
+        note(request, timings_ms={"total": round((time.monotonic() - started_s) * 1000, 3)})
     return response
 
 

@@ -53,10 +53,10 @@ async def embed(request: Request) -> Response:
         width = width_of(asked.width, "width", encoder)
         made = await parts.items_embedder.embed(asked.items, asked.role)
         write = partial(_written, str(request.scope.get(REQUEST_ID, "")), encoder, asked, width, made)
-        return WrittenAnswer([await parts.decode_threads.run(write)])
+        return WrittenAnswer([await parts.body_threads.run(write)])
 
     parse = json_parser(request.headers, lifecycle.limits, partial(items_from_json, limits=lifecycle.limits))
-    return await exchange(request, parts.decode_threads, parse, answer, lifecycle.settings.embed_deadline_ms)
+    return await exchange(request, parts.body_threads, parse, answer, lifecycle.settings.embed_deadline_ms)
 
 
 def _written(

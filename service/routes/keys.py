@@ -134,7 +134,7 @@ async def count_keys(request: Request) -> Response:
         arriving = read_body(request, lifecycle.settings.max_body_bytes, take)
         body = await within(lifecycle.settings.body_deadline_ms / 1000, arriving, "whole body")
         is_parsed_here = is_quick(body, request.headers)
-        scope = parse(body, take) if is_parsed_here else await parts.decode_threads.run(parse, body, take)
+        scope = parse(body, take) if is_parsed_here else await parts.body_threads.run(parse, body, take)
         num_keys = await parts.lookups.count(scope)
     return Response(CountResponse(num_keys=num_keys).model_dump_json(), media_type="application/json")
 

@@ -1,23 +1,20 @@
 """The search."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from anykey.service.answers.answering import Answer, Asker, answer, answer_all, in_ms, written_batch
+from anykey.service.answers.answering import Asker, answer, answer_all, in_ms, written_batch
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
-from anykey.service.indexes.parts import Parts
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import BATCH_BODY, SEARCH_BODY, error_responses
 from anykey.service.queries.query import Query, queries_from_json
-from anykey.service.requests.address import check_parameters, prefix_of
-from anykey.service.requests.body import is_quick, json_parser, parser_for, read_body
+from anykey.service.requests.address import prefix_of
+from anykey.service.requests.body import json_parser, parser_for
 from anykey.service.requests.context import REQUEST_ID, note
-from anykey.service.requests.deadline import within
-from anykey.service.requests.exchange import exchange, while_client_waits
+from anykey.service.requests.exchange import exchange
 from anykey.service.schemas import BatchResponse, BatchTimings, SearchResponse
 
 SEARCH_ERRORS = (
@@ -52,22 +49,21 @@ async def search(request: Request) -> Response:
     fused query; `text_weight` shifts the balance.
     """
     started_s = time.monotonic()
-    check_parameters(request, hint="; send it in the body")
-    lifecycle = lifecycle_of(request)
-    parts, settings = parts_of(request), lifecycle.settings
+    lifecycle, parts = lifecycle_of(request), parts_of(request)
+
+    async def answer_it(query: Query) -> Response:
+        read_s = time.monotonic() - started_s
+        note(request, k=query.k)
+        found = await answer(parts, query, asker_of(request))
+        fields, timings = found.fields, found.fields.timings_ms
+        timings.read, timings.total = in_ms(read_s), in_ms(time.monotonic() - started_s)
+        note(request, query_modality=fields.query_modality, cached=fields.cached, num_hits=found.num_hits)
+        note(request, timings_ms=timings.model_dump())
+        return WrittenAnswer(found.written())
+
     parse = parser_for(request.headers, lifecycle.limits)
-    with lifecycle.bodies.share() as take:
-        arriving = read_body(request, settings.max_body_bytes, take)
-        body = await within(settings.body_deadline_ms / 1000, arriving, "whole body")
-        note(request, body_bytes=len(body))
-        async with while_client_waits(request):
-            finding = _find(request, parts, partial(parse, body, take), body, started_s)
-            found = await within(settings.request_deadline_ms / 1000, finding)
-    fields = found.fields
-    fields.timings_ms.total = in_ms(time.monotonic() - started_s)
-    note(request, query_modality=fields.query_modality, cached=fields.cached, num_hits=found.num_hits)
-    note(request, timings_ms=fields.timings_ms.model_dump())
-    return WrittenAnswer(found.written())
+    deadline_ms = lifecycle.settings.request_deadline_ms
+    return await exchange(request, parts.body_threads, parse, answer_it, deadline_ms, admission=parts.admission)
 
 
 @router.post(
@@ -95,23 +91,10 @@ async def search_batch(request: Request) -> Response:
         note(request, num_queries=len(queries), num_errors=num_errors)
         timings = BatchTimings(read=in_ms(read_s), total=in_ms(time.monotonic() - started_s))
         request_id = str(request.scope.get(REQUEST_ID, ""))
-        return WrittenAnswer(await parts.decode_threads.run(written_batch, answers, timings, request_id))
+        return WrittenAnswer(await parts.body_threads.run(written_batch, answers, timings, request_id))
 
     # Each query has the deadline of a request, beyond which it is answered with an error.
-    return await exchange(request, parts.decode_threads, parse, answer_them, 2 * deadline_ms)
-
-
-async def _find(
-    request: Request, parts: Parts, parse: Callable[[], Query], body: bytearray, started_s: float
-) -> Answer:
-    """The answer but for its total time; empties the body."""
-    query = parse() if is_quick(body, request.headers) else await parts.decode_threads.run(parse)
-    read_s = time.monotonic() - started_s
-    body.clear()
-    note(request, k=query.k)
-    found = await answer(parts, query, asker_of(request))
-    found.fields.timings_ms.read = in_ms(read_s)
-    return found
+    return await exchange(request, parts.body_threads, parse, answer_them, 2 * deadline_ms, admission=parts.admission)
 
 
 def asker_of(request: Request) -> Asker:

@@ -1,6 +1,7 @@
 """Concurrent searches share calls of the index, and equal ones that wait are searched for once."""
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from anykey.index.deadline import Deadline, JointDeadline
 from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import NotReadyError, OverloadedError
 
 KindT = TypeVar("KindT", bound=Hashable)
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass
 class SearchCounters:
-    """What became of the searches so far; each counts once in the last four.
+    """What became of the searches so far; each counts once in the last six.
 
     Attributes:
         calls: Calls of the index, failed ones included.
@@ -28,6 +30,8 @@ class SearchCounters:
         shared: Waited with an equal one, and were given what that found.
         expired: Past their deadline when their call began.
         dropped: Cancelled by their caller before their call began.
+        rejected: Refused, because too many waited.
+        hopeless: Refused, because those that waited would have taken too long.
     """
 
     calls: int = 0
@@ -35,6 +39,8 @@ class SearchCounters:
     shared: int = 0
     expired: int = 0
     dropped: int = 0
+    rejected: int = 0
+    hopeless: int = 0
 
 
 @dataclass
@@ -119,7 +125,8 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
     that one may have begun before a change which the later one has to see.
 
     Deadlines: a search that is over, or whose caller has gone, when its call begins is left out of it. The call itself
-    is wanted for as long as one of its searches is.
+    is wanted for as long as one of its searches is. A search is refused at once where those that wait, at the pace of
+    the last calls, take longer than it may wait.
 
     Searches of one request that has many go together in any case (`together`): those of one kind are one call, whatever
     `most_together` says, as far as `most_at_all` allows it. They wait for each other, and are begun when the last of
@@ -159,6 +166,7 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
         self._counters = SearchCounters()
         self._lock = threading.RLock()
         self._waiting: OrderedDict[_Group[KindT], OrderedDict[SoughtT, list[_Waiter[FoundT]]]] = OrderedDict()
+        self._pace = Throughput()
         self._num_waiting = 0
         self._num_at_work = 0
 
@@ -192,7 +200,7 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
             A future of what `finish` gives. It may raise what the index raises, and where it has a place, what follows.
 
         Raises:
-            OverloadedError: too many wait.
+            OverloadedError: too many wait, or for too long.
             NotReadyError: the threads are closed.
         """
         waiter = _Waiter[FoundT](finish, deadline)
@@ -211,8 +219,7 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
 
     def _add(self, group: "_Group[KindT]", sought: SoughtT, waiter: _Waiter[FoundT]) -> None:
         with self._lock:
-            if self._num_waiting >= self._max_waiting:
-                raise OverloadedError(f"{self._num_waiting} searches are waiting, the most accepted; retry in a moment")
+            self._check_room(waiter.deadline)
             self._employ()
             searches = self._waiting.setdefault(group, OrderedDict())
             if sought in searches:
@@ -220,6 +227,18 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
             else:
                 self._num_waiting += 1
             searches.setdefault(sought, []).append(waiter)
+
+    def _check_room(self, deadline: Deadline) -> None:
+        if self._num_waiting >= self._max_waiting:
+            self._counters.rejected += 1
+            raise OverloadedError(f"{self._num_waiting} searches are waiting, the most accepted; retry in a moment")
+        wait_s = self._pace.seconds_for(self._num_waiting) / self._num_threads
+        if wait_s > SURE_SHARE * deadline.seconds_left:
+            self._counters.hopeless += 1
+            raise OverloadedError(
+                f"{self._num_waiting} searches are waiting, which take about {wait_s:.1f} s, too long for one more to "
+                "be answered in time; retry in a moment"
+            )
 
     def _employ(self) -> None:
         """Has one more thread work, if it may; else those at work come to everything that waits."""
@@ -288,6 +307,7 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
         deadline = JointDeadline([waiter.deadline for _, waiters in taken for waiter in waiters])
         with self._lock:
             self._counters.calls += 1
+        began_s = time.monotonic()
         try:
             found = self._call(kind, [sought for sought, _ in taken], deadline)
             answered = list(zip(taken, found, strict=True))
@@ -302,6 +322,8 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
         for (_, waiters), one in answered:
             for waiter in waiters:
                 _finish(waiter, one)
+        with self._lock:
+            self._pace.note(len(taken), time.monotonic() - began_s)
 
 
 def _finish(waiter: _Waiter[FoundT], found: FoundT) -> None:

@@ -146,7 +146,7 @@ class LoadedReranker:
 
         Raises:
             InvalidRequestError: an image of the query cannot be read; its kind says how.
-            OverloadedError: too many pairs wait.
+            OverloadedError: too many pairs wait, or for too long.
             DeadlineExceededError: not scored within the deadline; those that still wait are dropped.
             NotReadyError: shutting down, or the worker died.
             IndexUnavailableError: the index cannot be reached, or is damaged.
@@ -154,6 +154,7 @@ class LoadedReranker:
         """
         deadline_s = time.monotonic() + self._deadline_s
         candidates = [hit for hit in hits if self._may_be_read(hit)]
+        self.batcher.require_room(deadline_s)
         with ExitStack() as stack:
             places = {hit.key: stack.enter_context(self.batcher.reserve()) for hit in candidates}
             pairs = await self._pairs(query, candidates, request_id)
@@ -176,6 +177,7 @@ class LoadedReranker:
             ServiceError: as `rerank`, or an item cannot be read whole; says which.
         """
         deadline_s = time.monotonic() + self._deadline_s
+        self.batcher.require_room(deadline_s)
         with ExitStack() as stack:
             places = [stack.enter_context(self.batcher.reserve()) for _ in documents]
             asked = await self._read(query)

@@ -32,7 +32,7 @@ from anykey.service.indexes.watch import IndexWatch
 from anykey.service.keys.writer import ChangeableIndex
 from anykey.service.queries.terms import Terms, weighted_sum
 from anykey.service.queries.wanted import Wanted
-from anykey.service.requests.deadline import late
+from anykey.service.requests.deadline import late, seconds_left
 from anykey.service.searching.batcher import PlaceTogether, SearchBatcher, Together
 from anykey.service.searching.ranking import RankedKeys, Selected, plainly_selected, select
 
@@ -303,7 +303,7 @@ class IndexSearcher:
             NotReadyError: shutting down.
             IndexUnavailableError: the index cannot be reached, or is damaged.
         """
-        deadline = Deadline(self._deadline_s)
+        deadline = Deadline(min(self._deadline_s, max(0.0, seconds_left())))
         sought = _Sought(None if vector_D is None else vector_D.astype(np.float32).tobytes(), modality, terms)
         kind = SearchKind(wanted, scope, exact, snapshot, with_vectors, with_part_scores, words, explain, facets)
         with _wire_errors(self._deadline_s, deadline):

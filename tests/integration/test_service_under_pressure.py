@@ -5,21 +5,35 @@ import json
 import logging
 import socket
 import threading
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
 import pytest
 
 from anykey.encoder.item import Item
-from anykey.encoder.protocol import Role
 from anykey.index.key_index import IndexInfo
+from anykey.service.app import create_app
+from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.logs import JsonFormatter
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
-from tests.serving import WAIT_S, GatedEncoder, MemoryIndex, counters, serving, stored, until
+from tests.serving import (
+    WAIT_S,
+    GatedEncoder,
+    MemoryIndex,
+    counters,
+    make_settings,
+    running,
+    serving,
+    stored,
+    until,
+)
 
 KEYS = [stored("red", Item(images=(png(),))), stored("note", Item(text="a note"))]
 
@@ -156,33 +170,113 @@ def test_bodies_that_do_not_arrive_make_room_again(encoder: GatedEncoder) -> Non
         assert ask(client, "a note").status_code == 200
 
 
-def test_a_body_that_waits_to_be_parsed_has_a_deadline_and_a_short_one_does_not_wait(pool: ThreadPoolExecutor) -> None:
-    class SlowToPrepare(FakeEncoder):
-        is_open = threading.Event()
-        entered = threading.Semaphore(0)
+@contextmanager
+def occupied(threads: BoundedThreads, num_calls: int) -> Iterator[None]:
+    """Keeps threads busy for the length of the block."""
+    gate = threading.Event()
+    calls = [threads.submit(gate.wait, WAIT_S) for _ in range(num_calls)]
+    try:
+        yield
+    finally:
+        gate.set()
+        assert all(call.result(WAIT_S) for call in calls), "the test never opened the gate"
 
-        def prepare(self, item: Item, role: Role, *asked: Any) -> Any:
-            """Waits for the test."""
-            if item.text == "slow":
-                self.entered.release()
-                assert self.is_open.wait(WAIT_S)
-            return super().prepare(item, role, *asked)
 
-    encoder = SlowToPrepare()
-    with serving(encoder, MemoryIndex(encoder, KEYS), decode_threads=1, request_deadline_ms=200) as client:
+def post_padded(client: httpx.Client, text: str) -> httpx.Response:
+    """A query that is too long to be parsed in the event loop."""
+    padded = json.dumps({"text": text}).encode() + b" " * 5000
+    return client.post("/search", content=padded, headers={"Content-Type": "application/json"})
+
+
+def test_a_body_that_waits_to_be_parsed_has_a_deadline_and_a_short_one_does_not_wait(encoder: GatedEncoder) -> None:
+    settings = make_settings(decode_threads=1, request_deadline_ms=200)
+    app = create_app(settings, encoder=encoder, index=make_index(encoder))
+    with running(app) as client:
         assert ask(client, "known").status_code == 200
-        slow = pool.submit(ask, client, "slow")
-        assert encoder.entered.acquire(timeout=WAIT_S)
-        try:
-            short = ask(client, "known")
-            long_body = json.dumps({"text": "known"}).encode() + b" " * 5000
-            behind = client.post("/search", content=long_body, headers={"Content-Type": "application/json"}, timeout=5)
-        finally:
-            encoder.is_open.set()
+        with occupied(app.state.lifecycle.parts().body_threads, 1):
+            short, behind = ask(client, "known"), post_padded(client, "known")
         assert (short.status_code, short.json()["cached"]) == (200, True)
         assert (behind.status_code, behind.json()["error"]["type"]) == (504, "deadline_exceeded")
-        assert slow.result().status_code == 504
-        assert ask(client, "quick").status_code == 200
+        assert post_padded(client, "known").status_code == 200
+
+
+def test_no_body_waits_for_images_that_are_decoded(encoder: GatedEncoder) -> None:
+    app = create_app(make_settings(decode_threads=1), encoder=encoder, index=make_index(encoder))
+    with running(app) as client:
+        assert post_padded(client, "known").status_code == 200
+        with occupied(app.state.lifecycle.parts().decode_threads, 3):
+            assert post_padded(client, "known").json()["cached"] is True
+
+
+def test_a_long_body_is_not_even_read_where_neither_the_encoder_nor_a_thread_has_room(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor
+) -> None:
+    settings = make_settings(decode_threads=1, max_queue_items=2)
+    app = create_app(settings, encoder=encoder, index=make_index(encoder))
+    with running(app) as client:
+        assert ask(client, "known").status_code == 200
+        encoder.wait_until_entered()
+        accepted = [block(client, pool, encoder)]
+        accepted += [pool.submit(ask, client, f"waiting {n}") for n in range(2)]
+        until(lambda: counters(client, "batcher")["queued"] == 2, "both places are taken")
+        assert post_padded(client, "known").json()["cached"] is True, "a thread sees that it needs no encoder"
+        assert post_padded(client, "new").status_code == 429
+        with occupied(app.state.lifecycle.parts().body_threads, 2):
+            connection = HTTPConnection(client.base_url.host, client.base_url.port, timeout=WAIT_S)
+            connection.putrequest("POST", "/search")
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", "50000")
+            connection.endheaders()
+            refused = connection.getresponse()
+            assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+            refused.read()
+            assert ask(client, "known").json()["cached"] is True, "a short one is looked into all the same"
+            connection.send(b" " * 50_000)  # which is passed over
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200
+            connection.close()
+        encoder.gate.set()
+        assert [future.result().status_code for future in accepted] == [200] * 3
+
+
+class SlowAtFirst(GatedEncoder):
+    """An encoder that takes its time until it is told not to."""
+
+    seconds = 0.1
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> Any:
+        """Sleeps, then encodes."""
+        time.sleep(self.seconds)
+        return super().encode_prepared(prepared)
+
+
+def test_what_would_be_late_is_refused_at_once_though_there_are_places(pool: ThreadPoolExecutor) -> None:
+    encoder = SlowAtFirst()
+    with serving(encoder, make_index(encoder), request_deadline_ms=20_000) as client:
+        for number in range(6):  # from which it is seen that a token takes a tenth of a second
+            assert ask(client, f"{number}").status_code == 200
+            encoder.wait_until_entered()
+        encoder.seconds = 0.0
+        waiting = [block(client, pool, encoder)]
+        while not (latest := wait_or_end(client, pool, len(waiting))).done():  # each is six seconds' work, or more
+            waiting.append(latest)
+        refused = latest.result()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "too long for one more to be answered in time" in refused.json()["error"]["message"]
+        assert 1 < len(waiting) < 5
+        counted = counters(client, "batcher")
+        assert (counted["hopeless"], counted["rejected"]) == (1, 0)
+        assert ask(client, "0").json()["cached"] is True
+        encoder.gate.set()
+        assert [each.result().status_code for each in waiting] == [200] * len(waiting)
+        assert ask(client, "afterwards").status_code == 200
+
+
+def wait_or_end(client: httpx.Client, pool: ThreadPoolExecutor, number: int) -> Future[httpx.Response]:
+    """A query of sixty words that waits as the so many-eth, or has been answered."""
+    asked = pool.submit(ask, client, f"{number} " * 60)
+    until(lambda: asked.done() or counters(client, "batcher")["queued"] == number, "it waits, or is refused")
+    return asked
 
 
 def test_a_query_that_many_send_at_once_is_encoded_once(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:

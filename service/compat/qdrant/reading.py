@@ -248,7 +248,7 @@ async def scroll(request: Request, index_name: str) -> Response:
             points = [_record(prefix, one, showing) for one in stored]
             return write_result({"points": points, "next_page_offset": following}, started_s)
 
-        return WrittenAnswer([await parts_of(request).decode_threads.run(write)])
+        return WrittenAnswer([await parts_of(request).body_threads.run(write)])
 
     return await _look_up(request, QdrantScroll, answer)
 
@@ -271,7 +271,7 @@ async def retrieve(request: Request, index_name: str) -> Response:
         def write() -> bytes:
             return write_result([_record(prefix, one, showing) for one in stored], started_s)
 
-        return WrittenAnswer([await parts_of(request).decode_threads.run(write)])
+        return WrittenAnswer([await parts_of(request).body_threads.run(write)])
 
     return await _look_up(request, QdrantIds, answer)
 
@@ -295,7 +295,7 @@ async def count(request: Request, index_name: str) -> Response:
 
 async def _look_up(request: Request, model: type[Any], answer: Any) -> Response:
     """Answers a request that looks something up, given its fields."""
-    lifecycle, threads = lifecycle_of(request), parts_of(request).decode_threads
+    lifecycle, threads = lifecycle_of(request), parts_of(request).body_threads
     read = partial(read_fields, model=model)
     parse = json_parser(request.headers, lifecycle.limits, read, absent="application/json")
     return await exchange(request, threads, parse, answer, lifecycle.settings.request_deadline_ms, *PARAMETERS)

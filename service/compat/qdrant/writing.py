@@ -231,7 +231,7 @@ async def create_field_index(request: Request, index_name: str) -> Response:
     read = partial(read_fields, model=QdrantFieldIndex)
     parse = json_parser(request.headers, lifecycle.limits, read, absent="application/json")
     deadline_ms = lifecycle.settings.request_deadline_ms
-    return await exchange(request, parts.decode_threads, parse, answer, deadline_ms, *PARAMETERS)
+    return await exchange(request, parts.body_threads, parse, answer, deadline_ms, *PARAMETERS)
 
 
 async def _change(request: Request, model: type[T], work: Callable[[T], Awaitable[int | None]]) -> Response:

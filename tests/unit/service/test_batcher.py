@@ -419,3 +419,69 @@ def test_what_is_queued_in_both_lanes_is_encoded_on_closing(make_batcher: Any, e
         waiting = [submit_later(batcher, "key"), submit(batcher, "query")]
         batcher.close(WAIT_S)
     assert all(future.result(0).batch_items == 1 for future in waiting)
+
+
+class Timed(FakeEncoder):
+    """An encoder that takes a second for each token, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.extra_s = 0.0
+
+    def encode_prepared(self, prepared: Any) -> Any:
+        """Moves the clock on, and encodes."""
+        self.now_s += sum(item.num_tokens for item in prepared) + self.extra_s
+        return super().encode_prepared(prepared)
+
+
+@pytest.fixture
+def timed() -> Iterator[tuple[Timed, Batcher[Any]]]:
+    """A batcher that has seen how long a token takes, though its first batch took longer."""
+    encoder = Timed()
+    batcher: Batcher[Any] = Batcher(
+        encoder,
+        max_batch_items=8,
+        max_batch_tokens=100,
+        max_wait_s=1e9,
+        max_queue_items=64,
+        clock=lambda: encoder.now_s,
+        later=LaterItems(64, 1, max_wait_s=0.0),
+    )
+    encoder.extra_s = 1000.0
+    for text in ("one", "two words", "one", "one", "two words"):
+        submit(batcher, text).result(WAIT_S)
+        encoder.extra_s = 0.0
+    yield encoder, batcher
+    batcher.close(WAIT_S)
+
+
+def test_an_item_that_would_be_late_is_refused_though_there_are_places(timed: tuple[Timed, Batcher[Any]]) -> None:
+    encoder, batcher = timed
+    with batcher.reserve():  # of one that is being decoded, and takes four thirds of a second like those before
+        futures = [submit(batcher, "a text of five words") for _ in range(2)]  # ten seconds
+        with pytest.raises(OverloadedError, match=r"3 queries are waiting, which take about 11\.5 s, too long for"):
+            batcher.reserve(deadline_s=encoder.now_s + 14.0)
+        with pytest.raises(OverloadedError):
+            batcher.require_room(encoder.now_s + 14.0)
+        with batcher.reserve(deadline_s=encoder.now_s + 14.5):  # of which four fifths are more
+            batcher.require_room(encoder.now_s + 17.0)
+        assert (batcher.counters()["hopeless"], batcher.counters()["rejected"]) == (2, 0)
+        with batcher.reserve(Lane.LATER, deadline_s=encoder.now_s):
+            pass  # who stands back has no turn that could be foretold
+    for future in futures:
+        assert future.result(WAIT_S).batch_items == 2
+
+
+def test_where_nothing_waits_nothing_is_refused(timed: tuple[Timed, Batcher[Any]]) -> None:
+    encoder, batcher = timed
+    with batcher.reserve(deadline_s=encoder.now_s):
+        pass
+
+
+def test_before_anything_was_measured_nothing_is_refused(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    block(batcher, encoder)
+    submit(batcher, "waits")
+    with batcher.reserve(deadline_s=0.0):
+        pass

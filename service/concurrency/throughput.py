@@ -1,0 +1,37 @@
+"""How long what waits will take, by how fast the like of it was worked off lately."""
+
+from collections import deque
+
+WINDOW = 16  # calls that are remembered
+LEAST = 4  # of them, before anything is said
+SURE_SHARE = 0.8  # of the time left: who is likely to wait longer may be late
+
+
+class Throughput:
+    """Units of work and the seconds they took, of the last calls; for whoever holds the lock of what it belongs to.
+
+    The longest of the calls is left out: a stall, or the first call of a model, says nothing about the next ones.
+    """
+
+    def __init__(self) -> None:
+        """Begins with nothing measured."""
+        self._calls: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    def note(self, units: float, seconds: float) -> None:
+        """Remembers a call.
+
+        Args:
+            units: What it did; 0 for time in which others had their turn.
+            seconds: How long it took.
+        """
+        self._calls.append((seconds, units))
+
+    def seconds_for(self, units: float) -> float:
+        """How long so much work takes, about; 0 before enough was measured."""
+        if len(self._calls) < LEAST:
+            return 0.0
+        longest_s, of_longest = max(self._calls)
+        num_units = sum(done for _, done in self._calls) - of_longest
+        if num_units <= 0:
+            return 0.0
+        return units * (sum(seconds for seconds, _ in self._calls) - longest_s) / num_units
