@@ -335,6 +335,13 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         8, ge=1, le=256, description="threads that read images which the index only refers to, wherever they are"
     )
 
+    thumbnail_threads: int = Field(
+        max(1, min(4, (os.cpu_count() or 1) // 2)), ge=1, le=256, description="threads that make thumbnails of images"
+    )
+    thumbnail_cache_bytes: int = Field(
+        64 * MIB, ge=0, description="room for thumbnails of images that are kept in this process; 0 keeps none"
+    )
+
     cache_entries: int = Field(10_000, ge=0, description="query vectors kept in this process; 0 keeps none")
     cache_ttl_s: float = Field(
         3600, gt=0, description="how long a query vector or an answer is kept, here and in Redis"

@@ -237,7 +237,12 @@ async def open_parts(
         deadline_s=settings.embed_deadline_ms / 1000,
     )
     lookups = Lookups(
-        index, watch, search_threads=search_threads, image_threads=resources.image_threads, deadline_s=deadline_s
+        index,
+        watch,
+        search_threads=search_threads,
+        image_threads=resources.image_threads,
+        thumbnails=resources.thumbnails,
+        deadline_s=deadline_s,
     )
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
     computed_by = f"{release} {encoder.fingerprint} {encoder.backend} {encoder.precision}"

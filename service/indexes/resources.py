@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from anykey.encoder.description import described_fingerprint
+from anykey.encoder.images import ImageLimits
 from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.service.answers.kept import ResultCache, ResultMemory
 from anykey.service.concurrency.threads import BoundedThreads
@@ -18,6 +19,7 @@ from anykey.service.embedding.batcher import Batcher, LaterItems
 from anykey.service.embedding.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.searching.reranking import PairScorer, Rerankers, load_rerankers, open_batcher
 from anykey.service.searching.searcher import IndexSearcher
+from anykey.service.searching.thumbnails import Thumbnails
 from anykey.service.settings import ServiceSettings
 
 T = TypeVar("T")
@@ -213,6 +215,7 @@ class Resources:
         body_threads: Parse bodies of requests and write those of answers, which must not wait for images.
         image_threads: Read images that an index only refers to.
         change_threads: Parse bodies with keys that are to be stored, and decode their images.
+        thumbnails: Makes small pictures of images, and keeps them.
         rerankers: Cross-encoders, each with the batcher that owns it.
         reranker_bytes: Bytes of the weights of each.
         query_vectors: Those that are kept in this process.
@@ -251,6 +254,8 @@ class Resources:
         self.body_threads = BoundedThreads("bodies", settings.decode_threads, settings.max_queue_items)
         self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
         self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES)
+        self._thumbnail_threads = BoundedThreads("thumbnails", settings.thumbnail_threads, settings.max_queue_items)
+        self.thumbnails = Thumbnails(self._thumbnail_threads, ImageLimits.of(settings), settings.thumbnail_cache_bytes)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
         self.reranker_bytes: list[int] = []
 
@@ -301,6 +306,7 @@ class Resources:
         self.loader.close()
         await self.drain()
         await asyncio.to_thread(self.image_threads.close)
+        await asyncio.to_thread(self._thumbnail_threads.close)
         await asyncio.to_thread(self.decode_threads.close)
         await asyncio.to_thread(self.body_threads.close)
         await asyncio.to_thread(self.change_threads.close)

@@ -20,7 +20,8 @@ from anykey.service.requests.context import REQUEST_ID
 from anykey.service.requests.cursor import cursor_of, name_in
 from anykey.service.requests.deadline import within
 from anykey.service.schemas import KeyResponse, Limits
-from anykey.service.searching.lookups import ShownImage
+from anykey.service.searching.lookups import ShownImage, thumbnail_etag
+from anykey.service.searching.thumbnails import WIDTHS_PX, width_made
 
 KEY_ERRORS = (
     "invalid_request",
@@ -44,9 +45,12 @@ KeyPath = Annotated[str, Path(description="The key, percent-encoded (a slash in 
 @router.get(
     "/keys/{key:path}/image",
     responses={
-        200: {"description": "The image as it was indexed.", "content": {"image/*": {"schema": {"type": "string"}}}},
+        200: {
+            "description": "The image as it was indexed, or its thumbnail.",
+            "content": {"image/*": {"schema": {"type": "string"}}},
+        },
         304: {"description": "The image is the one named in If-None-Match."},
-        **error_responses(*KEY_ERRORS, "image_not_reached"),
+        **error_responses(*KEY_ERRORS, "image_not_reached", "item_too_large", "undecodable_image"),
     },
     response_class=Response,
     tags=["keys"],
@@ -55,16 +59,30 @@ async def get_image(
     request: Request,
     key: KeyPath,
     position: Annotated[int, Query(ge=0, le=1_000_000, description="Which of the key's images, from 0.")] = 0,
+    width: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=WIDTHS_PX[-1],
+            description="Gives a thumbnail that is at most about so many pixels wide: the next of "
+            f"{', '.join(map(str, WIDTHS_PX))}. Absent: the image as it was indexed.",
+        ),
+    ] = None,
 ) -> Response:
-    """Gives one image of a key, as it was indexed."""
-    check_parameters(request, "position")
+    """Gives one image of a key as it was indexed, or a thumbnail: an upright JPEG, of an animation its first frame."""
+    check_parameters(request, "position", "width")
     parts = parts_of(request)
     name, is_image = key_in_path(request)
     if not is_image:  # the key itself ends with "/image"
         check_parameters(request)
         return await _key(request, parts, name)
     image = await parts.lookups.image(name, position, str(request.scope.get(REQUEST_ID, "")))
-    return _image_response(request, image)
+    if width is None:
+        return _image_response(request, image)
+    width_px = width_made(width)
+    if is_known(request, thumbnail_etag(image, width_px)):
+        return Response(status_code=304, headers=_image_headers(thumbnail_etag(image, width_px)))
+    return _image_response(request, await parts.lookups.thumbnail(image, width_px))
 
 
 @router.get(
@@ -183,12 +201,16 @@ def is_known(request: Request, etag: str) -> bool:
 
 def _image_response(request: Request, image: ShownImage) -> Response:
     """The image with what keeps a browser from running it and lets it keep it."""
-    headers = {
-        "etag": image.etag,
+    headers = _image_headers(image.etag)
+    if is_known(request, image.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(image.data, media_type=image.media_type, headers=headers)
+
+
+def _image_headers(etag: str) -> dict[str, str]:
+    return {
+        "etag": etag,
         "cache-control": "public, max-age=60",
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }
-    if is_known(request, image.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(image.data, media_type=image.media_type, headers=headers)

@@ -36,6 +36,7 @@ from anykey.service.indexes.watch import IndexWatch
 from anykey.service.logs import LogEvent
 from anykey.service.requests.deadline import late, within
 from anykey.service.searching.searcher import SearchableIndex
+from anykey.service.searching.thumbnails import MEDIA_TYPE, Thumbnails
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class Lookups:
         *,
         search_threads: BoundedThreads,
         image_threads: BoundedThreads,
+        thumbnails: Thumbnails,
         deadline_s: float,
     ) -> None:
         """Joins the parts.
@@ -81,12 +83,14 @@ class Lookups:
             watch: The index's.
             search_threads: For all that the index answers from its own files.
             image_threads: For images that lie elsewhere.
+            thumbnails: Makes small pictures of images.
             deadline_s: Longest time for one answer.
         """
         self._index = index
         self._watch = watch
         self._search_threads = search_threads
         self._image_threads = image_threads
+        self._thumbnails = thumbnails
         self._deadline_s = deadline_s
 
     async def key(self, name: str, write: Callable[[StoredKey], T], *, with_vector: bool = False) -> T:
@@ -185,6 +189,22 @@ class Lookups:
             raise NotFoundError("the key's image is of a type that is not shown")
         return shown
 
+    async def thumbnail(self, image: ShownImage, width_px: int) -> ShownImage:
+        """A small picture of a key's image.
+
+        Args:
+            image: As it was indexed.
+            width_px: One of `thumbnails.WIDTHS_PX`.
+
+        Raises:
+            ItemTooLargeError: the image is over a limit.
+            UndecodableImageError: it cannot be decoded whole.
+            OverloadedError: no place in the queue.
+            DeadlineExceededError: not made within the deadline.
+        """
+        making = self._thumbnails.thumbnail(image.data, image.etag, width_px)
+        return ShownImage(await within(self._deadline_s, making), MEDIA_TYPE, thumbnail_etag(image, width_px))
+
     async def _find_and_fetch(self, name: str, position: int) -> ShownImage | None:
         ends_s = time.monotonic() + self._deadline_s
         found = await self._search_threads.run(self._find, name, position)
@@ -195,6 +215,11 @@ class Lookups:
     def _find(self, name: str, position: int) -> FoundImage | ShownImage | None:
         found = self._watch.call(self._index.find_image, name, position)
         return found if found.image is None else _shown(found.image)
+
+
+def thumbnail_etag(image: ShownImage, width_px: int) -> str:
+    """What the thumbnail's entity tag is, without making the thumbnail."""
+    return f'{image.etag[:-1]}-{width_px}"'
 
 
 def _fetched(found: FoundImage, ends_s: float) -> ShownImage | None:

@@ -403,7 +403,7 @@ def test_a_body_whose_middle_is_lost_is_not_searched_with(
         ("GET", "/info?verbose=", "unknown parameter 'verbose'"),
         ("GET", "/keys/red?position=0", "unknown parameter 'position'"),
         ("GET", "/keys/shelf%2Fimage?position=0", "unknown parameter 'position'"),
-        ("GET", "/keys/red/image?pos=1", "unknown parameter 'pos' in the address, which takes position"),
+        ("GET", "/keys/red/image?pos=1", "unknown parameter 'pos' in the address, which takes position, width"),
         ("GET", "/keys/two%20frames/image?position=0&position=1", "parameter 'position' is given more than once"),
     ],
 )
