@@ -20,9 +20,11 @@ from hypothesis.stateful import (
 
 from anykey.encoder.item import Item, Modality
 from anykey.index.changes import merged
+from anykey.index.filtering.facets import ValueFacet
 from anykey.index.hits import Hit, Payload
 from anykey.index.key_index import NewKey
 from tests.changing_server import ServiceProcess
+from tests.counted_values import counts_of
 from tests.live_model import FAKE, Model
 from tests.serving import build_real_index, stored
 
@@ -128,7 +130,12 @@ class Changes(RuleBasedStateMachine):
     @rule(text=texts)
     def search(self, text: str) -> None:
         """Finds what the dictionary finds."""
-        answer = self.send("POST", "/search", {"text": text, "k": 20, "exact": True})
+        answer = self.send("POST", "/search", {"text": text, "k": 20, "exact": True, "facets": ["price", "patched"]})
+        rows = [each.new.metadata for each in self.model.entries.values()]
+        for counts, name in zip(answer["facets"], ("price", "patched"), strict=True):
+            expected = counts_of(ValueFacet((name,)), rows)
+            assert [(one["value"], one["num_keys"]) for one in counts["values"]] == list(expected.values)
+            assert (counts["num_keys"], counts["num_missing"]) == (expected.num_keys, expected.num_missing)
         hits = [
             Hit(
                 hit["key"],

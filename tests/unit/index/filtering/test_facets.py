@@ -1,5 +1,6 @@
 """Counts of values are those of a scan over all metadata, whichever of the keys are counted and wherever they are."""
 
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -121,6 +122,25 @@ def test_fields_with_more_values_than_are_looked_at_at_once_are_counted_exactly(
             RangeFacet(("n",), (Range(("n",), lt=-5_000), Range(("n",), gte=3, lt=5))),
         ):
             assert typed(counter.count(facet)) == typed(counts_of(facet, counted))
+
+
+@pytest.mark.slow
+def test_a_field_of_a_million_values_takes_little_memory(tmp_path: Path) -> None:
+    num_keys = 1_000_000
+    write_postings(
+        tmp_path / "fields.sqlite", (("text", (), {"id": f"value {number:08}"}) for number in range(num_keys))
+    )
+    with closing(Postings(tmp_path / "fields.sqlite")) as postings, postings.reading() as reading:
+        counter = FieldCounter([Source(reading, np.ones(num_keys, np.bool_))], NEVER)
+        tracemalloc.start()
+        try:
+            counts = counter.count(ValueFacet(("id",), 1000))
+            (facts,) = counter.fields(None, 10).fields
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert (len(counts.values), counts.num_other_values, facts.num_values) == (1000, num_keys - 1000, num_keys)
+    assert peak_bytes < 25 * num_keys  # a few numbers for each key, but not its value
 
 
 @given(st.sampled_from(DATES) | st.datetimes().map(lambda moment: moment.isoformat() + "Z"))
