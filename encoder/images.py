@@ -3,7 +3,7 @@
 import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -114,6 +114,29 @@ def decode_image(
         raise ItemTooLargeError(f"image has {len(data)} bytes, at most {limits.max_bytes} are accepted")
     name = f"{len(data)} bytes" if isinstance(source, bytes) else f"{str(source)!r} ({len(data)} bytes)"
     return _decoded(lambda: _open_bytes(data, limits, target_px), name, limits)
+
+
+def decode_images(
+    sources: Sequence[bytes | str | Path | Image.Image],
+    limits: ImageLimits | None = None,
+    target_px: int | None = None,
+) -> Iterator[Image.Image]:
+    """Decodes an item's images one after the other, as `decode_image` does each.
+
+    Raises:
+        InvalidItemError: as `decode_image`; of several images it names the one, counted from 0.
+    """
+    for position, source in enumerate(sources):
+        yield _decoded_at(f"image[{position}]: " if len(sources) > 1 else "", source, limits, target_px)  # keeps none
+
+
+def _decoded_at(
+    place: str, source: bytes | str | Path | Image.Image, limits: ImageLimits | None, target_px: int | None
+) -> Image.Image:
+    try:
+        return decode_image(source, limits, target_px)
+    except InvalidItemError as error:
+        raise type(error)(place + error.reason, error.position) from error
 
 
 def image_type(data: bytes) -> str | None:

@@ -23,6 +23,7 @@ from anykey.service.indexes.parts import load_encoder
 from anykey.service.indexes.serving import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe
+from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
 from anykey.service.routes import changes, embed, fields, health, indexes, keys, operation, search
@@ -118,7 +119,7 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
     async def on_invalid_parameter(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        message = f"{first['loc'][-1]}: {first['msg']}"
+        message = wrong_value(f"parameter {first['loc'][-1]}", first)
         return error_response(request.scope, InvalidRequestError(message), retry_after_s)
 
     async def on_http_error(request: Request, error: Exception) -> Response:

@@ -205,7 +205,7 @@ def _add_paths_below_an_index(paths: dict[str, Any], app: FastAPI) -> None:
 
 
 def _no_such_index() -> dict[str, Any]:
-    error = {"type": "not_found", "message": "no index is called 'x'; there are a, b", "request_id": EXAMPLE_REQUEST_ID}
+    error = {"type": "not_found", "message": "no index is called 'x'; known: a, b", "request_id": EXAMPLE_REQUEST_ID}
     content = {
         "schema": {"$ref": REF.format(model="ErrorResponse")},
         "examples": {"not_found": {"value": {"error": error}}},

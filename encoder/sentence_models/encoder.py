@@ -30,7 +30,7 @@ from anykey.encoder.hugging_face import (
     require_sentence_transformers,
     without_network,
 )
-from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.images import ImageLimits, decode_images
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.lengths import alike_in_length
 from anykey.encoder.model import (
@@ -167,8 +167,8 @@ class SentenceModelEncoder(Encoder):
         """Its images. The processor takes them together, so together they are bounded as one is elsewhere."""
         images: list[Image.Image] = []
         num_pixels = 0
-        for source in item.images:
-            images.append(decode_image(source, self.limits))
+        for image in decode_images(item.images, self.limits):
+            images.append(image)
             num_pixels += images[-1].width * images[-1].height
             if num_pixels > self.limits.max_pixels:
                 raise ItemTooLargeError(

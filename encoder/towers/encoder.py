@@ -20,7 +20,7 @@ from anykey.encoder.backends import Example
 from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion, fuse
-from anykey.encoder.images import ImageLimits, decode_image
+from anykey.encoder.images import ImageLimits, decode_images
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.model import TOWERS, Encoder, Options, check_text, choose_device
 from anykey.encoder.preprocessing import Preprocessing
@@ -150,7 +150,7 @@ class TowerEncoder(Encoder):
         if not 0.0 <= text_weight <= 1.0:
             raise ValueError(f"a text weight must be within [0, 1], got {text_weight}")
         # One after the other, so that no two are in memory at their full size.
-        pixels = tuple(self._preprocess(decode_image(image, self.limits, self._target_px)) for image in item.images)
+        pixels = tuple(map(self._preprocess, decode_images(item.images, self.limits, self._target_px)))
         if item.text is None or not item.has_text:
             return PreparedItem(pixels, None, False, text_weight, self._num_tokens(pixels, None))
         rows = self._tokenize(item.text)

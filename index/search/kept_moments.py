@@ -235,7 +235,7 @@ class KeptMoments:
 def check_token(token: str) -> None:
     """Raises `SnapshotRefusedError` unless it may name a moment."""
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise SnapshotRefusedError("expected the snapshot of an earlier answer, which tells its moment")
+        raise SnapshotRefusedError("snapshot must be one that an earlier answer gave, got another text")
 
 
 def _log_bytes(store: Path) -> int | None:

@@ -49,7 +49,7 @@ def phrases_of(asked: str) -> list[Phrase]:
     if sum(len(words) for words, _, _ in pieces) > MOST_WORDS:
         raise InvalidSearchError(f"expected at most {MOST_WORDS} words to look for, got more")
     if not pieces:
-        raise InvalidSearchError("expected words to look for, got none: letters or digits")
+        raise InvalidSearchError("expected words to look for, got none: a word has letters or digits")
     for words, is_prefix, is_quoted in pieces:
         found[Phrase(words, is_prefix)] = None
         if not is_quoted:

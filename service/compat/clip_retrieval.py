@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from anykey.encoder.item import Modality
 from anykey.index.key_index import Scope
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, numbers_of_vector, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.searching import SEARCH_ERRORS, Found, Searches, answer_searches
@@ -18,6 +18,7 @@ from anykey.service.errors import InvalidRequestError
 from anykey.service.lifecycle import index_of
 from anykey.service.queries.query import Part, Query, VectorPart
 from anykey.service.queries.wanted import Duplicates, Grouping, check_wanted
+from anykey.service.queries.wrong_values import shown
 
 router = APIRouter(tags=["compat"])
 

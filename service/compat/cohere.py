@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
 from anykey.service.compat.fields import Served, check_number, may_cut, read_fields, role_of, served_of
 from anykey.service.compat.numbers import Numbers, numbers_of, written
@@ -107,7 +107,7 @@ def _asked(served: Served, body: bytearray) -> Asked:
         meta = meta_of(input_tokens=sum(one.num_tokens for one in made))
         return write_json({**answer, "response_type": "embeddings_by_type", "meta": meta})
 
-    return Asked(items, role_of(fields.input_type), width, may_cut(fields.truncate, "truncate"), write)
+    return Asked(items, role_of(input_type=fields.input_type), width, may_cut(fields.truncate, "truncate"), write)
 
 
 def meta_of(**billed: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _items_of(fields: CohereEmbedRequest, limits: Limits) -> tuple[ItemPart, ...
         if values is not None
     }
     if len(given) != 1:
-        came = shown(", ".join(given)) if given else "none of them"
+        came = ", ".join(given) or "none of them"
         raise InvalidRequestError(f"expected one of texts, images and inputs, got {came}")
     ((name, values),) = given.items()
     check_number(len(values), limits.max_embed_items, name)

@@ -10,6 +10,7 @@ from typing import Any
 from anykey.encoder.item import Item
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.query import ItemPart, decode_base64
+from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
 
 DATA_IMAGE = "data:image/"
@@ -31,7 +32,6 @@ TYPES = frozenset({"text", "input_text", "image", "image_url", "image_base64", "
 OTHER_KINDS = ("video", "audio", "input_audio", "input_video", "video_url", "video_base64", "audio_url", "file")
 ROLES_OF_INSTRUCTIONS = ("system", "developer")
 EXPECTED = "expected a string, an object with text, image or both, or one with a list of content parts"
-MAX_SHOWN_CHARS = 40
 
 
 def item_part(value: Any, where: str, limits: Limits, kind: str | None = None) -> ItemPart:
@@ -183,11 +183,3 @@ def _only_text(content: Any, where: str) -> str:
             raise InvalidRequestError(f"{where}: expected a text, got {shown(content)}")
         texts.append(text)
     return "\n".join(texts)
-
-
-def shown(value: object) -> str:
-    """A short ASCII form of a value for a message; of what may be private only the type."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + "...")
-    names = {"dict": "an object", "list": "a list", "NoneType": "null", "bool": "a truth value"}
-    return names.get(type(value).__name__, "a number")

@@ -12,11 +12,11 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from anykey.encoder.protocol import ItemEncoder, Role
-from anykey.service.compat.content import shown
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.queries.parts import MAX_VECTOR_NUMBERS, vector_of
+from anykey.service.queries.parts import MAX_VECTOR_NUMBERS, finite_number, vector_of
 from anykey.service.queries.query import parse_json
+from anykey.service.queries.wrong_values import shown, wrong_value
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import LoadedReranker
 
@@ -118,23 +118,23 @@ def checked_fields(fields: Any, model: type[ModelT], where: str = "") -> ModelT:
     try:
         return model.model_validate(known)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"][:1])
         place = f"{where}.{name}" if where else name
-        raise InvalidRequestError(f"{place}: {first['msg']}, got {shown(first['input'])}") from error
+        raise InvalidRequestError(wrong_value(place, first)) from error
 
 
-def role_of(*words: str | None) -> Role:
-    """What items are embedded for, by the word that a dialect has for it; without any, as queries.
+def role_of(**words: str | None) -> Role:
+    """What items are embedded for, by the fields that a dialect has for it; without any, as queries.
 
     Raises:
-        InvalidRequestError: an unknown word.
+        InvalidRequestError: an unknown word; says which field it is in.
     """
-    for word in words:
+    for field, word in words.items():
         if word is None:
             continue
         if word not in ROLE_OF:
-            raise InvalidRequestError(f"unknown kind of input {shown(word)}; known: {', '.join(ROLE_OF)}")
+            raise InvalidRequestError(f"{field} must be one of {', '.join(ROLE_OF)}, got {shown(word)}")
         return ROLE_OF[word]
     return Role.QUERY
 
@@ -173,7 +173,4 @@ def numbers_of_vector(value: Sequence[Any], where: str) -> tuple[float, ...]:
     """
     if len(value) > MAX_VECTOR_NUMBERS:
         raise InvalidRequestError(f"{where}: at most {MAX_VECTOR_NUMBERS} numbers, got {len(value)}")
-    for place, number in enumerate(value):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise InvalidRequestError(f"{where}[{place}] must be a number, got {shown(number)}")
-    return vector_of(list(value), where)
+    return vector_of([finite_number(number, f"{where}[{place}]") for place, number in enumerate(value)], where)

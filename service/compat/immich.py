@@ -12,12 +12,12 @@ from anykey.encoder.images import image_size
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import Role
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import shown
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings_of
 from anykey.service.compat.fields import Served, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, dialect_errors
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.query import ItemPart, parse_json
+from anykey.service.queries.wrong_values import shown
 from anykey.service.requests.body import form_parser
 from anykey.service.requests.multipart import Part, text_of
 from anykey.service.schemas import Limits

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anykey.service.compat.content import shown
 from anykey.service.errors import InvalidRequestError
+from anykey.service.queries.wrong_values import shown
 
 Vector = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
 from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, role_of, served_of
 from anykey.service.compat.numbers import numbers_of, written
@@ -16,6 +16,7 @@ from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.embedding.vectors import width_of
 from anykey.service.errors import InvalidRequestError, NotFoundError
 from anykey.service.queries.query import ItemPart
+from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
 
 router = APIRouter(tags=["compat"])
@@ -170,7 +171,8 @@ def _asked(served: Served, body: bytearray) -> Asked:
         return write_json({"object": "list", "data": data, **rest})
 
     cutting = fields.truncation if fields.truncate is None else fields.truncate
-    return Asked(items, role_of(fields.input_type, fields.task), width, may_cut(cutting, "truncate"), write)
+    role = role_of(input_type=fields.input_type, task=fields.task)
+    return Asked(items, role, width, may_cut(cutting, "truncate"), write)
 
 
 def _refuse_what_is_not_done(fields: EmbeddingsRequest) -> None:

@@ -16,16 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from anykey.encoder.protocol import Role
 from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.compat.cohere import CohereMeta, meta_of
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Embedding, embed_all
 from anykey.service.compat.fields import STARTED_AT, Served, check_number, may_cut, read_fields, served_of
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.queries.query import ItemPart
+from anykey.service.queries.wrong_values import shown
 from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
+from anykey.service.requests.kept_json import check_kept
 from anykey.service.searching.reranking import LoadedReranker
 
 router = APIRouter(tags=["compat"])
@@ -197,6 +199,8 @@ def _asked(served: Served, body: bytearray) -> _Asked:
     if reranker is not None and len(sent) > limits.max_rerank_top:
         most = limits.max_rerank_top
         raise ItemTooLargeError(f"documents: {len(sent)}, at most {most} are accepted for a reranker")
+    if fields.return_documents:
+        check_kept(sent, "documents")
     return _Asked(
         model=model,
         reranker=reranker,

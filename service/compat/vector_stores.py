@@ -12,13 +12,15 @@ from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import MAX_DEPTH, parse_condition
 from anykey.index.key_index import Scope
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.searching import SEARCH_ERRORS, Found, Searches, answer_searches
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.include import Include
+from anykey.service.queries.parts import finite_number
 from anykey.service.queries.query import Query
+from anykey.service.queries.wrong_values import shown
 
 router = APIRouter(tags=["compat"])
 
@@ -128,9 +130,7 @@ def _threshold(options: Any) -> float | None:
     score = options.get("score_threshold") if isinstance(options, dict) else options
     if score is None:
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise InvalidRequestError(f"ranking_options.score_threshold: expected a number, got {shown(score)}")
-    return float(score)
+    return finite_number(score, "ranking_options.score_threshold")
 
 
 def _condition(filters: Any) -> Condition:

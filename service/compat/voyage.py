@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from anykey.encoder.images import image_size
 from anykey.encoder.item import Modality
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
 from anykey.service.compat.fields import Served, check_number, may_cut, read_fields, role_of, served_of
 from anykey.service.compat.numbers import numbers_of, written
@@ -19,6 +19,7 @@ from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.embedding.vectors import width_of
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.query import ItemPart
+from anykey.service.queries.wrong_values import shown
 
 router = APIRouter(tags=["compat"])
 
@@ -105,7 +106,7 @@ def _asked(served: Served, body: bytearray) -> Asked:
         ]
         return write_json({"object": "list", "data": data, "model": model, "usage": _usage(items, made)})
 
-    return Asked(items, role_of(fields.input_type), width, may_cut(fields.truncation, "truncation"), write)
+    return Asked(items, role_of(input_type=fields.input_type), width, may_cut(fields.truncation, "truncation"), write)
 
 
 def _usage(items: Sequence[ItemPart], made: Sequence[Embedding]) -> dict[str, int]:

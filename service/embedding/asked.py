@@ -8,9 +8,8 @@ from pydantic import ValidationError
 from anykey.encoder.protocol import Role
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, ServiceError
 from anykey.service.queries.query import ItemPart, parse_json, query_from_fields
+from anykey.service.queries.wrong_values import shown, wrong_value
 from anykey.service.schemas import EmbedItem, EmbedRequest, Limits, VectorEncoding
-
-MAX_SHOWN_CHARS = 40
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ def items_from_json(body: bytes | bytearray, limits: Limits) -> ItemsToEmbed:
     try:
         request = EmbedRequest.model_validate({**fields, "items": [{}]})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise InvalidRequestError(f"{first['loc'][0]}: {first['msg']}") from error
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(wrong_value(str(first["loc"][0]), first)) from error
     read = tuple(_item(item, f"items[{number}]", limits) for number, item in enumerate(items))
     return ItemsToEmbed(read, request.role, request.encoding, request.width)
 
@@ -75,5 +74,4 @@ def _item(fields: Any, where: str, limits: Limits) -> ItemPart | ServiceError:
 def _check_names(fields: dict[str, Any], known: list[str], of_what: str) -> None:
     for name in fields:
         if name not in known:
-            shown = ascii(name[:MAX_SHOWN_CHARS])
-            raise InvalidRequestError(f"unknown field {shown}{of_what}; known: {', '.join(known)}")
+            raise InvalidRequestError(f"unknown field {shown(name)}{of_what}; known: {', '.join(known)}")

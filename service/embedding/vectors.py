@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.service.errors import InvalidRequestError
+from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import VectorEncoding
 
 Vector = NDArray[np.float32]
@@ -31,7 +32,7 @@ def width_of(asked: int | None, field: str, encoder: ItemEncoder) -> int:
     widths = [*(shorter for shorter in encoder.widths if shorter < encoder.width), encoder.width]
     if asked not in widths:
         known = ", ".join(map(str, widths))
-        raise InvalidRequestError(f"{field}: model {encoder.name} gives vectors of {known} numbers, got {asked}")
+        raise InvalidRequestError(f"{field}: model {encoder.name} gives vectors of {known} numbers, got {shown(asked)}")
     return asked
 
 

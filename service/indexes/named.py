@@ -431,7 +431,7 @@ class Indexes:
         """
         served = self._served.get(self.default if name is None else name)
         if served is None:
-            raise NotFoundError(f"no index is called {ascii(name)[:MAX_SHOWN]}; there are {', '.join(self._served)}")
+            raise NotFoundError(f"no index is called {ascii(name)[:MAX_SHOWN]}; known: {', '.join(self._served)}")
         return served
 
     def require_ready(self) -> dict[str, str]:

@@ -29,6 +29,8 @@ from anykey.service.keys.schemas import (
     ScopeFields,
 )
 from anykey.service.queries.query import decode_base64, parse_json
+from anykey.service.queries.wrong_values import shown, telling, wrong_field
+from anykey.service.requests.kept_json import MAX_DEPTH, check_depth, check_kept
 from anykey.service.requests.multipart import Form, form_from_multipart
 from anykey.service.schemas import Limits
 
@@ -39,9 +41,7 @@ KEY_FORM = Form(
     whole=frozenset({"if_seq"}),
 )
 ModelT = TypeVar("ModelT", bound=BaseModel)
-MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5
-MAX_METADATA_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def key_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Li
     _check_name(request.key, f"{prefix}key")
     for position, pool in enumerate(request.pools):
         _check_name(pool, f"{prefix}pools[{position}]")
-    check_depth(request.metadata, f"{prefix}metadata")
+    check_kept(request.metadata, f"{prefix}metadata")
     text = request.text if request.text and request.text.strip() else None
     if text is not None and len(text) > limits.max_text_chars:
         raise ItemTooLargeError(
@@ -195,7 +195,7 @@ def key_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: Li
     _check_images(images, prefix, limits)
     vector_D = None if request.vector is None else unit_vector(request.vector, f"{prefix}vector")
     if text is None and not images and vector_D is None:
-        raise InvalidRequestError(f"{prefix or 'the key: '}expected text, image, both or a vector; all are absent")
+        raise InvalidRequestError(f"{where or 'the key'}: expected text, image, both or a vector; all are absent")
     if request.modality is not None and (vector_D is None or text is not None or images):
         raise InvalidRequestError(
             f"{prefix}modality is for a vector without text and image; of others it is known by what they have"
@@ -225,7 +225,7 @@ def patch_from_json(body: bytes | bytearray, key: str) -> tuple[Patch, bytes]:
         raise InvalidRequestError("expected metadata or pools to change; both are absent")
     for position, pool in enumerate(request.pools or ()):
         _check_name(pool, f"pools[{position}]")
-    check_depth(request.metadata, "metadata")
+    check_kept(request.metadata, "metadata")
     try:
         return Patch(key, request.metadata, request.pools, if_seq=request.if_seq), digest_of(fields)
     except InvalidKeyError as error:
@@ -321,12 +321,12 @@ def unit_vector(value: Sequence[float] | str, where: str) -> NDArray[np.float32]
 def _several(fields: dict[str, Any], digest: bytes, limits: Limits) -> KeysToStore:
     unknown = [name for name in fields if name not in MANY_FIELDS]
     if unknown:
-        raise InvalidRequestError(f"unknown field {_shown(unknown[0])} beside keys; known: atomic, keys")
+        raise InvalidRequestError(f"unknown field {shown(unknown[0])} beside keys; known: atomic, keys")
     atomic, entries = fields.get("atomic", False), fields["keys"]
     if not isinstance(atomic, bool):
-        raise InvalidRequestError(f"atomic must be true or false, got {_shown(atomic)}")
+        raise InvalidRequestError(f"atomic must be true or false, got {shown(atomic)}")
     if not isinstance(entries, list):
-        raise InvalidRequestError(f"keys must be a list of objects, got {_shown(entries)}")
+        raise InvalidRequestError(f"keys must be a list of objects, got {shown(entries)}")
     if not 1 <= len(entries) <= limits.max_keys:
         raise InvalidRequestError(
             f"keys: expected 1 to {limits.max_keys} keys, got {len(entries)}; more can be sent as lines of JSON "
@@ -339,7 +339,7 @@ def _several(fields: dict[str, Any], digest: bytes, limits: Limits) -> KeysToSto
 def _entry(fields: Any, where: str, limits: Limits) -> KeyToStore | RefusedKey:
     """One key of several, or what is wrong with it."""
     if not isinstance(fields, dict):
-        return RefusedKey(None, InvalidRequestError(f"{where}: expected an object, got {_shown(fields)}"))
+        return RefusedKey(None, InvalidRequestError(f"{where}: expected an object, got {shown(fields)}"))
     name = fields.get("key")
     try:
         return key_from_fields(fields, (), limits, where)
@@ -350,8 +350,8 @@ def _entry(fields: Any, where: str, limits: Limits) -> KeyToStore | RefusedKey:
 def _object(body: bytes | bytearray) -> dict[str, Any]:
     fields = parse_json(body, "the body")
     if not isinstance(fields, dict):
-        raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
-    check_depth(fields, "the body", MAX_METADATA_DEPTH + 5)
+        raise InvalidRequestError(f"the body must be a JSON object, got {shown(fields)}")
+    check_depth(fields, "the body", MAX_DEPTH + 5)
     return fields
 
 
@@ -369,19 +369,13 @@ def _validated(model: type[ModelT], fields: dict[str, Any], where: str) -> Model
     prefix = f"{where}." if where else ""
     if unknown:
         known = ", ".join(model.model_fields)
-        raise InvalidRequestError(f"{where}{': ' if where else ''}unknown field {_shown(unknown[0])}; known: {known}")
+        raise InvalidRequestError(f"{where}{': ' if where else ''}unknown field {shown(unknown[0])}; known: {known}")
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_SHOWN_ERRORS]
-        sentences = dict.fromkeys(f"{prefix}{_place(detail['loc'])}: {detail['msg']}" for detail in details)
+        details = telling(error.errors(include_url=False))[:MAX_SHOWN_ERRORS]
+        sentences = dict.fromkeys(wrong_field(prefix, detail) for detail in details)
         raise InvalidRequestError("; ".join(sentences)) from error
-
-
-def _place(location: Sequence[int | str]) -> str:
-    """Where in the request an error is; the branches of a union, which pydantic names too, are left out."""
-    name = str(location[0]) if location else "the body"
-    return name + "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
 
 
 def _images_of(request: NewKeyFields, prefix: str, limits: Limits) -> tuple[bytes, ...]:
@@ -412,17 +406,6 @@ def _check_name(name: str, where: str) -> None:
         raise InvalidRequestError(f"{where}: expected a name that is not blank")
 
 
-def check_depth(value: Any, where: str, max_depth: int = MAX_METADATA_DEPTH) -> None:
-    """Refuses JSON that is nested so deeply that it could not be written again."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > max_depth + 1:
-            raise InvalidRequestError(f"{where}: expected objects and lists at most {max_depth} levels deep")
-        inner = [each for each in level if isinstance(each, dict | list)]
-        level = [one for each in inner for one in (each.values() if isinstance(each, dict) else each)]
-
-
 def _check_number_of_names(fields: dict[str, Any], limits: Limits) -> None:
     """Refuses lists that are too long before their entries are looked at."""
     for name, most in (("exclude", limits.max_exclude), ("within", limits.max_within), ("keys", limits.max_within)):
@@ -437,12 +420,3 @@ def _is_unicode(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(value: object) -> str:
-    """A short ASCII form of a value for a message; containers by type only."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + "...")
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)[:MAX_SHOWN_CHARS]
-    return {"dict": "an object", "list": "a list"}.get(type(value).__name__, type(value).__name__)

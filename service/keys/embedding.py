@@ -80,8 +80,8 @@ class KeyEmbedder:
             check_item(self._encoder, item)
             async with self._turns:
                 with self._batcher.reserve(Lane.LATER) as place:
-                    images = await self._threads.run(_stored_images, key)
                     prepared = await self._threads.run(self._encoder.prepare, item, Role.KEY)
+                    images = await self._threads.run(_stored_images, key)
                     encoded = await asyncio.wrap_future(place.submit(prepared, deadline_s))
         except InvalidItemError as error:
             raise from_item_error(error) from error

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from anykey.index.errors import InvalidSearchError
 from anykey.index.words.asked import check_words
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.base64_text import decode_base64
+from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import FileInForm, Limits, PartRequest, SearchedPart, SearchRequest
 
 QUICK_BYTES = 2**16  # of images that are hashed in a fraction of a millisecond
@@ -233,12 +235,11 @@ def _read_images(
         for image in images
     )
     for position, image in enumerate(read):
+        place = name if len(read) == 1 else f"{name}[{position}]"
         if not image:
-            raise InvalidRequestError(f"{name} {position} is empty")
+            raise InvalidRequestError(f"{place} is empty")
         if len(image) > limits.max_image_bytes:
-            raise ItemTooLargeError(
-                f"{name} {position} has {len(image)} bytes, at most {limits.max_image_bytes} are accepted"
-            )
+            raise ItemTooLargeError(f"{place} has {len(image)} bytes, at most {limits.max_image_bytes} are accepted")
     return read
 
 
@@ -285,6 +286,27 @@ def vector_of(vector: str | list[float], where: str) -> tuple[float, ...]:
     if not any(numbers):
         raise InvalidRequestError(f"{where}: expected numbers that are not all 0, for such a vector has no direction")
     return tuple(map(float, numbers))
+
+
+def finite_number(value: Any, where: str) -> float:
+    """A number of a request, which JSON may write with more digits than a float has.
+
+    Args:
+        value: As it was read.
+        where: What messages call it.
+
+    Raises:
+        InvalidRequestError: it is no number, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequestError(f"{where} must be a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidRequestError(f"{where} must be a finite number, got {shown(value)}")
+    return number
 
 
 def _numbers_in(text: str, where: str) -> list[float]:

@@ -1,6 +1,7 @@
 """One validated query, however it was sent."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from anykey.service.queries.parts import (
     read_parts,
 )
 from anykey.service.queries.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
+from anykey.service.queries.wrong_values import place_in_list, shown, telling, wrong_value
 from anykey.service.schemas import (
     DEFAULT_RERANK_TOP,
     MAX_WEIGHT,
@@ -53,7 +55,6 @@ __all__ = [
     "query_from_json",
 ]
 
-MAX_SHOWN_CHARS = 40
 MAX_SHOWN_ERRORS = 5
 BYTE_ORDER_MARK = "\ufeff"
 EXPECTED = {
@@ -173,7 +174,7 @@ def query_from_json(body: bytes | bytearray, limits: Limits) -> Query:
     """
     fields = parse_json(body, "the body")
     if not isinstance(fields, dict):
-        raise InvalidRequestError(f"the body must be a JSON object, got {_shown(fields)}")
+        raise InvalidRequestError(f"the body must be a JSON object, got {shown(fields)}")
     return query_from_fields(fields, (), limits)
 
 
@@ -194,7 +195,7 @@ def queries_from_json(body: bytes | bytearray, limits: Limits) -> list[Query | S
     if not isinstance(fields, dict) or not isinstance(queries := fields.get("queries"), list):
         raise InvalidRequestError('the body must be a JSON object such as {"queries": [{"text": "a red mug"}, ...]}')
     if others := [name for name in fields if name != "queries"]:
-        raise InvalidRequestError(f"unknown field {_shown(others[0])}; known: queries, whose members have all others")
+        raise InvalidRequestError(f"unknown field {shown(others[0])}; known: queries, whose members have all others")
     if not 1 <= len(queries) <= limits.max_batch_queries:
         raise InvalidRequestError(f"queries: expected from 1 to {limits.max_batch_queries} of them, got {len(queries)}")
     return [_query_or_error(query, limits) for query in queries]
@@ -203,7 +204,7 @@ def queries_from_json(body: bytes | bytearray, limits: Limits) -> list[Query | S
 def _query_or_error(fields: Any, limits: Limits) -> Query | ServiceError:
     try:
         if not isinstance(fields, dict):
-            raise InvalidRequestError(f"a query must be a JSON object, got {_shown(fields)}")
+            raise InvalidRequestError(f"a query must be a JSON object, got {shown(fields)}")
         return query_from_fields(fields, (), limits)
     except ServiceError as error:
         return error
@@ -228,8 +229,10 @@ def parse_json(data: bytes | bytearray, name: str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
     except json.JSONDecodeError as error:
+        if not data.strip():
+            raise InvalidRequestError(f"{name} must be JSON, and is empty") from error
         where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidRequestError(f"{name} must be JSON: {error.msg} at {where}") from error
+        raise InvalidRequestError(f"{name} must be JSON: {error.msg.removesuffix(' at')} at {where}") from error
     except RecursionError as error:
         raise InvalidRequestError(f"{name} must be JSON nested at most a few levels deep") from error
     except ValueError as error:  # a number with more digits than Python converts
@@ -253,8 +256,8 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     try:
         request = SearchRequest.model_validate(_with_few_unknown(fields, SearchRequest))
     except ValidationError as error:
-        details = _telling(error.errors(include_url=False, include_context=False))
-        sentences = dict.fromkeys(_sentence(detail, limits) for detail in details)
+        details = telling(error.errors(include_url=False))[:MAX_SHOWN_ERRORS]
+        sentences = dict.fromkeys(_sentences(details, limits))
         raise InvalidRequestError("; ".join(sentences)) from error
     if not 1 <= request.k <= limits.max_k:
         raise InvalidRequestError(_expected_k(limits, request.k))
@@ -365,110 +368,88 @@ def _condition_of(request: SearchRequest) -> Condition | None:
         raise InvalidRequestError(str(error)) from error
 
 
-def _telling(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """The first few problems; where a value may be several things and is none, the one that tells its place best."""
-    telling: dict[tuple[int | str, ...], ErrorDetails] = {}
+def _sentences(details: Sequence[ErrorDetails], limits: Limits) -> Iterator[str]:
+    """What is wrong with a request, its unknown fields all in one."""
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1]
+    if unknown:
+        names = ", ".join(shown(detail["loc"][0]) for detail in unknown)
+        yield f"unknown field{'s' * (len(unknown) > 1)} {names}; known: {', '.join(SearchRequest.model_fields)}"
     for detail in details:
-        depth = next((at for at, name in enumerate(detail["loc"]) if name in ("image", "vector")), len(detail["loc"]))
-        field = detail["loc"][: depth + 1]
-        if field not in telling or (len(field) < len(detail["loc"]) and isinstance(detail["loc"][-1], int)):
-            telling[field] = detail
-    return list(telling.values())[:MAX_SHOWN_ERRORS]
+        if detail not in unknown:
+            yield _sentence(detail, limits)
 
 
 def _sentence(detail: ErrorDetails, limits: Limits) -> str:
     """What is wrong with one field, without repeating long or private contents."""
-    name = str(detail["loc"][0]) if detail["loc"] else "body"
+    name = str(detail["loc"][0]) if detail["loc"] else "the name of a field"
     if name == "parts":
         return _part_sentence(detail)
     if name == "rerank":
         return _rerank_sentence(detail, limits)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown field {_shown(name)}; known: {', '.join(SearchRequest.model_fields)}"
     if name == "k":
         return _expected_k(limits, detail["input"])
     if name == "modalities" and detail["type"] == "enum":
-        return f"unknown modality {_shown(detail['input'])}; known: {', '.join(Modality)}"
+        return f"unknown modality {shown(detail['input'])}; known: {', '.join(Modality)}"
     if name in ("exact", "exclude_query_keys", "explain"):
-        return f"{name} must be true or false, got {_shown(detail['input'])}"
+        return f"{name} must be true or false, got {shown(detail['input'])}"
     if name in EXPECTED:
-        return f"{name} must be {EXPECTED[name]}, got {_shown(detail['input'])}"
+        return f"{name} must be {EXPECTED[name]}, got {shown(detail['input'])}"
     if name == "join":
-        return f"join must be 'rank' or 'weight', got {_shown(detail['input'])}"
+        return f"join must be 'rank' or 'weight', got {shown(detail['input'])}"
     if name == "image" or name in SearchedPart.model_fields:
         return _thing_sentence(name, name, detail)
-    return f"{name}{_place(detail['loc'][1:])}: {detail['msg']}"
+    return wrong_value(f"{name}{place_in_list(detail['loc'][1:])}", detail)
 
 
 def _part_sentence(detail: ErrorDetails) -> str:
     """What is wrong with `parts`, with one of them, or with a field of one."""
     loc = detail["loc"]
     if len(loc) == 1:
-        return f'parts must be a list of objects such as {{"text": "red"}}, at least one, got {_shown(detail["input"])}'
+        return f'parts must be a list of objects such as {{"text": "red"}}, at least one, got {shown(detail["input"])}'
     where = f"parts[{loc[1]}]"
     if len(loc) == 2:
-        return f'{where} must be an object such as {{"text": "red"}}, got {_shown(detail["input"])}'
+        return f'{where} must be an object such as {{"text": "red"}}, got {shown(detail["input"])}'
     name = str(loc[2])
     if detail["type"] == "extra_forbidden" and len(loc) == 3:
-        return f"unknown field {_shown(name)} of {where}; known: {', '.join(PartRequest.model_fields)}"
+        return f"unknown field {shown(name)} of {where}; known: {', '.join(PartRequest.model_fields)}"
     if name == "weight":
-        return f"{where}.weight must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, got {_shown(detail['input'])}"
+        return f"{where}.weight must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, got {shown(detail['input'])}"
     return _thing_sentence(name, f"{where}.{name}", detail, loc[3:])
 
 
 def _thing_sentence(name: str, where: str, detail: ErrorDetails, behind: tuple[int | str, ...] | None = None) -> str:
     """What is wrong with a field of something that is looked for; `behind` is the place within the field."""
-    place = where + _place(detail["loc"][1:] if behind is None else behind)
-    came = _shown(detail["input"])
+    place = where + place_in_list(detail["loc"][1:] if behind is None else behind)
+    came = shown(detail["input"])
     if name == "text_weight":
         return f"{place} must be a number from 0 to 1, got {came}"
     if name == "vector":
         is_number = place.endswith("]")
         return f"{place} must be a {'number' if is_number else 'list of numbers, or base64 of float32'}, got {came}"
     if name == "image":
-        is_listed = place.endswith("]")
-        return f"{place} must be base64{'' if is_listed else ', or a list of base64'}, got {came}"
+        one = "base64" if behind is None else 'base64, or a file of the form such as {"file": 0}'
+        return f"{place} must be {one}{'' if place.endswith(']') else ', or a list of these'}, got {came}"
     if name == "vector_modality":
         return f"{place} must be one of {', '.join(Modality)}, got {came}"
-    return f"{place}: {detail['msg']}"
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    """Where in a list something is."""
-    return "".join(f"[{part}]" for part in loc if isinstance(part, int))
+    return wrong_value(place, detail)
 
 
 def _rerank_sentence(detail: ErrorDetails, limits: Limits) -> str:
     """What is wrong with `rerank`, or with one of its members."""
     if len(detail["loc"]) == 1:
-        return f'rerank must be an object such as {{"top": 50}}, got {_shown(detail["input"])}'
+        return f'rerank must be an object such as {{"top": 50}}, got {shown(detail["input"])}'
     name = str(detail["loc"][1])
     if detail["type"] == "extra_forbidden":
-        return f"unknown field {_shown(name)} of rerank; known: {', '.join(RerankRequest.model_fields)}"
-    return _expected_top(limits, detail["input"]) if name == "top" else f"rerank.{name}: {detail['msg']}"
+        return f"unknown field {shown(name)} of rerank; known: {', '.join(RerankRequest.model_fields)}"
+    return _expected_top(limits, detail["input"]) if name == "top" else wrong_value(f"rerank.{name}", detail)
 
 
 def _expected_top(limits: Limits, came: object) -> str:
-    return f"rerank.top must be a whole number from 1 to {limits.max_rerank_top}, got {_shown(came)}"
+    return f"rerank.top must be a whole number from 1 to {limits.max_rerank_top}, got {shown(came)}"
 
 
 def _expected_k(limits: Limits, came: object) -> str:
-    return f"k must be a whole number from 1 to {limits.max_k}, got {_shown(came)}"
-
-
-def _shown(value: object) -> str:
-    """A short ASCII form of a value for a message; containers by type only."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + "...")
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, int):
-        return str(value) if abs(value) < 10**18 else "a larger number"
-    return (
-        repr(value)
-        if isinstance(value, float)
-        else {"dict": "an object", "list": "a list"}.get(type(value).__name__, type(value).__name__)
-    )
+    return f"k must be a whole number from 1 to {limits.max_k}, got {shown(came)}"
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -476,7 +457,7 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         seen: set[str] = set()
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InvalidRequestError(f"field {_shown(repeated)} is given more than once")
+        raise InvalidRequestError(f"field {shown(repeated)} is given more than once")
     return fields
 
 

@@ -126,9 +126,9 @@ def check_wanted(wanted: Wanted, rerank_top: int | None, limits: Limits) -> None
     if wanted.end > limits.max_depth:
         raise InvalidRequestError(f"offset + k must be at most {limits.max_depth} (limits.max_depth), got {wanted.end}")
     if wanted.diversity is not None and wanted.end > wanted.num_diverse:
+        whose = f"candidates of k = {wanted.k}" if wanted.num_candidates is None else "candidates that are asked for"
         raise InvalidRequestError(
-            f"with diversity, offset + k must be at most {wanted.num_diverse}, the candidates of k = {wanted.k}; got "
-            f"{wanted.end}"
+            f"with diversity, offset + k must be at most {wanted.num_diverse}, the {whose}; got {wanted.end}"
         )
     if rerank_top is None:
         return

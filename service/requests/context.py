@@ -81,6 +81,8 @@ class RequestContext:
         request_id = sent if ACCEPTED_ID.fullmatch(sent) else uuid.uuid4().hex
         is_head = scope["method"] == "HEAD"  # which the server goes on to read in its own scope
         inner = {**scope, REQUEST_ID: request_id, LOG_FIELDS: {}, "method": "GET" if is_head else scope["method"]}
+        if scope.get("raw_path"):  # where keys are read; routes match no line break
+            inner["path"] = scope["path"].replace("\n", " ")
         started_s = time.monotonic()
         status: int | None = None
 

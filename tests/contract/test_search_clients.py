@@ -225,7 +225,7 @@ def test_the_examples_of_the_documentation_run(outcomes: dict[str, dict[str, Any
 REFUSED = {
     "qdrant_fusion": "400 (Bad Request)",
     "qdrant_another_model": "model 'sentence-transformers/all-minilm-l6-v2' is not served; known: anykey, fake",
-    "qdrant_other_collection": "no index is called 'other'; there are default",
+    "qdrant_other_collection": "no index is called 'other'; known: default",
     "qdrant_upsert_of_another_width": "points[0].vector: expected 8 numbers, as the model gives, got 2",
 }
 

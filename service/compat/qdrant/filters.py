@@ -12,9 +12,9 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Path
 from anykey.index.filtering.filters import MAX_DEPTH, parse_condition
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.service.compat.content import shown
 from anykey.service.compat.qdrant.points import key_of, path_of
 from anykey.service.errors import InvalidRequestError
+from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
 
 CLAUSES = ("must", "should", "must_not", "min_should")
@@ -212,7 +212,8 @@ def _min_should(value: Any, where: str, depth: int) -> _Narrowed:
         raise InvalidRequestError(f"{where}: has_id cannot be one of these; put it into must")
     if count <= 0:
         return _Narrowed()
-    choices = [tuple(choice) for choice in itertools.islice(itertools.combinations(found, count), MAX_CHOICES + 1)]
+    some = itertools.combinations(found, min(count, len(found) + 1))  # of more than there are, no choice
+    choices = [tuple(choice) for choice in itertools.islice(some, MAX_CHOICES + 1)]
     if len(choices) > MAX_CHOICES:
         raise InvalidRequestError(f"{where}: at most {MAX_CHOICES} ways to choose min_count of them, got more")
     each = [_all([_all(one.conditions) for one in choice]) for choice in choices]

@@ -9,9 +9,9 @@ from typing import Any
 from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.service.answers.written import write_json
-from anykey.service.compat.content import shown
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.include import MAX_INCLUDED, Include
+from anykey.service.queries.wrong_values import shown
 
 ONLY_VECTOR = ("", None)  # the names of a vector where each point has one
 MAX_ID = 2**64 - 1

@@ -1,6 +1,5 @@
 """Qdrant's searches to queries: what `POST /collections/NAME/points/query` and its like ask for."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,13 +7,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
 from anykey.index.filtering.conditions import And, Exists
-from anykey.service.compat.content import item_part, shown
+from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, numbers_of_vector
 from anykey.service.compat.qdrant.filters import scope_of
 from anykey.service.compat.qdrant.points import ONLY_VECTOR, Shown, check_using, key_of, path_of, read_shown
 from anykey.service.errors import InvalidRequestError
+from anykey.service.queries.parts import finite_number
 from anykey.service.queries.query import ItemPart, KeyPart, Part, Query, VectorPart
 from anykey.service.queries.wanted import Grouping, check_wanted
+from anykey.service.queries.wrong_values import shown
 
 INFERENCE = ("text", "image", "object")
 OTHER_QUERIES = {
@@ -257,7 +258,8 @@ def _mmr(value: Any, served: Served, where: str) -> tuple[float | None, int | No
     most = served.limits.max_k
     is_number = isinstance(num_candidates, int) and not isinstance(num_candidates, bool)
     if num_candidates is not None and not (is_number and 1 <= num_candidates <= most):
-        raise InvalidRequestError(f"{where}.candidates_limit must be a whole number from 1 to {most}")
+        came = shown(num_candidates)
+        raise InvalidRequestError(f"{where}.candidates_limit must be a whole number from 1 to {most}, got {came}")
     return float(diversity), num_candidates
 
 
@@ -274,6 +276,4 @@ def _is_exact(params: Any, where: str) -> bool:
 
 
 def _threshold(value: float | None, where: str) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise InvalidRequestError(f"{where}: expected a finite number")
-    return None if value is None else float(value)
+    return None if value is None else finite_number(value, where)

@@ -14,7 +14,6 @@ from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.service.answers.written import WrittenAnswer
-from anykey.service.compat.content import shown
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
 from anykey.service.compat.qdrant.filters import scope_of
@@ -23,17 +22,17 @@ from anykey.service.compat.qdrant.reading import QdrantAnswer
 from anykey.service.compat.qdrant.searches import read_item, vector_or_none
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, from_type
 from anykey.service.keys.changes import (
-    MAX_METADATA_DEPTH,
     KeysToDelete,
     KeysToStore,
     KeyToStore,
-    check_depth,
     unit_vector,
 )
 from anykey.service.lifecycle import lifecycle_of, parts_of
+from anykey.service.queries.wrong_values import shown
 from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import QDRANT, note
 from anykey.service.requests.exchange import exchange
+from anykey.service.requests.kept_json import check_kept
 from anykey.service.routes.changes import EMBED_ERRORS, WRITE_ERRORS
 
 T = TypeVar("T", bound=BaseModel)
@@ -305,7 +304,7 @@ def _payload_of(fields: QdrantPayload) -> dict[str, Any]:
         raise InvalidRequestError("payload: expected an object; it is absent")
     if fields.key is not None:
         raise InvalidRequestError("key: only members of the payload itself are set, not those of a part of it")
-    check_depth(fields.payload, "payload", MAX_METADATA_DEPTH)
+    check_kept(fields.payload, "payload")
     return fields.payload
 
 
@@ -343,7 +342,7 @@ def _point(point: Any, served: Served, where: str) -> KeyToStore:
     payload = point.get("payload") or {}
     if not isinstance(payload, dict):
         raise InvalidRequestError(f"{where}.payload: expected an object, got {shown(payload)}")
-    check_depth(payload, f"{where}.payload", MAX_METADATA_DEPTH)
+    check_kept(payload, f"{where}.payload")
     key = KeyToStore(key_of(point.get("id"), f"{where}.id"), metadata=payload, where=where)
     vector = point.get("vector")
     numbers = vector_or_none(vector, f"{where}.vector")

@@ -146,8 +146,8 @@ WRONG: list[tuple[Any, str]] = [
     ({"input": [[1, 2], [3]]}, "input[0]: token ids are not read; send the text"),
     ({"input": ["a", ""]}, "input[1]: expected a text, an image, or both; both are absent or empty"),
     ({"input": [{}]}, "input[0]: expected a string, an object with text, image or both"),
-    ({"input": [{"text": 3}]}, "input[0].text: expected a string, got a number"),
-    ({"input": [{"image": 3}]}, "input[0].image: expected an image as base64 or as a data URI, got a number"),
+    ({"input": [{"text": 3}]}, "input[0].text: expected a string, got 3"),
+    ({"input": [{"image": 3}]}, "input[0].image: expected an image as base64 or as a data URI, got 3"),
     (
         {"input": [{"image": {"href": "x"}}]},
         "input[0].image: expected an image as base64 or as a data URI, got an object",
@@ -163,7 +163,7 @@ WRONG: list[tuple[Any, str]] = [
         {"input": [{"content": [TEXT_PART, {"type": "input_audio"}]}]},
         "input[0].content[1]: expected type text or image",
     ),
-    ({"input": [{"content": 3}]}, "input[0].content: expected a string or a list of parts, got a number"),
+    ({"input": [{"content": 3}]}, "input[0].content: expected a string or a list of parts, got 3"),
     ({"input": [{"type": ["text"], "text": "a"}]}, "input[0]: expected type text or image, got a list"),
     ({"messages": "hi"}, "messages: expected a list, got 'hi'"),
     (
@@ -177,11 +177,11 @@ WRONG: list[tuple[Any, str]] = [
         "model 'clip' is not served; known: anykey, fake; the setting model_names adds more",
     ),
     ({"input": "a", "dimensions": 5}, "dimensions: model fake gives vectors of 6, 8 numbers, got 5"),
-    ({"input": "a", "dimensions": "6"}, "dimensions: Input should be a valid integer, got '6'"),
+    ({"input": "a", "dimensions": "6"}, "dimensions must be a whole number, got '6'"),
     ({"input": "a", "encoding_format": "int8"}, "encoding_format: known are float, binary, ubinary, got 'int8'"),
     ({"input": "a", "encoding_type": "binary", "embedding_type": "ubinary"}, "encoding_format: expected one form"),
     ({"input": "a", "modality": "audio"}, "modality: expected text or image, got 'audio'"),
-    ({"input": "a", "input_type": "question"}, "unknown kind of input 'question'; known: query, search_query"),
+    ({"input": "a", "input_type": "question"}, "input_type must be one of query, search_query"),
     ({"input": "a", "late_chunking": True}, "late_chunking: each item is embedded on its own"),
     ({"input": "a", "truncate": "START"}, "truncate: texts are cut at their end or not at all, got 'START'"),
     (
@@ -262,12 +262,12 @@ def test_a_long_text_is_cut_and_told_or_an_error(client: httpx.Client) -> None:
 
 def test_cohere_is_asked_for_one_kind_of_items(client: httpx.Client) -> None:
     for body, message in (
-        ({"texts": ["a"], "images": [URI]}, "expected one of texts, images and inputs, got 'texts, images'"),
+        ({"texts": ["a"], "images": [URI]}, "expected one of texts, images and inputs, got texts, images"),
         ({"input_type": "search_query"}, "expected one of texts, images and inputs, got none of them"),
         ({"texts": []}, "texts: expected at least one item, got none"),
-        ({"texts": "a"}, "texts: Input should be a valid list, got 'a'"),
+        ({"texts": "a"}, "texts must be a list, got 'a'"),
         ({"texts": ["a"], "embedding_types": ["float", "uint8"]}, "embedding_types: known are float"),
-        ({"texts": ["a"], "input_type": "search"}, "unknown kind of input 'search'"),
+        ({"texts": ["a"], "input_type": "search"}, "input_type must be one of query, search_query"),
         ({"texts": ["a"], "model": "embed-v4.0"}, "model 'embed-v4.0' is not served"),
         ({"texts": ["a"], "output_dimension": 7}, "output_dimension: model fake gives"),
         ({"inputs": [{"content": []}]}, "inputs[0]: expected a text, an image, or both"),
@@ -322,6 +322,18 @@ def test_rerank_by_cosine_takes_all_modalities(client: httpx.Client) -> None:
     ]
     shown = {one["index"]: one["document"] for one in results}
     assert shown == {0: {"text": "a red mug"}, 1: sent[1], 2: sent[2], 3: sent[3]}
+
+
+def test_documents_that_cannot_be_sent_back_are_refused(client: httpx.Client) -> None:
+    for document, message in (
+        (b'{"text": "a", "n": 1e999}', "documents[1].n must be a finite number, got inf"),
+        (b'{"text": "a", "n": "\\ud800"}', "documents[1].n: half a surrogate pair at character 0"),
+        (b'{"text": "a", "n": ' + b"[" * 900 + b"]" * 900 + b"}", "documents: expected objects and lists at most 100"),
+    ):
+        for name in ("/v1/rerank", "/v2/rerank"):
+            body = b'{"query": "a", "return_documents": true, "documents": ["b", ' + document + b"]}"
+            answer = client.post(name, content=body, headers={"content-type": "application/json"})
+            assert refusal(answer).startswith(message)
 
 
 def test_voyages_rerank_is_answered_in_its_shape(client: httpx.Client) -> None:

@@ -105,7 +105,7 @@ def test_what_is_wrong_with_an_item_is_told_in_its_place(embedding: httpx.Client
         ({"text": "x" * 201}, "item_too_large", "at most 200"),
         ({"text": "a", "k": 3}, "invalid_request", "unknown field 'k' of an item; known: text, image"),
         ({"text": "a", "text_weight": 2}, "invalid_request", "text_weight must be a number from 0 to 1"),
-        ({"text": 3}, "invalid_request", "text: "),
+        ({"text": 3}, "invalid_request", "text must be a string, got 3"),
         ("a red mug", "invalid_request", 'expected an object such as {"text": "a red mug"}'),
     ]
     items = [item for entry in wrong for item in (entry[0], {"text": "a red mug"})]
@@ -131,9 +131,9 @@ def test_what_is_wrong_with_an_item_is_told_in_its_place(embedding: httpx.Client
         ({"items": []}, 400, "items: expected a list of at least one item"),
         ({"items": {"text": "a"}}, 400, "items: expected a list of at least one item"),
         ({"items": [{"text": "a"}], "input": "a"}, 400, "unknown field 'input'; known: items, role, encoding, width"),
-        ({"items": [{"text": "a"}], "role": "document"}, 400, "role: Input should be 'query' or 'key'"),
-        ({"items": [{"text": "a"}], "encoding": "int8"}, 400, "encoding: Input should be 'float' or 'base64'"),
-        ({"items": [{"text": "a"}], "width": "8"}, 400, "width: "),
+        ({"items": [{"text": "a"}], "role": "document"}, 400, "role must be one of 'query', 'key', got 'document'"),
+        ({"items": [{"text": "a"}], "encoding": "int8"}, 400, "encoding must be one of 'float', 'base64', got 'int8'"),
+        ({"items": [{"text": "a"}], "width": "8"}, 400, "width must be a whole number, got '8'"),
         ({"items": [{"text": "a"}] * 41}, 413, "items: 41 items, at most 40 are accepted"),
     ],
 )

@@ -85,7 +85,7 @@ def test_an_unknown_index_is_told_with_those_that_there_are(tmp_path: Path) -> N
     with serving_several(tmp_path) as client:
         for answer in (client.post("/indexes/none/search", json={"text": "x"}), client.get("/indexes/none/info")):
             assert answer.status_code == 404
-            assert answer.json()["error"]["message"] == "no index is called 'none'; there are photos, notes"
+            assert answer.json()["error"]["message"] == "no index is called 'none'; known: photos, notes"
         assert client.get("/indexes/notes/nothing").json()["error"]["type"] == "not_found"
         assert client.get("/indexes/notes/search").status_code == 405
 

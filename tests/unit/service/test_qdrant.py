@@ -1,5 +1,6 @@
 """Protects what Qdrant's clients may say: which points a filter leaves, and what is refused in their form."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ FILTERS: list[tuple[dict[str, Any], list[str | int]]] = [
     ({"min_should": {"conditions": [match("n", value=1), match("tags", value="b")], "min_count": 2}}, [1]),
     ({"min_should": {"conditions": [match("n", value=1), match("tags", value="b")], "min_count": 1}}, [1, 2]),
     ({"min_should": {"conditions": [match("n", value=1)], "min_count": 2}}, []),
+    ({"min_should": {"conditions": [match("n", value=1)], "min_count": 10**400}}, []),
     ({"min_should": {"conditions": [match("n", value=1)], "min_count": 0}}, [1, 2, "c"]),
 ]
 
@@ -79,6 +81,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("query", {}, "query: expected what to look for"),
     ("query", {"query": []}, "query: expected numbers that are not all 0"),
     ("query", {"query": [1.0, "a"]}, "query[1] must be a number, got 'a'"),
+    ("query", {"query": [10**400] * 8}, "query[0] must be a finite number, got a number of more than 18 digits"),
+    ("query", {"query": 1, "score_threshold": 10**400}, "score_threshold must be a finite number"),
+    (
+        "query",
+        {"query": {"nearest": 1, "mmr": {"candidates_limit": 2}}},
+        "with diversity, offset + k must be",
+    ),
     ("query", {"query": [[1.0] * 8]}, "query[0] must be a number, got a list"),
     ("query", {"query": {"indices": [1], "values": [1.0]}}, "query: a sparse vector cannot be asked for"),
     ("query", {"query": {"text": "a", "options": {"x": 1}}}, "query.options: there are none"),
@@ -101,6 +110,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("delete", {}, "expected points or filter, got neither"),
     ("payload", {"points": [1]}, "payload: expected an object; it is absent"),
     ("payload", {"points": [1], "payload": {}, "key": "a"}, "key: only members of the payload itself"),
+    ("payload", {"points": [1], "payload": {"a": ["\ud800"]}}, "payload.a[0]: half a surrogate pair"),
     ("payload/delete", {"points": [1]}, "keys: expected names of members"),
 ]
 
@@ -109,7 +119,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 def test_what_cannot_be_done_is_refused_in_qdrants_form(
     address: str, body: dict[str, Any], message: str, client: httpx.Client
 ) -> None:
-    response = client.post(f"{POINTS}/{address}", json=body)
+    sent = json.dumps(body)  # which writes half a surrogate pair, too
+    response = client.post(f"{POINTS}/{address}", content=sent, headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text
     assert response.json()["status"]["error"].startswith(message)
     assert client.post(f"{POINTS}/count", json={}).json()["result"]["count"] == len(KEYS)

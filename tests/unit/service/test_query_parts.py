@@ -176,7 +176,11 @@ def test_all_items_of_a_query_are_encoded_once_and_kept_one_by_one(client: httpx
         ({"parts": [{"text": "a", "k": 2}]}, "invalid_request", "unknown field 'k' of parts[0]"),
         ({"parts": [{"text": "a"}] * 17}, "invalid_request", "parts: at most 16 parts, got 17"),
         ({"parts": [{"image": {"file": 0}}]}, "invalid_request", "parts name image file 0, but the request has 0"),
-        ({"parts": [{"image": {"data": ""}}]}, "invalid_request", "parts[0].image must be base64, or a list of base64"),
+        (
+            {"parts": [{"image": {"data": ""}}]},
+            "invalid_request",
+            "parts[0].image must be base64, or a file of the form",
+        ),
         ({"parts": [{"text": "a"}, {"image": "%"}]}, "invalid_request", "parts[1].image: not valid base64"),
         ({"parts": [{"text": "a"}, {"image": "bm8="}]}, "undecodable_image", "parts[1]: cannot decode 2 bytes"),
         ({"parts": [{"image": ["AAAA"] * 5}, {"image": ["AAAA"] * 4}]}, "item_too_large", "9 images, at most 8"),

@@ -91,7 +91,7 @@ def test_words_come_in_forms_and_in_batches_too(client: httpx.Client) -> None:
         ({"words": " -- "}, "words: expected words to look for, got none"),
         ({"words": "a " * 300}, "words has 600 characters, at most 500 are accepted"),
         ({"words": " ".join("b" * 249)}, None),
-        ({"words": 7}, "words: Input should be a valid string"),
+        ({"words": 7}, "words must be a string, got 7"),
         ({"words": "a", "text": "b"}, "expected one of an item, key, vector and words, got text, words"),
         ({"words": "a", "text_weight": 0.1}, "text_weight says nothing about words; leave it out"),
         ({"words": "a", "min_score": 0.1}, "min_score goes by cosine similarity, and a query with words does not"),
