@@ -254,7 +254,7 @@ class FieldCounter:
         selections = [
             _any_of([source.terms.between(_all_of(path, of_type)) for of_type in types]) for source in self._sources
         ]
-        return self._num_in(selections), any(len(selection.positions()) for selection in selections)
+        return self._num_in(selections), any(len(_positions(selection)) for selection in selections)
 
     def _matching(self, wanted: Range) -> list[Selection]:
         return [evaluate(wanted, source.terms, self._deadline) for source in self._sources]
@@ -262,7 +262,7 @@ class FieldCounter:
     def _num_in(self, selections: Sequence[Selection]) -> int:
         """How many keys of the scope are in a set, which is given for each source."""
         return sum(
-            int(np.count_nonzero(source.is_in_N[selection.positions()]))
+            int(np.count_nonzero(source.is_in_N[_positions(selection)]))
             for source, selection in zip(self._sources, selections, strict=True)
         )
 
@@ -347,7 +347,13 @@ def _all_of(path: Path, of_type: ValueType) -> Bounds:
 
 
 def _any_of(selections: Sequence[Selection]) -> Selection:
-    return ~intersect([~selection for selection in selections])
+    """The positions of all of them; most fields have values of one type, which is quickly told."""
+    there = [selection for selection in selections if len(_positions(selection))]
+    return there[0] if len(there) == 1 else ~intersect([~selection for selection in selections])
+
+
+def _positions(selection: Selection) -> NDArray[np.uint32] | NDArray[np.int64]:
+    return selection.positions() if selection.is_rest else selection.found
 
 
 def _num_bytes(values: Sequence[ValueCount]) -> int:
