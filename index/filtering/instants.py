@@ -39,6 +39,9 @@ class Instant(NamedTuple):
 
         With an offset where UTC has it in no year from 1 to 9999.
 
+        Raises:
+            ValueError: no date names it.
+
         >>> Instant(19905 * 86400).written(), Instant(19904 * 86400 + 79200, "5").written()
         ('2024-07-01', '2024-06-30T22:00:00.5Z')
         """
@@ -47,12 +50,13 @@ class Instant(NamedTuple):
             return text.removesuffix("T00:00:00Z")
         is_early = self.second < 0
         local = self._replace(second=self.second + (_LARGEST_OFFSET_S if is_early else -_LARGEST_OFFSET_S)).iso()
-        assert local is not None  # no date is further from these years than an offset reaches
+        if local is None:
+            raise ValueError("expected a moment no further from years 1 to 9999 than an offset reaches")
         return local.removesuffix("Z") + ("+" if is_early else "-") + "23:59"
 
     @classmethod
     def of_ordered(cls, text: str) -> "Instant":
-        """The moment whose form in the order of moments, that of `str`, a text is."""
+        """The moment whose form in the order of moments, that of `str`, a text is; else raises `ValueError`."""
         day, second, fraction = re.split("[:.]", text)
         return cls((int(day) - _FIRST_DAY) * _DAY_S + int(second), fraction)
 

@@ -31,6 +31,8 @@ from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.evaluation import Bounds, Selection, evaluate, intersect, select
 from anykey.index.filtering.terms import (
+    NoTermError,
+    behind_place,
     column_of,
     exists_term,
     is_dated,
@@ -181,7 +183,10 @@ class Postings:
         """
         with naming_damage(self.path), self._connections.lent(deadline) as db:
             reads = _FormerReading if self._is_former else Reading
-            yield reads(self.path, db, deadline, self.num_positions, self._num_postings)
+            try:
+                yield reads(self.path, db, deadline, self.num_positions, self._num_postings)
+            except NoTermError as error:
+                raise IndexCorruptError(self.path, str(error)) from error
 
 
 class Reading:
@@ -240,12 +245,19 @@ class Reading:
         found = self._db.execute(query, (bounds.low, bounds.high))
         while rows := found.fetchmany(TERMS_AT_ONCE):
             values, starts, stops = zip(*rows, strict=True)
+            if set(map(type, values)) != {bytes}:
+                raise IndexCorruptError(self._path, "expected terms to be bytes")
             yield values, self._num_in(self._edges(starts, stops), is_in_N)
 
     def next_place(self, low: bytes) -> bytes | None:
         """What the first terms from one on begin with that are of a path of metadata; see `place_of`."""
         found = self._all("SELECT term FROM terms WHERE term >= ? ORDER BY term LIMIT 1", low)
-        return (place_of(found[0][0]) or None) if found else None  # those of none are the last
+        if not found:
+            return None
+        place = place_of(found[0][0]) if isinstance(found[0][0], bytes) else b""
+        if place and behind_place(place) <= low:
+            raise IndexCorruptError(self._path, "expected terms of a known kind")
+        return place or None  # those of none are the last
 
     def _edges(self, starts: Sequence[Any], stops: Sequence[Any]) -> NDArray[np.int64]:
         """Where the slices of terms that follow each other begin, and the last one ends."""

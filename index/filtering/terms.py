@@ -11,7 +11,8 @@ bytes is the order of code points.
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -104,8 +105,13 @@ def type_column(path: Path, of_type: ValueType) -> bytes:
 
 
 def place_of(term: bytes) -> bytes:
-    """What the terms at one path begin with; nothing for modalities and pools."""
-    return term[: term.index(_PATH_END)]
+    """What the terms at one path begin with; nothing for modalities and pools.
+
+    Raises:
+        NoTermError: it is no term.
+    """
+    with _decoding():
+        return term[: term.index(_PATH_END)]
 
 
 def order_of_place(place: bytes) -> bytes:
@@ -119,21 +125,42 @@ def behind_place(place: bytes) -> bytes:
 
 
 def path_of(place: bytes) -> Path:
-    """The path whose terms begin with something; see `place_of`."""
-    return tuple(name.decode("utf-8", "surrogatepass") for name in place.split(_NAME_END)[:-1])
+    """The path whose terms begin with something; see `place_of`.
+
+    Raises:
+        NoTermError: no terms begin with it.
+    """
+    with _decoding():
+        return tuple(name.decode("utf-8", "surrogatepass") for name in place.split(_NAME_END)[:-1])
 
 
 def value_of(of_type: ValueType, value: bytes) -> Scalar:
     """The value of a type's term, as `column_of` gives it, in the form that stands for all that equal it.
 
     Whole numbers of 64 bits are integers, and dates are in UTC (`Instant.written`).
+
+    Raises:
+        NoTermError: no value of the type has such a term.
     """
     if of_type == "boolean":
         return value != b"\0"
-    if of_type == "number":
-        return _decode_number(value)
-    text = value.decode("utf-8", "replace")
-    return Instant.of_ordered(text).written() if of_type == "date" else text
+    with _decoding():
+        if of_type == "number":
+            return _decode_number(value)
+        text = value.decode("utf-8", "replace")
+        return Instant.of_ordered(text).written() if of_type == "date" else text
+
+
+class NoTermError(ValueError):
+    """Bytes that are no term: only a damaged file has such."""
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, struct.error) as error:
+        raise NoTermError(f"expected a term: {error}") from error
 
 
 def stand_for_one(of_type: ValueType, values: Sequence[bytes]) -> NDArray[np.bool_] | None:
@@ -285,6 +312,8 @@ _INFINITE = frozenset((_encode_double(-math.inf), _encode_double(math.inf)))
 def _decode_number(value: bytes) -> int | float:
     (bits,) = _BITS.unpack(value[:8])
     (double,) = _DOUBLE.unpack(_BITS.pack(bits ^ (_SIGN_BIT if bits & _SIGN_BIT else _ALL_BITS)))
+    if not math.isfinite(double):
+        raise ValueError("expected a finite number")
     if len(value) > 8:
         return int(double) + int.from_bytes(value[9:], "big")
     return int(double) if double.is_integer() and MIN_INTEGER <= double <= MAX_INTEGER else float(double)

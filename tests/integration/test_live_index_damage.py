@@ -13,6 +13,7 @@ import pytest
 from anykey.index import FaissIndex
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.filtering.conditions import Equals, In
+from anykey.index.filtering.facets import ValueFacet
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.publish.verify import repair_index, verify_index
 from anykey.index.store.schema import PAGE_BYTES
@@ -191,6 +192,12 @@ def searched(index: FaissIndex, number: int, scope: Scope = EVERYTHING, k: int =
     return [hit.key for hit in hits]
 
 
+def numbers_counted(index: FaissIndex, scope: Scope) -> int:
+    with index.moment() as moment:
+        (counts,) = moment.facets([ValueFacet(("number",))], scope)
+        return counts.num_keys
+
+
 @pytest.mark.parametrize(("content", "bit"), [(b"text 22", 2), (b"text 22", 7), (b'{"number": 22}', 2)])
 def test_damaged_payload_of_a_recent_key_fails_the_answers_it_is_in_and_no_others(
     index_dir: Path, store: Path, content: bytes, bit: int
@@ -207,10 +214,12 @@ def test_damaged_payload_of_a_recent_key_fails_the_answers_it_is_in_and_no_other
             lambda: index.get("new"),
             lambda: list(index.scan(after="k4")),
             lambda: index.count(Scope(pool="p1")),  # it cannot be told whether the key is in it
+            lambda: numbers_counted(index, Scope()),
             index.compact,
         ):
             with pytest.raises(KeyCorruptError, match=r"payload of key 'new' .*; store key 'new' again, delete it, or"):
                 ask()
+        assert numbers_counted(index, Scope(exclude=["new"])) == 5
         assert [key.key for key in itertools.islice(index.scan(), 5)] == sorted(OLD)
         assert (index.count(), index.info().details["num_damaged"]) == (6, 1)
 

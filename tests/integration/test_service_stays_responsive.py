@@ -4,7 +4,9 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anykey.encoder.item import Item
@@ -81,10 +83,11 @@ def test_a_long_answer_takes_little_of_the_event_loop(tmp_path: Path) -> None:
             assert spent_s / NUM_ANSWERS < MAX_LOOP_S, path
 
 
-def test_a_long_answer_holds_up_no_other_request(tmp_path: Path) -> None:
-    """A thousand hits of a kilobyte each."""
+@pytest.mark.parametrize("long", [{"k": NUM_HITS}, {"k": 1, "facets": [{"field": "about", "limit": NUM_HITS}]}])
+def test_a_long_answer_holds_up_no_other_request(tmp_path: Path, long: dict[str, Any]) -> None:
+    """A thousand hits, or counted values, of a kilobyte each."""
     encoder = FakeEncoder()
-    keys = [stored(f"key-{n}", Item(text=f"text {n}"), (), about="a letter " * 110) for n in range(NUM_HITS)]
+    keys = [stored(f"key-{n}", Item(text=f"text {n}"), (), about=f"{n} " + "a letter " * 112) for n in range(NUM_HITS)]
     with FaissIndex.open(build_real_index(tmp_path, encoder, keys)) as index:
         probe = LoopProbe(create_app(make_settings(), encoder=encoder, index=index))
         with running(probe) as client:
@@ -92,8 +95,10 @@ def test_a_long_answer_holds_up_no_other_request(tmp_path: Path) -> None:
             blocked_s = []
             for _ in range(NUM_ANSWERS):
                 probe.turns_s.clear()
-                answer = client.post("/search", json={"text": "a", "k": NUM_HITS})
+                answer = client.post("/search", json={"text": "a", **long})
                 blocked_s.append(max(probe.turns_s))
                 assert len(answer.content) > 1_000_000
-                assert len(answer.json()["hits"]) == NUM_HITS
+                fields = answer.json()
+                shown = fields["hits"] if fields["facets"] is None else fields["facets"][0]["values"]
+                assert len(shown) == NUM_HITS
             assert sorted(blocked_s)[NUM_ANSWERS // 2] < MAX_BLOCKED_S

@@ -1,13 +1,14 @@
 """Postings find the keys that `matches` finds, in every row, and name their file when it is damaged."""
 
 import itertools
+import json
 import random
 import sqlite3
 import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anykey.index.deadline import NEVER
 from anykey.index.errors import IndexCorruptError
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range, matches
+from anykey.index.filtering.facets import FieldCounter, Source, ValueFacet
 from anykey.index.filtering.postings import (
     CHUNK,
     POSITION_BYTES,
@@ -275,8 +278,33 @@ def test_damage_met_while_reading_is_told_by_name(tmp_path: Path, change: str) -
     write_postings(path, [row({"a": number % 2}) for number in range(CHUNK)])
     _change(path, change)
     both = And((Range(("a",), gte=0), Exists(("a",))))
+    with closing(Postings(path)) as postings:
+        with pytest.raises(IndexCorruptError) as error:
+            postings.positions(both)
+        with suppress(IndexCorruptError):  # counting does not look at all of it
+            counted(postings)
+    assert error.value.path == path
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        b"",
+        b"no kind",
+        b"a\xff\xfen\x00",
+        b"a\xff\xfe\xff",
+        b"a\xff\xfei12",
+        b"\x80\xff\xfes",
+        b"a\xff\xfei9999999:00000.",
+    ],
+)
+def test_a_term_that_is_none_is_told_where_values_are_counted(tmp_path: Path, term: bytes) -> None:
+    path = tmp_path / "fields.sqlite"
+    write_postings(path, [row({"a": number}) for number in range(3)])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE terms SET term = ? WHERE start = (SELECT min(start) FROM terms)", (term,))
     with closing(Postings(path)) as postings, pytest.raises(IndexCorruptError) as error:
-        postings.positions(both)
+        counted(postings)
     assert error.value.path == path
 
 
@@ -296,12 +324,25 @@ def test_a_damaged_file_never_ends_in_another_error(
         with closing(Postings(path)) as postings:
             answers = [postings.positions(condition).tolist() for condition in SOME_CONDITIONS]
             num_positions = postings.num_positions
+            counts = counted(postings)
     except IndexCorruptError as error:
         assert error.path == path  # noqa: PT017
         return
     for positions in answers:
         assert all(low < high for low, high in itertools.pairwise(positions))
         assert not positions or (positions[0] >= 0 and positions[-1] < num_positions)
+    assert all(0 < num_keys <= num_positions for num_keys in counts)
+
+
+def counted(postings: Postings) -> list[int]:
+    """How many keys have each of the values that are told of, which can be written as JSON."""
+    with postings.reading() as reading:
+        counter = FieldCounter([Source(reading, np.ones(postings.num_positions, np.bool_))], NEVER)
+        page = counter.fields(None, 100)
+        told = [*page.fields, *(counter.count(ValueFacet((name,), 100)) for name in ("brand", "colour", "tags"))]
+    values = [value for one in told for value in one.values]
+    json.dumps([value for value, _ in values], allow_nan=False)
+    return [num_keys for _, num_keys in values]
 
 
 def _change(path: Path, statement: str) -> None:
