@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, ReadOnlyError, SearchIndexError
-from anykey.index.held import Held
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
-from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.index.key_index import EVERYTHING, Held, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_limit, is_unicode, require_names
 from anykey.index.search.generation import FLOOD, Flood, Generation, SupersededError
 from anykey.index.search.kept_moments import KEEPING, Keeping, KeptMoments, check_token

@@ -6,6 +6,7 @@ Shape legend: Q = queries, D = width.
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +16,6 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidKeyError, InvalidSearchError
 from anykey.index.filtering.conditions import Condition
-from anykey.index.held import Held
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
 from anykey.index.queries import require_names
 from anykey.index.store.manifest import EncoderFacts
@@ -128,6 +128,32 @@ class IndexInfo:
     modalities: dict[Modality, int]
     pools: dict[str, int]
     details: dict[str, Any]
+
+
+class Place(StrEnum):
+    """Where something is."""
+
+    MAPPED = "mapped"  # in a file, of which the system keeps in memory what is used, as far as there is room
+    MEMORY = "memory"  # in this process's memory
+    GPU = "gpu"  # in the memory of GPUs
+    DISK = "disk"  # in a file that is read piece by piece
+
+
+@dataclass(frozen=True)
+class Held:
+    """One thing that an open index holds.
+
+    Attributes:
+        name: `vectors`, `structure` (of the search), `gpu_structure`, `positions` (which key is where in the files),
+            `fields` (what filters look at), `store` (keys, payload and what words are found by, with its log), or
+            `recent` (keys that no version covers yet).
+        num_bytes: How much it is; about, for `gpu_structure` and `recent`.
+        place: Where it is.
+    """
+
+    name: str
+    num_bytes: int
+    place: Place
 
 
 class KeyIndex(Protocol):

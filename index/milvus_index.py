@@ -17,9 +17,8 @@ from anykey.encoder.item import Modality
 from anykey.index.changes import Applied, Capabilities, Change, RequestKey
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import ImageUnavailableError, KeyNotFoundError, SnapshotRefusedError
-from anykey.index.held import Held, Place, file_bytes
 from anykey.index.hits import FoundImage, Hit, StoredImage, StoredKey
-from anykey.index.key_index import EVERYTHING, IndexInfo, NewKey, Scope
+from anykey.index.key_index import EVERYTHING, Held, IndexInfo, NewKey, Place, Scope
 from anykey.index.milvus.collection import Collection, CollectionFacts, Structure
 from anykey.index.milvus.connection import Connection
 from anykey.index.milvus.expressions import listed
@@ -364,7 +363,7 @@ class MilvusIndex:
     def held(self) -> list[Held]:
         """The file of Milvus Lite, which other collections may be in, too; what a server holds is the server's."""
         file = self._collection.connection.file
-        return [] if file is None else [Held("store", file_bytes(file), Place.DISK)]
+        return [] if file is None else [Held("store", file.stat().st_size if file.is_file() else 0, Place.DISK)]
 
     def close(self) -> None:
         """Closes the connection, and a file that nothing else in this process has open. Repeating it is fine."""

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from anykey.index.deadline import NEVER, Deadline
-from anykey.index.held import Held, Place, file_bytes
+from anykey.index.key_index import Held, Place
 from anykey.index.search.health import Health
-from anykey.index.search.version_files import VersionFiles
+from anykey.index.search.version_files import VersionFiles, file_bytes
 from anykey.index.search.view import View
 from anykey.index.store.store_reader import ReadTransaction, StoreReader
 from anykey.index.store.versions import IndexDirectory, OpenVersion, open_published

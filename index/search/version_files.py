@@ -20,8 +20,7 @@ from anykey.index.errors import IndexCorruptError, SearchIndexError
 from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.postings import Postings, Reading
 from anykey.index.filtering.remembered import Remembered, name_of
-from anykey.index.held import Held, Place, file_bytes
-from anykey.index.key_index import Scope
+from anykey.index.key_index import Held, Place, Scope
 from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.versions import OpenVersion, open_published
@@ -287,3 +286,14 @@ def loaded_bytes(index_dir: Path, *, on_gpus: bool) -> int:
         return file_bytes(version.path / STRUCTURE_NAME) if is_loaded else 0
     finally:
         version.release()
+
+
+def file_bytes(*paths: Path) -> int:
+    """Bytes of the files that are there."""
+    sizes = []
+    for path in paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except OSError:  # as of a log, which comes and goes
+            sizes.append(0)
+    return sum(sizes)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from anykey.index.held import Held, Place
+from anykey.index.key_index import Held, Place
 from anykey.program.memory import process_memory, room_left
 from anykey.service.indexes.named import Indexes
 from anykey.service.indexes.parts import Parts

@@ -10,7 +10,7 @@ from functools import partial
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.index.errors import SearchIndexError
-from anykey.index.held import Place
+from anykey.index.key_index import Place
 from anykey.index.releases import OpenRelease, ReleaseDirectory
 from anykey.service.answers.answering import Asker, find_answer
 from anykey.service.errors import (

@@ -10,8 +10,7 @@ from anykey.encoder.errors import CheckpointNotFoundError, EncoderError
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, SearchIndexError
-from anykey.index.held import Held
-from anykey.index.key_index import IndexInfo
+from anykey.index.key_index import Held, IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
 from anykey.service.answers.kept import ResultCache
