@@ -216,18 +216,7 @@ async def open_parts(
         hash_threads=resources.body_threads,
         max_later_decodes=settings.decode_threads,
     )
-    pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
-    stack.push_async_callback(asyncio.to_thread, pace.close)
-    await asyncio.to_thread(pace.measure)
-    searcher = IndexSearcher(
-        index,
-        watch,
-        threads=search_threads,
-        num_threads=settings.search_threads,
-        max_waiting=settings.max_queue_items + settings.search_threads,  # as many are about to be taken by free threads
-        most_together=pace.most_together,
-        deadline_s=deadline_s,
-    )
+    pace, searcher = await _open_searcher(settings, index, watch, search_threads, stack)
     embedder = QueryEmbedder(items, searcher.stored)
     items_embedder = ItemsEmbedder(
         embedder,
@@ -268,6 +257,29 @@ async def open_parts(
         recent=recent,
         release=release,
     )
+
+
+async def _open_searcher(
+    settings: ServiceSettings,
+    index: SearchableIndex,
+    watch: IndexWatch,
+    search_threads: BoundedThreads,
+    stack: AsyncExitStack,
+) -> tuple[SearchPace, IndexSearcher]:
+    """What searches an index, once it is measured how many searches pay to share a call of it."""
+    pace = SearchPace(index, num_threads=settings.search_threads, most_together=settings.max_batch_searches)
+    stack.push_async_callback(asyncio.to_thread, pace.close)
+    await asyncio.to_thread(pace.measure)
+    searcher = IndexSearcher(
+        index,
+        watch,
+        threads=search_threads,
+        num_threads=settings.search_threads,
+        max_waiting=settings.max_queue_items + settings.search_threads,  # as many are about to be taken by free threads
+        most_together=pace.most_together,
+        deadline_s=settings.request_deadline_ms / 1000,
+    )
+    return pace, searcher
 
 
 async def _open_storer(
