@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
-from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError, ServiceError
 from anykey.service.logs import LogEvent
 
 PreparedT = TypeVar("PreparedT")
@@ -75,7 +75,7 @@ class BatcherCounters:
         encoded: Came out with a vector.
         dropped: Cancelled by their caller before their batch was formed.
         expired: Past their deadline when their batch was formed.
-        failed: In a batch that failed.
+        failed: The encoder failed on them alone.
         abandoned: Still unanswered when the batcher was closed or its worker died.
     """
 
@@ -170,10 +170,11 @@ class Batcher(Generic[PreparedT]):
     When the batch is formed, items whose future was cancelled are dropped, items past their deadline get
     `DeadlineExceededError`, and neither reaches the encoder.
 
-    Failure: when the encoder raises, or answers with something else than finite vectors of its width, every
-    future of that batch gets `InternalError` (the encoder's error is its cause and is logged with traceback),
-    and the worker lives on. Should the worker end for any other reason, `is_alive` turns false, every waiting
-    future gets `NotReadyError`, and so does every later `submit`: nothing hangs.
+    Failure: when the encoder raises, or answers with something else than finite vectors of its width, that is logged
+    with traceback, and the halves of the batch are tried, and their halves, so that an item which is the reason fails
+    alone: its future gets `InternalError`, whose cause is the encoder's error. The worker lives on. Should it end for
+    any other reason, `is_alive` turns false, every waiting future gets `NotReadyError`, and so does every later
+    `submit`: nothing hangs.
 
     Shutdown: `close` refuses new items with `NotReadyError`, stops waiting for batches to fill, encodes what is
     queued, and returns when the worker has ended or after `drain_s`; what is unanswered then gets
@@ -403,29 +404,40 @@ class Batcher(Generic[PreparedT]):
             return False
         if now_s >= entry.deadline_s:
             self._counters.expired += 1
-            entry.future.set_exception(DeadlineExceededError("the request waited past its deadline in the queue"))
+            entry.future.set_exception(_late())
             return False
         return True
 
     def _compute(self, batch: list[_Entry[PreparedT]]) -> None:
         """Encodes one batch and resolves every future in it, whatever happens."""
+        self._finish(batch, self._outcomes(batch))
+
+    def _outcomes(self, batch: Sequence[_Entry[PreparedT]], is_retried: bool = False) -> list[Encoded | ServiceError]:
+        """What becomes of each item: where a batch fails, its halves are tried, for one item may be the reason."""
         started_s = self._clock()
+        if is_retried and any(started_s >= entry.deadline_s for entry in batch):
+            in_time = iter(self._outcomes([entry for entry in batch if started_s < entry.deadline_s], is_retried))
+            return [next(in_time) if started_s < entry.deadline_s else _late() for entry in batch]
+        if not batch:
+            return []
+        with self._changed:
+            self._counters.batches += 1
         try:
             vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
         except Exception as error:
-            fields = {"event": LogEvent.BATCH_FAILED, "model": self._name, "batch_items": len(batch)}
-            logger.exception("a batch failed", extra=fields)
-            self._finish(batch, [_internal(error, self._name) for _ in batch])
-            return
+            if not is_retried:
+                fields = {"event": LogEvent.BATCH_FAILED, "model": self._name, "batch_items": len(batch)}
+                logger.exception("a batch failed", extra=fields)
+            if len(batch) == 1:
+                return [_internal(error, self._name)]
+            middle = len(batch) // 2
+            return [*self._outcomes(batch[:middle], True), *self._outcomes(batch[middle:], True)]
         encode_s = self._clock() - started_s
-        self._finish(
-            batch,
-            [
-                Encoded(vector_D, started_s - entry.queued_s, encode_s, len(batch))
-                for vector_D, entry in zip(vectors_BD, batch, strict=True)
-            ],
-        )
+        return [
+            Encoded(vector_D, started_s - entry.queued_s, encode_s, len(batch))
+            for vector_D, entry in zip(vectors_BD, batch, strict=True)
+        ]
 
     def _check_vectors(self, vectors_BD: Vector, num_items: int) -> None:
         expected = (num_items, self._encoder.width)
@@ -434,17 +446,16 @@ class Batcher(Generic[PreparedT]):
         if not np.isfinite(vectors_BD).all():
             raise ValueError(f"the {self._name} gave numbers that are not finite")
 
-    def _finish(self, batch: list[_Entry[PreparedT]], outcomes: Sequence[Encoded | Exception]) -> None:
+    def _finish(self, batch: list[_Entry[PreparedT]], outcomes: Sequence[Encoded | ServiceError]) -> None:
         with self._changed:
             if self._computing is not batch:  # closed meanwhile; `_abandon` answered and counted them
                 return
             self._computing = []
-            self._counters.batches += 1
             self._note_pace(batch)
-            if isinstance(outcomes[0], Encoded):
-                self._counters.encoded += len(batch)
-            else:
-                self._counters.failed += len(batch)
+            for outcome in outcomes:
+                self._counters.encoded += isinstance(outcome, Encoded)
+                self._counters.expired += isinstance(outcome, DeadlineExceededError)
+                self._counters.failed += isinstance(outcome, InternalError)
         for entry, outcome in zip(batch, outcomes, strict=True):
             _resolve(entry.future, outcome)
 
@@ -522,8 +533,12 @@ def _resolve(future: "Future[Any]", outcome: object) -> None:
         pass
 
 
+def _late() -> DeadlineExceededError:
+    return DeadlineExceededError("the request waited past its deadline in the queue")
+
+
 def _internal(error: Exception, name: str) -> InternalError:
-    """A wire error of its own for one item of a failed batch."""
-    internal = InternalError(f"the {name} failed on the batch this query was part of")
+    """The wire error for an item that the model failed on alone."""
+    internal = InternalError(f"the {name} failed on this item")
     internal.__cause__ = error
     return internal

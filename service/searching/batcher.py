@@ -211,7 +211,7 @@ class SearchBatcher(Generic[KindT, SoughtT, FoundT]):
             def begin() -> None:
                 try:
                     self._add((kind, place.together), sought, waiter)
-                except (OverloadedError, NotReadyError) as error:
+                except Exception as error:  # whatever it is: the others, which begin with this one, are not to be lost
                     waiter.future.set_exception(error)
 
             place.take(begin)

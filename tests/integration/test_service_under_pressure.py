@@ -319,7 +319,7 @@ def test_a_failing_batch_is_500_for_all_in_it_and_the_next_works(
     encoder: GatedEncoder, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(encoder, make_index(encoder)) as client:
-        encoder.failures = [None, RuntimeError("device lost")]
+        encoder.failures = [None, *[RuntimeError("device lost")] * 5]  # of the batch, its halves, and theirs
         blocked = block(client, pool, encoder)
         unlucky = [pool.submit(ask, client, f"unlucky {n}") for n in range(3)]
         until(lambda: counters(client, "batcher")["queued"] == 3, "all wait")

@@ -225,7 +225,7 @@ def test_a_failing_batch_fails_every_item_in_it_and_the_worker_lives_on(
     make_batcher: Any, encoder: GatedEncoder
 ) -> None:
     batcher = make_batcher()
-    encoder.failures = [None, RuntimeError("out of device memory")]
+    encoder.failures = [None, *[RuntimeError("out of device memory")] * 5]  # of the batch, its halves, and theirs
     block(batcher, encoder)
     futures = [submit(batcher, f"text {n}") for n in range(3)]
     encoder.gate.set()
@@ -236,6 +236,50 @@ def test_a_failing_batch_fails_every_item_in_it_and_the_worker_lives_on(
     assert batcher.counters()["failed"] == 3
     assert batcher.is_alive
     assert submit(batcher, "after").result(WAIT_S).batch_items == 1
+
+
+def test_an_item_that_the_encoder_fails_on_fails_alone(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    encoder.gate.clear()
+    blocked = submit(batcher, "the first")
+    encoder.wait_until_entered()
+    futures = [submit(batcher, "poison" if n == 2 else f"text {n}") for n in range(5)]
+    encode, poison = encoder.encode_prepared, encoder.prepare(Item(text="poison"), Role.QUERY).text_D
+
+    def fail_on_poison(prepared: Any) -> Any:
+        if any(np.array_equal(one.text_D, poison) for one in prepared):
+            raise ZeroDivisionError("a bug of ours")
+        return encode(prepared)
+
+    encoder.encode_prepared = fail_on_poison  # type: ignore[method-assign]
+    encoder.gate.set()
+    assert blocked.result(WAIT_S)
+    for number, future in enumerate(futures):
+        if number == 2:
+            assert isinstance(future.exception(WAIT_S), InternalError)
+        else:
+            expected = FakeEncoder().encode([Item(text=f"text {number}")])[0]
+            np.testing.assert_array_equal(future.result(WAIT_S).vector_D, expected)
+    assert (batcher.counters()["encoded"], batcher.counters()["failed"]) == (5, 1)
+
+
+def test_what_is_late_is_not_tried_again_after_a_failure(make_batcher: Any, encoder: GatedEncoder) -> None:
+    now_s = [0.0]
+    batcher = make_batcher(clock=lambda: now_s[0])
+    block(batcher, encoder)
+    late, in_time = submit(batcher, "late", deadline_s=5.0), submit(batcher, "in time", deadline_s=50.0)
+    encoder.failures = [None, RuntimeError("out of device memory")]
+    encode = encoder.encode_prepared
+
+    def take_long(prepared: Any) -> Any:
+        now_s[0] += 6.0 if len(prepared) == 2 else 0.0
+        return encode(prepared)
+
+    encoder.encode_prepared = take_long  # type: ignore[method-assign]
+    encoder.gate.set()
+    assert in_time.result(WAIT_S).batch_items == 1
+    assert isinstance(late.exception(WAIT_S), DeadlineExceededError)
+    assert batcher.counters()["expired"] == 1
 
 
 @pytest.mark.parametrize(

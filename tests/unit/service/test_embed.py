@@ -210,7 +210,7 @@ def test_lists_that_are_too_many_together_are_refused_at_once() -> None:
 
 def test_a_batch_that_fails_is_told_of_its_items_alone() -> None:
     encoder = GatedEncoder()
-    encoder.failures = [RuntimeError("the encoder broke")]
+    encoder.failures = [RuntimeError("the encoder broke")] * 2  # on a batch, and again on the first of its items
     with serving(encoder, MemoryIndex(encoder, []), max_batch_items=2, max_wait_ms=50) as client:
         items = {"items": [{"text": f"word {number}"} for number in range(4)]}
         told = client.post("/embed", json=items).json()["items"]

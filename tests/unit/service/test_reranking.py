@@ -312,7 +312,7 @@ def test_a_model_that_fails_is_500_for_its_requests_only(scorer: FakeScorer) -> 
         assert error_of(ask(client)) == (
             500,
             "internal",
-            "the reranker long failed on the batch this query was part of",
+            "the reranker long failed on this item",
         )
         scorer.failure = None
         assert ask(client).status_code == 200

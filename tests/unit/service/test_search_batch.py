@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from anykey.encoder.item import Item
+from anykey.encoder.protocol import Role
 from anykey.index.faiss_index import FaissIndex
 from anykey.service.schemas import BatchResponse
 from tests.congruence.test_http_matches_in_process import KEYS
@@ -156,6 +159,24 @@ def test_queries_that_fail_hold_up_no_search_of_the_others(own_client: httpx.Cli
     answers = batch(own_client, queries)["answers"]
     assert ["error" in answer for answer in answers] == [True, False, True, False]
     assert index.calls == [(2, 10)]
+
+
+def test_what_nobody_foresaw_of_one_query_is_its_own_at_once(encoder: FakeEncoder, index: GatedIndex) -> None:
+    """Whether the encoder or the index fails on it; the deadline is longer than the test waits."""
+    index.damaged, index.failure = encoder.encode([Item(text="to be")])[0].tobytes(), ZeroDivisionError("a bug of ours")
+    encode, broken = encoder.encode_prepared, encoder.prepare(Item(text="four"), Role.QUERY).text_D
+
+    def fail_on_broken(prepared: Any) -> Any:
+        if any(np.array_equal(one.text_D, broken) for one in prepared):
+            raise ZeroDivisionError("another bug of ours")
+        return encode(prepared)
+
+    encoder.encode_prepared = fail_on_broken  # type: ignore[method-assign]
+    texts = ["a", "to be", "three words here", "four", "a lone letter b"]
+    with serving(encoder, index, request_deadline_ms=300_000, max_wait_ms=200) as client:
+        answers = batch(client, [{"text": text} for text in texts])["answers"]
+    kinds = [answer["error"]["type"] if "error" in answer else None for answer in answers]
+    assert kinds == [None, "internal", None, "internal", None]
 
 
 def test_queries_beyond_the_queue_are_refused_one_by_one(encoder: FakeEncoder, index: Any) -> None:

@@ -14,12 +14,15 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item
+from anykey.index.deadline import NEVER
 from anykey.index.errors import KeyCorruptError
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import Hit
 from anykey.index.moments import Ranking
 from anykey.index.store.manifest import FoldOptions
+from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.requests.context import CLIENT_GONE
+from anykey.service.searching.batcher import SearchBatcher
 from tests.congruence.test_http_matches_in_process import KEYS
 from tests.fakes import FakeEncoder
 from tests.live_index import make_index, new_keys
@@ -35,7 +38,8 @@ class GatedIndex:
         calls: Number of queries, and k, of each call, in order.
         entered: Released once for each call begun.
         gate: Calls wait until it is set; set from the start.
-        damaged: How a call fails that has a query whose vector begins with these bytes.
+        damaged: A call fails that has a query whose vector is these bytes.
+        failure: How it does.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -45,6 +49,7 @@ class GatedIndex:
         self.gate = threading.Event()
         self.gate.set()
         self.damaged: bytes | None = None
+        self.failure: Exception = KeyCorruptError(Path("store"), "a", "the record is damaged")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -61,7 +66,7 @@ class GatedIndex:
         assert self.gate.wait(WAIT_S), "the test never opened the gate"
         self.calls.append((len(vectors_QD), k))
         if self.damaged is not None and any(vector_D.tobytes() == self.damaged for vector_D in vectors_QD):
-            raise KeyCorruptError(Path("store"), "a", "the record is damaged")
+            raise self.failure
 
 
 class GatedMoment:
@@ -237,12 +242,30 @@ def test_a_search_that_is_late_is_answered_in_time_and_left_out(index: GatedInde
         assert index.calls == [(1, 1)]
 
 
-def test_a_search_that_fails_fails_alone(index: GatedIndex) -> None:
+@pytest.mark.parametrize("status", [503, 500])
+def test_a_search_that_fails_fails_alone_and_at_once(index: GatedIndex, status: int) -> None:
     index.damaged = FakeEncoder().encode([Item(text="to be")])[0].tobytes()
+    if status == 500:
+        index.failure = ZeroDivisionError("a bug of ours")
     bodies = [{"text": text} for text in TEXTS]
-    with crowd(index) as waiting:
+    with crowd(index, request_deadline_ms=1000 * 10 * WAIT_S) as waiting:
         answers = [asked.result(WAIT_S) for asked in (waiting.wait(*bodies), waiting.go())[0]]
-        assert [answer.status_code for answer in answers] == [503 if text == "to be" else 200 for text in TEXTS]
+        assert [answer.status_code for answer in answers] == [status if text == "to be" else 200 for text in TEXTS]
+
+
+def test_one_that_cannot_even_wait_leaves_the_others_that_it_would_begin_with() -> None:
+    threads = BoundedThreads("search", 1, 10)
+    batcher: SearchBatcher[Any, int, int] = SearchBatcher(
+        lambda kind, sought, deadline: sought, lambda _: 9, lambda _: 9, threads=threads, num_threads=1, max_waiting=9
+    )
+    together = batcher.together(3)
+    futures = []
+    for kind in ("alike", ["what no dictionary takes"], "alike"):
+        with together.place() as place:
+            futures.append(batcher.submit(kind, 7, NEVER, lambda found: found, place))
+    assert isinstance(futures[1].exception(WAIT_S), TypeError)
+    assert futures[0].result(WAIT_S) == futures[2].result(WAIT_S) == 7
+    threads.close()
 
 
 def test_a_full_queue_refuses(index: GatedIndex) -> None:
