@@ -196,11 +196,10 @@ async def open_parts(
         recent: Receives the latest queries.
         release: Name of the release that all this is of.
     """
-    encoder, batcher = loaded.encoder, loaded.batcher
-    cache = resources.vectors(encoder.width)
+    encoder, batcher, cache = loaded.encoder, loaded.batcher, resources.vectors(loaded.encoder.width)
+    deadline_s = settings.request_deadline_ms / 1000
     search_threads = BoundedThreads("search", settings.search_threads, settings.max_queue_items)
     stack.push_async_callback(asyncio.to_thread, search_threads.close)
-    deadline_s = settings.request_deadline_ms / 1000
     watch = IndexWatch(index.check, every_s=settings.check_index_s, deadline_s=MAX_CHECK_S)
     await stack.enter_async_context(watch.running())
     facts = SharedCall("info", lambda: watch.call(index.info), deadline_s=deadline_s, keep_s=INFO_KEPT_S)
