@@ -13,10 +13,12 @@ from anykey.index import FaissIndex
 from anykey.index.key_index import NewKey
 from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import EncoderFacts
+from anykey.service.app import create_app
 from anykey.service.schemas import FieldsResponse, SearchResponse
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
-from tests.serving import MemoryIndex, build_real_index, serving, stored
+from tests.serving import MemoryIndex, build_real_index, make_settings, running, serving, stored
+from tests.unit.service.test_reranking import FakeScorer
 
 JSON = {"content-type": "application/json"}
 WORN: dict[str, dict[str, Any]] = {
@@ -271,6 +273,17 @@ def test_an_index_of_another_kind_is_served_alike(shop: httpx.Client) -> None:
         assert facets_of(client, facets) == facets_of(shop, facets)
         by_scan, counted_fields = (each.get("/fields").json()["fields"] for each in (client, shop))
         assert {field["field"]: field for field in by_scan} == {field["field"]: field for field in counted_fields}
+
+
+def test_reranked_answers_count_the_scope_as_well(shop: httpx.Client, tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    with (
+        FaissIndex.open(build_real_index(tmp_path, encoder, KEYS)) as index,
+        running(create_app(make_settings(), encoder=encoder, index=index, rerankers=[FakeScorer("mini")])) as client,
+    ):
+        answer = client.post("/search", json={"text": "a", "k": 1, "rerank": {"top": 2}, "facets": ["brand"]}).json()
+        assert (len(answer["hits"]), answer["reranking"]["num_candidates"]) == (1, 2)
+        assert answer["facets"] == facets_of(shop, ["brand"])
 
 
 @needs_milvus
