@@ -291,6 +291,8 @@ class ListedIndex(Answer):
     reason: str | None
     release: str | None = None
     problem: str | None = None
+    encoder: str | None = None
+    memory: dict[str, Any] | None = None
 
 
 class IndexesAnswer(Answer):
@@ -298,3 +300,4 @@ class IndexesAnswer(Answer):
 
     default: str
     indexes: list[ListedIndex]
+    memory: dict[str, Any] | None = None
