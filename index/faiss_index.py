@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and no
 
 LONGEST_RETRY_S = 60.0
 SWITCH_POLL_S = 0.01
+MOST_DELETED_AT_ONCE = 10_000  # by their scope, in one transaction, where more may be deleted in pieces
 COMPACT_AFTER = 20_000  # changes; so many recent keys take a few milliseconds a query
 logger = logging.getLogger(__name__)
 
@@ -289,19 +290,29 @@ class FaissIndex:
         return writer.apply(changes, self.manifest.encoder.width, atomic=atomic, request=request)
 
     def delete_scope(
-        self, scope: Scope, *, dry_run: bool = False, request: "RequestKey | None" = None, deadline: Deadline = NEVER
+        self,
+        scope: Scope,
+        *,
+        dry_run: bool = False,
+        request: "RequestKey | None" = None,
+        deadline: Deadline = NEVER,
+        pause: "Callable[[Applied], None] | None" = None,
     ) -> "Applied":
         """Deletes the keys that are in the scope at one moment, all or nothing, on disk when it returns.
 
-        No other change is made between the look at the scope and the deletion.
+        No other change is made between the look at the scope and the deletion. With `pause`, that holds for up to
+        10,000 keys; of more, a key that is stored anew between two pieces stays.
 
         Raises:
             ReadOnlyError: the index was opened for reading.
-            OSError: the disk is full or not writable. Nothing was changed.
+            OSError: the disk is full or not writable. Nothing was changed, or no more than `pause` was told.
         """
         writer = self._checked_writer()
         if not dry_run:
-            return writer.delete_found(lambda: self._names_in(scope, deadline), request)
+            stored = [] if pause is None else self._stored_in(scope, deadline)
+            if pause is None or len(stored) <= MOST_DELETED_AT_ONCE:
+                return writer.delete_found(lambda: [name for name, _ in self._stored_in(scope, deadline)], request)
+            return writer.delete_unchanged(stored, pause, request)
         from anykey.index.changes import Applied
 
         with self.moment(deadline=deadline) as moment:
@@ -446,11 +457,12 @@ class FaissIndex:
                 if self._writer is not None:
                     self._writer.close()
 
-    def _names_in(self, scope: Scope, deadline: Deadline) -> list[str]:
+    def _stored_in(self, scope: Scope, deadline: Deadline) -> list[tuple[str, int]]:
+        """Names of the keys in a scope, each with the number of the change that stored it."""
         with self.moment(deadline=deadline) as moment:
             transaction, view = moment.transaction, moment.view
             view.check(scope)
-            return transaction.names(view.seqs_in(scope, transaction, deadline))
+            return transaction.named(view.seqs_in(scope, transaction, deadline))
 
     def __enter__(self) -> "FaissIndex":
         return self

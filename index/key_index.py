@@ -3,7 +3,7 @@
 Shape legend: Q = queries, D = width.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -283,7 +283,13 @@ class KeyIndex(Protocol):
         ...
 
     def delete_scope(
-        self, scope: Scope, *, dry_run: bool = False, request: "RequestKey | None" = None, deadline: Deadline = NEVER
+        self,
+        scope: Scope,
+        *,
+        dry_run: bool = False,
+        request: "RequestKey | None" = None,
+        deadline: Deadline = NEVER,
+        pause: "Callable[[Applied], None] | None" = None,
     ) -> "Applied":
         """Deletes the keys that are in a scope; none that comes into it later.
 
@@ -292,6 +298,9 @@ class KeyIndex(Protocol):
             dry_run: Only tells how many there are.
             request: As for `apply`.
             deadline: Until when the keys may be looked for; once all are found, they are deleted.
+            pause: Where it is given, many keys are deleted in pieces, each durable when it is done, and it is called
+                between two of them, while others may change keys, with what was done. It may raise, which ends the
+                deletion. A kill leaves what was done; the same request deletes the rest then, and counts that.
 
         Raises:
             InvalidSearchError: there is no such pool (`UnknownPoolError`) or modality. Nothing was changed.

@@ -3,8 +3,8 @@
 Shape legend: Q = queries, D = width, K = results per query.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Collection as Listed
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
@@ -237,11 +237,18 @@ class MilvusIndex:
         return self._writer.apply(changes, self.encoder.width)
 
     def delete_scope(
-        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+        self,
+        scope: Scope,
+        *,
+        dry_run: bool = False,
+        request: RequestKey | None = None,
+        deadline: Deadline = NEVER,
+        pause: Callable[[Applied], None] | None = None,
     ) -> Applied:
         """Deletes the keys that were in the scope when they were looked for, in batches; not all or nothing.
 
-        A key that another process changes meanwhile is deleted too.
+        Others change keys meanwhile in any case, so that nobody needs a `pause`. A key that another process changes
+        meanwhile is deleted too.
 
         Raises:
             UnsupportedError: a `request`. Nothing was changed.

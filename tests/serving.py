@@ -180,7 +180,13 @@ class MemoryIndex:
         raise ReadOnlyError("an index of this kind is not changed")
 
     def delete_scope(
-        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+        self,
+        scope: Scope,
+        *,
+        dry_run: bool = False,
+        request: RequestKey | None = None,
+        deadline: Deadline = NEVER,
+        pause: Callable[[Applied], None] | None = None,
     ) -> Applied:
         """Refuses: it is never changed."""
         raise ReadOnlyError("an index of this kind is not changed")

@@ -36,6 +36,7 @@ from anykey.index.vectors.structures import ON_CPU, GpuUse
 from anykey.program.progress import Report, quietly
 
 FoldIn = Literal["thread", "process"]
+DELETED_IN_A_PIECE = 2_000  # keys: other changes wait for a piece, a tenth of a second or so
 logger = logging.getLogger(__name__)
 
 
@@ -155,6 +156,31 @@ class Writer:
         with self._changing():
             earlier = None if request is None else self._store.remembered(request)
             return earlier or self._store.delete(find(), request)
+
+    def delete_unchanged(
+        self, stored: Sequence[tuple[str, int]], pause: Callable[[Applied], None], request: RequestKey | None = None
+    ) -> Applied:
+        """Deletes keys that are still as they were found, in pieces, each all or nothing and durably.
+
+        Args:
+            stored: Their names, each with the number of the change that stored it.
+            pause: Called between two pieces, while others may change keys, with what was done; ends it by raising.
+            request: By what the request is known, if it may be repeated; it is remembered when all is done.
+
+        Raises:
+            RequestMismatchError, IndexCorruptError, OSError: as `apply`.
+        """
+        if request is not None and (earlier := self.remembered(request)) is not None:
+            return earlier
+        applied = Applied()
+        for start in range(0, len(stored), DELETED_IN_A_PIECE):
+            if start:
+                pause(applied)
+            piece = stored[start : start + DELETED_IN_A_PIECE]
+            is_last = start + len(piece) == len(stored)
+            with self._changing():
+                applied = self._store.delete_unchanged(piece, applied.num_deleted, request if is_last else None)
+        return applied
 
     def remembered(self, request: RequestKey) -> Applied | None:
         """The answer to an earlier request of the same name, if it is remembered.

@@ -216,6 +216,28 @@ class Store:
                 seq += self._delete(key, seq + 1)
             return self._answered(Applied(num_deleted=seq - first, seq=seq), known, request)
 
+    def delete_unchanged(
+        self, stored: Iterable[tuple[str, int]], num_before: int = 0, request: RequestKey | None = None
+    ) -> Applied:
+        """Deletes keys live that are still as they were found, all or nothing.
+
+        Args:
+            stored: Their names, each with the number of the change that stored it.
+            num_before: How many keys the same request deleted before.
+            request: By what it is known, where these are its last keys.
+
+        Returns:
+            What the request has come to so far.
+        """
+        with self._changing():
+            known = self.meta
+            seq = first = int(known["seq"])
+            for key, number in stored:
+                found = self._find(key)
+                if found is not None and found[1] == number:
+                    seq += self._delete(key, seq + 1)
+            return self._answered(Applied(num_deleted=num_before + seq - first, seq=seq), known, request)
+
     def remembered(self, request: RequestKey) -> Applied | None:
         """The answer to an earlier request of the same name, if it is remembered.
 

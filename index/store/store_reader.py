@@ -322,11 +322,15 @@ class ReadTransaction:
 
     def names(self, seqs: NDArray[np.int64]) -> list[str]:
         """Names of keys, by their change numbers."""
-        found: list[str] = []
+        return [key for key, _ in self.named(seqs)]
+
+    def named(self, seqs: NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Names of keys, by their change numbers, each with its number."""
+        found: list[tuple[str, int]] = []
         for start in range(0, len(seqs), MOST_PARAMETERS):
             part = json.dumps(seqs[start : start + MOST_PARAMETERS].tolist())
-            query = "SELECT keys.key FROM json_each(?) CROSS JOIN keys ON keys.row = value"
-            found.extend(key for (key,) in self._all(query, part))
+            query = "SELECT keys.key, keys.row FROM json_each(?) CROSS JOIN keys ON keys.row = value"
+            found.extend(self._all(query, part))
         return found
 
     def page_within(self, after: str | None, limit: int, seqs: NDArray[np.int64]) -> list[StoredKey]:

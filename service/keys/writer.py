@@ -19,14 +19,18 @@ from anykey.service.errors import (
     IndexUnavailableError,
     InvalidRequestError,
     NotReadyError,
+    OverloadedError,
     ReadOnlyError,
     RequestMismatchError,
+    ServiceError,
 )
 from anykey.service.indexes.watch import IndexWatch
 from anykey.service.logs import LogEvent
+from anykey.service.requests.deadline import late
 
 T = TypeVar("T")
 MAX_JOINED = 1000  # changes of several requests that are made durable together
+LET_PASS_S = 0.05  # where even a turn among those who wait cannot be had
 RETRY_S = 2.0  # between two tries to become the writer
 
 logger = logging.getLogger(__name__)
@@ -49,9 +53,15 @@ class ChangeableIndex(Protocol):
         ...
 
     def delete_scope(
-        self, scope: Scope, *, dry_run: bool = False, request: RequestKey | None = None, deadline: Deadline = NEVER
+        self,
+        scope: Scope,
+        *,
+        dry_run: bool = False,
+        request: RequestKey | None = None,
+        deadline: Deadline = NEVER,
+        pause: Callable[[Applied], None] | None = None,
     ) -> Applied:
-        """Deletes the keys that are in a scope."""
+        """Deletes the keys that are in a scope, many of them in pieces."""
         ...
 
     def remembered(self, request: RequestKey) -> Applied | None:
@@ -109,6 +119,9 @@ class KeyWriter:
         self._deadline_s = deadline_s
         self._retry_s = retry_s
         self._threads = BoundedThreads("writer", 1, max_waiting)
+        self._deleter = BoundedThreads("deleter", 1, max_waiting)
+        self._deletions: set[asyncio.Task[Applied]] = set()
+        self._is_closing = False
         self._waiting: list[_Waiting] = []
         self._committing: asyncio.Task[None] | None = None
         self._num_users = 0
@@ -128,8 +141,12 @@ class KeyWriter:
                 await asyncio.wait([keeping])
             if self._committing is not None:
                 await asyncio.wait([self._committing])
+            self._is_closing = True
+            if self._deletions:
+                await asyncio.wait(self._deletions)
             if self._is_holding:
                 await self._give_back()
+            await asyncio.to_thread(self._deleter.close)
             await asyncio.to_thread(self._threads.close)
 
     @asynccontextmanager
@@ -173,13 +190,49 @@ class KeyWriter:
         return await waiting.future
 
     async def delete_scope(self, scope: Scope, *, dry_run: bool, request: RequestKey | None) -> Applied:
-        """Deletes the keys of a scope, or counts them; raises as `apply`, and for a pool that there is not."""
+        """Deletes the keys of a scope, or counts them; raises as `apply`, and for a pool that there is not.
+
+        Many keys are deleted in pieces, and who waits for other changes is served between two of them. It goes on when
+        nobody waits for it any more, and ends after a piece where the writer does.
+        """
         _require(self._index.capabilities, (), False, request)
+        if dry_run:
+            return await self._call(lambda: self._index.delete_scope(scope, dry_run=True))
+        deletion = asyncio.create_task(self._delete(scope, request))
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._forget)
+        return await asyncio.shield(deletion)
+
+    def _forget(self, deletion: asyncio.Task[Applied]) -> None:
+        self._deletions.discard(deletion)
+        if not deletion.cancelled():
+            deletion.exception()  # who waited may have gone; asyncio complains about errors that nobody looked at
+
+    async def _delete(self, scope: Scope, request: RequestKey | None) -> Applied:
+        """Deletes the keys of a scope in a thread that is for this alone, one scope at a time."""
+        done = Applied()
+
+        def pause(so_far: Applied) -> None:
+            nonlocal done
+            done = so_far
+            if self._is_closing:
+                raise NotReadyError("the service is shutting down, or another release has taken over")
+            try:
+                self._threads.submit(_take_a_turn).result()  # behind those who wait to change keys
+            except OverloadedError:
+                time.sleep(LET_PASS_S)
+
         deadline = Deadline(self._deadline_s)
         try:
-            return await self._call(
-                lambda: self._index.delete_scope(scope, dry_run=dry_run, request=request, deadline=deadline)
-            )
+            async with self.held():
+                return await self._call(
+                    lambda: self._index.delete_scope(scope, request=request, deadline=deadline, pause=pause),
+                    self._deleter,
+                )
+        except ServiceError as error:
+            if not done.num_deleted:
+                raise
+            raise type(error)(f"{done.num_deleted} keys are deleted, and others are not: {error.message}") from error
         finally:
             deadline.cancel()
 
@@ -215,14 +268,16 @@ class KeyWriter:
                 num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
                 waiting.future.set_result(Applied(outcomes, num_deleted, applied.seq))
 
-    async def _call(self, function: Callable[[], T]) -> T:
-        """What a call of the index gives, in the writer's thread and in the wire's words."""
+    async def _call(self, function: Callable[[], T], threads: BoundedThreads | None = None) -> T:
+        """What a call of the index gives, in the writer's thread or another, and in the wire's words."""
         try:
-            return await self._threads.run(self._watch.call, function)
+            return await (threads or self._threads).run(self._watch.call, function)
         except index_errors.RequestMismatchError as error:
             raise RequestMismatchError(str(error)) from error
         except (index_errors.InvalidSearchError, index_errors.UnsupportedError) as error:
             raise InvalidRequestError(str(error)) from error
+        except index_errors.DeadlineExceededError as error:
+            raise late(self._deadline_s, "end of the look for the keys") from error
         except IndexUnavailableError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise IndexUnavailableError("the index's disk is full; nothing was changed") from error
@@ -273,6 +328,10 @@ class KeyWriter:
             self._is_holding = await self._threads.run(self._index.make_writable, False) or self._is_holding
         except Exception:
             logger.exception("the index could not be closed for changes", extra={"event": LogEvent.INDEX_FAILED})
+
+
+def _take_a_turn() -> None:
+    """Nothing: whoever waits for it has let others go first."""
 
 
 def _require(capabilities: Capabilities, changes: Sequence[Change], atomic: bool, request: RequestKey | None) -> None:
