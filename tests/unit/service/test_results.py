@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,29 @@ def test_each_query_has_a_digest_of_its_own_and_equal_ones_share_it() -> None:
     digests = [digest_of(query) for query in queries()]
     assert len(set(digests)) == len(digests)
     assert digests == [digest_of(query) for query in queries()]
+
+
+@dataclass(frozen=True)
+class Inner:
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    number: int = 0
+    told: float = 1.0
+    where: str = field(default="", compare=False)
+
+
+def test_a_field_that_is_as_usual_is_told_from_one_that_is_not() -> None:
+    values = [
+        Outer(), Outer(Inner(1)), Outer(number=1), Outer(Inner(1), 1), Outer(told=0.5), Outer(told=True),
+        Outer(number=False),
+        [Inner(), 1], [Inner(1)], [Inner(), "number", 1], [Outer(Inner()), "number", 1],
+    ]  # fmt: skip
+    assert len({digest_of(value) for value in values}) == len(values)
+    assert digest_of(Outer(where="here")) == digest_of(Outer(Inner(0), 0, 1.0))
 
 
 def test_what_cannot_be_told_apart_has_no_digest() -> None:
