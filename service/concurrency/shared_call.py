@@ -81,3 +81,45 @@ def _look_at_outcome(call: "asyncio.Task[T]") -> None:
     """Everybody who waited may have gone; asyncio complains about errors that nobody looked at."""
     if not call.cancelled():
         call.exception()
+
+
+class NextCall(Generic[T]):
+    """A blocking function, of which each who asks is given a call that began after asking.
+
+    All who ask before a call begins share it. One is under way at a time; who asks meanwhile waits for the next. Who
+    asks in the same turn of the event loop shares a call, too, so that handing it to a thread costs little where many
+    ask. Belongs to one event loop.
+    """
+
+    def __init__(self, function: Callable[[], T], threads: BoundedThreads) -> None:
+        """Nothing is called yet.
+
+        Args:
+            function: What is called.
+            threads: Where.
+        """
+        self._function = function
+        self._threads = threads
+        self._under_way: asyncio.Task[T] | None = None
+        self._next: asyncio.Task[T] | None = None
+
+    async def answer(self) -> T:
+        """What the function gives, called from now on.
+
+        Raises:
+            OverloadedError: too many calls wait for a thread.
+            NotReadyError: the threads are closed.
+            Exception: the function's.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._call(self._under_way))
+            self._next.add_done_callback(_look_at_outcome)
+        return await asyncio.shield(self._next)  # who leaves, leaves the others their answer
+
+    async def _call(self, before: "asyncio.Task[T] | None") -> T:
+        if before is None or before.done():
+            await asyncio.sleep(0)
+        else:
+            await asyncio.wait([before])
+        self._under_way, self._next = self._next, None
+        return await self._threads.run(self._function)

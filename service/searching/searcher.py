@@ -25,6 +25,7 @@ from anykey.index.moments import Moment
 from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
+from anykey.service.concurrency.shared_call import NextCall
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
 from anykey.service.indexes.watch import IndexWatch
@@ -240,6 +241,7 @@ class IndexSearcher:
         self._threads = threads
         self._most_together = most_together
         self._deadline_s = deadline_s
+        self._now = NextCall(lambda: self._look(None, False, Deadline(deadline_s)), threads)
         self._batcher: SearchBatcher[SearchKind, _Sought, Found] = SearchBatcher(
             self._call,
             self._most_of,
@@ -319,14 +321,10 @@ class IndexSearcher:
             ServiceError: those that `search` raises.
         """
         deadline = Deadline(self._deadline_s)
-
-        def look() -> MomentFacts:
-            with self._index.moment(snapshot, deadline=deadline) as moment:
-                moment.keep(is_asked_for=is_asked_for)
-                return MomentFacts(moment.version, moment.seq, moment.snapshot, moment.identity)
-
         with _wire_errors(self._deadline_s, deadline):
-            return await self._threads.run(self._watch.call, look)
+            if snapshot is None and not is_asked_for:
+                return await self._now.answer()
+            return await self._threads.run(self._look, snapshot, is_asked_for, deadline)
 
     async def stored(self, key: str, snapshot: str | None = None) -> StoredKey:
         """A key with its vector.
@@ -352,6 +350,16 @@ class IndexSearcher:
 
         with _wire_errors(self._deadline_s, deadline):
             return await self._threads.run(self._watch.call, look_up)
+
+    def _look(self, snapshot: str | None, is_asked_for: bool, deadline: Deadline) -> MomentFacts:
+        """Looks at a moment; called in a thread."""
+
+        def look() -> MomentFacts:
+            with self._index.moment(snapshot, deadline=deadline) as moment:
+                moment.keep(is_asked_for=is_asked_for)
+                return MomentFacts(moment.version, moment.seq, moment.snapshot, moment.identity)
+
+        return self._watch.call(look)
 
     def _call(self, kind: SearchKind, sought: Sequence[_Sought], deadline: Deadline) -> list[Found]:
         """What is found for each; called in a thread."""

@@ -1,6 +1,7 @@
 """Protects calls that are made once for many: never two at once, kept for a while, and bounded for who waits."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from anykey.service.concurrency.shared_call import SharedCall
+from anykey.service.concurrency.shared_call import NextCall, SharedCall
+from anykey.service.concurrency.threads import BoundedThreads
 from tests.serving import WAIT_S
 
 
@@ -110,3 +112,48 @@ def test_failures_reach_who_asks_and_the_next_call_is_a_new_one() -> None:
     function.failure = ConnectionError("away")
     with shared(function) as call:
         assert asyncio.run(scenario(function, call)) == 2
+
+
+def test_who_asks_for_the_next_call_never_joins_one_that_has_begun() -> None:
+    async def scenario() -> None:
+        gate, entered, calls = threading.Event(), threading.Semaphore(0), itertools.count(1)
+
+        def call() -> int:
+            number = next(calls)
+            entered.release()
+            assert gate.wait(WAIT_S)
+            return number
+
+        threads = BoundedThreads("look", 2, 9)
+        shared = NextCall(call, threads)
+        first = [asyncio.create_task(shared.answer()) for _ in range(3)]
+        assert await asyncio.to_thread(entered.acquire, timeout=WAIT_S)
+        second = [asyncio.create_task(shared.answer()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        first[0].cancel()
+        second[0].cancel()
+        gate.set()
+        assert await asyncio.gather(*first[1:], *second[1:]) == [1, 1, 2, 2]
+        assert await shared.answer() == 3
+        threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_next_call_that_fails_fails_for_those_who_shared_it_alone() -> None:
+    async def scenario() -> None:
+        outcomes: list[Exception | None] = [OSError("gone"), None]
+
+        def call() -> str:
+            if (outcome := outcomes.pop(0)) is not None:
+                raise outcome
+            return "found"
+
+        threads = BoundedThreads("look", 1, 9)
+        shared = NextCall(call, threads)
+        failed = await asyncio.gather(shared.answer(), shared.answer(), return_exceptions=True)
+        assert [str(error) for error in failed] == ["gone", "gone"]
+        assert await shared.answer() == "found"
+        threads.close()
+
+    asyncio.run(scenario())
