@@ -21,7 +21,7 @@ class Throughput:
         """Remembers a call.
 
         Args:
-            units: What it did; 0 for time in which others had their turn.
+            units: What it did.
             seconds: How long it took.
         """
         self._calls.append((seconds, units))

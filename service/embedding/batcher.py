@@ -225,6 +225,7 @@ class Batcher(Generic[PreparedT]):
         self._last_later_s = -math.inf  # when a batch of LATER last left
         self._computing: list[_Entry[PreparedT]] = []
         self._computing_since_s = 0.0
+        self._busy_since_s = 0.0  # with items of NOW that have not come out yet, or since the last that did
         self._tokens_pace, self._items_pace = Throughput(), Throughput()
         self._is_closing = False
         self._is_alive = True
@@ -259,6 +260,8 @@ class Batcher(Generic[PreparedT]):
             self._check_open()
             queue = self._queue_of(lane)
             self._check_room(queue, deadline_s)
+            if queue is self._now and not queue.places_taken and not self._is_computing_now:
+                self._busy_since_s = self._clock()
             queue.places_taken += 1
             if lane is Lane.NOW:
                 self._last_now_s = self._clock()
@@ -317,6 +320,10 @@ class Batcher(Generic[PreparedT]):
             + self._tokens_pace.seconds_for(self._now.num_tokens)
             + self._items_pace.seconds_for(self._now.places_taken - num_decoded)
         )
+
+    @property
+    def _is_computing_now(self) -> bool:
+        return bool(self._computing) and self._computing[0].lane is Lane.NOW
 
     @property
     def _died(self) -> str:
@@ -450,8 +457,8 @@ class Batcher(Generic[PreparedT]):
         with self._changed:
             if self._computing is not batch:  # closed meanwhile; `_abandon` answered and counted them
                 return
-            self._computing = []
             self._note_pace(batch)
+            self._computing = []
             for outcome in outcomes:
                 self._counters.encoded += isinstance(outcome, Encoded)
                 self._counters.expired += isinstance(outcome, DeadlineExceededError)
@@ -460,14 +467,12 @@ class Batcher(Generic[PreparedT]):
             _resolve(entry.future, outcome)
 
     def _note_pace(self, batch: Sequence[_Entry[PreparedT]]) -> None:
-        """Notes how long a batch took of the time that items of NOW wait for."""
-        seconds = self._clock() - self._computing_since_s
+        """Notes how long it took until a batch of NOW came out: for all that it waited for, decoding included."""
         if batch[0].lane is Lane.NOW:
+            now_s = self._clock()
+            seconds, self._busy_since_s = now_s - self._busy_since_s, now_s
             self._tokens_pace.note(sum(entry.num_tokens for entry in batch), seconds)
             self._items_pace.note(len(batch), seconds)
-        elif self._now.entries:  # which had to wait meanwhile
-            self._tokens_pace.note(0, seconds)
-            self._items_pace.note(0, seconds)
 
     def _abandon(self, reason: str) -> None:
         """Answers everything that is still waiting with `NotReadyError`."""

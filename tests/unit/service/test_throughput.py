@@ -12,14 +12,6 @@ def test_it_tells_by_the_last_calls_without_the_longest() -> None:
     assert pace.seconds_for(10) == 5.0
 
 
-def test_time_in_which_others_have_their_turn_counts() -> None:
-    pace = Throughput()
-    for _ in range(8):
-        pace.note(2, 1.0)
-        pace.note(0, 1.0)
-    assert 1.0 <= pace.seconds_for(1) <= 1.1
-
-
 def test_old_calls_are_forgotten() -> None:
     pace = Throughput()
     for seconds in (9.0, 1.0):
