@@ -64,7 +64,7 @@ def _add_within(pieces: list[bytes], value: Any) -> None:
 def _add_fields(pieces: list[bytes], value: Any) -> None:
     """Those of a dataclass: its name, how many fields are not as usual, and these; most of a query are as usual."""
     told = []
-    for name, usual in _fields_of(type(value)):
+    for name, usual in _fields_of(type(value)):  # type: ignore[arg-type]  # classes are hashable
         member = getattr(value, name)
         is_usual = type(member) is type(usual) and isinstance(member, PLAIN) and member == usual
         if not is_usual:
