@@ -26,7 +26,7 @@ from anykey.service.openapi import describe
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
-from anykey.service.routes import changes, embed, fields, health, indexes, keys, operation, search
+from anykey.service.routes import changes, embed, fields, health, indexes, keys, operation, page, search
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -76,11 +76,12 @@ def create_app(
         redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
     )
     app.state.lifecycle = lifecycle
-    resources = (search, changes, keys, fields, embed, operation, *DIALECTS)
+    resources = (search, changes, keys, fields, embed, operation, page, *DIALECTS)
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]
-    app.router.routes.extend([*of_one, *health.router.routes, *indexes.router.routes, *of_collections])
+    of_service = [*health.router.routes, *indexes.router.routes, *page.of_service.routes]
+    app.router.routes.extend([*of_one, *of_service, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings)
@@ -129,7 +130,7 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
             headers["Allow"] = ", ".join(sorted(_methods_of(request.app.routes, request.scope)))
         message = {
             404: "no such address; /docs lists those there are",
-            405: f"this address takes {headers.get('Allow', 'another method')}, not {request.method[:20]}",
+            405: f"this address takes {headers.get('Allow', 'another method')}, not this method",
         }.get(error.status_code, str(error.detail))
         return error_response(request.scope, from_status(error.status_code, message), retry_after_s, headers)
 

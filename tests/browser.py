@@ -81,6 +81,12 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", size)
         self._command("Emulation.setEmulatedMedia", {"media": kind, "features": features})
 
+    def go_offline(self, is_offline: bool) -> None:
+        """Takes the network away, or gives it back."""
+        unbounded = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self._command("Network.enable", {})
+        self._command("Network.emulateNetworkConditions", {"offline": is_offline, **unbounded})
+
     def _command(self, name: str, parameters: dict[str, Any]) -> Any:
         """A command of Chromium's own protocol."""
         return self._ask("POST", "goog/cdp/execute", {"cmd": name, "params": parameters})

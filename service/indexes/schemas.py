@@ -1,15 +1,8 @@
-"""The wire format of what is told of indexes: what they hold in memory, and what a release left. No torch."""
+"""The wire format of what the service holds in memory, and what is left. Imports no torch."""
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
-
-
-class LeftChanges(BaseModel):
-    """Changes that were made over HTTP to the release before, and that the one that answers may not have."""
-
-    release: str = Field(description="The release that has them.")
-    num_changes: int = Field(description="How many keys were stored and deleted in it by this process.")
 
 
 class HeldPart(BaseModel):
@@ -55,6 +48,8 @@ class ProcessMemory(BaseModel):
     query_vectors_bytes: int = Field(description="What they take, about.")
     answers: int = Field(description="Answers that are kept.")
     answers_bytes: int = Field(description="What they take, about.")
+    thumbnails: int = Field(description="Thumbnails of images that are kept.")
+    thumbnails_bytes: int = Field(description="What they take, about.")
     resident_bytes: int | None = Field(
         description="The process's resident set, pages of mapped files in it; null where the system does not tell."
     )

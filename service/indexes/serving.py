@@ -57,9 +57,8 @@ class Serving:
         self._close_if_unused()
 
     def retire(self) -> None:
-        """Closes it as soon as the requests that are under way on it have been answered; they change no more keys."""
+        """Closes it as soon as the requests that are under way on it have been answered."""
         self._is_retired = True
-        self.parts.storer.writer.retire()
         self._close_if_unused()
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from anykey.service.requests.context import error_response
 
 OWN_ADDRESSES = (
     *("search", "info", "keys", "embed", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs"),
+    "page",
     # other people's
     *("v1", "v2", "embeddings", "models", "rerank", "predict", "ping", "health", "collections", "knn-service"),
 )
@@ -102,6 +103,10 @@ class ProxyPrefix:
 
 def _add_prefix(scope: Scope, prefix: str) -> None:
     scope["root_path"] = prefix
+    if prefix and scope["path"] == prefix:  # the page's address without its slash
+        scope["path"] += "/"
+        if scope.get("raw_path"):
+            scope["raw_path"] += b"/"
     if prefix and not f"{scope['path']}/".startswith(f"{prefix}/"):
         scope["path"] = prefix + scope["path"]
         if scope.get("raw_path"):

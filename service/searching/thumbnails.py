@@ -30,6 +30,9 @@ class Thumbnails:
 
     They are kept by the content of the image that they are of, so that none is ever of an image that has changed, and
     equal images of any index share one. Of several who ask for the same at once, one has it made.
+
+    Attributes:
+        num_bytes: What those that are kept take, about.
     """
 
     def __init__(self, threads: BoundedThreads, limits: ImageLimits, max_bytes: int) -> None:
@@ -43,9 +46,12 @@ class Thumbnails:
         self._threads = threads
         self._limits = limits
         self._max_bytes = max_bytes
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._under_way: SharedWork[bytes] = SharedWork()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     async def thumbnail(self, data: bytes, etag: str, width_px: int) -> bytes:
         """A JPEG of an image, upright, at most so wide and twice as high, never larger than the image.
@@ -81,10 +87,10 @@ class Thumbnails:
         if size > self._max_bytes // _MAX_SHARE or name in self._kept:
             return
         self._kept[name] = made
-        self._num_bytes += size
-        while self._num_bytes > self._max_bytes:
+        self.num_bytes += size
+        while self.num_bytes > self._max_bytes:
             _, dropped = self._kept.popitem(last=False)
-            self._num_bytes -= len(dropped) + _ENTRY_BYTES
+            self.num_bytes -= len(dropped) + _ENTRY_BYTES
 
 
 def _made(data: bytes, limits: ImageLimits, width_px: int) -> bytes:

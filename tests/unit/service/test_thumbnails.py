@@ -129,6 +129,9 @@ def test_a_thumbnail_is_the_same_whether_or_not_it_is_kept(index: MemoryIndex, c
     addresses = [f"/keys/{key}/image?width={width}" for key in IMAGES for width in (64, 256)] * 3
     with serving(FakeEncoder(), index, thumbnail_cache_bytes=cache_bytes) as client, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(client.get, addresses))
+        held = client.get("/indexes").json()["memory"]
+    assert held["thumbnails_bytes"] <= cache_bytes
+    assert (held["thumbnails"] > 0) is (cache_bytes > 0)
     by_address: dict[str, set[bytes]] = {}
     for address, answer in zip(addresses, answers, strict=True):
         assert answer.status_code == 200

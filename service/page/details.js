@@ -1,0 +1,141 @@
+// All there is to know of one key, and why it matched.
+
+import { button, copy, foreign, icon, make, number, picture, sized } from "./elements.js";
+import { say } from "./languages.js";
+import { addressOf, ask } from "./service.js";
+
+const MOST_CHARACTERS = 20_000;
+const MOST_IMAGES = 24;
+
+/** A dialog with one key. `on` has `like(hit, isNegative)`, `walk(key, step)` and `closed()`. */
+export class Details {
+  constructor(dialog, on) {
+    this.dialog = dialog;
+    this.on = on;
+    dialog.addEventListener("close", () => on.closed());
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog) dialog.close();
+    });
+    dialog.addEventListener("keydown", (event) => {
+      if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "ArrowRight") on.walk(this.key, 1);
+      else if (event.key === "ArrowLeft") on.walk(this.key, -1);
+      else if (event.key === "m" || event.key === "l") this.#like(event.key === "l");
+    });
+  }
+
+  /** Shows a key. `hit` is what is known of it, and `body` the search that found it, if one did. */
+  async open(key, hit, body) {
+    this.key = key;
+    this.hit = hit;
+    this.asking?.abort();
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    if (hit) this.#show(hit);
+    if (!this.dialog.open) this.dialog.showModal();
+    try {
+      const [found, scores] = await Promise.all([
+        ask(addressOf(key), { signal }),
+        body ? ask("search", { body: this.#asWhy(body, key), signal }).catch(() => null) : null,
+      ]);
+      if (signal.aborted) return;
+      this.hit = { ...found, ...hit, payload: found.payload, pools: found.pools };
+      this.#show(this.hit, scores?.hits[0]?.part_scores, body);
+    } catch (error) {
+      if (!signal.aborted) this.dialog.replaceChildren(this.#top(key), make("p", { className: "trouble", textContent: error.message }));
+    }
+  }
+
+  close() {
+    if (this.dialog.open) this.dialog.close();
+  }
+
+  #like(isNegative) {
+    if (!this.hit) return;
+    const { hit } = this;
+    this.close();
+    this.on.like(hit, isNegative);
+  }
+
+  #asWhy(body, key) {
+    const { group_by: _, ...asked } = body;
+    return { ...asked, k: 1, within: [key], exclude_query_keys: false, include: ["part_scores"] };
+  }
+
+  #top(key) {
+    return make("header", {},
+      foreign(key, "h2", { id: "details-title", className: "key" }),
+      button(say("earlier"), "back", () => this.on.walk(this.key, -1)),
+      button(say("later"), "next", () => this.on.walk(this.key, 1)),
+      button(say("close"), "close", () => this.close()));
+  }
+
+  #show(hit, partScores, body) {
+    const { text, metadata = {}, image_urls: addresses = [] } = hit.payload;
+    const images = make("div", { className: "images" }, ...addresses.slice(0, MOST_IMAGES).map((address) =>
+      picture(sized(address, 1024), { alt: `${say("picture")} ${hit.key.slice(0, 100)}` })));
+    const said = text ? foreign(text.slice(0, MOST_CHARACTERS), "p", { className: "whole" }) : null;
+    if (text && text.length > MOST_CHARACTERS) said.append(say("characters", { n: text.length - MOST_CHARACTERS }));
+    const actions = make("div", { className: "actions" },
+      button(say("more"), "more", () => this.#like(false), { text: true, className: "act" }),
+      button(say("less"), "less", () => this.#like(true), { text: true, className: "act" }),
+      this.#copies(say("copyKey"), "copy", hit.key),
+      addresses.length ? this.#copies(say("copyImage"), "link", new URL(addresses[0], document.baseURI).href) : null,
+      addresses.length ? make("a", { className: "act", href: addresses[0], target: "_blank", rel: "noopener" }, icon("image"), say("openImage")) : null);
+    this.dialog.replaceChildren(this.#top(hit.key),
+      make("div", { className: "inside" }, addresses.length ? images : null,
+        make("div", { className: "facts" }, said, actions, this.#facts(hit), whyOf(partScores, body),
+          make("h3", { textContent: say("metadata") }), Object.keys(metadata).length ? tree(metadata) : make("p", { className: "faint", textContent: say("none") }))));
+    // What had the focus is gone, and keys would go nowhere.
+    if (this.dialog.open && !this.dialog.contains(document.activeElement)) this.dialog.querySelector("header button:last-child").focus();
+  }
+
+  #copies(name, drawing, text) {
+    const copies = button(name, drawing, async () => {
+      await copy(text);
+      copies.lastChild.textContent = say("copied");
+      setTimeout(() => (copies.lastChild.textContent = name), 1500);
+    }, { text: true, className: "act" });
+    return copies;
+  }
+
+  #facts(hit) {
+    const facts = [[say("modality"), say(hit.modality)]];
+    if (hit.rank) facts.push([say("rank"), String(hit.rank)]);
+    if (hit.score !== undefined && hit.score !== null) facts.push([say("score"), hit.score.toFixed(4)]);
+    if (hit.pools?.length) facts.push([say("pools"), hit.pools.join(", ")]);
+    return make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), foreign(value, "dd")]));
+  }
+}
+
+/** How well the key matches each part of what was searched for. */
+function whyOf(scores, body) {
+  if (!scores?.length || !body) return null;
+  const parts = (body.parts ?? [body]).filter((part) => part.words === undefined);
+  const rows = scores.flatMap((score, place) => {
+    const part = parts[place] ?? {};
+    const less = part.weight < 0 ? `${say("less_")} ` : "";
+    const images = [part.image].flat().filter(Boolean);
+    if (score.text !== null && score.image !== null) return [[say("whyText"), part.text, score.text], [say("whyImage"), images[0], score.image]];
+    if (images.length) return [[less + say("whyImage"), images[0], score.score]];
+    if (part.key !== undefined) return [[less + say("whyKey", { key: part.key.slice(0, 60) }), "", score.score]];
+    return [[less + say("whyText"), part.text, score.score]];
+  });
+  const most = Math.max(...rows.map(([, , score]) => Math.abs(score)), 1e-6);
+  return make("div", {}, make("h3", { textContent: say("why") }), make("ul", { className: "why" }, ...rows.map(([name, shown, score]) => {
+    const share = make("span");
+    share.style.width = `${Math.round((100 * Math.max(0, score)) / most)}%`;
+    const isPicture = shown?.startsWith("data:");
+    return make("li", {}, foreign(name, "span", { className: "name" }), isPicture ? picture(shown) : foreign((shown ?? "").slice(0, 80), "span", { className: "of" }),
+      make("span", { className: "bar", "aria-hidden": "true" }, share), make("span", { className: "score", textContent: number(score) }));
+  })));
+}
+
+/** Metadata as they are: names and values, objects within objects. */
+function tree(value) {
+  if (value === null || typeof value !== "object") return foreign(String(value).slice(0, MOST_CHARACTERS), "span");
+  if (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object")) return foreign(value.slice(0, 200).join(", "), "span");
+  const entries = Object.entries(value).slice(0, 200);
+  return make("dl", { className: "tree" }, ...entries.flatMap(([name, one]) => [foreign(name.slice(0, 200), "dt"), make("dd", {}, tree(one))]));
+}
+

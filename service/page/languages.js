@@ -1,0 +1,58 @@
+// What the page says: English here, and each other language in a module of its own, which is loaded where it is wanted.
+
+const ENGLISH = {
+  ask: "Words, pictures, or both", clear: "Clear", pick: "Add pictures", shoot: "Take a picture", picture: "picture",
+  words: "Words", pictures: "Pictures", balance: "Share of the words", chips: "What is searched for",
+  positive: "Like this: press for less like this", negative: "Less like this: press for like this", remove: "Remove",
+  all: "All", image: "Images", text: "Texts", fused: "Pages", modality: "Kind", pool: "Pool", everywhere: "Whole corpus",
+  match: "Match", meaning: "Meaning", exact: "Exact words", both: "Both", fold: "Fold near-duplicates",
+  oneImage: "image", oneText: "text", oneFused: "page",
+  more: "More like this", less: "Less like this", details: "Details", close: "Close", copyKey: "Copy key",
+  copyImage: "Copy image link", openImage: "Open image", copied: "Copied", earlier: "Previous", later: "Next",
+  score: "Score", rank: "Rank", similar: "{n} similar", metadata: "Metadata", pools: "Pools", none: "none",
+  why: "Why it matched", whyImage: "the picture", whyText: "the words", whyKey: "like {key}", less_: "less like",
+  line: "Below this line, matches are little better than chance", nothingClear: "Nothing clearly fits. These are the nearest.",
+  found: "{n} shown", relevant: "{n} matches", end: "That is all.", depth: "The service looks no further.",
+  moved: "The index has changed meanwhile; more is shown as it is now.", took: "{ms} ms",
+  empty: "Nothing found", loosen: "Search everything", loosenWords: "Search by meaning",
+  busy: "The service is busy. Trying again in {n} s ...", starting: "The service is not ready. Trying again in {n} s ...",
+  away: "The service does not answer. Trying again in {n} s ...",
+  lost: "A picture of this link was kept only where it was added.", notPicture: "Only pictures can be added here.",
+  drop: "Drop to search with it", code: "As code", request: "This search as code", times: "Where the time went",
+  cached: "from the cache", explain: "Explain this search", copy: "Copy", total: "total",
+  tagline: "Search {n} keys with words, pictures, or both.", tries: "Try",
+  hint: "Type, paste or drop a picture, or drag a result into the box. / goes to the box, arrows walk, m finds more like it.",
+  model: "Model {name}, {width} numbers", docs: "API", language: "Deutsch", characters: "... {n} more characters",
+  hits: "Results", read: "read", decode: "decode", queue: "queue", encode: "encode", search: "search", rerank: "rerank",
+};
+const OTHERS = { de: () => import("./german.js") };
+const NAMES = ["en", ...Object.keys(OTHERS)];
+const KEPT_AS = "anykey.language";
+
+function chosen() {
+  try {
+    const kept = localStorage.getItem(KEPT_AS);
+    if (NAMES.includes(kept)) return kept;
+  } catch { /* a browser that keeps nothing */ }
+  return navigator.languages.map((one) => one.slice(0, 2)).find((one) => NAMES.includes(one)) || "en";
+}
+
+export const language = chosen();
+const SENTENCES = language in OTHERS ? (await OTHERS[language]()).sentences : ENGLISH;
+
+/** A sentence in the reader's language, with values in the places that it names. */
+export function say(name, values = {}) {
+  const sentence = SENTENCES[name] ?? ENGLISH[name] ?? name;
+  return sentence.replace(/\{(\w+)\}/g, (place, value) => {
+    const put = values[value] ?? place;
+    return typeof put === "number" ? put.toLocaleString(language) : put;
+  });
+}
+
+/** Goes on in the other language. */
+export function changeLanguage() {
+  try {
+    localStorage.setItem(KEPT_AS, NAMES[(NAMES.indexOf(language) + 1) % NAMES.length]);
+  } catch { /* a browser that keeps nothing */ }
+  location.reload();
+}
