@@ -66,5 +66,7 @@ def configure_logging(level: str) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+    # What is wrong with a form is told whoever sent it; these lines would quote it.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # FAISS tells at INFO which builds of itself it looked for and is without, as if something were broken.
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ are held at a time than one body may have bytes.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,15 @@ MEDIA_TYPES = frozenset({MEDIA_TYPE, "application/ndjson", "application/jsonl", 
 MAX_AHEAD = 512  # lines that are read and not stored yet
 MAX_COMMIT = 256  # of them that are made durable together
 MAX_UNSENT_BYTES = 8 * 2**20  # of outcomes that the client has not read: many clients read when they have sent all
+BLANKS = re.compile(rb"[ \t\n\r\f\v]*")
 INFLATED_FROM = 4096  # bytes at a time, of which zlib may make four megabytes
 
 
 class Lines:
-    """Splits what arrives into lines, and lets go of the bytes of one that is too long."""
+    """Splits what arrives into lines, passes over blank ones, and lets go of the bytes of one that is too long.
+
+    A few bytes of gzip hold millions of blank lines, so that none of them may cost more than a byte does.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """Begins before the first line.
@@ -42,20 +47,36 @@ class Lines:
         self._max_bytes = max_bytes
         self._begun = bytearray()
         self._is_too_long = False
+        self._number = 1  # of the line that has begun
 
-    def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """The lines that end in a piece, without their ends; `None` for one that is too long."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes | None]]:
+        """The lines that end in a piece, each with its number from 1, without its end and the white space before it.
+
+        Of one that is too long there is `None`.
+        """
         start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            self._keep(data[start:end])
+        while (start := self._past_blanks(data, start)) < len(data):
+            end = data.find(b"\n", start)
+            self._keep(data[start:] if end < 0 else data[start:end])
+            if end < 0:
+                return
             yield self._ended()
             start = end + 1
-        self._keep(data[start:])
 
-    def finish(self) -> Iterator[bytes | None]:
+    def finish(self) -> Iterator[tuple[int, bytes | None]]:
         """The last line, if it has no end."""
         if self._begun or self._is_too_long:
             yield self._ended()
+
+    def _past_blanks(self, data: bytes, start: int) -> int:
+        """Where the next line that is not blank goes on; counts the lines before it."""
+        if self._begun or self._is_too_long:
+            return start
+        found = BLANKS.match(data, start)
+        assert found is not None
+        end = found.end()
+        self._number += data.count(b"\n", start, end)
+        return end
 
     def _keep(self, data: bytes) -> None:
         if self._is_too_long or len(self._begun) + len(data) > self._max_bytes:
@@ -64,11 +85,12 @@ class Lines:
         else:
             self._begun += data
 
-    def _ended(self) -> bytes | None:
-        line = None if self._is_too_long else bytes(self._begun)
+    def _ended(self) -> tuple[int, bytes | None]:
+        number, line = self._number, None if self._is_too_long else bytes(self._begun)
         self._begun.clear()
         self._is_too_long = False
-        return line
+        self._number += 1
+        return number, line
 
 
 class _Allowance:
@@ -184,11 +206,7 @@ class KeyStream:
             await receive_piece(receive)
 
     async def _read_lines(self, first: Message, receive: Receive, group: asyncio.TaskGroup) -> None:
-        number = 0
-        async for line in self._lines(first, receive):
-            number += 1
-            if line is not None and not line.strip():
-                continue
+        async for number, line in self._lines(first, receive):
             num_bytes = 0 if line is None else len(line)
             await self._places.acquire()
             await self._allowance.take(num_bytes)
@@ -196,7 +214,7 @@ class KeyStream:
             self._ahead.append(_Line(number, num_bytes, ready))
             self._has_come.set()
 
-    async def _lines(self, first: Message, receive: Receive) -> AsyncIterator[bytes | None]:
+    async def _lines(self, first: Message, receive: Receive) -> AsyncIterator[tuple[int, bytes | None]]:
         lines = Lines(self._limits.max_body_bytes)
         message = first
         while True:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -218,9 +219,18 @@ def test_a_client_that_stops_sending_is_told_so(client: httpx.Client) -> None:
         assert b'"key":"x","status":"stored"' in sender.received
 
 
+def test_millions_of_blank_lines_take_no_time_of_others(client: httpx.Client) -> None:
+    body = gzip.compress(b"\n" * 10_000_000 + b'{"key": "x", "text": "t"}\n' + b" \t\r\n" * 200_000, 1)
+    started_s = time.process_time()
+    answer = client.put("/keys", content=body, headers={**NDJSON, "content-encoding": "gzip"})
+    assert time.process_time() - started_s < 2.0
+    outcome, summary = map(json.loads, answer.text.splitlines())
+    assert (outcome["line"], outcome["status"], summary["num_lines"]) == (10_000_001, "stored", 1)
+
+
 def test_lines_are_split_alike_however_they_arrive() -> None:
     text = b"one\n\ntwo is too long\nthree\r\n" + b"x" * 50 + b"\nfour"
-    expected = [b"one", b"", None, b"three\r", None, b"four"]
+    expected = [(1, b"one"), (3, None), (4, b"three\r"), (5, None), (6, b"four")]
     for size in (1, 2, 3, 7, 100):
         lines = Lines(10)
         found = [line for start in range(0, len(text), size) for line in lines.feed(text[start : start + size])]
