@@ -9,8 +9,11 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.program.exits import end_at_once
@@ -18,6 +21,7 @@ from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
+from anykey.service.requests.connection import BoundedConnection
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
@@ -51,19 +55,7 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
         app = create_app(
             settings, encoder=encoder, index=index, on_failure=lambda: stop[0](), on_ready=keep_pauses_short
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="on",
-                server_header=False,
-                proxy_headers=False,  # see `service.proxy`
-                timeout_keep_alive=settings.keep_alive_s,
-                workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
-                timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
-            )
-        )
+        server = web_server(app, settings)
         stop.append(lambda: setattr(server, "should_exit", True))
         host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -74,6 +66,25 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
     if app.state.lifecycle.is_loading:  # libraries in another thread do not bear that the interpreter is taken down
         end_at_once(exit_code)
     return exit_code
+
+
+def web_server(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Server:
+    """The web server of an application, which is yet to be run."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            http=cast(Any, partial(BoundedConnection, deadline_s=settings.body_deadline_ms / 1000)),
+            ws="none",
+            server_header=False,
+            proxy_headers=False,  # see `service.proxy`
+            timeout_keep_alive=settings.keep_alive_s,
+            workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
+            timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
+        )
+    )
 
 
 def listen_everywhere(host: str, port: int) -> list[socket.socket]:

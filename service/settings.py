@@ -308,7 +308,10 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="most pairs of a query and a key waiting for one reranker; more are refused with 429",
     )
     body_deadline_ms: float = Field(
-        60_000, ge=1, le=3_600_000, description="longest time for a request's body to arrive whole; then 504"
+        60_000,
+        ge=1,
+        le=3_600_000,
+        description="longest time for a request's body to arrive whole, then 504, and for what comes before it",
     )
     request_deadline_ms: float = Field(
         10_000, ge=1, le=600_000, description="longest time from the whole request read to its hits; then 504"

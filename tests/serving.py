@@ -12,10 +12,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
+from fastapi import FastAPI
 from numpy.typing import NDArray
 from rich.console import Console
-from starlette.types import ASGIApp
 
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Role
@@ -36,7 +35,7 @@ from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
 from anykey.service.app import create_app
 from anykey.service.searching.searcher import SearchableIndex
-from anykey.service.server import listen
+from anykey.service.server import listen, web_server
 from anykey.service.settings import ServiceSettings
 from tests.counted_values import counts_of, fields_of
 from tests.fakes import FakeEncoder
@@ -358,12 +357,10 @@ def make_settings(**values: Any) -> ServiceSettings:
 
 
 @contextmanager
-def running(app: ASGIApp) -> Iterator[httpx.Client]:
+def running(app: FastAPI) -> Iterator[httpx.Client]:
     """Serves the application on a free port; gives a client whose base address it is."""
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10)
-        )
+        server = web_server(app, app.state.lifecycle.settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
         thread.start()
         address = f"http://127.0.0.1:{port_of(listener)}"

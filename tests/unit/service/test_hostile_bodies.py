@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from anykey.index.faiss_index import FaissIndex
+from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
+from tests.serving import WAIT_S, serving
 
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
 JSON = {"content-type": "application/json"}
@@ -124,3 +128,77 @@ def test_gzip_of_many_streams_is_bounded(client: httpx.Client) -> None:
     assert "more than 10000 streams of gzip" in refusal(client, empty * 49_000 + text, headers)
     with cheaply():
         assert client.post("/search", content=empty * 9_999 + text, headers=headers).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def hasty(wire_encoder: FakeEncoder, wire_index: FaissIndex) -> Iterator[httpx.Client]:
+    """A service that waits for nobody for long."""
+    with serving(wire_encoder, wire_index, body_deadline_ms=400, keep_alive_s=1, max_body_bytes=1024) as client:
+        yield client
+
+
+@contextmanager
+def connected(client: httpx.Client) -> Iterator[socket.socket]:
+    address = (client.base_url.host, client.base_url.port or 0)
+    with socket.create_connection(address, timeout=WAIT_S) as connection:
+        yield connection
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def send_until_refused(connection: socket.socket, piece: bytes, pause_s: float = 0.0) -> None:
+    """Sends the same again and again; raises where it is taken no more."""
+    for _ in range(200):
+        connection.sendall(piece)
+        time.sleep(pause_s)
+
+
+POST = b"POST /search HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (b"\r\n", b""),
+        (POST + b"X: ", b""),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200"),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET", b"HTTP/1.1 200"),
+        (POST + b"Content-Length: 9\r\n\r\n{", b"HTTP/1.1 504"),
+        (POST + b"Content-Length: 2000\r\n\r\n{", b"HTTP/1.1 413"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n1\r\n{\r\n", b"HTTP/1.1 415"),
+    ],
+)
+def test_a_connection_that_asks_nothing_more_is_closed(hasty: httpx.Client, sent: bytes, status: bytes) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(sent)
+        assert until_closed(connection)[:12] == status
+
+
+def test_a_connection_on_which_the_rest_of_a_body_trickles_is_closed(hasty: httpx.Client) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(POST + b"Content-Length: 2000\r\n\r\n{")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_until_refused(connection, b" ", pause_s=0.1)
+
+
+def test_the_rest_of_a_body_that_is_too_long_is_read_and_the_connection_is_kept(hasty: httpx.Client) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(POST + b"Content-Length: 500000\r\n\r\n" + b" " * 500_000)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_headers_without_end_are_refused(hasty: httpx.Client) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(POST + b"X: " + b"a" * 66_000)
+        answer = until_closed(connection)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.endswith(b"expected a first line and headers of at most 65536 bytes, got more")
+    with connected(hasty) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        send_until_refused(connection, b"POST /search" + b"a" * 100_000)
