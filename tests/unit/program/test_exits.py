@@ -162,5 +162,9 @@ def test_one_who_calls_the_command_keeps_the_signal() -> None:
         signal.raise_signal(signal.SIGINT)
         return 0
 
-    with pytest.raises(KeyboardInterrupt):
-        main([])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            main([])
+    finally:
+        signal.signal(signal.SIGINT, before)

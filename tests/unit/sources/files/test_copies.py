@@ -284,18 +284,18 @@ def test_braces_expand_in_commands(tmp_path: Path, shard: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "reason"),
+    ("command", "limit_s", "reason"),
     [
-        ("echo one >&2; echo two >&2; exit 3", "the command ended with 3: two"),
-        ("echo partly; false", "the command ended with 1: it said nothing"),
-        ("cat /nowhere/a.tar | cat", "the command ended with 1: .*No such file"),
-        ("true", "it is empty"),
-        ("echo begun; sleep 60", "nothing came for 0.3 s"),
+        ("echo one >&2; echo two >&2; exit 3", 60, "the command ended with 3: two"),
+        ("echo partly; false", 60, "the command ended with 1: it said nothing"),
+        ("cat /nowhere/a.tar | cat", 60, "the command ended with 1: .*No such file"),
+        ("true", 60, "it is empty"),
+        ("echo begun; sleep 60", 0.3, "nothing came for 0.3 s"),
     ],
 )
-def test_a_command_that_fails_leaves_nothing(tmp_path: Path, command: str, reason: str) -> None:
+def test_a_command_that_fails_leaves_nothing(tmp_path: Path, command: str, limit_s: float, reason: str) -> None:
     with pytest.raises(SourceError, match=f"cannot read pipe:.*: {reason}"):
-        copy_file(f"pipe:{command}", tmp_path, limit_s=0.3)
+        copy_file(f"pipe:{command}", tmp_path, limit_s=limit_s)
     assert kept(tmp_path) == []
 
 
