@@ -22,7 +22,7 @@ from anykey.service.errors import InvalidRequestError, ServiceError, from_status
 from anykey.service.indexes.parts import load_encoder
 from anykey.service.indexes.serving import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
-from anykey.service.openapi import describe
+from anykey.service.openapi import describe, serve_document
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
@@ -86,6 +86,7 @@ def create_app(
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    serve_document(app)
     return app
 
 

@@ -1,10 +1,15 @@
 """What OpenAPI cannot learn from the routes: the two bodies of POST /search and the errors with examples."""
 
+import asyncio
 import copy
+import json
+import threading
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
@@ -159,6 +164,41 @@ def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:
         error = {"type": name, "message": EXAMPLE_MESSAGES[name], "request_id": EXAMPLE_REQUEST_ID}
         response["content"]["application/json"]["examples"][name] = {"value": {"error": error}}
     return responses
+
+
+def serve_document(app: FastAPI) -> None:
+    """Has the application answer for its document from a thread, not in the event loop as the framework would."""
+    assert app.openapi_url is not None
+    app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", "") != app.openapi_url]
+    app.add_route(app.openapi_url, _WrittenDocument(app).send, include_in_schema=False)
+
+
+class _WrittenDocument:
+    """The document as it is sent. To make it takes most of a second, so that a thread does, once it is asked for."""
+
+    MAX_PREFIXES = 16
+
+    def __init__(self, app: FastAPI) -> None:
+        """Begins with nothing made; `app` has all its routes when it is asked for."""
+        self._app = app
+        self._lock = threading.Lock()
+        self._written: dict[str, bytes] = {}
+
+    async def send(self, request: Request) -> Response:
+        """Answers a request for it."""
+        prefix = request.scope.get("root_path", "")
+        written = self._written.get(prefix) or await asyncio.to_thread(self._made, prefix)
+        return Response(written, media_type="application/json")
+
+    def _made(self, prefix: str) -> bytes:
+        with self._lock:  # whoever asks meanwhile waits for the same
+            document = self._app.openapi()
+            servers = {"servers": [{"url": prefix}]} if prefix else {}
+            written = json.dumps({**document, **servers}, ensure_ascii=False, separators=(",", ":")).encode()
+            if len(self._written) >= self.MAX_PREFIXES:
+                self._written.clear()
+            self._written[prefix] = written
+            return written
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
