@@ -38,7 +38,7 @@ CLIENTS ?= .venv-clients
 .PHONY: help
 help: ## Show this list
 	@echo "usage: make TARGET [VARIABLE=value]"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-17s  %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: port-is-free data train index ## Everything on drawn scenes: train, index, serve on PORT, measure; DEMO_EXIT=1 stops after the table
@@ -47,9 +47,10 @@ demo: port-is-free data train index ## Everything on drawn scenes: train, index,
 	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT)); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
 	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Search, put a key, and search again, from another terminal:"; \
-	echo "  curl -s" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
-	echo "  curl -s -X PUT" $(call quote,$(URL)/keys/my-star) "--json '{\"text\": \"a large pink star on a white background\"}'"; \
-	echo "  curl -s" $(call quote,$(URL)/search) "--json '{\"text\": \"a large pink star on a white background\", \"k\": 3}'"; \
+	json="-H 'content-type: application/json' -d"; star='"text": "a large pink star on a white background"'; \
+	echo "  curl -s" $(call quote,$(URL)/search) "$$json '{$$star, \"k\": 3}'"; \
+	echo "  curl -s -X PUT" $(call quote,$(URL)/keys/my-star) "$$json '{$$star}'"; \
+	echo "  curl -s" $(call quote,$(URL)/search) "$$json '{$$star, \"k\": 3}'"; \
 	wait $$server
 
 # Before minutes of training, and so that no other server is measured in place of ours.

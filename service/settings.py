@@ -67,7 +67,7 @@ _INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class ServiceSettings(ImageLimitSettings, ProgramSettings):
-    """Serves one index over HTTP: POST /search, GET /info, /keys, /livez, /readyz, /docs."""
+    """Serves one or several indexes over HTTP: search, keys, embeddings, and the clients of others; /docs shows them."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_")
 
@@ -421,7 +421,10 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         for name, names in (("indexes", {"checkpoint", "index", "release"}), ("release", {"checkpoint", "index"})):
             also = [other for other in sorted(names & self.model_fields_set) if getattr(self, other) is not None]
             if getattr(self, name) is not None and also:
-                raise ValueError(f"{' and '.join(also)}: expected none beside {name}, which says what they are")
+                raise ValueError(
+                    f"{' and '.join(also)}: expected none beside {name}, which says what they are; a variable of the "
+                    "environment that is set to nothing counts as unset"
+                )
         if self.indexes is not None:
             self.by_index()
         return self
@@ -435,7 +438,8 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         if self.indexes is None:
             return {ONLY_INDEX: self}, ONLY_INDEX
         tables, default = _read_indexes(self.indexes)
-        own = self.model_dump(exclude={"indexes", "checkpoint", "index", "release"})
+        # Said to be none, as the environment is read for what is left out, and may name the file.
+        own = self.model_dump(exclude={"checkpoint", "index", "release"}) | {"indexes": None}
         return {name: self._of_one(name, own, table) for name, table in tables.items()}, default
 
     def _of_one(self, name: str, own: dict[str, Any], table: Any) -> "ServiceSettings":

@@ -154,7 +154,8 @@ class KeyWriter:
         """Holds the lock for the length of the block, so that what was embedded meanwhile can be stored.
 
         Raises:
-            ReadOnlyError: this service changes no keys; says who does, where that is known.
+            ReadOnlyError: this service changes no keys, or may not write to the index; says who does, where that is
+                known.
             IndexLockedError: another process changes the index now.
             NotReadyError: the index is now another encoder's.
             IndexUnavailableError: the index cannot be reached, or is damaged.
@@ -279,7 +280,8 @@ class KeyWriter:
         except index_errors.DeadlineExceededError as error:
             raise late(self._deadline_s, "end of the look for the keys") from error
         except IndexUnavailableError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            _refuse_forbidden(error)
+            if _errno_of(error) in (errno.ENOSPC, errno.EDQUOT):
                 raise IndexUnavailableError("the index's disk is full; nothing was changed") from error
             raise
 
@@ -290,6 +292,9 @@ class KeyWriter:
             raise IndexLockedError(f"{_who(error.holder)} changes the index now; retry later") from error
         except index_errors.EncoderMismatchError as error:
             raise NotReadyError("the index was built anew by another encoder; restart the service") from error
+        except IndexUnavailableError as error:
+            _refuse_forbidden(error)
+            raise
         self._is_holding = True
 
     async def _refuse(self) -> None:
@@ -339,6 +344,16 @@ def _require(capabilities: Capabilities, changes: Sequence[Change], atomic: bool
         capabilities.require("this index's engine", changes, atomic=atomic, request=request)
     except index_errors.UnsupportedError as error:
         raise InvalidRequestError(str(error)) from error
+
+
+def _errno_of(error: IndexUnavailableError) -> int | None:
+    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+
+
+def _refuse_forbidden(error: IndexUnavailableError) -> None:
+    """Says that no later try will do where the index is out of reach only for writing."""
+    if _errno_of(error) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise ReadOnlyError("this service changes no keys: it may not write to the index's files") from error
 
 
 def _who(holder: object) -> str:

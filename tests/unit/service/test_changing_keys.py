@@ -545,3 +545,18 @@ def test_an_idempotency_key_is_a_short_line_of_ascii(client: httpx.Client, name:
     headers = {"Idempotency-Key": name.encode("latin-1")}
     response = client.put("/keys/x", json={"text": "t"}, headers=headers)
     assert refusal(response)[:2] == (400, "invalid_request")
+
+
+def test_an_index_that_may_not_be_written_to_is_told_from_one_that_is_away(
+    encoder: FakeEncoder, tmp_path: Path
+) -> None:
+    place = build_real_index(tmp_path, encoder, [stored("kept", Item(text="a key of the build"))])
+    (place / ".lock").unlink(missing_ok=True)
+    (place / ".lock").symlink_to("/sys/anykey")  # where nobody may make a file, root included
+    with FaissIndex.open(place) as index, serving(encoder, index, writable=True) as client:
+        for name in ("new", "other"):
+            refused = client.put(f"/keys/{name}", json={"text": "new"})
+            assert (refused.status_code, refused.json()["error"]["type"]) == (409, "read_only")
+            assert "may not write to the index's files" in refused.json()["error"]["message"]
+            assert "/sys" not in refused.text
+        assert client.post("/search", json={"text": "a key of the build", "k": 1}).status_code == 200

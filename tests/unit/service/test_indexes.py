@@ -136,6 +136,19 @@ def test_a_wrong_file_of_indexes_is_told_with_the_place(tmp_path: Path, content:
     assert expected in str(caught.value)
 
 
+def test_a_file_of_indexes_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "indexes.toml"
+    file.write_text(
+        "default = 'a'\n[indexes.a]\nindex = 'i'\ncheckpoint = 'c'\n[indexes.b]\nrelease = 'r'\nsearch_threads = 5\n"
+    )
+    monkeypatch.setenv("ANYKEY_INDEXES", str(file))
+    monkeypatch.setenv("ANYKEY_INDEX", "")
+    by_name, default = load_settings(ServiceSettings, "anykey-serve", []).by_index()
+    assert default == "a"
+    assert (by_name["a"].index, by_name["a"].checkpoint, by_name["a"].search_threads) == ("i", "c", 2)
+    assert (by_name["b"].release, by_name["b"].search_threads) == (Path("r"), 5)
+
+
 def test_a_file_of_indexes_and_an_index_by_flag_are_refused_together(tmp_path: Path) -> None:
     table = write_table(tmp_path / "indexes.toml", None, a={"index": "i", "checkpoint": "c"})
     with pytest.raises(UsageError, match="index: expected none beside indexes"):
