@@ -131,7 +131,7 @@ def _answer_errors(app: FastAPI, retry_after_s: int) -> None:
             headers["Allow"] = ", ".join(sorted(_methods_of(request.app.routes, request.scope)))
         message = {
             404: "no such address; /docs lists those there are",
-            405: f"this address takes {headers.get('Allow', 'another method')}, not this method",
+            405: f"this address takes {headers.get('Allow', 'another method')}, not {request.method[:20]}",
         }.get(error.status_code, str(error.detail))
         return error_response(request.scope, from_status(error.status_code, message), retry_after_s, headers)
 

@@ -67,7 +67,7 @@ _INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class ServiceSettings(ImageLimitSettings, ProgramSettings):
-    """Serves one or several indexes over HTTP: search, keys, embeddings, and the clients of others; /docs shows them."""
+    """Serves indexes over HTTP: search, keys, embeddings, and the clients of others; /docs shows every address."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_")
 

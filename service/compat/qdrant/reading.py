@@ -150,6 +150,15 @@ async def collection(request: Request, index_name: str) -> QdrantAnswer:
     return QdrantAnswer(result=result, status="ok", time=round(time.monotonic() - started_s, 6))
 
 
+@router.api_route("/collections/{index_name}", methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def change_collection(index_name: str) -> None:
+    """Tells clients of Qdrant that would make, change or remove a collection where collections come from."""
+    raise InvalidRequestError(
+        "collections are the indexes that this service serves, and are not made, changed or removed over HTTP; "
+        "make an index with `anykey-index build`"
+    )
+
+
 @router.post(
     "/collections/{index_name}/points/query",
     response_model=QdrantAnswer,

@@ -133,3 +133,12 @@ def test_a_service_that_changes_nothing_refuses_changes(client: httpx.Client, tm
         response = reader.put(POINTS, json={"points": [{"id": 1, "vector": [1.0] * 8}]})
     assert response.status_code == 409
     assert "--writable" in response.json()["status"]["error"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_making_and_removing_collections_is_refused_with_where_they_come_from(
+    client: httpx.Client, method: str
+) -> None:
+    answer = client.request(method, "/collections/new", json={"vectors": {"size": 4, "distance": "Cosine"}})
+    assert answer.status_code == 400
+    assert "collections are the indexes that this service serves" in answer.json()["status"]["error"]

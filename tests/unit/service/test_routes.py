@@ -534,6 +534,7 @@ def test_another_method_is_refused_in_the_documented_shape(client: httpx.Client,
         check_error(response, 404, "not_found")
     else:
         check_error(response, 405, "method_not_allowed")
+        assert response.json()["error"]["message"].endswith(f"not {response.request.method}")
         assert "allow" in response.headers
 
 
