@@ -20,7 +20,8 @@ def test_each_package_enters_the_image() -> None:
 
 def test_each_setting_can_be_given_to_the_services_of_the_compose_file() -> None:
     handed_on = re.findall(r"^    ANYKEY_(\w+):$", text_of("docker-compose.yml"), re.MULTILINE)
-    assert {name.lower() for name in handed_on} == ServiceSettings.model_fields.keys() - OF_THE_CONTAINER
+    settings = ServiceSettings.model_fields.keys() - OF_THE_CONTAINER
+    assert {name.lower() for name in handed_on} == settings, "docker-compose.yml lists each, under `environment`"
     assert handed_on == sorted(handed_on)
 
 
