@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from anykey.encoder.item import Modality
 from anykey.encoder.protocol import Role
-from anykey.service.indexes.schemas import IndexMemory, MemoryInfo, ProcessMemory
+from anykey.service.indexes.schemas import IndexMemory, LeftChanges, MemoryInfo, ProcessMemory
 
 
 def _encodable(text: str) -> str:
@@ -768,6 +768,10 @@ class ListedIndex(BaseModel):
     )
     encoder: str | None = Field(description="Fingerprint of its encoder, of those below `memory`; null if not loaded.")
     memory: IndexMemory | None = Field(description="What it holds; null if it does not answer.")
+    left_changes: LeftChanges | None = Field(
+        description="Changes that were made over HTTP to the release before, which this one has only if they were made "
+        "before its index was copied; null if there were none."
+    )
 
 
 class IndexesResponse(BaseModel):

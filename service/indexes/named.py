@@ -25,6 +25,7 @@ from anykey.service.indexes.parts import check_match, load_index, open_parts
 from anykey.service.indexes.recent_queries import RecentQueries
 from anykey.service.indexes.resources import Resources
 from anykey.service.indexes.room import NoRoomError, require_room
+from anykey.service.indexes.schemas import LeftChanges
 from anykey.service.indexes.serving import Serving
 from anykey.service.logs import LogEvent
 from anykey.service.searching.searcher import SearchableIndex
@@ -54,6 +55,7 @@ class ServedIndex:
         settings: The service's settings, with those of this index in place of the service's own.
         failure: Why it does not answer, if it was tried; else `None`.
         problem: What is wrong though it answers, such as a release that cannot be loaded; else `None`.
+        left_changes: Those that were made over HTTP to the release before, if there were any.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ServedIndex:
         self.settings = settings
         self.failure: Exception | None = None
         self.problem: str | None = None
+        self.left_changes: LeftChanges | None = None
         self._resources = resources
         self._given = given
         self._on_switch = on_switch
@@ -249,8 +252,24 @@ class ServedIndex:
         older.retire()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(older.is_closed.wait(), self.settings.drain_ms / 1000)
+        self._tell_left_changes(older)
         self._open_ones = {serving for serving in self._open_ones if not serving.is_closed.is_set()}
         self._is_garbage_left = True
+
+    def _tell_left_changes(self, older: Serving) -> None:
+        """Tells of changes that were made to a release over HTTP, and that the next one may not have."""
+        num_made = older.parts.storer.writer.num_made
+        if not num_made or older.name is None:
+            self.left_changes = None
+            return
+        self.left_changes = LeftChanges(release=older.name, num_changes=num_made)
+        logger.warning(
+            "%s changes were made over HTTP to release %s; the next one has those that were made before its index was "
+            "copied, and no others",
+            num_made,
+            older.name,
+            extra={"event": LogEvent.CHANGES_LEFT, "index": self.name, "release": older.name, "num_changes": num_made},
+        )
 
     async def _warm(self, newer: Serving) -> None:
         """Asks a release what was asked lately, so that its first answers come as fast as later ones.

@@ -250,7 +250,7 @@ async def open_parts(
         decode_threads=resources.decode_threads,
         body_threads=resources.body_threads,
         admission=Admission(batcher, resources.body_threads, deadline_s),
-        storer=await _open_storer(settings, resources, loaded, index, watch, stack),
+        storer=await _open_storer(settings, resources, loaded, index, watch, stack, release),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),
         recent=recent,
@@ -288,6 +288,7 @@ async def _open_storer(
     index: SearchableIndex,
     watch: IndexWatch,
     stack: AsyncExitStack,
+    release: str | None,
 ) -> KeyStorer:
     """What changes keys; `stack` ends it."""
     deadline_s = settings.change_deadline_ms / 1000
@@ -301,7 +302,7 @@ async def _open_storer(
     )
     await stack.enter_async_context(writer.running())
     embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)
-    return KeyStorer(embedder, writer, deadline_s=deadline_s)
+    return KeyStorer(embedder, writer, deadline_s=deadline_s, release=release)
 
 
 def _rerankers_of(resources: Resources, lookups: Lookups, deadline_s: float, max_images: int) -> Rerankers:

@@ -1,8 +1,15 @@
-"""The wire format of what the service holds in memory, and what is left. Imports no torch."""
+"""The wire format of what is told of indexes: what they hold in memory, and what a release left. No torch."""
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
+
+
+class LeftChanges(BaseModel):
+    """Changes that were made over HTTP to the release before, and that the one that answers may not have."""
+
+    release: str = Field(description="The release that has them.")
+    num_changes: int = Field(description="How many keys were stored and deleted in it by this process.")
 
 
 class HeldPart(BaseModel):

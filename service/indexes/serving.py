@@ -57,8 +57,9 @@ class Serving:
         self._close_if_unused()
 
     def retire(self) -> None:
-        """Closes it as soon as the requests that are under way on it have been answered."""
+        """Closes it as soon as the requests that are under way on it have been answered; they change no more keys."""
         self._is_retired = True
+        self.parts.storer.writer.retire()
         self._close_if_unused()
 
     async def close(self) -> None:

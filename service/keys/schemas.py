@@ -140,6 +140,10 @@ class KeyOutcome(BaseModel):
         "null where no text was embedded, and for a repeated request."
     )
     error: ErrorSummary | None = Field(description="Why it failed.")
+    release: str | None = Field(
+        None,
+        description="The release whose index was changed, and no other; null where it failed, or there is none.",
+    )
 
 
 class ChangesResponse(BaseModel):
@@ -157,6 +161,9 @@ class DeletedResponse(BaseModel):
     num_deleted: int
     dry_run: bool
     seq: int | None = Field(description="Number of the index's last change right after it; null for Milvus.")
+    release: str | None = Field(
+        None, description="The release whose index was changed, and no other; null where there are no releases."
+    )
 
 
 class CountResponse(BaseModel):

@@ -55,15 +55,19 @@ class StoredKeys:
 class KeyStorer:
     """Stores and deletes what requests say; belongs to one event loop, and owns none of its parts."""
 
-    def __init__(self, embedder: KeyEmbedder, writer: KeyWriter, *, deadline_s: float) -> None:
+    def __init__(
+        self, embedder: KeyEmbedder, writer: KeyWriter, *, deadline_s: float, release: str | None = None
+    ) -> None:
         """Joins the parts.
 
         Args:
             embedder: Makes the vectors.
             writer: Changes the index.
             deadline_s: Longest time that a key may wait for its vector.
+            release: Name of the release that is changed; `None` where there are none.
         """
         self.writer = writer
+        self.release = release
         self._embedder = embedder
         self._deadline_s = deadline_s
 
@@ -81,13 +85,13 @@ class KeyStorer:
         async with self.writer.held():
             earlier = None if request is None else await self.writer.remembered(request)
             if earlier is not None:
-                return _told(wanted, earlier, [])
+                return _told(wanted, earlier, [], self.release)
             ready = await self._ready(wanted.keys)
             if wanted.atomic or request is not None:
                 _require_service(ready)
             changes = [each.change for each in ready]
             applied = await self.writer.apply(changes, atomic=wanted.atomic, request=request)
-        return _told(wanted, applied, ready)
+        return _told(wanted, applied, ready, self.release)
 
     async def change(self, change: Patch | Delete, request: RequestKey | None) -> tuple[KeyOutcome, bool]:
         """Patches or deletes one key; gives what became of it, and whether that is the answer to an earlier request.
@@ -97,7 +101,7 @@ class KeyStorer:
         """
         async with self.writer.held():
             applied = await self.writer.apply([change], request=request)
-        outcome = told(applied.outcomes[0])
+        outcome = told(applied.outcomes[0], release=self.release)
         if outcome.error is not None:
             raise from_type(outcome.error.type, outcome.error.message)
         return outcome, applied.is_repeat
@@ -131,8 +135,8 @@ class KeyStorer:
         return [task.result() for task in tasks]
 
 
-def told(outcome: Outcome, is_text_cut: bool | None = None) -> KeyOutcome:
-    """What a client is told of one change."""
+def told(outcome: Outcome, is_text_cut: bool | None = None, release: str | None = None) -> KeyOutcome:
+    """What a client is told of one change of a release."""
     is_made = outcome.status in MADE
     return KeyOutcome(
         key=outcome.key or None,
@@ -141,13 +145,14 @@ def told(outcome: Outcome, is_text_cut: bool | None = None) -> KeyOutcome:
         is_new=outcome.is_new,
         text_cut=is_text_cut if is_made else None,
         error=None if is_made else _summary(outcome),
+        release=release if is_made else None,
     )
 
 
-def _told(wanted: KeysToStore, applied: Applied, ready: Sequence[ReadyChange]) -> StoredKeys:
+def _told(wanted: KeysToStore, applied: Applied, ready: Sequence[ReadyChange], release: str | None) -> StoredKeys:
     """What became of the keys; raises where a client is told of the whole request instead."""
     cuts = [each.is_text_cut for each in ready] or [None] * len(applied.outcomes)
-    outcomes = tuple(told(outcome, is_cut) for outcome, is_cut in zip(applied.outcomes, cuts, strict=True))
+    outcomes = tuple(told(outcome, is_cut, release) for outcome, is_cut in zip(applied.outcomes, cuts, strict=True))
     if wanted.atomic or not wanted.is_list:
         failed = [
             outcome.error

@@ -273,7 +273,7 @@ class KeyStream:
                 self._allowance.give_back(line.num_bytes)
         summary = self._summary
         for line, each, outcome in zip(lines, ready, applied.outcomes, strict=True):
-            one = told(outcome, each.is_text_cut)
+            one = told(outcome, each.is_text_cut, self._storer.release)
             summary.num_stored += one.error is None
             summary.num_failed += one.error is not None
             if one.error is not None or not self._only_failed:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from anykey.index import errors as index_errors
 from anykey.index.changes import Applied, Capabilities, Change, RequestKey, Status
@@ -82,6 +82,9 @@ class KeyWriter:
 
     Belongs to one event loop, which it never blocks: the index is called in a thread of its own.
 
+    Attributes:
+        num_made: How many changes it has made.
+
     The lock: an index has one writer at a time, and a build or a tuning is one, too. With `idle_s` 0 the writer takes
     the lock when it begins, or as soon as it is free, and keeps it until it ends. Else it takes the lock for a change
     and gives it back when there has been none for `idle_s`, so that others get at the index meanwhile.
@@ -128,6 +131,12 @@ class KeyWriter:
         self._last_used_s = 0.0
         self._is_holding = False
         self._is_told = False  # why the lock cannot be had
+        self._is_retired = False
+        self.num_made = 0
+
+    def retire(self) -> None:
+        """Refuses all changes from now on but the one that is being made: another release has taken over."""
+        self._is_retired = True
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -182,8 +191,9 @@ class KeyWriter:
             IndexUnavailableError: the index cannot be reached, is damaged, or its disk is full; nothing was changed.
         """
         _require(self._index.capabilities, changes, atomic, request)
+        self._require_current()
         if atomic or request is not None:
-            return await self._call(lambda: self._index.apply(changes, atomic=atomic, request=request))
+            return self._noted(await self._call(lambda: self._apply(changes, atomic=atomic, request=request)))
         waiting = _Waiting(changes)
         self._waiting.append(waiting)
         if self._committing is None or self._committing.done():
@@ -216,8 +226,9 @@ class KeyWriter:
         def pause(so_far: Applied) -> None:
             nonlocal done
             done = so_far
+            self._require_current()
             if self._is_closing:
-                raise NotReadyError("the service is shutting down, or another release has taken over")
+                raise NotReadyError("the service is shutting down")
             try:
                 self._threads.submit(_take_a_turn).result()  # behind those who wait to change keys
             except OverloadedError:
@@ -226,11 +237,15 @@ class KeyWriter:
         deadline = Deadline(self._deadline_s)
         try:
             async with self.held():
-                return await self._call(
-                    lambda: self._index.delete_scope(scope, request=request, deadline=deadline, pause=pause),
-                    self._deleter,
+                self._require_current()
+                return self._noted(
+                    await self._call(
+                        lambda: self._index.delete_scope(scope, request=request, deadline=deadline, pause=pause),
+                        self._deleter,
+                    )
                 )
         except ServiceError as error:
+            self.num_made += done.num_deleted
             if not done.num_deleted:
                 raise
             raise type(error)(f"{done.num_deleted} keys are deleted, and others are not: {error.message}") from error
@@ -255,7 +270,7 @@ class KeyWriter:
     async def _commit(self, joined: Sequence[_Waiting]) -> None:
         changes = [change for waiting in joined for change in waiting.changes]
         try:
-            applied = await self._call(lambda: self._index.apply(changes))
+            applied = self._noted(await self._call(lambda: self._apply(changes)))
         except Exception as error:
             for waiting in joined:
                 if not waiting.future.done():
@@ -268,6 +283,25 @@ class KeyWriter:
             if not waiting.future.done():  # who waited may have gone
                 num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
                 waiting.future.set_result(Applied(outcomes, num_deleted, applied.seq))
+
+    def _apply(self, changes: Sequence[Change], **how: Any) -> Applied:
+        """Makes changes, in the writer's thread, unless another release has taken over while they waited for it."""
+        self._require_current()
+        return self._index.apply(changes, **how)
+
+    def _require_current(self) -> None:
+        if self._is_retired:
+            raise NotReadyError(
+                "another release has taken over before this could be stored in the one that the request came to; send "
+                "it again, and it is stored in that one"
+            )
+
+    def _noted(self, applied: Applied) -> Applied:
+        """Counts what was made."""
+        if not applied.is_repeat:
+            stored = sum(outcome.status is Status.STORED for outcome in applied.outcomes)
+            self.num_made += stored + applied.num_deleted
+        return applied
 
     async def _call(self, function: Callable[[], T], threads: BoundedThreads | None = None) -> T:
         """What a call of the index gives, in the writer's thread or another, and in the wire's words."""

@@ -150,7 +150,8 @@ async def delete_keys(request: Request) -> Response:
         asked = None if wanted.dry_run else _request_key(request, "POST /keys/delete", wanted.digest)
         applied = await within(_deadline_s(request), parts.storer.delete(wanted, asked), "deletion")
     note(request, num_deleted=applied.num_deleted)
-    answer = DeletedResponse(num_deleted=applied.num_deleted, dry_run=wanted.dry_run, seq=applied.seq)
+    release = None if wanted.dry_run else parts.storer.release
+    answer = DeletedResponse(num_deleted=applied.num_deleted, dry_run=wanted.dry_run, seq=applied.seq, release=release)
     return _answered(answer.model_dump_json(), applied.is_repeat)
 
 

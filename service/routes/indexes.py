@@ -37,7 +37,14 @@ async def readyz(request: Request) -> ReadyResponse:
 
 async def _listed(served: ServedIndex, memory: MemoryAccounts) -> ListedIndex:
     listed = ListedIndex(
-        name=served.name, status="ready", reason=None, release=None, problem=served.problem, encoder=None, memory=None
+        name=served.name,
+        status="ready",
+        reason=None,
+        release=None,
+        problem=served.problem,
+        encoder=None,
+        memory=None,
+        left_changes=served.left_changes,
     )
     try:
         serving = served.serving()

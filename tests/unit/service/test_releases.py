@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from anykey.encoder.item import Item
+from anykey.index.faiss_index import FaissIndex
 from anykey.index.jobs.releasing import publish_release, roll_back_release
 from anykey.index.settings import ReleaseSettings
 from anykey.service.app import create_app
@@ -256,3 +257,52 @@ def _is_open(folder: Path) -> bool:
     from anykey.index.jobs.releasing import list_releases
 
     return next(one.is_read for one in list_releases(folder.parent) if one.name == folder.name)
+
+
+def test_no_change_is_lost_silently_when_another_release_takes_over(tmp_path: Path, checkpoints: Checkpoints) -> None:
+    publish(tmp_path, "first", "a")
+    make(tmp_path, "second", "b")
+    with (
+        serving_releases(tmp_path, checkpoints, writable=True) as client,
+        httpx.Client(base_url=client.base_url, timeout=20, trust_env=False) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        is_over = threading.Event()
+
+        def change(name: str) -> list[tuple[str, httpx.Response]]:
+            answers = []
+            while not is_over.is_set():
+                key = f"{name}-{len(answers)}"
+                answers.append((key, other.put(f"/keys/{key}", json={"text": f"text {len(answers)}"})))
+            return answers
+
+        changing = [pool.submit(change, name) for name in ("x", "y")]
+        until(lambda: other.get("/keys/x-3").status_code == 200, "changes are made")
+        checkpoints.loaded[0].gate.clear()  # some changes are under way while the releases switch
+        publish(tmp_path, "second", "b")
+        until(lambda: release_of(client) == "2", "the switch")
+        checkpoints.loaded[0].gate.set()
+        until(lambda: client.get("/indexes").json()["indexes"][0]["left_changes"] is not None, "what is left is told")
+        until(
+            lambda: len([1 for name in "xy" if other.get(f"/keys/{name}-0").status_code == 404]) == 2, "they are left"
+        )
+        seen = client.post("/keys/count", json={}).json()["num_keys"]
+        until(lambda: client.post("/keys/count", json={}).json()["num_keys"] > seen, "the writer follows")
+        is_over.set()
+        answers = [answer for done in changing for answer in done.result()]
+        made: dict[str, set[str]] = {"1": set(), "2": set()}
+        for key, answer in answers:
+            if answer.status_code == 200:
+                made[answer.json()["release"]].add(key)
+            else:
+                assert answer.status_code == 503, answer.text
+                assert "another release has taken over" in answer.json()["error"]["message"]
+                assert answer.headers["retry-after"]
+        assert made["1"]
+        assert made["2"]
+        assert any(answer.status_code == 503 for _, answer in answers), "who was amid the switch"
+        left = client.get("/indexes").json()["indexes"][0]["left_changes"]
+        assert left == {"release": "1", "num_changes": len(made["1"])}
+        assert {key["key"] for key in client.get("/keys?limit=1000").json()["keys"]} == {"b"} | made["2"]
+    with FaissIndex.open(tmp_path / "releases" / "1" / "index") as index:
+        assert {key.key for key in index.scan()} == {"a"} | made["1"]
