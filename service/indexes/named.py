@@ -264,10 +264,10 @@ class ServedIndex:
             return
         self.left_changes = LeftChanges(release=older.name, num_changes=num_made)
         logger.warning(
-            "%s changes were made over HTTP to release %s; the next one has those that were made before its index was "
-            "copied, and no others",
-            num_made,
+            "release %s has changes over HTTP, %s of this process; the next one has those that were made before its "
+            "index was copied, and no others",
             older.name,
+            num_made,
             extra={"event": LogEvent.CHANGES_LEFT, "index": self.name, "release": older.name, "num_changes": num_made},
         )
 

@@ -21,14 +21,16 @@ OLD = {"filter": {"field": "lot", "eq": "old"}}
 
 
 @contextmanager
-def serving_many(tmp_path: Path, num_keys: int, **settings: Any) -> Iterator[httpx.Client]:
-    """Serves an index of so many old keys and one new one, which it may change."""
+def serving_many(tmp_path: Path, num_keys: int, *, is_folded: bool, **settings: Any) -> Iterator[httpx.Client]:
+    """Serves an index of so many old keys, which a version covers or not, and one new one; it may change them."""
     vectors_ND = unit_vectors(num_keys)
     old = [NewKey(f"k{n}", vector_D, text="a mug", metadata={"lot": "old"}) for n, vector_D in enumerate(vectors_ND)]
     new = NewKey("new", vectors_ND[0], text="a cup", metadata={"lot": "new"})
     directory = make_index(tmp_path / "index", [new])
     with FaissIndex.open(directory, writable=True, compact_after=0) as index:
         index.upsert(old)
+        if is_folded:
+            index.compact()
     encoder = FakeEncoder(name="drawn", fingerprint="sha256:drawn")
     with FaissIndex.open(directory) as index, serving(encoder, index, writable=True, **settings) as client:
         yield client
@@ -50,7 +52,7 @@ def test_others_change_and_search_between_the_pieces(tmp_path: Path, num_keys: i
     waits: list[float] = []
     seqs: list[int] = []
     is_over = threading.Event()
-    with serving_many(tmp_path, num_keys) as client, ThreadPoolExecutor(2) as pool:
+    with serving_many(tmp_path, num_keys, is_folded=num_keys > 20_000) as client, ThreadPoolExecutor(2) as pool:
         last = f"k{num_keys - 1}"
         before = put(client, "new", "new")
 
