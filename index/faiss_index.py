@@ -29,7 +29,7 @@ from anykey.index.search.view import info_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
 from anykey.index.store.versions import IndexDirectory
-from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOWED, GpuUse
+from anykey.index.vectors.structures import DEFAULT_TEMPORARY_BYTES, EXACT_ALLOWED, GpuUse, use_cores
 
 if TYPE_CHECKING:  # a process that only reads loads nothing that writes, and nothing that fetches images
     from anykey.index.changes import Applied, Capabilities, Change, RequestKey
@@ -62,6 +62,7 @@ class FaissIndex:
         image_roots: Sequence[str] | None,
         switch_s: float,
         keeping: Keeping = KEEPING,
+        search_cores: int | None = None,
     ) -> None:
         self._directory = IndexDirectory(index_dir)
         self._open_generation = open_generation
@@ -71,6 +72,7 @@ class FaissIndex:
         self._writer = writer
         self._named_roots = image_roots
         self._switch_s = switch_s
+        self._search_cores = search_cores
         self._seen_stamp = generation.version.stamp
         self._back_off = BackOff(LONGEST_RETRY_S)  # of a version that cannot be opened
         self._failed_stamp = generation.version.stamp
@@ -94,6 +96,7 @@ class FaissIndex:
         job: str = "live changes",
         fold_in: "FoldIn" = "thread",
         keeping: Keeping = KEEPING,
+        search_cores: int | None = None,
     ) -> "FaissIndex":
         """Opens the published version of an index directory.
 
@@ -115,6 +118,9 @@ class FaissIndex:
             fold_in: For a writer: whether new versions are made in a thread of this process, or in a process of its
                 own, which searches hardly feel; a program that is frozen into one file cannot start one.
             keeping: How long moments are kept that `Moment.keep` was called of, and how many.
+            search_cores: How many cores one search may use; all when absent. On all of them a lone search is a little
+                faster where nothing else runs. Where something does, such as an encoder or other searches, it is many
+                times slower, because its threads wait for each other.
 
         Raises:
             IndexNotFoundError: nothing is published there; says how to build it.
@@ -132,7 +138,9 @@ class FaissIndex:
         writer = open_writer() if writable else None
         try:
             open_generation = partial(Generation.open, index_dir, gpu, exact_allowed, flood)
-            return cls(index_dir, open_generation, open_writer, writer, named_roots, flood.switch_s, keeping)
+            return cls(
+                index_dir, open_generation, open_writer, writer, named_roots, flood.switch_s, keeping, search_cores
+            )
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -511,7 +519,9 @@ class FaissIndex:
         return FaissMoment(*kept, self._kept, deadline)
 
     def _acquire(self) -> Generation:
-        """The published generation, kept open until it is released."""
+        """The published generation, kept open until it is released; the thread uses the cores that it may."""
+        if self._search_cores is not None:
+            use_cores(self._search_cores)
         self._follow()
         while True:
             generation = self._generation

@@ -326,7 +326,9 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         le=256,
         description="threads that decode images of queries; as many again parse bodies",
     )
-    search_threads: int = Field(2, ge=1, le=256, description="threads that search the index")
+    search_threads: int = Field(
+        2, ge=1, le=256, description="threads that search the index; each uses its share of the cores"
+    )
     max_batch_searches: int | None = Field(
         None,
         ge=1,

@@ -490,6 +490,11 @@ def _batches(exact: ExactVectors, num_bytes: int) -> Iterator[NDArray[np.float32
         yield exact.vectors(np.arange(start, min(start + size, exact.num_vectors)))
 
 
+def use_cores(number: int) -> None:
+    """Has searches that this thread makes from now on use so many cores at most; other threads are left alone."""
+    faiss.omp_set_num_threads(number)
+
+
 def num_gpus() -> int:
     """Number of GPUs that FAISS can use: 0 without one, or where FAISS is built for CPUs only."""
     return int(_faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0

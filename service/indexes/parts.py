@@ -13,6 +13,7 @@ from anykey.index.errors import EncoderMismatchError, IndexNotFoundError, Search
 from anykey.index.key_index import Held, IndexInfo
 from anykey.index.milvus.address import CollectionAddress, parse_address
 from anykey.program.extras import MissingLibraryError
+from anykey.program.machine import num_cores
 from anykey.service.answers.kept import ResultCache
 from anykey.service.concurrency.shared_call import SharedCall
 from anykey.service.concurrency.threads import BoundedThreads
@@ -121,6 +122,7 @@ def _open_directory(settings: ServiceSettings) -> SearchableIndex:
         compact_after=settings.fold_after,
         job="changes over HTTP",
         fold_in="process",
+        search_cores=max(1, num_cores() // settings.search_threads),  # the encoder's work, and other searches, go on
     )
 
 

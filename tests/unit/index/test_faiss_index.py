@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -52,6 +53,22 @@ def shop_dir(tmp_path: Path) -> Path:
 def shop(shop_dir: Path) -> Iterator[FaissIndex]:
     with FaissIndex.open(shop_dir) as index:
         yield index
+
+
+def test_a_thread_that_searches_uses_the_cores_that_it_may_and_others_are_left_alone(shop_dir: Path) -> None:
+    before = faiss.omp_get_max_threads()
+    with FaissIndex.open(shop_dir) as free, FaissIndex.open(shop_dir, search_cores=3) as bound:
+
+        def search(index: FaissIndex) -> tuple[list[str], int]:
+            return found(index, 5), faiss.omp_get_max_threads()
+
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            (as_bound, num_bound), (as_free, num_free) = (
+                one.submit(search, bound).result(),
+                other.submit(search, free).result(),
+            )
+        assert as_bound == as_free
+        assert (num_bound, num_free, faiss.omp_get_max_threads()) == (3, before, before)
 
 
 def found(index: FaissIndex, k: int, **parts: Any) -> list[str]:
