@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse
 
+from anykey.service.compat.qdrant.reading import version
 from anykey.service.errors import NotFoundError
-from anykey.service.lifecycle import index_of
+from anykey.service.lifecycle import INDEX_NAME, index_of
 from anykey.service.requests.address import prefix_of
 from anykey.service.routes.keys import is_known
 
@@ -24,6 +25,7 @@ POLICY = (
 )
 HEADERS = {
     "cache-control": "no-cache",  # kept, and asked about by its entity tag
+    "vary": "accept",
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -60,8 +62,13 @@ def files() -> dict[str, PageFile]:
 # Parameters in the address are the page's own: a query that somebody shares.
 @router.get("/", include_in_schema=False)
 async def show_page(request: Request) -> Response:
-    """The page, which finds the service, or its index, by its own address."""
+    """The page, which finds the service, or its index, by its own address.
+
+    At the root, programs that ask for no page are clients of Qdrant, which want to know its version.
+    """
     index_of(request)
+    if INDEX_NAME not in request.path_params and "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse((await version(request)).model_dump(), headers={"vary": "accept"})
     base = f'<base href="{prefix_of(request)}/">'.encode("ascii")
     start = files()[START]
     return _answer(request, PageFile(start.content.replace(BASE, base, 1), start.media_type))

@@ -19,6 +19,7 @@ PREFIX = "/shop/anykey"
 def client() -> Iterator[httpx.Client]:
     encoder = FakeEncoder()
     with serving(encoder, MemoryIndex(encoder, [stored("a", Item(text="a"))]), root_path=PREFIX) as client:
+        client.headers["accept"] = "text/html,application/xhtml+xml,*/*;q=0.8"  # as browsers say
         yield client
 
 
@@ -66,6 +67,14 @@ def test_the_page_finds_its_files_and_the_service_wherever_it_is(client: httpx.C
         assert file.status_code == 200
         assert file.headers["content-type"].split(";")[0] in ("text/javascript", "text/css", "image/svg+xml")
     assert client.get(f"{base}info").status_code == 200
+
+
+def test_clients_of_qdrant_are_told_its_version_at_the_root(client: httpx.Client) -> None:
+    for accepted in ("*/*", "application/json"):
+        answer = client.get("/", headers={"accept": accepted})
+        assert answer.json()["version"].count(".") == 2
+        assert answer.headers["vary"] == "accept"
+    assert client.get("/", headers={"accept": "*/*"}, params={"q": "a"}).status_code == 400
 
 
 def test_nothing_but_its_own_files_runs_on_it(client: httpx.Client) -> None:
