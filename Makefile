@@ -46,7 +46,8 @@ demo: port-is-free data train index ## Everything on drawn scenes: train, index,
 	trap 'kill $$server 2>/dev/null || true; wait $$server 2>/dev/null || true' EXIT INT TERM; \
 	$(BIN)/anykey-bench quality --dataset $(call quote,$(DATASET)) --url $(call quote,$(URL)) --output $(call quote,$(REPORT)); \
 	if [ "$${DEMO_EXIT:-0}" = 1 ]; then exit 0; fi; \
-	echo Serving at $(call quote,$(URL)) "until Ctrl-C. Search, put a key, and search again, from another terminal:"; \
+	echo Serving at $(call quote,$(URL)) "until Ctrl-C: open it in a browser to search with words and pictures."; \
+	echo "Or search, put a key, and search again, from another terminal:"; \
 	json="-H 'content-type: application/json' -d"; star='"text": "a large pink star on a white background"'; \
 	echo "  curl -s" $(call quote,$(URL)/search) "$$json '{$$star, \"k\": 3}'"; \
 	echo "  curl -s -X PUT" $(call quote,$(URL)/keys/my-star) "$$json '{$$star}'"; \

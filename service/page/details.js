@@ -100,7 +100,7 @@ export class Details {
   }
 
   #facts(hit) {
-    const facts = [[say("modality"), say(hit.modality)]];
+    const facts = [[say("modality"), say(`one${hit.modality[0].toUpperCase()}${hit.modality.slice(1)}`)]];
     if (hit.rank) facts.push([say("rank"), String(hit.rank)]);
     if (hit.score !== undefined && hit.score !== null) facts.push([say("score"), hit.score.toFixed(4)]);
     if (hit.pools?.length) facts.push([say("pools"), hit.pools.join(", ")]);
@@ -118,7 +118,7 @@ function whyOf(scores, body) {
     const images = [part.image].flat().filter(Boolean);
     if (score.text !== null && score.image !== null) return [[say("whyText"), part.text, score.text], [say("whyImage"), images[0], score.image]];
     if (images.length) return [[less + say("whyImage"), images[0], score.score]];
-    if (part.key !== undefined) return [[less + say("whyKey", { key: part.key.slice(0, 60) }), "", score.score]];
+    if (part.key !== undefined) return [[less ? less + part.key.slice(0, 60) : say("whyKey", { key: part.key.slice(0, 60) }), "", score.score]];
     return [[less + say("whyText"), part.text, score.score]];
   });
   const most = Math.max(...rows.map(([, , score]) => Math.abs(score)), 1e-6);

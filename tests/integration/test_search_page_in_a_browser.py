@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,8 +152,6 @@ def test_the_first_visit_shows_what_there_is_without_a_complaint(page: Page) -> 
     loaded = page.run("return performance.getEntriesByType('resource').map(one => one.name)")
     assert loaded
     assert all(one.startswith(page.address) for one in loaded), "nothing of others, and all below the prefix"
-    sizes = "return performance.getEntriesByType('resource').filter(one => /page.[a-z]+[.](js|css)$/.test(one.name))"
-    assert 0 < sum(page.run(f"{sizes}.map(one => one.decodedBodySize)")) < 60_000
     assert page.window.console() == []
 
 
@@ -166,7 +165,7 @@ def test_words_search_while_they_are_typed_and_the_address_is_the_query(page: Pa
     page.until(lambda: "same" in page.query(), "the next query")
     page.until_first("note")
     assert page.run("return window.stayed === document.querySelector('#hits .card[data-key=note]')"), "no flicker"
-    assert "matches" in page.text("#status") or "shown" in page.text("#status")
+    assert re.match("(Matches|Shown): [1-9]", page.text("#status"))
     page.run("history.back()")
     page.until(lambda: page.run("return !document.getElementById('welcome').hidden && !words.value"), "the first page")
     page.run("history.forward()")
@@ -277,6 +276,7 @@ def test_what_is_stored_never_becomes_markup(page: Page) -> None:
             lambda key=key: page.run("return document.querySelector('#details h2')?.textContent") == key, "details"
         )
         page.until(lambda: page.run("return document.querySelector('#details .facts h3') !== null"), "all of it")
+        assert page.run("const all = document.getElementById('details'); return all.scrollWidth - all.clientWidth") == 0
         assert page.run("return window.broken ?? null") is None
         assert page.run("return document.querySelectorAll('#details script, #details iframe').length") == 0
         assert page.run(SIDEWAYS) <= 0

@@ -77,6 +77,14 @@ def test_clients_of_qdrant_are_told_its_version_at_the_root(client: httpx.Client
     assert client.get("/", headers={"accept": "*/*"}, params={"q": "a"}).status_code == 400
 
 
+def test_what_is_loaded_at_first_is_small_and_named_at_once(client: httpx.Client) -> None:
+    loaded = [name for name in Addresses(client.get("/").text).loaded if name.endswith((".js", ".css"))]
+    scripts = {name: client.get(f"/{name}").text for name in loaded}
+    imported = {f"page/{name}" for text in scripts.values() for name in re.findall(r' from "\./([a-z]+\.js)"', text)}
+    assert imported <= set(loaded), "a browser would find out about it one module after the other"
+    assert sum(len(text.encode()) for text in scripts.values()) < 60_000
+
+
 def test_nothing_but_its_own_files_runs_on_it(client: httpx.Client) -> None:
     for address in ("/", "/page/main.js"):
         headers = client.get(address).headers
@@ -111,6 +119,7 @@ def test_a_browser_keeps_it_and_asks_whether_it_is_new(client: httpx.Client) -> 
     for address in ("/", "/page/style.css"):
         first = client.get(address)
         assert first.headers["cache-control"] == "no-cache"
+        assert first.headers["vary"] == "accept"
         again = client.get(address, headers={"if-none-match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert client.head(address).headers["content-length"] == str(len(first.content))
