@@ -27,6 +27,7 @@ Vector = NDArray[np.float32]
 BACKGROUND_KEYS = 256  # whose scores tell what a query's score with any key is like
 FEWEST_BACKGROUND_KEYS = 16  # of fewer, nothing can be told
 CHANCE_HITS = 5.0  # as many unrelated keys of the scope are expected above the cut
+SAME = 0.9999  # a cosine that no unrelated key has: the vectors are equal, but for rounding
 SHARE_OF_BEST = 0.7  # of the way from the background to the best score
 MAD_OF_NORMAL = 1.4826  # a normal distribution's deviation in its median absolute deviations
 DEPTHS = (100, 1_000, 10_000)  # at which an approximate search is made, so that pages of any size fit together
@@ -226,7 +227,8 @@ def automatic_cut(scores_K: NDArray[np.float32], background_B: NDArray[np.float3
     It is the higher of two: the score that only `CHANCE_HITS` unrelated keys of so many are expected to reach, which
     the background tells, and `SHARE_OF_BEST` of the way from the background's middle to the best score. The median and
     the median absolute deviation tell where the background is and how wide, for they hardly notice the relevant keys
-    in it.
+    in it. Of a model that scarcely tells keys apart the background is so wide that chance would reach beyond 1; keys
+    with the query's very vector are kept all the same.
 
     Args:
         scores_K: The best scores, falling.
@@ -241,7 +243,7 @@ def automatic_cut(scores_K: NDArray[np.float32], background_B: NDArray[np.float3
     middle = float(np.median(background_B))
     width = MAD_OF_NORMAL * float(np.median(np.abs(background_B - middle)))
     reached = NormalDist().inv_cdf(1 - min(0.5, CHANCE_HITS / num_keys))
-    return max(middle + reached * width, middle + SHARE_OF_BEST * (float(scores_K[0]) - middle))
+    return max(min(middle + reached * width, SAME), middle + SHARE_OF_BEST * (float(scores_K[0]) - middle))
 
 
 def diverse_order(scores_C: NDArray[np.float32], vectors_CD: Vector, diversity: float, num: int) -> list[int]:

@@ -70,6 +70,12 @@ def test_of_too_few_keys_or_none_it_says_nothing() -> None:
     assert automatic_cut(few_K[:0], few_K, 15) is None
 
 
+def test_what_is_the_same_as_the_query_is_kept_however_wide_the_background_is() -> None:
+    others = np.random.default_rng(0).uniform(-0.6, 0.7, 2_000)
+    scores_K = np.sort(np.concatenate([[0.99999994, 0.99], others]))[::-1].astype(np.float32)
+    assert num_kept(scores_K) == 1
+
+
 def test_equal_scores_are_all_kept() -> None:
     scores_K = np.full(100, 0.5, np.float32)
     assert num_kept(scores_K) == 100
