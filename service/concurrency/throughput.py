@@ -1,5 +1,6 @@
 """How long what waits will take, by how fast the like of it was worked off lately."""
 
+import math
 from collections import deque
 
 WINDOW = 16  # calls that are remembered
@@ -28,10 +29,16 @@ class Throughput:
 
     def seconds_for(self, units: float) -> float:
         """How long so much work takes, about; 0 before enough was measured."""
+        return units * self._seconds_per_unit
+
+    def units_in(self, seconds: float) -> float:
+        """How much work that time suffices for, about; infinite before enough was measured."""
+        return seconds / self._seconds_per_unit if self._seconds_per_unit else math.inf
+
+    @property
+    def _seconds_per_unit(self) -> float:
         if len(self._calls) < LEAST:
             return 0.0
         longest_s, of_longest = max(self._calls)
         num_units = sum(done for _, done in self._calls) - of_longest
-        if num_units <= 0:
-            return 0.0
-        return units * (sum(seconds for seconds, _ in self._calls) - longest_s) / num_units
+        return (sum(seconds for seconds, _ in self._calls) - longest_s) / num_units if num_units > 0 else 0.0

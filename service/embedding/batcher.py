@@ -155,7 +155,8 @@ class Batcher(Generic[PreparedT]):
     nothing to wait for, because every place that is taken holds an item that is here: none is being decoded. So an item
     that comes alone is not held up. A batch holds `max_batch_items` items and `max_batch_tokens` of their tokens at
     most, which is what their memory and time are bounded by: eight photos are no more than some hundred texts. An item
-    that has more is a batch of its own. While a batch computes, items gather. The items were decoded before they came
+    that has more is a batch of its own. A batch of `NOW` also has no more than is likely to be done before the deadline
+    of the item that waits longest. While a batch computes, items gather. The items were decoded before they came
     here, so forming a batch costs nothing, and it is formed as late as possible, which fills it best.
 
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
@@ -390,7 +391,9 @@ class Batcher(Generic[PreparedT]):
     def _num_fitting(self, queue: _Queue[PreparedT], now_s: float) -> int:
         """How many of the items that wait longest make a batch."""
         max_items = self._capacity(queue, now_s)
-        max_tokens = self._max_batch_tokens * max_items // self._max_batch_items
+        max_tokens: float = self._max_batch_tokens * max_items // self._max_batch_items
+        if queue is self._now and queue.entries:  # who waits longest should not be late for the others
+            max_tokens = min(max_tokens, self._tokens_pace.units_in(SURE_SHARE * (queue.entries[0].deadline_s - now_s)))
         num_tokens = 0
         for number, entry in enumerate(islice(queue.entries, max_items)):
             num_tokens += entry.num_tokens

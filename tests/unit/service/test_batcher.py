@@ -517,6 +517,16 @@ def test_an_item_that_would_be_late_is_refused_though_there_are_places(timed: tu
         assert future.result(WAIT_S).batch_items == 2
 
 
+def test_a_batch_holds_no_more_than_is_done_before_the_deadline_of_who_waits_longest(
+    timed: tuple[Timed, Batcher[Any]],
+) -> None:
+    encoder, batcher = timed
+    with batcher.reserve():  # of one that is being decoded, so that the others wait
+        first = submit(batcher, "two words", deadline_s=encoder.now_s + 5.5)  # of which four fifths are four tokens
+        others = [submit(batcher, "two words", deadline_s=encoder.now_s + 1000.0) for _ in range(3)]
+    assert [future.result(WAIT_S).batch_items for future in (first, *others)] == [2, 2, 2, 2]
+
+
 def test_where_nothing_waits_nothing_is_refused(timed: tuple[Timed, Batcher[Any]]) -> None:
     encoder, batcher = timed
     with batcher.reserve(deadline_s=encoder.now_s):
