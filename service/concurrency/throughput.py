@@ -5,7 +5,7 @@ from collections import deque
 
 WINDOW = 16  # calls that are remembered
 LEAST = 4  # of them, before anything is said
-SURE_SHARE = 0.8  # of the time left: who is likely to wait longer may be late
+SURE_SHARE = 0.7  # of the time left: who is likely to wait longer may be late
 
 
 class Throughput:

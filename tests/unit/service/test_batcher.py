@@ -505,11 +505,11 @@ def test_an_item_that_would_be_late_is_refused_though_there_are_places(timed: tu
     with batcher.reserve():  # of one that is being decoded, and takes four thirds of a second like those before
         futures = [submit(batcher, "a text of five words") for _ in range(2)]  # ten seconds
         with pytest.raises(OverloadedError, match=r"3 queries are waiting, which take about 11\.5 s, too long for"):
-            batcher.reserve(deadline_s=encoder.now_s + 14.0)
+            batcher.reserve(deadline_s=encoder.now_s + 16.0)
         with pytest.raises(OverloadedError):
-            batcher.require_room(encoder.now_s + 14.0)
-        with batcher.reserve(deadline_s=encoder.now_s + 14.5):  # of which four fifths are more
-            batcher.require_room(encoder.now_s + 17.0)
+            batcher.require_room(encoder.now_s + 16.0)
+        with batcher.reserve(deadline_s=encoder.now_s + 16.5):  # of which seven tenths are more
+            batcher.require_room(encoder.now_s + 19.0)
         assert (batcher.counters()["hopeless"], batcher.counters()["rejected"]) == (2, 0)
         with batcher.reserve(Lane.LATER, deadline_s=encoder.now_s):
             pass  # who stands back has no turn that could be foretold
@@ -522,7 +522,7 @@ def test_a_batch_holds_no_more_than_is_done_before_the_deadline_of_who_waits_lon
 ) -> None:
     encoder, batcher = timed
     with batcher.reserve():  # of one that is being decoded, so that the others wait
-        first = submit(batcher, "two words", deadline_s=encoder.now_s + 5.5)  # of which four fifths are four tokens
+        first = submit(batcher, "two words", deadline_s=encoder.now_s + 6.0)  # of which seven tenths are four tokens
         others = [submit(batcher, "two words", deadline_s=encoder.now_s + 1000.0) for _ in range(3)]
     assert [future.result(WAIT_S).batch_items for future in (first, *others)] == [2, 2, 2, 2]
 
