@@ -92,16 +92,22 @@ function quoted(text) {
 }
 
 function curl(body) {
-  const { asked, files } = withFiles(body, (place) => ({ file: place }));
+  const hasHidden = typeof body.text === "string" && body.text.search(HIDDEN) >= 0;
+  const { asked, files } = withFiles(hasHidden ? asParts(body) : body, (place) => ({ file: place }));
   const lines = [`curl -s ${quoted(address())}`];
   if (!files.length) return [...lines, "-H 'content-type: application/json'", `-d ${quoted(json(asked))}`].join(" \\\n  ");
   lines.push(...files.map((name) => `-F image=@${name}`));
   if (!asked.parts) delete asked.image;
   for (const [name, value] of Object.entries(asked)) {
-    const isPlain = typeof value === "string" && !HIDDEN.test(value);
-    lines.push(`--form-string ${quoted(`${name}=${isPlain ? value : Array.isArray(value) && name !== "parts" ? value.join(",") : json(value)}`)}`);
+    lines.push(`--form-string ${quoted(`${name}=${typeof value === "string" ? value : Array.isArray(value) && name !== "parts" ? value.join(",") : json(value)}`)}`);
   }
   return lines.join(" \\\n  ");
+}
+
+/** The same with its one item among parts, which are JSON in forms too, where marks can be written out. */
+function asParts({ text, image, text_weight, ...others }) {
+  const part = { text, image, text_weight };
+  return { parts: [part], ...others };
 }
 
 function python(body) {

@@ -1,5 +1,6 @@
 """The search page as people use it, in a real browser: on a phone and a desk, with the mouse and the keyboard."""
 
+import ast
 import base64
 import os
 import re
@@ -214,6 +215,8 @@ def test_results_become_parts_and_a_slider_weighs_words_and_pictures(page: Page)
             name,
         )
         assert "p31" in page.text("#code pre")
+        if name == "Python":
+            ast.parse(page.text("#code pre"))
     page.press("Escape")
 
 
