@@ -207,6 +207,7 @@ class KeyOutcome(Answer):
     is_new: bool = False
     text_cut: bool | None = None
     error: ErrorDetail | None = None
+    release: str | None = None
 
 
 class StreamSummary(Answer):
@@ -235,6 +236,7 @@ class Deleted(Answer):
     num_deleted: int
     dry_run: bool
     seq: int | None
+    release: str | None = None
 
 
 class Count(Answer):
@@ -283,6 +285,13 @@ class Info(Answer):
     limits: dict[str, Any]
 
 
+class LeftChanges(Answer):
+    """Changes that were made to the release before, and that the one that answers may not have."""
+
+    release: str
+    num_changes: int
+
+
 class ListedIndex(Answer):
     """One of the indexes that are served."""
 
@@ -293,6 +302,7 @@ class ListedIndex(Answer):
     problem: str | None = None
     encoder: str | None = None
     memory: dict[str, Any] | None = None
+    left_changes: LeftChanges | None = None
 
 
 class IndexesAnswer(Answer):

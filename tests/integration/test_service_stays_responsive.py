@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
@@ -29,11 +30,13 @@ class LoopProbe:
     What else runs on the machine does not count: it is the loop's own processor time.
 
     Attributes:
+        state: The application's.
         turns_s: Of each turn.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self.state = app.state
         self._last_s: float | None = None
         self.turns_s: list[float] = []
 

@@ -37,6 +37,7 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.search.kept_moments import Keeping
 from anykey.service import schemas
 from anykey.service.errors import STATUS_BY_TYPE
+from anykey.service.indexes import schemas as index_schemas
 from anykey.service.keys import schemas as key_schemas
 from tests.fakes import FakeEncoder
 from tests.http_handlers import handled
@@ -465,6 +466,7 @@ def test_every_error_of_the_wire_has_a_class_of_its_own() -> None:
         (schemas.ItemVector, answers.ItemVector),
         (schemas.IndexesResponse, answers.IndexesAnswer),
         (schemas.ListedIndex, answers.ListedIndex),
+        (index_schemas.LeftChanges, answers.LeftChanges),
         (key_schemas.KeyOutcome, answers.KeyOutcome),
         (key_schemas.ChangesResponse, answers.ChangesAnswer),
         (key_schemas.DeletedResponse, answers.Deleted),
