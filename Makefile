@@ -101,8 +101,8 @@ test: setup redis-server chromium clients ## Run the tests, at most four process
 	ANYKEY_CLIENTS=$(call quote,$(CLIENTS)) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
-test-slow: setup ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
-	$(BIN)/python -m pytest -m slow --timeout 3600
+test-slow: setup redis-server chromium ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m slow --timeout 3600
 
 .PHONY: perf-train
 perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/

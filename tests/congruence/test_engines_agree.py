@@ -168,7 +168,7 @@ def test_exact_search_and_count_give_what_the_model_gives(filled: Pair) -> None:
     # Milvus finds the keys of a scope alike in all structures, and fetches all vectors of it where one is not exact.
     is_alike = isinstance(filled.index, MilvusIndex) and filled.index.structure.kind != "FLAT"
 
-    @settings(max_examples=10 if is_alike else 40, deadline=None)
+    @settings(max_examples=5 if is_alike else 20, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1), num_queries=st.sampled_from([1, 2, 25]), k=st.integers(1, 160), scope=scopes)
     def assert_same(seed: int, num_queries: int, k: int, scope: Scope) -> None:
         filled.assert_same_search(seed, num_queries, k, scope, exact=True)
@@ -176,7 +176,7 @@ def test_exact_search_and_count_give_what_the_model_gives(filled: Pair) -> None:
     assert_same()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 160), scope=scopes)
 def test_approximate_search_gives_k_keys_of_the_scope_with_their_true_scores(
     filled: Pair, seed: int, k: int, scope: Scope
@@ -335,7 +335,7 @@ def documented(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield Pair(index, ExactModel(ENCODER))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["n", "s", "o", 'odd"/~name', "0"]), documents, max_size=3),

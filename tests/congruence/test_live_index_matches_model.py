@@ -306,7 +306,7 @@ def run(max_examples: int, num_steps: int) -> None:
 
 
 def test_live_index_matches_model() -> None:
-    run(max_examples=25, num_steps=30)
+    run(max_examples=12, num_steps=30)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def execute(page: Browser) -> Any:
     return answer
 
 
+@pytest.mark.slow
 def test_the_page_searches_as_it_stands(page: Browser, tmp_path: Path) -> None:
     for name, example in EXAMPLES.items():
         page.run(CHOOSE, f"{SEARCH} .examples-select select", [name])

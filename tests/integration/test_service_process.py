@@ -101,7 +101,8 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_model_loads_ends_the_service(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "open_clip.py").write_text(LOADS_FOR_LONG)  # what loading torch and a large checkpoint stand for
     index = build_real_index(tmp_path, FakeEncoder(), [stored("note", Item(text="a note"))])

@@ -72,6 +72,7 @@ class Mortal(NativeFusion):
         return super().features(items)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, fusion_checkpoint: Path) -> None:
     """With everything that has a state: an average, words that are left out, dropout, a passed epoch, parts."""
     options = {"ema_decay": 0.9, "drop_tokens": 0.2, "micro_batch_size": 4, "temperature_per_pair": True}

@@ -108,7 +108,7 @@ def test_all_eight_tasks_are_measured_in_both_pools(walked: Walked) -> None:
     assert all(row["num_queries"] == 3 for row in walked.report["results"])
 
 
-@pytest.mark.parametrize("pool", ["local", "global"])
+@pytest.mark.parametrize("pool", ["local", pytest.param("global", marks=pytest.mark.slow)])
 def test_the_report_agrees_with_open_clip_numpy_and_trec_eval(walked: Walked, pool: str) -> None:
     oracle = Oracle(walked)
     pools = walked.dataset / "cand_pool"

@@ -430,6 +430,7 @@ def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_paints_the_pictures_in_the_pages_colours(tmp_path: Path) -> None:
     write_page(tmp_path, Snapshot.of(held_out(300)), Snapshot.of(held_out(300, gap=0.0)))

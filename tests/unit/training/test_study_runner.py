@@ -28,6 +28,7 @@ def stamps(runs: list[Run]) -> list[int]:
     return [(run.folder / "finished.json").stat().st_mtime_ns for run in runs]
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_once_and_a_lost_or_stale_one_again(data: Path, tmp_path: Path) -> None:
     runs = make_plan(study_settings(data, tmp_path))
     assert not any(is_finished(run.settings) for run in runs)

@@ -323,6 +323,7 @@ def test_checkpointed_blocks_are_computed_again_in_the_backward_pass(
         assert set(blocks.values()) == {2 if is_checkpointed else 1}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(TORCHS_OWN)
 def test_compile_compiles_the_blocks_of_both_towers(shards: Path, tmp_path: Path) -> None:
     """Torch traces as always; what it traced is counted and run as it is, which takes seconds and not minutes."""
@@ -411,7 +412,7 @@ def test_a_temperature_below_a_hundredth_is_where_a_learned_one_starts_and_a_fix
     assert fixed["logit_scale"].exp().item() == pytest.approx(500.0, rel=1e-3)
 
 
-@pytest.mark.parametrize("batch_norm", ["auto", "train"])
+@pytest.mark.parametrize("batch_norm", ["auto", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, batch_norm: str) -> None:
     start = weights_after(settings_of(shards, tmp_path / "start", architecture=str(shards / "timm.json")))
     options = {"start": str(tmp_path / "start" / "last"), "lock_image": True, "mirror_images": True}
@@ -424,6 +425,7 @@ def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, 
     assert len(list((tmp_path / "run" / "features").glob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_a_locked_trunk_learns_the_same_without_the_pixel_cache(shards: Path, tmp_path: Path) -> None:
     run(settings_of(shards, tmp_path / "start", architecture=str(shards / "timm.json"), val_data=[]))
     start = str(tmp_path / "start" / "last")
