@@ -43,6 +43,7 @@ def settings(folder: Path, name: str) -> TrainSettings:
         color_jitter=0.2,
         micro_batch_size=3,
         temperature_per_pair=True,
+        report=False,
     )
 
 

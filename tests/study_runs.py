@@ -30,7 +30,13 @@ def study_settings(data: Path, output: Path, /, **changes: Any) -> StudySettings
         "device": "cpu",
         "seeds": [0],
         "fusions": ["raw"],
-        "common": {"batch_size": 8, "temperature": 0.01, "learn_temperature": False, "learning_rate": 1e-3},
+        "common": {
+            "batch_size": 8,
+            "report": False,
+            "temperature": 0.01,
+            "learn_temperature": False,
+            "learning_rate": 1e-3,
+        },
         "start": {"architecture": str(data / "open_clip_config.json"), "loss": "clip", "num_epochs": 2},
         "fine_tune": {"num_epochs": 1},
         "variants": [

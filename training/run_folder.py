@@ -58,6 +58,7 @@ _IRRELEVANT = {
     "save_every_steps",
     "wandb_project",
     "overwrite",
+    "report",
 }
 # Settings that came after the first release: a run that leaves them alone is the one it was before.
 _LATER: dict[str, Any] = {"columns": [], "family": None, "text_model": None, "max_text_tokens": None}
@@ -176,7 +177,7 @@ class RunFolder:
                 replace_folder(aside, self.path / name)
 
     def finish(self, best: Mapping[str, Any], about: "About | None" = None) -> None:
-        """Puts the checkpoints in place of an earlier run's, writes the report and marks the run as finished.
+        """Puts the checkpoints in an earlier run's place, writes the report if wanted, and marks the run as finished.
 
         Args:
             best: The best measurement: `step` and the numbers.
@@ -188,7 +189,8 @@ class RunFolder:
         if not self._is_main:
             return
         self.place_checkpoints()  # before the report: what it may fail of takes no checkpoint with it
-        self._write_report(best, about)
+        if self._settings.report:
+            self._write_report(best, about)
         replace_file(self.path / FINISHED, json.dumps({"digest": self._digest, **best}, indent=2).encode() + b"\n")
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)  # last: until here a stopped run could go on
 

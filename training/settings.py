@@ -267,6 +267,7 @@ class RunSettings(_Group):
 
     output: Path = Field(Path("runs/default"), description="run folder")
     overwrite: bool = Field(False, description="delete the run in --output if it has other settings or data")
+    report: bool = Field(True, description="end with report.html; false saves seconds, as of many small runs")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -110,7 +110,8 @@ def _check_output(settings: TrainSettings) -> None:
 
 
 def _outcome(settings: TrainSettings, best: dict[str, Any]) -> str:
-    return f"checkpoint: {settings.output / 'best'} (step {best['step']}), report: {settings.output / 'report.html'}"
+    report = f", report: {settings.output / 'report.html'}" if settings.report else ""
+    return f"checkpoint: {settings.output / 'best'} (step {best['step']}){report}"
 
 
 def _about(

@@ -42,6 +42,7 @@ def sweep_settings(data: Path, output: Path, /, num_epochs: float = 1.0, **chang
     architecture = json.dumps(str(data / "open_clip_config.json"))
     base.write_text(
         f"architecture = {architecture}\nbatch_size = 8\nnum_epochs = {num_epochs}\nval_every_epochs = 1000\n"
+        "report = false\n"
     )
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "reading": ["R1", "R2", "R4"]}
     small = {"data": [str(data / "train.tar")], "val_data": [str(data / "val.tar")], "base": base, "device": "cpu"}

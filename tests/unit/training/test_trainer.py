@@ -57,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(shards: Path, output: Path, **changes: Any) -> TrainSettings:
     """A run of two epochs of four steps on a network of a few thousand weights beside its vocabulary."""
-    small = {"architecture": str(shards / "plain.json"), "val_data": [str(shards / "val.tar")]}
+    small = {"architecture": str(shards / "plain.json"), "val_data": [str(shards / "val.tar")], "report": False}
     return make_settings(shards / "train.tar", output, **{**small, **changes})
 
 
@@ -168,7 +168,7 @@ def test_a_machine_that_tells_little_of_itself_trains_and_reports(
 
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(metadata.Distribution, "from_name", from_name)
-    run(settings_of(shards, tmp_path / "run", num_epochs=1.0))
+    run(settings_of(shards, tmp_path / "run", num_epochs=1.0, report=True))
     page = (tmp_path / "run" / "report.html").read_text()
     assert "anykey unknown, torch" in page
     assert f"{os.cpu_count()} cores" in page
