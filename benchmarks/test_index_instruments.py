@@ -169,6 +169,7 @@ def test_own_searches_are_named_as_peers_searches_are(factory: str, names: str) 
     assert own_search.in_words(factory, SearchParameters(probes=6, rerank=200)) == f"{names}6, 200 re-ranked"
 
 
+@pytest.mark.slow
 def test_own_structure_is_searched_with_what_was_tuned_and_with_its_front(tmp_path: Path) -> None:
     directory, drawn = WritableDirectory(tmp_path), (setting := Setting(10_100, 16, "here")).draw()
     fill(directory, drawn, setting)

@@ -42,6 +42,7 @@ def quality(folder: Path, client: httpx.Client, dataset: str, *flags: str) -> in
     return bench(["quality", *paths, "--tasks", "0", "--pools", "local", *flags])
 
 
+@pytest.mark.slow
 def test_an_index_without_some_of_the_keys_is_found_and_then_built(
     folder: Path, client: httpx.Client, capfd: pytest.CaptureFixture[str]
 ) -> None:

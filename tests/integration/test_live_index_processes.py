@@ -95,6 +95,7 @@ def test_second_writer_is_refused_and_told_who_writes(index_dir: Path) -> None:
         assert writer.ask("contents") == {**OLD, "new": 9}
 
 
+@pytest.mark.slow
 def test_writer_goes_on_where_another_stopped_while_a_reader_stays(index_dir: Path) -> None:
     expected = dict(OLD)
     with Process(index_dir) as reader:
