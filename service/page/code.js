@@ -1,7 +1,8 @@
 // The search as a developer sends it: for curl, Python and JavaScript, and where its time went.
 
-import { button, copy, make } from "./elements.js";
+import { button, make } from "./elements.js";
 import { say } from "./languages.js";
+import { copyButton, dialogOf, head } from "./panels.js";
 import { ask } from "./service.js";
 
 const LANGUAGES = { curl, Python: python, JavaScript: javascript };
@@ -10,7 +11,8 @@ const STAGES = ["read", "decode", "queue", "encode", "search", "rerank"];
 const HIDDEN = /[\u0080-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /** Shows the last request and what is known of its answer in a dialog. */
-export function showCode(dialog, body, answer) {
+export function showCode(body, answer) {
+  const dialog = dialogOf("code");
   const shown = make("pre", { tabIndex: 0 });
   const tabs = make("div", { className: "segments", role: "tablist", "aria-label": say("request") });
   const panel = make("div", { role: "tabpanel", id: "code-panel" }, shown);
@@ -33,11 +35,6 @@ export function showCode(dialog, body, answer) {
     next.click();
     next.focus();
   });
-  const copies = button(say("copy"), "copy", async () => {
-    await copy(shown.textContent);
-    copies.lastChild.textContent = say("copied");
-    setTimeout(() => (copies.lastChild.textContent = say("copy")), 1500);
-  }, { text: true, className: "act" });
   const explanation = make("pre", { hidden: true, tabIndex: 0 });
   const explains = button(say("explain"), "code", async () => {
     const asked = await ask("search", { body: { ...body, explain: true } }).catch((error) => ({ explanation: error.message }));
@@ -45,8 +42,8 @@ export function showCode(dialog, body, answer) {
     explanation.hidden = false;
   }, { text: true, className: "act" });
   dialog.replaceChildren(
-    make("header", {}, make("h2", { id: "code-title", textContent: say("request") }), button(say("close"), "close", () => dialog.close())),
-    make("div", { className: "inside one" }, make("div", { className: "row" }, tabs, copies), panel,
+    head(dialog, say("request")),
+    make("div", { className: "inside one" }, make("div", { className: "row" }, tabs, copyButton(say("copy"), "copy", () => shown.textContent)), panel,
       make("h3", { textContent: say("times") }), times(answer), make("div", { className: "row" }, explains), explanation));
   choose("curl");
   dialog.showModal();

@@ -1,7 +1,8 @@
 // All there is to know of one key, and why it matched.
 
-import { button, copy, foreign, icon, make, number, picture, sized } from "./elements.js";
+import { button, foreign, icon, make, number, picture, sized } from "./elements.js";
 import { say } from "./languages.js";
+import { copyButton, tree } from "./panels.js";
 import { addressOf, ask } from "./service.js";
 
 const MOST_CHARACTERS = 20_000;
@@ -79,8 +80,8 @@ export class Details {
     const actions = make("div", { className: "actions" },
       button(say("more"), "more", () => this.#like(false), { text: true, className: "act" }),
       button(say("less"), "less", () => this.#like(true), { text: true, className: "act" }),
-      this.#copies(say("copyKey"), "copy", hit.key),
-      addresses.length ? this.#copies(say("copyImage"), "link", new URL(addresses[0], document.baseURI).href) : null,
+      copyButton(say("copyKey"), "copy", () => hit.key),
+      addresses.length ? copyButton(say("copyImage"), "link", () => new URL(addresses[0], document.baseURI).href) : null,
       addresses.length ? make("a", { className: "act", href: addresses[0], target: "_blank", rel: "noopener" }, icon("image"), say("openImage")) : null);
     this.dialog.replaceChildren(this.#top(hit.key),
       make("div", { className: "inside" }, addresses.length ? images : null,
@@ -88,15 +89,6 @@ export class Details {
           make("h3", { textContent: say("metadata") }), Object.keys(metadata).length ? tree(metadata) : make("p", { className: "faint", textContent: say("none") }))));
     // What had the focus is gone, and keys would go nowhere.
     if (this.dialog.open && !this.dialog.contains(document.activeElement)) this.dialog.querySelector("header button:last-child").focus();
-  }
-
-  #copies(name, drawing, text) {
-    const copies = button(name, drawing, async () => {
-      await copy(text);
-      copies.lastChild.textContent = say("copied");
-      setTimeout(() => (copies.lastChild.textContent = name), 1500);
-    }, { text: true, className: "act" });
-    return copies;
   }
 
   #facts(hit) {
@@ -130,12 +122,3 @@ function whyOf(scores, body) {
       make("span", { className: "bar", "aria-hidden": "true" }, share), make("span", { className: "score", textContent: number(score) }));
   })));
 }
-
-/** Metadata as they are: names and values, objects within objects. */
-function tree(value) {
-  if (value === null || typeof value !== "object") return foreign(String(value).slice(0, MOST_CHARACTERS), "span");
-  if (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object")) return foreign(value.slice(0, 200).join(", "), "span");
-  const entries = Object.entries(value).slice(0, 200);
-  return make("dl", { className: "tree" }, ...entries.flatMap(([name, one]) => [foreign(name.slice(0, 200), "dt"), make("dd", {}, tree(one))]));
-}
-

@@ -1,5 +1,7 @@
 // Elements of the page. Text is only ever set as text: nothing here can make markup of it.
 
+import { hasKey } from "./service.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const PATHS = {
   camera: "M4 8h3l2-3h6l2 3h3v11H4z M12 10a3.5 3.5 0 100 7 3.5 3.5 0 000-7",
@@ -61,7 +63,8 @@ export function picture(address, properties = {}) {
     if (tries > 3) shown.classList.add("broken");
     else setTimeout(() => (shown.src = address), 800 * tries);
   };
-  shown.src = address;
+  if (hasKey() && !/^(data|blob):/.test(address)) import("./guarded.js").then(({ show }) => show(shown, address));
+  else shown.src = address;
   return shown;
 }
 

@@ -7,10 +7,8 @@ const ENGLISH = {
   all: "All", image: "Images", text: "Texts", fused: "Pages", modality: "Kind", pool: "Pool", everywhere: "Whole corpus",
   match: "Match", meaning: "Meaning", exact: "Exact words", both: "Both", fold: "Fold near-duplicates",
   oneImage: "image", oneText: "text", oneFused: "page",
-  more: "More like this", less: "Less like this", close: "Close", copyKey: "Copy key",
-  copyImage: "Copy image link", openImage: "Open image", copied: "Copied", earlier: "Previous", later: "Next",
-  score: "Score", rank: "Rank", similar: "{n} similar", metadata: "Metadata", pools: "Pools", none: "none",
-  why: "Why it matched", whyImage: "the picture", whyText: "the words", whyKey: "like {key}", less_: "less like",
+  more: "More like this", less: "Less like this",
+  score: "Score", similar: "{n} similar",
   line: "Below this line, matches are little better than chance", nothingClear: "Nothing clearly fits. These are the nearest.",
   found: "Shown: {n}", relevant: "Matches: {n}", end: "That is all.", depth: "The service looks no further.",
   moved: "The index has changed meanwhile; more is shown as it is now.", took: "{ms} ms",
@@ -18,14 +16,15 @@ const ENGLISH = {
   busy: "The service is busy. Trying again in {n} s ...", starting: "The service is not ready. Trying again in {n} s ...",
   away: "The service does not answer. Trying again in {n} s ...",
   lost: "A picture of this link was kept only where it was added.", notPicture: "Only pictures can be added here.",
-  drop: "Drop to search with it", code: "As code", request: "This search as code", times: "Where the time went",
-  cached: "from the cache", explain: "Explain this search", copy: "Copy", total: "total",
+  drop: "Drop to search with it", code: "As code",
+  cached: "from the cache",
   tagline: "Search {n} keys with words, pictures, or both.", tries: "Try",
   hint: "Type, paste or drop a picture, or drag a result into the box. / goes to the box, arrows walk, m finds more like it.",
-  model: "Model {name}, {width} numbers", docs: "API", language: "Deutsch", characters: "... {n} more characters",
-  hits: "Results", read: "read", decode: "decode", queue: "queue", encode: "encode", search: "search", rerank: "rerank",
+  model: "Model {name}, {width} numbers", docs: "API", language: "Deutsch",
+  hits: "Results",
 };
 const OTHERS = { de: () => import("./german.js") };
+const OF_PANELS = { en: () => import("./panel-english.js"), de: () => import("./panel-german.js") };
 const NAMES = ["en", ...Object.keys(OTHERS)];
 const KEPT_AS = "anykey.language";
 
@@ -39,6 +38,11 @@ function chosen() {
 
 export const language = chosen();
 const SENTENCES = language in OTHERS ? (await OTHERS[language]()).sentences : ENGLISH;
+
+/** Adds what panels say. */
+export async function addSentences() {
+  Object.assign(SENTENCES, (await OF_PANELS[language]()).sentences);
+}
 
 /** A sentence in the reader's language, with values in the places that it names. */
 export function say(name, values = {}) {

@@ -232,10 +232,7 @@ at("home").addEventListener("click", (event) => {
 at("home").href = document.baseURI;
 at("hits").setAttribute("aria-label", say("hits"));
 at("show-code").append(icon("code"), say("code"));
-at("show-code").onclick = async () => (await import("./code.js")).showCode(at("code"), last.request, last);
-at("code").addEventListener("click", (event) => {
-  if (event.target === at("code")) at("code").close();
-});
+at("show-code").onclick = async () => (await import("./code.js")).showCode(last.request, last);
 at("foot").after(make("footer", { className: "foot" },
   make("span", { id: "foot-model" }), make("a", { href: "docs", textContent: say("docs") }),
   make("button", { type: "button", className: "quiet", textContent: say("language"), onclick: changeLanguage })));

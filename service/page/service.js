@@ -1,6 +1,7 @@
 // Calls of the service that the page came from. Addresses are relative to the page's own, whatever stands before it.
 
 const LONGEST_PAUSE_S = 15;
+const KEPT_AS = "anykey.key";
 
 /** The service's own sentence about why it did not do what it was asked. */
 export class Refusal extends Error {
@@ -10,21 +11,55 @@ export class Refusal extends Error {
   }
 }
 
+let apiKey = null; // kept for the session of the tab, and nowhere else
+try {
+  apiKey = sessionStorage.getItem(KEPT_AS);
+} catch { /* a browser that keeps nothing */ }
+let asked = null; // the dialog that asks for a key, while it is open
+
+/** Whether requests carry a key, which elements such as `<img>` cannot. */
+export function hasKey() {
+  return apiKey !== null;
+}
+
+/** Takes a key from now on; `null` forgets it. */
+export function useKey(key) {
+  apiKey = key;
+  try {
+    if (key === null) sessionStorage.removeItem(KEPT_AS);
+    else sessionStorage.setItem(KEPT_AS, key);
+  } catch { /* it is known until the page is loaded anew */ }
+}
+
+/** The headers that say who asks. */
+export function authorization() {
+  return apiKey === null ? {} : { authorization: `Bearer ${apiKey}` };
+}
+
+/** Asks for a key, once for all who wait for it; says whether there is one now. */
+export function askForKey(sentence) {
+  asked ??= import("./key.js").then((module) => module.askForKey(sentence)).finally(() => (asked = null));
+  return asked;
+}
+
 /**
- * What the service answers. It is asked again while it is busy, starting or away, until `signal` says otherwise.
- * `onWait` is told why and for how many seconds, and with nothing when an answer has come.
+ * What the service answers. It is asked again while it is busy, starting or away, until `signal` says otherwise, and once
+ * there is a key where it wants one. `onWait` is told why and for how many seconds, and with nothing when an answer has come.
  */
-export async function ask(address, { body, signal, onWait = () => {} } = {}) {
+export async function ask(address, { onWait = () => {}, ...request } = {}) {
+  const { signal } = request;
   for (let tries = 0; ; tries += 1) {
     let failure;
+    const sentKey = apiKey;
     try {
-      const answer = await once(address, body, signal);
+      const answer = await once(address, request);
       if (tries) onWait(null);
       return answer;
     } catch (error) {
       if (signal?.aborted) throw error;
       failure = error;
     }
+    if (failure.status === 401 && (sentKey !== apiKey || (await askForKey(failure.message)))) continue;
     const isBusy = failure instanceof Refusal && (failure.status === 429 || failure.status === 503);
     if (failure instanceof Refusal && !isBusy && !(failure.status === 504 && tries < 3)) throw failure;
     const grownS = Math.min(LONGEST_PAUSE_S, 2 ** Math.min(tries, 5));
@@ -33,11 +68,11 @@ export async function ask(address, { body, signal, onWait = () => {} } = {}) {
   }
 }
 
-async function once(address, body, signal) {
-  const options = { signal, headers: { accept: "application/json" } };
+async function once(address, { body, method = body === undefined ? "GET" : "POST", headers = {}, signal }) {
+  const options = { method, signal, headers: { accept: "application/json", ...authorization(), ...headers } };
   if (body !== undefined) {
-    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
-    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+    options.headers["content-type"] ??= "application/json";
   }
   const response = await fetch(new URL(address, document.baseURI), options);
   if (response.ok) return response.json();

@@ -222,7 +222,7 @@ def test_results_become_parts_and_a_slider_weighs_words_and_pictures(page: Page)
 
 def code(page: Page) -> str:
     """The search that is shown, as a request for curl."""
-    page.run("document.getElementById('code').close(); document.getElementById('show-code').click()")
+    page.run("document.getElementById('code')?.close(); document.getElementById('show-code').click()")
     return page.text("#code pre")
 
 

@@ -1,0 +1,58 @@
+// What dialogs and panels have in common. Their style and their sentences are loaded with the first of them.
+
+import { button, copy, foreign, make } from "./elements.js";
+import { addSentences, say } from "./languages.js";
+
+const MOST_CHARACTERS = 20_000;
+const MOST_ENTRIES = 200;
+const AGAIN_AFTER_MS = 1500;
+
+await Promise.all([addSentences(), styled("page/panels.css")]);
+
+function styled(address) {
+  const sheet = make("link", { rel: "stylesheet", href: address });
+  const loaded = new Promise((resolve) => {
+    sheet.onload = sheet.onerror = resolve;
+  });
+  document.head.append(sheet);
+  return loaded;
+}
+
+/** The dialog of a name, made when it is first asked for. A click beside it closes it. */
+export function dialogOf(name) {
+  const there = document.getElementById(name);
+  if (there?.dataset.isKnown) return there;
+  const dialog = there ?? make("dialog", { id: name, "aria-labelledby": `${name}-title` });
+  dialog.dataset.isKnown = "1";
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  if (!there) document.body.append(dialog);
+  return dialog;
+}
+
+/** The head of a dialog: its title and the button that closes it. */
+export function head(dialog, title) {
+  return make("header", {}, make("h2", { id: `${dialog.id}-title`, textContent: title }), button(say("close"), "close", () => dialog.close()));
+}
+
+/** A button that copies a text, and says for a moment that it did. */
+export function copyButton(name, drawing, textOf) {
+  const copies = button(name, drawing, async () => {
+    await copy(textOf());
+    copies.lastChild.textContent = say("copied");
+    setTimeout(() => (copies.lastChild.textContent = name), AGAIN_AFTER_MS);
+  }, { text: true, className: "act" });
+  return copies;
+}
+
+/** Values as they are: names and values, objects within objects. */
+export function tree(value) {
+  if (value === null || typeof value !== "object") return foreign(String(value).slice(0, MOST_CHARACTERS), "span");
+  if (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object")) {
+    return foreign(value.slice(0, MOST_ENTRIES).join(", "), "span");
+  }
+  const entries = Object.entries(value).slice(0, MOST_ENTRIES);
+  return make("dl", { className: "tree" },
+    ...entries.flatMap(([name, one]) => [foreign(name.slice(0, 200), "dt"), make("dd", {}, tree(one))]));
+}
