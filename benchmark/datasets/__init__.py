@@ -15,6 +15,7 @@ from anykey.benchmark.datasets.mbeir import MBeir
 from anykey.benchmark.datasets.mixbench import MixBench, MixBench2026
 from anykey.benchmark.datasets.mmeb import Mmeb, MmebV2
 from anykey.benchmark.datasets.trec import Trec
+from anykey.benchmark.datasets.visual_documents import VisualDocuments
 from anykey.benchmark.errors import DatasetError
 from anykey.benchmark.settings import DatasetsSettings, parse_options
 from anykey.program.settings import plain_console
@@ -27,6 +28,7 @@ READERS: dict[str, type[Dataset]] = {
     "covr": WebVidCovr,
     "mmeb": Mmeb,
     "mmeb-v2": MmebV2,
+    "mmeb-v2-documents": VisualDocuments,
     "mixbench": MixBench,
     "mixbench-2026": MixBench2026,
     "karpathy": Karpathy,
