@@ -3,9 +3,11 @@
 import sys
 
 from anykey.program.exits import quiet_when_interrupted
+from anykey.program.extras import brought_by
 
 
 @quiet_when_interrupted("anykey-bench")
+@brought_by("bench", "anykey-bench", ["ir_measures", "matplotlib", "jinja2", "httptools"])
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; gives the exit code back."""
     from anykey.benchmark.commands import run

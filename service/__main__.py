@@ -3,9 +3,11 @@
 import sys
 
 from anykey.program.exits import quiet_when_interrupted
+from anykey.program.extras import brought_by
 
 
 @quiet_when_interrupted("anykey-serve")
+@brought_by("serve", "anykey-serve", ["fastapi", "uvicorn", "redis", "python_multipart"])
 def main(argv: list[str] | None = None) -> int:
     """Runs the service.
 
