@@ -23,10 +23,11 @@ from anykey.service.indexes.parts import load_encoder
 from anykey.service.indexes.serving import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe, serve_document
+from anykey.service.operations.watcher import Watcher
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
-from anykey.service.routes import changes, embed, fields, health, indexes, keys, operation, page, search
+from anykey.service.routes import changes, embed, fields, health, indexes, keys, metrics, operation, page, search
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -80,17 +81,17 @@ def create_app(
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]
-    of_service = [*health.router.routes, *indexes.router.routes, *page.of_service.routes]
+    of_service = [*health.router.routes, *metrics.router.routes, *indexes.router.routes, *page.of_service.routes]
     app.router.routes.extend([*of_one, *of_service, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
-    _add_layers(app, settings)
+    _add_layers(app, settings, lifecycle.watcher)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     serve_document(app)
     return app
 
 
-def _add_layers(app: FastAPI, settings: ServiceSettings) -> None:
+def _add_layers(app: FastAPI, settings: ServiceSettings, watcher: Watcher) -> None:
     """What is around the routes, from within outwards."""
     app.add_middleware(Leases)
     app.add_middleware(UnforeseenFailures, retry_after_s=settings.retry_after_s)
@@ -108,7 +109,7 @@ def _add_layers(app: FastAPI, settings: ServiceSettings) -> None:
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After", "Allow", "ETag", "Idempotency-Replayed"],
         )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, watcher=watcher)
 
 
 def _answer_errors(app: FastAPI, retry_after_s: int) -> None:

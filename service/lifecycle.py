@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from starlette.requests import Request
 
@@ -13,7 +14,10 @@ from anykey.service.indexes.named import Indexes, ServedIndex
 from anykey.service.indexes.parts import Parts, load_encoder
 from anykey.service.indexes.resources import Resources
 from anykey.service.indexes.serving import take
-from anykey.service.logs import LogEvent
+from anykey.service.logs import EventCounts, LogEvent
+from anykey.service.operations.collecting import MetricsCollector
+from anykey.service.operations.metrics_port import metrics_port
+from anykey.service.operations.watcher import Watcher
 from anykey.service.requests.body import BodyMemory
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import PairScorer
@@ -40,7 +44,11 @@ class Lifecycle:
         limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
         indexes: Those that are served, whether or not they are loaded.
+        resources: What they share.
         memory: Tells what they hold.
+        watcher: Watches what becomes of requests.
+        metrics: Reads all metrics.
+        metrics_listener: Listens on a port for metrics alone, which are served there; `None` for no such port.
     """
 
     def __init__(
@@ -71,7 +79,8 @@ class Lifecycle:
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
-        self._resources = Resources(settings, load_encoder=load_encoder, encoder=encoder, scorers=rerankers)
+        self.watcher = Watcher()
+        self.resources = Resources(settings, load_encoder=load_encoder, encoder=encoder, scorers=rerankers)
         self._is_given = encoder is not None and index is not None
         self._on_failure = on_failure
         self._on_ready = on_ready
@@ -79,12 +88,14 @@ class Lifecycle:
         by_name, default = settings.by_index()
         self.indexes = Indexes(
             [
-                ServedIndex(name, its_settings, self._resources, index if name == default else None, on_ready)
+                ServedIndex(name, its_settings, self.resources, index if name == default else None, on_ready)
                 for name, its_settings in by_name.items()
             ],
             default,
         )
-        self.memory = MemoryAccounts(self._resources, self.indexes, settings.memory_limit_mib)
+        self.memory = MemoryAccounts(self.resources, self.indexes, settings.memory_limit_mib)
+        self.metrics = MetricsCollector(self, EventCounts())
+        self.metrics_listener: socket.socket | None = None
 
     def parts(self, name: str | None = None) -> Parts:
         """What answers at this moment for an index, the default one if none is named.
@@ -99,11 +110,33 @@ class Lifecycle:
     @property
     def is_loading(self) -> bool:
         """Whether a part is being loaded, be it for nobody any more."""
-        return self._resources.loader.is_loading
+        return self.resources.loader.is_loading
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Loads in the background, then closes in reverse order; with encoder and index given, ready when it begins."""
+        with self._watching():
+            async with self._serving():
+                yield
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Watches requests and counts log lines, for the length of the block."""
+        ours = logging.getLogger("anykey.service")
+        ours.addHandler(self.metrics.events)
+        self.watcher.start()
+        try:
+            with ExitStack() as stack:
+                if self.metrics_listener is not None:
+                    loop = asyncio.get_running_loop()
+                    stack.enter_context(metrics_port(self.metrics, loop, self.metrics_listener))
+                yield
+        finally:
+            self.watcher.close()
+            ours.removeHandler(self.metrics.events)
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
         loading = asyncio.create_task(self._load())
         if self._is_given:
             await asyncio.wait([loading])
@@ -114,10 +147,10 @@ class Lifecycle:
         for task in (loading, *self._following):
             task.cancel()
         await asyncio.wait([loading, *self._following])
-        await self._resources.drain()
+        await self.resources.drain()
         for served in reversed(self.indexes.all()):
             await served.close()
-        await self._resources.close()
+        await self.resources.close()
         logger.info("stopped", extra={"event": LogEvent.STOPPED})
 
     async def _load(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -36,6 +37,28 @@ class LogEvent(StrEnum):
     INDEX_AVAILABLE = "index_available"
     WRITER_READY = "writer_ready"
     WRITER_WAITS = "writer_waits"
+    METRICS_LISTENING = "metrics_listening"
+    RECORDS_LOST = "records_lost"
+
+
+class EventCounts(logging.Handler):
+    """Counts the lines of the service that have an event, but for those of requests, which are counted elsewhere.
+
+    Attributes:
+        counts: How many there were, by event and level.
+    """
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        super().__init__()
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Counts a line."""
+        event = getattr(record, "event", None)
+        if isinstance(event, LogEvent) and event is not LogEvent.REQUEST:
+            self.counts[str(event), record.levelname.lower()] += 1
+        return True
 
 
 class JsonFormatter(logging.Formatter):

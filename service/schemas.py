@@ -810,3 +810,30 @@ class BatchResponse(BaseModel):
         description="What POST /search answers to the query; its error, where it has one."
     )
     timings_ms: BatchTimings
+
+
+class StageSummary(BaseModel):
+    """How long a stage of requests took."""
+
+    stage: str
+    count: int = Field(description="How many times; those of a batch's queries count once each.")
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    share: float = Field(description="Of the time of all requests to that route; stages of a batch's queries overlap.")
+
+
+class RouteSummary(BaseModel):
+    """Where the time of a route's requests went."""
+
+    index: str = Field(description="The index that answered; empty where none was asked.")
+    route: str
+    stages: list[StageSummary]
+
+
+class MetricsSummary(BaseModel):
+    """Where time goes."""
+
+    recent_s: float = Field(description="What `recent` covers, about.")
+    since_start: list[RouteSummary]
+    recent: list[RouteSummary]

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.program.exits import end_at_once
@@ -55,6 +55,9 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
         app = create_app(
             settings, encoder=encoder, index=index, on_failure=lambda: stop[0](), on_ready=keep_pauses_short
         )
+        if settings.metrics_port is not None:
+            listener = listen(settings.metrics_host.strip("[]"), settings.metrics_port)
+            app.state.lifecycle.metrics_listener = stack.enter_context(listener)
         server = web_server(app, settings)
         stop.append(lambda: setattr(server, "should_exit", True))
         host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
@@ -68,9 +71,9 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
     return exit_code
 
 
-def web_server(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Server:
+def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
     """The web server of an application, which is yet to be run."""
-    return uvicorn.Server(
+    server = uvicorn.Server(
         uvicorn.Config(
             app,
             log_config=None,
@@ -85,6 +88,8 @@ def web_server(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Server:
             timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
         )
     )
+    app.state.lifecycle.metrics.num_connections = lambda: len(server.server_state.connections)
+    return server
 
 
 def listen_everywhere(host: str, port: int) -> list[socket.socket]:

@@ -371,6 +371,16 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="web origins that may call from a browser; none by default, * for all"
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of its own for /metrics and /metrics-summary, which asks for no key; 0 picks a free one and "
+        "logs it; default: only the service's own port has them",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address or name that the port for metrics listens on"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from anykey.service.embedding.query_embedder import Embedded, EmbeddedPart, note
 from anykey.service.errors import InternalError, ServiceError
 from anykey.service.indexes.parts import Parts
 from anykey.service.logs import LogEvent
+from anykey.service.operations.records import CURRENT, QueryRecord
 from anykey.service.queries.parts import WordsPart
 from anykey.service.queries.query import Query
 from anykey.service.queries.terms import Terms
@@ -65,6 +66,7 @@ class Answer:
         num_hits: How many.
         facets: Those, as JSON.
         moment: What no other moment of any index has; `None` where that is not known.
+        write_s: How long writing the hits took.
     """
 
     fields: SearchResponse
@@ -72,6 +74,7 @@ class Answer:
     num_hits: int
     facets: bytes
     moment: str | None
+    write_s: float = 0.0
 
     def written(self) -> tuple[bytes, ...]:
         """All of it as JSON, in parts that follow each other."""
@@ -96,10 +99,17 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
     began_s = time.monotonic()
     look = await parts.results.look_up(query, asker.prefix)
     if look.found is not None and look.before is not None:
-        return _again(look.found, look.before, time.monotonic() - began_s)
+        return _noted(query, _again(look.found, look.before, time.monotonic() - began_s))
     found = await find_answer(parts, query, asker, place)
     parts.results.keep(look, found)
     parts.recent.add(query)
+    return _noted(query, found)
+
+
+def _noted(query: Query, found: Answer) -> Answer:
+    """Notes an answer in the record of the request."""
+    if (record := CURRENT.get()) is not None:
+        record.queries.append(QueryRecord(found.fields.timings_ms, found.write_s, {}))
     return found
 
 
@@ -158,7 +168,7 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
             total=0.0,
         ),
     )
-    return Answer(fields, ranked.written, ranked.num_hits, ranked.facets, ranked.found.identity)
+    return Answer(fields, ranked.written, ranked.num_hits, ranked.facets, ranked.found.identity, ranked.write_s)
 
 
 async def answer_all(
@@ -221,7 +231,10 @@ def written_batch(answers: Sequence[Answer | ServiceError], timings: BatchTiming
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Hits and facets as JSON, what they were chosen from, when that began, and how long it all took."""
+    """Hits and facets as JSON, what they were chosen from, when that began, and how long it all took.
+
+    Of `search_s`, where nothing is reranked, and else of `rerank_s`, `write_s` went by writing.
+    """
 
     written: bytes
     facets: bytes
@@ -229,6 +242,7 @@ class _Ranked:
     found: Found
     began_s: float
     search_s: float
+    write_s: float
     rerank_s: float = 0.0
     reranking: Reranking | None = None
 
@@ -240,13 +254,14 @@ async def _search(parts: Parts, query: Query, embedded: Embedded, asker: Asker, 
     terms = terms_of(query, embedded)
     part_scores = _part_scores(query, terms)
 
-    def write(found: Found) -> tuple[bytes, bytes, Found]:
+    def write(found: Found) -> tuple[bytes, bytes, Found, float]:
+        began_s = time.monotonic()
         hits, groups = found.selected.hits, found.selected.groups
         written = write_hits(asker.prefix, hits, None, query.include, groups, part_scores)
-        return written, write_facets(found.facets), found
+        return written, write_facets(found.facets), found, time.monotonic() - began_s
 
-    written, facets, found = await _find(parts, query, embedded, terms, query.wanted, write, place)
-    return _Ranked(written, facets, len(found.hits), found, started_s, time.monotonic() - started_s)
+    written, facets, found, write_s = await _find(parts, query, embedded, terms, query.wanted, write, place)
+    return _Ranked(written, facets, len(found.hits), found, started_s, time.monotonic() - started_s, write_s)
 
 
 async def _search_and_rerank(
@@ -283,7 +298,7 @@ async def _search_and_rerank(
         num_scored=sum(one.score is not None for one in ranked),
     )
     rerank_s = time.monotonic() - found_s
-    return _Ranked(written, facets, len(best), found, started_s, found_s - started_s, rerank_s, reranking)
+    return _Ranked(written, facets, len(best), found, started_s, found_s - started_s, 0.0, rerank_s, reranking)
 
 
 async def _find(

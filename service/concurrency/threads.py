@@ -17,6 +17,9 @@ class BoundedThreads:
     Life: ready when made. `close` refuses new calls, lets those running and waiting finish, and returns when the
     threads have ended. A caller that is cancelled while its call waits takes the call out of the queue; a
     call that runs already is finished and its result thrown away.
+
+    Attributes:
+        num_refused: Calls that were refused because too many waited.
     """
 
     def __init__(self, name: str, num_threads: int, max_pending: int) -> None:
@@ -31,8 +34,14 @@ class BoundedThreads:
         self._num_threads = num_threads
         self._max_pending = max(max_pending, num_threads)
         self._pending = 0
+        self.num_refused = 0
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+
+    @property
+    def num_pending(self) -> int:
+        """Calls that run or wait now."""
+        return self._pending
 
     @property
     def is_crowded(self) -> bool:
@@ -57,6 +66,7 @@ class BoundedThreads:
         """
         with self._lock:
             if self._pending >= self._max_pending:
+                self.num_refused += 1
                 raise OverloadedError(f"{self._pending} requests are waiting for {self._name}, the most accepted")
             self._pending += 1
         try:

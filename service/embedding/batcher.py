@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError, ServiceError
 from anykey.service.logs import LogEvent
+from anykey.service.operations.histogram import FINE_BOUNDS_S, STEPS_PER_DOUBLING, Histogram
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
@@ -87,6 +88,27 @@ class BatcherCounters:
     expired: int = 0
     failed: int = 0
     abandoned: int = 0
+
+
+class BatchSizes:
+    """Sizes of the batches so far, those that failed among them; filled by the worker alone.
+
+    Attributes:
+        items: Items of each.
+        tokens: Tokens of each.
+        seconds: How long each took that did not fail.
+    """
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self.items = Histogram([2**power for power in range(13)])
+        self.tokens = Histogram([2**power for power in range(4, 21)])
+        self.seconds = Histogram(FINE_BOUNDS_S[3 * STEPS_PER_DOUBLING :: STEPS_PER_DOUBLING])
+
+    def add(self, num_items: int, num_tokens: int) -> None:
+        """Counts a batch that begins."""
+        self.items.add(num_items)
+        self.tokens.add(num_tokens)
 
 
 class Lane(Enum):
@@ -182,6 +204,9 @@ class Batcher(Generic[PreparedT]):
     `NotReadyError`. A second `close` does nothing.
 
     Counters: see `BatcherCounters`. Units: items, but `batches`.
+
+    Attributes:
+        sizes: Those of the batches so far.
     """
 
     def __init__(
@@ -219,6 +244,7 @@ class Batcher(Generic[PreparedT]):
         self._later_rule = later or LaterItems(0, 1, 0.0)
         self._clock = clock
         self._counters = BatcherCounters()
+        self.sizes = BatchSizes()
         self._changed = threading.Condition()
         self._now: _Queue[PreparedT] = _Queue(max_queue_items)
         self._later: _Queue[PreparedT] = _Queue(self._later_rule.max_queue_items)
@@ -432,6 +458,7 @@ class Batcher(Generic[PreparedT]):
             return []
         with self._changed:
             self._counters.batches += 1
+        self.sizes.add(len(batch), sum(entry.num_tokens for entry in batch))
         try:
             vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
@@ -444,6 +471,7 @@ class Batcher(Generic[PreparedT]):
             middle = len(batch) // 2
             return [*self._outcomes(batch[:middle], True), *self._outcomes(batch[middle:], True)]
         encode_s = self._clock() - started_s
+        self.sizes.seconds.add(encode_s)
         return [
             Encoded(vector_D, started_s - entry.queued_s, encode_s, len(batch))
             for vector_D, entry in zip(vectors_BD, batch, strict=True)

@@ -219,6 +219,7 @@ class Resources:
         rerankers: Cross-encoders, each with the batcher that owns it.
         reranker_bytes: Bytes of the weights of each.
         query_vectors: Those that are kept in this process.
+        vector_counts: What became of the looks for them, of all indexes.
         answers: Those that are kept in this process.
     """
 
@@ -243,9 +244,9 @@ class Resources:
         """
         self._settings = settings
         self._drain_s = settings.drain_ms / 1000
-        self._counts = CacheCounters()
+        self.vector_counts = CacheCounters()
         self.query_vectors = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
-        self._redis = _redis_of(settings, self._counts)
+        self._redis = _redis_of(settings, self.vector_counts)
         self.answers = ResultMemory(settings.result_cache_bytes, settings.cache_ttl_s)
         self._scorers = scorers
         self.loader = Loader()
@@ -261,7 +262,7 @@ class Resources:
 
     def vectors(self, width: int) -> VectorCache:
         """The query vectors that are kept, for an encoder of this width."""
-        return VectorCache(self.query_vectors, self._redis, self._counts, width)
+        return VectorCache(self.query_vectors, self._redis, self.vector_counts, width)
 
     def results(self, searcher: IndexSearcher, rerankers: Rerankers, computed_by: str) -> ResultCache:
         """The answers that are kept, for an index.

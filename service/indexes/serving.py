@@ -8,11 +8,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anykey.index.releases import OpenRelease
 from anykey.service.indexes.parts import Parts
+from anykey.service.requests.context import IN_USE
 
 if TYPE_CHECKING:
     from anykey.service.indexes.named import ServedIndex
-
-IN_USE = "anykey.in_use"
 
 
 class Serving:

@@ -268,7 +268,13 @@ def _has_zlib_header(body: bytearray) -> bool:
 
 
 class BodyMemory:
-    """What the bodies of all requests under way take together, bounded; any thread may take of it."""
+    """What the bodies of all requests under way take together, bounded; any thread may take of it.
+
+    Attributes:
+        taken_bytes: What is taken now.
+        num_shares: Requests that have a share now.
+        num_refused: How often there was too little left.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """Begins with nothing taken.
@@ -277,7 +283,7 @@ class BodyMemory:
             max_bytes: Most bytes taken at a time.
         """
         self._max_bytes = max_bytes
-        self._taken_bytes = 0
+        self.taken_bytes = self.num_shares = self.num_refused = 0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -290,18 +296,21 @@ class BodyMemory:
         """
         own_bytes = 0
         is_over = False
+        with self._lock:
+            self.num_shares += 1
 
         def take(num_bytes: int) -> None:
             nonlocal own_bytes
             with self._lock:
                 if is_over:
                     raise DeadlineExceededError("the request is over")
-                if self._taken_bytes + num_bytes > self._max_bytes:
+                if self.taken_bytes + num_bytes > self._max_bytes:
+                    self.num_refused += 1
                     raise OverloadedError(
-                        f"the bodies of the requests under way take {self._taken_bytes} bytes, at most "
+                        f"the bodies of the requests under way take {self.taken_bytes} bytes, at most "
                         f"{self._max_bytes} are accepted; retry in a moment"
                     )
-                self._taken_bytes += num_bytes
+                self.taken_bytes += num_bytes
                 own_bytes += num_bytes
 
         try:
@@ -309,7 +318,8 @@ class BodyMemory:
         finally:
             with self._lock:
                 is_over = True
-                self._taken_bytes -= own_bytes
+                self.taken_bytes -= own_bytes
+                self.num_shares -= 1
 
 
 def is_quick(body: bytearray, headers: Headers) -> bool:

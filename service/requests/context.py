@@ -14,14 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anykey.service.errors import TYPES_WITH_RETRY_AFTER, InternalError, ServiceError
 from anykey.service.logs import LogEvent
+from anykey.service.operations.records import CURRENT, RequestRecord
+from anykey.service.operations.watcher import Watcher
 from anykey.service.schemas import ErrorDetail, ErrorResponse
 
 REQUEST_ID = "anykey.request_id"
 LOG_FIELDS = "anykey.log_fields"
+IN_USE = "anykey.in_use"  # what answers, by the index's name
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 COMPAT = "compat"  # the tag of routes that speak other people's dialects
 QDRANT = "qdrant"  # and of those among them that speak Qdrant's
 CLIENT_GONE = 499  # logged only; nobody is there to receive it
+PROBES = frozenset({"/livez", "/readyz", "/metrics", "/metrics-summary"})  # asked so often that they are not logged
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +71,12 @@ class RequestContext:
     """Outermost ASGI layer.
 
     Takes `X-Request-ID` from the client when it is 1 to 128 letters, digits, dots, dashes or underscores, else makes
-    one; sends it back; logs one line per request. Answers HEAD as GET without the body.
+    one; sends it back; logs one line per request, and has its record watched. Answers HEAD as GET without the body.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, watcher: Watcher) -> None:
         self._app = app
+        self._watcher = watcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -83,24 +89,31 @@ class RequestContext:
         inner = {**scope, REQUEST_ID: request_id, LOG_FIELDS: {}, "method": "GET" if is_head else scope["method"]}
         if scope.get("raw_path"):  # where keys are read; routes match no line break
             inner["path"] = scope["path"].replace("\n", " ")
-        started_s = time.monotonic()
+        record = RequestRecord(request_id, time.monotonic())
+        CURRENT.set(record)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                record.answered_s = time.monotonic()
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             elif is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
+        self._watcher.num_under_way += 1
         try:
             await self._app(inner, receive, send_with_id)
         except ClientDisconnect:
             inner[LOG_FIELDS]["error_type"] = "client_gone"
             status = CLIENT_GONE
-        _log(inner, scope["method"], status, time.monotonic() - started_s)
+        finally:
+            self._watcher.num_under_way -= 1
+        _finish(record, inner, scope["method"], status)
+        self._watcher.add(record)
+        _log(inner, record, status)
 
 
 class UnforeseenFailures:
@@ -136,20 +149,29 @@ class UnforeseenFailures:
                 await error_response(scope, error, self._retry_after_s)(scope, receive, send)
 
 
-def _log(scope: Scope, method: str, status: int | None, duration_s: float) -> None:
-    """One line per request; its route, not its path, which may hold a key."""
-    route = getattr(scope.get("route"), "path", "")
-    is_probe = route in ("/livez", "/readyz") and status == 200
+def _finish(record: RequestRecord, scope: Scope, method: str, status: int | None) -> None:
+    """Completes the record of a request: its route, not its path, which may hold a key."""
+    record.ended_s = time.monotonic()
+    record.method = method if method in METHODS else "other"
+    record.route = getattr(scope.get("route"), "path", "unknown")
+    record.index = next(iter(scope.get(IN_USE, ())), "")
+    record.status = status or 0
+    record.error_type = scope[LOG_FIELDS].get("error_type", "")
+
+
+def _log(scope: Scope, record: RequestRecord, status: int | None) -> None:
+    """One line per request."""
+    is_probe = record.route in PROBES and status == 200
     logger.log(
         logging.DEBUG if is_probe else logging.INFO,
         "request",
         extra={
             "event": LogEvent.REQUEST,
-            "request_id": scope[REQUEST_ID],
-            "method": method if method.isalpha() else "?",
-            "route": route,
+            "request_id": record.request_id,
+            "method": record.method,
+            "route": record.route,
             "status": status,
-            "duration_ms": round(duration_s * 1000, 3),
+            "duration_ms": round((record.ended_s - record.started_s) * 1000, 3),
             **scope[LOG_FIELDS],
         },
     )

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.lifecycle import lifecycle_of
+from anykey.service.operations.records import CURRENT
 from anykey.service.requests.address import check_parameters
 from anykey.service.requests.admission import Admission
 from anykey.service.requests.body import Take, is_quick, read_body
@@ -63,6 +64,8 @@ async def exchange(
             read = partial(parse, body, take)
             parsed = read() if is_quick(body, request.headers) else await threads.run(read)
             body.clear()
+            if (record := CURRENT.get()) is not None:
+                record.read_s = time.monotonic() - started_s
             return await answer(parsed)
 
         async with while_client_waits(request):

@@ -7,28 +7,10 @@ import pytest
 from anykey.program.settings import UsageError, load_settings
 from anykey.service.embedding.batcher import BatcherCounters
 from anykey.service.embedding.cache import CacheCounters
-from anykey.service.logs import LogEvent
 from anykey.service.schemas import Limits
 from anykey.service.settings import ServiceSettings
 
 OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ServiceSettings.model_fields)
-def test_every_setting_is_documented_as_flag_and_variable(name: str) -> None:
-    assert f"| `--{name.replace('_', '-')}` | `ANYKEY_{name.upper()}` |" in OPERATIONS
-
-
-@pytest.mark.parametrize("name", ServiceSettings.model_fields)
-def test_every_setting_says_what_it_is(name: str) -> None:
-    description = ServiceSettings.model_fields[name].description
-    assert description is not None
-    assert f"| {description} |" in OPERATIONS, "the documentation and --help say the same"
-
-
-@pytest.mark.parametrize("event", LogEvent)
-def test_every_log_event_is_documented(event: LogEvent) -> None:
-    assert f"`{event}`" in OPERATIONS
 
 
 @pytest.mark.parametrize(

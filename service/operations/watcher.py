@@ -1,0 +1,76 @@
+"""Takes the records of requests that have ended, and tells them to who makes something of them, off the event loop."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from anykey.service.logs import LogEvent
+from anykey.service.operations.records import RequestRecord
+from anykey.service.operations.stage_times import StageTimes
+
+EVERY_S = 0.5
+MAX_PENDING = 100_000  # records; of more that come in one turn, the oldest are lost
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Watches what becomes of requests.
+
+    A request adds its record to a list, which costs less than a microsecond. A thread of its own goes through the list
+    twice a second. `catch_up` does so at once, for who wants to know how things are now.
+
+    Attributes:
+        times: Counts of requests and times.
+        num_under_way: Requests that are being answered; belongs to the event loop.
+    """
+
+    def __init__(self, times: StageTimes | None = None) -> None:
+        """Prepares; the thread begins with `start`.
+
+        Args:
+            times: Where requests are counted.
+        """
+        self.times = times or StageTimes()
+        self.num_under_way = 0
+        self._readers: list[Callable[[Sequence[RequestRecord]], None]] = [self.times.add]
+        self._pending: deque[RequestRecord] = deque(maxlen=MAX_PENDING)
+        self._turn = threading.Lock()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="watcher", daemon=True)
+
+    def tell(self, reader: Callable[[Sequence[RequestRecord]], None]) -> None:
+        """Has records told to one more reader, in the watcher's thread; to be called before it starts."""
+        self._readers.append(reader)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Goes through what is left and ends the thread; blocks until then."""
+        self._is_over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.catch_up()
+
+    def add(self, record: RequestRecord) -> None:
+        """Takes the record of a request that has ended."""
+        self._pending.append(record)
+
+    def catch_up(self) -> None:
+        """Goes through all records that have come; in any thread."""
+        with self._turn:
+            records = [self._pending.popleft() for _ in range(len(self._pending))]
+            if not records:
+                return
+            for reader in self._readers:
+                try:
+                    reader(records)
+                except Exception:  # whatever it is, the service and the other readers go on
+                    logger.exception("records of requests are lost", extra={"event": LogEvent.RECORDS_LOST})
+
+    def _work(self) -> None:
+        while not self._is_over.wait(EVERY_S):
+            self.catch_up()
