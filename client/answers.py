@@ -208,6 +208,7 @@ class KeyOutcome(Answer):
     text_cut: bool | None = None
     error: ErrorDetail | None = None
     release: str | None = None
+    undo_s: float | None = None
 
 
 class StreamSummary(Answer):
@@ -283,6 +284,7 @@ class Info(Answer):
     index: dict[str, Any]
     model: dict[str, Any]
     limits: dict[str, Any]
+    changes: dict[str, Any] = {}
 
 
 class LeftChanges(Answer):

@@ -89,9 +89,10 @@ def count(scope: Mapping[str, Any]) -> Call[answers.Count]:
     return Call("POST", "/keys/count", _reader(answers.Count), as_json(scope))
 
 
-def put(key: str, fields: Mapping[str, Any]) -> Call[answers.KeyOutcome]:
+def put(key: str, fields: Mapping[str, Any], undo: bool) -> Call[answers.KeyOutcome]:
     """PUT /keys/{key}."""
-    return Call("PUT", _key_path(key), _reader(answers.KeyOutcome), as_json(fields), headers=_once())
+    parameters = _undo(undo)
+    return Call("PUT", _key_path(key), _reader(answers.KeyOutcome), as_json(fields), parameters, headers=_once())
 
 
 def put_many(keys: Sequence[Mapping[str, Any]], is_atomic: bool) -> Call[answers.ChangesAnswer]:
@@ -126,16 +127,22 @@ def blocks(keys: Iterable[Mapping[str, Any]], at_once: int) -> Iterator[bytes]:
         yield bytes(block)
 
 
-def patch(key: str, fields: Mapping[str, Any]) -> Call[answers.KeyOutcome]:
+def patch(key: str, fields: Mapping[str, Any], undo: bool) -> Call[answers.KeyOutcome]:
     """PATCH /keys/{key}; `None` in metadata is JSON's null, which removes a name."""
     body = {name: value for name, value in fields.items() if value is not None}
-    return Call("PATCH", _key_path(key), _reader(answers.KeyOutcome), body, headers=_once())
+    return Call("PATCH", _key_path(key), _reader(answers.KeyOutcome), body, _undo(undo), headers=_once())
 
 
-def delete(key: str, if_seq: int | None) -> Call[answers.KeyOutcome]:
+def delete(key: str, if_seq: int | None, undo: bool) -> Call[answers.KeyOutcome]:
     """DELETE /keys/{key}."""
     condition = {} if if_seq is None else {"if-match": f'"{if_seq}"'}
-    return Call("DELETE", _key_path(key), _reader(answers.KeyOutcome), headers={**_once(), **condition})
+    headers = {**_once(), **condition}
+    return Call("DELETE", _key_path(key), _reader(answers.KeyOutcome), parameters=_undo(undo), headers=headers)
+
+
+def undo(seq: int) -> Call[answers.KeyOutcome]:
+    """POST /keys/undo."""
+    return Call("POST", "/keys/undo", _reader(answers.KeyOutcome), {"seq": seq}, headers=_once())
 
 
 def delete_many(fields: Mapping[str, Any]) -> Call[answers.Deleted]:
@@ -217,6 +224,10 @@ def _reader(model: type[AnswerT]) -> Callable[[httpx.Response], AnswerT]:
 def _once() -> dict[str, str]:
     """What lets a change be sent again without being made twice."""
     return {"idempotency-key": uuid.uuid4().hex}
+
+
+def _undo(undo: bool) -> dict[str, str]:
+    return {"undo": "true"} if undo else {}
 
 
 def _key_path(key: str) -> str:

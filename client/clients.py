@@ -191,9 +191,12 @@ class Client(AbstractContextManager["Client"]):
         """How many keys are in a scope."""
         return self._send(calls.count(scope)).num_keys
 
-    def put(self, key: str, **fields: Unpack[KeyFields]) -> answers.KeyOutcome:
-        """Stores a key in place of whatever has its name; it is in the next search, and on disk."""
-        return self._send(calls.put(key, fields))
+    def put(self, key: str, *, undo: bool = False, **fields: Unpack[KeyFields]) -> answers.KeyOutcome:
+        """Stores a key in place of whatever has its name; it is in the next search, and on disk.
+
+        `undo` keeps what was there before for `undo_s` of the answer.
+        """
+        return self._send(calls.put(key, fields, undo))
 
     def put_many(self, keys: Sequence[NewKey], *, atomic: bool = False) -> answers.ChangesAnswer:
         """Stores several keys in one request, each with an outcome; `atomic`: all of them or none."""
@@ -218,13 +221,18 @@ class Client(AbstractContextManager["Client"]):
         metadata: Mapping[str, Any] | None = None,
         pools: Sequence[str] | None = None,
         if_seq: int | None = None,
+        undo: bool = False,
     ) -> answers.KeyOutcome:
         """Merges metadata into a key's (RFC 7396: `None` removes a name), and puts it into pools."""
-        return self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}))
+        return self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}, undo))
 
-    def delete(self, key: str, *, if_seq: int | None = None) -> answers.KeyOutcome:
+    def delete(self, key: str, *, if_seq: int | None = None, undo: bool = False) -> answers.KeyOutcome:
         """Deletes a key; with `if_seq` only if its last change has this number."""
-        return self._send(calls.delete(key, if_seq))
+        return self._send(calls.delete(key, if_seq, undo))
+
+    def undo(self, seq: int) -> answers.KeyOutcome:
+        """Takes a change back that was made with `undo=True`, by the `seq` of its answer, unless another came since."""
+        return self._send(calls.undo(seq))
 
     def delete_many(
         self,
@@ -350,9 +358,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """As `Client.count`."""
         return (await self._send(calls.count(scope))).num_keys
 
-    async def put(self, key: str, **fields: Unpack[KeyFields]) -> answers.KeyOutcome:
+    async def put(self, key: str, *, undo: bool = False, **fields: Unpack[KeyFields]) -> answers.KeyOutcome:
         """As `Client.put`."""
-        return await self._send(calls.put(key, fields))
+        return await self._send(calls.put(key, fields, undo))
 
     async def put_many(self, keys: Sequence[NewKey], *, atomic: bool = False) -> answers.ChangesAnswer:
         """As `Client.put_many`."""
@@ -377,13 +385,18 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         metadata: Mapping[str, Any] | None = None,
         pools: Sequence[str] | None = None,
         if_seq: int | None = None,
+        undo: bool = False,
     ) -> answers.KeyOutcome:
         """As `Client.patch`."""
-        return await self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}))
+        return await self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}, undo))
 
-    async def delete(self, key: str, *, if_seq: int | None = None) -> answers.KeyOutcome:
+    async def delete(self, key: str, *, if_seq: int | None = None, undo: bool = False) -> answers.KeyOutcome:
         """As `Client.delete`."""
-        return await self._send(calls.delete(key, if_seq))
+        return await self._send(calls.delete(key, if_seq, undo))
+
+    async def undo(self, seq: int) -> answers.KeyOutcome:
+        """As `Client.undo`."""
+        return await self._send(calls.undo(seq))
 
     async def delete_many(
         self,

@@ -4,13 +4,16 @@ A list of changes is applied in its order, and a later one sees what an earlier 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anykey.index.errors import InvalidKeyError, UnsupportedError
 from anykey.index.key_index import NewKey
 from anykey.index.queries import require_names
+
+if TYPE_CHECKING:  # records are of one engine
+    from anykey.index.store.records import Record
 
 ABSENT = 0  # as `if_seq`: only if there is no such key; changes are numbered from 1
 PRESENT = -1  # as `if_seq`: only if there is such a key, whichever change stored it
@@ -23,10 +26,12 @@ class Put:
     Attributes:
         new: The key.
         if_seq: The number of the change that must have stored what has its name, `ABSENT` or `PRESENT`; `None`: any.
+        keeps_earlier: Whether its outcome gives what was there before, for `PutBack`.
     """
 
     new: NewKey
     if_seq: int | None = None
+    keeps_earlier: bool = False
 
     @property
     def key(self) -> str:
@@ -45,6 +50,7 @@ class Patch:
         pools: The pools it is in from now on. `None`: the pools stay.
         overwrites: Whether `metadata` are stored in place of those that are there, not merged into them.
         if_seq: As for `Put`.
+        keeps_earlier: As for `Put`.
     """
 
     key: str
@@ -52,6 +58,7 @@ class Patch:
     pools: Collection[str] | None = None
     overwrites: bool = False
     if_seq: int | None = None
+    keeps_earlier: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -72,10 +79,31 @@ class Delete:
     Attributes:
         key: Its name.
         if_seq: As for `Put`.
+        keeps_earlier: As for `Put`.
     """
 
     key: str
     if_seq: int | None = None
+    keeps_earlier: bool = False
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Stores a key again exactly as it was before a change, with all that a build remembers of it.
+
+    Attributes:
+        record: What the outcome of that change gave as `earlier`.
+        if_seq: As for `Put`.
+    """
+
+    record: "Record"
+    if_seq: int | None = None
+    keeps_earlier: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.record.key
 
 
 @dataclass(frozen=True)
@@ -90,9 +118,10 @@ class Refused:
     key: str
     reason: str
     if_seq: None = None
+    keeps_earlier: bool = False
 
 
-Change = Put | Patch | Delete | Refused
+Change = Put | Patch | Delete | PutBack | Refused
 
 
 class Status(StrEnum):
@@ -119,6 +148,7 @@ class Outcome:
             stored what is there, or `ABSENT`. `None` otherwise, and where the engine does not number changes.
         is_new: Of a key that was stored: whether there was none of its name before.
         reason: Why it was not made, in a sentence.
+        earlier: What was stored under its name before, where the change keeps it, and it can be read whole.
     """
 
     key: str
@@ -126,6 +156,7 @@ class Outcome:
     seq: int | None = None
     is_new: bool = False
     reason: str | None = None
+    earlier: "Record | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -166,11 +197,13 @@ class Capabilities:
         numbers_changes: Stored keys have a `seq`, and a change may depend on it (`if_seq`).
         is_atomic: A list of changes can be applied all or nothing.
         remembers_requests: A request with a `RequestKey` is done once.
+        puts_back: A change can give what was there before (`keeps_earlier`), and a `PutBack` stores it again.
     """
 
     numbers_changes: bool
     is_atomic: bool
     remembers_requests: bool
+    puts_back: bool
 
     def require(self, engine: str, changes: Collection[Change], *, atomic: bool, request: RequestKey | None) -> None:
         """Makes sure that the engine promises all that is asked of it.
@@ -180,6 +213,8 @@ class Capabilities:
         """
         if not self.numbers_changes and any(change.if_seq is not None for change in changes):
             raise UnsupportedError(f"{engine} does not number changes, so none can depend on a key's sequence number")
+        if not self.puts_back and any(change.keeps_earlier or isinstance(change, PutBack) for change in changes):
+            raise UnsupportedError(f"{engine} does not keep what was there before a change, so none can be undone")
         if atomic and not self.is_atomic:
             raise UnsupportedError(f"{engine} has no transactions, so changes cannot be applied all or nothing")
         if request is not None and not self.remembers_requests:

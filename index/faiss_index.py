@@ -166,7 +166,7 @@ class FaissIndex:
         """All that can be promised of changes."""
         from anykey.index.changes import Capabilities
 
-        return Capabilities(numbers_changes=True, is_atomic=True, remembers_requests=True)
+        return Capabilities(numbers_changes=True, is_atomic=True, remembers_requests=True, puts_back=True)
 
     def check(self) -> None:
         """Makes sure that what is open can be searched; opens again what was damaged or replaced, once it is sound.

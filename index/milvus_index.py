@@ -221,7 +221,7 @@ class MilvusIndex:
     @property
     def capabilities(self) -> Capabilities:
         """Milvus has no transactions and no numbers of changes."""
-        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False)
+        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False, puts_back=False)
 
     def apply(self, changes: Sequence[Change], *, atomic: bool = False, request: RequestKey | None = None) -> Applied:
         """Makes changes of single keys as if in their order; what comes of each key is sent once, in batches.

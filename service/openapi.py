@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
-from anykey.service.keys.schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields
+from anykey.service.keys.schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields, UndoRequest
 from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
@@ -141,9 +141,10 @@ KEYS_BODY["requestBody"]["content"]["application/json"]["schema"] = {
     "anyOf": [{"$ref": REF.format(model="KeysRequest")}, {"$ref": REF.format(model="KeyRequest")}]
 }
 PATCH_BODY = _json_body("PatchRequest")
+UNDO_BODY = _json_body("UndoRequest")
 DELETE_BODY = _json_body("DeleteRequest")
 SCOPE_BODY = _json_body("ScopeFields")
-BODY_MODELS = (KeysRequest, NewKeyFields, PatchRequest, DeleteRequest, ScopeFields)
+BODY_MODELS = (KeysRequest, NewKeyFields, PatchRequest, UndoRequest, DeleteRequest, ScopeFields)
 
 
 def error_responses(*types: str) -> dict[int | str, dict[str, Any]]:

@@ -723,6 +723,16 @@ class ReleaseInfo(BaseModel):
     problem: str | None = Field(description="Why the current release is not the one that answers; null if it is.")
 
 
+class ChangesInfo(BaseModel):
+    """What may be done to keys."""
+
+    writable: bool = Field(description="Whether this service changes keys; one process at a time has the index's lock.")
+    undo_s: float | None = Field(
+        description="How long a change made with `undo=true` can be undone; null where it cannot be, as in a Milvus "
+        "collection, which takes no conditions and idempotency keys either."
+    )
+
+
 class InfoResponse(BaseModel):
     """What is being served."""
 
@@ -733,6 +743,7 @@ class InfoResponse(BaseModel):
     release: ReleaseInfo
     rerankers: list[RerankerInfo]
     limits: Limits
+    changes: ChangesInfo
     memory: MemoryInfo
     counters: dict[str, dict[str, int]] = Field(
         description="Counters of the batcher, the cache and each reranker since start, and what is held now."

@@ -217,6 +217,18 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="how long the index stays locked for this process after its last change, so that builds and others "
         "may change it meanwhile; 0 from the start to the end",
     )
+    undo_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="how long a change can be undone that a request asked to be undoable; 0 for not at all",
+    )
+    undo_bytes: int = Field(
+        64 * 2**20,
+        ge=0,
+        description="most memory of each index for what such changes replaced; beyond that, the oldest cannot be "
+        "undone any more",
+    )
     fold_after: int = Field(
         20_000,
         ge=0,

@@ -168,7 +168,7 @@ class MemoryIndex:
     @property
     def capabilities(self) -> Capabilities:
         """None."""
-        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False)
+        return Capabilities(numbers_changes=False, is_atomic=False, remembers_requests=False, puts_back=False)
 
     def make_writable(self, wanted: bool) -> bool:
         """Never: it is not changed."""

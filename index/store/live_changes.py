@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from anykey.index.changes import ABSENT, PRESENT, Change, Delete, Outcome, Patch, Put, Refused, Status, merged
+from anykey.index.changes import ABSENT, PRESENT, Change, Delete, Outcome, Patch, Put, PutBack, Refused, Status, merged
 from anykey.index.errors import InvalidKeyError
 from anykey.index.store.new_keys import check_patch, dump_metadata, to_record
 from anykey.index.store.records import Record
@@ -19,7 +19,7 @@ class CheckedChange:
 
     Attributes:
         change: The change.
-        record: What a `Put` stores.
+        record: What a `Put` or a `PutBack` stores.
         refusal: What is wrong with it, if anything is.
     """
 
@@ -33,6 +33,8 @@ class CheckedChange:
         try:
             if isinstance(change, Put):
                 return cls(change, to_record(change.new, width))
+            if isinstance(change, PutBack):
+                return cls(change, change.record)
             if isinstance(change, Refused):
                 return cls(change, refusal=change.reason)
             if isinstance(change, Patch):
@@ -48,7 +50,7 @@ class CheckedChange:
             return Outcome(change.key, Status.INVALID, reason=self.refusal)
         if not _holds(change.if_seq, found):
             return Outcome(change.key, Status.PRECONDITION_FAILED, found, reason=_mismatch(change, found))
-        if found == ABSENT and not isinstance(change, Put):
+        if found == ABSENT and not isinstance(change, Put | PutBack):
             return Outcome(change.key, Status.NOT_FOUND, reason=f"no key {change.key!r} in the index")
         return None
 
@@ -83,7 +85,7 @@ def taken_back(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The outcomes of changes that were made and taken back, since others of the same list could not be made."""
     reason = "another change of the same request failed, and all or none were asked for"
     return [
-        replace(outcome, status=Status.NOT_APPLIED, seq=None, is_new=False, reason=reason)
+        replace(outcome, status=Status.NOT_APPLIED, seq=None, is_new=False, reason=reason, earlier=None)
         if outcome.status in _MADE
         else outcome
         for outcome in outcomes

@@ -390,17 +390,25 @@ class Store:
         found = self._find(change.key)
         if (outcome := checked.before(None if found is None else found[1])) is not None:
             return outcome
+        earlier = self._earlier(change.key) if change.keeps_earlier and found is not None else None
         if isinstance(change, Delete):
             self._delete(change.key, seq)
-            return Outcome(change.key, Status.DELETED, seq)
+            return Outcome(change.key, Status.DELETED, seq, earlier=earlier)
         if checked.record is not None:
-            self._upsert(checked.record, seq)
+            self._upsert(checked.record, seq, by="live")
         elif isinstance(change, Patch):
             try:
                 self._patch(change, seq)
             except InvalidKeyError as error:
                 return Outcome(change.key, Status.INVALID, reason=str(error))
-        return Outcome(change.key, Status.STORED, seq, is_new=found is None)
+        return Outcome(change.key, Status.STORED, seq, is_new=found is None, earlier=earlier)
+
+    def _earlier(self, key: str) -> Record | None:
+        """What a change is about to replace, if it can be read whole; what is damaged can still be replaced."""
+        try:
+            return self.record(key)
+        except KeyCorruptError:
+            return None
 
     def _find(self, key: str) -> tuple[int, int] | None:
         """The `id` and the number of a key's live record, if there is one."""
@@ -439,8 +447,8 @@ class Store:
             self.note_deleted([key])
         return is_there
 
-    def _upsert(self, record: Record, seq: int) -> None:
-        earlier = self._replace(record.key, seq, "live" if record.built is None else "corpus")
+    def _upsert(self, record: Record, seq: int, by: Ender | None = None) -> None:
+        earlier = self._replace(record.key, seq, by or ("live" if record.built is None else "corpus"))
         identity = self._db.execute(f"INSERT INTO keys {LINE_VALUES}", line_of(record, seq)).lastrowid or 0
         write_parts(self._db, [(identity, record)], self._dtype)
         if record.vector_D is None and earlier is not None:

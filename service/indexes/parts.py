@@ -27,6 +27,7 @@ from anykey.service.indexes.resources import LoadedEncoder, Resources
 from anykey.service.indexes.watch import IndexWatch
 from anykey.service.keys.embedding import KeyEmbedder
 from anykey.service.keys.storing import KeyStorer
+from anykey.service.keys.undoing import UndoableChanges
 from anykey.service.keys.writer import KeyWriter
 from anykey.service.requests.admission import Admission
 from anykey.service.searching.lookups import Lookups
@@ -304,7 +305,8 @@ async def _open_storer(
     )
     await stack.enter_async_context(writer.running())
     embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)
-    return KeyStorer(embedder, writer, deadline_s=deadline_s, release=release)
+    undoable = UndoableChanges(settings.undo_s, settings.undo_bytes)
+    return KeyStorer(embedder, writer, undoable, deadline_s=deadline_s, release=release)
 
 
 def _rerankers_of(resources: Resources, lookups: Lookups, deadline_s: float, max_images: int) -> Rerankers:

@@ -27,6 +27,7 @@ from anykey.service.keys.schemas import (
     NewKeyFields,
     PatchRequest,
     ScopeFields,
+    UndoRequest,
 )
 from anykey.service.queries.query import decode_base64, parse_json
 from anykey.service.queries.wrong_values import shown, telling, wrong_field
@@ -58,6 +59,7 @@ class KeyToStore:
         pools: Pools that it is in.
         if_seq: What must be stored under its name, as for `anykey.index.changes.Put`.
         where: What messages call it; empty for the only one of a request.
+        keeps_earlier: Whether what it replaces is kept, so that it can be undone.
     """
 
     key: str
@@ -69,6 +71,7 @@ class KeyToStore:
     pools: tuple[str, ...] = ()
     if_seq: int | None = None
     where: str = ""
+    keeps_earlier: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,16 @@ def patch_from_json(body: bytes | bytearray, key: str) -> tuple[Patch, bytes]:
         return Patch(key, request.metadata, request.pools, if_seq=request.if_seq), digest_of(fields)
     except InvalidKeyError as error:
         raise InvalidRequestError(str(error)) from error
+
+
+def undo_from_json(body: bytes | bytearray) -> tuple[int, bytes]:
+    """Reads the number of the change to be undone, and the digest of all that the request says.
+
+    Raises:
+        InvalidRequestError: no JSON object, an unknown or repeated field, or no such number.
+    """
+    fields = _object(body)
+    return _validated(UndoRequest, fields, "").seq, digest_of(fields)
 
 
 def deletion_from_json(body: bytes | bytearray, limits: Limits) -> KeysToDelete:

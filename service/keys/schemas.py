@@ -82,6 +82,14 @@ class PatchRequest(BaseModel):
     if_seq: StrictInt | None = Field(None, ge=0, description=IF_SEQ)
 
 
+class UndoRequest(BaseModel):
+    """Which change to undo."""
+
+    model_config = ConfigDict(extra="forbid", title="UndoRequest", json_schema_extra={"examples": [{"seq": 18}]})
+
+    seq: StrictInt = Field(ge=1, description="The number of the change, as its answer has it.")
+
+
 class ScopeFields(BaseModel):
     """Which keys; each field narrows it, as it does in a search."""
 
@@ -143,6 +151,9 @@ class KeyOutcome(BaseModel):
     release: str | None = Field(
         None,
         description="The release whose index was changed, and no other; null where it failed, or there is none.",
+    )
+    undo_s: float | None = Field(
+        None, description="For how many seconds POST /keys/undo takes it back; null where it was not asked to be kept."
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anykey.index.changes import Applied, Delete, Outcome, Patch, Put, Refused, RequestKey, Status
 from anykey.index.key_index import Scope
@@ -18,6 +18,7 @@ from anykey.service.errors import (
 from anykey.service.keys.changes import KeysToDelete, KeysToStore, KeyToStore, RefusedKey
 from anykey.service.keys.embedding import KeyEmbedder
 from anykey.service.keys.schemas import ErrorSummary, KeyOutcome
+from anykey.service.keys.undoing import UndoableChanges
 from anykey.service.keys.writer import KeyWriter
 
 FIRST_TO_RETRY = 429  # statuses from here on tell of the service, not of what was sent
@@ -56,20 +57,33 @@ class KeyStorer:
     """Stores and deletes what requests say; belongs to one event loop, and owns none of its parts."""
 
     def __init__(
-        self, embedder: KeyEmbedder, writer: KeyWriter, *, deadline_s: float, release: str | None = None
+        self,
+        embedder: KeyEmbedder,
+        writer: KeyWriter,
+        undoable: UndoableChanges,
+        *,
+        deadline_s: float,
+        release: str | None = None,
     ) -> None:
         """Joins the parts.
 
         Args:
             embedder: Makes the vectors.
             writer: Changes the index.
+            undoable: Keeps what is asked to be undoable.
             deadline_s: Longest time that a key may wait for its vector.
             release: Name of the release that is changed; `None` where there are none.
         """
         self.writer = writer
         self.release = release
         self._embedder = embedder
+        self._undoable = undoable
         self._deadline_s = deadline_s
+
+    @property
+    def undo_s(self) -> float | None:
+        """How long a change can be undone; `None` where none can be."""
+        return self._undoable.keep_s or None if self.writer.puts_back else None
 
     async def store(self, wanted: KeysToStore, request: RequestKey | None) -> StoredKeys:
         """Stores keys.
@@ -83,15 +97,17 @@ class KeyStorer:
                 of the keys cannot be, or the service is at fault and the request is to be repeated.
         """
         async with self.writer.held():
-            earlier = None if request is None else await self.writer.remembered(request)
-            if earlier is not None:
-                return _told(wanted, earlier, [], self.release)
-            ready = await self._ready(wanted.keys)
-            if wanted.atomic or request is not None:
-                _require_service(ready)
-            changes = [each.change for each in ready]
-            applied = await self.writer.apply(changes, atomic=wanted.atomic, request=request)
-        return _told(wanted, applied, ready, self.release)
+            applied = None if request is None else await self.writer.remembered(request)
+            ready: list[ReadyChange] = []
+            if applied is None:
+                ready = await self._ready(wanted.keys)
+                if wanted.atomic or request is not None:
+                    _require_service(ready)
+                changes = [each.change for each in ready]
+                applied = await self.writer.apply(changes, atomic=wanted.atomic, request=request)
+        stored = _told(wanted, applied, ready, self.release)
+        keeps = [isinstance(key, KeyToStore) and key.keeps_earlier for key in wanted.keys]
+        return replace(stored, outcomes=tuple(map(self._with_undo, stored.outcomes, applied.outcomes, keeps)))
 
     async def change(self, change: Patch | Delete, request: RequestKey | None) -> tuple[KeyOutcome, bool]:
         """Patches or deletes one key; gives what became of it, and whether that is the answer to an earlier request.
@@ -101,9 +117,20 @@ class KeyStorer:
         """
         async with self.writer.held():
             applied = await self.writer.apply([change], request=request)
-        outcome = told(applied.outcomes[0], release=self.release)
-        if outcome.error is not None:
-            raise from_type(outcome.error.type, outcome.error.message)
+        outcome = _required(told(applied.outcomes[0], release=self.release))
+        return self._with_undo(outcome, applied.outcomes[0], change.keeps_earlier), applied.is_repeat
+
+    async def undo(self, seq: int, request: RequestKey | None) -> tuple[KeyOutcome, bool]:
+        """Takes a change back: its key is again as it was before, with all that a build knows of it.
+
+        Raises:
+            ServiceError: nothing was changed, as where the change is not kept, or another one of its key came since.
+        """
+        async with self.writer.held():
+            earlier = None if request is None else await self.writer.remembered(request)
+            applied = earlier or await self.writer.apply([self._undoable.undo_of(seq)], request=request)
+        outcome = _required(told(applied.outcomes[0], release=self.release))
+        self._undoable.done(seq)
         return outcome, applied.is_repeat
 
     async def delete(self, wanted: KeysToDelete, request: RequestKey | None) -> Applied:
@@ -119,6 +146,10 @@ class KeyStorer:
                 return await self.writer.delete_scope(Scope(within=frozenset(wanted.keys)), dry_run=True, request=None)
             return await self.writer.apply([Delete(key) for key in dict.fromkeys(wanted.keys)], request=request)
 
+    def _with_undo(self, outcome: KeyOutcome, made: Outcome, keeps: bool) -> KeyOutcome:
+        """The outcome with for how long it can be taken back."""
+        return outcome.model_copy(update={"undo_s": self._undoable.note(made, keeps)})
+
     async def embed(self, key: KeyToStore | RefusedKey) -> ReadyChange:
         """One key with its vector, or with why it has none."""
         if isinstance(key, RefusedKey):
@@ -127,12 +158,19 @@ class KeyStorer:
             embedded = await self._embedder.embed(key, time.monotonic() + self._deadline_s)
         except ServiceError as error:
             return ReadyChange(_refused(key.key, _placed(error, key.where)))
-        return ReadyChange(Put(embedded.new, key.if_seq), embedded.is_text_cut)
+        return ReadyChange(Put(embedded.new, key.if_seq, key.keeps_earlier), embedded.is_text_cut)
 
     async def _ready(self, keys: Sequence[KeyToStore | RefusedKey]) -> list[ReadyChange]:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.embed(key)) for key in keys]
         return [task.result() for task in tasks]
+
+
+def _required(outcome: KeyOutcome) -> KeyOutcome:
+    """The outcome of a change that was made; raises why it was not."""
+    if outcome.error is not None:
+        raise from_type(outcome.error.type, outcome.error.message)
+    return outcome
 
 
 def told(outcome: Outcome, is_text_cut: bool | None = None, release: str | None = None) -> KeyOutcome:

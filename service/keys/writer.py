@@ -134,6 +134,16 @@ class KeyWriter:
         self._is_retired = False
         self.num_made = 0
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether this service may change the index at all."""
+        return self._is_writable
+
+    @property
+    def puts_back(self) -> bool:
+        """Whether the index's engine can put back what was there before a change."""
+        return self._index.capabilities.puts_back
+
     def retire(self) -> None:
         """Refuses all changes from now on but the one that is being made: another release has taken over."""
         self._is_retired = True

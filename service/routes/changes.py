@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from anykey.index.changes import ABSENT, PRESENT, Delete, Patch, RequestKey
@@ -21,12 +21,13 @@ from anykey.service.keys.changes import (
     keys_from_form,
     keys_from_json,
     patch_from_json,
+    undo_from_json,
 )
 from anykey.service.keys.schemas import ChangesResponse, DeletedResponse, KeyOutcome
 from anykey.service.keys.storing import StoredKeys
 from anykey.service.keys.stream import MEDIA_TYPES, KeyStream
 from anykey.service.lifecycle import lifecycle_of, parts_of
-from anykey.service.openapi import DELETE_BODY, KEYS_BODY, ONE_KEY_BODY, PATCH_BODY, error_responses
+from anykey.service.openapi import DELETE_BODY, KEYS_BODY, ONE_KEY_BODY, PATCH_BODY, UNDO_BODY, error_responses
 from anykey.service.requests.address import check_parameters, key_in_path
 from anykey.service.requests.body import Inflater, is_quick, media_type_of, read_body, reader_for
 from anykey.service.requests.context import note
@@ -54,6 +55,10 @@ MAX_IDEMPOTENCY_CHARS = 255
 ENTITY_TAG = re.compile(r'\s*(?:W/)?"(\d{1,18})"\s*')
 
 router = APIRouter()
+
+Undo = Annotated[
+    bool, Query(description="Keeps what was there before for a while, so that POST /keys/undo can undo it.")
+]
 
 
 @router.put(
@@ -95,10 +100,10 @@ async def put_keys(request: Request) -> Response:
     openapi_extra=ONE_KEY_BODY,
     tags=["changes"],
 )
-async def put_key(request: Request, key: KeyPath) -> Response:
+async def put_key(request: Request, key: KeyPath, undo: Undo = False) -> Response:
     """Stores one key in place of the one of its name; with JSON, or a form whose images are files."""
-    check_parameters(request, hint="; send it in the body")
-    async with _keys_of_body(request, _key_to_change(request)) as wanted:
+    check_parameters(request, "undo", hint="; send it in the body")
+    async with _keys_of_body(request, _key_to_change(request), undo) as wanted:
         stored = await _stored(request, wanted)
     return _one(stored.outcomes[0], stored.is_repeat)
 
@@ -110,14 +115,14 @@ async def put_key(request: Request, key: KeyPath) -> Response:
     openapi_extra=PATCH_BODY,
     tags=["changes"],
 )
-async def patch_key(request: Request, key: KeyPath) -> Response:
+async def patch_key(request: Request, key: KeyPath, undo: Undo = False) -> Response:
     """Changes a key's metadata and pools; its vector, text and images stay, so nothing is embedded again."""
-    check_parameters(request, hint="; send it in the body")
+    check_parameters(request, "undo", hint="; send it in the body")
     name = _key_to_change(request)
     async with _body(request, partial(patch_from_json, key=name)) as (patch, digest):
         if_seq = _condition(request, patch.if_seq)
         asked = _request_key(request, f"PATCH {name} {if_seq}", digest)
-        return await _changed(request, replace(patch, if_seq=if_seq), asked)
+        return await _changed(request, replace(patch, if_seq=if_seq, keeps_earlier=undo), asked)
 
 
 @router.delete(
@@ -126,13 +131,13 @@ async def patch_key(request: Request, key: KeyPath) -> Response:
     responses=error_responses(*WRITE_ERRORS, "method_not_allowed"),
     tags=["changes"],
 )
-async def delete_key(request: Request, key: KeyPath) -> Response:
+async def delete_key(request: Request, key: KeyPath, undo: Undo = False) -> Response:
     """Deletes one key."""
-    check_parameters(request)
+    check_parameters(request, "undo")
     name = _key_to_change(request)
     if_seq = _condition(request, None)
     asked = _request_key(request, f"DELETE {name} {if_seq}", b"")
-    return await _changed(request, Delete(name, if_seq), asked)
+    return await _changed(request, Delete(name, if_seq, undo), asked)
 
 
 @router.post(
@@ -153,6 +158,26 @@ async def delete_keys(request: Request) -> Response:
     release = None if wanted.dry_run else parts.storer.release
     answer = DeletedResponse(num_deleted=applied.num_deleted, dry_run=wanted.dry_run, seq=applied.seq, release=release)
     return _answered(answer.model_dump_json(), applied.is_repeat)
+
+
+@router.post(
+    "/keys/undo",
+    response_model=KeyOutcome,
+    responses=error_responses(*WRITE_ERRORS),
+    openapi_extra=UNDO_BODY,
+    tags=["changes"],
+)
+async def undo_change(request: Request) -> Response:
+    """Takes a change back that was made with `undo=true`: its key is again as it was before.
+
+    Unless another change of the key came since: then the answer is 412, and nothing is changed.
+    """
+    check_parameters(request, hint="; send it in the body")
+    async with _body(request, undo_from_json) as (seq, digest):
+        asked = _request_key(request, "POST /keys/undo", digest)
+        undoing = parts_of(request).storer.undo(seq, asked)
+        outcome, is_repeat = await within(_deadline_s(request), undoing, "end of the change")
+    return _one(outcome, is_repeat)
 
 
 async def _stored(request: Request, wanted: KeysToStore) -> StoredKeys:
@@ -180,7 +205,7 @@ def _answered(written: str, is_repeat: bool) -> Response:
 
 
 @asynccontextmanager
-async def _keys_of_body(request: Request, name: str | None) -> AsyncIterator[KeysToStore]:
+async def _keys_of_body(request: Request, name: str | None, keeps_earlier: bool = False) -> AsyncIterator[KeysToStore]:
     """What the body wants stored, with what the headers say about the only key."""
     limits = lifecycle_of(request).limits
     reading = _body(
@@ -196,7 +221,7 @@ async def _keys_of_body(request: Request, name: str | None) -> AsyncIterator[Key
         else:
             if_seq = _condition(request, only.if_seq)
             digest = digest_of([wanted.digest.hex(), only.key, if_seq])
-            yield replace(wanted, keys=(replace(only, if_seq=if_seq),), digest=digest)
+            yield replace(wanted, keys=(replace(only, if_seq=if_seq, keeps_earlier=keeps_earlier),), digest=digest)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.requests.address import check_parameters
 from anykey.service.schemas import (
+    ChangesInfo,
     IndexInfo,
     InfoResponse,
     ModelInfo,
@@ -76,6 +77,7 @@ async def info(request: Request) -> InfoResponse:
             for one in (reranker.scorer for reranker in parts.rerankers.all())
         ],
         limits=lifecycle.limits,
+        changes=ChangesInfo(writable=parts.storer.writer.is_writable, undo_s=parts.storer.undo_s),
         memory=memory,
         counters=_counters(parts) | {"memory": _memory_counters(request, memory)},
     )

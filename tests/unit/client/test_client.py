@@ -132,7 +132,15 @@ def test_keys_are_stored_shown_changed_and_deleted(client: Any, tmp_path: Path) 
     assert client.count(pool="shop") == 1
     with pytest.raises(PreconditionFailedError):
         client.delete("a/b..", if_seq=first.seq)
-    assert client.delete("a/b..", if_seq=patched.seq).status == "deleted"
+    deleted = client.delete("a/b..", if_seq=patched.seq, undo=True)
+    assert (deleted.status, patched.undo_s) == ("deleted", None)
+    assert client.undo(deleted.seq).status == "stored"
+    again = client.patch("a/b..", pools=[], undo=True)
+    renewed = client.put("a/b..", text="a cup", undo=True)
+    assert [client.undo(change.seq).status for change in (renewed,)] == ["stored"]
+    with pytest.raises(PreconditionFailedError):
+        client.undo(again.seq)
+    client.delete("a/b..")
     with pytest.raises(NotFoundError) as found:
         client.get("a/b..")
     assert found.value.status == 404
