@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_S = 120
+CONTEXT = get_context("forkserver")  # which loads once what all of the processes need
+CONTEXT.set_forkserver_preload(["anykey.index.publish.writer", "tests.factories", "tests.live_index"])
 
 
 def killed_once(path: Path, work: Callable[..., object], *arguments: Any, content: bytes | None = None) -> None:
@@ -20,7 +22,7 @@ def killed_once(path: Path, work: Callable[..., object], *arguments: Any, conten
         arguments: Of the work.
         content: What the file must say before the process is killed; anything when absent.
     """
-    process = get_context("spawn").Process(target=_work, args=(path, content, work, arguments))
+    process = CONTEXT.Process(target=_work, args=(path, content, work, arguments))
     process.start()
     process.join(LONGEST_S)
     assert process.exitcode == -signal.SIGKILL, f"it was not killed, but ended with {process.exitcode}"

@@ -58,8 +58,12 @@ def test_commands_run_beside_files_with_our_names(script: str, package: str, cro
         assert script in done.stdout
 
 
+@pytest.mark.slow
 def test_no_module_is_loaded_under_a_folders_own_name() -> None:
-    """Every module is loaded, from the root of the checkout, where `import index` would find one."""
+    """Every module is loaded, from the root of the checkout, where `import index` would find one.
+
+    That loads every library there is, too. `test_layering` reads the same from the statements.
+    """
     names = [
         ".".join(("anykey", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
         for path in modules(ROOT)

@@ -27,7 +27,7 @@ def heavy_modules_of(statement: str) -> set[str]:
         "import anykey.benchmark, anykey.benchmark.metrics, anykey.benchmark.datasets, anykey.benchmark.commands",
         "import anykey.service.schemas",
         "import anykey.client, anykey.client.clients",
-        "import anykey.encoder\nfrom encoder import Item, Modality, InvalidItemError",
+        "import anykey.encoder\nfrom anykey.encoder import Item, Modality, InvalidItemError",
         "import anykey.program.settings, anykey.encoder.images, anykey.encoder.commands",
         "import anykey.index, anykey.index.errors, anykey.index.hits, anykey.index.commands",
         "import anykey.training, anykey.training.commands",

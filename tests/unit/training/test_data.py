@@ -5,6 +5,7 @@ import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,15 @@ from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
 from tests.pictures import huge_png
 from tests.training_runs import ARCHITECTURE, make_settings, towers_of
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options of a run of few steps on a small network, which writes no report."""
+    folder = tmp_path_factory.mktemp("networks")
+    write_open_clip_config(small_architecture(vision=TIMM_VISION, text={**TEXT, "layers": 1}), folder)
+    (folder / "open_clip_config.json").rename(folder / "small.json")
+    return {"architecture": str(folder / "small.json"), "num_epochs": 0.25, "report": False}
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Pa
 
 
 def test_captions_longer_than_the_models_context_are_counted_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = drawn_pairs(4)
     pairs[2] = replace(pairs[2], captions=("red " * 75, "red " * 76))
@@ -54,7 +64,7 @@ def test_captions_longer_than_the_models_context_are_counted_and_said(
         == 1
     )
     out = Console(width=200)
-    train(make_settings(shard, tmp_path / "run", num_epochs=1), out)
+    train(make_settings(shard, tmp_path / "run", **quick), out)
     assert "read pairs: 1 of 8 texts are longer than the model's context of 77 tokens" in capsys.readouterr().out
 
 
@@ -90,18 +100,9 @@ def test_a_thin_image_is_one_bad_row(tmp_path: Path) -> None:
     assert "80000 x 1 pixels; the longer side may be at most 200 times the shorter" in table.bad_rows[0].reason
 
 
-def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
-    write_open_clip_config(small_architecture(vision=TIMM_VISION, text={**TEXT, "layers": 1}), tmp_path)
-    (tmp_path / "open_clip_config.json").rename(tmp_path / "small.json")
-    start = train(
-        make_settings(
-            write_shard(tmp_path / "train.tar", drawn_pairs(8)),
-            tmp_path / "start",
-            architecture=str(tmp_path / "small.json"),
-            num_epochs=1,
-        ),
-        Console(quiet=True),
-    )
+def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path, quick: dict[str, Any]) -> None:
+    shard = write_shard(tmp_path / "train.tar", drawn_pairs(8))
+    start = train(make_settings(shard, tmp_path / "start", **quick), Console(quiet=True))
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"captions": [f"text {n}", f"number {n}"]}) + "\n" for n in range(8)))
     settings = make_settings(
@@ -111,25 +112,27 @@ def test_a_locked_trunk_without_any_image_is_refused(tmp_path: Path) -> None:
         train(settings, Console(quiet=True))
 
 
-def test_columns_are_called_what_the_settings_say(tmp_path: Path) -> None:
+def test_columns_are_called_what_the_settings_say(tmp_path: Path, quick: dict[str, Any]) -> None:
     for pair in drawn_pairs(4):
         (tmp_path / f"{pair.name}.png").write_bytes(pair.image)
     rows = "".join(f"{pair.name}.png,{pair.captions[0]}\n" for pair in drawn_pairs(4))
     (tmp_path / "pairs.csv").write_text(f"photo,words\n{rows}")
     columns = ["image=photo", "text=words"]
-    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", num_epochs=1, columns=columns), Console())
+    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", columns=columns, **quick), Console())
     with pytest.raises(SourceError, match="expected a column 'text' or 'image', found photo, words"):
-        train(make_settings(tmp_path / "pairs.csv", tmp_path / "other", num_epochs=1), Console())
+        train(make_settings(tmp_path / "pairs.csv", tmp_path / "other", **quick), Console())
     with pytest.raises(ValueError, match="expected FIELD=COLUMN"):
         make_settings(tmp_path / "pairs.csv", tmp_path / "run", columns=["words"])
 
 
-def test_rows_that_are_one_half_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_are_one_half_are_counted_and_said(
+    tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = drawn_pairs(4)
     for pair in pairs:
         (tmp_path / f"{pair.name}.png").write_bytes(pair.image)
     rows = [(f"{pair.name}.png", pair.captions[0]) for pair in pairs]
     rows += [(f"{pairs[0].name}.png", " "), ("", "a"), ("", "b")]
     (tmp_path / "pairs.csv").write_text("image,text\n" + "".join(f"{image},{text}\n" for image, text in rows))
-    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", num_epochs=1), Console(width=200))
+    train(make_settings(tmp_path / "pairs.csv", tmp_path / "run", **quick), Console(width=200))
     assert "read pairs: 1 of 7 rows are images without a text, 2 are texts alone" in capsys.readouterr().out

@@ -66,7 +66,7 @@ def sinkhorn(logits: Tensor, is_anchor: Tensor, is_hard_R: Tensor, num_iteration
     return bias
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     drawn_rows(),
     st.sampled_from(ANY_WEIGHTS),

@@ -45,7 +45,7 @@ def loop_over_anchors(rows: Rows, scale: Tensor, semantics: Tensor | None = None
     return torch.stack(terms).mean() if terms else rows.vectors_RD.sum() * 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(drawn_rows(), st.booleans(), st.booleans(), st.sampled_from([None, 1, 3]))
 def test_any_rows_give_the_value_and_gradient_of_the_loops(
     rows: Rows, per_pair: bool, with_semantics: bool, tile_size: int | None

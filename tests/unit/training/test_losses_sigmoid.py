@@ -48,7 +48,7 @@ def loop_over_cells(rows: Rows, scale: Tensor, bias: Tensor, terms: Terms) -> Te
     return total / max(1, num_anchors)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(drawn_rows(), drawn_terms(), st.booleans(), st.sampled_from([None, 1, 3]))
 def test_any_rows_give_the_value_and_gradient_of_the_loops(
     rows: Rows, terms: Terms, per_pair: bool, tile_size: int | None

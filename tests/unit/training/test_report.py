@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -356,8 +357,31 @@ def test_the_five_that_are_judged_come_first_then_their_mean() -> None:
 # The page.
 
 
-def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
-    page = Page(write_page(tmp_path, Snapshot.of(held_out()), Snapshot.of(held_out(gap=0.0))))
+@dataclass
+class Drawn:
+    """A page of two states, and what it was drawn of."""
+
+    folder: Path
+    vectors: tuple[HeldOut, HeldOut]
+    before: Snapshot
+    after: Snapshot
+    page: Page
+    changed_settings: set[str]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """Drawn once for all who look at it."""
+    folder, vectors = tmp_path_factory.mktemp("page"), (held_out(), held_out(gap=0.0))
+    before, after = map(Snapshot.of, vectors)
+    settings = dict(mpl.rcParams)
+    page = Page(write_page(folder, before, after))
+    changed = {name for name, value in mpl.rcParams.items() if settings[name] != value}
+    return Drawn(folder, vectors, before, after, page, changed)
+
+
+def test_the_page_stands_alone_and_is_well_formed(drawn: Drawn) -> None:
+    page = drawn.page
     assert page.open == []
     loads = [load for load in page.loads if load != PICTURE]
     assert len(loads) < len(page.loads)
@@ -367,17 +391,16 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     assert not {"script", "link", "iframe"} & set(page.tags)
 
 
-def test_the_page_shows_both_states_the_curves_and_the_settings(tmp_path: Path) -> None:
-    before, after = Snapshot.of(held_out()), Snapshot.of(held_out(gap=0.0))
-    words = Page(write_page(tmp_path, before, after)).words
+def test_the_page_shows_both_states_the_curves_and_the_settings(drawn: Drawn) -> None:
+    words = drawn.page.words
     for name in ("local/t>i/success@10", "mixed/t>it/success@1", "mixed/mean/ndcg@10"):
-        for state in (before, after):
+        for state in (drawn.before, drawn.after):
             assert f"{100 * state.numbers[name]:.1f}" in words
     charts = {"Loss", "Temperature", "Held-out success@10, means", "Distance of mean vectors", "train/entropy"}
     assert charts <= set(words)
     assert "Learning rate" not in words  # the run did not log it
     assert {"3 of 90", "a.tar, b.tar", "1e-05", "yes"} <= set(words)
-    assert any(f"--checkpoint {tmp_path / 'best'}" in word for word in words)
+    assert any(f"--checkpoint {drawn.folder / 'best'}" in word for word in words)
 
 
 def test_without_held_out_pairs_the_page_says_so(tmp_path: Path) -> None:
@@ -388,19 +411,12 @@ def test_without_held_out_pairs_the_page_says_so(tmp_path: Path) -> None:
     assert Page(text).open == []
 
 
-def test_a_state_alone_has_no_changes(tmp_path: Path) -> None:
-    text = write_page(tmp_path, None, Snapshot.of(held_out(1)))
-    assert "change" not in Page(text).words
-    assert "after" in Page(text).words
-
-
-def test_the_page_shows_a_few_queries_with_their_first_hits_before_and_after(tmp_path: Path) -> None:
-    vectors = (held_out(), held_out(gap=0.0))
-    page = Page(write_page(tmp_path, *map(Snapshot.of, vectors)))
-    (row, *_) = Snapshot.of(vectors[0]).examples["rows"].tolist()
+def test_the_page_shows_a_few_queries_with_their_first_hits_before_and_after(drawn: Drawn) -> None:
+    page = drawn.page
+    (row, *_) = drawn.before.examples["rows"].tolist()
     assert page.words.count(f"query {row}") == 2  # as a text, and as the text of a fused query
     assert "b" not in page.tags, "a caption is no markup"
-    for state, which in zip(("before", "after"), vectors, strict=True):
+    for state, which in zip(("before", "after"), drawn.vectors, strict=True):
         score_P = which.queries["i"][row] @ which.keys["t"].T
         first = int(score_P.argmax())
         rank = int((score_P >= score_P[row]).sum())
@@ -408,9 +424,10 @@ def test_the_page_shows_a_few_queries_with_their_first_hits_before_and_after(tmp
         assert f"{state}: its own is number {rank}" in page.words
 
 
-def test_the_page_says_what_to_beware_of_and_what_had_no_effect(tmp_path: Path) -> None:
+def test_the_page_of_one_state_has_no_changes_and_says_what_to_beware_of(tmp_path: Path) -> None:
     page = Page(write_page(tmp_path, None, Snapshot.of(held_out().asking(torch.arange(40) < 25))))
-    assert {"Beware <of> this.", "By others.", "reading"} <= set(page.words)
+    assert "change" not in page.words
+    assert {"Beware <of> this.", "By others.", "reading", "after"} <= set(page.words)
     words = " ".join(" ".join(page.words).split())
     assert "Measured with the queries of 25 held-out pairs, among the keys of 40." in words
 
@@ -421,10 +438,8 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
-def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
-    before = dict(mpl.rcParams)
-    write_page(tmp_path, None, Snapshot.of(held_out()))
-    assert dict(mpl.rcParams) == before
+def test_drawing_leaves_matplotlibs_settings_alone(drawn: Drawn) -> None:
+    assert drawn.changed_settings == set()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -245,7 +245,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 def test_the_same_seed_gives_identical_weights_whatever_the_caches(shards: Path, tmp_path: Path) -> None:
-    options = {"mirror_images": True, "drop_tokens": 0.2}
+    options = {"mirror_images": True, "drop_tokens": 0.2, "num_epochs": 1.0}
     first = weights_after(settings_of(shards, tmp_path / "a", **options))
     torch.manual_seed(99)
     assert equal(weights_after(settings_of(shards, tmp_path / "b", **options, cache_images_bytes=0)), first)
@@ -350,7 +350,7 @@ def test_compile_compiles_the_blocks_of_both_towers(shards: Path, tmp_path: Path
 def test_locked_towers_and_groups_keep_their_weights(shards: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
     start = load_file(tiny_checkpoint / WEIGHTS)
     options = {"lock_image": True, "unlocked_image_groups": 1, "lock_text": True, "start": str(tiny_checkpoint)}
-    settings = make_settings(shards / "train.tar", tmp_path / "run", num_epochs=1.0, **options)
+    settings = make_settings(shards / "train.tar", tmp_path / "run", num_epochs=0.5, report=False, **options)
     weights = weights_after(settings)
     moved = {name for name in weights if not torch.equal(weights[name], start[name])}
     assert moved
@@ -396,9 +396,10 @@ def test_a_model_of_which_nothing_trains_is_refused(shards: Path, tmp_path: Path
 
 
 def test_a_fixed_temperature_stays_where_it_is(shards: Path, tmp_path: Path) -> None:
-    settings = settings_of(shards, tmp_path / "run", temperature=0.05, learn_temperature=False)
+    warm = {"temperature": 0.05, "num_epochs": 0.5}
+    settings = settings_of(shards, tmp_path / "run", **warm, learn_temperature=False)
     assert weights_after(settings)["logit_scale"].exp().item() == pytest.approx(20.0)
-    learned = settings_of(shards, tmp_path / "learned", temperature=0.05)
+    learned = settings_of(shards, tmp_path / "learned", **warm)
     assert weights_after(learned)["logit_scale"].exp().item() != pytest.approx(20.0, abs=1e-4)
 
 
@@ -414,8 +415,9 @@ def test_a_temperature_below_a_hundredth_is_where_a_learned_one_starts_and_a_fix
 
 @pytest.mark.parametrize("batch_norm", ["auto", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_locked_trunk_trains_on_cached_features(shards: Path, tmp_path: Path, batch_norm: str) -> None:
-    start = weights_after(settings_of(shards, tmp_path / "start", architecture=str(shards / "timm.json")))
-    options = {"start": str(tmp_path / "start" / "last"), "lock_image": True, "mirror_images": True}
+    short = {"architecture": str(shards / "timm.json"), "num_epochs": 0.25}
+    start = weights_after(settings_of(shards, tmp_path / "start", **short))
+    options = {"start": str(tmp_path / "start" / "last"), "lock_image": True, "mirror_images": True, "num_epochs": 0.5}
     run(settings_of(shards, tmp_path / "run", **options, batch_norm=batch_norm))
     weights = load_file(tmp_path / "run" / "last" / WEIGHTS)
     trunk = [name for name in weights if name.startswith("visual.trunk")]
@@ -443,13 +445,13 @@ def test_a_run_needs_no_held_out_pairs(shards: Path, tmp_path: Path) -> None:
 
 def test_a_manifest_trains_like_a_shard(shards: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "pairs.jsonl", PAIRS)
-    from_shard = weights_after(settings_of(shards, tmp_path / "a"))
-    assert equal(weights_after(settings_of(shards, tmp_path / "b", data=[str(manifest)])), from_shard)
+    from_shard = weights_after(settings_of(shards, tmp_path / "a", num_epochs=0.5))
+    assert equal(weights_after(settings_of(shards, tmp_path / "b", num_epochs=0.5, data=[str(manifest)])), from_shard)
 
 
 def test_fine_tuning_starts_where_the_checkpoint_ended(shards: Path, trained: Path, tmp_path: Path) -> None:
-    settings = settings_of(shards, tmp_path / "run", architecture="anykey-tiny", start=str(trained / "last"))
-    run(settings)
+    changes = {"architecture": "anykey-tiny", "start": str(trained / "last"), "num_epochs": 0.25}
+    run(settings_of(shards, tmp_path / "run", **changes))
     first = log_of(tmp_path / "run")[0]
     end = [row for row in log_of(trained) if f"val/{SELECTION_METRIC}" in row][-1]
     assert first["step"] == 0
@@ -481,7 +483,7 @@ def damaged(pairs: list[DrawnPair], count: int) -> list[DrawnPair]:
 def test_bad_images_are_skipped_and_listed_once(shards: Path, tmp_path: Path, cache_images_bytes: int) -> None:
     write_shard(tmp_path / "train.tar", damaged(PAIRS, 3))
     options = {"data": [str(tmp_path / "train.tar")], "cache_images_bytes": cache_images_bytes, "max_bad_share": 0.1}
-    run(settings_of(shards, tmp_path / "run", **options, num_epochs=5.0, batch_size=4, val_data=[]))
+    run(settings_of(shards, tmp_path / "run", **options, num_epochs=2.0, batch_size=4, val_data=[]))
     rows = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
     assert sorted(row["where"].partition("sample ")[2] for row in rows) == ["'broken-0'", "'broken-1'", "'broken-2'"]
     assert all(row["where"].startswith(str(tmp_path / "train.tar")) for row in rows)

@@ -65,7 +65,7 @@ def typed(found: Any) -> str:
     return repr(found).replace("is_known=True", "").replace("is_known=False", "")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(case=cases(), limit=LIMITS, prefix=PREFIXES, is_former=st.booleans(), data=st.data())
 def test_counts_are_those_of_a_scan(
     tmp_path_factory: pytest.TempPathFactory,

@@ -18,7 +18,7 @@ def put(postings: GrowingPostings, position: int, metadata: list[Any]) -> None:
     postings.put(position, [("text", (f"p{len(each)}",), each) for each in metadata])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases(), st.lists(st.integers(0, 30), max_size=4), st.data())
 def test_every_moment_agrees_with_matches(
     case: tuple[list[Any], list[Condition]], cuts: list[int], data: st.DataObject

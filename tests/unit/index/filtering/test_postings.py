@@ -83,7 +83,7 @@ SOME_CONDITIONS: list[Condition] = [
 ]
 
 
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(cases(), st.sampled_from([1, 2000, 2**20]))
 def test_postings_of_this_schema_and_the_former_agree_with_matches_on_every_row(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Any], list[Condition]], memory_bytes: int
@@ -149,7 +149,7 @@ def test_file_is_the_same_whatever_memory_it_was_written_in(tmp_path: Path) -> N
 
 
 def test_a_term_that_all_keys_have_is_held_in_memory_once(tmp_path: Path) -> None:
-    num_keys = 300_000
+    num_keys = 100_000
     tracemalloc.start()
     try:
         assert write_postings(tmp_path / "f", (("text", (), {}) for _ in range(num_keys))) == num_keys
@@ -308,7 +308,7 @@ def test_a_term_that_is_none_is_told_where_values_are_counted(tmp_path: Path, te
     assert error.value.path == path
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_never_ends_in_another_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -65,7 +65,7 @@ def store_all(path: Path, records: list[Record]) -> None:
         store.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=odd_rows)
 def test_cells_of_other_types_and_contents_are_told_of(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "s.parquet"
@@ -89,7 +89,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4),
     cut=st.none() | st.integers(0),

@@ -16,7 +16,7 @@ from anykey.index.store.records import Record
 from tests.live_index import ENCODER, WIDTH, new_keys
 
 FACTS = {"digest": "d", "bad_rows": []}
-EVERY_BYTES = 3
+SOME_BYTES, MANY_BYTES = 31, 3  # one in so many is changed
 OLDER_COLUMNS = ["key", "vector", "text", "metadata", "pools", "images"]
 
 
@@ -48,10 +48,11 @@ def test_what_is_written_comes_back(shard: Path) -> None:
     assert [key["key"] for key in keys] == [record.key for record in records(12)]
 
 
-def test_flipped_bit_is_refused_by_name_or_changes_nothing(shard: Path) -> None:
+@pytest.mark.parametrize("every_bytes", [SOME_BYTES, pytest.param(MANY_BYTES, marks=pytest.mark.slow)])
+def test_flipped_bit_is_refused_by_name_or_changes_nothing(shard: Path, every_bytes: int) -> None:
     expected, whole = content(shard), shard.read_bytes()
     found = []
-    for place in range(0, len(whole), EVERY_BYTES):
+    for place in range(0, len(whole), every_bytes):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << place % 8
         shard.write_bytes(flipped)

@@ -371,6 +371,7 @@ def test_folding_that_fails_is_tried_ever_less_often_and_told(
         while time.monotonic() < give_up_s:
             index.upsert([key(f"new {number}")])
             number += 1
+            time.sleep(0.01)
         failure = index.info().details["fold_failure"]
         assert 1 <= failure["num_failures"] <= 4 < number, "at once, and after 1, 3 and 7 seconds"
         assert "folding" in failure["reason"]
