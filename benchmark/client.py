@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import SecretStr
 
-from anykey.benchmark.connection import FIRST_PAUSE_S, LEAST_WAIT_S, Connection, json_of, message_of, reason_of
+from anykey.benchmark.connection import FIRST_PAUSE_S, LEAST_WAIT_S, Connection, json_of, message_of, own_key, reason_of
 from anykey.benchmark.dataset import Hit, Query, Task
 from anykey.benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
 
@@ -46,10 +47,20 @@ class Answer:
 
 
 class SearchClient:
-    """Talks to one service; an asynchronous context manager that owns its connections (`Connection`)."""
+    """Talks to one service; an asynchronous context manager that owns its connections (`Connection`).
 
-    def __init__(self, url: str, timeout_s: float = 60.0, concurrency: int = 8, max_attempts: int = 8) -> None:
-        self._connection = Connection(url, timeout_s, concurrency, max_attempts)
+    Without an API key that is given, it sends that of the environment's `ANYKEY_API_KEY`, if there is one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 60.0,
+        concurrency: int = 8,
+        max_attempts: int = 8,
+        api_key: SecretStr | None = None,
+    ) -> None:
+        self._connection = Connection(url, timeout_s, concurrency, max_attempts, own_key(api_key))
         self.url = self._connection.url
 
     async def __aenter__(self) -> Self:

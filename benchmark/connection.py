@@ -1,12 +1,14 @@
 """Requests to a server under measurement: patient with one that is overloaded, and each answer whole or none."""
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import SecretStr
 
 from anykey.benchmark.errors import EndpointNotReadyError, EndpointUnreachableError, RequestFailedError
 
@@ -139,6 +141,12 @@ class Connection:
                 return await self._http.request(method, path, json=body)
         except TimeoutError as error:
             raise httpx.ReadTimeout(f"no whole answer in {timeout_s:g} s") from error
+
+
+def own_key(given: SecretStr | None) -> dict[str, str]:
+    """Headers with the API key that AnyKey asks for: the one given, else the environment's `ANYKEY_API_KEY`."""
+    key = os.environ.get("ANYKEY_API_KEY") if given is None else given.get_secret_value()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def json_of(response: httpx.Response) -> Any:

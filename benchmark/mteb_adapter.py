@@ -94,7 +94,8 @@ class SearchModel:
 
     async def _answers(self, round: Round) -> dict[str, Answer]:
         given = self._settings
-        async with SearchClient(given.url, given.timeout_s, given.concurrency, given.max_attempts) as client:
+        patience = (given.timeout_s, given.concurrency, given.max_attempts)
+        async with SearchClient(given.url, *patience, given.api_key) as client:
             await client.wait_until_ready(given.ready_timeout_s)
             info = await client.info()
             check_endpoint(info, [round], given.url)

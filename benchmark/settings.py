@@ -122,7 +122,11 @@ class QualitySettings(ProgramSettings):
     )
     embed_path: str = Field("", description="where embeddings are on the server; default: /v1/embeddings or /v2/embed")
     embed_batch: int = Field(32, ge=1, le=2048, description="keys in one request for embeddings")
-    api_key: SecretStr | None = Field(None, description="key of the endpoint, where it is another's")
+    api_key: SecretStr | None = Field(
+        None,
+        description="key that the endpoint asks for, better in the environment; default: the variable ANYKEY_API_KEY, "
+        "which only AnyKey is sent",
+    )
     vectors: Path | None = Field(
         None, description="directory that keeps the keys' vectors of an embeddings API; default: vectors in the output"
     )
@@ -254,6 +258,11 @@ class LoadSettings(ProgramSettings):
     model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_LOAD_", cli_shortcuts={"num-hits": "k"})
 
     url: str = Field("http://127.0.0.1:8000", description="address of the running service")
+    api_key: SecretStr | None = Field(
+        None,
+        description="API key that the service asks for, better in the environment; default: the variable "
+        "ANYKEY_API_KEY",
+    )
     output: Path = Field(Path("runs/load"), description="directory for load.json, load.md and latency.png")
     rates: list[float] = Field(
         [], description="requests due in a second, one rate after the other; default: 10,50,100, or the log's own pace"

@@ -29,12 +29,14 @@ from anykey.client.errors import (
     BrokenAnswerError,
     BusyError,
     ConflictError,
+    ForbiddenError,
     NoAnswerError,
     NotFoundError,
     PreconditionFailedError,
     RefusedError,
     ServiceError,
     SnapshotExpiredError,
+    UnauthorizedError,
 )
 from anykey.client.inputs import Image, Part
 
@@ -52,6 +54,7 @@ __all__ = [
     "Facet",
     "FailedQuery",
     "FieldInfo",
+    "ForbiddenError",
     "Hit",
     "Image",
     "Info",
@@ -65,4 +68,5 @@ __all__ = [
     "ServiceError",
     "SnapshotExpiredError",
     "StoredKey",
+    "UnauthorizedError",
 ]

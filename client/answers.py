@@ -307,9 +307,18 @@ class ListedIndex(Answer):
     left_changes: LeftChanges | None = None
 
 
-class IndexesAnswer(Answer):
-    """The indexes that are served, and which one addresses without a name mean."""
+class AccessAnswer(Answer):
+    """What the caller may ask for; `indexes` is null where it may see all."""
 
-    default: str
+    keys_required: bool
+    name: str | None
+    scopes: list[str]
+    indexes: list[str] | None
+
+
+class IndexesAnswer(Answer):
+    """The indexes that are served, and which one addresses without a name mean, if the caller may see it."""
+
+    default: str | None
     indexes: list[ListedIndex]
     memory: dict[str, Any] | None = None

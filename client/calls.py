@@ -162,6 +162,11 @@ def indexes() -> Call[answers.IndexesAnswer]:
     return Call("GET", "/indexes", _reader(answers.IndexesAnswer), is_global=True)
 
 
+def access() -> Call[answers.AccessAnswer]:
+    """GET /access."""
+    return Call("GET", "/access", _reader(answers.AccessAnswer), is_global=True)
+
+
 def ready() -> Call[None]:
     """GET /readyz."""
     return Call("GET", "/readyz", lambda _: None)

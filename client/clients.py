@@ -1,6 +1,7 @@
 """The two clients: one that waits for each answer, and one to be awaited. Both send the same calls."""
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class Options:
         longest_pause_s: Longest pause between two tries; where the service asks for more, its error is raised at once.
         idempotency_keys: False for a Milvus collection, which takes none. Changes are then repeated without, which
             leaves the same keys; only what is told of them (`is_new`, or that a deleted key is gone) may differ.
-        api_key: Sent as `Authorization: Bearer`, for a proxy that asks for one.
+        api_key: Sent as `Authorization: Bearer`; by default the environment's `ANYKEY_API_KEY`, unless empty.
     """
 
     url: str
@@ -46,7 +47,7 @@ class Options:
     max_attempts: int = 5
     longest_pause_s: float = 30.0
     idempotency_keys: bool = True
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default_factory=lambda: os.environ.get("ANYKEY_API_KEY"), repr=False)
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -59,7 +60,7 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Arguments of an HTTP client."""
         headers = {"user-agent": "anykey-client"}
-        if self.api_key is not None:
+        if self.api_key:
             headers["authorization"] = f"Bearer {self.api_key}"
         return {"base_url": self.url.rstrip("/"), "timeout": self.timeout_s, "headers": headers}
 
@@ -253,6 +254,10 @@ class Client(AbstractContextManager["Client"]):
         """The indexes that the service has."""
         return self._send(calls.indexes())
 
+    def access(self) -> answers.AccessAnswer:
+        """Whether the service requires API keys, and what the one of this client allows."""
+        return self._send(calls.access())
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Returns once the service answers searches; raises the last error if it does not within the time."""
         ends_s = time.monotonic() + timeout_s
@@ -416,6 +421,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def indexes(self) -> answers.IndexesAnswer:
         """As `Client.indexes`."""
         return await self._send(calls.indexes())
+
+    async def access(self) -> answers.AccessAnswer:
+        """As `Client.access`."""
+        return await self._send(calls.access())
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """As `Client.wait_until_ready`."""

@@ -10,6 +10,8 @@ AnyKeyError
       ItemTooLargeError         the body, an image or a text is over a limit
       UndecodableImageError     the bytes are no image that is read
       UnsupportedModalityError  the loaded model does not take this kind of item
+      UnauthorizedError         the API key is missing, unknown or expired
+      ForbiddenError            the API key does not allow this
       NotFoundError             there is no such key, image, index or address
       MethodNotAllowedError     the address takes another method
       SnapshotExpiredError      the moment of an earlier answer is no longer kept
@@ -99,6 +101,18 @@ class UnsupportedModalityError(RefusedError):
     """The loaded model does not take this kind of item."""
 
     wire_type = "unsupported_modality"
+
+
+class UnauthorizedError(RefusedError):
+    """The API key is missing, unknown or expired."""
+
+    wire_type = "unauthorized"
+
+
+class ForbiddenError(RefusedError):
+    """The API key does not allow this; the message names the scope that it lacks."""
+
+    wire_type = "forbidden"
 
 
 class NotFoundError(RefusedError):

@@ -3,13 +3,20 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Writes `PATH.new`, forces it to disk and renames it. One process at a time may do so.
+
+    Args:
+        path: The file.
+        content: What it holds from now on.
+        mode: Permissions of a new file, at no moment more; the one that is replaced lends its own, and its owner where
+            this process may give files away. Absent: as any file that the process makes.
 
     Raises:
         OSError: the file cannot be written, and is named; the old one, if any, is as it was.
@@ -17,6 +24,8 @@ def replace_file(path: Path, content: bytes) -> None:
     aside = path.with_name(f"{path.name}.new")
     try:
         with naming_target(aside):
+            if mode is not None:
+                _make_empty(aside, mode, path)
             aside.write_bytes(content)
         sync(aside)
         os.replace(aside, path)
@@ -25,6 +34,19 @@ def replace_file(path: Path, content: bytes) -> None:
             aside.unlink()
         raise
     sync(path.parent)
+
+
+def _make_empty(aside: Path, mode: int, like: Path) -> None:
+    aside.unlink(missing_ok=True)
+    os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        old = like.stat()
+    except FileNotFoundError:
+        aside.chmod(mode)
+        return
+    with suppress(PermissionError):
+        os.chown(aside, old.st_uid, old.st_gid)
+    aside.chmod(stat.S_IMODE(old.st_mode))
 
 
 def replace_folder(aside: Path, folder: Path) -> None:

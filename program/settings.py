@@ -109,6 +109,19 @@ class Command:
     run: Callable[[Any], int]
 
 
+@dataclass(frozen=True)
+class CommandGroup:
+    """Subcommands that belong together, below one name.
+
+    Attributes:
+        summary: What they do, in one line.
+        commands: By name.
+    """
+
+    summary: str
+    commands: Mapping[str, Command]
+
+
 def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog: str = "") -> SettingsT:
     """Reads one program's settings from flags, environment and TOML file.
 
@@ -148,7 +161,7 @@ def load_settings(settings: type[SettingsT], prog: str, argv: list[str], epilog:
 
 def run_program(
     prog: str,
-    commands: Mapping[str, Command],
+    commands: Mapping[str, Command | CommandGroup],
     argv: list[str] | None,
     usage_errors: tuple[type[Exception], ...],
     environment_errors: tuple[type[Exception], ...],
@@ -158,7 +171,7 @@ def run_program(
 
     Args:
         prog: Program name, as a person types it.
-        commands: Subcommands by name.
+        commands: Subcommands, and groups of them, by name.
         argv: Arguments without the program name; `sys.argv[1:]` when absent.
         usage_errors: The caller's fault: exit code 2.
         environment_errors: Files, devices, ports: exit code 1.
@@ -177,6 +190,8 @@ def run_program(
     rest = arguments[1:] if arguments and arguments[0] == name else arguments
     full_name = prog if name == default else f"{prog} {name}"
     command = commands[name]
+    if isinstance(command, CommandGroup):
+        return run_program(full_name, command.commands, rest, usage_errors, environment_errors)
     epilog = f"{_other_commands(prog, commands, name)} {_SAYS_VERSION}".strip() if name == default else ""
     usage: tuple[type[Exception], ...] = (UsageError, *usage_errors)
     environment: tuple[type[Exception], ...] = (MissingLibraryError, *environment_errors)
@@ -289,13 +304,13 @@ def _without_credentials(shown: str) -> str:
     return re.sub(r"://[^/\s]*@", "://***@", shown)
 
 
-def _other_commands(prog: str, commands: Mapping[str, Command], default: str) -> str:
+def _other_commands(prog: str, commands: Mapping[str, Command | CommandGroup], default: str) -> str:
     """What the help of the default command says of those it would hide."""
     others = ", ".join(name for name in commands if name != default)
     return f"Other commands: {others}. {prog} COMMAND --help shows their settings." if others else ""
 
 
-def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[str]) -> int:
+def _show_commands(prog: str, commands: Mapping[str, Command | CommandGroup], arguments: list[str]) -> int:
     """Lists the subcommands; an error unless help was asked for."""
     if arguments and arguments[0] not in ("-h", "--help"):
         return fail(
@@ -306,7 +321,10 @@ def _show_commands(prog: str, commands: Mapping[str, Command], arguments: list[s
     console = plain_console()
     console.print(f"usage: {prog} COMMAND [options]\n")
     for name, command in commands.items():
-        summary = (command.settings.__doc__ or "").strip().splitlines()[0]
+        if isinstance(command, CommandGroup):
+            summary = command.summary
+        else:
+            summary = (command.settings.__doc__ or "").strip().splitlines()[0]
         console.print(f"  {name:<14}{summary}")
     console.print(f"\n{prog} COMMAND --help shows a command's settings. {_SAYS_VERSION}")
     return 0 if arguments else EXIT_USAGE

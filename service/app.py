@@ -27,7 +27,19 @@ from anykey.service.operations.watcher import Watcher
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix
-from anykey.service.routes import changes, embed, fields, health, indexes, keys, metrics, operation, page, search
+from anykey.service.routes import (
+    access,
+    changes,
+    embed,
+    fields,
+    health,
+    indexes,
+    keys,
+    metrics,
+    operation,
+    page,
+    search,
+)
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -81,7 +93,13 @@ def create_app(
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]
-    of_service = [*health.router.routes, *metrics.router.routes, *indexes.router.routes, *page.of_service.routes]
+    of_service = [
+        *health.router.routes,
+        *access.router.routes,
+        *metrics.router.routes,
+        *indexes.router.routes,
+        *page.of_service.routes,
+    ]
     app.router.routes.extend([*of_one, *of_service, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)

@@ -6,6 +6,8 @@ ServiceError
   ItemTooLargeError          item_too_large          body, image or text over a limit
   UndecodableImageError      undecodable_image       the bytes are no image we read
   UnsupportedModalityError   unsupported_modality    the loaded model does not take this kind of query
+  UnauthorizedError          unauthorized            an API key is missing, unknown or expired
+  ForbiddenError             forbidden               the API key does not allow this
   NotFoundError              not_found               no such key, image or address
   MethodNotAllowedError      method_not_allowed      the address exists, the method does not
   SnapshotExpiredError       snapshot_expired        the moment asked for is no longer kept
@@ -32,6 +34,8 @@ import anykey.index.errors as index_errors
 STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
     {
         "invalid_request": 400,
+        "unauthorized": 401,
+        "forbidden": 403,
         "not_found": 404,
         "method_not_allowed": 405,
         "read_only": 409,
@@ -64,12 +68,14 @@ class ServiceError(Exception):
     Attributes:
         type: The error's name on the wire; stable.
         message: One sentence: what was expected, what came, where. No contents of user data.
+        headers: What the answer says besides.
     """
 
     type: ClassVar[str] = "internal"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         self.message = message
+        self.headers = headers
         super().__init__(message)
 
     @property
@@ -106,6 +112,26 @@ class UnsupportedModalityError(ServiceError):
     """The loaded model does not take this kind of query: text, image or fused."""
 
     type = "unsupported_modality"
+
+
+class UnauthorizedError(ServiceError):
+    """The API key is missing, unknown or expired."""
+
+    type = "unauthorized"
+
+    def __init__(self, message: str, *, is_key_wrong: bool = False) -> None:
+        reason = ', error="invalid_token"' if is_key_wrong else ""  # as RFC 6750 has it
+        super().__init__(message, {"www-authenticate": f'Bearer realm="anykey"{reason}'})
+
+
+class ForbiddenError(ServiceError):
+    """The API key does not allow this; the message names what is missing."""
+
+    type = "forbidden"
+
+    def __init__(self, message: str, *, scope: str = "") -> None:
+        needed = f', scope="{scope}"' if scope else ""
+        super().__init__(message, {"www-authenticate": f'Bearer realm="anykey", error="insufficient_scope"{needed}'})
 
 
 class NotFoundError(ServiceError):

@@ -9,6 +9,9 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.service.access.api_keys import ApiKeysError
+from anykey.service.access.callers import Callers, caller_of
+from anykey.service.errors import StartupError
 from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import Indexes, ServedIndex
 from anykey.service.indexes.parts import Parts, load_encoder
@@ -24,7 +27,8 @@ from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
-INDEX_NAME = "index_name"  # in addresses below /indexes/
+INDEX_NAME = "index_name"  # in addresses below /indexes/, and in those of dialects that name an index
+LOOK_FOR_KEYS_S = 0.5  # between two looks at the file of API keys, which a revoked one outlives no longer
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Lifecycle:
         failure: Why the start failed, or `None`.
         limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
+        callers: Tells who a request comes from.
         indexes: Those that are served, whether or not they are loaded.
         resources: What they share.
         memory: Tells what they hold.
@@ -73,9 +78,10 @@ class Lifecycle:
             load_encoder: Makes an encoder of an index's settings.
 
         Raises:
-            StartupError: the Redis URL is no Redis URL.
+            StartupError: the Redis URL is no Redis URL, or the API keys cannot be read.
         """
         self.settings = settings
+        self.callers = _callers_of(settings)
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
@@ -138,20 +144,26 @@ class Lifecycle:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         loading = asyncio.create_task(self._load())
+        watching = asyncio.create_task(self._watch_keys())
         if self._is_given:
             await asyncio.wait([loading])
         yield
         logger.info("stopping", extra={"event": LogEvent.STOPPING})
         for served in self.indexes.all():
             served.stop()
-        for task in (loading, *self._following):
+        for task in (loading, watching, *self._following):
             task.cancel()
-        await asyncio.wait([loading, *self._following])
+        await asyncio.wait([loading, watching, *self._following])
         await self.resources.drain()
         for served in reversed(self.indexes.all()):
             await served.close()
         await self.resources.close()
         logger.info("stopped", extra={"event": LogEvent.STOPPED})
+
+    async def _watch_keys(self) -> None:
+        while self.callers.are_required:
+            await asyncio.sleep(LOOK_FOR_KEYS_S)
+            await asyncio.to_thread(self.callers.refresh)
 
     async def _load(self) -> None:
         for served in self.indexes.all():
@@ -166,6 +178,13 @@ class Lifecycle:
         self._following = [asyncio.create_task(served.follow()) for served in self.indexes.all()]
 
 
+def _callers_of(settings: ServiceSettings) -> Callers:
+    try:
+        return Callers(settings.api_keys, settings.anonymous_scopes)
+    except ApiKeysError as error:
+        raise StartupError(f"{error}; `anykey-serve keys add` makes API keys") from error
+
+
 def lifecycle_of(request: Request) -> Lifecycle:
     """The lifecycle of the application that a request came to."""
     lifecycle: Lifecycle = request.app.state.lifecycle
@@ -176,9 +195,11 @@ def index_of(request: Request) -> ServedIndex:
     """The index that a request's address names, or the default one.
 
     Raises:
-        NotFoundError: there is no such index.
+        NotFoundError: there is no such index; names those that there are, to callers who may see them.
     """
-    return lifecycle_of(request).indexes.named(request.path_params.get(INDEX_NAME))
+    caller = caller_of(request.scope)
+    shown = caller.indexes if caller.scopes else ()
+    return lifecycle_of(request).indexes.named(request.path_params.get(INDEX_NAME), shown)
 
 
 def parts_of(request: Request) -> Parts:

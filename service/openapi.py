@@ -4,16 +4,21 @@ import asyncio
 import copy
 import json
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 
+from anykey.service.access.api_keys import AccessScope
+from anykey.service.access.guard import GuardedRoute
+from anykey.service.access.needs import Need
 from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
 from anykey.service.keys.schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields, UndoRequest
+from anykey.service.requests.context import COMPAT
 from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
@@ -25,6 +30,8 @@ EXAMPLE_IMAGE = (
 REF = "#/components/schemas/{model}"
 EXAMPLE_MESSAGES = {
     "invalid_request": "k must be a whole number from 1 to 1000, got 0",
+    "unauthorized": "expected an API key with scope search: Authorization: Bearer KEY, or api-key: KEY",
+    "forbidden": "API key 'shop' lacks the scope write; it has search",
     "not_found": "no such key",
     "method_not_allowed": "this address takes POST, not GET",
     "snapshot_expired": "the snapshot is no longer kept: that is done for 60 s after the last answer of it, and for at "
@@ -46,6 +53,8 @@ EXAMPLE_MESSAGES = {
 }
 MEANINGS = {
     400: "The request is wrong",
+    401: "An API key is missing, unknown or expired",
+    403: "The API key does not allow this",
     404: "No such key or image",
     405: "The address takes another method",
     409: "This service cannot change keys now",
@@ -102,12 +111,19 @@ BATCH_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": REF.format(model="BatchRequest")}}},
     }
 }
+REFUSALS = {401: "unauthorized", 403: "forbidden"}
 INDEX_PARAMETER = {
     "name": "index_name",
     "in": "path",
     "required": True,
     "description": "The index, as /indexes lists it.",
     "schema": {"type": "string"},
+}
+
+
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service requires one."},
+    "api-key": {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same."},
 }
 
 
@@ -218,6 +234,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         embed = EmbedRequest.model_json_schema(ref_template=REF)
         schemas.update(embed.pop("$defs", {}))
         schemas["EmbedRequest"] = embed
+        _add_access(document["paths"], app.routes)
+        document["components"] |= {"securitySchemes": SECURITY_SCHEMES, "responses": _refusals()}
         _add_paths_below_an_index(document["paths"], app)
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -232,10 +250,50 @@ def _without_definitions(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "$defs"}
 
 
+def _add_access(paths: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
+    """Describes which API key each operation asks for, and how one is refused."""
+    for route in (route for route in routes if isinstance(route, GuardedRoute) and route.include_in_schema):
+        for method, need in route.needs.items():
+            if need is Need.NOTHING:
+                continue
+            operation = paths[route.path_format][method.lower()]
+            roles = [need.value] if isinstance(need, AccessScope) else []
+            operation["security"] = [{scheme: roles} for scheme in SECURITY_SCHEMES]
+            form = "OfDialect" if COMPAT in route.tags else ""
+            refusals = {
+                str(status): {"$ref": f"#/components/responses/{name}{form}"} for status, name in REFUSALS.items()
+            }
+            operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))
+
+
+def _refusals() -> dict[str, Any]:
+    """How callers are refused, in our own form and in that of dialects, by the names that operations refer to."""
+    described = {}
+    for status, name in REFUSALS.items():
+        message = EXAMPLE_MESSAGES[name]
+        error = {"type": name, "message": message, "request_id": EXAMPLE_REQUEST_ID}
+        for form, model, more in (
+            ("", "ErrorResponse", {}),
+            ("OfDialect", "DialectErrorResponse", {"detail": message, "message": message}),
+        ):
+            described[f"{name}{form}"] = {
+                "description": MEANINGS[status],
+                "headers": {"WWW-Authenticate": {"description": "What is asked for", "schema": {"type": "string"}}},
+                "content": {
+                    "application/json": {
+                        "schema": {"$ref": REF.format(model=model)},
+                        "examples": {name: {"value": {"error": error, **more}}},
+                    }
+                },
+            }
+    return described
+
+
 def _add_paths_below_an_index(paths: dict[str, Any], app: FastAPI) -> None:
     """Describes the routes that are mounted for each index by its name, as the same routes of the default one."""
     for mount in (route for route in app.routes if isinstance(route, Mount) and route.path.startswith("/indexes/")):
         mounted = get_openapi(title=app.title, version=app.version, routes=mount.routes)["paths"]
+        _add_access(mounted, mount.routes)
         for path, operations in mounted.items():
             of_one = copy.deepcopy(operations)
             for operation in of_one.values():

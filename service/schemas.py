@@ -785,10 +785,21 @@ class ListedIndex(BaseModel):
     )
 
 
+class AccessResponse(BaseModel):
+    """What a caller may ask for."""
+
+    keys_required: bool = Field(description="Whether requests need an API key.")
+    name: str | None = Field(description="What the API key is called. Null: none was sent, or it is not taken.")
+    scopes: list[Literal["search", "embed", "write", "admin"]] = Field(description="What the caller may do.")
+    indexes: list[str] | None = Field(description="Indexes that the caller may see. Null: all.")
+
+
 class IndexesResponse(BaseModel):
     """The indexes that are served."""
 
-    default: str = Field(description="The one that addresses without a name mean.")
+    default: str | None = Field(
+        description="The one that addresses without a name mean. Null: the caller may not see it."
+    )
     indexes: list[ListedIndex]
     memory: ProcessMemory
 

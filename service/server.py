@@ -3,11 +3,12 @@
 import ctypes
 import errno
 import gc
+import ipaddress
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 
 from anykey.encoder.protocol import ItemEncoder
 from anykey.program.exits import end_at_once
+from anykey.program.settings import UsageError
 from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
@@ -46,11 +48,13 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
 
     Raises:
         StartupError: the port is taken, or a part cannot be loaded.
+        UsageError: other machines reach it, and nothing says who of them may.
     """
     configure_logging(settings.log_level)
     logger.info("starting", extra={"event": LogEvent.STARTING, "settings": settings.model_dump(mode="json")})
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen_everywhere(settings.host, settings.port)]
+        _check_access(settings, [listener.getsockname()[0] for listener in listeners])
         stop: list[Callable[[], None]] = []
         app = create_app(
             settings, encoder=encoder, index=index, on_failure=lambda: stop[0](), on_ready=keep_pauses_short
@@ -69,6 +73,29 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
     if app.state.lifecycle.is_loading:  # libraries in another thread do not bear that the interpreter is taken down
         end_at_once(exit_code)
     return exit_code
+
+
+def _check_access(settings: ServiceSettings, addresses: Sequence[str]) -> None:
+    """Returns if it is said who may call, or only this machine can.
+
+    Raises:
+        UsageError: neither; says how to make a key, and how to do without.
+    """
+    if settings.api_keys is not None or all(
+        ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses
+    ):
+        return
+    if not settings.allow_anonymous:
+        raise UsageError(
+            f"other machines reach host {settings.host}: make a key with `anykey-serve keys add --api-keys FILE --name "
+            "NAME --scopes search` and give --api-keys FILE (ANYKEY_API_KEYS), or let everybody do everything with "
+            "--allow-anonymous (ANYKEY_ALLOW_ANONYMOUS=true)"
+        )
+    logger.warning(
+        "everybody who reaches host %s may do everything: allow_anonymous is set",
+        settings.host,
+        extra={"event": LogEvent.ANONYMOUS_ALLOWED, "host": settings.host},
+    )
 
 
 def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:

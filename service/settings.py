@@ -15,6 +15,7 @@ from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
+from anykey.service.access.api_keys import AccessScope
 from anykey.service.requests.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
@@ -130,6 +131,20 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         ":: for every one of IPv6 and IPv4",
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and logs it")
+    api_keys: Path | None = Field(
+        None,
+        description="file of API keys, one of which each request must bring; `anykey-serve keys` makes and revokes "
+        "them, which is taken without restart. Default: none, which is refused where other machines reach host",
+    )
+    anonymous_scopes: list[AccessScope] = Field(
+        default_factory=list,
+        description="where there are API keys, what callers without one may do all the same: search, embed, write",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="where there are no API keys: lets everybody who reaches the service do everything, although other "
+        "machines reach its host",
+    )
     root_path: str = Field(
         "",
         description="prefix under which a proxy shows the service, such as /anykey, whether it cuts that off or not; "
@@ -404,6 +419,13 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
                     f"expected {all_together} to be {largest}, {getattr(self, largest)}, or more, "
                     f"got {getattr(self, all_together)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def check_access(self) -> "ServiceSettings":
+        """Refuses exceptions from keys that there are not."""
+        if self.api_keys is None and self.anonymous_scopes:
+            raise ValueError("anonymous_scopes: expected api_keys beside it; without keys everybody may do everything")
         return self
 
     @field_validator("rerankers")

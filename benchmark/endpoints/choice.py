@@ -15,7 +15,7 @@ from anykey.benchmark.endpoints.wires import Cohere, OpenAI
 from anykey.benchmark.errors import DatasetError
 from anykey.benchmark.settings import QualitySettings
 
-FOR_OTHERS = ("model", "embed_path", "embed_url", "api_key", "vectors", "collection", "key_field", "vector_name")
+FOR_OTHERS = ("model", "embed_path", "embed_url", "vectors", "collection", "key_field", "vector_name")
 
 
 class Endpoint(Protocol):
@@ -79,7 +79,9 @@ def endpoint_of(settings: QualitySettings, dataset: Dataset) -> Endpoint:
     if settings.api == "anykey":
         if given := [name for name in FOR_OTHERS if getattr(settings, name)]:
             raise DatasetError(f"{given[0]} is for endpoints of others: choose one with --api")
-        return SearchClient(settings.url, settings.timeout_s, settings.concurrency, settings.max_attempts)
+        return SearchClient(
+            settings.url, settings.timeout_s, settings.concurrency, settings.max_attempts, settings.api_key
+        )
     if settings.index or settings.check_keys:
         raise DatasetError(f"--api {settings.api} has no index of AnyKey's that could be built or checked")
     if settings.api == "cohere":

@@ -14,6 +14,7 @@ from typing import Any
 from rich.text import Text
 
 from anykey.benchmark.client import SearchClient
+from anykey.benchmark.connection import own_key
 from anykey.benchmark.dataset import Task
 from anykey.benchmark.datasets import open_dataset
 from anykey.benchmark.errors import DatasetError, RequestFailedError
@@ -73,7 +74,7 @@ async def measure(settings: LoadSettings) -> LoadReport:
     """
     traffic, rounds = open_traffic(settings)
     session = Session(settings, traffic)
-    async with SearchClient(settings.url, settings.timeout_s) as client:
+    async with SearchClient(settings.url, settings.timeout_s, api_key=settings.api_key) as client:
         await client.wait_until_ready(settings.ready_timeout_s)
         info = await client.info()
         if rounds:
@@ -81,7 +82,7 @@ async def measure(settings: LoadSettings) -> LoadReport:
     forget_load_report(settings.output)
     is_stopped = await interrupted(session.run())
     return LoadReport(
-        parameters=settings.model_dump(mode="json", exclude={"config"}),
+        parameters=settings.model_dump(mode="json", exclude={"config", "api_key"}),
         environment=environment(),
         service=info,
         traffic=traffic.facts(),
@@ -113,7 +114,7 @@ class Session:
     async def run(self) -> None:
         """Measures the client's ceiling, and then the service."""
         settings = self.settings
-        async with Connections(settings.url) as connections:
+        async with Connections(settings.url, own_key(settings.api_key)) as connections:
             answer = await first_answer(connections, self.traffic, settings.timeout_s)
             if settings.ceiling_s:
                 self.ceiling_per_s = await client_ceiling(self.traffic, answer, settings.ceiling_s, settings.timeout_s)

@@ -7,8 +7,9 @@ than the service measures itself.
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
@@ -44,16 +45,18 @@ class Connections:
 
     Args:
         url: `http://` or `https://`, with a path before that of the requests if the service is behind one.
+        headers: More of each request.
 
     Raises:
         EndpointUnreachableError: it is no such address, or nothing listens there (when the block begins).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         parts = _parts(url)
         self._host, self._port, self._prefix = parts.hostname or "", parts.port, parts.path.rstrip("/")
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._netloc, self._url, self._address = parts.netloc.rpartition("@")[2], url, self._host
+        self._more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
@@ -82,7 +85,7 @@ class Connections:
         connection = self._usable() or await self._connect()
         head = (
             f"POST {self._prefix}{path} HTTP/1.1\r\nhost: {self._netloc}\r\naccept: application/json\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{self._more}\r\n"
         )
         try:
             reply = await connection.exchange(head.encode("ascii") + body)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from anykey.encoder.item import Modality
 from anykey.index.key_index import Scope
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, numbers_of_vector, read_fields, served_of
@@ -20,7 +21,7 @@ from anykey.service.queries.query import Part, Query, VectorPart
 from anykey.service.queries.wanted import Duplicates, Grouping, check_wanted
 from anykey.service.queries.wrong_values import shown
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 DUPLICATE_SCORE = 0.94  # clip-retrieval's own
 DEFAULT_RESULTS = 100

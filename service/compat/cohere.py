@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
@@ -20,7 +21,7 @@ from anykey.service.schemas import Limits
 
 BASE64 = "base64"
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 
 class CohereEmbedRequest(BaseModel):

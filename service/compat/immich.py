@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from anykey.encoder.images import image_size
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import Role
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings_of
 from anykey.service.compat.fields import Served, served_of
@@ -22,7 +23,7 @@ from anykey.service.requests.body import form_parser
 from anykey.service.requests.multipart import Part, text_of
 from anykey.service.schemas import Limits
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 FORM = {
     "requestBody": {

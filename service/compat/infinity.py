@@ -5,12 +5,13 @@ import time
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.compat import openai
 from anykey.service.compat.openai import EmbeddingsRequest, EmbeddingsResponse, ModelsResponse
 from anykey.service.compat.openapi import EMBED_ERRORS, body_of, dialect_errors
 from anykey.service.lifecycle import parts_of
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 
 class HealthResponse(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
@@ -19,7 +20,7 @@ from anykey.service.queries.query import ItemPart
 from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 ITEMS = (
     "A text, a list of texts, or a list of objects with `text`, `image` or both. A string that begins with "

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from anykey.encoder.protocol import Role
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.compat.cohere import CohereMeta, meta_of
 from anykey.service.compat.content import item_part
@@ -30,7 +31,7 @@ from anykey.service.requests.exchange import exchange
 from anykey.service.requests.kept_json import check_kept
 from anykey.service.searching.reranking import LoadedReranker
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 
 class DocumentsRequest(BaseModel):

@@ -11,6 +11,7 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Condition
 from anykey.index.filtering.filters import MAX_DEPTH, parse_condition
 from anykey.index.key_index import Scope
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.fields import Served, read_fields, served_of
@@ -22,7 +23,7 @@ from anykey.service.queries.parts import finite_number
 from anykey.service.queries.query import Query
 from anykey.service.queries.wrong_values import shown
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 COMPARISONS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin")
 SHOWN = Include(image_urls=False)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from anykey.encoder.images import image_size
 from anykey.encoder.item import Modality
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import write_json
 from anykey.service.compat.content import item_part
 from anykey.service.compat.embedding import Asked, Embedding, answer_embeddings
@@ -21,7 +22,7 @@ from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.query import ItemPart
 from anykey.service.queries.wrong_values import shown
 
-router = APIRouter(tags=["compat"])
+router = APIRouter(route_class=GuardedRoute, tags=["compat"])
 
 
 class VoyageRequest(BaseModel):

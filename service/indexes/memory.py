@@ -1,6 +1,7 @@
 """What the service holds in memory: each index, the models that they share, what is kept, and what is left."""
 
 import asyncio
+from collections.abc import Callable
 
 from anykey.index.key_index import Held, Place
 from anykey.program.memory import process_memory, room_left
@@ -34,11 +35,11 @@ class MemoryAccounts:
         except (TimeoutError, OSError):
             return None
 
-    async def of_process(self) -> ProcessMemory:
-        """What the process holds besides its indexes, and what is left."""
+    async def of_process(self, may_see: Callable[[str], bool] = lambda _: True) -> ProcessMemory:
+        """What the process holds besides its indexes, and what is left; `may_see`: which indexes it may name."""
         own, room = await asyncio.to_thread(lambda: (process_memory(), room_left(self._limit_bytes)))
         resources = self._resources
-        names = [served.name for served in self._indexes.all()]
+        shown = [served for served in self._indexes.all() if may_see(served.name)]
         return ProcessMemory(
             encoders=[
                 ModelMemory(
@@ -46,7 +47,7 @@ class MemoryAccounts:
                     fingerprint=loaded.encoder.fingerprint,
                     device=str(loaded.encoder.device),
                     weights_bytes=loaded.weights_bytes,
-                    indexes=[served.name for served in self._indexes.all() if served.uses(loaded.encoder)],
+                    indexes=[served.name for served in shown if served.uses(loaded.encoder)],
                 )
                 for loaded in resources.encoders.all()
             ],
@@ -56,7 +57,7 @@ class MemoryAccounts:
                     fingerprint=scorer.fingerprint,
                     device=scorer.device,
                     weights_bytes=num_bytes,
-                    indexes=names,
+                    indexes=[served.name for served in shown],
                 )
                 for (scorer, _), num_bytes in zip(resources.rerankers, resources.reranker_bytes, strict=True)
             ],

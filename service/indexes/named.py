@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -442,16 +442,25 @@ class Indexes:
         """Each of them, in the order of loading."""
         return list(self._served.values())
 
-    def named(self, name: str | None) -> ServedIndex:
+    def named(self, name: str | None, shown: Container[str] | None = None) -> ServedIndex:
         """The one of this name, or the default one.
+
+        Args:
+            name: The name.
+            shown: Names of which the caller may be told; `None`: all.
 
         Raises:
             NotFoundError: none has this name.
         """
         served = self._served.get(self.default if name is None else name)
         if served is None:
-            raise NotFoundError(f"no index is called {ascii(name)[:MAX_SHOWN]}; known: {', '.join(self._served)}")
+            raise self.unknown(str(name), shown)
         return served
+
+    def unknown(self, name: str, shown: Container[str] | None) -> NotFoundError:
+        """What a caller is told of an index that is not there for it; `shown` as for `named`."""
+        known = ", ".join(served for served in self._served if shown is None or served in shown)
+        return NotFoundError(f"no index is called {ascii(name)[:MAX_SHOWN]}" + (f"; known: {known}" if known else ""))
 
     def require_ready(self) -> dict[str, str]:
         """Returns if each index that could be loaded is answered, or some are; says what is wrong with others.

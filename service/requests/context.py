@@ -50,7 +50,7 @@ def error_response(
         body |= {"detail": error.message, "message": error.message}  # where other people's clients look for it
     if QDRANT in tags:
         body |= {"status": {"error": error.message}, "time": 0.0}
-    response = JSONResponse(body, status_code=error.status, headers=headers)
+    response = JSONResponse(body, status_code=error.status, headers={**error.headers, **(headers or {})})
     if error.type in TYPES_WITH_RETRY_AFTER:
         response.headers["retry-after"] = str(retry_after_s)
     return response

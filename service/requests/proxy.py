@@ -12,7 +12,7 @@ from anykey.service.requests.context import error_response
 
 OWN_ADDRESSES = (
     *("search", "info", "keys", "embed", "indexes", "livez", "readyz", "docs", "openapi.json", "static-offline-docs"),
-    "page",
+    *("access", "page"),
     # other people's
     *("v1", "v2", "embeddings", "models", "rerank", "predict", "ping", "health", "collections", "knn-service"),
 )

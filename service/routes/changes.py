@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from anykey.index.changes import ABSENT, PRESENT, Delete, Patch, RequestKey
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.errors import InvalidRequestError, MethodNotAllowedError, UnsupportedMediaTypeError
 from anykey.service.indexes.parts import Parts
 from anykey.service.keys.changes import (
@@ -54,7 +55,7 @@ EMBED_ERRORS = (*WRITE_ERRORS, "undecodable_image", "unsupported_modality")
 MAX_IDEMPOTENCY_CHARS = 255
 ENTITY_TAG = re.compile(r'\s*(?:W/)?"(\d{1,18})"\s*')
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 Undo = Annotated[
     bool, Query(description="Keeps what was there before for a while, so that POST /keys/undo can undo it.")

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.embedding.asked import ItemsToEmbed, items_from_json
 from anykey.service.embedding.query_embedder import EmbeddedPart
@@ -30,7 +31,7 @@ EMBED_ERRORS = (
     "deadline_exceeded",
 )
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.post(

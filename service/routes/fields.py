@@ -9,6 +9,7 @@ from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.filtering.facets import FieldsPage
 from anykey.index.filtering.filters import field_of_path, parse_path
 from anykey.index.moments import Moment
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_fields
 from anykey.service.errors import InvalidRequestError
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -21,7 +22,7 @@ from anykey.service.schemas import FieldsResponse
 FIELDS = 100  # where no limit is given
 MAX_FIELDS = 1000
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.get("/fields", response_model=FieldsResponse, responses=error_responses(*KEY_ERRORS), tags=["keys"])

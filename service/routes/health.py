@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter, Request
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
 from anykey.service.schemas import ReadyResponse, StatusResponse
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.get("/livez", tags=["operation"])

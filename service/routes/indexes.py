@@ -4,6 +4,8 @@ import asyncio
 
 from fastapi import APIRouter, Request
 
+from anykey.service.access.callers import caller_of
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.errors import ServiceError
 from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import ServedIndex
@@ -12,8 +14,8 @@ from anykey.service.openapi import error_responses
 from anykey.service.requests.address import check_parameters
 from anykey.service.schemas import IndexesResponse, ListedIndex, ReadyResponse
 
-router = APIRouter()
-below_one = APIRouter()  # what only an address with an index's name has
+router = APIRouter(route_class=GuardedRoute)
+below_one = APIRouter(route_class=GuardedRoute)  # what only an address with an index's name has
 
 
 @router.get("/indexes", tags=["operation"], responses=error_responses("internal", "invalid_request"))
@@ -21,9 +23,12 @@ async def list_indexes(request: Request) -> IndexesResponse:
     """Lists the indexes that are served; each answers `/indexes/NAME/search` and what else the default one answers."""
     check_parameters(request)
     lifecycle = lifecycle_of(request)
-    indexes = lifecycle.indexes
-    listed = await asyncio.gather(*(_listed(served, lifecycle.memory) for served in indexes.all()))
-    return IndexesResponse(default=indexes.default, indexes=list(listed), memory=await lifecycle.memory.of_process())
+    indexes, caller = lifecycle.indexes, caller_of(request.scope)
+    seen = [served for served in indexes.all() if caller.may_see(served.name)]
+    listed = await asyncio.gather(*(_listed(served, lifecycle.memory) for served in seen))
+    memory = await lifecycle.memory.of_process(caller.may_see)
+    default = indexes.default if caller.may_see(indexes.default) else None
+    return IndexesResponse(default=default, indexes=list(listed), memory=memory)
 
 
 @below_one.get("/readyz", tags=["operation"], responses=error_responses("not_found", "not_ready", "index_unavailable"))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from anykey.index.hits import StoredKey
 from anykey.index.key_index import Scope
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_key, write_keys
 from anykey.service.errors import InvalidRequestError
 from anykey.service.indexes.parts import Parts
@@ -37,7 +38,7 @@ SCOPE_ERRORS = (*KEY_ERRORS, "item_too_large", "unsupported_media_type")
 PAGE_KEYS = 100  # where no limit is given
 SCOPE_PARAMETERS = ("modalities", "pool", "filter")
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 KeyPath = Annotated[str, Path(description="The key, percent-encoded (a slash in it as %2F).")]
 

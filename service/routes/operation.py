@@ -4,6 +4,8 @@ from fastapi import APIRouter, Request
 
 from anykey.encoder.item import Modality
 from anykey.program.machine import release
+from anykey.service.access.callers import caller_of
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.errors import DeadlineExceededError
 from anykey.service.indexes.memory import counters_of
 from anykey.service.indexes.parts import Parts
@@ -25,7 +27,7 @@ from anykey.service.schemas import (
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.get("/info", responses=error_responses(*INFO_ERRORS), tags=["operation"])
@@ -39,7 +41,8 @@ async def info(request: Request) -> InfoResponse:
         facts = await parts.facts.answer()
     except TimeoutError as error:
         raise DeadlineExceededError("the keys are still being counted; ask again") from error
-    memory = MemoryInfo(index=await lifecycle.memory.of_index(parts), process=await lifecycle.memory.of_process())
+    of_process = await lifecycle.memory.of_process(caller_of(request.scope).may_see)
+    memory = MemoryInfo(index=await lifecycle.memory.of_index(parts), process=of_process)
     return InfoResponse(
         name="anykey",
         version=release(),

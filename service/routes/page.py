@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, RedirectResponse
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.compat.qdrant.reading import version
 from anykey.service.errors import NotFoundError
 from anykey.service.lifecycle import INDEX_NAME, index_of
@@ -32,8 +33,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 
-router = APIRouter()
-of_service = APIRouter()  # what no index has
+router = APIRouter(route_class=GuardedRoute)
+of_service = APIRouter(route_class=GuardedRoute)  # what no index has
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.answering import Asker, answer, answer_all, in_ms, written_batch
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
@@ -32,7 +33,7 @@ SEARCH_ERRORS = (
     "deadline_exceeded",
 )
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.post(

@@ -14,6 +14,7 @@ from anykey.benchmark.commands import COMMANDS as BENCH_COMMANDS
 from anykey.encoder.commands import COMMANDS as ENCODER_COMMANDS
 from anykey.index.commands import COMMANDS as INDEX_COMMANDS
 from anykey.program.settings import ProgramSettings
+from anykey.service.access.commands import COMMANDS as KEYS_COMMANDS
 from anykey.service.settings import ServiceSettings
 from anykey.training.interpolate_settings import InterpolateSettings
 from anykey.training.settings import TrainSettings
@@ -28,6 +29,7 @@ PROGRAMS: dict[str, type[ProgramSettings]] = {
     "anykey-train sweep": SweepSettings,
     **{f"anykey-index {name}": command.settings for name, command in INDEX_COMMANDS.items()},
     "anykey-serve": ServiceSettings,
+    **{f"anykey-serve keys {name}": command.settings for name, command in KEYS_COMMANDS.commands.items()},
     **{f"anykey-encoder {name}": command.settings for name, command in ENCODER_COMMANDS.items()},
     **{f"anykey-bench {name}": command.settings for name, command in BENCH_COMMANDS.items()},
 }

@@ -4,6 +4,7 @@ After a change on purpose, write the new document with `python -m tests.contract
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from anykey.service.settings import ServiceSettings
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
 
+@cache
 def document() -> dict[str, Any]:
-    """The document as JSON gives it back."""
+    """The document as JSON gives it back; made once, because that takes long."""
     made: dict[str, Any] = json.loads(json.dumps(create_app(ServiceSettings()).openapi()))
     return made
 
@@ -53,17 +55,29 @@ OF_OTHER_ROUTES = frozenset(
 
 
 def test_every_error_of_search_has_its_status_and_an_example() -> None:
-    responses = document()["paths"]["/search"]["post"]["responses"]
+    made = document()
+    responses = made["paths"]["/search"]["post"]["responses"]
+    shared = {f"#/components/responses/{name}": response for name, response in made["components"]["responses"].items()}
     shown = {
         (int(status), name)
         for status, response in responses.items()
-        for name in response["content"]["application/json"].get("examples", {})
+        for name in shared.get(response.get("$ref"), response)["content"]["application/json"].get("examples", {})
     }
     assert shown == {(status, name) for name, status in STATUS_BY_TYPE.items() if name not in OF_OTHER_ROUTES}
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_operations_say_which_key_they_ask_for_and_every_reference_leads_somewhere() -> None:
     made = document()
+    asked = {
+        f"{method.upper()} {path}": operation.get("security", [{}])
+        for path, methods in made["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(made["components"]["securitySchemes"]) == {"bearer", "api-key"}
+    assert asked["PUT /keys/{key}"] == [{"bearer": ["write"]}, {"api-key": ["write"]}]
+    assert asked["POST /indexes/{index_name}/search"] == [{"bearer": ["search"]}, {"api-key": ["search"]}]
+    assert asked["GET /info"] == [{"bearer": []}, {"api-key": []}]
+    assert asked["GET /readyz"] == [{}]
     references = {part.partition('"')[0] for part in json.dumps(made).split('"$ref": "#/components/schemas/')[1:]}
     assert references <= made["components"]["schemas"].keys()
     assert "HTTPValidationError" not in json.dumps(made), "an error shape that is never sent"

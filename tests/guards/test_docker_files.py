@@ -6,7 +6,17 @@ from anykey.service.settings import ServiceSettings
 from tests.guards.checkout import ROOT
 
 # Those that say where things are in the container, which the image or the compose file decide.
-OF_THE_CONTAINER = {"config", "host", "port", "checkpoint", "index", "indexes", "release", "redis_url"}
+OF_THE_CONTAINER = {
+    "config",
+    "host",
+    "port",
+    "checkpoint",
+    "index",
+    "indexes",
+    "release",
+    "redis_url",
+    "allow_anonymous",
+}
 
 
 def test_each_package_enters_the_image() -> None:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from anykey.index.hits import StoredKey
 from anykey.program.machine import release
+from anykey.service.access.callers import caller_of
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.fields import checked_fields, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
@@ -32,7 +34,7 @@ from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import QDRANT
 from anykey.service.requests.exchange import exchange
 
-router = APIRouter(tags=["compat", QDRANT])
+router = APIRouter(route_class=GuardedRoute, tags=["compat", QDRANT])
 
 PARAMETERS = ("consistency", "timeout")  # there is one answer, and it has a deadline of its own
 ERRORS = dialect_errors(*SEARCH_ERRORS)
@@ -110,7 +112,7 @@ async def version(request: Request) -> QdrantVersion:
 async def collections(request: Request) -> QdrantAnswer:
     """Names the indexes that are served, for clients of Qdrant."""
     check_parameters(request)
-    named = [{"name": served.name} for served in lifecycle_of(request).indexes.all()]
+    named = [{"name": name} for name in _seen(request)]
     return QdrantAnswer(result={"collections": named}, status="ok", time=0.0)
 
 
@@ -118,8 +120,7 @@ async def collections(request: Request) -> QdrantAnswer:
 async def exists(request: Request, index_name: str) -> QdrantAnswer:
     """Tells clients of Qdrant whether there is an index of this name."""
     check_parameters(request)
-    is_there = any(served.name == index_name for served in lifecycle_of(request).indexes.all())
-    return QdrantAnswer(result={"exists": is_there}, status="ok", time=0.0)
+    return QdrantAnswer(result={"exists": index_name in _seen(request)}, status="ok", time=0.0)
 
 
 @router.get("/collections/{index_name}", responses=ERRORS)
@@ -300,6 +301,12 @@ async def count(request: Request, index_name: str) -> Response:
         return WrittenAnswer([write_result({"count": num_points}, started_s)])
 
     return await _look_up(request, QdrantCount, answer)
+
+
+def _seen(request: Request) -> list[str]:
+    """Names of the indexes that the caller may see."""
+    caller = caller_of(request.scope)
+    return [served.name for served in lifecycle_of(request).indexes.all() if caller.may_see(served.name)]
 
 
 async def _look_up(request: Request, model: type[Any], answer: Any) -> Response:

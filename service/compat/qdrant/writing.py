@@ -13,6 +13,7 @@ from anykey.index.changes import Patch
 from anykey.index.errors import InvalidKeyError
 from anykey.index.hits import StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
+from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.compat.fields import Served, read_fields, served_of
 from anykey.service.compat.openapi import body_of, dialect_errors
@@ -36,7 +37,7 @@ from anykey.service.requests.kept_json import check_kept
 from anykey.service.routes.changes import EMBED_ERRORS, WRITE_ERRORS
 
 T = TypeVar("T", bound=BaseModel)
-router = APIRouter(tags=["compat", QDRANT])
+router = APIRouter(route_class=GuardedRoute, tags=["compat", QDRANT])
 
 BATCH = ("ids", "vectors", "payloads")
 PARAMETERS = ("wait", "ordering", "timeout")  # every answer comes when the change is durable, in its order
