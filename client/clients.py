@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -67,9 +68,10 @@ class Options:
     def request(self, call: Call[Any]) -> dict[str, Any]:
         """Arguments of one request."""
         prefix = "" if self.index is None or call.is_global else f"/indexes/{quote(self.index, safe='')}"
-        headers = {
-            name: value for name, value in call.headers.items() if self.idempotency_keys or name != "idempotency-key"
-        }
+        headers = trace_headers()
+        for name, value in call.headers.items():
+            if self.idempotency_keys or name != "idempotency-key":
+                headers[name] = value
         body = {} if call.body is None else {"content" if isinstance(call.body, bytes) else "json": call.body}
         return {
             "method": call.method,
@@ -78,6 +80,14 @@ class Options:
             "headers": headers,
             **body,
         }
+
+
+def trace_headers() -> dict[str, str]:
+    """What tells the service of which trace a call is a part, where the program uses OpenTelemetry."""
+    headers: dict[str, str] = {}
+    if (propagate := sys.modules.get("opentelemetry.propagate")) is not None:
+        propagate.inject(headers)
+    return headers
 
 
 class _Attempts:

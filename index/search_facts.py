@@ -25,6 +25,7 @@ class SearchFacts:
         words_s: How long finding keys by their words and joining rankings took.
         payload_s: How long reading what the hits carry took.
         facets_s: How long counting facets took.
+        counts_vectors: Whether it is told how many vectors lists have, which takes another look at them.
     """
 
     structure: str | None = None
@@ -42,6 +43,7 @@ class SearchFacts:
     words_s: float = 0.0
     payload_s: float = 0.0
     facets_s: float = 0.0
+    counts_vectors: bool = True
 
     def compared(self, num_vectors: int | None) -> None:
         """Notes that so many vectors were compared; `None`: nobody knows how many."""

@@ -50,6 +50,8 @@ OF_COLLECTIONS = (
     qdrant_writing,
     vector_stores,
 )  # dialects whose addresses name the index in their own way
+# FastAPI's own would tell a collector what was wrong with requests, contents among it; see `operations/traces.py`.
+NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 
 
@@ -86,7 +88,13 @@ def create_app(
             yield
 
     app = FastAPIOffline(  # serves the scripts of /docs itself instead of naming a CDN
-        redoc_url=None, title="AnyKey", description=DESCRIPTION, version="1", lifespan=lifespan, redirect_slashes=False
+        telemetry=NO_TELEMETRY,
+        redoc_url=None,
+        title="AnyKey",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.lifecycle = lifecycle
     resources = (search, changes, keys, fields, embed, operation, page, *DIALECTS)

@@ -20,6 +20,8 @@ from anykey.service.indexes.serving import take
 from anykey.service.logs import EventCounts, LogEvent
 from anykey.service.operations.collecting import MetricsCollector
 from anykey.service.operations.metrics_port import metrics_port
+from anykey.service.operations.slow_queries import SlowQueries
+from anykey.service.operations.traces import Tracer, are_wanted
 from anykey.service.operations.watcher import Watcher
 from anykey.service.requests.body import BodyMemory
 from anykey.service.schemas import Limits
@@ -86,6 +88,8 @@ class Lifecycle:
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
         self.watcher = Watcher()
+        if settings.slow_ms:
+            self.watcher.tell(SlowQueries(settings.slow_ms / 1000))
         self.resources = Resources(settings, load_encoder=load_encoder, encoder=encoder, scorers=rerankers)
         self._is_given = encoder is not None and index is not None
         self._on_failure = on_failure
@@ -130,15 +134,20 @@ class Lifecycle:
         """Watches requests and counts log lines, for the length of the block."""
         ours = logging.getLogger("anykey.service")
         ours.addHandler(self.metrics.events)
-        self.watcher.start()
         try:
             with ExitStack() as stack:
+                if are_wanted(self.settings.traces_url):
+                    tracer = Tracer(self.settings.traces_url)
+                    stack.callback(tracer.close)
+                    self.watcher.tell(tracer)
+                    self.watcher.is_tracing = True
+                self.watcher.start()
+                stack.callback(self.watcher.close)
                 if self.metrics_listener is not None:
                     loop = asyncio.get_running_loop()
                     stack.enter_context(metrics_port(self.metrics, loop, self.metrics_listener))
                 yield
         finally:
-            self.watcher.close()
             ours.removeHandler(self.metrics.events)
 
     @asynccontextmanager

@@ -43,6 +43,7 @@ class LogEvent(StrEnum):
     WRITER_WAITS = "writer_waits"
     METRICS_LISTENING = "metrics_listening"
     RECORDS_LOST = "records_lost"
+    SLOW_QUERY = "slow_query"
 
 
 class EventCounts(logging.Handler):

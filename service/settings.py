@@ -408,6 +408,15 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     metrics_host: str = Field(
         "127.0.0.1", min_length=1, description="address or name that the port for metrics listens on"
     )
+    traces_url: str | None = Field(
+        None,
+        pattern=r"https?://[^@\s]+",
+        description="where OpenTelemetry traces go, by OTLP over HTTP, such as http://collector:4318; default: where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says, if it is set, and else there are none; the other OTEL_ variables count, too",
+    )
+    slow_ms: float = Field(
+        1000, ge=0, description="searches that take as long are logged with where their time went; 0: none are"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @model_validator(mode="after")

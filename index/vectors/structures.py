@@ -291,7 +291,7 @@ class ApproximateIndex:
         probes, depth = self._reach(parameters, k, effort)
         facts.is_exact = False
         facts.num_reranked += len(queries_QD) * (depth if self.needs_rerank else 0)
-        facts.compared(self._num_in_lists(queries_QD, probes))
+        facts.compared(self._num_in_lists(queries_QD, probes) if facts.counts_vectors else None)
 
     def _num_in_lists(self, queries_QD: NDArray[np.float32], probes: int) -> int | None:
         """How many vectors the nearest lists of all queries have; `None` where there are no lists."""

@@ -67,6 +67,7 @@ class Answer:
         facets: Those, as JSON.
         moment: What no other moment of any index has; `None` where that is not known.
         write_s: How long writing the hits took.
+        found: What they were chosen from; `None` for an answer that was kept.
     """
 
     fields: SearchResponse
@@ -75,6 +76,7 @@ class Answer:
     facets: bytes
     moment: str | None
     write_s: float = 0.0
+    found: Found | None = None
 
     def written(self) -> tuple[bytes, ...]:
         """All of it as JSON, in parts that follow each other."""
@@ -109,7 +111,9 @@ async def answer(parts: Parts, query: Query, asker: Asker, place: PlaceTogether 
 def _noted(query: Query, found: Answer) -> Answer:
     """Notes an answer in the record of the request."""
     if (record := CURRENT.get()) is not None:
-        record.queries.append(QueryRecord(found.fields.timings_ms, found.write_s, {}))
+        how, num_together = (None, 0) if found.found is None else (found.found.how, found.found.num_together)
+        of_answer = (found.fields, found.hits, found.num_hits, how, num_together)
+        record.queries.append(QueryRecord(query, *of_answer, time.monotonic(), found.write_s))
     return found
 
 
@@ -168,7 +172,8 @@ async def find_answer(parts: Parts, query: Query, asker: Asker, place: PlaceToge
             total=0.0,
         ),
     )
-    return Answer(fields, ranked.written, ranked.num_hits, ranked.facets, ranked.found.identity, ranked.write_s)
+    found = ranked.found
+    return Answer(fields, ranked.written, ranked.num_hits, ranked.facets, found.identity, ranked.write_s, found)
 
 
 async def answer_all(
@@ -349,7 +354,7 @@ def _grouping_of(selected: Selected) -> GroupSearch | None:
 
 def _explanation_of(query: Query, embedded: Embedded, ranked: _Ranked) -> Explanation | None:
     """How an answer was made, where that was asked for."""
-    if (how := ranked.found.how) is None:
+    if not query.explain or (how := ranked.found.how) is None:
         return None
     facts = how.facts
     noted_s = facts.scope_s + facts.compare_s + facts.words_s + facts.payload_s + facts.facets_s

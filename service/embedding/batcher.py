@@ -23,6 +23,7 @@ from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.operations.histogram import FINE_BOUNDS_S, STEPS_PER_DOUBLING, Histogram
+from anykey.service.operations.records import CURRENT, BatchRecord, RequestRecord
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
@@ -142,6 +143,7 @@ class _Entry(Generic[PreparedT]):
     deadline_s: float
     queued_s: float
     lane: Lane
+    record: RequestRecord | None = None
     future: "Future[Encoded]" = field(default_factory=Future)
 
 
@@ -309,7 +311,7 @@ class Batcher(Generic[PreparedT]):
         self._abandon("the service is shutting down")
 
     def _submit(self, prepared: PreparedT, deadline_s: float, lane: Lane) -> "Future[Encoded]":
-        entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock(), lane)
+        entry = _Entry(prepared, self._encoder.cost(prepared), deadline_s, self._clock(), lane, CURRENT.get())
         with self._changed:
             self._check_open()
             self._queue_of(lane).add(entry)
@@ -458,7 +460,8 @@ class Batcher(Generic[PreparedT]):
             return []
         with self._changed:
             self._counters.batches += 1
-        self.sizes.add(len(batch), sum(entry.num_tokens for entry in batch))
+        record = BatchRecord(self._name, started_s, len(batch), sum(entry.num_tokens for entry in batch))
+        self.sizes.add(record.num_items, record.num_tokens)
         try:
             vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
@@ -472,6 +475,8 @@ class Batcher(Generic[PreparedT]):
             return [*self._outcomes(batch[:middle], True), *self._outcomes(batch[middle:], True)]
         encode_s = self._clock() - started_s
         self.sizes.seconds.add(encode_s)
+        record.ended_s = started_s + encode_s
+        _tell_requests(record, batch)
         return [
             Encoded(vector_D, started_s - entry.queued_s, encode_s, len(batch))
             for vector_D, entry in zip(vectors_BD, batch, strict=True)
@@ -556,6 +561,14 @@ class Place(Generic[PreparedT]):
         if not self._is_used:
             self._is_used = True
             self._batcher._release(self._lane)
+
+
+def _tell_requests(record: BatchRecord, batch: Sequence[_Entry[Any]]) -> None:
+    """Notes a batch in the records of the requests that it had items of."""
+    for entry in batch:
+        if entry.record is not None and entry.record not in record.members:
+            record.members[entry.record] = entry.queued_s
+            entry.record.batches.append(record)
 
 
 def _resolve(future: "Future[Any]", outcome: object) -> None:

@@ -129,7 +129,7 @@ def stages_of(record: RequestRecord) -> Iterator[tuple[int, float]]:
     if record.read_s:
         yield _STAGE_NUMBERS["read"], record.read_s
     for query in record.queries:
-        timings = query.timings_ms
+        timings = query.fields.timings_ms
         for name in OF_A_QUERY:
             seconds = getattr(timings, name) / 1000
             if name == "search":
@@ -140,3 +140,12 @@ def stages_of(record: RequestRecord) -> Iterator[tuple[int, float]]:
         hits_s = max((query.write_s for query in record.queries), default=0.0)
         yield _STAGE_NUMBERS["write"], record.ended_s - record.answered_s + hits_s
     yield _STAGE_NUMBERS["total"], record.ended_s - record.started_s
+
+
+def named_stages(record: RequestRecord) -> Iterator[tuple[str, float]]:
+    """The same by name, those of several queries together."""
+    sums: dict[int, float] = {}
+    for number, seconds in stages_of(record):
+        sums[number] = sums.get(number, 0.0) + seconds
+    for number, seconds in sorted(sums.items()):
+        yield STAGES[number], seconds

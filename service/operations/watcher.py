@@ -24,16 +24,14 @@ class Watcher:
     Attributes:
         times: Counts of requests and times.
         num_under_way: Requests that are being answered; belongs to the event loop.
+        is_tracing: Whether requests are given a trace that come with none.
     """
 
-    def __init__(self, times: StageTimes | None = None) -> None:
-        """Prepares; the thread begins with `start`.
-
-        Args:
-            times: Where requests are counted.
-        """
-        self.times = times or StageTimes()
+    def __init__(self) -> None:
+        """Prepares; the thread begins with `start`."""
+        self.times = StageTimes()
         self.num_under_way = 0
+        self.is_tracing = False
         self._readers: list[Callable[[Sequence[RequestRecord]], None]] = [self.times.add]
         self._pending: deque[RequestRecord] = deque(maxlen=MAX_PENDING)
         self._turn = threading.Lock()
@@ -70,6 +68,8 @@ class Watcher:
                     reader(records)
                 except Exception:  # whatever it is, the service and the other readers go on
                     logger.exception("records of requests are lost", extra={"event": LogEvent.RECORDS_LOST})
+            for record in records:  # which refers to its batches, and they to it
+                record.batches.clear()
 
     def _work(self) -> None:
         while not self._is_over.wait(EVERY_S):

@@ -4,24 +4,24 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anykey.service.errors import TYPES_WITH_RETRY_AFTER, InternalError, ServiceError
 from anykey.service.logs import LogEvent
-from anykey.service.operations.records import CURRENT, RequestRecord
+from anykey.service.operations.records import CURRENT, RequestRecord, Trace
 from anykey.service.operations.watcher import Watcher
 from anykey.service.schemas import ErrorDetail, ErrorResponse
 
 REQUEST_ID = "anykey.request_id"
 LOG_FIELDS = "anykey.log_fields"
 IN_USE = "anykey.in_use"  # what answers, by the index's name
-ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 COMPAT = "compat"  # the tag of routes that speak other people's dialects
 QDRANT = "qdrant"  # and of those among them that speak Qdrant's
 CLIENT_GONE = 499  # logged only; nobody is there to receive it
@@ -71,7 +71,8 @@ class RequestContext:
     """Outermost ASGI layer.
 
     Takes `X-Request-ID` from the client when it is 1 to 128 letters, digits, dots, dashes or underscores, else makes
-    one; sends it back; logs one line per request, and has its record watched. Answers HEAD as GET without the body.
+    one; sends it back, and the trace of a `traceparent`, if it is one; logs one line per request, and has its record
+    watched. Answers HEAD as GET without the body.
     """
 
     def __init__(self, app: ASGIApp, watcher: Watcher) -> None:
@@ -83,13 +84,15 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if ACCEPTED_ID.fullmatch(sent) else uuid.uuid4().hex
+        request_id, trace = _told_by(scope["headers"])
+        if trace is None and self._watcher.is_tracing:
+            trace = Trace.begun()
         is_head = scope["method"] == "HEAD"  # which the server goes on to read in its own scope
-        inner = {**scope, REQUEST_ID: request_id, LOG_FIELDS: {}, "method": "GET" if is_head else scope["method"]}
+        fields = {} if trace is None else {"trace_id": trace.trace}
+        inner = {**scope, REQUEST_ID: request_id, LOG_FIELDS: fields, "method": "GET" if is_head else scope["method"]}
         if scope.get("raw_path"):  # where keys are read; routes match no line break
             inner["path"] = scope["path"].replace("\n", " ")
-        record = RequestRecord(request_id, time.monotonic())
+        record = RequestRecord(request_id, time.monotonic(), trace)
         CURRENT.set(record)
         status: int | None = None
 
@@ -98,7 +101,10 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 record.answered_s = time.monotonic()
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if trace is not None:
+                    headers["traceparent"] = trace.header
             elif is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
@@ -147,6 +153,17 @@ class UnforeseenFailures:
             if not has_begun:
                 error = InternalError("something unforeseen went wrong; report the request id")
                 await error_response(scope, error, self._retry_after_s)(scope, receive, send)
+
+
+def _told_by(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, Trace | None]:
+    """The request's id and trace, as its headers say; a new id where they say none, and no trace."""
+    request_id, trace = None, None
+    for name, value in headers:
+        if name == b"x-request-id" and request_id is None and ACCEPTED_ID.fullmatch(value):
+            request_id = value.decode("ascii")
+        elif name == b"traceparent":
+            trace = Trace.read(value)
+    return request_id or uuid.uuid4().hex, trace
 
 
 def _finish(record: RequestRecord, scope: Scope, method: str, status: int | None) -> None:

@@ -128,7 +128,7 @@ class SearchKind:
         with_vectors: Whether hits come with their keys' vectors.
         with_part_scores: Whether hits come with their scores with each of the terms.
         words: Words that keys are found by, alone or beside a vector.
-        explain: Whether it is told how they were found.
+        explain: Whether it is told how many vectors were compared, besides how they were found.
         facets: Counts of values over the scope.
     """
 
@@ -178,7 +178,7 @@ class Found:
         snapshot: What names the moment; `None` where it cannot be asked for again.
         num_together: How many searches shared the call of the index.
         identity: What no other moment of any index has; `None` where that is not known.
-        how: How it was found, where that was asked for.
+        how: How it was found; `None` of an answer that was kept.
         facets: What each facet came to, in the order asked for.
     """
 
@@ -292,7 +292,7 @@ class IndexSearcher:
             terms: What the vector is the sum of, where it is no item's, key's or vector's own.
             with_part_scores: Whether hits come with their scores with each of the terms.
             words: Words that keys are found by, alone or beside the vector.
-            explain: Whether it is told how they were found.
+            explain: Whether it is told how many vectors were compared, besides how they were found.
             facets: Counts of values over the scope.
 
         Raises:
@@ -366,12 +366,13 @@ class IndexSearcher:
 
         def search_index() -> list[Found]:
             with self._index.moment(kind.snapshot, deadline=deadline) as moment:
-                began_s, facts = time.monotonic(), moment.explain() if kind.explain else None
+                began_s, facts = time.monotonic(), moment.explain()
+                facts.counts_vectors = kind.explain
                 facets = moment.facets(kind.facets, kind.scope) if kind.facets else ()
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
                 unknown = _unknown_fields(moment, kind.scope)
-                how = None if facts is None else HowFound(facts, began_s, time.monotonic() - began_s)
+                how = HowFound(facts, began_s, time.monotonic() - began_s)
                 of_moment = (unknown, moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
                 return [Found(each, *of_moment, facets) for each in selected]
 
