@@ -44,6 +44,8 @@ class LogEvent(StrEnum):
     METRICS_LISTENING = "metrics_listening"
     RECORDS_LOST = "records_lost"
     SLOW_QUERY = "slow_query"
+    AUDIT_FAILED = "audit_failed"
+    AUDIT_RESUMED = "audit_resumed"
 
 
 class EventCounts(logging.Handler):

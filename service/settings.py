@@ -417,6 +417,15 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     slow_ms: float = Field(
         1000, ge=0, description="searches that take as long are logged with where their time went; 0: none are"
     )
+    audit_log: Path | None = Field(
+        None,
+        description="file to which a line is added for each key that is stored, changed or deleted: who, when, how; "
+        "default: none",
+    )
+    audit_log_bytes: int = Field(
+        64 * MIB, ge=4096, description="an audit log that would have more is renamed, and another one begun"
+    )
+    audit_log_files: int = Field(10, ge=1, le=10_000, description="most files of the audit log; the oldest goes first")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from anykey.service.access.callers import CALLER, EVERYBODY, HOW, Caller
 from anykey.service.access.needs import OF_SERVICE, Need, need_of
 from anykey.service.errors import ForbiddenError, UnauthorizedError
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
+from anykey.service.operations.records import CURRENT
 from anykey.service.requests.context import LOG_FIELDS
 
 
@@ -41,6 +42,8 @@ class GuardedRoute(APIRoute):
         caller = scope[CALLER] = lifecycle.callers.find(scope["headers"])
         if caller.name is not None:
             scope[LOG_FIELDS]["api_key"] = caller.name
+            if (record := CURRENT.get()) is not None:
+                record.key_name = caller.name
         if isinstance(need, AccessScope):
             caller.require(need)
         elif not caller.scopes:

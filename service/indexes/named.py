@@ -340,7 +340,7 @@ class ServedIndex:
             check_match(loaded.encoder, index)
             await resources.load_rerankers()
             number = None if release is None else release.facts.number
-            parts = await open_parts(settings, resources, loaded, index, stack, self._recent, number)
+            parts = await open_parts(settings, resources, loaded, index, stack, self._recent, self.name, number)
             kept = stack.pop_all()
         serving = Serving(parts, release, kept)
         self._open_ones.add(serving)

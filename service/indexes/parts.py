@@ -29,6 +29,7 @@ from anykey.service.keys.embedding import KeyEmbedder
 from anykey.service.keys.storing import KeyStorer
 from anykey.service.keys.undoing import UndoableChanges
 from anykey.service.keys.writer import KeyWriter
+from anykey.service.operations.audit import IndexAudit
 from anykey.service.requests.admission import Admission
 from anykey.service.searching.lookups import Lookups
 from anykey.service.searching.pace import SearchPace
@@ -186,6 +187,7 @@ async def open_parts(
     index: SearchableIndex,
     stack: AsyncExitStack,
     recent: RecentQueries,
+    name: str,
     release: str | None,
 ) -> Parts:
     """Starts everything that a request to one index needs, and leaves on `stack` what closes it, in reverse order.
@@ -197,6 +199,7 @@ async def open_parts(
         index: Open; stays open when the stack is closed.
         stack: Receives the closing calls.
         recent: Receives the latest queries.
+        name: The index's.
         release: Name of the release that all this is of.
     """
     encoder, batcher, cache = loaded.encoder, loaded.batcher, resources.vectors(loaded.encoder.width)
@@ -253,7 +256,7 @@ async def open_parts(
         decode_threads=resources.decode_threads,
         body_threads=resources.body_threads,
         admission=Admission(batcher, resources.body_threads, deadline_s),
-        storer=await _open_storer(settings, resources, loaded, index, watch, stack, release),
+        storer=await _open_storer(settings, resources, loaded, index, watch, stack, name, release),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),
         recent=recent,
@@ -291,6 +294,7 @@ async def _open_storer(
     index: SearchableIndex,
     watch: IndexWatch,
     stack: AsyncExitStack,
+    name: str,
     release: str | None,
 ) -> KeyStorer:
     """What changes keys; `stack` ends it."""
@@ -302,6 +306,7 @@ async def _open_storer(
         idle_s=settings.writer_idle_s,
         deadline_s=deadline_s,
         max_waiting=settings.max_queue_items,
+        audit=None if resources.audit is None else IndexAudit(resources.audit, name, release),
     )
     await stack.enter_async_context(writer.running())
     embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)

@@ -17,6 +17,8 @@ from anykey.service.answers.kept import ResultCache, ResultMemory
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.batcher import Batcher, LaterItems
 from anykey.service.embedding.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
+from anykey.service.errors import StartupError
+from anykey.service.operations.audit import AuditLog
 from anykey.service.searching.reranking import PairScorer, Rerankers, load_rerankers, open_batcher
 from anykey.service.searching.searcher import IndexSearcher
 from anykey.service.searching.thumbnails import Thumbnails
@@ -221,6 +223,7 @@ class Resources:
         query_vectors: Those that are kept in this process.
         vector_counts: What became of the looks for them, of all indexes.
         answers: Those that are kept in this process.
+        audit: Where it is written down who changes which keys; `None` for nowhere.
     """
 
     def __init__(
@@ -240,9 +243,10 @@ class Resources:
             scorers: Cross-encoders that are used instead of loading those of the settings.
 
         Raises:
-            StartupError: the Redis URL is no Redis URL.
+            StartupError: the Redis URL is no Redis URL, or the audit log cannot be written.
         """
         self._settings = settings
+        self.audit = _audit_of(settings)
         self._drain_s = settings.drain_ms / 1000
         self.vector_counts = CacheCounters()
         self.query_vectors = MemoryCache(settings.cache_entries, settings.cache_ttl_s)
@@ -313,6 +317,17 @@ class Resources:
         await asyncio.to_thread(self.change_threads.close)
         if self._redis:
             await self._redis.close()
+        if self.audit is not None:
+            self.audit.close()
+
+
+def _audit_of(settings: ServiceSettings) -> AuditLog | None:
+    if settings.audit_log is None:
+        return None
+    try:
+        return AuditLog(settings.audit_log, max_bytes=settings.audit_log_bytes, num_files=settings.audit_log_files)
+    except OSError as error:
+        raise StartupError(f"cannot write the audit log {settings.audit_log}: {error.strerror}") from error
 
 
 def _redis_of(settings: ServiceSettings, counts: CacheCounters) -> RedisVectors | None:

@@ -26,6 +26,8 @@ from anykey.service.errors import (
 )
 from anykey.service.indexes.watch import IndexWatch
 from anykey.service.logs import LogEvent
+from anykey.service.operations.audit import IndexAudit
+from anykey.service.operations.records import CURRENT, RequestRecord
 from anykey.service.requests.deadline import late
 
 T = TypeVar("T")
@@ -74,6 +76,7 @@ class _Waiting:
     """Changes of one request that wait to be made, and who waits for what becomes of them."""
 
     changes: Sequence[Change]
+    record: RequestRecord | None
     future: asyncio.Future[Applied] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -102,6 +105,7 @@ class KeyWriter:
         idle_s: float,
         deadline_s: float,
         max_waiting: int,
+        audit: IndexAudit | None = None,
         retry_s: float = RETRY_S,
     ) -> None:
         """Joins the parts; `running` begins.
@@ -113,6 +117,7 @@ class KeyWriter:
             idle_s: How long the lock is kept after the last change; 0 for as long as the writer runs.
             deadline_s: Longest time for looking for the keys of a scope.
             max_waiting: Most calls of the index that wait.
+            audit: Where it is written down who changed what; absent: nowhere.
             retry_s: Between two tries to take the lock, with `idle_s` 0.
         """
         self._index = index
@@ -120,6 +125,7 @@ class KeyWriter:
         self._is_writable = is_writable
         self._idle_s = idle_s
         self._deadline_s = deadline_s
+        self._audit = audit
         self._retry_s = retry_s
         self._threads = BoundedThreads("writer", 1, max_waiting)
         self._deleter = BoundedThreads("deleter", 1, max_waiting)
@@ -203,8 +209,9 @@ class KeyWriter:
         _require(self._index.capabilities, changes, atomic, request)
         self._require_current()
         if atomic or request is not None:
-            return self._noted(await self._call(lambda: self._apply(changes, atomic=atomic, request=request)))
-        waiting = _Waiting(changes)
+            asked = [(CURRENT.get(), changes)]
+            return self._noted(await self._call(lambda: self._apply(asked, atomic=atomic, request=request)))
+        waiting = _Waiting(changes, CURRENT.get())
         self._waiting.append(waiting)
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_waiting())
@@ -244,16 +251,22 @@ class KeyWriter:
             except OverloadedError:
                 time.sleep(LET_PASS_S)
 
-        deadline = Deadline(self._deadline_s)
+        deadline, record = Deadline(self._deadline_s), CURRENT.get()
+
+        def delete() -> Applied:
+            so_far, is_whole = None, False
+            try:
+                so_far = self._index.delete_scope(scope, request=request, deadline=deadline, pause=pause)
+                is_whole = True
+            finally:
+                if self._audit is not None:
+                    self._audit.note_scope(record, scope, so_far or done, is_whole=is_whole)
+            return so_far
+
         try:
             async with self.held():
                 self._require_current()
-                return self._noted(
-                    await self._call(
-                        lambda: self._index.delete_scope(scope, request=request, deadline=deadline, pause=pause),
-                        self._deleter,
-                    )
-                )
+                return self._noted(await self._call(delete, self._deleter))
         except ServiceError as error:
             self.num_made += done.num_deleted
             if not done.num_deleted:
@@ -278,9 +291,9 @@ class KeyWriter:
             await self._commit(joined)
 
     async def _commit(self, joined: Sequence[_Waiting]) -> None:
-        changes = [change for waiting in joined for change in waiting.changes]
+        asked = [(waiting.record, waiting.changes) for waiting in joined]
         try:
-            applied = self._noted(await self._call(lambda: self._apply(changes)))
+            applied = self._noted(await self._call(lambda: self._apply(asked)))
         except Exception as error:
             for waiting in joined:
                 if not waiting.future.done():
@@ -294,10 +307,13 @@ class KeyWriter:
                 num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
                 waiting.future.set_result(Applied(outcomes, num_deleted, applied.seq))
 
-    def _apply(self, changes: Sequence[Change], **how: Any) -> Applied:
-        """Makes changes, in the writer's thread, unless another release has taken over while they waited for it."""
+    def _apply(self, asked: Sequence[tuple[RequestRecord | None, Sequence[Change]]], **how: Any) -> Applied:
+        """Makes changes of requests, in the writer's thread, unless another release took over while they waited."""
         self._require_current()
-        return self._index.apply(changes, **how)
+        applied = self._index.apply([change for _, changes in asked for change in changes], **how)
+        if self._audit is not None:
+            self._audit.note(asked, applied)
+        return applied
 
     def _require_current(self) -> None:
         if self._is_retired:

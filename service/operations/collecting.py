@@ -230,6 +230,9 @@ class MetricsCollector:
             readings.add("anykey_cache_lookups_total", number, "vectors", "", outcome)
         readings.add("anykey_redis_errors_total", vectors.redis_errors)
         readings.add("anykey_redis_skipped_total", vectors.redis_skipped)
+        if resources.audit is not None:
+            readings.add("anykey_audit_lines_total", resources.audit.num_written, "written")
+            readings.add("anykey_audit_lines_total", resources.audit.num_lost, "lost")
         for name, cache in (
             ("vectors", resources.query_vectors),
             ("answers", resources.answers),

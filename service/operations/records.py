@@ -134,11 +134,13 @@ class RequestRecord:
         status: Of its answer; 0 where there was none.
         error_type: What went wrong; empty where nothing did.
         key_name: Name of the API key that it came with; empty where it came with none.
+        address: Of the machine that sent it, as far as it is known; empty where it is not.
         queries: Those that were answered.
         batches: Batches that models computed for it.
     """
 
     __slots__ = (
+        "address",
         "answered_s",
         "batches",
         "ended_s",
@@ -160,7 +162,7 @@ class RequestRecord:
         self.trace = trace
         self.started_s = started_s
         self.answered_s = self.ended_s = self.read_s = 0.0
-        self.index = self.method = self.route = self.error_type = self.key_name = ""
+        self.index = self.method = self.route = self.error_type = self.key_name = self.address = ""
         self.status = 0
         self.queries: list[QueryRecord] = []
         self.batches: list[BatchRecord] = []

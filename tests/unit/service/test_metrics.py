@@ -137,8 +137,8 @@ def test_nothing_of_a_user_is_in_them(asked: httpx.Client, scrape: Scrape) -> No
     assert "127.0.0.1" not in scrape.text
 
 
-def test_openmetrics_come_to_who_accepts_them(asked: httpx.Client, scrape: Scrape) -> None:
-    other = Scrape(asked, accept=OPENMETRICS)
+def test_openmetrics_come_to_who_accepts_them(asked: httpx.Client) -> None:
+    scrape, other = Scrape(asked), Scrape(asked, accept=OPENMETRICS)
     assert scrape.media_type.startswith("text/plain")
     assert other.media_type.startswith("application/openmetrics-text")
     names = {s.name for s in scrape.samples if s.name.startswith("anykey_")}
