@@ -229,14 +229,7 @@ async def open_parts(
         max_items=settings.max_embed_queue,
         deadline_s=settings.embed_deadline_ms / 1000,
     )
-    lookups = Lookups(
-        index,
-        watch,
-        search_threads=search_threads,
-        image_threads=resources.image_threads,
-        thumbnails=resources.thumbnails,
-        deadline_s=deadline_s,
-    )
+    lookups = _lookups_of(resources, index, watch, search_threads, deadline_s)
     rerankers = _rerankers_of(resources, lookups, deadline_s, settings.max_images)
     computed_by = f"{release} {encoder.fingerprint} {encoder.backend} {encoder.precision}"
     return Parts(
@@ -312,6 +305,19 @@ async def _open_storer(
     embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)
     undoable = UndoableChanges(settings.undo_s, settings.undo_bytes)
     return KeyStorer(embedder, writer, undoable, deadline_s=deadline_s, release=release)
+
+
+def _lookups_of(
+    resources: Resources, index: SearchableIndex, watch: IndexWatch, search_threads: BoundedThreads, deadline_s: float
+) -> Lookups:
+    return Lookups(
+        index,
+        watch,
+        search_threads=search_threads,
+        image_threads=resources.image_threads,
+        thumbnails=resources.thumbnails,
+        deadline_s=deadline_s,
+    )
 
 
 def _rerankers_of(resources: Resources, lookups: Lookups, deadline_s: float, max_images: int) -> Rerankers:

@@ -63,8 +63,8 @@ class AuditLog:
             else:
                 self.num_written += len(rows)
                 if self._is_failing:
-                    fields = {"event": LogEvent.AUDIT_RESUMED, "num_lost": self.num_lost}
-                    logger.warning("the audit log is written again; lines are missing", extra=fields)
+                    told = {"event": LogEvent.AUDIT_RESUMED, "num_lost": self.num_lost}
+                    logger.warning("the audit log is written again; lines are missing", extra=told)
                 self._is_failing = False
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ MODULES_OF = {
     "hf": ("encoder/",),
     "st": ("encoder/reranking.py", "encoder/sentence_models/"),
     "sweep": ("training/sweep/",),
+    "otel": ("service/operations/traces.py",),
     "wandb": ("training/trackers.py",),
     "video": ("benchmark/videos.py",),
     "mteb": ("benchmark/mteb_adapter.py",),
