@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from anykey.benchmark.connection import FIRST_PAUSE_S, LEAST_WAIT_S, Connection, json_of, message_of, own_key, reason_of
@@ -128,6 +130,55 @@ class SearchClient:
         """
         reply = await self._connection.post(f"query {name}", "/search", body)
         return _checked(name, reply.response, body["k"], reply.latency_s, reply.num_retries)
+
+    async def vectors(self, name: str, items: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """The unit vectors `[B, D]` of items, embedded as keys are.
+
+        Args:
+            name: What errors call the request.
+            items: The items, as POST /embed takes them.
+
+        Raises:
+            RequestFailedError: the service refused one of them, or its answer breaks the wire format.
+            EndpointUnreachableError: the connection broke at every try.
+        """
+        reply = await self._connection.post(name, "/embed", {"items": list(items), "role": "key"})
+        body = json_of(reply.response)
+        try:
+            if refused := [item["error"]["message"] for item in body["items"] if item["error"] is not None]:
+                raise RequestFailedError(f"{name}: {refused[0]}")
+            vectors_BD = np.array([item["vector"] for item in body["items"]], np.float32).reshape(len(items), -1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestFailedError(f"{name}: the answer lacks or garbles {error}") from error
+        if not np.isfinite(vectors_BD).all():
+            raise RequestFailedError(f"{name}: a vector is not finite")
+        return vectors_BD
+
+    async def store(self, keys: Sequence[Mapping[str, Any]]) -> int:
+        """Stores keys.
+
+        Args:
+            keys: Each as PUT /keys takes it.
+
+        Returns:
+            How many of them are new.
+
+        Raises:
+            RequestFailedError: the service may not be changed, refused a key, or its answer breaks the wire format.
+            EndpointUnreachableError: the connection broke at every try.
+        """
+        name = f"key {keys[0]['key']} and {len(keys) - 1} more" if len(keys) > 1 else f"key {keys[0]['key']}"
+        reply = await self._connection.put(name, "/keys", {"keys": list(keys)})
+        body = json_of(reply.response)
+        try:
+            for outcome in body["outcomes"]:
+                if outcome["error"] is not None:
+                    raise RequestFailedError(f"key {outcome['key']}: {outcome['error']['message']}")
+            if len(body["outcomes"]) != len(keys):
+                raise RequestFailedError(f"{name}: {len(body['outcomes'])} outcomes for {len(keys)} keys")
+            return sum(bool(outcome["is_new"]) for outcome in body["outcomes"])
+        except (KeyError, TypeError) as error:
+            raise RequestFailedError(f"{name}: the answer lacks or garbles {error}") from error
 
 
 def _checked(name: str, response: httpx.Response, k: int, latency_s: float, num_retries: int) -> Answer:

@@ -11,6 +11,7 @@ from anykey.benchmark.settings import (
     LoadSettings,
     QualitySettings,
     ShapesWorldSettings,
+    StoreSettings,
 )
 from anykey.program.settings import Command, run_program
 
@@ -36,6 +37,12 @@ def _corpus(settings: CorpusSettings) -> int:
     from anykey.benchmark.corpus import run as write_corpus
 
     return write_corpus(settings)
+
+
+def _store(settings: StoreSettings) -> int:
+    from anykey.benchmark.store import run as store
+
+    return store(settings)
 
 
 def _datasets(settings: DatasetsSettings) -> int:
@@ -78,6 +85,7 @@ COMMANDS = {
     "datasets": Command(DatasetsSettings, _datasets),
     "fetch": Command(FetchSettings, _fetch),
     "corpus": Command(CorpusSettings, _corpus),
+    "store": Command(StoreSettings, _store),
     "quality": Command(QualitySettings, _quality),
     "compare": Command(CompareSettings, _compare),
     "gate": Command(GateSettings, _gate),

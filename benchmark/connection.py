@@ -73,7 +73,7 @@ class Connection:
         await self._http.aclose()
 
     async def post(self, name: str, path: str, body: dict[str, Any]) -> Reply:
-        """Sends a request until it is answered.
+        """Sends a POST until it is answered.
 
         Args:
             name: What errors call it, such as "query 7".
@@ -84,11 +84,18 @@ class Connection:
             RequestFailedError: the server refused it, or stayed overloaded.
             EndpointUnreachableError: the connection broke at every try.
         """
+        return await self._answered("POST", name, path, body)
+
+    async def put(self, name: str, path: str, body: dict[str, Any]) -> Reply:
+        """Sends a PUT until it is answered; as `post`."""
+        return await self._answered("PUT", name, path, body)
+
+    async def _answered(self, method: str, name: str, path: str, body: dict[str, Any]) -> Reply:
         for attempt in range(self._max_attempts):
             is_last = attempt + 1 == self._max_attempts
             start = time.perf_counter()
             try:
-                response = await self.once("POST", path, self.timeout_s, body)
+                response = await self.once(method, path, self.timeout_s, body)
             except httpx.RequestError as error:
                 if is_last:
                     raise EndpointUnreachableError(f"{name}: no answer: {reason_of(error)}") from error

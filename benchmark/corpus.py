@@ -76,7 +76,10 @@ def row_of(entry: Entry, output: Path) -> dict[str, Any]:
         DatasetError: an image file is missing, or the images have weights.
     """
     if entry.image_weights is not None:
-        raise DatasetError(f"{entry.place}: an index cannot weigh the images of a key yet: choose another pooling")
+        raise DatasetError(
+            f"{entry.place}: no corpus file can weigh the images of a key: store the keys in a running service with "
+            "anykey-bench store, or choose another pooling"
+        )
     row: dict[str, Any] = {"key": entry.key}
     if entry.text:
         row["text"] = entry.text

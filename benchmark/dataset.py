@@ -26,7 +26,8 @@ class Entry:
         key: Its name, unique in the corpus.
         text: Its text, or None.
         images: Its images; the frames of a video are several.
-        image_weights: What each image counts for; None where all count alike.
+        image_weights: What each image's vector counts for in the key's, which has no text; None for a key that is
+            embedded as a whole.
         pools: Named subsets of the corpus that it belongs to.
         metadata: What else the owners' files say of it.
         place: File and line it comes from, for errors.

@@ -73,6 +73,28 @@ class CorpusSettings(ProgramSettings):
     output: Path = Field(..., description="the JSONL file; images that are no files are written beside it")
 
 
+class StoreSettings(ProgramSettings):
+    """Stores a dataset's keys in a running service that may be changed, which embeds them."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_STORE_")
+
+    dataset: Path = Field(..., description="the dataset's directory, as its owners publish it")
+    format: str = Field("auto", description="which dataset it is: a name of anykey-bench datasets, or auto")
+    split: str = Field("", description="whose keys, where splits have their own; default: that papers report")
+    options: Options = Field([], description="what to choose about the dataset, such as pooling=query")
+    url: str = Field("http://127.0.0.1:8000", description="address of the running service")
+    api_key: SecretStr | None = Field(
+        None,
+        description="API key that the service asks for, better in the environment; default: the variable "
+        "ANYKEY_API_KEY",
+    )
+    batch: int = Field(16, ge=1, le=1000, description="keys in one request, if it does not grow too large with them")
+    concurrency: int = Field(2, ge=1, le=64, description="requests under way at the same time")
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one whole answer")
+    ready_timeout_s: float = Field(60.0, ge=0, le=3600, description="longest wait until the service is ready")
+    max_attempts: int = Field(8, ge=1, le=100, description="tries per request while the service is overloaded")
+
+
 class DatasetsSettings(ProgramSettings):
     """Lists the datasets that can be measured with, and which of them are on this machine."""
 

@@ -106,12 +106,9 @@ class WebVidCovr(Dataset):
         """The rows in file order; a reference that is also a target is the query's own key.
 
         Raises:
-            DatasetError: videos are missing, and the option `missing` is "error"; or PyAV is; or keys are said to be
-                pooled in a way that no index has.
+            DatasetError: videos are missing, and the option `missing` is "error"; or PyAV is.
             DatasetFormatError: the file or a row is wrong.
         """
-        if self.options["pooling"] == "query":
-            raise DatasetError("no index can weigh the frames of a key yet: choose pooling=mean or pooling=middle")
         incomplete = [row for row in self._rows if not self._is_complete(row)]
         if incomplete and self.options["missing"] == "error":
             raise DatasetError(
@@ -174,7 +171,9 @@ class WebVidCovr(Dataset):
 
     @property
     def _pool(self) -> str:
-        return f"webvid_covr_{self.split}"
+        """Keys of one name differ by how their frames are pooled, so pools do, lest one be taken for another."""
+        pooling = self.options["pooling"]
+        return f"webvid_covr_{self.split}" + ("" if pooling == "mean" else f"_{pooling}")
 
     @cached_property
     def _rows(self) -> list[Row]:

@@ -27,6 +27,7 @@ from anykey.benchmark.errors import (
     EndpointMismatchError,
     RequestFailedError,
 )
+from anykey.benchmark.pooling import embedded_apart, pooled
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
@@ -191,9 +192,10 @@ class EmbeddingEndpoint:
                         advance()
 
     async def _batch(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
-        items = await asyncio.to_thread(lambda: [_item(entry) for entry in entries])
-        vectors_BD, _ = await self._embedder.vectors(items, is_query=False)
-        return vectors_BD
+        apart = [each for entry in entries for each in embedded_apart(entry)]
+        items = await asyncio.to_thread(lambda: [_item(entry) for entry in apart])
+        vectors_FD, _ = await self._embedder.vectors(items, is_query=False)
+        return pooled(entries, vectors_FD)
 
     def _scope(self, body: Mapping[str, Any]) -> NDArray[np.int64] | None:
         """The rows that a query looks at, rising; None for all."""
@@ -209,6 +211,4 @@ class EmbeddingEndpoint:
 
 def _item(entry: Entry) -> Item:
     """A key as it is embedded."""
-    if entry.image_weights is not None:
-        raise DatasetError(f"{entry.place}: an endpoint cannot weigh the images of a key: choose another pooling")
     return Item(f"key {entry.key}", entry.text, tuple(image_bytes(image) for image in entry.images))

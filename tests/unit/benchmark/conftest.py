@@ -1,11 +1,15 @@
-"""One small ShapesWorld, drawn once for all tests that only read it."""
+"""One small ShapesWorld and miniatures of benchmarks in their owners' forms, made once; tests only read them."""
 
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from anykey.benchmark.settings import ShapesWorldSettings
 from anykey.benchmark.shapesworld.write import run
+
+ARCHIVES = Path(__file__).parents[2] / "data" / "bench-mini"
 
 
 def small_settings(output: Path, **changes: object) -> ShapesWorldSettings:
@@ -27,3 +31,17 @@ def shapesworld_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("drawn") / "shapesworld"
     assert run(small_settings(output)) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Unpacks a miniature, with what its owners' own code says of fixed runs, once a session; tests only read it."""
+    root = tmp_path_factory.mktemp("bench-mini")
+
+    def unpacked(name: str) -> Path:
+        if not (root / name).exists():
+            with tarfile.open(ARCHIVES / f"{name}.tar.xz") as archive:
+                archive.extractall(root, filter="data")
+        return root / name
+
+    return unpacked
