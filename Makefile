@@ -102,6 +102,7 @@ test: setup redis-server chromium clients ## Run the tests, at most four process
 
 .PHONY: test-slow
 test-slow: setup redis-server chromium ## Run the slow proofs: memory of the loss, runs killed everywhere, all counts of processes
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[oracle]"
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m slow --timeout 3600
 
 .PHONY: perf-train
