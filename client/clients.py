@@ -231,11 +231,13 @@ class Client(AbstractContextManager["Client"]):
         *,
         metadata: Mapping[str, Any] | None = None,
         pools: Sequence[str] | None = None,
+        overwrite: bool = False,
         if_seq: int | None = None,
         undo: bool = False,
     ) -> answers.KeyOutcome:
-        """Merges metadata into a key's (RFC 7396: `None` removes a name), and puts it into pools."""
-        return self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}, undo))
+        """Merges metadata into a key's (RFC 7396: `None` removes a name) or overwrites them, and puts it into pools."""
+        fields = {"metadata": metadata, "pools": pools, "overwrite": overwrite or None, "if_seq": if_seq}
+        return self._send(calls.patch(key, fields, undo))
 
     def delete(self, key: str, *, if_seq: int | None = None, undo: bool = False) -> answers.KeyOutcome:
         """Deletes a key; with `if_seq` only if its last change has this number."""
@@ -399,11 +401,13 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         *,
         metadata: Mapping[str, Any] | None = None,
         pools: Sequence[str] | None = None,
+        overwrite: bool = False,
         if_seq: int | None = None,
         undo: bool = False,
     ) -> answers.KeyOutcome:
         """As `Client.patch`."""
-        return await self._send(calls.patch(key, {"metadata": metadata, "pools": pools, "if_seq": if_seq}, undo))
+        fields = {"metadata": metadata, "pools": pools, "overwrite": overwrite or None, "if_seq": if_seq}
+        return await self._send(calls.patch(key, fields, undo))
 
     async def delete(self, key: str, *, if_seq: int | None = None, undo: bool = False) -> answers.KeyOutcome:
         """As `Client.delete`."""

@@ -226,11 +226,14 @@ def patch_from_json(body: bytes | bytearray, key: str) -> tuple[Patch, bytes]:
     request = _validated(PatchRequest, fields, "")
     if request.metadata is None and request.pools is None:
         raise InvalidRequestError("expected metadata or pools to change; both are absent")
+    if request.overwrite and request.metadata is None:
+        raise InvalidRequestError("overwrite is for metadata, which are absent")
     for position, pool in enumerate(request.pools or ()):
         _check_name(pool, f"pools[{position}]")
     check_kept(request.metadata, "metadata")
     try:
-        return Patch(key, request.metadata, request.pools, if_seq=request.if_seq), digest_of(fields)
+        patch = Patch(key, request.metadata, request.pools, request.overwrite, request.if_seq)
+        return patch, digest_of(fields)
     except InvalidKeyError as error:
         raise InvalidRequestError(str(error)) from error
 

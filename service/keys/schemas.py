@@ -79,6 +79,9 @@ class PatchRequest(BaseModel):
     pools: Annotated[list[Text], AtFirst()] | None = Field(
         None, description="Pools that the key is in from now on. Absent: they stay."
     )
+    overwrite: StrictBool = Field(
+        False, description="Stores the metadata in place of those that are there, null where it says null."
+    )
     if_seq: StrictInt | None = Field(None, ge=0, description=IF_SEQ)
 
 

@@ -3,12 +3,14 @@
 import { button, foreign, icon, make, number, picture, sized } from "./elements.js";
 import { say } from "./languages.js";
 import { copyButton, tree } from "./panels.js";
-import { addressOf, ask } from "./service.js";
+import { addressOf, ask, hasKey } from "./service.js";
 
 const MOST_CHARACTERS = 20_000;
-const MOST_IMAGES = 24;
+const IMAGES_AT_ONCE = 24;
+const MOST_DUPLICATES = 12;
+const DUPLICATE_SCORE = 0.95; // as near-duplicates are folded
 
-/** A dialog with one key. `on` has `like(hit, isNegative)`, `walk(key, step)` and `closed()`. */
+/** A dialog with one key. `on` has `like(hit, isNegative)`, `walk(key, step)`, `changed()` and `closed()`. */
 export class Details {
   constructor(dialog, on) {
     this.dialog = dialog;
@@ -18,7 +20,7 @@ export class Details {
       if (event.target === dialog) dialog.close();
     });
     dialog.addEventListener("keydown", (event) => {
-      if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (dialog.querySelector("form") || event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "ArrowRight") on.walk(this.key, 1);
       else if (event.key === "ArrowLeft") on.walk(this.key, -1);
       else if (event.key === "m" || event.key === "l") this.#like(event.key === "l");
@@ -29,6 +31,7 @@ export class Details {
   async open(key, hit, body) {
     this.key = key;
     this.hit = hit;
+    this.body = body;
     this.asking?.abort();
     this.asking = new AbortController();
     const { signal } = this.asking;
@@ -40,11 +43,45 @@ export class Details {
         body ? ask("search", { body: this.#asWhy(body, key), signal }).catch(() => null) : null,
       ]);
       if (signal.aborted) return;
-      this.hit = { ...found, ...hit, payload: found.payload, pools: found.pools };
+      this.hit = { ...found, ...hit, payload: found.payload, pools: found.pools, seq: found.seq };
       this.#show(this.hit, scores?.hits[0]?.part_scores, body);
+      this.#offerChanges(signal);
+      this.#showDuplicates(signal);
     } catch (error) {
       if (!signal.aborted) this.dialog.replaceChildren(this.#top(key), make("p", { className: "trouble", textContent: error.message }));
     }
+  }
+
+  async #offerChanges(signal) {
+    const place = this.dialog.querySelector(".curating");
+    const details = { found: this.hit, facts: this.dialog.querySelector(".facts"), dialog: this.dialog };
+    const show = () => this.open(this.key, this.hit, this.body);
+    const on = { show, close: () => this.close(), changed: () => this.on.changed() };
+    try {
+      const { offerChanges } = await import("./curating.js");
+      if (!signal.aborted) await offerChanges(place, details, on);
+    } catch (error) {
+      place.replaceChildren(make("p", { className: "faint", textContent: error.message }));
+    }
+  }
+
+  /** Shows what is nearly the same, if there is something. */
+  async #showDuplicates(signal) {
+    const place = this.dialog.querySelector(".duplicates");
+    const body = { key: this.key, k: MOST_DUPLICATES, min_score: DUPLICATE_SCORE };
+    const { hits } = await ask("search", { body, signal }).catch(() => ({ hits: [] })); // the rest is shown without it
+    if (signal.aborted || !hits.length) return;
+    place.append(make("h3", { textContent: say("nearDuplicates") }), make("ul", {}, ...hits.map((hit) => {
+      const [address] = hit.payload.image_urls ?? [];
+      const opens = button(`${hit.key.slice(0, 100)}, ${number(hit.score)}`, address ? null : hit.modality, () => this.#goTo(hit.key));
+      if (address) opens.append(picture(sized(address, 128)));
+      return make("li", {}, opens);
+    })));
+  }
+
+  #goTo(key) {
+    history.replaceState({ ...history.state, opened: key }, "");
+    this.open(key);
   }
 
   close() {
@@ -73,20 +110,25 @@ export class Details {
 
   #show(hit, partScores, body) {
     const { text, metadata = {}, image_urls: addresses = [] } = hit.payload;
-    const images = make("div", { className: "images" }, ...addresses.slice(0, MOST_IMAGES).map((address) =>
-      picture(sized(address, 1024), { alt: `${say("picture")} ${hit.key.slice(0, 100)}` })));
+    const images = make("div", { className: "images" });
+    showImages(images, addresses, hit.key);
     const said = text ? foreign(text.slice(0, MOST_CHARACTERS), "p", { className: "whole" }) : null;
-    if (text && text.length > MOST_CHARACTERS) said.append(say("characters", { n: text.length - MOST_CHARACTERS }));
+    if (text && text.length > MOST_CHARACTERS) {
+      const rest = button(say("characters", { n: text.length - MOST_CHARACTERS }), null, () => (said.textContent = text), { text: true, className: "act" });
+      said.append(" ", rest);
+    }
     const actions = make("div", { className: "actions" },
       button(say("more"), "more", () => this.#like(false), { text: true, className: "act" }),
       button(say("less"), "less", () => this.#like(true), { text: true, className: "act" }),
       copyButton(say("copyKey"), "copy", () => hit.key),
       addresses.length ? copyButton(say("copyImage"), "link", () => new URL(addresses[0], document.baseURI).href) : null,
-      addresses.length ? make("a", { className: "act", href: addresses[0], target: "_blank", rel: "noopener" }, icon("image"), say("openImage")) : null);
+      addresses.length ? make("a", { className: "act", href: addresses[0], target: "_blank", rel: "noopener", onclick: hasKey() ? openGuarded : null }, icon("image"), say("openImage")) : null);
     this.dialog.replaceChildren(this.#top(hit.key),
       make("div", { className: "inside" }, addresses.length ? images : null,
         make("div", { className: "facts" }, said, actions, this.#facts(hit), whyOf(partScores, body),
-          make("h3", { textContent: say("metadata") }), Object.keys(metadata).length ? tree(metadata) : make("p", { className: "faint", textContent: say("none") }))));
+          make("h3", { textContent: say("metadata") }), Object.keys(metadata).length ? tree(metadata) : make("p", { className: "faint", textContent: say("none") }),
+          make("div", { className: "duplicates" }), make("div", { className: "curating" }))),
+      ...this.dialog.querySelectorAll("#notices"));
     // What had the focus is gone, and keys would go nowhere.
     if (this.dialog.open && !this.dialog.contains(document.activeElement)) this.dialog.querySelector("header button:last-child").focus();
   }
@@ -98,6 +140,27 @@ export class Details {
     if (hit.pools?.length) facts.push([say("pools"), hit.pools.join(", ")]);
     return make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), foreign(value, "dd")]));
   }
+}
+
+/** Images of a key, some at a time. */
+function showImages(place, addresses, key, start = 0) {
+  const end = start + IMAGES_AT_ONCE;
+  place.append(...addresses.slice(start, end).map((address, position) =>
+    picture(sized(address, 1024), { alt: `${say("picture")} ${start + position + 1} ${key.slice(0, 100)}` })));
+  if (end >= addresses.length) return;
+  const more = button(say("moreImages", { n: addresses.length - end }), "image", () => {
+    more.remove();
+    showImages(place, addresses, key, end);
+  }, { text: true, className: "act" });
+  place.append(more);
+}
+
+/** Opens an image that only whoever has the key is given. */
+async function openGuarded(event) {
+  event.preventDefault();
+  const { href } = event.currentTarget;
+  const { fetched } = await import("./guarded.js");
+  open(await fetched(href), "_blank", "noopener");
 }
 
 /** How well the key matches each part of what was searched for. */

@@ -3,7 +3,7 @@
 import { hasKey } from "./service.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const PATHS = {
+export const DRAWINGS = {
   camera: "M4 8h3l2-3h6l2 3h3v11H4z M12 10a3.5 3.5 0 100 7 3.5 3.5 0 000-7",
   close: "M6 6l12 12M18 6L6 18",
   code: "M9 7l-5 5 5 5M15 7l5 5-5 5",
@@ -37,7 +37,7 @@ export function icon(name) {
   drawing.setAttribute("class", "icon");
   drawing.setAttribute("aria-hidden", "true");
   const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", PATHS[name]);
+  path.setAttribute("d", DRAWINGS[name]);
   drawing.append(path);
   return drawing;
 }

@@ -1,7 +1,7 @@
 // What the page says, in German.
 
 export const sentences = {
-  ask: "Wörter, Bilder oder beides", clear: "Leeren", pick: "Bilder hinzufügen", shoot: "Foto aufnehmen", picture: "Bild",
+  add: "Hinzufügen", ask: "Wörter, Bilder oder beides", clear: "Leeren", pick: "Bilder hinzufügen", shoot: "Foto aufnehmen", picture: "Bild",
   words: "Wörter", pictures: "Bilder", balance: "Anteil der Wörter", chips: "Wonach gesucht wird",
   positive: "So wie dies: drücken für weniger davon", negative: "Weniger davon: drücken für so wie dies", remove: "Entfernen",
   all: "Alles", image: "Bilder", text: "Texte", fused: "Seiten", modality: "Art", pool: "Bestand", everywhere: "Ganzer Korpus",

@@ -1,7 +1,7 @@
 // What the page says: English here, and each other language in a module of its own, which is loaded where it is wanted.
 
 const ENGLISH = {
-  ask: "Words, pictures, or both", clear: "Clear", pick: "Add pictures", shoot: "Take a picture", picture: "picture",
+  add: "Add", ask: "Words, pictures, or both", clear: "Clear", pick: "Add pictures", shoot: "Take a picture", picture: "picture",
   words: "Words", pictures: "Pictures", balance: "Share of the words", chips: "What is searched for",
   positive: "Like this: press for less like this", negative: "Less like this: press for like this", remove: "Remove",
   all: "All", image: "Images", text: "Texts", fused: "Pages", modality: "Kind", pool: "Pool", everywhere: "Whole corpus",

@@ -51,7 +51,15 @@ const ofDetails = {
     history.replaceState(state, "");
     results.focus(opened);
   },
+  changed: renew,
 };
+
+/** Searches again, when something was stored, patched or deleted. */
+function renew() {
+  isWelcomed = false;
+  info = null;
+  return search();
+}
 
 async function open(key, hit) {
   details ??= import("./details.js").then(({ Details }) => new Details(at("details"), ofDetails));
@@ -232,6 +240,8 @@ at("home").addEventListener("click", (event) => {
 at("home").href = document.baseURI;
 at("hits").setAttribute("aria-label", say("hits"));
 at("show-code").append(icon("code"), say("code"));
+at("add").append(icon("more"), say("add"));
+at("add").onclick = async () => (await import("./adding.js")).showAdding(renew);
 at("show-code").onclick = async () => (await import("./code.js")).showCode(last.request, last);
 at("foot").after(make("footer", { className: "foot" },
   make("span", { id: "foot-model" }), make("a", { href: "docs", textContent: say("docs") }),

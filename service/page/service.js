@@ -101,6 +101,11 @@ function pause(seconds, signal, tell) {
   });
 }
 
+/** The address of the service, whichever of its indexes the page is of. */
+export function serviceAddress() {
+  return document.baseURI.replace(/indexes\/[^/]+\/$/, "");
+}
+
 /** The address of a key. */
 export function addressOf(key) {
   return `keys/${encodeURIComponent(key)}`;

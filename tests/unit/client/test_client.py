@@ -135,7 +135,8 @@ def test_keys_are_stored_shown_changed_and_deleted(client: Any, tmp_path: Path) 
     deleted = client.delete("a/b..", if_seq=patched.seq, undo=True)
     assert (deleted.status, patched.undo_s) == ("deleted", None)
     assert client.undo(deleted.seq).status == "stored"
-    again = client.patch("a/b..", pools=[], undo=True)
+    again = client.patch("a/b..", metadata={"none": None}, pools=[], overwrite=True, undo=True)
+    assert client.get("a/b..").payload.metadata == {"none": None}
     renewed = client.put("a/b..", text="a cup", undo=True)
     assert [client.undo(change.seq).status for change in (renewed,)] == ["stored"]
     with pytest.raises(PreconditionFailedError):

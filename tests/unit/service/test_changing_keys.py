@@ -223,6 +223,10 @@ def test_a_patch_merges_metadata_and_replaces_pools_and_leaves_the_rest(client: 
     assert refusal(client.patch("/keys/gone", json={"pools": []}))[:2] == (404, "not_found")
     assert refusal(client.patch("/keys/x", json={}))[:2] == (400, "invalid_request")
     assert refusal(client.patch("/keys/x", json={"text": "t"}))[:2] == (400, "invalid_request")
+    whole = {"metadata": {"g": None, "h": {"i": None}}, "overwrite": True}
+    client.patch("/keys/x", json=whole).raise_for_status()
+    assert shown(client, "x")["payload"]["metadata"] == whole["metadata"]
+    assert refusal(client.patch("/keys/x", json={"pools": [], "overwrite": True}))[:2] == (400, "invalid_request")
 
 
 def test_a_deleted_key_is_gone_at_once(client: httpx.Client) -> None:
@@ -463,7 +467,7 @@ def test_methods_and_types_that_are_not_taken_are_told(client: httpx.Client) -> 
     assert client.request("DELETE", "/keys").headers["allow"] == "GET, HEAD, PUT"
     assert refusal(client.put("/keys/x", content=b"text=t", headers={"Content-Type": "text/plain"}))[0] == 415
     assert refusal(client.patch("/keys/x", data={"a": "b"}, files={"f": b"x"}))[0] == 415
-    assert "takes none" in refusal(client.put("/keys/x?if_seq=1", json={"text": "t"}))[2]
+    assert "takes undo" in refusal(client.put("/keys/x?if_seq=1", json={"text": "t"}))[2]
     assert (
         client.put("/keys/x", content=b"x" * 300_000, headers={"Content-Type": "application/json"}).status_code == 413
     )
