@@ -8,6 +8,7 @@ from anykey.benchmark.settings import (
     FetchSettings,
     FromPairsSettings,
     GateSettings,
+    JudgementsSettings,
     LoadSettings,
     QualitySettings,
     ShapesWorldSettings,
@@ -81,6 +82,12 @@ def _from_pairs(settings: FromPairsSettings) -> int:
     return make_dataset(settings)
 
 
+def _judgements(settings: JudgementsSettings) -> int:
+    from anykey.benchmark.judgements import run as make_dataset
+
+    return make_dataset(settings)
+
+
 COMMANDS = {
     "datasets": Command(DatasetsSettings, _datasets),
     "fetch": Command(FetchSettings, _fetch),
@@ -91,5 +98,6 @@ COMMANDS = {
     "gate": Command(GateSettings, _gate),
     "load": Command(LoadSettings, _load),
     "shapesworld": Command(ShapesWorldSettings, _shapesworld),
+    "judgements": Command(JudgementsSettings, _judgements),
     "from-pairs": Command(FromPairsSettings, _from_pairs),
 }

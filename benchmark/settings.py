@@ -315,7 +315,8 @@ class LoadSettings(ProgramSettings):
     )
     log: Path | None = Field(
         None,
-        description="replay this instead: a JSONL file of bodies of POST /search, each with at_s in seconds or none",
+        description="replay this instead: a JSONL file of bodies of POST /search, each with at_s in seconds or none, "
+        "such as queries.jsonl of the service's query log",
     )
     speed: float = Field(1.0, gt=0, description="how many times as fast as in the log")
     num_hits: int = Field(10, ge=1, description="k of the searches: hits asked for")
@@ -344,6 +345,20 @@ class LoadSettings(ProgramSettings):
         if any(not 0 < rate < 1e6 for rate in value):
             raise ValueError("every rate must be above 0 and below a million")
         return value
+
+
+class JudgementsSettings(ProgramSettings):
+    """Turns a service's query log and the feedback of its users into topics and qrels, as TREC has them."""
+
+    model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_JUDGEMENTS_")
+
+    log: Path = Field(..., description="folder of the query log, as the service's query_log names it")
+    output: Path = Field(..., description="directory of the dataset, which must not be there yet")
+    corpus: Path | None = Field(
+        None, description="what the index was built of, or `anykey-index export` wrote; copied into the dataset"
+    )
+    index: str | None = Field(None, description="only queries of this index; default: of all that the log has")
+    min_votes: int = Field(1, ge=1, description="how often a hit must have been judged to count")
 
 
 class FromPairsSettings(ProgramSettings):

@@ -146,6 +146,7 @@ class SearchAnswer(Answer):
     index_version: str | None
     index_seq: int | None = None
     snapshot: str | None = None
+    query_id: str | None = None
     model_fingerprint: str
     explanation: dict[str, Any] | None = None
     reranking: Reranking | None = None

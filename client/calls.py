@@ -152,6 +152,12 @@ def delete_many(fields: Mapping[str, Any]) -> Call[answers.Deleted]:
     return Call("POST", "/keys/delete", _reader(answers.Deleted), body, headers=headers)
 
 
+def judge(query_id: str, key: str, good: bool) -> Call[None]:
+    """POST /feedback."""
+    body = {"query_id": query_id, "key": key, "judgement": "good" if good else "bad"}
+    return Call("POST", "/feedback", lambda reply: None, body, is_global=True)
+
+
 def info() -> Call[answers.Info]:
     """GET /info."""
     return Call("GET", "/info", _reader(answers.Info))

@@ -258,6 +258,10 @@ class Client(AbstractContextManager["Client"]):
         """Deletes the keys that are named, those in a scope, or `all` of the index; `dry_run` only counts them."""
         return self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
 
+    def judge(self, query_id: str, key: str, *, good: bool) -> None:
+        """Tells the service whether a hit of an answer, which `query_id` names, is what was looked for."""
+        self._send(calls.judge(query_id, key, good))
+
     def info(self) -> answers.Info:
         """What is served, and what a request may ask for."""
         return self._send(calls.info())
@@ -427,6 +431,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> answers.Deleted:
         """As `Client.delete_many`."""
         return await self._send(calls.delete_many({"keys": keys, "all": all, "dry_run": dry_run, **scope}))
+
+    async def judge(self, query_id: str, key: str, *, good: bool) -> None:
+        """As `Client.judge`."""
+        await self._send(calls.judge(query_id, key, good))
 
     async def info(self) -> answers.Info:
         """As `Client.info`."""

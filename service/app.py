@@ -31,6 +31,7 @@ from anykey.service.routes import (
     access,
     changes,
     embed,
+    feedback,
     fields,
     health,
     indexes,
@@ -105,6 +106,7 @@ def create_app(
         *health.router.routes,
         *access.router.routes,
         *metrics.router.routes,
+        *feedback.router.routes,
         *indexes.router.routes,
         *page.of_service.routes,
     ]

@@ -20,6 +20,7 @@ from anykey.service.indexes.serving import take
 from anykey.service.logs import EventCounts, LogEvent
 from anykey.service.operations.collecting import MetricsCollector
 from anykey.service.operations.metrics_port import metrics_port
+from anykey.service.operations.query_log import QueryLog
 from anykey.service.operations.slow_queries import SlowQueries
 from anykey.service.operations.traces import Tracer, are_wanted
 from anykey.service.operations.watcher import Watcher
@@ -54,6 +55,7 @@ class Lifecycle:
         resources: What they share.
         memory: Tells what they hold.
         watcher: Watches what becomes of requests.
+        query_log: Where queries and feedback are written down; `None` for nowhere.
         metrics: Reads all metrics.
         metrics_listener: Listens on a port for metrics alone, which are served there; `None` for no such port.
     """
@@ -104,6 +106,7 @@ class Lifecycle:
             default,
         )
         self.memory = MemoryAccounts(self.resources, self.indexes, settings.memory_limit_mib)
+        self.query_log = self._open_query_log()
         self.metrics = MetricsCollector(self, EventCounts())
         self.metrics_listener: socket.socket | None = None
 
@@ -129,6 +132,25 @@ class Lifecycle:
             async with self._serving():
                 yield
 
+    def _open_query_log(self) -> QueryLog | None:
+        settings = self.settings
+        if settings.query_log is None:
+            return None
+        try:
+            log = QueryLog(
+                settings.query_log,
+                share=settings.query_log_share,
+                days=settings.query_log_days,
+                max_bytes=settings.query_log_bytes,
+                image_bytes=settings.query_log_image_bytes,
+            )
+        except OSError as error:
+            raise StartupError(f"cannot write the query log {settings.query_log}: {error.strerror}") from error
+        self.watcher.tell(log)
+        self.watcher.do_each_minute(log.tidy)
+        self.watcher.wants_next = log.wants_next
+        return log
+
     @contextmanager
     def _watching(self) -> Iterator[None]:
         """Watches requests and counts log lines, for the length of the block."""
@@ -136,6 +158,8 @@ class Lifecycle:
         ours.addHandler(self.metrics.events)
         try:
             with ExitStack() as stack:
+                if self.query_log is not None:
+                    stack.callback(self.query_log.close)
                 if are_wanted(self.settings.traces_url):
                     tracer = Tracer(self.settings.traces_url)
                     stack.callback(tracer.close)

@@ -45,6 +45,7 @@ class LogEvent(StrEnum):
     RECORDS_LOST = "records_lost"
     SLOW_QUERY = "slow_query"
     AUDIT_FAILED = "audit_failed"
+    QUERY_LOG_FAILED = "query_log_failed"
     AUDIT_RESUMED = "audit_resumed"
 
 

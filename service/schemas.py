@@ -486,6 +486,9 @@ class SearchResponse(BaseModel):
     snapshot: str | None = Field(
         description="Names the index at this moment, to be asked for by later requests; null for a Milvus collection."
     )
+    query_id: str | None = Field(
+        None, description="By what POST /feedback names this answer; null where it is not in the query log."
+    )
     model_fingerprint: str
     explanation: Explanation | None = Field(
         None, description="How the answer was made; null where that was not asked for."

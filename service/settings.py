@@ -426,6 +426,23 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         64 * MIB, ge=4096, description="an audit log that would have more is renamed, and another one begun"
     )
     audit_log_files: int = Field(10, ge=1, le=10_000, description="most files of the audit log; the oldest goes first")
+    query_log: Path | None = Field(
+        None,
+        description="folder for a log of queries, answers and feedback, with what users sent: read docs/query-log.md "
+        "first; default: none",
+    )
+    query_log_share: float = Field(
+        0.1, gt=0, le=1, description="share of the requests whose queries are in the query log"
+    )
+    query_log_days: float = Field(
+        30, gt=0, le=3650, description="how long queries, images and feedback are kept, in days"
+    )
+    query_log_bytes: int = Field(
+        1024 * MIB, ge=2**20, description="room for the lines of the query log; the oldest go first"
+    )
+    query_log_image_bytes: int = Field(
+        0, ge=0, description="room for images of the query log; 0: they are named by their hash alone"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
     @model_validator(mode="after")

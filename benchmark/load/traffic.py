@@ -1,6 +1,7 @@
 """What is sent: the queries of a dataset, mixed, or the searches of a log in their order."""
 
 import asyncio
+import base64
 import itertools
 import json
 import math
@@ -17,6 +18,9 @@ from anykey.benchmark.dataset import Query
 from anykey.benchmark.errors import DatasetError, DatasetFormatError
 
 AT = "at_s"  # when a search of a log was sent, in seconds from any moment
+LOGGED = "logged"  # what the service's query log says of the answer
+BY_HASH = "sha256:"  # begins an image that lies beside the log, in the folder `images`
+ASKED_WITH = frozenset({"text", "image", "key", "vector", "words", "parts"})
 SMALL_BYTES = 32 * 1024  # of what is read and encoded between two answers; the rest is, in a thread
 
 
@@ -93,13 +97,15 @@ class Mix:
 class Log:
     """A log of searches: a JSONL file of bodies of POST /search, each with `at_s` or none of them.
 
-    Its bodies stay in the file. Behind the last comes the first again.
+    The service's query log is one. Its bodies stay in the file. Behind the last comes the first again. Searches with
+    images of which the log kept nothing but the hash are left out.
 
     Args:
         path: The file.
 
     Attributes:
         times_s: When each was sent, in seconds from the first; empty where the log does not say.
+        num_left_out: How many cannot be sent again.
 
     Raises:
         DatasetError: there is no such file, or a line is no search, or comes before the one above it.
@@ -109,14 +115,19 @@ class Log:
         self._path = path
         self._starts, self._sizes, self._modalities = array("q"), array("q"), Counter[str]()
         moments_s = array("d")
+        self.num_left_out = 0
         for number, start, line in _lines(path):
             row = _row(path, number, line)
+            if any(not place.is_file() for place in images_beside(row, path.parent)):
+                self.num_left_out += 1
+                continue
             moments_s.append(_moment_s(path, number, row, moments_s))
             self._starts.append(start)
             self._sizes.append(len(line))
             self._modalities[_modality(row)] += 1
         if not self._starts:
-            raise DatasetFormatError(path, None, "it holds no search")
+            only = ", but for those whose images were not kept" if self.num_left_out else ""
+            raise DatasetFormatError(path, None, f"it holds no search{only}")
         has_times = not math.isnan(moments_s[0])
         self.times_s: Sequence[float] = [moment_s - moments_s[0] for moment_s in moments_s] if has_times else []
 
@@ -129,14 +140,55 @@ class Log:
 
     def facts(self) -> dict[str, Any]:
         """How many searches there are, and what they ask with."""
-        return {"num_queries": len(self._starts), "modalities": dict(self._modalities)}
+        facts = {"num_queries": len(self._starts), "modalities": dict(self._modalities)}
+        return {**facts, "num_left_out": self.num_left_out} if self.num_left_out else facts
 
     def _body(self, position: int) -> bytes:
         with self._path.open("rb") as file:
             file.seek(self._starts[position])
             row = json.loads(file.read(self._sizes[position]))
-        row.pop(AT, None)
-        return _encoded(row)
+        return _encoded(sendable(row, self._path.parent))
+
+
+def sendable(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The body of `POST /search` in a line of a log.
+
+    Args:
+        row: The line.
+        folder: Where the log is, with its images.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+
+    def image(value: Any) -> Any:
+        if isinstance(value, list):
+            return [image(each) for each in value]
+        if not isinstance(value, str) or not value.startswith(BY_HASH):
+            return value
+        return base64.b64encode(_image_place(value, folder).read_bytes()).decode()
+
+    body = {name: value for name, value in row.items() if name not in (AT, LOGGED)}
+    for asked in (body, *body.get("parts", ())):
+        if "image" in asked:
+            asked["image"] = image(asked["image"])
+    return body
+
+
+def images_beside(row: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Where the images of a line are that are named by their hash."""
+    found = []
+    parts = row.get("parts")
+    for asked in (row, *(parts if isinstance(parts, list) else ())):
+        images = asked.get("image") if isinstance(asked, dict) else None
+        for image in images if isinstance(images, list) else [images]:
+            if isinstance(image, str) and image.startswith(BY_HASH):
+                found.append(_image_place(image, folder))
+    return found
+
+
+def _image_place(image: str, folder: Path) -> Path:
+    return folder / "images" / Path(image.removeprefix(BY_HASH)).name
 
 
 def drawn(num_queries: int, repeat_share: float, seed: int) -> Iterator[tuple[int, bool]]:
@@ -180,8 +232,9 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise DatasetFormatError(path, number, f"no JSON: {error}") from error
-    if not isinstance(row, dict) or not ({"text", "image"} & row.keys()):
-        raise DatasetFormatError(path, number, "expected a body of POST /search, with text or image")
+    if not isinstance(row, dict) or not (ASKED_WITH & row.keys()):
+        wanted = ", ".join(sorted(ASKED_WITH))
+        raise DatasetFormatError(path, number, f"expected a body of POST /search, with one of {wanted}")
     return row
 
 
@@ -200,6 +253,8 @@ def _moment_s(path: Path, number: int, row: Mapping[str, Any], before_s: Sequenc
 
 
 def _modality(row: Mapping[str, Any]) -> str:
+    if not {"text", "image"} & row.keys():
+        return "other"
     if not row.get("image"):
         return "text"
     return "fused" if row.get("text") else "image"

@@ -40,6 +40,7 @@ NEEDS: Mapping[Need | AccessScope, tuple[str, ...]] = MappingProxyType(
         AccessScope.SEARCH: (
             "POST /search",
             "POST /search/batch",
+            "POST /feedback",
             "GET /keys",
             "GET /keys/{key:path}",
             "GET /keys/{key:path}/image",
@@ -90,7 +91,7 @@ NEEDS: Mapping[Need | AccessScope, tuple[str, ...]] = MappingProxyType(
 # Which of them answer for the service; each of the others answers for one index.
 OF_SERVICE = frozenset(
     {
-        *("GET /access", "GET /indexes", "GET /metrics", "GET /metrics-summary"),
+        *("GET /access", "POST /feedback", "GET /indexes", "GET /metrics", "GET /metrics-summary"),
         *("GET /collections", "GET /collections/{index_name}/exists"),
     }
 )

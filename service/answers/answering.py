@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -112,7 +113,9 @@ def _noted(query: Query, found: Answer) -> Answer:
     """Notes an answer in the record of the request."""
     if (record := CURRENT.get()) is not None:
         how, num_together = (None, 0) if found.found is None else (found.found.how, found.found.num_together)
-        of_answer = (found.fields, found.hits, found.num_hits, how, num_together)
+        if record.is_logged:
+            found.fields.query_id = uuid.uuid4().hex
+        of_answer = (found.fields, found.hits if record.is_logged else b"", found.num_hits, how, num_together)
         record.queries.append(QueryRecord(query, *of_answer, time.monotonic(), found.write_s))
     return found
 

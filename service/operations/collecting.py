@@ -230,6 +230,11 @@ class MetricsCollector:
             readings.add("anykey_cache_lookups_total", number, "vectors", "", outcome)
         readings.add("anykey_redis_errors_total", vectors.redis_errors)
         readings.add("anykey_redis_skipped_total", vectors.redis_skipped)
+        if (log := self.lifecycle.query_log) is not None:
+            readings.add("anykey_query_log_lines_total", log.num_written, "written")
+            readings.add("anykey_query_log_lines_total", log.num_lost, "lost")
+            for judgement in ("good", "bad"):
+                readings.add("anykey_feedback_total", log.feedback[judgement], judgement)
         if resources.audit is not None:
             readings.add("anykey_audit_lines_total", resources.audit.num_written, "written")
             readings.add("anykey_audit_lines_total", resources.audit.num_lost, "lost")

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ class JsonLines:
         self._is_durable = is_durable
         self._lock = threading.Lock()
         self._file = -1
+        self._begun_s = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
 
@@ -65,6 +67,21 @@ class JsonLines:
                     os.ftruncate(self._file, size)
                 raise
 
+    def forget_before(self, oldest_s: float, begin_anew_after_s: float) -> None:
+        """Deletes older files of which all lines are too old, and begins another file so that this one can become one.
+
+        Args:
+            oldest_s: Lines of before this moment are too old, in seconds since 1970.
+            begin_anew_after_s: How old the first line of a file may become before another one is begun.
+        """
+        with self._lock, suppress(OSError):
+            for number in range(1, self._num_files):
+                older = self._older(number)
+                if older.exists() and older.stat().st_mtime < oldest_s:
+                    older.unlink()
+            if self._file >= 0 and os.fstat(self._file).st_size and time.time() - self._begun_s > begin_anew_after_s:
+                self._rotate()
+
     def close(self) -> None:
         """Closes the file."""
         with self._lock:
@@ -76,6 +93,8 @@ class JsonLines:
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             _write_all(self._file, b"\n")
+            size += 1
+        self._begun_s = _first_moment(self._file) if size else time.time()
         if self._is_durable:
             sync(self.path.parent)
 
@@ -105,6 +124,12 @@ class JsonLines:
 
     def _older(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
+
+
+def _first_moment(file: int) -> float:
+    """About when a file was begun: some systems tell it, and others when it was last written."""
+    facts = os.fstat(file)
+    return float(getattr(facts, "st_birthtime", facts.st_mtime))
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -83,6 +83,8 @@ _ALL = (
     Metric("anykey_index_folds_total", "counter", "New versions that this process took up.", ("index",)),
     Metric("anykey_index_fold_failures", "gauge", "How often in a row no version could be made.", ("index",)),
     Metric("anykey_index_changes_total", "counter", "Changes that this process made.", ("index",)),
+    Metric("anykey_query_log_lines_total", "counter", "Queries of the query log.", ("outcome",)),
+    Metric("anykey_feedback_total", "counter", "Judgements that users gave.", ("judgement",)),
     Metric("anykey_audit_lines_total", "counter", "Lines of the audit log.", ("outcome",)),
     Metric("anykey_index_bytes", "gauge", "What an index holds.", ("index", "place")),
     Metric("anykey_release_problem", "gauge", "Whether the current release cannot be loaded.", ("index",)),

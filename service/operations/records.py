@@ -44,7 +44,7 @@ class QueryRecord:
     Attributes:
         query: The query.
         fields: Its answer but for the hits and facets.
-        hits: These, as JSON.
+        hits: These, as JSON, where they are written down; else nothing.
         num_hits: How many.
         how: How the index found them; `None` for an answer that was kept.
         num_together: How many searches shared the call of the index.
@@ -137,6 +137,7 @@ class RequestRecord:
         address: Of the machine that sent it, as far as it is known; empty where it is not.
         queries: Those that were answered.
         batches: Batches that models computed for it.
+        is_logged: Whether its queries are written down with their hits.
     """
 
     __slots__ = (
@@ -146,6 +147,7 @@ class RequestRecord:
         "ended_s",
         "error_type",
         "index",
+        "is_logged",
         "key_name",
         "method",
         "queries",
@@ -164,6 +166,7 @@ class RequestRecord:
         self.answered_s = self.ended_s = self.read_s = 0.0
         self.index = self.method = self.route = self.error_type = self.key_name = self.address = ""
         self.status = 0
+        self.is_logged = False
         self.queries: list[QueryRecord] = []
         self.batches: list[BatchRecord] = []
 

@@ -10,6 +10,7 @@ from anykey.service.operations.records import RequestRecord
 from anykey.service.operations.stage_times import StageTimes
 
 EVERY_S = 0.5
+TURNS_A_MINUTE = 120
 MAX_PENDING = 100_000  # records; of more that come in one turn, the oldest are lost
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Watcher:
         times: Counts of requests and times.
         num_under_way: Requests that are being answered; belongs to the event loop.
         is_tracing: Whether requests are given a trace that come with none.
+        wants_next: Tells whether the queries of the next request are written down; `None`: those of none are.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class Watcher:
         self.times = StageTimes()
         self.num_under_way = 0
         self.is_tracing = False
+        self.wants_next: Callable[[], bool] | None = None
+        self._chores: list[Callable[[], None]] = []
         self._readers: list[Callable[[Sequence[RequestRecord]], None]] = [self.times.add]
         self._pending: deque[RequestRecord] = deque(maxlen=MAX_PENDING)
         self._turn = threading.Lock()
@@ -41,6 +45,10 @@ class Watcher:
     def tell(self, reader: Callable[[Sequence[RequestRecord]], None]) -> None:
         """Has records told to one more reader, in the watcher's thread; to be called before it starts."""
         self._readers.append(reader)
+
+    def do_each_minute(self, chore: Callable[[], None]) -> None:
+        """Has something done now and then, in the watcher's thread; to be called before it starts."""
+        self._chores.append(chore)
 
     def start(self) -> None:
         """Begins."""
@@ -72,5 +80,17 @@ class Watcher:
                 record.batches.clear()
 
     def _work(self) -> None:
+        turns_left = 0
         while not self._is_over.wait(EVERY_S):
             self.catch_up()
+            turns_left -= 1
+            if turns_left <= 0:
+                turns_left = TURNS_A_MINUTE
+                self._do_chores()
+
+    def _do_chores(self) -> None:
+        for chore in self._chores:
+            try:
+                chore()
+            except Exception:  # whatever it is, the watching goes on
+                logger.exception("what is done each minute failed", extra={"event": LogEvent.RECORDS_LOST})

@@ -93,6 +93,7 @@ class RequestContext:
         if scope.get("raw_path"):  # where keys are read; routes match no line break
             inner["path"] = scope["path"].replace("\n", " ")
         record = RequestRecord(request_id, time.monotonic(), trace)
+        record.is_logged = self._watcher.wants_next is not None and self._watcher.wants_next()
         record.address = (scope.get("client") or ("",))[0]
         CURRENT.set(record)
         status: int | None = None

@@ -83,7 +83,7 @@ def test_a_log_is_sent_in_its_order_over_and_over_without_its_times(tmp_path: Pa
         ([], "it holds no search"),
         ([{"text": "a"}, "{"], r"jsonl:2: no JSON"),
         (["", "[1]"], r"jsonl:2: expected a body of POST /search"),
-        ([{"k": 3}], r"jsonl:1: expected a body of POST /search, with text or image"),
+        ([{"k": 3}], r"jsonl:1: expected a body of POST /search, with one of image, key, parts"),
         ([{"text": "a", "at_s": 2}, {"text": "b"}], r"jsonl:2: expected at_s in all lines or in none"),
         ([{"text": "a"}, {"text": "b", "at_s": 2}], r"jsonl:2: expected at_s in all lines or in none"),
         ([{"text": "a", "at_s": 2}, {"text": "b", "at_s": 1}], r"jsonl:2: at_s is 1, before the line above"),
