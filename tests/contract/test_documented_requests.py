@@ -186,7 +186,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     rows = [json.dumps({"key": f"row-{n}", "text": f"row number {n}"}) for n in range(3)]
     (folder / "keys.jsonl").write_text("\n".join(rows), encoding="utf-8")
     with FaissIndex.open(build_real_index(folder / "built", encoder, [stored("first", Item(text="a key"))])) as index:
-        settings = make_settings(writable=True)
+        settings = make_settings(writable=True, query_log=folder / "queries")
         app = create_app(settings, encoder=encoder, index=index, rerankers=[FakeScorer("mini")])
         with running(app) as client:
             yield Reader(client, folder)
