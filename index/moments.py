@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.filtering.conditions import Path
-from anykey.index.hits import Hit, StoredKey
+from anykey.index.hits import Hit, SearchFacts, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which most searches do not need
     from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage

@@ -24,12 +24,11 @@ from anykey.index.errors import KeyNotFoundError, ReadOnlyError, UnknownPoolErro
 from anykey.index.filtering.conditions import Exists, matches
 from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
-from anykey.index.hits import FoundImage, Hit, Payload, StoredImage, StoredKey, at_hand
+from anykey.index.hits import FoundImage, Hit, Payload, SearchFacts, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
 from anykey.index.jobs.encoding import EncoderSource
 from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Place, Scope
 from anykey.index.moments import Ranking
-from anykey.index.search_facts import SearchFacts
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.errors import FacetsUnavailableError, WordsUnavailableError
 from anykey.index.filtering.conditions import Exists, Path
-from anykey.index.hits import Hit, StoredKey
+from anykey.index.hits import Hit, SearchFacts, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import listed
@@ -22,7 +22,6 @@ from anykey.index.milvus.scope import expression_of_scope
 from anykey.index.milvus.search import Scored, count, hits_of, search
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
-from anykey.index.search_facts import SearchFacts
 
 if TYPE_CHECKING:  # which it refuses
     from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage

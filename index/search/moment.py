@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Path
-from anykey.index.hits import Hit, StoredKey
+from anykey.index.hits import Hit, SearchFacts, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_limit, check_queries
 from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments
 from anykey.index.search.view import View, hits_of
-from anykey.index.search_facts import SearchFacts
 from anykey.index.store.store_reader import ReadTransaction
 
 if TYPE_CHECKING:  # which most searches do not need

@@ -20,8 +20,8 @@ from anykey.index.errors import IndexCorruptError, SearchIndexError
 from anykey.index.filtering.conditions import Path as FieldPath
 from anykey.index.filtering.postings import Postings, Reading
 from anykey.index.filtering.remembered import Remembered, name_of
+from anykey.index.hits import SearchFacts
 from anykey.index.key_index import Held, Place, Scope
-from anykey.index.search_facts import SearchFacts
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.versions import OpenVersion, open_published
 from anykey.index.vectors.calibration import Calibration, read_calibration

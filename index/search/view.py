@@ -15,12 +15,11 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, ModalityNeededError, UnknownPoolError
 from anykey.index.filtering.conditions import Exists, Path
-from anykey.index.hits import Hit
+from anykey.index.hits import Hit, SearchFacts
 from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
 from anykey.index.moments import Ranking
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
-from anykey.index.search_facts import SearchFacts
 from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of

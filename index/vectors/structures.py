@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError, faiss_reason
-from anykey.index.search_facts import SearchFacts
+from anykey.index.hits import SearchFacts
 from anykey.index.vectors.comparing import Allowed, bitmap_selector, count_allowed, in_turns, sort_by_score
 from anykey.index.vectors.exact import ExactVectors, read_faiss
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
