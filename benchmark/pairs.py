@@ -14,7 +14,6 @@ image once and the modalities compete on equal terms; each task then asks for it
 import hashlib
 import io
 import json
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from anykey.benchmark.errors import InvalidRowError, PairsError
 from anykey.benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
 from anykey.benchmark.pair_files import Photo, read_photos, states_digest
 from anykey.benchmark.settings import FromPairsSettings
-from anykey.program.image_limits import MAX_IMAGE_ASPECT, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from anykey.program.image_limits import DECODER_ERRORS, MAX_IMAGE_ASPECT, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 from anykey.sources.columns import parse_columns
@@ -41,20 +40,7 @@ MAX_SHOWN_BAD_ROWS = 10
 SUFFIXES = {  # of the formats that the encoder reads
     **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"},
 }
-DECODER_ERRORS = (  # what Pillow raises on damaged bytes
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+UNDECODABLE = (*DECODER_ERRORS, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -278,7 +264,7 @@ def _usable(photo: Photo) -> Photo | InvalidRowError:
             _check_size(photo.data, image)
             image.load()
             suffix = SUFFIXES.get(image.format or "", ".jpg")  # MPO is a JPEG with more of them behind it
-    except DECODER_ERRORS as error:
+    except UNDECODABLE as error:
         return InvalidRowError(photo.where, f"cannot decode the image: {error}")
     return replace(photo, captions=captions, suffix=suffix)
 

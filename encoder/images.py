@@ -1,7 +1,6 @@
 """Encoded bytes to an upright RGB picture, with limits checked before anything is decoded."""
 
 import stat
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,27 +16,18 @@ from PIL.TiffImagePlugin import TiffImageFile
 from anykey.encoder import tiff
 from anykey.encoder.containers import FORMATS, MEDIA_TYPES, bare_picture, format_of, webp_canvas
 from anykey.encoder.errors import InvalidItemError, ItemTooLargeError, UndecodableImageError
-from anykey.program.image_limits import MAX_IMAGE_ASPECT, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, ImageLimitSettings
+from anykey.program.image_limits import (
+    DECODER_ERRORS,
+    MAX_IMAGE_ASPECT,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    ImageLimitSettings,
+)
 
 MAX_RESIZED_PIXELS = 64_000_000  # of a long image whose shorter side is resized to the model's input
 _MOST_PIXELS = 178_000_000  # that Pillow opens
 _ONE_AVIF = threading.Lock()
 _BAND_PIXELS = 1_000_000  # converted at a time, so that odd colours cost no more memory than plain ones
-# What Pillow's decoders raise on damaged bytes, found by fuzzing them.
-_DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,  # of libavif
-    AssertionError,  # of Pillow, for a palette that is not there
-    MemoryError,
-    struct.error,
-)
 # What makes a picture upright, by EXIF's numbers.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -166,7 +156,7 @@ def image_size(data: bytes) -> tuple[int, int] | None:
         bare = bare_picture(data, image_format, _MOST_PIXELS)
         with Image.open(BytesIO(bare.data), formats=(image_format,)) as image:
             return image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, InvalidItemError, *_DECODER_ERRORS):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, InvalidItemError, *DECODER_ERRORS):
         return None
 
 
@@ -200,7 +190,7 @@ def _decoded(opened: Callable[[], Image.Image], name: str, limits: ImageLimits) 
         raise ItemTooLargeError(f"image has more than {limits.max_pixels} pixels") from error
     except InvalidItemError:
         raise
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise UndecodableImageError(f"cannot decode {name} as an image ({', '.join(FORMATS)} are read)") from error
 
 
@@ -208,7 +198,7 @@ def _open_image(image: Image.Image, limits: ImageLimits) -> Image.Image:
     _check_size(image.size, limits)
     try:
         up = image.getexif().get(tiff.ORIENTATION, 1)
-    except _DECODER_ERRORS:  # the pixels may be sound all the same
+    except DECODER_ERRORS:  # the pixels may be sound all the same
         up = 1
     return _upright(_as_rgb(image), up)
 

@@ -1,10 +1,27 @@
-"""How large an image may be: the settings of every command that reads images, and what they are by default."""
+"""How large an image may be, with the settings of every command that reads images; and how a damaged one is told."""
+
+import struct
 
 from pydantic import BaseModel, Field
 
 MAX_IMAGE_BYTES = 20 * 1024**2
 MAX_IMAGE_PIXELS = 64_000_000
 MAX_IMAGE_ASPECT = 200.0
+# What Pillow's decoders raise on damaged bytes, found by fuzzing them.
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,  # of libavif
+    AssertionError,  # of Pillow, for a palette that is not there
+    MemoryError,
+    struct.error,
+)
 
 
 class ImageLimitSettings(BaseModel):

@@ -8,7 +8,7 @@ import PIL.Image
 from PIL import ImageOps
 
 from anykey.benchmark.dataset import Image, image_bytes
-from anykey.benchmark.pairs import DECODER_ERRORS
+from anykey.benchmark.pairs import UNDECODABLE
 from anykey.program.image_limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 MAX_BYTES = 12_000  # of one picture
@@ -30,7 +30,7 @@ def thumbnail(image: Image, max_bytes: int = MAX_BYTES) -> bytes | None:
             if len(data) > MAX_IMAGE_BYTES or opened.width * opened.height > MAX_IMAGE_PIXELS:
                 return None
             return _fitted(opened, max_bytes)
-    except DECODER_ERRORS:
+    except UNDECODABLE:
         return None
 
 
