@@ -49,7 +49,7 @@ def brought_by(extra: str, prog: str, libraries: Sequence[str]) -> Callable[[Cal
             if missing is None:
                 return main(argv)
             needs = f"needs the library {missing}: pip install 'anykey[{extra}]'"
-            print(f"{prog}: error: {prog} {needs}", file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"{prog}: error: {prog} {needs}\n")
             return EXIT_MISSING
 
         return run
