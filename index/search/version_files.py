@@ -38,6 +38,7 @@ FIELDS_NAME = "fields.sqlite"
 STRUCTURE_NAME = "structure.faiss"
 CALIBRATION_NAME = "calibration.npy"
 COUNTS_BYTES = 8 * 2**20
+MOST_COSINE = 1.1  # beyond what rounding and quantisation make of 1
 
 
 class VersionFiles:
@@ -168,6 +169,7 @@ class VersionFiles:
 
         Raises:
             DeadlineExceededError: it no longer is.
+            IndexCorruptError: a score is no cosine.
         """
         if exact or self._approximate is None:
             scores_QK, positions_QK = self._exact.search(queries_QD, k, allowed, deadline)
@@ -185,7 +187,21 @@ class VersionFiles:
                 facts.structure = "gpu" if of_gpu is None else f"gpu {of_gpu.kind}"
                 facts.is_exact = facts.is_exact and not self._approximate.needs_rerank
                 facts.compared(None)
+        self.require_cosines(scores_QK)
         return scores_QK, self._seqs_N[positions_QK]
+
+    def require_cosines(self, scores: NDArray[np.float32]) -> None:
+        """Returns if scores can be products of unit vectors.
+
+        Bits that changed on disk may make a key the best for everything. Whoever watches the files notices that a
+        moment later; until then answers would be wrong.
+
+        Raises:
+            IndexCorruptError: one of them cannot.
+        """
+        if scores.size and scores.max() > MOST_COSINE:
+            reason = f"a key's score is {scores.max():.3g}, which the product of unit vectors cannot be"
+            raise IndexCorruptError(self._exact.path, reason)
 
     def held(self, folder: Path) -> list[Held]:
         """What is held of the version's files.

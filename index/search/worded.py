@@ -68,7 +68,8 @@ class WordSearch:
             by_vector = self._by_vector(query_1D, words.vector_weight)
             rankings = [by_vector, *(scores.best(MOST_JOINED) for scores in by_words)]
             best = joined(rankings, words.join).best(k)
-            cosines_K = np.clip(self.view.vectors(best.seqs_M) @ query_1D[0], -1.0, 1.0)
+            cosines_K = self.view.vectors(best.seqs_M) @ query_1D[0]
+            self.view.files.require_cosines(cosines_K)
         self.view.recent.require_sound(best.seqs_M)
         return Ranking(cosines_K, best.seqs_M, total.of(best.seqs_M))
 

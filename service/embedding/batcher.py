@@ -196,8 +196,9 @@ class Batcher(Generic[PreparedT]):
     `DeadlineExceededError`, and neither reaches the encoder.
 
     Failure: when the encoder raises, or answers with something else than finite vectors of its width, that is logged
-    with traceback, and the halves of the batch are tried, and their halves, so that an item which is the reason fails
-    alone: its future gets `InternalError`, whose cause is the encoder's error. The worker lives on. Should it end for
+    with traceback, and the halves of the batch are tried, and their halves (an item that came alone is tried once
+    more), so that an item which is the reason fails alone: its future gets `InternalError`, whose cause is the
+    encoder's error. The worker lives on. Should it end for
     any other reason, `is_alive` turns false, every waiting future gets `NotReadyError`, and so does every later
     `submit`: nothing hangs.
 
@@ -469,8 +470,8 @@ class Batcher(Generic[PreparedT]):
             if not is_retried:
                 fields = {"event": LogEvent.BATCH_FAILED, "model": self._name, "batch_items": len(batch)}
                 logger.exception("a batch failed", extra=fields)
-            if len(batch) == 1:
-                return [_internal(error, self._name)]
+            if len(batch) == 1:  # one that came alone gets a second chance too, as the parts of a batch do
+                return [_internal(error, self._name)] if is_retried else self._outcomes(batch, is_retried=True)
             middle = len(batch) // 2
             return [*self._outcomes(batch[:middle], True), *self._outcomes(batch[middle:], True)]
         encode_s = self._clock() - started_s

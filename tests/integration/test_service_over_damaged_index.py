@@ -118,6 +118,24 @@ def test_damaged_vectors_give_no_wrong_answer_and_do_not_end_the_service(
     assert client.post("/search", json=EVERYTHING).json()["hits"] == before
 
 
+def test_a_vector_that_would_be_the_best_for_everything_is_no_answer(index_dir: Path) -> None:
+    vectors = index_dir / "versions" / "1" / "vectors.faiss"
+    with FaissIndex.open(index_dir) as index, serving(FakeEncoder(), index, check_index_s=60) as client:
+        assert client.post("/search", json=EVERYTHING).status_code == 200
+        before = vectors.stat()
+        with vectors.open("r+b") as file:  # the size of some numbers, as when a bit of their exponent changes
+            file.seek(-64, os.SEEK_END)
+            file.write(b"\x00\x00\x00\x7e" * 16)
+        os.utime(vectors, ns=(before.st_atime_ns, before.st_mtime_ns))  # nothing else tells of it
+        answers = [client.post("/search", json={"text": f"text {number}", "k": 1}) for number in range(20)]
+        told = [answer.status_code for answer in answers]
+        assert 503 in told, "it is the best for about half of all queries"
+        assert all(answer.json()["hits"][0]["score"] <= 1 for answer in answers if answer.status_code == 200)
+        for answer in answers:
+            if answer.status_code == 503:
+                assert_unavailable(answer, index_dir)
+
+
 def test_pool_that_came_live_can_be_searched_at_once(index_dir: Path) -> None:
     with FaissIndex.open(index_dir, writable=True) as index, serving(FakeEncoder(), index) as client:
         index.upsert([NewKey("later", FakeEncoder().encode([Item(text="later")])[0], "later", pools=("fresh",))])

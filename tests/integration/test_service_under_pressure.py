@@ -303,7 +303,7 @@ def test_a_shared_failure_is_told_to_those_who_waited_and_to_nobody_else(
 ) -> None:
     with serving(encoder, make_index(encoder), max_batch_items=1) as client:
         blocked = block(client, pool, encoder)
-        encoder.failures = [None, RuntimeError("out of memory")]
+        encoder.failures = [None, *[RuntimeError("out of memory")] * 2]  # and again when it is tried once more
         answers = [pool.submit(ask, client, "the same") for _ in range(10)]
         until(lambda: counters(client, "batcher")["queued"] == 1, "one of them waits")
         encoder.gate.set()

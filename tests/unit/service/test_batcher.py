@@ -238,6 +238,15 @@ def test_a_failing_batch_fails_every_item_in_it_and_the_worker_lives_on(
     assert submit(batcher, "after").result(WAIT_S).batch_items == 1
 
 
+def test_an_item_that_came_alone_is_tried_once_more(make_batcher: Any, encoder: GatedEncoder) -> None:
+    batcher = make_batcher()
+    encoder.failures = [RuntimeError("the device was away for a moment")]
+    np.testing.assert_array_equal(
+        submit(batcher, "alone").result(WAIT_S).vector_D, FakeEncoder().encode([Item(text="alone")])[0]
+    )
+    assert (batcher.counters()["batches"], batcher.counters()["failed"]) == (2, 0)
+
+
 def test_an_item_that_the_encoder_fails_on_fails_alone(make_batcher: Any, encoder: GatedEncoder) -> None:
     batcher = make_batcher()
     encoder.gate.clear()
