@@ -26,6 +26,7 @@ from tests.unit.service.test_reranking import FakeScorer
 
 DOCS = Path(__file__).parents[2] / "docs"
 ADDRESS = "localhost:8000"
+UNDONE = '{"seq": 19}'  # the change that was made by the command before
 SNAPSHOT = "3f9a01c2.7d00b1e4.1.1207"
 PARTS = [{"text": "a red mug"}, {"text": "blue", "weight": -0.5}]
 FREE = {"metadata", "modalities", "pools"}  # objects whose members are the user's
@@ -100,6 +101,8 @@ class Reader:
         """Text of a page with what it leaves out, and this service's address."""
         snapshot = self.client.post("/search", json={"text": "x", "offset": 0}).json()["snapshot"]
         text = text.replace("<base64>", as_base64(png())).replace(SNAPSHOT, snapshot)
+        if isinstance(self.last, dict) and isinstance(self.last.get("seq"), int):
+            text = text.replace(UNDONE, json.dumps({"seq": self.last["seq"]}))
         return text.replace(ADDRESS, self.client.base_url.netloc.decode())
 
     def console(self, block: Block) -> int:
