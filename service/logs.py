@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections import Counter
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -53,19 +52,19 @@ class EventCounts(logging.Handler):
     """Counts the lines of the service that have an event, but for those of requests, which are counted elsewhere.
 
     Attributes:
-        counts: How many there were, by event and level.
+        counts: How many there were of each event.
     """
 
     def __init__(self) -> None:
         """Begins with none."""
         super().__init__()
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts = {event: 0 for event in LogEvent if event is not LogEvent.REQUEST}
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Counts a line."""
         event = getattr(record, "event", None)
-        if isinstance(event, LogEvent) and event is not LogEvent.REQUEST:
-            self.counts[str(event), record.levelname.lower()] += 1
+        if event in self.counts:
+            self.counts[event] += 1
         return True
 
 

@@ -153,8 +153,8 @@ class MetricsCollector:
         for each in told:
             self._index(readings, each)
         await self._memory(readings)
-        for (event, level), number in self.events.counts.items():
-            readings.add("anykey_log_events_total", number, event, level)
+        for event, count in self.events.counts.items():
+            readings.add("anykey_log_events_total", count, str(event))
         return readings
 
     async def _ask(self, served: ServedIndex) -> _Told:
@@ -199,6 +199,8 @@ class MetricsCollector:
                     readings.add_buckets(
                         "anykey_stage_seconds", buckets, float(of_place.total_S[number]), index, route, stage
                     )
+        for kind in REFUSALS:  # told from the first on, or nobody sees the first one in a rate
+            readings.add("anykey_refusals_total", 0, kind)
         readings.add("anykey_requests_under_way", lifecycle.watcher.num_under_way)
         readings.add("anykey_connections", None if self.num_connections is None else self.num_connections())
         readings.add("anykey_bodies", lifecycle.bodies.num_shares)

@@ -92,7 +92,7 @@ _ALL = (
     Metric("anykey_build_info", "info", "The program.", ("version",)),
     Metric("anykey_memory_bytes", "gauge", "Memory of the process.", ("kind",)),
     Metric("anykey_gpu_memory_bytes", "gauge", "Memory of a GPU.", ("device", "kind")),
-    Metric("anykey_log_events_total", "counter", "Lines of the log, by event.", ("event", "level")),
+    Metric("anykey_log_events_total", "counter", "Lines of the log, by event.", ("event",)),
 )
 
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
