@@ -6,7 +6,7 @@ Shape legend: S = stages, B = buckets.
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +16,10 @@ from anykey.service.operations.histogram import FINE_BOUNDS_S
 from anykey.service.operations.records import RequestRecord
 
 STAGES = ("read", "decode", "queue", "encode", "search", "rerank", "write", "total")
-OF_A_QUERY = ("decode", "queue", "encode", "search", "rerank")
+READ, DECODE, QUEUE, ENCODE, SEARCH, RERANK, WRITE, TOTAL = range(len(STAGES))
 SLICE_S = 10.0
 NUM_SLICES = 30  # which together are "the last minutes"
 RECENT_S = SLICE_S * NUM_SLICES
-_STAGE_NUMBERS = {name: number for number, name in enumerate(STAGES)}
 _BOUNDS = np.array(FINE_BOUNDS_S)
 
 Place = tuple[str, str]
@@ -41,12 +40,10 @@ class Times:
     )
     total_S: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(STAGES)))
 
-    def add(self, stages: NDArray[np.int64], buckets: NDArray[np.int64], seconds: NDArray[np.float64]) -> None:
-        """Counts times, each of a stage and in a bucket."""
-        num_buckets = self.counts_SB.shape[1]
-        counts = np.bincount(stages * num_buckets + buckets, minlength=self.counts_SB.size)
-        self.counts_SB += counts.reshape(self.counts_SB.shape)
-        self.total_S += np.bincount(stages, seconds, minlength=len(STAGES))
+    def add(self, stage: int, seconds: NDArray[np.float64], buckets: NDArray[np.int64]) -> None:
+        """Counts times of a stage, each in its bucket."""
+        self.counts_SB[stage] += np.bincount(buckets, minlength=self.counts_SB.shape[1])
+        self.total_S[stage] += seconds.sum()
 
     def join(self, other: "Times") -> None:
         """Counts another's times, too."""
@@ -77,20 +74,27 @@ class StageTimes:
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Counts requests."""
-        times: dict[Place, list[tuple[int, float]]] = {}
+        times: dict[Place, list[list[float]]] = {}
         with self._lock:
             for record in records:
                 self.requests[record.index, record.route, record.method, record.status] += 1
                 if record.error_type:
                     self.errors[record.index, record.route, record.error_type] += 1
-                times.setdefault((record.index, record.route), []).extend(stages_of(record))
+                place = (record.index, record.route)
+                by_stage = times.get(place)
+                if by_stage is None:
+                    by_stage = times[place] = [[] for _ in STAGES]
+                add_stages(record, by_stage)
             if times:
                 recent = self._slice()
-            for place, numbered in times.items():
-                stages, seconds = map(np.array, zip(*numbered, strict=True))
-                buckets = np.searchsorted(_BOUNDS, seconds)
-                for kept in (self._all, recent):
-                    kept.setdefault(place, Times()).add(stages, buckets, seconds)
+            for place, by_stage in times.items():
+                kept = (self._all.setdefault(place, Times()), recent.setdefault(place, Times()))
+                for stage, listed in enumerate(by_stage):
+                    if listed:
+                        seconds = np.array(listed)
+                        buckets = np.searchsorted(_BOUNDS, seconds)
+                        for each in kept:
+                            each.add(stage, seconds, buckets)
 
     def since_start(self) -> dict[Place, Times]:
         """The times of all requests, by index and route."""
@@ -120,32 +124,35 @@ class StageTimes:
         return int(self._clock() // SLICE_S)
 
 
-def stages_of(record: RequestRecord) -> Iterator[tuple[int, float]]:
-    """The numbers of the stages that a request came through, and how long each took in seconds.
+def add_stages(record: RequestRecord, by_stage: Sequence[list[float]]) -> None:
+    """Adds to the lists of the stages that a request came through how long each took, in seconds.
 
     The stages of each of its queries count once. Writing is writing hits as JSON and handing the answer to the
     connection.
     """
     if record.read_s:
-        yield _STAGE_NUMBERS["read"], record.read_s
+        by_stage[READ].append(record.read_s)
+    hits_s = 0.0
     for query in record.queries:
-        timings = query.fields.timings_ms
-        for name in OF_A_QUERY:
-            seconds = getattr(timings, name) / 1000
-            if name == "search":
-                seconds = max(0.0, seconds - query.write_s)
-            if seconds:
-                yield _STAGE_NUMBERS[name], seconds
+        timings, write_s = query.fields.timings_ms, query.write_s
+        hits_s = max(hits_s, write_s)
+        if timings.encode:
+            by_stage[DECODE].append(timings.decode / 1000)
+            by_stage[QUEUE].append(timings.queue / 1000)
+            by_stage[ENCODE].append(timings.encode / 1000)
+        if timings.search:
+            by_stage[SEARCH].append(max(0.0, timings.search / 1000 - write_s))
+        if timings.rerank:
+            by_stage[RERANK].append(timings.rerank / 1000)
     if record.answered_s:
-        hits_s = max((query.write_s for query in record.queries), default=0.0)
-        yield _STAGE_NUMBERS["write"], record.ended_s - record.answered_s + hits_s
-    yield _STAGE_NUMBERS["total"], record.ended_s - record.started_s
+        by_stage[WRITE].append(record.ended_s - record.answered_s + hits_s)
+    by_stage[TOTAL].append(record.ended_s - record.started_s)
 
 
 def named_stages(record: RequestRecord) -> Iterator[tuple[str, float]]:
     """The same by name, those of several queries together."""
-    sums: dict[int, float] = {}
-    for number, seconds in stages_of(record):
-        sums[number] = sums.get(number, 0.0) + seconds
-    for number, seconds in sorted(sums.items()):
-        yield STAGES[number], seconds
+    by_stage: list[list[float]] = [[] for _ in STAGES]
+    add_stages(record, by_stage)
+    for name, seconds in zip(STAGES, by_stage, strict=True):
+        if seconds:
+            yield name, sum(seconds)

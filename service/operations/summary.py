@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anykey.service.operations.histogram import quantile
-from anykey.service.operations.stage_times import RECENT_S, STAGES, Place, StageTimes, Times
+from anykey.service.operations.stage_times import RECENT_S, STAGES, TOTAL, Place, StageTimes, Times
 
 SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
-TOTAL = STAGES.index("total")
 
 
 def summary_of(times: StageTimes) -> dict[str, Any]:
