@@ -26,6 +26,7 @@ from anykey.service.operations.histogram import FINE_BOUNDS_S, STEPS_PER_DOUBLIN
 from anykey.service.operations.metrics import Readings, model_labels
 from anykey.service.operations.stage_times import STAGES
 from anykey.service.operations.summary import summary_of, written
+from anykey.service.requests.context import PROBES
 
 if TYPE_CHECKING:
     from anykey.service.lifecycle import Lifecycle
@@ -189,7 +190,7 @@ class MetricsCollector:
             readings.add("anykey_requests_total", number, index, route, method, str(status))
         for (index, route, kind), number in times.errors.copy().items():
             readings.add("anykey_errors_total", number, index, route, kind)
-            if kind in REFUSALS:
+            if kind in REFUSALS and route not in PROBES:
                 readings.add("anykey_refusals_total", number, kind)
         for (index, route), of_place in times.since_start().items():
             for number, stage in enumerate(STAGES):
