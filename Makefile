@@ -134,6 +134,10 @@ perf-service: setup peers ## Measure the service beside others (PERF_FLAGS=), ha
 perf-requests: setup ## Measure a request beside an older checkout, in turns: BEFORE= CHECKPOINT= (PERF_FLAGS=)
 	$(BIN)/python -m benchmarks.request_cost --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/requests.md $(PERF_FLAGS)
 
+.PHONY: chaos
+chaos: setup redis-server ## Break what a service stands on, under load, in ten minutes (CHAOS_FLAGS=), into docs/results/
+	PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.chaos --output docs/results/chaos.md $(CHAOS_FLAGS)
+
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
 .PHONY: peers

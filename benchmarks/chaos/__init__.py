@@ -1,0 +1,1 @@
+"""Breaks what a running service stands on, under load, and says what became of requests: `make chaos`."""
