@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anykey.index.errors import InvalidFilterError
@@ -141,6 +141,7 @@ def test_ten_thousand_values_are_accepted_and_one_more_in_another_list_is_not() 
     assert error.value.where == "or[1].in"
 
 
+@settings(max_examples=50)
 @given(conditions, metadata)
 def test_written_filter_is_read_back_as_the_same_condition(condition: Condition, found: dict[str, Any]) -> None:
     written = to_json(condition)
@@ -169,6 +170,7 @@ def test_written_filter_is_canonical(condition: Condition, written: dict[str, An
     assert json.dumps(to_json(condition), sort_keys=True) == json.dumps(written, sort_keys=True)
 
 
+@settings(max_examples=50)
 @given(st.lists(conditions, min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_order_and_repetition_do_not_show_in_the_written_filter(parts: list[Condition], random: Any) -> None:
     shuffled = [*parts, random.choice(parts)]

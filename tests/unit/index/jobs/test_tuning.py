@@ -64,10 +64,21 @@ def grouped_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def few_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So few keys, with a structure all the same, that it is tuned in a moment."""
+    path = tmp_path_factory.mktemp("few") / "i"
+    create_index(path, WIDE, options=FoldOptions(structure="IVF32,Flat"))
+    with FaissIndex.open(path, writable=True, compact_after=0) as index:
+        index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(unit_vectors(400, 7, 16))])
+        index.compact()
+    return path
+
+
 @pytest.fixture
-def index_dir(grouped_dir: Path, tmp_path: Path) -> Path:
+def index_dir(few_dir: Path, tmp_path: Path) -> Path:
     """A copy of that index."""
-    return Path(shutil.copytree(grouped_dir, tmp_path / "i"))
+    return Path(shutil.copytree(few_dir, tmp_path / "i"))
 
 
 def tune_with(
@@ -84,7 +95,8 @@ def structure(index_dir: Path) -> StructureFacts:
     return facts
 
 
-def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path) -> None:
+def test_parameters_are_chosen_for_real_queries(tmp_path: Path, grouped_dir: Path) -> None:
+    index_dir = Path(shutil.copytree(grouped_dir, tmp_path / "i"))
     before = structure(index_dir)
     scattered = unit_vectors(400, width=16)
     told: list[int] = []
@@ -100,16 +112,15 @@ def test_parameters_are_chosen_for_real_queries(tmp_path: Path, index_dir: Path)
 
 def test_structure_is_chosen_anew_for_real_queries(tmp_path: Path) -> None:
     create_index(tmp_path / "i", WIDE, options=FoldOptions(targets=Targets(latency_ms=1e-6)))  # all are worth trying
+    queries = TuningQueries(unit_vectors(20, 1, 16), codes_of([Modality.TEXT] * 20))
     with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
         vectors_ND = unit_vectors(ALWAYS_EXACT_BELOW + 1, width=16)
         index.upsert([NewKey(f"k{n}", vector_D, "text") for n, vector_D in enumerate(vectors_ND)])
-        index.compact()
+        index.tune(queries)
         kept, anew = set[str](), set[str]()
         index.delete(["k0"])
         index.compact(report=lambda step, done, total: kept.add(step))
-        index.tune(
-            TuningQueries(unit_vectors(20, 1, 16), codes_of([Modality.TEXT] * 20)), lambda *told: anew.add(told[0])
-        )
+        index.tune(queries, lambda *told: anew.add(told[0]))
 
     num_kept, num_anew = (sum("building" in step for step in steps) for steps in (kept, anew))
     assert num_kept <= 1 < num_anew
@@ -147,7 +158,6 @@ def test_queries_are_centred_as_they_will_be(tmp_path: Path) -> None:
     with FaissIndex.open(tmp_path / "i", writable=True, compact_after=0) as index:
         index.upsert([NewKey(f"t{n}", vector_D, "text") for n, vector_D in enumerate(shifted(half, 0, 0))])
         index.upsert([NewKey(f"i{n}", vector_D, None, PICTURE) for n, vector_D in enumerate(shifted(half, 1, 1))])
-        index.compact()
 
     tune_with(tmp_path / "i", [write_queries(tmp_path / "q.parquet", shifted(200, 2, 0))], quietly)
 

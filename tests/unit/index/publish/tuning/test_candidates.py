@@ -45,8 +45,8 @@ def test_a_bound_on_memory_proposes_smaller_codes() -> None:
 
 
 def test_memory_is_about_what_the_files_take(tmp_path: Path) -> None:
-    exact = written(tmp_path / "v.faiss", clustered(20_000, width=64))
-    for proposal in propose(20_000, 64, exact.num_bytes, Targets(memory_bytes=10**9)):
+    exact = written(tmp_path / "v.faiss", clustered(6_000, width=64))
+    for proposal in propose(6_000, 64, exact.num_bytes, Targets(memory_bytes=10**9)):
         index = ApproximateIndex.build(proposal.factory, exact, tmp_path / "a.faiss")
         size = (tmp_path / "a.faiss").stat().st_size + (exact.num_bytes if index.walks_exact else 0)
         assert proposal.memory_bytes == pytest.approx(size, rel=0.35), proposal.factory
