@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anykey.benchmark.mbeir_files import (
     Row,
@@ -13,6 +14,7 @@ from anykey.benchmark.mbeir_files import (
     write_task,
 )
 from anykey.benchmark.shapesworld.draw import Picture
+from anykey.benchmark.shapesworld.scene import Scene
 from anykey.benchmark.shapesworld.tasks import Key, Query, Task
 
 DATASET_ID = 10  # M-BEIR's own datasets are 0 to 9
@@ -83,8 +85,19 @@ class Layout:
     def _candidate(self, did: str, key: Key) -> Row:
         """One row of a candidate file; the key's scene is noted, so that a reader can check the judgements."""
         text = key.caption.text if key.caption else None
-        return candidate_row(did, text, self._image(key.picture), {"scene": key.scene.code})
+        return candidate_row(did, text, self._image(key.picture), _told(key.scene))
 
     def _query(self, qid: str, query: Query, positives: list[str], task: int) -> Row:
         """One row of a query file, with the scene that is looked for."""
         return query_row(qid, query.text, self._image(query.picture), positives, task, {"target": query.target.code})
+
+
+def _told(scene: Scene) -> dict[str, Any]:
+    """What is noted of a scene, as metadata that can be filtered and counted by."""
+    return {
+        "scene": scene.code,
+        "background": scene.background,
+        "figures": len(scene.figures),
+        "shapes": sorted({figure.shape for figure in scene.figures}),
+        "colours": sorted({figure.colour for figure in scene.figures}),
+    }

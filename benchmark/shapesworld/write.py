@@ -28,7 +28,7 @@ from anykey.program.progress import progress
 from anykey.program.settings import plain_console
 
 GENERATOR = "anykey-bench shapesworld"
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 CHUNK = 100  # pictures one process draws at a time
 
 

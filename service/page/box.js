@@ -2,23 +2,24 @@
 
 import { button, foreign, icon, make, picture, sized } from "./elements.js";
 import { say } from "./languages.js";
-import { recall, take } from "./pictures.js";
+import { recall } from "./pictures.js";
 import { MODALITIES, hasBalance } from "./query.js";
 import { addressOf, ask } from "./service.js";
 
 export const DRAGGED = "application/x-anykey-key";
 const at = (id) => document.getElementById(id);
+const idOf = (value) => JSON.stringify(value);
 
-/** Shows a query and tells of every change of it: `onChange(query, { isTyping })`. */
+/** Shows a query and tells of every change of it: `onChange(query, { isTyping })`. `onFilters()` opens their panel. */
 export class Box {
-  constructor(onChange, onTrouble) {
+  constructor(onChange, onTrouble, onFilters) {
     this.query = null;
     this.pools = [];
     this.known = new Map(); // of stored keys in the box: what shows them
     this.onChange = onChange;
     this.onTrouble = onTrouble;
+    this.onFilters = onFilters;
     this.words = at("words");
-    this.#name();
     this.#listen();
   }
 
@@ -29,6 +30,7 @@ export class Box {
     at("share").value = Math.round(100 * (1 - query.share));
     this.#showChips();
     this.#showOptions();
+    this.#showFilters();
     this.#showBalance();
   }
 
@@ -43,6 +45,7 @@ export class Box {
   async addFiles(files) {
     const pictures = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
     if (!pictures.length) return this.onTrouble(say("notPicture"));
+    const { take } = await import("./photos.js");
     const chips = await Promise.all(pictures.map(async (file) => ({ image: await take(file), isNegative: false })));
     this.#change({ chips: [...this.query.chips, ...chips] });
   }
@@ -56,24 +59,6 @@ export class Box {
     const query = { ...this.query, ...changed };
     this.show(query);
     this.onChange(query, { isTyping });
-  }
-
-  #name() {
-    this.words.placeholder = say("ask");
-    this.words.setAttribute("aria-label", say("ask"));
-    at("chips").setAttribute("aria-label", say("chips"));
-    at("share").setAttribute("aria-label", say("balance"));
-    at("share-text").textContent = say("words");
-    at("share-picture").textContent = say("pictures");
-    at("dropping").textContent = say("drop");
-    for (const [id, name, drawing] of [["pick", "pick", "image"], ["shoot", "shoot", "camera"]]) {
-      at(id).prepend(icon(drawing));
-      at(id).title = say(name);
-      at(id).querySelector("input").setAttribute("aria-label", say(name));
-    }
-    at("clear").append(icon("close"));
-    at("clear").title = say("clear");
-    at("clear").setAttribute("aria-label", say("clear"));
   }
 
   #listen() {
@@ -147,6 +132,15 @@ export class Box {
     at("chips").replaceChildren(...chips);
   }
 
+  async #showFilters() {
+    const { filters } = this.query;
+    if (idOf(filters) === this.shownFilters) return;
+    this.shownFilters = idOf(filters);
+    const { chipsOf } = filters.length ? await import("./conditions.js") : { chipsOf: () => [] };
+    if (idOf(this.query.filters) !== idOf(filters)) return;
+    at("filters-shown").replaceChildren(...chipsOf(filters, (changed) => this.#change({ filters: changed })));
+  }
+
   #chip(chip, name) {
     const label = chip.key ?? say("picture");
     const isThis = (one) => one.key === chip.key && one.image === chip.image;
@@ -196,8 +190,10 @@ export class Box {
     const names = [...new Set([...this.pools, ...(query.pool ? [query.pool] : [])])];
     const pools = [["", say("everywhere")], ...names.map((name) => [name, name])];
     const pool = names.length ? this.#choice(say("pool"), pools, query.pool, (value) => this.#change({ pool: value })) : null;
+    const narrow = button(say("filters"), "filter", () => this.onFilters(), { text: true, className: "act" });
+    narrow.setAttribute("aria-haspopup", "dialog");
     const focused = [...at("options").querySelectorAll("button, select, input")].indexOf(document.activeElement);
-    at("options").replaceChildren(...[kinds, match, pool, fold].filter(Boolean));
+    at("options").replaceChildren(...[kinds, narrow, match, pool, fold].filter(Boolean));
     if (focused >= 0) at("options").querySelectorAll("button, select, input")[focused]?.focus();
   }
 

@@ -3,15 +3,15 @@
 import { button, make } from "./elements.js";
 import { say } from "./languages.js";
 import { copyButton, dialogOf, head } from "./panels.js";
-import { ask } from "./service.js";
+import { ask, hasKey } from "./service.js";
 
 const LANGUAGES = { curl, Python: python, JavaScript: javascript };
 const STAGES = ["read", "decode", "queue", "encode", "search", "rerank"];
 // Marks that turn the direction of what follows must not make code look like other code.
 const HIDDEN = /[\u0080-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
-/** Shows the last request and what is known of its answer in a dialog. */
-export function showCode(body, answer) {
+/** Shows the last request and what is known of its answer in a dialog, with a switch for exact search: `onExact(isExact)`. */
+export function showCode(body, answer, isExact, onExact) {
   const dialog = dialogOf("code");
   const shown = make("pre", { tabIndex: 0 });
   const tabs = make("div", { className: "segments", role: "tablist", "aria-label": say("request") });
@@ -41,9 +41,14 @@ export function showCode(body, answer) {
     explanation.textContent = JSON.stringify(asked.explanation, null, 2);
     explanation.hidden = false;
   }, { text: true, className: "act" });
+  const exact = make("input", { type: "checkbox", checked: isExact, onchange: () => {
+    dialog.close();
+    onExact(exact.checked);
+  } });
   dialog.replaceChildren(
     head(dialog, say("request")),
     make("div", { className: "inside one" }, make("div", { className: "row" }, tabs, copyButton(say("copy"), "copy", () => shown.textContent)), panel,
+      make("label", { className: "check" }, exact, say("exactSearch")),
       make("h3", { textContent: say("times") }), times(answer), make("div", { className: "row" }, explains), explanation));
   choose("curl");
   dialog.showModal();
@@ -92,6 +97,7 @@ function curl(body) {
   const hasHidden = typeof body.text === "string" && body.text.search(HIDDEN) >= 0;
   const { asked, files } = withFiles(hasHidden ? asParts(body) : body, (place) => ({ file: place }));
   const lines = [`curl -s ${quoted(address())}`];
+  if (hasKey()) lines.push('-H "Authorization: Bearer $ANYKEY_API_KEY"'); // never the key itself
   if (!files.length) return [...lines, "-H 'content-type: application/json'", `-d ${quoted(json(asked))}`].join(" \\\n  ");
   lines.push(...files.map((name) => `-F image=@${name}`));
   if (!asked.parts) delete asked.image;
@@ -120,8 +126,9 @@ function python(body) {
   const fields = Object.entries(asked).map(([name, value]) =>
     `    ${name}=${name === "parts" ? `[\n${value.map((part) => `        Part(${named(part).join(", ")}),\n`).join("")}    ]` : literal(value)},\n`);
   const imports = asked.parts ? "Client, Part" : "Client";
-  return [...(files.length ? ["from pathlib import Path", ""] : []), `from anykey.client import ${imports}`, "",
-    `client = Client(${json(service)}${index ? `, index=${json(index)}` : ""})`,
+  const before = [...(hasKey() ? ["import os"] : []), ...(files.length ? ["from pathlib import Path"] : [])];
+  return [...before, ...(before.length ? [""] : []), `from anykey.client import ${imports}`, "",
+    `client = Client(${json(service)}${index ? `, index=${json(index)}` : ""}${hasKey() ? ', api_key=os.environ["ANYKEY_API_KEY"]' : ""})`,
     `answer = client.search(\n${fields.join("")})`, "for hit in answer.hits:", "    print(hit.rank, hit.key, hit.score)"].join("\n");
 }
 
@@ -136,7 +143,7 @@ function javascript(body) {
   const written = json(asked, 2).replace(/"@@(\d+)@@"/g, (_, place) => `picture${Number(place) + 1}`);
   return [...(files.length ? [helper, ...reads] : []), `const response = await fetch(${json(address())}, {
   method: "POST",
-  headers: { "content-type": "application/json" },
+  headers: { "content-type": "application/json"${hasKey() ? ", authorization: `Bearer ${apiKey}`" : ""} },
   body: JSON.stringify(${written.replaceAll("\n", "\n  ")}),
 });`, "const { hits } = await response.json();"].join("\n");
 }

@@ -7,12 +7,9 @@ export const DRAWINGS = {
   camera: "M4 8h3l2-3h6l2 3h3v11H4z M12 10a3.5 3.5 0 100 7 3.5 3.5 0 000-7",
   close: "M6 6l12 12M18 6L6 18",
   code: "M9 7l-5 5 5 5M15 7l5 5-5 5",
-  copy: "M9 9h11v11H9z M15 9V4H4v11h5",
+  filter: "M4 6h16M7 12h10M10 18h4",
   less: "M5 12h14",
-  link: "M10 14a4 4 0 006 0l3-3a4 4 0 00-6-6l-1 1M14 10a4 4 0 00-6 0l-3 3a4 4 0 006 6l1-1",
   more: "M12 5v14M5 12h14",
-  next: "M9 5l7 7-7 7",
-  back: "M15 5l-7 7 7 7",
   image: "M4 5h16v14H4z M4 16l5-5 4 4 3-3 4 4 M15 8.5h.01",
   text: "M5 7h14M5 12h14M5 17h9",
   fused: "M4 4h16v9H4z M4 11l4-3 4 4 3-2 5 3 M4 17h16M4 21h10",
@@ -49,6 +46,16 @@ export function button(name, picture, onclick, { text = false, className = "plai
   return make("button", properties, picture ? icon(picture) : null, text ? make("span", {}, name) : null);
 }
 
+/** Puts names, sentences and icons where the page's own markup says which. */
+export function nameAll(say) {
+  for (const one of document.querySelectorAll("[data-name]")) {
+    one.setAttribute("aria-label", say(one.dataset.name));
+    if (one.matches("input, button")) one.title = say(one.dataset.name);
+  }
+  for (const one of document.querySelectorAll("[data-icon]")) one.prepend(icon(one.dataset.icon));
+  for (const one of document.querySelectorAll("[data-say]")) one.append(say(one.dataset.say));
+}
+
 /** Text of others, kept apart from what is written around it, whichever way it runs. */
 export function foreign(text, tag = "bdi", properties = {}) {
   return make(tag, { dir: "auto", textContent: text, ...properties });
@@ -71,19 +78,6 @@ export function picture(address, properties = {}) {
 /** The address of an image in another size. */
 export function sized(address, width) {
   return `${address}${address.includes("?") ? "&" : "?"}width=${width}`;
-}
-
-/** Puts text on the clipboard; also where the page came over plain HTTP, which gives pages no clipboard. */
-export async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const field = make("textarea", { value: text, className: "unseen" });
-  (document.querySelector("dialog[open]") || document.body).append(field);
-  field.select();
-  document.execCommand("copy");
-  field.remove();
 }
 
 /** A score as people write it: three places. */

@@ -1,15 +1,17 @@
 // The search page: its address is the query, the box changes it, the results show it.
 
 import { Box } from "./box.js";
-import { button, icon, make } from "./elements.js";
+import { nameAll } from "./elements.js";
 import { changeLanguage, language, say } from "./languages.js";
-import { fromAddress, isEmpty, nothing, toAddress, toBody, usesWords } from "./query.js";
+import { fromAddress, isEmpty, nothing, toAddress } from "./query.js";
 import { Results } from "./results.js";
-import { ask } from "./service.js";
+import { ask, askForKey, hasKey, serviceAddress } from "./service.js";
 import { welcome } from "./welcome.js";
 
 const WHILE_TYPING_MS = 140;
 const BUSY_AFTER_MS = 400;
+const MOST_KEPT_HITS = 12_000; // of all earlier queries, but the last one's is kept whatever its number
+const LEAST_COUNTED = 1000; // of a query
 const at = (id) => document.getElementById(id);
 
 let query = nothing();
@@ -17,14 +19,18 @@ let info = null;
 let asking = new AbortController();
 let soon = 0;
 let last = null; // the answer that is shown
+const kept = new Map(); // what earlier queries had found, by address, for going back; the newest last
 let isWelcomed = false;
+let isWaiting = false; // which is what is shown as trouble
 
 document.documentElement.lang = language;
+nameAll(say);
+at("words").placeholder = say("ask");
 
 const on = {
   open: (key, hit) => {
     history.pushState({ ...history.state, opened: key }, "");
-    open(key, hit);
+    opening().then((one) => one.open(key, hit));
   },
   like: (hit, isNegative) => {
     box.addKey(hit.key, hit, isNegative);
@@ -33,48 +39,52 @@ const on = {
   note: (sentence) => status(sentence),
   words: (text) => change({ ...nothing(), text }, {}),
 };
-const box = new Box(change, (sentence) => trouble(sentence));
+const box = new Box(change, trouble, () => panelOfFilters().then((panel) => panel.toggle(query)));
 const results = new Results(at("hits"), on);
 let details = null; // loaded when something is opened
-
-const ofDetails = {
-  like: on.like,
-  walk: (key, step) => {
-    const next = results.beside(key, step);
-    if (!next) return;
-    history.replaceState({ ...history.state, opened: next }, "");
-    open(next, results.hits.get(next));
-  },
-  closed: () => {
-    const { opened, ...state } = history.state ?? {};
-    if (opened === undefined) return;
-    history.replaceState(state, "");
-    results.focus(opened);
-  },
-  changed: renew,
-};
+let filters = null; // and this when the search is narrowed
 
 /** Searches again, when something was stored, patched or deleted. */
 function renew() {
+  kept.clear();
   isWelcomed = false;
   info = null;
   return search();
 }
 
-async function open(key, hit) {
-  details ??= import("./details.js").then(({ Details }) => new Details(at("details"), ofDetails));
-  const body = results.hits.has(key) ? toBody(results.query) : null;
-  (await details).open(key, hit, body);
+function opening() {
+  details ??= import("./opening.js").then(({ Opening }) => new Opening(results, on.like, renew));
+  return details;
+}
+
+function panelOfFilters() {
+  filters ??= import("./filters.js").then(({ Filters }) => new Filters({
+    change: (chosen, how) => {
+      change({ ...query, filters: chosen }, how);
+      box.show(query);
+    },
+  }));
+  return filters;
+}
+
+function followOpened() {
+  if (details || history.state?.opened !== undefined) opening().then((one) => one.follow());
+}
+
+function followFilters() {
+  if (filters || history.state?.hasFilters) panelOfFilters().then((panel) => panel.follow(query));
 }
 
 /** Takes a changed query over: into the address, and to the service. */
 function change(changed, { isTyping = false, isAsked = false }) {
   const address = toAddress(changed);
   const isNew = address !== toAddress(query);
+  if (isNew) keep();
   query = changed;
   if (!isTyping) box.show(query);
+  filters?.then((panel) => panel.show(query));
   if (isNew) {
-    const state = { isTyping };
+    const state = { isTyping, hasFilters: history.state?.hasFilters };
     const link = `${location.pathname}${address ? `?${address}` : ""}`;
     if (isTyping && history.state?.isTyping) history.replaceState(state, "", link);
     else history.pushState(state, "", link);
@@ -87,23 +97,61 @@ function searchSoon(delayMs) {
   soon = setTimeout(search, delayMs);
 }
 
-async function search() {
+/** Keeps what is shown, with the place that is looked at, and as much of what was before as there is room for. */
+function keep() {
+  if (!last) return;
+  kept.delete(last.address);
+  kept.set(last.address, { hits: results.keep(), answer: last, y: scrollY });
+  let room = MOST_KEPT_HITS;
+  for (const [address, { hits }] of [...kept].reverse()) {
+    room -= Math.max(hits.hits.size, LEAST_COUNTED);
+    if (room < 0 && address !== last.address) kept.delete(address);
+  }
+}
+
+/** Shows at once what was kept of the query; says whether something was. */
+function showKept() {
+  const found = kept.get(toAddress(query));
+  if (!found) return false;
+  results.restore(found.hits, begun());
+  document.body.classList.remove("is-busy");
+  show(found.answer);
+  scrollTo({ top: found.y });
+  return true;
+}
+
+function begun() {
+  clearTimeout(soon);
   asking.abort();
   asking = new AbortController();
-  const { signal } = asking;
   document.title = query.text.trim() ? `${query.text.trim().slice(0, 60)} - AnyKey` : "AnyKey";
+  return asking.signal;
+}
+
+function show(answer) {
+  last = answer;
+  trouble("");
+  at("welcome").hidden = true;
+  showStatus();
+  if (!results.hits.size && results.isDone) import("./nothing.js").then(({ showNothing }) => showNothing(results, change));
+  watchEnd();
+  at("compared").replaceChildren();
+  if (query.exact) {
+    const { signal } = asking;
+    import("./compare.js").then(({ showDifference }) => showDifference(at("compared"), results, () => change({ ...query, exact: false }, {})))
+      .catch((error) => signal.aborted || trouble(error.message));
+  }
+}
+
+async function search() {
+  const signal = begun();
   if (isEmpty(query)) return showWelcome(signal);
   const busy = setTimeout(() => document.body.classList.add("is-busy"), BUSY_AFTER_MS);
   try {
     const answer = await results.search(query, signal, waiting);
     if (signal.aborted) return;
-    trouble("");
-    last = answer;
-    at("welcome").hidden = true;
-    showStatus();
     scrollTo({ top: 0 });
-    if (!results.hits.size && results.isDone) showNothing();
-    watchEnd();
+    show({ ...answer, address: toAddress(query) });
   } catch (error) {
     if (signal.aborted) return;
     if (!info && error.status === 400) return begin(signal).then(search, () => {}); // it may allow fewer hits a page
@@ -147,16 +195,9 @@ function showStatus() {
   at("show-code").hidden = false;
 }
 
-function showNothing() {
-  const loosened = { ...query, modalities: [], pool: "" };
-  const ways = [];
-  if (query.modalities.length || query.pool) ways.push(button(say("loosen"), null, () => change(loosened, {}), { text: true, className: "act" }));
-  if (usesWords(query)) ways.push(button(say("loosenWords"), null, () => change({ ...query, match: "meaning" }, {}), { text: true, className: "act" }));
-  results.list.replaceChildren(make("li", { className: "nothing" }, make("p", { textContent: say("empty") }), ...ways));
-  results.list.hidden = false;
-}
-
 async function showWelcome(signal) {
+  last = null;
+  at("compared").replaceChildren();
   results.clear();
   watchEnd();
   status("");
@@ -185,13 +226,21 @@ async function begin(signal) {
   info = found;
 }
 
+/** The menu of indexes, where there are several. */
+async function showMenu() {
+  const { indexes, default: usual } = await ask(`${serviceAddress()}indexes`, { isAside: true }).catch(() => ({ indexes: [] })); // not all may be told of them
+  if (indexes.length > 1) at("home").after((await import("./indexes.js")).indexMenu(indexes, usual, () => query));
+}
+
 function waiting(why) {
-  if (!why) return trouble("");
+  if (!why) return isWaiting && trouble("");
   const name = why.isAway ? "away" : why.type === "not_ready" ? "starting" : "busy";
   trouble(say(name, { n: why.leftS }), why.isAway ? "" : why.message);
+  isWaiting = true;
 }
 
 function trouble(sentence, because = "") {
+  isWaiting = false;
   at("trouble").textContent = because ? `${sentence} (${because})` : sentence;
   at("trouble").hidden = !sentence;
 }
@@ -204,17 +253,20 @@ function goTo() {
   const read = fromAddress(location.search);
   query = read.query;
   box.show(query);
-  clearTimeout(soon);
+  filters?.then((panel) => panel.show(query));
+  if (showKept()) return Promise.resolve();
   return search().then(() => {
     if (read.lost) trouble(say("lost"));
   });
 }
 
-addEventListener("popstate", (event) => {
-  if (toAddress(fromAddress(location.search).query) !== toAddress(query)) goTo();
-  const opened = event.state?.opened;
-  if (opened === undefined) details?.then((one) => one.close());
-  else open(opened, results.hits.get(opened));
+addEventListener("popstate", () => {
+  if (toAddress(fromAddress(location.search).query) !== toAddress(query)) {
+    keep();
+    goTo();
+  }
+  followFilters();
+  followOpened();
 });
 
 document.addEventListener("keydown", (event) => {
@@ -238,19 +290,20 @@ at("home").addEventListener("click", (event) => {
   change(nothing(), {});
 });
 at("home").href = document.baseURI;
-at("hits").setAttribute("aria-label", say("hits"));
-at("show-code").append(icon("code"), say("code"));
-at("add").append(icon("more"), say("add"));
+at("show-code").onclick = async () => (await import("./code.js")).showCode(last.request, last, query.exact, (exact) => change({ ...query, exact }, {}));
 at("add").onclick = async () => (await import("./adding.js")).showAdding(renew);
-at("show-code").onclick = async () => (await import("./code.js")).showCode(last.request, last);
-at("foot").after(make("footer", { className: "foot" },
-  make("span", { id: "foot-model" }), make("a", { href: "docs", textContent: say("docs") }),
-  make("button", { type: "button", className: "quiet", textContent: say("language"), onclick: changeLanguage })));
+at("foot-model").onclick = async () => (await import("./facts.js")).showFacts();
+at("foot-language").onclick = changeLanguage;
+at("foot-key").onclick = async () => ((await askForKey()) || !hasKey()) && location.reload();
 
+history.scrollRestoration = "manual"; // hits come later than a browser restores it
 const started = goTo();
 if (!isEmpty(query)) begin(new AbortController().signal).catch(() => {}); // the search says what is wrong
 started.finally(() => {
   document.documentElement.dataset.ready = "1";
-  if (history.state?.opened !== undefined) open(history.state.opened, results.hits.get(history.state.opened));
+  followOpened();
+  followFilters();
+  showMenu();
+  ask(`${serviceAddress()}access`).then((may) => (at("foot-key").hidden = !may.keys_required), () => {});
 });
 if (matchMedia("(hover: hover)").matches) at("words").focus();

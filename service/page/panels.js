@@ -1,12 +1,18 @@
 // What dialogs and panels have in common. Their style and their sentences are loaded with the first of them.
 
-import { button, copy, foreign, make } from "./elements.js";
+import { DRAWINGS, button, foreign, make } from "./elements.js";
 import { addSentences, say } from "./languages.js";
 
 const MOST_CHARACTERS = 20_000;
 const MOST_ENTRIES = 200;
 const AGAIN_AFTER_MS = 1500;
 
+Object.assign(DRAWINGS, {
+  copy: "M9 9h11v11H9z M15 9V4H4v11h5",
+  link: "M10 14a4 4 0 006 0l3-3a4 4 0 00-6-6l-1 1M14 10a4 4 0 00-6 0l-3 3a4 4 0 006 6l1-1",
+  next: "M9 5l7 7-7 7",
+  back: "M15 5l-7 7 7 7",
+});
 await Promise.all([addSentences(), styled("page/panels.css")]);
 
 function styled(address) {
@@ -33,7 +39,20 @@ export function dialogOf(name) {
 
 /** The head of a dialog: its title and the button that closes it. */
 export function head(dialog, title) {
-  return make("header", {}, make("h2", { id: `${dialog.id}-title`, textContent: title }), button(say("close"), "close", () => dialog.close()));
+  return make("header", { role: "none" }, make("h2", { id: `${dialog.id}-title`, textContent: title }), button(say("close"), "close", () => dialog.close()));
+}
+
+/** Puts text on the clipboard; also where the page came over plain HTTP, which gives pages no clipboard. */
+export async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const field = make("textarea", { value: text, className: "unseen" });
+  (document.querySelector("dialog[open]") || document.body).append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
 }
 
 /** A button that copies a text, and says for a moment that it did. */

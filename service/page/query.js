@@ -8,7 +8,7 @@ const LESS = -0.5; // the weight of what shall not be like this
 
 /** The empty query. */
 export function nothing() {
-  return { text: "", chips: [], share: 0.5, match: "meaning", modalities: [], pool: "", fold: false };
+  return { text: "", chips: [], share: 0.5, match: "meaning", modalities: [], pool: "", filters: [], fold: false, exact: false };
 }
 
 export function isEmpty(query) {
@@ -37,7 +37,9 @@ export function toAddress(query) {
   if (query.match !== "meaning") parameters.set("match", query.match);
   if (query.modalities.length) parameters.set("only", query.modalities.join(","));
   if (query.pool) parameters.set("pool", query.pool);
+  for (const condition of query.filters) parameters.append("filter", JSON.stringify(condition));
   if (query.fold) parameters.set("fold", "1");
+  if (query.exact) parameters.set("exact", "1");
   return parameters.toString();
 }
 
@@ -56,18 +58,38 @@ export function fromAddress(search) {
     else if (name === "match" && MATCHES.includes(value)) query.match = value;
     else if (name === "only") query.modalities = value.split(",").filter((one) => MODALITIES.includes(one));
     else if (name === "pool") query.pool = value;
+    else if (name === "filter") query.filters.push(conditionOf(value));
     else if (name === "fold") query.fold = value === "1";
+    else if (name === "exact") query.exact = value === "1";
   }
   return { query, lost };
 }
 
+/** What a link says of a filter; what is no JSON stays as it is, for the service to say what is wrong with it. */
+function conditionOf(value) {
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
 /** The body of a POST /search, but for which page of the answer is wanted. */
 export function toBody(query) {
-  const body = { ...searchedFor(query) };
-  if (query.modalities.length) body.modalities = query.modalities;
-  if (query.pool) body.pool = query.pool;
+  const body = { ...searchedFor(query), ...toScope(query) };
   if (query.fold) body.group_by = "duplicates";
+  if (query.exact) body.exact = true;
   return body;
+}
+
+/** What narrows the search, as requests have it. */
+export function toScope({ modalities, pool, filters }) {
+  const scope = {};
+  if (modalities.length) scope.modalities = modalities;
+  if (pool) scope.pool = pool;
+  const [filter] = filters;
+  if (filters.length) scope.filter = filters.length === 1 && filter?.constructor === Object ? filter : { and: filters };
+  return scope;
 }
 
 function searchedFor(query) {

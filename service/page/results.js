@@ -9,6 +9,7 @@ import { Refusal, ask } from "./service.js";
 const PAGE = 48;
 const DEPTH_WITH_WORDS = 1000; // how far the service joins words with the rest
 const SHOWN_CHARACTERS = 400;
+const WALKING = new Set(["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Home", "End", "m", "l"]);
 const AT_CUT = 0.25; // of its bar a hit has that is just still relevant
 
 const scoreOf = (hit) => hit.score ?? hit.words_score ?? 0;
@@ -23,15 +24,15 @@ export class Results {
     this.maxK = 1000;
     this.query = null;
     this.isDone = true;
-    this.#walk();
+    walks(list, (key) => this.hits.get(key), on);
   }
 
   /** Asks for the first page and shows it in place of what is there; gives the answer. */
   async search(query, signal, onWait) {
     const asked = { query, body: toBody(query), hasCutoff: !usesWords(query), offset: 0, snapshot: null };
     const answer = await this.#ask(asked, signal, onWait);
-    const cards = new Map([...this.list.querySelectorAll("li[data-key]")].map((card) => [card.dataset.key, card]));
-    Object.assign(this, asked, { signal, isDone: false, isLoading: false, isPastLine: false, hits: new Map() });
+    const cards = this.#cards();
+    Object.assign(this, asked, { signal, isDone: false, isLoading: false, isPastLine: false, lineAt: null, hits: new Map() });
     this.best = answer.hits.length ? scoreOf(answer.hits[0]) : 0;
     this.cut = answer.cutoff?.score ?? null;
     this.shown = document.createDocumentFragment();
@@ -57,6 +58,26 @@ export class Results {
       if (this.signal === signal) this.isLoading = false;
     }
     return !this.isDone;
+  }
+
+  /** What is shown, to be shown again. */
+  keep() {
+    const { query, body, hasCutoff, offset, snapshot, isDone, hits, best, cut, numRelevant, lineAt } = this;
+    return { query, body, hasCutoff, offset, snapshot, isDone, hits, best, cut, numRelevant, lineAt };
+  }
+
+  /** Shows what was kept, and goes on from there. */
+  restore(kept, signal) {
+    const cards = this.#cards();
+    this.shown = document.createDocumentFragment();
+    Object.assign(this, kept, { signal, isLoading: false, isPastLine: false, hits: new Map() });
+    for (const hit of kept.hits.values()) {
+      if (this.hits.size === kept.lineAt) this.#drawLine();
+      this.#add(hit, cards);
+    }
+    if (kept.lineAt !== null && !this.isPastLine) this.#drawLine();
+    this.list.replaceChildren(this.shown);
+    this.list.hidden = false;
   }
 
   /** Takes all hits away. */
@@ -113,14 +134,23 @@ export class Results {
     const isLast = answer.hits.length < answer.request.k;
     if (isLast && this.hasCutoff && answer.cutoff?.num_cut) {
       this.hasCutoff = false; // the next page is what lies below
-      const sentence = say(this.hits.size ? "line" : "nothingClear");
-      this.shown.append(make("li", { className: "line" }, make("span", { textContent: sentence })));
-      this.isPastLine = true;
       this.numRelevant = this.hits.size;
+      this.#drawLine();
       return;
     }
     if (!this.isPastLine) this.numRelevant = this.hits.size;
     this.isDone = isLast || this.offset + PAGE > this.depth;
+  }
+
+  #drawLine() {
+    const sentence = say(this.hits.size ? "line" : "nothingClear");
+    this.shown.append(make("li", { className: "line" }, make("span", { textContent: sentence })));
+    this.isPastLine = true;
+    this.lineAt = this.hits.size;
+  }
+
+  #cards() {
+    return new Map([...this.list.querySelectorAll("li[data-key]")].map((card) => [card.dataset.key, card]));
   }
 
   #add(hit, cards) {
@@ -169,45 +199,15 @@ export class Results {
     return card;
   }
 
-  #walk() {
-    this.list.addEventListener("keydown", (event) => walk(event, this.list, this.on, (key) => this.hits.get(key)));
-  }
 }
 
-/** Arrows go from card to card, `m` and `l` ask for more and less like one. */
-export function walk(event, list, on, hitOf) {
-  const card = event.target.closest("li[data-key]");
-  if (!card || event.ctrlKey || event.metaKey || event.altKey) return;
-  const cards = [...list.querySelectorAll("li[data-key]")];
-  const place = cards.indexOf(card);
-  const steps = { ArrowRight: 1, ArrowLeft: -1, Home: -place, End: cards.length - 1 - place };
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-    const below = nearest(cards, card, event.key === "ArrowDown");
-    if (below) focusOn(event, below);
-  } else if (event.key in steps) {
-    const next = cards[place + (getComputedStyle(list).direction === "rtl" ? -steps[event.key] : steps[event.key])];
-    if (next) focusOn(event, next);
-  } else if (event.key === "m" || event.key === "l") {
+/** Lets keys go from card to card of a list, and ask for more and for less like one. */
+export function walks(list, hitOf, on) {
+  list.addEventListener("keydown", async (event) => {
+    if (!WALKING.has(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    on.like(hitOf(card.dataset.key), event.key === "l");
-  }
-}
-
-function focusOn(event, card) {
-  event.preventDefault();
-  card.querySelector(".open").focus();
-  card.scrollIntoView({ block: "nearest" });
-}
-
-/** The card in the next row, in the same column or the last one there. */
-function nearest(cards, card, isDown) {
-  const step = isDown ? 1 : -1;
-  let place = cards.indexOf(card);
-  const top = card.offsetTop;
-  while (cards[place] && cards[place].offsetTop === top) place += step;
-  if (!cards[place]) return null;
-  const row = cards.filter((one) => one.offsetTop === cards[place].offsetTop);
-  return row.reduce((best, one) => (Math.abs(one.offsetLeft - card.offsetLeft) < Math.abs(best.offsetLeft - card.offsetLeft) ? one : best));
+    (await import("./walking.js")).walk(event.key, list, hitOf, on);
+  });
 }
 
 function facesOf(hit) {

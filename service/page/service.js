@@ -44,9 +44,9 @@ export function askForKey(sentence) {
 
 /**
  * What the service answers. It is asked again while it is busy, starting or away, until `signal` says otherwise, and once
- * there is a key where it wants one. `onWait` is told why and for how many seconds, and with nothing when an answer has come.
+ * there is a key where it wants one, unless it is asked `isAside`. `onWait` is told why and for how many seconds, and with nothing when an answer has come.
  */
-export async function ask(address, { onWait = () => {}, ...request } = {}) {
+export async function ask(address, { onWait = () => {}, isAside = false, ...request } = {}) {
   const { signal } = request;
   for (let tries = 0; ; tries += 1) {
     let failure;
@@ -59,7 +59,7 @@ export async function ask(address, { onWait = () => {}, ...request } = {}) {
       if (signal?.aborted) throw error;
       failure = error;
     }
-    if (failure.status === 401 && (sentKey !== apiKey || (await askForKey(failure.message)))) continue;
+    if (failure.status === 401 && !isAside && (sentKey !== apiKey || (await askForKey(failure.message)))) continue;
     const isBusy = failure instanceof Refusal && (failure.status === 429 || failure.status === 503);
     if (failure instanceof Refusal && !isBusy && !(failure.status === 504 && tries < 3)) throw failure;
     const grownS = Math.min(LONGEST_PAUSE_S, 2 ** Math.min(tries, 5));

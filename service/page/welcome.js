@@ -3,7 +3,7 @@
 import { button, foreign, make } from "./elements.js";
 import { language, say } from "./languages.js";
 import { MODALITIES } from "./query.js";
-import { walk } from "./results.js";
+import { walks } from "./results.js";
 import { ask } from "./service.js";
 
 const SAMPLE = 12;
@@ -26,7 +26,7 @@ export async function welcome(section, info, card, on) {
     const { keys } = pages[place];
     if (!keys.length) return;
     const list = make("ul", { className: "grid", "aria-label": say(modality) }, ...keys.map(card));
-    list.addEventListener("keydown", (event) => walk(event, list, on, (key) => keys.find((one) => one.key === key)));
+    walks(list, (key) => keys.find((one) => one.key === key), on);
     section.append(make("h3", { textContent: `${say(modality)}` }), list);
   });
 }

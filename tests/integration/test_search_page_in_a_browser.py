@@ -2,31 +2,20 @@
 
 import ast
 import base64
-import os
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from anykey.encoder.item import Item
-from anykey.index.faiss_index import FaissIndex
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
-from tests.fakes import FakeEncoder
+from tests.search_page import ADDRESS, BIDI, MARKUP, TEXT, Page, colour
 from tests.service_inputs import png
-from tests.serving import build_real_index, serving, stored
 
-WAIT_S = 20.0
-MARKUP = "<img src=x onerror=\"window.broken='markup'\"><script>window.broken='script'</script>"
-ADDRESS = "javascript:window.broken='address'"
-BIDI = "user\u202e\u2066// gnp.exe\u2069 \u202d end"
-HUGE = "w" * 60_000
-KEYS = "return [...document.querySelectorAll('#hits .card')].map(card => card.dataset.key)"
-TEXT = "return document.querySelector(arguments[0])?.innerText ?? null"
 SIDEWAYS = "return document.scrollingElement.scrollWidth - innerWidth"
+LOADED = """
+const files = performance.getEntriesByType("resource").map(one =>
+  [new URL(one.name).pathname.split("/").at(-1), one.decodedBodySize]);
+return Object.fromEntries(files.filter(([name]) => /[.](js|css)$/.test(name)));
+"""
 OPEN = """
 const card = [...document.querySelectorAll("#hits .card")].find(one => one.dataset.key === arguments[0]);
 card.querySelector(".open").click();
@@ -34,11 +23,6 @@ card.querySelector(".open").click();
 NAMELESS = """
 return [...document.querySelectorAll("button, input, select, a")]
   .filter(one => !(one.ariaLabel || one.labels?.length || one.textContent.trim())).map(one => one.outerHTML);
-"""
-PRESS = """
-const on = document.activeElement === document.body ? document.body : document.activeElement;
-const event = new KeyboardEvent("keydown", {key: arguments[0], bubbles: true, cancelable: true});
-if (on.dispatchEvent(event) && arguments[0] === "Enter") on.click();
 """
 DROP_KEY = """
 const data = new DataTransfer();
@@ -58,101 +42,17 @@ document.getElementById("box").dispatchEvent(event);
 """
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    return (250 - 4 * number, 20, 4 * number)
-
-
-def corpus() -> list[Any]:
-    """Sixty pictures from red to blue, texts, pages, and what an attacker would store."""
-    pictures = [stored(f"p{n:02}", Item(images=(png(colour(n)),)), ("pictures",), price=n) for n in range(60)]
-    return [
-        *pictures,
-        stored("note", Item(text="five words of some length")),
-        stored("page", Item(text="a red page", images=(png((250, 0, 0)),)), maker={"name": "acme", "tags": ["a", "b"]}),
-        stored(MARKUP, Item(text=MARKUP), evil=MARKUP),
-        stored(ADDRESS, Item(text=ADDRESS, images=(png((9, 9, 9)),)), link=ADDRESS),
-        stored(BIDI, Item(text=BIDI)),
-        stored("k" * 500, Item(text=HUGE), long={"deep": HUGE}),
-        stored(
-            "\u0645\u0641\u062a\u0627\u062d",
-            Item(text="\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645"),
-        ),
-    ]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    encoder = FakeEncoder()
-    with (
-        FaissIndex.open(build_real_index(tmp_path_factory.mktemp("page"), encoder, corpus())) as index,
-        serving(encoder, index, root_path="/shop/anykey") as client,
-    ):
-        yield client
-
-
-@pytest.fixture(scope="module")
-def window(service: httpx.Client) -> Iterator[Browser]:
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("ANYKEY_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is missing; make test installs them where it may")
-    with browser() as window:
-        yield window
-
-
-class Page:
-    """The search page in a window."""
-
-    def __init__(self, window: Browser, address: str) -> None:
-        self.window = window
-        self.address = address
-
-    def open(self, query: str = "") -> None:
-        self.window.open(self.address + query)
-        self.until(lambda: self.run("return document.documentElement.dataset.ready"), "the page is ready")
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.window.run(script, *arguments)
-
-    def until(self, is_so: Callable[[], Any], what: str) -> Any:
-        give_up_s = time.monotonic() + WAIT_S
-        while not (found := is_so()):
-            assert time.monotonic() < give_up_s, f"never: {what}; {self.run('return document.body.innerText')[:1500]}"
-            time.sleep(0.02)
-        return found
-
-    def shown(self) -> list[str]:
-        found: list[str] = self.run(KEYS)
-        return found
-
-    def until_first(self, key: str) -> None:
-        self.until(lambda: self.shown()[:1] == [key], f"{key} is first, not {self.shown()[:3]}")
-
-    def query(self) -> str:
-        query: str = self.run("return decodeURIComponent(location.search)")
-        return query
-
-    def press(self, key: str) -> None:
-        self.run(PRESS, key)
-
-    def text(self, selector: str) -> str:
-        text: str = self.until(lambda: self.run(TEXT, selector), f"there is {selector}")
-        return text
-
-
-@pytest.fixture
-def page(window: Browser, service: httpx.Client) -> Page:
-    window.show_as(1440, 900, prefers_color_scheme="light")
-    return Page(window, f"{service.base_url}/shop/anykey/")
-
-
 def test_the_first_visit_shows_what_there_is_without_a_complaint(page: Page) -> None:
+    page.window.console()  # of other tests
     page.open()
     page.until(lambda: "Images: 60" in page.text("#welcome"), "the index is counted")
     page.until(lambda: page.run("return document.querySelectorAll('#welcome .card').length") >= 12, "a sample")
     loaded = page.run("return performance.getEntriesByType('resource').map(one => one.name)")
     assert loaded
     assert all(one.startswith(page.address) for one in loaded), "nothing of others, and all below the prefix"
+    files = page.run(LOADED)
+    assert sum(files.values()) < 60_000, "of scripts and styles"
+    assert not {"panels.js", "panels.css", "filters.js", "details.js", "code.js", "german.js"} & files.keys()
     assert page.window.console() == []
 
 
@@ -247,11 +147,11 @@ def test_the_keyboard_does_it_all(page: Page) -> None:
     at = "return document.activeElement.closest('li')?.dataset.key"
     first = page.run(at)
     page.press("ArrowRight")
-    assert page.run(at) == page.shown()[1]
+    page.until(lambda: page.run(at) == page.shown()[1], "the second hit has the focus")
     page.press("ArrowDown")
     page.press("ArrowUp")
     page.press("ArrowLeft")
-    assert page.run(at) == first == page.shown()[0]
+    page.until(lambda: page.run(at) == first == page.shown()[0], "the first one again")
     page.press("Enter")
     page.until(lambda: "price" in (page.run(TEXT, "#details") or ""), "details with metadata")
     page.until(lambda: "Why it matched" in (page.run(TEXT, "#details") or ""), "scores of the parts")
