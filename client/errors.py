@@ -21,6 +21,7 @@ AnyKeyError
       ReadOnlyError             the service changes no keys
       IndexLockedError          another process, such as a build, changes the index
     BusyError                   a later try may succeed
+      RateLimitedError          the caller asks for more than its limits; `retry_after_s` says how long
       OverloadedError           the queue is full
       NotReadyError             the service is starting or shutting down
       IndexUnavailableError     the index cannot be reached
@@ -169,6 +170,12 @@ class OverloadedError(BusyError):
     """There is no place in the queue."""
 
     wire_type = "overloaded"
+
+
+class RateLimitedError(BusyError):
+    """The caller asks for more than its limits allow; `retry_after_s` says when to ask again."""
+
+    wire_type = "rate_limited"
 
 
 class NotReadyError(BusyError):

@@ -53,6 +53,10 @@ OF_COLLECTIONS = (
 )  # dialects whose addresses name the index in their own way
 # FastAPI's own would tell a collector what was wrong with requests, contents among it; see `operations/traces.py`.
 NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+EXPOSED = [
+    *("X-Request-ID", "Retry-After", "Allow", "ETag", "Idempotency-Replayed"),
+    *("WWW-Authenticate", "RateLimit", "RateLimit-Policy"),
+]  # headers that scripts of other origins may read, of errors too
 DESCRIPTION = "Search a corpus of images, texts and image+text pages with an image, a text, or both."
 
 
@@ -135,7 +139,7 @@ def _add_layers(app: FastAPI, settings: ServiceSettings, watcher: Watcher) -> No
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Allow", "ETag", "Idempotency-Replayed"],
+            expose_headers=EXPOSED,
         )
     app.add_middleware(RequestContext, watcher=watcher)
 

@@ -15,6 +15,7 @@ ServiceError
   IndexLockedError           index_locked            another process changes the index now
   PreconditionFailedError    precondition_failed     the key is not as the request says it must be
   RequestMismatchError       idempotency_key_reused  an idempotency key came back with another request
+  RateLimitedError           rate_limited            the caller asks for more than its limits
   OverloadedError            overloaded              no place in the queue
   ImageNotReachedError       image_not_reached       the machine that holds a key's image does not answer
   DeadlineExceededError      deadline_exceeded       waited too long
@@ -48,6 +49,7 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "unsupported_modality": 422,
         "idempotency_key_reused": 422,
         "overloaded": 429,
+        "rate_limited": 429,
         "internal": 500,
         "image_not_reached": 502,
         "not_ready": 503,
@@ -180,6 +182,12 @@ class OverloadedError(ServiceError):
     """There is no place in the queue; the client should retry later."""
 
     type = "overloaded"
+
+
+class RateLimitedError(ServiceError):
+    """The caller asks for more than its limits allow; the client should wait."""
+
+    type = "rate_limited"
 
 
 class ImageNotReachedError(ServiceError):

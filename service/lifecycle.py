@@ -9,8 +9,9 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
-from anykey.service.access.api_keys import ApiKeysError
+from anykey.service.access.api_keys import AccessScope, ApiKeysError
 from anykey.service.access.callers import Callers, caller_of
+from anykey.service.access.rate_limits import RateLimits
 from anykey.service.errors import StartupError
 from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import Indexes, ServedIndex
@@ -51,6 +52,7 @@ class Lifecycle:
         limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
         callers: Tells who a request comes from.
+        rate_limits: Refuses callers who ask for too much.
         indexes: Those that are served, whether or not they are loaded.
         resources: What they share.
         memory: Tells what they hold.
@@ -86,6 +88,7 @@ class Lifecycle:
         """
         self.settings = settings
         self.callers = _callers_of(settings)
+        self.rate_limits = _rate_limits_of(settings)
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
@@ -191,6 +194,7 @@ class Lifecycle:
         for served in reversed(self.indexes.all()):
             await served.close()
         await self.resources.close()
+        await self.rate_limits.close()
         logger.info("stopped", extra={"event": LogEvent.STOPPED})
 
     async def _watch_keys(self) -> None:
@@ -213,9 +217,23 @@ class Lifecycle:
 
 def _callers_of(settings: ServiceSettings) -> Callers:
     try:
-        return Callers(settings.api_keys, settings.anonymous_scopes)
+        return Callers(settings.api_keys, map(AccessScope, settings.anonymous_scopes))
     except ApiKeysError as error:
         raise StartupError(f"{error}; `anykey-serve keys add` makes API keys") from error
+
+
+def _rate_limits_of(settings: ServiceSettings) -> RateLimits:
+    return RateLimits(
+        {
+            "requests": settings.limit_requests,
+            "images": settings.limit_images,
+            "bytes": settings.limit_bytes,
+        },
+        proxies=settings.forwarded_allow_ips,
+        redis_url=None if settings.redis_url is None else settings.redis_url.get_secret_value(),
+        timeout_s=settings.redis_timeout_ms / 1000,
+        pause_s=settings.redis_pause_s,
+    )
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

@@ -37,6 +37,8 @@ class LogEvent(StrEnum):
     API_KEYS_CHANGED = "api_keys_changed"
     API_KEYS_UNREADABLE = "api_keys_unreadable"
     API_KEYS_NONE = "api_keys_none"
+    LIMITS_ALONE = "limits_alone"
+    LIMITS_SHARED = "limits_shared"
     ANONYMOUS_ALLOWED = "anonymous_allowed"
     WRITER_READY = "writer_ready"
     WRITER_WAITS = "writer_waits"

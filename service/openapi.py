@@ -45,6 +45,7 @@ EXAMPLE_MESSAGES = {
     "precondition_failed": "key 'sku-1': expected change 17, but it was stored by change 20",
     "idempotency_key_reused": "idempotency key 'a1' was used for another request; expected a new key for a new request",
     "overloaded": "256 queries are waiting, the most accepted; retry in a moment",
+    "rate_limited": "at most 100 requests in 60 s are accepted of one caller; retry in 12 s",
     "internal": "something unforeseen went wrong; report the request id",
     "image_not_reached": "the key's image cannot be reached where the index says it is; retry in a moment",
     "not_ready": "starting: the encoder and the index are being loaded",
@@ -63,7 +64,7 @@ MEANINGS = {
     413: "Body, image or text over a limit",
     415: "Neither JSON nor multipart, or compressed in another way",
     422: "The image or the modality cannot be used, or the idempotency key was used before",
-    429: "The queue is full",
+    429: "The queue is full, or the caller asks for more than its limits",
     500: "Unforeseen failure",
     502: "The machine that holds the image cannot be reached",
     503: "Not ready, or the index cannot be used",
@@ -263,30 +264,33 @@ def _add_access(paths: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
             refusals = {
                 str(status): {"$ref": f"#/components/responses/{name}{form}"} for status, name in REFUSALS.items()
             }
-            operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))
+            operation["responses"] |= refusals
+            busy = operation["responses"].setdefault("429", {"$ref": f"#/components/responses/rate_limited{form}"})
+            if "content" in busy:  # the queue may be full, too
+                busy["content"]["application/json"]["examples"] |= _example("rate_limited", bool(form))
+            operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def _refusals() -> dict[str, Any]:
     """How callers are refused, in our own form and in that of dialects, by the names that operations refer to."""
     described = {}
-    for status, name in REFUSALS.items():
-        message = EXAMPLE_MESSAGES[name]
-        error = {"type": name, "message": message, "request_id": EXAMPLE_REQUEST_ID}
-        for form, model, more in (
-            ("", "ErrorResponse", {}),
-            ("OfDialect", "DialectErrorResponse", {"detail": message, "message": message}),
-        ):
+    for status, name in {**REFUSALS, 429: "rate_limited"}.items():
+        header = "Retry-After" if status == 429 else "WWW-Authenticate"
+        for form, model in (("", "ErrorResponse"), ("OfDialect", "DialectErrorResponse")):
+            schema = {"$ref": REF.format(model=model)}
             described[f"{name}{form}"] = {
                 "description": MEANINGS[status],
-                "headers": {"WWW-Authenticate": {"description": "What is asked for", "schema": {"type": "string"}}},
-                "content": {
-                    "application/json": {
-                        "schema": {"$ref": REF.format(model=model)},
-                        "examples": {name: {"value": {"error": error, **more}}},
-                    }
-                },
+                "headers": {header: {"schema": {"type": "string"}}},
+                "content": {"application/json": {"schema": schema, "examples": _example(name, bool(form))}},
             }
     return described
+
+
+def _example(name: str, is_dialect: bool) -> dict[str, Any]:
+    message = EXAMPLE_MESSAGES[name]
+    error = {"type": name, "message": message, "request_id": EXAMPLE_REQUEST_ID}
+    more = {"detail": message, "message": message} if is_dialect else {}
+    return {name: {"value": {"error": error, **more}}}
 
 
 def _add_paths_below_an_index(paths: dict[str, Any], app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
-from anykey.service.access.api_keys import AccessScope
+from anykey.service.access.api_keys import ScopeName
 from anykey.service.requests.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
@@ -64,6 +64,7 @@ OF_ONE_INDEX = (
     "precision",
 )
 ONLY_INDEX = "default"  # what the only index is called
+LIMIT = re.compile(r"[1-9][0-9]{0,14} ?(/|per) ?([1-9][0-9]{0,5} ?)?(second|minute|hour|day)s?")
 _INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -136,7 +137,7 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="file of API keys, one of which each request must bring; `anykey-serve keys` makes and revokes "
         "them, which is taken without restart. Default: none, which is refused where other machines reach host",
     )
-    anonymous_scopes: list[AccessScope] = Field(
+    anonymous_scopes: list[ScopeName] = Field(
         default_factory=list,
         description="where there are API keys, what callers without one may do all the same: search, embed, write",
     )
@@ -145,6 +146,18 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         description="where there are no API keys: lets everybody who reaches the service do everything, although other "
         "machines reach its host",
     )
+    limit_requests: list[str] = Field(
+        default_factory=list,
+        description="most requests of one caller, by its API key or its address: such as 20/second,1000/hour; more are "
+        "refused with 429. Default: no limit",
+    )
+    limit_images: list[str] = Field(
+        default_factory=list, description="most images in requests of one caller, such as 100/minute; default: no limit"
+    )
+    limit_bytes: list[str] = Field(
+        default_factory=list,
+        description="most bytes in bodies of requests of one caller, such as 100000000/minute; default: no limit",
+    )
     root_path: str = Field(
         "",
         description="prefix under which a proxy shows the service, such as /anykey, whether it cuts that off or not; "
@@ -152,7 +165,8 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     )
     forwarded_allow_ips: list[str] = Field(
         default_factory=lambda: ["127.0.0.1", "::1"],
-        description="addresses and networks of proxies whose X-Forwarded-Prefix is believed; * for all",
+        description="addresses and networks of proxies whose X-Forwarded-Prefix and X-Forwarded-For are believed; * "
+        "for all",
     )
     keep_alive_s: int = Field(
         75, ge=1, le=86_400, description="how long an idle connection is kept; longer than the proxy in front keeps it"
@@ -462,6 +476,15 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         if self.api_keys is None and self.anonymous_scopes:
             raise ValueError("anonymous_scopes: expected api_keys beside it; without keys everybody may do everything")
         return self
+
+    @field_validator("limit_requests", "limit_images", "limit_bytes")
+    @classmethod
+    def check_limits(cls, value: list[str]) -> list[str]:
+        """Refuses what is no number in a time."""
+        for limit in value:
+            if not LIMIT.fullmatch(limit):
+                raise ValueError(f"expected limits such as 100/minute or 1000/2 hours, got '{limit}'")
+        return value
 
     @field_validator("rerankers")
     @classmethod

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -28,6 +29,9 @@ class AccessScope(StrEnum):
     EMBED = "embed"
     WRITE = "write"
     ADMIN = "admin"
+
+
+ScopeName = Literal["search", "embed", "write", "admin"]  # the same, as settings list what they take
 
 
 class ApiKeysError(Exception):

@@ -13,7 +13,7 @@ from rich.table import Table
 from anykey.program.files import replace_file
 from anykey.program.locks import holder_of, try_lock
 from anykey.program.settings import Command, CommandGroup, UsageError, plain_console
-from anykey.service.access.api_keys import ApiKey, ApiKeysError, keys_in, make_key, read_file, written
+from anykey.service.access.api_keys import AccessScope, ApiKey, ApiKeysError, keys_in, make_key, read_file, written
 from anykey.service.access.settings import AddKeySettings, ListKeysSettings, RevokeKeySettings
 
 MODE = 0o600
@@ -26,7 +26,9 @@ def _add(settings: AddKeySettings) -> int:
         keys = _kept(path) if os.path.lexists(path) else ()
         if any(key.name == settings.name for key in keys):
             raise UsageError(f"{path}: there is a key '{settings.name}' already; revoke it, or choose another name")
-        made = make_key(settings.name, settings.scopes, settings.indexes, settings.expires)
+        made = make_key(
+            settings.name, [AccessScope(name) for name in settings.scopes], settings.indexes, settings.expires
+        )
         replace_file(path, written([*keys, made.key]), mode=MODE)
     plain_console(stderr=True).print(
         f"key '{settings.name}' is in {settings.api_keys}; it is shown this once and kept nowhere:"

@@ -36,6 +36,8 @@ class GuardedRoute(APIRoute):
             scope[CALLER] = EVERYBODY
         elif need is not Need.NOTHING:
             self._admit(scope, lifecycle, need)
+        if lifecycle.rate_limits.are_set and need is not Need.NOTHING:
+            receive = await lifecycle.rate_limits.admit(scope, receive)
         await super().handle(scope, receive, send)
 
     def _admit(self, scope: Scope, lifecycle: Lifecycle, need: Need | AccessScope) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from anykey.program.settings import ProgramSettings
-from anykey.service.access.api_keys import NAME, AccessScope
+from anykey.service.access.api_keys import NAME, ScopeName
 
 _DURATION = re.compile(r"([0-9]{1,5})([hd])")
 
@@ -34,7 +34,7 @@ class AddKeySettings(_KeysSettings):
     """Makes an API key and writes it to standard output, once; the file keeps its hash."""
 
     name: str = Field(description="what the key is called in logs and when it is revoked, such as who holds it")
-    scopes: list[AccessScope] = Field(
+    scopes: list[ScopeName] = Field(
         min_length=1, description="what it lets its holder do: search, embed, write, or admin for everything"
     )
     indexes: list[str] | None = Field(

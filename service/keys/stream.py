@@ -7,7 +7,7 @@ are held at a time than one body may have bytes.
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -134,6 +134,7 @@ class KeyStream:
         pause_s: float,
         only_failed: bool,
         inflater: Inflater | None,
+        spend: Callable[[KeyToStore | RefusedKey], Awaitable[None]],
     ) -> None:
         """Joins the parts.
 
@@ -144,6 +145,7 @@ class KeyStream:
             pause_s: Longest wait for the client to send more, or to read more.
             only_failed: Whether outcomes of keys that were stored are left out, but counted.
             inflater: Takes the compression off.
+            spend: Counts a key's images, and raises where the caller sends too many.
         """
         self._storer = storer
         self._limits = limits
@@ -151,6 +153,7 @@ class KeyStream:
         self._pause_s = pause_s
         self._only_failed = only_failed
         self._inflater = inflater
+        self._spend = spend
         self._allowance = _Allowance(limits.max_body_bytes)
         self._places = asyncio.Semaphore(MAX_AHEAD)
         self._ahead: deque[_Line] = deque()
@@ -210,7 +213,9 @@ class KeyStream:
             num_bytes = 0 if line is None else len(line)
             await self._places.acquire()
             await self._allowance.take(num_bytes)
-            ready = group.create_task(self._storer.embed(await self._parsed(line, number)))
+            parsed = await self._parsed(line, number)
+            await self._spend(parsed)
+            ready = group.create_task(self._storer.embed(parsed))
             self._ahead.append(_Line(number, num_bytes, ready))
             self._has_come.set()
 

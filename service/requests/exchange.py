@@ -64,6 +64,8 @@ async def exchange(
             read = partial(parse, body, take)
             parsed = read() if is_quick(body, request.headers) else await threads.run(read)
             body.clear()
+            if lifecycle.rate_limits.are_set:
+                await lifecycle.rate_limits.spend_images(request.scope, parsed)
             if (record := CURRENT.get()) is not None:
                 record.read_s = time.monotonic() - started_s
             return await answer(parsed)

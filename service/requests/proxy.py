@@ -20,6 +20,7 @@ EVERYBODY = "*"
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")  # no `//host`, no `..`, nothing that needs encoding
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_prefix(value: str) -> str:
@@ -59,6 +60,47 @@ def parse_proxies(values: Sequence[str]) -> list[Network] | None:
     return [ipaddress.ip_network(value, strict=False) for value in values]
 
 
+def parse_address(value: str) -> Address | None:
+    """An IP address, one of IPv4 also where a socket for both families shows it as one of IPv6; `None` for no address.
+
+    >>> parse_address("::ffff:10.0.0.7"), parse_address("unix:")
+    (IPv4Address('10.0.0.7'), None)
+    """
+    try:
+        address = ipaddress.ip_address(value.strip().strip("[]"))
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_proxy(address: Address | None, proxies: list[Network] | None) -> bool:
+    """Whether what this address says of its own client is believed."""
+    if proxies is None:
+        return True
+    return address is not None and any(address in network for network in proxies)
+
+
+def client_address(scope: Scope, proxies: list[Network] | None) -> Address | None:
+    """Who sent a request: as the last proxy that is believed says in `X-Forwarded-For`, else who is connected.
+
+    Args:
+        scope: The request's.
+        proxies: As `parse_proxies` gives them.
+    """
+    address = parse_address((scope.get("client") or ("",))[0])
+    if not is_proxy(address, proxies):
+        return address
+    forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+    for sender in reversed([part for part in forwarded.split(",") if part.strip()]):
+        said = parse_address(sender)
+        if said is None:  # nobody can be told by it, nor by what stands before it
+            break
+        address = said
+        if not is_proxy(address, proxies):
+            break
+    return address
+
+
 class ProxyPrefix:
     """ASGI layer: makes the prefix part of each path, and tells it as `root_path`, from which addresses are made.
 
@@ -91,14 +133,7 @@ class ProxyPrefix:
         return told_from_own("".join(parse_prefix(part) for part in sent.split(",")))
 
     def _is_trusted(self, scope: Scope) -> bool:
-        if self._proxies is None:
-            return True
-        try:
-            address = ipaddress.ip_address((scope.get("client") or ("",))[0])
-        except ValueError:  # a socket of this machine has no address
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)  # how a socket for both families shows an IPv4 address
-        return any((mapped or address) in network for network in self._proxies)
+        return is_proxy(parse_address((scope.get("client") or ("",))[0]), self._proxies)
 
 
 def _add_prefix(scope: Scope, prefix: str) -> None:

@@ -215,6 +215,7 @@ async def _keys_of_body(request: Request, name: str | None, keeps_earlier: bool 
         lambda body, content_type: keys_from_form(body, content_type, name, limits),
     )
     async with reading as wanted:
+        await lifecycle_of(request).rate_limits.spend_images(request.scope, wanted)
         only = wanted.keys[0]
         if wanted.is_list or isinstance(only, RefusedKey):
             _condition(request, None, is_allowed=False)
@@ -332,6 +333,7 @@ def _stream(request: Request) -> Response:
         pause_s=lifecycle.settings.body_deadline_ms / 1000,
         only_failed=outcomes == "failed",
         inflater=Inflater.of(",".join(request.headers.getlist("content-encoding"))),
+        spend=partial(lifecycle.rate_limits.spend_images, request.scope),
     )
     return _StreamedAnswer(request, parts, stream)
 

@@ -179,7 +179,9 @@ BOTH = ("127.0.0.1", "[::1]") if HAS_IPV6 else ("127.0.0.1",)
 def test_every_address_of_the_host_is_served(host: str, shown: str, reached: tuple[str, ...]) -> None:
     """Amid the variables that Kubernetes sets for a Service named `anykey`, and others set to nothing."""
     variables = {"ANYKEY_PORT": "tcp://10.96.0.12:8000", "ANYKEY_SERVICE_HOST": "10.96.0.12", "ANYKEY_FUSION": ""}
-    process = start("tests.integration.gated_server", "--host", host, WEB_CONCURRENCY="", **variables)
+    process = start(
+        "tests.integration.gated_server", "--host", host, "--allow-anonymous", WEB_CONCURRENCY="", **variables
+    )
     try:
         line = lines_until(process, "event", "listening")
         assert line["message"] == f"listening on http://{shown}:{line['port']}"

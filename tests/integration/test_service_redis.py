@@ -133,6 +133,27 @@ def test_services_with_other_models_or_precision_do_not_share(redis: RedisServer
         assert ask(other, "shared").json()["cached"] is False
 
 
+def test_limits_hold_for_all_services_together_and_without_redis_for_each(redis: RedisServer) -> None:
+    with ExitStack() as stack:
+        encoder = FakeEncoder()
+        one, other = (
+            stack.enter_context(
+                serving(
+                    encoder,
+                    MemoryIndex(encoder, KEYS),
+                    redis_url=redis.url,
+                    redis_timeout_ms=500,
+                    limit_requests=["3/hour"],
+                )
+            )
+            for _ in range(2)
+        )
+        assert [ask(client, "a").status_code for client in (one, other, one, other, one)] == [200] * 3 + [429] * 2
+        redis.signal(signal.SIGSTOP)
+        stack.callback(redis.signal, signal.SIGCONT)
+        assert [ask(one, "a").status_code for _ in range(4)] == [200] * 3 + [429], "counted anew, here alone"
+
+
 def test_a_stopped_redis_delays_and_fails_nobody_and_is_used_again_later(redis: RedisServer) -> None:
     with ExitStack() as stack:
         client, other = (start_service(stack, redis, FakeEncoder()) for _ in range(2))

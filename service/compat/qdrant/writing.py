@@ -122,6 +122,7 @@ async def upsert(request: Request, index_name: str) -> Response:
 
         wanted = await parts.change_threads.run(read)
         note(request, num_keys=len(wanted.keys))
+        await lifecycle_of(request).rate_limits.spend_images(request.scope, wanted)
         stored = await parts.storer.store(wanted, None)
         for outcome in stored.outcomes:
             if outcome.error is not None:
