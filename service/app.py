@@ -26,7 +26,7 @@ from anykey.service.openapi import describe, serve_document
 from anykey.service.operations.watcher import Watcher
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
-from anykey.service.requests.proxy import ProxyPrefix
+from anykey.service.requests.proxy import ProxyPrefix, client_address, parse_proxies
 from anykey.service.routes import (
     access,
     changes,
@@ -141,7 +141,8 @@ def _add_layers(app: FastAPI, settings: ServiceSettings, watcher: Watcher) -> No
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    app.add_middleware(RequestContext, watcher=watcher)
+    address_of = partial(client_address, proxies=parse_proxies(settings.forwarded_allow_ips))
+    app.add_middleware(RequestContext, watcher=watcher, address_of=address_of)
 
 
 def _answer_errors(app: FastAPI, retry_after_s: int) -> None:

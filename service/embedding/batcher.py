@@ -23,7 +23,7 @@ from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError, ServiceError
 from anykey.service.logs import LogEvent
 from anykey.service.operations.histogram import FINE_BOUNDS_S, STEPS_PER_DOUBLING, Histogram
-from anykey.service.operations.records import CURRENT, BatchRecord, RequestRecord
+from anykey.service.operations.records import CURRENT, MOST_BATCHES, BatchRecord, RequestRecord
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
@@ -567,9 +567,10 @@ class Place(Generic[PreparedT]):
 def _tell_requests(record: BatchRecord, batch: Sequence[_Entry[Any]]) -> None:
     """Notes a batch in the records of the requests that it had items of."""
     for entry in batch:
-        if entry.record is not None and entry.record not in record.members:
-            record.members[entry.record] = entry.queued_s
-            entry.record.batches.append(record)
+        request = entry.record
+        if request is not None and request not in record.members and len(request.batches) < MOST_BATCHES:
+            record.members[request] = entry.queued_s
+            request.batches.append(record)
 
 
 def _resolve(future: "Future[Any]", outcome: object) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 1
+MOST_BATCHES = 100  # that are noted of a request: a stream of keys goes on for hours
 
 
 class BatchRecord:
@@ -136,7 +137,7 @@ class RequestRecord:
         key_name: Name of the API key that it came with; empty where it came with none.
         address: Of the machine that sent it, as far as it is known; empty where it is not.
         queries: Those that were answered.
-        batches: Batches that models computed for it.
+        batches: The first batches that models computed for it, as many as `MOST_BATCHES`.
         is_logged: Whether its queries are written down with their hits.
     """
 

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -75,16 +75,17 @@ class RequestContext:
     watched. Answers HEAD as GET without the body.
     """
 
-    def __init__(self, app: ASGIApp, watcher: Watcher) -> None:
+    def __init__(self, app: ASGIApp, watcher: Watcher, address_of: Callable[[Scope], object]) -> None:
         self._app = app
         self._watcher = watcher
+        self._address_of = address_of  # of the client behind proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, trace = _told_by(scope["headers"])
+        request_id, trace, is_forwarded = _told_by(scope["headers"])
         if trace is None and self._watcher.is_tracing:
             trace = Trace.begun()
         is_head = scope["method"] == "HEAD"  # which the server goes on to read in its own scope
@@ -94,7 +95,7 @@ class RequestContext:
             inner["path"] = scope["path"].replace("\n", " ")
         record = RequestRecord(request_id, time.monotonic(), trace)
         record.is_logged = self._watcher.wants_next is not None and self._watcher.wants_next()
-        record.address = (scope.get("client") or ("",))[0]
+        record.address = str(self._address_of(scope)) if is_forwarded else (scope.get("client") or ("",))[0]
         CURRENT.set(record)
         status: int | None = None
 
@@ -157,15 +158,17 @@ class UnforeseenFailures:
                 await error_response(scope, error, self._retry_after_s)(scope, receive, send)
 
 
-def _told_by(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, Trace | None]:
-    """The request's id and trace, as its headers say; a new id where they say none, and no trace."""
-    request_id, trace = None, None
+def _told_by(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, Trace | None, bool]:
+    """The request's id, or a new one, and its trace, as its headers say, and whether a proxy says whose it is."""
+    request_id, trace, is_forwarded = None, None, False
     for name, value in headers:
         if name == b"x-request-id" and request_id is None and ACCEPTED_ID.fullmatch(value):
             request_id = value.decode("ascii")
         elif name == b"traceparent":
             trace = Trace.read(value)
-    return request_id or uuid.uuid4().hex, trace
+        elif name == b"x-forwarded-for":
+            is_forwarded = True
+    return request_id or uuid.uuid4().hex, trace, is_forwarded
 
 
 def _finish(record: RequestRecord, scope: Scope, method: str, status: int | None) -> None:

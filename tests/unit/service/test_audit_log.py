@@ -104,6 +104,12 @@ def test_the_holder_of_an_api_key_is_named_and_the_key_is_not(tmp_path: Path) ->
     assert new.token not in path.read_text()
 
 
+def test_who_asks_through_a_proxy_is_told_by_the_proxy(audited: tuple[httpx.Client, Path]) -> None:
+    client, path = audited
+    client.put("/keys/one", json={"text": "x"}, headers={"x-forwarded-for": "9.9.9.9, 203.0.113.7"}).raise_for_status()
+    assert [row["address"] for row in rows(path)] == ["203.0.113.7"]
+
+
 def test_an_undone_change_is_a_line(audited: tuple[httpx.Client, Path]) -> None:
     client, path = audited
     done = client.put("/keys/kept?undo=true", json={"text": "another"}).json()

@@ -206,7 +206,7 @@ def test_a_release_that_fails_when_it_is_warmed_does_not_take_over(tmp_path: Pat
     publish(tmp_path, "first", "a")
     with serving_releases(tmp_path, checkpoints) as client:
         ask(client, "one")
-        checkpoints.batch_failures = [RuntimeError("the weights are no numbers")]
+        checkpoints.batch_failures = [RuntimeError("the weights are no numbers")] * 2  # it is tried once more
         publish(tmp_path, "second", "b")
         until(lambda: bool(client.get("/readyz").json()["problems"]), "the failure is told")
         assert "fails on a query that came lately" in client.get("/readyz").json()["problems"]["default"]
