@@ -32,7 +32,7 @@ from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
 INDEX_NAME = "index_name"  # in addresses below /indexes/, and in those of dialects that name an index
-LOOK_FOR_KEYS_S = 0.5  # between two looks at the file of API keys, which a revoked one outlives no longer
+LOOK_AT_FILES_S = 0.5  # between two looks at the file of API keys, which a revoked one outlives no longer
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Lifecycle:
         limits: What a request may ask for, from the settings.
         bodies: What bodies of requests may take.
         callers: Tells who a request comes from.
+        watched_files: Each takes what has changed in files; called in a thread, twice a second.
         rate_limits: Refuses callers who ask for too much.
         indexes: Those that are served, whether or not they are loaded.
         resources: What they share.
@@ -88,6 +89,7 @@ class Lifecycle:
         """
         self.settings = settings
         self.callers = _callers_of(settings)
+        self.watched_files: list[Callable[[], None]] = [self.callers.refresh] if self.callers.are_required else []
         self.rate_limits = _rate_limits_of(settings)
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
@@ -180,7 +182,7 @@ class Lifecycle:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         loading = asyncio.create_task(self._load())
-        watching = asyncio.create_task(self._watch_keys())
+        watching = asyncio.create_task(self._watch_files())
         if self._is_given:
             await asyncio.wait([loading])
         yield
@@ -197,10 +199,11 @@ class Lifecycle:
         await self.rate_limits.close()
         logger.info("stopped", extra={"event": LogEvent.STOPPED})
 
-    async def _watch_keys(self) -> None:
-        while self.callers.are_required:
-            await asyncio.sleep(LOOK_FOR_KEYS_S)
-            await asyncio.to_thread(self.callers.refresh)
+    async def _watch_files(self) -> None:
+        while self.watched_files:
+            await asyncio.sleep(LOOK_AT_FILES_S)
+            for refresh in self.watched_files:
+                await asyncio.to_thread(refresh)
 
     async def _load(self) -> None:
         for served in self.indexes.all():

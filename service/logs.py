@@ -39,6 +39,8 @@ class LogEvent(StrEnum):
     API_KEYS_NONE = "api_keys_none"
     LIMITS_ALONE = "limits_alone"
     LIMITS_SHARED = "limits_shared"
+    TLS_RENEWED = "tls_renewed"
+    TLS_UNREADABLE = "tls_unreadable"
     ANONYMOUS_ALLOWED = "anonymous_allowed"
     WRITER_READY = "writer_ready"
     WRITER_WAITS = "writer_waits"

@@ -23,6 +23,7 @@ from anykey.service.app import create_app
 from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
+from anykey.service.requests.certificate import Certificate
 from anykey.service.requests.connection import BoundedConnection
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
@@ -47,7 +48,7 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
         0.
 
     Raises:
-        StartupError: the port is taken, or a part cannot be loaded.
+        StartupError: the port is taken, or a part or the TLS certificate cannot be loaded.
         UsageError: other machines reach it, and nothing says who of them may.
     """
     configure_logging(settings.log_level)
@@ -65,7 +66,8 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
         server = web_server(app, settings)
         stop.append(lambda: setattr(server, "should_exit", True))
         host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if settings.tls_cert is None else "https"
+        address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         logger.info("listening on %s", address, extra={"event": LogEvent.LISTENING, "host": host, "port": port})
         run_until_signal(server, listeners)
         gc.unfreeze()  # or libraries complain at the end about what was never collected
@@ -99,7 +101,11 @@ def _check_access(settings: ServiceSettings, addresses: Sequence[str]) -> None:
 
 
 def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
-    """The web server of an application, which is yet to be run."""
+    """The web server of an application, which is yet to be run.
+
+    Raises:
+        StartupError: the TLS certificate cannot be used.
+    """
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -115,6 +121,11 @@ def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
             timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
         )
     )
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        certificate = Certificate(settings.tls_cert, settings.tls_key)
+        server.config.load()
+        server.config.ssl = certificate.context
+        app.state.lifecycle.watched_files.append(certificate.refresh)
     app.state.lifecycle.metrics.num_connections = lambda: len(server.server_state.connections)
     return server
 

@@ -158,6 +158,12 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         default_factory=list,
         description="most bytes in bodies of requests of one caller, such as 100000000/minute; default: no limit",
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file of a certificate, with those that it was signed by behind it: the service speaks HTTPS; "
+        "a renewed file is taken without restart",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password")
     root_path: str = Field(
         "",
         description="prefix under which a proxy shows the service, such as /anykey, whether it cuts that off or not; "
@@ -475,6 +481,13 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         """Refuses exceptions from keys that there are not."""
         if self.api_keys is None and self.anonymous_scopes:
             raise ValueError("anonymous_scopes: expected api_keys beside it; without keys everybody may do everything")
+        return self
+
+    @model_validator(mode="after")
+    def check_tls(self) -> "ServiceSettings":
+        """Refuses a certificate without its key, and the reverse."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("expected tls_cert and tls_key together, got one of them")
         return self
 
     @field_validator("limit_requests", "limit_images", "limit_bytes")

@@ -28,6 +28,16 @@ CLIENT_GONE = 499  # logged only; nobody is there to receive it
 PROBES = frozenset({"/livez", "/readyz", "/metrics", "/metrics-summary"})  # asked so often that they are not logged
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+# What comes is what it says it is; other sites frame nothing of it, and are not told its addresses, which hold keys.
+PROTECTING = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"referrer-policy", b"same-origin"),
+)
+KEEP_NOWHERE = (b"cache-control", b"no-store")
+ASK_AGAIN = (b"cache-control", b"private, no-cache")
+STAY_ENCRYPTED = (b"strict-transport-security", b"max-age=31536000")
+
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +75,16 @@ def noted(request: Request) -> dict[str, Any]:
     """What was added to the request's log line so far."""
     fields: dict[str, Any] = request.scope.setdefault(LOG_FIELDS, {})
     return fields
+
+
+def _protect(headers: list[tuple[bytes, bytes]], is_encrypted: bool) -> None:
+    """Adds what keeps browsers and caches from misusing an answer, where the answer does not say otherwise itself."""
+    said = {name for name, _ in headers}
+    headers.extend(header for header in PROTECTING if header[0] not in said)
+    if b"cache-control" not in said:
+        headers.append(ASK_AGAIN if b"etag" in said else KEEP_NOWHERE)
+    if is_encrypted:
+        headers.append(STAY_ENCRYPTED)
 
 
 class RequestContext:
@@ -106,6 +126,7 @@ class RequestContext:
                 record.answered_s = time.monotonic()
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                _protect(message["headers"], scope["scheme"] == "https")
                 if trace is not None:
                     headers["traceparent"] = trace.header
             elif is_head and message["type"] == "http.response.body":

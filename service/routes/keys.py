@@ -82,7 +82,7 @@ async def get_image(
         return _image_response(request, image)
     width_px = width_made(width)
     if is_known(request, thumbnail_etag(image, width_px)):
-        return Response(status_code=304, headers=_image_headers(thumbnail_etag(image, width_px)))
+        return Response(status_code=304, headers=_image_headers(request, thumbnail_etag(image, width_px)))
     return _image_response(request, await parts.lookups.thumbnail(image, width_px))
 
 
@@ -202,16 +202,17 @@ def is_known(request: Request, etag: str) -> bool:
 
 def _image_response(request: Request, image: ShownImage) -> Response:
     """The image with what keeps a browser from running it and lets it keep it."""
-    headers = _image_headers(image.etag)
+    headers = _image_headers(request, image.etag)
     if is_known(request, image.etag):
         return Response(status_code=304, headers=headers)
     return Response(image.data, media_type=image.media_type, headers=headers)
 
 
-def _image_headers(etag: str) -> dict[str, str]:
+def _image_headers(request: Request, etag: str) -> dict[str, str]:
+    shared = "private" if lifecycle_of(request).callers.are_required else "public"
     return {
         "etag": etag,
-        "cache-control": "public, max-age=60",
+        "cache-control": f"{shared}, max-age=60",
         "x-content-type-options": "nosniff",
         "content-security-policy": "default-src 'none'",
     }
