@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from anykey.service.requests.context import PROBES
 if TYPE_CHECKING:
     from anykey.service.lifecycle import Lifecycle
 
+REST_FOR_WORK = 20  # an index that took a second to tell of itself is asked again after so many
 FACTS_S = 1.0  # longest wait for what an index says of itself: metrics are wanted most when it hangs
 FIRST_SHOWN_STEP = 3 * STEPS_PER_DOUBLING  # times are shown in buckets from 80 microseconds on, each twice as long
 ITEM_OUTCOMES = ("encoded", "dropped", "expired", "failed", "abandoned", "rejected", "hopeless")
@@ -77,6 +79,40 @@ class _Seen:
             self.uncovered_since_s = now_s
 
 
+class _Facts:
+    """What an index says of itself, asked so rarely that it spends little of its time on answering.
+
+    Some have to count for it: Milvus reads all keys that are in pools.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = weakref.ref(parts)  # which must go when another release has taken over
+        self._latest: IndexInfo | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._good_until_s = 0.0
+
+    def are_of(self, parts: Parts) -> bool:
+        """Whether they are of these parts."""
+        return self._parts() is parts
+
+    async def latest(self, parts: Parts) -> IndexInfo | None:
+        """What it said last; `None` where it has said nothing yet, or failed."""
+        if self._asking is None and time.monotonic() >= self._good_until_s:
+            self._asking = asyncio.create_task(self._ask(parts))
+        if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=FACTS_S)
+        return self._latest
+
+    async def _ask(self, parts: Parts) -> None:
+        began_s = time.monotonic()
+        try:
+            self._latest = await parts.facts.answer()
+        except Exception:  # whatever it is, the other metrics are wanted, and the watch tells of it
+            self._latest = None
+        now_s = time.monotonic()
+        self._asking, self._good_until_s = None, now_s + REST_FOR_WORK * (now_s - began_s)
+
+
 @dataclass(frozen=True)
 class _Told:
     """What an index said of itself, as far as it did in time."""
@@ -110,6 +146,7 @@ class MetricsCollector:
     events: EventCounts
     num_connections: Callable[[], int] | None = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
+    _facts_of: dict[str, _Facts] = field(default_factory=dict)
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The metrics as text, and its media type: of Prometheus, or OpenMetrics for who accepts that.
@@ -176,13 +213,18 @@ class MetricsCollector:
             is_ready = True
         except ServiceError:
             is_ready = False
+        facts = self._facts_of.get(served.name)
+        if facts is None or not facts.are_of(parts):
+            facts = self._facts_of[served.name] = _Facts(parts)
+        info = await facts.latest(parts)
+        return _Told(served, is_ready, parts, info, await self._memory_of(parts))
+
+    async def _memory_of(self, parts: Parts) -> IndexMemory | None:
         try:
             async with asyncio.timeout(FACTS_S):
-                info = await parts.facts.answer()
-                memory = await self.lifecycle.memory.of_index(parts)
-        except Exception:  # whatever it is, the other metrics are wanted, and the watch tells of it
-            return _Told(served, is_ready, parts)
-        return _Told(served, is_ready, parts, info, memory)
+                return await self.lifecycle.memory.of_index(parts)
+        except Exception:  # as above
+            return None
 
     def _requests(self, readings: Readings) -> None:
         lifecycle, times = self.lifecycle, self.lifecycle.watcher.times

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -200,6 +201,24 @@ def test_an_index_that_tells_nothing_leaves_the_other_metrics() -> None:
         scrape = Scrape(client)
     assert scrape.value("anykey_build_info") == 1
     assert not [s for s in scrape.samples if s.name == "anykey_index_keys"]
+
+
+def test_an_index_that_counts_long_is_asked_rarely() -> None:
+    class Slow(MemoryIndex):
+        num_asked = 0
+
+        def info(self) -> IndexInfo:
+            self.num_asked += 1
+            time.sleep(0.2)
+            return super().info()
+
+    encoder = FakeEncoder()
+    index = Slow(encoder, KEYS)
+    with serving(encoder, index) as client:
+        found = [Scrape(client).value("anykey_index_keys") for _ in range(3)]
+        time.sleep(1.1)  # for which an answer is kept for all who ask
+        assert [*found, Scrape(client).value("anykey_index_keys")] == [len(KEYS)] * 4
+    assert index.num_asked == 1
 
 
 def test_a_port_of_its_own_has_them_and_nothing_else() -> None:
