@@ -1,4 +1,8 @@
-"""The shards that an embedding job finds where it writes: which go, and which of their keys must not go with them."""
+"""The shards that an embedding job finds where it writes: which go, and which of their keys must not go with them.
+
+What becomes of each of these keys is noted beside the plan, and looked at a shard at a time: they may be as many as the
+corpus has, and are not held in memory.
+"""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from typing import Any
 
 from anykey.index.errors import InvalidShardError, OutputExistsError, RemovalRefusedError, UnreadableShardError
 from anykey.index.jobs.blocks import name_of, number_at
-from anykey.index.jobs.comparison import Some
+from anykey.index.jobs.comparison import NAMES_SHOWN, Some
 from anykey.index.jobs.outlook import is_much, removal_refused
 from anykey.index.jobs.plan import Plan
 from anykey.index.jobs.shards import (
@@ -25,6 +29,10 @@ from anykey.sources.files.locations import without_secrets
 
 DIGEST = "digest"  # of the block that a shard was made from, among its facts
 _KEPT_PATTERN = "kept-*.parquet"  # the later its number, the later it was made
+_GONE, _LOST, _KEPT, _MOVED = "gone", "lost", "kept", "moved "  # behind the last, the encoder's fingerprint
+_IS_KEPT = f"fate = '{_KEPT}'"
+_IS_LOST = f"fate = '{_LOST}' AND key NOT IN (SELECT key FROM fates WHERE {_IS_KEPT})"
+_IS_REMOVED = f"fate = '{_GONE}' OR {_IS_LOST}"
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,7 @@ def keep_unread(
             encoder and cannot stay; or keys may go with a damaged shard, which does not tell them.
         UnreadableShardError: a shard cannot be read now.
     """
-    gone: set[str] = set()
-    lost: set[str] = set()
-    kept: dict[str, set[str]] = {}
-    moved: dict[str, dict[str, set[str]]] = {}  # by encoder
+    fates = _Fates(plan)
     for name in sorted(stale):
         _require_own(location_of(settings.output, name))
     for name in sorted(stale, reverse=True):  # blocks before what stayed last time, and that latest first
@@ -94,23 +99,18 @@ def keep_unread(
             _require_told(location, settings, plan, made_again)
         left_out = set(plan.left_out(keys or ()))
         gone_here = set(plan.lacking(left_out))
-        gone |= gone_here
+        fates.note(_GONE, location, gone_here)
         moved_here = {key for key, place in plan.places_with_images(keys or ()) if _is_elsewhere(name, place, settings)}
         if not (moved_here or left_out - gone_here):
             continue
         encoder = read_encoder(location).fingerprint
-        if moved_here:
-            moved.setdefault(encoder, {})[location] = moved_here
-        if encoder == fingerprint:
-            kept[location] = left_out - gone_here
-        else:
-            lost |= left_out - gone_here
-    all_kept = set().union(*kept.values())
-    _require_allowed(gone, lost - all_kept, settings)
-    names = _write_kept([kept, *moved.values()], settings)
-    num_that_stay = 1 if all_kept else 0
-    num_removed = len(gone) + len(lost - all_kept)
-    return Kept(len(all_kept), num_removed, names[:num_that_stay], names[num_that_stay:])
+        fates.note(_KEPT if encoder == fingerprint else _LOST, location, left_out - gone_here)
+        fates.note(f"{_MOVED}{encoder}", location, moved_here)
+    removed, lost, num_kept = fates.some(_IS_REMOVED), fates.some(_IS_LOST), fates.some(_IS_KEPT).count
+    _require_allowed(removed, lost, settings)
+    names = _write_kept(fates, settings)
+    num_that_stay = 1 if num_kept else 0
+    return Kept(num_kept, removed.count, names[:num_that_stay], names[num_that_stay:])
 
 
 def stored_in(location: str, keys: Collection[str], settings: EmbedSettings, fingerprint: str) -> Iterator[Record]:
@@ -130,12 +130,12 @@ def stored_in(location: str, keys: Collection[str], settings: EmbedSettings, fin
     for place in [location, *_kept_in(settings.output)] if left else ():
         found = left.intersection(_keys(place) or ()) if exists(place) else set()
         if found and read_encoder(place).fingerprint == fingerprint:
-            yield from _records({place: found})
+            yield from _records(place, found)
             left -= found
         else:
             of_others |= found
     if lost := of_others & left:
-        _require_allowed(set(), lost, settings)
+        _require_allowed(Some.of(lost), Some.of(lost), settings)
 
 
 def _is_elsewhere(name: str, position: int, settings: EmbedSettings) -> bool:
@@ -143,15 +143,56 @@ def _is_elsewhere(name: str, position: int, settings: EmbedSettings) -> bool:
     return name != name_of(number_at(position, settings))
 
 
-def _write_kept(parts: Collection[Mapping[str, set[str]]], settings: EmbedSettings) -> list[str]:
-    """Writes keys of earlier shards into one new shard a part, none for a part without keys; gives their names."""
+class _Fates:
+    """What becomes of the keys of earlier shards, in a table of the plan's file."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        plan.execute("CREATE TABLE fates (key TEXT NOT NULL, fate TEXT NOT NULL, location TEXT NOT NULL)")
+        plan.execute("CREATE INDEX fates_by_key ON fates (key, fate)")
+        plan.execute("CREATE INDEX fates_by_place ON fates (fate, location)")
+
+    def note(self, fate: str, location: str, keys: Collection[str]) -> None:
+        """Notes what becomes of some keys of a shard."""
+        self._plan.execute_all("INSERT INTO fates VALUES (?, ?, ?)", ((key, fate, location) for key in keys))
+
+    def some(self, condition: str) -> Some:
+        """The keys of which a condition holds."""
+        names = self._plan.execute(
+            f"SELECT DISTINCT key FROM fates WHERE {condition} ORDER BY key LIMIT {NAMES_SHOWN}"
+        ).fetchall()
+        ((count,),) = self._plan.execute(f"SELECT count(DISTINCT key) FROM fates WHERE {condition}")
+        return Some(count, [name for (name,) in names])
+
+    def that_stay(self) -> list[str]:
+        """The fates of keys that are to be written into new shards: first of those that stay, then of those moved."""
+        query = "SELECT fate FROM fates WHERE fate NOT IN (?, ?) GROUP BY fate ORDER BY fate != ?, min(rowid)"
+        return [fate for (fate,) in self._plan.execute(query, (_GONE, _LOST, _KEPT))]
+
+    def locations(self, fate: str) -> list[str]:
+        """The shards that have keys of a fate, in the order in which they were looked at."""
+        query = "SELECT location FROM fates WHERE fate = ? GROUP BY location ORDER BY min(rowid)"
+        return [location for (location,) in self._plan.execute(query, (fate,))]
+
+    def records(self, fate: str) -> Iterator[Record]:
+        """The keys of a fate, each once, from the first of the shards that has it."""
+        query = (
+            "SELECT key FROM fates AS this WHERE fate = ? AND location = ? AND NOT EXISTS (SELECT 1 FROM fates AS first"
+            " WHERE first.key = this.key AND first.fate = this.fate AND first.rowid < this.rowid)"
+        )
+        for location in self.locations(fate):
+            yield from _records(location, {key for (key,) in self._plan.execute(query, (fate, location))})
+
+
+def _write_kept(fates: _Fates, settings: EmbedSettings) -> list[str]:
+    """Writes keys of earlier shards into one new shard for each fate in which keys stay; gives their names."""
     told = [name[len("kept-") : -len(".parquet")] for name in _names_in(settings.output, _KEPT_PATTERN)]
     first = max((int(digits) for digits in told if digits.isdecimal()), default=-1) + 1
     names = []
-    for number, part in enumerate((part for part in parts if any(part.values())), first):
+    for number, fate in enumerate(fates.that_stay(), first):
         names.append(f"kept-{number:05}.parquet")
-        location, encoder = location_of(settings.output, names[-1]), read_encoder(next(iter(part)))
-        write_shard(location, _records(part), encoder, settings.vectors, {DIGEST: "kept"})
+        location, encoder = location_of(settings.output, names[-1]), read_encoder(fates.locations(fate)[0])
+        write_shard(location, fates.records(fate), encoder, settings.vectors, {DIGEST: "kept"})
     return names
 
 
@@ -164,25 +205,25 @@ def _names_in(output: str, pattern: str) -> list[str]:
     return [path.rpartition("/")[2] for path in shards_named(output, pattern)]
 
 
-def _require_allowed(gone: set[str], lost: set[str], settings: EmbedSettings) -> None:
-    if settings.allow_removal or not (gone or lost):
+def _require_allowed(removed: Some, lost: Some, settings: EmbedSettings) -> None:
+    """Makes sure that keys may go; those that are lost are among those that are removed."""
+    if settings.allow_removal or not removed.count:
         return
     num_stored = sum(_num_keys(location_of(settings.output, name)) for name in shards_in(settings.output))
     output = without_secrets(settings.output)
-    if is_much(len(gone) + len(lost), num_stored):
-        raise removal_refused(Some.of(gone | lost), num_stored, output, "the corpus has no usable row of them")
-    if lost:
-        raise removal_refused(Some.of(lost), num_stored, output, "what the corpus has of them cannot be read now")
+    if is_much(removed.count, num_stored):
+        raise removal_refused(removed, num_stored, output, "the corpus has no usable row of them")
+    if lost.count:
+        raise removal_refused(lost, num_stored, output, "what the corpus has of them cannot be read now")
 
 
-def _records(kept: Mapping[str, set[str]]) -> Iterator[Record]:
-    """The keys that stay, each once, from the first of the shards that has it."""
-    done: set[str] = set()
-    for location, keys in kept.items():
-        for batch in read_shard(location):
-            found = [record for record in batch if record.key in keys and record.key not in done]
-            done.update(record.key for record in found)
-            yield from found
+def _records(location: str, keys: set[str]) -> Iterator[Record]:
+    """Some keys of a shard, each once."""
+    left = set(keys)
+    for batch in read_shard(location) if left else ():
+        found = [record for record in batch if record.key in left]
+        left.difference_update(record.key for record in found)
+        yield from found
 
 
 def _require_own(location: str) -> None:

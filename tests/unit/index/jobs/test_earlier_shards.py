@@ -1,7 +1,9 @@
 """An embedding job loses nothing of the shards that it finds because it cannot read them."""
 
 import io
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +13,17 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from anykey.index.errors import InvalidShardError, RemovalRefusedError
-from anykey.index.jobs.shards import read_shard
+from anykey.index.jobs.earlier_shards import DIGEST, keep_unread, location_of
+from anykey.index.jobs.plan import Plan
+from anykey.index.jobs.shards import read_shard, write_shard
 from anykey.index.jobs.transfer import export_shards, load_shards
+from anykey.index.key_index import NewKey
+from anykey.index.settings import EmbedSettings
+from anykey.index.store.new_keys import to_record
+from anykey.sources.errors import UnreadableStretchError
 from tests.factories import build_with, mixed_corpus, served_corpus, write_jsonl
 from tests.fakes import FakeEncoder
-from tests.live_index import everything
+from tests.live_index import ENCODER, WIDTH, everything, unit_vectors
 from tests.site import Site
 from tests.unit.index.jobs.test_embedding_job import Stop, StoppingEncoder, embed, loaded
 
@@ -207,3 +215,34 @@ def test_shards_are_found_in_a_folder_with_brackets_in_its_name(tmp_path: Path) 
     assert embed(tmp_path / "c.jsonl", output).num_made == 0
     assert len(loaded(output, tmp_path / "i")) == 9
     assert embed(write_jsonl(tmp_path / "c.jsonl", rows[:1]), output).num_removed == 8
+
+
+@pytest.mark.slow
+def test_keys_that_stay_are_not_all_held_in_memory(tmp_path: Path) -> None:
+    """Of a corpus with a stretch that cannot be read now, any number of keys of earlier shards may stay."""
+    peaks = []
+    for num_shards in (4, 16):
+        output = str(tmp_path / f"{num_shards}")
+        Path(output).mkdir()
+        names = [f"keys-{number:05}.parquet" for number in range(num_shards)]
+        for number, name in enumerate(names):
+            vectors_ND = unit_vectors(2_000, seed=number)
+            records = (
+                to_record(NewKey(f"{number}/{n:0>60}", vector_D, "text"), WIDTH)
+                for n, vector_D in enumerate(vectors_ND)
+            )
+            write_shard(location_of(output, name), records, ENCODER, "float32", {DIGEST: "of another block"})
+        settings = EmbedSettings(corpus=["c.jsonl"], checkpoint="none", output=output)
+        with closing(Plan(tmp_path / "plan.sqlite", settings.images)) as plan:
+            plan.add_bad_row(UnreadableStretchError("c.jsonl", "the line breaks"))
+            plan.end_reading()
+            tracemalloc.start()
+            try:
+                kept = keep_unread(names, (), plan, ENCODER.fingerprint, settings)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+        assert (kept.num_keys, kept.num_removed) == (2_000 * num_shards, 0)
+        (told,) = kept.names
+        assert sum(len(batch) for batch in read_shard(location_of(output, told))) == 2_000 * num_shards
+    assert peaks[1] < 1.2 * peaks[0]
