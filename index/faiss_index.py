@@ -24,7 +24,7 @@ from anykey.index.key_index import EVERYTHING, Held, IndexInfo, NewKey, Scope
 from anykey.index.queries import check_after, check_limit, is_unicode, require_names
 from anykey.index.search.generation import FLOOD, Flood, Generation, SupersededError
 from anykey.index.search.kept_moments import KEEPING, Keeping, KeptMoments, check_token
-from anykey.index.search.moment import FaissMoment
+from anykey.index.search.moment import FaissMoment, MomentAtHand
 from anykey.index.search.view import info_of
 from anykey.index.store.backoff import BackOff
 from anykey.index.store.manifest import EncoderFacts, Manifest
@@ -79,6 +79,7 @@ class FaissIndex:
         self._switch_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_open = True
+        self.moment_at_hand = MomentAtHand(self._published_generation, self._kept)
 
     @classmethod
     def open(
@@ -527,6 +528,11 @@ class FaissIndex:
             generation = self._generation
             if generation.acquire():
                 return generation
+
+    def _published_generation(self) -> Generation | None:
+        """The generation that is open, if no other version has been published since."""
+        is_latest = self._is_open and self._directory.current_stamp() == self._seen_stamp
+        return self._generation if is_latest else None
 
     def _follow(self) -> None:
         if not self._is_open:

@@ -22,7 +22,7 @@ from anykey.index.store.manifest import EncoderFacts
 
 if TYPE_CHECKING:  # changes are made of keys, and moments are asked for scopes
     from anykey.index.changes import Applied, Capabilities, Change, RequestKey
-    from anykey.index.moments import Moment
+    from anykey.index.moments import Moment, MomentFacts
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,13 @@ class KeyIndex(Protocol):
         Raises:
             SnapshotExpiredError: that moment is not kept, or no longer.
             SnapshotRefusedError: it can be no snapshot, or the engine has none.
+        """
+        ...
+
+    def moment_at_hand(self) -> "MomentFacts | None":
+        """What names the moment of now, where that is told without waiting or work; for one thread at a time.
+
+        It is kept for as long as a search of it would keep it. `None` where `moment` has to be asked.
         """
         ...
 

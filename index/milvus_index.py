@@ -191,6 +191,9 @@ class MilvusIndex:
             raise SnapshotRefusedError("an index in Milvus keeps no snapshots: each answer is of its own moment")
         yield MilvusMoment(self._collection.until(deadline))
 
+    def moment_at_hand(self) -> None:
+        """Nothing: Milvus does not tell its moments apart."""
+
     def make_writable(self, wanted: bool) -> bool:
         """Nothing is needed: every process that has a collection open may change it."""
         return True

@@ -52,6 +52,16 @@ class Ranking:
         return Ranking(self.scores_K[places], self.found_K[places], words_K)
 
 
+@dataclass(frozen=True)
+class MomentFacts:
+    """What names a moment of an index; the fields are those of `Moment`."""
+
+    version: str | None
+    seq: int | None
+    snapshot: str | None
+    identity: str | None
+
+
 class Moment(Protocol):
     """An index after one change: all that is asked of it is of that moment. For one thread at a time."""
 

@@ -25,6 +25,7 @@ from anykey.service.operations.query_log import QueryLog
 from anykey.service.operations.slow_queries import SlowQueries
 from anykey.service.operations.traces import Tracer, are_wanted
 from anykey.service.operations.watcher import Watcher
+from anykey.service.queries.known import KnownQueries
 from anykey.service.requests.body import BodyMemory
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import PairScorer
@@ -54,6 +55,7 @@ class Lifecycle:
         callers: Tells who a request comes from.
         watched_files: Each takes what has changed in files; called in a thread, twice a second.
         rate_limits: Refuses callers who ask for too much.
+        known_queries: Reads queries, and knows those that came lately.
         indexes: Those that are served, whether or not they are loaded.
         resources: What they share.
         memory: Tells what they hold.
@@ -94,6 +96,7 @@ class Lifecycle:
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)
+        self.known_queries = KnownQueries(self.limits)
         self.watcher = Watcher()
         if settings.slow_ms:
             self.watcher.tell(SlowQueries(settings.slow_ms / 1000))

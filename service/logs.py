@@ -9,6 +9,8 @@ from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
+_ENCODER = json.JSONEncoder(default=str)
+
 
 class LogEvent(StrEnum):
     """Every event the service logs by name; `docs/operations.md` says what to do about each."""
@@ -86,11 +88,14 @@ class JsonFormatter(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _ENCODER.encode(line)
 
 
 def configure_logging(level: str) -> None:
     """Sends the log of the whole process to stderr as JSON lines, from `level` up."""
+    # No line tells where in the code it was written, nor by which thread, so that nobody needs to look it up for each.
+    logging._srcfile = None  # the documented way
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

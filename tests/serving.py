@@ -131,6 +131,9 @@ class MemoryIndex:
         """The index, which never changes."""
         yield MemoryMoment(self, deadline)
 
+    def moment_at_hand(self) -> None:
+        """Nothing: each has to be asked for."""
+
     def vectors(self, keys: Sequence[str]) -> NDArray[np.float32]:
         """The vectors of some keys."""
         rows = {key.key: row for row, key in enumerate(self.keys)}

@@ -114,6 +114,11 @@ class Generation:
         """The latest moment that anybody has asked for."""
         return self._view
 
+    def view_at_hand(self) -> View | None:
+        """The latest view, if it is known without waiting that nothing came since, else `None`; for one thread."""
+        view = self._view
+        return view if self.health.is_untouched and self.reader.seq_at_once() == view.seq else None
+
     @cached_property
     def identity(self) -> str | None:
         """What no other version of any index has, on any machine, nor this one where it was restored from a copy.

@@ -127,6 +127,22 @@ class KeptMoments:
         if not self._renew(token, is_asked_for):
             transaction.heir = lambda store: self._add(token, generation, view, store, is_asked_for)
 
+    def prolong(self, token: str, store: Path) -> bool:
+        """Keeps a moment for longer, if that takes no waiting; true also where none of its store is kept.
+
+        Args:
+            token: Names it.
+            store: Its store.
+        """
+        if not self.is_on:
+            return True
+        if not self._changed.acquire(blocking=False):
+            return False
+        try:
+            return self._renew(token, False) or _log_bytes(store) is None
+        finally:
+            self._changed.release()
+
     @contextmanager
     def moment(
         self, token: str, deadline: Deadline = NEVER
@@ -241,6 +257,6 @@ def check_token(token: str) -> None:
 def _log_bytes(store: Path) -> int | None:
     """Size of a store's log; `None` if it has none, so that a writer cannot begin one while the store is read."""
     try:
-        return os.stat(store.with_name(f"{store.name}-wal")).st_size
+        return os.stat(f"{store}-wal").st_size
     except OSError:
         return None

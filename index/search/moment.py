@@ -4,7 +4,7 @@ Shape legend: Q = queries, K = results of a query, D = width.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Path
 from anykey.index.hits import Hit, SearchFacts, StoredKey
 from anykey.index.key_index import EVERYTHING, Scope
-from anykey.index.moments import Ranking
+from anykey.index.moments import MomentFacts, Ranking
 from anykey.index.queries import check_k, check_limit, check_queries
 from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments
@@ -26,6 +26,13 @@ from anykey.index.store.store_reader import ReadTransaction
 if TYPE_CHECKING:  # which most searches do not need
     from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
     from anykey.index.words.joining import Words
+
+
+def facts_of(generation: Generation, view: View, kept: KeptMoments) -> MomentFacts:
+    """What names the moment of a view."""
+    snapshot = kept.token(generation, view) if kept.is_on else None
+    identity = None if generation.identity is None else f"{generation.identity} {view.seq}"
+    return MomentFacts(view.files.manifest.version, view.seq, snapshot, identity)
 
 
 class FaissMoment:
@@ -53,9 +60,8 @@ class FaissMoment:
         self.transaction = transaction
         self.version: str = view.files.manifest.version
         self.seq: int = view.seq
-        self.snapshot: str | None = kept.token(generation, view) if kept.is_on else None
-        named = generation.identity
-        self.identity: str | None = None if named is None else f"{named} {view.seq}"
+        facts = facts_of(generation, view, kept)
+        self.snapshot, self.identity = facts.snapshot, facts.identity
         self.generation = generation
         self._kept = kept
         self._deadline = deadline
@@ -204,3 +210,35 @@ class FaissMoment:
             return np.ascontiguousarray(vectors_QD, dtype=np.float32)
         queries_QD = check_queries(vectors_QD, self.view.files.manifest.encoder.width)
         return self.view.calibrated(queries_QD, modalities) if len(queries_QD) else queries_QD
+
+
+class MomentAtHand:
+    """Tells the moment of now as long as nothing came since somebody looked at one; for one thread at a time.
+
+    A moment that is told is kept for as long as a search of it would keep it.
+    """
+
+    def __init__(self, published: Callable[[], Generation | None], kept: KeptMoments) -> None:
+        """Joins the parts.
+
+        Args:
+            published: The generation that is open, if no other version has been published since.
+            kept: The moments that are kept.
+        """
+        self._published = published
+        self._kept = kept
+
+    def __call__(self) -> MomentFacts | None:
+        """What names it; `None` where it has to be looked at, which takes in what came, or waits for somebody."""
+        generation = self._published()
+        if generation is None or not generation.acquire():
+            return None
+        try:
+            view = generation.view_at_hand()
+            if view is None:
+                return None
+            facts = facts_of(generation, view, self._kept)
+            is_kept = facts.snapshot is None or self._kept.prolong(facts.snapshot, generation.reader.path)
+            return facts if is_kept else None
+        finally:
+            generation.release()

@@ -70,7 +70,7 @@ class IndexDirectory:
     def current_stamp(self) -> tuple[int, int]:
         """What changes whenever another version is published; cheap."""
         try:
-            facts = os.stat(self.path / CURRENT_NAME)
+            facts = os.stat(f"{self.path}/{CURRENT_NAME}")
         except OSError:
             return 0, 0
         return facts.st_ino, facts.st_mtime_ns

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from anykey.index.hits import Hit
+from anykey.index.moments import MomentFacts
 from anykey.service.answers.kept import KeptAnswer
 from anykey.service.answers.written import with_hits, write_facets, write_hits
 from anykey.service.embedding.query_embedder import Embedded, EmbeddedPart, notes_of, terms_of
@@ -37,7 +38,7 @@ from anykey.service.schemas import (
 from anykey.service.searching.batcher import PlaceTogether
 from anykey.service.searching.ranking import Group, Selected, notes_of_groups
 from anykey.service.searching.reranking import LoadedReranker
-from anykey.service.searching.searcher import Found, MomentFacts, notes_of_fields
+from anykey.service.searching.searcher import Found, notes_of_fields
 
 T = TypeVar("T")
 

@@ -8,31 +8,30 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from anykey.encoder.item import Modality
+from anykey.index.moments import MomentFacts
 from anykey.program.machine import release
 from anykey.service.answers.written import NO_FACETS
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.cache import RedisVectors
-from anykey.service.queries.canonical import digest_of
-from anykey.service.queries.query import ItemPart, KeyPart, Query
+from anykey.service.queries.query import KeyPart, Query
 from anykey.service.schemas import SearchResponse
 from anykey.service.searching.reranking import Rerankers
-from anykey.service.searching.searcher import IndexSearcher, MomentFacts
+from anykey.service.searching.searcher import IndexSearcher
 
 if TYPE_CHECKING:
     from anykey.service.answers.answering import Answer
 
-RESULTS = "result:2:"
+RESULTS = "result:3:"
 MAX_SHARE = 8  # an answer takes at most this part of the room
 MAX_SHARED_BYTES = 1024 * 1024  # of an answer in Redis
 OVERHEAD_BYTES = 1000  # of an entry, about, beside what it holds
 NUMBER_BYTES = 4  # of what is told of an answer in Redis
-QUICK_KEYS = 100  # of a scope: so many are hashed in the event loop
 
 
 @dataclass(frozen=True)
@@ -223,13 +222,9 @@ class ResultCache:
             self._redis.put_value(RESULTS, name, _to_bytes(name, kept))
 
     async def _name_of(self, query: Query, prefix: str) -> str:
-        asked = replace(query, snapshot=None)
-        values = (self._computed_by, self._computed_also_by(query), prefix, asked)
-        is_long = any(isinstance(part, ItemPart) and not part.is_quickly_hashed for part in query.parts)
-        num_keys = len(query.scope.within or ()) + len(query.scope.exclude)
-        if is_long or num_keys > QUICK_KEYS:
-            return await self._threads.run(digest_of, *values)
-        return digest_of(*values)
+        digest = query.digest if query.is_quickly_hashed else await self._threads.run(lambda: query.digest)
+        told = repr((self._computed_by, self._computed_also_by(query), prefix, digest))
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _computed_also_by(self, query: Query) -> str:
         return "" if query.rerank is None else self._rerankers.named(query.rerank.model).scorer.fingerprint

@@ -24,7 +24,7 @@ from anykey.service.logs import LogEvent
 
 Vector = NDArray[np.float32]
 KEY_PREFIX = "anykey:"
-VECTORS = "vector:3:"
+VECTORS = "vector:4:"
 NUM_TOKENS_BYTES = 4
 ENTRY_BYTES = 600  # of an entry in memory, about, beside its vector's numbers
 MAX_PENDING_WRITES = 64

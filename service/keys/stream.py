@@ -19,7 +19,8 @@ from anykey.service.errors import ItemTooLargeError, ServiceError
 from anykey.service.keys.changes import KeyToStore, RefusedKey, key_from_line
 from anykey.service.keys.schemas import ErrorSummary, StreamedOutcome, StreamSummary
 from anykey.service.keys.storing import KeyStorer, ReadyChange, told
-from anykey.service.requests.body import QUICK_BYTES, Inflater
+from anykey.service.queries.known import SHORT_BYTES
+from anykey.service.requests.body import Inflater
 from anykey.service.requests.deadline import within
 from anykey.service.schemas import Limits
 
@@ -245,7 +246,7 @@ class KeyStream:
         if line is None:
             most = self._limits.max_body_bytes
             return RefusedKey(None, ItemTooLargeError(f"line {number} has more than {most} bytes, the most accepted"))
-        if len(line) <= QUICK_BYTES:
+        if len(line) <= SHORT_BYTES:
             return key_from_line(line, number, self._limits)
         return await self._threads.run(key_from_line, line, number, self._limits)
 

@@ -3,6 +3,8 @@
 import binascii
 from urllib.parse import unquote_to_bytes
 
+import pybase64
+
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 
 PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -35,10 +37,20 @@ def decode_base64(text: str, where: str, max_bytes: int) -> bytes:
     if len(text) * 3 // 4 > 4 * max_bytes:  # white space may be half of it, and percent signs two thirds
         raise ItemTooLargeError(f"{where} has about {len(text) * 3 // 4} bytes, at most {max_bytes} are accepted")
     try:
+        if is_base64 and len(text) <= BASE64_PIECE and (contents := _from_plain(text)) is not None:
+            return contents
         encoded = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
         return _from_base64(encoded) if is_base64 else encoded
     except (binascii.Error, ValueError) as error:
         raise InvalidRequestError(f"{where}: not valid base64 ({len(text)} characters)") from error
+
+
+def _from_plain(text: str) -> bytes | None:
+    """The bytes of base64 as its standard has it, which nearly all clients send; `None` if it is anything else."""
+    try:
+        return pybase64.b64decode(text, validate=True)  # a hundred times as fast as what takes every spelling
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _from_base64(encoded: bytes) -> bytes:
@@ -49,6 +61,6 @@ def _from_base64(encoded: bytes) -> bytes:
         whole, rest = plain[: (len(plain) - 1) // 4 * 4], plain[(len(plain) - 1) // 4 * 4 :]
         if b"=" in whole:
             raise ValueError("there is padding before the end")
-        contents += binascii.a2b_base64(whole, strict_mode=True)
-    contents += binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
+        contents += pybase64.b64decode(whole, validate=True)
+    contents += pybase64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)
     return bytes(contents)

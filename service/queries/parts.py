@@ -4,7 +4,8 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,17 +55,29 @@ class ItemPart:
         Two parts with the same hash have the same vector: each thing is preceded by its length, the text weight counts
         only where it is used, and the weight in the query never.
         """
+        return hashlib.sha256(f"{model}\n{self.digest}".encode()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that decides the item's vector, whatever the model."""
         asked = repr(self.text_weight) if self.item.modality is Modality.FUSED else ""
         if self.instruction is not None:
-            asked += f"\0{self.instruction}"  # a length of its own would change what others share in Redis
+            asked += f"\0{self.instruction}"
         text = (self.item.text or "") if self.item.has_text else ""
-        contents = [model.encode(), asked.encode(), text.encode()]
-        contents += [image for image in self.item.images if isinstance(image, bytes)]
         digest = hashlib.sha256()
-        for content in contents:
+        for content in (asked.encode(), text.encode(), *self.image_digests):
             digest.update(len(content).to_bytes(8, "big"))
             digest.update(content)
         return digest.hexdigest()
+
+    @cached_property
+    def image_digests(self) -> tuple[bytes, ...]:
+        """SHA-256 of each image; the only place where they are hashed, which takes longer than all else that is."""
+        return tuple(hashlib.sha256(image).digest() for image in self.item.images if isinstance(image, bytes))
+
+    def with_images_hashed(self) -> "ItemPart":
+        """The same with its images' digests in their place, which tells it from others as well."""
+        return replace(self, item=Item(self.item.text, self.image_digests)) if self.image_digests else self
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """One validated query, however it was sent."""
 
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +19,7 @@ from anykey.index.key_index import EVERYTHING, Scope
 from anykey.index.words.joining import MOST_JOINED, Join, Words
 from anykey.service.errors import InvalidRequestError, ServiceError
 from anykey.service.queries.base64_text import decode_base64
+from anykey.service.queries.canonical import digest_of
 from anykey.service.queries.facets import read_facets
 from anykey.service.queries.include import MAX_INCLUDED, PAYLOAD, Include, parse_include
 from anykey.service.queries.parts import (
@@ -56,6 +59,7 @@ __all__ = [
 ]
 
 MAX_SHOWN_ERRORS = 5
+QUICK_KEYS = 100  # of a scope: so many are hashed in the event loop
 BYTE_ORDER_MARK = "\ufeff"
 EXPECTED = {
     "min_score": "a number from -1 to 1",
@@ -154,6 +158,24 @@ class Query:
         asked = tuple((part.words, part.weight) for part in self.parts if isinstance(part, WordsPart))
         return Words(asked, self.join, sum(abs(part.weight) for part in self.embedded_parts) or 1.0) if asked else None
 
+    @cached_property
+    def digest(self) -> str:
+        """What tells it from all other queries, at whatever moment it is asked; of an image, its digest counts."""
+        parts = tuple(part.with_images_hashed() if isinstance(part, ItemPart) else part for part in self.parts)
+        if self.snapshot is None and all(map(operator.is_, parts, self.parts)):
+            return digest_of(self)
+        return digest_of(replace(self, parts=parts, snapshot=None))
+
+    @property
+    def is_quickly_hashed(self) -> bool:
+        """Whether its digest takes less time than handing it to a thread."""
+        if "digest" in vars(self):
+            return True
+        num_keys = len(self.scope.within or ()) + len(self.scope.exclude)
+        return num_keys <= QUICK_KEYS and all(
+            part.is_quickly_hashed for part in self.parts if isinstance(part, ItemPart)
+        )
+
     @property
     def item(self) -> Item | None:
         """The item that is the whole query; `None` if there are several parts, or one of another kind or negative."""
@@ -221,11 +243,7 @@ def parse_json(data: bytes | bytearray, name: str) -> Any:
         InvalidRequestError: it is none; says where.
     """
     try:
-        return json.loads(
-            data.decode("utf-8").removeprefix(BYTE_ORDER_MARK),
-            object_pairs_hook=_refuse_repeats,
-            parse_constant=_refuse_constant,
-        )
+        return _STRICT.decode(data.decode("utf-8").removeprefix(BYTE_ORDER_MARK))
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{name} must be UTF-8, byte {error.start} is not") from error
     except json.JSONDecodeError as error:
@@ -271,13 +289,7 @@ def query_from_fields(fields: dict[str, Any], files: tuple[bytes, ...], limits: 
     query = Query(
         parts,
         k=request.k,
-        scope=Scope(
-            frozenset(request.modalities) if request.modalities is not None else None,
-            request.pool,
-            condition,
-            frozenset(request.within) if request.within is not None else None,
-            frozenset(request.exclude) | own,
-        ),
+        scope=_scope_of(request, condition, own),
         exact=request.exact,
         rerank=rerank,
         snapshot=request.snapshot,
@@ -357,6 +369,18 @@ def _rerank_of(request: SearchRequest, limits: Limits) -> Reranked | None:
     if request.k > top:
         raise InvalidRequestError(f"k must be at most rerank.top, {top}, got {request.k}")
     return Reranked(request.rerank.model, top)
+
+
+def _scope_of(request: SearchRequest, condition: Condition | None, own: set[str]) -> Scope:
+    """Which keys are looked at; none of a query's own, if those are left out."""
+    scope = Scope(
+        frozenset(request.modalities) if request.modalities is not None else None,
+        request.pool,
+        condition,
+        frozenset(request.within) if request.within is not None else None,
+        frozenset(request.exclude) | own,
+    )
+    return EVERYTHING if scope == EVERYTHING else scope  # which tells at a glance that nothing was said
 
 
 def _condition_of(request: SearchRequest) -> Condition | None:
@@ -463,3 +487,6 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise InvalidRequestError(f"JSON is expected: {name} is no JSON number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)

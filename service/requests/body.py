@@ -1,5 +1,6 @@
 """Reads a request's body under a limit and makes one query of it."""
 
+import functools
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from anykey.service.errors import (
     OverloadedError,
     UnsupportedMediaTypeError,
 )
-from anykey.service.queries.query import Query, query_from_json
+from anykey.service.queries.known import SHORT_BYTES, KnownQueries
+from anykey.service.queries.query import Query
 from anykey.service.requests.multipart import (
     Part,
     parse_header,
@@ -33,18 +35,19 @@ GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for them
 PIECE_BYTES = 2**12  # what is decompressed at a time, and what the end of a stream may copy of the next ones
 INFLATED_BYTES = 2**20  # made at a time of a body that is read as it arrives
 MAX_STREAMS = 10_000  # of gzip, one behind the other; those that write blocks put tens of kilobytes into each
-QUICK_BYTES = 4096  # of a body that is read in less time than it takes to hand it to a thread
+QUICK_BYTES = 2**17  # of a body that is one image in base64, mostly, and read in a fraction of a millisecond
+QUICK_COMMAS = 64  # in it; base64 has none, and what has many may take long to read, however short it is
 
 T = TypeVar("T")
 Take = Callable[[int], None]
 
 
-def parser_for(headers: Headers, limits: Limits) -> Callable[[bytearray, Take], Query]:
+def parser_for(headers: Headers, limits: Limits, known: KnownQueries) -> Callable[[bytearray, Take], Query]:
     """What turns a body with these headers into a query; see `reader_for`."""
     return reader_for(
         headers,
         limits,
-        from_json=lambda body: query_from_json(body, limits),
+        from_json=known.read,
         from_form=lambda body, content_type: query_from_multipart(body, content_type, limits),
     )
 
@@ -131,7 +134,12 @@ def _media_type(headers: Headers, known: Sequence[str], absent: str) -> str:
     content_types = headers.getlist("content-type")
     if len(content_types) > 1:
         raise InvalidRequestError(f"expected one Content-Type, got {len(content_types)}")
-    content_type = (content_types or [absent])[0]
+    return _checked_type((content_types or [absent])[0], tuple(known))
+
+
+@functools.lru_cache(maxsize=64)  # clients send few
+def _checked_type(content_type: str, known: tuple[str, ...]) -> str:
+    """The media type that a Content-Type header names, one of those that are known, and JSON in UTF-8."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in known:
         came = ascii(media_type[:80]) if media_type else "none"
@@ -323,14 +331,18 @@ class BodyMemory:
 
 
 def is_quick(body: bytearray, headers: Headers) -> bool:
-    """Whether a body may be parsed in the event loop: it is short, and no longer than it seems."""
-    return len(body) <= QUICK_BYTES and "content-encoding" not in headers
+    """Whether a body may be parsed in the event loop: that takes less than to hand it to a thread, or about as much."""
+    if "content-encoding" in headers:  # it is longer than it seems
+        return False
+    return len(body) <= SHORT_BYTES or (
+        len(body) <= QUICK_BYTES and media_type_of(headers) == JSON and body.count(b",") <= QUICK_COMMAS
+    )
 
 
 def is_short(headers: Headers) -> bool:
-    """Whether a body with these headers will be `is_quick`."""
+    """Whether a body with these headers will be short, so that it is `is_quick` whatever is in it."""
     declared = headers.get("content-length", "")
-    return declared.isdecimal() and int(declared) <= QUICK_BYTES and "content-encoding" not in headers
+    return declared.isdecimal() and int(declared) <= SHORT_BYTES and "content-encoding" not in headers
 
 
 async def read_body(request: Request, max_bytes: int, take: Take) -> bytearray:

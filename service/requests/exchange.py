@@ -20,6 +20,7 @@ from anykey.service.requests.context import note, noted
 from anykey.service.requests.deadline import within
 
 T = TypeVar("T")
+UNWATCHED_S = 0.005  # in which most answers are there that wait for nothing; watching costs as much as some of them
 
 
 async def exchange(
@@ -79,22 +80,30 @@ async def exchange(
 
 @asynccontextmanager
 async def while_client_waits(request: Request) -> AsyncIterator[None]:
-    """Cancels the block when the client goes away.
+    """Cancels the block when the client goes away; what is over at once is not worth watching for that.
 
     Raises:
         ClientDisconnect: it did.
     """
     task = asyncio.current_task()
     assert task is not None
-    watching = asyncio.create_task(_cancel_when_client_leaves(request, task))
+    watching: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        watching.append(asyncio.create_task(_cancel_when_client_leaves(request, task)))
+
+    beginning = asyncio.get_running_loop().call_later(UNWATCHED_S, watch)
     try:
         yield
     except asyncio.CancelledError:
-        if watching.done() and task.uncancel() == 0:  # else somebody else cancels too, such as a server that stops
+        has_left = bool(watching) and watching[0].done()
+        if has_left and task.uncancel() == 0:  # else somebody else cancels too, such as a server that stops
             raise ClientDisconnect from None
         raise
     finally:
-        watching.cancel()
+        beginning.cancel()
+        for one in watching:
+            one.cancel()
 
 
 async def _cancel_when_client_leaves(request: Request, task: "asyncio.Task[Any]") -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from anykey.encoder.protocol import ItemEncoder
-from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.embedding.asked import ItemsToEmbed, items_from_json
 from anykey.service.embedding.query_embedder import EmbeddedPart
@@ -18,6 +17,7 @@ from anykey.service.openapi import embed_body, error_responses
 from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
+from anykey.service.routes.direct import DirectRoute
 from anykey.service.schemas import EmbedResponse, VectorEncoding
 
 EMBED_ERRORS = (
@@ -31,7 +31,7 @@ EMBED_ERRORS = (
     "deadline_exceeded",
 )
 
-router = APIRouter(route_class=GuardedRoute)
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post(

@@ -5,7 +5,6 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.answering import Asker, answer, answer_all, in_ms, written_batch
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
@@ -16,6 +15,7 @@ from anykey.service.requests.address import prefix_of
 from anykey.service.requests.body import json_parser, parser_for
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
+from anykey.service.routes.direct import DirectRoute
 from anykey.service.schemas import BatchResponse, BatchTimings, SearchResponse
 
 SEARCH_ERRORS = (
@@ -33,7 +33,7 @@ SEARCH_ERRORS = (
     "deadline_exceeded",
 )
 
-router = APIRouter(route_class=GuardedRoute)
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post(
@@ -62,7 +62,7 @@ async def search(request: Request) -> Response:
         note(request, timings_ms=timings.model_dump())
         return WrittenAnswer(found.written())
 
-    parse = parser_for(request.headers, lifecycle.limits)
+    parse = parser_for(request.headers, lifecycle.limits, lifecycle.known_queries)
     deadline_ms = lifecycle.settings.request_deadline_ms
     return await exchange(request, parts.body_threads, parse, answer_it, deadline_ms, admission=parts.admission)
 

@@ -21,12 +21,17 @@ from anykey.index.filtering.facets import Facet, FacetCounts
 from anykey.index.filtering.filters import field_of_path
 from anykey.index.hits import FoundImage, Hit, SearchFacts, StoredKey
 from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Scope
-from anykey.index.moments import Moment
+from anykey.index.moments import Moment, MomentFacts
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
 from anykey.service.concurrency.shared_call import NextCall
 from anykey.service.concurrency.threads import BoundedThreads
-from anykey.service.errors import InvalidRequestError, NotFoundError, SnapshotExpiredError
+from anykey.service.errors import (
+    IndexUnavailableError,
+    InvalidRequestError,
+    NotFoundError,
+    SnapshotExpiredError,
+)
 from anykey.service.indexes.watch import IndexWatch
 from anykey.service.keys.writer import ChangeableIndex
 from anykey.service.queries.terms import Terms, weighted_sum
@@ -86,6 +91,10 @@ class SearchableIndex(ChangeableIndex, Protocol):
 
     def moment(self, snapshot: str | None = None, *, deadline: Deadline = NEVER) -> AbstractContextManager[Moment]:
         """The index at one moment, for the length of a block."""
+        ...
+
+    def moment_at_hand(self) -> MomentFacts | None:
+        """What names the moment of now, where that takes no waiting; `None` where it has to be looked at."""
         ...
 
     def get(self, key: str, *, with_vector: bool = False) -> StoredKey:
@@ -195,16 +204,6 @@ class Found:
     def hits(self) -> list[Hit]:
         """In their order."""
         return self.selected.hits
-
-
-@dataclass(frozen=True)
-class MomentFacts:
-    """A moment of the index, whatever is looked for in it; the fields are those of `Found`."""
-
-    version: str | None
-    seq: int | None
-    snapshot: str | None
-    identity: str | None
 
 
 class IndexSearcher:
@@ -319,9 +318,12 @@ class IndexSearcher:
         Raises:
             ServiceError: those that `search` raises.
         """
+        is_usual = snapshot is None and not is_asked_for
+        if is_usual and (at_hand := self._at_hand()) is not None:
+            return at_hand
         deadline = Deadline(self._deadline_s)
         with _wire_errors(self._deadline_s, deadline):
-            if snapshot is None and not is_asked_for:
+            if is_usual:
                 return await self._now.answer()
             return await self._threads.run(self._look, snapshot, is_asked_for, deadline)
 
@@ -349,6 +351,13 @@ class IndexSearcher:
 
         with _wire_errors(self._deadline_s, deadline):
             return await self._threads.run(self._watch.call, look_up)
+
+    def _at_hand(self) -> MomentFacts | None:
+        """The moment of now, if that is known at once; whatever keeps it from being known is for a thread to find."""
+        try:
+            return self._watch.call(self._index.moment_at_hand)
+        except IndexUnavailableError:
+            return None
 
     def _look(self, snapshot: str | None, is_asked_for: bool, deadline: Deadline) -> MomentFacts:
         """Looks at a moment; called in a thread."""

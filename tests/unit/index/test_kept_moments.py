@@ -1,6 +1,8 @@
 """Moments of an index that are asked for again, while keys change, versions are folded and the log grows."""
 
+import contextlib
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -239,3 +241,58 @@ def test_moments_of_a_store_that_nobody_writes_to_keep_no_writer_out(index_dir: 
             second = keep(reader)
             writer.delete(["k2"])
             assert len(everything(reader, second)) == 39
+
+
+def named(index: FaissIndex) -> tuple[object, ...]:
+    """What names the moment that a search would be of, which is kept."""
+    with index.moment() as moment:
+        moment.keep()
+        return moment.version, moment.seq, moment.snapshot, moment.identity
+
+
+def at_hand(index: FaissIndex) -> tuple[object, ...] | None:
+    facts = index.moment_at_hand()
+    return None if facts is None else (facts.version, facts.seq, facts.snapshot, facts.identity)
+
+
+def test_a_moment_is_at_hand_only_while_it_is_that_of_now(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir) as reader:  # of a store that is one file
+        assert at_hand(reader) == named(reader)
+        with FaissIndex.open(index_dir, writable=True, compact_after=0) as writer:
+            for change in (
+                lambda: writer.upsert(new_keys(2, seed=3)),
+                lambda: writer.delete(["k1"]),
+                writer.compact,
+                lambda: writer.delete(["k2"]),
+            ):
+                change()
+                for index in (reader, writer):
+                    assert at_hand(index) is None, "it was of the moment before"
+                    assert at_hand(index) is None, "nobody has looked yet"
+                    assert named(index) == at_hand(index)
+
+
+def test_a_moment_at_hand_is_kept_for_longer_or_kept_anew(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir, writable=True, compact_after=0, keeping=Keeping(seconds=0.2)) as index:
+        assert at_hand(index) is None, "nobody keeps it yet"
+        snapshot = keep(index, is_asked_for=False)
+        for _ in range(20):
+            time.sleep(0.02)
+            assert index.moment_at_hand() is not None
+        index.delete(["k1"])
+        assert is_kept(index, snapshot)
+        with index.moment():
+            until_gone(index, snapshot)
+
+
+def test_looking_for_the_moment_at_hand_waits_for_nobody(index_dir: Path) -> None:
+    with FaissIndex.open(index_dir) as index:
+        assert index.moment_at_hand() is not None
+        (store,) = index_dir.glob("stores/*/*.sqlite*")
+        with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            began_s = time.monotonic()
+            assert index.moment_at_hand() is None
+            assert time.monotonic() - began_s < 5, "half of what others wait for a lock is far too long"
+            db.execute("ROLLBACK")
+        assert index.moment_at_hand() is not None

@@ -143,7 +143,7 @@ def test_a_vector_in_redis_is_shared_between_processes() -> None:
 )
 def test_a_foreign_value_in_redis_is_a_miss(value: Any) -> None:
     redis = DictRedis()
-    redis.values["anykey:vector:3:q"] = value
+    redis.values["anykey:vector:4:q"] = value
     assert run(make(redis).get("q")) is None
 
 
@@ -153,7 +153,7 @@ def test_a_value_of_another_query_is_a_miss() -> None:
         writer = make(redis)
         writer.put("other", QUERY)
         await writer.close()
-        redis.values["anykey:vector:3:q"] = redis.values["anykey:vector:3:other"]
+        redis.values["anykey:vector:4:q"] = redis.values["anykey:vector:4:other"]
         reader = make(redis)
         assert await reader.get("q") is None
         assert reader.counters()["redis_errors"] == 1

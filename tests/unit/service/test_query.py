@@ -12,6 +12,7 @@ from anykey.encoder.item import Item, Modality
 from anykey.index.filtering.conditions import And, Exists, Not, Range
 from anykey.index.key_index import Scope
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
+from anykey.service.queries.known import KnownQueries
 from anykey.service.queries.query import ItemPart, Query, Reranked, decode_base64, query_from_json
 from anykey.service.schemas import Limits
 from tests.service_inputs import as_base64, png
@@ -323,3 +324,18 @@ def test_the_content_hash_separates_what_differs_and_joins_what_does_not() -> No
         "model"
     )
     assert ItemPart(Item(text="  ", images=(image,))).content_hash("model") == parts[2].content_hash("model")
+
+
+def test_known_queries_are_what_reading_anew_gives_and_take_bounded_memory(limits: Limits) -> None:
+    bodies = [json.dumps({"text": f"query {number}", "k": 1 + number % 3}).encode() for number in range(40)]
+    bodies.append(json.dumps({"image": as_base64(bytes(5000))}).encode())
+    known = KnownQueries(limits, max_bytes=10 * 3050)
+    for body in [*bodies, *bodies[-5:], *bodies]:
+        assert known.read(bytearray(body)) == query_from_json(body, limits)
+        assert len(known) <= 10
+    assert known.read(bodies[39]) is known.read(bytearray(bodies[39]))
+    assert known.read(bodies[39]).digest == query_from_json(bodies[39], limits).digest
+    for broken in (b"{}", b'{"k": 3, "k": 4}', b"nothing"):
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError):
+                known.read(broken)
