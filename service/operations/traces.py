@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, SpanContext
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+MAX_QUEUE_SPANS = 2**14  # they come half a second at a time, some nine for each request
 FLUSH_S = 2.0  # in which a receiver that answers has taken what is left
 
 logger = logging.getLogger(__name__)
@@ -199,7 +200,8 @@ def _provider(url: str | None) -> "tuple[Any, TracerProvider]":
     named = Resource({SERVICE_NAME: "anykey", SERVICE_VERSION: release()}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=named, id_generator=ids, shutdown_on_exit=False)
     exporter = OTLPSpanExporter(None if url is None else f"{url.rstrip('/')}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    is_told = "OTEL_BSP_MAX_QUEUE_SIZE" in os.environ
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=None if is_told else MAX_QUEUE_SPANS))
     return ids, provider
 
 
