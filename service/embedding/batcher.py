@@ -27,7 +27,7 @@ from anykey.service.operations.records import CURRENT, MOST_BATCHES, BatchRecord
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
-
+BATCH_SHARE = 0.5  # of the time that who waits longest has left: what its batch may take, for the search comes after it
 
 logger = logging.getLogger(__name__)
 
@@ -422,7 +422,9 @@ class Batcher(Generic[PreparedT]):
         max_items = self._capacity(queue, now_s)
         max_tokens: float = self._max_batch_tokens * max_items // self._max_batch_items
         if queue is self._now and queue.entries:  # who waits longest should not be late for the others
-            max_tokens = min(max_tokens, self._tokens_pace.units_in(SURE_SHARE * (queue.entries[0].deadline_s - now_s)))
+            max_tokens = min(
+                max_tokens, self._tokens_pace.units_in(BATCH_SHARE * (queue.entries[0].deadline_s - now_s))
+            )
         num_tokens = 0
         for number, entry in enumerate(islice(queue.entries, max_items)):
             num_tokens += entry.num_tokens

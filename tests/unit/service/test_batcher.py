@@ -526,12 +526,12 @@ def test_an_item_that_would_be_late_is_refused_though_there_are_places(timed: tu
         assert future.result(WAIT_S).batch_items == 2
 
 
-def test_a_batch_holds_no_more_than_is_done_before_the_deadline_of_who_waits_longest(
+def test_a_batch_holds_no_more_than_is_done_in_half_of_what_who_waits_longest_has_left(
     timed: tuple[Timed, Batcher[Any]],
 ) -> None:
     encoder, batcher = timed
     with batcher.reserve():  # of one that is being decoded, so that the others wait
-        first = submit(batcher, "two words", deadline_s=encoder.now_s + 6.0)  # of which seven tenths are four tokens
+        first = submit(batcher, "two words", deadline_s=encoder.now_s + 11.0)  # half of it is five tokens
         others = [submit(batcher, "two words", deadline_s=encoder.now_s + 1000.0) for _ in range(3)]
     assert [future.result(WAIT_S).batch_items for future in (first, *others)] == [2, 2, 2, 2]
 
