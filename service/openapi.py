@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Mount
 from anykey.service.access.api_keys import AccessScope
 from anykey.service.access.guard import GuardedRoute
 from anykey.service.access.needs import Need
+from anykey.service.embedding.schemas import EmbedRequest
 from anykey.service.errors import STATUS_BY_TYPE, TYPES_WITH_RETRY_AFTER
 from anykey.service.keys.schemas import DeleteRequest, KeysRequest, NewKeyFields, PatchRequest, ScopeFields, UndoRequest
+from anykey.service.queries.schemas import BatchRequest, SearchRequest
 from anykey.service.requests.context import COMPAT
-from anykey.service.schemas import EXAMPLE_REQUEST_ID, BatchRequest, EmbedRequest, ErrorResponse, SearchRequest
+from anykey.service.schemas import EXAMPLE_REQUEST_ID, ErrorResponse
 
 # A red disc, 64 x 64 pixels: the examples on /docs can be sent as they stand.
 EXAMPLE_IMAGE = (

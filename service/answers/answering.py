@@ -11,6 +11,17 @@ from typing import TypeVar
 from anykey.index.hits import Hit
 from anykey.index.moments import MomentFacts
 from anykey.service.answers.kept import KeptAnswer
+from anykey.service.answers.schemas import (
+    BatchTimings,
+    Cutoff,
+    Explanation,
+    GroupSearch,
+    PartExplanation,
+    PartScores,
+    Reranking,
+    SearchResponse,
+    Timings,
+)
 from anykey.service.answers.written import with_hits, write_facets, write_hits
 from anykey.service.embedding.query_embedder import Embedded, EmbeddedPart, notes_of, terms_of
 from anykey.service.errors import InternalError, ServiceError
@@ -22,19 +33,7 @@ from anykey.service.queries.query import Query
 from anykey.service.queries.terms import Terms
 from anykey.service.queries.wanted import Wanted
 from anykey.service.requests.deadline import within
-from anykey.service.schemas import (
-    BatchTimings,
-    Cutoff,
-    ErrorDetail,
-    ErrorResponse,
-    Explanation,
-    GroupSearch,
-    PartExplanation,
-    PartScores,
-    Reranking,
-    SearchResponse,
-    Timings,
-)
+from anykey.service.schemas import ErrorDetail, ErrorResponse
 from anykey.service.searching.batcher import PlaceTogether
 from anykey.service.searching.ranking import Group, Selected, notes_of_groups
 from anykey.service.searching.reranking import LoadedReranker

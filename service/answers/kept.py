@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from anykey.encoder.item import Modality
 from anykey.index.moments import MomentFacts
 from anykey.program.machine import release
+from anykey.service.answers.schemas import SearchResponse
 from anykey.service.answers.written import NO_FACETS
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.cache import RedisVectors
 from anykey.service.queries.query import KeyPart, Query
-from anykey.service.schemas import SearchResponse
 from anykey.service.searching.reranking import Rerankers
 from anykey.service.searching.searcher import IndexSearcher
 

@@ -13,9 +13,10 @@ from anykey.index.filtering.facets import Extent, FacetCounts, FieldFacts, Field
 from anykey.index.filtering.filters import field_of_path
 from anykey.index.filtering.terms import TYPES
 from anykey.index.hits import Hit, Payload, StoredKey
+from anykey.service.answers.schemas import HitGroup, HitPayload, PartScores, SearchResponse, WireHit
+from anykey.service.keys.schemas import KeyResponse
 from anykey.service.queries.include import PAYLOAD, Include
 from anykey.service.requests.address import image_urls
-from anykey.service.schemas import HitGroup, HitPayload, KeyResponse, PartScores, SearchResponse, WireHit
 from anykey.service.searching.ranking import Group
 
 NOTHING = b'{"hits":[],"facets":null'  # what answers begin with before hits and facets are put in

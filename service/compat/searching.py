@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from anykey.service.answers.answering import Answer, Asker, answer, answer_all
+from anykey.service.answers.schemas import SearchResponse
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -17,7 +18,6 @@ from anykey.service.requests.address import prefix_of
 from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
-from anykey.service.schemas import SearchResponse
 
 SEARCH_ERRORS = (
     "invalid_request",

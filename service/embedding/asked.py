@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from anykey.encoder.protocol import Role
+from anykey.service.embedding.schemas import EmbedItem, EmbedRequest, VectorEncoding
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError, ServiceError
 from anykey.service.queries.query import ItemPart, parse_json, query_from_fields
 from anykey.service.queries.wrong_values import shown, wrong_value
-from anykey.service.schemas import EmbedItem, EmbedRequest, Limits, VectorEncoding
+from anykey.service.schemas import Limits
 
 
 @dataclass(frozen=True)

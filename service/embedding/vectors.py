@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.service.embedding.schemas import VectorEncoding
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.wrong_values import shown
-from anykey.service.schemas import VectorEncoding
 
 Vector = NDArray[np.float32]
 

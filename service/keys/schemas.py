@@ -1,4 +1,4 @@
-"""The wire format of changes and lists of keys. Imports no torch.
+"""The wire format of keys, of what their fields hold, and of changes. Imports no torch.
 
 Validation here knows no settings: bounds that operators choose are checked in `service.changes`.
 """
@@ -8,14 +8,66 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from anykey.encoder.item import Modality
-from anykey.service.schemas import KeyResponse, Text
-from anykey.service.schemas import _AtFirst as AtFirst
+from anykey.service.answers.schemas import FacetValue, HitPayload
+from anykey.service.schemas import AtFirst, Scalar, Text
 
 IF_SEQ = (
     "Makes the change only if the key was stored by the change of this number (`seq`), or, with 0, only if there is no "
     "such key. Absent: in any case."
 )
 MANY_FIELDS = frozenset({"keys", "atomic"})
+
+
+class KeyResponse(BaseModel):
+    """One key of the corpus."""
+
+    key: str
+    modality: Modality
+    pools: list[str]
+    seq: int | None = Field(
+        description="Number of the change that stored it, which a change may depend on (`if_seq`, `If-Match`); null "
+        "for a Milvus collection."
+    )
+    payload: HitPayload
+    vector: list[float] | None = Field(None, description="Its unit vector, where `include=vector` asks for it.")
+
+
+class FieldExtent(BaseModel):
+    """Between which the values of a type lie."""
+
+    min: Scalar
+    max: Scalar
+
+
+class FieldTypes(BaseModel):
+    """How many keys have a value of each type; one with several counts for each."""
+
+    boolean: int
+    number: int
+    date: int = Field(description="Strings that are dates, as filters compare them.")
+    string: int = Field(description="All other strings.")
+
+
+class FieldInfo(BaseModel):
+    """What the keys really hold at one path of their metadata."""
+
+    field: str = Field(description="As filters, facets and `group_by` name it.")
+    num_keys: int = Field(description="Keys with a value of it.")
+    types: FieldTypes
+    num_values: int = Field(description="How many values there are, equal ones counted once; exact.")
+    values: list[FacetValue] = Field(description="The ten most frequent ones.")
+    numbers: FieldExtent | None = Field(description="The lowest and the highest number; null without any.")
+    dates: FieldExtent | None = Field(description="The first and the last date; null without any.")
+
+
+class FieldsResponse(BaseModel):
+    """Fields of the metadata, those within an object before the object's own values."""
+
+    fields: list[FieldInfo]
+    cursor: str | None = Field(description="Gives the fields that follow; null at the end.")
+    num_keys: int = Field(description="Keys of the scope.")
+    index_version: str | None = Field(description="The index version that answered.")
+    index_seq: int | None = Field(description="Number of the last change of the index that is in the answer.")
 
 
 class NewKeyFields(BaseModel):

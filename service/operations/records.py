@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anykey.service.answers.schemas import SearchResponse
     from anykey.service.queries.query import Query
-    from anykey.service.schemas import SearchResponse
     from anykey.service.searching.searcher import HowFound
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

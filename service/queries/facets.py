@@ -8,7 +8,7 @@ from anykey.index.filtering.conditions import MAX_STRING_BYTES, Exists, Path, Ra
 from anykey.index.filtering.facets import DEFAULT_VALUES, Facet, RangeFacet, ValueFacet
 from anykey.index.filtering.filters import parse_condition, parse_path
 from anykey.service.errors import InvalidRequestError
-from anykey.service.schemas import (
+from anykey.service.queries.schemas import (
     MAX_FACET_RANGES,
     MAX_FACET_VALUES,
     MAX_FACET_VALUES_TOGETHER,

@@ -16,8 +16,9 @@ from anykey.index.errors import InvalidSearchError
 from anykey.index.words.asked import check_words
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.base64_text import decode_base64
+from anykey.service.queries.schemas import FileInForm, PartRequest, SearchedPart, SearchRequest
 from anykey.service.queries.wrong_values import shown
-from anykey.service.schemas import FileInForm, Limits, PartRequest, SearchedPart, SearchRequest
+from anykey.service.schemas import Limits
 
 QUICK_BYTES = 2**16  # of images that are hashed in a fraction of a millisecond
 MAX_VECTOR_NUMBERS = 65_536  # far more than any model's width, which is checked against the model's own

@@ -32,17 +32,17 @@ from anykey.service.queries.parts import (
     WordsPart,
     read_parts,
 )
-from anykey.service.queries.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
-from anykey.service.queries.wrong_values import place_in_list, shown, telling, wrong_value
-from anykey.service.schemas import (
+from anykey.service.queries.schemas import (
     DEFAULT_RERANK_TOP,
     MAX_WEIGHT,
-    Limits,
     PartRequest,
     RerankRequest,
     SearchedPart,
     SearchRequest,
 )
+from anykey.service.queries.wanted import DEFAULT_DEPTH, Grouping, Wanted, check_wanted, grouping_of
+from anykey.service.queries.wrong_values import place_in_list, shown, telling, wrong_value
+from anykey.service.schemas import Limits
 
 __all__ = [
     "ItemPart",

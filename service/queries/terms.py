@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from anykey.encoder.item import Modality
 from anykey.index.hits import Hit
+from anykey.service.answers.schemas import PartScores
 from anykey.service.errors import InvalidRequestError
-from anykey.service.schemas import PartScores
 
 LEAST_NORM = 1e-5  # of a sum, as a share of its weights, below which rounding decides where it points
 

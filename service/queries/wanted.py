@@ -7,7 +7,8 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.filtering.filters import parse_path
 from anykey.service.errors import InvalidRequestError
-from anykey.service.schemas import Limits, SearchRequest
+from anykey.service.queries.schemas import SearchRequest
+from anykey.service.schemas import Limits
 
 DEFAULT_DEPTH = 10_000
 DUPLICATES = "duplicates"

@@ -13,7 +13,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from anykey.service.errors import InvalidRequestError
 from anykey.service.queries.query import Query, parse_json, query_from_fields
-from anykey.service.schemas import Limits, SearchRequest
+from anykey.service.queries.schemas import SearchRequest
+from anykey.service.schemas import Limits
 
 # By the standard of headers, which that of forms forbids here; requests, urllib3 and others send it for other letters.
 EXTENDED_FILENAME = re.compile(rb";\s*filename\*(0\*?)?\s*=\s*(?P<name>[^;]*)", re.IGNORECASE)

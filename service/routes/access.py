@@ -5,11 +5,11 @@ from fastapi import APIRouter, Request
 from anykey.service.access.api_keys import AccessScope
 from anykey.service.access.callers import NOBODY
 from anykey.service.access.guard import GuardedRoute
+from anykey.service.access.schemas import AccessResponse
 from anykey.service.errors import ServiceError
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
 from anykey.service.requests.address import check_parameters
-from anykey.service.schemas import AccessResponse
 
 router = APIRouter(route_class=GuardedRoute)
 

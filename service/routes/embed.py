@@ -10,6 +10,7 @@ from anykey.encoder.protocol import ItemEncoder
 from anykey.service.answers.written import WrittenAnswer, write_json
 from anykey.service.embedding.asked import ItemsToEmbed, items_from_json
 from anykey.service.embedding.query_embedder import EmbeddedPart
+from anykey.service.embedding.schemas import EmbedResponse, VectorEncoding
 from anykey.service.embedding.vectors import cut_vector, width_of, written_vector
 from anykey.service.errors import ServiceError
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -18,7 +19,6 @@ from anykey.service.requests.body import json_parser
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
 from anykey.service.routes.direct import DirectRoute
-from anykey.service.schemas import EmbedResponse, VectorEncoding
 
 EMBED_ERRORS = (
     "invalid_request",

@@ -12,12 +12,12 @@ from anykey.index.moments import Moment
 from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_fields
 from anykey.service.errors import InvalidRequestError
+from anykey.service.keys.schemas import FieldsResponse
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.requests.address import check_parameters
 from anykey.service.requests.cursor import cursor_of, name_in
 from anykey.service.routes.keys import KEY_ERRORS, SCOPE_PARAMETERS, scope_of_parameters
-from anykey.service.schemas import FieldsResponse
 
 FIELDS = 100  # where no limit is given
 MAX_FIELDS = 1000

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request
 from anykey.service.access.guard import GuardedRoute
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
-from anykey.service.schemas import ReadyResponse, StatusResponse
+from anykey.service.operations.schemas import ReadyResponse, StatusResponse
 
 router = APIRouter(route_class=GuardedRoute)
 

@@ -9,10 +9,11 @@ from anykey.service.access.guard import GuardedRoute
 from anykey.service.errors import ServiceError
 from anykey.service.indexes.memory import MemoryAccounts
 from anykey.service.indexes.named import ServedIndex
+from anykey.service.indexes.schemas import IndexesResponse, ListedIndex
 from anykey.service.lifecycle import index_of, lifecycle_of
 from anykey.service.openapi import error_responses
+from anykey.service.operations.schemas import ReadyResponse
 from anykey.service.requests.address import check_parameters
-from anykey.service.schemas import IndexesResponse, ListedIndex, ReadyResponse
 
 router = APIRouter(route_class=GuardedRoute)
 below_one = APIRouter(route_class=GuardedRoute)  # what only an address with an index's name has

@@ -11,7 +11,7 @@ from anykey.service.answers.written import WrittenAnswer, write_key, write_keys
 from anykey.service.errors import InvalidRequestError
 from anykey.service.indexes.parts import Parts
 from anykey.service.keys.changes import scope_from_fields, scope_from_json
-from anykey.service.keys.schemas import CountResponse, KeysResponse
+from anykey.service.keys.schemas import CountResponse, KeyResponse, KeysResponse
 from anykey.service.lifecycle import lifecycle_of, parts_of
 from anykey.service.openapi import SCOPE_BODY, error_responses
 from anykey.service.queries.query import parse_json
@@ -20,7 +20,7 @@ from anykey.service.requests.body import is_quick, read_body, reader_for
 from anykey.service.requests.context import REQUEST_ID
 from anykey.service.requests.cursor import cursor_of, name_in
 from anykey.service.requests.deadline import within
-from anykey.service.schemas import KeyResponse, Limits
+from anykey.service.schemas import Limits
 from anykey.service.searching.lookups import ShownImage, thumbnail_etag
 from anykey.service.searching.thumbnails import WIDTHS_PX, width_made
 

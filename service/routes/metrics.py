@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from anykey.service.access.guard import GuardedRoute
 from anykey.service.lifecycle import lifecycle_of
 from anykey.service.openapi import error_responses
+from anykey.service.operations.schemas import MetricsSummary
 from anykey.service.requests.address import check_parameters
-from anykey.service.schemas import MetricsSummary
 
 router = APIRouter(route_class=GuardedRoute)
 TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}

@@ -9,21 +9,21 @@ from anykey.service.access.guard import GuardedRoute
 from anykey.service.errors import DeadlineExceededError
 from anykey.service.indexes.memory import counters_of
 from anykey.service.indexes.parts import Parts
-from anykey.service.indexes.schemas import MemoryInfo
-from anykey.service.indexes.serving import take
-from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
-from anykey.service.openapi import error_responses
-from anykey.service.requests.address import check_parameters
-from anykey.service.schemas import (
+from anykey.service.indexes.schemas import (
     ChangesInfo,
     IndexInfo,
     InfoResponse,
+    MemoryInfo,
     ModelInfo,
     ReleaseInfo,
     RerankerInfo,
     SearchPace,
     SearchTrial,
 )
+from anykey.service.indexes.serving import take
+from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
+from anykey.service.openapi import error_responses
+from anykey.service.requests.address import check_parameters
 
 INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
 

@@ -6,6 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from anykey.service.answers.answering import Asker, answer, answer_all, in_ms, written_batch
+from anykey.service.answers.schemas import BatchResponse, BatchTimings, SearchResponse
 from anykey.service.answers.written import WrittenAnswer
 from anykey.service.errors import ServiceError
 from anykey.service.lifecycle import lifecycle_of, parts_of
@@ -16,7 +17,6 @@ from anykey.service.requests.body import json_parser, parser_for
 from anykey.service.requests.context import REQUEST_ID, note
 from anykey.service.requests.exchange import exchange
 from anykey.service.routes.direct import DirectRoute
-from anykey.service.schemas import BatchResponse, BatchTimings, SearchResponse
 
 SEARCH_ERRORS = (
     "invalid_request",

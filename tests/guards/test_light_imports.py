@@ -25,7 +25,9 @@ def heavy_modules_of(statement: str) -> set[str]:
     "statement",
     [
         "import anykey.benchmark, anykey.benchmark.metrics, anykey.benchmark.datasets, anykey.benchmark.commands",
-        "import anykey.service.schemas",
+        "import anykey.service.schemas, anykey.service.access.schemas, anykey.service.answers.schemas",
+        "import anykey.service.embedding.schemas, anykey.service.indexes.schemas, anykey.service.keys.schemas",
+        "import anykey.service.operations.schemas, anykey.service.queries.schemas",
         "import anykey.client, anykey.client.clients",
         "import anykey.encoder\nfrom anykey.encoder import Item, Modality, InvalidItemError",
         "import anykey.program.settings, anykey.encoder.images, anykey.encoder.commands",

@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
+from anykey.service.answers.schemas import SearchResponse
 from anykey.service.app import create_app
-from anykey.service.schemas import KeyResponse, SearchResponse
+from anykey.service.keys.schemas import KeyResponse
 from tests.fakes import FakeEncoder
 from tests.serving import build_real_index, make_settings, running, serving, stored
 

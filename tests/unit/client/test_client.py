@@ -35,10 +35,12 @@ from anykey.client.inputs import FacetFields, KeyFields, NewKey, Range, SearchFi
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.search.kept_moments import Keeping
-from anykey.service import schemas
+from anykey.service.answers import schemas as answer_schemas
+from anykey.service.embedding import schemas as embed_schemas
 from anykey.service.errors import STATUS_BY_TYPE
 from anykey.service.indexes import schemas as index_schemas
 from anykey.service.keys import schemas as key_schemas
+from anykey.service.queries import schemas as query_schemas
 from tests.fakes import FakeEncoder
 from tests.http_handlers import handled
 from tests.service_inputs import png
@@ -457,24 +459,24 @@ def test_every_error_of_the_wire_has_a_class_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("wire", "typed"),
     [
-        (schemas.SearchResponse, answers.SearchAnswer),
-        (schemas.WireHit, answers.Hit),
-        (schemas.HitPayload, answers.Payload),
-        (schemas.PartScores, answers.PartScores),
-        (schemas.HitGroup, answers.HitGroup),
-        (schemas.Reranking, answers.Reranking),
-        (schemas.Cutoff, answers.Cutoff),
-        (schemas.GroupSearch, answers.GroupSearch),
-        (schemas.Facet, answers.Facet),
-        (schemas.FacetValue, answers.ValueCount),
-        (schemas.FacetRangeCount, answers.RangeCount),
-        (schemas.FieldsResponse, answers.FieldsPage),
-        (schemas.FieldInfo, answers.FieldInfo),
-        (schemas.FieldExtent, answers.Extent),
-        (schemas.KeyResponse, answers.StoredKey),
-        (schemas.ItemVector, answers.ItemVector),
-        (schemas.IndexesResponse, answers.IndexesAnswer),
-        (schemas.ListedIndex, answers.ListedIndex),
+        (answer_schemas.SearchResponse, answers.SearchAnswer),
+        (answer_schemas.WireHit, answers.Hit),
+        (answer_schemas.HitPayload, answers.Payload),
+        (answer_schemas.PartScores, answers.PartScores),
+        (answer_schemas.HitGroup, answers.HitGroup),
+        (answer_schemas.Reranking, answers.Reranking),
+        (answer_schemas.Cutoff, answers.Cutoff),
+        (answer_schemas.GroupSearch, answers.GroupSearch),
+        (answer_schemas.Facet, answers.Facet),
+        (answer_schemas.FacetValue, answers.ValueCount),
+        (answer_schemas.FacetRangeCount, answers.RangeCount),
+        (key_schemas.FieldsResponse, answers.FieldsPage),
+        (key_schemas.FieldInfo, answers.FieldInfo),
+        (key_schemas.FieldExtent, answers.Extent),
+        (key_schemas.KeyResponse, answers.StoredKey),
+        (embed_schemas.ItemVector, answers.ItemVector),
+        (index_schemas.IndexesResponse, answers.IndexesAnswer),
+        (index_schemas.ListedIndex, answers.ListedIndex),
         (index_schemas.LeftChanges, answers.LeftChanges),
         (key_schemas.KeyOutcome, answers.KeyOutcome),
         (key_schemas.ChangesResponse, answers.ChangesAnswer),
@@ -489,10 +491,10 @@ def test_every_member_of_an_answer_is_typed(wire: type[BaseModel], typed: type[B
 
 
 def test_every_field_of_a_request_can_be_sent() -> None:
-    assert set(schemas.SearchRequest.model_fields) <= set(SearchFields.__annotations__)
-    assert set(schemas.PartRequest.model_fields) <= set(vars(Part()))
-    assert set(schemas.FacetRequest.model_fields) == set(FacetFields.__annotations__)
-    assert set(schemas.FacetRange.model_fields) == set(Range.__annotations__)
+    assert set(query_schemas.SearchRequest.model_fields) <= set(SearchFields.__annotations__)
+    assert set(query_schemas.PartRequest.model_fields) <= set(vars(Part()))
+    assert set(query_schemas.FacetRequest.model_fields) == set(FacetFields.__annotations__)
+    assert set(query_schemas.FacetRange.model_fields) == set(Range.__annotations__)
     assert set(key_schemas.NewKeyFields.model_fields) == set(KeyFields.__annotations__)
     assert set(key_schemas.KeyRequest.model_fields) == set(NewKey.__annotations__)
 

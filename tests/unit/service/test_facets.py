@@ -13,8 +13,9 @@ from anykey.index import FaissIndex
 from anykey.index.key_index import NewKey
 from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import EncoderFacts
+from anykey.service.answers.schemas import SearchResponse
 from anykey.service.app import create_app
-from anykey.service.schemas import FieldsResponse, SearchResponse
+from anykey.service.keys.schemas import FieldsResponse
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.serving import MemoryIndex, build_real_index, make_settings, running, serving, stored

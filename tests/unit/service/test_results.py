@@ -21,9 +21,9 @@ from anykey.index import FaissIndex
 from anykey.index.filtering.filters import parse_condition
 from anykey.index.key_index import NewKey, Scope
 from anykey.service.answers.kept import KeptAnswer, ResultMemory
+from anykey.service.answers.schemas import SearchResponse, Timings
 from anykey.service.queries.canonical import digest_of
 from anykey.service.queries.query import ItemPart, KeyPart, Query, VectorPart
-from anykey.service.schemas import SearchResponse, Timings
 from tests.fakes import FakeEncoder
 from tests.integration.test_service_redis import RedisServer, redis  # noqa: F401  (a fixture)
 from tests.serving import build_real_index, counters, serving, stored

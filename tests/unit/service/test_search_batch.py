@@ -13,7 +13,7 @@ import pytest
 from anykey.encoder.item import Item
 from anykey.encoder.protocol import Role
 from anykey.index.faiss_index import FaissIndex
-from anykey.service.schemas import BatchResponse
+from anykey.service.answers.schemas import BatchResponse
 from tests.congruence.test_http_matches_in_process import KEYS
 from tests.fakes import FakeEncoder
 from tests.service_inputs import as_base64, png
