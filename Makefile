@@ -138,6 +138,10 @@ perf-requests: setup ## Measure a request beside an older checkout, in turns: BE
 chaos: setup redis-server ## Break what a service stands on, under load, in ten minutes (CHAOS_FLAGS=), into docs/results/
 	PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.chaos --output docs/results/chaos.md $(CHAOS_FLAGS)
 
+.PHONY: perf-page
+perf-page: setup chromium ## Measure the search page in a browser: first paint, and scrolling 1,000 hits (PERF_FLAGS=), into docs/results/
+	$(BIN)/python -m benchmarks.page_speed --output docs/results/page.md $(PERF_FLAGS)
+
 # Others need other versions of what we use, so each has an environment of its own. clip-retrieval's models import
 # pkg_resources, which newer versions of setuptools, that torch asks for, do not have.
 .PHONY: peers

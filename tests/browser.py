@@ -81,6 +81,11 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", size)
         self._command("Emulation.setEmulatedMedia", {"media": kind, "features": features})
 
+    def forget(self) -> None:
+        """Empties the cache."""
+        self._command("Network.enable", {})
+        self._command("Network.clearBrowserCache", {})
+
     def go_offline(self, is_offline: bool) -> None:
         """Takes the network away, or gives it back."""
         unbounded = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}

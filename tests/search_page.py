@@ -61,7 +61,7 @@ def corpus() -> list[Any]:
         *pictures,
         stored("note", Item(text="five words of some length")),
         stored("page", Item(text="a red page", images=(png((250, 0, 0)),)), maker={"name": "acme", "tags": ["a", "b"]}),
-        stored(MARKUP, Item(text=MARKUP), evil=MARKUP, **{MARKUP: MARKUP}),
+        stored(MARKUP, Item(text=MARKUP), (), evil=MARKUP, **{MARKUP: MARKUP}),
         stored(ADDRESS, Item(text=ADDRESS, images=(png((9, 9, 9)),)), link=ADDRESS),
         stored(BIDI, Item(text=BIDI), bidi=BIDI),
         stored("k" * 500, Item(text=HUGE), long={"deep": HUGE}),

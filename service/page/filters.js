@@ -151,7 +151,7 @@ class FieldSection {
     });
     this.rest = button(say("moreValues"), "more", () => this.#find(), { text: true, className: "quiet" });
     this.element = make("details", { className: "narrow", open: isOpen },
-      make("summary", {}, foreign(field.slice(0, 200)), this.kind), this.ranges, this.search, this.values, this.rest);
+      make("summary", {}, foreign(field.slice(0, 200)), " ", this.kind), this.ranges, this.search, this.values, this.rest);
   }
 
   /** The query as it is now, which may be newer than the counts that are shown. */
@@ -213,7 +213,9 @@ class FieldSection {
     const asked = chosen(query.filters, this.field);
     const isLong = facts.numbers && facts.num_values > facts.values.length && !this.more; // bounds say it better
     const shown = new Map();
-    for (const { value, num_keys: numKeys } of this.more ?? (isLong ? [] : facts.values)) shown.set(idOf(value), [value, numKeys]);
+    const isOfNumbers = facts.values.every(({ value }) => typeof value === "number");
+    const told = this.more ?? (isLong ? [] : facts.values);
+    for (const { value, num_keys: numKeys } of isOfNumbers ? told.toSorted((one, other) => one.value - other.value) : told) shown.set(idOf(value), [value, numKeys]);
     for (const value of asked) if (!shown.has(idOf(value))) shown.set(idOf(value), [value, null]);
     const counts = new Map(this.counted?.values.map((one) => [idOf(one.value), one.num_keys]));
     const isCut = (this.counted?.num_values ?? 0) > counts.size;
