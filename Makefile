@@ -164,6 +164,31 @@ $(call as_file,$(CLIENTS))/.installed: tests/clients/requirements.txt
 	PYTHONWARNINGS=ignore $(call quote,$(CLIENTS))/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/requirements.txt
 	touch $(call quote,$@)
 
+# What the images install, to the byte; after a change of pyproject.toml or constraints.txt.
+.PHONY: lock
+lock: setup ## Write the hashes of all that the images install (docker/locks/)
+	$(BIN)/python docker/lock.py
+
+# Tools that look at what we install, in an environment of their own: they need other versions of what we use.
+.PHONY: check-manifests
+check-manifests: .venv-audit/.installed ## Render the Kubernetes manifests and hold them against Kubernetes' schemas (needs kubectl)
+	for overlay in docker/kubernetes/overlays/*; do echo "$$overlay"; \
+	kubectl kustomize "$$overlay" > .venv-audit/rendered.yaml && .venv-audit/bin/kubernetes-validate --strict .venv-audit/rendered.yaml; done
+
+.PHONY: sbom
+sbom: .venv-audit/.installed ## List what each image installs as a CycloneDX bill of materials, docker/locks/*.cdx.json
+	for lock in cpu gpu train-cpu train-gpu; do \
+	.venv-audit/bin/cyclonedx-py requirements --output-reproducible --output-file "docker/locks/$$lock.cdx.json" "docker/locks/$$lock.txt"; done
+
+.PHONY: audit
+audit: .venv-audit/.installed ## Look up known vulnerabilities of all that the images install (asks the package registry)
+	for lock in cpu gpu train-cpu train-gpu; do .venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement "docker/locks/$$lock.txt"; done
+
+.venv-audit/.installed:
+	$(call quote,$(PYTHON)) -m venv .venv-audit
+	PYTHONWARNINGS=ignore .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 kubernetes-validate==1.37.0 pip-audit==2.10.1
+	touch $@
+
 .PHONY: study
 study: setup ## Compare losses on photos: DATA= VAL_DATA= TEST_DATA= STUDY_FLAGS='--image-weights FILE'
 	$(BIN)/anykey-train study --config training/recipes/gcl-study.toml --data $(call quote,$(DATA)) --val-data $(call quote,$(VAL_DATA)) --test-data $(call quote,$(TEST_DATA)) --output runs/study $(STUDY_FLAGS)
@@ -189,5 +214,5 @@ chromium:
 
 .PHONY: clean
 clean: ## Remove everything that was built: .venv, demo data, runs, indexes, caches
-	rm -rf $(VENV) $(call quote,$(PEERS)) $(call quote,$(CLIENTS)) $(call quote,$(DEMO_DATASET)) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-audit $(call quote,$(PEERS)) $(call quote,$(CLIENTS)) $(call quote,$(DEMO_DATASET)) runs/demo indexes/demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
