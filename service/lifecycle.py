@@ -27,6 +27,7 @@ from anykey.service.operations.traces import Tracer, are_wanted
 from anykey.service.operations.watcher import Watcher
 from anykey.service.queries.known import KnownQueries
 from anykey.service.requests.body import BodyMemory
+from anykey.service.requests.image_urls import ImageFetcher
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
@@ -56,6 +57,7 @@ class Lifecycle:
         watched_files: Each takes what has changed in files; called in a thread, twice a second.
         rate_limits: Refuses callers who ask for too much.
         known_queries: Reads queries, and knows those that came lately.
+        image_fetcher: Fetches images that requests name by their addresses.
         indexes: Those that are served, whether or not they are loaded.
         resources: What they share.
         memory: Tells what they hold.
@@ -93,6 +95,13 @@ class Lifecycle:
         self.callers = _callers_of(settings)
         self.watched_files: list[Callable[[], None]] = [self.callers.refresh] if self.callers.are_required else []
         self.rate_limits = _rate_limits_of(settings)
+        self.image_fetcher = ImageFetcher(
+            settings.image_urls,
+            settings.image_url_networks,
+            max_images=settings.max_image_urls,
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.image_url_timeout_ms / 1000,
+        )
         self.failure: Exception | None = None
         self.limits = Limits.model_validate(settings.model_dump(include=set(Limits.model_fields)))
         self.bodies = BodyMemory(settings.max_bodies_bytes)

@@ -1,5 +1,6 @@
 """The service's settings: flag, environment variable (`ANYKEY_...`), TOML file or default, in that order."""
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.service.access.api_keys import ScopeName
+from anykey.service.requests.image_hosts import AllowedHost
 from anykey.service.requests.proxy import parse_prefix, parse_proxies, told_from_own
 
 MIB = 1024 * 1024
@@ -157,6 +159,19 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     limit_bytes: list[str] = Field(
         default_factory=list,
         description="most bytes in bodies of requests of one caller, such as 100000000/minute; default: no limit",
+    )
+    image_urls: list[str] = Field(
+        default_factory=list,
+        description="hosts from which images are fetched that a query or item names by an address: images.example, "
+        "*.cdn.example, host:8443, * for all; https, unless http://host is named. Default: none is fetched",
+    )
+    image_url_networks: list[str] = Field(
+        default_factory=list,
+        description="networks whose addresses such hosts may have although they are not public, such as 10.1.0.0/16",
+    )
+    max_image_urls: int = Field(8, ge=1, le=1000, description="most images that a request may name by addresses")
+    image_url_timeout_ms: float = Field(
+        5000, ge=1, le=60_000, description="longest time to fetch one image by its address, redirects included"
     )
     tls_cert: Path | None = Field(
         None,
@@ -482,6 +497,22 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
         if self.api_keys is None and self.anonymous_scopes:
             raise ValueError("anonymous_scopes: expected api_keys beside it; without keys everybody may do everything")
         return self
+
+    @field_validator("image_urls")
+    @classmethod
+    def check_image_urls(cls, value: list[str]) -> list[str]:
+        """Refuses what is no host."""
+        for host in value:
+            AllowedHost.read(host)
+        return value
+
+    @field_validator("image_url_networks")
+    @classmethod
+    def check_networks(cls, value: list[str]) -> list[str]:
+        """Refuses what is no network."""
+        for network in value:
+            ipaddress.ip_network(network, strict=False)
+        return value
 
     @model_validator(mode="after")
     def check_tls(self) -> "ServiceSettings":

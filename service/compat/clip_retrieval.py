@@ -103,9 +103,10 @@ def _asked(served: Served, index_name: str, body: bytearray) -> Searches:
 
 def _part(fields: KnnRequest, served: Served) -> Part:
     """The item, or the vector."""
-    if fields.image_url:
-        raise InvalidRequestError("image_url: addresses are not fetched; send the image as base64")
-    item = {name: value for name, value in (("text", fields.text), ("image", fields.image)) if value}
+    if fields.image_url and fields.image:
+        raise InvalidRequestError("expected image or image_url, got both")
+    sent = (("text", fields.text), ("image", fields.image), ("image_url", fields.image_url))
+    item = {name: value for name, value in sent if value}
     if fields.embedding_input is None:
         if not item:
             raise InvalidRequestError("expected text, image, both, or embedding_input; all are absent or empty")

@@ -9,7 +9,8 @@ from typing import Any
 
 from anykey.encoder.item import Item
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
-from anykey.service.queries.query import ItemPart, decode_base64
+from anykey.service.queries.image_addresses import encoded_image
+from anykey.service.queries.query import ItemPart
 from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
 
@@ -151,7 +152,7 @@ class _Content:
             raise InvalidRequestError(f"{where}: expected an image as base64 or as a data URI, got {shown(image)}")
         if len(self._images) == self._limits.max_images:
             raise ItemTooLargeError(f"{where}: at most {self._limits.max_images} images of one item are accepted")
-        contents = decode_base64(image, where, self._limits.max_image_bytes)
+        contents = encoded_image(image, where, self._limits.max_image_bytes)
         if not contents:
             raise InvalidRequestError(f"{where}: the image is empty")
         if len(contents) > self._limits.max_image_bytes:

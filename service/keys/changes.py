@@ -29,6 +29,7 @@ from anykey.service.keys.schemas import (
     ScopeFields,
     UndoRequest,
 )
+from anykey.service.queries.image_addresses import encoded_image
 from anykey.service.queries.query import decode_base64, parse_json
 from anykey.service.queries.wrong_values import shown, telling, wrong_field
 from anykey.service.requests.kept_json import MAX_DEPTH, check_depth, check_kept
@@ -400,7 +401,7 @@ def _images_of(request: NewKeyFields, prefix: str, limits: Limits) -> tuple[byte
         raise ItemTooLargeError(f"{prefix}image: {len(encoded)} images, at most {limits.max_images} are accepted")
     names = ["image"] if isinstance(request.image, str) else [f"image[{i}]" for i in range(len(encoded))]
     return tuple(
-        decode_base64(text, f"{prefix}{name}", limits.max_image_bytes)
+        encoded_image(text, f"{prefix}{name}", limits.max_image_bytes)
         for text, name in zip(encoded, names, strict=True)
     )
 

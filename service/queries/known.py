@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 
+from anykey.service.queries.image_addresses import are_images_named
 from anykey.service.queries.query import Query, query_from_json
 from anykey.service.schemas import Limits
 
@@ -41,7 +42,8 @@ class KnownQueries:
                 self._queries.move_to_end(said)
                 return query
         query = query_from_json(said, self._limits)
-        self._keep(said, query)
+        if not are_images_named():
+            self._keep(said, query)
         return query
 
     def _keep(self, said: bytes, query: Query) -> None:

@@ -16,6 +16,7 @@ from anykey.index.errors import InvalidSearchError
 from anykey.index.words.asked import check_words
 from anykey.service.errors import InvalidRequestError, ItemTooLargeError
 from anykey.service.queries.base64_text import decode_base64
+from anykey.service.queries.image_addresses import encoded_image
 from anykey.service.queries.schemas import FileInForm, PartRequest, SearchedPart, SearchRequest
 from anykey.service.queries.wrong_values import shown
 from anykey.service.schemas import Limits
@@ -245,7 +246,7 @@ def _read_images(
     read = tuple(
         files[image.file]
         if isinstance(image, FileInForm)
-        else decode_base64(image, next(names), limits.max_image_bytes)
+        else encoded_image(image, next(names), limits.max_image_bytes)
         for image in images
     )
     for position, image in enumerate(read):

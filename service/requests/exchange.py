@@ -62,8 +62,8 @@ async def exchange(
             admission.check(request.headers)
 
         async def work() -> Response:
-            read = partial(parse, body, take)
-            parsed = read() if is_quick(body, request.headers) else await threads.run(read)
+            run = read_here if is_quick(body, request.headers) else threads.run
+            parsed = await lifecycle.image_fetcher.read(partial(parse, body, take), run, take)
             body.clear()
             if lifecycle.rate_limits.are_set:
                 await lifecycle.rate_limits.spend_images(request.scope, parsed)
@@ -76,6 +76,11 @@ async def exchange(
     if "timings_ms" not in noted(request):
         note(request, timings_ms={"total": round((time.monotonic() - started_s) * 1000, 3)})
     return response
+
+
+async def read_here(read: Callable[[], T]) -> T:
+    """What `read` gives, without a thread; as a thread's `run`."""
+    return read()
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ from anykey.service.requests.address import check_parameters, key_in_path
 from anykey.service.requests.body import Inflater, is_quick, media_type_of, read_body, reader_for
 from anykey.service.requests.context import note
 from anykey.service.requests.deadline import within
+from anykey.service.requests.exchange import read_here
 from anykey.service.routes.keys import KeyPath
 
 T = TypeVar("T")
@@ -244,8 +245,8 @@ async def _body(
             arriving = read_body(request, lifecycle.settings.max_body_bytes, take)
             body = await within(lifecycle.settings.body_deadline_ms / 1000, arriving, "whole body")
             note(request, body_bytes=len(body))
-            is_parsed_here = is_quick(body, request.headers)
-            yield parse(body, take) if is_parsed_here else await parts.change_threads.run(parse, body, take)
+            run = read_here if is_quick(body, request.headers) else parts.change_threads.run
+            yield await lifecycle.image_fetcher.read(partial(parse, body, take), run, take)
 
 
 def _key_to_change(request: Request) -> str:

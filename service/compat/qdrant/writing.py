@@ -120,7 +120,9 @@ async def upsert(request: Request, index_name: str) -> Response:
             keys = _points_of(fields, served)
             return KeysToStore(keys, True, parts.index.capabilities.is_atomic, b"")
 
-        wanted = await parts.change_threads.run(read)
+        lifecycle = lifecycle_of(request)
+        with lifecycle.bodies.share() as take:
+            wanted = await lifecycle.image_fetcher.read(read, parts.change_threads.run, take)
         note(request, num_keys=len(wanted.keys))
         await lifecycle_of(request).rate_limits.spend_images(request.scope, wanted)
         stored = await parts.storer.store(wanted, None)
