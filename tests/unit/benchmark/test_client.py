@@ -68,13 +68,8 @@ async def answering(beginning: bytes, part: bytes) -> AsyncIterator[str]:
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
-@pytest.mark.parametrize(
-    ("beginning", "part"),
-    [(HEAD + b"content-length: 99999999\r\n\r\n", b" "), (HEAD, b"x-more: 1\r\n"), (b"", b"")],
-    ids=["body", "headers", "silence"],
-)
-def test_an_answer_that_never_ends_is_none(beginning: bytes, part: bytes) -> None:
-    async def ask() -> None:
+def test_an_answer_that_never_ends_is_none() -> None:
+    async def ask(beginning: bytes, part: bytes) -> None:
         async with answering(beginning, part) as url, SearchClient(url, timeout_s=0.2, max_attempts=2) as client:
             with pytest.raises(EndpointUnreachableError, match=r"nothing answers at .*: no whole answer in 1 s"):
                 await client.wait_until_ready(0.0)
@@ -83,7 +78,15 @@ def test_an_answer_that_never_ends_is_none(beginning: bytes, part: bytes) -> Non
             with pytest.raises(EndpointUnreachableError, match=r"query q1: no answer: no whole answer in 0\.2 s"):
                 await client.search("q1", {"text": "A dog.", "k": 10})
 
-    asyncio.run(asyncio.wait_for(ask(), 20.0))
+    async def ask_all() -> None:
+        body, headers, silence = (
+            (HEAD + b"content-length: 99999999\r\n\r\n", b" "),
+            (HEAD, b"x-more: 1\r\n"),
+            (b"", b""),
+        )
+        await asyncio.gather(*(ask(*answer) for answer in (body, headers, silence)))
+
+    asyncio.run(asyncio.wait_for(ask_all(), 20.0))
 
 
 def test_an_answer_that_cannot_be_unpacked_is_none() -> None:

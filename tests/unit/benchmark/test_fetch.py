@@ -1,13 +1,16 @@
 """Datasets are fetched from a hub that speaks Hugging Face's routes, and what came is compared with its listing."""
 
+import copy
 import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -101,48 +104,102 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
         yield hub
 
 
-def fetch(name: str, output: Path, url: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, since the library reads its environment when it is loaded."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ANYKEY_"))}
-    environment = {**kept, "HF_ENDPOINT": url, "HF_HOME": str(output.parent / "home"), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-m", "benchmark", "fetch", name, "--output", str(output)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
+RUNNER = """
+import contextlib, io, json, sys
+from anykey.benchmark.__main__ import main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Fetcher:
+    """Runs the command in a process of its own, since the library reads its environment when it is loaded."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ANYKEY_"))}
+        environment = {**kept, "HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-c", RUNNER]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, name: str, output: Path) -> Done:
+        """Fetches a dataset."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(["fetch", name, "--output", str(output)]), file=self._process.stdin, flush=True)
+        return Done(*json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FakeHub]:
+    """A hub that lacks WebVid-CoVR."""
+    with serving(FakeHub(copy.deepcopy({**MIXBENCH, **MMEB}))) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def fetch(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
+    fetcher = Fetcher(hub.url, tmp_path_factory.mktemp("home"))
+    yield fetcher
+    fetcher.close()
+
+
+def last_line(done: Done) -> str:
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
 
 
-def test_what_is_fetched_is_what_the_hub_lists_and_is_fetched_once(tmp_path: Path) -> None:
+def test_what_is_fetched_is_what_the_hub_lists_and_is_fetched_once(
+    hub: FakeHub, fetch: Fetcher, tmp_path: Path
+) -> None:
     output = tmp_path / "mixbench"
     (files,) = MIXBENCH.values()
-    with serving(FakeHub(MIXBENCH)) as hub:
-        done = fetch("mixbench", output, hub.url)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines() == [
-            f"2 files of mixed-modality-search/MixBench25 (commit {COMMIT}): {output}/MixBench25"
-        ]
-        assert {name: (output / "MixBench25" / name).read_bytes() for name in files} == files
-        assert sorted(hub.sent) == sorted(files)
-        (output / "MixBench25/MSCOCO/corpus.parquet").unlink()
-        hub.sent.clear()
-        assert fetch("mixbench", output, hub.url).returncode == 0
-        assert hub.sent == ["MSCOCO/corpus.parquet"], "what is there is not fetched again"
-        hub.lies = {"MSCOCO/qrels/qrels.tsv"}
-        other = fetch("mixbench", tmp_path / "other", hub.url)
+    hub.sent.clear()
+    done = fetch("mixbench", output)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"2 files of mixed-modality-search/MixBench25 (commit {COMMIT}): {output}/MixBench25"
+    ]
+    assert {name: (output / "MixBench25" / name).read_bytes() for name in files} == files
+    assert sorted(hub.sent) == sorted(files)
+    (output / "MixBench25/MSCOCO/corpus.parquet").unlink()
+    hub.sent.clear()
+    assert fetch("mixbench", output).returncode == 0
+    assert hub.sent == ["MSCOCO/corpus.parquet"], "what is there is not fetched again"
+    hub.lies = {"MSCOCO/qrels/qrels.tsv"}
+    other = fetch("mixbench", tmp_path / "other")
+    hub.lies = set()
     assert other.returncode == 1
     assert re.search(
         r"error: 1 of 2 files are not as the hub lists them: .*qrels\.tsv has other contents; remove", last_line(other)
     )
 
 
-def test_only_what_is_needed_is_fetched_and_the_other_steps_are_told(tmp_path: Path) -> None:
+def test_only_what_is_needed_is_fetched_and_the_other_steps_are_told(
+    hub: FakeHub, fetch: Fetcher, tmp_path: Path
+) -> None:
     output = tmp_path / "mmeb"
-    with serving(FakeHub(MMEB)) as hub:
-        done = fetch("mmeb", output, hub.url)
-        del hub.repositories["TIGER-Lab/MMEB-eval"]["images.zip"]
-        later = fetch("mmeb", tmp_path / "later", hub.url)
+    done = fetch("mmeb", output)
+    data = hub.repositories["TIGER-Lab/MMEB-eval"].pop("images.zip")
+    later = fetch("mmeb", tmp_path / "later")
+    hub.repositories["TIGER-Lab/MMEB-eval"]["images.zip"] = data
     assert done.returncode == 2, done.stderr
     assert done.stdout.splitlines()[-1] == f"  1. unzip {output}/MMEB-eval/images.zip -d {output}/MMEB-eval/eval_images"
     assert (output / "MMEB-eval/images.zip").read_bytes() == ZIP
@@ -151,14 +208,21 @@ def test_only_what_is_needed_is_fetched_and_the_other_steps_are_told(tmp_path: P
     assert f"{hub.url}/datasets/TIGER-Lab/MMEB-eval has no file 'images.zip' any more" in last_line(later)
 
 
-def test_a_hub_that_does_not_answer_or_lacks_the_dataset_is_one_line(tmp_path: Path) -> None:
-    with serving(FakeHub({})) as hub:
-        lacking = fetch("covr", tmp_path / "covr", hub.url)
-    silent = fetch("covr", tmp_path / "covr", hub.url)
-    page = f"{hub.url}/datasets/lucas-ventura/WebVid-CoVR"
+def test_a_hub_that_does_not_answer_or_lacks_the_dataset_is_one_line(
+    hub: FakeHub, fetch: Fetcher, tmp_path: Path
+) -> None:
+    lacking = fetch("covr", tmp_path / "covr")
+    with socket.socket() as held:  # bound and not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{held.getsockname()[1]}"
+        fetcher = Fetcher(nobody, tmp_path / "home")
+        silent = fetcher("covr", tmp_path / "covr")
+        fetcher.close()
+    page = "datasets/lucas-ventura/WebVid-CoVR"
     assert (lacking.returncode, silent.returncode) == (1, 1)
-    assert last_line(lacking).startswith(f"anykey-bench fetch: error: {page} does not exist, or is shown only to")
-    assert last_line(silent).startswith(f"anykey-bench fetch: error: cannot fetch {page}: ")
+    gone = f"anykey-bench fetch: error: {hub.url}/{page} does not exist, or is shown only to"
+    assert last_line(lacking).startswith(gone)
+    assert last_line(silent).startswith(f"anykey-bench fetch: error: cannot fetch {nobody}/{page}: ")
     assert len(silent.stderr.splitlines()) == 1
 
 

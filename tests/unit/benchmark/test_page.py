@@ -281,6 +281,7 @@ def test_a_few_pictures_stay_as_good_as_they_are() -> None:
 # All of M-BEIR.
 
 
+@pytest.mark.slow
 def test_a_page_of_32_rows_stays_below_5_megabytes(tmp_path: Path) -> None:
     dataset = miniature(tmp_path)
     pictures = [noise(150, seed) for seed in range(8)]

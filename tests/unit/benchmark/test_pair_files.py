@@ -1,8 +1,6 @@
 """Every format that training reads becomes a dataset; a row that makes no question and answer is named and left out."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from pyarrow import parquet
 from anykey.benchmark.__main__ import main
 from anykey.benchmark.datasets.mbeir import MBeir
 from tests.drawn_pairs import DrawnPair, drawn_pairs, write_manifest, write_shard, write_tar
-from tests.guards.checkout import ROOT
 from tests.local_tasks import image_of, pool_of
 
 Writer = Callable[[Path, list[DrawnPair]], str]
@@ -165,8 +162,3 @@ def test_files_that_cannot_be_read_end_with_one_line(
     assert from_pairs(tmp_path, f"{tmp_path}/{name}") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_the_readers_load_no_torch() -> None:
-    code = "import anykey.benchmark.pairs, anykey.sources.pairs, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

@@ -90,12 +90,12 @@ def changed(data: bytes, places: list[tuple[float, int]], within: float = 1.0, k
 class TestQuick:
     """A few thousand cases in a few seconds."""
 
-    @settings(quick, max_examples=700)
+    @settings(quick, max_examples=300)
     @given(names, changes, st.one_of(st.just(1.0), st.floats(0, 1)))
     def test_files_changed_anywhere_and_cut(self, name: str, places: list[tuple[float, int]], kept: float) -> None:
         decodes_or_says_why(changed(SAMPLES[name], places, kept=kept))
 
-    @settings(quick, max_examples=900)
+    @settings(quick, max_examples=400)
     @given(names, changes, st.floats(0.01, 0.3))
     def test_files_changed_in_their_headers(self, name: str, places: list[tuple[float, int]], within: float) -> None:
         decodes_or_says_why(changed(SAMPLES[name], places, within))

@@ -297,7 +297,7 @@ VALUES = st.recursive(
 FIELDS = ["pairid", "reference", "target_hard", "target_soft", "caption", "img_set"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES), max_size=3), split=VALUES)
 def test_whatever_files_hold_is_read_or_named(tmp_path: Path, rows: list[Any], split: Any) -> None:
     for name, value in ((CAPTIONS, rows), ("image_splits/split.rc2.val.json", split)):

@@ -292,7 +292,7 @@ def test_a_directory_without_the_splits_file_is_refused(copied: Path) -> None:
         dataset.queries(dataset.tasks()[0])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.text(max_size=60) | st.text(st.sampled_from('ab,"\n[]0.:\0'), max_size=60), scores=st.text(max_size=20))
 def test_whatever_files_hold_is_read_or_named(tmp_path: Path, data: str, scores: str) -> None:
     with (tmp_path / "webvid8m-covr_test.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:

@@ -271,7 +271,7 @@ VALUES = st.recursive(
 ROWS = st.lists(st.dictionaries(st.sampled_from(["target", "candidate", "captions"]), VALUES), max_size=3)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, split=VALUES)
 def test_whatever_files_hold_is_read_or_named(tmp_path: Path, rows: list[Any], split: Any) -> None:
     for name, value in (("captions/cap.dress.val.json", rows), ("image_splits/split.dress.val.json", split)):

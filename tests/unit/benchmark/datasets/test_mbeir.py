@@ -241,7 +241,7 @@ FIELDS = ["qid", "did", "txt", "img_path", "modality", "query_txt", "query_img_p
 ROWS = st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6), max_size=3)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, table=st.binary(max_size=40), lines=st.text(max_size=30))
 def test_whatever_files_hold_is_read_or_named(dataset: MBeir, rows: list[Any], table: bytes, lines: str) -> None:
     write_queries(dataset.root, rows)

@@ -58,13 +58,17 @@ def expected_ranks(dataset: MBeir, task: Task) -> dict[str, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("api", ["openai", "cohere"])
-def test_every_task_is_ranked_as_numpy_ranks_it(api: str, dataset: MBeir, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "num_tables"), [({"api": "openai"}, 16), ({"api": "cohere", "tasks": ["1", "7"], "pools": ["local"]}, 2)]
+)
+def test_every_task_is_ranked_as_numpy_ranks_it(
+    more: dict[str, Any], num_tables: int, dataset: MBeir, tmp_path: Path
+) -> None:
     with serving(EmbeddingServer()) as server:
-        assert run(settings(dataset, server.url, tmp_path, api=api)) == 0
+        assert run(settings(dataset, server.url, tmp_path, worst=0, **more)) == 0
     tasks = {(task.name, task.candidates): task for task in dataset.tasks()}
     measured = results(tmp_path)
-    assert len(measured) == len(tasks) == 16
+    assert (len(measured), len(tasks)) == (num_tables, 16)
     for row in measured:
         expected = expected_ranks(dataset, tasks[row["task"]["name"], row["task"]["candidates"]])
         assert row["ranks"] == expected, row["task"]
@@ -141,7 +145,7 @@ def test_a_stopped_run_goes_on_and_vectors_can_be_used_again(dataset: MBeir, tmp
 )
 def test_an_answer_that_is_no_vector_is_named(spoiled: Any, message: str, dataset: MBeir, tmp_path: Path) -> None:
     (task,) = (each for each in dataset.tasks() if "7" in each.aliases and each.candidates == "local")
-    victim, entry = dataset.queries(task)[1], next(iter(dataset.corpus()))
+    victim, entry = dataset.queries(task)[1], next(each for each in dataset.corpus() if task.pool in each.pools)
     for said, name in (
         (said_of(victim.text, victim.images), rf"query {victim.id} of {task.name} \(local\)"),
         (said_of(entry.text, entry.images), f"key {entry.key}"),
@@ -149,7 +153,7 @@ def test_an_answer_that_is_no_vector_is_named(spoiled: Any, message: str, datase
         server = EmbeddingServer()
         server.spoil = lambda every, vectors, said=said: spoiled(vectors) if said in every else vectors
         with serving(server), pytest.raises(RequestFailedError, match=f"{name}: {message}"):
-            run(settings(dataset, server.url, tmp_path, tasks=["7"]))
+            run(settings(dataset, server.url, tmp_path, tasks=["7"], pools=["local"]))
 
 
 def test_an_overloaded_endpoint_gets_everything_again(dataset: MBeir, tmp_path: Path) -> None:

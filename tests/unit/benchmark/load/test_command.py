@@ -143,6 +143,7 @@ def test_requests_that_find_too_many_under_way_are_counted_and_not_sent(tmp_path
     assert rate["answered"] == rate["sent"]
 
 
+@pytest.mark.slow
 def test_the_capacity_of_one_worker_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake, log, worker = service(), log_of(tmp_path, {"text": "a"}), threading.Lock()
 

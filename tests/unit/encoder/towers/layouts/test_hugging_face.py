@@ -136,10 +136,10 @@ def test_defaults_are_those_of_transformers(kind: str, name: str) -> None:
     ("sizes", "patch", "side", "name"),
     [
         ((768, 12, 12, 3072), 16, 224, "vit_base_patch16_siglip_224"),
-        ((1024, 24, 16, 4096), 16, 384, "vit_large_patch16_siglip_384"),
-        ((1152, 27, 16, 4304), 14, 384, "vit_so400m_patch14_siglip_384"),
+        pytest.param((1024, 24, 16, 4096), 16, 384, "vit_large_patch16_siglip_384", marks=pytest.mark.slow),
+        pytest.param((1152, 27, 16, 4304), 14, 384, "vit_so400m_patch14_siglip_384", marks=pytest.mark.slow),
         ((1152, 27, 16, 4304), 16, 512, "vit_so400m_patch16_siglip_512"),
-        ((1536, 40, 16, 6144), 16, 256, "vit_giantopt_patch16_siglip_256"),
+        pytest.param((1536, 40, 16, 6144), 16, 256, "vit_giantopt_patch16_siglip_256", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "gelu"])

@@ -37,12 +37,12 @@ def shapes_of(name: str) -> dict[str, torch.Tensor]:
     [
         ("ViT-B-32", {"ViT-B-32", "ViT-B-32-quickgelu"}),
         ("ViT-B-16-plus-240", {"ViT-B-16-plus-240"}),
-        ("RN50", {"RN50", "RN50-quickgelu"}),
+        pytest.param("RN50", {"RN50", "RN50-quickgelu"}, marks=pytest.mark.slow),
         pytest.param(
             "MobileCLIP2-S0", {"MobileCLIP2-S0"}, marks=pytest.mark.slow
         ),  # many others have such a text tower
         ("PE-Core-T-16-384", {"PE-Core-T-16-384"}),
-        ("ViT-B-16-SigLIP2-256", {"ViT-B-16-SigLIP2-256"}),
+        pytest.param("ViT-B-16-SigLIP2-256", {"ViT-B-16-SigLIP2-256"}, marks=pytest.mark.slow),
         ("anykey-tiny", {"anykey-tiny"}),
         ("TinyCLIP-ResNet-19M-Text-19M", {"TinyCLIP-ResNet-19M-Text-19M"}),
     ],
