@@ -17,7 +17,7 @@ from anykey.benchmark.dataset import MODALITIES, Dataset, Mean
 from anykey.benchmark.directory import read_manifest
 from anykey.benchmark.losses import Loss
 from anykey.benchmark.page.worst import Worst
-from anykey.benchmark.scoring import FIRST_HITS, Number, TaskResult, mean_number, summary_number
+from anykey.benchmark.scoring import FIRST_HITS, Number, TaskResult, mean_number, published_number, summary_number
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.files import replace_file
 from anykey.program.machine import release
@@ -256,8 +256,8 @@ def _result(result: TaskResult) -> dict[str, Any]:
         "wrong": {kind: {str(k): share for k, share in shares.items()} for kind, shares in result.wrong.items()},
         "modalities": result.modalities,
         "published": [
-            {"metric": each.metric, "rule": each.rule, "value": sum(each.values) / len(each.values)}
-            for each in result.published
+            {"metric": each.metric, "rule": each.rule, "value": number.value, "interval": [number.low, number.high]}
+            for each, number in ((each, published_number(each)) for each in result.published)
         ],
         "serving": result.serving,
         "ranks": {query: list(ranks) for query, ranks in zip(result.queries, result.ranks, strict=True)},
@@ -349,7 +349,7 @@ def _published(section: Section) -> list[str]:
     lines = ["", "By the rules of published code, for comparison with papers:", ""]
     lines += ["| task | number | value | rule |", "|---|---|---:|---|"]
     for title, each in rows:
-        lines.append(f"| {title} | {each.metric} | {sum(each.values) / len(each.values):.4f} | {each.rule} |")
+        lines.append(f"| {title} | {each.metric} | {_with_half(published_number(each))} | {each.rule} |")
     return lines
 
 

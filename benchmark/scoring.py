@@ -180,6 +180,18 @@ def summary_number(summary: Summary, results: Mapping[Task, TaskResult]) -> Numb
     return Number(float(means_Q.mean()), *bootstrap(means_Q))
 
 
+def published_number(published: Published) -> Number:
+    """A number by the rules of published code, with its 95 % interval.
+
+    Such numbers may lie outside [0, 1], where one on which all queries agree has no interval that could be told.
+    """
+    values_Q = np.asarray(published.values, np.float64)
+    value = float(values_Q.mean())
+    if np.ptp(values_Q) == 0 and not 0 <= value <= 1:
+        return Number(value, value, value)
+    return Number(value, *bootstrap(values_Q))
+
+
 def serving_summary(answers: Sequence[Answer]) -> dict[str, Any]:
     """Client latency and the service's stage timings as percentiles, with counts of retries and cached vectors."""
     stages = sorted({stage for answer in answers for stage in answer.timings_ms})

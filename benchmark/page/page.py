@@ -12,7 +12,7 @@ from anykey.benchmark.dataset import MODALITIES, Mean, Task
 from anykey.benchmark.page.thumbnails import addresses
 from anykey.benchmark.page.worst import Item, Worst
 from anykey.benchmark.report import Report, Section, other_share
-from anykey.benchmark.scoring import PERCENTILES, Number, TaskResult, depth_of
+from anykey.benchmark.scoring import PERCENTILES, Number, TaskResult, depth_of, published_number
 from anykey.program.files import replace_file
 from anykey.program.page import arrow, render_page, shown
 
@@ -78,6 +78,7 @@ def write_page(path: Path, report: Report) -> None:
     filters: dict[str, Callable[..., Any]] = {
         "number": "{:.3f}".format,
         "range": _range,
+        "published_number": published_number,
         "other": other_share,
         "search_ms": _search_ms,
         "arrow": arrow,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anykey.benchmark.client import Answer
-from anykey.benchmark.dataset import Hit, Query, Task, mean_of_means, mean_over
-from anykey.benchmark.scoring import TaskResult, hits_needed, mean_number, score
+from anykey.benchmark.dataset import Hit, Published, Query, Task, mean_of_means, mean_over
+from anykey.benchmark.scoring import TaskResult, hits_needed, mean_number, published_number, score
 
 TASK = Task("x_task0", "x", "local", "x", "success@1", key_modality="image")
 
@@ -114,3 +114,12 @@ def test_modalities_are_those_of_the_first_ten_hits() -> None:
     hits = [(f"k{number}", "text" if number < 10 else "image") for number in range(12)]
     scored = score(TASK, 20, queries(q={"k0": 1}), {"q": answer(*hits)}, [1, 12])
     assert scored.modalities == {"text": 1.0, "image": 0.0, "fused": 0.0}
+
+
+def test_numbers_of_published_code_have_intervals_too() -> None:
+    found = published_number(Published("hit@1", "ties are won", [0.0, 1.0] * 50))
+    assert found.value == 0.5
+    assert 0.38 < found.low < 0.45
+    assert 0.55 < found.high < 0.62
+    below = published_number(Published("best soft score", "scores may be negative", [-1.0, -1.0]))
+    assert (below.value, below.low, below.high) == (-1.0, -1.0, -1.0)

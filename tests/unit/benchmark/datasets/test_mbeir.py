@@ -334,6 +334,38 @@ def test_every_query_scores_as_uniir_says(miniature: MBeir, results: dict[Task, 
     assert count == sum(len(result.queries) for result in results.values())
 
 
+def uniirs_recall(run: Path, qrels: Path, cutoffs: tuple[int, ...]) -> dict[int, dict[str, list[float]]]:
+    """UniIR's scoring once more, straight from its files: is any positive in the first k, by task id and query."""
+    relevant, task_of, ranked = defaultdict(set), {}, defaultdict(list)
+    for line in qrels.read_text().splitlines():
+        qid, _, did, grade, number = line.split()
+        if int(grade) > 0:
+            relevant[qid].add(did)
+            task_of.setdefault(qid, int(number))
+    for line in run.read_text().splitlines():
+        qid, _, did, rank, *_ = line.split()
+        ranked[qid].append((int(rank), did))
+    found: dict[int, dict[str, list[float]]] = defaultdict(dict)
+    for qid, dids in ranked.items():
+        best = [did for _, did in sorted(dids)]
+        found[task_of[qid]][qid] = [float(any(did in relevant[qid] for did in best[:k])) for k in cutoffs]
+    return found
+
+
+def test_scores_are_those_of_uniirs_scoring_written_once_more(
+    miniature: MBeir, results: dict[Task, TaskResult]
+) -> None:
+    for task, result in results.items():
+        (run,) = (miniature.root.parent / RUNS / "run_files").glob(f"{task.name}_{KINDS[task.candidates]}_pool_test_*")
+        scored = uniirs_recall(run, miniature.root / f"qrels/test/{task.name}_test_qrels.txt", (1, 5, 10, 20, 50))
+        (by_query,) = scored.values()
+        assert int(task.name[-1]) in scored
+        for qid, *values in zip(
+            result.queries, *(result.values[f"success@{k}"] for k in (1, 5, 10, 20, 50)), strict=True
+        ):
+            assert values == by_query[qid], (task, qid)
+
+
 def test_both_means_are_those_of_the_headlines(miniature: MBeir, results: dict[Task, TaskResult]) -> None:
     averages = json.loads((miniature.root.parent / "expected" / "metrics.json").read_text())["averages"]
     for candidates, kind in KINDS.items():
