@@ -10,7 +10,8 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import compress, groupby, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from anykey.index.filtering.postings import TERM_BYTES, Posted, posted_terms
 from anykey.index.filtering.terms import column_of, modality_term, order_of_place, place_of, pool_of, pool_term
 
 ROWS_MEASURED = 100  # of those that wait, for an estimate
+FEW_TERMS = 64  # that came: more are sorted in with all others, which takes one pass instead of one for each
 ROWS_BETWEEN_LOOKS = 256  # at the deadline, while terms are taken in
 
 
@@ -190,25 +192,23 @@ class _Column:
 
     @property
     def num_terms(self) -> int:
-        return len(self._ordered)
+        return len(self._number_of)
 
     @property
     def num_bytes(self) -> int:
         """About what it takes in memory."""
         per_posting = 2 * self._positions.itemsize * (1 if self._arrays is None else 2)
-        return sum(map(len, self._ordered)) + TERM_BYTES * self.num_terms + per_posting * len(self._positions)
+        return sum(map(len, self._number_of)) + TERM_BYTES * self.num_terms + per_posting * len(self._positions)
 
     def values(self) -> list[bytes]:
         """The terms' values, ascending."""
+        self._put_in_order()
         return list(self._ordered)
 
     def add(self, value: bytes, position: int) -> None:
         number = self._number_of.get(value)
         if number is None:
-            number = self._number_of[value] = len(self._ordered)
-            place = bisect.bisect_left(self._ordered, value)
-            self._ordered.insert(place, value)
-            self._order.insert(place, number)
+            number = self._number_of[value] = len(self._number_of)
         self._positions.append(position)
         self._numbers.append(number)
         self._arrays = None
@@ -226,11 +226,29 @@ class _Column:
 
     def numbers_between(self, bounds: Bounds) -> NDArray[np.uint32]:
         """The numbers of the terms between two, in the order of the terms."""
+        self._put_in_order()
         return np.array(self._order[self._places_between(bounds)], np.uint32)
 
     def values_between(self, bounds: Bounds) -> list[bytes]:
         """The values of the terms between two, ascending."""
+        self._put_in_order()
         return self._ordered[self._places_between(bounds)]
+
+    def _put_in_order(self) -> None:
+        """Gives the terms that came since somebody asked for the order their places: many at once, few one by one."""
+        num_before = len(self._ordered)
+        if num_before == self.num_terms:
+            return
+        if self.num_terms - num_before > FEW_TERMS:
+            terms = list(self._number_of)
+            order = [*self._order, *range(num_before, len(terms))]
+            order.sort(key=terms.__getitem__)
+            self._order, self._ordered = array("I", order), [terms[number] for number in order]
+            return
+        for number, value in enumerate(islice(self._number_of, num_before, None), num_before):
+            place = bisect.bisect_left(self._ordered, value)
+            self._ordered.insert(place, value)
+            self._order.insert(place, number)
 
     def _places_between(self, bounds: Bounds) -> slice:
         low, high = column_of(bounds.low)[1], column_of(bounds.high)[1]
@@ -246,11 +264,27 @@ class _Column:
         is_kept = kept[np.minimum(places, len(kept) - 1)] == positions if len(kept) else np.zeros(len(places), np.bool_)
         if not is_kept.any():
             return None
+        return self._with(places[is_kept], numbers[is_kept])
+
+    def _with(self, positions: NDArray[np.int64], numbers: NDArray[np.uint32]) -> "_Column":
+        """Some of the postings at other positions, ascending, and their terms; no term is compared with another."""
+        self._put_in_order()
+        used, renumbered = np.unique(numbers, return_inverse=True)
+        terms, order = list(self._number_of), np.array(self._order, np.int64)
+        is_used = np.zeros(len(terms), np.bool_)
+        is_used[used] = True
         left = _Column()
-        terms = list(self._number_of)
-        for place, number in zip(places[is_kept].tolist(), numbers[is_kept].tolist(), strict=True):
-            left.add(terms[number], place)
+        left._number_of = {terms[number]: place for place, number in enumerate(used.tolist())}
+        left._ordered = list(compress(self._ordered, is_used[order].tolist()))
+        left._order = _array(np.searchsorted(used, order[is_used[order]]))
+        left._positions, left._numbers = _array(positions), _array(renumbered)
         return left
+
+
+def _array(numbers: NDArray[Any]) -> "array[int]":
+    made = array("I")
+    made.frombytes(numbers.astype(np.uint32).tobytes())
+    return made
 
 
 def _size_of(value: object) -> int:

@@ -1,5 +1,6 @@
 """Postings in memory find what `matches` finds, for the keys of each moment, also when some of them are gone."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,25 @@ def test_keys_that_nobody_asked_about_yet_can_be_left_out() -> None:
     assert fewer.positions(Range(("n",), gte=2), 3).tolist() == [1, 2]
     put(fewer, 3, [{"n": 0}])
     assert fewer.positions(Range(("n",), lt=2), 4).tolist() == [0, 3]
+
+
+def test_many_names_are_taken_in_and_left_out_in_a_time_that_grows_with_their_number() -> None:
+    def seconds_for(rows: int) -> tuple[float, float]:
+        postings = GrowingPostings()
+        put(postings, 0, [{"name": f"s{number * 7919 % rows:06}"} for number in range(rows)])
+        began_s = time.thread_time()
+        assert len(postings.positions(Range(("name",), gte="s"), rows)) == rows
+        taken_s = time.thread_time()
+        fewer = postings.only(np.arange(0, rows, 3))
+        left_out_s = time.thread_time()
+        assert fewer.positions(Equals(("name",), f"s{9 * 7919 % rows:06}"), rows).tolist() == [3]
+        below = [place for place in range(0, rows, 3) if place * 7919 % rows < 50]
+        assert fewer.positions(Range(("name",), lt="s000050"), rows).tolist() == [place // 3 for place in below]
+        return taken_s - began_s, left_out_s - taken_s
+
+    few_s, many_s = seconds_for(4_000), seconds_for(40_000)
+    assert many_s[0] < 30 * few_s[0], "ten times as many"
+    assert many_s[1] < many_s[0] / 4, "a search waits for it"
 
 
 def test_taking_in_keys_is_stopped_and_gone_on_with() -> None:
