@@ -111,7 +111,7 @@ def weigh(tmp_path: Path, name: str, num_mib: int, *keys: str) -> None:
 
 def test_a_release_waits_until_there_is_room_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     publish(tmp_path, "first", "a")
-    weigh(tmp_path, "second", 70, "b")
+    weigh(tmp_path, "second", 35, "b")  # of which twice as much is taken
     ballast = np.ones(80 * MIB, np.uint8)
     checkpoints = Checkpoints()
     limit = own_mib() + 40
@@ -139,7 +139,7 @@ def test_a_release_waits_until_there_is_room_for_it(tmp_path: Path, caplog: pyte
 
 def test_one_that_would_not_even_fit_alone_is_not_swapped_in(tmp_path: Path) -> None:
     publish(tmp_path, "first", "a")
-    weigh(tmp_path, "second", 4000, "b")
+    weigh(tmp_path, "second", 2000, "b")
     checkpoints = Checkpoints()
     limit = own_mib() + 1000
     with serving_releases(
@@ -156,7 +156,7 @@ def test_one_that_would_not_even_fit_alone_is_not_swapped_in(tmp_path: Path) -> 
 
 def test_an_index_that_does_not_fit_beside_others_leaves_them_alone(tmp_path: Path) -> None:
     heavy = make(tmp_path, "heavy", "b")
-    weigh(tmp_path, "heavy", 70, "b")
+    weigh(tmp_path, "heavy", 35, "b")
     light = make(tmp_path, "light", "a")
     table = tmp_path / "indexes.toml"
     lines = ['default = "light"']
