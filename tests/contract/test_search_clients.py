@@ -151,7 +151,7 @@ def test_clip_retrieval_finds_what_a_search_finds(
 
 
 def test_clip_retrieval_is_told_that_addresses_are_not_fetched(outcomes: dict[str, dict[str, Any]]) -> None:
-    assert gave(outcomes, "clip_retrieval_address").startswith("image_url: addresses are not fetched")
+    assert gave(outcomes, "clip_retrieval_address").startswith("the query.image_url: addresses are not fetched")
 
 
 def test_a_collection_is_an_index(outcomes: dict[str, dict[str, Any]]) -> None:

@@ -36,7 +36,13 @@ MODULES_OF = {
     "bench": ("program/page.py",),
 }
 # They come with a library that is declared, and belong to its interface.
-BROUGHT_BY = {"starlette": "fastapi", "pydantic-core": "pydantic", "regex": "open-clip-torch", "grpcio": "pymilvus"}
+BROUGHT_BY = {
+    "starlette": "fastapi",
+    "pydantic-core": "pydantic",
+    "regex": "open-clip-torch",
+    "grpcio": "pymilvus",
+    "httpcore": "httpx",
+}
 
 
 @pytest.mark.parametrize("library", ["pymilvus", "milvus_lite", "ray", "av", "mteb"])

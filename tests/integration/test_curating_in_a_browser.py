@@ -131,6 +131,7 @@ def stored_key(service: httpx.Client, key: str) -> dict[str, Any]:
 
 def test_a_text_is_added_with_fields_of_their_types_and_taken_back(page: Curated, service: httpx.Client) -> None:
     page.open()
+    page.window.console()  # of other tests
     page.window.click("#add")
     page.fill("#add-text", "A Note nobody wrote: \u0645\u0631\u062d\u0628\u0627")
     assert page.run(STATES) == [["a-note-nobody-wrote-\u0645\u0631\u062d\u0628\u0627", ""]]

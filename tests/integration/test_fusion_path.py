@@ -24,7 +24,7 @@ from tests.serving import WAIT_S
 from tests.visualized import Toy
 
 PAIRS = drawn_pairs(16)
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]  # `test_train_native_fusion` and others show its parts
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ def open_dir() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("end", ["killed", *(pytest.param(end, marks=pytest.mark.slow) for end in ("closed", "open"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "closed", "open"])
 def test_reader_needs_no_right_to_write(open_dir: Path, end: str) -> None:
     index_dir = make_index(open_dir / "i", [numbered_key(key, number) for key, number in OLD.items()])
     with Process(index_dir, "read", NOBODY) as before, Process(index_dir, "write") as writer:

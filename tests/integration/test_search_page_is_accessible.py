@@ -30,7 +30,7 @@ def axe() -> str:
     return found[-1].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("width_px", "height_px"), [(390, 844), (1440, 900)])
+@pytest.mark.parametrize(("width_px", "height_px"), [(390, 844), pytest.param(1440, 900, marks=pytest.mark.slow)])
 def test_nothing_is_wrong_in_any_state(page: Page, axe: str, width_px: int, height_px: int) -> None:
     wrong: dict[str, Any] = {}
 

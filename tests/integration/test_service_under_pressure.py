@@ -184,7 +184,7 @@ def occupied(threads: BoundedThreads, num_calls: int) -> Iterator[None]:
 
 def post_padded(client: httpx.Client, text: str) -> httpx.Response:
     """A query that is too long to be parsed in the event loop."""
-    padded = json.dumps({"text": text}).encode() + b" " * 5000
+    padded = json.dumps({"text": text}).encode() + b" " * 2**18
     return client.post("/search", content=padded, headers={"Content-Type": "application/json"})
 
 

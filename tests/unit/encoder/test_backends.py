@@ -27,8 +27,9 @@ ITEMS = [
 SAME = [  # float32 by another library, half of the bits, and a quarter of them
     (Way("torch", "bf16"), 0.999),
     (Way("torch", "int8"), 0.99),
-    (Way("openvino", "fp32"), 0.99999),
-    pytest.param(Way("onnx", "fp32"), 0.99999, marks=pytest.mark.slow),  # torch takes long to export it
+    *(  # which take long to make
+        pytest.param(Way(backend, "fp32"), 0.99999, marks=pytest.mark.slow) for backend in ("openvino", "onnx")
+    ),
 ]
 
 

@@ -564,3 +564,16 @@ def test_an_index_that_may_not_be_written_to_is_told_from_one_that_is_away(
             assert "may not write to the index's files" in refused.json()["error"]["message"]
             assert "/sys" not in refused.text
         assert client.post("/search", json={"text": "a key of the build", "k": 1}).status_code == 200
+
+
+def test_what_is_told_of_the_index_has_the_change_before(client: httpx.Client) -> None:
+    def told() -> int:
+        num_keys: int = client.get("/info").json()["index"]["num_keys"]
+        return num_keys
+
+    before = told()
+    for number in range(3):
+        client.put(f"/keys/told-{number}", json={"text": "a mug"})
+        assert told() == before + number + 1
+    client.post("/keys/delete", json={"keys": [f"told-{number}" for number in range(3)]})
+    assert told() == before
