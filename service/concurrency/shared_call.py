@@ -15,7 +15,8 @@ class SharedCall(Generic[T]):
 
     Who asks while the call is under way waits for the same answer. A call that takes longer than `deadline_s` goes on;
     who asks next waits for it, too. With `keep_s` an answer is given again for that long, or for as long as the call
-    took if that is longer, so that a slow call is under way half of the time at most. Belongs to one event loop.
+    took if that is longer, so that a slow call is under way half of the time at most. `forget` ends that: whoever asks
+    after it gets what a call gives that began after it. Belongs to one event loop.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SharedCall(Generic[T]):
         self._call: asyncio.Task[T] | None = None
         self._answers: list[T] = []  # the last one, if there is one to be kept
         self._fresh_until_s = 0.0
+        self._is_outdated = False  # the call under way began before something changed
 
     async def answer(self) -> T:
         """What the function gives; a kept answer, however old, where the next one takes too long.
@@ -54,7 +56,10 @@ class SharedCall(Generic[T]):
         """
         if self._answers and self._clock() < self._fresh_until_s:
             return self._answers[0]
+        if self._is_outdated and self._call is not None:
+            await asyncio.wait([self._call], timeout=self._deadline_s)
         if self._call is None or self._call.done():
+            self._is_outdated = False
             self._call = asyncio.create_task(self._run())
             self._call.add_done_callback(_look_at_outcome)
         done, _ = await asyncio.wait([self._call], timeout=self._deadline_s)
@@ -63,6 +68,11 @@ class SharedCall(Generic[T]):
         if self._answers:
             return self._answers[0]
         raise TimeoutError(f"no answer within {self._deadline_s:g} s")
+
+    def forget(self) -> None:
+        """Gives no answer again that was made until now."""
+        self._fresh_until_s = 0.0
+        self._is_outdated = True
 
     def close(self) -> None:
         """Lets a call under way finish, and ends the thread; blocks until then."""
@@ -73,7 +83,8 @@ class SharedCall(Generic[T]):
         answer = await self._threads.run(self._function)
         if self._keep_s:
             ended_s = self._clock()
-            self._answers, self._fresh_until_s = [answer], ended_s + max(self._keep_s, ended_s - started_s)
+            fresh_s = 0.0 if self._is_outdated else max(self._keep_s, ended_s - started_s)
+            self._answers, self._fresh_until_s = [answer], ended_s + fresh_s
         return answer
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,7 +250,7 @@ async def open_parts(
         decode_threads=resources.decode_threads,
         body_threads=resources.body_threads,
         admission=Admission(batcher, resources.body_threads, deadline_s),
-        storer=await _open_storer(settings, resources, loaded, index, watch, stack, name, release),
+        storer=await _open_storer(settings, resources, loaded, index, watch, stack, name, release, facts.forget),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),
         recent=recent,
@@ -289,8 +290,9 @@ async def _open_storer(
     stack: AsyncExitStack,
     name: str,
     release: str | None,
+    on_change: Callable[[], None],
 ) -> KeyStorer:
-    """What changes keys; `stack` ends it."""
+    """What changes keys, and calls `on_change` when it has; `stack` ends it."""
     deadline_s = settings.change_deadline_ms / 1000
     writer = KeyWriter(
         index,
@@ -300,6 +302,7 @@ async def _open_storer(
         deadline_s=deadline_s,
         max_waiting=settings.max_queue_items,
         audit=None if resources.audit is None else IndexAudit(resources.audit, name, release),
+        on_change=on_change,
     )
     await stack.enter_async_context(writer.running())
     embedder = KeyEmbedder(loaded.encoder, loaded.batcher, turns=loaded.later_turns, threads=resources.change_threads)

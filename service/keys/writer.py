@@ -106,6 +106,7 @@ class KeyWriter:
         deadline_s: float,
         max_waiting: int,
         audit: IndexAudit | None = None,
+        on_change: Callable[[], None] = lambda: None,
         retry_s: float = RETRY_S,
     ) -> None:
         """Joins the parts; `running` begins.
@@ -118,6 +119,7 @@ class KeyWriter:
             deadline_s: Longest time for looking for the keys of a scope.
             max_waiting: Most calls of the index that wait.
             audit: Where it is written down who changed what; absent: nowhere.
+            on_change: Called in the event loop when changes have been made.
             retry_s: Between two tries to take the lock, with `idle_s` 0.
         """
         self._index = index
@@ -126,6 +128,7 @@ class KeyWriter:
         self._idle_s = idle_s
         self._deadline_s = deadline_s
         self._audit = audit
+        self._on_change = on_change
         self._retry_s = retry_s
         self._threads = BoundedThreads("writer", 1, max_waiting)
         self._deleter = BoundedThreads("deleter", 1, max_waiting)
@@ -269,6 +272,7 @@ class KeyWriter:
                 return self._noted(await self._call(delete, self._deleter))
         except ServiceError as error:
             self.num_made += done.num_deleted
+            self._on_change()
             if not done.num_deleted:
                 raise
             raise type(error)(f"{done.num_deleted} keys are deleted, and others are not: {error.message}") from error
@@ -327,6 +331,7 @@ class KeyWriter:
         if not applied.is_repeat:
             stored = sum(outcome.status is Status.STORED for outcome in applied.outcomes)
             self.num_made += stored + applied.num_deleted
+            self._on_change()
         return applied
 
     async def _call(self, function: Callable[[], T], threads: BoundedThreads | None = None) -> T:
