@@ -1,14 +1,27 @@
 """A thread pool that refuses work instead of hoarding it."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from anykey.service.errors import NotReadyError, OverloadedError
 
 T = TypeVar("T")
+LESS_URGENT = 10  # as `nice` counts: a tenth of the share of the event loop, if both want to run
+
+
+def stand_back() -> None:
+    """Lets the event loop go before this thread, and before those that it will start, where there are too few cores.
+
+    A request that is refused, or whose answer is kept, takes half a millisecond of the loop. Behind threads that
+    compute without end it would wait for its turn for tens of them.
+    """
+    with suppress(OSError, AttributeError):  # a system that has no priorities of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LESS_URGENT)
 
 
 class BoundedThreads:
@@ -22,13 +35,14 @@ class BoundedThreads:
         num_refused: Calls that were refused because too many waited.
     """
 
-    def __init__(self, name: str, num_threads: int, max_pending: int) -> None:
+    def __init__(self, name: str, num_threads: int, max_pending: int, *, stands_back: bool = False) -> None:
         """Makes the pool; threads start with the first calls.
 
         Args:
             name: What the threads do, for messages and thread names.
             num_threads: Threads.
             max_pending: Most calls running and waiting together; at least `num_threads` are allowed.
+            stands_back: Whether the calls compute for long, and let the event loop go first.
         """
         self._name = name
         self._num_threads = num_threads
@@ -36,7 +50,9 @@ class BoundedThreads:
         self._pending = 0
         self.num_refused = 0
         self._lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(
+            num_threads, thread_name_prefix=name, initializer=stand_back if stands_back else None
+        )
 
     @property
     def num_pending(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anykey.service.concurrency.threads import stand_back
 from anykey.service.concurrency.throughput import SURE_SHARE, Throughput
 from anykey.service.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError, ServiceError
 from anykey.service.logs import LogEvent
@@ -367,6 +368,7 @@ class Batcher(Generic[PreparedT]):
 
     def _work(self) -> None:
         """The worker thread: batches until closed and empty."""
+        stand_back()
         try:
             while (batch := self._next_batch()) is not None:
                 if batch:

@@ -14,7 +14,7 @@ from anykey.encoder.description import described_fingerprint
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.protocol import ItemEncoder, Prepared
 from anykey.service.answers.kept import ResultCache, ResultMemory
-from anykey.service.concurrency.threads import BoundedThreads
+from anykey.service.concurrency.threads import BoundedThreads, stand_back
 from anykey.service.embedding.batcher import Batcher, LaterItems
 from anykey.service.embedding.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.errors import StartupError
@@ -70,6 +70,7 @@ class Loader:
         return await asyncio.wrap_future(future)
 
     def _work(self) -> None:
+        stand_back()  # and so do the threads of a library that computes, which is loaded here
         while (work := self._wanted.get()) is not None:
             work()
             with self._lock:
@@ -255,11 +256,17 @@ class Resources:
         self._scorers = scorers
         self.loader = Loader()
         self.encoders = Encoders(self.loader, load_encoder, self._drain_s, encoder)
-        self.decode_threads = BoundedThreads("decode", settings.decode_threads, settings.max_queue_items)
+        self.decode_threads = BoundedThreads(
+            "decode", settings.decode_threads, settings.max_queue_items, stands_back=True
+        )
         self.body_threads = BoundedThreads("bodies", settings.decode_threads, settings.max_queue_items)
-        self.image_threads = BoundedThreads("images", settings.image_threads, settings.max_queue_items)
-        self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES)
-        self._thumbnail_threads = BoundedThreads("thumbnails", settings.thumbnail_threads, settings.max_queue_items)
+        self.image_threads = BoundedThreads(
+            "images", settings.image_threads, settings.max_queue_items, stands_back=True
+        )
+        self.change_threads = BoundedThreads("changes", settings.change_threads, MAX_PENDING_CHANGES, stands_back=True)
+        self._thumbnail_threads = BoundedThreads(
+            "thumbnails", settings.thumbnail_threads, settings.max_queue_items, stands_back=True
+        )
         self.thumbnails = Thumbnails(self._thumbnail_threads, ImageLimits.of(settings), settings.thumbnail_cache_bytes)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
         self.reranker_bytes: list[int] = []

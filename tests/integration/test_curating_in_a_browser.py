@@ -14,6 +14,7 @@ from anykey.index.faiss_index import FaissIndex
 from tests.browser import CHROMIUM, DRIVER, Browser, browser
 from tests.fakes import FakeEncoder
 from tests.integration.test_search_page_in_a_browser import BIDI, MARKUP, NAMELESS, OPEN, SIDEWAYS, Page
+from tests.integration.test_search_page_is_accessible import JUDGE, axe  # noqa: F401
 from tests.service_inputs import png
 from tests.serving import build_real_index, serving, stored
 
@@ -299,3 +300,20 @@ def test_the_forms_fit(page: Curated, width_px: int, height_px: int, scheme: str
     assert page.run(NAMELESS) == []
     if folder:
         page.window.screenshot(Path(folder) / f"add-{width_px}-{scheme}.png")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong_with_the_forms(page: Curated, axe: str, scheme: str) -> None:  # noqa: F811
+    page.window.show_as(390, 844, prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+    page.open()
+    page.run(axe)
+    page.window.click("#add")
+    page.fill("#add-text", "a note")
+    page.choose("#adding", "Add a field")
+    page.until(lambda: page.run("return document.querySelector('#adding .member')"), "a field")
+    assert page.run(JUDGE, scheme) == []
+    page.details("page")
+    page.choose("#details", "Edit")
+    page.until(lambda: page.run("return document.querySelector('#details .member')"), "fields")
+    page.run(axe)
+    assert page.run(JUDGE, scheme) == []
