@@ -9,6 +9,7 @@ from tests.browser import CHROMIUM, DRIVER
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is missing")
+@pytest.mark.slow
 def test_the_whole_measurement_of_the_page_runs(tmp_path: Path) -> None:
     load = Load(num_keys=60, num_visits=1, num_frames=10, rounds=1)
 

@@ -11,7 +11,10 @@ logger = logging.getLogger(__name__)
 
 
 class Certificate:
-    """A certificate and its key, loaded into the context that new connections are made with.
+    """A certificate and its key, shown to connections that are made from then on.
+
+    A context into which they are loaded shows, for a moment, a certificate with another one's key. So renewed files
+    make a new context, which takes a connection over when its first message has come.
 
     Attributes:
         context: What connections are made with.
@@ -30,7 +33,8 @@ class Certificate:
         self._certificate, self._key = certificate, key
         self._content = b""
         self._problem: str | None = None
-        self.context = _empty_context()
+        self.context = self._current = _empty_context()
+        self.context.sni_callback = self._show  # it is called of clients that name no server, too
         try:
             self._take()
         except (OSError, ValueError) as error:
@@ -57,10 +61,15 @@ class Certificate:
         content = self._certificate.read_bytes() + b"\0" + self._key.read_bytes()
         if content == self._content:
             return False
-        _load(_empty_context(), self._certificate, self._key)  # a pair that does not fit leaves the context as it is
-        _load(self.context, self._certificate, self._key)
-        self._content = content
+        renewed = _empty_context()
+        _load(renewed, self._certificate, self._key)
+        if not self._content:
+            _load(self.context, self._certificate, self._key)  # without any, no connection would begin
+        self._current, self._content = renewed, content
         return True
+
+    def _show(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._current
 
     def _fault(self, error: Exception) -> str:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error

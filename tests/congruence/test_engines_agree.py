@@ -481,6 +481,7 @@ def test_one_key_that_cannot_be_stored_keeps_all_out(empty: Pair, broken: NewKey
     empty.assert_same_content()
 
 
+@pytest.mark.slow
 def test_searches_within_and_without_ten_thousand_keys(empty: Pair) -> None:
     empty.upsert([make_key(number) for number in range(2_500)])
     many = [f"key-{number}" for number in range(1, 10_001)]
