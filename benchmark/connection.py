@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -184,3 +185,14 @@ def pause_after(retry_after: str | None, attempt: int) -> float:
     except ValueError:
         wanted = FIRST_PAUSE_S * 2**attempt
     return min(max(wanted, 0.0), LONGEST_PAUSE_S)
+
+
+async def at_once(number: int, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs the same work so many times at once; the first failure ends the others and is raised."""
+    workers = [asyncio.ensure_future(work()) for _ in range(number)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

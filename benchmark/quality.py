@@ -10,6 +10,7 @@ from rich.text import Text
 
 from anykey.benchmark.answers import AnswerBook
 from anykey.benchmark.client import Answer
+from anykey.benchmark.connection import at_once
 from anykey.benchmark.dataset import Dataset, Query, Task, image_bytes
 from anykey.benchmark.datasets import open_dataset
 from anykey.benchmark.endpoints.choice import Endpoint, endpoint_of
@@ -330,13 +331,7 @@ async def ask_all(
     )  # shared: an image is read in its turn
     title = f"{round.task.title} {round.task.candidates}{' exact' if round.exact else ''}"
     with progress(plain_console(stderr=True), title, len(round.queries) - len(answers)) as advance:
-        workers = [asyncio.create_task(ask_next()) for _ in range(settings.concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await at_once(settings.concurrency, ask_next)
     return {query.id: answers[query.id] for query in round.queries}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from anykey.benchmark.client import SearchClient
+from anykey.benchmark.connection import at_once
 from anykey.benchmark.dataset import Dataset, Entry, image_bytes
 from anykey.benchmark.datasets import open_dataset
 from anykey.benchmark.errors import EndpointMismatchError
@@ -144,13 +145,7 @@ async def store(dataset: Dataset, settings: StoreSettings) -> tuple[int, int]:
                     done.append((len(batch), await _stored(client, batch)))
                     advance(len(batch))
 
-            workers = [asyncio.create_task(store_next()) for _ in range(settings.concurrency)]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await at_once(settings.concurrency, store_next)
     return sum(num for num, _ in done), sum(new for _, new in done)
 
 
