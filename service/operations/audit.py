@@ -12,6 +12,7 @@ from anykey.index.key_index import Scope
 from anykey.service.logs import LogEvent
 from anykey.service.operations.json_lines import JsonLines
 from anykey.service.operations.records import RequestRecord
+from anykey.service.queries.body import scope_json
 
 MADE = frozenset({Status.STORED, Status.DELETED})
 ANONYMOUS = "anonymous"
@@ -115,7 +116,7 @@ class IndexAudit:
             is_whole: Whether all of them were, or it broke off.
         """
         if applied.num_deleted and not applied.is_repeat:
-            facts = {"scope": _described(scope), "num_keys": applied.num_deleted, "is_whole": is_whole}
+            facts = {"scope": scope_json(scope), "num_keys": applied.num_deleted, "is_whole": is_whole}
             self._log.write([self._row(record, "delete_scope", seq=applied.seq, **facts)])
 
     def _row(self, record: RequestRecord | None, operation: str, **facts: Any) -> dict[str, Any]:
@@ -136,15 +137,3 @@ def _operation_of(change: Change, outcome: Outcome) -> str:
     if isinstance(change, Patch):
         return "patch"
     return "delete" if isinstance(change, Delete) or outcome.status is Status.DELETED else "put"
-
-
-def _described(scope: Scope) -> dict[str, Any]:
-    """A scope in JSON, without what narrows nothing."""
-    described = {
-        "modalities": None if scope.modalities is None else sorted(map(str, scope.modalities)),
-        "pool": scope.pool,
-        "filter": None if scope.condition is None else repr(scope.condition),
-        "within": None if scope.within is None else sorted(scope.within),
-        "exclude": sorted(scope.exclude) or None,
-    }
-    return {name: value for name, value in described.items() if value is not None}

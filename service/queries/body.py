@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anykey.index.filtering.filters import field_of_path, to_json
-from anykey.index.key_index import EVERYTHING
+from anykey.index.key_index import EVERYTHING, Scope
 from anykey.service.queries.parts import ItemPart, KeyPart, Part, VectorPart
 from anykey.service.queries.query import Query
 from anykey.service.queries.wanted import Duplicates
@@ -22,7 +22,7 @@ def body_of(query: Query, image: Callable[[bytes], str]) -> dict[str, Any]:
     body: dict[str, Any] = {"parts": written} if only is None else only
     body["k"] = query.k
     if query.scope != EVERYTHING:
-        body |= _scope(query)
+        body |= scope_json(query.scope)
     for name, value, usual in (
         ("exact", query.exact, False),
         ("min_score", query.min_score, None),
@@ -39,8 +39,8 @@ def body_of(query: Query, image: Callable[[bytes], str]) -> dict[str, Any]:
     return body | _grouping(query)
 
 
-def _scope(query: Query) -> dict[str, Any]:
-    scope = query.scope
+def scope_json(scope: Scope) -> dict[str, Any]:
+    """A scope in JSON, without what narrows nothing."""
     described = {
         "modalities": None if scope.modalities is None else sorted(map(str, scope.modalities)),
         "pool": scope.pool,

@@ -84,7 +84,7 @@ def test_each_change_of_every_dialect_is_a_line_and_nothing_else_is(audited: tup
         outcome["seq"] for outcome in two.json()["outcomes"] if outcome["status"] == "stored"
     ]
     assert (found[-1]["num_keys"], found[-1]["is_whole"]) == (1, True)
-    assert "colour" in found[-1]["scope"]["filter"]
+    assert found[-1]["scope"]["filter"] == {"field": "colour", "exists": True}
     assert SECRET not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert Scrape(client).value("anykey_audit_lines_total", outcome="written") == len(found)
