@@ -37,6 +37,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "alignclip": {"loss": "alignclip"},
     "sigmoid": {"loss": "sigmoid"},
     "normalized": {"loss": "normalized"},
+    "sum": {
+        "clip_weight": 3.0,
+        "pairwise_weight": 0.5,
+        "separation_weight": 0.5,
+        "covariance_weight": 1000.0,
+        "hardness": 2.0,
+        "temperature_per_modality": True,
+    },
     "same_image": {"positives": "image"},
     "temperatures": {"temperature_per_pair": True},
     "fusion": {},  # the family that reads patches beside words

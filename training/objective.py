@@ -21,8 +21,10 @@ from anykey.training.losses import (
     Reading,
     Rows,
     Terms,
+    Weights,
     caption_semantics,
     contrastive_loss,
+    covariance_loss,
     normalized_loss,
     separation_loss,
     sigmoid_loss,
@@ -31,15 +33,15 @@ from anykey.training.optimizer import MAX_LOGIT_SCALE, clamp_log_scale
 from anykey.training.settings import LossSettings
 
 _SIGMOID_BIAS = -10.0  # SigLIP's: at the start nearly every two rows do not belong together
-_WITHOUT_FUSED = (Loss.CLIP, Loss.ALIGNCLIP)
+_CLIP = Terms(CLIP_WEIGHTS, Reading.R5)
 
 
 class Objective(nn.Module):
-    """The loss of a run, with what it learns beside the model.
+    """The loss of a run, with what it learns beside the model: a sum of terms over the same rows.
 
     Attributes:
-        log_scales: Logarithms of the inverse temperatures `[3, 3]`, by modality of anchor and candidate, if each
-            pair has its own; else the model's one counts.
+        log_scales: Logarithms of the inverse temperatures: `[3, 3]`, by modality of anchor and candidate, if each
+            pair has its own; `[2]`, of images and of texts, if each modality has; else the model's one counts.
         own_bias: The sigmoid loss's bias if the model has none; a checkpoint does not keep it.
     """
 
@@ -55,32 +57,34 @@ class Objective(nn.Module):
             has_queries: Whether pairs have queries of their own, which may be of their item's modality.
         """
         super().__init__()
-        self._loss = settings.loss
-        self._learns_temperature = settings.learn_temperature
-        self._separation_weight = settings.separation_weight
+        self._settings = settings
         self._of_model = (log_scale, bias)  # in a tuple: the model owns its parameters
         self._terms = _terms(settings, has_queries)
+        self._added = _added_terms(settings, has_queries)
         self.log_scales: nn.Parameter | None = None
         self.own_bias: nn.Parameter | None = None
         self._highest = max(MAX_LOGIT_SCALE, float(log_scale.detach()))
         if settings.temperature_per_pair:
             self.log_scales = nn.Parameter(log_scale.detach().clone().expand(3, 3).contiguous())
+        if settings.temperature_per_modality:
+            self.log_scales = nn.Parameter(log_scale.detach().clone().expand(2).contiguous())
         if settings.loss is Loss.SIGMOID and bias is None:
             self.own_bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=log_scale.device))
 
     def choose_what_learns(self) -> None:
         """Says of the model's own temperature and bias whether they train."""
         log_scale, bias = self._of_model
-        log_scale.requires_grad_(self._learns_temperature and self.log_scales is None)
+        log_scale.requires_grad_(self._settings.learn_temperature and self.log_scales is None)
         if bias is not None:
-            bias.requires_grad_(self._loss is Loss.SIGMOID)
+            bias.requires_grad_(self._settings.loss is Loss.SIGMOID)
 
     def bound_temperatures(self) -> None:
         """Keeps temperatures that learn at 0.01 or above, or at the start's if that is lower.
 
-        Where each pair of modalities has its own, the model's becomes their geometric mean: what a checkpoint keeps.
+        Where modalities or pairs of them have their own, the model's becomes their geometric mean: what a checkpoint
+        keeps.
         """
-        if not self._learns_temperature:
+        if not self._settings.learn_temperature:
             return
         log_scale, _ = self._of_model
         if self.log_scales is None:
@@ -91,12 +95,22 @@ class Objective(nn.Module):
             log_scale.copy_(self.log_scales.mean())
 
     def scale(self) -> Tensor:
-        """The inverse temperature: a scalar, or `[3, 3]`."""
-        return (self._of_model[0] if self.log_scales is None else self.log_scales).exp()
+        """The inverse temperature: a scalar, or `[3, 3]`.
+
+        With one for each modality, a fused vector's is the mean of both, and two vectors compare by the mean of theirs
+        (e5-omni, arXiv 2601.03666).
+        """
+        if self.log_scales is None:
+            return self._of_model[0].exp()
+        if not self._settings.temperature_per_modality:
+            return self.log_scales.exp()
+        image, text = (-self.log_scales).exp()
+        temperature_3 = torch.stack([image, text, (image + text) / 2])
+        return 2 / (temperature_3[:, None] + temperature_3)
 
     def counted(self, batch: Batch) -> Batch:
         """The batch with those rows alone that the loss compares: no others need be computed."""
-        return batch.without_fused() if self._loss in _WITHOUT_FUSED else batch
+        return batch if self._settings.compares_fused else batch.without_fused()
 
     def forward(self, vectors: Vectors, batch: Batch, processes: Processes) -> Tensor:
         """This process's share of the loss; the sum over processes is the loss of the whole batch.
@@ -112,18 +126,27 @@ class Objective(nn.Module):
         tensors = [rows.vectors_RD, rows.modality_R, rows.instance_R, rows.alike_RK, rows.owner_R]
         (vectors_RD, modality_R, instance_R, alike_RK, owner_R), anchors = gather(tensors, processes)
         pool = Rows(vectors_RD, modality_R, instance_R, alike_RK, owner_R)
-        if self._loss is Loss.SIGMOID:
+        loss = self._main(pool, anchors)
+        for weight, terms in self._added:
+            added = contrastive_loss(pool, self.scale(), terms, anchors, hardness=self._settings.hardness)
+            loss = loss + weight * added
+        if self._settings.separation:
+            (tokens_RT,), _ = gather([_row_tokens(batch, rows)], processes)
+            numbered, semantics_NS = _with_semantics(pool, tokens_RT)
+            loss = loss + self._settings.separation * separation_loss(numbered, self.scale(), semantics_NS, anchors)
+        if self._settings.covariance_weight:
+            loss = loss + self._settings.covariance_weight * covariance_loss(pool, anchors)
+        return loss
+
+    def _main(self, pool: Rows, anchors: slice) -> Tensor:
+        """The loss that was chosen, without what is added to it."""
+        if self._settings.loss is Loss.SIGMOID:
             bias = self._of_model[1] if self.own_bias is None else self.own_bias
             assert bias is not None
             return sigmoid_loss(pool, self.scale(), bias, self._terms, anchors)
-        if self._loss is Loss.NORMALIZED:
+        if self._settings.loss is Loss.NORMALIZED:
             return normalized_loss(pool, self.scale(), self._terms, anchors=anchors)
-        loss = contrastive_loss(pool, self.scale(), self._terms, anchors)
-        if self._loss is Loss.ALIGNCLIP:
-            (tokens_RT,), _ = gather([_row_tokens(batch, rows)], processes)
-            numbered, semantics_NS = _with_semantics(pool, tokens_RT)
-            loss = loss + self._separation_weight * separation_loss(numbered, self.scale(), semantics_NS, anchors)
-        return loss
+        return contrastive_loss(pool, self.scale(), self._terms, anchors, hardness=self._settings.hardness)
 
 
 def make_rows(vectors: Vectors, batch: Batch) -> Rows:
@@ -142,10 +165,10 @@ def make_rows(vectors: Vectors, batch: Batch) -> Rows:
 
 
 def _row_tokens(batch: Batch, rows: Rows) -> Tensor:
-    """The caption `[R, T]` of each text row, and nothing of the image rows before them."""
-    text_R = ((batch.row_text_R >= 0) & (batch.row_image_R < 0)).nonzero().flatten()
+    """The caption `[R, T]` of each text row, and nothing of the image and fused rows."""
+    _, text_R, _ = batch.by_modality()
     tokens_RT = batch.tokens_ST.new_zeros(len(rows), batch.tokens_ST.shape[1])
-    tokens_RT[len(rows) - len(text_R) :] = batch.tokens_ST[batch.row_text_R[text_R]]
+    tokens_RT[rows.modality_R.to(tokens_RT.device) == TEXT] = batch.tokens_ST[batch.row_text_R[text_R]]
     return tokens_RT.to(rows.vectors_RD.device)
 
 
@@ -161,13 +184,25 @@ def _with_semantics(rows: Rows, tokens_RT: Tensor) -> tuple[Rows, Tensor]:
 
 def _terms(settings: LossSettings, has_queries: bool) -> Terms:
     """Which terms count: all between modalities, and of pairs with queries those within one too."""
-    if settings.loss in _WITHOUT_FUSED:
-        return Terms(CLIP_WEIGHTS, Reading.R5)
+    if settings.loss in (Loss.CLIP, Loss.ALIGNCLIP):
+        return _CLIP
     reading = Reading.R5 if settings.loss is Loss.PAIRWISE else settings.reading
+    return Terms(_weights(settings, has_queries and reading is not Reading.R4), reading)
+
+
+def _added_terms(settings: LossSettings, has_queries: bool) -> list[tuple[float, Terms]]:
+    """The contrastive losses that are added, with their weights."""
+    pairwise = Terms(_weights(settings, has_queries), Reading.R5)
+    terms = [(settings.clip_weight, _CLIP), (settings.pairwise_weight, pairwise)]
+    return [(weight, added) for weight, added in terms if weight]
+
+
+def _weights(settings: LossSettings, within: bool) -> Weights:
+    """Weights of the pairs of modalities: 1 between them, within them 0 or 1, and what the settings say."""
     weights = [list(row) for row in CROSS_MODALITY]
-    if has_queries and reading is not Reading.R4:
+    if within:
         for modality in (IMAGE, TEXT, FUSED):
             weights[modality][modality] = 1.0
     for (anchor, target), weight in parse_pair_weights(settings.pair_weights).items():
         weights[anchor][target] = weight
-    return Terms(tuple((row[0], row[1], row[2]) for row in weights), reading)
+    return tuple((row[0], row[1], row[2]) for row in weights)

@@ -12,7 +12,7 @@ from anykey.training.choices import Loss
 from anykey.training.data import RunData
 from anykey.training.family import Family, batch_norms
 from anykey.training.run_folder import publishable
-from anykey.training.settings import ModelSettings, TrainSettings
+from anykey.training.settings import LossSettings, ModelSettings, TrainSettings
 from anykey.training.validation import MIN_PAIRS_TO_SHARE
 
 FEW_STEPS = 100
@@ -41,6 +41,7 @@ def settings_in_force(
         "batch_norm": "train" if family.uses_batch_statistics else "eval",
         "pair_weights": settings.pair_weights or f"1 between modalities, {within} within one",
         "temperature": round(1 / float(family.log_scale.detach().exp()), 4),
+        **_weights(settings),
         "batch_size": batch_size,
         "device": str(family.device),
         "precision": _PRECISIONS[family.dtype],
@@ -65,13 +66,24 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
         "max_feature_cache_bytes": data.train_features is None,
         "batch_norm": not has_batch_norm,
         "reading": settings.loss in _OWN_DENOMINATORS,
-        "pair_weights": settings.loss in _EQUAL_TERMS,
-        "separation_weight": settings.loss is not Loss.ALIGNCLIP,
+        "pair_weights": settings.loss in _EQUAL_TERMS and not settings.pairwise_weight,
+        **{name: not weight for name, weight in _weights(settings).items()},
         "hard_negatives": not has_negatives,
         "worker_timeout_s": settings.workers == 0,
         "val_every_epochs": data.val is None,
     }
     return [name for name, is_unused in unused.items() if is_unused]
+
+
+def _weights(settings: LossSettings) -> dict[str, float]:
+    """What is added to the loss, with its weight in force."""
+    return {
+        "clip_weight": settings.clip_weight,
+        "pairwise_weight": settings.pairwise_weight,
+        "separation_weight": settings.separation,
+        "covariance_weight": settings.covariance_weight,
+        "hardness": settings.hardness,
+    }
 
 
 def facts_of(settings: TrainSettings, family: Family, data: RunData) -> dict[str, str]:

@@ -61,7 +61,18 @@ _IRRELEVANT = {
     "report",
 }
 # Settings that came after the first release: a run that leaves them alone is the one it was before.
-_LATER: dict[str, Any] = {"columns": [], "family": None, "text_model": None, "max_text_tokens": None}
+_LATER: dict[str, Any] = {
+    "columns": [],
+    "family": None,
+    "text_model": None,
+    "max_text_tokens": None,
+    "clip_weight": 0.0,
+    "pairwise_weight": 0.0,
+    "covariance_weight": 0.0,
+    "hardness": 0.0,
+    "temperature_per_modality": False,
+}
+_FORMER_DEFAULTS: dict[str, Any] = {"separation_weight": 0.5}  # what was written where now nothing is
 
 
 class RunFolder:
@@ -299,7 +310,7 @@ def run_digest(settings: TrainSettings) -> str:
         SourceError: the data named are not there.
     """
     relevant = {
-        name: value
+        name: _FORMER_DEFAULTS.get(name) if value is None else value
         for name, value in settings.model_dump(mode="json").items()
         if name not in _IRRELEVANT and (name not in _LATER or value != _LATER[name])
     }

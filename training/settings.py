@@ -209,13 +209,35 @@ class LossSettings(_Group):
     positives: Positives = Field(
         Positives.OWN, description="positives beside a pair's own: of pairs with the same image, or the same caption"
     )
-    separation_weight: float = Field(
-        0.5, ge=0, le=100, description="loss alignclip: weight of the separation within images and within texts"
+    clip_weight: float = Field(
+        0.0, ge=0, le=100, description="adds this many times CLIP's loss (image to text and text to image)"
+    )
+    pairwise_weight: float = Field(
+        0.0, ge=0, le=100, description="adds this many times the pairwise loss, with --pair-weights"
+    )
+    separation_weight: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="adds this many times the separation within images and within texts; default: 0.5 with loss "
+        "alignclip, else 0",
+    )
+    covariance_weight: float = Field(
+        0.0, ge=0, le=1e6, description="adds this many times the distance of the modalities' whitened covariances"
+    )
+    hardness: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="softmax losses: how many times its cosine is added to a negative's logit, without a gradient",
     )
     learn_temperature: bool = Field(
         True, description="train the temperature, down to 0.01 or the start's if that is lower"
     )
     temperature_per_pair: bool = Field(False, description="learn one temperature for each pair of modalities")
+    temperature_per_modality: bool = Field(
+        False, description="learn one temperature for images and one for texts; two vectors compare by their mean"
+    )
 
     @model_validator(mode="after")
     def check_terms(self) -> Self:
@@ -223,7 +245,11 @@ class LossSettings(_Group):
         weights = parse_pair_weights(self.pair_weights)
         if self.temperature_per_pair and not (self.learn_temperature and self.loss in (Loss.GCL, Loss.PAIRWISE)):
             raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
-        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights:
+        if self.temperature_per_modality and (self.temperature_per_pair or not self.learn_temperature):
+            raise ValueError("--temperature-per-modality needs a learned temperature, and not one for each pair")
+        if self.hardness and self.loss in (Loss.SIGMOID, Loss.NORMALIZED):
+            raise ValueError(f"--hardness: loss {self.loss} weighs its negatives otherwise")
+        if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights and not self.pairwise_weight:
             raise ValueError(f"--pair-weights: loss {self.loss} has two terms of equal weight, i>t and t>i")
         if self.loss in (Loss.CLIP, Loss.ALIGNCLIP, Loss.PAIRWISE) and self.reading not in (Reading.R2, Reading.R5):
             raise ValueError(f"--reading {self.reading}: loss {self.loss} has denominators of its own (those of R5)")
@@ -231,11 +257,21 @@ class LossSettings(_Group):
             raise ValueError(f"--reading {self.reading}: loss normalized has readings R2 and R5")
         if self.loss is Loss.SIGMOID and self.reading in (Reading.R1, Reading.R3):
             raise ValueError(f"--reading {self.reading}: loss sigmoid has no denominators, only R2, R4 and R5 differ")
-        if self.loss is not Loss.ALIGNCLIP and self.separation_weight != 0.5:
-            raise ValueError(f"--separation-weight: only loss alignclip separates, got loss {self.loss}")
         if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
             raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")
         return self
+
+    @property
+    def separation(self) -> float:
+        """Weight of the separation that is in force."""
+        if self.separation_weight is None:
+            return 0.5 if self.loss is Loss.ALIGNCLIP else 0.0
+        return self.separation_weight
+
+    @property
+    def compares_fused(self) -> bool:
+        """Whether any term compares fused vectors."""
+        return self.loss not in (Loss.CLIP, Loss.ALIGNCLIP) or self.pairwise_weight > 0 or self.covariance_weight > 0
 
 
 class OptimizerSettings(_Group):

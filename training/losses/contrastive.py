@@ -26,6 +26,7 @@ def contrastive_loss(
     terms: Terms = _GCL,
     anchors: slice | None = None,
     tile_size: int | None = None,
+    hardness: float = 0.0,
 ) -> Tensor:
     """The weighted mean of -log softmax over all (anchor, target modality) terms that have a positive.
 
@@ -43,6 +44,9 @@ def contrastive_loss(
         anchors: The rows that are anchors here; None: all. The mean is always over the anchors of the whole
             pool, so the sum of the losses of slices that make up the pool is the loss of the pool.
         tile_size: Anchors and candidates computed at a time; None: what is fast.
+        hardness: Times the cosine, without a gradient, added to the logits of rows of other instances whose modality
+            is a target of the anchor's (weight above 0): the nearer a negative, the more it counts (Lan et al. 2025,
+            as in sentence-transformers' `MultipleNegativesRankingLoss`, mode `in_batch_negatives`).
 
     Returns:
         Scalar, float32 whatever the inputs' precision (float64 stays float64); 0, with a graph, when there is
@@ -53,8 +57,16 @@ def contrastive_loss(
         pool = make_pool(rows, scale, terms, anchors)
         if len(pool.row_A) == 0:
             return pool.zero()
-        is_apart = terms.reading is Reading.R5
-        negatives = Negatives(pool.labels, pool.row_A, terms.needed(), pool.is_uniform, is_apart, tile_size)
+        hardness_33 = hardness * (pool.scale_33.new_tensor(terms.weights) > 0) if hardness else None
+        negatives = Negatives(
+            pool.labels,
+            pool.row_A,
+            terms.needed(),
+            is_uniform=pool.is_uniform and hardness_33 is None,
+            is_apart=terms.reading is Reading.R5,
+            tile_size=tile_size,
+            hardness_33=hardness_33,
+        )
         negatives_R3 = negatives_lse(negatives, pool.vectors_RD, pool.scale_33)
         logit_E = edge_logits(pool)
         denominator_P = _denominators(pool, terms.reading, negatives_R3, logit_E)

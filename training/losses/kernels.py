@@ -93,9 +93,10 @@ class _NegativesLse(torch.autograd.Function):
         kept: list[Tensor] = []
         keep = negatives.keeps_logits() and any(ctx.needs_input_grad)
         lse_R3 = vectors_RD.new_full((len(vectors_RD), NUM_MODALITIES), -torch.inf)
+        sharpness_33 = negatives.sharpness(scale_33)
         for strip in negatives.strips():
-            scale_T1 = scale_33[negatives.labels.modality_R[strip.rows], strip.slot, None]
-            anchors_TD = vectors_RD[strip.rows] * scale_T1
+            sharpness_T1 = sharpness_33[negatives.labels.modality_R[strip.rows], strip.slot, None]
+            anchors_TD = vectors_RD[strip.rows] * sharpness_T1
             lse_T = lse_R3[strip.rows, strip.slot]
             for tile in strip.tiles(negatives.step()):
                 logits_TS = negatives.logits(tile, anchors_TD, vectors_RD)

@@ -12,11 +12,14 @@ AlignCLIP's separation (Eslami and de Melo, "Mitigate the Gap", ICLR 2025, arXiv
 modality apart as far as their meanings differ; the form follows the authors' code (sarahESL/AlignCLIP,
 `align_clip/loss.py`).
 
+e5-omni (Chen et al., arXiv 2601.03666) whitens a batch's vectors and asks that what is compared has equal covariances.
+
 Shape legend: R = rows, D = width, N = instances, A = anchors, E = edges (an anchor and a row of its instance that it
 meets), P = edges to positives, S = distinct tokens of a batch, T = tokens of a caption.
 """
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -25,7 +28,16 @@ from torch.nn import functional
 from anykey.training.choices import Reading
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.losses.kernels import edge_logits, lse_with_edges, negatives_lse, negatives_softplus
-from anykey.training.losses.pool import CLIP_WEIGHTS, Needed, Negatives, Pool, Semantics, Terms, make_pool
+from anykey.training.losses.pool import (
+    CLIP_WEIGHTS,
+    Needed,
+    Negatives,
+    Pool,
+    Semantics,
+    Terms,
+    full_precision,
+    make_pool,
+)
 from anykey.training.losses.rows import NUM_MODALITIES, Rows
 
 _GCL = Terms()
@@ -237,6 +249,36 @@ def separation_loss(
         logit_P = edge_logits(pool)[pool.is_positive_E]
         negatives_P = negatives_R3[left_P, pool.labels.modality_R[left_P]]
         return (pool.share_E[pool.is_positive_E] * (torch.logaddexp(negatives_P, logit_P) - logit_P)).sum()
+
+
+def covariance_loss(rows: Rows, anchors: slice | None = None) -> Tensor:
+    """How much the modalities' covariances differ after all rows were whitened together: e5-omni's CORAL term.
+
+    The mean over each two modalities of |C_a - C_b|^2 / (4 D^2). Whitened (Cholesky, as in Ermolov et al., arXiv
+    2007.06346) by the covariance of all rows, of whose mean variance a hundredth is added to the diagonal: a batch may
+    have fewer rows than D. Hard negatives take no part, nor modalities with fewer than two rows.
+
+    Args:
+        rows: Unit vectors with their labels: the whole pool.
+        anchors: The rows whose share of the loss is computed here, as in `contrastive_loss`: slices add up to the pool.
+
+    Returns:
+        Scalar, float32 whatever the inputs' precision (float64 stays float64).
+    """
+    with torch.autocast(rows.vectors_RD.device.type, enabled=False):
+        vectors_RD = full_precision(rows.vectors_RD)
+        counts_R = torch.ones_like(rows.modality_R, dtype=torch.bool) if rows.owner_R is None else rows.owner_R < 0
+        parts = [vectors_RD[counts_R & (rows.modality_R == modality)] for modality in range(NUM_MODALITIES)]
+        parts = [part for part in parts if len(part) > 1]
+        if len(parts) < 2:
+            return vectors_RD.sum() * 0
+        covariance_DD = torch.cat(parts).T.cov()
+        ridge = 0.01 * covariance_DD.diagonal().mean()
+        factor_DD = torch.linalg.cholesky(covariance_DD + ridge * torch.eye(len(covariance_DD)).to(covariance_DD))
+        whitened = [torch.linalg.solve_triangular(factor_DD, part.T, upper=False).cov() for part in parts]
+        distances = [(one - other).square().sum() for one, other in combinations(whitened, 2)]
+        share = 1.0 if anchors is None else len(range(*anchors.indices(len(rows)))) / len(rows)
+        return share * torch.stack(distances).mean() / (4 * vectors_RD.shape[1] ** 2)
 
 
 def caption_semantics(tokens_NT: Tensor, padding: int = 0) -> Tensor:

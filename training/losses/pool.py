@@ -244,6 +244,8 @@ class Negatives:
         tile_size: Anchors and candidates of a tile; None: what is fast. Given, no logits are kept.
         bias_R: Added to the logits of each candidate, without a gradient; None: nothing.
         semantics: What a logit is multiplied with; None: nothing.
+        hardness_33: Times the cosine, added to the logits of each modality of an anchor and of a candidate, without a
+            gradient; None: nothing.
     """
 
     labels: Labels
@@ -254,6 +256,7 @@ class Negatives:
     tile_size: int | None = None
     bias_R: Tensor | None = None
     semantics: Semantics | None = None
+    hardness_33: Tensor | None = None
 
     def keeps_logits(self) -> bool:
         """Whether all logits are so few that they may stay in memory until the backward pass."""
@@ -301,6 +304,10 @@ class Negatives:
             meets_3 = torch.tensor([row[slot] for row in self.needed], device=modality_A.device)
             yield slot, self.row_A[meets_3[modality_A]], self.labels.row_C[modality_R[self.labels.row_C] == slot]
 
+    def sharpness(self, scale_33: Tensor) -> Tensor:
+        """What a cosine is multiplied with to be a logit: the inverse temperature and what hardness adds to it."""
+        return scale_33 if self.hardness_33 is None else scale_33 + self.hardness_33
+
     def logits(self, tile: Tile, anchors_TD: Tensor, vectors_RD: Tensor) -> Tensor:
         """Logits of a tile, -inf where the candidate is no negative of the anchor."""
         logits_TS = anchors_TD @ vectors_RD[tile.candidates].T
@@ -335,11 +342,12 @@ class Negatives:
             scale_T1 = scale_33[modality_T, strip.slot, None]
             own_TD = vectors_RD[strip.rows]
             anchors_TD = own_TD * scale_T1
+            sharp_TD = own_TD * self.sharpness(scale_33)[modality_T, strip.slot, None]
             pull_TD = torch.zeros_like(anchors_TD)
             for tile in strip.tiles(self.step()):
                 logits_TS = next(kept, None)
                 if logits_TS is None:
-                    logits_TS = self.logits(tile, anchors_TD, vectors_RD)
+                    logits_TS = self.logits(tile, sharp_TD, vectors_RD)
                 weights_TS = weigh(tile, logits_TS)
                 if self.semantics is not None:
                     weights_TS *= self.semantics.distances(tile)

@@ -88,13 +88,19 @@ def denominator(rows: Rows, terms: Terms, anchor: int, target: int, positive: in
     }[terms.reading]
 
 
-def loop_over_terms(rows: Rows, scale: Tensor, terms: Terms, anchors: slice | None = None) -> Tensor:
+def loop_over_terms(
+    rows: Rows, scale: Tensor, terms: Terms, anchors: slice | None = None, hardness: float = 0.0
+) -> Tensor:
     """`contrastive_loss` as loops over anchors, target modalities and positives."""
     scale_33 = scale.expand(3, 3)
     modality = rows.modality_R.tolist()
 
     def logit(anchor: int, other: int) -> Tensor:
-        return scale_33[modality[anchor], modality[other]] * (rows.vectors_RD[anchor] @ rows.vectors_RD[other])
+        cosine = rows.vectors_RD[anchor] @ rows.vectors_RD[other]
+        is_target = terms.weights[modality[anchor]][modality[other]] > 0
+        is_in_batch = not is_hard(rows, other) and rows.instance_R[other] != rows.instance_R[anchor]
+        harder = hardness * cosine.detach() if is_target and is_in_batch else 0.0
+        return scale_33[modality[anchor], modality[other]] * cosine + harder
 
     total, sum_of_weights = rows.vectors_RD.sum() * 0, 0.0
     for anchor in (r for r in range(len(rows)) if not is_hard(rows, r)):

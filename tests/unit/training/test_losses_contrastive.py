@@ -66,13 +66,14 @@ def test_any_terms_give_the_loops(terms: Terms) -> None:
 
 
 @settings(max_examples=70, deadline=None)
-@given(drawn_rows(), drawn_terms(), st.booleans(), st.sampled_from([None, 1, 3]))
+@given(drawn_rows(), drawn_terms(), st.booleans(), st.sampled_from([None, 1, 3]), st.sampled_from([0.0, 4.0]))
 def test_any_rows_give_the_value_and_gradient_of_the_loops(
-    rows: Rows, terms: Terms, per_pair: bool, tile_size: int | None
+    rows: Rows, terms: Terms, per_pair: bool, tile_size: int | None, hardness: float
 ) -> None:
     rows = with_grad(rows)
     scale = (torch.linspace(2, 10, 9, dtype=torch.float64).view(3, 3) if per_pair else number(6.0)).requires_grad_()
-    found, expected = contrastive_loss(rows, scale, terms, tile_size=tile_size), loop_over_terms(rows, scale, terms)
+    found = contrastive_loss(rows, scale, terms, tile_size=tile_size, hardness=hardness)
+    expected = loop_over_terms(rows, scale, terms, hardness=hardness)
     torch.testing.assert_close(found, expected, **EXACT)
     if expected.requires_grad:
         found_grads = torch.autograd.grad(found, (rows.vectors_RD, scale))

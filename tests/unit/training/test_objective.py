@@ -25,6 +25,7 @@ from anykey.training.losses import (
     Terms,
     caption_semantics,
     contrastive_loss,
+    covariance_loss,
     separation_loss,
     sigmoid_loss,
 )
@@ -187,7 +188,9 @@ def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, featu
         ({"reading": "R4", "pair_weights": ["i>i=1"]}, "no --pair-weights within a modality"),
         ({"pair_weights": ["i>t=1", " i>t=5"]}, "i>t has a weight already"),
         ({"loss": "sigmoid", "reading": "R3"}, "loss sigmoid has no denominators"),
-        ({"separation_weight": 0.1}, "only loss alignclip separates"),
+        ({"loss": "sigmoid", "hardness": 1.0}, "loss sigmoid weighs its negatives otherwise"),
+        ({"temperature_per_modality": True, "temperature_per_pair": True}, "and not one for each pair"),
+        ({"temperature_per_modality": True, "learn_temperature": False}, "needs a learned temperature"),
         ({"loss": "sigmoid", "temperature_per_pair": True}, "needs a learned temperature and loss gcl or pairwise"),
         ({"start": "x", "lock_image": True, "min_crop": 0.5}, "--min-crop.* need --unlocked-image-groups"),
     ],
@@ -195,6 +198,37 @@ def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, featu
 def test_settings_that_the_loss_cannot_honour_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         make_settings(Path("-"), Path("-"), **changes)
+
+
+def test_a_sum_is_the_sum_of_its_terms(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    parts = {loss: loss_of(batch, features, loss=loss) for loss in ("clip", "pairwise", "alignclip")}
+    separation = 2 * (parts["alignclip"] - parts["clip"])  # which it adds at a half
+    covariance = covariance_loss(rows_of(batch, features))
+    weights = {"clip_weight": 3.0, "pairwise_weight": 0.5, "separation_weight": 0.25, "covariance_weight": 100.0}
+    for loss in ("gcl", "sigmoid", "normalized"):
+        alone = loss_of(batch, features, loss=loss)
+        expected = alone + 3 * parts["clip"] + 0.5 * parts["pairwise"] + 0.25 * separation + 100 * covariance
+        torch.testing.assert_close(loss_of(batch, features, loss=loss, **weights), expected)
+    assert all(part > 0.01 for part in (*parts.values(), separation, 100 * covariance))
+
+
+def test_one_temperature_a_modality_is_the_mean_of_two(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+    """A fused vector's is the mean of its image's and its text's, a pair's of those of both its vectors."""
+    towers = make_towers()
+    settings = make_settings(Path("-"), Path("-"), temperature_per_modality=True)
+    objective = Objective(settings, towers.log_scale, towers.bias, True)
+    loss = objective(towers.rows(features, batch), batch, Processes())
+    torch.testing.assert_close(loss, loss_of(batch, features))
+    loss.backward()
+    assert objective.log_scales is not None
+    assert objective.log_scales.grad is not None
+    assert objective.log_scales.grad.abs().min() > 0
+    with torch.no_grad():
+        objective.log_scales.copy_(-torch.tensor([0.02, 0.04]).log())
+    expected = torch.tensor([[0.02, 0.03, 0.025], [0.03, 0.04, 0.035], [0.025, 0.035, 0.03]])
+    torch.testing.assert_close(1 / objective.scale(), expected)
+    objective.bound_temperatures()
+    assert 1 / towers.log_scale.exp().item() == pytest.approx(math.sqrt(0.02 * 0.04))
 
 
 def test_alignclip_adds_the_separation_of_images_and_of_texts(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
