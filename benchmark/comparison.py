@@ -21,8 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from anykey.benchmark.answers import REPORT
+from anykey.benchmark.datasets import open_dataset
 from anykey.benchmark.errors import ReportError
 from anykey.benchmark.metrics import resampled
+from anykey.benchmark.scoring import metrics_of
 from anykey.benchmark.settings import CompareSettings, GateSettings, parse_bounds
 from anykey.program.files import replace_file
 from anykey.program.settings import plain_console
@@ -145,10 +147,11 @@ def run_gate(settings: GateSettings) -> int:
     """
     from anykey.benchmark.quality import run
 
-    baseline = Run.read(settings.against) if settings.against else None
+    baseline, bounds = Run.read(settings.against) if settings.against else None, parse_bounds(settings.at_least)
+    check_names(settings, bounds, baseline)
     run(settings)
     measured = Run.read(settings.output)
-    reasons = too_low(measured, parse_bounds(settings.at_least))
+    reasons = too_low(measured, bounds)
     if baseline is not None:
         reasons += worse(baseline, measured)
     out = plain_console()
@@ -157,6 +160,26 @@ def run_gate(settings: GateSettings) -> int:
     if not reasons:
         out.print(Text("gate open", "bold green"))
     return FAILED if reasons else 0
+
+
+def check_names(settings: GateSettings, bounds: Mapping[str, float], baseline: Run | None) -> None:
+    """Makes sure that what will be measured has the names that the gate asks for, before it takes its time.
+
+    Raises:
+        DatasetError: the dataset is wrong, or a named task is not in it.
+        ReportError: a bound is of no number of these tasks, or the baseline has none of them.
+    """
+    from anykey.benchmark.quality import chosen_tasks
+
+    dataset = open_dataset(settings.dataset, settings.format, settings.split, settings.options)
+    tasks = chosen_tasks(dataset.tasks(), settings.tasks, settings.pools)
+    for name in bounds:
+        wanted, _, metric = name.rpartition(" ")
+        among = [task for task in tasks if not wanted or wanted in (task.name, task.title, *task.aliases)]
+        if not any(metric in (HEADLINE, *metrics_of(task, settings.cutoffs)) for task in among):
+            raise ReportError(f"nothing that would be measured is called '{name}'")
+    if baseline and not {(task.name, task.candidates) for task in tasks} & {row[:2] for row in baseline.rows()}:
+        raise ReportError(f"{settings.against} has none of the tasks that would be measured")
 
 
 def compared(runs: Sequence[Run], metric: str = HEADLINE) -> list[Line]:

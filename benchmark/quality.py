@@ -20,7 +20,7 @@ from anykey.benchmark.page.page import write_page
 from anykey.benchmark.page.worst import worst_queries
 from anykey.benchmark.report import PAGE, Report, forget_report, summary_lines, tables, write_report
 from anykey.benchmark.runs import run_name, write_run
-from anykey.benchmark.scoring import TaskResult, hits_needed, score
+from anykey.benchmark.scoring import TaskResult, headline_if_ties_lost, hits_needed, score
 from anykey.benchmark.served_index import build, check_keys, wait_for_version
 from anykey.benchmark.settings import QualitySettings
 from anykey.program.progress import progress
@@ -122,12 +122,12 @@ async def measure(settings: QualitySettings) -> Report:
     files = dataset.extra_files(rankings, scores)
     for name, text in files.items():
         (settings.output / name).write_text(text, encoding="utf-8", newline="")
-    report = Report.of(settings, dataset, info, judged, warnings, list(files))
     measured = [
         (result, round.queries, answers)
         for round, (result, answers) in zip(rounds, results, strict=True)
         if result is not None
     ]
+    report = Report.of(settings, dataset, info, judged, [*warnings, *tie_warnings(measured)], list(files))
     worst, unread = worst_queries(measured, dataset, settings.worst)
     losses = losses_of([(result, answers) for result, _, answers in measured])
     return replace(report, losses=losses, worst=worst, unread=unread)
@@ -240,6 +240,24 @@ def unjudged_warnings(rounds: Sequence[Round]) -> list[str]:
         "the answers to themselves"
         for round in rounds
         if not is_judged(round.queries)
+    ]
+
+
+def tie_warnings(measured: Sequence[tuple[TaskResult, Sequence[Query], Mapping[str, Answer]]]) -> list[str]:
+    """A note where headlines hang on the order of hits that score alike, as far as a table shows it."""
+    found = []
+    for result, queries, answers in measured:
+        harsh, value = headline_if_ties_lost(result.task, queries, answers), result.headline.value
+        if round(value - harsh, 3) > 0:
+            way = ", every key compared" if result.exact else ""
+            found.append((value - harsh, f"{result.task.title} ({result.task.candidates}{way})", result, harsh))
+    if not found:
+        return []
+    _, name, result, harsh = max(found, key=lambda each: each[0])
+    return [
+        f"{len(found)} of {len(measured)} headlines hang on the order of keys that score alike, most that of {name}: "
+        f"{result.task.headline} is {result.headline.value:.3f}, and {harsh:.3f} with relevant keys behind the others "
+        "of their score. Does the model give different keys one vector?"
     ]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,17 @@ def ranked(hits: Sequence[Hit], relevant: Mapping[str, int], task: Task) -> list
     if not task.ties_lose:
         return list(hits)
     return sorted(hits, key=lambda hit: (-hit.score, hit.key in relevant))
+
+
+def headline_if_ties_lost(task: Task, queries: Sequence[Query], answers: Mapping[str, Answer]) -> float:
+    """What the headline would be if a relevant key counted as behind all hits of its score.
+
+    Where that is another number than the headline, the order of hits that score alike decides it, which says nothing of
+    the model: one that gives every key the same vector gets what the order of the corpus gives it.
+    """
+    harsh, qrels = replace(task, ties_lose=True), {query.id: query.relevant for query in queries}
+    rankings = {query: ranking_of(answers[query].hits, relevant, harsh) for query, relevant in qrels.items()}
+    return float(measured([task.headline], rankings, qrels)[task.headline].mean())
 
 
 def mean_number(mean: Mean, results: Mapping[Task, TaskResult], metric: str | None) -> Number | None:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from anykey.program.settings import ProgramSettings
@@ -251,6 +251,13 @@ class GateSettings(QualitySettings):
         """Refuses what is no `NAME=NUMBER`."""
         parse_bounds(value)
         return value
+
+    @model_validator(mode="after")
+    def require_a_condition(self) -> Self:
+        """Refuses a gate that nothing could close."""
+        if not self.at_least and self.against is None:
+            raise ValueError("expected at_least, against or both: without either the gate is always open")
+        return self
 
 
 def parse_bounds(assignments: Sequence[str]) -> dict[str, float]:

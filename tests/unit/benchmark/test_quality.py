@@ -477,7 +477,13 @@ def test_how_many_queries_a_page_shows_decides_no_answer(oracle: Oracle, tmp_pat
             "gate closed: shapesworld 1 text -> text (local) recall@1 is 0.5",
         ),
         (["headline=1.0", "recall@1=0.99"], 3, "gate closed: Local pool, mean over tasks, recall@1 is 0.7500"),
-        (["speed=1"], 2, "nothing that was measured is called 'speed'"),
+        (["speed=1"], 2, "nothing that would be measured is called 'speed'"),
+        (
+            ["mbeir_shapesworld_task8 mrr=0.3"],
+            2,
+            "nothing that would be measured is called 'mbeir_shapesworld_task8 mrr'",
+        ),
+        ([], 2, "expected at_least, against or both"),
         (["speed"], 2, "expected something like success@10=0.5, got 'speed'"),
     ],
 )
@@ -488,6 +494,7 @@ def test_a_gate_is_closed_by_a_number_that_is_too_low(
         paths = ["--dataset", str(oracle.dataset.root), "--url", fake.url, "--output", str(tmp_path / "out")]
         given = [part for bound in bounds for part in ("--at-least", bound)]
         assert main(["gate", *paths, "--tasks", "0,1,2,3", "--pools", "local", "--worst", "0", *given]) == code
+    assert bool(fake.bodies) == (code != 2), "a gate that cannot be told open from closed takes no time"
     printed = capsys.readouterr()
     assert said in (printed.out + printed.err).replace("\n", " ")
 
@@ -500,12 +507,28 @@ def test_a_gate_is_closed_by_a_significant_fall(
         assert main(["quality", *paths, "--url", fake.url, "--output", str(tmp_path / "good")]) == 0
         against = ["--against", str(tmp_path / "good" / "results.json")]
         assert main(["gate", *paths, "--url", fake.url, "--output", str(tmp_path / "again"), *against]) == 0
+        fake.bodies.clear()
+        others = ["--url", fake.url, "--output", str(tmp_path / "others"), *against]
+        assert main(["gate", "--dataset", str(oracle.dataset.root), "--pools", "global", *others]) == 2
+        assert not fake.bodies
     service = oracle.service(perfect=True)
     perfect = service.answer
     service.answer = lambda body: perfect(body)[6:]
     with serving(service) as fake:
         assert main(["gate", *paths, "--url", fake.url, "--output", str(tmp_path / "bad"), *against]) == 3
     assert "mean over tasks (local) headline fell from 1.0000 to 0.0" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_scores_that_hang_on_the_order_of_ties_are_said(oracle: Oracle, tmp_path: Path) -> None:
+    service = oracle.service(perfect=True)
+    perfect = service.answer
+    service.answer = lambda body: [(key, 0.5, modality) for key, _, modality in perfect(body)]
+    with serving(service) as fake:
+        run(settings(oracle, fake.url, tmp_path, tasks=["0"], pools=["local"]))
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert report["results"][0]["metrics"]["success@5"] == 1
+    (warning,) = report["warnings"]
+    assert "success@5 is 1.000, and 0.000 with relevant keys behind the others of their score" in warning
 
 
 def test_an_endpoint_that_serves_another_index_is_noticed(oracle: Oracle) -> None:
