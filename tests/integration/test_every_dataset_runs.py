@@ -18,6 +18,7 @@ from anykey.benchmark.scoring import hits_needed, score
 from anykey.index.__main__ import main as index
 from anykey.service.app import create_app
 from tests.models import tiny_checkpoint
+from tests.pictures import encoded, plain
 from tests.serving import make_settings, running, until
 from tests.unit.benchmark.conftest import mini as mini
 from tests.unit.benchmark.conftest import shapesworld_dir as shapesworld_dir
@@ -34,9 +35,9 @@ Mini = Callable[[str], Path]
 def fashioniq(mini: Mini, folder: Path) -> Path:
     """Without the missing images of the real set, which would leave queries out."""
     root = Path(shutil.copytree(mini("fashioniq") / "fashion-iq", folder / "fashion-iq"))
-    some = next((root / "images").iterdir())
-    for name in json.loads((mini("fashioniq") / "expected/missing_images.json").read_text())["missing_images"]:
-        shutil.copy(some, root / "images" / f"{name}.jpg")
+    missing = json.loads((mini("fashioniq") / "expected/missing_images.json").read_text())["missing_images"]
+    for number, name in enumerate(missing):
+        (root / "images" / f"{name}.jpg").write_bytes(encoded(plain((250, 10, number)), "PNG"))
     return root
 
 
