@@ -81,6 +81,25 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", size)
         self._command("Emulation.setEmulatedMedia", {"media": kind, "features": features})
 
+    def allow_clipboard(self) -> None:
+        """Lets pages read what they copied."""
+        self._command("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+
+    @contextmanager
+    def other(self) -> Iterator[None]:
+        """Looks at the newest of the windows that a page opened, and closes it afterwards."""
+        here = self._ask("GET", "window")
+        give_up_s = time.monotonic() + WAIT_S
+        while not (others := [one for one in self._ask("GET", "window/handles") if one != here]):
+            assert time.monotonic() < give_up_s, "no window was opened"
+            time.sleep(0.02)
+        self._ask("POST", "window", {"handle": others[-1]})
+        try:
+            yield
+        finally:
+            self._ask("DELETE", "window")
+            self._ask("POST", "window", {"handle": here})
+
     def forget(self) -> None:
         """Empties the cache."""
         self._command("Network.enable", {})

@@ -1,10 +1,8 @@
 // The box: words, pictures and results in one place, and what narrows a search.
 
-import { button, foreign, icon, make, picture, sized } from "./elements.js";
+import { button, make } from "./elements.js";
 import { say } from "./languages.js";
-import { recall } from "./pictures.js";
 import { MODALITIES, hasBalance } from "./query.js";
-import { addressOf, ask } from "./service.js";
 
 export const DRAGGED = "application/x-anykey-key";
 const at = (id) => document.getElementById(id);
@@ -123,13 +121,10 @@ export class Box {
     at("clear").hidden = !this.query.text && !this.query.chips.length;
   }
 
-  #showChips() {
-    const old = new Map([...at("chips").children].map((chip) => [chip.dataset.name, chip]));
-    const chips = this.query.chips.map((chip) => {
-      const name = `${chip.isNegative ? "-" : "+"}${chip.key === undefined ? "i" : "k"}${chip.key ?? chip.image}`;
-      return old.get(name) ?? this.#chip(chip, name);
-    });
-    at("chips").replaceChildren(...chips);
+  async #showChips() {
+    if (!this.query.chips.length) return at("chips").replaceChildren();
+    const { showChips } = await import("./chips.js");
+    showChips(at("chips"), this.query.chips, this.known, (chips) => this.#change({ chips }));
   }
 
   async #showFilters() {
@@ -139,33 +134,6 @@ export class Box {
     const { chipsOf } = filters.length ? await import("./conditions.js") : { chipsOf: () => [] };
     if (idOf(this.query.filters) !== idOf(filters)) return;
     at("filters-shown").replaceChildren(...chipsOf(filters, (changed) => this.#change({ filters: changed })));
-  }
-
-  #chip(chip, name) {
-    const label = chip.key ?? say("picture");
-    const isThis = (one) => one.key === chip.key && one.image === chip.image;
-    const turn = () => this.#change({
-      chips: this.query.chips.map((one) => (isThis(one) ? { ...one, isNegative: !one.isNegative } : one)),
-    });
-    const remove = () => this.#change({ chips: this.query.chips.filter((one) => !isThis(one)) });
-    const face = make("span", { className: "face" });
-    this.#showFace(face, chip);
-    const shown = make("span", { className: `chip${chip.isNegative ? " negative" : ""}` },
-      button(`${say(chip.isNegative ? "negative" : "positive")}: ${label}`, chip.isNegative ? "less" : "more", turn),
-      face, foreign(label.slice(0, 40), "bdi", { className: "label" }), button(`${say("remove")}: ${label}`, "close", remove));
-    shown.dataset.name = name;
-    return shown;
-  }
-
-  async #showFace(face, chip) {
-    if (chip.image) return face.append(picture(recall(chip.image)));
-    if (!this.known.has(chip.key)) {
-      const found = await ask(addressOf(chip.key)).catch(() => null); // the search says what is wrong with it
-      if (found) this.known.set(chip.key, found);
-    }
-    const hit = this.known.get(chip.key);
-    const address = hit?.payload?.image_urls?.[0];
-    face.append(address ? picture(sized(address, 64)) : icon(hit?.modality ?? "text"));
   }
 
   #showOptions() {

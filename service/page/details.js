@@ -121,8 +121,7 @@ export class Details {
       button(say("more"), "more", () => this.#like(false), { text: true, className: "act" }),
       button(say("less"), "less", () => this.#like(true), { text: true, className: "act" }),
       copyButton(say("copyKey"), "copy", () => hit.key),
-      addresses.length ? copyButton(say("copyImage"), "link", () => new URL(addresses[0], document.baseURI).href) : null,
-      addresses.length ? make("a", { className: "act", href: addresses[0], target: "_blank", rel: "noopener", onclick: hasKey() ? openGuarded : null }, icon("image"), say("openImage")) : null);
+      ...(addresses.length ? linksTo(addresses[0]) : []));
     this.dialog.replaceChildren(this.#top(hit.key),
       make("div", { className: "inside" }, addresses.length ? images : null,
         make("div", { className: "facts" }, said, actions, this.#facts(hit), whyOf(partScores, body),
@@ -155,12 +154,22 @@ function showImages(place, addresses, key, start = 0) {
   place.append(more);
 }
 
-/** Opens an image that only whoever has the key is given. */
-async function openGuarded(event) {
-  event.preventDefault();
-  const { href } = event.currentTarget;
-  const { fetched } = await import("./guarded.js");
-  open(await fetched(href), "_blank", "noopener");
+/** What copies the address of an image, and what opens it. With an API key the page fetches it, for a link sends none. */
+function linksTo(address) {
+  const { href } = new URL(address, document.baseURI);
+  if (!hasKey()) {
+    return [copyButton(say("copyImage"), "link", () => href),
+      make("a", { className: "act", href, target: "_blank", rel: "noopener" }, icon("image"), say("openImage"))];
+  }
+  const opens = button(say("openImage"), "image", async () => {
+    const { fetched } = await import("./guarded.js");
+    try {
+      open(await fetched(href), "_blank", "noopener");
+    } catch (error) {
+      opens.lastChild.textContent = error.message;
+    }
+  }, { text: true, className: "act" });
+  return [copyButton(say("copyImage"), "link", () => href, say("copiedGuarded")), opens];
 }
 
 /** How well the key matches each part of what was searched for. */

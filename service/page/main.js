@@ -3,6 +3,7 @@
 import { Box } from "./box.js";
 import { nameAll } from "./elements.js";
 import { changeLanguage, language, say } from "./languages.js";
+import "./pictures.js"; // for others: what all import is asked for at once here
 import { fromAddress, isEmpty, nothing, toAddress } from "./query.js";
 import { Results } from "./results.js";
 import { ask, askForKey, hasKey, serviceAddress } from "./service.js";
@@ -36,7 +37,7 @@ const on = {
     box.addKey(hit.key, hit, isNegative);
     at("words").focus({ preventScroll: true });
   },
-  note: (sentence) => status(sentence),
+  note: (sentence) => (last.notes = [...last.notes.filter((one) => one !== sentence), sentence]),
   words: (text) => change({ ...nothing(), text }, {}),
 };
 const box = new Box(change, trouble, () => panelOfFilters().then((panel) => panel.toggle(query)));
@@ -189,9 +190,8 @@ function watchEnd() {
 
 function showStatus() {
   const number = results.numRelevant && results.isPastLine ? say("relevant", { n: results.numRelevant }) : say("found", { n: results.hits.size });
-  const facts = [number, say("took", { ms: last.timings_ms.total.toFixed(0) })];
-  if (last.cached) facts.push(say("cached"));
-  status([facts.join(" · "), ...last.notes].join(" · "));
+  const took = say("took", { ms: last.timings_ms.total.toFixed(0) });
+  status([number, took, ...(last.cached ? [say("cached")] : []), ...last.notes].join(" · "));
   at("show-code").hidden = false;
 }
 

@@ -2,6 +2,7 @@
 
 export const sentences = {
   close: "Schließen", copyKey: "Schlüssel kopieren", copyImage: "Bildadresse kopieren", openImage: "Bild öffnen", copied: "Kopiert",
+  copiedGuarded: "Kopiert. Sie öffnet sich nur mit einem API-Schlüssel.",
   earlier: "Voriger", later: "Nächster", rank: "Rang", metadata: "Metadaten", pools: "Bestände", none: "keine", why: "Warum es passt",
   whyImage: "das Bild", whyText: "die Wörter", whyKey: "wie {key}", less_: "weniger wie", request: "Diese Suche als Code", times: "Wo die Zeit blieb",
   explain: "Diese Suche erklären", copy: "Kopieren", total: "gesamt", characters: "... noch {n} Zeichen", read: "lesen", decode: "dekodieren",

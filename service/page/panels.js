@@ -5,7 +5,7 @@ import { addSentences, say } from "./languages.js";
 
 const MOST_CHARACTERS = 20_000;
 const MOST_ENTRIES = 200;
-const AGAIN_AFTER_MS = 1500;
+const READ_MS = 60; // a character, and at least 1500 ms in all
 
 Object.assign(DRAWINGS, {
   copy: "M9 9h11v11H9z M15 9V4H4v11h5",
@@ -42,12 +42,11 @@ export function head(dialog, title) {
   return make("header", { role: "none" }, make("h2", { id: `${dialog.id}-title`, textContent: title }), button(say("close"), "close", () => dialog.close()));
 }
 
-/** Puts text on the clipboard; also where the page came over plain HTTP, which gives pages no clipboard. */
+/** Puts text on the clipboard. */
 export async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch { /* a page that came over plain HTTP has no clipboard, and others may be refused it */ }
   const field = make("textarea", { value: text, className: "unseen" });
   (document.querySelector("dialog[open]") || document.body).append(field);
   field.select();
@@ -56,11 +55,11 @@ export async function copy(text) {
 }
 
 /** A button that copies a text, and says for a moment that it did. */
-export function copyButton(name, drawing, textOf) {
+export function copyButton(name, drawing, textOf, done = say("copied")) {
   const copies = button(name, drawing, async () => {
     await copy(textOf());
-    copies.lastChild.textContent = say("copied");
-    setTimeout(() => (copies.lastChild.textContent = name), AGAIN_AFTER_MS);
+    copies.lastChild.textContent = done;
+    setTimeout(() => (copies.lastChild.textContent = name), Math.max(1500, READ_MS * done.length));
   }, { text: true, className: "act" });
   return copies;
 }
@@ -69,7 +68,7 @@ export function copyButton(name, drawing, textOf) {
 export function tree(value) {
   if (value === null || typeof value !== "object") return foreign(String(value).slice(0, MOST_CHARACTERS), "span");
   if (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object")) {
-    return foreign(value.slice(0, MOST_ENTRIES).join(", "), "span");
+    return foreign(value.slice(0, MOST_ENTRIES).join(", ") || say("none"), "span");
   }
   const entries = Object.entries(value).slice(0, MOST_ENTRIES);
   return make("dl", { className: "tree" },

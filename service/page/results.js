@@ -9,6 +9,7 @@ import { Refusal, ask } from "./service.js";
 const PAGE = 48;
 const DEPTH_WITH_WORDS = 1000; // how far the service joins words with the rest
 const SHOWN_CHARACTERS = 400;
+const SHORT_CHARACTERS = 80; // of a text that is shown large
 const WALKING = new Set(["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Home", "End", "m", "l"]);
 const AT_CUT = 0.25; // of its bar a hit has that is just still relevant
 
@@ -62,8 +63,8 @@ export class Results {
 
   /** What is shown, to be shown again. */
   keep() {
-    const { query, body, hasCutoff, offset, snapshot, isDone, hits, best, cut, numRelevant, lineAt } = this;
-    return { query, body, hasCutoff, offset, snapshot, isDone, hits, best, cut, numRelevant, lineAt };
+    const { maxDepth: _, maxK: __, ...kept } = this;
+    return kept;
   }
 
   /** Shows what was kept, and goes on from there. */
@@ -215,7 +216,7 @@ function facesOf(hit) {
   const faces = [];
   if (addresses.length) faces.push(picture(sized(addresses[0], 256), { className: "seen" }));
   if (addresses.length > 1) faces.push(make("span", { className: "count", textContent: `1/${addresses.length}` }));
-  if (text) faces.push(foreign(text.slice(0, SHOWN_CHARACTERS), "span", { className: "said" }));
+  if (text) faces.push(foreign(text.slice(0, SHOWN_CHARACTERS), "span", { className: text.length > SHORT_CHARACTERS ? "said" : "said short" }));
   if (!faces.length) faces.push(foreign(hit.key.slice(0, SHOWN_CHARACTERS), "span", { className: "said" }));
   return [make("span", { className: `face ${addresses.length ? (text ? "fused" : "image") : "text"}` }, ...faces)];
 }

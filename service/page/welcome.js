@@ -38,7 +38,7 @@ function showExamples(shown, keys, on) {
   if (!examples.length) return;
   shown.append(make("span", { textContent: say("tries") }));
   for (const text of examples) {
-    const asks = button(text, null, () => on.words(text), { className: "example" });
+    const asks = button(text, null, () => on.words(text), { className: "act example" });
     asks.append(foreign(text));
     asks.removeAttribute("title");
     shown.append(asks);

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search_page import ADDRESS, BIDI, MARKUP, TEXT, Page, colour
+from tests.search_page import ADDRESS, ARABIC, BIDI, MARKUP, TEXT, Page, colour
 from tests.service_inputs import png
 
 SIDEWAYS = "return document.scrollingElement.scrollWidth - innerWidth"
@@ -92,6 +92,53 @@ def test_pictures_are_pasted_dropped_and_picked_and_kept_in_the_session(page: Pa
     page.until_first("p20")
     page.open("?image=0123456789abcdef&like=p10")
     page.until(lambda: "link" in page.text("#trouble"), "the lost picture is told")
+
+
+def test_a_phone_takes_a_photo_and_what_is_no_picture_is_refused(page: Page, tmp_path: Path) -> None:
+    page.window.show_as(390, 844)
+    page.open()
+    assert page.run("return [camera.accept, camera.getAttribute('capture')]") == ["image/*", "environment"]
+    (tmp_path / "taken.png").write_bytes(png(colour(30)))
+    page.window.type("#camera", str(tmp_path / "taken.png"))
+    page.until_first("p30")
+    page.run(GIVE_FILE, "drop", base64.b64encode(b"no picture").decode())
+    page.says("#trouble", "cannot decode")
+    page.click(".chip:last-of-type .plain", "Remove")
+    page.until(lambda: page.run("return document.getElementById('trouble').hidden"), "all is well without it")
+    page.window.console()
+
+
+def test_keys_addresses_and_requests_are_copied(page: Page) -> None:
+    page.window.allow_clipboard()
+    copied = "return navigator.clipboard.readText()"
+    page.open("?like=p30&only=image&fold=1")
+    page.until(lambda: page.shown(), "hits")
+    assert "similar" in page.text("#hits"), "near-duplicates are folded"
+    page.click("#hits .open")
+    key = page.until(lambda: page.run(TEXT, "#details h2"), "details")
+    page.text("#details .curating")  # all of it is there
+    page.window.click("#details .act:nth-child(3)")
+    page.until(lambda: page.run(copied) == key, "the key")
+    page.window.click("#details .act:nth-child(4)")
+    page.until(lambda: page.run(copied) == f"{page.address}keys/{key}/image", "the address of its image")
+    page.window.click("#details .act:nth-child(5)")
+    with page.window.other():
+        page.until(lambda: page.run("return document.images[0]?.naturalWidth"), "the image itself")
+    page.click("#details header button:last-child")
+    page.click("#show-code")
+    page.window.click("#code .row .act")
+    page.until(lambda: page.run(copied) == page.text("#code pre"), "the request")
+    for stage in ("decode", "queue", "encode", "search", "total"):
+        assert stage in page.text("#code")
+    page.press("Escape")
+
+
+def test_text_from_right_to_left_runs_so(page: Page) -> None:
+    page.open(f"?q={ARABIC}")
+    said = "return [...document.querySelectorAll('#hits .card')].find(one => one.dataset.key === arguments[0])"
+    page.until(lambda: ARABIC in page.shown() or page.run("scrollTo(0, document.body.scrollHeight)"), "it is found")
+    assert page.run(f"{said}.querySelector('.said').matches(':dir(rtl)')", ARABIC)
+    assert page.run("return words.matches(':dir(rtl)')")
 
 
 def test_results_become_parts_and_a_slider_weighs_words_and_pictures(page: Page) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
+from anykey.index.search.kept_moments import Keeping
 from tests.browser import Browser
 from tests.fakes import FakeEncoder
-from tests.search_page import BIDI, MARKUP, Page
+from tests.search_page import BIDI, MARKUP, Page, colour
 from tests.service_inputs import png
-from tests.serving import GatedEncoder, MemoryIndex, counters, serving, stored, until
+from tests.serving import GatedEncoder, MemoryIndex, build_real_index, counters, serving, stored, until
 from tests.unit.service.test_access import Keys
 from tests.unit.service.test_indexes import serving_several
 from tests.unit.service.test_ranking import make
@@ -210,6 +211,9 @@ def test_a_menu_leads_from_index_to_index_with_what_is_written(window: Browser, 
         page.click("#foot-model")
         page.says("#facts", "fingerprint")
         assert "num_keys" in page.text("#facts")
+        window.open(f"{page.address}indexes/away/?q=a")
+        page.says("#trouble", "The service is not ready. Trying again in")
+        page.window.console()
 
 
 @pytest.fixture
@@ -244,6 +248,29 @@ def test_an_overloaded_service_is_asked_again_when_it_says(window: Browser, gate
         page.window.console()
 
 
+def test_more_hits_come_when_the_moment_of_the_first_ones_is_over(window: Browser, tmp_path: Path) -> None:
+    window.show_as(390, 844)
+    keys = [stored(f"p{n:02}", Item(images=(png(colour(n)),))) for n in range(60)]
+    with (
+        FaissIndex.open(
+            build_real_index(tmp_path, FakeEncoder(), keys), writable=True, keeping=Keeping(most=1)
+        ) as index,
+        serving(FakeEncoder(), index) as client,
+    ):
+        page = Page(window, f"{client.base_url}/")
+        page.open("?like=p00&only=image")
+        page.until(lambda: len(page.shown()) > 3, "hits")
+        before = page.shown()
+        for number in (58, 59):  # the moment that is kept is that of the last answer
+            index.delete([f"p{number}"])
+            client.post("search", json={"text": "a"}).raise_for_status()
+        page.until(lambda: page.run("scrollTo(0, document.body.scrollHeight)") or len(page.shown()) == 57, "all")
+        assert page.shown()[: len(before)] == before
+        assert len(set(page.shown())) == 57
+        page.says("#status", "The index has changed meanwhile")
+        page.window.console()
+
+
 def test_a_key_is_asked_for_kept_for_the_tab_and_shown_nowhere(window: Browser, tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.json")
     token = keys.tokens["search"]
@@ -268,6 +295,14 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_shown_nowhere(window: Browser, 
         page.until(
             lambda: page.run("return document.querySelector('#details .images img')?.naturalWidth"), "large ones too"
         )
+        page.text("#details .curating")  # all of it is there
+        window.allow_clipboard()
+        window.click("#details .act:nth-child(4)")
+        page.says("#details .actions", "only with an API key")
+        assert page.run("return navigator.clipboard.readText()") == f"{page.address}keys/red/image"
+        window.click("#details .act:nth-child(5)")  # its image, in a window of its own
+        with window.other():
+            page.until(lambda: page.run("return document.images[0]?.naturalWidth"), "it is shown without its address")
         page.click("#details header button:last-child")
         page.click("#show-code")
         for name in ("curl", "Python", "JavaScript"):
