@@ -5,8 +5,8 @@ Shape legend: P = held-out pairs.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from anykey.training.family import Family
 from anykey.training.features import trunk_features
 from anykey.training.run_folder import MANIFEST
 from anykey.training.settings import DataSettings
-from anykey.training.study.measures import measure_centrings
+from anykey.training.study.measures import JUDGED, PLAIN, POOLS, gains_of_pairs, measure_centrings, measure_rotations
 from anykey.training.study.plan import Run
 from anykey.training.study.settings import NATIVE, StudyFusion, StudySettings, fusion_named
 from anykey.training.table import PairTable
 from anykey.training.validation import HeldOut, embed_held_out
 
-FILE_NAME = "evaluation.json"
-_FORMAT = 2  # raised when the numbers mean something else than before
+FILE_NAME, VALIDATION_NAME = "evaluation.json", "validation.json"
+_FORMAT = 3  # raised when the numbers mean something else than before
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Row:
         fusion: How image and text features are added.
         centring: One of `measures.CENTRINGS`.
         numbers: Everything measured, by name.
+        gains: As of `gains_of_pairs`; only as trained.
     """
 
     variant: str
@@ -49,6 +50,25 @@ class Row:
     fusion: StudyFusion
     centring: str
     numbers: dict[str, float]
+    gains: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of the search.
+
+    Attributes:
+        run: The run.
+        scores: Its mean success@10 on the validation pairs, by pool.
+    """
+
+    run: Run
+    scores: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """What the search chooses by: the mean over both pools."""
+        return sum(self.scores.values()) / len(self.scores)
 
 
 class Evaluator:
@@ -79,12 +99,30 @@ class Evaluator:
         measured = _kept(run.folder / FILE_NAME, key)
         if measured is None:
             self._console.print(f"measure {run.folder}")
-            measured = {
-                fusion: measure_centrings(self.embed(run, fusion, "test"), self.embed(run, fusion, "validation"))
-                for fusion in run.fusions
-            }
+            measured = {fusion: self._measure(run, fusion) for fusion in run.fusions}
             (run.folder / FILE_NAME).write_text(json.dumps({"key": key, "measured": measured}, indent=1) + "\n")
         return list(_rows(run, measured))
+
+    def search(self, runs: Sequence[Run]) -> list[Trial]:
+        """The runs with a point of the search, in their order, by their success on the validation pairs.
+
+        Raises:
+            EncoderError, SourceError, OSError: as of `measure`.
+        """
+        return [Trial(run, self._validate(run)) for run in runs if run.point]
+
+    def _validate(self, run: Run) -> dict[str, float]:
+        key = self._key(run)
+        scores = _kept(run.folder / VALIDATION_NAME, key)
+        if scores is None:
+            numbers = measure_rotations(self.embed(run, run.fusions[0], "validation"))
+            scores = {pool: numbers[f"{pool}/mean/{JUDGED}"] for pool in POOLS}
+            (run.folder / VALIDATION_NAME).write_text(json.dumps({"key": key, "measured": scores}) + "\n")
+        return scores
+
+    def _measure(self, run: Run, fusion: StudyFusion) -> dict[str, Any]:
+        test, validation = (self.embed(run, fusion, split) for split in ("test", "validation"))
+        return {"numbers": measure_centrings(test, validation), "gains": gains_of_pairs(test)}
 
     def embed(self, run: Run, fusion: StudyFusion, split: str) -> HeldOut:
         """Vectors of the `test` or `validation` pairs from the weights that the run left."""
@@ -124,7 +162,18 @@ def _kept(path: Path, key: str) -> dict[str, Any] | None:
     return kept["measured"] if isinstance(kept, dict) and kept.get("key") == key else None
 
 
-def _rows(run: Run, measured: dict[str, dict[str, dict[str, float]]]) -> Iterator[Row]:
-    for fusion, by_centring in measured.items():
-        for centring, numbers in by_centring.items():
-            yield Row(run.variant, run.seed, fusion_named(fusion), centring, numbers)
+def choose(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
+    """Each variant's best point of the search; of equals the first."""
+    best: dict[str, Trial] = {}
+    for trial in trials:
+        known = best.get(trial.run.variant)
+        if known is None or trial.value > known.value:
+            best[trial.run.variant] = trial
+    return {variant: trial.run.point for variant, trial in best.items()}
+
+
+def _rows(run: Run, measured: dict[str, dict[str, Any]]) -> Iterator[Row]:
+    for fusion, found in measured.items():
+        for centring, numbers in found["numbers"].items():
+            gains = found["gains"] if centring == PLAIN else {}
+            yield Row(run.variant, run.seed, fusion_named(fusion), centring, numbers, gains)

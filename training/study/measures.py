@@ -7,11 +7,13 @@ import torch
 
 from anykey.sources.errors import SourceError
 from anykey.training.gaps import centre, measure_gaps
-from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut, measure
+from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut, gains_by_rank, gains_of_queries, measure
 
 CUTOFFS = (1, 10, 50)
 NDCG_CUTOFFS = (10,)
 METRICS = (*(f"success@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in NDCG_CUTOFFS))
+JUDGED = "success@10"  # what leads are tested by, and a search chooses by
+POOLS = ("local", "mixed")
 PLAIN, GR_CLIP, OWN_MEANS = "plain", "gr-clip", "own-means"
 CENTRINGS = (PLAIN, GR_CLIP, OWN_MEANS)
 
@@ -40,13 +42,41 @@ def measure_rotations(held_out: HeldOut) -> dict[str, float]:
     Raises:
         SourceError: there are fewer than three pairs.
     """
+    dealt = _rotations(held_out)
+    rotations = [_measure(held_out.rows(rows_P)) for rows_P in dealt]
+    means = {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}
+    return {"num_pairs": float(len(dealt[0])), **means}
+
+
+def gains_of_pairs(held_out: HeldOut) -> dict[str, list[float]]:
+    """By pool, the success@10 of each pair `[P]`: the mean over the combinations in which it is asked for.
+
+    Over the rotations of `measure_rotations` a pair is asked for equally often in every one that its captions allow.
+
+    Raises:
+        SourceError: there are fewer than three pairs.
+    """
+    dealt, gains = _rotations(held_out), gains_by_rank(CUTOFFS, NDCG_CUTOFFS)
+    found = {}
+    for pool in POOLS:
+        sum_P, count_P = torch.zeros(2, len(dealt[0]), dtype=torch.float64)
+        for rows_P in dealt:
+            for combination in COMBINATIONS:
+                own_Q, gained = gains_of_queries(held_out.rows(rows_P), pool, combination, gains)
+                if len(own_Q):
+                    gain_Q = gained[JUDGED].double()
+                    sum_P.index_add_(0, rows_P[own_Q], gain_Q)
+                    count_P.index_add_(0, rows_P[own_Q], torch.ones_like(gain_Q))
+        found[pool] = (sum_P / count_P).tolist()
+    return found
+
+
+def _rotations(held_out: HeldOut) -> list[torch.Tensor]:
+    """The pairs `[P]` in the orders that deal each of them as each modality."""
     num_pairs = len(held_out.has_second_P) // len(MODALITIES) * len(MODALITIES)
     if not num_pairs:
         raise SourceError(f"a mixed pool needs at least 3 pairs, found {len(held_out.has_second_P)}")
-    rows_P = torch.arange(num_pairs)
-    rotations = [_measure(held_out.rows(rows_P.roll(shift))) for shift in range(len(MODALITIES))]
-    means = {name: sum(numbers[name] for numbers in rotations) / len(rotations) for name in _common(rotations)}
-    return {"num_pairs": float(num_pairs), **means}
+    return [torch.arange(num_pairs).roll(shift) for shift in range(len(MODALITIES))]
 
 
 def _measure(held_out: HeldOut) -> dict[str, float]:

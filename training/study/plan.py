@@ -1,7 +1,8 @@
 """What is run: one start a seed, and from it each variant, once for every fusion that its loss knows."""
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Run:
         fusions: The fusions that its checkpoint is measured with: its own, or all where its loss knows none.
         settings: What the trainer is told.
         needs: Folder of the run it starts from.
+        point: The settings of the plan's search that it runs with.
     """
 
     variant: str
@@ -32,6 +34,7 @@ class Run:
     fusions: tuple[StudyFusion, ...]
     settings: TrainSettings
     needs: Path | None = None
+    point: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -48,23 +51,48 @@ class Run:
         return self.folder / "last"
 
 
-def make_plan(settings: StudySettings) -> list[Run]:
+def make_plan(settings: StudySettings, chosen: Mapping[str, Mapping[str, Any]] | None = None) -> list[Run]:
     """All runs, in an order in which every run comes after the one it needs.
+
+    Args:
+        settings: The study.
+        chosen: By variant, what its search chose. Variants without an entry run as the plan has them.
 
     Raises:
         InvalidRecipeError: a run's settings are wrong, or a variant changes what the comparison holds equal.
     """
+    points = {name: [point] for name, point in (chosen or {}).items()}
+    return _make_plan(settings, settings.seeds, points)
+
+
+def make_search(settings: StudySettings) -> list[Run]:
+    """What is tried to choose each variant's settings: every point of the search, on the first seed.
+
+    A point that is chosen needs no second run on that seed: it has the folder that it has in the plan.
+
+    Raises:
+        InvalidRecipeError: as of `make_plan`.
+    """
+    values = itertools.product(*settings.search.values())
+    tried: list[Mapping[str, Any]] = [dict(zip(settings.search, each, strict=True)) for each in values]
+    return _make_plan(settings, settings.seeds[:1], {variant.name: tried for variant in settings.variants})
+
+
+def _make_plan(settings: StudySettings, seeds: list[int], points: Mapping[str, list[Mapping[str, Any]]]) -> list[Run]:
     chosen = [variant for variant in settings.variants if not settings.only or variant.name in settings.only]
+    _refuse("[search]", settings.search, _DECIDED, "which the study decides")
+    _refuse("[search]", settings.search, _EQUAL, "which the comparison holds equal")
     for name in ("common", "start", "fine_tune"):
         _refuse(f"[{name}]", getattr(settings, name), _DECIDED, "which the study decides")
     for variant in chosen:
         _refuse(f"variant '{variant.name}'", variant.settings, _DECIDED, "which the study decides")
         _refuse(f"variant '{variant.name}'", variant.settings, _EQUAL, "which the comparison holds equal")
-    starts = {seed: _start(settings, seed) for seed in settings.seeds}
+    starts = {seed: _start(settings, seed) for seed in seeds}
     tuned = [
-        _tuned(settings, variant, fusion, starts[seed])
-        for seed in settings.seeds
+        _tuned(settings, variant, point, fusion, starts[seed])
+        for seed in seeds
         for variant in chosen
+        for point in points.get(variant.name, [{}])
         for fusion in (settings.fusions if variant.fusion_matters else [None])
     ]
     return [*starts.values(), *tuned]
@@ -82,14 +110,27 @@ def _start(settings: StudySettings, seed: int) -> Run:
     return Run(START, seed, tuple(settings.fusions), run_settings(f"{START}, seed {seed}", values))
 
 
-def _tuned(settings: StudySettings, variant: Variant, fusion: StudyFusion | None, start: Run) -> Run:
+def _tuned(
+    settings: StudySettings, variant: Variant, point: Mapping[str, Any], fusion: StudyFusion | None, start: Run
+) -> Run:
     name = variant.name if fusion is None else f"{variant.name}/{fusion}"
-    values = _values(settings, name, start.seed) | settings.common | settings.fine_tune | variant.settings
+    if point:
+        name += f"/{in_words(point)}"
+    values = _values(settings, name, start.seed) | settings.common | settings.fine_tune | variant.settings | dict(point)
     values["start"] = str(start.checkpoint)
     if fusion not in (None, NATIVE):
         values["fusion"] = fusion
     measured_with = tuple(settings.fusions) if fusion is None else (fusion,)
-    return Run(variant.name, start.seed, measured_with, run_settings(name, values), start.folder)
+    return Run(variant.name, start.seed, measured_with, run_settings(name, values), start.folder, point)
+
+
+def in_words(point: Mapping[str, Any]) -> str:
+    """A point of the search, as its folder is called.
+
+    >>> in_words({"temperature": 0.01, "learning_rate": 0.002})
+    'temperature=0.01,learning_rate=0.002'
+    """
+    return ",".join(f"{name}={value}" for name, value in point.items())
 
 
 def _values(settings: StudySettings, name: str, seed: int) -> dict[str, Any]:

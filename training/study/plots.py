@@ -43,6 +43,26 @@ def plot_bars(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
+def plot_front(results: Results, path: Path) -> None:
+    """Success@10 in the local pools against the mixed pool: each variant's mean, and its deviation over the seeds."""
+    figure = Figure(figsize=(5.2 * len(results.fusions) + 1.2, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(results.fusions), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, fusion in zip(axes, results.fusions, strict=True):
+        for place, variant in enumerate(results.variants):
+            local, mixed = (results.spread(variant, fusion, PLAIN, name) for name in (LOCAL, MIXED))
+            if local is None or mixed is None:
+                continue
+            style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+            errors = {"xerr": local.deviation or 0.0, "yerr": mixed.deviation or 0.0}
+            axis.errorbar(local.mean, mixed.mean, **errors, linestyle="", capsize=2, markersize=8, **style)
+            axis.annotate(variant, (local.mean, mixed.mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        axis.set(title=f"{fusion} fusion", xlabel="local pools, success@10")
+        axis.grid(alpha=0.3)
+        axis.margins(0.15)
+    axes[0].set(ylabel="mixed pool, success@10")
+    figure.savefig(path, dpi=_DPI)
+
+
 def plot_gap(results: Results, path: Path) -> None:
     """Distance of the image and text centroids against success@10 in the mixed pool: a mark for each seed."""
     figure = Figure(figsize=(4.6 * len(results.fusions) + 1.2, 4.4), layout="constrained")

@@ -16,16 +16,17 @@ from anykey.program.machine import num_cores, release
 from anykey.sources.pairs import without_secrets
 from anykey.training.run_folder import effort
 from anykey.training.study import tables
-from anykey.training.study.evaluation import Evaluator
-from anykey.training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN
+from anykey.training.study.evaluation import Evaluator, Trial, choose
+from anykey.training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN, POOLS
 from anykey.training.study.plan import Run
-from anykey.training.study.plots import plot_bars, plot_gap, plot_spaces
+from anykey.training.study.plots import plot_bars, plot_front, plot_gap, plot_spaces
 from anykey.training.study.results import Results
 from anykey.training.study.settings import START, StudySettings
 from anykey.training.validation import COMBINATIONS
 
 PAGE, FULL_PAGE, NUMBERS = "gcl-study.md", "gcl-study-full.md", "gcl-study.json"
 BARS, GAP, SPACES = "gcl-study-pools.png", "gcl-study-gap.png", "gcl-study-spaces.png"
+FRONT = "gcl-study-front.png"
 
 _COMBINATIONS = ", ".join(f"`{name}`" for name in COMBINATIONS)
 _CENTRING_NAMES = {
@@ -36,7 +37,12 @@ _CENTRING_NAMES = {
 
 
 def write_report(
-    settings: StudySettings, plan: Sequence[Run], runs: Sequence[Run], results: Results, evaluator: Evaluator
+    settings: StudySettings,
+    plan: Sequence[Run],
+    runs: Sequence[Run],
+    results: Results,
+    evaluator: Evaluator,
+    trials: Sequence[Trial] = (),
 ) -> Path:
     """Writes `<output>/report/`.
 
@@ -46,6 +52,7 @@ def write_report(
         runs: The finished ones.
         results: What they reach.
         evaluator: Embeds the pairs for the picture of the spaces.
+        trials: What the search tried.
 
     Returns:
         The report's page.
@@ -53,22 +60,43 @@ def write_report(
     folder = settings.output / "report"
     folder.mkdir(parents=True, exist_ok=True)
     facts = _facts(settings, runs, results) | {"num_planned": len(plan)}
-    rows = [asdict(row) for row in results.rows]
-    (folder / NUMBERS).write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    rows = [{name: value for name, value in asdict(row).items() if name != "gains"} for row in results.rows]
+    tried = [{"variant": trial.run.variant, **trial.run.point, **trial.scores} for trial in trials]
+    numbers = {**facts, "search": tried, "leads": _leads(settings, results), "rows": rows}
+    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
+    plot_front(results, folder / FRONT)
     plot_bars(results, folder / BARS)
     plot_gap(results, folder / GAP)
     plot_spaces(
         {run.variant: evaluator.embed(run, run.fusions[-1], "test") for run in _pictured(settings, runs)},
         folder / SPACES,
     )
-    (folder / PAGE).write_text("\n".join(_page(settings, facts, results)))
+    (folder / PAGE).write_text("\n".join(_page(settings, facts, results, trials)))
     (folder / FULL_PAGE).write_text("\n".join(_full_page(results)))
     return folder / PAGE
 
 
-def _page(settings: StudySettings, facts: dict[str, Any], results: Results) -> Iterator[str]:
+def _leads(settings: StudySettings, results: Results) -> list[dict[str, Any]]:
+    """How far the plan's picture is ahead of every other variant."""
+    return [
+        {"of": settings.picture, "over": other, "fusion": fusion, "pool": pool, **asdict(lead)}
+        for fusion in results.fusions
+        for other in results.variants_with(fusion)
+        for pool in POOLS
+        if other != settings.picture and (lead := results.lead(settings.picture, other, fusion, pool))
+    ]
+
+
+def _page(settings: StudySettings, facts: dict[str, Any], results: Results, trials: Sequence[Trial]) -> Iterator[str]:
     yield "# Losses compared from one start\n"
     yield from _what_was_run(settings, facts)
+    if trials:
+        yield (
+            "Tried on the first seed, local / mixed success@10 on the validation pairs; in bold what each variant was "
+            "run with, by the mean of the two:\n"
+        )
+        yield tables.search(trials, choose(trials))
+    yield f"![Success@10 in local pools against the mixed pool]({FRONT})\n"
     yield f"![Success@10 by loss, in local pools and in the mixed pool]({BARS})\n"
     yield f"![Centroid gap against success@10 in the mixed pool]({GAP})\n"
     yield f"![The three modalities on two principal components]({SPACES})\n"
@@ -84,6 +112,12 @@ def _page(settings: StudySettings, facts: dict[str, Any], results: Results) -> I
             "have made it (Student's t, 95 %):\n"
         )
         yield tables.differences(results, fusion, baseline)
+        if settings.picture in results.variants_with(fusion):
+            yield (
+                f"How far `{settings.picture}` is ahead, without centring, in the mean of the seeds; in brackets the "
+                "95 % interval over other test pairs (paired bootstrap):\n"
+            )
+            yield tables.leads(results, fusion, settings.picture)
         for pool in ("local", "mixed"):
             for centring, suffix in ((PLAIN, ""), (GR_CLIP, ", after mean-centring")):
                 yield f"success@10 in the {pool} pool{'s' * (pool == 'local')}{suffix}:\n"

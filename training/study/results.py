@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from anykey.benchmark.metrics import Z95
+import numpy as np
+from numpy.typing import NDArray
+
+from anykey.benchmark.metrics import Z95, resampled
 from anykey.training.study.evaluation import Row
 from anykey.training.study.settings import StudyFusion
 
@@ -57,6 +60,25 @@ class Spread:
         return mean if self.deviation is None else f"{mean} ({format(self.deviation, form.lstrip('+'))})"
 
 
+@dataclass(frozen=True)
+class Lead:
+    """By how much one variant is ahead of another on the same test pairs.
+
+    Attributes:
+        mean: Mean difference over pairs and seeds.
+        low: Lower end of its 95 % interval over other pairs like these: a paired bootstrap of the pairs.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def text(self) -> str:
+        """The difference and, in brackets, its interval."""
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
 class Results:
     """All rows of a study.
 
@@ -79,6 +101,23 @@ class Results:
             if (row.variant, row.fusion, row.centring) == (variant, fusion, centring) and name in row.numbers
         }
         return Spread(values) if values else None
+
+    def lead(self, variant: str, other: str, fusion: StudyFusion, pool: str) -> Lead | None:
+        """How far a variant is ahead of another in success@10 in one pool, pair by pair; `None` without gains of both.
+
+        Each pair's gain is the mean over the seeds that both have, so that the interval is of the test pairs alone.
+        """
+        own, others = (self._gains(name, fusion, pool) for name in (variant, other))
+        seeds = own.keys() & others.keys()
+        if not seeds:
+            return None
+        difference_P = np.mean([own[seed] - others[seed] for seed in sorted(seeds)], axis=0)
+        low, high = np.percentile(resampled(difference_P), [2.5, 97.5])
+        return Lead(float(difference_P.mean()), float(low), float(high))
+
+    def _gains(self, variant: str, fusion: StudyFusion, pool: str) -> dict[int, NDArray[np.float64]]:
+        rows = [row for row in self.rows if (row.variant, row.fusion) == (variant, fusion) and row.gains]
+        return {row.seed: np.array(row.gains[pool]) for row in rows}
 
     def variants_with(self, fusion: StudyFusion) -> list[str]:
         """The variants that were measured with this fusion, in the plan's order."""

@@ -70,10 +70,17 @@ class StudySettings(ProgramSettings):
         min_length=1,
         description="how image and text features are added; native, and nothing else, for models of family fusion",
     )
+    search: CliSuppress[dict[str, list[Any]]] = Field(
+        {},
+        description="settings that are tried with every variant on the first seed, in all combinations; what is best "
+        "on the validation pairs is run with all seeds",
+    )
     common: CliSuppress[dict[str, Any]] = Field({}, description="anykey-train's settings of every run")
     start: CliSuppress[dict[str, Any]] = Field({}, description="settings of the start, beside `common`")
     fine_tune: CliSuppress[dict[str, Any]] = Field({}, description="settings of every variant, beside `common`")
-    picture: str = Field("", description="variant whose space is drawn beside the start's")
+    picture: str = Field(
+        "", description="variant whose space is drawn beside the start's, and whose lead over every other is tested"
+    )
     variants: CliSuppress[list[Variant]] = Field([], description="ways to fine-tune: name, why, settings")
 
     @model_validator(mode="after")
@@ -90,6 +97,10 @@ class StudySettings(ProgramSettings):
             raise ValueError(f"variants need names of their own, other than '{START}': {', '.join(sorted(repeated))}")
         if NATIVE in self.fusions and len(self.fusions) > 1:
             raise ValueError(f"--fusions {NATIVE} goes alone: a model that fuses by itself adds no features")
+        if self.search and len(self.fusions) > 1:
+            raise ValueError("a plan with a [search] has one of --fusions")
+        if empty := [name for name, values in self.search.items() if not values]:
+            raise ValueError(f"[search] has nothing to try for {', '.join(empty)}")
         if unknown := set(self.only) - set(names) - {START}:
             raise ValueError(f"--only names no variant of the plan: {', '.join(sorted(unknown))}")
         return self

@@ -1,15 +1,16 @@
 """A study's tables, in Markdown: a row for each variant, mean and standard deviation over the seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from anykey.training.study.measures import GR_CLIP, METRICS, PLAIN
+from anykey.training.study.evaluation import Trial
+from anykey.training.study.measures import GR_CLIP, METRICS, PLAIN, POOLS
+from anykey.training.study.plan import in_words
 from anykey.training.study.results import Results
 from anykey.training.study.settings import StudyFusion
 from anykey.training.validation import COMBINATIONS, MODALITIES, MODALITY_PAIRS
 
 NOISE = "~"  # stands after a difference that the seeds alone may have made
-_POOLS = ("local", "mixed")
 OVERVIEW = {
     "local success@10": "local/mean/success@10",
     "mixed success@10": "mixed/mean/success@10",
@@ -60,9 +61,31 @@ def differences(results: Results, fusion: StudyFusion, baseline: str) -> str:
     return markdown(["variant", *columns], rows)
 
 
+def leads(results: Results, fusion: StudyFusion, variant: str) -> str:
+    """How far a variant is ahead of every other, on the same test pairs."""
+    rows = []
+    for other in results.variants_with(fusion):
+        found = [lead for pool in POOLS if (lead := results.lead(variant, other, fusion, pool))]
+        if other != variant and found:
+            rows.append([other, *(lead.text() for lead in found)])
+    return markdown([f"`{variant}` against", *(f"{pool} success@10" for pool in POOLS)], rows)
+
+
+def search(trials: Sequence[Trial], chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each variant reached with each point of the search on the validation pairs: local / mixed success@10."""
+    points = list(dict.fromkeys(in_words(trial.run.point) for trial in trials))
+    rows: dict[str, list[str]] = {}
+    for trial in trials:
+        text = " / ".join(f"{score:.3f}" for score in trial.scores.values())
+        is_chosen = chosen.get(trial.run.variant) == trial.run.point
+        row = rows.setdefault(trial.run.variant, [""] * len(points))
+        row[points.index(in_words(trial.run.point))] = f"**{text}**" if is_chosen else text
+    return markdown(["variant", *points], [[variant, *cells] for variant, cells in rows.items()])
+
+
 def every_combination(results: Results, fusion: StudyFusion, centring: str) -> Iterator[tuple[str, str]]:
     """Titles and tables of every metric in both pools."""
-    for pool in _POOLS:
+    for pool in POOLS:
         for metric in METRICS:
             yield (
                 f"{pool} pool{'s' * (pool == 'local')}, {metric}",

@@ -1,13 +1,19 @@
 """Averages over the three ways to deal out the mixed pool, against a loop; means that know nothing of the test."""
 
+from statistics import mean
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
+from anykey.encoder.fusion import Fusion
 from anykey.sources.errors import SourceError
-from anykey.training.study.measures import measure_centrings, measure_rotations
-from anykey.training.study.results import Spread
+from anykey.training.study.evaluation import Row
+from anykey.training.study.measures import gains_of_pairs, measure_centrings, measure_rotations
+from anykey.training.study.results import Results, Spread
 from anykey.training.validation import COMBINATIONS, MODALITIES, HeldOut
 
 
@@ -52,6 +58,41 @@ def test_each_pair_is_asked_for_in_each_role_once() -> None:
             assert 0 < expected < 1
             assert found[f"mixed/{combination}/success@{k}"] == pytest.approx(expected)
     assert {"local/t>i/ndcg@10", "mixed/mean/success@50", "gap/i-t", "confusion/t>i", "covariance/i-t"} <= found.keys()
+
+
+def test_the_gains_of_pairs_are_what_the_means_are_of() -> None:
+    held_out = held_out_of(23, noise=1.6)
+    gains, numbers = gains_of_pairs(held_out), measure_rotations(held_out)
+    for pool in ("local", "mixed"):
+        assert len(gains[pool]) == 21
+        assert mean(gains[pool]) == pytest.approx(numbers[f"{pool}/mean/success@10"])
+    row = 4  # a pair by hand: its text finds its image among all images, and so on
+    ranks = [held_out.queries[q][row] @ held_out.keys[k][:21].T for q, k in (c.split(">") for c in COMBINATIONS)]
+    assert gains["local"][row] == pytest.approx(mean(float((score > score[row]).sum() < 10) for score in ranks))
+
+
+def results_of(gains: dict[str, list[list[float]]]) -> Results:
+    """Rows with these gains, by variant and seed, in both pools."""
+    raw = Fusion.RAW
+    return Results(
+        Row(name, seed, raw, "plain", {}, {"local": by_pair, "mixed": by_pair})
+        for name, by_seed in gains.items()
+        for seed, by_pair in enumerate(by_seed)
+    )
+
+
+def test_a_lead_is_of_pairs_with_the_interval_of_a_paired_bootstrap() -> None:
+    """scipy's, of the mean over the seeds; the two variants alone vary far more than their difference."""
+    generator = np.random.default_rng(0)
+    base_P, ahead_P = generator.random(300), generator.choice([0.0, 0.1, 0.2], 300)
+    own = [list(base_P + ahead_P), list(base_P + 0.5 * ahead_P)]
+    lead = results_of({"own": own, "other": [list(base_P)] * 2}).lead("own", "other", Fusion.RAW, "mixed")
+    assert lead is not None
+    expected = stats.bootstrap((0.75 * ahead_P,), np.mean, method="percentile", rng=1).confidence_interval
+    assert lead.mean == pytest.approx(0.75 * ahead_P.mean())
+    assert (lead.low, lead.high) == pytest.approx(tuple(expected), abs=5e-4)
+    assert lead.low > 0.05
+    assert results_of({"own": own}).lead("own", "other", Fusion.RAW, "mixed") is None
 
 
 def test_fewer_pairs_than_kinds_of_keys_are_refused() -> None:

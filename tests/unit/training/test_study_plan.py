@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from anykey.encoder.fusion import Fusion
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.run_settings import run_settings, toml_text
-from anykey.training.study.plan import Run, make_plan
+from anykey.training.study.plan import Run, make_plan, make_search
 from anykey.training.study.settings import StudySettings
 from tests.study_runs import study_settings, write_study_data
 
@@ -82,6 +82,7 @@ def test_only_leaves_the_other_variants_out_but_not_the_start(data: Path) -> Non
         ({"variants": [{"name": "x", "settings": {"seed": 9}}]}, "'x' of the plan sets seed, which the study decides"),
         ({"common": {"device": "cpu"}}, r"\[common\] of the plan sets device"),
         ({"variants": [{"name": "x", "settings": {"reading": "R9"}}]}, "settings of x/raw: reading: "),
+        ({"search": {"num_epochs": [1, 2]}}, r"\[search\] of the plan sets num_epochs, which the comparison"),
         ({"start": {"no_such": 1}}, "settings of start, seed 0: no_such: "),
     ],
 )
@@ -90,6 +91,30 @@ def test_a_plan_that_compares_unlike_runs_or_cannot_run_is_refused(
 ) -> None:
     with pytest.raises(InvalidRecipeError, match=message):
         plan_of(data, **changes)
+
+
+def test_a_search_tries_every_point_with_every_variant_on_the_first_seed(data: Path) -> None:
+    search = {"temperature": [0.01, 0.03], "learning_rate": [0.001, 0.002]}
+    settings = study_settings(data, Path("study"), seeds=[3, 5], search=search)
+    tried = make_search(settings)
+    assert [(run.variant, run.seed) for run in tried] == [("start", 3), *[("clip", 3)] * 4, *[("gcl-R2", 3)] * 4]
+    found = [(run.settings.temperature, run.settings.learning_rate) for run in tried[1:5]]
+    assert found == [(0.01, 0.001), (0.01, 0.002), (0.03, 0.001), (0.03, 0.002)]
+    plan = make_plan(settings, {"clip": tried[3].point, "gcl-R2": tried[6].point})
+    again = [run.folder for run in plan if run.seed == 3]
+    assert again == [tried[0].folder, tried[3].folder, tried[6].folder], "what was chosen is not trained twice"
+    later = [(run.settings.temperature, run.settings.learning_rate) for run in plan if run.seed == 5 and run.needs]
+    assert later == [(0.03, 0.001), (0.01, 0.002)]
+
+
+def test_the_recipe_of_sums_gives_every_loss_the_same_search(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[3] / "training" / "recipes" / "gcl-sum-study.toml"
+    values = tomllib.loads(recipe.read_text())
+    values |= {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
+    settings = StudySettings(**values, image_weights=tmp_path / "trunk.safetensors")
+    tried = [run.variant for run in make_search(settings) if run.needs]
+    assert {name: tried.count(name) for name in tried} == {variant.name: 2 for variant in settings.variants}
+    assert settings.picture in tried
 
 
 @pytest.mark.parametrize(
@@ -101,6 +126,8 @@ def test_a_plan_that_compares_unlike_runs_or_cannot_run_is_refused(
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "names of their own"),
         ({"variants": [{"name": "a/b"}]}, "should match pattern"),
         ({"only": ["b"]}, "--only names no variant of the plan: b"),
+        ({"search": {"temperature": [0.1]}, "fusions": ["raw", "unit"]}, r"\[search\] has one of --fusions"),
+        ({"search": {"temperature": []}}, r"\[search\] has nothing to try for temperature"),
     ],
 )
 def test_settings_without_a_comparison_are_refused(data: Path, changes: dict[str, Any], message: str) -> None:

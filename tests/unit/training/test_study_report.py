@@ -18,10 +18,11 @@ from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
 from anykey.sources.errors import NoPairsError
 from anykey.training.study import command
-from anykey.training.study.evaluation import Evaluator
-from anykey.training.study.plan import make_plan
+from anykey.training.study.evaluation import Evaluator, choose
+from anykey.training.study.plan import make_plan, make_search
+from anykey.training.study.runner import run_plan
 from anykey.training.study.settings import StudySettings
-from anykey.training.study.tables import markdown
+from anykey.training.study.tables import markdown, search
 from tests.fusion_models import write_architecture, write_text_model
 from tests.study_runs import PAIRS, study_settings, write_study_data
 from tests.visualized import Toy
@@ -100,7 +101,46 @@ def test_the_pictures_are_there_and_the_page_shows_them(study: StudySettings) ->
         assert f"({path.name})" in page
         with Image.open(path) as picture:
             assert min(picture.size) > 300
-    assert len([*folder.glob("*.png")]) == 3
+    assert len([*folder.glob("*.png")]) == 4
+
+
+def test_the_leads_of_the_pictured_variant_are_tested_against_every_other(study: StudySettings) -> None:
+    found = json.loads((study.output / "report" / "gcl-study.json").read_text())["leads"]
+    assert {(lead["over"], lead["fusion"], lead["pool"]) for lead in found} == {
+        (other, fusion, pool)
+        for other in ("start", "clip")
+        for fusion in ("raw", "unit")
+        for pool in ("local", "mixed")
+    }
+    means: dict[str, list[float]] = {row["variant"]: [] for row in rows_of(study)}
+    for row in rows_of(study):
+        if (row["fusion"], row["centring"]) == ("unit", "plain"):
+            means[row["variant"]].append(row["numbers"]["local/mean/success@10"])
+    (lead,) = [lead for lead in found if (lead["over"], lead["fusion"], lead["pool"]) == ("clip", "unit", "local")]
+    assert lead["mean"] == pytest.approx(mean(means["gcl-R2"]) - mean(means["clip"]))
+    assert lead["low"] <= lead["mean"] <= lead["high"]
+    assert (
+        f"| clip | {lead['mean']:+.3f} [{lead['low']:+.3f}, {lead['high']:+.3f}]"
+        in (study.output / "report" / "gcl-study.md").read_text()
+    )
+
+
+def test_a_search_chooses_by_the_validation_pairs_alone(study: StudySettings, tmp_path: Path) -> None:
+    changes = {"fusions": ["raw"], "seeds": [0], "only": ["clip"], "search": {"learning_rate": [1e-3, 1e-1]}}
+    settings = StudySettings(**{**study.model_dump(exclude_unset=True), **changes, "output": tmp_path / "out"})
+    shutil.copytree(study.output / "runs/start", tmp_path / "out/runs/start")
+    tried = make_search(settings)
+    run_plan(tried, 1, Console(quiet=True))
+    trials = Evaluator(settings, Console(quiet=True)).search(tried)
+    swapped = settings.model_copy(update={"test_data": settings.val_data, "val_data": settings.test_data})
+    elsewhere = Evaluator(swapped, Console(quiet=True))
+    on_test = [next(row for row in elsewhere.measure(trial.run) if row.centring == "plain") for trial in trials]
+    for trial, row in zip(trials, on_test, strict=True):
+        assert trial.scores == {pool: row.numbers[f"{pool}/mean/success@10"] for pool in ("local", "mixed")}
+    best = max(trials, key=lambda trial: trial.value)
+    assert choose(trials) == {"clip": best.run.point}
+    text = " / ".join(f"{score:.3f}" for score in best.scores.values())
+    assert f"**{text}**" in search(trials, choose(trials))
 
 
 def test_a_measurement_is_kept_until_the_weights_change(study: StudySettings) -> None:
