@@ -29,6 +29,7 @@ KINDS = ("frames", "train", "video", "videos", ".")
 MAX_WORDS = 30  # of an edit
 TEMPERATURE = 0.1  # of the weights of frames
 REQUIRED = ("pth1", "pth2", "edit")
+UNIQUE = "test"  # whose targets differ, which CoVR's evaluator asserts of it
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,10 @@ class WebVidCovr(Dataset):
         path = next((path for folder in folders if (path := folder / FILES[self.split]).is_file()), None)
         if path is None:
             raise DatasetError(f"{self.root} has no {FILES[self.split]}, neither in {' nor in '.join(CSV_FOLDERS)}")
-        return read_rows(path)
+        rows = read_rows(path)
+        if self.split == UNIQUE:
+            _refuse_repeated(rows)
+        return rows
 
     @cached_property
     def _targets(self) -> dict[str, Row]:
@@ -285,6 +289,16 @@ def _row(path: Path, line: int, cells: Mapping[str | None, str | list[str] | Non
             raise DatasetFormatError(path, line, f"{name} is blank")
     scores = _scores(path, line, texts["scores"]) if "scores" in texts else ()
     return Row(path, line, texts["pth1"], texts["pth2"], texts["edit"], texts.get("txt2", ""), scores)
+
+
+def _refuse_repeated(rows: Sequence[Row]) -> None:
+    """Makes sure that no video is looked for twice, as in the files of other splits."""
+    known = set[str]()
+    for row in rows:
+        if row.target in known:
+            said = f"target '{row.target}' comes a second time, as in no test file: is this the file of another split?"
+            raise DatasetFormatError(row.path, row.line, said)
+        known.add(row.target)
 
 
 def _scores(path: Path, line: int, cell: str) -> tuple[float, ...]:

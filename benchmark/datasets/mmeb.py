@@ -131,6 +131,7 @@ class Mmeb(Dataset):
         by_hand=("unzip DIR/MMEB-eval/images.zip -d DIR/MMEB-eval/eval_images",),
     )
     folder: ClassVar[str] = "MMEB-eval"
+    required: ClassVar[tuple[str, ...]] = ("qry_text", "tgt_text")  # columns
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -227,9 +228,7 @@ class Mmeb(Dataset):
             for number, row in enumerate(
                 _row(path, line, row)
                 for path in sorted((self.root / self.folder / name).glob("*.parquet"))
-                for line, row in read_parquet(
-                    path, ("qry_text", "tgt_text"), ("qry_inst", "qry_img_path", "tgt_img_path")
-                )
+                for line, row in read_parquet(path, self.required, ("qry_inst", "qry_img_path", "tgt_img_path"))
             )
         ]
         if not queries:
@@ -243,6 +242,7 @@ class MmebV2(Mmeb):
 
     name = "MMEB v2, image tasks"
     folder = "MMEB_Test_Instruct"
+    required = ("qry_text", "tgt_text", "qry_inst")  # without the last, they are tables of version 1
     card = Card(
         measures="as mmeb, with the instructions told apart from the texts",
         size=Mmeb.card.size,

@@ -251,6 +251,7 @@ def test_a_video_that_cannot_be_decoded_is_named(from_files: Path, tmp_path: Pat
         ({"scores": "0.2"}, "scores must be a list of numbers"),
         ({"pth1": " "}, "pth1 is blank"),
         ({"pth2": ""}, "pth2 is blank"),
+        ({"pth2": "03/1401685514"}, "target '03/1401685514' comes a second time, as in no test file"),
     ],
 )
 def test_a_wrong_row_is_named_by_file_and_line(copied: Path, change: dict[str, str], said: str) -> None:

@@ -326,6 +326,12 @@ def test_files_that_are_no_tables_of_mmeb_are_named(own: Path) -> None:
         open_dataset(own).num_keys()
 
 
+def test_tables_of_version_1_in_place_of_version_2_are_named(own: Path) -> None:
+    write(own / "MMEB_Test_Instruct/WebQA/x.parquet", [ROW])
+    with pytest.raises(DatasetError, match=r"x\.parquet: no column 'qry_inst', there are: qry_text"):
+        open_dataset(own, "mmeb-v2").num_keys()
+
+
 def test_images_that_are_in_no_folder_are_named_with_the_folders(own: Path) -> None:
     write(own / "MMEB-eval/WebQA/x.parquet", [{**ROW, "qry_img_path": "WebQA/a.png"}])
     with pytest.raises(DatasetError, match=r"x\.parquet:1: image WebQA/a\.png is in none of the folders eval_images, "):
