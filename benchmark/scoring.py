@@ -15,6 +15,7 @@ from anykey.benchmark.metrics import bootstrap, measured
 NDCG_K = 10
 FIRST_HITS = 10  # whose modalities are counted
 PERCENTILES = (50, 90, 99)
+CURVE_PERCENTS = range(0, 101, 5)
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,15 @@ def published_number(published: Published) -> Number:
 
 
 def serving_summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Client latency and the service's stage timings as percentiles, with counts of retries and cached vectors."""
+    """Client latency and the service's stage timings as percentiles, with counts of retries and cached vectors.
+
+    `curve_ms` has the latency within which no answer, then 5 % of them, and so on, and at last all came.
+    """
+    latencies_ms = [1000 * answer.latency_s for answer in answers]
     stages = sorted({stage for answer in answers for stage in answer.timings_ms})
     return {
-        "latency_ms": _percentiles([1000 * answer.latency_s for answer in answers]),
+        "latency_ms": _percentiles(latencies_ms),
+        "curve_ms": [round(float(value), 3) for value in np.percentile(latencies_ms, CURVE_PERCENTS)],
         "stages_ms": {
             stage: _percentiles([answer.timings_ms[stage] for answer in answers if stage in answer.timings_ms])
             for stage in stages

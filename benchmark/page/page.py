@@ -1,6 +1,7 @@
 """One self-contained page about a quality run: `report.html` needs no network and no other file."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from anykey.benchmark.scoring import PERCENTILES, Number, TaskResult, depth_of, 
 from anykey.program.files import replace_file
 from anykey.program.page import arrow, render_page, shown
 
+LEAST_MS = 0.01
 _BUCKETS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, None))  # first and last rank
 
 
@@ -51,6 +53,35 @@ class Bar:
     shares: Sequence[float]
     texts: Sequence[str]
     wanted: int | None = None
+
+
+@dataclass(frozen=True)
+class Times:
+    """A logarithmic scale of times on which latencies are drawn.
+
+    Attributes:
+        low_ms: Its beginning.
+        high_ms: Its end.
+    """
+
+    low_ms: float
+    high_ms: float
+
+    @classmethod
+    def over(cls, results: Sequence[TaskResult]) -> "Times":
+        """The powers of ten around all latencies."""
+        times_ms = [max(time_ms, LEAST_MS) for result in results for time_ms in result.serving["curve_ms"]]
+        low, high = (
+            (math.floor(math.log10(min(times_ms))), math.ceil(math.log10(max(times_ms)))) if times_ms else (0, 1)
+        )
+        return cls(10.0**low, 10.0 ** max(high, low + 1))
+
+    def points(self, curve_ms: Sequence[float], width: float, height: float) -> str:
+        """A curve in SVG's words: which share of the answers (upwards) came within which time (rightwards)."""
+        span = math.log10(self.high_ms / self.low_ms)
+        across = [width * math.log10(max(time_ms, self.low_ms) / self.low_ms) / span for time_ms in curve_ms]
+        up = [height * step / (len(curve_ms) - 1) for step in range(len(curve_ms))]
+        return " ".join(f"{x:.1f},{height - y:.1f}" for x, y in zip(across, up, strict=True))
 
 
 @dataclass(frozen=True)
@@ -97,6 +128,7 @@ def write_page(path: Path, report: Report) -> None:
         modalities=[_modalities(section, report.service["index"]) for section in sections],
         ranks=[bars for section in sections for bars in _ranks(section, report.parameters["cutoffs"])],
         stages=[(section, _stages(section.results)) for section in report.sections],
+        times=Times.over([result for section in report.sections for result in section.results]),
         percentiles=[f"p{percentile}" for percentile in PERCENTILES],
         pictures=addresses(_uses(report.worst)),
     )

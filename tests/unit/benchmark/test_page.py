@@ -2,7 +2,9 @@
 
 import base64
 import io
+import math
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +199,19 @@ def test_numbers_stand_with_their_intervals_ranks_modalities_and_latencies(tmp_p
     assert words[-1].startswith("AnyKey ")
     assert words.count("250.0") == words.count("7.2") == 3
     assert "0.2500" in words  # by the rules of published code
+
+
+def test_curves_of_latency_rise_to_all_answers_within_the_powers_of_ten_around_them(tmp_path: Path) -> None:
+    _, queries, answers = measured()
+    slow = {name: replace(answer, latency_s=0.02 * 3**place) for place, (name, answer) in enumerate(answers.items())}
+    page = written(tmp_path, (score(TASK, 4, queries, slow, [1, 5, 10]), queries, slow))
+    assert "from 10 to 1,000" in " ".join(page.split())
+    (points,) = re.findall(r'polyline points="([^"]+)"', page)
+    across, down = zip(*(map(float, point.split(",")) for point in points.split()), strict=True)
+    assert across[0] == pytest.approx(120 * math.log10(2) / 2, abs=0.1)
+    assert across[-1] == pytest.approx(120 * math.log10(54) / 2, abs=0.1)
+    assert list(across) == sorted(across)
+    assert (down[0], down[-1]) == (30, 0)
 
 
 def test_what_the_index_loses_is_told_query_by_query(tmp_path: Path) -> None:
