@@ -107,7 +107,7 @@ test-slow: setup redis-server chromium ## Run the slow proofs: memory of the los
 
 .PHONY: perf-train
 perf-train: setup ## Measure the trainer against open_clip's own, side by side (PERF_FLAGS=), into docs/results/
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[perf]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[perf]"
 	$(BIN)/python -m benchmarks.training_speed --output docs/results/training-speed.md $(PERF_FLAGS)
 
 .PHONY: perf-index
@@ -135,8 +135,13 @@ perf-requests: setup ## Measure a request beside an older checkout, in turns: BE
 	$(BIN)/python -m benchmarks.request_cost --before $(call quote,$(BEFORE)) --checkpoint $(call quote,$(CHECKPOINT)) --output docs/results/requests.md $(PERF_FLAGS)
 
 .PHONY: chaos
-chaos: setup redis-server ## Break what a service stands on, under load, in ten minutes (CHAOS_FLAGS=), into docs/results/
+chaos: setup redis-server ## Break what a service stands on, under load, in twenty minutes (CHAOS_FLAGS='--overload-s 60': ten), into docs/results/
 	PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.chaos --output docs/results/chaos.md $(CHAOS_FLAGS)
+
+.PHONY: fuzz
+fuzz: setup ## Give ever other bytes to what reads strangers' bytes, ten minutes (FUZZ_FLAGS=), into docs/results/
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzzing --output docs/results/fuzz.md $(FUZZ_FLAGS)
 
 .PHONY: perf-page
 perf-page: setup chromium ## Measure the search page in a browser: first paint, and scrolling 1,000 hits (PERF_FLAGS=), into docs/results/

@@ -6,7 +6,7 @@ Shards must be plain: a compressed tar file has no positions.
 import re
 import tarfile
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from anykey.sources.errors import SourceError
 from anykey.sources.files.files import reason_of
@@ -17,6 +17,7 @@ from anykey.sources.suffixes import IMAGE_SUFFIXES
 _FRAME = re.compile(r"(?:(\d+)\.)?(\w+)")
 MAX_END_BYTES = 2 * tarfile.RECORDSIZE  # two blocks of zeros, and what fills the last record
 READ_BYTES = 2**16
+MAX_HEADER_BYTES = 2**20  # of a long name, or of what else a header has in blocks of its own
 
 
 def split_name(member: str) -> tuple[str, str]:
@@ -101,6 +102,22 @@ class Contents:
                 sample.fault, sample.is_unread = "it may lack members, as the shard is damaged behind it", True
 
 
+class _Headers:
+    """A file from which headers are read: where one says that it has so many bytes, no memory is taken for them.
+
+    `tarfile` reads what a long name or its like says to have in one piece, and knows no limit.
+    """
+
+    def __init__(self, opened: BinaryIO) -> None:
+        self._opened = opened
+        self.tell, self.seek = opened.tell, opened.seek
+
+    def read(self, size_bytes: int) -> bytes:
+        if size_bytes > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header says to have {size_bytes} bytes, at most {MAX_HEADER_BYTES} are read")
+        return self._opened.read(size_bytes)
+
+
 def read_contents(opened: BinaryIO, label: str, size_bytes: int | None, with_texts: bool = False) -> Contents:
     """Reads all headers of an open shard.
 
@@ -114,7 +131,8 @@ def read_contents(opened: BinaryIO, label: str, size_bytes: int | None, with_tex
         SourceError: it is not a plain tar file.
     """
     try:
-        tar = tarfile.open(fileobj=opened, mode="r:")  # noqa: SIM115 - the caller closes the file
+        headers = cast(BinaryIO, _Headers(opened))
+        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - the caller closes the file
     except (tarfile.TarError, ValueError) as error:
         raise SourceError(f"{label} is no readable tar file (plain, not compressed): {error}") from error
     contents = Contents()

@@ -23,6 +23,7 @@ _ADDRESSES_IN_COMMAND = re.compile(r"(?<=://)[^\s'\"]+")
 _USER = re.compile(r"(?:^|(?<=://))[^/?#]*@")  # names with braces, and chained ones, hold several
 _HTTP = re.compile(r"https?\}?://", re.IGNORECASE)
 _PART = re.compile(r"[\w.,{}-]+")  # of a file, behind `#`
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOOSE = re.compile(r"/\.?(?:/|$)")  # what `Path` leaves out of a path: `//`, `/./`, and a slash at the end
 # No file is so large, or has so many rows, that more digits say where something in it is.
 _MEMBER = re.compile(r"tar:(?P<file>.*?)!(?P<offset>\d{1,18})\+(?P<size>\d{1,18})!(?P<name>.*)", re.DOTALL)
@@ -175,19 +176,22 @@ def describe(location: str) -> str:
     """
     inner = parse_location(location)
     if isinstance(inner, MemberLocation):
-        return f"'{inner.name}' in {without_secrets(inner.file)}"
+        return printable(f"'{inner.name}' in {without_secrets(inner.file)}")
     if isinstance(inner, InlineLocation):
         return f"in column '{inner.column}'"
     return printable(without_secrets(location))
 
 
 def printable(name: str) -> str:
-    r"""A name that can be stored as UTF-8: stray bytes of a file name are escaped.
+    r"""A name that can be stored as UTF-8, in one line: stray bytes of a file name and what ends lines are escaped.
 
     >>> printable(os.fsdecode(b"caf\xe9.jpg"))
     'caf\\udce9.jpg'
+    >>> print(printable("cat.jpg\nINFO all is well"))
+    cat.jpg\nINFO all is well
     """
-    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+    line = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], os.fspath(name))
+    return line.encode("utf-8", "backslashreplace").decode()
 
 
 def _addresses_in(name: str) -> re.Pattern[str]:

@@ -195,6 +195,27 @@ def test_damaged_header_costs_what_follows(tmp_path: Path) -> None:
     assert reason == "what follows '1.txt' is lost: the header at byte 6144 is damaged"
 
 
+@pytest.mark.parametrize("says_bytes", [8**11 - 1, 2**40, 2**64])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_header_that_says_to_be_huge_costs_what_follows_and_no_memory(
+    tmp_path: Path, kind: bytes, says_bytes: int
+) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, says_bytes
+    data = tar_bytes(MEMBERS)[: 4 * 1536] + header.tobuf(tarfile.GNU_FORMAT) + tar_bytes(MEMBERS)[4 * 1536 :]
+    (tmp_path / "s.tar").write_bytes(data)
+
+    assert [row.key for row in read(tmp_path / "s.tar")] == ["0", "1", None]
+    ((_, reason),) = bad_rows(tmp_path / "s.tar")
+    assert reason.startswith("what follows '1.txt' is lost: a header says to have ")
+
+
+def test_name_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [("a\nINFO b.png", b"x"), ("a\nINFO b.png", b"y")])
+
+    assert bad_rows(path) == [(f"{path}: sample 'a\\nINFO b'", "member 'a\\nINFO b.png' is there twice")]
+
+
 def test_compressed_shard_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
