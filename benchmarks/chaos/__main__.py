@@ -83,7 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="page that is written")
     parser.add_argument("--calm-s", type=float, default=6.0, help="how long most faults last")
-    parser.add_argument("--overload-s", type=float, default=60.0, help="how long ten times the load lasts")
+    parser.add_argument("--overload-s", type=float, default=600.0, help="how long ten times the load lasts")
     parser.add_argument("--num-hostile", type=int, default=1_000, help="number of hostile requests")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names of scenarios to run")
     arguments = parser.parse_args()

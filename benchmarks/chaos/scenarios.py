@@ -1,5 +1,6 @@
 """What is broken, how, and what a client may see meanwhile."""
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -9,10 +10,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos import hostile
 from benchmarks.chaos.traffic import Traffic
@@ -78,6 +80,7 @@ def all_scenarios() -> list[Scenario]:
         Scenario("SIGTERM, and a new process", _terminated, ends),
         Scenario("kill -9 three times", _killed, ends),
         Scenario("a file of the version is damaged, and mended", _file_damaged, quiet),
+        Scenario("a file of the version is replaced by another, and put back", _file_replaced, quiet),
         Scenario("the index is gone, and comes back", _index_gone, quiet | LOCKED),
         Scenario("the disk is full", _disk_full, quiet | {"507", "409"}),
         Scenario("each write to the disk takes 0.2 s longer", _disk_slow, quiet),
@@ -136,8 +139,7 @@ def _killed(scene: Scene) -> None:
 
 
 def _file_damaged(scene: Scene) -> None:
-    versions = scene.world.index_dir / "versions"
-    path = max((path for path in versions.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    path = _largest_file(scene)
     whole = path.read_bytes()
     middle = len(whole) // 2
     with path.open("r+b") as file:
@@ -148,6 +150,23 @@ def _file_damaged(scene: Scene) -> None:
         file.seek(middle)
         file.write(whole[middle : middle + 64])
     scene.notes.append(f"64 bytes of `{path.relative_to(scene.world.index_dir)}`")
+
+
+def _file_replaced(scene: Scene) -> None:
+    path = _largest_file(scene)
+    aside, other = scene.world.folder / "own", scene.world.folder / "another"
+    other.write_bytes(path.read_bytes()[::-1])
+    os.link(path, aside)
+    other.replace(path)
+    time.sleep(scene.calm_s)
+    aside.replace(path)
+    scene.notes.append(f"`{path.relative_to(scene.world.index_dir)}`")
+
+
+def _largest_file(scene: Scene) -> Path:
+    """That of the versions."""
+    versions = scene.world.index_dir / "versions"
+    return max((path for path in versions.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def _index_gone(scene: Scene) -> None:
@@ -196,10 +215,11 @@ def _clock_jumps(scene: Scene) -> None:
 
 
 def _overload(scene: Scene) -> None:
-    target = Target("AnyKey", scene.world.url, "/search", _unlike_bodies())
-    most = crowd(target, 16, scene.calm_s).answered_per_s
-    before = scene.world.resident_bytes()
-    overload = at_rate(target, 10 * most, scene.overload_s).facts()
+    # From a process of its own: the clients whose answers are judged are not to wait for it.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        most = apart.submit(_most_photos, scene.world.url, scene.calm_s).result()
+        before = scene.world.resident_bytes()
+        overload = apart.submit(_photos_at, scene.world.url, 10 * most, scene.overload_s).result()
     grown = (scene.world.resident_bytes() - before) / 2**20
     p99_ms = {kind: overload[kind].get("p99", 0.0) for kind in ("latency_ms", "refusal_ms")}
     scene.notes.append(
@@ -210,6 +230,16 @@ def _overload(scene: Scene) -> None:
     )
     for status in overload["errors"]:
         scene.traffic.tally.outcomes["overload", status] += overload["errors"][status]
+
+
+def _most_photos(url: str, duration_s: float) -> float:
+    """How many photos a second are answered at most."""
+    return crowd(Target("AnyKey", url, "/search", _unlike_bodies()), 16, duration_s).answered_per_s
+
+
+def _photos_at(url: str, rate: float, duration_s: float) -> dict[str, Any]:
+    """What becomes of photos that come at a rate."""
+    return at_rate(Target("AnyKey", url, "/search", _unlike_bodies()), rate, duration_s).facts()
 
 
 def _unlike_bodies() -> Iterator[bytes]:
