@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PYTHON_OF_IMAGES = (3, 11)
 # What Python 3.11.2, which is Debian's, needs and later ones do not: redis asks for it by its marker.
 ALSO = ["async-timeout"]
-SERVE = ["serve", "otel", "milvus", "st"]
+SERVE = ["serve", "otel", "oidc", "milvus", "st"]
 COMPUTE_ON_CPU = ["cpu", "onnx", "openvino"]
 TARGETS = {
     "cpu": [*SERVE, *COMPUTE_ON_CPU],

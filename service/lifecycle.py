@@ -5,10 +5,12 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from anykey.encoder.protocol import ItemEncoder
+from anykey.program.extras import MissingLibraryError, require_library
 from anykey.service.access.api_keys import AccessScope, ApiKeysError
 from anykey.service.access.callers import Callers, caller_of
 from anykey.service.access.rate_limits import RateLimits
@@ -31,7 +33,10 @@ from anykey.service.requests.image_urls import ImageFetcher
 from anykey.service.schemas import Limits
 from anykey.service.searching.reranking import PairScorer
 from anykey.service.searching.searcher import SearchableIndex
-from anykey.service.settings import ServiceSettings
+from anykey.service.settings import ServiceSettings, parse_token_scopes
+
+if TYPE_CHECKING:
+    from anykey.service.access.signed_tokens import SignedTokens
 
 INDEX_NAME = "index_name"  # in addresses below /indexes/, and in those of dialects that name an index
 LOOK_AT_FILES_S = 0.5  # between two looks at the file of API keys, which a revoked one outlives no longer
@@ -93,7 +98,7 @@ class Lifecycle:
         """
         self.settings = settings
         self.callers = _callers_of(settings)
-        self.watched_files: list[Callable[[], None]] = [self.callers.refresh] if self.callers.are_required else []
+        self.watched_files: list[Callable[[], None]] = self.callers.watched
         self.rate_limits = _rate_limits_of(settings)
         self.image_fetcher = ImageFetcher(
             settings.image_urls,
@@ -212,10 +217,14 @@ class Lifecycle:
         logger.info("stopped", extra={"event": LogEvent.STOPPED})
 
     async def _watch_files(self) -> None:
-        while self.watched_files:
-            await asyncio.sleep(LOOK_AT_FILES_S)
-            for refresh in self.watched_files:
+        """Takes changes of each file apart from the others: one of them may be on a machine that hangs."""
+
+        async def watch(refresh: Callable[[], None]) -> None:
+            while True:
                 await asyncio.to_thread(refresh)
+                await asyncio.sleep(LOOK_AT_FILES_S)
+
+        await asyncio.gather(*map(watch, self.watched_files))
 
     async def _load(self) -> None:
         for served in self.indexes.all():
@@ -232,9 +241,34 @@ class Lifecycle:
 
 def _callers_of(settings: ServiceSettings) -> Callers:
     try:
-        return Callers(settings.api_keys, map(AccessScope, settings.anonymous_scopes))
+        return Callers(settings.api_keys, map(AccessScope, settings.anonymous_scopes), _tokens_of(settings))
     except ApiKeysError as error:
         raise StartupError(f"{error}; `anykey-serve keys add` makes API keys") from error
+
+
+def _tokens_of(settings: ServiceSettings) -> "SignedTokens | None":
+    """What takes signed tokens, if any are; loads a library that only an extra brings."""
+    if settings.oidc_issuer is None or settings.oidc_keys is None:
+        return None
+    try:
+        require_library("joserfc", "oidc", "oidc_issuer")
+    except MissingLibraryError as error:
+        raise StartupError(str(error)) from error
+    from anykey.service.access.signed_tokens import SignedTokens, TokenKeysError, TokenRules
+
+    rules = TokenRules(
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_keys,
+        parse_token_scopes(settings.oidc_scopes),
+        settings.oidc_scopes_claim,
+        settings.oidc_indexes_claim,
+        settings.oidc_leeway_s,
+    )
+    try:
+        return SignedTokens(rules)
+    except TokenKeysError as error:
+        raise StartupError(f"oidc_keys: {error}") from error
 
 
 def _rate_limits_of(settings: ServiceSettings) -> RateLimits:

@@ -39,6 +39,8 @@ class LogEvent(StrEnum):
     API_KEYS_CHANGED = "api_keys_changed"
     API_KEYS_UNREADABLE = "api_keys_unreadable"
     API_KEYS_NONE = "api_keys_none"
+    TOKEN_KEYS_CHANGED = "token_keys_changed"
+    TOKEN_KEYS_UNREADABLE = "token_keys_unreadable"
     LIMITS_ALONE = "limits_alone"
     LIMITS_SHARED = "limits_shared"
     TLS_RENEWED = "tls_renewed"

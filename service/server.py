@@ -83,9 +83,8 @@ def _check_access(settings: ServiceSettings, addresses: Sequence[str]) -> None:
     Raises:
         UsageError: neither; says how to make a key, and how to do without.
     """
-    if settings.api_keys is not None or all(
-        ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses
-    ):
+    is_open = settings.api_keys is None and settings.oidc_issuer is None
+    if not is_open or all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses):
         return
     if not settings.allow_anonymous:
         raise UsageError(

@@ -16,7 +16,7 @@ from anykey.index.milvus.address import parse_address
 from anykey.index.referred import root_of
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
-from anykey.service.access.api_keys import ScopeName
+from anykey.service.access.api_keys import AccessScope, ScopeName
 from anykey.service.requests.image_hosts import AllowedHost
 from anykey.service.requests.proxy import parse_prefix, parse_proxies, told_from_own
 
@@ -41,6 +41,25 @@ def parse_rerankers(assignments: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"expected NAME=DIRECTORY, each NAME once, got '{assignment}'")
         directories[name] = directory
     return directories
+
+
+def parse_token_scopes(assignments: Sequence[str]) -> dict[str, AccessScope]:
+    """Reads `VALUE=SCOPE` each; gives scopes by value.
+
+    Raises:
+        ValueError: something else came, or a value twice.
+
+    >>> parse_token_scopes(["urn:shop:read=search"])
+    {'urn:shop:read': <AccessScope.SEARCH: 'search'>}
+    """
+    scopes: dict[str, AccessScope] = {}
+    known = [scope.value for scope in AccessScope]
+    for assignment in assignments:
+        value, _, scope = (part.strip() for part in assignment.rpartition("="))
+        if not value or scope not in known or value in scopes:
+            raise ValueError(f"expected VALUE=SCOPE with {', '.join(known)}, each VALUE once, got '{assignment}'")
+        scopes[value] = AccessScope(scope)
+    return scopes
 
 
 # What an index of several may have in place of the service's own.
@@ -142,6 +161,37 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     anonymous_scopes: list[ScopeName] = Field(
         default_factory=list,
         description="where there are API keys, what callers without one may do all the same: search, embed, write",
+    )
+    oidc_issuer: str | None = Field(
+        None,
+        min_length=1,
+        description="identity provider whose signed tokens (JWT) are taken in the place of an API key, as their iss "
+        "says it; with oidc_audience and oidc_keys. Default: none is taken",
+    )
+    oidc_audience: list[str] = Field(
+        default_factory=list, description="what the aud of such a token must be, or one of these"
+    )
+    oidc_keys: str | None = Field(
+        None,
+        min_length=1,
+        description="where the provider publishes its keys: the address that its configuration calls jwks_uri, or a "
+        "file of the same (JWKS)",
+    )
+    oidc_scopes: list[str] = Field(
+        default_factory=lambda: [f"anykey:{scope}={scope}" for scope in AccessScope],
+        description="what a value of the claim of scopes lets its holder do, VALUE=SCOPE each",
+    )
+    oidc_scopes_claim: str = Field(
+        "scope", min_length=1, description="claim that has the scopes; of a nested one the names with dots between"
+    )
+    oidc_indexes_claim: str | None = Field(
+        None,
+        min_length=1,
+        description="claim that names the indexes that a token is for, without which it is for none; default: tokens "
+        "are for all",
+    )
+    oidc_leeway_s: int = Field(
+        30, ge=0, le=600, description="by how much the clocks of the provider and of the service may differ"
     )
     allow_anonymous: bool = Field(
         False,
@@ -494,9 +544,25 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     @model_validator(mode="after")
     def check_access(self) -> "ServiceSettings":
         """Refuses exceptions from keys that there are not."""
-        if self.api_keys is None and self.anonymous_scopes:
+        if self.api_keys is None and self.oidc_issuer is None and self.anonymous_scopes:
             raise ValueError("anonymous_scopes: expected api_keys beside it; without keys everybody may do everything")
         return self
+
+    @model_validator(mode="after")
+    def check_oidc(self) -> "ServiceSettings":
+        """Refuses an identity provider of which not all is said."""
+        parts = {"oidc_issuer": self.oidc_issuer, "oidc_audience": self.oidc_audience, "oidc_keys": self.oidc_keys}
+        missing = [name for name, value in parts.items() if not value]
+        if 0 < len(missing) < len(parts):
+            raise ValueError(f"expected oidc_issuer, oidc_audience and oidc_keys together, got no {missing[0]}")
+        return self
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def check_oidc_scopes(cls, value: list[str]) -> list[str]:
+        """Refuses what is no `VALUE=SCOPE`."""
+        parse_token_scopes(value)
+        return value
 
     @field_validator("image_urls")
     @classmethod

@@ -4,9 +4,10 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from starlette.types import Scope
 
@@ -26,7 +27,7 @@ class Caller:
     """Who a request comes from, and what it may ask for.
 
     Attributes:
-        name: Of its API key; `None` for one without.
+        name: Of its API key; `token:` and the subject of a signed token; `None` for one without.
         scopes: What it may do; with `ADMIN` all.
         indexes: Those it may see; `None`: all.
     """
@@ -34,6 +35,12 @@ class Caller:
     name: str | None
     scopes: frozenset[AccessScope]
     indexes: frozenset[str] | None = None
+
+    @property
+    def title(self) -> str:
+        """What messages call its credentials."""
+        kind, _, subject = (self.name or "").partition(":")
+        return f"the token of '{subject}'" if subject else f"API key '{kind}'"
 
     def may_see(self, index: str) -> bool:
         """Whether it may see an index of this name."""
@@ -51,7 +58,7 @@ class Caller:
         if self.name is None:
             raise UnauthorizedError(f"expected an API key with scope {needed}: {HOW}")
         raise ForbiddenError(
-            f"API key '{self.name}' lacks the scope {needed}; it has {', '.join(sorted(self.scopes))}",
+            f"{self.title} lacks the scope {needed}; it has {', '.join(sorted(self.scopes)) or 'none'}",
             scope=needed,
         )
 
@@ -67,6 +74,26 @@ class _Known:
     expires_s: float
 
 
+class TokenCheck(Protocol):
+    """Tells whose a signed token is."""
+
+    def is_one(self, token: bytes) -> bool:
+        """Whether credentials have the form of a signed token."""
+        ...
+
+    def refresh(self) -> None:
+        """Takes other keys to check tokens with; may be called in a thread."""
+        ...
+
+    def find(self, token: bytes) -> Caller:
+        """Whose it is.
+
+        Raises:
+            ServiceError: it is not taken; says why.
+        """
+        ...
+
+
 class Callers:
     """Tells who a request comes from, by the keys of a file, of which it takes changes; belongs to one event loop.
 
@@ -74,30 +101,42 @@ class Callers:
         are_required: Whether a request needs a key.
     """
 
-    def __init__(self, path: Path | None, anonymous: Iterable[AccessScope] = ()) -> None:
+    def __init__(
+        self, path: Path | None, anonymous: Iterable[AccessScope] = (), tokens: TokenCheck | None = None
+    ) -> None:
         """Reads the file.
 
         Args:
-            path: File of the keys; `None`: everybody may do everything.
+            path: File of the keys; `None`: there are none.
             anonymous: What may be done without a key all the same.
+            tokens: Takes signed tokens in the place of a key; `None`: there are none, and without keys either
+                everybody may do everything.
 
         Raises:
             ApiKeysError: the file cannot be read, or is damaged; says where.
         """
-        self.are_required = path is not None
+        self.are_required = path is not None or tokens is not None
+        self._tokens = tokens
         self._path = path
-        self._anonymous = Caller(None, _all_of(anonymous)) if self.are_required else EVERYBODY
+        self._anonymous = Caller(None, all_of(anonymous)) if self.are_required else EVERYBODY
         self._content = b""
         self._problem: str | None = None
         self._by_digest: dict[bytes, _Known] = {}
         if path is not None:
             self._take(read_file(path), path)
 
+    @property
+    def watched(self) -> list[Callable[[], None]]:
+        """What takes changes, to be called twice a second, each in a thread of its own."""
+        of_keys = [] if self._path is None else [self.refresh]
+        return of_keys if self._tokens is None else [*of_keys, self._tokens.refresh]
+
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Who sends a request with these headers.
 
         Raises:
             UnauthorizedError: it brings a key that is unknown or has expired, or credentials that are no key.
+            NotReadyError: it brings a token that cannot be checked yet.
             InvalidRequestError: it brings two different keys.
         """
         if not self.are_required:
@@ -105,6 +144,8 @@ class Callers:
         token = _token_in(headers)
         if token is None:
             return self._anonymous
+        if self._tokens is not None and self._tokens.is_one(token):
+            return self._tokens.find(token)
         digest = hashlib.sha256(token).digest()
         known = self._by_digest.get(digest)
         if known is None or not hmac.compare_digest(known.digest, digest):
@@ -163,14 +204,15 @@ def caller_of(scope: Scope) -> Caller:
     return caller
 
 
-def _all_of(scopes: Iterable[AccessScope]) -> frozenset[AccessScope]:
+def all_of(scopes: Iterable[AccessScope]) -> frozenset[AccessScope]:
+    """The scopes, which are all of them if `ADMIN` is one."""
     given = frozenset(scopes)
     return ALL_SCOPES if AccessScope.ADMIN in given else given
 
 
 def _known(key: ApiKey) -> _Known:
     indexes = None if key.indexes is None else frozenset(key.indexes)
-    caller = Caller(key.name, _all_of(key.scopes), indexes)
+    caller = Caller(key.name, all_of(key.scopes), indexes)
     return _Known(bytes.fromhex(key.sha256), caller, float("inf") if key.expires is None else key.expires.timestamp())
 
 

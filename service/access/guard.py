@@ -49,7 +49,9 @@ class GuardedRoute(APIRoute):
         if isinstance(need, AccessScope):
             caller.require(need)
         elif not caller.scopes:
-            raise UnauthorizedError(f"expected an API key: {HOW}")
+            if caller.name is None:
+                raise UnauthorizedError(f"expected an API key: {HOW}")
+            raise ForbiddenError(f"{caller.title} has none of the scopes that are known here")
         if caller.indexes is not None and not self._is_of_service:
             _require_index(caller, scope["path_params"].get(INDEX_NAME), lifecycle)
 
@@ -65,4 +67,4 @@ def _require_index(caller: Caller, named: str | None, lifecycle: Lifecycle) -> N
         raise lifecycle.indexes.unknown(named, caller.indexes)
     if named is None and not caller.may_see(lifecycle.indexes.default):
         own = ", ".join(sorted(caller.indexes or ()))
-        raise ForbiddenError(f"API key '{caller.name}' is limited to {own}: ask at /indexes/NAME/...")
+        raise ForbiddenError(f"{caller.title} is limited to {own or 'no index'}: ask at /indexes/NAME/...")

@@ -29,6 +29,7 @@ MODULES_OF = {
     "hf": ("encoder/",),
     "st": ("encoder/reranking.py", "encoder/sentence_models/"),
     "sweep": ("training/sweep/",),
+    "oidc": ("service/access/signed_tokens.py",),
     "otel": ("service/operations/traces.py",),
     "wandb": ("training/trackers.py",),
     "video": ("benchmark/videos.py",),
