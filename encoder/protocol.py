@@ -136,12 +136,13 @@ def check_item(
         UnsupportedItemError: it does not take several images or an instruction, or does not weigh a text against an
             image.
     """
-    if item.modality not in encoder.modalities:
-        taken = ", ".join(modality for modality in Modality if modality in encoder.modalities)
-        raise UnsupportedModalityError(f"model {encoder.name} embeds no {item.modality} items, but {taken}")
+    modality = item.modality
+    if modality not in encoder.modalities:
+        taken = ", ".join(known for known in Modality if known in encoder.modalities)
+        raise UnsupportedModalityError(f"model {encoder.name} embeds no {modality} items, but {taken}")
     if len(item.images) > 1 and Ability.SEVERAL_IMAGES not in encoder.supports:
         raise UnsupportedItemError(f"model {encoder.name} takes one image of an item, got {len(item.images)}")
-    is_weighted = item.modality is Modality.FUSED and text_weight != EVEN_WEIGHT
+    is_weighted = modality is Modality.FUSED and text_weight != EVEN_WEIGHT
     if is_weighted and Ability.TEXT_WEIGHT not in encoder.supports:
         raise UnsupportedItemError(
             f"model {encoder.name} fuses text and image by itself and takes no text_weight, got {text_weight:g}"
