@@ -1,5 +1,6 @@
 """What tests of several packages share: a small real encoder, and no network but this machine's own."""
 
+import gc
 import os
 import shutil
 import socket
@@ -27,6 +28,14 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     for command in ("ANYKEY_", "ANYKEY_INDEX_"):  # vectors are compared to the last digits, and nothing is to be tried
         os.environ.setdefault(f"{command}BACKEND", "torch")
+    gc.disable()  # until all tests are known: to look for garbage among modules takes a quarter of the time till then
+
+
+def pytest_collection_finish() -> None:
+    """Leaves all that was imported and listed out of later searches for garbage, for none of it will be."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
