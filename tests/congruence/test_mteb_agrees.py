@@ -1,20 +1,17 @@
 """What mteb's own code makes of a live service's answers is what ours makes of them, ties and all."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import mteb
 import pytest
-from datasets import Dataset, Features, Image, Value
-from mteb.abstasks.retrieval import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
 from rich.console import Console
 
 from anykey.benchmark.__main__ import main as bench
-from anykey.benchmark.dataset import Entry, Query, image_bytes
+from anykey.benchmark.dataset import Query
 from anykey.benchmark.datasets.mbeir import GLOBAL, MBeir
 from anykey.benchmark.errors import DatasetError, EndpointMismatchError
 from anykey.benchmark.mteb_adapter import SearchModel, write_corpus
@@ -24,54 +21,19 @@ from anykey.index.settings import BuildSettings
 from tests.fakes import FakeEncoder
 from tests.serving import ReadyEncoder, serving
 
+if TYPE_CHECKING:  # or each process that only looks for tests would load it
+    from datasets import Dataset
+
 SIZES = ["--train-scenes", "0", "--val-scenes", "0", "--queries-per-task", "4", "--distractors-per-task", "3"]
 KINDS = {"text": "t2it", "image": "i2it", "fused": "it2it"}  # mteb's words for what searches for what
-THEIRS = {"ndcg@10": "ndcg_cut_10", "recall@5": "recall_5", "success@5": "success_5"}
-FEATURES = Features({"id": Value("string"), "text": Value("string"), "image": Image()})
 
 
-def table(rows: list[tuple[str, Entry | Query]]) -> Dataset:
-    """Rows as mteb's datasets have them, a missing text empty and a missing image None."""
-    columns: dict[str, list[Any]] = {"id": [], "text": [], "image": []}
-    for name, row in rows:
-        columns["id"].append(name)
-        columns["text"].append(row.text or "")
-        columns["image"].append({"bytes": image_bytes(row.images[0]), "path": None} if row.images else None)
-    return Dataset.from_dict(columns, features=FEATURES)
+@pytest.fixture(scope="module")
+def tasks() -> ModuleType:
+    """Mteb's tasks, which take seconds to load."""
+    from tests import mteb_tasks
 
-
-class MixedSearch(AbsTaskRetrieval):
-    """A task of mteb over a corpus of texts, images and pages; it also gives its scores before it rounds them."""
-
-    metadata = TaskMetadata(
-        name="MixedSearch",
-        description="Drawn scenes.",
-        type="Any2AnyRetrieval",
-        category="it2it",
-        modalities=["text", "image"],
-        dataset={"path": "none", "revision": "1"},
-        eval_langs=["eng-Latn"],
-        main_score="ndcg_at_10",
-    )
-
-    def __init__(self, corpus: Dataset, queries: list[Query], kind: str = "it2it") -> None:
-        self.metadata = self.metadata.model_copy(update={"category": kind})
-        super().__init__()
-        self.dataset = {
-            "default": {
-                "test": {
-                    "corpus": corpus,
-                    "queries": table([(query.id, query) for query in queries]),
-                    "relevant_docs": {query.id: dict(query.relevant) for query in queries},
-                    "top_ranked": None,
-                }
-            }
-        }
-        self.data_loaded = True
-
-    def task_specific_scores(self, scores: Mapping[str, Mapping[str, float]], *args: Any, **named: Any) -> Any:
-        means = {name: [row[name] for row in scores.values()] for name in THEIRS.values()}
-        return {f"exact {name}": sum(values) / len(values) for name, values in means.items()}
+    return mteb_tasks
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +44,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> MBeir:
 
 
 @pytest.fixture(scope="module")
-def corpus(dataset: MBeir) -> Dataset:
-    return table([(entry.key, entry) for entry in dataset.corpus()])
+def corpus(tasks: ModuleType, dataset: MBeir) -> "Dataset":
+    return tasks.table([(entry.key, entry) for entry in dataset.corpus()])
 
 
 @pytest.fixture(scope="module")
-def url(dataset: MBeir, corpus: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(dataset: MBeir, corpus: "Dataset", tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service over the index of the corpus that the adapter wrote."""
     folder = tmp_path_factory.mktemp("served")
     assert write_corpus(corpus, folder / "corpus.jsonl") == dataset.num_keys()
@@ -99,56 +61,58 @@ def url(dataset: MBeir, corpus: Dataset, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("number", ["0", "3", "7"])
 def test_mteb_scores_a_live_service_as_we_do(
-    number: str, dataset: MBeir, corpus: Dataset, url: str, tmp_path: Path
+    number: str, tasks: ModuleType, dataset: MBeir, corpus: "Dataset", url: str, tmp_path: Path
 ) -> None:
     (task,) = (each for each in dataset.tasks() if each.candidates == GLOBAL and number in each.aliases)
     queries = dataset.queries(task)
     flags = ["--tasks", number, "--pools", "global", "--cutoffs", "5,10", "--output", f"{tmp_path}"]
     assert bench(["quality", "--dataset", f"{dataset.root}", "--url", url, *flags]) == 0
     (ours,) = json.loads((tmp_path / "results.json").read_text())["results"]
-    theirs = mteb.evaluate(
+    theirs = tasks.mteb.evaluate(
         SearchModel(url),
-        MixedSearch(corpus, queries, KINDS[queries[0].modality]),
+        tasks.MixedSearch(corpus, queries, KINDS[queries[0].modality]),
         cache=None,
         co2_tracker=False,
         show_progress_bar=False,
     )
     (scores,) = theirs.task_results[0].scores["test"]
-    for name, metric in THEIRS.items():
+    for name, metric in tasks.THEIRS.items():
         assert ours["metrics"][name] == pytest.approx(scores[f"exact {metric}"], abs=1e-9), name
     assert ours["metrics"]["ndcg@10"] == pytest.approx(scores["ndcg_at_10"], abs=5.1e-6)  # which mteb rounds
 
 
-def found(url: str, corpus: Dataset, queries: Dataset, **more: Any) -> dict[str, dict[str, float]]:
+def found(
+    tasks: ModuleType, url: str, corpus: "Dataset", queries: "Dataset", **more: Any
+) -> dict[str, dict[str, float]]:
     model = SearchModel(url, **more.pop("settings", {}))
     model.index(corpus)
-    return model.search(queries, task_metadata=MixedSearch.metadata, top_k=1000, **more)
+    return model.search(queries, task_metadata=tasks.MixedSearch.metadata, top_k=1000, **more)
 
 
-def test_ties_stay_in_the_order_of_the_service(dataset: MBeir, corpus: Dataset, url: str) -> None:
-    queries = table([("q", Query("q", text="a blue heart"))])
-    (scores,) = found(url, corpus, queries).values()
+def test_ties_stay_in_the_order_of_the_service(tasks: ModuleType, dataset: MBeir, corpus: "Dataset", url: str) -> None:
+    queries = tasks.table([("q", Query("q", text="a blue heart"))])
+    (scores,) = found(tasks, url, corpus, queries).values()
     values = list(scores.values())
     assert len(values) == dataset.num_keys()
     steps = [above - below for above, below in pairwise(values)]
     assert 0 < min(steps) < 1e-6  # there were ties
 
 
-def test_tasks_that_rank_given_keys_again_search_within_them(corpus: Dataset, url: str) -> None:
-    queries = table([("q", Query("q", text="a blue heart"))])
+def test_tasks_that_rank_given_keys_again_search_within_them(tasks: ModuleType, corpus: "Dataset", url: str) -> None:
+    queries = tasks.table([("q", Query("q", text="a blue heart"))])
     given = list(corpus["id"][:4])
-    assert set(found(url, corpus, queries, top_ranked={"q": given})["q"]) == set(given)
+    assert set(found(tasks, url, corpus, queries, top_ranked={"q": given})["q"]) == set(given)
 
 
-def test_a_service_without_the_corpus_is_refused(corpus: Dataset, url: str) -> None:
-    queries = table([("q", Query("q", text="a blue heart"))])
+def test_a_service_without_the_corpus_is_refused(tasks: ModuleType, corpus: "Dataset", url: str) -> None:
+    queries = tasks.table([("q", Query("q", text="a blue heart"))])
     with pytest.raises(EndpointMismatchError, match=r"MixedSearch: \d+ keys in the index, 5 in mteb's corpus"):
-        found(url, corpus.select(range(5)), queries)
+        found(tasks, url, corpus.select(range(5)), queries)
     with pytest.raises(EndpointMismatchError, match="no pool 'elsewhere'"):
-        found(url, corpus, queries, settings={"pool": "elsewhere"})
+        found(tasks, url, corpus, queries, settings={"pool": "elsewhere"})
     renamed = corpus.remove_columns("id").add_column("id", [f"other {n}" for n in range(len(corpus))])
     with pytest.raises(EndpointMismatchError, match=r"query q of MixedSearch .* is not in the corpus"):
-        found(url, renamed, queries)
+        found(tasks, url, renamed, queries)
 
 
 @pytest.mark.parametrize(
@@ -159,13 +123,15 @@ def test_a_service_without_the_corpus_is_refused(corpus: Dataset, url: str) -> N
         ({"text": [["a", "b"]]}, "query q: a conversation"),
     ],
 )
-def test_what_no_search_can_take_is_named(columns: dict[str, list[Any]], message: str, corpus: Dataset) -> None:
+def test_what_no_search_can_take_is_named(
+    columns: dict[str, list[Any]], message: str, tasks: ModuleType, corpus: "Dataset"
+) -> None:
     with pytest.raises(DatasetError, match=message):
-        found("http://127.0.0.1:9", corpus, Dataset.from_dict({"id": ["q"], **columns}))
+        found(tasks, "http://127.0.0.1:9", corpus, tasks.Dataset.from_dict({"id": ["q"], **columns}))
 
 
-def test_a_title_is_part_of_the_text(tmp_path: Path) -> None:
-    rows = Dataset.from_dict({"id": ["k"], "title": ["Hearts"], "text": ["are red."]})
+def test_a_title_is_part_of_the_text(tasks: ModuleType, tmp_path: Path) -> None:
+    rows = tasks.Dataset.from_dict({"id": ["k"], "title": ["Hearts"], "text": ["are red."]})
     assert write_corpus(rows, tmp_path / "corpus.jsonl", pool="p") == 1
     (line,) = (tmp_path / "corpus.jsonl").read_text().splitlines()
     assert json.loads(line) == {"key": "k", "text": "Hearts are red.", "pool": ["p"]}

@@ -8,7 +8,6 @@ from pathlib import Path
 import fsspec
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from anykey.index import FaissIndex
@@ -26,6 +25,8 @@ from tests.live_index import everything
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
     """A server with an empty bucket, which `s3://bucket` means meanwhile."""
+    from moto.server import ThreadedMotoServer  # all of Amazon takes a while to load
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from anykey.index.settings import EmbedSettings
 from tests.factories import write_jsonl
 from tests.models import tiny_checkpoint
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'anykey[ray]'")
 ROOT = Path(__file__).parents[2]
 NUM_KEYS, SHARD_KEYS = 240, 12
-pytestmark = pytest.mark.timeout(300)
+NO_RAY = "Ray is not installed: pip install 'anykey[ray]'"
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(find_spec("ray") is None, reason=NO_RAY)]
 
 
 @pytest.fixture(scope="module")
