@@ -22,6 +22,7 @@ from tests.fakes import FakeEncoder
 from tests.serving import WAIT_S, until
 
 ROOT = Path(__file__).parents[1]
+START_S = 300.0  # a second, mostly; on a machine whose cores others have, minutes
 
 
 class ServiceProcess:
@@ -32,7 +33,7 @@ class ServiceProcess:
     """
 
     def __init__(self, index_dir: Path, *flags: str) -> None:
-        """Starts it, and waits until it answers."""
+        """Starts it, and waits until it answers; one that does not is ended."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ANYKEY_")}
         self._process = subprocess.Popen(
@@ -42,17 +43,24 @@ class ServiceProcess:
             stdout=subprocess.DEVNULL,
             stderr=self._log,  # no pipe: one that nobody reads is full some time, and the service waits for it
         )
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self._port()}", timeout=WAIT_S, trust_env=False, follow_redirects=False
-        )
-        until(self._is_ready, "the service is ready", 60.0)
+        try:
+            self.client = httpx.Client(
+                base_url=f"http://127.0.0.1:{self._port()}", timeout=WAIT_S, trust_env=False, follow_redirects=False
+            )
+            until(self._is_ready, "the service is ready", START_S)
+        except BaseException:
+            self._end()
+            raise
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""
+        self._end()
+        self.client.close()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
         self._log.close()
-        self.client.close()
 
     def _is_ready(self) -> bool:
         time.sleep(0.05)
@@ -69,7 +77,7 @@ class ServiceProcess:
             found.extend(line["port"] for line in lines if line.get("event") == "listening")
             return bool(found)
 
-        until(is_listening, "the service listens", 60.0)
+        until(is_listening, "the service listens", START_S)
         return found[0]
 
 
