@@ -6,7 +6,8 @@ A request is sent when it is due, whatever is under way, and its latency runs fr
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,13 @@ class Outcome(Tally):
 
     Attributes:
         refusals: From when a request was due to the last byte of its refusal (429 or 503).
+        cores: How many cores the client and, where that can be told, the service took, by name.
         bodies: The first answers, as many as were asked for.
         num_kept: How many of them are kept.
     """
 
     refusals: Histogram = field(default_factory=Histogram)
+    cores: dict[str, float] = field(default_factory=dict)
     bodies: list[tuple[float, bytes]] = field(default_factory=list)
     num_kept: int = 0
 
@@ -62,6 +65,7 @@ class Outcome(Tally):
             "errors": dict(self.errors),
             "latency_ms": percentiles_ms(self.latency),
             "refusal_ms": percentiles_ms(self.refusals),
+            "cores": {name: round(cores, 3) for name, cores in self.cores.items()},
         }
 
 
@@ -82,12 +86,14 @@ class Target:
         url: Where the service listens.
         path: The address.
         bodies: What is sent, without an end.
+        processor_s: Processor time that the service has taken so far; `None` where that cannot be told.
     """
 
     name: str
     url: str
     path: str
     bodies: Iterator[bytes]
+    processor_s: Callable[[], float] | None = None
 
 
 def at_rate(target: Target, rate: float, duration_s: float, *, is_even: bool = False, num_kept: int = 0) -> Outcome:
@@ -135,7 +141,13 @@ def _poisson(rate: float, duration_s: float, warm_up_s: float) -> Schedule:
 
 async def _run(target: Target, outcome: Outcome, schedule: Schedule, max_in_flight: int, *, waits: bool) -> Outcome:
     requests = (Request(lambda body=body: body, is_small=True, is_repeat=False) for body in target.bodies)  # type: ignore[misc]
+    clocks = {"client": time.process_time}
+    if target.processor_s is not None:
+        clocks["service"] = target.processor_s
     async with Connections(target.url) as connections:
         loop = OpenLoop(connections, requests, max_in_flight, TIMEOUT_S, target.path)
+        began_s, before = time.monotonic(), {name: clock() for name, clock in clocks.items()}
         await loop.run(schedule, outcome, waits)
+        seconds = time.monotonic() - began_s
+        outcome.cores = {name: (clock() - before[name]) / seconds for name, clock in clocks.items()}
     return outcome

@@ -97,9 +97,15 @@ def p50(part: Mapping[str, Any]) -> float:
 
 
 def share_of_encoder(part: Mapping[str, Any], kind: str, way: str) -> float:
-    """The service's throughput over the encoder's best of all batch sizes, the median of the rounds."""
+    """The service's throughput over the encoder's in its best batch size, the median of the rounds."""
+    size = _best_size(part[kind]["alone"])
     pairs = zip(part[kind][way], part[kind]["alone"], strict=True)
-    return median(service / max(rates.values()) for service, rates in pairs)
+    return median(service / rates[size] for service, rates in pairs)
+
+
+def _best_size(rounds: Sequence[Mapping[str, float]]) -> str:
+    """The batch size at which most is embedded; by the median of the rounds, for the best of each is chance, too."""
+    return max(rounds[0], key=lambda size: median(rates[size] for rates in rounds))
 
 
 def beyond_ms(part: Mapping[str, Any]) -> float:
@@ -194,9 +200,20 @@ def _saturation(part: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|"
     for kind, name in (("text", "texts"), ("image", "photos")):
         found = part[kind]
-        alone = median(max(rates.values()) for rates in found["alone"])
+        size = _best_size(found["alone"])
+        alone = median(rates[size] for rates in found["alone"])
         cells = [f"{median(found[way]):.1f} | {share_of_encoder(part, kind, way):.2f}" for way in ("single", "batched")]
         yield f"| {name} | {alone:.1f} | {' | '.join(cells)} |"
+    taken = {name: part[kind].get("cores") for kind, name in (("text", "texts"), ("image", "photos"))}
+    for name, cores in taken.items():
+        if cores:
+            yield f"\nFor single {name}, {_cores(cores)}."
+
+
+def _cores(rounds: Sequence[Mapping[str, float]]) -> str:
+    """What the service and its client took of the machine, in words."""
+    service, client = (median(cores[name] for cores in rounds) for name in ("service", "client"))
+    return f"the service took {service:.2f} cores, and the client {client:.2f}"
 
 
 def _overhead(part: Mapping[str, Any]) -> Iterator[str]:
@@ -223,7 +240,10 @@ def _cached(part: Mapping[str, Any]) -> Iterator[str]:
         times = run["latency_ms"]
         shown = " | ".join(f"{times[p]:.2f}" for p in ("p50", "p90", "p99"))
         yield f"| {number} | {run['answered_per_s']:.0f} | {shown} | {run['late']} of {run['due']} |"
+    cores = [run["cores"] for run in part["runs"] if "cores" in run]
     yield f"\nEight clients at once get {median(part['most_per_s']):,.0f} answers a second."
+    if cores:
+        yield f"At {part['rate']:,.0f} a second, {_cores(cores)}."
 
 
 def _overload(part: Mapping[str, Any]) -> Iterator[str]:
@@ -241,8 +261,19 @@ def _overload(part: Mapping[str, Any]) -> Iterator[str]:
     for name, times in (("answers", answers), ("refusals", refused)):
         if times:
             yield f"| {name} | {times['p50']:.1f} | {times['p99']:.1f} | {times['max']:.1f} |"
+    if cores := part.get("cores"):
+        yield f"\nMeanwhile {_cores([cores])}."
     if memory:
         yield f"\nMemory was {memory[0]:,.0f} MiB first, {memory[-1]:,.0f} MiB last and {max(memory):,.0f} MiB at most."
+
+
+def _client(part: Mapping[str, Any]) -> Iterator[str]:
+    yield "\n## The client\n"
+    yield "What it sends at most where every request is answered at once with the same, and what each costs it.\n"
+    yield "| | requests/s | processor time each, ms |"
+    yield "|---|---:|---:|"
+    for kind, name in (("known", "queries that were asked before"), ("image", "photos")):
+        yield f"| {name} | {part[kind]['most_per_s']:,.0f} | {part[kind]['client_ms']:.3f} |"
 
 
 OWN: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
@@ -250,6 +281,7 @@ OWN: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "overhead": _overhead,
     "cached": _cached,
     "overload": _overload,
+    "client": _client,
 }
 
 

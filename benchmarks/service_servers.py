@@ -39,6 +39,11 @@ class Server:
         line = next(line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line)
         return 1024 * int(line.split()[1])
 
+    def processor_s(self) -> float:
+        """Processor time that it has taken so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 def our_command(inputs: ServiceInputs, port: int) -> list[str | Path]:
     """As a user starts it."""

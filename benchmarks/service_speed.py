@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anykey.benchmark.load.stored_answer import stored_answer
 from anykey.encoder import Encoder, Item, Role
 from anykey.index.faiss_index import FaissIndex
 from anykey.program.settings import plain_console
@@ -44,7 +45,7 @@ from benchmarks.service_servers import (
 )
 from benchmarks.speed_report import processor
 
-PARTS = ("text", "image", "embed-text", "embed-image", "saturation", "overhead", "cached", "overload")
+PARTS = ("text", "image", "embed-text", "embed-image", "saturation", "overhead", "cached", "overload", "client")
 K = 10
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.05)  # of what a service answers at most, at which its latency is measured
 LIGHT_SHARE = 0.5  # of what the slowest answers at most: the rate at which medians are compared
@@ -141,7 +142,9 @@ class Session:
         return texts() if kind == "text" else new_photos(self.photos)
 
     def _target(self, name: str, path: str, bodies: Iterator[Mapping[str, Any]]) -> Target:
-        return Target(name, self.server(name).url, path, (json.dumps(body).encode() for body in bodies))
+        server = self.server(name)
+        written = (json.dumps(body).encode() for body in bodies)
+        return Target(name, server.url, path, written, server.processor_s)
 
 
 def beside(session: Session, kind: str, names: Sequence[str], target: Callable[[str, str], Target]) -> dict[str, Any]:
@@ -185,12 +188,14 @@ def saturation(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {"way": f"{encoder.precision} by {encoder.backend}"}
     for kind in ("text", "image"):
         alone: list[dict[int, float]] = []
-        single, batched = [], []
+        single, batched, cores = [], [], []
         one, many = session.search(OURS, kind), session.batches(kind, 32)
         crowd(one, CLIENTS, 1.0), crowd(many, 2, 1.0)
         for _ in range(session.plan.rounds):
             alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
-            single.append(crowd(one, 2 * CLIENTS, session.plan.crowd_s).answered_per_s)
+            outcome = crowd(one, 2 * CLIENTS, session.plan.crowd_s)
+            single.append(outcome.answered_per_s)
+            cores.append(outcome.cores)
             batched.append(32 * crowd(many, 3, session.plan.crowd_s).answered_per_s)
             session.say(
                 f"saturation, {kind}: encoder {max(alone[-1].values()):.1f}/s, service {single[-1]:.1f}/s, "
@@ -200,7 +205,20 @@ def saturation(session: Session) -> dict[str, Any]:
             "alone": [{str(size): rate for size, rate in one.items()} for one in alone],
             "single": single,
             "batched": batched,
+            "cores": cores,
         }
+    return found
+
+
+def ceiling(session: Session) -> dict[str, Any]:
+    """What the client sends at most where a service takes no time, and what that costs it."""
+    found = {}
+    answer = json.dumps(one_answer(session.known())).encode()
+    with stored_answer(answer) as url:
+        for kind, target in (("known", session.known()), ("image", session.search(OURS, "image"))):
+            outcome = crowd(replace(target, url=url, processor_s=None), CLIENTS, session.plan.crowd_s / 2)
+            most_per_s = outcome.answered_per_s
+            found[kind] = {"most_per_s": most_per_s, "client_ms": 1000 * outcome.cores["client"] / most_per_s}
     return found
 
 
@@ -307,6 +325,7 @@ def measure(part: str, session: Session) -> dict[str, Any]:
         "overhead": lambda: overhead(session),
         "cached": lambda: cached(session),
         "overload": lambda: overload(session),
+        "client": lambda: ceiling(session),
     }
     return measures[part]()
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +96,15 @@ def test_no_text_and_no_photo_is_sent_twice_and_all_can_be_read() -> None:
             assert image.size == (512, 384)
 
 
+def test_what_client_and_service_take_of_the_machine_is_told() -> None:
+    with stored_answer(b'{"hits":[]}') as url:
+        began_s = time.monotonic()
+        target = Target("x", url, "/any", BODIES, processor_s=lambda: 1.5 * (time.monotonic() - began_s))
+        cores = crowd(target, 4, 0.3).facts()["cores"]
+    assert cores["service"] == pytest.approx(1.5, rel=0.01)
+    assert 0 < cores["client"] <= 1.1
+
+
 def times(p50: float) -> dict[str, float]:
     return {"p50": p50, "p90": 2 * p50, "p99": 3 * p50, "max": 4 * p50}
 
@@ -122,11 +132,17 @@ FOUND: dict[str, dict[str, Any]] = {
     "saturation": {
         "way": "bf16 by torch",
         "text": {"alone": [{"8": 80.0, "32": 100.0}], "single": [60.0], "batched": [95.0]},
-        "image": {"alone": [{"8": 40.0, "32": 30.0}], "single": [38.0], "batched": [37.0]},
+        "image": {
+            "alone": [{"8": 40.0, "32": 30.0}, {"8": 40.0, "32": 90.0}, {"8": 40.0, "32": 30.0}],
+            "single": [38.0, 38.0, 38.0],
+            "batched": [37.0, 37.0, 37.0],
+            "cores": [{"service": 1.8, "client": 0.1}],
+        },
     },
     "overhead": {"service": [9.5, 9.0], "encoder": [7.0, 7.0], "index": [0.5, 0.5], "rate": 8, "stages": {"read": 0.1}},
     "cached": {"rate": 1000.0, "runs": [point(1000, 1.5)], "most_per_s": [1200.0]},
     "overload": point(400, 900, memory_bytes=[2**30] * 7 + [2**30 + 2**20], most_per_s=40.0, hits_after=10),
+    "client": {"known": {"most_per_s": 9000.0, "client_ms": 0.05}, "image": {"most_per_s": 2000.0, "client_ms": 0.3}},
 }
 assert set(FOUND) == set(PARTS)
 
@@ -141,7 +157,8 @@ def test_page_says_what_was_reached_and_what_was_not(tmp_path: Path) -> None:
     assert "| searches by text: throughput over clip-retrieval's | >= 5 | **5.5** | reached |" in page
     assert "| their p50 over clip-retrieval's, at the same rate | <= 0.5 | **0.25** | reached |" in page
     assert "| searches by photo: throughput over clip-retrieval's | >= 3 | **2** | **not reached** |" in page
-    assert "| >= 0.9 | **0.95** | reached |" in page
+    assert page.count("| >= 0.9 | **0.95** | reached |") == 2, "one round in which another size was better counts once"
+    assert "For single photos, the service took 1.80 cores, and the client 0.10." in page
     assert "| p50 beyond encoder and index | <= 2 ms | **1.75 ms** | reached |" in page
     assert "| 10x overload: p99 of refusals | <= 20 ms | **9 ms** | reached |" in page
     assert page.count("reached |") + page.count("reached** |") == len(GOALS)
