@@ -187,8 +187,8 @@ class Batcher(Generic[PreparedT]):
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
     without submitting. So the limit covers items being decoded and items waiting, not the batch that computes.
-    An item of `NOW` is also refused where those before it, at the pace of the last batches, take longer than it may
-    wait: it would be answered too late, and hold up others that are not.
+    An item of `NOW` is also refused where those before it and its own batch, at the pace of the last batches, take
+    longer than it may wait: it would be answered too late, and hold up others that are not.
 
     Lanes: items of `LATER`, if there are places for such, wait in a queue of their own and never share a batch with
     those of `NOW`, which go first. What keeps the one from starving and the others from waiting, `LaterItems` says.
@@ -335,22 +335,30 @@ class Batcher(Generic[PreparedT]):
             items = self._items if queue is self._now else "items of less urgency"
             raise OverloadedError(f"{queue.places_taken} {items} are waiting, the most accepted; retry in a moment")
         left_s = max(0.0, deadline_s - self._clock())
-        if queue is self._now and (wait_s := self._wait_s()) > SURE_SHARE * left_s:
+        if queue is self._now and (wait_s := self._wait_s(left_s)) > SURE_SHARE * left_s:
             self._counters.hopeless += 1
             raise OverloadedError(
-                f"{queue.places_taken} {self._items} are waiting, which take about {wait_s:.1f} s, too long for one "
-                "more to be answered in time; retry in a moment"
+                f"{queue.places_taken} {self._items} are waiting, and one more takes about {wait_s:.1f} s, too long "
+                "to be answered in time; retry in a moment"
             )
 
-    def _wait_s(self) -> float:
-        """How long an item of NOW that comes now waits for its batch, about; 0 while nothing is known."""
+    def _wait_s(self, left_s: float) -> float:
+        """How long an item of NOW that comes now takes to come out, about; 0 while nothing is known, or waits.
+
+        It comes out with its batch, which others may fill up behind it, as far as `_num_fitting` lets them.
+        """
         num_decoded = len(self._now.entries)
         computing_s = self._tokens_pace.seconds_for(sum(entry.num_tokens for entry in self._computing))
-        return (
+        before_s = (
             max(0.0, computing_s - (self._clock() - self._computing_since_s))
             + self._tokens_pace.seconds_for(self._now.num_tokens)
             + self._items_pace.seconds_for(self._now.places_taken - num_decoded)
         )
+        if not before_s:
+            return 0.0
+        of_batch_s = self._items_pace.seconds_for(min(self._max_batch_items, self._now.places_taken + 1))
+        alone_s = self._items_pace.seconds_for(1)
+        return before_s + min(of_batch_s, max(alone_s, BATCH_SHARE * (left_s - before_s)))
 
     @property
     def _is_computing_now(self) -> bool:

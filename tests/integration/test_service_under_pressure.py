@@ -262,7 +262,7 @@ def test_what_would_be_late_is_refused_at_once_though_there_are_places(pool: Thr
             waiting.append(latest)
         refused = latest.result()
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert "too long for one more to be answered in time" in refused.json()["error"]["message"]
+        assert "too long to be answered in time" in refused.json()["error"]["message"]
         assert 1 < len(waiting) < 5
         counted = counters(client, "batcher")
         assert (counted["hopeless"], counted["rejected"]) == (1, 0)

@@ -511,14 +511,15 @@ def timed() -> Iterator[tuple[Timed, Batcher[Any]]]:
 
 def test_an_item_that_would_be_late_is_refused_though_there_are_places(timed: tuple[Timed, Batcher[Any]]) -> None:
     encoder, batcher = timed
-    with batcher.reserve():  # of one that is being decoded, and takes four thirds of a second like those before
+    with batcher.reserve():  # of one that is being decoded, and takes a second and a half like those before
         futures = [submit(batcher, "a text of five words") for _ in range(2)]  # ten seconds
-        with pytest.raises(OverloadedError, match=r"3 queries are waiting, which take about 11\.5 s, too long for"):
-            batcher.reserve(deadline_s=encoder.now_s + 16.0)
+        # They take 11.5 s, and those that may yet join its batch, as much as four such: 6 s.
+        with pytest.raises(OverloadedError, match=r"3 queries are waiting, and one more takes about 17\.5 s, too long"):
+            batcher.reserve(deadline_s=encoder.now_s + 24.9)
         with pytest.raises(OverloadedError):
-            batcher.require_room(encoder.now_s + 16.0)
-        with batcher.reserve(deadline_s=encoder.now_s + 16.5):  # of which seven tenths are more
-            batcher.require_room(encoder.now_s + 19.0)
+            batcher.require_room(encoder.now_s + 24.9)
+        with batcher.reserve(deadline_s=encoder.now_s + 25.1):  # of which seven tenths are more
+            batcher.require_room(encoder.now_s + 29.5)
         assert (batcher.counters()["hopeless"], batcher.counters()["rejected"]) == (2, 0)
         with batcher.reserve(Lane.LATER, deadline_s=encoder.now_s):
             pass  # who stands back has no turn that could be foretold
