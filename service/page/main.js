@@ -294,7 +294,10 @@ at("show-code").onclick = async () => (await import("./code.js")).showCode(last.
 at("add").onclick = async () => (await import("./adding.js")).showAdding(renew);
 at("foot-model").onclick = async () => (await import("./facts.js")).showFacts();
 at("foot-language").onclick = changeLanguage;
-at("foot-key").onclick = async () => ((await askForKey()) || !hasKey()) && location.reload();
+at("foot-key").onclick = async () => {
+  const had = hasKey();
+  if ((await askForKey()) || hasKey() !== had) location.reload();
+};
 
 history.scrollRestoration = "manual"; // hits come later than a browser restores it
 const started = goTo();

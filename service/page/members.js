@@ -3,6 +3,8 @@
 import { button, foreign, make } from "./elements.js";
 import { say } from "./languages.js";
 
+const MOST_ROWS = 12; // of a field, before it scrolls
+const ROW_CHARACTERS = 40;
 const TYPES = ["text", "number", "truth", "null", "json"];
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const MOST_NAMES = 200;
@@ -155,8 +157,8 @@ function fieldOf(type, value) {
   }
   if (type === "number") return make("input", { ...named, inputMode: "decimal", dir: "ltr", value: String(value) });
   const text = type === "json" ? JSON.stringify(value, null, 1) : value;
-  const isLong = text.length > 40 || text.includes("\n");
-  return make("textarea", { ...named, rows: isLong ? 4 : 1, dir: type === "json" ? "ltr" : "auto", spellcheck: type === "text", value: text });
+  const rows = Math.min(MOST_ROWS, Math.max(text.split("\n").length, Math.ceil(text.length / ROW_CHARACTERS), 1));
+  return make("textarea", { ...named, rows, dir: type === "json" ? "ltr" : "auto", spellcheck: type === "text", value: text });
 }
 
 /** What is in a field, as the other type that was chosen shows it. */

@@ -11,7 +11,11 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
+from anykey.index.key_index import NewKey
+from anykey.index.milvus_index import MilvusIndex
+from anykey.index.store.manifest import EncoderFacts
 from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.integration.test_search_page_in_a_browser import BIDI, MARKUP, NAMELESS, OPEN, SIDEWAYS, Page
 from tests.integration.test_search_page_is_accessible import JUDGE, axe  # noqa: F401
@@ -276,6 +280,48 @@ def test_a_reader_is_told_why_nothing_can_be_changed_in_either_language(page: Cu
                 assert reader.run("return document.querySelector('#adding form')") is None
         finally:
             reader.run("localStorage.clear()")
+
+
+@needs_milvus
+def test_keys_of_a_milvus_collection_are_curated_without_undo(page: Curated, tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    facts = EncoderFacts(
+        name="fake", fingerprint=encoder.fingerprint, width=encoder.width, fusion=encoder.fusion
+    )
+    texts = ["a note", "a note of others"]
+    with (
+        MilvusIndex.create(str(tmp_path / "keys.db"), "keys", facts, images_dir=str(tmp_path / "images")) as index,
+        serving(encoder, index, writable=True) as client,
+    ):
+        vectors = encoder.encode([Item(text=text) for text in texts])
+        index.upsert([NewKey(text, vector, text=text, metadata={"n": 1}) for text, vector in zip(texts, vectors)])
+        curator = Curated(page.window, f"{str(client.base_url).rstrip(chr(47))}/")
+        curator.open()
+        curator.window.click("#add")
+        curator.until(lambda: curator.run("return document.querySelector('#adding .place') !== null"), "the form")
+        photos = [(f"{name}.png", png((250, 0, 0)), "image/png") for name in ("red", "taken")]
+        curator.photos(*photos)
+        curator.until(lambda: len(curator.run(STATES)) == 2, "two keys to be")
+        curator.run(TYPE, "#adding li:nth-child(2) .entry", "a note")
+        curator.choose("#adding", "Add 2 keys")
+        curator.notice("red is added")
+        assert "already" in dict(curator.run(STATES))["a note"], "what is there is never replaced"
+        assert client.get("keys/red/image").content == png((250, 0, 0))
+        curator.details("a note")
+        curator.choose("#details", "Edit")
+        curator.fill("#details .member > :nth-child(3)", "2.5")
+        curator.choose("#details", "Save")
+        curator.notice("Saved")
+        assert stored_key(client, "a note")["payload"]["metadata"] == {"n": 2.5}
+        assert "Undo" not in curator.run(PRESS_BUTTON, "#details", "nothing")
+        curator.click("#details .danger")
+        curator.says("#details .danger", "Delete for good? Press again")
+        assert client.get("keys/a%20note").status_code == 200
+        curator.click("#details .danger")
+        curator.notice("a note is deleted")
+        assert client.get("keys/a%20note").status_code == 404
+        curator.until(lambda: "a note" not in curator.shown() and curator.shown(), "the next search goes without it")
+        curator.window.console()
 
 
 @pytest.mark.parametrize(("width_px", "height_px", "scheme"), [(390, 844, "dark"), (1440, 900, "light")])

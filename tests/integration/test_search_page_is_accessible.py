@@ -39,6 +39,8 @@ def test_nothing_is_wrong_in_any_state(page: Page, axe: str, width_px: int, heig
         for scheme in ("light", "dark"):
             still = {"prefers_color_scheme": scheme, "prefers_reduced_motion": "reduce"}
             page.window.show_as(width_px, height_px, **still)
+            if folder := os.environ.get("ANYKEY_SCREENSHOTS"):
+                page.window.screenshot(Path(folder) / f"{state}-{width_px}-{scheme}.png")
             if found := page.run(JUDGE, scheme):
                 wrong[f"{state}, {scheme}"] = found
 
@@ -72,5 +74,23 @@ def test_nothing_is_wrong_in_any_state(page: Page, axe: str, width_px: int, heig
     page.write("#words", "a " * 6000)
     page.text("#trouble")
     judge("refused")
+    page.run("document.getElementById('foot-key').click()")  # which is there where a key is wanted
+    page.text("#key form")
+    judge("a key is asked for")
+    page.click("#key header button")
+    page.click("#foot-model")
+    page.text("#facts .tree")
+    judge("facts")
+    page.open("?q=a&exact=1&fold=1")
+    page.run(axe)
+    page.text("#compared")
+    judge("exact")
+    page.window.go_offline(True)
+    try:
+        page.write("#words", "away")
+        page.says("#trouble", "does not answer")
+        judge("away")
+    finally:
+        page.window.go_offline(False)
     page.window.console()
     assert wrong == {}
