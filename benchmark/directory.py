@@ -17,6 +17,7 @@ from anykey.program.files import replace_folder
 
 MANIFEST = "dataset.json"
 PARTS = {MANIFEST, "bad_rows.jsonl", "query", "cand_pool", "qrels", "instructions", "mbeir_images", "train", "val"}
+PARTS |= {"MixBench25"}  # in its own layout
 
 
 def read_manifest(dataset_dir: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""The command `anykey-bench from-pairs`: held-out image-caption pairs become a dataset in M-BEIR layout.
+"""The command `anykey-bench from-pairs`: held-out image-caption pairs become a dataset like M-BEIR or MixBench.
 
-Four tasks come out. text -> image: every caption asks for its image among all. image -> text, text -> text and
-text -> page (image with text): the keys hold the first caption of each image, and a caption that is a key's
+In M-BEIR's there are four tasks. text -> image: every caption asks for its image among all. image -> text, text -> text
+and text -> page (image with text): the keys hold the first caption of each image, and a caption that is a key's
 text is never a query. Captions with the same wording are one query, or one key, with several answers.
 
 Pairs with the same image file are one image with all their captions. Rows that are no usable pair are left out and
@@ -9,12 +9,15 @@ listed.
 
 With `--keys once` an image is one key only, in turn an image, a text or a page, so that the global pool holds every
 image once and the modalities compete on equal terms; each task then asks for its own third.
+
+With `--layout mixbench` the keys are those of `--keys once`, and there is one task: the next caption of each image
+finds its key among all, of whatever kind it is.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from anykey.benchmark.datasets.mixbench import MixBench
 from anykey.benchmark.directory import built_aside, is_current, write_manifest
 from anykey.benchmark.errors import InvalidRowError, PairsError
 from anykey.benchmark.mbeir_files import Row, candidate_row, query_row, write_global_pool, write_jsonl, write_task
@@ -188,9 +192,10 @@ def recipe_of(settings: FromPairsSettings) -> dict[str, Any]:
     Raises:
         PairsError: there are no such files.
     """
-    chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs", "columns"})
-    columns = {"columns": settings.columns} if settings.columns else {}
-    return {"version": GENERATOR_VERSION, **chosen, **columns, "pairs": states_digest(settings.pairs)}
+    chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs", "columns", "layout"})
+    later = {"columns": settings.columns} if settings.columns else {}
+    later |= {"layout": settings.layout} if settings.layout != "mbeir" else {}
+    return {"version": GENERATOR_VERSION, **chosen, **later, "pairs": states_digest(settings.pairs)}
 
 
 def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> dict[str, Any]:
@@ -202,10 +207,18 @@ def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> 
     Raises:
         PairsError: the files cannot be read, or hold fewer than two usable images.
     """
-    entries, bad_rows = _write_images(root, read_photos(settings.pairs, parse_columns(settings.columns)), settings)
+    is_mixbench = settings.layout == "mixbench"
+    folder = Path("mbeir_images", f"{settings.name}_images")
+    if is_mixbench:
+        folder = Path(MixBench.folder, settings.name, "images")
+    photos = read_photos(settings.pairs, parse_columns(settings.columns))
+    entries, bad_rows = _write_images(root, folder, photos, settings.limit)
     _report_bad_rows(root, bad_rows, console)
     if len(entries) < 2:
         raise PairsError(f"expected at least two images to tell apart, got {len(entries)} ({len(bad_rows)} bad rows)")
+    totals = {"name": settings.name, "images": len(entries), "bad_rows": len(bad_rows)}
+    if is_mixbench:
+        return {**totals, "tasks": {settings.name: _write_mixbench(root / folder.parent, entries)}}
     as_image, as_text, as_page = entries, entries, entries
     if settings.keys == "once":
         as_image, as_text, as_page = entries[0::3], entries[1::3], entries[2::3]
@@ -219,12 +232,41 @@ def write_dataset(root: Path, settings: FromPairsSettings, console: Console) -> 
         union += candidates
         counts[f"mbeir_{settings.name}_task{task}"] = {"queries": len(queries), "keys": len(candidates)}
     write_global_pool(root, union)
-    totals = {"images": len(entries), "bad_rows": len(bad_rows)}
-    return {"name": settings.name, "dataset_id": settings.dataset_id, **totals, "tasks": counts}
+    return {**totals, "dataset_id": settings.dataset_id, "tasks": counts}
+
+
+def _write_mixbench(subset: Path, entries: Sequence[Entry]) -> dict[str, int]:
+    """Writes one subset as MixBench's release of 2025 has it; see `datasets/mixbench.py`.
+
+    A query is the second caption of an image, unless that is the text of a key; it has the number of its key. Equal
+    captions are one query with several answers.
+
+    Returns:
+        The number of queries and of keys.
+    """
+    rows: list[Row] = [
+        {"corpus_id": str(number), "text": entry.captions[0], "image": Path(entry.image).name}
+        for number, entry in enumerate(entries)
+    ]
+    lacks: tuple[list[str], ...] = (["text"], ["image"], [])  # in turn: an image, a text, a page
+    mixed: list[Row] = [row | dict.fromkeys(lacks[number % 3]) for number, row in enumerate(rows)]
+    taken = {row["text"] for row in mixed}
+    asking: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        if len(entry.captions) > 1 and entry.captions[1] not in taken:
+            asking.setdefault(entry.captions[1], []).append(number)
+    queries = [{"query_id": str(found[0]), "text": text, "image": None} for text, found in asking.items()]
+    write_jsonl(subset / "corpus.jsonl", rows)
+    write_jsonl(subset / "mixed_corpus.jsonl", mixed)
+    write_jsonl(subset / "queries.jsonl", queries)
+    judged = [f"{found[0]}\t{number}\t1\n" for found in asking.values() for number in found]
+    (subset / "qrels").mkdir()
+    (subset / "qrels" / "qrels.tsv").write_text("query_id\tcorpus_id\tscore\n" + "".join(judged), encoding="utf-8")
+    return {"queries": len(queries), "keys": len(mixed)}
 
 
 def _write_images(
-    root: Path, rows: Iterator[Photo | InvalidRowError], settings: FromPairsSettings
+    root: Path, folder: Path, rows: Iterator[Photo | InvalidRowError], limit: int | None
 ) -> tuple[list[Entry], list[InvalidRowError]]:
     """Copies the image files as they are, under numbers, since names in shards may be anything.
 
@@ -233,9 +275,8 @@ def _write_images(
     """
     entries: dict[bytes, Entry] = {}
     bad_rows: list[InvalidRowError] = []
-    folder = Path("mbeir_images") / f"{settings.name}_images"
     (root / folder).mkdir(parents=True)
-    with progress(plain_console(stderr=True), "reading pairs", settings.limit) as advance:
+    with progress(plain_console(stderr=True), "reading pairs", limit) as advance:
         for row in rows:
             photo = row if isinstance(row, InvalidRowError) else _usable(row)
             if isinstance(photo, InvalidRowError):
@@ -243,7 +284,7 @@ def _write_images(
                 continue
             digest = hashlib.sha256(photo.data).digest()
             if digest not in entries:
-                if len(entries) == settings.limit:
+                if len(entries) == limit:
                     break
                 image = folder / f"{len(entries):06d}{photo.suffix}"
                 (root / image).write_bytes(photo.data)

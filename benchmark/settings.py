@@ -369,7 +369,7 @@ class JudgementsSettings(ProgramSettings):
 
 
 class FromPairsSettings(ProgramSettings):
-    """Turns held-out image-caption pairs into a dataset in M-BEIR layout."""
+    """Turns held-out image-caption pairs into a dataset in M-BEIR's layout, or in MixBench's."""
 
     model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_FROM_PAIRS_")
 
@@ -392,6 +392,11 @@ class FromPairsSettings(ProgramSettings):
         description="each image is three keys (image, text, page), or one, in turn: then the global pool is a mixed "
         "pool in which every image competes once",
     )
+    layout: Literal["mbeir", "mixbench"] = Field(
+        "mbeir",
+        description="mbeir: a task for each kind of key; mixbench: one task, in which a caption of each image finds it "
+        "among all, each of them one key, in turn an image, a text or a page",
+    )
     limit: int | None = Field(None, ge=2, description="only the first so many images")
 
     @field_validator("columns")
@@ -400,3 +405,12 @@ class FromPairsSettings(ProgramSettings):
         """Refuses what is no `field=column`."""
         parse_columns(value)
         return value
+
+    @model_validator(mode="after")
+    def check_layout(self) -> Self:
+        """Refuses keys that the layout does not have."""
+        if self.layout == "mixbench" and self.text_keys == "all":
+            raise ValueError(
+                "--text-keys all: in MixBench's layout an image is one key, whose text is its first caption"
+            )
+        return self

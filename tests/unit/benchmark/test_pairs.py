@@ -9,6 +9,7 @@ from PIL import Image
 
 from anykey.benchmark.dataset import Entry, Query, Task
 from anykey.benchmark.datasets.mbeir import MBeir, read_jsonl
+from anykey.benchmark.datasets.mixbench import MixBench
 from anykey.benchmark.errors import PairsError
 from anykey.benchmark.pairs import run
 from anykey.benchmark.settings import FromPairsSettings
@@ -208,3 +209,16 @@ def test_pairs_without_two_usable_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PairsError, match=r"at least two images to tell apart, got 1 \(1 bad rows\)"):
         run(settings(tmp_path, pairs=named))
     assert not (tmp_path / "out").exists()
+
+
+def test_mixbenchs_layout_is_what_mixbenchs_reader_reads(tmp_path: Path) -> None:
+    assert run(settings(tmp_path, layout="mixbench")) == 0
+    dataset = MixBench(tmp_path / "out", "test")
+    (task,) = dataset.tasks()
+    keys = {entry.key: (entry.text, bool(entry.images)) for entry in dataset.corpus()}
+    assert keys == {"farm/0": (None, True), "farm/1": ("A cat.", False), "farm/2": ("A cow.", True)}
+    asked = {query.text: query.relevant for query in dataset.queries(task)}
+    assert asked == {"Dogs run.": {"farm/0": 1}, "An animal.": {"farm/1": 1}}  # the third's is the text of a key
+    assert run(settings(tmp_path, layout="mixbench")) == 0
+    with pytest.raises(ValueError, match="whose text is its first caption"):
+        settings(tmp_path, layout="mixbench", text_keys="all")
