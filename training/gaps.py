@@ -6,6 +6,7 @@ Shape legend: P = held-out pairs, D = width, Q = queries, M = modalities.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from anykey.training.validation import (
     MODALITY_PAIRS,
     HeldOut,
     centroid_gaps,
+    measure,
     mixed_pool,
     mixed_rows,
 )
@@ -95,6 +97,16 @@ def centre(held_out: HeldOut, reference: HeldOut | None = None, fuse_halves: boo
             moved["it"] = moved["i"] + moved["t"]
         centred.append({name: functional.normalize(vectors_PD, dim=-1) for name, vectors_PD in moved.items()})
     return HeldOut(queries=centred[0], keys=centred[1], has_second_P=held_out.has_second_P)
+
+
+def measure_calibrated(held_out: HeldOut) -> dict[str, float]:
+    """Mean success@10 in both pools as an index has it that is calibrated by modality, as `calibrated/local/mean/...`.
+
+    Queries and keys less the mean of the keys of their modality: those of the corpus itself, as in such an index.
+    """
+    by_keys = replace(held_out, queries=held_out.keys)
+    numbers = measure(centre(held_out, by_keys, fuse_halves=False), cutoffs=(10,))
+    return {f"calibrated/{name}": number for name, number in numbers.items() if name.endswith("/mean/success@10")}
 
 
 def _true_pairs(held_out: HeldOut) -> dict[str, float]:

@@ -24,6 +24,7 @@ from anykey.training.data import RunData
 from anykey.training.distributed import Processes
 from anykey.training.errors import WorkerError
 from anykey.training.family import Family
+from anykey.training.gaps import measure_calibrated
 from anykey.training.objective import Objective
 from anykey.training.resume import load_state, save_state
 from anykey.training.run_folder import RunFolder
@@ -221,7 +222,7 @@ class Loop:
             held_out = None
             if self._data.val is not None:
                 held_out = embed_held_out(self._family, self._data.val, self._data.val_features)
-                numbers = measure(held_out)
+                numbers = measure(held_out) | measure_calibrated(held_out)
                 self._folder.log(self._at.step, self._at.num_pairs, {f"val/{name}": n for name, n in numbers.items()})
                 self._show(numbers)
             weights = self._family.weights()

@@ -120,15 +120,19 @@ class RunFolder:
         """Where the run keeps the states it can go on from."""
         return self.path / UNFINISHED / "state"
 
+    @property
+    def metrics(self) -> Path:
+        """The log of all that was measured."""
+        return self.path / "metrics.jsonl"
+
     def go_on(self, step: int, bad_rows: Iterable[BadRow]) -> None:
         """Takes back what was logged after `step`, and lists the rows found bad until then."""
         self._first_step = step + 1
         self.log_bad_rows(bad_rows)
         if not self._is_main:
             return
-        metrics = self.path / "metrics.jsonl"
-        kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] <= step]
-        replace_file(metrics, "".join(kept).encode())
+        kept = [line for line in _whole_lines(self.metrics) if json.loads(line)["step"] <= step]
+        replace_file(self.metrics, "".join(kept).encode())
 
     def log(self, step: int, num_pairs: int, numbers: Mapping[str, float]) -> None:
         """Appends one measurement to `metrics.jsonl`, TensorBoard and, if wanted, Weights & Biases.
@@ -140,7 +144,7 @@ class RunFolder:
         for tracker in self._trackers or self._open_trackers():
             tracker.log(step, numbers)
         finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "pairs": num_pairs, **finite}) + "\n")
 
     def log_bad_rows(self, rows: Iterable[BadRow]) -> None:
@@ -238,7 +242,7 @@ class RunFolder:
             self.path / "report.html",
             str(self.path),
             replace(about, facts={**about.facts, **self._facts(best)}),
-            self.path / "metrics.jsonl",
+            self.metrics,
             self._snapshot("before"),
             self._snapshot("after"),
         )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from anykey.encoder.model import choose_device
 from anykey.program.progress import open_progress
+from anykey.training.advice import advice, outcome_of
 from anykey.training.data import RunData, read_data
 from anykey.training.distributed import Processes, join_processes
 from anykey.training.errors import InvalidRecipeError
@@ -94,11 +95,14 @@ def train(settings: TrainSettings, console: Console, opens: OpenFamily = open_fa
             best = loop.run()
             if processes.is_main:
                 folder.place_checkpoints()  # before anything is asked that may fail
-                about = _about(settings, family, data, loop, folder, best["step"], in_force)
+                about = _about(settings, family, data, loop, folder, best, in_force)
                 folder.finish(best, about)
                 for warning in about.warnings:
                     progress.print(f"warning: {warning}")
         console.print(_outcome(settings, best))
+        if processes.is_main:
+            for sentence in about.advice:
+                console.print(sentence)
     return TrainResult(settings.output, True, best)
 
 
@@ -120,11 +124,11 @@ def _about(
     data: RunData,
     loop: Loop,
     folder: RunFolder,
-    best_step: int,
+    best: dict[str, Any],
     in_force: tuple[dict[str, Any], list[str]],
 ) -> "About":
     """What the report says of a run that has ended."""
-    from anykey.training.report import About, numbers_of_pairs, shown_pairs  # loads matplotlib
+    from anykey.training.report import About, numbers_of_pairs, read_history, shown_pairs  # loads matplotlib
 
     num_pairs, num_asked, pairs = None, None, {}
     if data.val is not None:
@@ -137,7 +141,8 @@ def _about(
         settings=in_force[0],
         idle=in_force[1],
         judging="" if num_pairs is None else how_judged(num_pairs, loop.num_choosing),
-        warnings=warnings_of(best_step, loop.num_steps, loop.measured_at, num_asked),
+        warnings=warnings_of(best["step"], loop.num_steps, loop.measured_at, num_asked),
+        advice=advice(outcome_of(settings, data, best, read_history(folder.metrics))),
         pairs=pairs,
     )
 

@@ -41,6 +41,7 @@ class About:
         idle: Names of settings that had no effect.
         judging: Which pairs chose `best`, and which are reported; a sentence.
         warnings: What keeps the numbers from meaning what they seem to; sentences.
+        advice: What to do now, from what was measured; sentences.
         pairs: Held-out pairs that are shown, by their number among the captioned ones.
     """
 
@@ -49,6 +50,7 @@ class About:
     idle: Sequence[str] = ()
     judging: str = ""
     warnings: Sequence[str] = ()
+    advice: Sequence[str] = ()
     pairs: Mapping[int, ShownPair] = field(default_factory=dict)
 
 

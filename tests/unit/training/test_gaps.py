@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anykey.training.gaps import centre, measure_gaps, uniformity
+from anykey.encoder.item import Modality
+from anykey.index.vectors.calibration import Calibration, codes_of
+from anykey.training.gaps import centre, measure_calibrated, measure_gaps, uniformity
 from anykey.training.validation import ALL_COMBINATIONS, COMBINATIONS, HeldOut, measure
 
 ORDER = ("i", "t", "it")
@@ -125,6 +127,22 @@ def test_centring_may_keep_the_checkpoints_fusion() -> None:
     centred = centre(held_out, fuse_halves=False)
     expected = held_out.keys["it"][5] - held_out.keys["it"].mean(0)
     torch.testing.assert_close(centred.keys["it"][5], functional.normalize(expected, dim=-1))
+
+
+def test_calibrated_is_as_an_index_calibrates_by_modality() -> None:
+    held_out = gapped()
+    kinds = dict(zip(ORDER, (Modality.IMAGE, Modality.TEXT, Modality.FUSED), strict=True))
+    codes = {name: codes_of([kind] * NUM_PAIRS) for name, kind in kinds.items()}
+    of_index = Calibration.of([(held_out.keys[name].numpy(), codes[name]) for name in ORDER], 16)
+    queries, keys = (
+        {name: torch.from_numpy(of_index.apply(side[name].numpy(), codes[name])) for name in ORDER}
+        for side in (held_out.queries, held_out.keys)
+    )
+    expected = measure(HeldOut(queries, keys, held_out.has_second_P), cutoffs=(10,))
+    found = measure_calibrated(held_out)
+    assert set(found) == {f"calibrated/{pool}/mean/success@10" for pool in ("local", "mixed")}
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name.removeprefix("calibrated/")])
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2, 4])

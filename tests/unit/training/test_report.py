@@ -62,7 +62,8 @@ def write_page(folder: Path, before: Snapshot | None, after: Snapshot | None, ru
     metrics = write_metrics(folder / "metrics.jsonl")
     shown = numbers_of_pairs([state for state in (before, after) if state is not None])
     pairs = {number: ShownPair(f"query {number}", f"key <b>{number}</b>", PICTURE) for number in shown}
-    about = About({"Bad rows": "3 of 90"}, SETTINGS, ["reading"], "By others.", ["Beware <of> this."], pairs)
+    sentences = ("By others.", ["Beware <of> this."], ["Do <that> now."])
+    about = About({"Bad rows": "3 of 90"}, SETTINGS, ["reading"], *sentences, pairs)
     write_report(folder / "report.html", run_name, about, metrics, before, after)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -427,7 +428,7 @@ def test_the_page_shows_a_few_queries_with_their_first_hits_before_and_after(dra
 def test_the_page_of_one_state_has_no_changes_and_says_what_to_beware_of(tmp_path: Path) -> None:
     page = Page(write_page(tmp_path, None, Snapshot.of(held_out().asking(torch.arange(40) < 25))))
     assert "change" not in page.words
-    assert {"Beware <of> this.", "By others.", "reading", "after"} <= set(page.words)
+    assert {"Beware <of> this.", "Do <that> now.", "By others.", "reading", "after"} <= set(page.words)
     words = " ".join(" ".join(page.words).split())
     assert "Measured with the queries of 25 held-out pairs, among the keys of 40." in words
 

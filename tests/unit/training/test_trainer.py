@@ -1,5 +1,6 @@
 """A whole run in miniature: it learns, it writes what it promises, it repeats itself exactly, it fails in the open."""
 
+import io
 import json
 import os
 import platform
@@ -112,6 +113,18 @@ def test_no_file_of_a_run_holds_the_secrets_of_its_data(shards: Path, tmp_path: 
     assert told == ["memory://host/train.tar", f"pipe:cat {shards}/train.tar # https://host/"]
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["data"] == told
     assert not run(settings).is_new
+
+
+def test_a_run_ends_with_what_follows_from_it(shards: Path, trained: Path, tmp_path: Path) -> None:
+    changes = {"start": str(trained / "best"), "num_epochs": 0.25, "val_data": [], "overwrite": True}
+    harm = {"learning_rate": 0.1, "val_data": [str(shards / "val.tar")]}
+    expected = ("Nothing was measured", "Do not use what was trained here")
+    for words, more in zip(expected, ({}, harm), strict=True):
+        console = Console(file=io.StringIO(), width=1000)
+        train(settings_of(shards, tmp_path / "run", **{**changes, **more}), console)
+        *_, checkpoint, told = console.file.getvalue().splitlines()
+        assert checkpoint.startswith("checkpoint: ")
+        assert told.startswith(words)
 
 
 def test_the_log_holds_steps_rates_and_measurements(trained: Path) -> None:
