@@ -107,7 +107,7 @@ async def measure(settings: QualitySettings) -> Report:
         info = await _info_when_ready(client, settings, version)
         check_endpoint(info, rounds, settings.url)
         if settings.check_keys:
-            await check_keys(client, dataset, info)
+            await check_keys(client, dataset, info, item_of(rounds[0].queries[0], settings))
         warnings = [*size_warnings(info, dataset, rounds), *dataset.warnings([round.task for round in rounds])]
         warnings += unjudged_warnings(rounds)
         with AnswerBook(settings.output, facts_of_run(settings, info)) as book:
@@ -359,22 +359,32 @@ def body_of(query: Query, round: Round, settings: Wording) -> dict[str, Any]:
     Raises:
         DatasetError: instructions are wanted and the dataset has none for this query.
     """
-    body: dict[str, Any] = {"k": round.depth, **_words(query, settings)}
-    if query.images:
-        images = [base64.b64encode(image_bytes(image)).decode("ascii") for image in query.images]
-        body["image"] = images[0] if len(images) == 1 else images
+    body: dict[str, Any] = {"k": round.depth, **item_of(query, settings)}
     if round.task.pool is not None:
         body["pool"] = round.task.pool
     if query.within is not None:
         body["within"] = list(query.within)
-    if settings.text_weight is not None:
-        body["text_weight"] = settings.text_weight
     excludes = settings.exclude_reference
     if query.references and (round.task.excludes_references if excludes is None else excludes):
         body["exclude"] = list(query.references)
     if round.exact:
         body["exact"] = True
     return body
+
+
+def item_of(query: Query, settings: Wording) -> dict[str, Any]:
+    """What of a body says what is searched for, whatever it is searched among.
+
+    Raises:
+        DatasetError: As for `body_of`.
+    """
+    item: dict[str, Any] = dict(_words(query, settings))
+    if query.images:
+        images = [base64.b64encode(image_bytes(image)).decode("ascii") for image in query.images]
+        item["image"] = images[0] if len(images) == 1 else images
+    if settings.text_weight is not None:
+        item["text_weight"] = settings.text_weight
+    return item
 
 
 def _words(query: Query, settings: Wording) -> dict[str, str]:

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,14 @@ async def wait_for_version(client: Endpoint, version: str, timeout_s: float) -> 
         await asyncio.sleep(POLL_S)
 
 
-async def check_keys(client: Endpoint, dataset: Dataset, info: dict[str, Any]) -> None:
+async def check_keys(client: Endpoint, dataset: Dataset, info: dict[str, Any], item: Mapping[str, Any]) -> None:
     """Asks for every key of the dataset, many at a time, by searches within them.
+
+    Args:
+        client: Whom to ask.
+        dataset: Whose keys.
+        info: What GET /info said.
+        item: What is searched for, of a kind that the model embeds: some fields of a body of POST /search.
 
     Raises:
         EndpointMismatchError: the index lacks a key, or has others.
@@ -78,7 +84,8 @@ async def check_keys(client: Endpoint, dataset: Dataset, info: dict[str, Any]) -
     at_once = min(info["limits"]["max_k"], info["limits"]["max_within"])
     with progress(plain_console(stderr=True), "checking keys", expected) as advance:
         for keys in _batches(dataset, at_once):
-            answer = await client.search("of the check of keys", {"text": "key", "within": keys, "k": len(keys)})
+            asked = {**item, "within": keys, "k": len(keys), "exact": True}
+            answer = await client.search("of the check of keys", asked)
             if missing := set(keys).difference(answer.keys):
                 raise EndpointMismatchError(
                     f"the index at {client.url} lacks {len(missing)} of these {len(keys)} keys of the dataset, such as "

@@ -336,7 +336,7 @@ def measured(known: Known, encoder: ItemEncoder, folder: Path, *flags: str) -> t
         served = ["--url", str(client.base_url)]
         if known.is_stored:
             assert bench(["store", *named, *served]) == 0
-        code = bench(["quality", *named, *served, "--output", str(output), *asking, *flags])
+        code = bench(["quality", *named, *served, "--output", str(output), "--check-keys", *asking, *flags])
     return code, json.loads((output / "results.json").read_text()) if code == 0 else {}
 
 
