@@ -43,8 +43,8 @@ _WRAPPERS = ("module", "_orig_mod")  # of several processes, and of compiled net
 _COUNTER = "n_averaged"  # of torch's averaged models
 CONVERT = (
     "python -c \"import sys, torch; from safetensors.torch import save_file; d = torch.load(sys.argv[1], 'cpu', "
-    "weights_only=False); save_file({k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() if "
-    'torch.is_tensor(v)}, sys.argv[2])"'
+    f"weights_only=False); d = next((d[n] for n in {_NESTED} if n in d), d); "
+    'save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"'
 )
 
 

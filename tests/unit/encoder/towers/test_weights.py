@@ -183,8 +183,16 @@ class TestPositions:
 class TestObjects:
     """Files of `torch.save` with more in them than tensors."""
 
-    def test_foreign_objects_are_named_and_the_command_given_works(self, folder: Path) -> None:
-        torch.save({"state_dict": WEIGHTS, "epoch": np.float64(3)}, folder / "with numpy.pt")
+    @pytest.mark.parametrize(
+        "weights",
+        [
+            {"state_dict": WEIGHTS},
+            {"model": {f"clip_model.{name}": tensor for name, tensor in WEIGHTS.items()}, "optimizer": {}},  # UniIR's
+        ],
+        ids=["state_dict", "model"],
+    )
+    def test_foreign_objects_are_named_and_the_command_given_works(self, folder: Path, weights: Any) -> None:
+        torch.save({**weights, "epoch": np.float64(3)}, folder / "with numpy.pt")
         said = refused(folder, "with numpy.pt", r"holds other objects than tensors \(numpy.*scalar, .*If you trust")
         command = shlex.split(said[said.index("python -c") :])
         subprocess.run([sys.executable, *command[1:]], check=True, timeout=120)
