@@ -285,16 +285,16 @@ def test_a_reader_is_told_why_nothing_can_be_changed_in_either_language(page: Cu
 @needs_milvus
 def test_keys_of_a_milvus_collection_are_curated_without_undo(page: Curated, tmp_path: Path) -> None:
     encoder = FakeEncoder()
-    facts = EncoderFacts(
-        name="fake", fingerprint=encoder.fingerprint, width=encoder.width, fusion=encoder.fusion
-    )
+    facts = EncoderFacts(name="fake", fingerprint=encoder.fingerprint, width=encoder.width, fusion=encoder.fusion)
     texts = ["a note", "a note of others"]
     with (
         MilvusIndex.create(str(tmp_path / "keys.db"), "keys", facts, images_dir=str(tmp_path / "images")) as index,
         serving(encoder, index, writable=True) as client,
     ):
         vectors = encoder.encode([Item(text=text) for text in texts])
-        index.upsert([NewKey(text, vector, text=text, metadata={"n": 1}) for text, vector in zip(texts, vectors)])
+        index.upsert(
+            [NewKey(text, vector, text=text, metadata={"n": 1}) for text, vector in zip(texts, vectors, strict=True)]
+        )
         curator = Curated(page.window, f"{str(client.base_url).rstrip(chr(47))}/")
         curator.open()
         curator.window.click("#add")
