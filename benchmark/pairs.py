@@ -193,7 +193,7 @@ def recipe_of(settings: FromPairsSettings) -> dict[str, Any]:
         PairsError: there are no such files.
     """
     chosen = settings.model_dump(mode="json", exclude={"config", "output", "pairs", "columns", "layout"})
-    later = {"columns": settings.columns} if settings.columns else {}
+    later: dict[str, Any] = {"columns": settings.columns} if settings.columns else {}
     later |= {"layout": settings.layout} if settings.layout != "mbeir" else {}
     return {"version": GENERATOR_VERSION, **chosen, **later, "pairs": states_digest(settings.pairs)}
 
