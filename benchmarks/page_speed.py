@@ -30,6 +30,7 @@ WIDTH_PX, HEIGHT_PX = 1440, 900
 FRAME_MS = 1000 / 60
 PAINT_GOAL_MS = 100.0
 BYTES_GOAL = 60_000
+NAMES = {"first": "for the first time", "again": "when their pictures are there"}  # of kinds of scrolling
 LATE = 1.5  # frames: one that takes longer has dropped another
 WAIT_S = 120.0
 
@@ -82,11 +83,13 @@ class Found:
     Attributes:
         paint_ms: Times to the first paint, by what the browser's cache held.
         frames_ms: Lengths of all frames, by the kind of scrolling.
+        main_ms: Processor time of the page's main thread for a frame, of each round, by the kind of scrolling.
         num_bytes: Scripts and styles of the first visit.
     """
 
     paint_ms: Mapping[str, list[float]]
     frames_ms: Mapping[str, list[float]]
+    main_ms: Mapping[str, list[float]]
     num_bytes: int
 
 
@@ -115,7 +118,7 @@ def measure(load: Load, folder: Path) -> Found:
             window.forget()
             paint_ms["empty"].append(_paint_ms(window, address))
             paint_ms["full"].append(_paint_ms(window, address))
-        return Found(paint_ms, _scrolled(window, address, load), num_bytes)
+        return Found(paint_ms, *_scrolled(window, address, load), num_bytes)
 
 
 @contextmanager
@@ -150,18 +153,24 @@ def _paint_ms(window: Browser, address: str) -> float:
     return found
 
 
-def _scrolled(window: Browser, address: str, load: Load) -> dict[str, list[float]]:
-    """Lengths of frames while all hits are scrolled through for the first time, and when their pictures are there."""
+def _scrolled(window: Browser, address: str, load: Load) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Lengths of frames, and what each costs the main thread, while all hits are scrolled through.
+
+    Once for the first time, and once when their pictures are there.
+    """
     frames: dict[str, list[float]] = {"first": [], "again": []}
+    main: dict[str, list[float]] = {kind: [] for kind in frames}
     for _ in range(load.rounds):
         window.forget()
         _open(window, f"{address}?q=photo&only=image")
         _wait(lambda: window.run(SHOWN) >= load.num_keys, "all hits are there")
         for kind in frames:
+            before_ms = window.main_thread_ms()
             window.run(SCROLL, load.num_frames)
             _wait(lambda: window.run("return isScrolled"), "the end is reached", pause_s=0.5)
+            main[kind].append((window.main_thread_ms() - before_ms) / load.num_frames)
             frames[kind] += window.run("return frameTimes")
-    return frames
+    return frames, main
 
 
 def _wait(is_so: Callable[[], Any], what: str, pause_s: float = 0.05) -> None:
@@ -187,9 +196,11 @@ def report(load: Load, found: Found) -> str:
         goal = f"< {PAINT_GOAL_MS:.0f} ms"
         lines.append(f"| first paint, {cache} cache | {median(times):.0f} ms | {_within(times):.0f} ms | {goal} |")
     for kind, times in found.frames_ms.items():
-        name = {"first": "for the first time", "again": "when their pictures are there"}[kind]
-        what = f"a frame while {load.num_keys:,} hits are scrolled {name}"
+        what = f"a frame while {load.num_keys:,} hits are scrolled {NAMES[kind]}"
         lines.append(f"| {what} | {median(times):.1f} ms | {_within(times):.1f} ms | {FRAME_MS:.1f} ms |")
+    for kind, times in found.main_ms.items():
+        what = f"of it, processor time of the page's main thread, {NAMES[kind]}"
+        lines.append(f"| {what} | {median(times):.1f} ms | | |")
     late = {kind: sum(one > LATE * FRAME_MS for one in times) for kind, times in found.frames_ms.items()}
     lines += [
         "",

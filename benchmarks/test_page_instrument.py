@@ -17,5 +17,6 @@ def test_the_whole_measurement_of_the_page_runs(tmp_path: Path) -> None:
 
     assert all(times[0] > 0 for times in found.paint_ms.values())
     assert [len(times) for times in found.frames_ms.values()] == [10, 10]
+    assert all(0 < times[0] < 1000 for times in found.main_ms.values())
     assert 0 < found.num_bytes < 60_000
-    assert report(load, found).count("\n| ") == 5
+    assert report(load, found).count("\n| ") == 7

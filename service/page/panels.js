@@ -71,6 +71,7 @@ export function tree(value) {
     return foreign(value.slice(0, MOST_ENTRIES).join(", ") || say("none"), "span");
   }
   const entries = Object.entries(value).slice(0, MOST_ENTRIES);
+  if (!entries.length) return make("span", { textContent: say("none") });
   return make("dl", { className: "tree" },
     ...entries.flatMap(([name, one]) => [foreign(name.slice(0, 200), "dt"), make("dd", {}, tree(one))]));
 }

@@ -170,8 +170,10 @@ export class Results {
     const share = this.best > floor ? (score - floor) / (this.best - floor) : 1;
     card.querySelector(".bar span").style.width = `${Math.round(100 * Math.min(1, Math.max(0.02, share)))}%`;
     card.querySelector(".score").textContent = number(score);
-    card.querySelector(".folded").textContent = hit.group?.num_folded && this.query.fold ? `+${say("similar", { n: hit.group.num_folded })}` : "";
-    card.querySelector(".open").setAttribute("aria-label", `${hit.rank}. ${nameOf(hit)}, ${say("score")} ${number(score)}`);
+    const n = this.query.fold && hit.group?.num_folded;
+    const similar = n ? say("similar", { n }) : "";
+    Object.assign(card.querySelector(".folded"), { textContent: n ? `+${n}` : "", title: similar });
+    card.querySelector(".open").setAttribute("aria-label", `${hit.rank}. ${nameOf(hit)}, ${say("score")} ${number(score)}${similar && `, ${similar}`}`);
   }
 
   /** A card of a key: its picture or its text, what kind it is, and what can be done with it. */

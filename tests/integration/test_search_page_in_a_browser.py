@@ -113,7 +113,12 @@ def test_keys_addresses_and_requests_are_copied(page: Page) -> None:
     copied = "return navigator.clipboard.readText()"
     page.open("?like=p30&only=image&fold=1")
     page.until(lambda: page.shown(), "hits")
-    assert "similar" in page.text("#hits"), "near-duplicates are folded"
+    folded = page.run("return [...document.querySelectorAll('#hits .folded')].map(one => one.title)")
+    assert any("similar" in one for one in folded), "near-duplicates are folded"
+    cut = "const below = [...document.querySelectorAll('#hits .below')]; return below.map(one => one.scrollWidth - one.clientWidth)"
+    for width_px in (390, 1440):
+        page.window.show_as(width_px, 900)
+        assert max(page.run(cut)) <= 0, "all that is below a card fits"
     page.click("#hits .open")
     key = page.until(lambda: page.run(TEXT, "#details h2"), "details")
     page.text("#details .curating")  # all of it is there
