@@ -24,6 +24,12 @@ NAMELESS = """
 return [...document.querySelectorAll("button, input, select, a")]
   .filter(one => !(one.ariaLabel || one.labels?.length || one.textContent.trim())).map(one => one.outerHTML);
 """
+CUT = "return [...document.querySelectorAll('#hits .below')].map(one => one.scrollWidth - one.clientWidth)"
+CHOOSE_POOL = """
+const pool = document.querySelectorAll("#options select")[1];
+pool.value = arguments[0];
+pool.dispatchEvent(new Event("change"));
+"""
 DROP_KEY = """
 const data = new DataTransfer();
 document.querySelector(arguments[0]).dispatchEvent(new DragEvent("dragstart", {dataTransfer: data, bubbles: true}));
@@ -115,10 +121,9 @@ def test_keys_addresses_and_requests_are_copied(page: Page) -> None:
     page.until(lambda: page.shown(), "hits")
     folded = page.run("return [...document.querySelectorAll('#hits .folded')].map(one => one.title)")
     assert any("similar" in one for one in folded), "near-duplicates are folded"
-    cut = "const below = [...document.querySelectorAll('#hits .below')]; return below.map(one => one.scrollWidth - one.clientWidth)"
     for width_px in (390, 1440):
         page.window.show_as(width_px, 900)
-        assert max(page.run(cut)) <= 0, "all that is below a card fits"
+        assert max(page.run(CUT)) <= 0, "all that is below a card fits"
     page.click("#hits .open")
     key = page.until(lambda: page.run(TEXT, "#details h2"), "details")
     page.text("#details .curating")  # all of it is there
@@ -261,6 +266,9 @@ def test_what_the_service_refuses_is_told_in_its_own_words(page: Page) -> None:
     page.until(lambda: "Nothing found" in (page.run(TEXT, "#hits") or ""), "nothing is found")
     page.run("document.querySelector('#hits .act').click()")
     page.until(lambda: len(page.shown()) > 3, "it searches everything")
+    page.run(CHOOSE_POOL, "pictures")
+    page.until(lambda: "pool=pictures" in page.query(), "a pool is chosen")
+    page.until(lambda: page.shown() and all(len(key) == 3 for key in page.shown()), "only its keys are shown")
     page.window.console()
 
 

@@ -240,8 +240,9 @@ def test_an_overloaded_service_is_asked_again_when_it_says(window: Browser, gate
         until(lambda: counters(client, "batcher")["queued"] == 1, "the queue is full")
         page.write("#words", "a note")
         page.says("#trouble", "The service is busy. Trying again in")
+        page.write("#words", "something else entirely")  # what waited is given up
         gated.gate.set()
-        page.until_first("note")
+        page.until_first("other")
         assert page.run("return document.getElementById('trouble').hidden")
         for thread in busy:
             thread.join()
