@@ -28,7 +28,7 @@ def read_parquet(
             there = file.schema_arrow.names
             if missing := [name for name in required if name not in there]:
                 raise DatasetFormatError(path, None, f"no column '{missing[0]}', there are: {', '.join(there)}")
-            columns = [name for name in (*required, *optional) if name in there]
+            columns = [name for name in dict.fromkeys((*required, *optional)) if name in there]
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     number += 1

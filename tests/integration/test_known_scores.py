@@ -340,9 +340,8 @@ def measured(known: Known, encoder: ItemEncoder, folder: Path, *flags: str) -> t
     return code, json.loads((output / "results.json").read_text()) if code == 0 else {}
 
 
-def by_trec_eval(known: Known, task: Task, names: list[str]) -> dict[str, dict[str, float]]:
+def by_trec_eval(known: Known, dataset: Dataset, task: Task, names: list[str]) -> dict[str, dict[str, float]]:
     """Each query's numbers, from the vectors alone; a relevant key is behind others of its score."""
-    dataset = known.dataset
     queries = dataset.queries(task)
     depth = max(int(name.split("@")[1]) for name in names if "@" in name)
     run: dict[str, dict[str, float]] = {}
@@ -366,13 +365,13 @@ def test_known_vectors_score_exactly_what_they_do_through_http(known: Known, tmp
     code, report = measured(known, known.encoder(), tmp_path, "--search", "approximate,exact")
     assert code == 0
     assert not any("score alike" in warning for warning in report["warnings"])
-    rows = report["results"]
-    tasks = {(task.name, task.candidates): task for task in known.dataset.tasks()}
+    rows, dataset = report["results"], known.dataset
+    tasks = {(task.name, task.candidates): task for task in dataset.tasks()}
     assert len(rows) == 2 * len(tasks)
     seen = set()
     for row in rows:
         name = row["task"]["name"], row["task"]["candidates"]
-        values = by_trec_eval(known, tasks[name], list(row["metrics"]))
+        values = by_trec_eval(known, dataset, tasks[name], list(row["metrics"]))
         for metric, value in row["metrics"].items():
             each = [values[query][metric] for query in row["ranks"]]
             assert row["values"][metric] == pytest.approx(each, abs=1e-6), (name, metric)  # written with six digits
