@@ -292,7 +292,7 @@ class LoadSettings(ProgramSettings):
         description="API key that the service asks for, better in the environment; default: the variable "
         "ANYKEY_API_KEY",
     )
-    output: Path = Field(Path("runs/load"), description="directory for load.json, load.md and latency.png")
+    output: Path = Field(Path("runs/load"), description="directory for load.html, load.md, load.json and latency.png")
     rates: list[float] = Field(
         [], description="requests due in a second, one rate after the other; default: 10,50,100, or the log's own pace"
     )

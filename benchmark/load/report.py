@@ -1,8 +1,10 @@
-"""What a load run leaves behind: load.json, load.md, latency.png, and the table on the terminal."""
+"""What a load run leaves behind: load.json, load.md, load.html, latency.png, and the table on the terminal."""
 
+import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,12 +19,14 @@ from anykey.benchmark.load.picture import draw
 from anykey.benchmark.load.saturation import MOST_FAILED, Saturation
 from anykey.benchmark.load.tally import LATE_S, Tally
 from anykey.program.files import replace_file
+from anykey.program.page import render_page, shown
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 COLUMNS = ("rate/s", "answers/s", "sent", "errors", "not sent", *(f"p{percent:g}" for percent in PERCENTILES), "known")
 WIDE = 110  # columns of a terminal
 DASH = "-"
-PICTURE, PAGE, DATA = "latency.png", "load.md", "load.json"
+PICTURE, PAGE, DATA, HTML = "latency.png", "load.md", "load.json", "load.html"
+Grid = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # what a table is called, its header, its rows
 LOCAL = ("127.0.0.1", "localhost", "::1")
 CAPTION = (
     "rate: requests due in a second; answers: those that came in a second, until the last. Latencies are in ms, from "
@@ -108,18 +112,20 @@ class LoadReport:
 
 
 def write_load_report(output: Path, report: LoadReport) -> None:
-    """Writes latency.png, load.md and then load.json, each complete or not at all."""
+    """Writes latency.png, load.html, load.md and then load.json, each complete or not at all."""
     output.mkdir(parents=True, exist_ok=True)
+    picture = None
     if report.has_picture:
         picture = draw(report.by_rate, PERCENTILES, _limit_ms(report), _client_limit(report))
         replace_file(output / PICTURE, picture)
+    replace_file(output / HTML, page(report, picture).encode())
     replace_file(output / PAGE, markdown(report).encode())
     replace_file(output / DATA, f"{json.dumps(as_json(report))}\n".encode())
 
 
 def forget_load_report(output: Path) -> None:
     """Removes the report of an earlier run: what a failing run leaves must not look like its own."""
-    for name in (PICTURE, PAGE, DATA):
+    for name in (PICTURE, HTML, PAGE, DATA):
         (output / name).unlink(missing_ok=True)
 
 
@@ -153,31 +159,64 @@ def table(report: LoadReport, width: int) -> Table:
 
 
 def markdown(report: LoadReport) -> str:
-    """The report as a Markdown page."""
-    parameters, where = report.parameters, report.environment
-    model, index = report.service.get("model", {}), report.service["index"]
-    kinds = ", ".join(f"{count} {modality}" for modality, count in report.traffic["modalities"].items())
+    """The report as Markdown."""
+    rates, *others = _grids(report)
     lines = [
-        f"# Load on {parameters['url']}",
+        f"# Load on {report.parameters['url']}",
         "",
-        f"- measured {where['time_utc']} with anykey {where['anykey']}, Python {where['python']}, {where['platform']}, "
-        f"{where['num_cpus']} CPUs",
-        f"- model {model.get('name')}, fingerprint `{model.get('fingerprint')}`",
-        f"- index version {index.get('version')}, {index.get('num_keys')} keys",
-        f"- queries: {kinds}, of {parameters['log'] or parameters['dataset']}; k {parameters['num_hits']}, "
-        f"{parameters['search']} search",
-        f"- {_pace(report)}; at most {parameters['max_in_flight']} under way, {parameters['timeout_s']:g} s for each",
+        *(f"- {fact}" for fact in _facts(report)),
         *(f"- {sentence}" for sentence in report.findings()),
         *(f"- warning: {warning}" for warning in report.warnings),
         "",
-        *_grid([*COLUMNS, *_marks(report)], [_marked(tally, report) for tally in report.by_rate]),
+        *_lines(*rates[1:]),
         "",
-        *_errors(report.by_rate),
-        *_stages(report.by_rate),
     ]
+    for title, header, rows in others:
+        lines += [f"{title}:", "", *_lines(header, rows), ""]
     if report.has_picture:
         lines += [f"![Latency over rate]({PICTURE})", ""]
     return "\n".join([*lines, CAPTION, ""])
+
+
+def page(report: LoadReport, picture: bytes | None) -> str:
+    """The report as a page that needs no network and no other file.
+
+    Args:
+        report: The report.
+        picture: The curves, a PNG; None where there are none.
+    """
+    return render_page(
+        (files("anykey.benchmark.page") / "load.html").read_text(encoding="utf-8"),
+        {"shown": shown},
+        report=report,
+        findings=report.findings(),
+        facts=_facts(report),
+        tables=_grids(report),
+        caption=CAPTION,
+        picture=picture and base64.b64encode(picture).decode("ascii"),
+    )
+
+
+def _facts(report: LoadReport) -> list[str]:
+    """What was measured, where and how, a phrase each."""
+    parameters, where = report.parameters, report.environment
+    model, index = report.service.get("model", {}), report.service["index"]
+    kinds = ", ".join(f"{count} {modality}" for modality, count in report.traffic["modalities"].items())
+    return [
+        f"measured {where['time_utc']} with anykey {where['anykey']}, Python {where['python']}, {where['platform']}, "
+        f"{where['num_cpus']} CPUs",
+        f"model {model.get('name')}, fingerprint `{model.get('fingerprint')}`",
+        f"index version {index.get('version')}, {index.get('num_keys')} keys",
+        f"queries: {kinds}, of {parameters['log'] or parameters['dataset']}; k {parameters['num_hits']}, "
+        f"{parameters['search']} search",
+        f"{_pace(report)}; at most {parameters['max_in_flight']} under way, {parameters['timeout_s']:g} s for each",
+    ]
+
+
+def _grids(report: LoadReport) -> list[Grid]:
+    """The rates, and where there is something to tell, errors by class and the service's own timings."""
+    rates = ("Rates", [*COLUMNS, *_marks(report)], [_marked(tally, report) for tally in report.by_rate])
+    return [rates, *_errors(report.by_rate), *_stages(report.by_rate)]
 
 
 def _row(tally: Tally, limits: Sequence[str]) -> dict[str, Any]:
@@ -251,22 +290,22 @@ def _marked(tally: Tally, report: LoadReport) -> list[str]:
     return [*_cells(tally), *("client" if report.limits_of_client(tally) else "" for _ in _marks(report))]
 
 
-def _errors(tallies: Sequence[Tally]) -> list[str]:
+def _errors(tallies: Sequence[Tally]) -> Iterator[Grid]:
     """A table of errors by class, where there were any."""
     rows = [[_rate(tally), name, str(count)] for tally in tallies for name, count in tally.errors.most_common()]
-    return [*_grid(["rate/s", "error", "requests"], rows), ""] if rows else []
+    if rows:
+        yield "Errors by class", ["rate/s", "error", "requests"], rows
 
 
-def _stages(tallies: Sequence[Tally]) -> list[str]:
+def _stages(tallies: Sequence[Tally]) -> Iterator[Grid]:
     """A table of the service's own timings: p50 and p99 of each stage, in milliseconds."""
     stages = list(dict.fromkeys(stage for tally in tallies for stage in tally.stages))
-    if not stages:
-        return []
     rows = [[_rate(tally), *(_stage(tally.stages.get(stage)) for stage in stages)] for tally in tallies]
-    heading = (
-        "Stages as the service tells them, p50 / p99 in ms; what the total lacks of a latency is network and queues:"
-    )
-    return [heading, "", *_grid(["rate/s", *stages], rows), ""]
+    if stages:
+        heading = (
+            "Stages as the service tells them, p50 / p99 in ms; what the total lacks of a latency is network and queues"
+        )
+        yield heading, ["rate/s", *stages], rows
 
 
 def _stage(times: Histogram | None) -> str:
@@ -276,7 +315,7 @@ def _stage(times: Histogram | None) -> str:
     return f"{_ms(times.percentile_s(50))} / {DASH if p99_s is None else _ms(p99_s)}"
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(header)} |", f"|{'---:|' * len(header)}"]
     return lines + [f"| {' | '.join(cells)} |" for cells in rows]
 

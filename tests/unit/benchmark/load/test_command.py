@@ -4,6 +4,7 @@ The services here are real servers whose pauses are known. Bounds are wide: a bu
 """
 
 import asyncio
+import base64
 import json
 import math
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from anykey.benchmark.__main__ import main
 from anykey.benchmark.client import SearchClient
+from tests.html_pages import Page
 from tests.unit.benchmark.fake_service import FakeService, serving
 
 HITS = [("1:1", 0.9, "image"), ("1:2", 0.5, "text")]
@@ -282,5 +284,10 @@ def test_the_report_holds_parameters_environment_service_and_picture(tmp_path: P
     assert [rate["rate"] for rate in report["rates"]] == [20, 100]
     assert report["rates"][1]["latency_ms"]["p50"] > 0
     assert report["rates"][1]["lag_ms"]["beyond"]["p50"] == 15
-    assert (tmp_path / "out/latency.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "out/latency.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    page = Page((tmp_path / "out/load.html").read_text(encoding="utf-8"))
+    assert page.loads == [f"data:image/png;base64,{base64.b64encode(picture).decode()}"]
+    assert page.open == []
+    assert {"20", "100", report["warnings"][0]} <= {" ".join(word.split()) for word in page.words}
     assert "processor time from it" in report["warnings"][0], "the service is on this machine"
