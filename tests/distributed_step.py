@@ -41,7 +41,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "clip_weight": 3.0,
         "pairwise_weight": 0.5,
         "separation_weight": 0.5,
-        "covariance_weight": 1000.0,
+        "separation_encoder": "-",  # its meanings are drawn here
+        "covariance_weight": 100.0,
         "hardness": 2.0,
         "temperature_per_modality": True,
     },
@@ -93,7 +94,10 @@ def gradients(case: str, processes: Processes | None = None) -> tuple[float, dic
     if kind == "sharded":
         family.shard()
     family.train()
-    objective = Objective(settings, family.log_scale, family.bias, True)
+    meanings = torch.rand(len(table.tokens_ST), 4, generator=torch.Generator().manual_seed(0))
+    objective = Objective(
+        settings, family.log_scale, family.bias, True, meanings if settings.separation_encoder else None
+    )
     drawn = DrawnPairs(table, trunk_output, positives=settings.positives)
     batch = drawn.collate([drawn[draw] for draw in share_of(table, processes.rank, processes.count)])
     batch = objective.counted(batch)

@@ -51,6 +51,7 @@ class Batch(Items):
         alike_RK: Rows that agree in a column, from 0, are not each other's negatives.
         owner_R: -1, or the only instance that meets this row as a negative.
         num_pairs: How many pairs it holds.
+        text_S: Which text of the table each of the batch's is.
         bad_rows: Rows that were left out of this batch.
     """
 
@@ -58,6 +59,7 @@ class Batch(Items):
     alike_RK: Tensor
     owner_R: Tensor
     num_pairs: int
+    text_S: Tensor
     bad_rows: tuple[BadRow, ...] = ()
 
     def without_fused(self) -> "Batch":
@@ -235,6 +237,7 @@ class DrawnPairs(Dataset[Any]):
             alike_RK=_integers([row.alike for row in rows]).view(-1, _NUM_ALIKE),
             owner_R=_integers([row.owner for row in rows]),
             num_pairs=len(good),
+            text_S=_integers(texts),
             bad_rows=tuple(sample for sample in samples if isinstance(sample, BadRow)),
         )
 

@@ -1,14 +1,18 @@
 """The pairs of a run, read, decoded and, for a locked trunk, embedded.
 
-Shape legend: I = images, F = width of a locked trunk's features.
+Shape legend: I = images, F = width of a locked trunk's features, S = texts, W = width of their meanings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from anykey.encoder.images import ImageLimits
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
+from anykey.encoder.protocol import Role
 from anykey.program.progress import Display
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import ConcatenatedPairs, open_pairs
@@ -21,6 +25,8 @@ from anykey.training.run_folder import RunFolder
 from anykey.training.settings import DataSettings, LossSettings, TrainSettings
 from anykey.training.table import Advance, ImageReader, PairTable, read_table
 
+_TEXTS_AT_ONCE = 1024
+
 
 @dataclass
 class RunData:
@@ -31,12 +37,14 @@ class RunData:
         val: What is held out.
         train_features: float32 `[1 or 2, I, F...]`: as they are and, if wanted, mirrored.
         val_features: float32 `[1, I, F...]`.
+        meanings_SW: What the training texts mean, unit vectors, if the loss asks an encoder for it.
     """
 
     train: PairTable
     val: PairTable | None = None
     train_features: Tensor | None = None
     val_features: Tensor | None = None
+    meanings_SW: Tensor | None = None
 
 
 def read_data(
@@ -60,6 +68,8 @@ def read_data(
     if is_cached and train.num_images == 0:
         raise InvalidRecipeError("--lock-image needs images to compute the features of, --data has texts alone")
     data = RunData(train)
+    if settings.separation_encoder is not None:
+        data.meanings_SW = _meanings(train, settings.separation_encoder, settings.device, progress)
     if settings.val_data:
         data.val = _read_table(settings, family, "read held-out pairs", settings.val_data, True, progress, folder)
         if not len(data.val.captioned().image_P):
@@ -71,6 +81,19 @@ def read_data(
         if processes.is_main:
             processes.wait()
     return data
+
+
+def _meanings(table: PairTable, source: str, device: str, progress: Display) -> Tensor:
+    """Unit vectors `[S, W]` of the table's texts by another encoder; every process computes them."""
+    encoder = Encoder.load(source, device)
+    texts = table.texts()
+    advance = progress.begin("embed captions", len(texts))
+    parts = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        items = [Item(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+        parts.append(torch.from_numpy(encoder.encode(items, role=Role.KEY)))
+        advance(len(items))
+    return torch.cat(parts)
 
 
 def _check_terms(table: PairTable, settings: LossSettings) -> None:

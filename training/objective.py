@@ -1,6 +1,6 @@
 """From vectors to the loss of a run: rows of all modalities, the temperature, and the loss that was chosen.
 
-Shape legend: R = rows, N = instances, D = width, T = tokens.
+Shape legend: R = rows, N = instances, D = width, S = texts, W = tokens of a text, or width of its meaning.
 """
 
 from dataclasses import replace
@@ -46,7 +46,12 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, settings: LossSettings, log_scale: nn.Parameter, bias: nn.Parameter | None, has_queries: bool
+        self,
+        settings: LossSettings,
+        log_scale: nn.Parameter,
+        bias: nn.Parameter | None,
+        has_queries: bool,
+        meanings_SW: Tensor | None = None,
     ) -> None:
         """Sets it up.
 
@@ -55,9 +60,11 @@ class Objective(nn.Module):
             log_scale: Logarithm of the model's inverse temperature, which is used and trained.
             bias: The model's bias for the sigmoid loss, if it has one.
             has_queries: Whether pairs have queries of their own, which may be of their item's modality.
+            meanings_SW: What the table's texts mean; without them the separation goes by the words they share.
         """
         super().__init__()
         self._settings = settings
+        self._meanings_SW = meanings_SW
         self._of_model = (log_scale, bias)  # in a tuple: the model owns its parameters
         self._terms = _terms(settings, has_queries)
         self._added = _added_terms(settings, has_queries)
@@ -131,12 +138,21 @@ class Objective(nn.Module):
             added = contrastive_loss(pool, self.scale(), terms, anchors, hardness=self._settings.hardness)
             loss = loss + weight * added
         if self._settings.separation:
-            (tokens_RT,), _ = gather([_row_tokens(batch, rows)], processes)
-            numbered, semantics_NS = _with_semantics(pool, tokens_RT)
+            (texts_RW,), _ = gather([self._row_texts(batch, rows)], processes)
+            numbered, texts_NW = _by_instance(pool, texts_RW)
+            semantics_NS = caption_semantics(texts_NW) if self._meanings_SW is None else texts_NW
             loss = loss + self._settings.separation * separation_loss(numbered, self.scale(), semantics_NS, anchors)
         if self._settings.covariance_weight:
             loss = loss + self._settings.covariance_weight * covariance_loss(pool, anchors)
         return loss
+
+    def _row_texts(self, batch: Batch, rows: Rows) -> Tensor:
+        """Tokens or meaning `[R, W]` of each text row's caption, and nothing of the image and fused rows."""
+        texts_SW = batch.tokens_ST if self._meanings_SW is None else self._meanings_SW[batch.text_S]
+        _, text_R, _ = batch.by_modality()
+        texts_RW = texts_SW.new_zeros(len(rows), texts_SW.shape[1])
+        texts_RW[rows.modality_R.to(texts_RW.device) == TEXT] = texts_SW[batch.row_text_R[text_R]]
+        return texts_RW.to(rows.vectors_RD.device)
 
     def _main(self, pool: Rows, anchors: slice) -> Tensor:
         """The loss that was chosen, without what is added to it."""
@@ -164,22 +180,14 @@ def make_rows(vectors: Vectors, batch: Batch) -> Rows:
     )
 
 
-def _row_tokens(batch: Batch, rows: Rows) -> Tensor:
-    """The caption `[R, T]` of each text row, and nothing of the image and fused rows."""
-    _, text_R, _ = batch.by_modality()
-    tokens_RT = batch.tokens_ST.new_zeros(len(rows), batch.tokens_ST.shape[1])
-    tokens_RT[rows.modality_R.to(tokens_RT.device) == TEXT] = batch.tokens_ST[batch.row_text_R[text_R]]
-    return tokens_RT.to(rows.vectors_RD.device)
-
-
-def _with_semantics(rows: Rows, tokens_RT: Tensor) -> tuple[Rows, Tensor]:
-    """Rows whose instances are numbered from 0, and what each instance's caption means."""
+def _by_instance(rows: Rows, texts_RW: Tensor) -> tuple[Rows, Tensor]:
+    """Rows whose instances are numbered from 0, and the caption of each instance."""
     assert rows.owner_R is not None
     instances, instance_R = torch.unique(rows.instance_R, return_inverse=True)
-    tokens_NT = tokens_RT.new_zeros(len(instances), tokens_RT.shape[1])
+    texts_NW = texts_RW.new_zeros(len(instances), texts_RW.shape[1])
     is_text_R = (rows.modality_R == TEXT) & (rows.owner_R < 0)  # not a hard negative's
-    tokens_NT[instance_R[is_text_R]] = tokens_RT[is_text_R]
-    return replace(rows, instance_R=instance_R), caption_semantics(tokens_NT)
+    texts_NW[instance_R[is_text_R]] = texts_RW[is_text_R]
+    return replace(rows, instance_R=instance_R), texts_NW
 
 
 def _terms(settings: LossSettings, has_queries: bool) -> Terms:

@@ -68,6 +68,7 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
         "reading": settings.loss in _OWN_DENOMINATORS,
         "pair_weights": settings.loss in _EQUAL_TERMS and not settings.pairwise_weight,
         **{name: not weight for name, weight in _weights(settings).items()},
+        "separation_encoder": not settings.separation,
         "hard_negatives": not has_negatives,
         "worker_timeout_s": settings.workers == 0,
         "val_every_epochs": data.val is None,

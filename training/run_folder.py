@@ -68,6 +68,7 @@ _LATER: dict[str, Any] = {
     "max_text_tokens": None,
     "clip_weight": 0.0,
     "pairwise_weight": 0.0,
+    "separation_encoder": None,
     "covariance_weight": 0.0,
     "hardness": 0.0,
     "temperature_per_modality": False,
@@ -334,6 +335,8 @@ def _start_files(settings: TrainSettings) -> list[Path]:
         named.append(settings.image_weights)
     if settings.text_model is not None:
         named += sorted(settings.text_model.glob("*"))
+    if settings.separation_encoder is not None:
+        named += sorted(Path(settings.separation_encoder).rglob("*"))
     if settings.start is not None:
         named += [*sorted(Path(settings.start).glob("*")), Path(settings.start.rpartition("@")[2])]
     return [path for path in named if path.is_file()]

@@ -222,6 +222,11 @@ class LossSettings(_Group):
         description="adds this many times the separation within images and within texts; default: 0.5 with loss "
         "alignclip, else 0",
     )
+    separation_encoder: str | None = Field(
+        None,
+        description="encoder of texts that says how near in meaning the separation takes two captions to be, such as a "
+        "sentence-transformers directory; default: by the words they share (tf-idf)",
+    )
     covariance_weight: float = Field(
         0.0, ge=0, le=1e6, description="adds this many times the distance of the modalities' whitened covariances"
     )
@@ -247,6 +252,8 @@ class LossSettings(_Group):
             raise ValueError("--temperature-per-pair needs a learned temperature and loss gcl or pairwise")
         if self.temperature_per_modality and (self.temperature_per_pair or not self.learn_temperature):
             raise ValueError("--temperature-per-modality needs a learned temperature, and not one for each pair")
+        if self.separation_encoder and not self.separation:
+            raise ValueError("--separation-encoder: nothing is separated, set --separation-weight")
         if self.hardness and self.loss in (Loss.SIGMOID, Loss.NORMALIZED):
             raise ValueError(f"--hardness: loss {self.loss} weighs its negatives otherwise")
         if self.loss in (Loss.CLIP, Loss.ALIGNCLIP) and weights and not self.pairwise_weight:

@@ -134,6 +134,10 @@ class PairTable:
         """One pair as its source has it; raises `InvalidRowError` when it can no longer be read."""
         return self.source[int(self.position_P[number])]
 
+    def texts(self) -> list[str]:
+        """All texts `[S]`, read anew; raises `InvalidRowError` when one can no longer be read."""
+        return [text for number in range(len(self)) for side in _sides(self.pair(number)) for text in side.texts]
+
     def has_sides(self) -> tuple[Tensor, Tensor]:
         """Whether each pair has an image, and whether it has a text, in its own item or its query `[P]`."""
         item_P = self.item_start_P[:-1]

@@ -2,19 +2,26 @@
 
 import json
 import os
+import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from anykey.encoder.item import Item
+from anykey.encoder.model import Encoder
 from anykey.encoder.towers.architecture import write_open_clip_config
+from anykey.program.progress import open_progress
 from anykey.sources.errors import SourceError
 from anykey.sources.pairs import open_pairs
-from anykey.training.data import open_table
+from anykey.training.data import open_table, read_data
+from anykey.training.distributed import Processes
 from anykey.training.errors import InvalidRecipeError, TooManyBadRowsError
+from anykey.training.run_folder import RunFolder, run_digest
 from anykey.training.trainer import train
 from tests.drawn_pairs import drawn_pairs, write_shard
 from tests.networks import TEXT, TIMM_VISION, small_architecture
@@ -43,6 +50,29 @@ def test_a_table_knows_its_sources_and_keeps_to_the_settings(names: list[str], t
     table = open_table(open_pairs(names), towers_of(ARCHITECTURE), settings, advance=told.append)
     assert (table.entry_P.tolist(), sum(told), table.pixels_ICHW) == ([0, 0, 0, 1, 1], 5, None)
     assert table.pixels(4).shape == (3, 32, 32)
+
+
+def test_a_separation_takes_meanings_from_another_encoder(
+    names: list[str], tmp_path: Path, quick: dict[str, Any], tiny_checkpoint: Path
+) -> None:
+    """Every text of the training pairs in its place; another encoder's weights make another run."""
+    source, console = shutil.copytree(tiny_checkpoint, tmp_path / "encoder"), Console(quiet=True)
+    settings = make_settings(
+        Path(names[0]), tmp_path / "run", **quick, loss="alignclip", separation_encoder=str(source)
+    )
+    family = towers_of(ARCHITECTURE)
+    before = run_digest(settings)
+    with RunFolder(settings.output, settings, before) as folder, open_progress(console) as progress:
+        data = read_data(settings, family, progress, folder, Processes())
+    captions = [caption for pair in drawn_pairs(3) for caption in pair.captions]
+    expected = Encoder.load(source).encode([Item(caption) for caption in captions])
+    assert data.train.texts() == captions
+    assert data.meanings_SW is not None
+    torch.testing.assert_close(data.meanings_SW, torch.from_numpy(expected))
+    assert train(settings, console).is_new
+    weights = next(source.glob("*.safetensors"))
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 10**9))
+    assert run_digest(settings) != before
 
 
 def test_images_are_checked_unless_told_otherwise(names: list[str], tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_the_sigmoid_loss_goes_on_with_the_bias_of_the_start(batch: Batch, featu
         ({"reading": "R4", "pair_weights": ["i>i=1"]}, "no --pair-weights within a modality"),
         ({"pair_weights": ["i>t=1", " i>t=5"]}, "i>t has a weight already"),
         ({"loss": "sigmoid", "reading": "R3"}, "loss sigmoid has no denominators"),
+        ({"separation_encoder": "minilm"}, "nothing is separated"),
         ({"loss": "sigmoid", "hardness": 1.0}, "loss sigmoid weighs its negatives otherwise"),
         ({"temperature_per_modality": True, "temperature_per_pair": True}, "and not one for each pair"),
         ({"temperature_per_modality": True, "learn_temperature": False}, "needs a learned temperature"),
@@ -231,17 +232,28 @@ def test_one_temperature_a_modality_is_the_mean_of_two(batch: Batch, features: t
     assert 1 / towers.log_scale.exp().item() == pytest.approx(math.sqrt(0.02 * 0.04))
 
 
-def test_alignclip_adds_the_separation_of_images_and_of_texts(batch: Batch, features: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("by_encoder", [False, True])
+def test_alignclip_adds_the_separation_of_images_and_of_texts(
+    batch: Batch, features: tuple[Tensor, Tensor], by_encoder: bool
+) -> None:
     """Semantics by hand: the captions in the order of the instances' numbers."""
+    table = make_table(pairs())
+    meanings = functional.normalize(torch.rand(len(table.tokens_ST), 5), dim=1) if by_encoder else None
+    of_batch = batch.tokens_ST if meanings is None else meanings[batch.text_S]
+    assert torch.equal(table.tokens_ST[batch.text_S], batch.tokens_ST)
     rows = rows_of(batch, features, with_fused=False)
     numbers = sorted(set(rows.instance_R.tolist()))
     is_own_text = (batch.row_text_R >= 0) & (batch.row_image_R < 0) & (batch.owner_R < 0)
     own = is_own_text.nonzero().flatten().tolist()
     texts = {int(batch.instance_R[row]): int(batch.row_text_R[row]) for row in own}
-    tokens = torch.stack([batch.tokens_ST[texts[n]] if n in texts else batch.tokens_ST[0] * 0 for n in numbers])
+    captions = torch.stack([of_batch[texts[n]] if n in texts else of_batch[0] * 0 for n in numbers])
     numbered = replace(rows, instance_R=torch.tensor([numbers.index(n) for n in rows.instance_R.tolist()]))
     scale = make_towers().model.logit_scale.detach().exp()
-    separation = separation_loss(numbered, scale, caption_semantics(tokens))
-    found = loss_of(batch, features, loss="alignclip", separation_weight=0.25)
+    separation = separation_loss(numbered, scale, captions if by_encoder else caption_semantics(captions))
+    settings = make_settings(Path("-"), Path("-"), loss="alignclip", separation_weight=0.25)
+    towers = make_towers()
+    objective = Objective(settings, towers.log_scale, towers.bias, True, meanings)
+    counted = objective.counted(batch)
+    found = objective(towers.rows(features, counted), counted, Processes())
     torch.testing.assert_close(found, loss_of(batch, features, loss="clip") + 0.25 * separation)
     assert separation > 0.1
