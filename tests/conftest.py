@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 * 2**30  # several times of what the tests have on disk at once
-LONG = ("integration", "training", "congruence")  # folders of tests that start processes and train
+LONG = ("integration", "training", "congruence", "contract", "guards", "benchmarks")  # they start processes and train
 
 
 def pytest_configure() -> None:
