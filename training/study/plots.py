@@ -54,12 +54,13 @@ def plot_front(results: Results, path: Path) -> None:
                 continue
             style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
             errors = {"xerr": local.deviation or 0.0, "yerr": mixed.deviation or 0.0}
-            axis.errorbar(local.mean, mixed.mean, **errors, linestyle="", capsize=2, markersize=8, **style)
-            axis.annotate(variant, (local.mean, mixed.mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
+            axis.errorbar(
+                local.mean, mixed.mean, **errors, label=variant, linestyle="", capsize=2, markersize=8, **style
+            )
         axis.set(title=f"{fusion} fusion", xlabel="local pools, success@10")
         axis.grid(alpha=0.3)
-        axis.margins(0.15)
     axes[0].set(ylabel="mixed pool, success@10")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=_DPI)
 
 
