@@ -7,8 +7,10 @@ are held at a time than one body may have bytes.
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -20,10 +22,12 @@ from anykey.service.keys.changes import KeyToStore, RefusedKey, key_from_line
 from anykey.service.keys.schemas import ErrorSummary, StreamedOutcome, StreamSummary
 from anykey.service.keys.storing import KeyStorer, ReadyChange, told
 from anykey.service.queries.known import SHORT_BYTES
-from anykey.service.requests.body import Inflater
+from anykey.service.requests.body import Inflater, Take
 from anykey.service.requests.deadline import within
+from anykey.service.requests.image_urls import ImageFetcher, Run
 from anykey.service.schemas import Limits
 
+T = TypeVar("T")
 MEDIA_TYPE = "application/x-ndjson"
 MEDIA_TYPES = frozenset({MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 MAX_AHEAD = 512  # lines that are read and not stored yet
@@ -114,12 +118,19 @@ class _Allowance:
         self._changed.set()
 
 
+@dataclass
+class _Room:
+    """What is held for a line and its images, in bytes."""
+
+    num_bytes: int
+
+
 @dataclass(frozen=True)
 class _Line:
-    """A line that is read: its number, its length, and the key that is being made ready."""
+    """A line that is read: its number, what is held for it, and the key that is being made ready."""
 
     number: int
-    num_bytes: int
+    room: _Room
     ready: "asyncio.Task[ReadyChange]"
 
 
@@ -135,6 +146,7 @@ class KeyStream:
         pause_s: float,
         only_failed: bool,
         inflater: Inflater | None,
+        fetcher: ImageFetcher,
         spend: Callable[[KeyToStore | RefusedKey], Awaitable[None]],
     ) -> None:
         """Joins the parts.
@@ -146,6 +158,7 @@ class KeyStream:
             pause_s: Longest wait for the client to send more, or to read more.
             only_failed: Whether outcomes of keys that were stored are left out, but counted.
             inflater: Takes the compression off.
+            fetcher: Fetches images that a line names by their addresses.
             spend: Counts a key's images, and raises where the caller sends too many.
         """
         self._storer = storer
@@ -154,6 +167,7 @@ class KeyStream:
         self._pause_s = pause_s
         self._only_failed = only_failed
         self._inflater = inflater
+        self._fetcher = fetcher
         self._spend = spend
         self._allowance = _Allowance(limits.max_body_bytes)
         self._places = asyncio.Semaphore(MAX_AHEAD)
@@ -211,14 +225,47 @@ class KeyStream:
 
     async def _read_lines(self, first: Message, receive: Receive, group: asyncio.TaskGroup) -> None:
         async for number, line in self._lines(first, receive):
-            num_bytes = 0 if line is None else len(line)
+            room = _Room(0 if line is None else len(line))
             await self._places.acquire()
-            await self._allowance.take(num_bytes)
-            parsed = await self._parsed(line, number)
-            await self._spend(parsed)
-            ready = group.create_task(self._storer.embed(parsed))
-            self._ahead.append(_Line(number, num_bytes, ready))
+            await self._allowance.take(room.num_bytes)
+            ready = group.create_task(await self._begun(line, number, room))
+            self._ahead.append(_Line(number, room, ready))
             self._has_come.set()
+
+    async def _begun(self, line: bytes | None, number: int, room: _Room) -> Coroutine[Any, Any, ReadyChange]:
+        """What is still to be done for the key of a line, once there is room for the images that it names."""
+        if line is None:
+            most = self._limits.max_body_bytes
+            error = ItemTooLargeError(f"line {number} has more than {most} bytes, the most accepted")
+            return self._storer.embed(RefusedKey(None, error))
+        read = partial(key_from_line, line, number, self._limits)
+        run: Run[KeyToStore | RefusedKey] = self._threads.run if len(line) > SHORT_BYTES else _here
+        parsed, images = await self._fetcher.read_once(read, run)
+        await self._spend(parsed)
+        if images is None or isinstance(parsed, RefusedKey):
+            return self._storer.embed(parsed)
+        # Room is taken in the order in which lines are stored and give it back, so that none waits for a later one.
+        most = min(len(images.missing) * self._limits.max_image_bytes, self._limits.max_body_bytes)
+        self._allowance.give_back(room.num_bytes)
+        room.num_bytes += most
+        await self._allowance.take(room.num_bytes)
+        return self._with_images(room, most, lambda take: self._fetcher.read_again(images, read, run, take))
+
+    async def _with_images(
+        self, room: _Room, left_bytes: int, read: Callable[[Take], Awaitable[KeyToStore | RefusedKey]]
+    ) -> ReadyChange:
+        most = left_bytes
+
+        def take(num_bytes: int) -> None:
+            nonlocal left_bytes
+            if num_bytes > left_bytes:
+                raise ItemTooLargeError(f"the images of a line have more than {most} bytes together")
+            left_bytes -= num_bytes
+
+        parsed = await read(take)
+        room.num_bytes -= left_bytes
+        self._allowance.give_back(left_bytes)
+        return await self._storer.embed(parsed)
 
     async def _lines(self, first: Message, receive: Receive) -> AsyncIterator[tuple[int, bytes | None]]:
         lines = Lines(self._limits.max_body_bytes)
@@ -241,14 +288,6 @@ class KeyStream:
             return
         for start in range(0, len(data), INFLATED_FROM):
             yield await self._threads.run(self._inflater.all_of, data[start : start + INFLATED_FROM])
-
-    async def _parsed(self, line: bytes | None, number: int) -> KeyToStore | RefusedKey:
-        if line is None:
-            most = self._limits.max_body_bytes
-            return RefusedKey(None, ItemTooLargeError(f"line {number} has more than {most} bytes, the most accepted"))
-        if len(line) <= SHORT_BYTES:
-            return key_from_line(line, number, self._limits)
-        return await self._threads.run(key_from_line, line, number, self._limits)
 
     async def _store(self) -> None:
         """Stores what is ready, in the order of the lines, as much at a time as is ready at that time."""
@@ -276,7 +315,7 @@ class KeyStream:
         finally:
             for line in lines:
                 self._places.release()
-                self._allowance.give_back(line.num_bytes)
+                self._allowance.give_back(line.room.num_bytes)
         summary = self._summary
         for line, each, outcome in zip(lines, ready, applied.outcomes, strict=True):
             one = told(outcome, each.is_text_cut, self._storer.release)
@@ -292,6 +331,10 @@ class KeyStream:
     def _break_off(self, error: ServiceError) -> None:
         if self._summary.error is None:
             self._summary.error = ErrorSummary(type=error.type, message=error.message)
+
+
+async def _here(read: Callable[[], T]) -> T:
+    return read()
 
 
 class _Answer:

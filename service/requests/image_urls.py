@@ -27,6 +27,7 @@ from anykey.service.requests.proxy import Network
 
 T = TypeVar("T")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Run = Callable[[Callable[[], T]], Awaitable[T]]
 MAX_URL_CHARS = 2048
 MAX_REDIRECTS = 3
 MAX_FETCHES = 16  # under way at a time, of all requests
@@ -64,7 +65,7 @@ class ImageFetcher:
         self._backend = _CheckedConnections(self._networks, resolve or _resolve)
         self._places = asyncio.Semaphore(MAX_FETCHES)
 
-    async def read(self, read: Callable[[], T], run: Callable[[Callable[[], T]], Awaitable[T]], take: Take) -> T:
+    async def read(self, read: Callable[[], T], run: Run[T], take: Take) -> T:
         """What a body says, with the images that it names.
 
         Args:
@@ -75,12 +76,27 @@ class ImageFetcher:
         Raises:
             ServiceError: as `read`, or `take`.
         """
+        said, images = await self.read_once(read, run)
+        return said if images is None else await self.read_again(images, read, run, take)
+
+    async def read_once(self, read: Callable[[], T], run: Run[T]) -> tuple[T, NamedImages | None]:
+        """What a body says, before the images that it names are fetched; and these, if there are any.
+
+        Raises:
+            ServiceError: as `read`.
+        """
         if not self._hosts:
-            return await run(read)
+            return await run(read), None
         images = NamedImages(self._max_images)
         said = await run(lambda: images.used_by(read))
-        if not images.missing:
-            return said
+        return said, images if images.missing else None
+
+    async def read_again(self, images: NamedImages, read: Callable[[], T], run: Run[T], take: Take) -> T:
+        """Fetches the images that a body names, and gives what it says with them.
+
+        Raises:
+            ServiceError: as `read`.
+        """
         found = await asyncio.gather(*(self._outcome(address, take) for address in images.missing))
         images.found = dict(zip(images.missing, found, strict=True))
         return await run(lambda: images.used_by(read))

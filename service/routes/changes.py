@@ -334,6 +334,7 @@ def _stream(request: Request) -> Response:
         pause_s=lifecycle.settings.body_deadline_ms / 1000,
         only_failed=outcomes == "failed",
         inflater=Inflater.of(",".join(request.headers.getlist("content-encoding"))),
+        fetcher=lifecycle.image_fetcher,
         spend=partial(lifecycle.rate_limits.spend_images, request.scope),
     )
     return _StreamedAnswer(request, parts, stream)

@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from anykey.encoder.item import Item
 from anykey.index.faiss_index import FaissIndex
 from anykey.service.errors import ServiceError
 from anykey.service.queries.image_addresses import encoded_image
@@ -21,7 +24,7 @@ from anykey.service.requests.image_urls import ImageFetcher
 from tests.fakes import FakeEncoder
 from tests.http_handlers import handled
 from tests.service_inputs import as_base64, png
-from tests.serving import serving
+from tests.serving import build_real_index, serving, stored
 
 RED = png((250, 0, 0))
 MAX_BYTES = 200_000
@@ -41,7 +44,7 @@ class Images(BaseHTTPRequestHandler):
             self.send_header("location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
-        body = RED if path != "/large" else b"x" * (MAX_BYTES + 1)
+        body = {"/large": b"x" * (MAX_BYTES + 1), "/heavy": RED.ljust(MAX_BYTES * 3 // 4, b"x")}.get(path, RED)
         self.send_response(404 if path == "/absent" else 200)
         self.send_header("content-type", "text/html" if path == "/page" else "image/png")
         if path != "/large":  # whose end is the end of the connection
@@ -128,6 +131,39 @@ def test_a_wrong_request_fetches_nothing(fetching: httpx.Client, client: httpx.C
     off = client.post("/search", json={"image": url})
     assert (off.status_code, "addresses are not fetched" in off.json()["error"]["message"]) == (400, True)
     assert asked == []
+
+
+def test_lines_of_a_stream_name_images_each_for_itself(images: str, tmp_path: Path, wire_encoder: FakeEncoder) -> None:
+    directory = build_real_index(tmp_path, wire_encoder, [stored("kept", Item(text="a key of the build"))])
+    settings: dict[str, Any] = {"max_body_bytes": MAX_BYTES + 50_000, "max_image_bytes": MAX_BYTES, "max_image_urls": 3}
+    settings |= {"image_urls": [images], "image_url_networks": ["127.0.0.1/32"], "image_url_timeout_ms": 500}
+    lines = [{"key": f"k{n}", "image": f"{images}/{('red', 'heavy')[n % 2]}?{n}"} for n in range(60)]
+    lines[7] = {"key": "absent", "image": f"{images}/absent"}
+    lines[9] = {"key": "two", "image": [f"{images}/red", f"{images}/to//red"]}
+    lines[11] = {"key": "too heavy", "image": [f"{images}/heavy?{n}" for n in range(3)]}
+    lines[13] = {"key": "many", "image": [f"{images}/{n}" for n in range(4)]}
+    lines[15] = {"key": "wrong", "image": f"{images}/red?wrong", "colour": "red"}
+    lines[17] = {"key": "elsewhere", "image": "https://127.0.0.1/x"}
+    lines[19] = {"key": "text", "text": "no image"}
+    asked.clear()
+    with FaissIndex.open(directory) as index, serving(wire_encoder, index, writable=True, **settings) as client:
+        body = b"\n".join(json.dumps(line).encode() for line in lines)
+        answer = client.put("/keys", content=body, headers={"content-type": "application/x-ndjson"})
+        *outcomes, summary = map(json.loads, answer.text.splitlines())
+        hits = client.post("/search", json={"image": as_base64(RED), "k": 1}).json()["hits"]
+        assert client.get("/keys/two/image").content == RED
+    failed = {outcome["key"]: outcome["error"]["type"] for outcome in outcomes if outcome["error"]}
+    assert failed == {
+        "absent": "image_not_reached",
+        "too heavy": "item_too_large",
+        "many": "item_too_large",
+        "wrong": "invalid_request",
+        "elsewhere": "invalid_request",
+    }
+    assert (summary["done"], summary["num_stored"], summary["num_failed"]) == (True, 55, 5)
+    assert [outcome["line"] for outcome in outcomes] == list(range(1, 61))
+    assert hits[0]["score"] > 0.999
+    assert not [path for path in asked if "wrong" in path]
 
 
 def fetch(url: str, hosts: list[str], resolve: Any, networks: tuple[str, ...] = ()) -> Any:
