@@ -126,6 +126,10 @@ perf-build-memory: setup ## Measure what builds hold in memory, of one and five 
 perf-fold: setup ## Measure searches while live changes are folded (PERF_FLAGS=), a quarter of an hour, into docs/results/
 	$(BIN)/python -m benchmarks.fold_speed --output docs/results/folding.md $(PERF_FLAGS)
 
+.PHONY: perf-backup
+perf-backup: setup ## Measure how long a backup of a million keys takes, and to have it back (PERF_FLAGS=), into docs/results/
+	$(BIN)/python -m benchmarks.backup_times --output docs/results/backup.md $(PERF_FLAGS)
+
 .PHONY: perf-service
 perf-service: setup peers ## Measure the service beside others (PERF_FLAGS=), half an hour, into docs/results/
 	PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.service_speed --peers $(call quote,$(PEERS)) --output docs/results/service.md $(PERF_FLAGS)

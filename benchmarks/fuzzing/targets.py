@@ -7,7 +7,6 @@ import io
 import json
 import struct
 import sys
-import tarfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,8 @@ import atheris
 
 # What is imported here tells the fuzzer which of its lines a case reaches. Codecs in C tell nothing.
 with atheris.instrument_imports(include=["anykey", "python_multipart", "PIL", "tarfile"], enable_loader_override=False):
+    import tarfile
+
     from anykey.encoder.errors import InvalidItemError
     from anykey.encoder.images import ImageLimits, decode_image, image_type
     from anykey.index.errors import InvalidFilterError
