@@ -168,9 +168,8 @@ def _best(encoder: Computes, others: Sequence[Way]) -> Choice:
 def _in_turn(encoder: Computes, ways: Sequence[Way]) -> list[Way]:
     """The ways, those first that are likely to gain most on this processor: not all may have their turn."""
     is_old = str(encoder.device) == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-    if not is_old:
-        return list(ways)
-    return sorted(ways, key=lambda way: (way.precision == "bf16", way.backend == "torch"))
+    last = "bf16" if is_old else "fp32"
+    return sorted(ways, key=lambda way: (way.precision == last, way.backend == "torch"))
 
 
 class _Probe:

@@ -34,6 +34,9 @@ from anykey.encoder.towers.tokens import Tokenizer, TokenRows, fetch_tokenizer
 from anykey.encoder.towers.weights import load_weights, put_weights
 
 MAX_IMAGES_AT_ONCE = 128  # through the image tower; bounds memory whatever the number of frames
+# Their pixels on a CPU. glibc returns blocks of more than 32 MB to the system, and to get their pages anew takes
+# ten times as long as to copy the pixels.
+MAX_BYTES_AT_ONCE = 20_000_000
 PATCH_PX = 16  # open_clip's own where a network names none; one without patches is counted as if it had such
 
 
@@ -240,12 +243,19 @@ class TowerEncoder(Encoder):
     def _image_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor) -> Tensor:
         images = [image for item in prepared for image in item.images]
         owners = [i for i, item in enumerate(prepared) for _ in item.images]
-        chunks = (images[start : start + MAX_IMAGES_AT_ONCE] for start in range(0, len(images), MAX_IMAGES_AT_ONCE))
+        num = self._num_images_at_once(images[0])
+        chunks = (images[start : start + num] for start in range(0, len(images), num))
         features = [self._runs["image"](self._on_device(torch.stack(chunk))) for chunk in chunks]
         features_FD = torch.cat(features)
         owner_F = torch.tensor(owners, device=self.device)
         counts_B = torch.bincount(owner_F, minlength=len(prepared)).clamp(min=1)
         return zeros_BD.index_add(0, owner_F, features_FD) / counts_B[:, None]
+
+    def _num_images_at_once(self, image: Tensor) -> int:
+        """How many images of this size go through their tower together."""
+        if self.device.type != "cpu":
+            return MAX_IMAGES_AT_ONCE
+        return max(1, min(MAX_IMAGES_AT_ONCE, MAX_BYTES_AT_ONCE // image.nbytes))
 
     def _text_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor, has_text_B: Tensor) -> Tensor:
         tokens_BT = torch.stack([item.tokens_T for item in prepared if item.tokens_T is not None])
