@@ -3,9 +3,10 @@
     python -m benchmarks.imbalance --photos path/to/flickr8k --image-weights path/to/mobilenetv1_100.safetensors
 
 A start is trained with CLIP's loss on two thirds of the training photos. The rows are the last third: of some both
-halves are kept, of the others one. From the start each mix of rows is trained for equally many steps, and success is
-that of the test photos. Seeds decide the training from the start on. Runs that are there already are not run again. A
-second table needs no training: the same models search corpora in which one kind of key is twenty times as frequent as
+halves are kept, of the others one. For each mix of rows a linear map behind each of the start's towers is trained for
+equally many steps, with every seed, and success is that of the test photos. Through the trainer itself the towers are
+trained too: from all pairs, or with --towers from every mix. Runs that are there already are not run again. A second
+table needs no training: start and tuned towers search corpora in which one kind of key is twenty times as frequent as
 the others. The numbers go into docs/results/imbalance.json, and the tables of docs/results/imbalance.md are printed.
 """
 
@@ -33,6 +34,7 @@ from anykey.training.settings import TrainSettings
 from anykey.training.table import PairTable
 from anykey.training.trainer import train
 from anykey.training.validation import MODALITIES, HeldOut, embed_held_out, gains_by_rank, gains_of_queries, measure
+from benchmarks import linear_maps
 from benchmarks.speed_report import processor
 from tests.drawn_pairs import write_tar
 
@@ -40,6 +42,7 @@ ROWS, STEPS = 2000, 60
 NEVER = 1e-9  # a source's weight, of which no row is drawn
 CORPORA = {"1 : 1 : 1": (1, 1, 1), "20 : 1 : 1": (20, 1, 1), "1 : 20 : 1": (1, 20, 1), "1 : 1 : 20": (1, 1, 20)}
 DEALS = 20
+PARTS = 9  # of the test photos, each as many as another dataset has
 FROM_TEXT = ("t>i", "t>t", "t>it")
 COMMON = {
     "lock_image": True,
@@ -103,13 +106,11 @@ class Variant:
         mix: The rows.
         drawn: `as they are`; `halves`: pairs as often as all others together; `pairs`: no others.
         loss: What is minimised.
-        seeds: Of its runs.
     """
 
     mix: Mix
     drawn: str
     loss: str = "gcl"
-    seeds: tuple[int, ...] = (0,)
 
     @property
     def name(self) -> str:
@@ -129,11 +130,10 @@ class Variant:
         return sum(round(self.weights()[source] * count) for source, count in counts.items())
 
 
-def plan(rows: int, all_seeds: tuple[int, ...]) -> list[Variant]:
-    """What is run: first what a claim is made of, with every seed, then the curve."""
+def plan(rows: int) -> list[Variant]:
+    """What is trained: all pairs first."""
     few, some, half = (round(rows / (1 + ratio)) for ratio in (20, 5, 1))
     ways = ("as they are", "halves", "pairs")
-    one = all_seeds[:1]
 
     def both(pairs: int) -> Mix:
         images = (rows - pairs) // 2
@@ -141,14 +141,12 @@ def plan(rows: int, all_seeds: tuple[int, ...]) -> list[Variant]:
 
     uneven = (Mix(few, texts=rows - few), Mix(few, images=rows - few))
     return [
-        Variant(Mix(rows), "pairs", seeds=all_seeds),
-        *(Variant(both(few), way, seeds=all_seeds) for way in ways),
-        *(Variant(both(count), ways[0], seeds=one) for count in (some, half)),
-        *(Variant(mix, ways[0], seeds=one) for mix in uneven),
-        *(Variant(both(some), way, seeds=one) for way in ways[1:]),
-        *(Variant(mix, ways[1], seeds=one) for mix in uneven),
-        Variant(both(half), ways[2], seeds=one),
-        Variant(Mix(rows), "pairs", "clip", one),
+        Variant(Mix(rows), "pairs"),
+        Variant(Mix(rows), "pairs", "clip"),
+        *(Variant(both(few), way) for way in ways),
+        *(Variant(mix, way) for mix in uneven for way in ways[:2]),
+        *(Variant(both(some), way) for way in ways),
+        *(Variant(both(half), way) for way in ("as they are", "pairs")),  # halves are what it is
     ]
 
 
@@ -200,19 +198,45 @@ class Bench:
         path.write_text(json.dumps(row, indent=1) + "\n")
         return row
 
-    def print_tables(self, rows: Sequence[dict[str, Any]]) -> None:
+    def map_all(self, start: TrainSettings, variants: Sequence[Variant], seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """What linear maps behind the start's towers reach, of every variant and seed."""
+        family = load_family(start.output / "last", torch.device("cpu"), None)
+        rows, test, validation = (self._features(family, name) for name in ("data", "test", "val"))
+        elsewhere = self._features(family, "elsewhere") if self._arguments.elsewhere else None
+        found = []
+        for variant in variants:
+            mix, weights = variant.mix, variant.weights()
+            kind_P = torch.arange(3).repeat_interleave(torch.tensor([mix.pairs, mix.images, mix.texts]))
+            by_kind = {kind: weights[source] for kind, source in enumerate(("pairs", "images", "texts"))}
+            for seed in seeds:
+                maps = linear_maps.tune(rows, kind_P, by_kind, variant.loss, self._arguments.steps, seed)
+                held_out = maps.held_out(test)
+                ways = {"as trained": held_out, "centred": centre(held_out, maps.held_out(validation))}
+                numbers = {way: rotations(vectors) for way, vectors in ways.items()}
+                if elsewhere is not None:
+                    numbers |= across(held_out, maps.held_out(elsewhere))
+                found.append({"variant": variant.name, "seed": seed, "loss": variant.loss, **numbers})
+        return found
+
+    def _features(self, family: Family, name: str) -> linear_maps.Features:
+        return linear_maps.Features.of(family, *self._table(family, name))
+
+    def print_tables(self, found: dict[str, Any]) -> None:
         """Prints the tables of the page, in Markdown."""
-        for line in [*mixes_table(rows), "", *corpora_table(rows)]:
+        for line in [*mixes_table(found["maps"]), "", *mixes_table(found["rows"]), "", *corpora_table(found["rows"])]:
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def _held_out(self, family: Family, name: str) -> HeldOut:
-        """Vectors of held-out pairs, whose files are read once for all runs."""
+        return embed_held_out(family, *self._table(family, name))
+
+    def _table(self, family: Family, name: str) -> tuple[PairTable, torch.Tensor]:
+        """Pairs, and what the trunk makes of their images; read once for all runs."""
         if name not in self._tables:
-            limits = run_settings("held-out pairs", {"data": getattr(self._arguments, name)})
+            limits = run_settings("the pairs", {"data": getattr(self._arguments, name)})
             table = open_table(open_pairs(limits.data), family, limits)
             cache = self._work / "features"
-            self._tables[name] = (table, trunk_features(family, table, False, cache, lambda done: None))
-        return embed_held_out(family, *self._tables[name])
+            self._tables[name] = (table, trunk_features(family, table, False, cache, lambda done: None)[0])
+        return self._tables[name]
 
     def _train(self, folder: str, seed: int, values: dict[str, Any]) -> TrainSettings:
         given = {
@@ -286,6 +310,14 @@ def rotations(held_out: HeldOut) -> dict[str, float]:
     return {name: sum(numbers[name] for numbers in dealt) / len(dealt) for name in dealt[0]}
 
 
+def across(held_out: HeldOut, elsewhere: HeldOut) -> dict[str, dict[str, float]]:
+    """Measures of another dataset's pairs, and of as many of the test pairs, in pools of the same size."""
+    rows_P = torch.arange(len(held_out.has_second_P))
+    parts = [rotations(held_out.rows(part)) for part in rows_P.split(len(elsewhere.has_second_P))[:PARTS]]
+    own = {name: mean(numbers[name] for numbers in parts) for name in parts[0]}
+    return {"elsewhere": rotations(elsewhere), "as few": own}
+
+
 def corpora(held_out: HeldOut) -> dict[str, dict[str, float]]:
     """success@10 of a text's image, text and page in corpora of images, texts and pages in these shares.
 
@@ -338,6 +370,8 @@ def main() -> None:
     parser.add_argument("--architecture", help="another model for the start")
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--elsewhere", nargs="+", default=[], help="pairs of another dataset, to test the maps on")
+    parser.add_argument("--towers", action="store_true", help="train every mix through the trainer, too: minutes each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/imbalance"), help="runs, mixes and features")
     parser.add_argument("--output", type=Path, default=Path("docs/results/imbalance.json"))
@@ -346,18 +380,16 @@ def main() -> None:
         arguments.start_data = [str(arguments.photos / f"train-0000{number}.tar") for number in (1, 2)]
         arguments.data = [str(arguments.photos / "train-00000.tar")]
         arguments.val, arguments.test = ([str(arguments.photos / f"{name}.tar")] for name in ("val", "test"))
-    bench = Bench(arguments, plain_console())
-    rows = []
+    bench, variants = Bench(arguments, plain_console()), plan(arguments.rows)
     start = bench.start()
-    rows.append(bench.measure("start", 0, start, corpora_too=True))
-    for seed in arguments.seeds:
-        for variant in plan(arguments.rows, tuple(arguments.seeds)):
-            if seed in variant.seeds:
-                settings = bench.tune(variant, seed, start)
-                rows.append(bench.measure(variant.name, seed, settings, variant.mix.alone == 0))
-                found = {"machine": f"{processor()}, {os.cpu_count()} cores, no GPU", "rows": rows}
-                arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    bench.print_tables(rows)
+    maps = bench.map_all(start, variants, arguments.seeds)
+    rows = [bench.measure("start", 0, start, corpora_too=True)]
+    for variant in variants if arguments.towers else variants[:1]:
+        settings = bench.tune(variant, arguments.seeds[0], start)
+        rows.append(bench.measure(variant.name, arguments.seeds[0], settings, variant.mix.alone == 0))
+    found = {"machine": f"{processor()}, {os.cpu_count()} cores, no GPU", "maps": maps, "rows": rows}
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    bench.print_tables(found)
 
 
 if __name__ == "__main__":

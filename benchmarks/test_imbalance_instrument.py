@@ -9,6 +9,7 @@ from torch.nn import functional
 from anykey.sources.pairs import Pair
 from anykey.training.batches import EpochDraws, Sampling
 from anykey.training.validation import HeldOut
+from benchmarks import linear_maps
 from benchmarks.imbalance import Mix, Variant, corpora, corpora_table, mixes_table, plan, rotations
 from tests.drawn_pairs import drawn_pairs
 from tests.training_runs import make_table
@@ -41,10 +42,30 @@ def test_a_pass_draws_what_the_variant_says(drawn: str, pairs: int, others: int)
     assert variant.num_drawn() == len(batch)
 
 
-def test_the_plan_begins_with_what_has_every_seed() -> None:
-    seeds = [len(variant.seeds) for variant in plan(2000, (0, 1, 2))]
-    assert seeds == sorted(seeds, reverse=True)
-    assert len({variant.name for variant in plan(2000, (0, 1, 2))}) == len(seeds)
+def test_the_plan_has_every_run_once_and_all_pairs_first() -> None:
+    variants = plan(2000)
+    assert len({variant.name for variant in variants}) == len(variants)
+    assert variants[0].mix == Mix(2000)
+
+
+def features(num_pairs: int, gap: float) -> linear_maps.Features:
+    """Two captions a pair; images lie `gap` from texts."""
+    generator = torch.Generator().manual_seed(1)
+    image_PD = torch.randn(num_pairs, 16, generator=generator)
+    text_SD = (image_PD + 0.3 * torch.randn(num_pairs, 16, generator=generator)).repeat_interleave(2, 0)
+    first_P = 2 * torch.arange(num_pairs)
+    return linear_maps.Features(image_PD + gap * torch.eye(16)[0], text_SD, first_P, first_P + 2)
+
+
+def test_linear_maps_learn_from_pairs_and_not_from_halves_alone() -> None:
+    data, kind_P = features(60, gap=4.0), torch.tensor([0, 1, 2]).repeat_interleave(20)
+    before = rotations(linear_maps.Maps.unchanged(16).held_out(data))["gap/i-t"]
+    for loss in ("gcl", "clip"):
+        maps, again = (linear_maps.tune(data, kind_P, dict.fromkeys(range(3), 1.0), loss, 20, seed=0) for _ in range(2))
+        assert torch.equal(maps.image_DD, again.image_DD)
+        assert rotations(maps.held_out(data))["gap/i-t"] < before
+    nothing = linear_maps.tune(data, kind_P, {0: 1e-9, 1: 1.0, 2: 1.0}, "gcl", steps=5, seed=0)
+    assert torch.equal(nothing.text_DD, torch.eye(16))
 
 
 def vectors(gap: float) -> HeldOut:

@@ -17,6 +17,9 @@ MAX_TOLD = 2
 # M is at least this share of L where a mixed pool is ranked by meaning: models whose loss compares modalities keep .92
 # to .97 of L, all others .31 to .74 (docs/results/gcl-study.md, docs/results/flickr8k.md).
 KEPT_SHARE = 0.8
+# Below this share of pairs among the rows, drawing them more often wins: .02 in the mixed pool at 1 in 21, .01 at 1 in
+# 6 (docs/results/imbalance.md).
+FEW_PAIRS_SHARE = 0.2
 # Losses whose denominators never hold candidates of two modalities: what leaves M at .27 to .36 (the same pages).
 BLIND_LOSSES = (Loss.CLIP, Loss.PAIRWISE)
 
@@ -214,6 +217,14 @@ RULES = (
             f"An index with --calibrate modality-mean finds {run.best.calibrated_mixed:.3f} instead of "
             f"{run.best.mixed:.3f} in a mixed pool, and {run.best.calibrated_local:.3f} instead of "
             f"{run.best.local:.3f} in pools of one modality."
+        ),
+    ),
+    Rule(
+        "few rows are pairs",
+        lambda run: not run.weighs_sources and run.num_pairs < FEW_PAIRS_SHARE * (run.num_pairs + run.num_alone),
+        lambda run: (
+            f"Only {run.num_pairs:,} of {run.num_pairs + run.num_alone:,} rows are pairs: draw their source more often "
+            "(--data-weights), or leave out the others."
         ),
     ),
 )

@@ -67,3 +67,10 @@ def test_a_run_that_fell_or_still_rose_is_told_so() -> None:
     assert [rule.name for rule in rules_for(fell)] == ["went on too long"]
     assert [rule.name for rule in rules_for(rose)] == ["ended too early"]
     assert [rule.name for rule in rules_for(replace(rose, reach=0.05))] == []  # chance may have made it
+
+
+def test_pairs_that_are_few_among_halves_are_to_be_drawn_more_often() -> None:
+    run = outcome("gcl-study", "gcl-R2", num_pairs=300, num_alone=5700)
+    assert [rule.name for rule in rules_for(run)] == ["few rows are pairs"]
+    assert not rules_for(replace(run, weighs_sources=True))
+    assert not rules_for(replace(run, num_alone=300))
