@@ -44,7 +44,7 @@ def test_images_that_are_missing_no_file_or_too_large_are_bad_rows(tmp_path: Pat
         f"cannot read image {tmp_path}/none.png: No such file or directory",
         f"cannot read image {tmp_path}/folder.png: it is no file",
         f"image {tmp_path}/large.png has 101 bytes, at most 100 are accepted",
-        f"cannot read image {tmp_path}/\0: embedded null byte",
+        f"cannot read image {tmp_path}/\\x00: embedded null byte",
         "cannot read image zzz://host/i.png: Protocol not known: zzz",
     ]
 
