@@ -1,13 +1,12 @@
 """One browser and one service for all that is tried out on the search page."""
 
-import os
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from anykey.index.faiss_index import FaissIndex
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.browser import Browser, browser, require_browser
 from tests.fakes import FakeEncoder
 from tests.search_page import Page, corpus
 from tests.serving import build_real_index, serving
@@ -27,10 +26,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 @pytest.fixture(scope="session")
 def window() -> Iterator[Browser]:
     """A browser, where there is one."""
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("ANYKEY_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is missing; make test installs them where it may")
+    require_browser()
     with browser() as window:
         yield window
 

@@ -14,7 +14,7 @@ from anykey.index.faiss_index import FaissIndex
 from anykey.index.key_index import NewKey
 from anykey.index.milvus_index import MilvusIndex
 from anykey.index.store.manifest import EncoderFacts
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.browser import Browser, browser, require_browser
 from tests.engines import needs_milvus
 from tests.fakes import FakeEncoder
 from tests.integration.test_search_page_in_a_browser import BIDI, MARKUP, NAMELESS, OPEN, SIDEWAYS, Page
@@ -85,10 +85,7 @@ def service(directory: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def window(service: httpx.Client) -> Iterator[Browser]:
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("ANYKEY_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is missing; make test installs them where it may")
+    require_browser()
     with browser() as window:
         yield window
 

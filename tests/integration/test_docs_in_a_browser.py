@@ -1,7 +1,6 @@
 """The page at /docs as a person uses it, in a real browser: every example can be sent, and so can a file."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from anykey.encoder.item import Item
 from anykey.service.openapi import SEARCH_BODY
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.browser import Browser, browser, require_browser
 from tests.fakes import FakeEncoder
 from tests.service_inputs import png
 from tests.serving import MemoryIndex, serving, stored
@@ -27,10 +26,7 @@ list.dispatchEvent(new Event("change", {bubbles: true}));
 @pytest.fixture
 def page() -> Iterator[Browser]:
     """The search on /docs, ready to be tried out."""
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("ANYKEY_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is missing; make test installs them where it may")
+    require_browser()
     encoder = FakeEncoder()
     keys = [stored("red", Item(images=(png((250, 0, 0)),))), stored("blue", Item(images=(png((0, 0, 250)),)))]
     with serving(encoder, MemoryIndex(encoder, keys)) as client, browser() as window:

@@ -1,15 +1,15 @@
 """The page of a quality run as a person sees it: on a phone, in the dark, on paper, and from the keyboard."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from anykey.benchmark.page.page import write_page
-from tests.browser import CHROMIUM, DRIVER, Browser, browser
+from tests.browser import Browser, browser, require_browser
 from tests.quality_pages import miniature, report_of
+from tests.serving import until
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true })"
 WIDTH = "return document.scrollingElement.scrollWidth"
@@ -34,10 +34,7 @@ return wide.map(one => one.tabIndex == 0 && Boolean(one.getAttribute("aria-label
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The page of all rows of M-BEIR in miniature."""
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("ANYKEY_REQUIRE_CHROMIUM") == "1":
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is missing; make test installs them where it may")
+    require_browser()
     folder = tmp_path_factory.mktemp("page")
     write_page(folder / "report.html", report_of(miniature(folder)))
     with browser() as window:
@@ -72,7 +69,7 @@ def test_it_is_dark_where_everything_is(page: Browser, tmp_path: Path, scheme: s
 def test_paper_has_what_is_folded_on_a_screen_and_is_never_dark(page: Browser) -> None:
     page.show_as(1030, 700, media="print", prefers_color_scheme="dark")  # A4 between its margins
     page.run(OPEN_ALL.replace("true", "false"))
-    assert page.run(SHOWN)
+    until(lambda: bool(page.run(SHOWN)), "what is folded is laid out, as it is with the next frame")
     assert page.run(WIDTH) == 1030, "no table is cut off"
     assert page.run(BRIGHTNESS, "backgroundColor") == 255
 
