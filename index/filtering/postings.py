@@ -45,8 +45,7 @@ from anykey.index.filtering.terms import (
     strings_beside,
     terms_of,
 )
-from anykey.index.store.connections import Connections
-from anykey.index.store.store_file import naming_damage
+from anykey.index.store.store_file import Connections, naming_damage
 
 APPLICATION_ID = 0x416E7946  # "AnyF"
 SCHEMA_VERSION = 2

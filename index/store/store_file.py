@@ -1,16 +1,21 @@
-"""A store's SQLite file: opening it for reading, what it says about itself, and how damage is told."""
+"""A store's SQLite file: opening it for reading, what it says about itself, and how damage is told.
+
+`Connections` are lent to one thread at a time; those to a version's postings are as well.
+"""
 
 import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from anykey.index.deadline import LOOK_S, NEVER, Deadline
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.records import checksum_of
 
@@ -20,6 +25,9 @@ BUSY_TIMEOUT_S = 30.0
 ROOM_BYTES = 128 * 1024  # that a writer needs to open a store: 32 KiB shared by all who have it open, and its log
 META_CHECKSUM = "checksum"  # among what a store says about itself: the CRC-32 of all else
 READ_CACHE_KIB = 16 * 1024  # of a connection, at most; SQLite's 2 MiB do not hold the inner pages of 1,000,000 keys
+MOST_LENT = max(32, os.cpu_count() or 1)  # connections to one file at a time
+MOST_IDLE = 8  # kept open for the next; each has pages of the file in memory, and one to three open files
+STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine, less than a millisecond
 
 _NOT_DAMAGE = tuple(
     f"SQLITE_{name}"
@@ -201,3 +209,100 @@ def require_readable(path: Path) -> None:
     """
     if path.exists() and not os.access(path, os.R_OK):  # to open and close it would drop SQLite's locks on it
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+class Connections:
+    """A bounded number of connections for any number of threads, also for those that come and go.
+
+    Who comes while all are lent waits for one. Safe for use from several threads. `close` closes them all.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            connect: Makes a connection, which one thread uses at a time.
+        """
+        self._connect = connect
+        self._idle: list[sqlite3.Connection] = []  # the last one back is the first one lent: its pages are the freshest
+        self._kept: set[sqlite3.Connection] = set()  # lent until `give_back`, beyond the block in which they were lent
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(MOST_LENT):
+            self._places.put(None)
+
+    @contextmanager
+    def lent(self, deadline: Deadline = NEVER) -> Iterator[sqlite3.Connection]:
+        """A connection for the length of the block; its statements stop at the deadline.
+
+        Raises:
+            DeadlineExceededError: the answer is no longer wanted.
+        """
+        self._take_place(deadline)
+        try:
+            db = self._take()
+            try:
+                with stopping_at(db, deadline):
+                    yield db
+            finally:
+                if db not in self._kept:
+                    self._take_back(db)
+        finally:
+            self._places.put(None)
+
+    def keep(self, db: sqlite3.Connection) -> None:
+        """Leaves a connection that is lent with the caller when the block ends; its place may be taken by another."""
+        self._kept.add(db)
+
+    def give_back(self, db: sqlite3.Connection) -> None:
+        """Takes back a connection that was kept."""
+        self._kept.discard(db)
+        self._take_back(db)
+
+    def close(self) -> None:
+        """Closes the connections; none may be lent. Repeating it is fine."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take_place(self, deadline: Deadline) -> None:
+        while True:
+            try:
+                return self._places.get(timeout=min(deadline.seconds_left, LOOK_S))
+            except Empty:
+                deadline.check()
+
+    def _take(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def _take_back(self, db: sqlite3.Connection) -> None:
+        stop_at(db, NEVER)
+        if db.in_transaction or len(self._idle) >= MOST_IDLE:  # what is half-done serves nobody
+            db.close()
+        else:
+            self._idle.append(db)
+
+
+@contextmanager
+def stopping_at(db: sqlite3.Connection, deadline: Deadline) -> Iterator[None]:
+    """Lets the statements of the block stop at the deadline; later ones too, until they are told otherwise.
+
+    Raises:
+        DeadlineExceededError: one was stopped.
+    """
+    stop_at(db, deadline)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            deadline.check()
+        raise
+
+
+def stop_at(db: sqlite3.Connection, deadline: Deadline) -> None:
+    """Lets a connection's statements stop at a deadline, in place of the one before."""
+    if deadline is NEVER:
+        db.set_progress_handler(None, 0)
+    else:
+        db.set_progress_handler(lambda: deadline.is_over, STEPS_BETWEEN_LOOKS)

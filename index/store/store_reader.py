@@ -23,15 +23,17 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundError
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.queries import MAX_NORM_ERROR, is_unicode
-from anykey.index.store.connections import Connections, stop_at, stopping_at
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
 from anykey.index.store.store_file import (
+    Connections,
     is_undecodable,
     naming_damage,
     open_read_only,
     read_meta,
     reading_any_text,
+    stop_at,
+    stopping_at,
     vector_dtype,
 )
 from anykey.index.vectors.calibration import MODALITIES

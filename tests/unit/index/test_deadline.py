@@ -9,8 +9,7 @@ import pytest
 
 from anykey.index.deadline import Deadline
 from anykey.index.errors import DeadlineExceededError
-from anykey.index.store.connections import MOST_LENT, Connections
-from anykey.index.store.store_file import open_read_only
+from anykey.index.store.store_file import MOST_LENT, Connections, open_read_only
 from tests.live_index import make_index, new_keys
 
 

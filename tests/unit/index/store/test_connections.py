@@ -11,7 +11,7 @@ import pytest
 
 from anykey.index.deadline import Deadline
 from anykey.index.errors import DeadlineExceededError
-from anykey.index.store.connections import Connections
+from anykey.index.store.store_file import Connections
 from anykey.index.store.store_reader import StoreReader
 from anykey.index.store.wal import LARGE_BYTES, WriteAheadLog
 from tests.live_index import make_index, new_keys
