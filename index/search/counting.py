@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import Deadline
 from anykey.index.filtering.conditions import Path
+from anykey.index.filtering.evaluation import FEW_VALUES, name_of
 from anykey.index.filtering.facets import Facet, FacetCounts, FieldCounter, FieldsPage, Source
-from anykey.index.filtering.remembered import FEW_VALUES, name_of
 from anykey.index.key_index import Scope
 from anykey.index.search.view import View
 from anykey.index.store.store_reader import ReadTransaction

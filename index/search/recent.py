@@ -13,7 +13,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.growing import FirstPositions, GrowingPostings
 from anykey.index.key_index import Scope
 from anykey.index.store.store_reader import Changes, Unsound
-from anykey.index.vectors.comparing import Found, best
+from anykey.index.vectors.exact import Found, best
 
 MIN_CAPACITY = 64
 SCORES_AT_ONCE = 2**24  # 64 MiB

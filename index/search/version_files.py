@@ -18,15 +18,14 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, SearchIndexError
 from anykey.index.filtering.conditions import Path as FieldPath
+from anykey.index.filtering.evaluation import Remembered, name_of
 from anykey.index.filtering.postings import Postings, Reading
-from anykey.index.filtering.remembered import Remembered, name_of
 from anykey.index.hits import SearchFacts
 from anykey.index.key_index import Held, Place, Scope
 from anykey.index.store.manifest import Manifest
 from anykey.index.store.versions import OpenVersion, open_published
 from anykey.index.vectors.calibration import Calibration, read_calibration
-from anykey.index.vectors.comparing import count_allowed
-from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.exact import ExactVectors, count_allowed
 from anykey.index.vectors.structures import EXACT_ALLOWED, ON_CPU, ApproximateIndex, GpuUse
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure
 from anykey.index.store.store_reader import Changes, ReadTransaction
 from anykey.index.vectors.calibration import codes_of
-from anykey.index.vectors.comparing import Found, as_positions, best, count_allowed
+from anykey.index.vectors.exact import Found, as_positions, best, count_allowed
 
 _NO_SEQS = np.empty(0, np.int64)
 

@@ -21,8 +21,16 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidStructureError, faiss_reason
-from anykey.index.vectors.comparing import Allowed, Found, as_mask, as_positions, best, count_allowed, sort_by_score
-from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.exact import (
+    Allowed,
+    ExactVectors,
+    Found,
+    as_mask,
+    as_positions,
+    best,
+    count_allowed,
+    sort_by_score,
+)
 from anykey.index.vectors.structure_facts import (
     ALWAYS_EXACT_BELOW,
     GpuStructure,

@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import IndexCorruptError, InvalidStructureError, UntrainableError, faiss_reason
 from anykey.index.hits import SearchFacts
-from anykey.index.vectors.comparing import Allowed, bitmap_selector, count_allowed, in_turns, sort_by_score
-from anykey.index.vectors.exact import ExactVectors, read_faiss
+from anykey.index.vectors.exact import (
+    Allowed,
+    ExactVectors,
+    bitmap_selector,
+    count_allowed,
+    in_turns,
+    read_faiss,
+    sort_by_score,
+)
 from anykey.index.vectors.structure_facts import EXACT, SearchParameters
 
 ADD_BATCH_BYTES = 128 * 2**20  # of float32 vectors handed to FAISS at once

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anykey.index.filtering.conditions import And, Condition, Equals, Exists, In, Not, Or, Range
-from anykey.index.filtering.remembered import (
+from anykey.index.filtering.evaluation import (
     LARGEST_SHARE,
     MOST_BYTES,
     MOST_CONDITION_BYTES,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.vectors.comparing import as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
+from anykey.index.vectors.exact import as_mask, as_positions, bitmap_selector, count_allowed, sort_by_score
 from anykey.index.vectors.gpu import grouped
 
 masks = st.lists(st.booleans(), min_size=1, max_size=70).map(lambda bits: np.asarray(bits, dtype=np.bool_))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anykey.index.vectors.comparing import best
+from anykey.index.vectors.exact import best
 
 
 @given(st.integers(0, 12), st.lists(st.integers(0, 3), max_size=40), st.randoms(use_true_random=False))

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from anykey.index.deadline import Deadline
 from anykey.index.errors import DeadlineExceededError, InvalidStructureError
-from anykey.index.vectors.comparing import Allowed, Found
-from anykey.index.vectors.exact import ExactVectors
+from anykey.index.vectors.exact import Allowed, ExactVectors, Found
 from anykey.index.vectors.gpu import MOST_RESULTS, Compare, GpuIndex, Part, _template
 from anykey.index.vectors.structure_facts import GpuStructure, SearchParameters
 from anykey.index.vectors.structures import MIN_RERANK_PER_RESULT, gpus_of, num_gpus
