@@ -27,8 +27,7 @@ from anykey.index.filtering.facets import Facet, FacetCounts, FieldsPage
 from anykey.index.hits import FoundImage, Hit, Payload, SearchFacts, StoredImage, StoredKey, at_hand
 from anykey.index.jobs.build import build_index
 from anykey.index.jobs.encoding import EncoderSource
-from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Place, Scope
-from anykey.index.moments import Ranking
+from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Place, Ranking, Scope
 from anykey.index.settings import BuildSettings
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words

@@ -14,13 +14,12 @@ from anykey.encoder.item import Modality
 from anykey.index.errors import FacetsUnavailableError, WordsUnavailableError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.hits import Hit, SearchFacts, StoredKey
-from anykey.index.key_index import EVERYTHING, Scope
+from anykey.index.key_index import EVERYTHING, Ranking, Scope
 from anykey.index.milvus.collection import Collection
 from anykey.index.milvus.expressions import listed
 from anykey.index.milvus.records import STORED_FIELDS, stored_key_of
 from anykey.index.milvus.scope import expression_of_scope
 from anykey.index.milvus.search import Scored, count, hits_of, search
-from anykey.index.moments import Ranking
 from anykey.index.queries import check_k, check_queries
 
 if TYPE_CHECKING:  # which it refuses

@@ -15,8 +15,7 @@ from anykey.encoder.item import Modality
 from anykey.index.deadline import NEVER, Deadline
 from anykey.index.filtering.conditions import Path
 from anykey.index.hits import Hit, SearchFacts, StoredKey
-from anykey.index.key_index import EVERYTHING, Scope
-from anykey.index.moments import MomentFacts, Ranking
+from anykey.index.key_index import EVERYTHING, MomentFacts, Ranking, Scope
 from anykey.index.queries import check_k, check_limit, check_queries
 from anykey.index.search.generation import Generation
 from anykey.index.search.kept_moments import KeptMoments

@@ -16,8 +16,7 @@ from anykey.index.deadline import NEVER, Deadline
 from anykey.index.errors import InvalidSearchError, ModalityNeededError, UnknownPoolError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.hits import Hit, SearchFacts
-from anykey.index.key_index import EVERYTHING, IndexInfo, Scope
-from anykey.index.moments import Ranking
+from anykey.index.key_index import EVERYTHING, IndexInfo, Ranking, Scope
 from anykey.index.search.recent import Recent
 from anykey.index.search.version_files import VersionFiles
 from anykey.index.store.backoff import FoldFailure

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from anykey.index.deadline import Deadline
 from anykey.index.errors import InvalidSearchError
 from anykey.index.hits import SearchFacts
-from anykey.index.key_index import EVERYTHING, Scope
-from anykey.index.moments import Ranking
+from anykey.index.key_index import EVERYTHING, Ranking, Scope
 from anykey.index.search.view import View
 from anykey.index.store.store_reader import ReadTransaction
 from anykey.index.words.joining import MOST_JOINED, KeyScores, Words, joined, sum_of

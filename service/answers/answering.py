@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from anykey.index.hits import Hit
-from anykey.index.moments import MomentFacts
+from anykey.index.key_index import MomentFacts
 from anykey.service.answers.kept import KeptAnswer
 from anykey.service.answers.schemas import (
     BatchTimings,

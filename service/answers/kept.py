@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from anykey.encoder.item import Modality
-from anykey.index.moments import MomentFacts
+from anykey.index.key_index import MomentFacts
 from anykey.program.machine import release
 from anykey.service.answers.schemas import SearchResponse
 from anykey.service.answers.written import NO_FACETS

@@ -8,7 +8,7 @@ from anykey.index.errors import InvalidFilterError
 from anykey.index.filtering.conditions import Exists, Path
 from anykey.index.filtering.facets import FieldsPage
 from anykey.index.filtering.filters import field_of_path, parse_path
-from anykey.index.moments import Moment
+from anykey.index.key_index import Moment
 from anykey.service.access.guard import GuardedRoute
 from anykey.service.answers.written import WrittenAnswer, write_fields
 from anykey.service.errors import InvalidRequestError

@@ -22,8 +22,7 @@ from anykey.index.errors import (
 from anykey.index.filtering.conditions import Path
 from anykey.index.filtering.facets import FieldsPage
 from anykey.index.hits import FoundImage, StoredImage, StoredKey
-from anykey.index.key_index import Scope
-from anykey.index.moments import Moment
+from anykey.index.key_index import Moment, Scope
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.errors import (
     DeadlineExceededError,

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from anykey.index.filtering.conditions import Path, Scalar, compared, values_at
 from anykey.index.hits import Hit
-from anykey.index.key_index import Scope
-from anykey.index.moments import Moment, Ranking
+from anykey.index.key_index import Moment, Ranking, Scope
 from anykey.index.words.joining import MOST_JOINED, Words
 from anykey.service.queries.wanted import Duplicates, Grouping, Wanted
 

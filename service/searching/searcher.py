@@ -20,8 +20,7 @@ from anykey.index.filtering.conditions import Path, paths_in
 from anykey.index.filtering.facets import Facet, FacetCounts
 from anykey.index.filtering.filters import field_of_path
 from anykey.index.hits import FoundImage, Hit, SearchFacts, StoredKey
-from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Scope
-from anykey.index.moments import Moment, MomentFacts
+from anykey.index.key_index import EVERYTHING, Held, IndexInfo, Moment, MomentFacts, Scope
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.words.joining import Words
 from anykey.service.concurrency.shared_call import NextCall

@@ -18,7 +18,7 @@ from anykey.index.deadline import NEVER
 from anykey.index.errors import KeyCorruptError
 from anykey.index.faiss_index import FaissIndex
 from anykey.index.hits import Hit
-from anykey.index.moments import Ranking
+from anykey.index.key_index import Ranking
 from anykey.index.store.manifest import FoldOptions
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.requests.context import CLIENT_GONE
