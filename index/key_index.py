@@ -1,4 +1,4 @@
-"""What every engine of an index can do, and an index after one change: an application does not see which engine answers.
+"""What every engine of an index can do: protocols, so that an application does not see which engine answers.
 
 Shape legend: Q = queries, K = results of a query, D = width.
 """

@@ -79,7 +79,7 @@ with FaissIndex.open(Path(sys.argv[1])) as index:
     assert index.search(np.eye(1, 4, dtype=np.float32), 1) == [[]]
 sys.stdout.write(" ".join(sys.modules))
 """
-MOST_MODULES = 44  # of ours, packages counted, to open an index and search it
+MOST_MODULES = 39  # of ours, to open an index and search it: 32, and the seven packages that they are in
 
 
 def test_reading_an_index_loads_nothing_that_writes_and_no_reader_of_files(tmp_path: Path) -> None:
