@@ -67,7 +67,8 @@ def preprocess_cfg(name: str, overrides: Mapping[str, Any]) -> PreprocessCfg:
 
     Args:
         name: Of the network, for messages.
-        overrides: Any of `size`, `mean`, `std`, `interpolation`, `resize_mode`, ...
+        overrides: Any of `size`, `mean`, `std`, `interpolation`, `resize_mode`, ...; lists, which JSON has for tuples,
+            become tuples again, so that what a checkpoint keeps is equal to what it was made with.
 
     Raises:
         CheckpointCorruptError: a value is none that open_clip prepares images by; names it.
@@ -83,4 +84,5 @@ def preprocess_cfg(name: str, overrides: Mapping[str, Any]) -> PreprocessCfg:
         raise CheckpointCorruptError(
             f"{name}: preprocessing key '{detail['loc'][0]}': {detail['msg']}, got {detail['input']!r}"
         ) from error
-    return PreprocessCfg(**{**defaults, **overrides})
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
+    return PreprocessCfg(**{**defaults, **plain})

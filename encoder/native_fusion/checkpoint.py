@@ -130,7 +130,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             text_config=read_object(directory / TEXT_CONFIG_NAME),
             trunk=dict(vision["trunk"]),
             padding=Padding(vision["padding"]),
-            preprocessing=preprocess_cfg(name, _plain(vision["preprocessing"])),
+            preprocessing=preprocess_cfg(name, vision["preprocessing"]),
             tokenizer=Tokenizer(name, directory),
             context_length=int(manifest["context_length"]),
         )
@@ -165,10 +165,6 @@ def put_weights(network: FusionNetwork, weights: Mapping[str, Tensor], log_scale
         network.load_state_dict({**weights, _LOG_SCALE: torch.tensor(log_scale)}, strict=True)
     except RuntimeError as error:
         raise CheckpointCorruptError(f"{path} does not fit the configuration beside it: {mismatch(error)}") from error
-
-
-def _plain(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in preprocessing.items()}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -267,7 +267,6 @@ def _configure(path: Path, config: Mapping[str, Any], text_directory: Path, sett
         raise CheckpointCorruptError(f"{path}: a value is missing or wrong: {error}") from error
     given = {"mean": settings.image_mean, "std": settings.image_std, "resize_mode": settings.resize_mode}
     preprocessing.update({name: value for name, value in given.items() if value is not None})
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in preprocessing.items()}
     name = path.stem
     text_config = read_object(text_directory / TEXT_CONFIG_NAME)
     return Architecture(
@@ -275,7 +274,7 @@ def _configure(path: Path, config: Mapping[str, Any], text_directory: Path, sett
         text_config=text_config,
         trunk=trunk,
         padding=Padding.SAME if settings.image_padding is Padding.SAME else padding,
-        preprocessing=preprocess_cfg(name, plain),
+        preprocessing=preprocess_cfg(name, preprocessing),
         tokenizer=Tokenizer(name, text_directory),
         context_length=longest_text(text_config) if context_length is None else int(context_length),
     )

@@ -16,12 +16,12 @@ from anykey.encoder.padding import Padding
 from anykey.encoder.towers.architecture import Architecture, preprocessing
 from anykey.sources.pairs.pair import Pair
 from anykey.training.families.images import image_input
-from anykey.training.families.towers import Towers
+from anykey.training.families.towers import Towers, read_start
 from anykey.training.features import trunk_features
 from anykey.training.table import ImageReader, PairTable
 from tests.drawn_pairs import drawn_pairs
 from tests.networks import TIMM_VISION, small_architecture
-from tests.training_runs import ARCHITECTURE, image_features, make_table, make_towers, towers_of
+from tests.training_runs import ARCHITECTURE, CPU, image_features, make_table, make_towers, towers_of
 
 PAIRS = [Pair(pair.name, pair.image, pair.captions) for pair in drawn_pairs(5)]
 
@@ -107,6 +107,14 @@ def test_the_cache_is_used_again(towers: Towers, table: PairTable, tmp_path: Pat
     assert num_passed == 0
     assert torch.equal(again, first)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_run_left_finds_the_features_that_it_was_trained_on(towers: Towers, tmp_path: Path) -> None:
+    compute(towers, make_table(PAIRS, family=towers), tmp_path / "features")
+    towers.save(tmp_path / "last", towers.weights(), {})
+    left = Towers(read_start(tmp_path / "last"), CPU)
+    _, num_passed = compute(left, make_table(PAIRS, family=left), tmp_path / "features")
+    assert num_passed == 0
 
 
 def test_images_are_decoded_once_and_not_at_all_when_the_features_are_there(towers: Towers, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def test_settings_that_are_written_twice_count_as_transformers_counts_them(direc
         ({"size": {"height": 32, "width": 32}, "do_center_crop": True}, {"resize_mode": "squash"}),
         ({"size": 32, "do_center_crop": False}, {"resize_mode": "squash"}),
         ({"resample": 2}, {"interpolation": "bilinear"}),
-        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, {"mean": [0.5] * 3, "std": [0.25] * 3}),
-        ({"do_normalize": False}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
+        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
+        ({"do_normalize": False}, {"mean": (0.0,) * 3, "std": (1.0,) * 3}),
     ],
 )
 def test_the_preprocessor_s_configuration_is_honoured(mine: Path, changes: dict[str, Any], cfg: dict[str, Any]) -> None:
