@@ -24,6 +24,7 @@ AnyKeyError
       RateLimitedError          the caller asks for more than its limits; `retry_after_s` says how long
       OverloadedError           the queue is full
       NotReadyError             the service is starting or shutting down
+      TooManyConnectionsError   it has as many connections open as it may have
       IndexUnavailableError     the index cannot be reached
       ImageNotReachedError      the machine that holds an image does not answer
       DeadlineExceededError     it took too long
@@ -182,6 +183,12 @@ class NotReadyError(BusyError):
     """The service is starting or shutting down."""
 
     wire_type = "not_ready"
+
+
+class TooManyConnectionsError(BusyError):
+    """The service has as many connections open as it may have."""
+
+    wire_type = "too_many_connections"
 
 
 class IndexUnavailableError(BusyError):

@@ -20,6 +20,7 @@ ServiceError
   ImageNotReachedError       image_not_reached       the machine that holds a key's image does not answer
   DeadlineExceededError      deadline_exceeded       waited too long
   NotReadyError              not_ready               model or index not loaded, or shutting down
+  TooManyConnectionsError    too_many_connections    as many are open as may be
   IndexUnavailableError      index_unavailable       the index cannot be reached, or is damaged
   InternalError              internal                anything else
 StartupError                 the service cannot start; ends the program, never reaches the wire
@@ -53,11 +54,14 @@ STATUS_BY_TYPE: Mapping[str, int] = MappingProxyType(
         "internal": 500,
         "image_not_reached": 502,
         "not_ready": 503,
+        "too_many_connections": 503,
         "index_unavailable": 503,
         "deadline_exceeded": 504,
     }
 )
-TYPES_WITH_RETRY_AFTER = frozenset({"index_locked", "overloaded", "not_ready", "index_unavailable"})
+TYPES_WITH_RETRY_AFTER = frozenset(
+    {"index_locked", "overloaded", "not_ready", "too_many_connections", "index_unavailable"}
+)
 
 
 class StartupError(Exception):
@@ -206,6 +210,12 @@ class NotReadyError(ServiceError):
     """Model or index are not loaded, or the service is shutting down."""
 
     type = "not_ready"
+
+
+class TooManyConnectionsError(ServiceError):
+    """As many connections are open as may be; the client should retry later, or use those that it has."""
+
+    type = "too_many_connections"
 
 
 class IndexUnavailableError(ServiceError):

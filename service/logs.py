@@ -48,6 +48,8 @@ class LogEvent(StrEnum):
     ANONYMOUS_ALLOWED = "anonymous_allowed"
     WRITER_READY = "writer_ready"
     WRITER_WAITS = "writer_waits"
+    CONNECTIONS_FULL = "connections_full"
+    FEW_OPEN_FILES = "few_open_files"
     METRICS_LISTENING = "metrics_listening"
     RECORDS_LOST = "records_lost"
     SLOW_QUERY = "slow_query"

@@ -51,6 +51,7 @@ EXAMPLE_MESSAGES = {
     "internal": "something unforeseen went wrong; report the request id",
     "image_not_reached": "the key's image cannot be reached where the index says it is; retry in a moment",
     "not_ready": "starting: the encoder and the index are being loaded",
+    "too_many_connections": "1024 connections are open, the most; retry in a moment",
     "index_unavailable": "the index cannot be reached; retry in a moment",
     "deadline_exceeded": "no answer within 10000 ms",
 }
@@ -69,7 +70,7 @@ MEANINGS = {
     429: "The queue is full, or the caller asks for more than its limits",
     500: "Unforeseen failure",
     502: "The machine that holds the image cannot be reached",
-    503: "Not ready, or the index cannot be used",
+    503: "Not ready, too many connections, or the index cannot be used",
     504: "Not answered in time",
 }
 SEARCH_BODY: dict[str, Any] = {

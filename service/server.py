@@ -5,11 +5,12 @@ import errno
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -24,11 +25,12 @@ from anykey.service.errors import StartupError
 from anykey.service.lifecycle import Lifecycle
 from anykey.service.logs import LogEvent, configure_logging
 from anykey.service.requests.certificate import Certificate
-from anykey.service.requests.connection import BoundedConnection
+from anykey.service.requests.connection import BoundedConnection, ConnectionBound
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
-BACKLOG = 2048
+BACKLOG = 2048  # connections that the system keeps until the event loop comes to them, within a second or so
+OTHER_FILES = 512  # that may be open beside connections: of indexes, models, logs, Redis
 SWITCH_INTERVAL_S = 0.001
 
 logger = logging.getLogger("anykey.service")
@@ -63,6 +65,7 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
         if settings.metrics_port is not None:
             listener = listen(settings.metrics_host.strip("[]"), settings.metrics_port)
             app.state.lifecycle.metrics_listener = stack.enter_context(listener)
+        _allow_open_files(settings.max_connections)
         server = web_server(app, settings)
         stop.append(lambda: setattr(server, "should_exit", True))
         host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
@@ -99,23 +102,44 @@ def _check_access(settings: ServiceSettings, addresses: Sequence[str]) -> None:
     )
 
 
+def _allow_open_files(max_connections: int) -> None:
+    """Raises the process's limit on open files to what connections need, those that are turned away, too."""
+    needed = 2 * max_connections + OTHER_FILES
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < needed:
+        with suppress(OSError, ValueError):  # some systems allow less than they say
+            limit = needed if most == resource.RLIM_INFINITY else min(needed, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < needed:
+        logger.warning(
+            "at most %d files may be open, and %d connections may need %d: lower max_connections, or raise the limit",
+            limit,
+            max_connections,
+            needed,
+            extra={"event": LogEvent.FEW_OPEN_FILES, "max_open_files": limit},
+        )
+
+
 def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
     """The web server of an application, which is yet to be run.
 
     Raises:
         StartupError: the TLS certificate cannot be used.
     """
+    bound = ConnectionBound(settings.max_connections, settings.retry_after_s, settings.root_path)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             lifespan="on",
-            http=cast(Any, partial(BoundedConnection, deadline_s=settings.body_deadline_ms / 1000)),
+            http=cast(Any, partial(BoundedConnection, deadline_s=settings.body_deadline_ms / 1000, bound=bound)),
             ws="none",
             server_header=False,
             proxy_headers=False,  # see `service.proxy`
             timeout_keep_alive=settings.keep_alive_s,
+            backlog=BACKLOG,
             workers=1,  # or the server reads WEB_CONCURRENCY, which may be set to nothing
             timeout_graceful_shutdown=max(1, round(settings.drain_ms / 1000)),
         )
@@ -125,7 +149,7 @@ def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
         server.config.load()
         server.config.ssl = certificate.context
         app.state.lifecycle.watched_files.append(certificate.refresh)
-    app.state.lifecycle.metrics.num_connections = lambda: len(server.server_state.connections)
+    app.state.lifecycle.metrics.connections = bound
     return server
 
 

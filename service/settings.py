@@ -242,6 +242,13 @@ class ServiceSettings(ImageLimitSettings, ProgramSettings):
     keep_alive_s: int = Field(
         75, ge=1, le=86_400, description="how long an idle connection is kept; longer than the proxy in front keeps it"
     )
+    max_connections: int = Field(
+        1024,
+        ge=16,
+        le=1_000_000,
+        description="most connections open at a time; one more takes the place of one that asks nothing, or is "
+        "answered 503",
+    )
     rerankers: list[str] = Field(
         default_factory=list,
         description="cross-encoders of sentence-transformers that a search may name in rerank: NAME=DIRECTORY each",

@@ -16,6 +16,7 @@ EMBED_ERRORS = (
     "overloaded",
     "internal",
     "not_ready",
+    "too_many_connections",
     "index_unavailable",
     "deadline_exceeded",
 )

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from anykey.service.requests.context import PROBES
 
 if TYPE_CHECKING:
     from anykey.service.lifecycle import Lifecycle
+    from anykey.service.requests.connection import ConnectionBound
 
 REST_FOR_WORK = 20  # an index that took a second to tell of itself is asked again after so many
 FACTS_S = 1.0  # longest wait for what an index says of itself: metrics are wanted most when it hangs
@@ -139,12 +140,12 @@ class MetricsCollector:
     Attributes:
         lifecycle: The service's.
         events: Counts lines of the log.
-        num_connections: Tells how many connections are open, where a server is known.
+        connections: Bounds those of the server, where one is known.
     """
 
     lifecycle: "Lifecycle"
     events: EventCounts
-    num_connections: Callable[[], int] | None = None
+    connections: "ConnectionBound | None" = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _facts_of: dict[str, _Facts] = field(default_factory=dict)
 
@@ -245,7 +246,10 @@ class MetricsCollector:
         for kind in REFUSALS:  # told from the first on, or nobody sees the first one in a rate
             readings.add("anykey_refusals_total", 0, kind)
         readings.add("anykey_requests_under_way", lifecycle.watcher.num_under_way)
-        readings.add("anykey_connections", None if self.num_connections is None else self.num_connections())
+        if (connections := self.connections) is not None:
+            readings.add("anykey_connections", connections.num_open)
+            readings.add("anykey_connections_displaced_total", connections.num_displaced)
+            readings.add("anykey_refusals_total", connections.num_turned_away, "connections_full")
         readings.add("anykey_bodies", lifecycle.bodies.num_shares)
         readings.add("anykey_bodies_bytes", lifecycle.bodies.taken_bytes)
         readings.add("anykey_refusals_total", lifecycle.bodies.num_refused, "bodies_full")

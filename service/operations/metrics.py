@@ -44,6 +44,7 @@ _ALL = (
     Metric("anykey_stage_seconds", "histogram", "Time of a stage of a request.", ("index", "route", "stage")),
     Metric("anykey_requests_under_way", "gauge", "Requests being answered now."),
     Metric("anykey_connections", "gauge", "Open connections."),
+    Metric("anykey_connections_displaced_total", "counter", "Idle connections closed to make room for others."),
     Metric("anykey_bodies", "gauge", "Requests whose bodies are received or used now."),
     Metric("anykey_bodies_bytes", "gauge", "What those bodies take, counted against max_bodies_bytes."),
     Metric("anykey_refusals_total", "counter", "Requests, or items of them, refused for want of room.", ("reason",)),

@@ -49,6 +49,7 @@ WRITE_ERRORS = (
     "overloaded",
     "internal",
     "not_ready",
+    "too_many_connections",
     "index_unavailable",
     "deadline_exceeded",
 )

@@ -30,6 +30,7 @@ KEY_ERRORS = (
     "overloaded",
     "internal",
     "not_ready",
+    "too_many_connections",
     "index_unavailable",
     "deadline_exceeded",
 )

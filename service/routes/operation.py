@@ -25,7 +25,7 @@ from anykey.service.lifecycle import index_of, lifecycle_of, parts_of
 from anykey.service.openapi import error_responses
 from anykey.service.requests.address import check_parameters
 
-INFO_ERRORS = ("internal", "not_ready", "index_unavailable", "deadline_exceeded")
+INFO_ERRORS = ("internal", "not_ready", "too_many_connections", "index_unavailable", "deadline_exceeded")
 
 router = APIRouter(route_class=GuardedRoute)
 

@@ -29,6 +29,7 @@ SEARCH_ERRORS = (
     "overloaded",
     "internal",
     "not_ready",
+    "too_many_connections",
     "index_unavailable",
     "deadline_exceeded",
 )
