@@ -7,6 +7,18 @@ from typing import Any
 
 from benchmarks.setting import Setting
 
+NOTES = "## Notes"
+
+
+def kept_notes(page: Path) -> list[str]:
+    """The lines from the heading "Notes" to the end of a page, which people wrote and a page written anew keeps.
+
+    Args:
+        page: The page as it was written before, if it was.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    return lines[lines.index(NOTES) :] if NOTES in lines else []
+
 
 class NotComparableError(Exception):
     """What was asked for would be measured beside something else, or beside nothing."""

@@ -7,7 +7,7 @@ A request is sent when it is due, whatever is under way, and its latency runs fr
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Outcome(Tally):
             "answered": self.answered,
             "answered_per_s": round(self.answered_per_s, 2),
             "not_sent": self.not_sent,
+            "sent": self.sent,
             "late": self.late,
             "errors": dict(self.errors),
             "latency_ms": percentiles_ms(self.latency),
@@ -87,6 +88,7 @@ class Target:
         path: The address.
         bodies: What is sent, without an end.
         processor_s: Processor time that the service has taken so far; `None` where that cannot be told.
+        headers: More of each request.
     """
 
     name: str
@@ -94,18 +96,26 @@ class Target:
     path: str
     bodies: Iterator[bytes]
     processor_s: Callable[[], float] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def at_rate(target: Target, rate: float, duration_s: float, *, is_even: bool = False, num_kept: int = 0) -> Outcome:
+def at_rate(
+    target: Target,
+    rate: float,
+    duration_s: float,
+    *,
+    is_even: bool = False,
+    num_kept: int = 0,
+    max_in_flight: int = MAX_IN_FLIGHT,
+) -> Outcome:
     """What becomes of requests that come at a rate; by users who know nothing of each other, or evenly.
 
     Raises:
         OSError: nothing listens there.
     """
     make = uniform if is_even else _poisson
-    return asyncio.run(
-        _run(target, Outcome(rate, num_kept=num_kept), make(rate, duration_s, WARM_UP_S), MAX_IN_FLIGHT, waits=False)
-    )
+    schedule = make(rate, duration_s, WARM_UP_S)
+    return asyncio.run(_run(target, Outcome(rate, num_kept=num_kept), schedule, max_in_flight, waits=False))
 
 
 def crowd(target: Target, num_clients: int, duration_s: float) -> Outcome:
@@ -144,7 +154,7 @@ async def _run(target: Target, outcome: Outcome, schedule: Schedule, max_in_flig
     clocks = {"client": time.process_time}
     if target.processor_s is not None:
         clocks["service"] = target.processor_s
-    async with Connections(target.url) as connections:
+    async with Connections(target.url, target.headers) as connections:
         loop = OpenLoop(connections, requests, max_in_flight, TIMEOUT_S, target.path)
         began_s, before = time.monotonic(), {name: clock() for name, clock in clocks.items()}
         await loop.run(schedule, outcome, waits)

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.chaos.scenarios import NotHereError, Scenario, Scene, all_scenarios
 from benchmarks.chaos.traffic import Traffic
 from benchmarks.chaos.world import World
+from benchmarks.recorded import kept_notes
 from benchmarks.speed_report import processor
 
 MOST_MEMORY_BYTES = 512 * 2**20  # beyond what it has once it has answered for a while
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="words of the names of scenarios to run")
     arguments = parser.parse_args()
     chosen = [each for each in all_scenarios() if not arguments.only or any(w in each.name for w in arguments.only)]
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="anykey-chaos-") as folder:
         world = World(Path(folder))
         try:
@@ -95,12 +97,10 @@ def main() -> int:
         finally:
             world.close()
         unforeseen = world.unforeseen()
-    page = _page(findings, memory, unforeseen, arguments)
+    page = "\n".join([*_page(findings, memory, unforeseen, arguments, load), *kept_notes(arguments.output), ""])
     arguments.output.write_text(page, encoding="utf-8")
     sys.stdout.write(page)
-    return int(
-        bool(unforeseen) or any(finding.faults for finding in findings) or memory[1] - memory[0] > MOST_MEMORY_BYTES
-    )
+    return int(not _is_clean(findings, memory, unforeseen))
 
 
 def _run_all(
@@ -121,9 +121,13 @@ def _run_all(
 
 
 def _page(
-    findings: list[Finding], memory: tuple[int, int], unforeseen: list[str], arguments: argparse.Namespace
-) -> str:
-    """The results as Markdown."""
+    findings: list[Finding],
+    memory: tuple[int, int],
+    unforeseen: list[str],
+    arguments: argparse.Namespace,
+    load: float,
+) -> list[str]:
+    """The results as Markdown, an empty line last."""
     lines = [
         "# What breaks, and what clients see of it",
         "",
@@ -133,8 +137,8 @@ def _page(
         "faults. So are answers that clients are not told to expect: they may see 429, 503 and 504, and no answer",
         "only from a process that was ended.",
         "",
-        f"{processor()}, {os.cpu_count()} cores, no GPU. A fault lasts {arguments.calm_s:g} s unless the table says",
-        "otherwise.",
+        f"{processor()}, {os.cpu_count()} cores, no GPU; the load of the machine was {load:.1f} before this began. A",
+        f"fault lasts {arguments.calm_s:g} s unless the table says otherwise.",
         "",
         "| what breaks | searches | changes | until all is well again | slowest answer | faults |",
         "|---|---|---|---:|---:|---|",
@@ -159,8 +163,35 @@ def _page(
         f"  after a scenario ({grown:+.0f} MiB, of {MOST_MEMORY_BYTES / 2**20:.0f} MiB that it may grow by).",
         f"- *Unforeseen failures in the log*: {len(unforeseen)}.",
         "",
+        *(f"    {line}" for line in unforeseen[:5]),
+        *([""] if unforeseen else []),
+        *_verdict(findings, memory, unforeseen),
+        "",
     ]
-    return "\n".join([*lines, *(f"    {line}" for line in unforeseen[:5])])
+    return lines
+
+
+def _is_clean(findings: list[Finding], memory: tuple[int, int], unforeseen: list[str]) -> bool:
+    """Whether nothing was found that must not be."""
+    return not unforeseen and not any(each.faults for each in findings) and memory[1] - memory[0] <= MOST_MEMORY_BYTES
+
+
+def _verdict(findings: list[Finding], memory: tuple[int, int], unforeseen: list[str]) -> list[str]:
+    """What follows from the results, with the faults of each scenario that has some."""
+    not_run = [finding.name for finding in findings if finding.skipped is not None]
+    lines = [f"Not run: {', '.join(not_run)}."] if not_run else []
+    if _is_clean(findings, memory, unforeseen):
+        return [*lines, "All that was run is as it should be."]
+    lines.append("Not all is as it should be:")
+    lines.append("")
+    for finding in (finding for finding in findings if finding.faults):
+        told = "; ".join(f"{fault} ({number} times)" for fault, number in Counter(finding.faults).most_common(5))
+        lines.append(f"- *{finding.name[0].upper()}{finding.name[1:]}*: {told}.")
+    if memory[1] - memory[0] > MOST_MEMORY_BYTES:
+        lines.append("- Memory grows beyond its bound.")
+    if unforeseen:
+        lines.append("- Failures that nobody foresaw are in the log.")
+    return lines
 
 
 def _counted(outcomes: Counter[str]) -> str:

@@ -22,6 +22,7 @@ from benchmarks.chaos.world import World
 from benchmarks.service_load import Target, at_rate, crowd
 
 DAY_S = 86_400
+MOST_AT_ONCE = 4_000  # photos under way in overload: several times the connections that the service takes
 ALWAYS = {"200", "404", "429", "503", "504"}  # 404 only for keys that were deleted
 WHILE_DOWN = {"no connection"}
 LOCKED = {"409"}
@@ -226,7 +227,8 @@ def _overload(scene: Scene) -> None:
         f"{most:.0f} photos a second are answered at most; at ten times that, for {scene.overload_s:.0f} s, "
         f"{overload['answered']:,} of {overload['due']:,} are answered (p99 {p99_ms['latency_ms']:,.0f} ms), others "
         f"get {overload['errors']} (p99 {p99_ms['refusal_ms']:,.0f} ms), and {overload['not_sent']:,} find too many "
-        f"under way to be sent; {grown:+.0f} MiB"
+        f"under way to be sent; {overload['late'] / max(1, overload['sent']):.0%} were sent late; "
+        f"{grown:+.0f} MiB"
     )
     for status in overload["errors"]:
         scene.traffic.tally.outcomes["overload", status] += overload["errors"][status]
@@ -238,8 +240,9 @@ def _most_photos(url: str, duration_s: float) -> float:
 
 
 def _photos_at(url: str, rate: float, duration_s: float) -> dict[str, Any]:
-    """What becomes of photos that come at a rate."""
-    return at_rate(Target("AnyKey", url, "/search", _unlike_bodies()), rate, duration_s).facts()
+    """What becomes of photos that come at a rate, each on a connection of its own."""
+    target = Target("AnyKey", url, "/search", _unlike_bodies(), headers={"connection": "close"})
+    return at_rate(target, rate, duration_s, max_in_flight=MOST_AT_ONCE).facts()
 
 
 def _unlike_bodies() -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """`make fuzz`: each target in a process of its own for a bounded time, and what was found as a page."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.fuzzing.seeds import SEEDS, write_seeds, write_words
+from benchmarks.recorded import kept_notes
 from benchmarks.speed_report import processor
 
 CASE_S, CASE_MIB = 10, 2048  # what takes longer, or makes the process larger, is a finding
@@ -83,7 +85,7 @@ def fuzz(target: str, folder: Path, seconds: int, seed: int) -> Finding:
     )
 
 
-def _page(findings: Sequence[Finding], seconds: int, at_once: int) -> str:
+def _page(findings: Sequence[Finding], seconds: int, at_once: int, load: float) -> list[str]:
     lines = [
         "# What strangers' bytes may be",
         "",
@@ -93,7 +95,8 @@ def _page(findings: Sequence[Finding], seconds: int, at_once: int) -> str:
         f"{CASE_S} s, or a process above {CASE_MIB} MiB.",
         "Findings are mended, and kept as cases in the tests.",
         "",
-        f"{processor()}, {at_once} targets at a time, {seconds} s each.",
+        f"{processor()}, {at_once} targets at a time, {seconds} s each; the load of the machine was {load:.1f} before",
+        "this began.",
         "",
         "| target | what it has to give | cases | edges covered | finding |",
         "|---|---|---:|---:|---|",
@@ -103,7 +106,9 @@ def _page(findings: Sequence[Finding], seconds: int, at_once: int) -> str:
         lines.append(
             f"| {finding.target} | {WHAT[finding.target]} | {finding.num_cases:,} | {finding.num_lines:,} | {name} |"
         )
-    return "\n".join([*lines, ""])
+    found = [finding.target for finding in findings if finding.case is not None]
+    verdict = f"To be mended: what {', '.join(found)} found." if found else "Nothing was found."
+    return [*lines, "", verdict, ""]
 
 
 def main() -> int:
@@ -116,12 +121,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=sorted(SEEDS), default=sorted(SEEDS), help="targets")
     parser.add_argument("--cases", type=Path, help="folder that keeps the cases from one run to the next")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="anykey-fuzz-") as temporary:
         folder = arguments.cases or Path(temporary)
         run = partial(fuzz, folder=folder, seconds=arguments.seconds, seed=arguments.seed)
         with ThreadPoolExecutor(arguments.at_once) as pool:
             findings = list(pool.map(run, arguments.only))
-        page = _page(findings, arguments.seconds, arguments.at_once)
+        page_lines = _page(findings, arguments.seconds, arguments.at_once, load)
+        page = "\n".join([*page_lines, *kept_notes(arguments.output), ""])
         arguments.output.write_text(page, encoding="utf-8")
         sys.stdout.write(page)
         for finding in findings:
