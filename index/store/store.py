@@ -30,7 +30,7 @@ from anykey.index.store.records import Record, TuningQueries, payload_checksum, 
 from anykey.index.store.retired import Ender, Origin
 from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.staging import Staging
-from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, vector_dtype, write_meta
+from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, read_seq, vector_dtype, write_meta
 from anykey.index.store.store_records import (
     LINE,
     LINE_VALUES,
@@ -109,7 +109,7 @@ class Store:
     @property
     def seq(self) -> int:
         """Number of the last change."""
-        return int(self.meta["seq"])
+        return read_seq(self._db)
 
     def note(self, **facts: str | int) -> None:
         """Notes facts about the whole store."""

@@ -47,6 +47,18 @@ def read_meta(db: sqlite3.Connection) -> dict[str, Any]:
     return meta
 
 
+def read_seq(db: sqlite3.Connection) -> int:
+    """Number of a store's last change; unlike `read_meta`, it looks at nothing else, and at no checksum.
+
+    Raises:
+        IndexCorruptError: it is no number, or is not there.
+    """
+    found = db.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()
+    if found is None or not isinstance(found[0], int):
+        raise IndexCorruptError(path_of(db), "it does not tell its last change")
+    return found[0]
+
+
 def write_meta(db: sqlite3.Connection, facts: dict[str, Any], known: dict[str, Any] | None = None) -> None:
     """Notes facts about a whole store, in the transaction of the caller.
 

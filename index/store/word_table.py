@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from anykey.index.errors import IndexCorruptError, WordsUnavailableError
 from anykey.index.filtering.filters import parse_path
 from anykey.index.store.manifest import OPTIONS_NAME
-from anykey.index.store.store_file import naming_damage, path_of, read_meta
+from anykey.index.store.store_file import naming_damage, path_of, read_meta, read_seq
 from anykey.index.words.tokens import Path as FieldPath
 from anykey.index.words.tokens import tokens_of
 
@@ -64,23 +64,20 @@ class WordTable:
         """Takes in what the transaction under way has changed, which is about to be committed."""
         if self.is_behind:
             return
-        meta = read_meta(self._db)
-        facts = _facts(self._db)
-        if facts is None or facts[1] != _fields_in(meta):
-            self.rebuild(meta)
-        elif facts[0] != meta["seq"]:
+        facts, seq = _facts(self._db), read_seq(self._db)
+        options = dict(self._db.execute("SELECT name, value FROM meta WHERE name = ?", (OPTIONS_NAME,)).fetchall())
+        if facts is None or facts[1] != _fields_in(options):
+            self.rebuild()
+        elif facts[0] != seq:
             known = facts[0]
             gone = "SELECT row FROM removals WHERE seq > ? AND row <= ?"
-            self._db.execute(f"DELETE FROM words WHERE rowid IN ({gone})", (known, known))
-            self._take_in_all(known, facts[1], meta["seq"])
+            if self._db.execute(gone, (known, known)).fetchone():
+                self._db.execute(f"DELETE FROM words WHERE rowid IN ({gone})", (known, known))
+            self._take_in_all(known, facts[1], seq)
 
-    def rebuild(self, meta: dict[str, Any] | None = None) -> None:
-        """Makes the table anew from the keys, in the transaction of the caller.
-
-        Args:
-            meta: What is noted about the store, where that has been read in the same transaction.
-        """
-        meta = meta or read_meta(self._db)
+    def rebuild(self) -> None:
+        """Makes the table anew from the keys, in the transaction of the caller."""
+        meta = read_meta(self._db)
         self._make(_fields_in(meta))
         self._take_in_all(0, _fields_in(meta), meta["seq"])
 
@@ -104,7 +101,7 @@ class WordTable:
         paths = paths_of(fields)
         rows = [(seq, tokens_of(key, text, metadata, paths)) for seq, key, text, metadata in page]
         self._db.executemany("INSERT INTO words (rowid, tokens) VALUES (?, ?)", rows)
-        return page[-1][0] if page else None
+        return page[-1][0] if len(page) == ROWS_AT_ONCE else None
 
     def _catch_up(self, path: Path) -> None:
         """Takes in what releases changed that know of no words, a part at a time; what is done stays done."""

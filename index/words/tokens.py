@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 GAP = "\u00b6"  # between what no phrase may reach across; no word has it
@@ -29,6 +30,7 @@ _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _ASCII_JOINED = re.compile(r"(?<![a-z0-9])[a-z0-9]++(?:[-_./'][a-z0-9]++)++")
 _NUMBERS = re.compile(r"(?<![0-9])[0-9]++(?: [0-9]++)++")  # in groups, as telephone numbers are written
 _ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0670]")
+_CUT = itemgetter(slice(LONGEST_WORD))
 
 Path = Sequence[str]
 
@@ -47,7 +49,8 @@ def words_of(text: str) -> list[str]:
     >>> words_of("Cr\u00e8me SKU-123")
     ['creme', 'sku', '123']
     """
-    return _words(plain(text))
+    small = plain(text)
+    return list(map(_CUT, (_ASCII_WORD if small.isascii() else _WORD).findall(small)))
 
 
 def is_unspaced(word: str) -> bool:
@@ -73,27 +76,19 @@ def tokens_of(key: str, text: str | None, metadata: str, fields: Sequence[Path] 
     joined: list[str] = []
     for each in texts:
         small = plain(each)
-        found += [*_words(small), GAP]
-        joined += _joined(small)
+        word, signed = (_ASCII_WORD, _ASCII_JOINED) if small.isascii() else (_WORD, _JOINED)
+        found += map(_CUT, word.findall(small))
+        found.append(GAP)
+        for run in (*signed.findall(small), *_NUMBERS.findall(small)):  # also one word, without the signs or spaces
+            whole = "".join(map(_CUT, word.findall(run)))
+            if len(whole) <= LONGEST_JOINED:
+                joined.append(whole)
         if len(found) > MOST_TOKENS:
             break
     tokens = found[:MOST_TOKENS]
     for word in dict.fromkeys(joined[:MOST_TOKENS]):
         tokens += [word, GAP]
     return " ".join(tokens[:-1])
-
-
-def _words(small: str) -> list[str]:
-    found = (_ASCII_WORD if small.isascii() else _WORD).findall(small)
-    return [word[:LONGEST_WORD] for word in found]
-
-
-def _joined(small: str) -> Iterator[str]:
-    """Words with signs in them, without the signs; and numbers in groups as one."""
-    for found in [*(_ASCII_JOINED if small.isascii() else _JOINED).findall(small), *_NUMBERS.findall(small)]:
-        word = "".join(_words(found))
-        if len(word) <= LONGEST_JOINED:
-            yield word
 
 
 def _texts_in(metadata: str, fields: Sequence[Path] | None) -> Iterable[str]:
