@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder.errors import InvalidItemError
 from anykey.encoder.images import image_type
-from anykey.encoder.item import Item
+from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import Prepared
 from anykey.index.hits import UNKNOWN_TYPE
 from anykey.index.jobs.encoding import EncoderSource
@@ -215,7 +215,8 @@ def _make_ready(
         hashes = [hashlib.sha256(data).hexdigest() for data in contents]
         seen = tuple(map(SeenImage, stored, hashes))
         images = tuple([_to_store(*image, settings) for image in zip(stored, contents, strict=True)])
-    content_sha256 = _content_digest(entry.text, seen)
+    of_text = "" if entry.text is None else hashlib.sha256(entry.text.encode()).hexdigest()
+    content_sha256 = hashlib.sha256(" ".join([of_text, *map(_SHA256, seen)]).encode()).digest()  # of what is embedded
     built = BuildFacts(bytes.fromhex(entry.payload_sha256), content_sha256, seen)
     if known is not None and known.content_sha256 == content_sha256:
         return ReadyKey(entry, built, images, None)
@@ -257,9 +258,10 @@ def _embed_batch(batch: list[ReadyKey | _Refused], source: EncoderSource, settin
 
 def _record(ready: ReadyKey, vector_D: NDArray[np.float32] | None) -> Record:
     entry = ready.entry
+    with_images = Modality.IMAGE if entry.text is None else Modality.FUSED
     return Record(
         key=entry.key,
-        modality=entry.modality,
+        modality=with_images if entry.images else Modality.TEXT,
         text=entry.text,
         metadata=entry.metadata,
         pools=entry.pools,
@@ -302,12 +304,6 @@ def _is_same_image(stamp: ImageStamp, seen: SeenImage, settings: EmbeddingSettin
         return hashlib.sha256(data).hexdigest() == seen.sha256
     except OSError:
         return False
-
-
-def _content_digest(text: str | None, images: tuple[SeenImage, ...]) -> bytes:
-    """SHA-256 of what the encoder sees of a key."""
-    digest = "" if text is None else hashlib.sha256(text.encode()).hexdigest()
-    return hashlib.sha256(" ".join([digest, *map(_SHA256, images)]).encode()).digest()
 
 
 def _limits(settings: EmbeddingSettings) -> str:

@@ -12,7 +12,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from anykey.encoder.item import Modality
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.store_file import unusable
 from anykey.sources.corpus.entry import CorpusEntry, KnownVector
@@ -78,13 +77,6 @@ class PlannedEntry:
     images: tuple[ImageStamp, ...]
     payload_sha256: str
     vector: bytes | None = None
-
-    @property
-    def modality(self) -> Modality:
-        """Which of the three kinds the key is."""
-        if not self.images:
-            return Modality.TEXT
-        return Modality.IMAGE if self.text is None else Modality.FUSED
 
 
 class Plan:

@@ -26,7 +26,7 @@ from anykey.index.store import requests, retired
 from anykey.index.store.deletions import DELETIONS, forget_deleted, has_deletions, note_deleted, read_deleted
 from anykey.index.store.live_changes import CheckedChange, is_refused, patched, taken_back
 from anykey.index.store.manifest import EncoderFacts
-from anykey.index.store.records import Record, TuningQueries, payload_checksum, query_checksum
+from anykey.index.store.records import Record, TuningQueries, payload_checksum, payload_checksums, query_checksum
 from anykey.index.store.retired import Ender, Origin
 from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.staging import Staging
@@ -464,15 +464,17 @@ class Store:
         lines = []
         live = "SELECT key FROM staged CROSS JOIN keys USING (key) WHERE staged.id BETWEEN ? AND ?"
         replaced = {key for (key,) in self._db.execute(live, (page[0][0], page[-1][0])).fetchall()}
-        for identity, row, key, *payload, origin, content, digest, stamps, checksum in page:
+        as_staged = payload_checksums([line[1:8] for line in page])
+        as_live = payload_checksums([(number, *line[2:8]) for number, line in enumerate(page, seq + 1)])
+        for line, staged, checksum in zip(page, as_staged, as_live, strict=True):
             seq += 1
-            if payload_checksum(row, key, *payload) != checksum:
+            identity, _, key, *payload, origin, content, digest, stamps, noted = line
+            if staged != noted:
                 reason = f"the staged record of key {key!r} differs from its checksum"
                 raise KeyCorruptError(self.path, str(key), reason)
             if key in replaced:
                 self._forget(key, seq, origin)
-            facts = (origin, content, digest, stamps, payload_checksum(seq, key, *payload))
-            lines.append((identity, seq, key, *payload, *facts))
+            lines.append((identity, seq, key, *payload, origin, content, digest, stamps, checksum))
         self._db.executemany(f"INSERT INTO keys {LINE_VALUES}", lines)
         return seq
 

@@ -8,7 +8,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -24,7 +24,13 @@ from anykey.index.errors import IndexCorruptError, KeyCorruptError, KeyNotFoundE
 from anykey.index.hits import Payload, StoredKey
 from anykey.index.queries import MAX_NORM_ERROR, is_unicode
 from anykey.index.store.manifest import Manifest
-from anykey.index.store.records import NewImage, TuningQueries, payload_checksum, query_checksum, vector_checksum
+from anykey.index.store.records import (
+    NewImage,
+    TuningQueries,
+    payload_checksums,
+    query_checksum,
+    vector_checksum,
+)
 from anykey.index.store.store_file import (
     Connections,
     is_undecodable,
@@ -127,7 +133,7 @@ class ReadTransaction:
         found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
         if missing := asked - found.keys():
             raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
-        return {number: self._stored_key(*payload) for number, payload in found.items()}
+        return {number: self._stored_key(payload) for number, payload in found.items()}
 
     def matches(self, expression: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Change numbers `[M]` of the keys that an expression of FTS5 finds, in no order, and their BM25 scores `[M]`.
@@ -151,7 +157,7 @@ class ReadTransaction:
         vectors, keys, unsound = [], list[StoredKey](), dict[int, Unsound]()
         for number, key, *payload, vector, checksum in self._all(query, seq):
             try:
-                keys.append(self._stored_key(number, key, *payload))
+                keys.append(self._stored_key((number, key, *payload)))
                 vectors.append(self._checked_vector(key, vector, checksum))
             except KeyCorruptError as error:
                 has_payload, has_vector = len(keys) > len(seqs), _is_usable(vector, dtype, width)
@@ -174,7 +180,7 @@ class ReadTransaction:
         Raises:
             KeyNotFoundError: there is no such key.
         """
-        return self._stored_key(*self._find(key, _PAYLOAD))
+        return self._stored_key(self._find(key, _PAYLOAD))
 
     def vector(self, key: str) -> NDArray[np.float32]:
         """The vector `[D]` of a key.
@@ -301,8 +307,9 @@ class ReadTransaction:
         with naming_damage(self._path):  # and nothing that happens where they are used
             while page := self._all(query, last):
                 found = []
-                for seq, key, modality, text, metadata, pools, num_images, checksum in page:
-                    if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
+                checksums = payload_checksums([line[:-1] for line in page])
+                for (_, key, modality, _, metadata, pools, _, noted), checksum in zip(page, checksums, strict=True):
+                    if checksum != noted:
                         raise self._damaged_payload(key)
                     named = [] if pools == "[]" else json.loads(pools)  # as of most keys
                     found.append((modality, named, {} if metadata == "{}" else json.loads(metadata)))
@@ -316,7 +323,7 @@ class ReadTransaction:
         keys: list[StoredKey] = []
         try:
             for payload in found:
-                keys.append(self._stored_key(*payload))
+                keys.append(self._stored_key(payload))
         except KeyCorruptError:
             if not keys:  # those before it are given first
                 raise
@@ -366,7 +373,7 @@ class ReadTransaction:
         """Some keys beside each other, from a random place on."""
         start = secrets.randbelow(self.seq + 1)  # of no state that others share
         return [
-            self._stored_key(*payload)
+            self._stored_key(payload)
             for payload in self._all(f"SELECT {_PAYLOAD} FROM keys WHERE row >= ? ORDER BY row LIMIT {most}", start)
         ]
 
@@ -379,12 +386,13 @@ class ReadTransaction:
         counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
         return {modality: counts.get(modality, 0) for modality in Modality}
 
-    def _stored_key(self, seq: int, key: str, modality: str, *rest: Any) -> StoredKey:
-        text, metadata, pools, num_images, checksum = rest
-        if checksum != payload_checksum(seq, key, modality, text, metadata, pools, num_images):
+    def _stored_key(self, payload: Sequence[Any]) -> StoredKey:
+        """A key from what `_PAYLOAD` selects."""
+        seq, key, modality, text, metadata, pools, num_images, noted = payload
+        if payload_checksums([payload[:-1]]) != [noted]:
             raise self._damaged_payload(key)
-        payload = Payload(text, json.loads(metadata), num_images)
-        return StoredKey(key, Modality(modality), payload, () if pools == "[]" else tuple(json.loads(pools)), seq=seq)
+        named = () if pools == "[]" else tuple(json.loads(pools))
+        return StoredKey(key, Modality(modality), Payload(text, json.loads(metadata), num_images), named, seq=seq)
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None or vector_checksum(key, vector) != checksum:

@@ -15,7 +15,14 @@ import numpy as np
 
 from anykey.encoder.item import Modality
 from anykey.index.errors import KeyCorruptError
-from anykey.index.store.records import NewImage, Record, checksum_of, payload_checksum, vector_checksum
+from anykey.index.store.records import (
+    NewImage,
+    Record,
+    checksum_of,
+    payload_checksum,
+    payload_checksums,
+    vector_checksum,
+)
 from anykey.index.store.store_file import path_of, read_meta, vector_dtype
 from anykey.sources.files.images import ImageStamp
 
@@ -172,7 +179,7 @@ def line_of(record: Record, seq: int, identity: int | None = None) -> tuple[Any,
     key, built = record.key, record.built
     pools = json.dumps(record.pools) if record.pools else "[]"
     payload = (str(record.modality), record.text, record.metadata, pools, len(record.images))
-    checksum = payload_checksum(seq, key, *payload)
+    (checksum,) = payload_checksums([(seq, key, *payload)])
     if built is None:
         return (identity, seq, key, *payload, "live", None, None, None, checksum)
     facts = (built.payload_sha256, built.content_sha256)

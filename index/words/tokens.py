@@ -86,8 +86,8 @@ def tokens_of(key: str, text: str | None, metadata: str, fields: Sequence[Path] 
         if len(found) > MOST_TOKENS:
             break
     tokens = found[:MOST_TOKENS]
-    for word in dict.fromkeys(joined[:MOST_TOKENS]):
-        tokens += [word, GAP]
+    for whole in dict.fromkeys(joined[:MOST_TOKENS]):
+        tokens += [whole, GAP]
     return " ".join(tokens[:-1])
 
 

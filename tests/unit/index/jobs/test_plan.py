@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from anykey.encoder.item import Modality
 from anykey.index.jobs.plan import PAGE_ROWS, Plan
 from anykey.sources.corpus.entry import CorpusEntry
 from anykey.sources.errors import DuplicateKeyError, InvalidRowError
@@ -34,14 +33,13 @@ def test_entries_come_back_in_order_beyond_one_page(plan: Plan) -> None:
     assert plan.count() == len(keys)
 
 
-def test_entry_keeps_text_metadata_pools_images_and_modality(plan: Plan) -> None:
+def test_entry_keeps_text_metadata_pools_and_images(plan: Plan) -> None:
     stamp = ImageStamp("/i.png", 5, "7")
 
     plan.add(entry("k", metadata={"b": 1, "a": "\u00e9"}, pools=("p",)), [stamp])
 
     (planned,) = plan.entries()
     assert (planned.text, planned.metadata, planned.pools) == ("t", '{"a": "\u00e9", "b": 1}', ("p",))
-    assert planned.modality is Modality.FUSED
     assert planned.images == (stamp,)
 
 
