@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from anykey.index.errors import InvalidReleaseError, ReleaseNotFoundError
+from anykey.index.errors import IndexCorruptError, InvalidReleaseError, ReleaseNotFoundError
 from anykey.index.store.manifest import EncoderFacts, read_whole
-from anykey.index.store.versions import CURRENT_NAME, numbered
+from anykey.index.store.versions import CURRENT_NAME, numbered, read_number, stamp_of
 from anykey.program.locks import try_lock
 
 RELEASE_NAME = "release.json"
@@ -109,21 +109,17 @@ class ReleaseDirectory:
         Raises:
             InvalidReleaseError: `CURRENT` holds no release's name.
         """
-        path = self.path / CURRENT_NAME
         try:
-            name = read_whole(path).decode("ascii", "replace").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if not name.isdecimal():
-            raise InvalidReleaseError(f"{path} is damaged: expected the number of a release in it")
-        return name
+            return read_number(self.path / CURRENT_NAME, "release")
+        except IndexCorruptError as error:
+            raise InvalidReleaseError(f"{error.path} is damaged: {error.reason}") from error
 
     def stamp(self) -> tuple[int, ...]:
         """What changes whenever another release becomes the current one, or the same one is published again; cheap."""
         paths = [self.path / CURRENT_NAME]
         with contextlib.suppress(InvalidReleaseError, OSError):
             paths.append(self.folder(self.current() or "") / RELEASE_NAME)
-        return tuple(number for path in paths for number in _stamp_of(path))
+        return tuple(number for path in paths for number in stamp_of(path))
 
     def read(self, name: str) -> Release:
         """What a release says of itself.
@@ -177,11 +173,3 @@ class ReleaseDirectory:
                 os.close(fd)
                 raise
             os.close(fd)
-
-
-def _stamp_of(path: Path) -> tuple[int, int]:
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return 0, 0
-    return facts.st_ino, facts.st_mtime_ns

@@ -58,22 +58,11 @@ class IndexDirectory:
         Raises:
             IndexCorruptError: `CURRENT` holds no version's name.
         """
-        path = self.path / CURRENT_NAME
-        try:
-            name = read_whole(path).decode("ascii", "replace").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if not name.isdecimal():
-            raise IndexCorruptError(path, "expected the number of a version in it")
-        return name
+        return read_number(self.path / CURRENT_NAME, "version")
 
     def current_stamp(self) -> tuple[int, int]:
         """What changes whenever another version is published; cheap."""
-        try:
-            facts = os.stat(f"{self.path}/{CURRENT_NAME}")
-        except OSError:
-            return 0, 0
-        return facts.st_ino, facts.st_mtime_ns
+        return stamp_of(f"{self.path}/{CURRENT_NAME}")
 
     def version_dir(self, name: str) -> Path:
         """The directory of a version."""
@@ -203,6 +192,34 @@ def _nothing_published(directory: IndexDirectory) -> IndexNotFoundError:
         f"no index at {path}; build one with "
         f"`anykey-index build --corpus CORPUS --checkpoint CHECKPOINT --output {path}`"
     )
+
+
+def read_number(path: Path, what: str) -> str | None:
+    """The number in a file such as `CURRENT`, as text; `None` where there is no such file.
+
+    Args:
+        path: The file.
+        what: What messages call that which has the number.
+
+    Raises:
+        IndexCorruptError: it holds no number.
+    """
+    try:
+        number = read_whole(path).decode("ascii", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not number.isdecimal():
+        raise IndexCorruptError(path, f"expected the number of a {what} in it")
+    return number
+
+
+def stamp_of(path: Path | str) -> tuple[int, int]:
+    """What changes whenever a file is replaced; cheap."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return 0, 0
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def numbered(folder: Path) -> list[str]:
