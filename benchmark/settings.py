@@ -1,9 +1,9 @@
 """Settings of the benchmark's commands, one class and one environment prefix each."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -115,6 +115,10 @@ class FetchSettings(ProgramSettings):
 class QualitySettings(ProgramSettings):
     """Sends every query of a dataset to a running service and scores the answers."""
 
+    former_flags: ClassVar[Mapping[str, str]] = {
+        "--instructions": "--instructions=all",
+        "--no-instructions": "--instructions=none",
+    }
     model_config = SettingsConfigDict(env_prefix="ANYKEY_BENCH_QUALITY_", cli_shortcuts={"cutoffs": "k"})
 
     dataset: Path = Field(Path("data/shapesworld"), description="the dataset's directory, as its owners publish it")
@@ -197,6 +201,12 @@ class QualitySettings(ProgramSettings):
     ready_timeout_s: float = Field(60.0, ge=0, le=3600, description="longest wait until the service is ready")
     max_attempts: int = Field(8, ge=1, le=100, description="tries per query while the service is overloaded")
     worst: int = Field(5, ge=0, le=50, description="queries of each task that report.html shows, the worst; 0: none")
+
+    @field_validator("instructions", mode="before")
+    @classmethod
+    def of_a_switch(cls, value: Any) -> Any:
+        """Reads true and false, which were all that there was before."""
+        return {"true": "all", "false": "none"}.get(str(value).lower(), value)
 
     @field_validator("index_settings")
     @classmethod

@@ -1,8 +1,9 @@
 """Settings of `anykey-index`, one class per command."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -476,6 +477,8 @@ class SnapshotSettings(IndexSettings):
 
 class RestoreSettings(ImageRootSettings):
     """Unpacks a snapshot, and looks at every byte of it before it becomes an index."""
+
+    former_flags: ClassVar[Mapping[str, str]] = {"--index": "--output"}
 
     snapshot: Path = Field(description="What `snapshot` wrote")
     output: Path = Field(description="Index directory to unpack to; must be empty if it exists")

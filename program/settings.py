@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -45,9 +46,12 @@ class ProgramSettings(BaseSettings):
 
     Attributes:
         former_names: Names that settings once had, and what they are called now. They work, and it is said.
+        former_flags: Flags that are written otherwise now, though their names elsewhere may stay; one that was a switch
+            is written with its value now. They work, and it is said.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {}
+    former_flags: ClassVar[Mapping[str, str]] = {}
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -226,9 +230,11 @@ def _by_current_flags(settings: type[ProgramSettings], argv: list[str]) -> list[
     """The arguments with the flags that settings have now."""
     flags = {_flag(old): _flag(new) for old, new in settings.former_names.items()}
     current = []
-    for argument in argv:
+    for argument, behind in zip_longest(argv, argv[1:], fillvalue="--"):
         flag, equals, value = argument.partition("=")
-        (name,) = _renamed({flag: value}, flags, str)
+        was_switch = "=" in settings.former_flags.get(flag, "")
+        is_former = not was_switch or (not equals and behind.startswith("--"))
+        (name,) = _renamed({flag: value}, {**flags, **settings.former_flags} if is_former else flags, str)
         current.append(f"{name}{equals}{value}")
     return current
 

@@ -31,6 +31,7 @@ class FleetSettings(ProgramSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLEET_")
     former_names: ClassVar[Mapping[str, str]] = {"how_many": "num_ships"}
+    former_flags: ClassVar[Mapping[str, str]] = {"--flagged": "--flag=white", "--harbour": "--home"}
 
     num_ships: int = Field(3, ge=1, le=100, description="ships in the fleet")
     names: list[str] = Field([], description="what they are called")
@@ -242,6 +243,28 @@ def test_a_former_name_works_where_its_setting_does_and_is_said(
         assert "warning: --how-many has been renamed: write --num-ships\n" in capsys.readouterr().err
     monkeypatch.setenv("FLEET_NUM_SHIPS", "50")
     assert load().num_ships == 50
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag", "warned"),
+    [
+        (["--flagged"], "white", "--flagged has been renamed: write --flag=white"),
+        (["--flagged", "--num-ships", "7"], "white", "--flagged has been renamed: write --flag=white"),
+        (["--harbour", "here"], "", "--harbour has been renamed: write --home"),
+        (["--harbour=here"], "", "--harbour has been renamed: write --home"),
+    ],
+)
+def test_flags_that_are_written_otherwise_work_and_say_so(
+    argv: list[str], flag: str, warned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load(*argv)
+    assert (settings.flag, settings.home) == (flag, "" if flag else "here")
+    assert capsys.readouterr().err == f"warning: {warned}\n"
+
+
+def test_a_value_behind_what_was_a_switch_is_refused() -> None:
+    with pytest.raises(UsageError, match="--flagged"):
+        load("--flagged", "black")
 
 
 def test_an_error_of_the_system_begins_with_the_file_and_has_no_number(
