@@ -28,7 +28,7 @@ ALLOWED = {
     "client": (),
 }
 # Which parts of `index` a part may not import, and which modules of `training` a study and a sweep may not.
-LEARNING = ("loop", "steps", "objective", "losses", "optimizer", "averaging", "batches", "augmentation", "resume")
+LEARNING = ("loop", "steps", "objective", "losses", "optimizer", "batches", "augmentation", "resume")
 ABOVE = {
     "index": {
         "store": ("search", "publish", "jobs"),

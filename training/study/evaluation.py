@@ -16,6 +16,7 @@ from anykey.encoder.fusion import Fusion
 from anykey.encoder.model import choose_device
 from anykey.sources.columns import parse_columns
 from anykey.sources.pairs import open_pairs, source_states
+from anykey.training.averaging import interpolate
 from anykey.training.data import open_table
 from anykey.training.families.opening import load_family
 from anykey.training.family import Family
@@ -96,11 +97,12 @@ class Evaluator:
             OSError: the result cannot be written beside the run.
         """
         key = self._key(run)
-        measured = _kept(run.folder / FILE_NAME, key)
+        path = run.folder / (FILE_NAME if run.share == 1 else f"evaluation-{run.share:g}.json")
+        measured = _kept(path, key)
         if measured is None:
             self._console.print(f"measure {run.folder}")
             measured = {fusion: self._measure(run, fusion) for fusion in run.fusions}
-            (run.folder / FILE_NAME).write_text(json.dumps({"key": key, "measured": measured}, indent=1) + "\n")
+            path.write_text(json.dumps({"key": key, "measured": measured}, indent=1) + "\n")
         return list(_rows(run, measured))
 
     def search(self, runs: Sequence[Run]) -> list[Trial]:
@@ -125,9 +127,12 @@ class Evaluator:
         return {"numbers": measure_centrings(test, validation), "gains": gains_of_pairs(test)}
 
     def embed(self, run: Run, fusion: StudyFusion, split: str) -> HeldOut:
-        """Vectors of the `test` or `validation` pairs from the weights that the run left."""
+        """Vectors of the `test` or `validation` pairs from the weights that the run left, or its `share` of them."""
         score_fusion = None if fusion == NATIVE else Fusion(fusion)
         family = load_family(run.checkpoint, self._device, score_fusion)
+        if run.share != 1 and run.settings.start is not None:
+            start = load_family(run.settings.start, self._device, score_fusion)
+            family.model.load_state_dict(interpolate(start.weights(), family.weights(), run.share))
         table = self._table(family, run.settings, split)
         features_P = None
         if run.settings.keeps_trunk:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Run:
         settings: What the trainer is told.
         needs: Folder of the run it starts from.
         point: The settings of the plan's search that it runs with.
+        share: Where on the line from its start to what it leaves it is measured; runs that differ in it alone are one
+            training.
     """
 
     variant: str
@@ -35,6 +37,7 @@ class Run:
     settings: TrainSettings
     needs: Path | None = None
     point: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
 
     @property
     def folder(self) -> Path:
@@ -62,7 +65,7 @@ def make_plan(settings: StudySettings, chosen: Mapping[str, Mapping[str, Any]] |
         InvalidRecipeError: a run's settings are wrong, or a variant changes what the comparison holds equal.
     """
     points = {name: [point] for name, point in (chosen or {}).items()}
-    return _make_plan(settings, settings.seeds, points)
+    return _make_plan(settings, settings.seeds, _chosen_variants(settings), points)
 
 
 def make_search(settings: StudySettings) -> list[Run]:
@@ -75,11 +78,18 @@ def make_search(settings: StudySettings) -> list[Run]:
     """
     values = itertools.product(*settings.search.values())
     tried: list[Mapping[str, Any]] = [dict(zip(settings.search, each, strict=True)) for each in values]
-    return _make_plan(settings, settings.seeds[:1], {variant.name: tried for variant in settings.variants})
+    trained = {variant.of or variant.name for variant in _chosen_variants(settings)}
+    variants = [variant for variant in settings.variants if variant.name in trained]
+    return _make_plan(settings, settings.seeds[:1], variants, {variant.name: tried for variant in variants})
 
 
-def _make_plan(settings: StudySettings, seeds: list[int], points: Mapping[str, list[Mapping[str, Any]]]) -> list[Run]:
-    chosen = [variant for variant in settings.variants if not settings.only or variant.name in settings.only]
+def _chosen_variants(settings: StudySettings) -> list[Variant]:
+    return [variant for variant in settings.variants if not settings.only or variant.name in settings.only]
+
+
+def _make_plan(
+    settings: StudySettings, seeds: list[int], chosen: list[Variant], points: Mapping[str, list[Mapping[str, Any]]]
+) -> list[Run]:
     _refuse("[search]", settings.search, _DECIDED, "which the study decides")
     _refuse("[search]", settings.search, _EQUAL, "which the comparison holds equal")
     for name in ("common", "start", "fine_tune"):
@@ -88,12 +98,14 @@ def _make_plan(settings: StudySettings, seeds: list[int], points: Mapping[str, l
         _refuse(f"variant '{variant.name}'", variant.settings, _DECIDED, "which the study decides")
         _refuse(f"variant '{variant.name}'", variant.settings, _EQUAL, "which the comparison holds equal")
     starts = {seed: _start(settings, seed) for seed in seeds}
+    by_name = {variant.name: variant for variant in settings.variants}
     tuned = [
-        _tuned(settings, variant, point, fusion, starts[seed])
+        replace(_tuned(settings, trained, point, fusion, starts[seed]), variant=variant.name, share=variant.share)
         for seed in seeds
         for variant in chosen
-        for point in points.get(variant.name, [{}])
-        for fusion in (settings.fusions if variant.fusion_matters else [None])
+        for trained in [by_name[variant.of or variant.name]]
+        for point in points.get(trained.name, [{}])
+        for fusion in (settings.fusions if trained.fusion_matters else [None])
     ]
     return [*starts.values(), *tuned]
 

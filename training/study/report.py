@@ -21,7 +21,7 @@ from anykey.training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN,
 from anykey.training.study.plan import Run
 from anykey.training.study.plots import plot_bars, plot_front, plot_gap, plot_spaces
 from anykey.training.study.results import Results
-from anykey.training.study.settings import START, StudySettings
+from anykey.training.study.settings import START, StudySettings, Variant
 from anykey.training.validation import COMBINATIONS
 
 PAGE, FULL_PAGE, NUMBERS = "gcl-study.md", "gcl-study-full.md", "gcl-study.json"
@@ -160,8 +160,12 @@ def _what_was_run(settings: StudySettings, facts: dict[str, Any]) -> Iterator[st
     for name in ("common", "start", "fine_tune"):
         yield f"`{name}`: {_inline(getattr(settings, name))}\n"
     used = [variant for variant in settings.variants if variant.name in facts["variants"]]
-    rows = [[variant.name, _inline(variant.settings), variant.why] for variant in used]
+    rows = [[variant.name, _settings_of(variant), variant.why] for variant in used]
     yield tables.markdown(["variant", "settings", "why"], rows, align="left")
+
+
+def _settings_of(variant: Variant) -> str:
+    return _inline(variant.settings) if variant.of is None else f"`{variant.share:g}` of the way to `{variant.of}`"
 
 
 def _inline(values: dict[str, Any]) -> str:
@@ -180,7 +184,7 @@ def _facts(settings: StudySettings, runs: Sequence[Run], results: Results) -> di
         "seeds": results.seeds,
         "variants": results.variants,
         "num_runs": len(runs),
-        "training_minutes": sum(effort(run.folder).minutes for run in runs),
+        "training_minutes": sum(effort(folder).minutes for folder in {run.folder for run in runs}),
         "plan": settings.model_dump(mode="json", include={"fusions", "common", "start", "fine_tune", "variants"}),
     }
 

@@ -34,8 +34,9 @@ def run_plan(runs: Sequence[Run], workers: int, console: Console) -> None:
         TrainingError: a run failed; the study stops, and goes on with that run when it is started again.
         EncoderError, OSError: as of `train`.
     """
+    runs = list({run.folder: run for run in runs}.values())
     if workers > 1:
-        _in_processes(list(runs), workers, console)
+        _in_processes(runs, workers, console)
         return
     for number, run in enumerate(runs, 1):
         if is_finished(run.settings):

@@ -31,6 +31,9 @@ class Variant(BaseModel):
         why: One line on what it is there for; shown in the report.
         fusion_matters: False where the loss knows no fused vectors: one run then serves every fusion.
         settings: Settings of `anykey-train` that differ from the plan's `[fine_tune]`.
+        of: Name of a variant whose runs it is made of, instead of runs of its own: a point on the line from their
+            start to what they left (WiSE-FT, arXiv 2109.01903).
+        share: Where on that line: 0 is the start, 1 what the runs left.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +42,17 @@ class Variant(BaseModel):
     why: str = ""
     fusion_matters: bool = True
     settings: dict[str, Any] = {}
+    of: str | None = None
+    share: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Refuses a point on no line, and settings of runs that it does not have."""
+        if self.of is None and self.share != 1:
+            raise ValueError(f"variant '{self.name}' has a share, and says not of which variant")
+        if self.of is not None and self.settings:
+            raise ValueError(f"variant '{self.name}' is made of the runs of '{self.of}', it has no settings of its own")
+        return self
 
 
 class StudySettings(ProgramSettings):
@@ -103,4 +117,13 @@ class StudySettings(ProgramSettings):
             raise ValueError(f"[search] has nothing to try for {', '.join(empty)}")
         if unknown := set(self.only) - set(names) - {START}:
             raise ValueError(f"--only names no variant of the plan: {', '.join(sorted(unknown))}")
+        return self
+
+    @model_validator(mode="after")
+    def check_variants(self) -> Self:
+        """Refuses a variant that is made of runs which the plan does not have."""
+        trained = {variant.name for variant in self.variants if variant.of is None}
+        for variant in self.variants:
+            if variant.of is not None and variant.of not in trained:
+                raise ValueError(f"variant '{variant.name}' is made of the runs of '{variant.of}', which has none")
         return self

@@ -107,13 +107,25 @@ def test_a_search_tries_every_point_with_every_variant_on_the_first_seed(data: P
     assert later == [(0.03, 0.001), (0.01, 0.002)]
 
 
+def test_a_point_between_start_and_runs_trains_nothing_of_its_own(data: Path) -> None:
+    variants = [{"name": "a", "settings": {"loss": "clip"}}, {"name": "a-half", "of": "a", "share": 0.5}]
+    settings = study_settings(data, Path("study"), seeds=[3], variants=variants, search={"temperature": [0.01, 0.03]})
+    assert [run.variant for run in make_search(settings)] == ["start", "a", "a"]
+    _, whole, half = make_plan(settings, {"a": {"temperature": 0.03}})
+    assert (half.variant, half.share, half.folder) == ("a-half", 0.5, whole.folder)
+    assert half.settings == whole.settings
+    alone = study_settings(data, Path("study"), seeds=[3], variants=variants, only=["a-half"])
+    assert [(run.variant, run.folder.name) for run in make_plan(alone)] == [("start", "seed-3"), ("a-half", "seed-3")]
+
+
 def test_the_recipe_of_sums_gives_every_loss_the_same_search(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[3] / "training" / "recipes" / "gcl-sum-study.toml"
     values = tomllib.loads(recipe.read_text())
     values |= {name: [str(tmp_path / f"{name}.tar")] for name in ("data", "val_data", "test_data")}
     settings = StudySettings(**values, image_weights=tmp_path / "trunk.safetensors")
     tried = [run.variant for run in make_search(settings) if run.needs]
-    assert {name: tried.count(name) for name in tried} == {variant.name: 2 for variant in settings.variants}
+    trained = [variant.name for variant in settings.variants if variant.of is None]
+    assert {name: tried.count(name) for name in tried} == dict.fromkeys(trained, 8)
     assert settings.picture in tried
 
 
@@ -128,6 +140,9 @@ def test_the_recipe_of_sums_gives_every_loss_the_same_search(tmp_path: Path) -> 
         ({"only": ["b"]}, "--only names no variant of the plan: b"),
         ({"search": {"temperature": [0.1]}, "fusions": ["raw", "unit"]}, r"\[search\] has one of --fusions"),
         ({"search": {"temperature": []}}, r"\[search\] has nothing to try for temperature"),
+        ({"variants": [{"name": "a", "share": 0.5}]}, "'a' has a share, and says not of which variant"),
+        ({"variants": [{"name": "a", "of": "b", "share": 0.5}]}, "made of the runs of 'b', which has none"),
+        ({"variants": [{"name": "a"}, {"name": "b", "of": "a", "settings": {"seed": 1}}]}, "no settings of its own"),
     ],
 )
 def test_settings_without_a_comparison_are_refused(data: Path, changes: dict[str, Any], message: str) -> None:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from torch.nn import functional
@@ -17,6 +18,8 @@ from anykey.encoder.fusion import Fusion
 from anykey.encoder.item import Item
 from anykey.encoder.model import Encoder
 from anykey.sources.errors import NoPairsError
+from anykey.training.interpolate import interpolate_checkpoints
+from anykey.training.interpolate_settings import InterpolateSettings
 from anykey.training.study import command
 from anykey.training.study.evaluation import Evaluator, choose
 from anykey.training.study.plan import make_plan, make_search
@@ -42,6 +45,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudySettings:
 
 def rows_of(settings: StudySettings) -> list[dict[str, Any]]:
     return list(json.loads((settings.output / "report" / "gcl-study.json").read_text())["rows"])
+
+
+def trained_keys(settings: StudySettings) -> torch.Tensor:
+    """Image vectors `[P, D]` of what CLIP's loss left with the first seed."""
+    run = next(run for run in make_plan(settings) if run.variant == "clip")
+    return Evaluator(settings, Console(quiet=True)).embed(run, Fusion.RAW, "test").keys["i"]
 
 
 def test_every_variant_is_measured_with_every_fusion_and_centring_of_every_seed(study: StudySettings) -> None:
@@ -123,6 +132,18 @@ def test_the_leads_of_the_pictured_variant_are_tested_against_every_other(study:
         f"| clip | {lead['mean']:+.3f} [{lead['low']:+.3f}, {lead['high']:+.3f}]"
         in (study.output / "report" / "gcl-study.md").read_text()
     )
+
+
+def test_a_point_on_the_way_is_what_interpolate_makes(study: StudySettings, tmp_path: Path) -> None:
+    variants = [*study.model_dump()["variants"], {"name": "half", "of": "clip", "share": 0.5}]
+    settings = StudySettings(**{**study.model_dump(exclude_unset=True), "variants": variants})
+    run = next(run for run in make_plan(settings) if run.variant == "half")
+    found = Evaluator(settings, Console(quiet=True)).embed(run, Fusion.RAW, "test")
+    paths = {"start": run.settings.start, "tuned": str(run.checkpoint), "output": tmp_path / "half"}
+    interpolate_checkpoints(InterpolateSettings(**paths, share=0.5))
+    vectors = Encoder.load(tmp_path / "half").encode([Item(images=(pair.image,)) for pair in PAIRS[23:]])
+    assert functional.cosine_similarity(torch.from_numpy(vectors), found.keys["i"]).min() > 0.9999
+    assert functional.cosine_similarity(torch.from_numpy(vectors), trained_keys(study)).min() < 0.9999
 
 
 def test_a_search_chooses_by_the_validation_pairs_alone(study: StudySettings, tmp_path: Path) -> None:
