@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anykey.sources.files.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
+from anykey.program.cache_folder import MAX_FEATURES_BYTES, Lease, keep_below
 from anykey.training.family import Family
 from anykey.training.table import Advance, PairTable
 

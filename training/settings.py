@@ -12,10 +12,10 @@ from pydantic_settings import SettingsConfigDict
 
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
+from anykey.program.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.program.image_limits import ImageLimitSettings
 from anykey.program.settings import ProgramSettings
 from anykey.sources.columns import parse_columns
-from anykey.sources.files.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.training.choices import CaptionSampling, Loss, Positives, Reading, parse_pair_weights
 
 DEFAULT_ARCHITECTURE = "anykey-tiny"

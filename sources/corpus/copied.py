@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from anykey.program.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.corpus.entry import CorpusFile
-from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.files.copies import copy_file, default_cache_dir
 from anykey.sources.files.files import file_state
 from anykey.sources.files.locations import scheme_of

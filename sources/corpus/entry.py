@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anykey.program.cache_folder import Lease
 from anykey.sources.columns import Columns
-from anykey.sources.files.cache_folder import Lease
 from anykey.sources.files.images import ImageStamp
 from anykey.sources.files.locations import parent, scheme_of, without_secrets
 

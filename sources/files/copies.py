@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from anykey.program.cache_folder import FOLDER_SUFFIX, PART_SUFFIX, Lease
 from anykey.sources.errors import SourceError
-from anykey.sources.files.cache_folder import FOLDER_SUFFIX, PART_SUFFIX, Lease
 from anykey.sources.files.files import FoundFile, file_state, files_below, open_file, reason_of
 from anykey.sources.files.http_files import BrokenOffError, FileState, tried
 from anykey.sources.files.locations import PIPE, hide_secrets, path_of, without_secrets

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from anykey.sources.files.cache_folder import Lease
+from anykey.program.cache_folder import Lease
 from anykey.sources.pairs.pair import Pair, PairSource
 
 

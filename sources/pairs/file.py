@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anykey.program.cache_folder import Lease
 from anykey.sources.columns import Columns
-from anykey.sources.files.cache_folder import Lease
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from anykey.program.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.columns import Columns
 from anykey.sources.errors import NoPairsError
-from anykey.sources.files.cache_folder import MAX_DATA_BYTES, keep_below
 from anykey.sources.files.copies import default_cache_dir
 from anykey.sources.pairs.concatenated import ConcatenatedPairs
 from anykey.sources.pairs.file import DataFile

@@ -12,8 +12,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
+from anykey.program.cache_folder import keep_below
 from anykey.sources.errors import SourceError
-from anykey.sources.files.cache_folder import keep_below
 from anykey.sources.files.copies import copy_file, copy_folder, default_cache_dir
 from anykey.sources.pairs import open_pairs, source_states, without_secrets
 from tests.drawn_pairs import drawn_pairs, write_shard
