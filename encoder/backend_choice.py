@@ -9,12 +9,10 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anykey.encoder.backends import PLAIN, UNFIT, Way
 from anykey.encoder.errors import DeviceUnavailableError
+from anykey.encoder.exports import user_cache, version_of
 from anykey.encoder.item import Item, Modality
 from anykey.encoder.protocol import ItemEncoder, Role
 from anykey.program.files import replace_file
@@ -42,6 +41,7 @@ MEASURED_S = 2.0  # for embedding the pictures at first; a way is timed for abou
 FAST_IMAGES_S, FAST_TEXT_S = 0.05, 0.005  # a batch of images and a text so quick leave nothing to gain
 TRIALS_S = 40.0  # after which no other way is tried
 LIBRARIES = ("torch", "onnxruntime", "openvino")
+TRIAL = 2  # counts changes of what is tried; what was chosen before one is chosen again
 logger = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
@@ -131,7 +131,7 @@ def choose(encoder: Computes, candidates: Sequence[Way], cache_dir: Path | None 
     others = [way for way in candidates if way != PLAIN]
     if not others:
         return Choice(backend=PLAIN.backend, precision=PLAIN.precision, tried=[])
-    path = (cache_dir or default_cache_dir()) / f"{_identity(encoder, others)}.json"
+    path = (cache_dir or user_cache("backends")) / f"{_identity(encoder, others)}.json"
     kept = _read(path)
     if kept is not None:
         logger.info("%s computes in %s, as was chosen here before: %s", encoder.name, kept.way, kept.why)
@@ -141,11 +141,6 @@ def choose(encoder: Computes, candidates: Sequence[Way], cache_dir: Path | None 
     logger.info("%s computes in %s: %s", encoder.name, choice.way, choice.why)
     _keep(path, choice)
     return choice
-
-
-def default_cache_dir() -> Path:
-    """`anykey/backends` in the folder that the XDG base directory specification names for caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anykey" / "backends"
 
 
 def _best(encoder: Computes, others: Sequence[Way]) -> Choice:
@@ -277,10 +272,11 @@ def _seconds(run: Callable[[], Any]) -> float:
 def _identity(encoder: ItemEncoder, others: Sequence[Way]) -> str:
     """Names what a choice depends on: the checkpoint, the machine, and what can be chosen."""
     facts = {
+        "trial": TRIAL,
         "checkpoint": encoder.fingerprint,
         "device": str(encoder.device),
         "machine": [_processor(), torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()],
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version_of(name) for name in LIBRARIES},
         "ways": [list(way) for way in others],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -293,13 +289,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _read(path: Path) -> Choice | None:

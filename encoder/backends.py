@@ -7,6 +7,7 @@ float32 on a CPU.)
 Shape legend: B = batch.
 """
 
+import functools
 import importlib.util
 import logging
 import math
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from anykey.encoder.errors import DeviceUnavailableError
+from anykey.encoder.exports import SUMS_NAME, Exports
 
 AUTO = "auto"
 BACKENDS = ("torch", "compile", "onnx", "openvino")
@@ -35,6 +37,8 @@ _ON_CPU = {
     "onnx": ("int8", "fp32"),
 }
 _ON_GPU = {"torch": ("fp32", "bf16", "fp16"), "compile": ("fp32", "bf16", "fp16")}
+FIXED_SIZES = (1, 8, 32, 64)  # rows of the batches that kernels of a GPU are compiled for
+ONNX_NAME = "network.onnx"
 _LIBRARIES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
 
 # What libraries raise where a network is none that they know.
@@ -151,7 +155,7 @@ def usual(device: torch.device, backend: str, precision: str, half: str = "fp16"
     return ways(device, backend, precision)[0]
 
 
-def convert(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way) -> dict[str, Run]:
+def convert(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way, exports: Exports) -> dict[str, Run]:
     """The networks as functions that compute this way.
 
     Args:
@@ -159,16 +163,24 @@ def convert(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way) 
             place where that can be done, so they are of no use afterwards.
         examples: What each takes.
         way: How they are to compute; one of `ways`.
+        exports: Where files are kept that a library needs of them.
 
     Raises:
-        DeviceUnavailableError: the library cannot make such networks; says why.
+        DeviceUnavailableError: the library cannot make such networks, or there is no room for its files; says why.
     """
     require_examples(networks, examples, way)
     try:
+        if way.backend == "onnx":
+            return _by_onnx(networks, examples, way.precision, exports)
         return _CONVERTERS[way.backend](networks, examples, way.precision)
-    except UNFIT as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise DeviceUnavailableError(f"this network cannot be computed in {way}: {reason}") from error
+    except (OSError, *UNFIT) as error:
+        raise unfit(way, error) from error
+
+
+def unfit(way: Way, error: Exception) -> DeviceUnavailableError:
+    """What is raised in the place of a library's own error: that a network cannot be computed so, and why in a line."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return DeviceUnavailableError(f"this network cannot be computed in {way}: {reason}")
 
 
 def require_examples(networks: nn.ModuleDict, examples: Mapping[str, Example], way: Way) -> None:
@@ -211,10 +223,45 @@ def _by_torch(networks: nn.ModuleDict, examples: Mapping[str, Example], precisio
 
 def _by_compile(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
     networks.to(_DTYPES[precision])
-    return {
-        name: _run(torch.compile(network, dynamic=True), _DTYPES[precision])  # type: ignore[arg-type]
-        for name, network in networks.items()
-    }
+    has_fixed = has_fixed_batches(Way("compile", precision), next(networks.parameters()).device)
+    made: dict[str, Run] = {}
+    for name, network in networks.items():
+        is_fixed = has_fixed and name in examples
+        compiled: Any = torch.compile(network, dynamic=not is_fixed)
+        run = _run(compiled, _DTYPES[precision])
+        made[name] = in_fixed_batches(run) if is_fixed else run
+    return made
+
+
+def has_fixed_batches(way: Way, device: torch.device) -> bool:
+    """Whether networks of which there are examples are given batches of `FIXED_SIZES` and texts of one length only.
+
+    A GPU has most to gain from kernels that are made for one shape; a CPU has more to lose by rows that nobody wants.
+    """
+    return way.backend == "compile" and device.type == "cuda"
+
+
+def in_fixed_batches(run: Run) -> Run:
+    """A network that is given batches of `FIXED_SIZES` rows alone; the last row stands in the place of those missing.
+
+    Args:
+        run: Takes tensors with a row for each item, and gives one.
+    """
+
+    def run_in_parts(*inputs: Tensor) -> Tensor:
+        parts = zip(*(torch.split(each, FIXED_SIZES[-1]) for each in inputs), strict=True)
+        return torch.cat([_run_filled(run, part) for part in parts])
+
+    return run_in_parts
+
+
+def _run_filled(run: Run, inputs: Sequence[Tensor]) -> Tensor:
+    num_rows = len(inputs[0])
+    size = next(size for size in FIXED_SIZES if size >= num_rows)
+    if size == num_rows:
+        return run(*inputs)
+    rows = torch.arange(size, device=inputs[0].device).clamp(max=num_rows - 1)
+    return run(*(each[rows] for each in inputs))[:num_rows]
 
 
 def _run(network: nn.Module, dtype: torch.dtype) -> Run:
@@ -255,41 +302,49 @@ def _openvino_run(compiled: Any) -> Callable[[Sequence[Any]], Any]:
     return lambda arrays: compiled(list(arrays))[0]
 
 
-def _by_onnx(networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str) -> dict[str, Run]:
+def _by_onnx(
+    networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str, exports: Exports
+) -> dict[str, Run]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     made: dict[str, Run] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, network in networks.items():
-            path = Path(folder) / f"{name}.onnx"
-            with _fit_to_export():
-                program: Any = torch.onnx.export(
-                    network,
-                    examples[name].inputs,
-                    dynamic_shapes=_shapes(examples[name]),
-                    dynamo=True,
-                    verbose=False,
-                )
-                program.save(str(path))
-                path = _quantized(path) if precision == "int8" else path
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            num_bytes = sum(
-                file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists()
-            )
-            made[name] = LibraryRun(_onnx_run(session), num_bytes)
+    for name, network in networks.items():
+        write = functools.partial(_write_onnx, network, examples[name], precision)
+        with exports.files(name, f"{precision} by onnx", write) as folder:
+            path = str(folder / ONNX_NAME)
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name != SUMS_NAME)
+        made[name] = LibraryRun(_onnx_run(session), num_bytes)
     return made
 
 
-def _quantized(path: Path) -> Path:
-    """The same network with its matrices in 8 bits, beside it."""
+def _write_onnx(network: nn.Module, example: Example, precision: str, folder: Path) -> None:
+    """Writes a network into a folder.
+
+    Matrices in 8 bits have a scale for each of their columns, which is as fast as one for all and more exact: one that
+    has a few large numbers does not take the digits of the others.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    smaller = path.with_suffix(".int8.onnx")
-    quantize_dynamic(path, smaller, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
-    return smaller
+    with _fit_to_export():
+        program: Any = torch.onnx.export(
+            network, example.inputs, dynamic_shapes=_shapes(example), dynamo=True, verbose=False
+        )
+        if precision != "int8":
+            program.save(str(folder / ONNX_NAME))
+            return
+        with tempfile.TemporaryDirectory(dir=folder) as plain:
+            program.save(str(Path(plain) / ONNX_NAME))
+            quantize_dynamic(
+                Path(plain) / ONNX_NAME,
+                folder / ONNX_NAME,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=["MatMul", "Gemm"],
+            )
 
 
 def _onnx_run(session: Any) -> Callable[[Sequence[Any]], Any]:
@@ -319,4 +374,4 @@ def _fit_to_export() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
-_CONVERTERS = {"torch": _by_torch, "compile": _by_compile, "onnx": _by_onnx, "openvino": _by_openvino}
+_CONVERTERS = {"torch": _by_torch, "compile": _by_compile, "openvino": _by_openvino}

@@ -19,17 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from anykey.encoder.backend_choice import choose
 from anykey.encoder.backends import (
     AUTO,
+    FIXED_SIZES,
     PLAIN,
+    UNFIT,
     Example,
     Run,
     Way,
     convert,
+    has_fixed_batches,
     require_examples,
+    unfit,
     usual,
     ways,
     weights_bytes,
@@ -42,6 +47,7 @@ from anykey.encoder.errors import (
     ItemTooLargeError,
     UnsupportedOptionError,
 )
+from anykey.encoder.exports import Exports
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.images import ImageLimits
 from anykey.encoder.item import Item, Modality
@@ -187,7 +193,8 @@ class Encoder(ABC):
         """Takes the networks of a family, in float32 on their device, and what each of them is fed with."""
         self._networks = nn.ModuleDict(networks).eval().requires_grad_(False)
         self._examples = examples
-        self._take(PLAIN, convert(self._networks, examples, PLAIN))
+        self._exports = Exports(self.fingerprint)
+        self._take(PLAIN, convert(self._networks, examples, PLAIN, self._exports))
 
     def _take(self, way: Way, runs: Mapping[str, Run]) -> None:
         self.backend, self.precision = way
@@ -206,9 +213,21 @@ class Encoder(ABC):
         """
         if way == PLAIN:
             return
-        self._take(way, convert(self._networks, self._examples, way))
+        self._take(way, convert(self._networks, self._examples, way, self._exports))
+        if way.backend == "compile":
+            self._compile_now(FIXED_SIZES if has_fixed_batches(way, self.device) else FIXED_SIZES[1:2])
         if way.backend in ("onnx", "openvino"):  # which have weights of their own
             self._networks.to("meta")
+
+    def _compile_now(self, sizes: Sequence[int]) -> None:
+        """Embeds a batch of each size, which compiles for it: not while somebody waits, and what cannot be is known."""
+        items = {Modality.TEXT: Item("a"), Modality.IMAGE: Item(images=(Image.new("RGB", (64, 64)),))}
+        try:
+            for size in sizes:
+                for modality in self.modalities & items.keys():
+                    self.encode([items[modality]] * size, batch_size=size)
+        except UNFIT as error:
+            raise unfit(Way(self.backend, self.precision), error) from error
 
     @contextmanager
     def tries(self, way: Way) -> Iterator[None]:
@@ -219,7 +238,7 @@ class Encoder(ABC):
         """
         require_examples(self._networks, self._examples, way)  # before gigabytes are copied
         plain = self._runs
-        self._take(way, convert(copy.deepcopy(self._networks), self._examples, way))
+        self._take(way, convert(copy.deepcopy(self._networks), self._examples, way, self._exports))
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import Tensor, nn
 
-from anykey.encoder.backends import Example
+from anykey.encoder.backends import Example, Way, has_fixed_batches
 from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.errors import CheckpointNotFoundError
 from anykey.encoder.fusion import Fusion, fuse
@@ -259,7 +259,7 @@ class TowerEncoder(Encoder):
 
     def _text_features(self, prepared: Sequence[PreparedItem], zeros_BD: Tensor, has_text_B: Tensor) -> Tensor:
         tokens_BT = torch.stack([item.tokens_T for item in prepared if item.tokens_T is not None])
-        if self._spares_padding:
+        if self._spares_padding and not has_fixed_batches(Way(self.backend, self.precision), self.device):
             tokens_BT = tokens_BT[:, : int(num_read(self.model, tokens_BT).max())]
         features_BD = self._runs["text"](self._on_device(tokens_BT))
         return zeros_BD.index_copy(0, has_text_B.nonzero().flatten(), features_BD)

@@ -28,6 +28,22 @@ def test_the_gpu_gives_the_cpus_vectors(tiny_checkpoint: Path, precision: str, t
     np.testing.assert_allclose(on_gpu, on_cpu, atol=tolerance)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2)])
+def test_kernels_compiled_for_a_few_sizes_give_the_cpus_vectors(
+    tiny_checkpoint: Path, precision: str, tolerance: float
+) -> None:
+    """Of batches of each size, of some between, and of more than the largest; none of them is compiled for anew."""
+    many = [ITEMS[number % len(ITEMS)] for number in range(70)]
+    on_cpu = Encoder.load(tiny_checkpoint, device="cpu").encode(many, batch_size=len(many))
+    encoder = Encoder.load(tiny_checkpoint, device="cuda", backend="compile", precision=precision)
+    num_compiled = sum(torch._dynamo.utils.counters["stats"].values())
+    for num in (1, 2, 8, 20, 64, 70):
+        on_gpu = encoder.encode(many[:num], batch_size=num)
+        np.testing.assert_allclose(on_gpu, on_cpu[:num], atol=tolerance)
+    assert sum(torch._dynamo.utils.counters["stats"].values()) == num_compiled
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 5e-2)])
 def test_a_model_of_sentence_transformers_gives_the_cpus_vectors(
     sentence_checkpoint: Path, precision: str, tolerance: float

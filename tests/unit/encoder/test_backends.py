@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from anykey.encoder import Encoder, EncoderError, Item, Role
 from anykey.encoder.backend_choice import Choice, choose, overlap
-from anykey.encoder.backends import PLAIN, Way, ways
+from anykey.encoder.backends import FIXED_SIZES, PLAIN, Way, in_fixed_batches, ways
 from anykey.encoder.errors import DeviceUnavailableError
 from tests.fakes import FakeEncoder, FakePrepared
+from tests.full_disk import no_file_beyond
 from tests.pictures import photo
 
 CPU = torch.device("cpu")
@@ -28,9 +29,22 @@ SAME = [  # float32 by another library, half of the bits, and a quarter of them
     (Way("torch", "bf16"), 0.999),
     (Way("torch", "int8"), 0.99),
     *(  # which take long to make
-        pytest.param(Way(backend, "fp32"), 0.99999, marks=pytest.mark.slow) for backend in ("openvino", "onnx")
+        pytest.param(way, least, marks=pytest.mark.slow)
+        for way, least in (
+            (Way("openvino", "fp32"), 0.99999),
+            (Way("openvino", "bf16"), 0.999),
+            (Way("onnx", "fp32"), 0.99999),
+            (Way("onnx", "int8"), 0.99),
+        )
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, which is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.mark.parametrize(("way", "least_cosine"), SAME, ids=lambda value: str(value))
@@ -48,6 +62,43 @@ def test_every_way_gives_float32s_vectors(
     for vectors_BD in (together_BD, alone_BD):
         np.testing.assert_allclose(np.linalg.norm(vectors_BD, axis=1), 1.0, atol=1e-6)
         assert (vectors_BD * plain_BD).sum(axis=1).min() > least_cosine
+
+
+@pytest.mark.slow
+def test_a_network_is_exported_once(tiny_checkpoint: Path, cache: Path) -> None:
+    way = Way("onnx", "int8")
+    first = Encoder.load(tiny_checkpoint, backend=way.backend, precision=way.precision)
+    written = {path: path.stat().st_mtime_ns for path in cache.rglob("network.onnx")}
+    assert len(written) == 2
+    again = Encoder.load(tiny_checkpoint, backend=way.backend, precision=way.precision)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("network.onnx")} == written
+    np.testing.assert_array_equal(again.encode(ITEMS), first.encode(ITEMS))
+    assert again.weights_bytes == first.weights_bytes > 0
+
+
+@pytest.mark.slow
+def test_a_way_for_whose_files_there_is_no_room_cannot_be_had(tiny_checkpoint: Path, tiny_encoder: Encoder) -> None:
+    with no_file_beyond(4096), pytest.raises(DeviceUnavailableError, match="cannot be computed in fp32 by onnx: "):
+        Encoder.load(tiny_checkpoint, backend="onnx", precision="fp32")
+
+
+def test_batches_of_any_size_are_computed_in_a_few_sizes() -> None:
+    """As on a GPU, where kernels are compiled for each of them."""
+    torch.manual_seed(0)
+    network, sizes = torch.nn.Bilinear(3, 4, 5), []
+
+    def run(left_B3: torch.Tensor, right_B4: torch.Tensor) -> torch.Tensor:
+        sizes.append((len(left_B3), len(right_B4)))
+        features_B5: torch.Tensor = network(left_B3, right_B4)
+        return features_B5
+
+    fixed = in_fixed_batches(run)
+    for num_rows in (1, 2, 8, 9, 33, 64, 65, 130):
+        inputs = torch.randn(num_rows, 3), torch.randn(num_rows, 4)
+        with torch.inference_mode():
+            torch.testing.assert_close(fixed(*inputs), network(*inputs))
+    assert {left for left, _ in sizes} == set(FIXED_SIZES)
+    assert all(left == right for left, right in sizes)
 
 
 @pytest.mark.slow
