@@ -19,7 +19,7 @@ from tests.guards.checkout import PACKAGES, ROOT, modules
 
 ALLOWED = {
     "program": (),
-    "sources": (),
+    "sources": ("program",),
     "encoder": ("program",),
     "benchmark": ("program", "sources"),
     "training": ("program", "encoder", "sources", "benchmark.metrics"),
