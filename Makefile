@@ -193,9 +193,13 @@ sbom: .venv-audit/.installed ## List what each image installs as a CycloneDX bil
 audit: .venv-audit/.installed ## Look up known vulnerabilities of all that the images install (asks the package registry)
 	for lock in cpu gpu train-cpu train-gpu; do .venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement "docker/locks/$$lock.txt"; done
 
-.venv-audit/.installed:
+.PHONY: secrets
+secrets: .venv-audit/.installed ## Look for keys and passwords in what is committed; those in .secrets.baseline are examples
+	git ls-files -z -- . ':!docker/locks' ':!docs/results' ':!tests/data' ':!tests/contract/openapi.json' | xargs -0 .venv-audit/bin/detect-secrets-hook --baseline .secrets.baseline
+
+.venv-audit/.installed: Makefile
 	$(call quote,$(PYTHON)) -m venv .venv-audit
-	PYTHONWARNINGS=ignore .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 kubernetes-validate==1.37.0 pip-audit==2.10.1
+	PYTHONWARNINGS=ignore .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 detect-secrets==1.5.0 kubernetes-validate==1.37.0 pip-audit==2.10.1
 	touch $@
 
 .PHONY: study

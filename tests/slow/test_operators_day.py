@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_checkpoint(folder / f"runs-{release}", seed=release)
         rows = [json.dumps({"key": f"{release}-{n}", "text": f"text number {n}"}) for n in range(NUM_KEYS)]
         (folder / f"corpus-{release}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-        made = f"--checkpoint runs-{release}/tiny --output index-{release} --device cpu"
+        made = f"--checkpoint runs-{release}/tiny --output index-{release} --device cpu --backend torch"
         command(folder, f"anykey-index build --corpus corpus-{release}.jsonl {made}")
         published = f"--checkpoint runs-{release}/tiny --index index-{release} --releases releases"
         command(folder, f"anykey-index release {published}")
