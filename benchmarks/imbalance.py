@@ -179,6 +179,7 @@ class Bench:
             "data": [str(names[source]) for source in names],
             "data_weights": [weights[source] for source in names],
             "loss": variant.loss,
+            "clip_weight": 0.0,
             "num_epochs": self._arguments.steps / (variant.num_drawn() // batch),
         }
         return self._train(f"{variant.name}/seed-{seed}", seed, values)

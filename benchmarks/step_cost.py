@@ -40,7 +40,7 @@ def measure(checkout: Path, shard: Path, output: Path) -> float:
     num_epochs = (WARMUP_STEPS + STEPS) / BATCHES
     clock = [str(source), f"{module}.__main__", str(WARMUP_STEPS), str(WARMUP_STEPS + STEPS)]
     flags = ["--data", str(shard), "--output", str(output), "--architecture", "anykey-tiny", "--device", "cpu"]
-    flags += ["--batch-size", str(BATCH_SIZE), "--num-epochs", str(num_epochs)]
+    flags += ["--batch-size", str(BATCH_SIZE), "--num-epochs", str(num_epochs), "--loss", "pairwise"]  # alike in both
     command = [sys.executable, "-c", PROGRAM, *clock, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=output.parent, capture_output=True, text=True, check=False)

@@ -115,7 +115,18 @@ def run_anykey(plan: Plan, place: Path, captions: Captions, shard: Path) -> Run:
     """One run of our trainer."""
     flags = ["--data", str(shard), "--output", str(place / "run"), "--architecture", plan.architecture]
     flags += ["--batch-size", str(plan.batch_size), "--num-epochs", str(plan.num_steps / BATCHES)]
-    flags += ["--precision", plan.precision, "--device", plan.device, "--learning-rate", "1e-5", "--loss", "gcl"]
+    flags += [
+        "--precision",
+        plan.precision,
+        "--device",
+        plan.device,
+        "--learning-rate",
+        "1e-5",
+        "--loss",
+        "gcl",
+        "--clip-weight",
+        "0",
+    ]
     flags += ["--val-every-epochs", "100000"]
     report, load = _run(plan, place, "anykey", flags)
     rate = plan.steps * plan.batch_size / report["seconds"]

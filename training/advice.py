@@ -20,6 +20,9 @@ KEPT_SHARE = 0.8
 # Below this share of pairs among the rows, drawing them more often wins: .02 in the mixed pool at 1 in 21, .01 at 1 in
 # 6 (docs/results/imbalance.md).
 FEW_PAIRS_SHARE = 0.2
+# Below this temperature the modalities lie apart after CLIP's loss, and even GCL does better at 0.05
+# (docs/results/gcl-sum-study.md).
+COLD = 0.03
 # Losses whose denominators never hold candidates of two modalities: what leaves M at .27 to .36 (the same pages).
 BLIND_LOSSES = (Loss.CLIP, Loss.PAIRWISE)
 
@@ -59,6 +62,7 @@ class Outcome:
         scores: Of every measurement, by step, the start's at 0; empty without held-out pairs.
         best_step: Where the best was measured.
         reach: How far other held-out pairs may have moved the best M: half its 95 % interval.
+        temperature: At the last step that was logged.
     """
 
     loss: Loss
@@ -69,6 +73,7 @@ class Outcome:
     scores: Mapping[int, Scores]
     best_step: int
     reach: float
+    temperature: float
 
     @property
     def start(self) -> Scores:
@@ -111,6 +116,7 @@ def outcome_of(settings: TrainSettings, data: RunData, best: Mapping[str, Any], 
         scores=_scores(history),
         best_step=best["step"],
         reach=(best[HIGH_END] - best[LOW_END]) / 2 if HIGH_END in best else 0.0,
+        temperature=float(history["train/temperature"][1][-1]) if "train/temperature" in history else 1.0,
     )
 
 
@@ -170,7 +176,25 @@ def _ranks_by_modality(run: Outcome) -> str:
         told += f" An index with --calibrate modality-mean finds {run.best.calibrated_mixed:.3f}."
     if run.loss in BLIND_LOSSES:
         told += " --loss gcl, from best on, compares the modalities, which this loss never does."
-    return told
+    return told + _warmer(run)
+
+
+def _centring_helps(run: Outcome) -> str:
+    return (
+        f"An index with --calibrate modality-mean finds {run.best.calibrated_mixed:.3f} instead of "
+        f"{run.best.mixed:.3f} in a mixed pool, and {run.best.calibrated_local:.3f} instead of {run.best.local:.3f} in "
+        f"pools of one modality.{_warmer(run)}"
+    )
+
+
+def _warmer(run: Outcome) -> str:
+    """What else brings the modalities together, where the run was cold."""
+    if run.temperature >= COLD:
+        return ""
+    return (
+        f" The temperature ended at {run.temperature:.3f}: --temperature 0.05 --no-learn-temperature brings the "
+        "modalities nearer to each other with any loss."
+    )
 
 
 RULES = (
@@ -213,11 +237,7 @@ RULES = (
     Rule(
         "centring helps",
         lambda run: run.best.calibrated_mixed > run.best.mixed + run.reach,
-        lambda run: (
-            f"An index with --calibrate modality-mean finds {run.best.calibrated_mixed:.3f} instead of "
-            f"{run.best.mixed:.3f} in a mixed pool, and {run.best.calibrated_local:.3f} instead of "
-            f"{run.best.local:.3f} in pools of one modality."
-        ),
+        _centring_helps,
     ),
     Rule(
         "few rows are pairs",

@@ -201,7 +201,7 @@ def _terms(settings: LossSettings, has_queries: bool) -> Terms:
 def _added_terms(settings: LossSettings, has_queries: bool) -> list[tuple[float, Terms]]:
     """The contrastive losses that are added, with their weights."""
     pairwise = Terms(_weights(settings, has_queries), Reading.R5)
-    terms = [(settings.clip_weight, _CLIP), (settings.pairwise_weight, pairwise)]
+    terms = [(settings.clip, _CLIP), (settings.pairwise_weight, pairwise)]
     return [(weight, added) for weight, added in terms if weight]
 
 

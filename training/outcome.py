@@ -79,7 +79,7 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
 def _weights(settings: LossSettings) -> dict[str, float]:
     """What is added to the loss, with its weight in force."""
     return {
-        "clip_weight": settings.clip_weight,
+        "clip_weight": settings.clip,
         "pairwise_weight": settings.pairwise_weight,
         "separation_weight": settings.separation,
         "covariance_weight": settings.covariance_weight,

@@ -314,9 +314,10 @@ def run_digest(settings: TrainSettings) -> str:
     Raises:
         SourceError: the data named are not there.
     """
+    values = {**settings.model_dump(mode="json"), "clip_weight": settings.clip}
     relevant = {
         name: _FORMER_DEFAULTS.get(name) if value is None else value
-        for name, value in settings.model_dump(mode="json").items()
+        for name, value in values.items()
         if name not in _IRRELEVANT and (name not in _LATER or value != _LATER[name])
     }
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())

@@ -162,7 +162,8 @@ class ModelSettings(_Group):
         None,
         gt=0.001,
         le=1.0,
-        description="softmax temperature at the start; default: the model's own (if new 0.07, of family fusion 0.02)",
+        description="softmax temperature at the start; default: the model's own (if new 0.07, of family fusion 0.02), "
+        "and at least 0.05 where loss gcl fine-tunes",
     )
 
     @model_validator(mode="after")
@@ -209,8 +210,12 @@ class LossSettings(_Group):
     positives: Positives = Field(
         Positives.OWN, description="positives beside a pair's own: of pairs with the same image, or the same caption"
     )
-    clip_weight: float = Field(
-        0.0, ge=0, le=100, description="adds this many times CLIP's loss (image to text and text to image)"
+    clip_weight: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="adds this many times CLIP's loss (image to text and text to image); default: 3 with loss gcl, "
+        "else 0",
     )
     pairwise_weight: float = Field(
         0.0, ge=0, le=100, description="adds this many times the pairwise loss, with --pair-weights"
@@ -267,6 +272,13 @@ class LossSettings(_Group):
         if self.reading is Reading.R4 and any(a == b and weight for (a, b), weight in weights.items()):
             raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")
         return self
+
+    @property
+    def clip(self) -> float:
+        """Weight of CLIP's loss that is in force beside the loss itself."""
+        if self.clip_weight is None:
+            return 3.0 if self.loss is Loss.GCL else 0.0
+        return self.clip_weight
 
     @property
     def separation(self) -> float:

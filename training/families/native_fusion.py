@@ -207,9 +207,6 @@ def open_fusion(settings: ModelSettings, device: torch.device, dtype: torch.dtyp
     """
     _refuse_settings_of_towers(settings)
     checkpoint = _new(settings, seed) if settings.start is None else read_start(settings.start)
-    if settings.temperature is not None:
-        with torch.no_grad():
-            checkpoint.network.log_scale.fill_(-torch.tensor(settings.temperature).log())
     is_pretrained = settings.start is not None or settings.image_weights is not None
     return NativeFusion(checkpoint, device, dtype, settings.batch_norm, is_pretrained, settings.max_text_tokens)
 

@@ -1,5 +1,6 @@
 """Opens the model that a run starts from, or that a run has left, as whichever family it is of."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -8,14 +9,20 @@ from anykey.encoder.description import MANIFEST_NAME
 from anykey.encoder.fusion import Fusion
 from anykey.encoder.model import FUSION, SENTENCE_TRANSFORMERS, TOWERS, family_of
 from anykey.encoder.towers.checkpoint import CONFIG_NAME
+from anykey.training.choices import Loss
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.families.towers import Towers, open_start, read_start
 from anykey.training.family import Family
 from anykey.training.settings import ModelSettings, TrainSettings
 
+WARM = 0.05
+
 
 def open_family(settings: TrainSettings, device: torch.device, dtype: torch.dtype | None) -> Family:
     """The model that a run trains: an encoder to fine-tune, or a new one; nothing of it is locked yet.
+
+    GCL begins at a temperature of `WARM` or more, unless the settings say otherwise: at CLIP's own, which is colder,
+    what it trains ranks a mixed pool worse, and pools of one modality no better (docs/results/gcl-sum-study.md).
 
     Args:
         settings: Where it starts; new weights depend on the seed.
@@ -27,6 +34,18 @@ def open_family(settings: TrainSettings, device: torch.device, dtype: torch.dtyp
         InvalidRecipeError: the start is of another family than asked for, or a setting is of another family; image
             weights for an architecture without a timm trunk.
     """
+    family = _open(settings, device, dtype)
+    temperature = settings.temperature
+    is_cold = math.exp(-family.log_scale.item()) < WARM
+    if temperature is None and is_cold and settings.start is not None and settings.loss is Loss.GCL:
+        temperature = WARM
+    if temperature is not None:
+        with torch.no_grad():
+            family.log_scale.fill_(-math.log(temperature))
+    return family
+
+
+def _open(settings: TrainSettings, device: torch.device, dtype: torch.dtype | None) -> Family:
     if _family(settings) == FUSION:
         from anykey.training.families.native_fusion import open_fusion
 

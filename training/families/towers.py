@@ -62,19 +62,13 @@ def open_start(settings: ModelSettings, seed: int = 0) -> Start:
         InvalidRecipeError: image weights for an architecture without a timm trunk.
     """
     if settings.start is not None:
-        start = read_start(settings.start, settings.fusion, settings.stretch_positions)
-    else:
-        architecture = _configure(settings)
-        torch.manual_seed(seed)
-        model = build(architecture)
-        if settings.image_weights is not None:
-            _load_trunk(model, architecture, settings)
-        fusion = settings.fusion or Fusion.RAW
-        start = Start(architecture, model, fusion, settings.image_weights is not None, {})
-    if settings.temperature is not None:
-        with torch.no_grad():
-            start.model.logit_scale.fill_(-torch.tensor(settings.temperature).log())  # type: ignore[operator]
-    return start
+        return read_start(settings.start, settings.fusion, settings.stretch_positions)
+    architecture = _configure(settings)
+    torch.manual_seed(seed)
+    model = build(architecture)
+    if settings.image_weights is not None:
+        _load_trunk(model, architecture, settings)
+    return Start(architecture, model, settings.fusion or Fusion.RAW, settings.image_weights is not None, {})
 
 
 def read_start(source: str | Path, fusion: Fusion | None = None, stretch_positions: bool = False) -> Start:

@@ -1,6 +1,6 @@
 """A study's pictures, as PNG; colours of Okabe and Ito, told apart by the colour-blind, and never by colour alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from anykey.training.report.projection import Plane
-from anykey.training.study.measures import GR_CLIP, PLAIN
+from anykey.training.study.evaluation import Trial
+from anykey.training.study.measures import GR_CLIP, PLAIN, POOLS
 from anykey.training.study.results import Results
 from anykey.training.study.settings import StudyFusion
 from anykey.training.validation import MODALITIES, HeldOut
@@ -60,6 +61,28 @@ def plot_front(results: Results, path: Path) -> None:
         axis.set(title=f"{fusion} fusion", xlabel="local pools, success@10")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="mixed pool, success@10")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_search(trials: Sequence[Trial], setting: str, path: Path) -> None:
+    """Success@10 on the validation pairs by a setting of the search: each variant's best over the other settings."""
+    values = list(dict.fromkeys(trial.run.point[setting] for trial in trials))
+    figure = Figure(figsize=(5.2 * len(POOLS) + 1.2, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(POOLS), squeeze=False)[0]
+    for place, variant in enumerate(dict.fromkeys(trial.run.variant for trial in trials)):
+        of_variant = [trial for trial in trials if trial.run.variant == variant]
+        best = [
+            max((t for t in of_variant if t.run.point[setting] == value), key=lambda t: t.value) for value in values
+        ]
+        style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+        for axis, pool in zip(axes, POOLS, strict=True):
+            axis.plot([trial.scores[pool] for trial in best], label=variant, alpha=0.8, **style)
+    for axis, pool in zip(axes, POOLS, strict=True):
+        axis.set(title=f"{pool} pool{'s' * (pool == 'local')}", xlabel=setting.replace("_", " "))
+        axis.set_xticks(range(len(values)), [str(value) for value in values])
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="success@10, validation pairs")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=_DPI)
 

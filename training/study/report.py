@@ -19,14 +19,14 @@ from anykey.training.study import tables
 from anykey.training.study.evaluation import Evaluator, Trial, choose
 from anykey.training.study.measures import CENTRINGS, GR_CLIP, OWN_MEANS, PLAIN, POOLS
 from anykey.training.study.plan import Run
-from anykey.training.study.plots import plot_bars, plot_front, plot_gap, plot_spaces
+from anykey.training.study.plots import plot_bars, plot_front, plot_gap, plot_search, plot_spaces
 from anykey.training.study.results import Results
 from anykey.training.study.settings import START, StudySettings, Variant
 from anykey.training.validation import COMBINATIONS
 
 PAGE, FULL_PAGE, NUMBERS = "gcl-study.md", "gcl-study-full.md", "gcl-study.json"
 BARS, GAP, SPACES = "gcl-study-pools.png", "gcl-study-gap.png", "gcl-study-spaces.png"
-FRONT = "gcl-study-front.png"
+FRONT, SEARCH = "gcl-study-front.png", "gcl-study-search.png"
 
 _COMBINATIONS = ", ".join(f"`{name}`" for name in COMBINATIONS)
 _CENTRING_NAMES = {
@@ -64,6 +64,8 @@ def write_report(
     tried = [{"variant": trial.run.variant, **trial.run.point, **trial.scores} for trial in trials]
     numbers = {**facts, "search": tried, "leads": _leads(settings, results), "rows": rows}
     (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
+    if trials:
+        plot_search(trials, next(iter(settings.search)), folder / SEARCH)
     plot_front(results, folder / FRONT)
     plot_bars(results, folder / BARS)
     plot_gap(results, folder / GAP)
@@ -96,6 +98,7 @@ def _page(settings: StudySettings, facts: dict[str, Any], results: Results, tria
             "run with, by the mean of the two:\n"
         )
         yield tables.search(trials, choose(trials))
+        yield f"![What the search found, by {next(iter(settings.search)).replace('_', ' ')}]({SEARCH})\n"
     yield f"![Success@10 in local pools against the mixed pool]({FRONT})\n"
     yield f"![Success@10 by loss, in local pools and in the mixed pool]({BARS})\n"
     yield f"![Centroid gap against success@10 in the mixed pool]({GAP})\n"

@@ -30,7 +30,7 @@ def outcome(study: str, variant: str, **changes: Any) -> Outcome:
     """A run from the study's start to a variant, as if it had been measured twice."""
     scores = {0: measured(study, "start"), 138: measured(study, variant)}
     loss = Loss(variant) if variant in list(Loss) else Loss.GCL
-    return replace(Outcome(loss, True, 6000, 0, False, scores, 138, REACH), **changes)
+    return replace(Outcome(loss, True, 6000, 0, False, scores, 138, REACH, 0.01), **changes)
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,10 @@ def features(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(batch: Batch, features: tuple[Tensor, Tensor], has_queries: bool = True, **changes: Any) -> Tensor:
+    """The loss of a batch; GCL alone where no other term is asked for."""
     towers = make_towers()
-    objective = Objective(make_settings(Path("-"), Path("-"), **changes), towers.log_scale, towers.bias, has_queries)
+    settings = make_settings(Path("-"), Path("-"), **{"clip_weight": 0.0, **changes})
+    objective = Objective(settings, towers.log_scale, towers.bias, has_queries)
     counted = objective.counted(batch)
     loss: Tensor = objective(towers.rows(features, counted), counted, Processes())
     return loss
@@ -139,7 +141,7 @@ def test_one_temperature_a_pair_starts_as_the_models_and_learns_apart(
     settings = make_settings(Path("-"), Path("-"), temperature_per_pair=True)
     objective = Objective(settings, towers.log_scale, towers.bias, True)
     loss = objective(towers.rows(features, batch), batch, Processes())
-    torch.testing.assert_close(loss, loss_of(batch, features))
+    torch.testing.assert_close(loss, loss_of(batch, features, clip_weight=None))
     loss.backward()
     assert objective.log_scales is not None
     assert objective.log_scales.grad is not None
@@ -210,6 +212,8 @@ def test_a_sum_is_the_sum_of_its_terms(batch: Batch, features: tuple[Tensor, Ten
         alone = loss_of(batch, features, loss=loss)
         expected = alone + 3 * parts["clip"] + 0.5 * parts["pairwise"] + 0.25 * separation + 100 * covariance
         torch.testing.assert_close(loss_of(batch, features, loss=loss, **weights), expected)
+        default = loss_of(batch, features, loss=loss, clip_weight=None)
+        torch.testing.assert_close(default, alone + 3 * parts["clip"] if loss == "gcl" else alone)
     assert all(part > 0.01 for part in (*parts.values(), separation, 100 * covariance))
 
 
@@ -219,7 +223,7 @@ def test_one_temperature_a_modality_is_the_mean_of_two(batch: Batch, features: t
     settings = make_settings(Path("-"), Path("-"), temperature_per_modality=True)
     objective = Objective(settings, towers.log_scale, towers.bias, True)
     loss = objective(towers.rows(features, batch), batch, Processes())
-    torch.testing.assert_close(loss, loss_of(batch, features))
+    torch.testing.assert_close(loss, loss_of(batch, features, clip_weight=None))
     loss.backward()
     assert objective.log_scales is not None
     assert objective.log_scales.grad is not None

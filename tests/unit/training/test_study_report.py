@@ -162,6 +162,13 @@ def test_a_search_chooses_by_the_validation_pairs_alone(study: StudySettings, tm
     assert choose(trials) == {"clip": best.run.point}
     text = " / ".join(f"{score:.3f}" for score in best.scores.values())
     assert f"**{text}**" in search(trials, choose(trials))
+    assert command.run(settings) == 0
+    page = (tmp_path / "out/report/gcl-study.md").read_text()
+    assert search(trials, choose(trials)) in page
+    for name in re.findall(r"\((gcl-study-\w+\.png)\)", page):
+        with Image.open(tmp_path / "out/report" / name) as picture:
+            assert min(picture.size) > 300, name
+    assert "gcl-study-search.png" in page
 
 
 def test_a_measurement_is_kept_until_the_weights_change(study: StudySettings) -> None:

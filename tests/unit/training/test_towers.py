@@ -1,7 +1,9 @@
 """Locking locks, batch normalisation keeps its statistics where it should, and a pretrained trunk is whole."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -14,10 +16,11 @@ from anykey.encoder.fusion import Fusion
 from anykey.encoder.padding import Padding
 from anykey.encoder.towers.architecture import preprocessing, read_architecture
 from anykey.training.errors import InvalidRecipeError
+from anykey.training.families.opening import open_family
 from anykey.training.families.towers import Towers, open_start
 from anykey.training.settings import TrainSettings
 from tests.networks import TEXT, build_seeded, small_architecture
-from tests.training_runs import image_features, make_settings, make_towers, weights_of
+from tests.training_runs import CPU, image_features, make_settings, make_towers, weights_of
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "flickr8k-mobilenetv1.json"
 
@@ -195,15 +198,33 @@ def test_a_start_is_seeded(tmp_path: Path) -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("own", "changes", "expected"),
+    [
+        (0.01, {}, 0.05),
+        (0.07, {}, 0.07),
+        (0.01, {"temperature": 0.02}, 0.02),
+        (0.01, {"loss": "clip"}, 0.01),
+    ],
+)
+def test_gcl_begins_no_colder_than_it_should(
+    tmp_path: Path, own: float, changes: dict[str, Any], expected: float
+) -> None:
+    start = open_start(make_settings(tmp_path, tmp_path))
+    start.model.logit_scale.data.fill_(-math.log(own))
+    Towers(start, CPU).save(tmp_path / "start", start.model.state_dict(), {})
+    family = open_family(make_settings(tmp_path, tmp_path, start=str(tmp_path / "start"), **changes), CPU, None)
+    assert math.exp(-family.log_scale.item()) == pytest.approx(expected)
+
+
 def test_fine_tuning_starts_from_the_checkpoint(tmp_path: Path, tiny_checkpoint: Path, tiny_encoder: object) -> None:
-    start = open_start(make_settings(tmp_path, tmp_path, start=str(tiny_checkpoint), temperature=0.02))
+    start = open_start(make_settings(tmp_path, tmp_path, start=str(tiny_checkpoint)))
     assert start.is_pretrained
     assert start.fusion is Fusion.RAW
     assert start.provenance["start_fingerprint"] == tiny_encoder.fingerprint
-    assert start.model.logit_scale.exp().item() == pytest.approx(50.0)
     expected = tiny_encoder.model.state_dict()
     found = start.model.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected if name != "logit_scale")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
