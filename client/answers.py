@@ -129,6 +129,7 @@ class FieldsPage(Answer):
     num_keys: int
     index_version: str | None = None
     index_seq: int | None = None
+    notes: list[str] = Field(default_factory=list)
 
 
 class SearchAnswer(Answer):
@@ -197,6 +198,7 @@ class KeysPage(Answer):
 
     keys: list[StoredKey]
     cursor: str | None
+    notes: list[str] = Field(default_factory=list)
 
 
 class KeyOutcome(Answer):
@@ -239,12 +241,14 @@ class Deleted(Answer):
     dry_run: bool
     seq: int | None
     release: str | None = None
+    notes: list[str] = Field(default_factory=list)
 
 
 class Count(Answer):
     """How many keys are in a scope."""
 
     num_keys: int
+    notes: list[str] = Field(default_factory=list)
 
 
 class ItemVector(Answer):

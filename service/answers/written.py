@@ -97,7 +97,9 @@ def with_hits(answer: SearchResponse, hits: bytes, facets: bytes) -> tuple[bytes
     return b'{"hits":[', hits, b'],"facets":', facets, rest[len(NOTHING) :]
 
 
-def write_fields(page: FieldsPage, cursor: str | None, version: str | None, seq: int | None) -> bytes:
+def write_fields(
+    page: FieldsPage, cursor: str | None, version: str | None, seq: int | None, notes: Sequence[str]
+) -> bytes:
     """Fields of a list as JSON.
 
     Args:
@@ -105,10 +107,11 @@ def write_fields(page: FieldsPage, cursor: str | None, version: str | None, seq:
         cursor: What gives the next ones.
         version: The index version that they are of.
         seq: Number of the last change that is in them.
+        notes: What whoever asked should know of the scope.
     """
     fields = [_wire_field(facts) for facts in page.fields]
     answer = {"fields": fields, "cursor": cursor, "num_keys": page.num_keys}
-    return write_json({**answer, "index_version": version, "index_seq": seq})
+    return write_json({**answer, "index_version": version, "index_seq": seq, "notes": list(notes)})
 
 
 def write_json(value: Any) -> bytes:
@@ -136,16 +139,18 @@ def write_key(prefix: str, stored: StoredKey) -> bytes:
     return answer.model_dump_json(exclude=left_out).encode()
 
 
-def write_keys(prefix: str, page: Sequence[StoredKey], cursor: str | None) -> bytes:
+def write_keys(prefix: str, page: Sequence[StoredKey], cursor: str | None, notes: Sequence[str]) -> bytes:
     """Keys of a list as JSON, each written on its own.
 
     Args:
         prefix: What a proxy put before the service's addresses.
         page: The keys.
         cursor: What gives the next ones.
+        notes: What whoever asked should know of the scope.
     """
     keys = b",".join(write_key(prefix, stored) for stored in page)
-    return b'{"keys":[' + keys + b'],"cursor":' + json.dumps(cursor).encode() + b"}"
+    rest = write_json({"cursor": cursor, "notes": list(notes)})
+    return b'{"keys":[' + keys + b"]," + rest[1:]
 
 
 def _wire_facet(counts: FacetCounts) -> dict[str, Any]:

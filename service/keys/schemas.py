@@ -17,6 +17,13 @@ IF_SEQ = (
 )
 MANY_FIELDS = frozenset({"keys", "atomic"})
 
+ScopeNotes = Annotated[
+    list[str],
+    Field(
+        description="Sentences for people: what whoever asked should know, such as which field of a filter no key has."
+    ),
+]
+
 
 class KeyResponse(BaseModel):
     """One key of the corpus."""
@@ -68,6 +75,7 @@ class FieldsResponse(BaseModel):
     num_keys: int = Field(description="Keys of the scope.")
     index_version: str | None = Field(description="The index version that answered.")
     index_seq: int | None = Field(description="Number of the last change of the index that is in the answer.")
+    notes: ScopeNotes
 
 
 class NewKeyFields(BaseModel):
@@ -230,12 +238,14 @@ class DeletedResponse(BaseModel):
     release: str | None = Field(
         None, description="The release whose index was changed, and no other; null where there are no releases."
     )
+    notes: ScopeNotes
 
 
 class CountResponse(BaseModel):
     """How many keys are in a scope."""
 
     num_keys: int
+    notes: ScopeNotes
 
 
 class KeysResponse(BaseModel):
@@ -243,6 +253,7 @@ class KeysResponse(BaseModel):
 
     keys: list[KeyResponse]
     cursor: str | None = Field(description="Gives the keys behind these; null where there are none.")
+    notes: ScopeNotes
 
 
 class StreamedOutcome(KeyOutcome):

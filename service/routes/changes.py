@@ -156,10 +156,17 @@ async def delete_keys(request: Request) -> Response:
     parts = parts_of(request)
     async with _body(request, partial(deletion_from_json, limits=lifecycle_of(request).limits)) as wanted:
         asked = None if wanted.dry_run else _request_key(request, "POST /keys/delete", wanted.digest)
+        notes = await parts.lookups.notes(wanted.scope)  # before: a field may go with the last key that had it
         applied = await within(_deadline_s(request), parts.storer.delete(wanted, asked), "deletion")
     note(request, num_deleted=applied.num_deleted)
     release = None if wanted.dry_run else parts.storer.release
-    answer = DeletedResponse(num_deleted=applied.num_deleted, dry_run=wanted.dry_run, seq=applied.seq, release=release)
+    answer = DeletedResponse(
+        num_deleted=applied.num_deleted,
+        dry_run=wanted.dry_run,
+        seq=applied.seq,
+        release=release,
+        notes=[] if applied.is_repeat else notes,
+    )
     return _answered(answer.model_dump_json(), applied.is_repeat)
 
 

@@ -44,10 +44,11 @@ async def list_fields(
         raise InvalidRequestError(f"limit must be a whole number from 1 to {MAX_FIELDS}, got {limit}")
     scope = scope_of_parameters(modalities, pool, filter, limits)
     after = None if cursor is None else _field_in(cursor)
+    notes = await parts.lookups.notes(scope)
 
     def write(page: FieldsPage, moment: Moment) -> bytes:
         following = None if page.last is None else cursor_of(field_of_path(page.last))
-        return write_fields(page, following, moment.version, moment.seq)
+        return write_fields(page, following, moment.version, moment.seq, notes)
 
     return WrittenAnswer([await parts.lookups.fields(after, limit, scope, write)])
 

@@ -128,10 +128,11 @@ async def list_keys(
         raise InvalidRequestError(f"limit must be a whole number from 1 to {limits.max_keys}, got {limit}")
     scope = scope_of_parameters(modalities, pool, filter, limits)
     after = None if cursor is None else name_in(cursor)
+    notes = await parts.lookups.notes(scope)
 
     def write(page: list[StoredKey]) -> bytes:
         shown = page[:limit]
-        return write_keys(prefix_of(request), shown, cursor_of(shown[-1].key) if len(page) > limit else None)
+        return write_keys(prefix_of(request), shown, cursor_of(shown[-1].key) if len(page) > limit else None, notes)
 
     written = await parts.lookups.page(after, limit + 1, scope, write)
     return WrittenAnswer([written])
@@ -155,8 +156,8 @@ async def count_keys(request: Request) -> Response:
         body = await within(lifecycle.settings.body_deadline_ms / 1000, arriving, "whole body")
         is_parsed_here = is_quick(body, request.headers)
         scope = parse(body, take) if is_parsed_here else await parts.body_threads.run(parse, body, take)
-        num_keys = await parts.lookups.count(scope)
-    return Response(CountResponse(num_keys=num_keys).model_dump_json(), media_type="application/json")
+        answer = CountResponse(num_keys=await parts.lookups.count(scope), notes=await parts.lookups.notes(scope))
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def scope_of_parameters(modalities: str | None, pool: str | None, filter: str | None, limits: Limits) -> Scope:

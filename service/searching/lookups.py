@@ -34,7 +34,7 @@ from anykey.service.errors import (
 from anykey.service.indexes.watch import IndexWatch
 from anykey.service.logs import LogEvent
 from anykey.service.requests.deadline import late, within
-from anykey.service.searching.searcher import SearchableIndex
+from anykey.service.searching.searcher import SearchableIndex, notes_of_filter, unknown_fields
 from anykey.service.searching.thumbnails import MEDIA_TYPE, Thumbnails
 
 T = TypeVar("T")
@@ -133,6 +133,17 @@ class Lookups:
     async def count(self, scope: Scope) -> int:
         """Number of keys in a scope; raises as `page`."""
         return await self._in_scope(lambda until: self._index.count(scope, deadline=until))
+
+    async def notes(self, scope: Scope) -> list[str]:
+        """What whoever names a scope should know of it: fields of its filter that no key has; raises as `page`."""
+        if scope.condition is None:
+            return []
+
+        def look(until: Deadline) -> list[str]:
+            with self._index.moment(deadline=until) as moment:
+                return notes_of_filter(unknown_fields(moment, scope))
+
+        return await self._in_scope(look)
 
     async def fields(self, after: Path | None, limit: int, scope: Scope, write: Callable[[FieldsPage, Moment], T]) -> T:
         """The fields that the keys of a scope have.

@@ -378,7 +378,7 @@ class IndexSearcher:
                 facets = moment.facets(kind.facets, kind.scope) if kind.facets else ()
                 selected = _select_all(moment, kind, sought)
                 moment.keep(is_asked_for=kind.snapshot is not None or kind.wanted.offset is not None)
-                unknown = _unknown_fields(moment, kind.scope)
+                unknown = unknown_fields(moment, kind.scope)
                 how = HowFound(facts, began_s, time.monotonic() - began_s)
                 of_moment = (unknown, moment.version, moment.seq, moment.snapshot, len(sought), moment.identity, how)
                 return [Found(each, *of_moment, facets) for each in selected]
@@ -438,7 +438,7 @@ def _select_all(moment: Moment, kind: SearchKind, sought: Sequence[_Sought]) -> 
     ]
 
 
-def _unknown_fields(moment: Moment, scope: Scope) -> tuple[Path, ...]:
+def unknown_fields(moment: Moment, scope: Scope) -> tuple[Path, ...]:
     """Fields of a scope's filter that no key has a value at, of the first few: a name may be misspelled."""
     paths = [] if scope.condition is None else paths_in(scope.condition)[:MOST_FIELDS_LOOKED_UP]
     return tuple(path for path in paths if not moment.has_field(path))
@@ -447,8 +447,16 @@ def _unknown_fields(moment: Moment, scope: Scope) -> tuple[Path, ...]:
 def notes_of_fields(found: Found) -> list[str]:
     """What whoever asked should know of fields that no key has."""
     facets = dict.fromkeys(counts.facet.path for counts in found.facets if not counts.is_known)
-    asked = [("filter", path) for path in found.unknown_fields] + [("facets", path) for path in facets]
-    return [f"{where}: no key has a value at {field_of_path(path)[:MOST_SHOWN_CHARS]!a}" for where, path in asked]
+    return notes_of_filter(found.unknown_fields) + [_note_of_field("facets", path) for path in facets]
+
+
+def notes_of_filter(unknown: Sequence[Path]) -> list[str]:
+    """What whoever gave a filter should know of its fields that no key has."""
+    return [_note_of_field("filter", path) for path in unknown]
+
+
+def _note_of_field(where: str, path: Path) -> str:
+    return f"{where}: no key has a value at {field_of_path(path)[:MOST_SHOWN_CHARS]!a}"
 
 
 def _centred_terms(moment: Moment, sought: _Sought) -> tuple[Vector | None, NDArray[np.float64]]:
