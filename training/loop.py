@@ -88,7 +88,8 @@ class Loop:
         self._num_steps = max(1, round(settings.num_epochs * len(self._draws)))
         self._val_steps = max(1, round(settings.val_every_epochs * len(self._draws)))
         has_queries = bool(data.train.has_query_P.any())
-        objective = Objective(settings, family.log_scale, family.bias, has_queries, data.meanings_SW)
+        fusion = family.description.fusion
+        objective = Objective(settings, family.log_scale, family.bias, has_queries, data.meanings_SW, fusion)
         self._stepper = Stepper(
             settings,
             family,

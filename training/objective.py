@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from anykey.encoder.fusion import Fusion
 from anykey.training.batches import Batch
 from anykey.training.choices import Loss, parse_pair_weights
 from anykey.training.distributed import Processes, gather
@@ -52,6 +53,7 @@ class Objective(nn.Module):
         bias: nn.Parameter | None,
         has_queries: bool,
         meanings_SW: Tensor | None = None,
+        fusion: str = Fusion.RAW,
     ) -> None:
         """Sets it up.
 
@@ -61,13 +63,14 @@ class Objective(nn.Module):
             bias: The model's bias for the sigmoid loss, if it has one.
             has_queries: Whether pairs have queries of their own, which may be of their item's modality.
             meanings_SW: What the table's texts mean; without them the separation goes by the words they share.
+            fusion: How the model makes one vector of an image and a text.
         """
         super().__init__()
         self._settings = settings
         self._meanings_SW = meanings_SW
         self._of_model = (log_scale, bias)  # in a tuple: the model owns its parameters
         self._terms = _terms(settings, has_queries)
-        self._added = _added_terms(settings, has_queries)
+        self._added = _added_terms(settings, has_queries, fusion)
         self.log_scales: nn.Parameter | None = None
         self.own_bias: nn.Parameter | None = None
         self._highest = max(MAX_LOGIT_SCALE, float(log_scale.detach()))
@@ -198,10 +201,10 @@ def _terms(settings: LossSettings, has_queries: bool) -> Terms:
     return Terms(_weights(settings, has_queries and reading is not Reading.R4), reading)
 
 
-def _added_terms(settings: LossSettings, has_queries: bool) -> list[tuple[float, Terms]]:
+def _added_terms(settings: LossSettings, has_queries: bool, fusion: str) -> list[tuple[float, Terms]]:
     """The contrastive losses that are added, with their weights."""
     pairwise = Terms(_weights(settings, has_queries), Reading.R5)
-    terms = [(settings.clip, _CLIP), (settings.pairwise_weight, pairwise)]
+    terms = [(settings.clip(fusion), _CLIP), (settings.pairwise_weight, pairwise)]
     return [(weight, added) for weight, added in terms if weight]
 
 

@@ -41,7 +41,7 @@ def settings_in_force(
         "batch_norm": "train" if family.uses_batch_statistics else "eval",
         "pair_weights": settings.pair_weights or f"1 between modalities, {within} within one",
         "temperature": round(1 / float(family.log_scale.detach().exp()), 4),
-        **_weights(settings),
+        **_weights(settings, family),
         "batch_size": batch_size,
         "device": str(family.device),
         "precision": _PRECISIONS[family.dtype],
@@ -67,7 +67,7 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
         "batch_norm": not has_batch_norm,
         "reading": settings.loss in _OWN_DENOMINATORS,
         "pair_weights": settings.loss in _EQUAL_TERMS and not settings.pairwise_weight,
-        **{name: not weight for name, weight in _weights(settings).items()},
+        **{name: not weight for name, weight in _weights(settings, family).items()},
         "separation_encoder": not settings.separation,
         "hard_negatives": not has_negatives,
         "worker_timeout_s": settings.workers == 0,
@@ -76,10 +76,10 @@ def _without_effect(settings: TrainSettings, family: Family, data: RunData) -> l
     return [name for name, is_unused in unused.items() if is_unused]
 
 
-def _weights(settings: LossSettings) -> dict[str, float]:
+def _weights(settings: LossSettings, family: Family) -> dict[str, float]:
     """What is added to the loss, with its weight in force."""
     return {
-        "clip_weight": settings.clip,
+        "clip_weight": settings.clip(family.description.fusion),
         "pairwise_weight": settings.pairwise_weight,
         "separation_weight": settings.separation,
         "covariance_weight": settings.covariance_weight,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anykey.program.files import replace_file, replace_folder
 from anykey.sources.pairs import source_states, without_secrets
+from anykey.training.choices import Loss
 from anykey.training.claim import Claim
 from anykey.training.errors import InvalidRecipeError
 from anykey.training.settings import TrainSettings
@@ -314,7 +315,9 @@ def run_digest(settings: TrainSettings) -> str:
     Raises:
         SourceError: the data named are not there.
     """
-    values = {**settings.model_dump(mode="json"), "clip_weight": settings.clip}
+    values = settings.model_dump(mode="json")
+    if settings.clip_weight is None and settings.loss is not Loss.GCL:
+        values["clip_weight"] = 0.0
     relevant = {
         name: _FORMER_DEFAULTS.get(name) if value is None else value
         for name, value in values.items()

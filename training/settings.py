@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from anykey.encoder.fusion import Fusion
+from anykey.encoder.fusion import NATIVE, Fusion
 from anykey.encoder.padding import Padding
 from anykey.program.cache_folder import MAX_DATA_BYTES, MAX_FEATURES_BYTES
 from anykey.program.image_limits import ImageLimitSettings
@@ -214,8 +214,8 @@ class LossSettings(_Group):
         None,
         ge=0,
         le=100,
-        description="adds this many times CLIP's loss (image to text and text to image); default: 3 with loss gcl, "
-        "else 0",
+        description="adds this many times CLIP's loss (image to text and text to image); default: 3 with loss gcl "
+        "and score fusion, else 0",
     )
     pairwise_weight: float = Field(
         0.0, ge=0, le=100, description="adds this many times the pairwise loss, with --pair-weights"
@@ -273,11 +273,10 @@ class LossSettings(_Group):
             raise ValueError("--reading R4 leaves out the anchor's modality: no --pair-weights within a modality")
         return self
 
-    @property
-    def clip(self) -> float:
-        """Weight of CLIP's loss that is in force beside the loss itself."""
+    def clip(self, fusion: str) -> float:
+        """Weight of CLIP's loss that is in force beside the loss itself, for a model with this kind of fusion."""
         if self.clip_weight is None:
-            return 3.0 if self.loss is Loss.GCL else 0.0
+            return 3.0 if self.loss is Loss.GCL and fusion != NATIVE else 0.0
         return self.clip_weight
 
     @property

@@ -52,11 +52,17 @@ def features(batch: Batch) -> tuple[Tensor, Tensor]:
     )
 
 
-def loss_of(batch: Batch, features: tuple[Tensor, Tensor], has_queries: bool = True, **changes: Any) -> Tensor:
+def loss_of(
+    batch: Batch,
+    features: tuple[Tensor, Tensor],
+    has_queries: bool = True,
+    fusion: str = Fusion.RAW,
+    **changes: Any,
+) -> Tensor:
     """The loss of a batch; GCL alone where no other term is asked for."""
     towers = make_towers()
     settings = make_settings(Path("-"), Path("-"), **{"clip_weight": 0.0, **changes})
-    objective = Objective(settings, towers.log_scale, towers.bias, has_queries)
+    objective = Objective(settings, towers.log_scale, towers.bias, has_queries, fusion=fusion)
     counted = objective.counted(batch)
     loss: Tensor = objective(towers.rows(features, counted), counted, Processes())
     return loss
@@ -214,6 +220,7 @@ def test_a_sum_is_the_sum_of_its_terms(batch: Batch, features: tuple[Tensor, Ten
         torch.testing.assert_close(loss_of(batch, features, loss=loss, **weights), expected)
         default = loss_of(batch, features, loss=loss, clip_weight=None)
         torch.testing.assert_close(default, alone + 3 * parts["clip"] if loss == "gcl" else alone)
+        torch.testing.assert_close(loss_of(batch, features, fusion="native", loss=loss, clip_weight=None), alone)
     assert all(part > 0.01 for part in (*parts.values(), separation, 100 * covariance))
 
 
