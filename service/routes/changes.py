@@ -153,6 +153,7 @@ async def delete_key(request: Request, key: KeyPath, undo: Undo = False) -> Resp
 async def delete_keys(request: Request) -> Response:
     """Deletes the keys that are named, or those in a scope, and says how many they were; `dry_run` only counts them."""
     check_parameters(request, hint="; send it in the body")
+    _refuse_conditions(request, "DELETE /keys/{key} takes them")
     parts = parts_of(request)
     async with _body(request, partial(deletion_from_json, limits=lifecycle_of(request).limits)) as wanted:
         asked = None if wanted.dry_run else _request_key(request, "POST /keys/delete", wanted.digest)
@@ -183,6 +184,7 @@ async def undo_change(request: Request) -> Response:
     Unless another change of the key came since: then the answer is 412, and nothing is changed.
     """
     check_parameters(request, hint="; send it in the body")
+    _refuse_conditions(request, "a change is taken back only while its key is as it left it")
     async with _body(request, undo_from_json) as (seq, digest):
         asked = _request_key(request, "POST /keys/undo", digest)
         undoing = parts_of(request).storer.undo(seq, asked)
@@ -227,7 +229,7 @@ async def _keys_of_body(request: Request, name: str | None, keeps_earlier: bool 
         await lifecycle_of(request).rate_limits.spend_images(request.scope, wanted)
         only = wanted.keys[0]
         if wanted.is_list or isinstance(only, RefusedKey):
-            _condition(request, None, is_allowed=False)
+            _refuse_conditions(request, "in a list each key may have an if_seq")
             yield wanted
         else:
             if_seq = _condition(request, only.if_seq)
@@ -268,17 +270,21 @@ def _key_to_change(request: Request) -> str:
     return name
 
 
-def _condition(request: Request, if_seq: int | None, is_allowed: bool = True) -> int | None:
+def _refuse_conditions(request: Request, instead: str) -> None:
+    """Refuses the headers that say what must be stored, where there is not one key that they are about."""
+    if "if-match" in request.headers or "if-none-match" in request.headers:
+        raise InvalidRequestError(f"If-Match and If-None-Match are for one key; {instead}")
+
+
+def _condition(request: Request, if_seq: int | None) -> int | None:
     """What must be stored under the key's name: as the body says, or the headers.
 
     Raises:
-        InvalidRequestError: it is said twice, for several keys at once, or in another form.
+        InvalidRequestError: it is said twice, or in another form.
     """
     match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
     if match is None and none_match is None:
         return if_seq
-    if not is_allowed:
-        raise InvalidRequestError("If-Match and If-None-Match are for one key; in a list each key may have an if_seq")
     if (match is not None) + (none_match is not None) + (if_seq is not None) > 1:
         raise InvalidRequestError("expected one of If-Match, If-None-Match and if_seq")
     if none_match is not None:
@@ -326,7 +332,7 @@ def _stream(request: Request) -> Response:
     outcomes = request.query_params.get("outcomes", "all")
     if outcomes not in ("all", "failed"):
         raise InvalidRequestError("outcomes must be all or failed")
-    _condition(request, None, is_allowed=False)
+    _refuse_conditions(request, "in a stream each line may have an if_seq")
     if _idempotency_key(request) is not None:
         raise InvalidRequestError(
             "Idempotency-Key is not for a stream, which is stored piece by piece; to send it again is safe"

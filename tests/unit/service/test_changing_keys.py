@@ -207,6 +207,24 @@ def test_what_is_not_there_can_be_made_but_not_matched(client: httpx.Client) -> 
     assert message == "expected one of If-Match, If-None-Match and if_seq"
 
 
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/keys", {"keys": [{"key": "x", "text": "second"}]}),
+        ("POST", "/keys/delete", {"keys": ["x"]}),
+        ("POST", "/keys/undo", {"seq": 1}),
+    ],
+)
+def test_a_condition_that_is_about_no_single_key_is_refused(
+    client: httpx.Client, method: str, path: str, body: dict[str, Any], name: str
+) -> None:
+    seq = client.put("/keys/x", json={"text": "first"}).json()["seq"]
+    status, _, message = refusal(client.request(method, path, json=body, headers={name: "*"}))
+    assert (status, message.split(";")[0]) == (400, "If-Match and If-None-Match are for one key")
+    assert client.get("/keys/x").json()["seq"] == seq
+
+
 def test_a_patch_merges_metadata_and_replaces_pools_and_leaves_the_rest(client: httpx.Client) -> None:
     client.put("/keys/x", json={"text": "t", "image": as_base64(RED), "metadata": {"a": 1, "b": {"c": 2, "d": 3}}})
     before = shown(client, "x")
