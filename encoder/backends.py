@@ -322,11 +322,7 @@ def _by_onnx(
 
 
 def _write_onnx(network: nn.Module, example: Example, precision: str, folder: Path) -> None:
-    """Writes a network into a folder.
-
-    Matrices in 8 bits have a scale for each of their columns, which is as fast as one for all and more exact: one that
-    has a few large numbers does not take the digits of the others.
-    """
+    """Writes a network into a folder."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _fit_to_export():
@@ -342,7 +338,6 @@ def _write_onnx(network: nn.Module, example: Example, precision: str, folder: Pa
                 Path(plain) / ONNX_NAME,
                 folder / ONNX_NAME,
                 weight_type=QuantType.QInt8,
-                per_channel=True,
                 op_types_to_quantize=["MatMul", "Gemm"],
             )
 
