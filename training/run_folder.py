@@ -316,7 +316,7 @@ def run_digest(settings: TrainSettings) -> str:
         SourceError: the data named are not there.
     """
     values = settings.model_dump(mode="json")
-    if settings.clip_weight is None and settings.loss is not Loss.GCL:
+    if settings.clip_weight is None and settings.loss is not Loss.GCL:  # no weight, as before there was one
         values["clip_weight"] = 0.0
     relevant = {
         name: _FORMER_DEFAULTS.get(name) if value is None else value
