@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from anykey.index.errors import IndexCorruptError, WordsUnavailableError
 from anykey.index.filtering.filters import parse_path
 from anykey.index.store.manifest import OPTIONS_NAME
-from anykey.index.store.store_file import naming_damage, path_of, read_meta, read_seq
+from anykey.index.store.store_file import naming_damage, path_of, read_meta
 from anykey.index.words.tokens import Path as FieldPath
 from anykey.index.words.tokens import tokens_of
 
@@ -31,6 +31,9 @@ _TABLES = (
     "CREATE TABLE word_facts (seq INTEGER NOT NULL, fields TEXT)",
 )
 _KEYS = "SELECT row, key, text, metadata FROM keys WHERE row > ? ORDER BY row"
+# Up to which change the table has the words, and of which fields; the last change, and the store's options.
+_STATE = """SELECT seq, fields, (SELECT value FROM meta WHERE name = 'seq'),
+    (SELECT value FROM meta WHERE name = ?) FROM word_facts"""
 logger = logging.getLogger(__name__)
 
 
@@ -64,22 +67,20 @@ class WordTable:
         """Takes in what the transaction under way has changed, which is about to be committed."""
         if self.is_behind:
             return
-        facts, seq = _facts(self._db), read_seq(self._db)
-        options = dict(self._db.execute("SELECT name, value FROM meta WHERE name = ?", (OPTIONS_NAME,)).fetchall())
-        if facts is None or facts[1] != _fields_in(options):
+        known, fields, seq, options = self._db.execute(_STATE, (OPTIONS_NAME,)).fetchone()
+        if fields != _fields_in(options):
             self.rebuild()
-        elif facts[0] != seq:
-            known = facts[0]
+        elif known != seq:
             gone = "SELECT row FROM removals WHERE seq > ? AND row <= ?"
             if self._db.execute(gone, (known, known)).fetchone():
                 self._db.execute(f"DELETE FROM words WHERE rowid IN ({gone})", (known, known))
-            self._take_in_all(known, facts[1], seq)
+            self._take_in_all(known, fields, seq)
 
     def rebuild(self) -> None:
         """Makes the table anew from the keys, in the transaction of the caller."""
         meta = read_meta(self._db)
-        self._make(_fields_in(meta))
-        self._take_in_all(0, _fields_in(meta), meta["seq"])
+        self._make(_fields_in(meta.get(OPTIONS_NAME)))
+        self._take_in_all(0, _fields_in(meta.get(OPTIONS_NAME)), meta["seq"])
 
     def _make(self, fields: str | None) -> None:
         for name in ("words", "word_facts"):
@@ -106,11 +107,11 @@ class WordTable:
     def _catch_up(self, path: Path) -> None:
         """Takes in what releases changed that know of no words, a part at a time; what is done stays done."""
         facts, meta = _facts(self._db), read_meta(self._db)
-        if facts is not None and (facts[0] == meta["seq"] or facts[1] != _fields_in(meta)):
+        if facts is not None and (facts[0] == meta["seq"] or facts[1] != _fields_in(meta.get(OPTIONS_NAME))):
             return  # other fields are taken in by the change that follows
         if facts is None:
             with _committing(self._db):
-                self._make(_fields_in(meta))
+                self._make(_fields_in(meta.get(OPTIONS_NAME)))
         elif facts[0]:
             with _committing(self._db):
                 self._db.execute("DELETE FROM words WHERE rowid NOT IN (SELECT row FROM keys)")
@@ -120,7 +121,7 @@ class WordTable:
         more: int | None = known
         while more is not None:
             with _committing(self._db):
-                more = self._take_in(more, _fields_in(meta))
+                more = self._take_in(more, _fields_in(meta.get(OPTIONS_NAME)))
                 self._db.execute("UPDATE word_facts SET seq = ?", (meta["seq"] if more is None else more,))
 
 
@@ -191,9 +192,9 @@ def _is_of_words(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "") == "SQLITE_CORRUPT_VTAB"
 
 
-def _fields_in(meta: dict[str, Any]) -> str | None:
+def _fields_in(options: str | None) -> str | None:
     """The fields that a store's options name, as JSON; `None` for all."""
-    fields = json.loads(meta.get(OPTIONS_NAME, "{}")).get("word_fields")
+    fields = json.loads(options or "{}").get("word_fields")
     return None if fields is None else json.dumps(fields)
 
 
