@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         "one key": _block(80, _ask_key),
         "health check": _block(80, _ask_health),
     }
+    commit = _commit(options.before)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         corpus = _write_corpus(folder / "corpus.jsonl")
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         for measure in measures.values():  # warms both
             measure(before), measure(now)
         rows = {name: _in_turns(options.rounds, measure, before, now) for name, measure in measures.items()}
-    options.output.write_text(_report(rows, _commit(options.before)), encoding="utf-8")
+    options.output.write_text(_report(rows, commit), encoding="utf-8")
 
 
 def _write_corpus(path: Path) -> Path:
