@@ -29,9 +29,9 @@ from anykey.service.requests.connection import BoundedConnection, ConnectionBoun
 from anykey.service.searching.searcher import SearchableIndex
 from anykey.service.settings import ServiceSettings
 
-BACKLOG = 2048  # connections that the system keeps until the event loop comes to them, within a second or so
+BACKLOG = 4096  # connections that the system keeps until the event loop comes to them; Linux allows that many
 OTHER_FILES = 512  # that may be open beside connections: of indexes, models, logs, Redis
-SWITCH_INTERVAL_S = 0.001
+SWITCH_INTERVAL_S = 0.0002
 
 logger = logging.getLogger("anykey.service")
 
@@ -66,7 +66,7 @@ def serve(settings: ServiceSettings, encoder: ItemEncoder | None = None, index: 
             listener = listen(settings.metrics_host.strip("[]"), settings.metrics_port)
             app.state.lifecycle.metrics_listener = stack.enter_context(listener)
         _allow_open_files(settings.max_connections)
-        server = web_server(app, settings)
+        server = web_server(app, settings, listeners)
         stop.append(lambda: setattr(server, "should_exit", True))
         host, port = settings.host.strip("[]"), listeners[0].getsockname()[1]
         scheme = "http" if settings.tls_cert is None else "https"
@@ -121,13 +121,19 @@ def _allow_open_files(max_connections: int) -> None:
         )
 
 
-def web_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
+def web_server(app: FastAPI, settings: ServiceSettings, listeners: Sequence[socket.socket]) -> uvicorn.Server:
     """The web server of an application, which is yet to be run.
+
+    Args:
+        app: The application.
+        settings: The service's settings.
+        listeners: The sockets that it will be run with.
 
     Raises:
         StartupError: the TLS certificate cannot be used.
     """
-    bound = ConnectionBound(settings.max_connections, settings.retry_after_s, settings.root_path)
+    pressure = app.state.lifecycle.resources.pressure
+    bound = ConnectionBound(settings.max_connections, settings.retry_after_s, settings.root_path, pressure, listeners)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -361,7 +361,7 @@ def make_settings(**values: Any) -> ServiceSettings:
 def running(app: FastAPI) -> Iterator[httpx.Client]:
     """Serves the application on a free port; gives a client whose base address it is."""
     with listen("127.0.0.1", 0) as listener:
-        server = web_server(app, app.state.lifecycle.settings)
+        server = web_server(app, app.state.lifecycle.settings, [listener])
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
         thread.start()
         address = f"http://127.0.0.1:{port_of(listener)}"

@@ -19,6 +19,7 @@ from anykey.service.embedding.batcher import Batcher, LaterItems
 from anykey.service.embedding.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.errors import StartupError
 from anykey.service.operations.audit import AuditLog
+from anykey.service.requests.admission import Pressure
 from anykey.service.searching.reranking import PairScorer, Rerankers, load_rerankers, open_batcher
 from anykey.service.searching.searcher import IndexSearcher
 from anykey.service.searching.thumbnails import Thumbnails
@@ -218,6 +219,7 @@ class Resources:
         body_threads: Parse bodies of requests and write those of answers, which must not wait for images.
         image_threads: Read images that an index only refers to.
         change_threads: Parse bodies with keys that are to be stored, and decode their images.
+        pressure: How far the event loop is behind.
         thumbnails: Makes small pictures of images, and keeps them.
         rerankers: Cross-encoders, each with the batcher that owns it.
         reranker_bytes: Bytes of the weights of each.
@@ -267,6 +269,7 @@ class Resources:
         self._thumbnail_threads = BoundedThreads(
             "thumbnails", settings.thumbnail_threads, settings.max_queue_items, stands_back=True
         )
+        self.pressure = Pressure()
         self.thumbnails = Thumbnails(self._thumbnail_threads, ImageLimits.of(settings), settings.thumbnail_cache_bytes)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
         self.reranker_bytes: list[int] = []

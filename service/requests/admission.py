@@ -1,9 +1,12 @@
 """Whether a request is let in before its body has been read and parsed.
 
 What is asked for may be known already, whatever the encoder has to do, and that can only be told from the body. So a
-request is refused this early only where the encoder would refuse it, and where it would not even be parsed soon.
+request is refused this early only where the encoder would refuse it, and where it would not even be parsed soon. While
+more comes than even that lets through, connections are turned away (`requests.connection`).
 """
 
+import asyncio
+import math
 import time
 
 from starlette.datastructures import Headers
@@ -13,29 +16,86 @@ from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.batcher import Batcher
 from anykey.service.requests.body import is_short
 
+BEAT_S = 0.01  # between two turns of the event loop that are looked at
+BEHIND_S = 0.02  # that the event loop is late, from which on no body is read that would be refused
+FAR_BEHIND_S = 0.1  # from which on no connection is taken, if it lasts
+LASTS_S = 1.0  # without one turn in time, after which more is asked than can be answered
+CALM_S = 5.0  # after that, until it counts as over
+
+
+class Pressure:
+    """How far an event loop is behind with its work, and whether that lasts; belongs to that loop.
+
+    A turn of the loop takes up all that has come until then, and one request that is refused once its body is read
+    costs some milliseconds, so many of them would keep the loop, and all who wait for it, for seconds. While somebody
+    comes every now and then, the loop is asked for a turn every ten milliseconds; by what that comes late it is behind.
+    """
+
+    def __init__(self) -> None:
+        """Begins with nothing to do."""
+        self._asked_s = -math.inf  # when it was last asked how things are
+        self._due_s = math.inf
+        self._in_time_s = 0.0  # when a turn last was
+        self._lasts_until_s = -math.inf
+
+    def late_s(self) -> float:
+        """Seconds by which the event loop is behind now, as it may be for a moment at any time; less than 0 if not."""
+        self._asked_s = time.monotonic()
+        if self._due_s == math.inf:
+            self._in_time_s = self._asked_s
+            self._ask_for_turn()
+        return self._asked_s - self._due_s
+
+    def is_swamped(self) -> bool:
+        """Whether the event loop is far behind now, and has been or was lately for a second and longer."""
+        if self.late_s() <= FAR_BEHIND_S:
+            return False
+        now_s = time.monotonic()
+        if now_s - self._in_time_s > LASTS_S:
+            self._lasts_until_s = now_s + CALM_S
+        return now_s < self._lasts_until_s
+
+    def _ask_for_turn(self) -> None:
+        self._due_s = time.monotonic() + BEAT_S
+        asyncio.get_running_loop().call_later(BEAT_S, self._take_turn)
+
+    def _take_turn(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._due_s <= FAR_BEHIND_S:
+            self._in_time_s = now_s
+        if now_s - self._asked_s < CALM_S:
+            self._ask_for_turn()
+        else:
+            self._due_s = math.inf
+
 
 class Admission:
     """Lets requests to one encoder in, or refuses them while it costs nothing; belongs to one event loop."""
 
-    def __init__(self, batcher: Batcher[Prepared], threads: BoundedThreads, deadline_s: float) -> None:
+    def __init__(
+        self, batcher: Batcher[Prepared], threads: BoundedThreads, deadline_s: float, pressure: Pressure
+    ) -> None:
         """Joins the parts.
 
         Args:
             batcher: The encoder's.
             threads: Where bodies are parsed that are not short.
             deadline_s: Longest time from the whole request read to its answer.
+            pressure: The event loop's.
         """
         self._batcher = batcher
         self._threads = threads
         self._deadline_s = deadline_s
+        self._pressure = pressure
 
     def check(self, headers: Headers) -> None:
         """Returns if the request with these headers is worth reading on, or parsing.
 
         Raises:
-            OverloadedError: what waits for the encoder leaves no time for one more, and what waits to be parsed does
-                not let anybody see soon whether this one needs the encoder at all.
+            OverloadedError: what waits for the encoder leaves no time for one more, and what waits to be parsed, or the
+                event loop, does not let anybody see soon whether this one needs the encoder at all.
             NotReadyError: shutting down, or the encoder's worker died.
         """
-        if self._threads.is_crowded and not is_short(headers):
+        is_late = self._threads.is_crowded or self._pressure.late_s() > BEHIND_S
+        if is_late and not is_short(headers):
             self._batcher.require_room(time.monotonic() + self._deadline_s)

@@ -4,17 +4,22 @@ import asyncio
 import logging
 import re
 import select
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from anykey.service.errors import TooManyConnectionsError
+from anykey.service.errors import OverloadedError, ServiceError, TooManyConnectionsError
 from anykey.service.logs import LogEvent
+from anykey.service.requests.admission import Pressure
 from anykey.service.requests.context import PROBES
 from anykey.service.schemas import ErrorDetail, ErrorResponse
 
+MOST_TAKEN = 256  # connections that are taken up in a turn of the event loop
 MAX_HEAD_BYTES = 2**16  # of a request: its first line and its headers; servers in front take less
 WAITED_S = 1.0  # for its client, after which a connection may have to give its place to another
 NUM_LOOKS = 8  # at connections that wait, for one that gives its place
@@ -39,14 +44,27 @@ class ConnectionBound:
         num_displaced: How many gave their place to another, so far.
     """
 
-    def __init__(self, max_connections: int, retry_after_s: int, root_path: str = "") -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        retry_after_s: int,
+        root_path: str,
+        pressure: Pressure,
+        listeners: Sequence[socket.socket],
+    ) -> None:
         """Begins with none.
 
         Args:
             max_connections: Most that are open at a time, and most that are being turned away.
             retry_after_s: After how long those that are turned away should try again.
             root_path: What the addresses of probes may begin with.
+            pressure: The event loop's.
+            listeners: Where connections wait to be taken up.
         """
+        self._pressure = pressure
+        self._listeners = listeners
+        self._is_taking = False
+        self._taking: set[asyncio.Task[None]] = set()
         self.num_open = self.num_turned_away = self.num_displaced = 0
         self._max_connections = max_connections
         self._waiting: dict[BoundedConnection, float] = {}  # for their clients since when; the longest first
@@ -54,16 +72,42 @@ class ConnectionBound:
         self._told_s = -TOLD_S
         paths = b"|".join(re.escape(path.encode()) for path in sorted(PROBES))
         self.probe = re.compile(rb"(?:GET|HEAD) (?:%s)?(?:%s)[ ?]" % (re.escape(root_path.encode()), paths))
-        error = TooManyConnectionsError(f"{max_connections} connections are open, the most; retry in a moment")
-        self.answer = _written(error, retry_after_s)
+        full = TooManyConnectionsError(f"{max_connections} connections are open, the most; retry in a moment")
+        swamped = OverloadedError("more is asked than can be answered; retry in a moment")
+        self._when_full, self._when_swamped = (_written(error, retry_after_s) for error in (full, swamped))
 
-    def has_room(self, now_s: float) -> bool:
-        """Whether one more may be open; one that waits is closed for it where there is none.
+    def refusal(self, now_s: float) -> bytes | None:
+        """What one more is answered that cannot be open; `None` if it may, for which one that waits may be closed.
 
         Args:
             now_s: The time of the event loop.
         """
-        return self.num_open < self._max_connections or self._make_room(now_s)
+        if self._pressure.is_swamped():
+            return self._when_swamped
+        has_room = self.num_open < self._max_connections or self._make_room(now_s)
+        return None if has_room else self._when_full
+
+    def take_more(self, connection: "BoundedConnection") -> None:
+        """Takes up what else waits at the listeners, in the next turn of the event loop.
+
+        The event loop (uvloop, by libuv from 1.45 on) takes up one connection a turn, however many wait. Turns take
+        long where much is asked, and so most would wait where nobody answers them.
+
+        Args:
+            connection: One that came; the others are made like it.
+        """
+        if not self._is_taking:
+            self._is_taking = True
+            connection.loop.call_soon(self._take_more, connection)
+
+    def _take_more(self, connection: "BoundedConnection") -> None:
+        self._is_taking = False
+        for listener in self._listeners:
+            with suppress(OSError):  # no more wait, or the listener is closed
+                for _ in range(MOST_TAKEN):
+                    task = connection.loop.create_task(_adopt(connection.like_this, listener.accept()[0]))
+                    self._taking.add(task)
+                    task.add_done_callback(self._taking.discard)
 
     def has_room_for_probe(self) -> bool:
         """Whether one more may be open that asks how the service is."""
@@ -78,11 +122,11 @@ class ConnectionBound:
         """The connection waits for its client no more."""
         self._waiting.pop(connection, None)
 
-    def turn_away(self, connection: "BoundedConnection", transport: asyncio.Transport) -> None:
-        """Answers whatever comes over the transport that there are too many connections, and closes it."""
+    def turn_away(self, connection: "BoundedConnection", transport: asyncio.Transport, refusal: bytes) -> None:
+        """Answers whatever comes over the transport with a refusal, and closes it."""
         if len(self._leaving) >= self._max_connections:
             next(iter(self._leaving)).end()
-        leaving = _TurnedAway(self, connection, transport)
+        leaving = _TurnedAway(self, connection, transport, refusal)
         self._leaving[leaving] = None
         transport.set_protocol(leaving)
 
@@ -93,7 +137,9 @@ class ConnectionBound:
         if is_refused and now_s - self._told_s >= TOLD_S:
             self._told_s = now_s
             logger.warning(
-                "%d connections are open, the most: others are turned away",
+                "%d connections are open, at most %d may be, or more is asked than can be answered: others are turned "
+                "away",
+                self.num_open,
                 self._max_connections,
                 extra={"event": LogEvent.CONNECTIONS_FULL, "num_turned_away": self.num_turned_away},
             )
@@ -142,12 +188,19 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Is idle from the start, or turned away if there are too many."""
+        self._bound.take_more(self)
         now_s = self.loop.time()
-        if self._bound.has_room(now_s):
+        refusal = self._bound.refusal(now_s)
+        if refusal is None:
             self._begin(transport)
             self._bound.waits(self, now_s)
         else:
-            self._bound.turn_away(self, transport)
+            self._bound.turn_away(self, transport, refusal)
+
+    def like_this(self) -> "BoundedConnection":
+        """Another connection of the same server."""
+        parts = {"config": self.config, "server_state": self.server_state, "app_state": self.app_state}
+        return BoundedConnection(**parts, _loop=self.loop, deadline_s=self._deadline_s, bound=self._bound)
 
     def begin_for_probe(self, transport: asyncio.Transport) -> None:
         """Is open for one request, although there are enough connections."""
@@ -244,15 +297,17 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 class _TurnedAway(asyncio.Protocol):
-    """A connection for which there is no place.
+    """A connection for which there is no place, or no time.
 
     It is answered when its request begins to come, since clients take an answer that comes before for another one's.
     What is left of the request is taken and dropped: else the system would reset the connection, and the client might
     see that in place of the answer.
     """
 
-    def __init__(self, bound: ConnectionBound, connection: BoundedConnection, transport: asyncio.Transport) -> None:
-        self._bound, self._connection, self._transport = bound, connection, transport
+    def __init__(
+        self, bound: ConnectionBound, connection: BoundedConnection, transport: asyncio.Transport, refusal: bytes
+    ) -> None:
+        self._bound, self._connection, self._transport, self._refusal = bound, connection, transport, refusal
         self._loop = connection.loop
         self._is_answered = self._is_over = False
         self._timer = self._loop.call_later(LEAVING_S, self._answer)
@@ -277,7 +332,7 @@ class _TurnedAway(asyncio.Protocol):
 
     def _answer(self) -> None:
         self._is_answered = True
-        self._transport.write(self._bound.answer)
+        self._transport.write(self._refusal)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._timer.cancel()
@@ -290,12 +345,21 @@ class _TurnedAway(asyncio.Protocol):
             self._bound.has_left(self, is_refused, self._loop.time())
 
 
-def _written(error: TooManyConnectionsError, retry_after_s: int) -> bytes:
+async def _adopt(make: Callable[[], BoundedConnection], accepted: socket.socket) -> None:
+    """Makes a connection of a socket that was accepted; it is closed where its client is gone or its handshake fails."""
+    connection = make()
+    try:
+        await connection.loop.connect_accepted_socket(lambda: connection, accepted, ssl=connection.config.ssl)
+    except OSError:
+        accepted.close()
+
+
+def _written(error: ServiceError, retry_after_s: int) -> bytes:
     """A whole answer that says an error and ends the connection."""
     detail = ErrorDetail(type=error.type, message=error.message, request_id="")
     body = ErrorResponse(error=detail).model_dump_json().encode()
     head = (
-        f"HTTP/1.1 {error.status} Service Unavailable\r\ncontent-type: application/json\r\n"
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\nretry-after: {retry_after_s}\r\nconnection: close\r\n"
         "cache-control: no-store\r\n\r\n"
     )

@@ -38,7 +38,7 @@ def test_renewed_files_are_taken_and_damaged_ones_are_not(
     settings = make_settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
     app = create_app(settings, encoder=wire_encoder, index=wire_index)
     with listen("127.0.0.1", 0) as listener:
-        server = web_server(app, settings)
+        server = web_server(app, settings, [listener])
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -67,7 +67,7 @@ def test_files_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
     for key in (tmp_path / "other.pem", tmp_path / "absent.pem"):
         settings = make_settings(tls_cert=tmp_path / "cert.pem", tls_key=key)
         with pytest.raises(StartupError, match="cannot be used"):
-            web_server(create_app(settings), settings)
+            web_server(create_app(settings), settings, [])
     with pytest.raises(ValueError, match="tls_cert and tls_key together"):
         make_settings(tls_cert=tmp_path / "cert.pem")
 
