@@ -429,7 +429,8 @@ def _part_sentence(detail: ErrorDetails) -> str:
     """What is wrong with `parts`, with one of them, or with a field of one."""
     loc = detail["loc"]
     if len(loc) == 1:
-        return f'parts must be a list of objects such as {{"text": "red"}}, at least one, got {shown(detail["input"])}'
+        came = "none" if detail["input"] == [] else shown(detail["input"])
+        return f'parts must be a list of objects such as {{"text": "red"}}, at least one, got {came}'
     where = f"parts[{loc[1]}]"
     if len(loc) == 2:
         return f'{where} must be an object such as {{"text": "red"}}, got {shown(detail["input"])}'
