@@ -102,19 +102,19 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.lifecycle = lifecycle
-    resources = (search, changes, keys, fields, embed, operation, page, *DIALECTS)
+    resources = (search, keys, changes, fields, embed, operation, page, *DIALECTS)
     of_one = [route for resource in resources for route in resource.router.routes]
     # A router within a router costs each request its matching, so that the routes of the default index are in none.
     of_collections = [route for dialect in OF_COLLECTIONS for route in dialect.router.routes]
     of_service = [
-        *health.router.routes,
         *access.router.routes,
         *metrics.router.routes,
         *feedback.router.routes,
         *indexes.router.routes,
         *page.of_service.routes,
     ]
-    app.router.routes.extend([*of_one, *of_service, *of_collections])
+    # A request is compared with one route after the other: those that are asked most come first.
+    app.router.routes.extend([*health.router.routes, *of_one, *of_service, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
     _add_layers(app, settings, lifecycle.watcher)

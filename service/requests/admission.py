@@ -17,7 +17,7 @@ from anykey.service.embedding.batcher import Batcher
 from anykey.service.requests.body import is_short
 
 BEAT_S = 0.01  # between two turns of the event loop that are looked at
-BEHIND_S = 0.02  # that the event loop is late, from which on no body is read that would be refused
+BEHIND_S = 0.005  # that the event loop is late, from which on no body is read that would be refused
 FAR_BEHIND_S = 0.1  # from which on no connection is taken, if it lasts
 LASTS_S = 1.0  # without one turn in time, after which more is asked than can be answered
 CALM_S = 5.0  # after that, until it counts as over
