@@ -346,7 +346,7 @@ class _TurnedAway(asyncio.Protocol):
 
 
 async def _adopt(make: Callable[[], BoundedConnection], accepted: socket.socket) -> None:
-    """Makes a connection of a socket that was accepted; it is closed where its client is gone or its handshake fails."""
+    """Makes a connection of an accepted socket; closes it where its client is gone or its handshake fails."""
     connection = make()
     try:
         await connection.loop.connect_accepted_socket(lambda: connection, accepted, ssl=connection.config.ssl)

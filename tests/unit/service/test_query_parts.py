@@ -148,7 +148,7 @@ def test_all_items_of_a_query_are_encoded_once_and_kept_one_by_one(client: httpx
             "invalid_request",
             "parts: they cancel out",
         ),
-        ({"parts": []}, "invalid_request", 'parts must be a list of objects such as {"text": "red"}, at least one, got none'),
+        ({"parts": []}, "invalid_request", '{"text": "red"}, at least one, got none'),
         ({"parts": "x"}, "invalid_request", "parts must be a list of objects"),
         ({"parts": [3]}, "invalid_request", "parts[0] must be an object"),
         ({"parts": [{}]}, "invalid_request", "parts[0]: expected text, image, or both, or key, vector or words"),
