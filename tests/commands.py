@@ -21,9 +21,11 @@ ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not k.startswith("ANYKE
 def serving(checkpoint: Path, index: Path, log: Path) -> Iterator[str]:
     """The address of a service of its own process, which ends when it is asked to and logs JSON alone.
 
-    Its log is a file: nobody empties a pipe while the service answers, and a full one would stop it.
+    It computes by torch, for to try what is fastest here takes minutes on a busy machine. Its log is a file: nobody
+    empties a pipe while the service answers, and a full one would stop it.
     """
-    command = [sys.executable, "-m", "service", "--checkpoint", str(checkpoint), "--index", str(index), "--port", "0"]
+    served = ["--checkpoint", str(checkpoint), "--index", str(index), "--port", "0", "--backend", "torch"]
+    command = [sys.executable, "-m", "service", *served]
     with (
         log.open("w") as output,
         subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=output, stdout=output, text=True) as server,

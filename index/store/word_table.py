@@ -66,10 +66,12 @@ class WordTable:
         """Takes in what the transaction under way has changed, which is about to be committed."""
         if self.is_behind:
             return
-        known, fields, seq, options = self._db.execute(_STATE, (OPTIONS_NAME,)).fetchone()
-        if fields != _fields_in(options):
+        state = self._db.execute(_STATE, (OPTIONS_NAME,)).fetchone()
+        if state is None or state[1] != _fields_in(state[3]):
             self.rebuild()
-        elif known != seq:
+            return
+        known, fields, seq, _ = state
+        if known != seq:
             gone = "SELECT row FROM removals WHERE seq > ? AND row <= ?"
             if self._db.execute(gone, (known, known)).fetchone():
                 self._db.execute(f"DELETE FROM words WHERE rowid IN ({gone})", (known, known))
