@@ -230,8 +230,8 @@ def keep_pauses_short() -> None:
 
     What was of an earlier release is freed, and its memory is given back to the system. What is loaded stays, so the
     garbage collector need not look through all of it again and again, for 50 ms and more in which nothing else runs.
-    And a thread that computes gives way after a fifth of a millisecond instead of five: the event loop waits for it some
-    tens of times a request.
+    And a thread that computes gives way after a fifth of a millisecond instead of five, for the event loop waits for it
+    some tens of times a request.
     """
     gc.unfreeze()
     gc.collect()
