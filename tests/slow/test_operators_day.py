@@ -5,6 +5,7 @@ Everything is done by the commands that the page shows, over a service that list
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -153,8 +154,11 @@ def test_a_release_is_rolled_forward_and_back_under_load(folder: Path) -> None:
 
 def test_yesterdays_snapshot_is_restored(folder: Path) -> None:
     ops = new_key(folder, "--name importer --scopes write,search")
-    command(folder, "anykey-index snapshot --index index-1 --output yesterday.tar")
-    with service(folder, "--checkpoint runs-1/tiny --index index-1 --writable --api-keys keys/api-keys.json") as client:
+    shutil.copytree(folder / "index-1", folder / "index-lost")  # others search the first one
+    command(folder, "anykey-index snapshot --index index-lost --output yesterday.tar")
+    with service(
+        folder, "--checkpoint runs-1/tiny --index index-lost --writable --api-keys keys/api-keys.json"
+    ) as client:
         lost = client.post("/keys/delete", json={"filter": {"not": {"field": "none", "eq": 1}}}, headers=ops)
         assert lost.json()["num_deleted"] == NUM_KEYS, lost.text
         assert search(client, "text number 7", ops).json()["hits"] == []
