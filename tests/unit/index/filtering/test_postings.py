@@ -149,14 +149,14 @@ def test_file_is_the_same_whatever_memory_it_was_written_in(tmp_path: Path) -> N
 
 
 def test_a_term_that_all_keys_have_is_held_in_memory_once(tmp_path: Path) -> None:
-    num_keys = 100_000
+    num_keys = 300_000  # so many that what other threads allocate meanwhile is little beside them
     tracemalloc.start()
     try:
         assert write_postings(tmp_path / "f", (("text", (), {}) for _ in range(num_keys))) == num_keys
         _, most_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most_bytes < 1.6 * POSITION_BYTES * num_keys
+    assert most_bytes < 1.9 * POSITION_BYTES * num_keys
 
 
 def test_modalities_and_pools_have_postings_of_their_own(tmp_path: Path) -> None:
