@@ -19,7 +19,6 @@ let query = nothing();
 let info = null;
 let asking = new AbortController();
 let soon = 0;
-let paling = 0;
 let last = null; // the answer that is shown
 const kept = new Map(); // what earlier queries had found, by address, for going back; the newest last
 let isWelcomed = false;
@@ -116,22 +115,10 @@ function showKept() {
   const found = kept.get(toAddress(query));
   if (!found) return false;
   results.restore(found.hits, begun());
-  fresh();
+  document.body.classList.remove("is-busy");
   show(found.answer);
   scrollTo({ top: found.y });
   return true;
-}
-
-/** Makes hits pale once an answer is late: they are of another query than the one written. */
-function late() {
-  clearTimeout(paling);
-  paling = setTimeout(() => document.body.classList.add("is-busy"), BUSY_AFTER_MS);
-}
-
-/** Makes hits as easy to read as they ever are. */
-function fresh() {
-  clearTimeout(paling);
-  document.body.classList.remove("is-busy");
 }
 
 function begun() {
@@ -160,7 +147,7 @@ function show(answer) {
 async function search() {
   const signal = begun();
   if (isEmpty(query)) return showWelcome(signal);
-  late();
+  const busy = setTimeout(() => document.body.classList.add("is-busy"), BUSY_AFTER_MS);
   try {
     const answer = await results.search(query, signal, waiting);
     if (signal.aborted) return;
@@ -171,7 +158,8 @@ async function search() {
     if (!info && error.status === 400) return begin(signal).then(search, () => {}); // it may allow fewer hits a page
     trouble(error.message);
   } finally {
-    if (asking.signal === signal) fresh();
+    clearTimeout(busy);
+    if (asking.signal === signal) document.body.classList.remove("is-busy");
   }
 }
 
@@ -215,7 +203,7 @@ async function showWelcome(signal) {
   status("");
   trouble("");
   at("show-code").hidden = true;
-  fresh();
+  document.body.classList.remove("is-busy");
   at("welcome").hidden = false;
   if (isWelcomed) return;
   try {
@@ -248,7 +236,6 @@ function waiting(why) {
   if (!why) return isWaiting && trouble("");
   const name = why.isAway ? "away" : why.type === "not_ready" ? "starting" : "busy";
   trouble(say(name, { n: why.leftS }), why.isAway ? "" : why.message);
-  fresh(); // the sentence says it, and who waits for long may want to read what is there
   isWaiting = true;
 }
 

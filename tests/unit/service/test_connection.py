@@ -73,6 +73,9 @@ def searches(client: httpx.Client, encoder: GatedEncoder, number: int = MOST) ->
     encoder.gate.clear()
     with ThreadPoolExecutor(number) as pool, ExitStack() as stack:
         connections = [stack.enter_context(connect(client)) for _ in range(number)]
+        for connection in connections:  # each has its place before anybody else comes
+            connection.sendall(b"HEAD" + LIVE.removeprefix(b"GET"))
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         for connection in connections:
             connection.sendall(POST.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) % len(ASKED) + ASKED)
         until(lambda: metric(client, "anykey_requests_under_way") > number, "all searches are under way")
