@@ -330,8 +330,8 @@ class Writer:
         """Keeps other changes out of the block, which makes some; folds them in the background if it is time to."""
         with self._store_lock, naming_damage(self._store.path):
             yield
-            num_changes = self._store.seq - self._folded_seq
-        if self._compact_after and num_changes >= self._compact_after:
+            is_time = self._compact_after and self._store.seq - self._folded_seq >= self._compact_after
+        if is_time:
             self._compact_in_background()
 
     def close(self) -> None:

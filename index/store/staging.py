@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from anykey.index.errors import IndexCorruptError
 from anykey.index.store.manifest import EncoderFacts
 from anykey.index.store.records import Record
-from anykey.index.store.store_file import naming_damage, read_meta, vector_dtype, write_meta
+from anykey.index.store.store_file import Meta, naming_damage, vector_dtype, write_meta
 from anykey.index.store.store_records import (
     LINE,
     LINE_VALUES,
@@ -70,24 +70,26 @@ class Staging:
     """The staged records of a store that is open for writing; for one thread at a time."""
 
     def __init__(
-        self, db: sqlite3.Connection, path: Path, changing: Callable[[], AbstractContextManager[None]]
+        self, db: sqlite3.Connection, path: Path, meta: Meta, changing: Callable[[], AbstractContextManager[None]]
     ) -> None:
         """Looks at nothing yet.
 
         Args:
             db: The store's connection.
             path: The store's file.
+            meta: What is noted about it.
             changing: Makes the changes of a block one that is on disk when the block has ended.
         """
         self._db = db
         self._path = path
+        self._meta = meta
         self._changing = changing
 
     @property
     def facts(self) -> StagedFacts | None:
         """Whose the staged vectors are; `None` if nothing is staged, or nobody can tell."""
         try:
-            return StagedFacts.model_validate_json(read_meta(self._db).get(STAGING_NAME) or "null")
+            return StagedFacts.model_validate_json(self._meta.read().get(STAGING_NAME) or "null")
         except ValidationError:
             return None
 
@@ -114,7 +116,7 @@ class Staging:
 
     def discard(self) -> None:
         """Deletes all that is staged, if there is something, with vectors and images."""
-        if not read_meta(self._db).get(STAGING_NAME):
+        if not self._meta.read().get(STAGING_NAME):
             return
         with self._changing():
             self.drop(identity for identity, _ in self.ids_and_keys())
@@ -200,11 +202,11 @@ class Staging:
         with self._changing():
             self._db.execute("DELETE FROM staged")
             self._db.execute("DELETE FROM staged_failures")
-            write_meta(self._db, {STAGING_NAME: ""})
+            self._meta.write({STAGING_NAME: ""})
 
     def _add(self, records: Collection[Record]) -> None:
         """Stages records of different keys."""
-        dtype = vector_dtype(read_meta(self._db))
+        dtype = vector_dtype(self._meta.read())
         numbered = list(enumerate(records, self.last_id() + 1))
         keys = [(record.key,) for record in records]
         query = "SELECT id FROM staged WHERE key = ?"
@@ -245,7 +247,7 @@ class Staging:
 
     def _note(self, facts: StagedFacts) -> None:
         with self._changing():
-            write_meta(self._db, {STAGING_NAME: facts.model_dump_json()})
+            self._meta.write({STAGING_NAME: facts.model_dump_json()})
 
     def _note_last_id(self, identity: int) -> None:
         """Keeps live records from being given an `id` that a staged one has."""

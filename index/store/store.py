@@ -30,7 +30,7 @@ from anykey.index.store.records import Record, TuningQueries, payload_checksum, 
 from anykey.index.store.retired import Ender, Origin
 from anykey.index.store.schema import QUERIES, open_to_write
 from anykey.index.store.staging import Staging
-from anykey.index.store.store_file import naming_damage, open_read_only, read_meta, read_seq, vector_dtype, write_meta
+from anykey.index.store.store_file import Meta, naming_damage, open_read_only, read_seq, vector_dtype
 from anykey.index.store.store_records import (
     LINE,
     LINE_VALUES,
@@ -76,14 +76,15 @@ class Store:
         self.path = path
         self._db = open_to_write(path, vector_type)
         self._log = WriteAheadLog(self._db, path)
+        self._meta = Meta(self._db)
         self._dtype = vector_dtype(self.meta)
         self._has_deletions = has_deletions(self._db)
         try:
-            self.words = WordTable(self._db, path)
+            self.words = WordTable(self._db, path, self._meta)
         except BaseException:
             self._db.close()
             raise
-        self.staging = Staging(self._db, path, self._changing)
+        self.staging = Staging(self._db, path, self._meta, self._changing)
 
     @classmethod
     def reading(cls, path: Path) -> "Store":
@@ -97,6 +98,7 @@ class Store:
         store.path = path
         store._db = open_read_only(path)
         store._db.execute("BEGIN")
+        store._meta = Meta(store._db)
         store._dtype = vector_dtype(store.meta)
         store._has_deletions = has_deletions(store._db)
         return store
@@ -104,7 +106,7 @@ class Store:
     @property
     def meta(self) -> dict[str, Any]:
         """What was noted about the whole store."""
-        return read_meta(self._db)
+        return dict(self._meta.read())
 
     @property
     def seq(self) -> int:
@@ -114,7 +116,7 @@ class Store:
     def note(self, **facts: str | int) -> None:
         """Notes facts about the whole store."""
         with self._transaction():
-            write_meta(self._db, facts)
+            self._meta.write(facts)
 
     def note_encoder(self, encoder: EncoderFacts) -> None:
         """Notes which encoder made the vectors."""
@@ -149,8 +151,7 @@ class Store:
             How many of the keys to forget were there.
         """
         with self._changing():
-            known = self.meta
-            seq = int(known["seq"])
+            seq = int(self._meta.read()["seq"])
             for record in records:
                 seq += 1
                 self._upsert(record, seq)
@@ -163,7 +164,7 @@ class Store:
                 is_there = self._delete(key, seq + 1)
                 seq += is_there
                 num_forgotten += is_there
-            write_meta(self._db, {"seq": seq}, known)
+            self._meta.write({"seq": seq})
         return num_forgotten
 
     def apply(
@@ -184,8 +185,7 @@ class Store:
             earlier = None if request is None else self.remembered(request)
             if earlier is not None:
                 return earlier
-            known = self.meta
-            seq = first = int(known["seq"])
+            seq = first = int(self._meta.read()["seq"])
             outcomes = []
             self._db.execute("SAVEPOINT changes")
             for change in changes:
@@ -198,7 +198,7 @@ class Store:
                 outcomes, seq = taken_back(outcomes), first
             self._db.execute("RELEASE changes")
             num_deleted = sum(outcome.status is Status.DELETED for outcome in outcomes)
-            return self._answered(Applied(tuple(outcomes), num_deleted, seq), known, request)
+            return self._answered(Applied(tuple(outcomes), num_deleted, seq), request)
 
     def delete(self, keys: Iterable[str], request: RequestKey | None = None) -> Applied:
         """Deletes keys live, all or nothing; a repeated request is only answered again.
@@ -210,11 +210,10 @@ class Store:
             earlier = None if request is None else self.remembered(request)
             if earlier is not None:
                 return earlier
-            known = self.meta
-            seq = first = int(known["seq"])
+            seq = first = int(self._meta.read()["seq"])
             for key in keys:
                 seq += self._delete(key, seq + 1)
-            return self._answered(Applied(num_deleted=seq - first, seq=seq), known, request)
+            return self._answered(Applied(num_deleted=seq - first, seq=seq), request)
 
     def delete_unchanged(
         self, stored: Iterable[tuple[str, int]], num_before: int = 0, request: RequestKey | None = None
@@ -230,13 +229,12 @@ class Store:
             What the request has come to so far.
         """
         with self._changing():
-            known = self.meta
-            seq = first = int(known["seq"])
+            seq = first = int(self._meta.read()["seq"])
             for key, number in stored:
                 found = self._find(key)
                 if found is not None and found[1] == number:
                     seq += self._delete(key, seq + 1)
-            return self._answered(Applied(num_deleted=num_before + seq - first, seq=seq), known, request)
+            return self._answered(Applied(num_deleted=num_before + seq - first, seq=seq), request)
 
     def remembered(self, request: RequestKey) -> Applied | None:
         """The answer to an earlier request of the same name, if it is remembered.
@@ -267,7 +265,7 @@ class Store:
                 self._db.execute("DELETE FROM deletions WHERE key IN (SELECT key FROM staged)")
             self._db.execute("INSERT OR REPLACE INTO failures SELECT * FROM staged_failures")
             self.staging.clear()
-            write_meta(self._db, {"seq": seq})
+            self._meta.write({"seq": seq})
             if facts is not None and facts.encoder is not None:
                 self._add_encoder(facts.encoder)
 
@@ -376,10 +374,10 @@ class Store:
         else:
             self.note_encoder(encoder)
 
-    def _answered(self, applied: Applied, known: dict[str, Any], request: RequestKey | None) -> Applied:
+    def _answered(self, applied: Applied, request: RequestKey | None) -> Applied:
         """Notes how far the changes go, and the answer to who may ask again; gives that answer."""
-        if applied.seq != known["seq"]:
-            write_meta(self._db, {"seq": applied.seq}, known)
+        if applied.seq != self._meta.read()["seq"]:
+            self._meta.write({"seq": applied.seq})
         if request is not None:
             requests.remember(self._db, request, applied)
         return applied
@@ -526,5 +524,6 @@ class Store:
             except BaseException:
                 if self._db.in_transaction:  # else SQLite has taken it back by itself, for want of room
                     self._db.execute("ROLLBACK")
+                self._meta.forget()
                 self._has_deletions = has_deletions(self._db)
                 raise

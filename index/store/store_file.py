@@ -74,6 +74,48 @@ def write_meta(db: sqlite3.Connection, facts: dict[str, Any], known: dict[str, A
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
 
 
+class Meta:
+    """What is noted about a whole store that is open; for one thread at a time.
+
+    It is read, and compared with its checksum, where another connection may have changed it since, and not before.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        """Reads nothing yet.
+
+        Args:
+            db: The store's connection, over which it is changed by `write` alone.
+        """
+        self._db = db
+        self._facts: dict[str, Any] | None = None
+        self._version: int | None = None  # which SQLite changes with every commit of another connection
+
+    def read(self) -> dict[str, Any]:
+        """The facts, which the caller leaves as they are.
+
+        Raises:
+            IndexCorruptError: they differ from their checksum.
+        """
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        if self._facts is None or version != self._version:
+            self._facts, self._version = read_meta(self._db), version
+        return self._facts
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Notes facts, in the transaction of the caller, who calls `forget` if it is taken back.
+
+        Raises:
+            IndexCorruptError: what was noted before differs from its checksum.
+        """
+        known = self.read()
+        write_meta(self._db, facts, known)
+        self._facts = {**known, **facts}
+
+    def forget(self) -> None:
+        """Has the facts read anew."""
+        self._facts = None
+
+
 def path_of(db: sqlite3.Connection) -> Path:
     """The file that a connection is open on."""
     return Path(db.execute("PRAGMA database_list").fetchone()[2])

@@ -27,6 +27,7 @@ from anykey.index.store.manifest import Manifest
 from anykey.index.store.records import (
     NewImage,
     TuningQueries,
+    payload_checksum,
     payload_checksums,
     query_checksum,
     vector_checksum,
@@ -130,10 +131,11 @@ class ReadTransaction:
         """
         asked = set(seqs)
         query = f"SELECT {_PAYLOAD} FROM keys WHERE row IN (SELECT value FROM json_each(?))"
-        found = {payload[0]: payload for payload in self._all(query, json.dumps(sorted(asked)))}
-        if missing := asked - found.keys():
+        found = self._all(query, json.dumps(sorted(asked)))
+        if missing := asked.difference(payload[0] for payload in found):
             raise IndexCorruptError(self._path, f"no key has row {min(missing)}, which a version covers")
-        return {number: self._stored_key(payload) for number, payload in found.items()}
+        checksums = payload_checksums(payload[:-1] for payload in found)
+        return {line[0]: self._stored_key(line, checksum) for line, checksum in zip(found, checksums, strict=True)}
 
     def matches(self, expression: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Change numbers `[M]` of the keys that an expression of FTS5 finds, in no order, and their BM25 scores `[M]`.
@@ -386,13 +388,14 @@ class ReadTransaction:
         counts = dict(self._all("SELECT modality, count(*) FROM keys GROUP BY modality"))
         return {modality: counts.get(modality, 0) for modality in Modality}
 
-    def _stored_key(self, payload: Sequence[Any]) -> StoredKey:
-        """A key from what `_PAYLOAD` selects."""
+    def _stored_key(self, payload: Sequence[Any], checksum: int | None = None) -> StoredKey:
+        """A key from what `_PAYLOAD` selects; its checksum where it has been reckoned with those of others."""
         seq, key, modality, text, metadata, pools, num_images, noted = payload
-        if payload_checksums([payload[:-1]]) != [noted]:
+        if noted != (payload_checksum(*payload[:-1]) if checksum is None else checksum):
             raise self._damaged_payload(key)
         named = () if pools == "[]" else tuple(json.loads(pools))
-        return StoredKey(key, Modality(modality), Payload(text, json.loads(metadata), num_images), named, seq=seq)
+        fields = {} if metadata == "{}" else json.loads(metadata)
+        return StoredKey(key, Modality(modality), Payload(text, fields, num_images), named, seq=seq)
 
     def _checked_vector(self, key: str, vector: bytes | None, checksum: int | None) -> bytes:
         if vector is None or vector_checksum(key, vector) != checksum:

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from anykey.index.errors import IndexCorruptError, WordsUnavailableError
 from anykey.index.filtering.filters import parse_path
 from anykey.index.store.manifest import OPTIONS_NAME
-from anykey.index.store.store_file import naming_damage, path_of, read_meta
+from anykey.index.store.store_file import Meta, naming_damage, path_of, read_meta
 from anykey.index.words.tokens import Path as FieldPath
 from anykey.index.words.tokens import tokens_of
 
@@ -30,9 +31,8 @@ _TABLES = (
     "CREATE TABLE word_facts (seq INTEGER NOT NULL, fields TEXT)",
 )
 _KEYS = "SELECT row, key, text, metadata FROM keys WHERE row > ? ORDER BY row"
-# Up to which change the table has the words, and of which fields; the last change, and the store's options.
-_STATE = """SELECT seq, fields, (SELECT value FROM meta WHERE name = 'seq'),
-    (SELECT value FROM meta WHERE name = ?) FROM word_facts"""
+_STATE = "SELECT seq, fields FROM word_facts"  # up to which change the table has the words, and of which fields
+_GONE = "SELECT row FROM removals WHERE seq > ? AND row <= ?"
 logger = logging.getLogger(__name__)
 
 
@@ -44,14 +44,16 @@ class WordTable:
             when the store is opened next.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, meta: Meta) -> None:
         """Makes the table if there is none, and catches up with what other releases changed.
 
         Args:
             db: The store's connection, in no transaction.
             path: The store's file.
+            meta: What is noted about it.
         """
         self._db = db
+        self._meta = meta
         self.is_behind = False
         try:
             with naming_damage(path):
@@ -66,20 +68,19 @@ class WordTable:
         """Takes in what the transaction under way has changed, which is about to be committed."""
         if self.is_behind:
             return
-        state = self._db.execute(_STATE, (OPTIONS_NAME,)).fetchone()
-        if state is None or state[1] != _fields_in(state[3]):
+        meta, state = self._meta.read(), self._db.execute(_STATE).fetchone()
+        if state is None or state[1] != _fields_in(meta.get(OPTIONS_NAME)):
             self.rebuild()
             return
-        known, fields, seq, _ = state
-        if known != seq:
-            gone = "SELECT row FROM removals WHERE seq > ? AND row <= ?"
-            if self._db.execute(gone, (known, known)).fetchone():
-                self._db.execute(f"DELETE FROM words WHERE rowid IN ({gone})", (known, known))
-            self._take_in_all(known, fields, seq)
+        known, fields = state
+        if known != meta["seq"]:
+            gone = self._db.execute(_GONE, (known, known))
+            self._db.executemany("DELETE FROM words WHERE rowid = ?", gone)
+            self._take_in_all(known, fields, meta["seq"])
 
     def rebuild(self) -> None:
         """Makes the table anew from the keys, in the transaction of the caller."""
-        meta = read_meta(self._db)
+        meta = self._meta.read()
         self._make(_fields_in(meta.get(OPTIONS_NAME)))
         self._take_in_all(0, _fields_in(meta.get(OPTIONS_NAME)), meta["seq"])
 
@@ -107,7 +108,7 @@ class WordTable:
 
     def _catch_up(self, path: Path) -> None:
         """Takes in what releases changed that know of no words, a part at a time; what is done stays done."""
-        facts, meta = _facts(self._db), read_meta(self._db)
+        facts, meta = _facts(self._db), self._meta.read()
         if facts is not None and (facts[0] == meta["seq"] or facts[1] != _fields_in(meta.get(OPTIONS_NAME))):
             return  # other fields are taken in by the change that follows
         if facts is None:
@@ -193,6 +194,7 @@ def _is_of_words(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "") == "SQLITE_CORRUPT_VTAB"
 
 
+@lru_cache(maxsize=8)  # asked with every change
 def _fields_in(options: str | None) -> str | None:
     """The fields that a store's options name, as JSON; `None` for all."""
     fields = json.loads(options or "{}").get("word_fields")
@@ -203,7 +205,7 @@ def _facts(db: sqlite3.Connection) -> tuple[int, str | None] | None:
     """Up to which change the table has the words, and of which fields; `None` without a table."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'word_facts'").fetchone():
         return None
-    found: tuple[int, str | None] | None = db.execute("SELECT seq, fields FROM word_facts").fetchone()
+    found: tuple[int, str | None] | None = db.execute(_STATE).fetchone()
     return found
 
 
