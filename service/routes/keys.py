@@ -20,6 +20,7 @@ from anykey.service.requests.body import is_quick, read_body, reader_for
 from anykey.service.requests.context import REQUEST_ID
 from anykey.service.requests.cursor import cursor_of, name_in
 from anykey.service.requests.deadline import within
+from anykey.service.routes.direct import DirectRoute
 from anykey.service.schemas import Limits
 from anykey.service.searching.lookups import ShownImage, thumbnail_etag
 from anykey.service.searching.thumbnails import WIDTHS_PX, width_made
@@ -87,15 +88,6 @@ async def get_image(
     return _image_response(request, await parts.lookups.thumbnail(image, width_px))
 
 
-@router.get(
-    "/keys/{key:path}",
-    response_model=KeyResponse,
-    responses={
-        304: {"description": "The key is as it was at the change named in If-None-Match."},
-        **error_responses(*KEY_ERRORS),
-    },
-    tags=["keys"],
-)
 async def get_key(
     request: Request,
     key: KeyPath,
@@ -105,6 +97,20 @@ async def get_key(
     check_parameters(request, "include")
     parts = parts_of(request)
     return await _key(request, parts, key_in_path(request)[0], include)
+
+
+router.add_api_route(
+    "/keys/{key:path}",
+    get_key,
+    methods=["GET"],
+    response_model=KeyResponse,
+    responses={
+        304: {"description": "The key is as it was at the change named in If-None-Match."},
+        **error_responses(*KEY_ERRORS),
+    },
+    tags=["keys"],
+    route_class_override=DirectRoute,  # applications ask for one key after the other
+)
 
 
 @router.get(
