@@ -81,8 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     measures: dict[str, Measure] = {
         "text that was asked before": _block(60, _ask_known),
-        f"the same by {NUM_CLIENTS} clients at once": _crowd,
+        f"the same by {NUM_CLIENTS} clients at once": _crowd(_ask_known),
         "new text": _block(20, _ask_new),
+        f"new texts by {NUM_CLIENTS} clients at once": _crowd(_ask_new),
         "one key": _block(80, _ask_key),
         "health check": _block(80, _ask_health),
     }
@@ -154,22 +155,26 @@ def _block(num_requests: int, ask: Ask) -> Measure:
     return measure
 
 
-def _crowd(server: Server) -> Cost:
-    """Clients that each ask the same text again as soon as they have an answer."""
-    counts, cpu_s, ends_s = [0] * NUM_CLIENTS, server.cpu_s(), time.monotonic() + CROWD_S
+def _crowd(ask: Ask) -> Measure:
+    """Clients that each ask again as soon as they have an answer."""
 
-    def client(number: int) -> None:
-        connection = server.connect()
-        while time.monotonic() < ends_s:
-            _ask_known(connection, number)
-            counts[number] += 1
+    def measure(server: Server) -> Cost:
+        counts, cpu_s, ends_s = [0] * NUM_CLIENTS, server.cpu_s(), time.monotonic() + CROWD_S
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(NUM_CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Cost((server.cpu_s() - cpu_s) / sum(counts) * 1000, CROWD_S / sum(counts) * 1000)
+        def client(number: int) -> None:
+            connection = server.connect()
+            while time.monotonic() < ends_s:
+                ask(connection, number)
+                counts[number] += 1
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(NUM_CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return Cost((server.cpu_s() - cpu_s) / sum(counts) * 1000, CROWD_S / sum(counts) * 1000)
+
+    return measure
 
 
 def _ask_known(connection: http.client.HTTPConnection, number: int) -> None:

@@ -17,6 +17,7 @@ class Throughput:
     def __init__(self) -> None:
         """Begins with nothing measured."""
         self._calls: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._seconds_per_unit = 0.0  # before enough was measured
 
     def note(self, units: float, seconds: float) -> None:
         """Remembers a call.
@@ -26,6 +27,12 @@ class Throughput:
             seconds: How long it took.
         """
         self._calls.append((seconds, units))
+        if len(self._calls) < LEAST:
+            return
+        longest_s, of_longest = max(self._calls)
+        num_units = sum(done for _, done in self._calls) - of_longest
+        sum_s = sum(seconds for seconds, _ in self._calls) - longest_s
+        self._seconds_per_unit = sum_s / num_units if num_units > 0 else 0.0
 
     def seconds_for(self, units: float) -> float:
         """How long so much work takes, about; 0 before enough was measured."""
@@ -34,11 +41,3 @@ class Throughput:
     def units_in(self, seconds: float) -> float:
         """How much work that time suffices for, about; infinite before enough was measured."""
         return seconds / self._seconds_per_unit if self._seconds_per_unit else math.inf
-
-    @property
-    def _seconds_per_unit(self) -> float:
-        if len(self._calls) < LEAST:
-            return 0.0
-        longest_s, of_longest = max(self._calls)
-        num_units = sum(done for _, done in self._calls) - of_longest
-        return (sum(seconds for seconds, _ in self._calls) - longest_s) / num_units if num_units > 0 else 0.0
