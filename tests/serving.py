@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ from tests.counted_values import counts_of, fields_of
 from tests.fakes import FakeEncoder
 
 WAIT_S = 20.0  # far longer than anything takes; only a hang reaches it
+POLL_S = 0.005
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # of clients over HTTP: each would read all certificates, for 50 ms
 
 
 class GatedEncoder(FakeEncoder):
@@ -366,7 +369,7 @@ def running(app: FastAPI) -> Iterator[httpx.Client]:
         thread.start()
         address = f"http://127.0.0.1:{port_of(listener)}"
         try:
-            with httpx.Client(base_url=address, timeout=WAIT_S, trust_env=False) as client:
+            with httpx.Client(base_url=address, timeout=WAIT_S, trust_env=False, verify=PLAIN) as client:
                 yield client
         finally:
             server.should_exit = True
@@ -388,6 +391,7 @@ def until(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> N
     give_up_s = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < give_up_s, f"never happened: {what}"
+        time.sleep(POLL_S)  # what is waited for needs the processor, too
 
 
 def counters(client: httpx.Client, part: str) -> dict[str, int]:

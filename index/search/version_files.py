@@ -116,7 +116,7 @@ class VersionFiles:
 
     def positions_of_seqs(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of those of some keys, by change numbers, that the version covers, ascending."""
-        if not self.num_keys:
+        if not self.num_keys or not len(seqs):
             return np.empty(0, np.int64)
         positions = np.searchsorted(self._seqs_N, seqs)
         is_here = self._seqs_N[np.minimum(positions, self.num_keys - 1)] == seqs

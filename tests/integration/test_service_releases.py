@@ -19,7 +19,7 @@ from anykey.index.jobs.releasing import publish_release, roll_back_release
 from anykey.index.settings import BuildSettings, ReleaseSettings
 from tests.integration.test_service_process import lines_until, start
 from tests.models import tiny_checkpoint
-from tests.serving import WAIT_S, until
+from tests.serving import PLAIN, WAIT_S, until
 
 NUM_CLIENTS = 4
 LOAD_S = 60.0  # longest wait for a release on a busy machine
@@ -88,7 +88,7 @@ class Clients:
             thread.join(WAIT_S)
 
     def _search(self, number: int) -> None:
-        with httpx.Client(base_url=self._address, timeout=WAIT_S, trust_env=False) as client:
+        with httpx.Client(base_url=self._address, timeout=WAIT_S, trust_env=False, verify=PLAIN) as client:
             for count in range(1_000_000):
                 if self._is_done.is_set():
                     return
@@ -109,7 +109,11 @@ class Clients:
 
 
 def release_of(address: str) -> Any:
-    return httpx.get(f"{address}/indexes", trust_env=False).json()["indexes"][0]["release"]
+    return httpx.get(f"{address}/indexes", trust_env=False, verify=PLAIN).json()["indexes"][0]["release"]
+
+
+def problems_of(address: str) -> Any:
+    return httpx.get(f"{address}/readyz", trust_env=False, verify=PLAIN).json()["problems"]
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_releases_switch_under_load_without_a_failed_or_a_mixed_answer(
         until(lambda: release_of(address) == "2", "the switch", LOAD_S)
         (first.releases / "7").mkdir()
         (first.releases / "CURRENT").write_text("7\n")  # a damaged one in between
-        until(lambda: bool(httpx.get(f"{address}/readyz", trust_env=False).json()["problems"]), "it is told", LOAD_S)
+        until(lambda: bool(problems_of(address)), "it is told", LOAD_S)
         roll_back_release(first.releases, "1")
         until(lambda: release_of(address) == "1", "the way back", LOAD_S)
         num_before = sum(clients.answers.values())
