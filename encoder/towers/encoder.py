@@ -27,6 +27,7 @@ from anykey.encoder.preprocessing import Preprocessing
 from anykey.encoder.protocol import EVEN_WEIGHT, Ability, Role, check_item
 from anykey.encoder.towers.architecture import Architecture, build, preprocessing, read_architecture, read_tag
 from anykey.encoder.towers.checkpoint import CONFIG_NAME, Checkpoint, fingerprint, read_checkpoint
+from anykey.encoder.towers.first_token import read_first_token_alone
 from anykey.encoder.towers.layouts.plain import published_preprocessing
 from anykey.encoder.towers.layouts.table import Recognised, recognise
 from anykey.encoder.towers.text import TextTower, num_read, spares_padding
@@ -120,6 +121,7 @@ class TowerEncoder(Encoder):
         self.fingerprint = checkpoint.fingerprint
         self.provenance = checkpoint.provenance
         self.model: Any = checkpoint.model.to(self.device).eval().requires_grad_(False)
+        read_first_token_alone(self.model.visual)
         if self.architecture.uses_timm:  # convolutions run faster so on the CPU
             self.model.visual.to(memory_format=torch.channels_last)
         self._preprocess_cfg = preprocessing(self.architecture)
