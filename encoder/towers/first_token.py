@@ -13,7 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 
-def read_first_token_alone(visual: nn.Module) -> None:
+def read_first_token_alone(visual: Any) -> None:
     """Has an image tower of open_clip compute no more of its last block than is read; others stay as they are.
 
     Args:
@@ -23,7 +23,7 @@ def read_first_token_alone(visual: nn.Module) -> None:
         return
     transformer: Any = visual.transformer
     is_read_first = visual.pool_type == "tok" and visual.attn_pool is None and not visual.output_tokens
-    blocks = getattr(transformer, "resblocks", ())
+    blocks: Any = getattr(transformer, "resblocks", ())
     if is_read_first and getattr(transformer, "batch_first", False) and len(blocks) and _is_usual(blocks[-1]):
         blocks[-1] = FirstTokenBlock(blocks[-1])
 
@@ -49,14 +49,15 @@ class FirstTokenBlock(nn.Module):
         keys_BHTV, values_BHTV = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
         seen_BH1V = F.scaled_dot_product_attention(query_BH1V, keys_BHTV, values_BHTV)
         first_B1W = first_B1W + self.ls_1(self.out(seen_BH1V.transpose(1, 2).flatten(2)))
-        return first_B1W + self.ls_2(self.mlp(self.ln_2(first_B1W)))
+        given_B1W: Tensor = first_B1W + self.ls_2(self.mlp(self.ln_2(first_B1W)))
+        return given_B1W
 
 
 def _is_usual(block: nn.Module) -> bool:
     """Whether a block attends as it is known to."""
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
-    attention = block.attn
+    attention: Any = block.attn
     return attention.in_proj_weight is not None and attention.in_proj_bias is not None and attention.bias_k is None
 
 
