@@ -116,10 +116,13 @@ class ReleaseDirectory:
 
     def stamp(self) -> tuple[int, ...]:
         """What changes whenever another release becomes the current one, or the same one is published again; cheap."""
-        paths = [self.path / CURRENT_NAME]
-        with contextlib.suppress(InvalidReleaseError, OSError):
-            paths.append(self.folder(self.current() or "") / RELEASE_NAME)
-        return tuple(number for path in paths for number in stamp_of(path))
+        current = self.path / CURRENT_NAME
+        while True:
+            stamp, of_release = stamp_of(current), tuple[int, ...]()
+            with contextlib.suppress(InvalidReleaseError, OSError):
+                of_release = stamp_of(self.folder(self.current() or "") / RELEASE_NAME)
+            if stamp_of(current) == stamp:  # else the release was that of before
+                return (*stamp, *of_release)
 
     def read(self, name: str) -> Release:
         """What a release says of itself.

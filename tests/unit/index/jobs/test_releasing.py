@@ -89,6 +89,22 @@ def test_one_goes_back_to_the_release_before_or_to_a_named_one(made: ReleaseSett
         roll_back_release(made.releases, None)
 
 
+class Overtaken(ReleaseDirectory):
+    """One in which the first release becomes the current one again while somebody reads which one is."""
+
+    def current(self) -> str | None:
+        name = super().current()
+        if name == "2":
+            roll_back_release(self.path, "1")
+        return name
+
+
+def test_a_release_that_comes_while_one_looks_is_not_taken_for_two(made: ReleaseSettings) -> None:
+    for _ in range(2):
+        publish_release(made)
+    assert Overtaken(made.releases).stamp() == ReleaseDirectory(made.releases).stamp()
+
+
 def test_old_releases_are_deleted_but_for_those_that_are_read_and_the_current_one(made: ReleaseSettings) -> None:
     directory = ReleaseDirectory(made.releases)
     publish_release(made)
