@@ -218,6 +218,31 @@ def test_deletion_that_is_taken_back_is_not_remembered(store: Store) -> None:
         assert list(older.deleted()) == ["a"]
 
 
+def note_and_fail(store: Store) -> None:
+    with store.transaction():
+        store.note(name="another")
+        store.commit([record("b", built=None)])
+        raise ZeroDivisionError
+
+
+def test_what_is_noted_is_as_it_was_after_a_change_that_is_taken_back(store: Store) -> None:
+    store.commit([record("a", built=None)])
+    with pytest.raises(ZeroDivisionError):
+        note_and_fail(store)
+    assert (store.meta["name"], store.meta["seq"], store.seq) == ("n", 1, 1)
+    store.commit([record("c", built=None)])
+    assert store.meta["seq"] == store.seq == 2
+
+
+def test_what_another_connection_notes_is_told_and_so_is_damage_by_it(store: Store) -> None:
+    assert store.meta["name"] == "n"
+    other = sqlite3.connect(store.path, isolation_level=None)
+    with contextlib.closing(other):
+        other.execute("UPDATE meta SET value = 'another' WHERE name = 'name'")
+    with pytest.raises(IndexCorruptError, match="differs from its checksum"):
+        store.commit([record("a", built=None)])
+
+
 def test_refusals_can_be_forgotten(store: Store) -> None:
     refuse(store, "a", "b")
 
