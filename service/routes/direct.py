@@ -39,7 +39,8 @@ class DirectRoute(GuardedRoute):
         request = Request(scope, receive, send)
         named = {name: request.path_params[name] for name in self._names_in_path}
         if scope["query_string"]:
-            named |= {name: request.query_params.get(name) for name in self._names_behind_path}
+            given = request.query_params
+            named |= {name: given[name] for name in self._names_behind_path if name in given}
         response = await self.endpoint(request, **named)
         await response(scope, receive, send)
 
