@@ -118,13 +118,14 @@ def at_rate(
     return asyncio.run(_run(target, Outcome(rate, num_kept=num_kept), schedule, max_in_flight, waits=False))
 
 
-def crowd(target: Target, num_clients: int, duration_s: float) -> Outcome:
+def crowd(target: Target, num_clients: int, duration_s: float, *, num_kept: int = 0) -> Outcome:
     """What so many clients get who each ask again as soon as they are answered.
 
     Raises:
         OSError: nothing listens there.
     """
-    return asyncio.run(_run(target, Outcome(0.0), at_once(duration_s), num_clients, waits=True))
+    outcome = Outcome(0.0, num_kept=num_kept)
+    return asyncio.run(_run(target, outcome, at_once(duration_s), num_clients, waits=True))
 
 
 def one_answer(target: Target) -> Any:

@@ -194,7 +194,8 @@ def _saturation(part: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"What the encoder ({part['way']}) embeds at most in a process of its own, with texts and photos prepared in\n"
         "threads beside it, in the best of some batch sizes; and what the service answers at most, HTTP, search and\n"
-        "payload included, to single requests and to requests with 32 queries (`POST /search/batch`).\n"
+        "payload included, to single requests and to requests with 32 queries (`POST /search/batch`). Clients ask\n"
+        "again as soon as they are answered, as many of them as get most.\n"
     )
     yield "| | encoder alone, items/s | single, answers/s | of the encoder's | 32 together | of the encoder's |"
     yield "|---|---:|---:|---:|---:|---:|"

@@ -51,6 +51,9 @@ SHARES = (0.25, 0.5, 0.75, 0.9, 1.05)  # of what a service answers at most, at w
 LIGHT_SHARE = 0.5  # of what the slowest answers at most: the rate at which medians are compared
 CLIENTS = 32  # who each ask again as soon as they are answered
 BATCH_SIZES = (8, 16, 32, 64)
+SATURATING = (8, 16, 32, 64)  # clients; more than it takes are refused where an encoder is slow
+BATCHED = 32  # queries in one request
+MOST_KEPT = 10_000
 CACHED_RATE = 1000.0
 NUM_KNOWN = 50
 OVERLOAD = 10  # times what it answers at most
@@ -185,29 +188,57 @@ def beside(session: Session, kind: str, names: Sequence[str], target: Callable[[
 def saturation(session: Session) -> dict[str, Any]:
     """What the encoder alone embeds at most in this process, beside what the service answers at most."""
     encoder = session.encoder()
-    found: dict[str, Any] = {"way": f"{encoder.precision} by {encoder.backend}"}
-    for kind in ("text", "image"):
-        alone: list[dict[int, float]] = []
-        single, batched, cores = [], [], []
-        one, many = session.search(OURS, kind), session.batches(kind, 32)
-        crowd(one, CLIENTS, 1.0), crowd(many, 2, 1.0)
-        for _ in range(session.plan.rounds):
-            alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
-            outcome = crowd(one, 2 * CLIENTS, session.plan.crowd_s)
-            single.append(outcome.answered_per_s)
-            cores.append(outcome.cores)
-            batched.append(32 * crowd(many, 3, session.plan.crowd_s).answered_per_s)
-            session.say(
-                f"saturation, {kind}: encoder {max(alone[-1].values()):.1f}/s, service {single[-1]:.1f}/s, "
-                f"in batches {batched[-1]:.1f}/s"
-            )
-        found[kind] = {
-            "alone": [{str(size): rate for size, rate in one.items()} for one in alone],
-            "single": single,
-            "batched": batched,
-            "cores": cores,
-        }
-    return found
+    kinds = {kind: saturation_by(kind, session, encoder) for kind in ("text", "image")}
+    return {"way": f"{encoder.precision} by {encoder.backend}", **kinds}
+
+
+def saturation_by(kind: str, session: Session, encoder: Encoder) -> dict[str, Any]:
+    """The same for texts or photos."""
+    alone: list[dict[int, float]] = []
+    single, batched, cores = [], [], []
+    one, many, seconds = session.search(OURS, kind), session.batches(kind, BATCHED), session.plan.crowd_s
+    num_many = saturating(lambda number: answered_queries(many, number, seconds), (1, 2, 3))
+    num_clients = saturating(lambda number: crowd(one, number, seconds).answered_per_s, SATURATING)
+    for _ in range(session.plan.rounds):
+        alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
+        batched.append(answered_queries(many, num_many, seconds))
+        outcome = crowd(one, num_clients, seconds)
+        single.append(outcome.answered_per_s)
+        cores.append(outcome.cores)
+        session.say(
+            f"saturation, {kind}: encoder {max(alone[-1].values()):.1f}/s, service {single[-1]:.1f}/s to "
+            f"{num_clients} clients, in batches {batched[-1]:.1f}/s to {num_many}"
+        )
+    return {
+        "alone": [{str(size): rate for size, rate in rates.items()} for rates in alone],
+        "clients": {"single": num_clients, "batched": num_many},
+        "single": single,
+        "batched": batched,
+        "cores": cores,
+    }
+
+
+def saturating(per_s: Callable[[int], float], numbers: Sequence[int]) -> int:
+    """The number of clients, of these in rising order, from which on more of them get no more."""
+    best, most = numbers[0], per_s(numbers[0])
+    for number in numbers[1:]:
+        found = per_s(number)
+        if found <= most:
+            break
+        best, most = number, found
+    return best
+
+
+def answered_queries(target: Target, num_clients: int, duration_s: float) -> float:
+    """Queries that are answered in a second where each request has `BATCHED` of them."""
+    outcome = crowd(target, num_clients, duration_s, num_kept=MOST_KEPT)
+    return BATCHED * share_answered([body for _, body in outcome.bodies]) * outcome.answered_per_s
+
+
+def share_answered(bodies: Sequence[bytes]) -> float:
+    """Of the queries of some batches, how many have an answer; others have an error in its place."""
+    answers = [answer for body in bodies for answer in json.loads(body)["answers"]]
+    return sum("hits" in answer for answer in answers) / max(1, len(answers))
 
 
 def ceiling(session: Session) -> dict[str, Any]:
