@@ -23,7 +23,6 @@ from anykey.service.indexes.parts import load_encoder
 from anykey.service.indexes.serving import Leases
 from anykey.service.lifecycle import INDEX_NAME, Lifecycle
 from anykey.service.openapi import describe, serve_document
-from anykey.service.operations.watcher import Watcher
 from anykey.service.queries.wrong_values import wrong_value
 from anykey.service.requests.context import RequestContext, UnforeseenFailures, error_response
 from anykey.service.requests.proxy import ProxyPrefix, client_address, parse_proxies
@@ -117,13 +116,13 @@ def create_app(
     app.router.routes.extend([*health.router.routes, *of_one, *of_service, *of_collections])
     app.router.routes.append(Mount(f"/indexes/{{{INDEX_NAME}}}", routes=[*of_one, *indexes.below_one.routes]))
     _answer_errors(app, settings.retry_after_s)
-    _add_layers(app, settings, lifecycle.watcher)
+    _add_layers(app, settings, lifecycle)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     serve_document(app)
     return app
 
 
-def _add_layers(app: FastAPI, settings: ServiceSettings, watcher: Watcher) -> None:
+def _add_layers(app: FastAPI, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
     """What is around the routes, from within outwards."""
     app.add_middleware(Leases)
     app.add_middleware(UnforeseenFailures, retry_after_s=settings.retry_after_s)
@@ -142,7 +141,8 @@ def _add_layers(app: FastAPI, settings: ServiceSettings, watcher: Watcher) -> No
             expose_headers=EXPOSED,
         )
     address_of = partial(client_address, proxies=parse_proxies(settings.forwarded_allow_ips))
-    app.add_middleware(RequestContext, watcher=watcher, address_of=address_of)
+    refusal_pace = lifecycle.resources.refusal_pace
+    app.add_middleware(RequestContext, watcher=lifecycle.watcher, refusal_pace=refusal_pace, address_of=address_of)
 
 
 def _answer_errors(app: FastAPI, retry_after_s: int) -> None:

@@ -249,7 +249,7 @@ async def open_parts(
         cache=cache,
         decode_threads=resources.decode_threads,
         body_threads=resources.body_threads,
-        admission=Admission(batcher, resources.body_threads, deadline_s, resources.pressure),
+        admission=Admission(batcher, resources.body_threads, deadline_s, resources.pressure, resources.refusal_pace),
         storer=await _open_storer(settings, resources, loaded, index, watch, stack, name, release, facts.forget),
         change_threads=resources.change_threads,
         results=resources.results(searcher, rerankers, computed_by),

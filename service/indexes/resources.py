@@ -19,7 +19,7 @@ from anykey.service.embedding.batcher import Batcher, LaterItems
 from anykey.service.embedding.cache import CacheCounters, MemoryCache, RedisVectors, VectorCache, connect
 from anykey.service.errors import StartupError
 from anykey.service.operations.audit import AuditLog
-from anykey.service.requests.admission import Pressure
+from anykey.service.requests.admission import Pressure, RefusalPace
 from anykey.service.searching.reranking import PairScorer, Rerankers, load_rerankers, open_batcher
 from anykey.service.searching.searcher import IndexSearcher
 from anykey.service.searching.thumbnails import Thumbnails
@@ -220,6 +220,7 @@ class Resources:
         image_threads: Read images that an index only refers to.
         change_threads: Parse bodies with keys that are to be stored, and decode their images.
         pressure: How far the event loop is behind.
+        refusal_pace: When those who are refused are told so.
         thumbnails: Makes small pictures of images, and keeps them.
         rerankers: Cross-encoders, each with the batcher that owns it.
         reranker_bytes: Bytes of the weights of each.
@@ -270,6 +271,7 @@ class Resources:
             "thumbnails", settings.thumbnail_threads, settings.max_queue_items, stands_back=True
         )
         self.pressure = Pressure()
+        self.refusal_pace = RefusalPace()
         self.thumbnails = Thumbnails(self._thumbnail_threads, ImageLimits.of(settings), settings.thumbnail_cache_bytes)
         self.rerankers: list[tuple[PairScorer, Batcher[Any]]] = []
         self.reranker_bytes: list[int] = []

@@ -2,16 +2,19 @@
 
 What is asked for may be known already, whatever the encoder has to do, and that can only be told from the body. So a
 request is refused this early only where the encoder would refuse it, and where it would not even be parsed soon. While
-more comes than even that lets through, connections are turned away (`requests.connection`).
+more comes than even that lets through, connections are turned away (`requests.connection`). Refusals themselves take
+no more than a share of the processors (`RefusalPace`).
 """
 
 import asyncio
 import math
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 
 from anykey.encoder.protocol import Prepared
+from anykey.program.machine import num_cores
 from anykey.service.concurrency.threads import BoundedThreads
 from anykey.service.embedding.batcher import Batcher
 from anykey.service.requests.body import is_short
@@ -21,6 +24,12 @@ BEHIND_S = 0.005  # that the event loop is late, from which on no body is read t
 FAR_BEHIND_S = 0.1  # from which on no connection is taken, if it lasts
 LASTS_S = 1.0  # without one turn in time, after which more is asked than can be answered
 CALM_S = 5.0  # after that, until it counts as over
+SHARE_LOOKED_INTO = 0.05  # of all cores, that refusals may take before bodies are no longer looked into for them
+SHARE_TOLD = 0.2  # and before they are held back
+MOST_OF_LOOP = 0.5  # that they may take, however many cores there are: the event loop has one
+FREE_S = 0.5  # so much of a share may be taken at once after a quiet time
+HELD_S = 2.0  # longest time for which a refusal is held back
+NUM_COUNTED = 64  # answers, by which it is measured what one takes of the event loop
 
 
 class Pressure:
@@ -69,11 +78,82 @@ class Pressure:
             self._due_s = math.inf
 
 
+class RefusalPace:
+    """How much of the processors refusals take, and when those who are refused are told so; belongs to a loop.
+
+    Where cores are few, the encoder has what the event loop leaves, and a refusal takes a millisecond of that. So
+    beyond a small share of all cores, refusals should cost less: no more bodies are looked into. Many clients also ask
+    again in the moment in which they are refused, whatever `Retry-After` says, as fast as they are told. So beyond a
+    larger share they are told later: a client that waits for its refusal asks nothing.
+    """
+
+    def __init__(
+        self,
+        cores: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """Begins with nothing measured.
+
+        Args:
+            cores: That the process may use; absent: as the system says.
+            clock: Seconds.
+            cpu_clock: Seconds of a processor that the event loop has taken.
+        """
+        cores = cores or num_cores()
+        self._looked_into = _Share(min(SHARE_LOOKED_INTO * cores, MOST_OF_LOOP))
+        self._told = _Share(min(SHARE_TOLD * cores, MOST_OF_LOOP))
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._num_answers = 0
+        self._cpu_s: float | None = None  # when it was last measured
+        self._each_s = 0.0  # of the loop, that an answer takes, refusals among them
+
+    @property
+    def is_high(self) -> bool:
+        """Whether refusals should cost less than they did of late."""
+        return self._looked_into.taken_until_s > self._clock()
+
+    def count(self) -> None:
+        """Counts an answer, whatever it says; in the event loop."""
+        if self._num_answers % NUM_COUNTED == 0:
+            cpu_s = self._cpu_clock()
+            if self._cpu_s is not None:
+                self._each_s = (cpu_s - self._cpu_s) / NUM_COUNTED
+            self._cpu_s = cpu_s
+        self._num_answers += 1
+
+    def wait_s(self) -> float:
+        """Seconds for which one more refusal, which this counts, is to be held back; 0 for most."""
+        now_s = self._clock()
+        self._looked_into.take(self._each_s, now_s)
+        return self._told.take(self._each_s, now_s)
+
+
+class _Share:
+    """A share of a processor, which may be exceeded for a moment after a time in which less was taken."""
+
+    def __init__(self, cores: float) -> None:
+        self._cores = cores
+        self.taken_until_s = -math.inf  # until when all that was taken so far suffices
+
+    def take(self, cpu_s: float, now_s: float) -> float:
+        """Takes some of it; seconds until there is so much, at most `HELD_S`."""
+        taken_until_s = max(self.taken_until_s, now_s - FREE_S) + cpu_s / self._cores
+        self.taken_until_s = min(taken_until_s, now_s + HELD_S)
+        return max(0.0, self.taken_until_s - now_s)
+
+
 class Admission:
     """Lets requests to one encoder in, or refuses them while it costs nothing; belongs to one event loop."""
 
     def __init__(
-        self, batcher: Batcher[Prepared], threads: BoundedThreads, deadline_s: float, pressure: Pressure
+        self,
+        batcher: Batcher[Prepared],
+        threads: BoundedThreads,
+        deadline_s: float,
+        pressure: Pressure,
+        refusal_pace: RefusalPace,
     ) -> None:
         """Joins the parts.
 
@@ -82,7 +162,9 @@ class Admission:
             threads: Where bodies are parsed that are not short.
             deadline_s: Longest time from the whole request read to its answer.
             pressure: The event loop's.
+            refusal_pace: That of the process.
         """
+        self._refusal_pace = refusal_pace
         self._batcher = batcher
         self._threads = threads
         self._deadline_s = deadline_s
@@ -96,6 +178,6 @@ class Admission:
                 event loop, does not let anybody see soon whether this one needs the encoder at all.
             NotReadyError: shutting down, or the encoder's worker died.
         """
-        is_late = self._threads.is_crowded or self._pressure.late_s() > BEHIND_S
+        is_late = self._threads.is_crowded or self._pressure.late_s() > BEHIND_S or self._refusal_pace.is_high
         if is_late and not is_short(headers):
             self._batcher.require_room(time.monotonic() + self._deadline_s)

@@ -1,5 +1,6 @@
 """Around every request: its id, its log line, HEAD, and the answer when something unforeseen fails."""
 
+import asyncio
 import logging
 import re
 import time
@@ -16,6 +17,7 @@ from anykey.service.errors import TYPES_WITH_RETRY_AFTER, InternalError, Service
 from anykey.service.logs import LogEvent
 from anykey.service.operations.records import CURRENT, RequestRecord, Trace
 from anykey.service.operations.watcher import Watcher
+from anykey.service.requests.admission import RefusalPace
 from anykey.service.schemas import ErrorDetail, ErrorResponse
 
 REQUEST_ID = "anykey.request_id"
@@ -26,6 +28,7 @@ COMPAT = "compat"  # the tag of routes that speak other people's dialects
 QDRANT = "qdrant"  # and of those among them that speak Qdrant's
 CLIENT_GONE = 499  # logged only; nobody is there to receive it
 PROBES = frozenset({"/livez", "/readyz", "/metrics", "/metrics-summary"})  # asked so often that they are not logged
+REFUSALS = frozenset({429, 503})  # after which many clients ask again at once
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # What comes is what it says it is; other sites frame nothing of it, and are not told its addresses, which hold keys.
@@ -92,12 +95,15 @@ class RequestContext:
 
     Takes `X-Request-ID` from the client when it is 1 to 128 letters, digits, dots, dashes or underscores, else makes
     one; sends it back, and the trace of a `traceparent`, if it is one; logs one line per request, and has its record
-    watched. Answers HEAD as GET without the body.
+    watched. Answers HEAD as GET without the body. Holds refusals back that come too fast.
     """
 
-    def __init__(self, app: ASGIApp, watcher: Watcher, address_of: Callable[[Scope], object]) -> None:
+    def __init__(
+        self, app: ASGIApp, watcher: Watcher, refusal_pace: RefusalPace, address_of: Callable[[Scope], object]
+    ) -> None:
         self._app = app
         self._watcher = watcher
+        self._refusal_pace = refusal_pace
         self._address_of = address_of  # of the client behind proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +129,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                await self._pace(inner, status)
                 record.answered_s = time.monotonic()
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
@@ -144,6 +151,14 @@ class RequestContext:
         _finish(record, inner, scope["method"], status)
         self._watcher.add(record)
         _log(inner, record, status)
+
+    async def _pace(self, scope: Scope, status: int) -> None:
+        """Lets answers pass at once, but for refusals that take too much of the processors."""
+        self._refusal_pace.count()
+        if status in REFUSALS and getattr(scope.get("route"), "path", "") not in PROBES:
+            wait_s = self._refusal_pace.wait_s()
+            if wait_s:
+                await asyncio.sleep(wait_s)
 
 
 class UnforeseenFailures:

@@ -82,6 +82,37 @@ def test_a_full_queue_answers_429_with_retry_after_at_once(encoder: GatedEncoder
         assert ask(client, "now there is room").status_code == 200
 
 
+def test_refusals_take_a_share_of_the_processors_however_fast_is_asked(
+    encoder: GatedEncoder, pool: ThreadPoolExecutor
+) -> None:
+    body = b'{"text": "one too many"}'
+    request = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    def ask_ever_again(url: httpx.URL) -> bytes:
+        answers = b""
+        with socket.create_connection((url.host, url.port or 0), timeout=WAIT_S) as connection:
+            connection.sendall(150 * (request % (len(body), body)) + last)
+            while more := connection.recv(2**16):
+                answers += more
+        return answers
+
+    with serving(encoder, make_index(encoder), max_queue_items=1) as client:
+        ask(client, "asked before")
+        encoder.wait_until_entered()
+        waiting = [block(client, pool, encoder), pool.submit(ask, client, "takes the only place")]
+        until(lambda: counters(client, "batcher")["queued"] == 1, "the place is taken")
+        began_s, cpu_s = time.monotonic(), time.process_time()
+        impatient = [pool.submit(ask_ever_again, client.base_url) for _ in range(20)]
+        assert ask(client, "asked before").json()["cached"] is True
+        answers = [future.result() for future in impatient]
+        cores = (time.process_time() - cpu_s) / (time.monotonic() - began_s)
+        encoder.gate.set()
+        assert [future.result().status_code for future in waiting] == [200, 200]
+    assert [answer.count(b" 429 ") for answer in answers] == [150] * 20
+    assert cores < 0.75, "of a core, where 0.2 to 0.5 are theirs"
+
+
 def test_a_cached_query_is_answered_while_the_queue_is_full(encoder: GatedEncoder, pool: ThreadPoolExecutor) -> None:
     with serving(encoder, make_index(encoder), max_queue_items=1) as client:
         ask(client, "asked before")
