@@ -51,7 +51,7 @@ SHARES = (0.25, 0.5, 0.75, 0.9, 1.05)  # of what a service answers at most, at w
 LIGHT_SHARE = 0.5  # of what the slowest answers at most: the rate at which medians are compared
 CLIENTS = 32  # who each ask again as soon as they are answered
 BATCH_SIZES = (8, 16, 32, 64)
-SATURATING = (8, 16, 32, 64)  # clients; more than it takes are refused where an encoder is slow
+SATURATING = (8, 16, 32, 64)  # clients: as many as get most, which differs by the encoder
 BATCHED = 32  # queries in one request
 MOST_KEPT = 10_000
 CACHED_RATE = 1000.0
@@ -197,8 +197,8 @@ def saturation_by(kind: str, session: Session, encoder: Encoder) -> dict[str, An
     alone: list[dict[int, float]] = []
     single, batched, cores = [], [], []
     one, many, seconds = session.search(OURS, kind), session.batches(kind, BATCHED), session.plan.crowd_s
-    num_many = saturating(lambda number: answered_queries(many, number, seconds), (1, 2, 3))
-    num_clients = saturating(lambda number: crowd(one, number, seconds).answered_per_s, SATURATING)
+    num_many = max((1, 2, 3), key=lambda number: answered_queries(many, number, seconds))
+    num_clients = max(SATURATING, key=lambda number: crowd(one, number, seconds).answered_per_s)
     for _ in range(session.plan.rounds):
         alone.append(raw_rates(encoder, items_of(session, kind, 256 if kind == "text" else 96)))
         batched.append(answered_queries(many, num_many, seconds))
@@ -216,17 +216,6 @@ def saturation_by(kind: str, session: Session, encoder: Encoder) -> dict[str, An
         "batched": batched,
         "cores": cores,
     }
-
-
-def saturating(per_s: Callable[[int], float], numbers: Sequence[int]) -> int:
-    """The number of clients, of these in rising order, from which on more of them get no more."""
-    best, most = numbers[0], per_s(numbers[0])
-    for number in numbers[1:]:
-        found = per_s(number)
-        if found <= most:
-            break
-        best, most = number, found
-    return best
 
 
 def answered_queries(target: Target, num_clients: int, duration_s: float) -> float:

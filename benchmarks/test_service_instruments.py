@@ -21,7 +21,7 @@ from benchmarks.recorded import Recorded
 from benchmarks.service_inputs import new_photos, texts
 from benchmarks.service_load import Target, at_rate, crowd, one_answer
 from benchmarks.service_page import GOALS, growth, write_page
-from benchmarks.service_speed import PARTS, main, saturating, share_answered
+from benchmarks.service_speed import PARTS, main, share_answered
 
 BODIES = (b"{}" for _ in itertools.count())
 
@@ -170,11 +170,6 @@ def test_a_page_of_some_parts_says_nothing_of_others(tmp_path: Path) -> None:
     page = (tmp_path / "service.md").read_text()
     assert "at 1,000/s" in page
     assert "clip-retrieval's" not in page
-
-
-def test_a_crowd_is_as_large_as_gets_most() -> None:
-    rates = {8: 5.0, 16: 9.0, 32: 8.0, 64: 20.0}
-    assert saturating(rates.__getitem__, tuple(rates)) == 16
 
 
 def test_queries_of_a_batch_count_only_where_they_are_answered() -> None:
