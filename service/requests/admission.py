@@ -30,6 +30,7 @@ MOST_OF_LOOP = 0.5  # that they may take, however many cores there are: the even
 FREE_S = 0.5  # so much of a share may be taken at once after a quiet time
 HELD_S = 2.0  # longest time for which a refusal is held back
 NUM_COUNTED = 64  # answers, by which it is measured what one takes of the event loop
+MOST_EACH_S = 0.005  # that a refusal is taken to cost; other answers take longer, such as those that come in a stream
 
 
 class Pressure:
@@ -119,7 +120,7 @@ class RefusalPace:
         if self._num_answers % NUM_COUNTED == 0:
             cpu_s = self._cpu_clock()
             if self._cpu_s is not None:
-                self._each_s = (cpu_s - self._cpu_s) / NUM_COUNTED
+                self._each_s = min((cpu_s - self._cpu_s) / NUM_COUNTED, MOST_EACH_S)
             self._cpu_s = cpu_s
         self._num_answers += 1
 

@@ -83,3 +83,15 @@ def test_answers_that_are_no_refusals_are_not_laid_to_their_charge() -> None:
         if number % 10 == 0:
             waits_s.append(pace.wait_s())
     assert not any(waits_s)
+
+
+def test_a_long_stream_makes_no_refusal_dear() -> None:
+    now_s = cpu_s = 0.0
+    pace = RefusalPace(2, lambda: now_s, lambda: cpu_s)
+    for _ in range(64):
+        pace.count()
+    cpu_s += 30.0  # which one request took
+    for _ in range(64):
+        now_s += 0.02
+        pace.count()
+        assert pace.wait_s() == 0
