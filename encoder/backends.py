@@ -12,8 +12,10 @@ import importlib.util
 import logging
 import math
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ _ON_CPU = {
     "onnx": ("int8", "fp32"),
 }
 _ON_GPU = {"torch": ("fp32", "bf16", "fp16"), "compile": ("fp32", "bf16", "fp16")}
+LEAST_PART_ROWS, MOST_PART_ROWS = 2, 8  # of a part that one core computes: fewer or more take longer each
 FIXED_SIZES = (1, 8, 32, 64)  # rows of the batches that kernels of a GPU are compiled for
 ONNX_NAME = "network.onnx"
 _LIBRARIES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
@@ -44,6 +47,7 @@ _LIBRARIES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openv
 # What libraries raise where a network is none that they know.
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ImportError)
 
+Compute = Callable[[Sequence[Any]], Any]  # arrays to an array
 Run = Callable[..., Tensor]  # tensors on the encoder's device, or mappings of them, to one tensor there, float32
 
 
@@ -81,10 +85,12 @@ class LibraryRun:
     Attributes:
         compute: Arrays to an array.
         weights_bytes: Bytes of the weights as the library was given them; it may keep them in another form.
+        at_once: From how many threads it is best called at the same time.
     """
 
-    compute: Callable[[Sequence[Any]], Any]
+    compute: Compute
     weights_bytes: int
+    at_once: int = 1
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Computes."""
@@ -298,26 +304,27 @@ def _by_openvino(networks: nn.ModuleDict, examples: Mapping[str, Example], preci
     return made
 
 
-def _openvino_run(compiled: Any) -> Callable[[Sequence[Any]], Any]:
+def _openvino_run(compiled: Any) -> Compute:
     return lambda arrays: compiled(list(arrays))[0]
 
 
 def _by_onnx(
     networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str, exports: Exports
 ) -> dict[str, Run]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    num_cores = torch.get_num_threads()
+    is_by_cores = precision == "int8" and num_cores > 1  # weights so small may well be there twice
+    cores = Cores(num_cores)
     made: dict[str, Run] = {}
     for name, network in networks.items():
         write = functools.partial(_write_onnx, network, examples[name], precision)
         with exports.files(name, f"{precision} by onnx", write) as folder:
-            path = str(folder / ONNX_NAME)
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name != SUMS_NAME)
-        made[name] = LibraryRun(_onnx_run(session), num_bytes)
+            by_all = _onnx_run(folder / ONNX_NAME, num_cores)
+            if is_by_cores:
+                by_one = _onnx_run(folder / ONNX_NAME, 1)
+                made[name] = LibraryRun(functools.partial(cores.compute, by_all, by_one), 2 * num_bytes, num_cores)
+            else:
+                made[name] = LibraryRun(by_all, num_bytes)
     return made
 
 
@@ -342,9 +349,55 @@ def _write_onnx(network: nn.Module, example: Example, precision: str, folder: Pa
             )
 
 
-def _onnx_run(session: Any) -> Callable[[Sequence[Any]], Any]:
+def _onnx_run(path: Path, num_threads: int) -> Compute:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+
+class Cores:
+    """Computes a batch by all cores together, or by each core a part of it, or, beside other batches, by one.
+
+    Cores that share every operation answer a lone item soonest, but wait for each other after each operation, most of
+    all where something else needs one of them. Those that have a part each wait once, at the end of the batch, and
+    those that have a batch each never do. Any number of threads may use it at the same time.
+    """
+
+    def __init__(self, num_cores: int) -> None:
+        """Starts no thread yet.
+
+        Args:
+            num_cores: How many there are.
+        """
+        self._num_cores = num_cores
+        self._threads = ThreadPoolExecutor(num_cores, thread_name_prefix="parts")
+        self._num_under_way = 0
+        self._lock = threading.Lock()
+
+    def compute(self, by_all: Compute, by_one: Compute, arrays: Sequence[Any]) -> Any:
+        """What both of two functions compute of a batch, the one by all cores and the other by the calling thread."""
+        with self._lock:
+            self._num_under_way += 1
+            is_alone = self._num_under_way == 1
+        try:
+            if not is_alone:
+                return by_one(arrays)
+            if len(arrays[0]) < LEAST_PART_ROWS * self._num_cores:
+                return by_all(arrays)
+            return self._in_parts(by_one, arrays)
+        finally:
+            with self._lock:
+                self._num_under_way -= 1
+
+    def _in_parts(self, by_one: Compute, arrays: Sequence[Any]) -> Any:
+        num_parts = self._num_cores * math.ceil(len(arrays[0]) / (self._num_cores * MOST_PART_ROWS))
+        parts = zip(*(np.array_split(each, num_parts) for each in arrays), strict=True)
+        return np.concatenate(list(self._threads.map(by_one, parts)))
 
 
 def _shapes(example: Example) -> tuple[dict[int, Any], ...]:

@@ -29,6 +29,7 @@ from anykey.encoder.backends import (
     PLAIN,
     UNFIT,
     Example,
+    LibraryRun,
     Run,
     Way,
     convert,
@@ -204,6 +205,11 @@ class Encoder(ABC):
     def weights_bytes(self) -> int:
         """Bytes of its weights, in the numbers that it computes with."""
         return weights_bytes(self._networks, self._runs)
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches at a time get most embedded: 1 where each takes all cores, or the GPU."""
+        return min(run.at_once if isinstance(run, LibraryRun) else 1 for run in self._runs.values())
 
     def compute(self, way: Way) -> None:
         """Changes, once, how it computes; float32 by torch until then.

@@ -46,7 +46,7 @@ class Prepared(Protocol):
 class ItemEncoder(Protocol):
     """Embeds items as unit vectors of one space.
 
-    `prepare` and `cost` may be called from any thread, `encode_prepared` from one at a time.
+    `prepare` and `cost` may be called from any thread, `encode_prepared` from `batches_at_once` at a time.
     """
 
     @property
@@ -88,6 +88,10 @@ class ItemEncoder(Protocol):
     @property
     def weights_bytes(self) -> int:
         """Bytes of its weights, in the numbers that it computes with."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches at a time get most embedded: 1 where each takes all cores, or the GPU."""
 
     @property
     def context_length(self) -> int:

@@ -46,6 +46,7 @@ class FakeEncoder:
 
     width = 8
     weights_bytes = 4000
+    batches_at_once = 1
     context_length = 62  # words, a start and an end
 
     def __init__(

@@ -28,6 +28,7 @@ from anykey.service.operations.records import CURRENT, MOST_BATCHES, BatchRecord
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
+LEAST_SHARED = 8  # waiting items, where several workers share them: fewer in a batch take longer each
 BATCH_SHARE = 0.5  # of the time that who waits longest has left: what its batch may take, for the search comes after it
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class BatcherCounters:
 
 
 class BatchSizes:
-    """Sizes of the batches so far, those that failed among them; filled by the worker alone.
+    """Sizes of the batches so far, those that failed among them; filled by one worker at a time.
 
     Attributes:
         items: Items of each.
@@ -173,8 +174,8 @@ class _Queue(Generic[PreparedT]):
 class Batcher(Generic[PreparedT]):
     """Gathers items of concurrent requests into batches for one model, an encoder mostly.
 
-    One worker thread owns the model, which is called the encoder here. Everything else may be called from any thread;
-    waiting is done on `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
+    Its workers, one or a few threads, own the model, which is called the encoder here. Everything else may be called
+    from any thread; waiting is done on `concurrent.futures.Future`, from asyncio with `asyncio.wrap_future`.
 
     What triggers a batch: as much is waiting as a batch may hold, the oldest item has waited `max_wait_s`, or there is
     nothing to wait for, because every place that is taken holds an item that is here: none is being decoded. So an item
@@ -182,7 +183,9 @@ class Batcher(Generic[PreparedT]):
     most, which is what their memory and time are bounded by: eight photos are no more than some hundred texts. An item
     that has more is a batch of its own. A batch of `NOW` also has no more than is likely to be done before the deadline
     of the item that waits longest. While a batch computes, items gather. The items were decoded before they came
-    here, so forming a batch costs nothing, and it is formed as late as possible, which fills it best.
+    here, so forming a batch costs nothing, and it is formed as late as possible, which fills it best. Several workers
+    share what a batch may hold, and each leaves the others as many of the waiting items as it takes, but for so few
+    that they are better embedded together.
 
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
@@ -199,12 +202,12 @@ class Batcher(Generic[PreparedT]):
     Failure: when the encoder raises, or answers with something else than finite vectors of its width, that is logged
     with traceback, and the halves of the batch are tried, and their halves (an item that came alone is tried once
     more), so that an item which is the reason fails alone: its future gets `InternalError`, whose cause is the
-    encoder's error. The worker lives on. Should it end for
+    encoder's error. The worker lives on. Should one end for
     any other reason, `is_alive` turns false, every waiting future gets `NotReadyError`, and so does every later
     `submit`: nothing hangs.
 
     Shutdown: `close` refuses new items with `NotReadyError`, stops waiting for batches to fill, encodes what is
-    queued, and returns when the worker has ended or after `drain_s`; what is unanswered then gets
+    queued, and returns when the workers have ended or after `drain_s`; what is unanswered then gets
     `NotReadyError`. A second `close` does nothing.
 
     Counters: see `BatcherCounters`. Units: items, but `batches`.
@@ -225,11 +228,12 @@ class Batcher(Generic[PreparedT]):
         name: str = "encoder",
         items: str = "queries",
         later: LaterItems | None = None,
+        num_workers: int = 1,
     ) -> None:
-        """Starts the worker.
+        """Starts the workers.
 
         Args:
-            encoder: Embeds in the worker's thread only.
+            encoder: Embeds in the workers' threads only.
             max_batch_items: Most items of a batch.
             max_batch_tokens: Most tokens of a batch, as the encoder's `cost` has them.
             max_wait_s: Longest wait of an idle encoder for items that have a place and are being decoded.
@@ -238,6 +242,7 @@ class Batcher(Generic[PreparedT]):
             name: What the model is, for messages and the thread's name.
             items: What its items are, for messages.
             later: How items of `Lane.LATER` take part; absent: there are no places for them.
+            num_workers: From how many threads the encoder is called at the same time.
         """
         self._encoder = encoder
         self._name = name
@@ -254,14 +259,16 @@ class Batcher(Generic[PreparedT]):
         self._later: _Queue[PreparedT] = _Queue(self._later_rule.max_queue_items)
         self._last_now_s = -math.inf  # when an item of NOW last came, or left
         self._last_later_s = -math.inf  # when a batch of LATER last left
-        self._computing: list[_Entry[PreparedT]] = []
-        self._computing_since_s = 0.0
+        self._computing: list[list[_Entry[PreparedT]]] = []  # batches, none of them empty
+        self._computing_since_s = 0.0  # these, since the last one before them came out
+        self._tokens_computing = 0
         self._busy_since_s = 0.0  # with items of NOW that have not come out yet, or since the last that did
         self._tokens_pace, self._items_pace = Throughput(), Throughput()
         self._is_closing = False
         self._is_alive = True
-        self._worker = threading.Thread(target=self._work, name=name, daemon=True)
-        self._worker.start()
+        self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(num_workers)]
+        for worker in self._workers:
+            worker.start()
 
     @property
     def is_alive(self) -> bool:
@@ -291,7 +298,7 @@ class Batcher(Generic[PreparedT]):
             self._check_open()
             queue = self._queue_of(lane)
             self._check_room(queue, deadline_s)
-            if queue is self._now and not queue.places_taken and not self._is_computing_now:
+            if queue is self._now and not queue.places_taken and not self._computes(Lane.NOW):
                 self._busy_since_s = self._clock()
             queue.places_taken += 1
             if lane is Lane.NOW:
@@ -305,11 +312,13 @@ class Batcher(Generic[PreparedT]):
             self._check_room(self._now, deadline_s)
 
     def close(self, drain_s: float) -> None:
-        """Encodes what is queued and ends the worker; blocks for `drain_s` at most."""
+        """Encodes what is queued and ends the workers; blocks for `drain_s` at most."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._worker.join(drain_s)
+        ends_s = time.monotonic() + drain_s
+        for worker in self._workers:
+            worker.join(max(0.0, ends_s - time.monotonic()))
         self._abandon("the service is shutting down")
 
     def _submit(self, prepared: PreparedT, deadline_s: float, lane: Lane) -> "Future[Encoded]":
@@ -348,9 +357,8 @@ class Batcher(Generic[PreparedT]):
         It comes out with its batch, which others may fill up behind it, as far as `_num_fitting` lets them.
         """
         num_decoded = len(self._now.entries)
-        computing_s = self._tokens_pace.seconds_for(sum(entry.num_tokens for entry in self._computing))
         before_s = (
-            max(0.0, computing_s - (self._clock() - self._computing_since_s))
+            self._computing_left_s(self._clock())
             + self._tokens_pace.seconds_for(self._now.num_tokens)
             + self._items_pace.seconds_for(self._now.places_taken - num_decoded)
         )
@@ -360,9 +368,13 @@ class Batcher(Generic[PreparedT]):
         alone_s = self._items_pace.seconds_for(1)
         return before_s + min(of_batch_s, max(alone_s, BATCH_SHARE * (left_s - before_s)))
 
-    @property
-    def _is_computing_now(self) -> bool:
-        return bool(self._computing) and self._computing[0].lane is Lane.NOW
+    def _computing_left_s(self, now_s: float) -> float:
+        """How long the batches that compute still take together, about."""
+        computing_s = self._tokens_pace.seconds_for(self._tokens_computing)
+        return max(0.0, computing_s - (now_s - self._computing_since_s))
+
+    def _computes(self, lane: Lane) -> bool:
+        return any(batch[0].lane is lane for batch in self._computing)
 
     @property
     def _died(self) -> str:
@@ -375,23 +387,27 @@ class Batcher(Generic[PreparedT]):
             raise NotReadyError(self._died)
 
     def _work(self) -> None:
-        """The worker thread: batches until closed and empty."""
+        """A worker's thread: batches until closed and empty, or another worker has died."""
         stand_back()
         try:
             while (batch := self._next_batch()) is not None:
                 if batch:
                     self._compute(batch)
-        finally:
+        except BaseException:  # the thread ends with it
             with self._changed:
                 self._is_alive = False
+                self._changed.notify_all()
             if not self._is_closing:
                 logger.critical(self._died, extra={"event": LogEvent.WORKER_DIED})
             self._abandon(self._died)
+            raise
 
     def _next_batch(self) -> list[_Entry[PreparedT]] | None:
         """Waits for a batch and forms it; empty when all in it were dropped, `None` when there is no more."""
         with self._changed:
             while True:
+                if not self._is_alive:
+                    return None
                 now_s = self._clock()
                 queue = self._queue_due(now_s)
                 if queue is not None:
@@ -408,17 +424,30 @@ class Batcher(Generic[PreparedT]):
                 self._last_later_s = now_s
             else:
                 self._last_now_s = now_s
-            self._computing_since_s = now_s
-            self._computing = [entry for entry in taken if self._is_wanted(entry, now_s)]
-            return self._computing
+            batch = [entry for entry in taken if self._is_wanted(entry, now_s)]
+            if batch:
+                if not self._computing:
+                    self._computing_since_s = now_s
+                self._computing.append(batch)
+                self._tokens_computing += sum(entry.num_tokens for entry in batch)
+            return batch
 
     def _queue_due(self, now_s: float) -> _Queue[PreparedT] | None:
         """Whose turn it is: items of NOW, unless there are none or those of LATER have stood back long enough."""
-        if not self._later.entries:
-            return self._now if self._now.entries else None
+        if self._later.entries and self._is_turn_of_later(now_s):
+            return self._later
+        return self._now if self._now.entries else None
+
+    def _is_turn_of_later(self, now_s: float) -> bool:
+        """Whether a batch of LATER may leave; while items of NOW come, it is the only one of its kind."""
+        if self._is_quiet(now_s):
+            return True
         stood_back_s = now_s - max(self._later.entries[0].queued_s, self._last_later_s)
-        is_their_turn = not self._now.entries or stood_back_s >= self._later_rule.max_wait_s
-        return self._later if is_their_turn else self._now
+        is_wanted_now = bool(self._now.entries) or self._computes(Lane.NOW)
+        return not self._computes(Lane.LATER) and (not is_wanted_now or stood_back_s >= self._later_rule.max_wait_s)
+
+    def _is_quiet(self, now_s: float) -> bool:
+        return not self._now.entries and now_s - self._last_now_s >= self._later_rule.quiet_s
 
     def _is_enough(self, queue: _Queue[PreparedT], now_s: float) -> bool:
         """Whether a batch is full, the next item does not fit into it, or nobody is on the way to join it."""
@@ -429,12 +458,12 @@ class Batcher(Generic[PreparedT]):
 
     def _num_fitting(self, queue: _Queue[PreparedT], now_s: float) -> int:
         """How many of the items that wait longest make a batch."""
-        max_items = self._capacity(queue, now_s)
-        max_tokens: float = self._max_batch_tokens * max_items // self._max_batch_items
+        capacity, num_workers = self._capacity(queue, now_s), len(self._workers)
+        max_items = min(capacity, max(LEAST_SHARED, math.ceil(len(queue.entries) / num_workers)))
+        max_tokens: float = self._max_batch_tokens * capacity // self._max_batch_items
         if queue is self._now and queue.entries:  # who waits longest should not be late for the others
-            max_tokens = min(
-                max_tokens, self._tokens_pace.units_in(BATCH_SHARE * (queue.entries[0].deadline_s - now_s))
-            )
+            units_in_time = self._tokens_pace.units_in(BATCH_SHARE * (queue.entries[0].deadline_s - now_s))
+            max_tokens = min(max_tokens, units_in_time / num_workers)
         num_tokens = 0
         for number, entry in enumerate(islice(queue.entries, max_items)):
             num_tokens += entry.num_tokens
@@ -443,11 +472,11 @@ class Batcher(Generic[PreparedT]):
         return min(len(queue.entries), max_items)
 
     def _capacity(self, queue: _Queue[PreparedT], now_s: float) -> int:
-        """Most items of a batch."""
-        is_quiet = not self._now.entries and now_s - self._last_now_s >= self._later_rule.quiet_s
-        if queue is self._now or is_quiet:
-            return self._max_batch_items
-        return min(self._later_rule.max_batch_items, self._max_batch_items)
+        """Most items of a worker's batch: its share of what all of them may hold."""
+        max_items = math.ceil(self._max_batch_items / len(self._workers))
+        if queue is self._later and not self._is_quiet(now_s):
+            return min(self._later_rule.max_batch_items, max_items)
+        return max_items
 
     def _is_wanted(self, entry: _Entry[PreparedT], now_s: float) -> bool:
         if not entry.future.set_running_or_notify_cancel():
@@ -471,10 +500,10 @@ class Batcher(Generic[PreparedT]):
             return [next(in_time) if started_s < entry.deadline_s else _late() for entry in batch]
         if not batch:
             return []
+        record = BatchRecord(self._name, started_s, len(batch), sum(entry.num_tokens for entry in batch))
         with self._changed:
             self._counters.batches += 1
-        record = BatchRecord(self._name, started_s, len(batch), sum(entry.num_tokens for entry in batch))
-        self.sizes.add(record.num_items, record.num_tokens)
+            self.sizes.add(record.num_items, record.num_tokens)
         try:
             vectors_BD = self._encoder.encode_prepared([entry.prepared for entry in batch])
             self._check_vectors(vectors_BD, len(batch))
@@ -487,7 +516,8 @@ class Batcher(Generic[PreparedT]):
             middle = len(batch) // 2
             return [*self._outcomes(batch[:middle], True), *self._outcomes(batch[middle:], True)]
         encode_s = self._clock() - started_s
-        self.sizes.seconds.add(encode_s)
+        with self._changed:
+            self.sizes.seconds.add(encode_s)
         record.ended_s = started_s + encode_s
         _tell_requests(record, batch)
         return [
@@ -504,10 +534,13 @@ class Batcher(Generic[PreparedT]):
 
     def _finish(self, batch: list[_Entry[PreparedT]], outcomes: Sequence[Encoded | ServiceError]) -> None:
         with self._changed:
-            if self._computing is not batch:  # closed meanwhile; `_abandon` answered and counted them
+            if not any(one is batch for one in self._computing):  # closed meanwhile; `_abandon` answered them
                 return
             self._note_pace(batch)
-            self._computing = []
+            self._computing = [one for one in self._computing if one is not batch]
+            self._tokens_computing -= sum(entry.num_tokens for entry in batch)
+            self._computing_since_s = self._clock()
+            self._changed.notify_all()
             for outcome in outcomes:
                 self._counters.encoded += isinstance(outcome, Encoded)
                 self._counters.expired += isinstance(outcome, DeadlineExceededError)
@@ -526,10 +559,10 @@ class Batcher(Generic[PreparedT]):
     def _abandon(self, reason: str) -> None:
         """Answers everything that is still waiting with `NotReadyError`."""
         with self._changed:
-            left = list(self._computing)
+            left = [entry for batch in self._computing for entry in batch]
             for queue in (self._now, self._later):
                 left += queue.take(len(queue.entries))
-            self._computing = []
+            self._computing, self._tokens_computing = [], 0
             self._counters.abandoned += len(left)
         for entry in left:
             _resolve(entry.future, NotReadyError(reason))

@@ -85,13 +85,13 @@ class LoadedEncoder:
     Attributes:
         encoder: Loaded.
         weights_bytes: Bytes of its weights.
-        batcher: Its worker.
+        batcher: Its workers.
         later_turns: Places for items that stand back behind searches; who holds one finds a place in the batcher.
         num_users: How many indexes use it.
     """
 
     def __init__(self, encoder: ItemEncoder, weights_bytes: int, settings: ServiceSettings) -> None:
-        """Starts the worker.
+        """Starts the workers.
 
         Args:
             encoder: Loaded.
@@ -110,6 +110,7 @@ class LoadedEncoder:
             later=LaterItems(
                 settings.max_queue_changes, settings.max_batch_changes, settings.max_change_wait_ms / 1000
             ),
+            num_workers=encoder.batches_at_once,
         )
         self.later_turns = asyncio.Semaphore(settings.max_queue_changes)
         self.num_users = 0

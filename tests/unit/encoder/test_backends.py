@@ -1,7 +1,8 @@
 """An encoder computed by other libraries and in other numbers gives float32's vectors, or it is not computed so."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from anykey.encoder import Encoder, EncoderError, Item, Role
 from anykey.encoder.backend_choice import Choice, choose, overlap
-from anykey.encoder.backends import FIXED_SIZES, PLAIN, Way, in_fixed_batches, ways
+from anykey.encoder.backends import FIXED_SIZES, PLAIN, Cores, Way, in_fixed_batches, ways
 from anykey.encoder.errors import DeviceUnavailableError
 from tests.fakes import FakeEncoder, FakePrepared
 from tests.full_disk import no_file_beyond
@@ -80,6 +81,81 @@ def test_a_network_is_exported_once(tiny_checkpoint: Path, cache: Path) -> None:
 def test_a_way_for_whose_files_there_is_no_room_cannot_be_had(tiny_checkpoint: Path, tiny_encoder: Encoder) -> None:
     with no_file_beyond(4096), pytest.raises(DeviceUnavailableError, match="cannot be computed in fp32 by onnx: "):
         Encoder.load(tiny_checkpoint, backend="onnx", precision="fp32")
+
+
+@pytest.mark.slow
+def test_batches_that_cores_share_have_the_vectors_of_each_item(tiny_checkpoint: Path) -> None:
+    encoder = Encoder.load(tiny_checkpoint, backend="onnx", precision="int8")
+    items = [ITEMS[number % len(ITEMS)] for number in range(50)]
+    alone_BD = encoder.encode(items, batch_size=1)
+    with ThreadPoolExecutor(4) as threads:
+        found = [encoder.encode(items), *threads.map(encoder.encode, [items] * 8)]
+    for vectors_BD in found:
+        assert (vectors_BD * alone_BD).sum(axis=1).min() > 0.99
+
+
+class ByCores:
+    """A sum that two cores compute together or alone.
+
+    Attributes:
+        computed: By how many cores, and of how many rows, in order.
+        beside: Called while both compute together.
+    """
+
+    def __init__(self) -> None:
+        self.cores = Cores(2)
+        self.computed: list[tuple[int, int]] = []
+        self.beside: Callable[[], object] = lambda: None
+
+    def sums(self, num_rows: int) -> NDArray[np.int64]:
+        """So many rows of sums."""
+        numbers = np.arange(num_rows)
+        return np.asarray(self.cores.compute(self._by_both, self._by_one, [numbers, 10 * numbers]))
+
+    def _by_both(self, arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        self.computed.append((2, len(arrays[0])))
+        self.beside()
+        return arrays[0] + arrays[1]
+
+    def _by_one(self, arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        self.computed.append((1, len(arrays[0])))
+        return arrays[0] + arrays[1]
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 4, 16, 17, 50])
+def test_a_batch_is_computed_by_all_cores_together_or_in_parts(num_rows: int) -> None:
+    by_cores = ByCores()
+    np.testing.assert_array_equal(by_cores.sums(num_rows), 11 * np.arange(num_rows))
+    sizes = [size for _, size in by_cores.computed]
+    assert sum(sizes) == num_rows
+    if num_rows < 4:
+        assert by_cores.computed == [(2, num_rows)]
+    else:
+        assert {cores for cores, _ in by_cores.computed} == {1}
+        assert len(sizes) % 2 == 0  # each core has as many
+        assert max(sizes) <= 8
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_batch_beside_another_is_computed_by_one_core() -> None:
+    by_cores = ByCores()
+    by_cores.beside = lambda: by_cores.sums(20)
+    by_cores.sums(2)
+    assert by_cores.computed == [(2, 2), (1, 20)]
+
+
+def test_a_batch_that_fails_leaves_all_cores_to_the_next() -> None:
+    by_cores = ByCores()
+
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    by_cores.beside = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        by_cores.sums(2)
+    by_cores.beside = lambda: None
+    by_cores.sums(2)
+    assert by_cores.computed == [(2, 2), (2, 2)]
 
 
 def test_batches_of_any_size_are_computed_in_a_few_sizes() -> None:

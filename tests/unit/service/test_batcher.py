@@ -1,5 +1,6 @@
 """Protects the batcher's contract, sentence by sentence: triggers, places, dropping, failure, shutdown, counters."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -549,3 +550,92 @@ def test_before_anything_was_measured_nothing_is_refused(make_batcher: Any, enco
     submit(batcher, "waits")
     with batcher.reserve(deadline_s=0.0):
         pass
+
+
+class Meeting(FakeEncoder):
+    """An encoder whose first batch ends once another has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._num_begun = itertools.count(1)
+        self._both = threading.Event()
+
+    def encode_prepared(self, prepared: Any) -> Any:
+        """Waits for the other one, and encodes."""
+        if next(self._num_begun) == 2:
+            self._both.set()
+        assert self._both.wait(WAIT_S), "no other batch began"
+        return super().encode_prepared(prepared)
+
+
+@pytest.fixture
+def two_workers() -> Iterator[Any]:
+    """Makes batchers of two workers over an encoder."""
+    with ExitStack() as stack:
+
+        def make(encoder: FakeEncoder, **values: Any) -> Batcher[Any]:
+            settings = {"max_batch_items": 40, "max_batch_tokens": 1000, "max_wait_s": 1000.0, "max_queue_items": 64}
+            batcher: Batcher[Any] = Batcher(encoder, num_workers=2, **(settings | values))
+            stack.callback(batcher.close, WAIT_S)
+            if isinstance(encoder, GatedEncoder):
+                stack.callback(encoder.gate.set)
+            return batcher
+
+        yield make
+
+
+def test_two_workers_share_what_waits(two_workers: Any) -> None:
+    encoder = Meeting()
+    batcher = two_workers(encoder)
+    with ExitStack() as decoded:
+        places = [decoded.enter_context(batcher.reserve()) for _ in range(24)]
+        prepared = encoder.prepare(Item(text="text"), Role.QUERY)
+        futures = [place.submit(prepared, FOREVER) for place in places]
+    assert all(future.result(WAIT_S).vector_D.shape == (8,) for future in futures)
+    assert sum(encoder.batches) == 24
+    assert max(encoder.batches) <= 20  # half of what a batch may hold
+    assert batcher.counters()["batches"] == len(encoder.batches) == sum(batcher.sizes.seconds.counts)
+
+
+def test_few_items_are_not_shared_out(two_workers: Any, encoder: GatedEncoder) -> None:
+    batcher = two_workers(encoder)
+    with batcher.reserve():  # of one that is never done
+        futures = [submit(batcher, f"text {n}") for n in range(7)]
+    assert {future.result(WAIT_S).batch_items for future in futures} == {7}
+
+
+def test_keys_leave_the_other_worker_to_searches(two_workers: Any, encoder: GatedEncoder) -> None:
+    batcher = two_workers(encoder, later=LaterItems(64, 1, max_wait_s=1000.0, quiet_s=1000.0))
+    submit(batcher, "one").result(WAIT_S)  # since when it is not quiet
+    encoder.wait_until_entered()
+    encoder.gate.clear()
+    futures = [submit_later(batcher, f"key {n}") for n in range(3)]
+    encoder.wait_until_entered()
+    futures.append(submit(batcher, "two"))
+    encoder.wait_until_entered()  # beside a key
+    assert batcher.counters()["later_queued"] == 2
+    encoder.gate.set()
+    assert all(future.result(WAIT_S).batch_items == 1 for future in futures)
+
+
+def test_keys_do_not_begin_beside_a_search(two_workers: Any, encoder: GatedEncoder) -> None:
+    batcher = two_workers(encoder, later=LaterItems(64, 1, max_wait_s=1000.0, quiet_s=1000.0))
+    futures = [block(batcher, encoder), submit_later(batcher, "key"), submit(batcher, "query")]
+    encoder.wait_until_entered()  # the other search
+    assert batcher.counters()["later_queued"] == 1
+    encoder.gate.set()
+    assert all(future.result(WAIT_S).batch_items == 1 for future in futures)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_one_worker_dies_nobody_waits_for_the_other(two_workers: Any, encoder: GatedEncoder) -> None:
+    batcher = two_workers(encoder)
+    encoder.failures = [SystemExit()]
+    futures = [block(batcher, encoder), submit(batcher, "beside it"), submit(batcher, "behind")]
+    encoder.gate.set()
+    answers = [future.exception(WAIT_S) for future in futures]
+    assert any(isinstance(answer, NotReadyError) for answer in answers)
+    assert not batcher.is_alive
+    with pytest.raises(NotReadyError):
+        batcher.reserve()
+    batcher.close(WAIT_S)
