@@ -361,11 +361,11 @@ def _onnx_run(path: Path, num_threads: int) -> Compute:
 
 
 class Cores:
-    """Computes a batch by all cores together, or by each core a part of it, or, beside other batches, by one.
+    """Computes a batch by all cores together, or in parts, each by one core; batches at the same time share the cores.
 
     Cores that share every operation answer a lone item soonest, but wait for each other after each operation, most of
-    all where something else needs one of them. Those that have a part each wait once, at the end of the batch, and
-    those that have a batch each never do. Any number of threads may use it at the same time.
+    all where something else needs one of them. Those that have a part each wait once, at the end of the batch. Any
+    number of threads may use it at the same time.
     """
 
     def __init__(self, num_cores: int) -> None:
@@ -383,19 +383,19 @@ class Cores:
         """What both of two functions compute of a batch, the one by all cores and the other by the calling thread."""
         with self._lock:
             self._num_under_way += 1
-            is_alone = self._num_under_way == 1
+            num_batches = self._num_under_way
         try:
-            if not is_alone:
-                return by_one(arrays)
-            if len(arrays[0]) < LEAST_PART_ROWS * self._num_cores:
+            num_rows = len(arrays[0])
+            if num_batches == 1 and num_rows < LEAST_PART_ROWS * self._num_cores:
                 return by_all(arrays)
-            return self._in_parts(by_one, arrays)
+            num_cores = min(math.ceil(self._num_cores / num_batches), num_rows // LEAST_PART_ROWS)
+            return by_one(arrays) if num_cores <= 1 else self._in_parts(by_one, arrays, num_cores)
         finally:
             with self._lock:
                 self._num_under_way -= 1
 
-    def _in_parts(self, by_one: Compute, arrays: Sequence[Any]) -> Any:
-        num_parts = self._num_cores * math.ceil(len(arrays[0]) / (self._num_cores * MOST_PART_ROWS))
+    def _in_parts(self, by_one: Compute, arrays: Sequence[Any], num_cores: int) -> Any:
+        num_parts = num_cores * math.ceil(len(arrays[0]) / (num_cores * MOST_PART_ROWS))
         parts = zip(*(np.array_split(each, num_parts) for each in arrays), strict=True)
         return np.concatenate(list(self._threads.map(by_one, parts)))
 

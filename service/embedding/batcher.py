@@ -28,7 +28,7 @@ from anykey.service.operations.records import CURRENT, MOST_BATCHES, BatchRecord
 
 PreparedT = TypeVar("PreparedT")
 Vector = NDArray[np.float32]
-LEAST_SHARED = 8  # waiting items, where several workers share them: fewer in a batch take longer each
+LEAST_SHARED = 8  # items that a worker takes, where several share what waits: fewer in a batch take longer each
 BATCH_SHARE = 0.5  # of the time that who waits longest has left: what its batch may take, for the search comes after it
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Batcher(Generic[PreparedT]):
     of the item that waits longest. While a batch computes, items gather. The items were decoded before they came
     here, so forming a batch costs nothing, and it is formed as late as possible, which fills it best. Several workers
     share what a batch may hold, and each leaves the others as many of the waiting items as it takes, but for so few
-    that they are better embedded together.
+    that they are better embedded together, for which one batch waits for another.
 
     Places: `reserve` takes one of `max_queue_items` places or raises `OverloadedError` at once. A place is taken
     before the costly decoding and is given back when the item's batch is formed, or when the `Place` is left
@@ -242,7 +242,8 @@ class Batcher(Generic[PreparedT]):
             name: What the model is, for messages and the thread's name.
             items: What its items are, for messages.
             later: How items of `Lane.LATER` take part; absent: there are no places for them.
-            num_workers: From how many threads the encoder is called at the same time.
+            num_workers: From how many threads the encoder is called at the same time, if a batch is large enough to
+                be shared among so many.
         """
         self._encoder = encoder
         self._name = name
@@ -266,6 +267,7 @@ class Batcher(Generic[PreparedT]):
         self._tokens_pace, self._items_pace = Throughput(), Throughput()
         self._is_closing = False
         self._is_alive = True
+        num_workers = min(num_workers, max(1, max_batch_items // LEAST_SHARED))
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(num_workers)]
         for worker in self._workers:
             worker.start()
@@ -433,10 +435,15 @@ class Batcher(Generic[PreparedT]):
             return batch
 
     def _queue_due(self, now_s: float) -> _Queue[PreparedT] | None:
-        """Whose turn it is: items of NOW, unless there are none or those of LATER have stood back long enough."""
+        """Whose turn it is: items of NOW, unless there are none or those of LATER have stood back long enough.
+
+        Beside a batch of NOW only a large one begins: few items come out sooner by all cores together, one batch after
+        the other.
+        """
         if self._later.entries and self._is_turn_of_later(now_s):
             return self._later
-        return self._now if self._now.entries else None
+        is_beside = self._computes(Lane.NOW) and not self._is_closing
+        return self._now if len(self._now.entries) >= (LEAST_SHARED if is_beside else 1) else None
 
     def _is_turn_of_later(self, now_s: float) -> bool:
         """Whether a batch of LATER may leave; while items of NOW come, it is the only one of its kind."""

@@ -95,30 +95,30 @@ def test_batches_that_cores_share_have_the_vectors_of_each_item(tiny_checkpoint:
 
 
 class ByCores:
-    """A sum that two cores compute together or alone.
+    """A sum that cores compute together or alone.
 
     Attributes:
-        computed: By how many cores, and of how many rows, in order.
-        beside: Called while both compute together.
+        computed: By all cores or by one, and of how many rows, in order.
+        beside: Called while all compute together.
     """
 
-    def __init__(self) -> None:
-        self.cores = Cores(2)
-        self.computed: list[tuple[int, int]] = []
+    def __init__(self, num_cores: int = 2) -> None:
+        self.cores = Cores(num_cores)
+        self.computed: list[tuple[str, int]] = []
         self.beside: Callable[[], object] = lambda: None
 
     def sums(self, num_rows: int) -> NDArray[np.int64]:
         """So many rows of sums."""
         numbers = np.arange(num_rows)
-        return np.asarray(self.cores.compute(self._by_both, self._by_one, [numbers, 10 * numbers]))
+        return np.asarray(self.cores.compute(self._by_all, self._by_one, [numbers, 10 * numbers]))
 
-    def _by_both(self, arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        self.computed.append((2, len(arrays[0])))
+    def _by_all(self, arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        self.computed.append(("all", len(arrays[0])))
         self.beside()
         return arrays[0] + arrays[1]
 
     def _by_one(self, arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        self.computed.append((1, len(arrays[0])))
+        self.computed.append(("one", len(arrays[0])))
         return arrays[0] + arrays[1]
 
 
@@ -129,19 +129,23 @@ def test_a_batch_is_computed_by_all_cores_together_or_in_parts(num_rows: int) ->
     sizes = [size for _, size in by_cores.computed]
     assert sum(sizes) == num_rows
     if num_rows < 4:
-        assert by_cores.computed == [(2, num_rows)]
+        assert by_cores.computed == [("all", num_rows)]
     else:
-        assert {cores for cores, _ in by_cores.computed} == {1}
+        assert {by for by, _ in by_cores.computed} == {"one"}
         assert len(sizes) % 2 == 0  # each core has as many
         assert max(sizes) <= 8
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_batch_beside_another_is_computed_by_one_core() -> None:
-    by_cores = ByCores()
-    by_cores.beside = lambda: by_cores.sums(20)
-    by_cores.sums(2)
-    assert by_cores.computed == [(2, 2), (1, 20)]
+@pytest.mark.parametrize(
+    ("num_cores", "num_rows", "parts"),
+    [(2, 20, [20]), (2, 1, [1]), (4, 20, [5, 5, 5, 5]), (8, 20, [5, 5, 5, 5]), (16, 6, [2, 2, 2]), (16, 3, [3])],
+)
+def test_a_batch_beside_another_has_its_share_of_the_cores(num_cores: int, num_rows: int, parts: list[int]) -> None:
+    by_cores = ByCores(num_cores)
+    by_cores.beside = lambda: by_cores.sums(num_rows)
+    by_cores.sums(1)
+    assert by_cores.computed == [("all", 1), *[("one", size) for size in parts]]
 
 
 def test_a_batch_that_fails_leaves_all_cores_to_the_next() -> None:
@@ -155,7 +159,7 @@ def test_a_batch_that_fails_leaves_all_cores_to_the_next() -> None:
         by_cores.sums(2)
     by_cores.beside = lambda: None
     by_cores.sums(2)
-    assert by_cores.computed == [(2, 2), (2, 2)]
+    assert by_cores.computed == [("all", 2), ("all", 2)]
 
 
 def test_batches_of_any_size_are_computed_in_a_few_sizes() -> None:

@@ -604,6 +604,14 @@ def test_few_items_are_not_shared_out(two_workers: Any, encoder: GatedEncoder) -
     assert {future.result(WAIT_S).batch_items for future in futures} == {7}
 
 
+def test_a_batch_that_is_too_small_to_be_shared_is_of_one_worker(two_workers: Any, encoder: GatedEncoder) -> None:
+    batcher = two_workers(encoder, max_batch_items=15)
+    first = block(batcher, encoder)
+    futures = [submit(batcher, f"text {n}") for n in range(15)]
+    encoder.gate.set()
+    assert [future.result(WAIT_S).batch_items for future in [first, *futures]] == [1, *[15] * 15]
+
+
 def test_keys_leave_the_other_worker_to_searches(two_workers: Any, encoder: GatedEncoder) -> None:
     batcher = two_workers(encoder, later=LaterItems(64, 1, max_wait_s=1000.0, quiet_s=1000.0))
     submit(batcher, "one").result(WAIT_S)  # since when it is not quiet
@@ -618,13 +626,17 @@ def test_keys_leave_the_other_worker_to_searches(two_workers: Any, encoder: Gate
     assert all(future.result(WAIT_S).batch_items == 1 for future in futures)
 
 
-def test_keys_do_not_begin_beside_a_search(two_workers: Any, encoder: GatedEncoder) -> None:
+def test_neither_keys_nor_few_searches_begin_beside_a_search(two_workers: Any, encoder: GatedEncoder) -> None:
     batcher = two_workers(encoder, later=LaterItems(64, 1, max_wait_s=1000.0, quiet_s=1000.0))
-    futures = [block(batcher, encoder), submit_later(batcher, "key"), submit(batcher, "query")]
-    encoder.wait_until_entered()  # the other search
+    futures = [block(batcher, encoder), submit_later(batcher, "key")]
+    futures += [submit(batcher, f"query {n}") for n in range(7)]
+    counted = batcher.counters()
+    assert (counted["queued"], counted["later_queued"]) == (7, 1)
+    futures.append(submit(batcher, "one more"))
+    encoder.wait_until_entered()  # the eight
     assert batcher.counters()["later_queued"] == 1
     encoder.gate.set()
-    assert all(future.result(WAIT_S).batch_items == 1 for future in futures)
+    assert [future.result(WAIT_S).batch_items for future in futures] == [1, 1, *[8] * 8]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
