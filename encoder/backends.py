@@ -312,7 +312,7 @@ def _by_onnx(
     networks: nn.ModuleDict, examples: Mapping[str, Example], precision: str, exports: Exports
 ) -> dict[str, Run]:
     num_cores = torch.get_num_threads()
-    is_by_cores = precision == "int8" and num_cores > 1  # weights so small may well be there twice
+    is_by_cores = precision == "int8" and num_cores > 1  # twice, its weights are fewer bytes than float32's
     cores = Cores(num_cores)
     made: dict[str, Run] = {}
     for name, network in networks.items():

@@ -262,7 +262,6 @@ class Batcher(Generic[PreparedT]):
         self._last_later_s = -math.inf  # when a batch of LATER last left
         self._computing: list[list[_Entry[PreparedT]]] = []  # batches, none of them empty
         self._computing_since_s = 0.0  # these, since the last one before them came out
-        self._tokens_computing = 0
         self._busy_since_s = 0.0  # with items of NOW that have not come out yet, or since the last that did
         self._tokens_pace, self._items_pace = Throughput(), Throughput()
         self._is_closing = False
@@ -372,7 +371,8 @@ class Batcher(Generic[PreparedT]):
 
     def _computing_left_s(self, now_s: float) -> float:
         """How long the batches that compute still take together, about."""
-        computing_s = self._tokens_pace.seconds_for(self._tokens_computing)
+        num_tokens = sum(entry.num_tokens for batch in self._computing for entry in batch)
+        computing_s = self._tokens_pace.seconds_for(num_tokens)
         return max(0.0, computing_s - (now_s - self._computing_since_s))
 
     def _computes(self, lane: Lane) -> bool:
@@ -431,7 +431,6 @@ class Batcher(Generic[PreparedT]):
                 if not self._computing:
                     self._computing_since_s = now_s
                 self._computing.append(batch)
-                self._tokens_computing += sum(entry.num_tokens for entry in batch)
             return batch
 
     def _queue_due(self, now_s: float) -> _Queue[PreparedT] | None:
@@ -450,11 +449,15 @@ class Batcher(Generic[PreparedT]):
         if self._is_quiet(now_s):
             return True
         stood_back_s = now_s - max(self._later.entries[0].queued_s, self._last_later_s)
-        is_wanted_now = bool(self._now.entries) or self._computes(Lane.NOW)
-        return not self._computes(Lane.LATER) and (not is_wanted_now or stood_back_s >= self._later_rule.max_wait_s)
+        is_free = not self._is_wanted_now or stood_back_s >= self._later_rule.max_wait_s
+        return is_free and not self._computes(Lane.LATER)
+
+    @property
+    def _is_wanted_now(self) -> bool:
+        return bool(self._now.entries) or self._computes(Lane.NOW)
 
     def _is_quiet(self, now_s: float) -> bool:
-        return not self._now.entries and now_s - self._last_now_s >= self._later_rule.quiet_s
+        return not self._is_wanted_now and now_s - self._last_now_s >= self._later_rule.quiet_s
 
     def _is_enough(self, queue: _Queue[PreparedT], now_s: float) -> bool:
         """Whether a batch is full, the next item does not fit into it, or nobody is on the way to join it."""
@@ -545,7 +548,6 @@ class Batcher(Generic[PreparedT]):
                 return
             self._note_pace(batch)
             self._computing = [one for one in self._computing if one is not batch]
-            self._tokens_computing -= sum(entry.num_tokens for entry in batch)
             self._computing_since_s = self._clock()
             self._changed.notify_all()
             for outcome in outcomes:
@@ -569,7 +571,7 @@ class Batcher(Generic[PreparedT]):
             left = [entry for batch in self._computing for entry in batch]
             for queue in (self._now, self._later):
                 left += queue.take(len(queue.entries))
-            self._computing, self._tokens_computing = [], 0
+            self._computing = []
             self._counters.abandoned += len(left)
         for entry in left:
             _resolve(entry.future, NotReadyError(reason))

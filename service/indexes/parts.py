@@ -61,7 +61,7 @@ class Parts:
         pace: How many searches share a call of the index.
         rerankers: Put the best of them into another order.
         lookups: Look keys and images up.
-        batcher: The embedder's; readiness asks whether its worker lives.
+        batcher: The embedder's; readiness asks whether its workers live.
         cache: The embedder's.
         decode_threads: Decode images of queries.
         body_threads: Parse the bodies of requests and write those of answers.

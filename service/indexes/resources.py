@@ -156,7 +156,7 @@ class Encoders:
         return self._given is not None or (asked is not None and asked in self._asked_for)
 
     async def take(self, settings: ServiceSettings, stack: AsyncExitStack) -> LoadedEncoder:
-        """The encoder of an index; `stack` gives it back, and the last to do so ends its worker.
+        """The encoder of an index; `stack` gives it back, and the last to do so ends its workers.
 
         Args:
             settings: The index's.
