@@ -28,7 +28,7 @@ StartupError                 the service cannot start; ends the program, never r
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import anykey.encoder.errors as encoder_errors
 import anykey.index.errors as index_errors
@@ -88,6 +88,15 @@ class ServiceError(Exception):
     def status(self) -> int:
         """The HTTP status of this error."""
         return STATUS_BY_TYPE[self.type]
+
+    def as_result(self) -> Self:
+        """Itself, without its cause, and the frames that both came through.
+
+        These may refer to where results are kept, so that an error among them would keep all that its request had,
+        images too, until garbage is collected.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidRequestError(ServiceError):

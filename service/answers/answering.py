@@ -203,7 +203,7 @@ async def answer_all(
             try:
                 return await within(deadline_s, answer(parts, query, asker, place))
             except ServiceError as error:
-                return error
+                return error.as_result()
             except Exception:
                 fields = {"event": LogEvent.REQUEST_FAILED, "request_id": asker.request_id}
                 logger.exception("a query of a batch failed", extra=fields)

@@ -44,6 +44,7 @@ class SharedWork(Generic[T]):
                 if not self._num_waiting[task]:
                     self._forget(key, task)
                     task.cancel()
+            del task  # which keeps its error, whose frames would keep this one, until garbage is collected
 
     def _forget(self, key: str, task: "asyncio.Task[T]") -> None:
         """Lets the next who asks begin anew."""

@@ -66,7 +66,7 @@ class ItemsEmbedder:
                 try:
                     outcomes[number] = await self._embed_one(item, role, ends_s)
                 except OF_ONE_ITEM as error:
-                    outcomes[number] = error
+                    outcomes[number] = error.as_result()
 
         with self._counted(len(items)):
             await all_of([embed_some() for _ in range(min(MAX_AT_A_TIME, len(items)))])

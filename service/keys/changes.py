@@ -166,7 +166,7 @@ def key_from_line(line: bytes | bytearray, number: int, limits: Limits) -> KeyTo
     try:
         fields = parse_json(line, f"line {number}")
     except ServiceError as error:
-        return RefusedKey(None, error)
+        return RefusedKey(None, error.as_result())
     return _entry(fields, f"line {number}", limits)
 
 
@@ -361,7 +361,7 @@ def _entry(fields: Any, where: str, limits: Limits) -> KeyToStore | RefusedKey:
     try:
         return key_from_fields(fields, (), limits, where)
     except ServiceError as error:
-        return RefusedKey(name if isinstance(name, str) and _is_unicode(name) else None, error)
+        return RefusedKey(name if isinstance(name, str) and _is_unicode(name) else None, error.as_result())
 
 
 def _object(body: bytes | bytearray) -> dict[str, Any]:

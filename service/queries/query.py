@@ -229,7 +229,7 @@ def _query_or_error(fields: Any, limits: Limits) -> Query | ServiceError:
             raise InvalidRequestError(f"a query must be a JSON object, got {shown(fields)}")
         return query_from_fields(fields, (), limits)
     except ServiceError as error:
-        return error
+        return error.as_result()
 
 
 def parse_json(data: bytes | bytearray, name: str) -> Any:

@@ -73,8 +73,9 @@ class Together:
             self._begins.append(begin)
         self._num_awaited -= 1
         if not self._num_awaited:
+            begins, self._begins = self._begins, []  # which refer to this, and would stay with it until collected
             with self._lock:
-                for one in self._begins:
+                for one in begins:
                     one()
 
 
