@@ -213,15 +213,19 @@ class KeyStream:
 
     async def _read(self, first: Message, receive: Receive) -> None:
         """Has the key of each line made ready; then waits for the client to go away."""
-        async with asyncio.TaskGroup() as group:
-            try:
-                await self._read_lines(first, receive, group)
-            except ServiceError as error:
-                self._break_off(error)
-        self._is_read = True
-        self._has_come.set()
-        while True:
-            await receive_piece(receive)
+        try:
+            async with asyncio.TaskGroup() as group:
+                try:
+                    await self._read_lines(first, receive, group)
+                except ServiceError as error:
+                    self._break_off(error)
+            self._is_read = True
+            self._has_come.set()
+            while True:
+                await receive_piece(receive)
+        except* ClientDisconnect:
+            if not self._answer.is_whole:  # else the server says so, wherever the client is
+                raise
 
     async def _read_lines(self, first: Message, receive: Receive, group: asyncio.TaskGroup) -> None:
         async for number, line in self._lines(first, receive):
@@ -338,9 +342,14 @@ async def _here(read: Callable[[], T]) -> T:
 
 
 class _Answer:
-    """Lines on their way to the client, who may read them late: many read when they have sent all."""
+    """Lines on their way to the client, who may read them late: many read when they have sent all.
+
+    Attributes:
+        is_whole: Whether all of them were sent.
+    """
 
     def __init__(self, pause_s: float) -> None:
+        self.is_whole = False
         self._pause_s = pause_s
         self._unsent: deque[bytes] = deque()
         self._allowance = _Allowance(MAX_UNSENT_BYTES)
@@ -380,6 +389,7 @@ class _Answer:
             if data:
                 await self._pass_on(send, {"type": "http.response.body", "body": data, "more_body": True})
                 self._allowance.give_back(len(data))
+        self.is_whole = True
         await self._pass_on(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass_on(self, send: Send, message: Message) -> None:

@@ -200,6 +200,19 @@ def test_a_client_that_goes_away_stops_its_stream(client: httpx.Client, encoder:
     assert num_keys(client) < before + 200
 
 
+def test_a_client_that_was_answered_does_not_count_as_gone(client: httpx.Client) -> None:
+    answered = 'anykey_requests_total{index="default",method="PUT",route="/keys",status="200"}'
+
+    def num_answered() -> float:
+        counts = (line.split()[1] for line in client.get("/metrics").text.splitlines() if line.startswith(answered))
+        return float(next(counts, 0))
+
+    before = num_answered()
+    for body in (b'{"key": "a", "text": "b"}\n', b"[]\n", b'{"key": '):
+        assert client.put("/keys", content=body, headers=NDJSON).status_code == 200
+    until(lambda: num_answered() == before + 3, "they count as answered")
+
+
 def test_no_more_is_read_than_the_model_takes(client: httpx.Client, encoder: GatedEncoder) -> None:
     encoder.gate.clear()
     with sending(client) as sender:
