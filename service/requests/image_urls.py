@@ -106,7 +106,7 @@ class ImageFetcher:
             async with asyncio.timeout(self._timeout_s), self._places:
                 return await self._fetched(address, take)
         except ServiceError as error:
-            return error
+            return error.as_result()
         except TimeoutError:
             return ImageNotReachedError(f"the image was not there within {self._timeout_s:g} s")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
