@@ -1,5 +1,6 @@
 """A server that goes silent, or lets bytes trickle, is not waited for beyond a limit, whatever the backend."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -64,11 +65,10 @@ def test_server_that_stays_silent_is_given_up(silent: type[_SilentFiles]) -> Non
         partial(file_state, "silent://f", limit_s=LIMIT_S),
         partial(fetch, "silent://f", print, len(BODY), LIMIT_S),
     ]
+    silent.num_silences = sys.maxsize  # a call that was given up before it began may yet take one away
     for read in reads:
-        silent.num_silences = 3
         with pytest.raises(OSError, match=r"no answer within 0\.2 s"):
             read()
-        silent.num_silences = 0
 
 
 def test_server_that_was_silent_is_asked_again_over_another_connection(silent: type[_SilentFiles]) -> None:
@@ -77,7 +77,7 @@ def test_server_that_was_silent_is_asked_again_over_another_connection(silent: t
     silent.instances.clear()
     silent.num_silences = 1
 
-    assert read_file("silent://f", limit_s=LIMIT_S) == BODY
+    assert read_file("silent://f", limit_s=5 * LIMIT_S) == BODY
     assert len(silent.instances) == 2
 
 
