@@ -147,8 +147,8 @@ class Embedded:
 class ItemEmbedder:
     """Gives items their vectors; one that many send at the same time is looked up, decoded and encoded once.
 
-    Belongs to one event loop, which it never blocks: images are decoded in `threads` and encoded in the batcher's. Owns
-    none of its parts; who made them closes them.
+    Belongs to one event loop, which it never blocks: images and long texts are prepared in `threads`, and all items are
+    encoded in the batcher's. Owns none of its parts; who made them closes them.
     """
 
     def __init__(
@@ -159,6 +159,7 @@ class ItemEmbedder:
         *,
         threads: BoundedThreads,
         deadline_s: float,
+        key_threads: BoundedThreads | None = None,
         hash_threads: BoundedThreads | None = None,
         max_later_decodes: int = 1,
     ) -> None:
@@ -169,6 +170,7 @@ class ItemEmbedder:
             batcher: Encodes what is prepared.
             cache: Of vectors of this encoder's width.
             threads: For `encoder.prepare`.
+            key_threads: Where the same is called for keys that are stored; absent: nowhere.
             hash_threads: For hashing large images, which those that are decoded should not hold up; absent: `threads`.
             deadline_s: Longest time for one item.
             max_later_decodes: Most items of `Lane.LATER` in `threads` at a time, so that those of searches find room.
@@ -177,6 +179,7 @@ class ItemEmbedder:
         self._batcher = batcher
         self._cache = cache
         self._threads = threads
+        self._preparing = (threads,) if key_threads is None else (threads, key_threads)
         self._hash_threads = hash_threads or threads
         self._deadline_s = deadline_s
         self._later_decodes = asyncio.Semaphore(max_later_decodes)
@@ -255,9 +258,7 @@ class ItemEmbedder:
         with self._batcher.reserve(lane, deadline_s) as place:
             started_s = time.monotonic()
             try:
-                prepared = await self._in_thread(
-                    self._threads, lane, self._encoder.prepare, part.item, role, part.text_weight, part.instruction
-                )
+                prepared = await self._prepared(part, role, lane)
             except InvalidItemError as error:
                 raise from_item_error(error) from error
             decode_s = time.monotonic() - started_s
@@ -272,6 +273,17 @@ class ItemEmbedder:
             queue_s=encoded.queue_s,
             encode_s=encoded.encode_s,
         )
+
+    async def _prepared(self, part: ItemPart, role: Role, lane: Lane) -> Prepared:
+        """What the encoder takes of an item: a search's short text at once, if no thread may keep the tokenizer busy.
+
+        Texts of `LATER` come many at a time, and together would hold up the event loop.
+        """
+        asked = (part.item, role, part.text_weight, part.instruction)
+        is_free = not any(threads.num_pending for threads in self._preparing)
+        if is_free and lane is Lane.NOW and part.is_quickly_prepared:
+            return self._encoder.prepare(*asked)
+        return await self._in_thread(self._threads, lane, self._encoder.prepare, *asked)
 
     async def _in_thread(self, threads: BoundedThreads, lane: Lane, function: Callable[..., T], *args: Any) -> T:
         """What a thread gives; few of them work for what is not urgent."""

@@ -219,6 +219,7 @@ async def open_parts(
         cache,
         threads=resources.decode_threads,
         deadline_s=deadline_s,
+        key_threads=resources.change_threads,
         hash_threads=resources.body_threads,
         max_later_decodes=settings.decode_threads,
     )

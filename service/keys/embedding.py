@@ -73,20 +73,22 @@ class KeyEmbedder:
         """
         if key.vector_D is not None:
             self._check_width(key, len(key.vector_D))
-            images = await self._threads.run(_stored_images, key)
-            return EmbeddedKey(_new_key(key, images, key.vector_D), None)
+            return EmbeddedKey(_new_key(key, await self._images(key), key.vector_D), None)
         item = Item(text=key.text, images=key.images)
         try:
             check_item(self._encoder, item)
             async with self._turns:
                 with self._batcher.reserve(Lane.LATER) as place:
                     prepared = await self._threads.run(self._encoder.prepare, item, Role.KEY)
-                    images = await self._threads.run(_stored_images, key)
+                    images = await self._images(key)
                     encoded = await asyncio.wrap_future(place.submit(prepared, deadline_s))
         except InvalidItemError as error:
             raise from_item_error(error) from error
         is_text_cut = None if key.text is None else prepared.is_text_cut
         return EmbeddedKey(_new_key(key, images, encoded.vector_D), is_text_cut)
+
+    async def _images(self, key: KeyToStore) -> tuple[StoredImage, ...]:
+        return await self._threads.run(_stored_images, key) if key.images else ()
 
     def _check_width(self, key: KeyToStore, width: int) -> None:
         if width != self._encoder.width:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from anykey.encoder.item import Item
+from anykey.index.faiss_index import FaissIndex
 from anykey.index.key_index import IndexInfo
 from anykey.service.app import create_app
 from anykey.service.concurrency.threads import BoundedThreads
@@ -27,6 +29,7 @@ from tests.serving import (
     WAIT_S,
     GatedEncoder,
     MemoryIndex,
+    build_real_index,
     counters,
     make_settings,
     running,
@@ -237,6 +240,57 @@ def test_no_body_waits_for_images_that_are_decoded(encoder: GatedEncoder) -> Non
         assert post_padded(client, "known").status_code == 200
         with occupied(app.state.lifecycle.parts().decode_threads, 3):
             assert post_padded(client, "known").json()["cached"] is True
+
+
+class OneAtATime(GatedEncoder):
+    """An encoder with a tokenizer that takes one text at a time, and a long one for as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = threading.Lock()
+        self.has_long, self.is_over = threading.Event(), threading.Event()
+        self.prepared_in: list[str] = []
+
+    def prepare(self, item: Item, *options: Any) -> Any:
+        """Waits for the tokenizer."""
+        with self.tokenizer:
+            self.prepared_in.append(threading.current_thread().name)
+            if len(item.text or "") > 1000:
+                self.has_long.set()
+                assert self.is_over.wait(WAIT_S), "the test never ended the long text"
+            return super().prepare(item, *options)
+
+
+def test_short_texts_need_no_thread_and_long_ones_hold_up_nobody_else(pool: ThreadPoolExecutor) -> None:
+    encoder = OneAtATime()
+    with serving(encoder, make_index(encoder)) as client:
+        encoder.prepared_in.clear()
+        assert ask(client, "short").status_code == 200
+        assert not encoder.prepared_in[0].startswith("decode")
+        long = pool.submit(ask, client, "long " * 500)
+        assert encoder.has_long.wait(WAIT_S)
+        behind = pool.submit(ask, client, "behind it")
+        until(lambda: counters(client, "batcher")["places_taken"] == 2, "it waits for the tokenizer, not the loop")
+        assert ask(client, "short").json()["cached"] is True
+        encoder.is_over.set()
+        assert [one.result().status_code for one in (long, behind)] == [200] * 2
+        assert all(name.startswith("decode") for name in encoder.prepared_in[1:])
+
+
+def test_short_texts_do_not_wait_in_the_event_loop_for_keys_that_are_stored(
+    pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    encoder = OneAtATime()
+    with (
+        FaissIndex.open(build_real_index(tmp_path, encoder, KEYS)) as index,
+        serving(encoder, index, writable=True) as client,
+    ):
+        long = pool.submit(client.put, "/keys/long", json={"text": "long " * 500})
+        assert encoder.has_long.wait(WAIT_S)
+        behind = pool.submit(ask, client, "behind it")
+        until(lambda: counters(client, "batcher")["places_taken"] == 1, "it waits for the tokenizer, not the loop")
+        encoder.is_over.set()
+        assert [one.result().status_code for one in (long, behind)] == [200] * 2
 
 
 def test_a_long_body_is_not_even_read_where_neither_the_encoder_nor_a_thread_has_room(
